@@ -1,0 +1,108 @@
+"""Rectangles of pixels and the reflect rule: integers only.
+
+Coordinates are (y, x), half-open, in pixels of the working grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Box", "ceil_to", "reflect_index"]
+
+
+def ceil_to(value: int, step: int) -> int:
+    """Round up to a multiple of ``step``.
+
+    Example:
+        >>> ceil_to(65, 32), ceil_to(64, 32), ceil_to(0, 32)
+        (96, 64, 0)
+    """
+    return -(-value // step) * step
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Box:
+    """The pixels ``y0 <= y < y1``, ``x0 <= x < x1``.
+
+    Example:
+        >>> core = Box(0, 512, 512, 1024)
+        >>> core.grow(32)
+        Box(y0=-32, x0=480, y1=544, x1=1056)
+        >>> core.grow(32).clip((600, 1000))
+        Box(y0=0, x0=480, y1=544, x1=1000)
+        >>> core.shape, core.area
+        ((512, 512), 262144)
+    """
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.y1 - self.y0, self.x1 - self.x0
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return (self.y1 - self.y0) * (self.x1 - self.x0)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of these pixels in an array whose origin is (0, 0)."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def grow(self, margin: int) -> Box:
+        """Add ``margin`` pixels on every side; may leave the image."""
+        return Box(self.y0 - margin, self.x0 - margin, self.y1 + margin, self.x1 + margin)
+
+    def clip(self, shape: tuple[int, int]) -> Box:
+        """Keep what lies inside an image of this shape."""
+        return Box(max(self.y0, 0), max(self.x0, 0), min(self.y1, shape[0]), min(self.x1, shape[1]))
+
+    def shift(self, dy: int, dx: int) -> Box:
+        """Move by (dy, dx); ``box.shift(-origin.y0, -origin.x0)`` gives local coordinates."""
+        return Box(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
+
+    def within(self, outer: Box) -> Box:
+        """The same pixels in the coordinates of ``outer``, whose first pixel becomes (0, 0)."""
+        return self.shift(-outer.y0, -outer.x0)
+
+    def contains(self, other: Box) -> bool:
+        """Whether every pixel of ``other`` is in this box."""
+        return self.y0 <= other.y0 and self.x0 <= other.x0 and other.y1 <= self.y1 and other.x1 <= self.x1
+
+
+def reflect_index(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Map positions ``start..stop`` of a reflect-padded axis to positions inside the axis.
+
+    The rule is numpy's ``reflect`` at any width: the edge pixel is not repeated, and a pad wider
+    than the axis is reflected again. An axis of one pixel repeats it.
+
+    Args:
+        start: first position, may be negative, pixels.
+        stop: end of the range, may be larger than ``size``, pixels.
+        size: length of the axis, at least 1, pixels.
+
+    Returns:
+        Positions (stop - start,), each in ``0..size-1``.
+
+    Example:
+        >>> reflect_index(-3, 6, 4).tolist()
+        [3, 2, 1, 0, 1, 2, 3, 2, 1]
+        >>> reflect_index(-2, 3, 1).tolist()
+        [0, 0, 0, 0, 0]
+    """
+    if size == 1:
+        return np.zeros(stop - start, dtype=np.intp)
+    period = 2 * (size - 1)
+    folded = np.arange(start, stop, dtype=np.intp) % period
+    return np.minimum(folded, period - folded)

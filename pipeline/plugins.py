@@ -1,0 +1,112 @@
+"""What a user can name in the YAML, and how the name finds its file.
+
+``model: {name: histogram, classes: 3}`` means the one public class of ``pipeline/models/histogram.py``;
+its fields are the options. A name with a dot is a module anywhere importable. Only the named file is
+imported, so a missing optional package breaks nobody else; listing names imports nothing.
+
+Base classes live in ``pipeline/<kind>/__init__.py``. A plug-in is a frozen value: it travels between
+processes. Heavy things (open files, networks) are made where they are used, by its context manager.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import InputError, Problem, nearest
+
+__all__ = ["KINDS", "Plugin", "available", "build", "find", "problems_of"]
+
+KINDS = ("readers", "models", "backends", "writers", "metrics", "runners")
+
+
+class Plugin(BaseModel):
+    """Base of everything that can be named: frozen, and strict about its options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+def available(kind: str) -> list[str]:
+    """List the names of one kind, without importing any of them.
+
+    Example:
+        >>> "histogram" in available("models")
+        True
+    """
+    package = importlib.import_module(f"pipeline.{kind}")
+    return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if not found.name.startswith("_"))
+
+
+def find(kind: str, name: str, where: str = "") -> type[Plugin]:
+    """Return the plug-in class that ``name`` stands for.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: a file name in ``pipeline/<kind>/``, or the dotted name of a module.
+        where: what to call the place of the name in a message; the kind if empty.
+
+    Raises:
+        InputError: no such name, or a package that the plug-in needs is missing.
+    """
+    where = where or f"{kind}: name"
+    names = available(kind)
+    if "." not in name and name not in names:
+        way_out = nearest(name, names) or f"To add it, create pipeline/{kind}/{name}.py."
+        raise InputError(Problem(where, repr(name), ", ".join(names), way_out))
+    target = name if "." in name else f"pipeline.{kind}.{name}"
+    try:
+        module = importlib.import_module(target)
+    except ModuleNotFoundError as missing:
+        if missing.name and target.startswith(missing.name):
+            raise InputError(Problem(where, repr(name), ", ".join(names), "No such module.")) from missing
+        way_out = f"It needs a package that is not installed: pip install {missing.name}"
+        raise InputError(Problem(where, repr(name), "", way_out)) from missing
+    public = getattr(module, "__all__", [])
+    if len(public) != 1:
+        raise InputError(Problem(where, f"{target} with __all__ = {public}", "exactly one public name"))
+    plugin: type[Plugin] = getattr(module, public[0])
+    return plugin
+
+
+def build(kind: str, spec: Mapping[str, Any], where: str = "") -> Any:
+    """Make the plug-in that a mapping of the YAML describes.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        spec: ``name`` and the options.
+        where: the mapping's place in the YAML, for messages.
+
+    Raises:
+        InputError: unknown name or options; every problem at once.
+
+    Example:
+        >>> build("models", {"name": "histogram", "classes": 3}).classes
+        3
+    """
+    where = where or kind
+    options = {key: value for key, value in spec.items() if key != "name"}
+    plugin = find(kind, str(spec.get("name")), f"{where}.name")
+    try:
+        return plugin(**options)
+    except ValidationError as error:
+        raise InputError(problems_of(error, plugin, where)) from error
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], where: str) -> list[Problem]:
+    """Turn pydantic's errors into problems: place, what was found, what is allowed, the nearest name."""
+    problems = []
+    for one in error.errors():
+        place = ".".join(str(part) for part in (where, *one["loc"]) if part != "")
+        fields = list(model.model_fields)
+        if one["type"] == "extra_forbidden":
+            key = str(one["loc"][-1])
+            problems.append(Problem(place, f"unknown key {key!r}", ", ".join(fields) or "no options", nearest(key, fields)))
+        elif one["type"] == "missing":
+            problems.append(Problem(place, "nothing", "a value is required"))
+        else:
+            problems.append(Problem(place, repr(one["input"]), one["msg"].removeprefix("Value error, ")))
+    return problems

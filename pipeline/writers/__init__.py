@@ -1,0 +1,62 @@
+"""Writers: a finished mask in, a file that other tools open out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipeline.plugins import Plugin
+from pipeline.readers import Raster
+
+__all__ = ["MaskMeta", "Writer"]
+
+
+@dataclass(frozen=True)
+class MaskMeta:
+    """What is known of a mask besides its pixels.
+
+    Attributes:
+        shape: height and width of a plane, pixels.
+        planes: length of each stack axis in order, ``{"t": 3, "z": 5}``; empty for a single plane.
+        dtype: ``uint8``, or ``uint16`` above 255 classes.
+        classes: ``{"id", "name", "color"}`` of each class, in order; colour ``#rrggbb``.
+        pixel_size: (y, x) in ``unit``; None when unknown.
+        unit: ``micrometer``, ``meter``, ``degree`` or empty.
+        offset: (y, x) position of the first pixel's corner in ``unit``.
+        georeference: GeoTIFF and resolution tags to copy.
+        source: path of the image that was segmented.
+    """
+
+    shape: tuple[int, int]
+    planes: Mapping[str, int] = field(default_factory=dict)
+    dtype: str = "uint8"
+    classes: Sequence[Mapping[str, Any]] = ()
+    pixel_size: tuple[float, float] | None = None
+    unit: str = ""
+    offset: tuple[float, float] = (0.0, 0.0)
+    georeference: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def fill(self) -> int:
+        """The value that means *no prediction*: 255, or 65535."""
+        return 255 if self.dtype == "uint8" else 65535
+
+
+class Writer(Plugin):
+    """Base of the writers: one method, called when every block of an image has been committed."""
+
+    suffix: ClassVar[str] = ""
+
+    @abstractmethod
+    def export(self, mask: Raster, meta: MaskMeta, path: Path) -> None:
+        """Write a whole mask, reading it region by region; repeatable, and never half-written under its final name.
+
+        Args:
+            mask: one channel, read by box and plane.
+            meta: classes, colours, scale.
+            path: ``masks/NAME`` + ``suffix`` in the output folder; its parent exists.
+        """

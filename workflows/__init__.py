@@ -1,0 +1,1 @@
+"""One recipe a file: each workflow reads from top to bottom."""
