@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 __all__ = ["ClassSpec", "Compute", "Config", "Tiling"]
 
 Auto = Literal["auto"]
+Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 
 
 class _Tree(BaseModel):
@@ -21,7 +22,7 @@ class ClassSpec(_Tree):
 
     name: str
     color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="#rrggbb; null: from a palette")
-    values: tuple[int, ...] | Literal["other"] | None = Field(default=None, strict=False, description="what the truth holds for it")
+    values: Integers | Literal["other"] | None = Field(default=None, description="what the truth holds for it")
 
 
 class Tiling(_Tree):
@@ -55,7 +56,7 @@ class Config(_Tree):
 
     images: tuple[str, ...] = Field(strict=False, min_length=1)
     truth: str | None = None
-    classes: tuple[ClassSpec, ...] | None = Field(default=None, strict=False)
+    classes: Annotated[tuple[ClassSpec, ...], Strict(strict=False)] | None = None
     ignore: int | str | None = None
     model: dict[str, Any]
     normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = None

@@ -10,9 +10,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from pipeline.plugins import Plugin, build
 from pipeline.recipe import Recipe
@@ -107,7 +107,7 @@ class Model(Plugin):
 class Network(Model):
     """A model that is a torch module; the recipe's backend runs it."""
 
-    weights: Path | None = Field(default=None, strict=False, description="a .safetensors file; null: random weights of the seed")
+    weights: Annotated[Path, Strict(strict=False)] | None = Field(default=None, description="a .safetensors file; null: random weights of the seed")
     seed: int = Field(default=0, description="of the random weights, where no file is given")
 
     @property

@@ -10,16 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, Strict
 
 from pipeline.geometry import Box
 from pipeline.plugins import Plugin
 
 __all__ = ["Header", "Raster", "Reader"]
+
+Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,11 @@ class Reader(Plugin):
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     axes: str | None = Field(default=None, description="what the array's axes are, such as zyx or cyx; null: as the file says")
-    channels: tuple[int, ...] | None = Field(default=None, strict=False, description="which channels, in this order; null: all")
+    channels: Integers | None = Field(default=None, description="which channels, in this order; null: all")
     level: int = Field(default=0, ge=0, description="pyramid level, 0 is the largest")
     pixel_size: float | None = Field(default=None, gt=0, description="overrides the file: micrometres, metres for maps")
-    planes: Mapping[str, int | tuple[int, ...]] | None = Field(
-        default=None, strict=False, description="which planes of a stack, such as {z: 3} or {t: [0, 1, 2]}; null: all"
+    planes: dict[str, int | Integers] | None = Field(
+        default=None, description="which planes of a stack, such as {z: 3} or {t: [0, 1, 2]}; null: all"
     )
 
     def claims(self, path: str) -> bool:
