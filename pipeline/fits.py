@@ -108,6 +108,7 @@ class Histogram:
             return np.arange(self.low, self.low + self.size, dtype=np.float64)
         order = np.arange(2**16, dtype=np.int64)
         upper = np.where(order < 2**15, 2**16 - 1 - order, order - 2**15).astype(np.uint32)
-        values = ((upper << 16) | 0x8000).view(np.float32).astype(np.float64)
-        limit = float(np.finfo(np.float32).max)
-        return np.nan_to_num(np.clip(values, -limit, limit), nan=limit, posinf=limit, neginf=-limit)
+        values = ((upper << 16) | 0x8000).view(np.float32)
+        limit = np.finfo(np.float32).max
+        finite = np.where(np.isfinite(values), values, np.where(order < 2**15, -limit, limit))
+        return finite.astype(np.float64)
