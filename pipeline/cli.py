@@ -1,0 +1,279 @@
+"""The command line: arguments in, one workflow called, an exit code out.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline import __version__
+from pipeline.errors import GigasegError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gigaseg",
+    help="Segment images too large for memory: a YAML goes in; masks and a per-class IoU report come out.",
+    epilog="Exit codes: 0 done; 1 could not go on; 2 wrong input; 3 done but for what is quarantined; 130 interrupted (resumable).",
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to do; see `gigaseg schema` and `gigaseg init`.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.")]
+Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+@app.callback()
+def options(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; GIGASEG_DEBUG=1 does the same.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Options of every command."""
+    if version:
+        typer.echo(f"gigaseg {__version__}")
+        raise typer.Exit
+    if debug:
+        os.environ["GIGASEG_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: earlier results in the output folder are removed.")] = False,
+    take_over: Annotated[bool, typer.Option("--take-over", help="Take the run from the process that holds it.")] = False,
+    max_failed: Annotated[int | None, typer.Option("--max-failed", min=0, metavar="N", help="Give up above N quarantined blocks.")] = None,
+) -> None:
+    """Plan, segment, report; run again to resume."""
+    from workflows import segment as workflow
+
+    done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, max_failed=max_failed))
+
+
+@app.command()
+def segment(
+    images: Images,
+    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")],
+    output: Output,
+    overrides: Overrides = None,
+) -> None:
+    """Do as run does, without a YAML: it writes the one it used."""
+    from workflows import segment as workflow
+
+    done(workflow.segment(images, model, output, overrides or []))
+
+
+@app.command()
+def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = False) -> None:
+    """Say what a run would do: images, skips, blocks, bytes, memory."""
+    from workflows import segment as workflow
+
+    done(workflow.plan(config, overrides or [], as_json=as_json))
+
+
+@app.command()
+def status(folder: Folder, *, as_json: Json = False) -> None:
+    """Say how far a run is."""
+    from workflows import segment as workflow
+
+    done(workflow.status(folder, as_json=as_json))
+
+
+@app.command()
+def retry(
+    folder: Folder,
+    block: Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this one, as failures.csv names it.")] = None,
+) -> None:
+    """Try quarantined blocks again."""
+    from workflows import segment as workflow
+
+    done(workflow.retry(folder, block))
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write the report of a run again, from its ledger."""
+    from workflows import segment as workflow
+
+    done(workflow.report(folder))
+
+
+@app.command()
+def stop(folder: Folder) -> None:
+    """Ask a run to stop after the blocks in hand; resumable."""
+    from workflows import segment as workflow
+
+    done(workflow.stop(folder))
+
+
+@app.command()
+def evaluate(
+    pred: Annotated[str, typer.Option("--pred", metavar="P", help="Masks that hold class ids: a file, folder or glob.")],
+    truth: Annotated[str, typer.Option("--truth", metavar="T", help="Reference masks: a file, folder or pattern, truth/{stem}.png.")],
+    output: Output,
+    classes: Annotated[Path | None, typer.Option("--classes", metavar="FILE.yaml", help="The `classes` list of a config.")] = None,
+    ignore: Annotated[str | None, typer.Option("--ignore", metavar="V", help="Truth value or colour left out of every count.")] = None,
+) -> None:
+    """Score masks that exist."""
+    from workflows import evaluate as workflow
+
+    done(workflow.evaluate(pred, truth, classes, ignore, output))
+
+
+@app.command()
+def convert(images: Images, output: Output, overrides: Overrides = None) -> None:
+    """Copy anything readable into OME-Zarr."""
+    from workflows import convert as workflow
+
+    done(workflow.convert(images, output, overrides or []))
+
+
+@app.command()
+def submit(
+    config: ConfigFile,
+    to: Annotated[str, typer.Option("--to", metavar="ray", help="What kind of cluster.")],
+    overrides: Overrides = None,
+    address: Annotated[str | None, typer.Option("--address", metavar="URL", help="Of the cluster's head.")] = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and exit as the run does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; contact nothing.")] = False,
+) -> None:
+    """Start a run on a cluster."""
+    from workflows import submit as workflow
+
+    done(workflow.submit(config, overrides or [], to=to, address=address, wait=wait, dry_run=dry_run))
+
+
+@app.command()
+def models(
+    *,
+    describe: Annotated[
+        str | None, typer.Option("--describe", metavar="SPEC", help="Size and reach of a name, bundle or {name: ..}.")
+    ] = None,
+    probe: Annotated[str | None, typer.Option("--probe", metavar="SPEC", help="As --describe, and measure how far inputs reach.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models and the trained bundles, or describe one."""
+    from workflows import catalog
+
+    if describe is not None or probe is not None:
+        done(catalog.describe(probe or describe or "", measure=probe is not None, as_json=as_json))
+    done(catalog.show("models", as_json=as_json))
+
+
+@app.command()
+def readers(*, as_json: Json = False) -> None:
+    """List the readers and the suffixes that they take."""
+    from workflows import catalog
+
+    done(catalog.show("readers", as_json=as_json))
+
+
+@app.command()
+def writers(*, as_json: Json = False) -> None:
+    """List the writers."""
+    from workflows import catalog
+
+    done(catalog.show("writers", as_json=as_json))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the YAML, for editors."""
+    from workflows import catalog
+
+    done(catalog.schema())
+
+
+@app.command()
+def init(kind: Annotated[str, typer.Argument(metavar="KIND", help="microscopy or aerial.")]) -> None:
+    """Write a ready, commented YAML into this folder."""
+    from workflows import catalog
+
+    done(catalog.init(kind, Path.cwd()))
+
+
+@app.command()
+def doctor(*, as_json: Json = False) -> None:
+    """Say what this machine has and what is missing."""
+    from workflows import doctor as workflow
+
+    done(workflow.doctor(as_json=as_json))
+
+
+def done(exit_code: int) -> NoReturn:
+    """End the command with the exit code of its workflow."""
+    raise typer.Exit(exit_code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows ``gigaseg`` on the command line; None: this process's own.
+
+    Returns:
+        The exit code: 0 all done, 1 could not go on, 2 wrong input, 3 done but for what is quarantined, 130 interrupted.
+    """
+    try:
+        exit_code = invoke(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output is gone; without this Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0"):
+            raise
+        return explain(error)
+    return exit_code
+
+
+def invoke(arguments: Sequence[str] | None) -> int:
+    """Parse the arguments, run the command and return its exit code; wrong usage is explained, and 2."""
+    try:
+        typer.main.get_command(app).main(args=arguments, prog_name="gigaseg")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def explain(error: Exception) -> int:
+    """Say on stderr what went wrong, without a traceback.
+
+    Args:
+        error: whatever ended the command; its notes, such as where the log is, are shown too.
+
+    Returns:
+        The exit code that the error stands for.
+    """
+    lines = [str(error)]
+    if isinstance(error, InputError):
+        lines = [str(problem) for problem in error.problems]
+    elif not isinstance(error, GigasegError):
+        lines = [f"unexpected {type(error).__name__}: {error}", "`gigaseg --debug ...` shows the traceback."]
+    for line in (*lines, *getattr(error, "__notes__", ())):
+        print(f"gigaseg: {line}", file=sys.stderr)
+    return error.exit_code if isinstance(error, GigasegError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
