@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Counts", "areas", "confusion", "cross_entropy"]
+__all__ = ["Counts", "areas", "confusion", "cross_entropy", "unsigned"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,16 @@ def _add(one: Any, other: Any) -> Any:
     return one + other
 
 
+_BAND = 1 << 19  # pixels counted at a time: the temporaries stay near the cache, whatever the array
+_BINS = 1 << 16  # a histogram above this no longer fits the cache, and packing pixels stops paying
+
+
 def confusion(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: int) -> NDArray[np.int64]:
     """Count how each true class was predicted.
 
     Args:
-        truth_YX: class id per pixel; values of ``classes`` and above are left out (ignored truth).
-        mask_YX: predicted class id per pixel, same shape; values of ``classes`` and above are left out (no prediction).
+        truth_YX: class id per pixel, any integer type; values outside ``0..classes-1`` are left out (ignored truth).
+        mask_YX: predicted class id per pixel, same shape; values outside ``0..classes-1`` are left out (no prediction).
         classes: K, the number of classes.
 
     Returns:
@@ -75,6 +79,7 @@ def confusion(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: int) ->
 
     Raises:
         ValueError: the shapes differ.
+        TypeError: one of the arrays does not hold integers.
 
     Example:
         >>> confusion(np.array([[0, 1, 9]]), np.array([[0, 0, 1]]), classes=2).tolist()
@@ -82,13 +87,7 @@ def confusion(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: int) ->
     """
     if truth_YX.shape != mask_YX.shape:
         raise ValueError(f"truth {truth_YX.shape} and mask {mask_YX.shape} differ in shape")
-    # One extra row and column collect what is left out, so that no pixel is copied to be dropped.
-    side = classes + 1
-    kind = np.uint16 if side * side <= 2**16 else np.int64
-    pairs = np.minimum(truth_YX, classes).astype(kind) * kind(side)
-    pairs += np.minimum(mask_YX, classes).astype(kind)
-    counts = np.bincount(pairs.ravel(), minlength=side * side).reshape(side, side)
-    return counts[:classes, :classes].astype(np.int64)
+    return _count((unsigned(truth_YX), unsigned(mask_YX)), classes)[1:].reshape(classes, classes)
 
 
 def areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int64], int]:
@@ -101,16 +100,80 @@ def areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int64], in
         >>> areas(np.array([[0, 1, 1, 255]], np.uint8), classes=2)
         (array([1, 2]), 1)
     """
-    counts = np.bincount(mask_YX.ravel(), minlength=classes)
-    return counts[:classes].astype(np.int64), int(counts[classes:].sum())
+    counts = _count((unsigned(mask_YX),), classes)
+    return counts[1:], int(counts[0])
+
+
+def unsigned(ids: NDArray[Any]) -> NDArray[Any]:
+    """See integers as unsigned ones of the same size, so that a negative id is one too large like any other.
+
+    Raises:
+        TypeError: the array does not hold integers.
+
+    Example:
+        >>> unsigned(np.array([-1, 1], np.int8))
+        array([255,   1], dtype=uint8)
+    """
+    if ids.dtype.kind not in "bui":
+        raise TypeError(f"class ids must be integers, not {ids.dtype}")
+    return ids.view(np.dtype(f"u{ids.dtype.itemsize}").newbyteorder(ids.dtype.byteorder))
+
+
+def _count(layers: tuple[NDArray[Any], ...], classes: int) -> NDArray[np.int64]:
+    """Count the combinations of class ids over layers of one shape (Y, X).
+
+    Returns:
+        Pixels, int64 (1 + classes**len(layers),): first those with an id outside the classes in any
+        layer, then every combination, the last layer running fastest.
+    """
+    size = 1 + classes ** len(layers)
+    kind = np.min_scalar_type(size)
+    counts = np.zeros(size, np.int64)
+    height, width = layers[0].shape
+    rows = max(1, _BAND // max(1, width))
+    for y in range(0, height, rows):
+        code_YX = np.zeros((min(rows, height - y), width), kind)
+        known_YX = np.ones(code_YX.shape, np.bool_)
+        for layer in layers:
+            band_YX = layer[y : y + rows]
+            known_YX &= band_YX < classes
+            code_YX *= kind.type(classes)
+            code_YX += band_YX.astype(kind, copy=False)
+        # An id outside the classes may have wrapped around; multiplying by 0 or 1 sends it to bin 0 for less than an index would.
+        code_YX += kind.type(1)
+        code_YX *= known_YX
+        counts += _histogram(code_YX.ravel(), size)
+    return counts
+
+
+def _histogram(codes: NDArray[Any], size: int) -> NDArray[np.int64]:
+    """Count codes ``0..size-1``.
+
+    bincount costs about 3 ns an element, so several codes are packed into one number (``size`` to the power
+    of their count, at most ``_BINS``) and the joint histogram is summed along each of its axes.
+    """
+    packed = max(n for n in (1, 2, 3, 4) if n == 1 or size**n <= _BINS)
+    whole = len(codes) // packed * packed
+    parts = codes[:whole].reshape(packed, -1)
+    words = parts[0].astype(np.uint16 if packed > 1 else codes.dtype)
+    for part in parts[1:]:
+        words *= np.uint16(size)
+        words += part
+    joint = np.bincount(words, minlength=size**packed).reshape((size,) * packed)
+    counts = np.bincount(codes[whole:], minlength=size)
+    for axis in range(packed):
+        counts += joint.sum(axis=tuple(other for other in range(packed) if other != axis))
+    return counts
 
 
 def cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
     """Sum the negative log-likelihood of the truth under the softmax of the logits.
 
+    Computed in float64 without any clamp, a band of rows at a time.
+
     Args:
-        logits_KYX: float.
-        truth_YX: class id per pixel; values of K and above are left out.
+        logits_KYX: float, finite; a single layer is the logit of class 1 against class 0.
+        truth_YX: class id per pixel, any integer type; values outside the classes are left out.
 
     Returns:
         The sum in nats (float64) and the number of pixels in it.
@@ -120,11 +183,26 @@ def cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[flo
         >>> round(total, 4), pixels
         (0.6931, 1)
     """
-    known = truth_YX < len(logits_KYX)
-    logits = logits_KYX[:, known].astype(np.float64)
-    if not logits.size:
-        return 0.0, 0
-    peak = logits.max(axis=0)
-    total = peak + np.log(np.exp(logits - peak).sum(axis=0))
-    picked = np.take_along_axis(logits, truth_YX[known].astype(np.intp)[None], axis=0)[0]
-    return float((total - picked).sum()), int(known.sum())
+    total, pixels = 0.0, 0
+    ids_YX = unsigned(truth_YX)
+    known_YX = ids_YX < max(2, len(logits_KYX))
+    rows = max(1, (_BAND >> 2) // max(1, logits_KYX.shape[0] * logits_KYX.shape[2]))  # about 1 MB of float64
+    for y in range(0, len(ids_YX), rows):
+        band = slice(y, y + rows)
+        total += _nats(logits_KYX[:, band], ids_YX[band], known_YX[band])
+        pixels += int(np.count_nonzero(known_YX[band]))
+    return total, pixels
+
+
+def _nats(logits_KYX: NDArray[Any], ids_YX: NDArray[Any], known_YX: NDArray[np.bool_]) -> float:
+    """Sum the negative log-likelihood over the known pixels of a band."""
+    scores_KYX = logits_KYX.astype(np.float64)
+    # Selecting the known pixels costs more than computing them all: the others get equal scores and weight zero.
+    np.copyto(scores_KYX, 0.0, where=~known_YX)
+    if len(scores_KYX) == 1:
+        scores_KYX = np.concatenate([np.zeros_like(scores_KYX), scores_KYX])
+    scores_KYX -= scores_KYX.max(axis=0)
+    picked_YX = np.take_along_axis(scores_KYX, (ids_YX * known_YX).astype(np.intp)[None], axis=0)[0]
+    nats_YX = np.log(np.exp(scores_KYX, out=scores_KYX).sum(axis=0))
+    nats_YX -= picked_YX
+    return float((nats_YX * known_YX).sum())

@@ -99,16 +99,16 @@ class TruthError(BlockError):
     """Truth holds a value that belongs to no class.
 
     Args:
-        value: the value, as read.
+        value: the value as read, or the colour.
         y: row of its first position in the image, pixels.
         x: column of its first position in the image, pixels.
     """
 
-    def __init__(self, value: int | tuple[int, ...], y: int, x: int) -> None:
+    def __init__(self, value: float | tuple[int, ...], y: int, x: int) -> None:
         super().__init__(f"truth value {value} at (y={y}, x={x}) belongs to no class")
         self.value, self.y, self.x = value, y, x
 
-    def __reduce__(self) -> tuple[type[TruthError], tuple[int | tuple[int, ...], int, int]]:
+    def __reduce__(self) -> tuple[type[TruthError], tuple[float | tuple[int, ...], int, int]]:
         """Travel between processes with the position."""
         return type(self), (self.value, self.y, self.x)
 
