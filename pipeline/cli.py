@@ -37,16 +37,20 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=V
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
+def show_version(asked: bool) -> None:
+    """Print the version and end, whatever else is asked."""
+    if asked:
+        print(f"gigaseg {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     *,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; GIGASEG_DEBUG=1 does the same.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=show_version)] = False,  # noqa: ARG001 - the callback answers
 ) -> None:
     """Options of every command."""
-    if version:
-        typer.echo(f"gigaseg {__version__}")
-        raise typer.Exit
     if debug:
         os.environ["GIGASEG_DEBUG"] = "1"
 
