@@ -1,0 +1,253 @@
+"""The command line: what it passes on, and how each way to end looks from outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+import workflows
+from pipeline import __version__
+from pipeline.cli import main
+from pipeline.errors import GigasegError, InputError, Problem, StoreError
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "pipeline.cli"]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Put a recorder in the place of every workflow; what it returns is the exit code 3."""
+    calls: list[Any] = []
+
+    def workflow(name: str) -> Any:
+        def record(*arguments: Any, **options: Any) -> int:
+            calls.append((name, *arguments, options))
+            return 3
+
+        return record
+
+    names = {"segment": "run segment plan status retry report stop", "evaluate": "evaluate", "convert": "convert", "submit": "submit"}
+    for module, functions in names.items():
+        fake = SimpleNamespace(**{name: workflow(name) for name in functions.split()})
+        monkeypatch.setattr(workflows, module, fake, raising=False)
+    return calls
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make `gigaseg run` end with a given exception."""
+
+    def arrange(error: BaseException) -> None:
+        def run(*_arguments: Any, **_options: Any) -> int:
+            raise error
+
+        monkeypatch.setattr(workflows, "segment", SimpleNamespace(run=run), raising=False)
+        monkeypatch.delenv("GIGASEG_DEBUG", raising=False)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("run c.yaml", ("run", Path("c.yaml"), [], {"fresh": False, "take_over": False, "max_failed": None})),
+        (
+            "run c.yaml --set a.b=1 --set c=2 --fresh --take-over --max-failed 5",
+            ("run", Path("c.yaml"), ["a.b=1", "c=2"], {"fresh": True, "take_over": True, "max_failed": 5}),
+        ),
+        ("segment a.tif b/ --model unet -o out", ("segment", ["a.tif", "b/"], "unet", Path("out"), [], {})),
+        ("plan c.yaml --json", ("plan", Path("c.yaml"), [], {"as_json": True})),
+        ("status out", ("status", Path("out"), {"as_json": False})),
+        ("retry out", ("retry", Path("out"), None, {})),
+        ("retry out --block a:0.1.2", ("retry", Path("out"), "a:0.1.2", {})),
+        ("report out", ("report", Path("out"), {})),
+        ("stop out", ("stop", Path("out"), {})),
+        ("evaluate --pred p --truth t -o s", ("evaluate", "p", "t", None, None, Path("s"), {})),
+        (
+            "evaluate --pred p --truth t --classes c.yaml --ignore 9 -o s",
+            ("evaluate", "p", "t", Path("c.yaml"), "9", Path("s"), {}),
+        ),
+        ("convert a.tif -o out --set reader.axes=zyx", ("convert", ["a.tif"], Path("out"), ["reader.axes=zyx"], {})),
+        (
+            "submit c.yaml --to ray --address http://head:8265 --wait --dry-run",
+            ("submit", Path("c.yaml"), [], {"to": "ray", "address": "http://head:8265", "wait": True, "dry_run": True}),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_arguments_reach_the_workflow(line: str, call: tuple[Any, ...], called: list[Any]) -> None:
+    """Each command calls one workflow with what was typed, and ends with its exit code."""
+    assert main(line.split()) == 3
+    assert called == [call]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "nope", "run", "run c.yaml --sett a=1", "run c.yaml --max-failed -1", "segment a.tif -o out", "evaluate --pred p -o s"]
+)
+def test_wrong_usage_is_the_users(line: str, called: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """A command line that cannot be understood ends with 2, says so on stderr and starts nothing."""
+    assert main(line.split()) == 2
+    assert not called
+    shown = capsys.readouterr()
+    assert "Usage: gigaseg" in shown.err + shown.out
+    assert "Traceback" not in shown.err
+
+
+def test_every_problem_is_shown_at_once(fails: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong input ends with 2 and one line a problem."""
+    fails(InputError([Problem("c.yaml:3: model.name", "'treshold'", "unet"), "two"]))
+    assert main(["run", "c.yaml"]) == 2
+    assert capsys.readouterr() == ("", "gigaseg: c.yaml:3: model.name: found 'treshold'; allowed: unet\ngigaseg: two\n")
+
+
+@pytest.mark.parametrize("error", [GigasegError("no actor lives"), StoreError("no space left")], ids=repr)
+def test_a_run_that_could_not_go_on_ends_with_1(error: GigasegError, fails: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the user cannot have typed wrong ends with 1, in one line."""
+    fails(error)
+    assert main(["run", "c.yaml"]) == 1
+    assert capsys.readouterr().err == f"gigaseg: {error}\n"
+
+
+def test_an_unexpected_error_says_where_to_look(fails: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fault of our own ends with 1, without a traceback, with the note that says where the log is."""
+    error = ZeroDivisionError("division by zero")
+    error.add_note("log: runs/demo/log.txt")
+    fails(error)
+    assert main(["run", "c.yaml"]) == 1
+    shown = capsys.readouterr().err
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "log: runs/demo/log.txt" in shown
+    assert "Traceback" not in shown
+
+
+def test_debug_shows_the_traceback(fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With GIGASEG_DEBUG the exception itself gets out."""
+    fails(ZeroDivisionError())
+    monkeypatch.setenv("GIGASEG_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["run", "c.yaml"])
+
+
+def test_an_interrupt_ends_with_130(fails: Any) -> None:
+    """Ctrl-C is no error of anybody: 130, run again to resume."""
+    fails(KeyboardInterrupt())
+    assert main(["run", "c.yaml"]) == 130
+
+
+def test_a_reader_that_leaves_early_is_no_scandal() -> None:
+    """`gigaseg models --json | head -0` says nothing on stderr."""
+    with subprocess.Popen([*COMMAND, "models", "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 1
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints the version of the package and ends."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gigaseg {__version__}\n"
+
+
+def test_models_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line a model: its name and the first line of its docstring; the same for machines with the options."""
+    from pipeline.models.histogram import HistogramThreshold
+
+    assert main(["models"]) == 0
+    assert f"{(HistogramThreshold.__doc__ or '').splitlines()[0]} [" in capsys.readouterr().out
+    assert main(["models", "--json"]) == 0
+    histogram = next(row for row in json.loads(capsys.readouterr().out) if row["name"] == "histogram")
+    assert histogram["options"]["classes"]["default"] == 2
+
+
+def test_readers_say_which_files_they_take(capsys: pytest.CaptureFixture[str]) -> None:
+    """The list of readers holds their suffixes."""
+    assert main(["readers", "--json"]) == 0
+    assert ".tif" in next(row for row in json.loads(capsys.readouterr().out) if row["name"] == "tiff")["suffixes"]
+
+
+def test_writers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The list of writers holds the default one."""
+    assert main(["writers"]) == 0
+    assert "ome_zarr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spec", ["histogram", "{name: histogram, classes: 2}", "pipeline.models.histogram"])
+def test_a_model_is_described(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name, a mapping or a dotted name gives size, stride, reach, channels and classes."""
+    assert main(["models", "--describe", spec, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"parameters": 0, "stride": 1, "field": 0, "channels": None, "classes": 2}
+
+
+@pytest.mark.parametrize("spec", ["{name: histgram}", "{a: ", "{name: histogram, clases: 3}"])
+def test_a_model_that_is_not_is_refused(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown model or option is the user's mistake: where, what, and what is allowed."""
+    assert main(["models", "--describe", spec]) == 2
+    assert capsys.readouterr().err.startswith("gigaseg: --describe")
+
+
+def test_the_schema_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """`gigaseg schema` prints a JSON schema that names the required keys."""
+    import jsonschema
+
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.validators.validator_for(schema).check_schema(schema)
+    assert {"images", "model", "output"} <= set(schema["required"])
+    jsonschema.validate(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")), schema)
+
+
+@pytest.mark.parametrize("kind", ["microscopy", "aerial"])
+def test_init_writes_a_ready_yaml_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`init` copies the ready YAML; a second time it refuses and leaves the file as it is."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", kind]) == 0
+    written = tmp_path / f"{kind}.yaml"
+    assert {"images", "model", "output"} <= set(yaml.safe_load(written.read_text(encoding="utf-8")))
+    written.write_text("mine", encoding="utf-8")
+    assert main(["init", kind]) == 2
+    assert written.read_text(encoding="utf-8") == "mine"
+    assert "there already" in capsys.readouterr().err
+
+
+def test_init_offers_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt kind gets the nearest one."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "microscop"]) == 2
+    assert "Did you mean 'microscopy'?" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_reports_and_never_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    """`doctor` ends with 0 and says what is there, for people and for machines."""
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["gigaseg"] == __version__
+    assert found["memory_bytes"] > 0
+    assert found["packages"]["zarr"]
+    assert main(["doctor"]) == 0
+    assert f"gigaseg   {__version__}" in capsys.readouterr().out
+
+
+def test_doctor_offers_the_command_for_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not installed stands there with the command that installs it, without a GPU driver as well."""
+    from workflows import doctor
+
+    monkeypatch.setattr(doctor, "version", lambda _package: None)
+    monkeypatch.setattr(doctor, "torch_facts", lambda: {"version": None, "cuda": False})
+    monkeypatch.setenv("PATH", "")
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "gpu       none" in shown
+    assert "pip install openslide-python openslide-bin" in shown
+    assert 'pip install --no-deps "stardist>=0.9.2"' in shown
