@@ -1,70 +1,230 @@
-"""The YAML as one frozen, strict tree."""
+"""From a YAML file to a checked, resolved :class:`Config`, and back.
+
+Everything that can be known without opening an image is checked here, and all of it is reported at once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+import yaml
+from pydantic import ValidationError
 
-__all__ = ["ClassSpec", "Compute", "Config", "Tiling"]
+from pipeline.errors import InputError, Problem
+from pipeline.messages import join, members, problems_of, show
+from pipeline.paths import absolute, missing
+from pipeline.plugins import Plugin, available, build, find
+from pipeline.tree import DEFAULTS, ClassList, ClassSpec, Compute, Config, Tiling, parse_bytes
+from pipeline.yaml_lines import Document, read_yaml
 
-Auto = Literal["auto"]
-Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
+__all__ = [
+    "ClassSpec",
+    "Compute",
+    "Config",
+    "Tiling",
+    "config_from",
+    "json_schema",
+    "load_classes",
+    "load_config",
+    "parse_bytes",
+    "to_yaml",
+]
 
-
-class _Tree(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ClassSpec(_Tree):
-    """One class: its id is its position in the list."""
-
-    name: str
-    color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="#rrggbb; null: from a palette")
-    values: Integers | Literal["other"] | None = Field(default=None, description="what the truth holds for it")
-
-
-class Tiling(_Tree):
-    """How an image is cut."""
-
-    core: int | Auto = "auto"
-    halo: int | Auto = "auto"
-    block: int | Auto = "auto"
-    stitch: Literal["crop", "linear", "gaussian"] = "crop"
+_KINDS = {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}
 
 
-class Compute(_Tree):
-    """Where and how it runs; nothing here may change a mask but through the recipe."""
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file.
 
-    runner: str = "auto"
-    address: str | None = None
-    actors: int | Auto = "auto"
-    gpus_per_actor: float | Auto = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | Auto = "auto"
-    backend: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    batch: int | Auto = "auto"
-    memory: str | int = "4GiB"
-    deadline: float = Field(default=600.0, gt=0, description="seconds that one block may take before its actor is killed")
-    attempts: int = Field(default=3, ge=1, description="tries of one block before it is quarantined")
+    Args:
+        path: the file.
+        overrides: ``key.sub=value`` each, as after ``--set``; paths in them are relative to the working directory.
+
+    Returns:
+        The config with absolute paths and every option of every plug-in filled in.
+
+    Raises:
+        InputError: no such file, not YAML, or wrong keys and values: every problem, each with its line.
+    """
+    document = read_yaml(path)
+    if not isinstance(document.data, dict):
+        raise InputError([*document.problems, Problem(str(path), show(document.data, kind=True), "keys: images, model, output, ...")])
+    _name_bare(document.data)
+    for override in overrides:
+        _fill_default(document.data, override.partition(".")[0])
+        document.set(override)
+    return _resolve(document, path.absolute().parent)
 
 
-class Config(_Tree):
-    """A whole run. Paths are absolute once loaded."""
+def config_from(mapping: Mapping[str, Any], base_dir: Path, origin: str = "") -> Config:
+    """Make a config without a file, from what the YAML would hold.
 
-    images: tuple[str, ...] = Field(strict=False, min_length=1)
-    truth: str | None = None
-    classes: Annotated[tuple[ClassSpec, ...], Strict(strict=False)] | None = None
-    ignore: int | str | None = None
-    model: dict[str, Any]
-    normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = None
-    reader: dict[str, Any] = {"name": "auto"}
-    tiling: Tiling = Tiling()
-    skip: None = None
-    instances: None = None
-    metrics: tuple[dict[str, Any], ...] = Field(default=({"name": "semantic"},), strict=False)
-    writers: tuple[dict[str, Any], ...] = Field(default=({"name": "ome_zarr"},), strict=False)
-    compute: Compute = Compute()
-    output: Path = Field(strict=False)
+    Args:
+        mapping: the keys of the YAML.
+        base_dir: what relative paths are relative to.
+        origin: what messages call the source, such as ``gigaseg segment``.
+
+    Raises:
+        InputError: every problem, as in :func:`load_config`.
+    """
+    return _resolve(Document(deepcopy(dict(mapping)), origin), base_dir.absolute())
+
+
+def load_classes(path: Path) -> tuple[ClassSpec, ...]:
+    """Read the classes of a YAML file: the list alone, or a whole config.
+
+    Raises:
+        InputError: every problem, each with its line.
+    """
+    document = read_yaml(path)
+    given, prefix = (document.data, "classes.") if isinstance(document.data, list) else (dict(document.data or {}).get("classes"), "")
+    try:
+        classes = ClassList.model_validate({"classes": given}).classes
+    except ValidationError as error:
+        found = [replace(one, where=one.where.removeprefix(prefix)) for one in problems_of(error, ClassList, "")]
+        raise InputError([*document.problems, *(replace(one, where=document.places.of(one.where)) for one in found)]) from error
+    if document.problems:
+        raise InputError(document.problems)
+    return classes
+
+
+def to_yaml(config: Config) -> str:
+    """Return the resolved config as YAML, every default filled in; loading it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=140)
+
+
+def _resolve(document: Document, base_dir: Path) -> Config:
+    data, places = document.data, document.places
+
+    def resolved(text: Any, key: str) -> Any:
+        return absolute(text, Path.cwd() if places.is_set(key) else base_dir) if isinstance(text, str) else text
+
+    _name_bare(data)
+    for key in {"images", "truth", "output"} & data.keys():
+        value = data[key]
+        data[key] = [resolved(one, join(key, at)) for at, one in enumerate(value)] if isinstance(value, list) else resolved(value, key)
+    problems = _check_plugins(data, resolved)
+    try:
+        config = Config.model_validate(data).placed(places)
+    except ValidationError as error:
+        problems += problems_of(error, Config, "")
+    else:
+        if not problems and not document.problems:
+            return config
+    # A missing image is told together with the mistakes; where there are none, listing the inputs tells.
+    problems += _missing_images(data)
+    problems.sort(key=lambda problem: places.order(problem.where))
+    raise InputError([*document.problems, *(replace(one, where=places.of(one.where)) for one in problems)])
+
+
+def _fill_default(data: dict[str, Any], key: str) -> None:
+    """Write down the default that a ``--set`` reaches into, such as ``writers.0.probs``."""
+    if key in DEFAULTS and data.get(key) is None:
+        data[key] = deepcopy(DEFAULTS[key])
+
+
+def _name_bare(data: dict[str, Any]) -> None:
+    """Give the short forms their long one, in place: ``model: unet``, ``writers: [tiff]``, ``images: one.tif``."""
+    if isinstance(data.get("images"), str):
+        data["images"] = [data["images"]]
+    for key in _KINDS.keys() & data.keys():
+        value = data[key]
+        if isinstance(value, list):
+            data[key] = [{"name": one} if isinstance(one, str) else one for one in value]
+        elif isinstance(value, str):
+            data[key] = {"name": value} if key in ("model", "reader") else [{"name": value}]
+    if isinstance(data.get("reader"), dict):
+        data["reader"] = {**DEFAULTS["reader"], **data["reader"]}
+
+
+def _check_plugins(data: dict[str, Any], resolved: Callable[[Any, str], Any]) -> list[Problem]:
+    """Build every plug-in, fill its options in, in place, and return what is wrong with them."""
+    problems: list[Problem] = []
+    for key, kind in _KINDS.items():
+        value = data.setdefault(key, deepcopy(DEFAULTS[key])) if key in DEFAULTS else data.get(key)
+        specs = {join(key, at): one for at, one in enumerate(value)} if isinstance(value, list) else {key: value}
+        seen: set[str] = set()
+        for place, spec in specs.items():
+            if not isinstance(spec, dict):
+                continue  # the tree says what is wrong with it
+            name = spec.get("name")
+            if name in seen:
+                problems.append(Problem(join(place, "name"), f"{name!r} again", "each name once"))
+            seen.add(str(name))
+            try:
+                spec.update(_filled(kind, spec, place, resolved))
+            except InputError as error:
+                problems += [_below(place, problem) for problem in error.problems]
+    return problems
+
+
+def _filled(kind: str, spec: Mapping[str, Any], place: str, resolved: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """Return all options of a plug-in, its paths absolute."""
+    name = spec.get("name")
+    if not isinstance(name, str):
+        found = "nothing" if name is None else show(name, kind=True)
+        raise InputError(Problem(join(place, "name"), found, ", ".join(available(kind))))
+    plugin: Any = find(kind, name, join(place, "name"))  # a module of the user may hold anything
+    if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
+        raise InputError(Problem(join(place, "name"), f"{plugin!r}", f"a class of pipeline.{kind}"))
+    options = dict(spec)
+    for option in plugin.model_fields.keys() & spec.keys():
+        # A bundle's path without a slash is a name to look up, not a file.
+        is_bundle = (kind, name, option) == ("models", "bundle", "path")
+        if "/" in str(spec[option]) if is_bundle else Path in members(plugin.model_fields[option].annotation):
+            options[option] = resolved(spec[option], join(place, option))
+    filled: dict[str, Any] = build(kind, options, place).model_dump(mode="json")
+    return filled
+
+
+def _below(place: str, problem: Problem | str) -> Problem:
+    """Return a plug-in's problem, as one of the place in the YAML that names the plug-in."""
+    if isinstance(problem, str):
+        return Problem(place, problem)
+    return problem if problem.where.startswith(place) else replace(problem, where=f"{place}: {problem.where}")
+
+
+def _missing_images(data: Mapping[str, Any]) -> list[Problem]:
+    images = data.get("images")
+    texts = images if isinstance(images, list) else []
+    found = [missing(text, join("images", at)) for at, text in enumerate(texts) if isinstance(text, str) and text]
+    return [problem for problem in found if problem]
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of the YAML, for editors: with descriptions, and with the options of every plug-in that imports."""
+    schema = Config.model_json_schema()
+    definitions = schema["$defs"]
+    keys = schema["properties"]
+    for key, kind in _KINDS.items():
+        spec = _spec_schema(kind, definitions)
+        many = {"anyOf": [{"type": "array", "items": spec}, {"type": "string"}]}
+        keys[key] = {name: keys[key][name] for name in ("default", "description") if name in keys[key]}
+        keys[key] |= spec if key in ("model", "reader") else many
+    keys["images"] = {"description": keys["images"]["description"], "anyOf": [{"type": "string"}, _bare(keys["images"])]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "gigaseg"}
+
+
+def _bare(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in ("description", "title")}
+
+
+def _spec_schema(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return what one plug-in of a kind may be: a name, a mapping with the options of a known one, or a dotted name."""
+    shapes: list[dict[str, Any]] = [{"type": "string"}]
+    for name in available(kind):
+        try:
+            options = find(kind, name).model_json_schema()
+        except (InputError, ImportError):
+            continue  # its package is not installed: nobody can use it here either
+        definitions |= options.pop("$defs", {})
+        known = {"name": {"const": name}, **options.get("properties", {})}
+        required = [word for word in ("name", *options.get("required", ())) if word != "name" or kind != "readers"]
+        options |= {"properties": known, "required": required}
+        shapes.append(options)
+    dotted = {"type": "object", "properties": {"name": {"type": "string", "pattern": "\\."}}, "required": ["name"]}
+    return {"anyOf": [*shapes, dotted]}

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError, Problem, nearest
+from pipeline.messages import problems_of
 
 __all__ = ["KINDS", "Plugin", "available", "build", "find", "problems_of"]
 
@@ -94,19 +95,3 @@ def build(kind: str, spec: Mapping[str, Any], where: str = "") -> Any:
         return plugin(**options)
     except ValidationError as error:
         raise InputError(problems_of(error, plugin, where)) from error
-
-
-def problems_of(error: ValidationError, model: type[BaseModel], where: str) -> list[Problem]:
-    """Turn pydantic's errors into problems: place, what was found, what is allowed, the nearest name."""
-    problems = []
-    for one in error.errors():
-        place = ".".join(str(part) for part in (where, *one["loc"]) if part != "")
-        fields = list(model.model_fields)
-        if one["type"] == "extra_forbidden":
-            key = str(one["loc"][-1])
-            problems.append(Problem(place, f"unknown key {key!r}", ", ".join(fields) or "no options", nearest(key, fields)))
-        elif one["type"] == "missing":
-            problems.append(Problem(place, "nothing", "a value is required"))
-        else:
-            problems.append(Problem(place, repr(one["input"]), one["msg"].removeprefix("Value error, ")))
-    return problems

@@ -1,0 +1,220 @@
+"""What pydantic found wrong, in words: the place, what is there, what is allowed, the nearest valid name.
+
+Pydantic reports each branch of ``int | "auto"`` on its own and in its own terms. Here one mistake is one
+problem, and what is allowed is read off the field's annotation.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, MinLen
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from pipeline.errors import Problem, nearest
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+__all__ = ["Allowed", "describe", "join", "members", "problems_of", "show", "wrong"]
+
+_WORDS: Mapping[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    Path: "a path",
+    type(None): "null",
+    list: "a list",
+    tuple: "a list",
+    dict: "a mapping",
+}
+_OF_VALUE = (
+    "literal_error",
+    "greater_than",
+    "greater_than_equal",
+    "too_short",
+    "string_too_short",
+    "string_pattern_mismatch",
+)
+"""Errors of a value that has the right type."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Mark in an annotation: what messages call the values that it takes."""
+
+    text: str
+
+
+def join(*parts: object) -> str:
+    """Return the place of a key in the YAML.
+
+    Example:
+        >>> join("", "classes", 1, "name")
+        'classes.1.name'
+    """
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def show(value: Any, kind: bool = False) -> str:
+    """Return a value as a message quotes it.
+
+    Example:
+        >>> show("abc", kind=True), show(None), show(True)
+        ("'abc' (text)", 'null', 'true')
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    text = text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
+    word = _WORDS.get(type(value), "")
+    return f"{text} ({word})" if kind and word else text
+
+
+def wrong(problems: Sequence[Problem]) -> PydanticCustomError:
+    """Return what a validator raises for several problems; each ``where`` is relative to the validated value."""
+    return PydanticCustomError("problems", "wrong", {"problems": tuple(problems)})
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], where: str) -> list[Problem]:
+    """Turn pydantic's errors into problems, one for each mistake.
+
+    Args:
+        error: what validating ``model`` raised.
+        model: the validated class.
+        where: place of the validated mapping; empty for the root.
+    """
+    found: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for one in error.errors(include_url=False):
+        found.setdefault(_follow(model, one["loc"])[0], []).append(one)
+    problems = []
+    for path, errors in found.items():
+        # A branch of a union that failed as a whole says nothing where another failed inside.
+        if not any(other != path and other[: len(path)] == path for other in found):
+            problems += _problems(errors, model, path, join(where, *path))
+    return problems
+
+
+def _problems(errors: Sequence[ErrorDetails], model: type[BaseModel], path: tuple[int | str, ...], place: str) -> list[Problem]:
+    one, kinds = errors[0], {error["type"] for error in errors}
+    _, annotation, parent = _follow(model, one["loc"])
+    if "extra_forbidden" in kinds:
+        names, key = list(parent.model_fields) if parent else [], str(path[-1])
+        return [Problem(place, f"unknown key {key!r}", ", ".join(names) or "no options", nearest(key, names))]
+    if "missing" in kinds:
+        return [Problem(place, "nothing", describe(annotation))]
+    for error in errors:
+        if error["type"] == "problems":
+            return [replace(problem, where=join(place, problem.where)) for problem in error["ctx"]["problems"]]
+        if error["type"] in ("value_error", "assertion_error"):
+            return [Problem(place, show(error["input"]), error["msg"].partition(", ")[2])]
+    value = one["input"]
+    way_out = nearest(value, list(_names(annotation))) if isinstance(value, str) else ""
+    allowed = one["msg"] if annotation is None else describe(annotation)
+    return [Problem(place, show(value, kind=not kinds.issubset(_OF_VALUE)), allowed, way_out or _as_number(value, annotation))]
+
+
+def _as_number(value: Any, annotation: Any) -> str:
+    """Return how to write a number that YAML took for text, such as 1e-3 or '8'."""
+    wanted = {member for member in members(annotation) if member in (int, float)}
+    try:
+        number = float(value) if wanted and isinstance(value, str) else None
+    except ValueError:
+        return ""
+    if number is None:
+        return ""
+    import yaml
+
+    plain = int(number) if number.is_integer() else number
+    return f"Write {yaml.safe_dump(plain).split()[0]}, without quotes."
+
+
+def members(annotation: Any) -> list[Any]:
+    """Return the branches of a union that are not null, without their marks; the annotation itself if it is no union."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return members(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [member for branch in get_args(annotation) for member in members(branch)]
+    return [] if annotation is type(None) else [annotation]
+
+
+def _follow(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[tuple[int | str, ...], Any, type[BaseModel] | None]:
+    """Return the path of keys that pydantic's location means, the annotation there and the model that holds the last key."""
+    annotation: Any = model
+    parent: type[BaseModel] | None = None
+    path: list[int | str] = []
+    parts = [part for part in loc if part != "[key]"]
+    while parts:
+        branches = members(annotation)
+        if len(branches) > 1:
+            parts.pop(0)  # pydantic puts the name of the union's branch here
+            if not parts:
+                break
+        part = parts.pop(0)
+        path.append(part)
+        annotation, parent = _child(branches, part)
+    return tuple(path), annotation, parent
+
+
+def _child(branches: Sequence[Any], part: int | str) -> tuple[Any, type[BaseModel] | None]:
+    for member in branches:
+        origin, inner = get_origin(member), get_args(member)
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            field = member.model_fields.get(str(part))
+            return (Annotated[(field.annotation, *field.metadata, None)] if field else None), member
+        if origin in (tuple, list) and isinstance(part, int):
+            return inner[0], None
+        if origin is dict:
+            return inner[1], None
+    return None, None
+
+
+def _names(annotation: Any) -> list[str]:
+    """Return the words that an annotation takes."""
+    return [str(word) for member in members(annotation) if get_origin(member) is Literal for word in get_args(member)]
+
+
+def describe(annotation: Any, marks: Sequence[Any] = ()) -> str:
+    """Say what an annotation takes.
+
+    Example:
+        >>> describe(Annotated[int, Ge(1)] | Literal["auto"])
+        'a whole number of at least 1 or auto'
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return describe(inner[0], (*(mark for outer in inner[1:] for mark in _flat(outer)), *marks))
+    for mark in marks:
+        if isinstance(mark, Allowed):
+            return mark.text
+    if origin in (Union, types.UnionType):
+        branches = [describe(branch) for branch in inner]
+        return " or ".join([", ".join(branches[:-1]), branches[-1]])
+    if origin is Literal:
+        return ", ".join(map(str, inner))
+    bounds = "".join(_bound(mark) for mark in marks)
+    if origin in (tuple, list):
+        return f"a list{bounds}, each {describe(inner[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a mapping with {', '.join(annotation.model_fields)}"
+    return _WORDS.get(origin or annotation, str(annotation)) + bounds
+
+
+def _flat(mark: Any) -> Sequence[Any]:
+    return mark.metadata if isinstance(mark, FieldInfo) else (mark,)
+
+
+def _bound(mark: Any) -> str:
+    if isinstance(mark, Ge):
+        return f" of at least {mark.ge}"
+    if isinstance(mark, Gt):
+        return f" above {mark.gt}"
+    return f" of at least {mark.min_length}" if isinstance(mark, MinLen) else ""
