@@ -124,8 +124,10 @@ def describe(spec: str, *, measure: bool = False, as_json: bool = False) -> int:
 
 def facts_of(model: Model) -> dict[str, Any]:
     """Trainable parameters, stride and field in pixels, channels (None: any), classes."""
+    from pipeline.models import num_parameters
+
     return {
-        "parameters": 0,
+        "parameters": num_parameters(model),
         "stride": model.stride,
         "field": model.field,
         "channels": model.num_channels,
