@@ -1,0 +1,139 @@
+"""Who holds a run: one process at a time, and the next one as soon as it is safe."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline import lease as lease_module
+from pipeline.errors import InputError, LeaseLost
+from pipeline.lease import Holder, current_holder
+from pipeline.ledger import Ledger, read_rows
+from pipeline.receipts import Receipt
+from pipeline.storage import LocalStorage
+
+
+def write(folder, **options):
+    with Ledger.open(folder, **options) as ledger:
+        ledger.append(Receipt("predict", "a", "a:0.0.0"))
+
+
+def elsewhere():
+    """A holder on a host that this process cannot look into."""
+    return replace(Holder.here(), host="far", boot="another machine")
+
+
+@contextmanager
+def losing(folder):
+    """A holder that is taken over before it ends, and is told so."""
+    with pytest.raises(LeaseLost, match=str(os.getpid())), Ledger.open(folder) as ledger:
+        yield ledger
+
+
+def fail_with(number):
+    """A system call that fails."""
+
+    def fail(*_args, **_options):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_a_live_holder_is_named_and_the_way_out_told(tmp_path):
+    """A second process is refused as the user's mistake, with host, pid, since when and `--take-over`."""
+    with Ledger.open(tmp_path), pytest.raises(InputError) as refused:
+        write(tmp_path)
+    assert refused.value.exit_code == 2
+    me = Holder.here()
+    for part in (str(tmp_path), f"host {me.host}", f"pid {me.pid}", "since 20", "--take-over"):
+        assert part in str(refused.value)
+    assert list(read_rows(tmp_path)) == []
+
+
+def test_a_released_run_is_taken_at_once(tmp_path):
+    """After an orderly end nobody waits, whatever host it was on."""
+    write(tmp_path, holder=elsewhere())
+    write(tmp_path, stale_s=600)
+    assert current_holder(tmp_path) is None
+
+
+@pytest.mark.parametrize("change", [{"birth": "1"}, {"pid": 2**22 + 1}], ids=["pid reused", "no such pid"])
+def test_a_holder_that_ended_on_this_host_is_followed_at_once(tmp_path, change):
+    """A process that is gone, even if its number was given away, is taken over without waiting."""
+    gone = replace(Holder.here(), **change)
+    lease_module._claim(LocalStorage(tmp_path), gone, take_over=False, stale_s=600)
+    assert current_holder(tmp_path) == gone
+    write(tmp_path, stale_s=600)
+
+
+@pytest.mark.parametrize("claim", [json.dumps(vars(elsewhere())).encode(), b'{"host": "ha'], ids=["other host", "damaged claim"])
+def test_a_silent_holder_elsewhere_is_followed_after_a_while(tmp_path, claim, caplog):
+    """A holder that cannot be looked at is taken over once its counter has stood still, and the wait is announced."""
+    storage = LocalStorage(tmp_path)
+    storage.put("epoch-000001.json", claim)
+    storage.put("beat-000001", b"12")
+    start = time.monotonic()
+    write(tmp_path, stale_s=0.4)
+    assert time.monotonic() - start >= 0.4
+    assert "waiting up to" in caplog.text
+
+
+def test_a_holder_elsewhere_that_counts_is_refused(tmp_path, monkeypatch):
+    """A holder on another host lives as long as its counter moves."""
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.1)
+    with Ledger.open(tmp_path, holder=elsewhere()), pytest.raises(InputError, match="host far"):
+        write(tmp_path, stale_s=60)
+
+
+def test_a_holder_elsewhere_that_ends_while_watched_is_followed_at_once(tmp_path, monkeypatch):
+    """Whoever waits for a holder's end does not wait longer than that."""
+    monkeypatch.setattr(lease_module, "BEAT_S", 3600)
+    with Ledger.open(tmp_path, holder=elsewhere()) as ledger:
+        ended = threading.Timer(0.5, lambda: ledger._storage.create_if_absent("released-000001", b""))
+        ended.start()
+        lease_module._wait_for_end(ledger._storage, 1, Holder.here(), stale_s=3600)
+        assert ledger._storage.size("released-000001") == 0
+        ended.join()
+
+
+def test_of_two_that_take_over_the_slower_one_is_refused(tmp_path, monkeypatch):
+    """`--take-over` is meant for the holder that was seen, never for another process that was faster."""
+    me = Holder.here()
+    real = LocalStorage.create_if_absent
+
+    def slower(self, name, data):
+        if name == "epoch-000002.json":
+            real(self, name, json.dumps(vars(replace(me, host="faster"))).encode())
+        return real(self, name, data)
+
+    with losing(tmp_path):
+        monkeypatch.setattr(LocalStorage, "create_if_absent", slower)
+        with pytest.raises(InputError, match="host faster"):
+            write(tmp_path, take_over=True)
+
+
+def test_a_host_without_proc_still_tells_holders_apart(tmp_path, monkeypatch):
+    """Without /proc a dead process is still recognised and a live one still refused, by its counter."""
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.1)
+    monkeypatch.setattr(Path, "read_text", fail_with(errno.ENOENT))
+    me = Holder.here()
+    assert (me.space, me.birth) == ("", "")
+    assert replace(me, pid=2**22 + 1).is_gone(me) is True
+    with Ledger.open(tmp_path), pytest.raises(InputError, match=f"pid {me.pid}"):
+        write(tmp_path)
+
+
+def test_another_users_process_is_not_taken_for_dead(monkeypatch):
+    """A process that may not be signalled or looked at is there; only its counter tells more."""
+    me = Holder.here()
+    monkeypatch.setattr(lease_module, "_birth", lambda _: "")
+    monkeypatch.setattr(os, "kill", fail_with(errno.EPERM))
+    assert me.is_gone(me) is None

@@ -1,0 +1,312 @@
+"""What the ledger promises: committed rows outlive any crash, damage costs one row, one process writes at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import lease as lease_module
+from pipeline import ledger as ledger_module
+from pipeline.confusion import Counts
+from pipeline.errors import LeaseLost, StoreError
+from pipeline.ledger import Ledger, latest, read_rows, read_rows_of
+from pipeline.receipts import Receipt
+from pipeline.storage import LocalStorage
+
+
+def receipt(number, **options):
+    return Receipt("predict", "a", f"a:0.0.{number}", **options)
+
+
+def blocks(rows):
+    return [row.block for row in rows]
+
+
+def write(folder, *numbers, **options):
+    with Ledger.open(folder, **options) as ledger:
+        for number in numbers:
+            ledger.append(receipt(number))
+
+
+@contextmanager
+def losing(folder):
+    """A holder that is taken over before it ends, and is told so."""
+    with pytest.raises(LeaseLost, match=str(os.getpid())), Ledger.open(folder) as ledger:
+        yield ledger
+
+
+def test_a_receipt_comes_back_as_it_was(tmp_path):
+    """Every field of a receipt, counts included, survives the ledger."""
+    counts = Counts(
+        np.array([3, 4]), no_prediction=2, confusion=np.array([[3, 0], [1, 3]]), cross_entropy=0.1 + 0.2, cross_entropy_pixels=7
+    )
+    row = receipt(1, key="k", seconds={"read": 0.1}, files={"masks/ä\udcff\n.zarr": 9}, counts=counts, notes=("halved",))
+    with Ledger.open(tmp_path) as ledger:
+        ledger.append(row)
+    (back,) = read_rows(tmp_path)
+    assert back.to_json() == row.to_json()
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.floats(allow_nan=False)))))
+def test_rows_of_any_kind_come_back_in_order(rows, tmp_path_factory):
+    """Plain JSON of any kind comes back equal, in the order of appending, apart from other kinds."""
+    folder = tmp_path_factory.mktemp("rows")
+    with Ledger.open(folder) as ledger:
+        for row in rows:
+            ledger.append_row("image", row)
+            ledger.append_row("fit", {"crc": row})
+        assert list(ledger.rows_of("image")) == rows
+    assert list(read_rows_of(folder, "fit")) == [{"crc": row} for row in rows]
+    assert list(read_rows(folder)) == []
+
+
+def test_a_line_is_json_for_other_tools(tmp_path):
+    """A segment is JSON lines that any tool reads."""
+    write(tmp_path, 1)
+    header, row = (json.loads(line) for line in (tmp_path / "000001.jsonl").read_text().splitlines())
+    assert header["header"]["epoch"] == 1
+    assert row["receipt"]["block"] == "a:0.0.1"
+
+
+def test_the_last_row_of_a_block_holds():
+    """A later row for the same phase and block replaces the earlier one; another phase does not."""
+    rows = [receipt(1, cause="bad"), receipt(2), receipt(1, attempts=2), replace(receipt(1), phase="finish")]
+    assert latest(rows) == {("predict", "a:0.0.1"): rows[2], ("predict", "a:0.0.2"): rows[1], ("finish", "a:0.0.1"): rows[3]}
+
+
+def test_a_segment_longer_than_one_piece_is_read_whole(tmp_path, monkeypatch):
+    """Rows that lie across the pieces in which a segment is read are not lost."""
+    monkeypatch.setattr(ledger_module, "PIECE_BYTES", 37)
+    write(tmp_path, *range(50))
+    assert blocks(read_rows(tmp_path)) == [f"a:0.0.{number}" for number in range(50)]
+
+
+# damage
+
+
+def test_a_torn_tail_is_dropped_wherever_it_tears(tmp_path):
+    """Cut at any byte, a segment gives exactly the rows that lie before the cut."""
+    write(tmp_path, 1, 2, 3)
+    segment = tmp_path / "000001.jsonl"
+    whole = segment.read_bytes()
+    ends = np.cumsum([len(line) + 1 for line in whole.splitlines()]) - 1  # a row is whole without its end of line
+    for cut in range(len(whole)):
+        segment.write_bytes(whole[:cut])
+        assert blocks(read_rows(tmp_path)) == [f"a:0.0.{number}" for number in (1, 2, 3) if ends[number] <= cut], cut
+
+
+def test_rows_after_a_torn_tail_are_read(tmp_path):
+    """A run resumed on a torn segment loses only the torn row."""
+    write(tmp_path, 1, 2)
+    segment = tmp_path / "000001.jsonl"
+    segment.write_bytes(segment.read_bytes()[:-9])
+    write(tmp_path, 3)
+    assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.3"]
+
+
+def test_a_flipped_bit_costs_one_row_and_never_changes_one(tmp_path):
+    """Whatever bit flips, at most one row is lost and no other row is altered."""
+    write(tmp_path, 1, 2, 3)
+    segment = tmp_path / "000001.jsonl"
+    whole = segment.read_bytes()
+    kept = list(read_rows(tmp_path))
+    lost = 0
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        segment.write_bytes(damaged)
+        rows = list(read_rows(tmp_path))
+        assert len(rows) >= 2
+        assert [row for row in kept if row in rows] == rows
+        lost += len(rows) == 2
+    assert lost == 8 * len(whole[whole.index(b"\n") + 1 :])  # every flip in a row or its end was noticed
+
+
+# commit
+
+
+def test_a_quiet_ledger_commits_by_itself(tmp_path):
+    """A row reaches the disk soon after it was appended, though nothing follows it."""
+    with Ledger.open(tmp_path) as ledger:
+        ledger.append(receipt(1))
+        deadline = time.monotonic() + 20
+        while not list(read_rows(tmp_path)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_rows_are_committed_in_groups(tmp_path, monkeypatch):
+    """Many rows cost few writes to the disk."""
+    writes = []
+    real = LocalStorage.append
+    monkeypatch.setattr(LocalStorage, "append", lambda *args: (writes.append(args), real(*args)))
+    write(tmp_path, *range(1000))
+    assert len(list(read_rows(tmp_path))) == 1000
+    assert len(writes) < 20
+
+
+def test_rows_from_many_threads_are_all_kept(tmp_path):
+    """Threads that append while others commit lose no row."""
+    with Ledger.open(tmp_path) as ledger:
+
+        def work(thread):
+            for number in range(200):
+                ledger.append(receipt(f"{thread}.{number}"))
+                if number % 20 == 0:
+                    ledger.flush()
+
+        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(latest(ledger.rows())) == 800
+
+
+def test_rows_appended_before_an_error_are_committed(tmp_path):
+    """An interrupted run keeps what was appended before."""
+
+    def interrupted():
+        with Ledger.open(tmp_path) as ledger:
+            ledger.append(receipt(1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert blocks(read_rows(tmp_path)) == ["a:0.0.1"]
+
+
+def test_a_background_error_reaches_the_next_append_and_heals(tmp_path, monkeypatch):
+    """A failed commit refuses further rows; once the disk is back, nothing that was taken is missing."""
+    real = os.pwrite
+
+    def half(file, data, at):
+        if len(data) < 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, data[: len(data) // 2], at)
+
+    with Ledger.open(tmp_path) as ledger:
+        monkeypatch.setattr(os, "pwrite", half)
+        taken = []
+
+        def go_on():
+            while True:
+                ledger.append(receipt(len(taken)))
+                taken.append(f"a:0.0.{len(taken)}")
+                time.sleep(0.01)
+
+        with pytest.raises(StoreError, match="free space and run again: it resumes"):
+            go_on()
+        with pytest.raises(StoreError):
+            ledger.flush()
+        monkeypatch.setattr(os, "pwrite", real)
+        ledger.flush()
+        ledger.append(receipt("more"))
+        assert blocks(ledger.rows()) == [*taken, "a:0.0.more"]
+
+
+# epochs
+
+
+def test_a_resumed_run_sees_all_rows_in_order(tmp_path):
+    """Rows of earlier epochs come first, in the order of their commit, and a live reader sees the same."""
+    write(tmp_path, 1, 2)
+    write(tmp_path, 3)
+    with Ledger.open(tmp_path) as ledger:
+        ledger.append(receipt(4))
+        assert ledger.epoch == 3
+        assert blocks(ledger.rows()) == ["a:0.0.1", "a:0.0.2", "a:0.0.3", "a:0.0.4"]
+        assert list(read_rows(tmp_path)) == list(ledger.rows())
+    headers = list(read_rows_of(tmp_path, "header"))
+    assert [(header["epoch"], header["pid"]) for header in headers] == [(epoch, os.getpid()) for epoch in (1, 2, 3)]
+    assert headers[2]["accepts"] == {name: (tmp_path / name).stat().st_size for name in ("000001.jsonl", "000002.jsonl")}
+
+
+def test_rows_of_a_superseded_holder_are_ignored(tmp_path):
+    """What a holder writes after it was taken over is never read, though it committed before; it learns that it lost."""
+    with losing(tmp_path) as old:
+        old.append(receipt(1))
+        old.flush()
+        with Ledger.open(tmp_path, take_over=True) as new:
+            old.append(receipt("late"))
+            with pytest.raises(LeaseLost):
+                old.flush()
+            with pytest.raises(LeaseLost):
+                old.check()
+            new.append(receipt(2))
+            assert blocks(new.rows()) == ["a:0.0.1", "a:0.0.2"]
+    assert b"late" in (tmp_path / "000001.jsonl").read_bytes()
+    write(tmp_path, 3)
+    assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2", "a:0.0.3"]
+
+
+def test_a_commit_that_a_take_over_crosses_is_not_acknowledged(tmp_path, monkeypatch):
+    """Rows written after the next holder took its measure are not said to be committed."""
+    real = LocalStorage.append
+
+    def after_a_take_over(*args):
+        monkeypatch.setattr(LocalStorage, "append", real)
+        write(tmp_path, 1, take_over=True)
+        real(*args)
+
+    with losing(tmp_path) as old:
+        old.append(receipt("late"))
+        monkeypatch.setattr(LocalStorage, "append", after_a_take_over)
+        with pytest.raises(LeaseLost):
+            old.flush()
+    assert blocks(read_rows(tmp_path)) == ["a:0.0.1"]
+
+
+def test_a_holder_superseded_before_its_first_row_is_ignored(tmp_path):
+    """A process that claims the run, sleeps and is taken over cannot bring in rows when it wakes."""
+    write(tmp_path, 1)
+    storage = LocalStorage(tmp_path)
+    with lease_module.hold(storage) as slept:
+        write(tmp_path, 2, take_over=True)
+        with pytest.raises(LeaseLost):
+            Ledger(storage, slept)
+    assert (tmp_path / "000002.jsonl").exists()
+    late = b"".join(ledger_module._encode("receipt", receipt(number).to_json()) for number in ("late", "later"))
+    with (tmp_path / "000002.jsonl").open("ab") as file:
+        file.write(late)
+    assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2"]
+    write(tmp_path, 3)
+    assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2", "a:0.0.3"]
+
+
+def test_a_lost_claim_never_costs_a_segment(tmp_path):
+    """A segment is not written again, even when the files that name its holder were removed."""
+    write(tmp_path, 1)
+    (tmp_path / "epoch-000001.json").unlink()
+    write(tmp_path, 2)
+    assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2"]
+
+
+@pytest.mark.benchmark
+def test_rows_a_second(tmp_path):
+    """Writing and reading cost the driver microseconds a row: prints how many."""
+    counts = Counts(np.full(4, 1000), confusion=np.full((4, 4), 7), cross_entropy=1234.5, cross_entropy_pixels=4194304)
+    rows = [
+        receipt(number, key="k" * 32, digest="d" * 32, seconds={"read": 0.1234, "compute": 1.5}, counts=counts) for number in range(20_000)
+    ]
+    start = time.perf_counter()
+    with Ledger.open(tmp_path) as ledger:
+        for row in rows:
+            ledger.append(row)
+        ledger.flush()
+        written = time.perf_counter()
+        assert blocks(ledger.rows()) == blocks(rows)
+    read = time.perf_counter()
+    sys.stdout.write(f"\ncommitted {len(rows) / (written - start):,.0f} rows/s, read {len(rows) / (read - written):,.0f} rows/s\n")
