@@ -76,18 +76,23 @@ class Histogram:
 
     Args:
         dtype: numpy name of the pixels' type.
+        summed: how many such pixels one value is the sum of, so that the mean of channels is binned exactly too;
+            sums of more than 2**20 different values are binned as floats.
 
     Example:
         >>> bins = Histogram("uint8")
         >>> bins.counts(np.array([3, 3, 5], np.uint8))[[3, 5]].tolist()
         [2, 1]
+        >>> Histogram("uint8", summed=3).size
+        766
     """
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, summed: int = 1) -> None:
         kind = np.dtype(dtype)
-        self.exact = kind.kind in "biu" and kind.itemsize <= 2
-        self.low = int(np.iinfo(kind).min) if self.exact and kind.kind in "iu" else 0
-        self.size = 2 ** (8 * kind.itemsize) if self.exact else 2**16
+        size = summed * (2 ** (8 * kind.itemsize) - 1) + 1
+        self.exact = kind.kind in "biu" and kind.itemsize <= 2 and size <= 2**20
+        self.low = summed * int(np.iinfo(kind).min) if self.exact and kind.kind in "iu" else 0
+        self.size = size if self.exact else 2**16
 
     def bins(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """Return the bin of each value."""
@@ -106,9 +111,19 @@ class Histogram:
         """Return the value that each bin stands for, rising, float64 (size,); non-finite patterns repeat the largest finite value."""
         if self.exact:
             return np.arange(self.low, self.low + self.size, dtype=np.float64)
+        return self._floats(0x8000, 0x8000)
+
+    def tops(self) -> NDArray[np.float64]:
+        """Return the largest value of each bin, rising, float64 (size,): ``value > top`` is exactly "in a later bin"."""
+        return self.centers() if self.exact else self._floats(0x0000, 0xFFFF)
+
+    def _floats(self, negative: int, positive: int) -> NDArray[np.float64]:
+        """The float of each bin whose lower 16 bits are these, by sign."""
         order = np.arange(2**16, dtype=np.int64)
-        upper = np.where(order < 2**15, 2**16 - 1 - order, order - 2**15).astype(np.uint32)
-        values = ((upper << 16) | 0x8000).view(np.float32)
+        is_negative = order < 2**15
+        upper = np.where(is_negative, 2**16 - 1 - order, order - 2**15).astype(np.uint32)
+        lower = np.where(is_negative, negative, positive).astype(np.uint32)
+        values = ((upper << 16) | lower).view(np.float32)
         limit = np.finfo(np.float32).max
-        finite = np.where(np.isfinite(values), values, np.where(order < 2**15, -limit, limit))
+        finite = np.where(np.isfinite(values), values, np.where(is_negative, -limit, limit))
         return finite.astype(np.float64)

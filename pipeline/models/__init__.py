@@ -1,7 +1,8 @@
 """Models: tiles in, class scores or classes out.
 
 Two kinds share one engine. A :class:`Model` brings its own ``open`` (thresholds, k-means, ...); a
-:class:`Network` only builds a torch module, and the backend that the recipe names runs it.
+:class:`TorchModel` only loads a torch module, and the backend that the recipe names runs it. Most are a
+:class:`Network`: the module is built here, its weights are a file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.fits import Fit, Fitter
 
-__all__ = ["Model", "Network", "Predict"]
+__all__ = ["Model", "Network", "Predict", "TorchModel", "num_parameters"]
 
 Predict = Callable[[Any, Sequence["Fit"]], Any]
 """``predict(pixels_BCYX, fits)``.
@@ -58,8 +59,21 @@ class Model(Plugin):
 
     @property
     def field(self) -> int | None:
-        """How far, in pixels, an input pixel can be from the output pixels it changes; None: not finite or not known."""
+        """How far, in pixels, an input pixel can be outside a cell of ``stride`` x ``stride`` pixels and still change the cell's output.
+
+        Cores are whole cells, so a halo of at least this is exact. None: not finite, or not known.
+        """
         return None
+
+    @property
+    def margin(self) -> int:
+        """Pixels that ``predict`` takes off every side of a tile at most (valid padding); a smaller halo is refused."""
+        return 0
+
+    @property
+    def allows_bf16(self) -> bool:
+        """Whether ``precision: auto`` may choose a 16-bit type for this model."""
+        return self.gives_scores
 
     @property
     def gives_scores(self) -> bool:
@@ -79,6 +93,16 @@ class Model(Plugin):
     @property
     def normalize(self) -> Any:
         """The normalisation that the model asks for, as in the YAML's ``normalize``; None: raw values."""
+        return None
+
+    @property
+    def tile(self) -> Mapping[str, int]:
+        """``core`` and ``halo`` that the model was measured with, pixels; empty when nobody has measured."""
+        return {}
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Pixel size that the model was trained at: micrometres, metres for maps; None: not known."""
         return None
 
     def files(self) -> Sequence[Path]:
@@ -104,11 +128,8 @@ class Model(Plugin):
         """
 
 
-class Network(Model):
+class TorchModel(Model):
     """A model that is a torch module; the recipe's backend runs it."""
-
-    weights: Annotated[Path, Strict(strict=False)] | None = Field(default=None, description="a .safetensors file; null: random weights of the seed")
-    seed: int = Field(default=0, description="of the random weights, where no file is given")
 
     @property
     def gives_scores(self) -> bool:
@@ -119,6 +140,35 @@ class Network(Model):
     def takes_normalize(self) -> bool:
         """Networks are fed normalised values."""
         return True
+
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """A guess, for networks that do not say better: 128 float32 feature maps of the tile's size at the widest moment."""
+        height, width = tile
+        return height * width * 4 * (channels + 128 + 2 * self.num_classes)
+
+    @abstractmethod
+    def load(self) -> nn.Module:
+        """Return the module with its weights: float32 (N, C, H, W) in, logits (N, K, H, W) out.
+
+        Raises:
+            InputError: the file is missing, damaged or does not fit.
+        """
+
+    @contextmanager
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+        """Load the network into the recipe's backend."""
+        backend = build("backends", {"name": recipe.backend})
+        with backend.open(self.load(), recipe, normalize) as predict:
+            yield predict
+
+
+class Network(TorchModel):
+    """A torch module that is built here, with weights from a file."""
+
+    weights: Annotated[Path, Strict(strict=False)] | None = Field(
+        default=None, description="a .safetensors file; null: random weights of the seed"
+    )
+    seed: int = Field(default=0, description="of the random weights, where no file is given")
 
     def files(self) -> Sequence[Path]:
         """The weights file."""
@@ -138,9 +188,24 @@ class Network(Model):
 
         return load_weights(self.build, self.weights, self.seed)
 
-    @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Load the network into the recipe's backend."""
-        backend = build("backends", {"name": recipe.backend})
-        with backend.open(self.load(), recipe, normalize) as predict:
-            yield predict
+
+def num_parameters(model: Model) -> int:
+    """Count the trainable parameters; a :class:`Network` is built without memory for its weights, others are loaded.
+
+    Raises:
+        InputError: the model cannot be loaded.
+
+    Example:
+        >>> num_parameters(build("models", {"name": "histogram"}))
+        0
+    """
+    if not isinstance(model, TorchModel):
+        return 0
+    import torch
+
+    if isinstance(model, Network):
+        with torch.device("meta"):
+            module = model.build()
+    else:
+        module = model.load()
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,54 @@
+"""What ``model.yaml`` of a bundle holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+__all__ = ["BundleClass", "BundleSpec", "MeasuredTile", "WeightsFile"]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class WeightsFile(_Spec):
+    """Where the weights are, and what they must be."""
+
+    file: str = Field(default="weights.safetensors", pattern=r"^[^/\\]+$", description="a file in the bundle's folder")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file's bytes")
+
+
+class BundleClass(_Spec):
+    """A class that the model predicts; its id is its position."""
+
+    name: str
+    color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$")
+
+
+class MeasuredTile(_Spec):
+    """The tile that the scores were measured with, pixels."""
+
+    core: int | None = Field(default=None, ge=1)
+    halo: int | None = Field(default=None, ge=0)
+
+
+class BundleSpec(_Spec):
+    """What ``model.yaml`` holds."""
+
+    format: Literal["gigaseg.bundle/1"]
+    architecture: dict[str, Any] = Field(description="name and options of a network, as in the YAML's `model`")
+    weights: WeightsFile
+    classes: Annotated[tuple[BundleClass, ...], Strict(strict=False)] = Field(min_length=2)
+    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
+        default=None, description="class of each output channel of the network; several may share one; null: one each, in order"
+    )
+    normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
+    pixel_size: float | None = Field(default=None, gt=0, description="trained at: micrometres, metres for maps")
+    tile: MeasuredTile = MeasuredTile()
+    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
+    licence: str = ""
+    trained_on: str = ""
+    scores: dict[str, Any] = Field(default={}, description="what it reached, by data set or metric")
+    citation: str = ""

@@ -1,0 +1,109 @@
+"""Weights: from a file that cannot run code, or from a seed."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["load_weights", "read_weights"]
+
+_SHOWN = 3  # names in a message; a wrong file differs in hundreds
+
+
+def load_weights(build: Callable[[], nn.Module], weights: Path | None, seed: int = 0) -> nn.Module:
+    """Build a module and give it its weights.
+
+    Args:
+        build: makes the module.
+        weights: a ``.safetensors`` file, or a ``.pt``/``.pth`` state dict; None: random weights.
+        seed: of the random weights; the global random state is left as it was.
+
+    Returns:
+        The module in evaluation mode, float32, on the CPU.
+
+    Raises:
+        InputError: the file is missing or damaged, or its keys or shapes do not match.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build().eval()
+    if weights is not None:
+        state = read_weights(weights)
+        _refuse_mismatch(module.state_dict(), state, weights)
+        module.load_state_dict(state)
+    return module
+
+
+def read_weights(weights: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict; no code in the file is ever run.
+
+    Raises:
+        InputError: the file is missing, of another kind, truncated or tampered with.
+    """
+    if not weights.is_file():
+        raise InputError(Problem(str(weights), "no such file", "a .safetensors file, or a .pt or .pth state dict"))
+    if weights.suffix == ".safetensors":
+        state: Any = _read_safetensors(weights)
+    elif weights.suffix in (".pt", ".pth"):
+        state = _read_pickle(weights)
+    else:
+        raise InputError(Problem(str(weights), f"a file ending in {weights.suffix!r}", ".safetensors, .pt, .pth"))
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]  # what most trainers save
+    if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
+        raise InputError(Problem(str(weights), "something other than tensors by name", "a state dict"))
+    return dict(state)
+
+
+def _read_safetensors(weights: Path) -> Mapping[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(weights)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise InputError(Problem(str(weights), f"a damaged file ({error})", "safetensors", "Copy it again.")) from error
+
+
+def _read_pickle(weights: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        way_out = "A whole pickled module is refused, since loading it runs its code: save module.state_dict() as .safetensors."
+        raise InputError(Problem(str(weights), f"no readable state dict ({reason})", "tensors by name", way_out)) from error
+
+
+def _refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], weights: Path) -> None:
+    """Name the first few differences of each kind, with their number."""
+    shapes = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    differences = {
+        "missing": [name for name in wanted if name not in found],
+        "unknown": [name for name in found if name not in wanted],
+        "of another shape": shapes,
+    }
+    parts = [f"{len(names)} {kind}: {_shortened(names)}" for kind, names in differences.items() if names]
+    if parts:
+        way_out = "The weights belong to another architecture or other options."
+        raise InputError(Problem(str(weights), "; ".join(parts), f"the {len(wanted)} tensors of the model", way_out))
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

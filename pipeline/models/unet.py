@@ -1,0 +1,92 @@
+"""U-Net (Ronneberger, Fischer and Brox 2015, arXiv:1505.04597)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline.models import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["UNet"]
+
+
+class UNet(Network):
+    """The U-Net of the paper: pairs of 3x3 convolutions, 2x2 max-pooling, 2x2 up-convolutions, skips by concatenation.
+
+    With ``padding: valid, norm: none`` it is the paper's network: 31,030,658 parameters for one channel and two
+    classes, 572 x 572 pixels in, 388 x 388 out. ``padding: same`` pads with zeros, so that the output has the input's size.
+
+    Example::
+
+        model: {name: unet, channels: 1, classes: 2, depth: 2, base: 8}
+    """
+
+    channels: int = Field(default=1, ge=1, description="channels of the input")
+    classes: int = Field(default=2, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
+    padding: Literal["same", "valid"] = Field(default="same", description="zeros around each convolution, or none")
+    norm: Literal["batch", "none"] = Field(default="batch", description="batch norm after each 3x3 convolution, which then has no bias")
+    depth: int = Field(default=4, ge=1, le=7, description="number of poolings")
+    base: int = Field(default=64, ge=1, description="feature maps of the first level; doubled at each pooling")
+
+    @property
+    def num_classes(self) -> int:
+        """One logit tells two classes apart."""
+        return max(self.classes, 2)
+
+    @property
+    def num_channels(self) -> int:
+        """Exactly ``channels``."""
+        return self.channels
+
+    @property
+    def stride(self) -> int:
+        """Two for each pooling.
+
+        Example:
+            >>> UNet(depth=4).stride
+            16
+        """
+        return int(2**self.depth)
+
+    @property
+    def field(self) -> int:
+        """Exact: the first pixel of a cell, followed back to what it sees. Valid padding sees no further than it cuts.
+
+        Example:
+            >>> UNet(depth=4).field, UNet(depth=2).field, UNet(depth=2, padding="valid").field
+            (94, 22, 20)
+        """
+        if self.padding == "valid":
+            return self.margin
+        low = 0
+        for _ in range(self.depth):  # back through the decoder: two convolutions, an up-convolution
+            low = (low - 2) // 2
+        low -= 2
+        for _ in range(self.depth):  # back through the encoder: a pooling, two convolutions
+            low = 2 * low - 2
+        return -low
+
+    @property
+    def margin(self) -> int:
+        """What valid convolutions cut off each side, (572 - 388) / 2 = 92 at depth 4, and half the crop that makes a size fit.
+
+        Example:
+            >>> UNet(depth=4).margin, UNet(depth=4, padding="valid").margin
+            (0, 94)
+        """
+        return 0 if self.padding == "same" else 6 * self.stride - 4 + 4 % self.stride // 2
+
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """The widest moment, the last merge: its concatenated input, its output, and the logits, in float32."""
+        height, width = tile
+        return height * width * 4 * (channels + 5 * self.base + 2 * self.num_classes)
+
+    def build(self) -> nn.Module:
+        """Build the module."""
+        from pipeline.models._unet import UNetModule
+
+        return UNetModule(self.channels, self.classes, self.padding == "valid", self.norm == "batch", self.depth, self.base)
