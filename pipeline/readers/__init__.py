@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict
 
 from pipeline.geometry import Box
-from pipeline.plugins import Plugin
+from pipeline.plugins import Plugin, available, find
 
-__all__ = ["Header", "Raster", "Reader"]
+__all__ = ["Header", "Raster", "Reader", "known_suffixes"]
 
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 
@@ -108,3 +108,15 @@ class Reader(Plugin):
         Raises:
             InputError: the file cannot be opened, or the options do not fit it.
         """
+
+
+def known_suffixes() -> tuple[str, ...]:
+    """Every suffix that a reader takes, lower case, longest first: what counts as an image in a folder.
+
+    Example:
+        >>> ".ome.tif" in known_suffixes()
+        True
+    """
+    readers = [find("readers", name) for name in available("readers")]
+    suffixes = {suffix for reader in readers if issubclass(reader, Reader) for suffix in reader.suffixes}
+    return tuple(sorted(suffixes, key=lambda suffix: (-len(suffix), suffix)))

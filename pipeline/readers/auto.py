@@ -1,0 +1,43 @@
+"""The reader of a path, chosen by its name."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
+
+from pipeline.errors import InputError, Problem, nearest
+from pipeline.plugins import available, find
+from pipeline.readers import Raster, Reader, known_suffixes
+
+__all__ = ["Auto"]
+
+
+class Auto(Reader):
+    """The first reader that claims the path by its name, with the same options.
+
+    Example::
+
+        reader: {name: auto}
+    """
+
+    def claims(self, path: str) -> bool:
+        """Whether any reader claims the path."""
+        return self._reader(path) is not None
+
+    def open(self, path: str) -> AbstractContextManager[Raster]:
+        """Open with the reader that claims the path."""
+        reader = self._reader(path)
+        if reader is None:
+            suffix = PurePosixPath(path).suffix.lower()
+            known = known_suffixes()
+            way_out = nearest(suffix, known) or "Name the reader: reader: {name: tiff}."
+            raise InputError(Problem(path, f"suffix {suffix!r}", ", ".join(known), way_out))
+        return reader.open(path)
+
+    def _reader(self, path: str) -> Reader | None:
+        for name in available("readers"):
+            if name != "auto":
+                reader: Reader = find("readers", name)(**self.model_dump())  # type: ignore[assignment]  # find knows only that it is a plug-in
+                if reader.claims(path):
+                    return reader
+        return None

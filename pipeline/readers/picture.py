@@ -1,0 +1,154 @@
+"""Pictures: PNG, JPEG, BMP and JPEG 2000, which decode only as a whole."""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import BlockError, InputError, Problem
+from pipeline.geometry import Box
+from pipeline.readers import Header, Raster, Reader
+from pipeline.readers._axes import Layout, layout, local_path, make_header, native, opening, reading, resolution
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Picture"]
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream, then the SIZ marker
+HEAD_BYTES = 1 << 20
+MODES = {"1": 1, "L": 1, "P": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3}
+
+
+class Picture(Reader):
+    """PNG, JPEG, BMP and JPEG 2000 files.
+
+    Palette images give their indices, so that a truth drawn with a palette holds class ids; grey of 1, 2 or 4 bits
+    gives its small numbers, 0 and 1 for one bit. The first read decodes the whole picture, which stays
+    in memory while the file is open: ``whole_bytes`` says how much that is.
+
+    Example::
+
+        reader: {name: picture}
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".jpeg", ".png", ".jpg", ".bmp", ".jp2", ".j2k")
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Raster]:
+        """Read the header; the pixels wait for the first read."""
+        with opening(path):
+            resolution(self, 1, path)
+            look = _look(local_path(path), path)
+            stored = look.shape if look.shape[2] > 1 else look.shape[:2]
+            found = layout(self, "yxs"[: len(stored)], stored, path)
+            dtype = native(np.dtype(look.dtype), path)
+            whole_bytes = math.prod(look.shape) * dtype.itemsize
+            raster = _PictureRaster(path, make_header(self, found, dtype, whole_bytes=whole_bytes), found, look)
+        yield raster
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the header of a picture says: (Y, X, S), type, who decodes it and what its grey steps are."""
+
+    path: str
+    shape: tuple[int, int, int]
+    dtype: str
+    codec: str = "pillow"
+    step: int = 1
+
+    def decode(self) -> NDArray[Any]:
+        """All pixels (Y, X, S)."""
+        if self.codec == "pillow":
+            with _open_pillow(self.path) as image:
+                pixels = np.asarray(image)
+        else:
+            import imagecodecs
+
+            decode = getattr(imagecodecs, f"{self.codec}_decode")
+            pixels = decode(Path(self.path).read_bytes())
+        pixels = pixels.reshape(*pixels.shape[:2], -1).astype(self.dtype, copy=False)
+        if pixels.shape != self.shape:
+            raise BlockError(f"{self.path}: the header says {self.shape}, decoded {pixels.shape}")
+        return pixels // self.step if self.step > 1 else pixels
+
+
+def _look(file: str, path: str) -> _Look:
+    """Read a header without decoding a pixel."""
+    with Path(file).open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    start = head.find(JPEG2000_SIZE)
+    if start == 0 or (start > 0 and head[4:8] == b"jP  "):
+        return _look_jpeg2000(file, head[start + 4 :], path)
+    if head.startswith(PNG_START):
+        width, height, bits, kind = struct.unpack(">IIBB", head[16:26])
+        samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+        if bits == 16 and samples > 1:  # Pillow would cut these to 8 bits
+            return _Look(file, (height, width, samples), "uint16", codec="png")
+        if kind == 0 and bits in (2, 4):  # Pillow stretches these to 0..255
+            return _Look(file, (height, width, 1), "uint8", step=255 // (2**bits - 1))
+    return _look_pillow(file, path)
+
+
+def _open_pillow(file: str) -> Image.Image:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # whole_bytes and the memory limit stand guard here, not Pillow's fixed number
+    return Image.open(file)
+
+
+def _look_pillow(file: str, path: str) -> _Look:
+    with _open_pillow(file) as image:
+        if image.mode not in MODES:
+            raise InputError(Problem(path, f"a picture of mode {image.mode}", ", ".join(MODES)))
+        dtype = "uint16" if image.mode == "I;16" else "uint8"
+        return _Look(file, (image.height, image.width, MODES[image.mode]), dtype)
+
+
+def _look_jpeg2000(file: str, size: bytes, path: str) -> _Look:
+    """Parse the SIZ marker segment: sizes and offsets on the reference grid, then bits and sampling of each component."""
+    x1, y1, x0, y0 = struct.unpack(">4I", size[4:20])
+    count = struct.unpack(">H", size[36:38])[0]
+    bits = {(size[38 + 3 * one] & 0x7F) + 1 for one in range(count)}
+    signed = {size[38 + 3 * one] >> 7 for one in range(count)}
+    if len(signed) != 1 or max(bits) > 16:
+        raise InputError(Problem(path, f"JPEG 2000 components of {sorted(bits)} bits", "at most 16 bits, all with or all without a sign"))
+    dtype = f"{'int' if signed == {1} else 'uint'}{8 if max(bits) <= 8 else 16}"
+    return _Look(file, (y1 - y0, x1 - x0, count), dtype, codec="jpeg2k")
+
+
+class _PictureRaster(Raster):
+    """An open picture; decoded by the first read."""
+
+    def __init__(self, path: str, header: Header, found: Layout, look: _Look) -> None:
+        self.header = header
+        self._path, self._look, self._layout = path, look, found
+        self._pixels: NDArray[Any] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:  # noqa: ARG002 - a picture is one plane
+        """Cut the box out of the decoded picture."""
+        with reading(self._path, box), self._lock:
+            if self._pixels is None:
+                self._pixels = self._arrange(self._look.decode())
+            rows, columns = box.slices
+            cut_CYX = self._pixels[:, rows, columns]
+        channels = self._layout.channels
+        return cut_CYX if channels == tuple(range(len(cut_CYX))) else cut_CYX[list(channels)]
+
+    def _arrange(self, pixels_YXS: NDArray[Any]) -> NDArray[Any]:
+        """The same pixels seen as channels, rows, columns."""
+        axes = self._layout.axes
+        order = [axes.index(letter) for letter in "csyx" if letter in axes]
+        return pixels_YXS.reshape(self._layout.shape).transpose(order).reshape(-1, *self.header.shape)
