@@ -84,6 +84,7 @@ class Receipt:
         count_key: hash of truth, classes and ignore, where pixels were counted; empty otherwise.
         attempts: tries it took, this one included.
         cause: why it could not be done; empty when it was.
+        transient: whether another try may succeed.
         seconds: share of each stage, ``{"read", "compute", "stitch", "count", "write"}``.
         peak_bytes: largest resident size of the process so far.
         digest: of the decoded pixels written; empty when nothing was.
@@ -101,6 +102,7 @@ class Receipt:
     count_key: str = ""
     attempts: int = 1
     cause: str = ""
+    transient: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     digest: str = ""

@@ -1,0 +1,244 @@
+"""One execution of a run: hold its ledger, do what is not done, audit, say how it ended.
+
+Everything that ``run``, ``retry``, ``evaluate`` and ``convert`` share.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.errors import BlockError, GigasegError, StoreError
+from pipeline.folder import RunFolder, hardware, versions
+from pipeline.job import Job
+from pipeline.ledger import Ledger, latest
+from pipeline.plan import block_keys
+from pipeline.plugins import build
+from pipeline.predict import digest
+from pipeline.progress import Progress, show_progress
+from pipeline.receipts import Block, Receipt
+from pipeline.runners import Work
+from pipeline.schedule import Schedule, Stage
+from pipeline.stores import BlockStore
+from pipeline.tree import Compute
+
+__all__ = ["EXIT_INTERRUPTED", "EXIT_PARTIAL", "Order", "execute"]
+
+EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 130
+REREAD = 256  # of the last committed blocks, whose pixels are compared with their digest: a power cut may have taken them
+LOOK_S = 0.5  # between two looks for the stop flag
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be executed.
+
+    Attributes:
+        folder: where.
+        job: what every actor is told.
+        stages: phases and blocks of each image, by name, in the plan's order.
+        plan: recorded in the ledger: all that a report needs besides receipts.
+        runner: ``serial`` or ``ray``.
+        compute: the YAML's ``compute``.
+        run: fields of run.json that are known before it begins.
+        again: which receipts of quarantined blocks are forgotten, so that they are tried again.
+        max_failed: give up above so many quarantined blocks; None: never.
+    """
+
+    folder: RunFolder
+    job: Job
+    stages: Mapping[str, Sequence[Stage]]
+    plan: Mapping[str, Any]
+    runner: str
+    compute: Compute
+    run: Mapping[str, Any] = field(default_factory=dict)
+    again: Callable[[Receipt], bool] = lambda _: False
+    max_failed: int | None = None
+
+
+def execute(order: Order, *, take_over: bool = False) -> tuple[int, dict[tuple[str, str], Receipt]]:
+    """Do what the ledger does not hold yet.
+
+    Returns:
+        The exit code, and every receipt that holds.
+
+    Raises:
+        GigasegError: the run could not go on; what is committed stays.
+    """
+    with Ledger.open(order.folder.ledger, take_over=take_over) as ledger:
+        order.folder.stop_flag.unlink(missing_ok=True)
+        known = {key: receipt for key, receipt in latest(ledger.rows()).items() if receipt.ok or not order.again(receipt)}
+        known = _verified(order, known)
+        schedule = Schedule(order.stages, order.job.merge, order.job.conclude, block_keys)
+        schedule.begin(known)
+        if json.loads(json.dumps(order.plan)) != order.folder.last_plan():
+            ledger.append_row("plan", order.plan)
+        if not schedule.is_finished:
+            _Execution(order, ledger, schedule).run()
+        receipts = _current(order, latest(ledger.rows()))
+        return _conclude(order, schedule, receipts), receipts
+
+
+class _Execution:
+    """What changes while a run goes on."""
+
+    def __init__(self, order: Order, ledger: Ledger, schedule: Schedule) -> None:
+        self.order, self.ledger, self.schedule = order, ledger, schedule
+        self.count_keys = {one["name"]: one["count_key"] for one in order.plan["images"]}
+        self.areas = {(block.phase, block.id): block.box.area for block in _blocks(order)}
+        self.signals = 0
+        self.looked = 0.0
+        self.flagged = False
+        self.progress: Progress
+
+    def run(self) -> None:
+        """Carry the schedule out, and leave run.json saying how it ended."""
+        order, folder = self.order, self.order.folder
+        started = time.time()
+        folder.write(**order.run, state="running", versions=versions(), hardware=hardware(), started=_stamp(started), ended=None)
+        left = self.schedule.total_blocks - self.schedule.num_settled
+        folder.log(f"begin: {left} of {self.schedule.total_blocks} blocks to do, runner {order.runner}, epoch {self.ledger.epoch}")
+        state = "failed"
+        total = sum(self.areas.values())
+        try:
+            with show_progress(total, 0) as self.progress, self._signals():
+                work = Work(order.job, self.schedule, self.commit, self.stopping, order.compute, folder.log, self.arm, self.check)
+                build("runners", {"name": order.runner}, "compute.runner").run(work)
+            state = "running" if self.schedule.is_finished else "interrupted"
+        except KeyboardInterrupt:
+            state = "interrupted"
+        except GigasegError as error:
+            with suppress(StoreError):
+                folder.log(f"stopped: {error}")
+            raise
+        finally:
+            with suppress(StoreError):
+                folder.write(state=state, ended=_stamp(time.time()), seconds=round(time.time() - started, 3))
+
+    def check(self, receipt: Receipt) -> Receipt:
+        """Look whether what a receipt says was written is there: background pixels leave no trace else."""
+        for name, size in receipt.files.items():
+            path = self.order.folder.path / name
+            if not path.is_file() or path.stat().st_size != size:
+                return replace(receipt, cause=f"{name} was written and is not there with its {size} bytes", transient=True, counts=None)
+        return receipt
+
+    def commit(self, receipt: Receipt) -> None:
+        """Book a receipt in the ledger, then in the schedule."""
+        if receipt.counts is not None:
+            receipt = replace(receipt, count_key=self.count_keys[receipt.image])
+        self.ledger.append(receipt)
+        self.schedule.settle(receipt)
+        self.progress.advance(receipt, self.areas.get((receipt.phase, receipt.block), 0))
+        for note in receipt.notes:
+            self.order.folder.log(f"{receipt.phase} {receipt.block}: {note}")
+        if not receipt.ok:
+            self.order.folder.log(f"quarantine {receipt.phase} {receipt.block} after {receipt.attempts} tries: {receipt.cause}")
+            limit = self.order.max_failed
+            if limit is not None and self.schedule.num_failed > limit:
+                raise GigasegError(f"{self.schedule.num_failed} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}")
+
+    def stopping(self) -> bool:
+        """Whether a signal came, or ``gigaseg stop`` was called."""
+        now = time.monotonic()
+        if now - self.looked > LOOK_S:
+            self.looked = now
+            self.flagged = self.order.folder.stop_flag.exists()
+        return self.signals > 0 or self.flagged
+
+    def arm(self) -> None:
+        """Install the signal handlers; a runner calls it again after starting what replaces them."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_signal)
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self.signals += 1
+        if self.signals > 1:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.getsignal(kind) for kind in kinds]
+        self.arm()
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for kind, handler in zip(kinds, before, strict=True):
+                    signal.signal(kind, handler)
+
+
+def _blocks(order: Order) -> Iterator[Block]:
+    return (block for stages in order.stages.values() for stage in stages for block in stage.blocks)
+
+
+def _verified(order: Order, known: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
+    """Leave out receipts whose files are gone, or whose last pixels are not what was written.
+
+    Of an image that was finished, only what finishing wrote is looked at: the block store may have been cleared away.
+    """
+    root = order.folder.path
+    finished = {receipt.image for (phase, _), receipt in known.items() if phase == "finish" and receipt.ok and _is_there(root, receipt)}
+    kept = {}
+    for key, receipt in known.items():
+        if receipt.ok and receipt.files and receipt.image not in finished and not _is_there(root, receipt):
+            order.folder.log(f"do again {receipt.phase} {receipt.block}: its files are gone")
+        else:
+            kept[key] = receipt
+    written = [key for key, receipt in kept.items() if receipt.digest and receipt.image not in finished]
+    boxes = {(block.phase, block.id): block for block in _blocks(order)}
+    for key in written[-REREAD:]:
+        if key in boxes and not _is_intact(order, boxes[key], kept[key]):
+            order.folder.log(f"do again {key[0]} {key[1]}: its pixels are not those that were written")
+            del kept[key]
+    return kept
+
+
+def _is_there(root: Any, receipt: Receipt) -> bool:
+    return all((root / name).is_file() and (root / name).stat().st_size == size for name, size in receipt.files.items())
+
+
+def _is_intact(order: Order, block: Block, receipt: Receipt) -> bool:
+    """Compare the stored pixels of a block with its digest; exports of single-block images have only their size."""
+    path = order.job.path(block.image, ".ome.zarr") / "0"
+    if not path.is_dir():
+        return True
+    try:
+        pixels_CYX = BlockStore.open(path).read(block.box, block.plane)
+    except (StoreError, BlockError):
+        return False
+    return digest(pixels_CYX[0] if block.phase == "predict" else pixels_CYX) == receipt.digest
+
+
+def _current(order: Order, receipts: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
+    """The receipts of this plan's blocks: images that left the plan leave the report."""
+    names = {(block.phase, block.id) for block in _blocks(order)}
+    return {key: receipt for key, receipt in receipts.items() if key in names}
+
+
+def _conclude(order: Order, schedule: Schedule, receipts: Mapping[tuple[str, str], Receipt]) -> int:
+    """Audit that no pixel is missing, and settle the state."""
+    folder, before = order.folder, order.folder.read().get("state")
+    if not schedule.is_finished:
+        return EXIT_INTERRUPTED
+    missing = [block.id for block in _blocks(order) if (block.phase, block.id) not in receipts]
+    if missing:
+        raise GigasegError(f"audit: {len(missing)} blocks have no receipt, the first is {missing[0]}; this is a fault of gigaseg")
+    bad = any(not receipt.ok or receipt.truth_error for receipt in receipts.values()) or order.plan["rejected"]
+    state = "partial" if bad else "done"
+    if state != before:
+        folder.write(state=state)
+        folder.log(f"end: {state}")
+    return EXIT_PARTIAL if bad else 0
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))

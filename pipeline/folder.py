@@ -1,0 +1,180 @@
+"""The output folder: what belongs to which run, and its small files. Pixels and receipts have files of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.errors import InputError, Problem
+from pipeline.ledger import Ledger, read_rows_of
+from pipeline.stores import put_text, store_errors
+
+__all__ = ["RunFolder"]
+
+FORMAT = "gigaseg.run/1"
+PACKAGES = ("numpy", "torch", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's output folder.
+
+    Attributes:
+        path: absolute; made when the run begins.
+    """
+
+    path: Path
+
+    @property
+    def ledger(self) -> Path:
+        """Folder of the receipts."""
+        return self.path / "ledger"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.path / "report"
+
+    @property
+    def stop_flag(self) -> Path:
+        """A file whose presence asks the run to stop."""
+        return self.ledger / "stop"
+
+    def read(self) -> dict[str, Any]:
+        """Content of run.json; empty when there is none.
+
+        Raises:
+            InputError: there is one, and it is not ours.
+        """
+        file = self.path / "run.json"
+        try:
+            found = json.loads(file.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise InputError(Problem(str(file), f"a file that cannot be read ({error})", "the run.json of gigaseg", "Use --fresh.")) from error
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise InputError(Problem(str(file), "no run.json of gigaseg", FORMAT, "Choose another output folder."))
+        return found
+
+    def require(self) -> dict[str, Any]:
+        """Content of run.json.
+
+        Raises:
+            InputError: no run has begun here.
+        """
+        found = self.read()
+        if not found:
+            raise InputError(Problem(str(self.path), "no run.json", "the output folder of a run", "Is the path right?"))
+        return found
+
+    def write(self, **changes: Any) -> None:
+        """Change fields of run.json, at once."""
+        content = {"format": FORMAT, **self.read(), **changes}
+        put_text(self.path / "run.json", json.dumps(content, indent=1, default=str) + "\n")
+
+    def log(self, line: str) -> None:
+        """Append one line to log.txt: local time, then what happened."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with store_errors(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{stamp} {' '.join(line.split())}\n")
+
+    def refuse_other(self, identity: Mapping[str, Any]) -> None:
+        """Refuse a folder that holds another run.
+
+        Raises:
+            InputError: with every difference.
+        """
+        before = self.read().get("identity")
+        if before is None:
+            return
+        way_out = "Choose another output folder, go back to the old value, or start over with --fresh."
+        pairs = differences(before, json.loads(json.dumps(identity, default=str)))
+        problems = [Problem(f"{self.path}: {key}", f"{new!r}", f"{old!r}, as this folder was begun with") for key, old, new in pairs]
+        if problems:
+            raise InputError([*problems, way_out])
+
+    def clear(self, *, take_over: bool = False) -> None:
+        """Remove what earlier runs wrote here, and nothing else.
+
+        Raises:
+            InputError: a live process holds the run.
+        """
+        plan = self.last_plan()
+        if self.ledger.is_dir():
+            with Ledger.open(self.ledger, take_over=take_over):
+                pass
+        with store_errors(self.path):
+            for place in plan.get("outputs", []):
+                self._remove(self.path / place)
+            for name in ("ledger", "report", "run.json", "config.yaml", "log.txt"):
+                self._remove(self.path / name)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a file or folder, and the folders above that it leaves empty."""
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            return
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        for parent in path.parents:
+            if parent == self.path or not parent.is_dir() or any(parent.iterdir()):
+                return
+            parent.rmdir()
+
+    def last_plan(self) -> dict[str, Any]:
+        """The plan that the last execution recorded in the ledger; empty when there is none."""
+        if not self.ledger.is_dir():
+            return {}
+        plans: Iterator[dict[str, Any]] = read_rows_of(self.ledger, "plan")
+        last: dict[str, Any] = {}
+        for last in plans:  # noqa: B007 - the last one holds
+            pass
+        return last
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Walk two trees and give what differs, by dotted key.
+
+    Example:
+        >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+        [('a.b', 1, 2)]
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys([*old, *new]):
+            yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    elif old != new:
+        yield key, old, new
+
+
+def versions() -> dict[str, str]:
+    """Versions of gigaseg, Python and what fixes the numbers."""
+    found = {"gigaseg": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine that the driver runs on."""
+    import psutil
+
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+    }

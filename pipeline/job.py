@@ -1,0 +1,191 @@
+"""What every actor is told once, and what it opens to do its work."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.fits import Fitter, Summary
+from pipeline.geometry import Box, reflect_index
+from pipeline.grid import Grid
+from pipeline.models import Model, Predict
+from pipeline.plugins import build
+from pipeline.readers import Header, Raster
+from pipeline.receipts import Image
+from pipeline.recipe import Recipe
+from pipeline.stores import BlockStore
+from pipeline.truth import TruthMap
+from pipeline.writers import MaskMeta, Writer
+
+__all__ = ["Bench", "Job", "open_bench", "read_reflected", "valid_pixels"]
+
+OPEN_FILES = 16  # images held open at once by an actor; enough for a lease of small ones
+WHOLE_BYTES = 2**27  # of those that must be decoded whole, before the oldest is let go
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything about a run that does not change from block to block; a frozen value that travels.
+
+    Attributes:
+        output: the output folder.
+        recipe: what fixes the numbers.
+        model: the segmenter; None where nothing is predicted (``evaluate``, ``convert``).
+        normalize: fixed ``{"mean": [..], "std": [..]}``; None: raw values, or per image by the fit phase.
+        fitters: what the fit phase gathers, by name.
+        classes: ``{"id", "name", "color"}`` in order.
+        truth_map: from truth values to class ids; None: no image has truth.
+        truth_reader: reader name and options for truth files.
+        writers: what is written when an image is complete.
+        masks: folder of the block stores inside ``output``: ``masks``, or empty for ``convert``.
+    """
+
+    output: Path
+    recipe: Recipe
+    model: Model | None = None
+    normalize: Mapping[str, Any] | None = None
+    fitters: Mapping[str, Fitter] = field(default_factory=dict)
+    classes: Sequence[Mapping[str, Any]] = ()
+    truth_map: TruthMap | None = None
+    truth_reader: Mapping[str, Any] = field(default_factory=lambda: {"name": "auto"})
+    writers: Sequence[Writer] = ()
+    masks: str = "masks"
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def dtype(self) -> str:
+        """Numpy name of the mask's type."""
+        return "uint8" if self.num_classes <= 255 else "uint16"
+
+    def grid(self, image: Image) -> Grid:
+        """How an image is cut."""
+        recipe, stride = self.recipe, self.model.stride if self.model else 1
+        return Grid(image.header.shape, recipe.core, recipe.halo, recipe.block, stride)
+
+    def meta(self, image: Image) -> MaskMeta:
+        """What the writers are told of an image's mask."""
+        header = image.header
+        return MaskMeta(
+            shape=header.shape,
+            planes=header.planes,
+            dtype=self.dtype,
+            classes=self.classes,
+            pixel_size=header.pixel_size,
+            unit=header.unit,
+            offset=header.offset,
+            georeference=header.georeference,
+            source=image.path,
+        )
+
+    def path(self, image: Image, suffix: str, folder: str | None = None) -> Path:
+        """Where an output of an image lies; the name keeps its folders."""
+        return self.output / (self.masks if folder is None else folder) / f"{image.name}{suffix}"
+
+    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
+        """Summarise a block for every fitter; the names are joined as ``fitter.array``."""
+        summary: Summary = {}
+        for name, fitter in self.fitters.items():
+            parts = fitter.observe(pixels_CYX, valid_YX, box, plane)
+            summary.update({f"{name}.{key}": value for key, value in parts.items()})
+        return summary
+
+    def merge(self, one: Summary, other: Summary) -> Summary:
+        """Add two summaries of :meth:`observe`."""
+        merged: Summary = {}
+        for name, fitter in self.fitters.items():
+            parts = fitter.merge(_part(one, name), _part(other, name))
+            merged.update({f"{name}.{key}": value for key, value in parts.items()})
+        return merged
+
+    def conclude(self, summary: Summary) -> dict[str, Any]:
+        """Fit the sum over an image: plain JSON, by fitter."""
+        return {name: fitter.fit(_part(summary, name)) for name, fitter in self.fitters.items()}
+
+
+def _part(summary: Summary, name: str) -> Summary:
+    return {key.removeprefix(f"{name}."): value for key, value in summary.items() if key.startswith(f"{name}.")}
+
+
+class Bench:
+    """The open things of one actor: its network, and the files it touched last."""
+
+    def __init__(self, job: Job, predict: Predict | None) -> None:
+        self.job, self.predict = job, predict
+        self._open: OrderedDict[tuple[str, str], tuple[Raster, ExitStack]] = OrderedDict()
+        self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
+
+    def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
+        """The image at a path, held open while it is in use; called by the reading thread alone."""
+        key = (path, repr(sorted(reader.items())))
+        if key not in self._open:
+            while len(self._open) >= OPEN_FILES or sum(open.header.whole_bytes for open, _ in self._open.values()) > WHOLE_BYTES:
+                self._open.popitem(last=False)[1][1].close()
+            stack = ExitStack()
+            self._open[key] = stack.enter_context(build("readers", reader).open(path)), stack
+        self._open.move_to_end(key)
+        return self._open[key][0]
+
+    def store(self, path: Path, make: Callable[[], BlockStore]) -> BlockStore:
+        """The block store at a path, made once while it is in use; called by the writing thread alone."""
+        if path not in self._stores:
+            if len(self._stores) >= OPEN_FILES:
+                self._stores.popitem(last=False)
+            self._stores[path] = make()
+        return self._stores[path]
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._open:
+            self._open.popitem()[1][1].close()
+
+
+@contextmanager
+def open_bench(job: Job) -> Iterator[Bench]:
+    """Load the model once, and close everything at the end."""
+    with ExitStack() as stack:
+        predict = stack.enter_context(job.model.open(job.recipe, job.normalize)) if job.model else None
+        bench = Bench(job, predict)
+        stack.callback(bench.close)
+        yield bench
+
+
+def read_reflected(raster: Raster, box: Box, plane: int) -> NDArray[Any]:
+    """Read a box that may leave the image; what lies outside is reflected (:func:`reflect_index`).
+
+    Returns:
+        pixels_CYX of the box's shape; only pixels inside the image are read.
+    """
+    rows = reflect_index(box.y0, box.y1, raster.header.shape[0])
+    cols = reflect_index(box.x0, box.x1, raster.header.shape[1])
+    inside = Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1)
+    pixels_CYX = raster.read(inside, plane)
+    if inside == box:
+        return pixels_CYX
+    # Rows last in memory stay rows: indexing one axis at a time copies each pixel twice at most.
+    return pixels_CYX[:, rows - inside.y0][:, :, cols - inside.x0]
+
+
+def valid_pixels(pixels_CYX: NDArray[Any], header: Header) -> NDArray[np.bool_] | None:
+    """Find pixels that hold data: not NaN in any channel, not nodata in all of them.
+
+    Returns:
+        valid_YX, or None when every pixel is valid.
+    """
+    valid_YX = None
+    if pixels_CYX.dtype.kind == "f":
+        valid_YX = ~np.isnan(pixels_CYX).any(axis=0)
+    if header.nodata is not None and not np.isnan(header.nodata):
+        has_data_YX = (pixels_CYX != header.nodata).any(axis=0)
+        valid_YX = has_data_YX if valid_YX is None else valid_YX & has_data_YX
+    return None if valid_YX is None or valid_YX.all() else valid_YX

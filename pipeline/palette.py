@@ -1,0 +1,29 @@
+"""Colours for classes that have none."""
+
+from __future__ import annotations
+
+import colorsys
+
+__all__ = ["palette"]
+
+# Black for the background, then colours that stay apart for most colour-blind readers (after S. Trubetskoy's list of distinct colours).
+FIRST = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
+GOLDEN = 0.618033988749895
+
+
+def palette(count: int) -> list[str]:
+    """Give each of ``count`` classes a colour of its own, ``#rrggbb``.
+
+    Example:
+        >>> palette(2)
+        ['#000000', '#e6194b']
+        >>> len(set(palette(300)))
+        300
+    """
+    colors = dict.fromkeys(FIRST[:count])
+    step = 0
+    while len(colors) < count:
+        red, green, blue = colorsys.hsv_to_rgb(step * GOLDEN % 1.0, 0.45 + 0.5 * (step % 3) / 2, 0.95 - 0.4 * (step // 3 % 3) / 2)
+        colors[f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"] = None
+        step += 1
+    return list(colors)

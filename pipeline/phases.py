@@ -1,0 +1,117 @@
+"""What is done to a block in each phase: fit, predict, count, copy, finish.
+
+Each phase is three steps (:class:`pipeline.process.Phase`): ``load`` reads, ``work`` computes, ``save``
+writes and returns the receipt's fields. Adding a phase is adding a class and a line to :func:`phases_of`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.confusion import Counts
+from pipeline.errors import BlockError
+from pipeline.export import finish_copy, finish_mask, write_copy
+from pipeline.fits import encode
+from pipeline.job import Bench, valid_pixels
+from pipeline.predict import Predict, count, digest, read_truth
+from pipeline.process import Phase, Watch
+from pipeline.receipts import Block
+
+__all__ = ["phases_of"]
+
+
+def phases_of(bench: Bench) -> dict[str, Phase]:
+    """Every phase, over one actor's open things."""
+    return {"fit": Fit(bench), "predict": Predict(bench), "count": Count(bench), "copy": Copy(bench), "finish": Finish(bench)}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Summarise the raw pixels of a block for the statistics of its image."""
+
+    bench: Bench
+
+    def load(self, block: Block, watch: Watch) -> NDArray[Any]:
+        """Read the block, without halo."""
+        return self.bench.raster(block.image.path, block.image.reader).read(block.box, block.plane)
+
+    def work(self, block: Block, loaded: NDArray[Any], watch: Watch) -> str:
+        """Observe it."""
+        valid_YX = valid_pixels(loaded, block.image.header)
+        return encode(self.bench.job.observe(loaded, valid_YX, block.box, block.plane))
+
+    def save(self, block: Block, worked: str, watch: Watch) -> dict[str, Any]:
+        """Nothing to write: the summary rides on the receipt."""
+        return {"payload": worked}
+
+
+@dataclass(frozen=True)
+class Count:
+    """Count a mask that exists against its truth."""
+
+    bench: Bench
+
+    def load(self, block: Block, watch: Watch) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+        """Read mask and truth."""
+        mask_CYX = self.bench.raster(block.image.path, block.image.reader).read(block.box, block.plane)
+        return mask_CYX[0], *read_truth(self.bench, block)
+
+    def work(self, block: Block, loaded: tuple[NDArray[Any], NDArray[Any] | None, str], watch: Watch) -> tuple[Counts, str]:
+        """Count it."""
+        mask_YX, truth_YX, truth_error = loaded
+        return count(self._known(mask_YX, block), truth_YX, self.bench.job.num_classes), truth_error
+
+    def save(self, block: Block, worked: tuple[Counts, str], watch: Watch) -> dict[str, Any]:
+        """Nothing to write."""
+        return {"counts": worked[0], "truth_error": worked[1]}
+
+    def _known(self, mask_YX: NDArray[Any], block: Block) -> NDArray[Any]:
+        """The mask, if it holds class ids and the value of no prediction only."""
+        classes = self.bench.job.num_classes
+        fill = 255 if mask_YX.dtype.itemsize == 1 else 65535
+        strange_YX = (mask_YX < 0) | ((mask_YX >= classes) & (mask_YX != fill))
+        if strange_YX.any():
+            y, x = divmod(int(strange_YX.argmax()), strange_YX.shape[1])
+            where = f"(y={block.box.y0 + y}, x={block.box.x0 + x})"
+            raise BlockError(f"prediction {mask_YX[y, x]} at {where} is not a class id; allowed: 0..{classes - 1}, or {fill} for none")
+        return mask_YX
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Take pixels over as they are: the identity model of ``convert``."""
+
+    bench: Bench
+
+    def load(self, block: Block, watch: Watch) -> NDArray[Any]:
+        """Read the block, all channels."""
+        return self.bench.raster(block.image.path, block.image.reader).read(block.box, block.plane)
+
+    def work(self, block: Block, loaded: NDArray[Any], watch: Watch) -> NDArray[Any]:
+        """Change nothing."""
+        return loaded
+
+    def save(self, block: Block, worked: NDArray[Any], watch: Watch) -> dict[str, Any]:
+        """Write whole shards."""
+        return {"digest": digest(worked), "files": write_copy(self.bench, block, worked)}
+
+
+@dataclass(frozen=True)
+class Finish:
+    """When an image's last block is committed: pyramid and exports; repeatable."""
+
+    bench: Bench
+
+    def load(self, block: Block, watch: Watch) -> None:
+        """Nothing to read ahead."""
+
+    def work(self, block: Block, loaded: None, watch: Watch) -> None:
+        """Nothing to compute."""
+
+    def save(self, block: Block, worked: None, watch: Watch) -> dict[str, Any]:
+        """Write what is made of the whole image."""
+        job = self.bench.job
+        return {"files": finish_mask(job, block) if job.masks else finish_copy(job, block)}

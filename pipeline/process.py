@@ -1,0 +1,174 @@
+"""The life of a block: read, compute, write, one after the other and each beside the next block's.
+
+::
+
+    blocks ──▶ load ──▶ work ──▶ save ──▶ receipts
+              (thread) (caller) (thread)
+
+While one block computes, the next is read and the last is written; no more than these three are held,
+so memory is bounded whatever the image. Pixels stay here: only receipts leave. Both runners use this same
+generator, which is why they agree.
+"""
+
+from __future__ import annotations
+
+import queue
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from pipeline.errors import GigasegError, StoreError
+from pipeline.receipts import Block, Receipt
+
+__all__ = ["Phase", "Watch", "process"]
+
+Feed = Callable[[], Block | None]
+"""Returns the next block, waiting for it; None when there are no more."""
+
+
+class Phase(Protocol):
+    """What is done to a block, in three steps; a step returns what the next one takes."""
+
+    def load(self, block: Block, watch: Watch) -> Any:
+        """Read pixels; runs in the reading thread."""
+
+    def work(self, block: Block, loaded: Any, watch: Watch) -> Any:
+        """Compute; runs in the caller's thread, where the network lives."""
+
+    def save(self, block: Block, worked: Any, watch: Watch) -> dict[str, Any]:
+        """Write, and return the receipt's fields; runs in the writing thread."""
+
+
+class Watch:
+    """Seconds that one block spent in each stage.
+
+    Example:
+        >>> watch = Watch()
+        >>> with watch("read"):
+        ...     pass
+        >>> list(watch.seconds)
+        ['read']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time inside the context to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def process(feed: Feed, phases: dict[str, Phase]) -> Iterator[Receipt]:
+    """Take blocks until there are no more, and give back one receipt for each.
+
+    A block that fails gives a receipt with its cause and the others go on. What is wrong with the
+    store rather than with a block ends the run.
+
+    Args:
+        feed: called by the reading thread whenever it has room.
+        phases: what to do, by ``Block.phase``.
+
+    Raises:
+        StoreError: the output cannot be written.
+    """
+    line = _Line(phases)
+    threading.Thread(target=line.read_all, args=(feed,), daemon=True, name="read").start()
+    threading.Thread(target=line.write_all, daemon=True, name="write").start()
+    try:
+        yield from line.run()
+    finally:
+        line.close()
+
+
+class _Line:
+    """The three stations and the one inbox where their results meet."""
+
+    def __init__(self, phases: dict[str, Phase]) -> None:
+        self.phases = phases
+        self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.to_write: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.may_read = threading.Semaphore(1)  # one block loaded ahead of the one that computes
+        self.may_write = threading.Semaphore(1)  # one block being written behind it
+        self.closed = False
+
+    def read_all(self, feed: Feed) -> None:
+        while True:
+            self.may_read.acquire()
+            block = None if self.closed else feed()
+            if block is None:
+                self.inbox.put(("end", None))
+                return
+            watch = Watch()
+            self.inbox.put(("loaded", self._step(block, watch, "load", "read")))
+
+    def write_all(self) -> None:
+        while (item := self.to_write.get()) is not None:
+            block, watch, result = item
+            if not isinstance(result, Exception):
+                _, _, result = self._step(block, watch, "save", "write", result)
+            self.may_write.release()
+            self.inbox.put(("saved", (block, watch, result)))
+
+    def run(self) -> Iterator[Receipt]:
+        outstanding, ended = 0, False
+        while not (ended and outstanding == 0):
+            kind, item = self.inbox.get()
+            if kind == "end":
+                ended = True
+            elif kind == "loaded":
+                outstanding += 1
+                self.may_read.release()
+                block, watch, loaded = item
+                worked = loaded if isinstance(loaded, Exception) else self._step(block, watch, "work", "compute", loaded)[2]
+                del item, loaded
+                self.may_write.acquire()
+                self.to_write.put((block, watch, worked))
+                del worked
+            else:
+                outstanding -= 1
+                yield receipt_of(*item)
+
+    def close(self) -> None:
+        self.closed = True
+        self.may_read.release()
+        self.to_write.put(None)
+
+    def _step(self, block: Block, watch: Watch, name: str, stage: str, *given: Any) -> tuple[Block, Watch, Any]:
+        """Run one step; what it raises travels on in place of its result."""
+        try:
+            with watch(stage):
+                return block, watch, getattr(self.phases[block.phase], name)(block, *given, watch)
+        except Exception as error:  # noqa: BLE001 - whatever a block raises is that block's, not the run's
+            return block, watch, error
+
+
+def receipt_of(block: Block, watch: Watch, result: Any) -> Receipt:
+    """Make the receipt of a block from what its last step returned or raised.
+
+    Raises:
+        StoreError: when that is what the step raised.
+    """
+    if isinstance(result, StoreError):
+        raise result
+    fields = result if isinstance(result, dict) else {"cause": cause_of(result), "transient": not isinstance(result, GigasegError)}
+    # Compute holds the finer stages, which are timed inside it.
+    inner = sum(watch.seconds.get(stage, 0.0) for stage in ("stitch", "count"))
+    seconds = {stage: round(value - (inner if stage == "compute" else 0.0), 6) for stage, value in watch.seconds.items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Receipt(block.phase, block.image.name, block.id, block.key, attempts=block.attempt + 1, seconds=seconds, peak_bytes=peak, **fields)
+
+
+def cause_of(error: BaseException) -> str:
+    """One line that names what went wrong; our own errors already say where."""
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, GigasegError):
+        return text
+    return f"{type(error).__name__}: {text}"

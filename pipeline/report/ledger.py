@@ -1,0 +1,100 @@
+"""From the ledger alone to the report: no mask is read, so a report can be made again at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.confusion import Counts
+from pipeline.grid import Grid
+from pipeline.plugins import build
+from pipeline.receipts import Receipt
+from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
+
+__all__ = ["report_of"]
+
+Latest = Mapping[tuple[str, str], Receipt]
+
+
+def report_of(plan: Mapping[str, Any], receipts: Latest, state: str) -> dict[str, Any]:
+    """Make the content of report.json.
+
+    Args:
+        plan: the last ``plan`` row of the ledger.
+        receipts: the last receipt by (phase, block id).
+        state: of the run.
+    """
+    of_image: dict[str, list[Receipt]] = {}
+    for receipt in receipts.values():
+        of_image.setdefault(receipt.image, []).append(receipt)
+    images, failures = [], [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]]
+    for image in plan["images"]:
+        # Plan order makes the sums of floats, and so the report, the same whatever the order of work was.
+        ordered = sorted(of_image.get(image["name"], []), key=lambda receipt: (receipt.phase, _place(receipt)))
+        images.append(_image_counts(image, ordered, plan))
+        failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in ordered if not r.ok]
+    images += [ImageCounts(one["name"]) for one in plan["rejected"]]
+    return build_report(
+        ReportInput(
+            state=state,
+            classes=plan["classes"],
+            metrics=[build("metrics", spec) for spec in plan["metrics"]],
+            images=images,
+            failures=failures,
+            model=plan["model"],
+            timing=_timing(receipts.values()),
+        )
+    )
+
+
+def _place(receipt: Receipt) -> tuple[int, ...]:
+    """Plane, row and column of a block, from its id."""
+    return tuple(int(part) for part in receipt.block.rpartition(":")[2].split("."))
+
+
+def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: Mapping[str, Any]) -> ImageCounts:
+    """Sum the blocks of one image; what has no receipt has no prediction."""
+    empty = Counts(np.zeros(len(plan["classes"]), np.int64))
+    counts, errors = empty, []
+    for receipt in _counted(receipts, image["count_key"]):
+        if not receipt.ok:
+            area = _area(image, receipt, plan["block"])
+            counts += replace(empty, no_prediction=area, quarantined=area)
+        elif receipt.counts is not None:
+            fresh = receipt.count_key == image["count_key"]
+            counts += receipt.counts if fresh else replace(receipt.counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0)
+            errors += [receipt.truth_error] if fresh and receipt.truth_error else []
+    undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
+    counts += replace(empty, no_prediction=undone)
+    return ImageCounts(image["name"], counts, bool(image["truth"]), errors[0] if errors else "")
+
+
+def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:
+    """The receipt of each block that holds its counts: a later count of the same mask goes first."""
+    again = {receipt.block: receipt for receipt in receipts if receipt.phase == "count" and receipt.count_key == count_key}
+    predicted = {receipt.block for receipt in receipts if receipt.phase == "predict"}
+    for receipt in receipts:
+        if receipt.phase == "predict":
+            yield again.get(receipt.block, receipt) if receipt.ok else receipt
+        elif receipt.phase == "count" and receipt.block not in predicted:
+            yield receipt
+
+
+def _area(image: Mapping[str, Any], receipt: Receipt, block: int) -> int:
+    _, row, col = _place(receipt)
+    height, width = image["shape"]
+    return Grid((height, width), block, 0, block).block_box(row, col).area
+
+
+def _timing(receipts: Iterable[Receipt]) -> dict[str, Any]:
+    """Seconds of all blocks by stage, and the largest process."""
+    seconds: dict[str, float] = {}
+    peak = 0
+    for receipt in receipts:
+        peak = max(peak, receipt.peak_bytes)
+        for stage, value in receipt.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+    return {"stage_seconds": {stage: round(value, 3) for stage, value in sorted(seconds.items())}, "peak_actor_bytes": peak}

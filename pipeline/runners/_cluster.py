@@ -1,0 +1,141 @@
+"""A Ray to run on: one of our own on this machine, or one that is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from pipeline.errors import InputError, Problem
+from pipeline.job import Job
+from pipeline.recipe import Recipe
+from pipeline.tree import Compute
+
+__all__ = ["Cluster", "join"]
+
+STORE_BYTES = 100 * 2**20  # receipts are small and pixels never pass through Ray
+
+ALLOCATOR = {
+    # glibc returns large buffers to the system after every forward pass and faults them in again; this keeps them.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+@dataclass
+class Cluster:
+    """A joined Ray.
+
+    Attributes:
+        compute: the YAML's ``compute``.
+        recipe: says device and threads of an actor.
+    """
+
+    compute: Compute
+    recipe: Recipe
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """Resources of one actor; on a GPU the share of one, which Ray pins."""
+        if self.recipe.device == "cuda":
+            share = 1.0 if self.compute.gpus_per_actor == "auto" else float(self.compute.gpus_per_actor)
+            return {"GPU": share, "CPU": 1.0}
+        return {"CPU": float(self.recipe.threads)}
+
+    def num_actors(self) -> int:
+        """How many actors to keep: what the YAML says, else what the living nodes have room for."""
+        if self.compute.actors != "auto":
+            return self.compute.actors
+        return max(1, self.room())
+
+    def room(self) -> int:
+        """How many actors the living nodes can hold at once."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in self.needs.items()) for node in nodes)
+
+    def check(self) -> None:
+        """Refuse what Ray would wait for without end.
+
+        Raises:
+            InputError: more actors or GPUs are asked for than the cluster has.
+        """
+        room = self.room()
+        wanted = 1 if self.compute.actors == "auto" else self.compute.actors
+        if wanted > room:
+            total = ray.cluster_resources()
+            have = ", ".join(f"{total.get(name, 0):g} {name}" for name in self.needs)
+            each = ", ".join(f"{amount:g} {name}" for name, amount in self.needs.items())
+            fix = f"Use compute.actors: {room}." if room else "Use compute.device: cpu, or a cluster that has them."
+            raise InputError(Problem("compute.actors", f"{wanted} of {each} each", f"{room}, as the cluster has {have}", fix))
+
+    def start(self, actor: type, job: Job) -> Any:
+        """Start an actor; it is pinned to its share of the machine, and never restarted by Ray."""
+        needs = self.needs
+        environment = {**ALLOCATOR, "OMP_NUM_THREADS": str(self.recipe.threads)}
+        options: dict[str, Any] = {
+            "num_cpus": needs["CPU"],
+            "num_gpus": needs.get("GPU", 0),
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": 2,
+            "runtime_env": {"env_vars": environment},
+        }
+        return ray.remote(actor).options(**options).remote(job)
+
+    def is_lost(self, node: str, error: BaseException) -> bool:
+        """Whether an actor died because its node did."""
+        gone = node and not any(one["Alive"] and one["NodeID"] == node for one in ray.nodes())
+        return bool(gone) or "node has died" in str(error) or "node was terminated" in str(error)
+
+
+@contextmanager
+def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterator[Cluster]:
+    """Join the cluster that ``address`` names, or the one that is already joined; else start one on this machine.
+
+    Raises:
+        InputError: the cluster cannot be reached, or has less than is asked for.
+    """
+    address = compute.address or os.environ.get("RAY_ADDRESS")
+    ours = not ray.is_initialized()
+    if ours and address:
+        _connect(address)
+    elif ours:
+        _start_here(compute, recipe)
+    log(f"ray {ray.__version__}: {'joined ' + address if address else 'on this machine'}")
+    try:
+        cluster = Cluster(compute, recipe)
+        cluster.check()
+        yield cluster
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        fix = "Is it running, and are RAY_AUTH_MODE and the token the same here and there?"
+        raise InputError(Problem("compute.address", f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)) from error
+
+
+def _start_here(compute: Compute, recipe: Recipe) -> None:
+    """Start Ray on loopback."""
+    cores = len(os.sched_getaffinity(0))
+    if compute.actors != "auto" and recipe.device == "cpu":
+        cores = max(cores, compute.actors * recipe.threads)
+    ray.init(
+        address="local",
+        num_cpus=cores,
+        include_dashboard=False,
+        object_store_memory=STORE_BYTES,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _node_ip_address="127.0.0.1",
+    )

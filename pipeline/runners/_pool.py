@@ -1,0 +1,217 @@
+"""The loop that feeds Ray actors: start, feed, collect, and mind what died.
+
+The loop is ours because nobody else's counts well when things break: an actor is never restarted and a call
+never retried by Ray, so a block runs twice only when this loop says so. When an actor dies, every block it held
+runs again by itself, and only one that dies alone is charged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from pipeline.errors import GigasegError
+from pipeline.receipts import Block
+from pipeline.runners import LEASE_BLOCKS, LEASE_PIXELS, Work, failure
+from pipeline.runners._actor import Actor
+from pipeline.runners._cluster import Cluster, join
+
+__all__ = ["run"]
+
+START_TRIES = 3  # actors in a row that may die before they are ready
+LOOK_S = 2.0  # between two looks at the cluster, for nodes that joined
+TICK_S = 0.1
+STOP_S = 120.0  # for blocks in flight, once the run is stopping
+
+
+def run(work: Work) -> None:
+    """Carry out the schedule with actors, on the cluster that ``compute`` names.
+
+    Raises:
+        GigasegError: no actor lives, the output cannot be written, or the cluster has less than is asked for.
+    """
+    with join(work.compute, work.job.recipe, work.log) as cluster:
+        work.arm()  # ray.init() replaces handlers that were set before it
+        pool = _Pool(work, cluster)
+        try:
+            pool.run()
+        finally:
+            pool.kill_all()
+
+
+@dataclass
+class _Hand:
+    """One actor as the driver sees it.
+
+    Attributes:
+        receipts: the stream of what it has done.
+        held: blocks it was given and has not answered for, in order.
+        since: when it last gave sign of life, seconds of the monotonic clock.
+        ready: whether it has loaded the model.
+        node: id of the machine it runs on; empty until it is ready.
+        alone: whether it runs one suspect block by itself.
+    """
+
+    number: int
+    actor: Any
+    receipts: Any
+    held: dict[tuple[str, str], Block] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    node: str = ""
+    alone: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """Size of what it holds."""
+        return sum(block.box.area for block in self.held.values())
+
+
+class _Pool:
+    """The actors of one run."""
+
+    def __init__(self, work: Work, cluster: Cluster) -> None:
+        self.work, self.cluster = work, cluster
+        self.hands: list[_Hand] = []
+        self.numbers = itertools.count()
+        self.failed_starts = 0
+        self.looked = 0.0
+        self.wanted = 0
+        self.stop_by: float | None = None
+
+    def run(self) -> None:
+        while not self.work.schedule.is_finished:
+            if self.work.stopping():
+                if self._stopped():
+                    return
+            else:
+                self._start_missing()
+                self._feed_all()
+            self._collect()
+            self._mind_deadlines()
+
+    def kill_all(self) -> None:
+        for hand in self.hands:
+            ray.kill(hand.actor, no_restart=True)
+        self.hands = []
+
+    def _start_missing(self) -> None:
+        """Keep as many actors as the cluster has room for, and no more than there is work."""
+        now = time.monotonic()
+        if now - self.looked > LOOK_S or not self.wanted:
+            self.looked, self.wanted = now, self.cluster.num_actors()
+        left = self.work.schedule.total_blocks - self.work.schedule.num_settled
+        for _ in range(min(self.wanted, left) - len(self.hands)):
+            actor = self.cluster.start(Actor, self.work.job)
+            self.hands.append(_Hand(next(self.numbers), actor, actor.receipts.remote()))
+
+    def _feed_all(self) -> None:
+        schedule = self.work.schedule
+        for hand in self.hands:
+            if not hand.ready or hand.alone:
+                continue
+            # Suspects wait for one actor to be empty: the last, which holds the least.
+            if schedule.has_suspects and hand is self.hands[-1]:
+                if not hand.held and (block := schedule.suspect()):
+                    hand.alone = True
+                    self._feed(hand, [block])
+            elif hand.pixels < LEASE_PIXELS / 2 and len(hand.held) < LEASE_BLOCKS / 2:
+                share = max(1, schedule.num_ready // (2 * len(self.hands)))
+                self._feed(hand, schedule.lease(LEASE_PIXELS - hand.pixels, min(LEASE_BLOCKS - len(hand.held), share)))
+
+    def _feed(self, hand: _Hand, blocks: Sequence[Block]) -> None:
+        if not blocks:
+            return
+        if not hand.held:
+            hand.since = time.monotonic()
+        hand.held.update(((block.phase, block.id), block) for block in blocks)
+        hand.actor.feed.remote(list(blocks))
+
+    def _collect(self) -> None:
+        """Take one message from every actor that has one; wait a moment when none has."""
+        streams = {hand.receipts: hand for hand in self.hands}
+        if not streams:
+            time.sleep(TICK_S)
+            return
+        ready, _ = ray.wait(list(streams), num_returns=1, timeout=TICK_S, fetch_local=False)
+        if ready:
+            ready, _ = ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
+        for stream in ready:
+            hand = streams[stream]
+            try:
+                self._take(hand, ray.get(next(stream)))
+            except StopIteration:
+                self.hands.remove(hand)
+            except RayTaskError as error:
+                self._raised(hand, error)
+            except RayActorError as error:
+                self._died(hand, f"its process died: {_brief(error)}", node_lost=self.cluster.is_lost(hand.node, error))
+
+    def _take(self, hand: _Hand, message: Any) -> None:
+        hand.since = time.monotonic()
+        if not hand.ready:
+            hand.ready, hand.node, self.failed_starts = True, str(message), 0
+            self.work.log(f"actor {hand.number} ready on node {hand.node[:8]}")
+            return
+        hand.alone = False
+        self.work.settle(hand.held.pop((message.phase, message.block)), message)
+
+    def _raised(self, hand: _Hand, error: RayTaskError) -> None:
+        """What escapes an actor is not a block's fault: our own errors end the run, others are a failed actor."""
+        cause = error.cause if isinstance(error.cause, BaseException) else error
+        if isinstance(cause, GigasegError):
+            raise cause
+        self._died(hand, f"its actor failed: {type(cause).__name__}: {_brief(cause)}", node_lost=False)
+
+    def _died(self, hand: _Hand, cause: str, *, node_lost: bool) -> None:
+        self.hands.remove(hand)
+        ray.kill(hand.actor, no_restart=True)
+        blocks = list(hand.held.values())
+        self.work.log(f"actor {hand.number} lost with {len(blocks)} blocks: {cause}{' (its node is gone)' if node_lost else ''}")
+        if not hand.ready:
+            self._start_failed(cause)
+        if node_lost:
+            self.work.schedule.give_back(blocks)
+        elif hand.alone:
+            self._charge(blocks[0], cause)
+        else:
+            self.work.schedule.give_back(blocks, alone=True)
+
+    def _charge(self, block: Block, cause: str) -> None:
+        tried = replace(block, attempt=block.attempt + 1)
+        if tried.attempt < self.work.compute.attempts:
+            self.work.schedule.give_back([tried], alone=True)
+        else:
+            self.work.commit(failure(block, cause))
+
+    def _start_failed(self, cause: str) -> None:
+        self.failed_starts += 1
+        if self.failed_starts >= START_TRIES:
+            raise GigasegError(f"{self.failed_starts} actors in a row died before they were ready; the last one because {cause}")
+
+    def _mind_deadlines(self) -> None:
+        limit = self.work.compute.deadline
+        for hand in list(self.hands):
+            if (hand.held or not hand.ready) and time.monotonic() - hand.since > limit:
+                self._died(hand, f"it ran past its deadline of {limit:g} s", node_lost=False)
+
+    def _stopped(self) -> bool:
+        """Ask every actor once to finish what is in flight; say whether all have, or had long enough."""
+        if self.stop_by is None:
+            self.stop_by = time.monotonic() + STOP_S
+            for hand in self.hands:
+                hand.actor.drain.remote()
+        return not self.hands or time.monotonic() > self.stop_by
+
+
+def _brief(error: BaseException) -> str:
+    """The first sentence that says something; Ray's messages run over a dozen lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "exit" in line.lower() or "died" in line.lower()]
+    return (told or lines or ["no message"])[-1][:300]

@@ -1,0 +1,47 @@
+"""The definition of a run: one process, one block after the other, in the plan's order."""
+
+from __future__ import annotations
+
+import queue
+
+from pipeline.job import open_bench
+from pipeline.phases import phases_of
+from pipeline.process import process
+from pipeline.receipts import Block
+from pipeline.runners import LEASE_BLOCKS, LEASE_PIXELS, Runner, Work
+
+__all__ = ["Serial"]
+
+
+class Serial(Runner):
+    """Run in this process: nothing to start, nothing between you and a debugger; for small jobs and for proofs.
+
+    A block that kills the process ends the run, and ``deadline`` is not enforced: that takes ``ray``.
+
+    Example::
+
+        runner: serial
+    """
+
+    def run(self, work: Work) -> None:
+        """Carry out the schedule in this process."""
+        feed: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        held: dict[tuple[str, str], Block] = {}
+
+        def top_up() -> None:
+            if not held and not work.stopping():
+                for block in work.schedule.lease(LEASE_PIXELS, LEASE_BLOCKS):
+                    held[block.phase, block.id] = block
+                    feed.put(block)
+            if not held:
+                feed.put(None)
+
+        def following() -> Block | None:
+            block = feed.get()
+            return None if work.stopping() else block
+
+        with open_bench(work.job) as bench:
+            top_up()
+            for receipt in process(following, phases_of(bench)):
+                work.settle(held.pop((receipt.phase, receipt.block)), receipt)
+                top_up()

@@ -1,0 +1,177 @@
+"""What is to be done next: blocks go out, receipts come in, and each image moves from phase to phase.
+
+``fit`` (all blocks of an image) -> ``predict`` (all blocks) -> ``finish`` (once). No clock, no process, no
+pixel: the same schedule drives the serial runner and Ray, and a resumed run replays the ledger into it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.fits import Summary, decode
+from pipeline.receipts import Block, Receipt
+
+__all__ = ["Progress", "Schedule", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of one image: blocks that may run in any order.
+
+    Attributes:
+        phase: as the blocks'.
+        blocks: without their fit, which is known only when the stage begins.
+    """
+
+    phase: str
+    blocks: Sequence[Block]
+
+
+@dataclass
+class Progress:
+    """Where one image stands.
+
+    Attributes:
+        stages: phases still to begin.
+        waiting: ids of the current stage's blocks that have no receipt yet.
+        fit: what the fit phase found.
+        digests: ``block id=digest`` of the current stage's receipts, in any order.
+    """
+
+    stages: deque[Stage]
+    waiting: set[str] = field(default_factory=set)
+    summary: Summary | None = None
+    fit: dict[str, Any] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
+
+
+class Schedule:
+    """The queue of a run.
+
+    Args:
+        images: the stages of each image, by name, in the plan's order.
+        merge: adds two fit summaries.
+        conclude: turns the sum over an image into its fit.
+        rekey: gives a block its fit and its key, once what it depends on is known: the fit of its image,
+            and the digests of the stage before.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, Sequence[Stage]],
+        merge: Callable[[Summary, Summary], Summary],
+        conclude: Callable[[Summary], dict[str, Any]],
+        rekey: Callable[[Block, Mapping[str, Any], Sequence[str]], Block] = lambda block, fit, _: replace(block, fit=fit),
+    ) -> None:
+        self._merge, self._conclude, self._rekey = merge, conclude, rekey
+        self._images = {name: Progress(deque(stages)) for name, stages in images.items()}
+        self._ready: deque[Block] = deque()
+        self._alone: deque[Block] = deque()
+        self._known: dict[tuple[str, str], Receipt] = {}
+        self.total_blocks = sum(len(stage.blocks) for stages in images.values() for stage in stages)
+        self.num_settled = 0
+        self.num_failed = 0
+        self._unfinished = len(self._images)
+
+    def begin(self, known: Mapping[tuple[str, str], Receipt]) -> None:
+        """Start every image, taking over what an earlier execution has committed.
+
+        Args:
+            known: receipts by (phase, block id); one counts only if its key is still the block's.
+        """
+        self._known = dict(known)
+        for name in self._images:
+            self._advance(name, last=True)
+        self._known = {}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every block has a receipt."""
+        return self._unfinished == 0
+
+    def fit_of(self, image: str) -> Mapping[str, Any]:
+        """What the fit phase found for an image; empty before that."""
+        return self._images[image].fit
+
+    def lease(self, pixels: int, blocks: int) -> list[Block]:
+        """Take the next blocks, across images: at least one if any is ready, no more than these pixels or blocks.
+
+        Blocks that may have killed their process are not among them (:meth:`suspect`).
+        """
+        taken: list[Block] = []
+        size = 0
+        while self._ready and len(taken) < blocks and (not taken or size + self._ready[0].box.area <= pixels):
+            block = self._ready.popleft()
+            size += block.box.area
+            taken.append(block)
+        return taken
+
+    def suspect(self) -> Block | None:
+        """Take a block that must run alone, if there is one."""
+        return self._alone.popleft() if self._alone else None
+
+    @property
+    def num_ready(self) -> int:
+        """Blocks that may be leased now."""
+        return len(self._ready)
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a block waits to run alone."""
+        return bool(self._alone)
+
+    def give_back(self, blocks: Sequence[Block], *, alone: bool = False) -> None:
+        """Return blocks that were taken and not done.
+
+        Args:
+            blocks: in the order they were taken.
+            alone: whether one of them may have ended its process, so that each must now run by itself.
+        """
+        (self._alone if alone else self._ready).extendleft(reversed(blocks))
+
+    def settle(self, receipt: Receipt) -> None:
+        """Book a receipt; the last one of a stage begins the next stage."""
+        progress = self._images[receipt.image]
+        if receipt.block not in progress.waiting:
+            return  # the same block done twice: the first receipt was booked
+        self._book(progress, receipt)
+        if not progress.waiting:
+            self._advance(receipt.image)
+
+    def _book(self, progress: Progress, receipt: Receipt) -> None:
+        progress.waiting.discard(receipt.block)
+        progress.digests.append(f"{receipt.block}={receipt.digest}")
+        self.num_settled += 1
+        if not receipt.ok:
+            self.num_failed += 1
+        elif receipt.payload:
+            summary = decode(receipt.payload)
+            progress.summary = summary if progress.summary is None else self._merge(progress.summary, summary)
+
+    def _advance(self, name: str, *, last: bool = False) -> None:
+        """Begin the stages of an image until one has work left."""
+        progress = self._images[name]
+        while not progress.waiting:
+            if progress.summary is not None:
+                progress.fit, progress.summary = self._conclude(progress.summary), None
+            if not progress.stages:
+                self._unfinished -= 1
+                return
+            todo = list(self._open(progress, progress.stages.popleft()))
+            # An image that has begun is ended before the next one is: its files stay warm and its state small.
+            (self._ready.extend if last else self._ready.extendleft)(todo if last else reversed(todo))
+
+    def _open(self, progress: Progress, stage: Stage) -> Iterator[Block]:
+        """Give the blocks of a stage that are not known to be settled."""
+        before, progress.digests = sorted(progress.digests), []
+        blocks = [self._rekey(block, progress.fit, before) for block in stage.blocks]
+        progress.waiting = {block.id for block in blocks}
+        for block in blocks:
+            receipt = self._known.get((stage.phase, block.id))
+            if receipt is not None and receipt.key == block.key:
+                self._book(progress, receipt)
+            else:
+                yield block

@@ -1,0 +1,216 @@
+"""Chooses the recipe: the only place that tries things out.
+
+What the YAML says is taken, rounded up to the model's stride. What it leaves to ``auto`` comes from the
+model and the machine; memory is projected, and what does not fit is made smaller before it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.errors import InputError, Problem
+from pipeline.geometry import ceil_to
+from pipeline.models import Model, Network
+from pipeline.plan import Survey
+from pipeline.recipe import Recipe
+
+__all__ = ["Choice", "choose", "print_bytes", "projected_bytes"]
+
+CORE = 1024  # of a network: large enough that a halo of 64 costs a quarter, small enough for the processor's cache
+BLOCK = 2048
+HALO = 64  # where the field is not finite, or larger than MOST_HALO
+MOST_HALO = 512
+GPU_BATCH = 8
+SMALLEST = 64  # side below which a core is not shrunk to save memory
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe and how it came about.
+
+    Attributes:
+        recipe: what every actor will use.
+        notes: what was rounded, assumed or made smaller; one line each.
+        memory_bytes: projected for one actor, above its loaded model.
+    """
+
+    recipe: Recipe
+    notes: tuple[str, ...]
+    memory_bytes: int
+
+
+def choose(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Choice:
+    """Choose the recipe of a run, in a fixed order.
+
+    Args:
+        found: the survey.
+        has_gpu: whether actors will find a GPU; None: whether this machine has one.
+
+    Raises:
+        InputError: the YAML asks for what does not fit; every problem at once.
+    """
+    config, model = found.config, found.model
+    notes: list[str] = []
+    device = _device(config, model, has_gpu or local_gpu)
+    compute = config.compute
+    core, block = _core_and_block(config, model, notes)
+    recipe = Recipe(
+        backend="torch" if compute.backend == "auto" else compute.backend,
+        device=device,
+        precision=_precision(config, model, device),
+        core=core,
+        halo=_halo(config, model, notes),
+        block=block,
+        stitch=config.tiling.stitch,
+        batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch,
+        threads=1 if compute.threads == "auto" else compute.threads,
+    )
+    _check(found, recipe)
+    return _fit_memory(found, recipe, notes)
+
+
+def local_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, without asking torch."""
+    cards = Path("/proc/driver/nvidia/gpus")
+    return cards.is_dir() and any(cards.iterdir())
+
+
+def _device(config: Config, model: Model, has_gpu: Callable[[], bool]) -> str:
+    if not isinstance(model, Network):
+        return "cpu"
+    if config.compute.device == "auto":
+        return "cuda" if has_gpu() else "cpu"
+    return config.compute.device
+
+
+def _precision(config: Config, model: Model, device: str) -> str:
+    """bf16 where the processor or the GPU has it: five times the speed of fp32."""
+    wanted = config.compute.precision
+    if not isinstance(model, Network):
+        return "fp32"
+    if wanted != "auto":
+        return wanted
+    from pipeline.backends.torch import bf16_supported
+
+    return "bf16" if model.allows_bf16 and (device == "cuda" or bf16_supported()) else "fp32"
+
+
+def _core_and_block(config: Config, model: Model, notes: list[str]) -> tuple[int, int]:
+    tiling, stride = config.tiling, model.stride
+    network = model.gives_scores
+    if tiling.core == "auto":
+        core = ceil_to(model.tile.get("core", CORE if network else BLOCK), stride)
+        if tiling.block != "auto":
+            # A block is whole cores: the largest core of at most the usual size that divides it.
+            block = ceil_to(tiling.block, stride)
+            core = max(side for side in range(stride, min(core, block) + 1, stride) if block % side == 0)
+            return core, _said("block", tiling.block, block, stride, notes)
+        return core, max(1, round(BLOCK / core)) * core
+    core = _said("core", tiling.core, ceil_to(tiling.core, stride), stride, notes)
+    if tiling.block == "auto":
+        return core, max(1, round(BLOCK / core)) * core
+    return core, _said("block", tiling.block, ceil_to(tiling.block, core), core, notes)
+
+
+def _said(name: str, asked: int, given: int, step: int, notes: list[str]) -> int:
+    if asked != given:
+        notes.append(f"tiling.{name}: {asked} rounded up to {given}, a multiple of {step}")
+    return given
+
+
+def _halo(config: Config, model: Model, notes: list[str]) -> int:
+    asked, stride, field = config.tiling.halo, model.stride, model.field
+    if asked != "auto":
+        halo = _said("halo", asked, ceil_to(asked, stride), stride, notes)
+        if field is not None and halo < field:
+            notes.append(f"tiling.halo: {halo} is less than the field of {field}: the mask may differ near tile borders")
+        return halo
+    if "halo" in model.tile:
+        return ceil_to(max(model.tile["halo"], model.margin), stride)
+    if field is not None and field <= MOST_HALO:
+        return ceil_to(max(field, model.margin), stride)
+    reason = "has no finite field" if field is None else f"has a field of {field}"
+    halo = ceil_to(max(HALO, model.margin), stride)
+    notes.append(f"tiling.halo: the model {reason}; {halo} is used, and the mask may differ near tile borders")
+    return halo
+
+
+def _check(found: Survey, recipe: Recipe) -> None:
+    """Refuse combinations that no image could be run with."""
+    model, problems = found.model, []
+    if recipe.halo < model.margin:
+        way_out = f"Use tiling.halo: {ceil_to(model.margin, model.stride)}."
+        problems.append(Problem("tiling.halo", str(recipe.halo), f"at least {model.margin}, which valid padding takes off", way_out))
+    if recipe.stitch != "crop" and not model.gives_scores:
+        way_out = "Use tiling.stitch: crop."
+        problems.append(Problem("tiling.stitch", repr(recipe.stitch), f"crop, as {found.config.model['name']} gives no scores to blend", way_out))
+    if not model.gives_scores and any(spec.get("probs") for spec in found.config.writers):
+        way_out = "Leave probs out."
+        problems.append(Problem("writers", "probs: true", f"a model with probabilities; {found.config.model['name']} has none", way_out))
+    if problems:
+        raise InputError(problems)
+
+
+def projected_bytes(found: Survey, recipe: Recipe) -> int:
+    """Bytes that one actor needs at its peak, above its loaded model.
+
+    Three blocks are held (one read ahead, one computed, one written), each clipped to the largest image.
+    """
+    worst = 0
+    for image in found.images:
+        header = image.header
+        height, width = (min(ceil_to(side, found.model.stride), recipe.block) for side in header.shape)
+        depth = header.channels * np.dtype(header.dtype).itemsize
+        read = (height + 2 * recipe.halo) * (width + 2 * recipe.halo) * depth
+        truth = height * width * 6 if image.truth else 0
+        mask = height * width * (1 if len(found.classes) <= 255 else 2)
+        blend = height * width * len(found.classes) * 4 if recipe.stitch != "crop" else 0
+        probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
+        tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
+        network = found.model.projected_bytes(tile, header.channels) * recipe.batch
+        worst = max(worst, 2 * (read + truth) + read + 4 * mask + blend + probs + network + header.whole_bytes)
+    return worst
+
+
+def print_bytes(size: int, *, up: bool = False) -> str:
+    """A size for people, which the YAML takes too.
+
+    Example:
+        >>> print_bytes(4 * 2**30), print_bytes(700 * 2**20 + 1, up=True)
+        ('4GiB', '701MiB')
+    """
+    unit, name = (2**30, "GiB") if size >= 10 * 2**30 or size % 2**30 == 0 else (2**20, "MiB")
+    return f"{-(-size // unit) if up else size // unit}{name}"
+
+
+def _fit_memory(found: Survey, recipe: Recipe, notes: list[str]) -> Choice:
+    """Make block, then core, smaller until the projection fits the budget."""
+    tiling, budget, stride = found.config.tiling, found.config.compute.memory_bytes, found.model.stride
+    asked = recipe
+    while (need := projected_bytes(found, recipe)) > budget:
+        if tiling.block == "auto" and recipe.block > recipe.core:
+            recipe = replace(recipe, block=max(1, recipe.block // recipe.core // 2) * recipe.core)
+        elif tiling.core == "auto" and recipe.core // 2 >= max(SMALLEST, stride):
+            core = ceil_to(recipe.core // 2, stride)
+            recipe = replace(recipe, core=core, block=core if tiling.block == "auto" else ceil_to(recipe.block, core))
+        else:
+            raise InputError(_too_large(found, recipe, need, budget))
+    if recipe != asked:
+        notes.append(f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to stay within {print_bytes(budget)}")
+    return Choice(recipe, tuple(notes), need)
+
+
+def _too_large(found: Survey, recipe: Recipe, need: int, budget: int) -> Problem:
+    smaller = replace(recipe, core=max(found.model.stride, ceil_to(SMALLEST, found.model.stride)))
+    smaller = replace(smaller, block=smaller.core)
+    least = projected_bytes(found, smaller)
+    way_out = f"Use compute.memory: {print_bytes(need, up=True)}"
+    if least < budget:
+        way_out += f", or leave tiling.core and tiling.block to auto (core {smaller.core} needs {print_bytes(least, up=True)})"
+    asked = f"core {recipe.core}, halo {recipe.halo}, block {recipe.block} needing {print_bytes(need, up=True)} an actor"
+    return Problem("compute.memory", asked, f"{print_bytes(budget)}", f"{way_out}.")
