@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - the last place that can say it in one line
+    except Exception as error:
         if os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0"):
             raise
         return explain(error)

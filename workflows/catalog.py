@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,8 @@ def describe(spec: str, *, measure: bool = False, as_json: bool = False) -> int:
         InputError: no such model, or wrong options.
     """
     where = "--probe" if measure else "--describe"
-    facts = facts_of(build("models", parse(spec, where), where))
+    model = build("models", parse(spec, where), where)
+    facts = facts_of(model) | (measured(model) if measure else {})
     if as_json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -133,6 +135,14 @@ def facts_of(model: Model) -> dict[str, Any]:
         "channels": model.num_channels,
         "classes": model.num_classes,
     }
+
+
+def measured(model: Model) -> dict[str, Any]:
+    """Stride and field as trials find them; nothing for what is not a network."""
+    from pipeline.models import TorchModel
+    from pipeline.probe import probe
+
+    return asdict(probe(model.load(), model.num_channels or 1)) if isinstance(model, TorchModel) else {}
 
 
 def schema() -> int:
