@@ -81,7 +81,9 @@ def load_classes(path: Path) -> tuple[ClassSpec, ...]:
         InputError: every problem, each with its line.
     """
     document = read_yaml(path)
-    given, prefix = (document.data, "classes.") if isinstance(document.data, list) else (dict(document.data or {}).get("classes"), "")
+    data = document.data
+    given = data.get("classes") if isinstance(data, dict) else data
+    prefix = "" if isinstance(data, dict) else "classes."
     try:
         classes = ClassList.model_validate({"classes": given}).classes
     except ValidationError as error:
@@ -94,7 +96,10 @@ def load_classes(path: Path) -> tuple[ClassSpec, ...]:
 
 def to_yaml(config: Config) -> str:
     """Return the resolved config as YAML, every default filled in; loading it gives an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=140)
+    data = config.model_dump(mode="json")
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=140)
+    # A few letters, such as U+0085, read back as another when they are not escaped.
+    return text if yaml.safe_load(text) == data else yaml.safe_dump(data, sort_keys=False, width=140)
 
 
 def _resolve(document: Document, base_dir: Path) -> Config:

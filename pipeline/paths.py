@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import Problem
 
-__all__ = ["absolute", "expand", "is_pattern", "is_remote", "is_sample", "missing", "split_pattern"]
+__all__ = ["absolute", "expand", "is_pattern", "is_remote", "is_sample", "missing", "plain", "split_pattern"]
 
 SAMPLE = "sample:"
 _ESCAPED = re.compile(r"\[([*?\[])\]")
@@ -41,11 +41,21 @@ def absolute(text: str, base: Path) -> str:
     """
     if not text or is_remote(text) or is_sample(text) or text.startswith("{image}"):
         return text
+    exact = plain(text, base)
+    if text.startswith(("/", "~/")) or not glob.has_magic(text) or os.path.lexists(exact):
+        return exact
+    return plain(text, Path(glob.escape(str(base))))
+
+
+def plain(text: str, base: Path) -> str:
+    """Return a path as an absolute one, whatever letters it holds; ``~/`` is the home folder.
+
+    Example:
+        >>> plain("../a[1].tif", Path("/data/lists"))
+        '/data/a[1].tif'
+    """
     path = Path(text).expanduser() if text.startswith("~/") else Path(text)
-    plain = os.path.normpath(base / path)  # not Path.resolve: a link keeps the name it was given
-    if path.is_absolute() or not glob.has_magic(text) or os.path.lexists(plain):
-        return plain
-    return os.path.normpath(Path(glob.escape(str(base))) / path)
+    return os.path.normpath(base / path)  # not Path.resolve: a link keeps the name it was given
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:

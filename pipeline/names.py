@@ -1,0 +1,74 @@
+"""NAME: what an image is called in the output folder."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Candidate", "flaw", "resolve_names"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A name before collisions are settled.
+
+    Attributes:
+        full: with its suffix, ``/`` between folders.
+        fixed: the user chose it, so that nothing may be cut off or added.
+    """
+
+    full: str
+    fixed: bool = False
+
+    def short(self, suffixes: Sequence[str]) -> str:
+        """Return the name without its longest known suffix.
+
+        Example:
+            >>> Candidate("a/b.ome.tif").short([".tif", ".ome.tif"]), Candidate(".tif").short([".tif"])
+            ('a/b', '.tif')
+        """
+        last = self.full.rpartition("/")[2].lower()
+        known = [] if self.fixed else [suffix for suffix in suffixes if last.endswith(suffix) and last != suffix]
+        return self.full[: len(self.full) - max(map(len, known), default=0)]
+
+
+def resolve_names(candidates: Sequence[Candidate], suffixes: Sequence[str]) -> list[str]:
+    """Return a name for each image; those that collide without their suffix all keep it.
+
+    Names that are still equal are equal in the result: the caller refuses them.
+
+    Example:
+        >>> resolve_names([Candidate("a.tif"), Candidate("a.png"), Candidate("b.png")], [".tif", ".png"])
+        ['a.tif', 'a.png', 'b']
+    """
+    names = [candidate.short(suffixes) for candidate in candidates]
+    while True:
+        # A name that got its suffix back may meet another that was cut down to it, so look again.
+        times = Counter(names)
+        settled = [candidate.full if times[name] > 1 else name for candidate, name in zip(candidates, names, strict=True)]
+        if settled == names:
+            return names
+        names = settled
+
+
+def flaw(name: str) -> str:
+    """Return what makes a name unfit to be a path below the output folder; empty when it is fit.
+
+    Example:
+        >>> flaw("slides/a"), flaw("../a"), flaw("/a"), flaw("a.zarr/b")
+        ('', "a part '..'", 'an empty part', "a folder 'a.zarr', which is where a mask may lie")
+    """
+    parts = name.split("/")
+    if not all(parts):
+        return "an empty part"
+    for part in parts:
+        if part in (".", ".."):
+            return f"a part {part!r}"
+    if "\\" in name:
+        return "a backslash"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return "a control character or a byte that is not UTF-8"
+    stores = [part for part in parts[:-1] if part.lower().endswith(".zarr")]
+    return f"a folder {stores[0]!r}, which is where a mask may lie" if stores else ""

