@@ -1,0 +1,290 @@
+"""The report: the fields that are promised, deterministic, valid, and safe to open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pipeline.confusion import Counts
+from pipeline.metrics import Metric
+from pipeline.metrics.semantic import Semantic
+from pipeline.report import Failure, ImageCounts, ReportInput, build_report, print_table, write_report
+
+SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
+NAMES = ("background", "nucleus")
+FILES = ["failures.csv", "index.html", "per_class.csv", "per_image.csv", "report.json"]
+
+
+def counts(matrix, *, nats=None, missing=0, quarantined=0):
+    confusion = np.array(matrix)
+    pixels = int(confusion.sum()) if nats is not None else 0
+    return Counts(confusion.sum(axis=0), missing, confusion, nats, pixels, quarantined=quarantined)
+
+
+def areas_only(*pixels):
+    return Counts(np.array(pixels), overlap_equal=3, overlap_pixels=4)
+
+
+def given(*images, names=NAMES, **more):
+    fields = {"state": "done", "classes": [{"name": name} for name in names], "metrics": (Semantic(),), "images": images, **more}
+    return ReportInput(**fields)
+
+
+def build(*images, **more):
+    report = build_report(given(*images, **more))
+    jsonschema.validate(report, SCHEMA)
+    return report
+
+
+A = ImageCounts("a", counts([[90, 0], [5, 5]], nats=50.0, missing=7, quarantined=7), has_truth=True)
+B = ImageCounts("b", counts([[0, 0], [0, 100]], nats=0.0), has_truth=True)
+
+
+def test_pooled_metrics_are_those_of_the_summed_counts():
+    """Two images: the matrix is their sum, and the mean IoU is that of the sum, not the mean of theirs."""
+    report = build(A, B, model={"name": "unet", "sha256": "ab"}, timing={"seconds": 1.5})
+    assert report["confusion"] == [[90, 0], [5, 105]]
+    assert (report["images"], report["pixels"], report["no_prediction"], report["quarantined"]) == (2, 207, 7, 7)
+    assert [one["iou"] for one in report["classes"]] == [90 / 95, 105 / 110]
+    assert report["mean_iou"] == (90 / 95 + 105 / 110) / 2
+    assert [one["mean_iou"] for one in report["per_image"]] == [(90 / 95 + 0.5) / 2, 1.0]
+    assert [one["classes"][0]["iou"] for one in report["per_image"]] == [90 / 95, None]
+    assert report["cross_entropy"] == 0.25
+    assert (report["model"], report["timing"]) == ({"name": "unet", "sha256": "ab"}, {"seconds": 1.5})
+
+
+def test_fields_come_in_the_promised_order():
+    """A report reads the same every time: fixed order of fields, the same of each image but the matrix."""
+    report = build(A)
+    shared = [
+        *("pixels", "no_prediction", "skipped", "quarantined", "classes", "mean_iou", "mean_dice", "macro_f1", "micro_f1"),
+        *("frequency_weighted_iou", "pixel_accuracy", "cross_entropy", "overlap_agreement"),
+    ]
+    last = ["confusion", "per_image", "without_truth", "failures", "model", "timing"]
+    assert list(report) == ["format", "state", "images", *shared, *last]
+    assert list(report["per_image"][0]) == ["name", *shared]
+    assert list(report["classes"][0]) == ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
+
+
+def test_without_truth_areas_are_still_reported():
+    """No truth at all: metric fields and matrix are null, areas and overlap agreement are not."""
+    report = build(ImageCounts("a", areas_only(6, 4)))
+    assert [one["predicted"] for one in report["classes"]] == [6, 4]
+    assert [one["truth"] for one in report["classes"]] == [None, None]
+    assert report["confusion"] is report["mean_iou"] is report["cross_entropy"] is None
+    assert (report["overlap_agreement"], report["without_truth"]) == (0.75, [])
+
+
+def test_truth_for_some_images_is_listed_and_is_no_error():
+    """Images without truth are named where others have it; they add areas and change no metric."""
+    report = build(A, ImageCounts("bare", areas_only(6, 4)))
+    assert report["without_truth"] == ["bare"]
+    assert report["failures"] == []
+    assert report["mean_iou"] == build(A)["mean_iou"]
+    assert [one["predicted"] for one in report["classes"]] == [101, 9]
+    assert report["per_image"][1]["mean_iou"] is None
+
+
+def test_broken_truth_costs_the_metrics_of_its_image_alone():
+    """The image keeps its areas, has no metrics, is in no pooled metric, and the failure names value and position."""
+    cause = "truth value 7 at (y=3, x=4) belongs to no class"
+    report = build(A, replace(B, truth_error=cause))
+    assert report["confusion"] == [[90, 0], [5, 5]]
+    assert report["cross_entropy"] == 0.5
+    assert report["per_image"][1]["mean_iou"] is report["per_image"][1]["cross_entropy"] is None
+    assert [one["predicted"] for one in report["per_image"][1]["classes"]] == [0, 100]
+    assert report["failures"] == [{"image": "b", "block": None, "phase": "count", "cause": cause, "attempts": 1}]
+
+
+def test_an_image_that_was_never_opened_is_still_a_row():
+    """Nothing counted: the image is listed with zero pixels and null metrics, its failure as it was given."""
+    report = build(A, ImageCounts("gone", has_truth=True), failures=[Failure("gone", None, "plan", "cannot be read", 3)], state="partial")
+    assert (report["images"], report["per_image"][1]["pixels"], report["per_image"][1]["mean_iou"]) == (2, 0, None)
+    assert report["failures"][0] == {"image": "gone", "block": None, "phase": "plan", "cause": "cannot be read", "attempts": 3}
+
+
+def test_an_empty_run_is_a_report():
+    """No image at all gives zeros and nulls, and its files can be written."""
+    report = build()
+    assert (report["images"], report["pixels"], report["mean_iou"], report["per_image"]) == (0, 0, None, [])
+
+
+def test_floats_are_added_in_plan_order():
+    """Cross-entropy is the float sum in the order of the images, whatever its parts round to."""
+    parts = [1e16, 1.0, -0.0, 1.0, 3.0, 0.1]
+    images = [ImageCounts(str(i), counts([[1, 0], [0, 0]], nats=part), has_truth=True) for i, part in enumerate(parts)]
+    total = 0.0
+    for part in parts:
+        total += part
+    assert build(*images)["cross_entropy"] == total / len(parts)
+
+
+class Odd(Metric):
+    """A metric that gives what JSON has no word for."""
+
+    def compute(self, counts):
+        return {"odd": np.float64("nan"), "size": np.int64(3), "classes": [{"more": float("inf")}] * len(counts.predicted)}
+
+
+def test_several_metrics_stand_side_by_side_as_valid_json(tmp_path):
+    """Fields of every metric are there; numpy numbers become plain ones, NaN and infinity null."""
+    report = build(A, metrics=(Semantic(), Odd()))
+    assert (report["odd"], report["size"], type(report["size"])) == (None, 3, int)
+    assert report["classes"][0]["iou"] == 90 / 95
+    assert report["classes"][0]["more"] is None
+    write_report(report, tmp_path)
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == report
+
+
+def test_files_are_whole_and_repeatable(tmp_path):
+    """Five files, no rest of a temporary one; writing again replaces them by the same bytes."""
+    folder = tmp_path / "new" / "report"
+    write_report(build(A, B), folder)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(first) == FILES
+    write_report(build(A, B), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert json.loads(first["report.json"])["mean_iou"] == build(A, B)["mean_iou"]
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    """A disk that fills up leaves the earlier files whole and no temporary one behind."""
+    write_report(build(A), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(self, text, **options):
+        with self.open("w", encoding="utf-8") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(build(A, B), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_tables_hold_every_row_at_full_precision(tmp_path):
+    """The CSV files have a row for each class, image and failure; undefined is empty and floats read back exactly."""
+    write_report(build(A, B, failures=[Failure("a", "a:0.0.1", "predict", 'broke, "badly"\nhere', 3)]), tmp_path)
+    header, *classes = rows(tmp_path / "per_class.csv")
+    assert header == ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
+    assert [float(row[2]) for row in classes] == [90 / 95, 105 / 110]
+    header, *images = rows(tmp_path / "per_image.csv")
+    assert header[0] == "name"
+    assert header[-2:] == ["iou background", "iou nucleus"]
+    assert [row[-2:] for row in images] == [[repr(90 / 95), "0.5"], ["", "1.0"]]
+    assert rows(tmp_path / "failures.csv")[1] == ["a", "a:0.0.1", "predict", 'broke, "badly"\nhere', "3"]
+
+
+@pytest.mark.parametrize("name", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\tx"])
+def test_no_name_becomes_a_formula(tmp_path, name):
+    """Text that a spreadsheet would run has an apostrophe in front, as an image, a class and a cause."""
+    image = replace(A, name=name)
+    write_report(build(image, names=(name, "b"), failures=[Failure(name, None, "plan", name)]), tmp_path)
+    cells = [cell for file in FILES if file.endswith(".csv") for row in rows(tmp_path / file) for cell in row]
+    assert cells.count(f"'{name}") == 4
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+def test_no_name_breaks_a_row(tmp_path):
+    """Quotes, commas and line feeds come back as they were, and a carriage return as a space: the rows stay one each."""
+    write_report(build(replace(A, name='a,"b"\nc\rd')), tmp_path)
+    assert [row[0] for row in rows(tmp_path / "per_image.csv")] == ["name", 'a,"b"\nc d']
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for key, value in attrs if key in ("src", "href")]
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+
+def page_of(report, folder):
+    write_report(report, folder)
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_runs_nothing_and_loads_nothing(tmp_path):
+    """A class, an image or a cause named `<script>` is text; there is no script and no link but to the files beside it."""
+    evil = "<script>alert(1)</script>"
+    report = build(
+        replace(A, name=evil), names=(evil, "b"), failures=[Failure(evil, evil, evil, evil)], model={"name": evil, "sha256": None}
+    )
+    page = page_of(report, tmp_path)
+    assert not {"script", "img", "link", "iframe", "object"} & set(page.tags)
+    assert page.words.count(evil) == 9
+    assert all((tmp_path / link).is_file() for link in page.links)
+    assert 'name="viewport"' in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_what_matters(tmp_path):
+    """State, mean IoU, every class, the matrix, every image and every failure are on the page; undefined is a dash."""
+    page = page_of(build(A, B, failures=[Failure("a", "a:0.0.1", "predict", "out of memory", 3)], state="partial"), tmp_path)
+    for word in ("Segmentation report: partial", "0.9510", "background", "nucleus", "90", "105", "a", "b", "a:0.0.1", "out of memory", "–"):
+        assert word in page.words, word
+    assert "Failures" not in page_of(build(A), tmp_path).words
+
+
+def test_the_page_stays_small(tmp_path):
+    """Of thousands of images the page shows the first thousand and names the file with all; a huge matrix is left to report.json."""
+    images = [ImageCounts(f"image{index}", areas_only(*[1] * 65)) for index in range(1003)]
+    first = ImageCounts("first", Counts(np.ones(65, np.int64), confusion=np.eye(65, dtype=np.int64)), has_truth=True)
+    page = page_of(build(first, *images, names=[f"class{index}" for index in range(65)]), tmp_path)
+    assert "image998" in page.words
+    assert "image999" not in page.words
+    assert "per_image.csv" in page.links
+    assert not any(word.startswith("Confusion") for word in page.words)
+    assert len(rows(tmp_path / "per_image.csv")) == 1005
+
+
+def printed(report, **options):
+    console = Console(file=io.StringIO(), **options)
+    print_table(report, console)
+    return console.file.getvalue()
+
+
+def test_a_piped_table_has_one_whole_line_a_class():
+    """In a pipe a long name is neither cut nor folded, nothing is coloured, and undefined is a dash."""
+    long = "a very long class name [bold]with brackets[/bold] " * 5
+    text = printed(build(B, names=(long.strip(), "nucleus")), width=80)
+    lines = text.splitlines()
+    assert len(lines) == 4
+    assert lines[0].split() == ["class", "IoU", "Dice", "precision", "recall", "truth", "px", "predicted", "px"]
+    assert lines[1].startswith(long.strip())
+    assert lines[1].split()[-6:] == ["-", "-", "-", "-", "0", "0"]
+    assert lines[2].split() == ["nucleus", "1.0000", "1.0000", "1.0000", "1.0000", "100", "100"]
+    assert lines[3].split() == ["mean", "1.0000", "1.0000"]
+    assert "\x1b" not in text
+
+
+def test_a_table_on_a_terminal_fits_it():
+    """On a narrow terminal long names are folded and no number is lost."""
+    text = printed(build(A, names=("x" * 200, "nucleus")), width=90, force_terminal=True, color_system=None, legacy_windows=False)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert text.count("x") >= 200
+    assert "0.9474" in text
