@@ -53,25 +53,31 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     document = read_yaml(path)
     if not isinstance(document.data, dict):
         raise InputError([*document.problems, Problem(str(path), show(document.data, kind=True), "keys: images, model, output, ...")])
-    _name_bare(document.data)
-    for override in overrides:
-        _fill_default(document.data, override.partition(".")[0])
-        document.set(override)
-    return _resolve(document, path.absolute().parent)
+    return _resolve(_overridden(document, overrides), path.absolute().parent)
 
 
-def config_from(mapping: Mapping[str, Any], base_dir: Path, origin: str = "") -> Config:
+def config_from(mapping: Mapping[str, Any], base_dir: Path, origin: str = "", overrides: Sequence[str] = ()) -> Config:
     """Make a config without a file, from what the YAML would hold.
 
     Args:
         mapping: the keys of the YAML.
         base_dir: what relative paths are relative to.
         origin: what messages call the source, such as ``gigaseg segment``.
+        overrides: as in :func:`load_config`.
 
     Raises:
         InputError: every problem, as in :func:`load_config`.
     """
-    return _resolve(Document(deepcopy(dict(mapping)), origin), base_dir.absolute())
+    return _resolve(_overridden(Document(deepcopy(dict(mapping)), origin), overrides), base_dir.absolute())
+
+
+def _overridden(document: Document, overrides: Sequence[str]) -> Document:
+    """Apply ``--set`` before anything is checked."""
+    _name_bare(document.data)
+    for override in overrides:
+        _fill_default(document.data, override.partition(".")[0])
+        document.set(override)
+    return document
 
 
 def load_classes(path: Path) -> tuple[ClassSpec, ...]:

@@ -16,8 +16,8 @@ from pipeline.config import Config
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.models import Model, Network
-from pipeline.plan import Survey
 from pipeline.recipe import Recipe
+from pipeline.survey import Survey
 
 __all__ = ["Choice", "choose", "print_bytes", "projected_bytes"]
 

@@ -14,13 +14,14 @@ from pipeline.execution import EXIT_INTERRUPTED, Order, execute
 from pipeline.folder import RunFolder
 from pipeline.job import Job
 from pipeline.ledger import latest, read_rows
-from pipeline.plan import Survey, complete, file_hash, fingerprint, make_job, plan_row, recount, survey
+from pipeline.plan import complete, make_job, plan_row, recount
 from pipeline.receipts import Receipt
 from pipeline.recipe import Recipe
 from pipeline.report.files import write_report
 from pipeline.report.ledger import report_of
 from pipeline.report.table import print_table
 from pipeline.stores import put_text
+from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
 from pipeline.tune import Choice, choose, print_bytes
 

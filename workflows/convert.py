@@ -1,0 +1,50 @@
+"""Copy anything readable into OME-Zarr: sharded, with a pyramid, its metadata kept; resumable like any run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.config import config_from
+from pipeline.execution import Order, execute
+from pipeline.folder import RunFolder
+from pipeline.job import Job
+from pipeline.plan import one_stage, plan_row
+from pipeline.recipe import Recipe
+from pipeline.survey import survey
+
+__all__ = ["convert"]
+
+BLOCK = 2048
+
+
+def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) -> int:
+    """Convert images to OME-Zarr 0.5, ``NAME.ome.zarr`` in the output folder; pixels stay as they are.
+
+    Args:
+        images: files, folders, globs, URLs or CSV lists.
+        output: folder of the results.
+        overrides: ``reader.*`` and ``compute.*`` keys of a run's YAML.
+
+    Returns:
+        The exit code: 0 done, 3 done but for what cannot be read, 130 interrupted.
+
+    Raises:
+        GigasegError: wrong input, or it could not go on.
+    """
+    mapping = {"images": list(images), "model": {"name": "identity"}, "output": str(output)}
+    config = config_from(mapping, Path.cwd(), "convert", overrides)
+    found = survey(config)
+    folder = RunFolder(config.output)
+    identity = {"convert": {"reader": config.reader}}
+    folder.refuse_other(identity)
+    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), masks="")
+    runner = "serial" if config.compute.runner == "auto" else config.compute.runner
+    plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": [f"{image.name}.ome.zarr" for image in found.images]}
+    code, receipts = execute(Order(folder, job, one_stage(found, job, "copy"), plan, runner, config.compute, run={"identity": identity}))
+    failed = [f"{one.path}: {one.cause}" for one in found.rejected] + [f"{r.block}: {r.cause}" for r in receipts.values() if not r.ok]
+    for line in failed:
+        print(f"failed: {line}")
+    for image in found.images:
+        print(job.path(image, ".ome.zarr"))
+    return code

@@ -1,0 +1,123 @@
+"""Score masks that exist, through the same counting as a run's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import config_from, load_classes
+from pipeline.errors import InputError, Problem
+from pipeline.execution import Order, execute
+from pipeline.folder import RunFolder
+from pipeline.geometry import Box
+from pipeline.job import Job
+from pipeline.plan import one_stage, plan_row
+from pipeline.plugins import build
+from pipeline.recipe import Recipe
+from pipeline.report.files import write_report
+from pipeline.report.ledger import report_of
+from pipeline.report.table import print_table
+from pipeline.survey import Survey, survey
+from pipeline.tree import Config
+
+__all__ = ["evaluate"]
+
+BLOCK = 2048
+
+
+def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: Path) -> int:
+    """Count predicted masks against truth, and report.
+
+    Args:
+        pred: file, folder, glob or CSV of masks that hold class ids; 255 (65535 in 16 bits) means no prediction.
+        truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``.
+        classes: a YAML with the list of classes; None: as many as the largest id in masks and truth says.
+        ignore: a truth value, or a colour ``#rrggbb``, that is left out.
+        output: folder of the report.
+
+    Returns:
+        The exit code: 0 done, 3 done but for masks that cannot be counted.
+
+    Raises:
+        InputError: wrong input, or a mask that holds what is no class id.
+    """
+    from rich.console import Console
+
+    config = _config(pred, truth, classes, ignore, output)
+    found = survey(config)
+    _require_masks(found)
+    folder = RunFolder(config.output)
+    identity = {"evaluate": {"pred": pred, "truth": config.truth}}
+    folder.refuse_other(identity)
+    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), classes=found.classes, truth_map=found.truth_map)
+    plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": []}
+    order = Order(folder, job, one_stage(found, job, "count"), plan, "serial", config.compute, run={"identity": identity})
+    code, receipts = execute(order)
+    strange = [receipt.cause for receipt in receipts.values() if "is not a class id" in receipt.cause]
+    if strange:
+        raise InputError([*strange, "Name the classes with --classes, or mend the masks."])
+    content = report_of(plan, receipts, folder.read().get("state", "running"))
+    write_report(content, folder.report)
+    print_table(content, Console(soft_wrap=True))
+    print(f"report: {folder.report / 'index.html'}")
+    return code
+
+
+def _config(pred: str, truth: str, classes: Path | None, ignore: str | None, output: Path) -> Config:
+    """The YAML that says the same."""
+    mapping: dict[str, Any] = {
+        "images": [pred],
+        "truth": _template(truth),
+        "ignore": int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore,
+        "model": {"name": "identity"},
+        "output": str(output),
+    }
+    if classes:
+        specs = load_classes(classes)
+        mapping["classes"] = [spec.model_dump(mode="json", exclude_none=True) for spec in specs]
+        mapping["model"] = {"name": "identity", "classes": max(len(specs), 2)}
+    else:
+        mapping["model"] = {"name": "identity", "classes": _count_classes(config_from(mapping, Path.cwd(), "evaluate"))}
+    return config_from(mapping, Path.cwd(), "evaluate")
+
+
+def _template(truth: str) -> str:
+    """A folder means the file of the same name in it."""
+    folder = Path(truth)
+    is_store = any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
+    return f"{truth.rstrip('/')}/{{name}}.*" if folder.is_dir() and not is_store else truth
+
+
+def _count_classes(config: Config) -> int:
+    """One more than the largest id in any mask or truth, block by block; the values of no prediction and ``ignore`` are no ids."""
+    found = survey(config)
+    largest = 1
+    paths = [(image.path, dict(image.reader)) for image in found.images]
+    paths += [(image.truth, {"name": "auto"}) for image in found.images if image.truth]
+    for path, reader in paths:
+        with build("readers", reader).open(path) as raster:
+            header = raster.header
+            fill = 255 if header.dtype == "uint8" else 65535
+            for plane in range(header.num_planes):
+                for top in range(0, header.shape[0], BLOCK):
+                    for left in range(0, header.shape[1], BLOCK):
+                        box = Box(top, left, top + BLOCK, left + BLOCK).clip(header.shape)
+                        ids_YX = raster.read(box, plane)[0]
+                        ids = ids_YX[(ids_YX != fill) & (ids_YX != (config.ignore if isinstance(config.ignore, int) else fill))]
+                        largest = max(largest, int(ids.max(initial=0)))
+    if largest >= 65535:
+        raise InputError(Problem("--classes", f"ids up to {largest}", "class ids", "Are these instance ids? Map them with --classes."))
+    return largest + 1
+
+
+def _require_masks(found: Survey) -> None:
+    """Refuse what cannot be masks."""
+    problems = [
+        Problem(image.path, f"{image.header.channels} channels of {image.header.dtype}", "one channel of class ids")
+        for image in found.images
+        if image.header.channels != 1 or image.header.dtype.startswith("float")
+    ]
+    if found.truth_map is None:
+        problems.append(Problem("--truth", "no truth for any mask", "one file a mask"))
+    if problems:
+        raise InputError(problems)
