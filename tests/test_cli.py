@@ -168,6 +168,19 @@ def test_models_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str])
     assert histogram["options"]["classes"]["default"] == 2
 
 
+def test_bundles_are_listed_with_their_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bundle on GIGASEG_MODELS is listed among the models; a damaged one stands there with what is wrong."""
+    whole = {"format": "gigaseg.bundle/1", "architecture": {"name": "unet"}, "weights": {"sha256": "0" * 64}}
+    for name, spec in {"whole": {**whole, "classes": [{"name": "sky"}, {"name": "roof"}]}, "torn": whole}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    monkeypatch.setenv("GIGASEG_MODELS", str(tmp_path))
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["whole"]["summary"] == "bundle of unet: sky, roof"
+    assert "classes" in rows["torn"]["summary"]
+
+
 def test_readers_say_which_files_they_take(capsys: pytest.CaptureFixture[str]) -> None:
     """The list of readers holds their suffixes."""
     assert main(["readers", "--json"]) == 0
@@ -185,6 +198,18 @@ def test_a_model_is_described(spec: str, capsys: pytest.CaptureFixture[str]) -> 
     """A name, a mapping or a dotted name gives size, stride, reach, channels and classes."""
     assert main(["models", "--describe", spec, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"parameters": 0, "stride": 1, "field": 0, "channels": None, "classes": 2}
+
+
+def test_a_network_is_measured() -> None:
+    """`--probe` finds by trial the stride and the reach that `--describe` derives."""
+    options = "{name: unet, depth: 1, base: 2}"
+    answers = [
+        subprocess.run([*COMMAND, "models", how, options, "--json"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for how in ("--describe", "--probe")
+    ]
+    described, probed = (json.loads(answer) for answer in answers)
+    assert probed == described
+    assert described["parameters"] > 0
 
 
 @pytest.mark.parametrize("spec", ["{name: histgram}", "{a: ", "{name: histogram, clases: 3}"])

@@ -73,8 +73,18 @@ def options_of(plugin: type[Plugin]) -> dict[str, dict[str, Any]]:
 
 
 def bundles() -> list[dict[str, Any]]:
-    """Trained bundles that can be named without a path."""
-    return []
+    """Trained bundles that can be named without a path; one that cannot be read says why."""
+    from pipeline.models.bundle import list_bundles, read_spec
+
+    rows = []
+    for name, folder in list_bundles().items():
+        try:
+            spec = read_spec(folder)
+            summary = f"bundle of {spec.architecture.get('name')}: {', '.join(one.name for one in spec.classes)}"
+        except InputError as error:
+            summary = str(error)
+        rows.append({"name": name, "summary": summary, "options": {}, "folder": str(folder)})
+    return rows
 
 
 def parse(text: str, where: str) -> dict[str, Any]:

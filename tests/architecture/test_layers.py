@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PLUGIN_FOLDERS = ("readers", "models", "backends", "writers", "metrics", "runners")
 CORE = ["config", "confusion", "errors", "fits", "geometry", "grid", "lease", "ledger", "plan", "plugins", "process", "receipts", "recipe"]
-CORE += ["schedule", "stitch", "storage", "stores", "runners/serial", "runners/ray"]
+CORE += ["schedule", "stitch", "storage", "stores", "runners/serial", "runners/ray", "runners/_pool", "runners/_actor", "runners/_cluster"]
 
 MODULES = sorted(path for folder in ("pipeline", "workflows") for path in (ROOT / folder).rglob("*.py"))
 PLUGINS = [path for path in MODULES if path.parent.name in PLUGIN_FOLDERS and not path.name.startswith("_")]
