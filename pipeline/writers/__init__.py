@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.plugins import Plugin
-from pipeline.readers import Raster
+from pipeline.readers import Header, Raster
 
 __all__ = ["MaskMeta", "Writer"]
 
@@ -44,6 +44,11 @@ class MaskMeta:
     def fill(self) -> int:
         """The value that means *no prediction*: 255, or 65535."""
         return 255 if self.dtype == "uint8" else 65535
+
+    @property
+    def header(self) -> Header:
+        """The mask as a reader would describe it."""
+        return Header(self.shape, 1, self.dtype, planes=self.planes, pixel_size=self.pixel_size, unit=self.unit, offset=self.offset)
 
 
 class Writer(Plugin):

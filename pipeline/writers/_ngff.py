@@ -1,0 +1,88 @@
+"""The words of OME-Zarr 0.5: what a group says of its levels, axes, classes and channels. Plain JSON, no I/O."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.readers import Header
+from pipeline.writers import MaskMeta
+
+__all__ = ["group", "image_label", "multiscales", "omero"]
+
+UNITS = ("micrometer", "meter")  # lengths: OME-Zarr has no unit for degrees, which then stay plain numbers
+PALETTE = ("FF0000", "00FF00", "0000FF", "FFFF00", "00FFFF", "FF00FF", "FF8000", "8080FF")
+
+
+def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``zarr.json`` of a group that holds these OME attributes."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": {"version": "0.5", **attributes}}}
+
+
+def multiscales(name: str, axes: Sequence[str], header: Header, num_levels: int, method: str) -> list[dict[str, Any]]:
+    """Say where each level lies.
+
+    A pixel's position is its centre's, as viewers draw it: level n starts (2**n - 1) / 2 pixels of level 0
+    further in, so that all levels cover the same ground.
+
+    Args:
+        name: of the image.
+        axes: of the arrays, in order.
+        header: pixel size, unit and offset.
+        num_levels: levels at paths ``0``, ``1``, ...
+        method: how a level was made from the one before.
+    """
+    size = dict(zip("yx", header.pixel_size or (1.0, 1.0), strict=True))
+    offset = dict(zip("yx", header.offset, strict=True))
+    datasets = []
+    for level in range(num_levels):
+        scale = [size[axis] * 2**level if axis in size else 1.0 for axis in axes]
+        start = [offset[axis] + size[axis] * (2**level - 1) / 2 if axis in size else 0.0 for axis in axes]
+        steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": start}]
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
+    return [{"name": name, "axes": [_axis(axis, header) for axis in axes], "datasets": datasets, "type": method}]
+
+
+def _axis(axis: str, header: Header) -> dict[str, str]:
+    kind = {"t": "time", "c": "channel"}.get(axis, "space")
+    has_unit = axis in "yx" and header.pixel_size is not None and header.unit in UNITS
+    return {"name": axis, "type": kind, **({"unit": header.unit} if has_unit else {})}
+
+
+def image_label(meta: MaskMeta, folder: str) -> dict[str, Any]:
+    """Say what each value of a mask means and how it is drawn; *no prediction* is transparent.
+
+    Args:
+        meta: classes and colours.
+        folder: of the mask, which a source that is OME-Zarr too is named relative to.
+    """
+    colors = [{"label-value": one["id"], "rgba": [*bytes.fromhex(one["color"].lstrip("#")), 255]} for one in meta.classes]
+    colors.append({"label-value": meta.fill, "rgba": [0, 0, 0, 0]})
+    properties = [{"label-value": one["id"], "name": one["name"]} for one in meta.classes]
+    properties.append({"label-value": meta.fill, "name": "no prediction"})
+    label: dict[str, Any] = {"colors": colors, "properties": properties}
+    if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source:
+        label["source"] = {"image": os.path.relpath(meta.source, folder)}
+    return label
+
+
+def omero(header: Header, ranges: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Say how each channel is drawn.
+
+    Args:
+        header: channels and their names.
+        ranges: darkest and brightest value a channel that are worth telling apart.
+    """
+    channels = []
+    for index, (start, end) in enumerate(ranges):
+        low, high = (start, end)
+        if np.dtype(header.dtype).kind in "iu":
+            low, high = np.iinfo(header.dtype).min, np.iinfo(header.dtype).max
+        label = header.channel_names[index] if header.channel_names else f"channel {index}"
+        color = "FFFFFF" if len(ranges) == 1 else PALETTE[index % len(PALETTE)]
+        window = {"min": low, "max": high, "start": start, "end": end}
+        channels.append({"label": label, "color": color, "active": True, "window": window})
+    return {"channels": channels}

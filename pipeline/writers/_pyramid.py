@@ -1,0 +1,127 @@
+"""Smaller levels of an image: each halves the one before, block by block.
+
+Every level has the block side of level 0, so one of its blocks is made of four of the level before;
+these are read one at a time, which bounds memory by one block whatever the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box, ceil_to
+from pipeline.grid import Grid
+from pipeline.readers import Raster
+from pipeline.stores import BlockStore
+
+__all__ = ["Halve", "fill_level", "halved", "mean", "mode", "nearest", "shapes"]
+
+Halve = Callable[[NDArray[Any]], NDArray[Any]]
+"""(..., Y, X) to (..., ceil(Y / 2), ceil(X / 2)); each pixel stands for a square of 2x2."""
+
+
+def halved(shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the shape of the next level: an odd side rounds up."""
+    return -(-shape[0] // 2), -(-shape[1] // 2)
+
+
+def shapes(shape: tuple[int, int], largest: int) -> list[tuple[int, int]]:
+    """List the levels, the image itself first, down to one whose sides are at most ``largest``.
+
+    Example:
+        >>> shapes((3000, 700), 1024)
+        [(3000, 700), (1500, 350), (750, 175)]
+    """
+    levels = [shape]
+    while max(levels[-1]) > largest:
+        levels.append(halved(levels[-1]))
+    return levels
+
+
+def nearest(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Keep the first pixel of each square."""
+    return pixels[..., ::2, ::2]
+
+
+def mode(classes: NDArray[Any]) -> NDArray[Any]:
+    """Keep the most frequent value of each square; ties go to the lowest, so that *no prediction* loses them.
+
+    Example:
+        >>> mode(np.array([[3, 3, 7, 255], [1, 2, 255, 7]], np.uint8)).tolist()
+        [[3, 7]]
+        >>> mode(np.array([[1, 2], [2, 1]], np.uint8)).tolist()
+        [[1]]
+    """
+    a, b, c, d = _corners(classes)
+    a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
+    low, high = np.minimum(a, c), np.maximum(b, d)
+    a, b = np.maximum(a, c), np.minimum(b, d)
+    second, third = np.minimum(a, b), np.maximum(a, b)
+    # Sorted, so what occurs twice or more lies side by side: the lowest such pair, else the lowest value.
+    pair: NDArray[Any] = np.where(second == third, second, np.where(third == high, third, low))
+    return np.where(low == second, low, pair)
+
+
+def mean(nodata: float | None = None) -> Halve:
+    """Make the rule that averages each square, in the pixels' own type; a square with any nodata is nodata.
+
+    Example:
+        >>> mean()(np.array([[1, 2], [3, 4]], np.uint8)).tolist()
+        [[3]]
+        >>> mean(nodata=9)(np.array([[1, 2], [3, 9]], np.uint8)).tolist()
+        [[9]]
+    """
+
+    def halve(pixels: NDArray[Any]) -> NDArray[Any]:
+        corners = _corners(pixels)
+        floating = pixels.dtype.kind == "f"
+        total = corners[0].astype(np.float64 if floating else np.int64)
+        for part in corners[1:]:
+            total += part
+        out: NDArray[Any] = (total / 4 if floating else (total + 2) // 4).astype(pixels.dtype)
+        if nodata is not None:
+            out[np.any([part == nodata for part in corners], axis=0)] = nodata
+        return out
+
+    return halve
+
+
+def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
+    """Write every block of a level from the level before.
+
+    Args:
+        source: the level before.
+        target: created; its shape is the source's, halved.
+        halve: how a square becomes a pixel.
+
+    Raises:
+        StoreError: the disk refuses.
+        BlockError: the source is damaged.
+    """
+    grid = Grid(target.header.shape, core=target.block, halo=0, block=target.block)
+    for plane in range(target.header.num_planes):
+        for cell in grid.blocks():
+            pixels_CYX = np.empty((target.header.channels, *cell.box.shape), target.header.dtype)
+            for part in _quarters(cell.box, target.block):
+                doubled = Box(2 * part.y0, 2 * part.x0, 2 * part.y1, 2 * part.x1).clip(source.header.shape)
+                pixels_CYX[:, *part.within(cell.box).slices] = halve(source.read(doubled, plane))
+            target.write(cell.box, pixels_CYX, plane)
+
+
+def _quarters(box: Box, block: int) -> Iterator[Box]:
+    """Cut a box into what can be read one at a time: about one block of the level before each."""
+    half = ceil_to(block, 2) // 2
+    for y0 in range(box.y0, box.y1, half):
+        for x0 in range(box.x0, box.x1, half):
+            yield Box(y0, x0, min(y0 + half, box.y1), min(x0 + half, box.x1))
+
+
+def _corners(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The four pixels of each square, as four images; an odd edge counts its last pixels twice."""
+    height, width = pixels.shape[-2:]
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + [(0, height % 2), (0, width % 2)], mode="edge")
+    return pixels[..., ::2, ::2], pixels[..., ::2, 1::2], pixels[..., 1::2, ::2], pixels[..., 1::2, 1::2]

@@ -1,0 +1,212 @@
+"""Tiled, compressed, pyramidal TIFF, streamed: level 0 is read once, in rows of tiles.
+
+The smaller levels come from the same pass. As TIFF wants one level after the other, their tiles wait,
+compressed, in a file without a name that spills to disk only when it grows::
+
+    level 0  ████████ row of tiles ──▶ file
+    level 1  ████ ─ half of it, until a row of tiles is full ──▶ spool ──▶ file, after level 0
+    level 2  ██ ─ half of that ─── ...                       ──▶ spool ──▶ file, after level 1
+
+So memory holds less than one row of tiles, whatever the height of the image.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.geometry import Box, ceil_to
+from pipeline.readers import Raster
+from pipeline.stores import PARTIAL, store_errors
+from pipeline.writers import MaskMeta, Writer
+from pipeline.writers._pyramid import halved, nearest, shapes
+
+if TYPE_CHECKING:
+    import tifffile
+
+__all__ = ["Tiff"]
+
+TILE = 512
+SPAN = 8 * TILE  # pixels read at once along a row: a store answers a few wide reads faster than many narrow ones
+SPOOL_BYTES = 16 << 20  # compressed tiles of one level kept in memory before they go to disk
+CLASSIC_BYTES = 4 * 10**9  # a TIFF above 4 GiB needs 8-byte offsets; judged by the size without compression
+GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel scale, tie points, transformation, geokeys and their values
+GDAL_NODATA = 42113
+
+Encode = Callable[[NDArray[Any]], bytes]
+
+
+class Tiff(Writer):
+    """A mask as a tiled, pyramidal (Geo)TIFF of class ids, which QGIS, GDAL, QuPath and OpenSlide read.
+
+    GeoTIFF tags and pixel size are kept; *no prediction* is declared as GDAL nodata. The levels of a single
+    plane are pages one after the other, each marked as reduced; a (t, z) stack is an OME-TIFF, its levels in SubIFDs.
+
+    Example::
+
+        writers: [{name: tiff, compression: zstd}]
+    """
+
+    suffix: ClassVar[str] = ".tif"
+
+    compression: Literal["deflate", "lzw", "zstd", "none"] = Field(default="deflate", description="deflate is read everywhere")
+    pyramid: bool = Field(default=True, description="also write smaller levels, for images of 1024 pixels and more")
+
+    def export(self, mask: Raster, meta: MaskMeta, path: Path) -> None:
+        """Write a mask in one pass; the file appears under its name when it is whole."""
+        import tifffile
+
+        raw_bytes = mask.header.num_planes * meta.shape[0] * meta.shape[1] * np.dtype(meta.dtype).itemsize
+        partial = path.with_name(f".{path.name}{PARTIAL}")
+        with store_errors(path):
+            try:
+                # An older try may still be writing there: its file loses the name before ours gets it.
+                partial.unlink(missing_ok=True)
+                with tifffile.TiffWriter(partial, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=bool(meta.planes)) as file:
+                    self._write(file, mask, meta, path.name)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def _write(self, file: tifffile.TiffWriter, mask: Raster, meta: MaskMeta, name: str) -> None:
+        tile = min(TILE, ceil_to(meta.shape[0], 16)), min(TILE, ceil_to(meta.shape[1], 16))
+        encode = _encoder(self.compression)
+        options: dict[str, Any] = {
+            "dtype": meta.dtype,
+            "tile": tile,
+            "photometric": "minisblack",
+            "compression": {"deflate": "zlib", "none": None}.get(self.compression, self.compression),
+            "software": "gigaseg",
+        }
+        stack, planes = tuple(meta.planes.values()), bool(meta.planes)
+        with ExitStack() as spools:
+            reduced: list[_Reduced] = []
+            for shape in reversed(shapes(meta.shape, 2 * TILE - 1)[1:] if self.pyramid else []):
+                spool = spools.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES))
+                rows_YX = np.empty((tile[0], shape[1]), meta.dtype)
+                reduced.insert(0, _Reduced(shape, rows_YX, tile, encode, spool, reduced[0] if reduced else None))
+            file.write(
+                _level0(mask, tile, encode, reduced[0] if reduced else None),
+                shape=stack + meta.shape,
+                metadata=_ome(meta, name) if planes else None,
+                subifds=len(reduced) if planes else 0,
+                extratags=_tags(meta),
+                **options,
+                **_resolution(meta, 0),
+            )
+            for number, level in enumerate(reduced, 1):
+                file.write(level.tiles(), shape=stack + level.shape, metadata=None, subfiletype=1, **options, **_resolution(meta, number))
+
+
+def _level0(mask: Raster, tile: tuple[int, int], encode: Encode, below: _Reduced | None) -> Iterator[bytes]:
+    """Compress the tiles of every plane, row by row, and hand what was read to the level below."""
+    height, width = mask.header.shape
+    for plane in range(mask.header.num_planes):
+        for y in range(0, height, tile[0]):
+            for x in range(0, width, SPAN):
+                box = Box(y, x, y + tile[0], x + SPAN).clip((height, width))
+                rows_YX = mask.read(box, plane)[0]
+                if below:  # before the tiles: whoever takes the last one does not come back
+                    below.put(x // 2, nearest(rows_YX))
+                    if box.x1 == width:
+                        below.advance(halved(box.shape)[0])
+                yield from map(encode, _cut(rows_YX, tile))
+
+
+class _Reduced:
+    """One smaller level: gathers a row of tiles from the level above, compresses it, halves it for the level below."""
+
+    def __init__(
+        self, shape: tuple[int, int], rows_YX: NDArray[Any], tile: tuple[int, int], encode: Encode, spool: IO[bytes], below: _Reduced | None
+    ) -> None:
+        self.shape, self.tile, self.encode, self.below = shape, tile, encode, below
+        self.rows_YX = rows_YX  # one row of tiles
+        self.gathered = 0  # rows in rows_YX
+        self.done = 0  # rows compressed of this plane
+        self.spool = spool
+        self.sizes: list[int] = []
+
+    def put(self, x: int, part_YX: NDArray[Any]) -> None:
+        """Take some columns of the rows being gathered."""
+        self.rows_YX[self.gathered : self.gathered + part_YX.shape[0], x : x + part_YX.shape[1]] = part_YX
+
+    def advance(self, rows: int) -> None:
+        """Count rows as gathered in every column."""
+        self.gathered += rows
+        if self.gathered < self.tile[0] and self.done + self.gathered < self.shape[0]:
+            return
+        rows_YX = self.rows_YX[: self.gathered]
+        for part_YX in _cut(rows_YX, self.tile):
+            self.sizes.append(self.spool.write(self.encode(part_YX)))
+        self.done = (self.done + self.gathered) % self.shape[0]
+        self.gathered = 0
+        if self.below:
+            self.below.put(0, nearest(rows_YX))
+            self.below.advance(halved(rows_YX.shape)[0])
+
+    def tiles(self) -> Iterator[bytes]:
+        """Hand the compressed tiles on, in order."""
+        self.spool.seek(0)
+        for size in self.sizes:
+            yield self.spool.read(size)
+
+
+def _cut(rows_YX: NDArray[Any], tile: tuple[int, int]) -> Iterator[NDArray[Any]]:
+    """Cut a row of tiles; the last ones are filled up with zeros, which no reader shows."""
+    for x in range(0, rows_YX.shape[1], tile[1]):
+        part_YX = rows_YX[:, x : x + tile[1]]
+        if part_YX.shape != tile:
+            whole_YX = np.zeros(tile, rows_YX.dtype)
+            whole_YX[: part_YX.shape[0], : part_YX.shape[1]] = part_YX
+            part_YX = whole_YX
+        yield np.ascontiguousarray(part_YX)
+
+
+def _encoder(compression: str) -> Encode:
+    import imagecodecs
+
+    if compression == "none":
+        return np.ndarray.tobytes
+    encode: Callable[[NDArray[Any]], Any] = getattr(imagecodecs, f"{compression}_encode")
+    return lambda tile: bytes(encode(tile))
+
+
+def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
+    """OME metadata of a stack."""
+    uuid = uuid5(NAMESPACE_URL, f"{meta.source}#{name}")  # the same on every export
+    described: dict[str, Any] = {"axes": "".join(meta.planes).upper() + "YX", "Name": name, "UUID": f"urn:uuid:{uuid}"}
+    unit = {"micrometer": "µm", "meter": "m"}.get(meta.unit)
+    if meta.pixel_size and unit:
+        for axis, size in zip("YX", meta.pixel_size, strict=True):
+            described |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+    return described
+
+
+def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
+    """Resolution tags: pixels per centimetre (x, y), for pixel sizes in micrometres."""
+    if not meta.pixel_size or meta.unit != "micrometer":
+        return {}
+    y, x = (10_000 / size / 2**level for size in meta.pixel_size)
+    return {"resolution": (x, y), "resolutionunit": "CENTIMETER"}
+
+
+def _tags(meta: MaskMeta) -> list[tuple[int, int, int, Any, bool]]:
+    """Tags to add to the first page: where on Earth, and which value is no data."""
+    tags: list[tuple[int, int, int, Any, bool]] = [(GDAL_NODATA, 2, 0, str(meta.fill), True)]
+    for code in GEOTIFF:
+        tag: Mapping[str, Any] | None = meta.georeference.get(str(code))
+        if tag is None:
+            continue
+        value = tag["value"]
+        if not isinstance(value, str):
+            value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        tags.append((code, int(tag["type"]), len(value), value, True))
+    return tags

@@ -1,0 +1,153 @@
+"""What every writer promises, run over every file in pipeline/writers; a new file is tested without an edit here."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.errors import BlockError, InputError
+from pipeline.geometry import Box
+from pipeline.grid import Grid
+from pipeline.plugins import available, build, find
+from pipeline.readers import Raster
+from pipeline.stores import ArrayRaster, BlockStore
+from pipeline.writers import MaskMeta
+
+CLASSES = ({"id": 0, "name": "background", "color": "#000000"}, {"id": 1, "name": "nucleus", "color": "#e6194b"})
+SHAPES = {"one pixel": (1, 1), "small": (40, 300), "a line": (5, 3003), "remainders": (1037, 2051)}
+BLOCK = 512
+
+
+def example_of(name):
+    """The spec that the docstring's example shows."""
+    found = re.search(r"Example::\n\n((?:[ ]+\S.*\n?)+)", find("writers", name).__doc__)
+    assert found, "the docstring shows no example"
+    return yaml.safe_load(found[1])["writers"][0]
+
+
+@pytest.fixture(params=available("writers"))
+def writer(request):
+    """Each writer, as its example builds it; skipped where it needs a package that is not here."""
+    try:
+        spec = example_of(request.param)
+        return build("writers", spec)
+    except InputError as error:
+        pytest.skip(f"the example needs what is not here: {error}")
+
+
+def mask_of(shape, dtype="uint8"):
+    """Patches of two classes, some pixels without prediction."""
+    rng = np.random.default_rng(7)
+    coarse = rng.integers(0, 2, (-(-shape[-2] // 16), -(-shape[-1] // 16)))
+    mask_YX = np.kron(coarse, np.ones((16, 16), int))[: shape[-2], : shape[-1]].astype(dtype)
+    mask_YX[rng.random(mask_YX.shape) < 0.01] = np.iinfo(dtype).max
+    return np.broadcast_to(mask_YX, shape).copy()
+
+
+def stored(folder, mask, meta):
+    """The mask as a finished array on disk."""
+    store = BlockStore(folder / "level0", meta.header, BLOCK, meta.fill)
+    store.create()
+    raster = ArrayRaster(mask, meta.header)
+    for plane in range(meta.header.num_planes):
+        for cell in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
+            store.write(cell.box, raster.read(cell.box, plane), plane)
+    return store
+
+
+def content(path):
+    """Every file below a path, with its bytes."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def target(folder, writer):
+    """Where a writer is told to write."""
+    folder.mkdir()
+    return folder / f"a{writer.suffix}"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_memory_and_disk_give_the_same_file(writer, shape, tmp_path):
+    """A mask in memory and the same mask in a store export to equal bytes, and nothing else is left in the folder."""
+    mask, meta = mask_of(shape), MaskMeta(shape, classes=CLASSES)
+    one, two = target(tmp_path / "one", writer), target(tmp_path / "two", writer)
+    writer.export(ArrayRaster(mask), meta, one)
+    writer.export(stored(tmp_path, mask, meta), meta, two)
+    assert content(one) == content(two)
+    assert content(one)
+    assert [list(path.parent.iterdir()) for path in (one, two)] == [[one], [two]]
+
+
+@pytest.mark.parametrize("planes", [{}, {"z": 2}, {"t": 2, "z": 3}], ids=str)
+def test_exporting_again_changes_nothing(writer, planes, tmp_path):
+    """An export is repeatable: a second one gives the same bytes, whether over the first or elsewhere."""
+    mask = mask_of((*planes.values(), 1030, 70))
+    meta = MaskMeta((1030, 70), planes=planes, classes=CLASSES, pixel_size=(0.5, 0.25), unit="micrometer")
+    path = target(tmp_path / "masks", writer)
+    writer.export(ArrayRaster(mask, meta.header), meta, path)
+    first = content(path)
+    writer.export(ArrayRaster(mask, meta.header), meta, path)
+    assert content(path) == first
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_smaller_mask_replaces_a_larger_one(writer, tmp_path):
+    """What an export finds under its name is replaced, not added to."""
+    path, fresh = target(tmp_path / "masks", writer), target(tmp_path / "fresh", writer)
+    for shape in ((1100, 90), (30, 30)):
+        writer.export(ArrayRaster(mask_of(shape)), MaskMeta(shape, classes=CLASSES), path)
+    writer.export(ArrayRaster(mask_of((30, 30))), MaskMeta((30, 30), classes=CLASSES), fresh)
+    assert content(path) == content(fresh)
+
+
+class Damaged(Raster):
+    """A mask whose last rows cannot be read."""
+
+    def __init__(self, mask_YX):
+        self._whole = ArrayRaster(mask_YX)
+        self.header = self._whole.header
+
+    def read(self, box: Box, plane: int = 0):
+        if box.y1 == self.header.shape[0]:
+            raise BlockError("damaged")
+        return self._whole.read(box, plane)
+
+
+def test_a_broken_export_leaves_what_was_there(writer, tmp_path):
+    """When reading fails halfway, nothing appears under the final name, an older file stays, and no temporary one does."""
+    shape = (2500, 600)
+    mask, meta, path = mask_of(shape), MaskMeta(shape, classes=CLASSES), target(tmp_path / "masks", writer)
+    with pytest.raises(BlockError, match="damaged"):
+        writer.export(Damaged(mask), meta, path)
+    assert list(path.parent.iterdir()) == []
+    writer.export(ArrayRaster(mask), meta, path)
+    before = content(path)
+    with pytest.raises(BlockError, match="damaged"):
+        writer.export(Damaged(mask), meta, path)
+    assert content(path) == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_sixteen_bits(writer, tmp_path):
+    """More than 255 classes are written as 16 bits: another file than the same ids in 8 bits."""
+    paths = [target(tmp_path / dtype, writer) for dtype in ("uint8", "uint16")]
+    for path, dtype in zip(paths, ("uint8", "uint16"), strict=True):
+        writer.export(ArrayRaster(mask_of((64, 64), dtype)), MaskMeta((64, 64), dtype=dtype, classes=CLASSES), path)
+    assert content(paths[0]) != content(paths[1])
+
+
+def test_a_writer_is_a_value(writer):
+    """A writer travels between processes and equals itself there; its suffix names its file."""
+    assert pickle.loads(pickle.dumps(writer)) == writer
+    assert re.fullmatch(r"(\.[a-z0-9]+)+", type(writer).suffix)
+
+
+def test_unknown_options_are_refused(writer):
+    """A misspelt option is an error that names it."""
+    with pytest.raises(InputError, match="'colour'"):
+        build("writers", {"name": type(writer).__module__.rpartition(".")[2], "colour": 1})
