@@ -137,7 +137,7 @@ class _PictureRaster(Raster):
         self._pixels: NDArray[Any] | None = None
         self._lock = threading.Lock()
 
-    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:  # noqa: ARG002 - a picture is one plane
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Cut the box out of the decoded picture."""
         with reading(self._path, box), self._lock:
             if self._pixels is None:

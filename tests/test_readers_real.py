@@ -1,0 +1,211 @@
+"""Real files of many programs: pixels as tifffile reads them, damage without a crash, memory by region.
+
+They are looked for in ``$GIGASEG_TEST_DATA/formats``, with an ``INDEX.tsv`` that holds shape, axes, type and
+a hash of the pixels of each.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from pipeline.errors import BlockError, InputError
+from pipeline.geometry import Box
+from pipeline.plugins import build
+from pipeline.readers._axes import DTYPES
+
+ROOT = Path(os.environ.get("GIGASEG_TEST_DATA", "no test data")) / "formats"
+LISTED = (ROOT / "INDEX.tsv").read_text() if (ROOT / "INDEX.tsv").is_file() else ""
+INDEX = list(csv.DictReader(LISTED.splitlines(), delimiter="\t"))
+LOSSY = ("JPEG", "OJPEG", "WEBP")  # other builds of these decoders may differ by 2
+HELD_BYTES = 1 << 28  # larger ones are read by region only
+
+pytestmark = [
+    pytest.mark.skipif(not INDEX, reason="GIGASEG_TEST_DATA names no folder with formats/INDEX.tsv"),
+    pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3 specification"),
+]
+
+
+def is_pixels(row):
+    """Whether tifffile could decode the file and its numbers are of a type that an image can have."""
+    return row["tifffile"] == "ok" and row["dtype"] in DTYPES
+
+
+def num_bytes(row):
+    """Decoded size of the first series."""
+    return math.prod(map(int, row["shape"].split("x"))) * np.dtype(row["dtype"]).itemsize
+
+
+WHOLE = [row for row in INDEX if is_pixels(row) and num_bytes(row) <= HELD_BYTES]
+REFUSED = [row for row in INDEX if row["tifffile"] == "ok" and row["dtype"] not in DTYPES]
+BROKEN = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "broken").glob("*"))] + ["geotiff/corrupt.tif"] if INDEX else []
+
+
+def by_boxes(raster, plane, step=(301, 517)):
+    """All pixels (C, Y, X) of a plane, put together from boxes that match no strip or tile."""
+    height, width = raster.header.shape
+    pixels_CYX = np.empty((raster.header.channels, height, width), raster.header.dtype)
+    for y in range(0, height, step[0]):
+        for x in range(0, width, step[1]):
+            box = Box(y, x, y + step[0], x + step[1]).clip((height, width))
+            pixels_CYX[:, *box.slices] = raster.read(box, plane)
+    return pixels_CYX
+
+
+def as_stored(pixels_PCYX, axes, shape):
+    """The same pixels in the order of axes that tifffile gives; pages I are our z."""
+    letters = axes.lower().replace("i", "z")
+    sizes = dict(zip(letters, shape, strict=True))
+    ours = [letter for letter in "tzcsyx" if letter in letters]
+    return pixels_PCYX.reshape([sizes[letter] for letter in ours]).transpose([ours.index(letter) for letter in letters])
+
+
+@pytest.mark.parametrize("row", WHOLE, ids=lambda row: row["file"])
+def test_pixels_are_tifffiles(row):
+    """Every file that tifffile decodes gives the same pixels, read by boxes; channels first, planes apart."""
+    path = ROOT / row["file"]
+    with build("readers", {"name": "auto"}).open(str(path)) as raster:
+        pixels_PCYX = np.stack([by_boxes(raster, plane) for plane in range(raster.header.num_planes)])
+        assert pixels_PCYX.dtype == ("uint8" if row["dtype"] == "bool" else row["dtype"])
+    stored = as_stored(pixels_PCYX, row["axes"], [int(size) for size in row["shape"].split("x")])
+    digest = hashlib.sha256(np.ascontiguousarray(stored).tobytes()).hexdigest()
+    if row["compression"] in LOSSY:
+        assert np.abs(stored.astype(int) - tifffile.imread(path).astype(int)).max() <= 2
+    else:
+        assert digest.startswith(row["pixels_sha256_12"])
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row["file"])
+def test_numbers_that_are_no_pixels(row):
+    """Complex numbers and 64-bit integers are refused at open."""
+    with pytest.raises(InputError, match=row["dtype"]), build("readers", {"name": "auto"}).open(str(ROOT / row["file"])):
+        pass
+
+
+LOOK = """
+import sys
+from pipeline.errors import BlockError, InputError
+from pipeline.geometry import Box
+from pipeline.plugins import build
+for path in sys.argv[1:]:
+    try:
+        with build("readers", {"name": "auto"}).open(path) as raster:
+            shape = raster.header.shape
+            for plane in range(min(raster.header.num_planes, 3)):
+                assert raster.read(Box(0, 0, *shape).clip((4000, 4000)), plane).size
+        print("read", path)
+    except (InputError, BlockError) as error:
+        assert path in str(error)
+        print(type(error).__name__, path)
+"""
+
+
+def look(paths):
+    """What became of each file, ``read`` or the error's name, found out in a process of its own."""
+    command = [sys.executable, "-c", LOOK, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(reversed(line.split(" ", 1)) for line in done.stdout.splitlines())
+
+
+def test_broken_files_end_cleanly():
+    """A broken file is refused or fails its blocks, by name: no traceback, no hang, no dead process."""
+    became = look([ROOT / name for name in BROKEN])
+    assert len(became) == len(BROKEN)
+    decoded = {row["file"] for row in INDEX if row["tifffile"] == "ok"}
+    for name in BROKEN:
+        assert became[str(ROOT / name)] == "read" or name not in decoded, name
+    assert sum(outcome != "read" for outcome in became.values()) >= 7
+
+
+def test_truncated_files_end_cleanly(tmp_path):
+    """Every kind of file, cut anywhere, is refused or fails its blocks; what is left of it may be read."""
+    cut = []
+    for row in INDEX:
+        if not row["shape"] or num_bytes(row) > 1 << 23:
+            continue
+        content = (ROOT / row["file"]).read_bytes()
+        for share in (0.3, 0.9):
+            path = tmp_path / f"{share}-{row['file'].replace('/', '-')}"
+            path.write_bytes(content[: int(len(content) * share)])
+            cut.append(path)
+    became = look(cut)
+    assert len(became) == len(cut) > 200
+    assert sum(outcome != "read" for outcome in became.values()) > len(cut) // 2
+
+
+@pytest.mark.parametrize("name", ["grey10kx5k.tif", "yb10kx5k.zstd.tiff"])
+def test_memory_is_bounded_by_the_region(name):
+    """A box of a 10000 x 5000 image decodes the strips or tiles that it touches, and takes memory for no more."""
+    with build("readers", {"name": "tiff"}).open(str(ROOT / "big-dims" / name)) as raster:
+        page, decoded = raster._page, []
+        raster._decode = lambda *args, decode=raster._decode: decoded.append(args) or decode(*args)
+        box = Box(2000, 3000, 2256, 3256)
+        tracemalloc.start()
+        raster.read(box)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        touched = ((box.y1 - 1) // height - box.y0 // height + 1) * ((box.x1 - 1) // width - box.x0 // width + 1)
+        assert len(decoded) == touched < math.prod(page.chunked) // 4
+        segment_bytes = height * width * raster.header.channels
+        assert peak_bytes < 3 * segment_bytes + 4 * box.area * raster.header.channels + (1 << 20)
+
+
+def test_absent_tiles_of_a_sparse_map():
+    """All 1600 tiles of a 20480 x 20480 map are absent: any box is nodata, at once."""
+    with build("readers", {"name": "auto"}).open(str(ROOT / "cog" / "sparse.tiff")) as raster:
+        assert (raster.header.shape, raster.header.unit, raster.header.pixel_size) == ((20480, 20480), "meter", (0.35, 0.35))
+        assert not raster.read(Box(19000, 18000, 20480, 20000)).any()
+
+
+def test_facts_of_known_files():
+    """Scale, planes and levels of files whose makers say what they are."""
+    reader = {"name": "auto"}
+    with build("readers", reader).open(str(ROOT / "svs" / "CMU-1-Small-Region.svs")) as raster:
+        assert (raster.header.shape, raster.header.pixel_size, raster.header.unit) == ((2967, 2220), (0.499, 0.499), "micrometer")
+    with build("readers", reader).open(str(ROOT / "ome-tiff" / "multi-channel-z-series.ome.tif")) as raster:
+        assert (raster.header.channels, raster.header.planes) == (3, {"z": 5})
+    with build("readers", reader | {"level": 4}).open(str(ROOT / "big-dims" / "yb10kx5k.zstd.tiff")) as raster:
+        assert max(raster.header.shape) == 10000 // 16
+        assert raster.read(Box(0, 0, *raster.header.shape)).shape == (3, *raster.header.shape)
+    with build("readers", reader).open(str(ROOT / "geotiff" / "RGB.byte.tif")) as raster:
+        assert raster.header.nodata == 0.0
+        assert raster.header.pixel_size == pytest.approx((300.0418, 300.0379), abs=1e-4)
+        assert raster.header.offset == pytest.approx((2826915.0, 101985.0))
+
+
+def test_zarrs_of_other_programs():
+    """Arrays written by another implementation, one a codec, hold 0..99; a codec that is not installed is named."""
+    for path in sorted((ROOT / "zarr-v3" / "v3").glob("array_*.zarr")):
+        with build("readers", {"name": "auto"}).open(str(path)) as raster:
+            try:
+                pixels_YX = raster.read(Box(0, 0, 10, 10))[0]
+            except BlockError as error:
+                assert "codec not available" in str(error), path  # noqa: PT017 - which codecs are installed differs
+                continue
+            np.testing.assert_array_equal(pixels_YX, np.arange(100).reshape(10, 10))
+
+
+@pytest.mark.parametrize("folder", ["valid", "invalid", "warning"])
+def test_ome_zarr_examples(folder):
+    """Every published OME-Zarr example is read as zarr-python reads it, or refused by name; the valid images are read."""
+    for path in sorted((ROOT / "ome-zarr" / "examples" / folder).glob("*.zarr")):
+        try:
+            with build("readers", {"name": "auto"}).open(str(path)) as raster:
+                read = np.stack([by_boxes(raster, plane)[0] for plane in range(raster.header.num_planes)])
+                np.testing.assert_array_equal(np.squeeze(read), np.squeeze(zarr.open_array(path / "0", mode="r")[...]))
+        except InputError as error:
+            assert str(path) in str(error)  # noqa: PT017 - both ends are allowed, each with its own promise
+            assert folder != "valid" or "plate" in path.name
