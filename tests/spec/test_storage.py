@@ -113,6 +113,16 @@ def test_a_segment_that_was_cut_by_others_is_noticed(tmp_path):
     assert storage.get("segment") == b"12"
 
 
+def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_them_all(tmp_path, monkeypatch):
+    """Short writes leave no hole and lose nothing."""
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: real(file, data[:3], at))
+    storage = LocalStorage(tmp_path)
+    storage.append("segment", b"0123456789", 0)
+    storage.append("segment", b"abcdefg", 10)
+    assert storage.get("segment") == b"0123456789abcdefg"
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
 def test_a_folder_without_hard_links_still_has_one_winner(tmp_path, monkeypatch, number):
     """On file systems without hard links a claim is still exclusive."""
