@@ -9,7 +9,7 @@ NEW   := import sys; sys.exit(sys.version_info < (3, 11))
 # The first Python of at least 3.11 that is found; 3.11 is what every release is tried on.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do $$p -c '$(NEW)' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: demo test format lint types imports unit clean
+.PHONY: demo test format lint types imports unit clean venv-without-ensurepip
 
 demo: $(VENV)/.installed
 	$(BIN)/gigaseg run config.yaml
@@ -37,9 +37,14 @@ clean:
 # A stamp is newer than what it was made from, so that the second time is quick.
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "gigaseg needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv --quiet $(VENV) || \
-	  { echo "$(PYTHON) cannot make a virtual environment: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) > /dev/null || $(MAKE) --silent venv-without-ensurepip
 	@touch $@
+
+# Debian and Ubuntu keep what `venv` needs in a package of its own; pip is then fetched the way its documentation says.
+GET_PIP := import urllib.request as get; exec(get.urlopen("https://bootstrap.pypa.io/get-pip.py").read())
+venv-without-ensurepip:
+	@$(PYTHON) -m venv --without-pip $(VENV) && $(BIN)/python -c '$(GET_PIP)' --quiet 2>/dev/null || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: apt-get install python3-venv" >&2; exit 1; }
 
 # stardist is wanted for one image and its mask: its own code and dependencies stay out.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.python
