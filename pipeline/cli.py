@@ -86,7 +86,7 @@ def segment(
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = False) -> None:
     """Say what a run would do: images, skips, blocks, bytes, memory."""
-    from workflows import segment as workflow
+    from workflows import inspect as workflow
 
     done(workflow.plan(config, overrides or [], as_json=as_json))
 
@@ -94,7 +94,7 @@ def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = Fal
 @app.command()
 def status(folder: Folder, *, as_json: Json = False) -> None:
     """Say how far a run is."""
-    from workflows import segment as workflow
+    from workflows import inspect as workflow
 
     done(workflow.status(folder, as_json=as_json))
 

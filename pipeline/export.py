@@ -116,4 +116,3 @@ def _named(job: Job, store: BlockStore, files: Files) -> Files:
 
 def _sizes(job: Job, paths: list[Path]) -> Files:
     return {str(path.relative_to(job.output)): path.stat().st_size for path in paths}
-

@@ -61,7 +61,9 @@ class RunFolder:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise InputError(Problem(str(file), f"a file that cannot be read ({error})", "the run.json of gigaseg", "Use --fresh.")) from error
+            raise InputError(
+                Problem(str(file), f"a file that cannot be read ({error})", "the run.json of gigaseg", "Use --fresh.")
+            ) from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(Problem(str(file), "no run.json of gigaseg", FORMAT, "Choose another output folder."))
         return found

@@ -129,7 +129,7 @@ class Bench:
         """The image at a path, held open while it is in use; called by the reading thread alone."""
         key = (path, repr(sorted(reader.items())))
         if key not in self._open:
-            while len(self._open) >= OPEN_FILES or sum(open.header.whole_bytes for open, _ in self._open.values()) > WHOLE_BYTES:
+            while len(self._open) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in self._open.values()) > WHOLE_BYTES:
                 self._open.popitem(last=False)[1][1].close()
             stack = ExitStack()
             self._open[key] = stack.enter_context(build("readers", reader).open(path)), stack

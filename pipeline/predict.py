@@ -107,7 +107,7 @@ class Predict:
 
     def _predict(self, block: Block, loaded: _Pixels) -> Iterator[tuple[Tile, NDArray[Any]]]:
         """Run the network over tiles of equal size together, and cut away what valid padding is not."""
-        assert self.bench.predict is not None  # noqa: S101 - the predict phase is only planned with a model
+        assert self.bench.predict is not None
         batch = self.bench.job.recipe.batch
         for _, same in groupby(self._tiles(block), key=lambda tile: tile.outer.shape):
             tiles = list(same)

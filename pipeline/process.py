@@ -163,7 +163,9 @@ def receipt_of(block: Block, watch: Watch, result: Any) -> Receipt:
     inner = sum(watch.seconds.get(stage, 0.0) for stage in ("stitch", "count"))
     seconds = {stage: round(value - (inner if stage == "compute" else 0.0), 6) for stage, value in watch.seconds.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Receipt(block.phase, block.image.name, block.id, block.key, attempts=block.attempt + 1, seconds=seconds, peak_bytes=peak, **fields)
+    return Receipt(
+        block.phase, block.image.name, block.id, block.key, attempts=block.attempt + 1, seconds=seconds, peak_bytes=peak, **fields
+    )
 
 
 def cause_of(error: BaseException) -> str:

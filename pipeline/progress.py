@@ -26,12 +26,12 @@ class Progress:
 
     def __init__(self, bar: Bar | None, pixels: int, done: int) -> None:
         self._bar = bar
-        self._task = bar.add_task("all images", total=pixels / 1e6, completed=done / 1e6, image="") if bar else None
+        self._task = bar.add_task("all images", total=pixels, completed=done, image="") if bar else None
 
     def advance(self, receipt: Receipt, pixels: int) -> None:
         """Book one block."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=pixels / 1e6, image=f"{receipt.phase} {receipt.image}")
+            self._bar.update(self._task, advance=pixels, image=f"{receipt.phase} {receipt.image}")
 
 
 @contextmanager
@@ -41,15 +41,15 @@ def show_progress(pixels: int, done: int = 0) -> Iterator[Progress]:
         yield Progress(None, pixels, done)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import ProgressColumn, Task
+    from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
     from rich.text import Text
 
     class Speed(ProgressColumn):
         """Megapixels a second."""
 
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} Mpx/s" if task.speed else "")
+            return Text(f"{task.speed / 1e6:.1f} Mpx/s" if task.speed else "")
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
     with Bar(*columns, TextColumn("{task.fields[image]}"), console=Console(stderr=True), transient=True) as bar:

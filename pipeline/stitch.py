@@ -124,7 +124,9 @@ def _window(kind: str, position: NDArray[Any], core: int, halo: int) -> NDArray[
     return np.where((position >= 0) & (position < outer), value, 0.0)
 
 
-def blend_into(sum_KYX: NDArray[np.float32], scores_KYX: NDArray[Any], weight_Y: NDArray[np.float32], weight_X: NDArray[np.float32]) -> None:
+def blend_into(
+    sum_KYX: NDArray[np.float32], scores_KYX: NDArray[Any], weight_Y: NDArray[np.float32], weight_X: NDArray[np.float32]
+) -> None:
     """Add weighted scores of one tile; all four arguments cover the same pixels.
 
     Args:

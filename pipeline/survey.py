@@ -84,7 +84,7 @@ def survey(config: Config) -> Survey:
     inputs = list_inputs(config)
     problems: list[Problem | str] = [*inputs.problems, *_missing_files(model)]
     images, rejected, trouble = _open_all(inputs.found, config)
-    problems += trouble + _channel_problems(images, model)
+    problems += [*trouble, *_channel_problems(images, model)]
     classes, class_problems = classes_of(config, model)
     problems += class_problems
     truth_map = None
@@ -164,7 +164,8 @@ def _open_one(one: Input, config: Config) -> Image | Exception:
 def header_of(path: str, reader: Mapping[str, Any]) -> Header:
     """Open a file for its header alone."""
     with build("readers", reader, "reader").open(path) as raster:
-        return raster.header
+        header: Header = raster.header
+        return header
 
 
 def identity_of(path: str, reader: Mapping[str, Any]) -> str:

@@ -148,7 +148,9 @@ def _check(found: Survey, recipe: Recipe) -> None:
         problems.append(Problem("tiling.halo", str(recipe.halo), f"at least {model.margin}, which valid padding takes off", way_out))
     if recipe.stitch != "crop" and not model.gives_scores:
         way_out = "Use tiling.stitch: crop."
-        problems.append(Problem("tiling.stitch", repr(recipe.stitch), f"crop, as {found.config.model['name']} gives no scores to blend", way_out))
+        problems.append(
+            Problem("tiling.stitch", repr(recipe.stitch), f"crop, as {found.config.model['name']} gives no scores to blend", way_out)
+        )
     if not model.gives_scores and any(spec.get("probs") for spec in found.config.writers):
         way_out = "Leave probs out."
         problems.append(Problem("writers", "probs: true", f"a model with probabilities; {found.config.model['name']} has none", way_out))
@@ -201,7 +203,9 @@ def _fit_memory(found: Survey, recipe: Recipe, notes: list[str]) -> Choice:
         else:
             raise InputError(_too_large(found, recipe, need, budget))
     if recipe != asked:
-        notes.append(f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to stay within {print_bytes(budget)}")
+        notes.append(
+            f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to stay within {print_bytes(budget)}"
+        )
     return Choice(recipe, tuple(notes), need)
 
 

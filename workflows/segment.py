@@ -1,4 +1,4 @@
-"""Segment images: plan, run, report; and what can be asked of a run afterwards."""
+"""Segment images: plan, run, report; retry and stop."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from pipeline.report.table import print_table
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
-from pipeline.tune import Choice, choose, print_bytes
+from pipeline.tune import Choice, choose
 
-__all__ = ["plan", "report", "retry", "run", "segment", "status", "stop"]
+__all__ = ["report", "retry", "run", "runner_of", "segment", "stop"]
 
 SERIAL_PIXELS = {True: 2**22, False: 2**27}  # up to this many, starting Ray costs more than it saves: with a network, without
 
 
-def run(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False, max_failed: int | None = None) -> int:
+def run(
+    config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False, max_failed: int | None = None
+) -> int:
     """Plan, segment and report what a YAML describes; again, it resumes.
 
     Returns:
@@ -46,12 +48,19 @@ def segment(images: Sequence[str], model: str, output: Path, overrides: Sequence
     """Do as :func:`run` does without a YAML; the folder's config.yaml is the one it used."""
     from pipeline.plugins import available
 
-    named = {"name": model} if model in available("models") or "." in model and "/" not in model else {"name": "bundle", "path": model}
+    named = {"name": model} if model in available("models") or ("." in model and "/" not in model) else {"name": "bundle", "path": model}
     mapping = {"images": list(images), "model": named, "output": str(output)}
     return _run(config_from(mapping, Path.cwd(), "command line", overrides))
 
 
-def _run(config: Config, *, fresh: bool = False, take_over: bool = False, max_failed: int | None = None, again: Callable[[Receipt], bool] | None = None) -> int:
+def _run(
+    config: Config,
+    *,
+    fresh: bool = False,
+    take_over: bool = False,
+    max_failed: int | None = None,
+    again: Callable[[Receipt], bool] = lambda _: False,
+) -> int:
     found = survey(config)
     folder = RunFolder(config.output)
     if fresh:
@@ -70,10 +79,10 @@ def _run(config: Config, *, fresh: bool = False, take_over: bool = False, max_fa
         job=job,
         stages=stages,
         plan=plan_row(found, job, model),
-        runner=_runner(found),
+        runner=runner_of(found),
         compute=config.compute,
         run={"identity": found.identity, "recipe": choice.recipe.to_dict(), "notes": [*found.notes, *choice.notes], "model": model},
-        again=again or (lambda _: False),
+        again=again,
         max_failed=max_failed,
     )
     for note in (*found.notes, *choice.notes):
@@ -92,7 +101,7 @@ def _recipe(found: Survey, folder: RunFolder) -> Choice:
     return Choice(Recipe(**recorded), (), 0)
 
 
-def _runner(found: Survey) -> str:
+def runner_of(found: Survey) -> str:
     """``auto``: no Ray where starting it costs more than it saves."""
     compute = found.config.compute
     if compute.runner != "auto":
@@ -127,110 +136,10 @@ def _say(folder: RunFolder, job: Job, code: int) -> None:
     print(f"report: {folder.report / 'index.html'}")
     failures = content["failures"]
     if failures:
-        print(f"{len(failures)} failures, listed in {folder.report / 'failures.csv'}; try them again: gigaseg retry {folder.path}", file=sys.stderr)
-
-
-def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
-    """Say what a run would do, reading headers only."""
-    config = load_config(config_path, overrides)
-    found = survey(config)
-    folder = RunFolder(config.output)
-    folder.refuse_other(found.identity)
-    choice = choose(found)
-    job = make_job(found, choice.recipe)
-    stages = complete(found, job)
-    content = _plan_content(found, choice, stages, _runner(found))
-    if as_json:
-        print(json.dumps(content, indent=1))
-    else:
-        _print_plan(content)
-    return 3 if found.rejected else 0
-
-
-def _plan_content(found: Survey, choice: Choice, stages: Any, runner: str) -> dict[str, Any]:
-    from pipeline.tune import projected_bytes
-
-    blocks = {image: sum(len(stage.blocks) for stage in some if stage.phase == "predict") for image, some in stages.items()}
-    itemsize = 1 if len(found.classes) <= 255 else 2
-    return {
-        "images": [
-            {
-                "name": image.name,
-                "path": image.path,
-                "shape": list(image.header.shape),
-                "planes": image.header.num_planes,
-                "channels": image.header.channels,
-                "dtype": image.header.dtype,
-                "pixel_size": image.header.pixel_size,
-                "blocks": blocks[image.name],
-                "truth": image.truth,
-                "decoded_whole_bytes": image.header.whole_bytes,
-            }
-            for image in found.images
-        ],
-        "unreadable": [{"name": one.name, "path": one.path, "cause": one.cause} for one in found.rejected],
-        "ignored_files": found.ignored,
-        "pixels": found.pixels,
-        "blocks": sum(blocks.values()),
-        "mask_bytes_uncompressed": found.pixels * itemsize,
-        "memory_bytes_per_actor": projected_bytes(found, choice.recipe),
-        "memory_budget_bytes": found.config.compute.memory_bytes,
-        "recipe": choice.recipe.to_dict(),
-        "runner": runner,
-        "notes": [*found.notes, *choice.notes],
-        "output": str(found.config.output),
-    }
-
-
-def _print_plan(content: dict[str, Any]) -> None:
-    for image in content["images"]:
-        size = " x ".join(map(str, image["shape"]))
-        planes = f", {image['planes']} planes" if image["planes"] > 1 else ""
-        whole = ", decoded whole" if image["decoded_whole_bytes"] else ""
-        truth = "" if image["truth"] else ", no truth"
-        print(f"{image['name']}: {size}{planes}, {image['channels']} channels {image['dtype']}, {image['blocks']} blocks{whole}{truth}")
-    for one in content["unreadable"]:
-        print(f"unreadable: {one['path']}: {one['cause']}")
-    recipe = content["recipe"]
-    print(f"{len(content['images'])} images, {content['pixels'] / 1e6:.1f} Mpx, {content['blocks']} blocks; {content['ignored_files']} other files ignored")
-    print(f"tiles: core {recipe['core']}, halo {recipe['halo']}, block {recipe['block']}, stitch {recipe['stitch']}")
-    waste = ((recipe["core"] + 2 * recipe["halo"]) / recipe["core"]) ** 2
-    print(f"halo: {waste:.2f} x the pixels are computed on full tiles")
-    print(f"compute: runner {content['runner']}, {recipe['backend']} {recipe['precision']} on {recipe['device']}, batch {recipe['batch']}, {recipe['threads']} threads an actor")
-    print(f"memory: {print_bytes(content['memory_bytes_per_actor'], up=True)} an actor above its model, of {print_bytes(content['memory_budget_bytes'])}")
-    for note in content["notes"]:
-        print(f"note: {note}")
-    print(f"output: {content['output']}")
-
-
-def status(folder_path: Path, *, as_json: bool = False) -> int:
-    """Say how far a run is, from its folder alone."""
-    folder = RunFolder(folder_path.absolute())
-    found, plan_found = folder.require(), folder.last_plan()
-    receipts = latest(read_rows(folder.ledger))
-    content = report_of(plan_found, receipts, found["state"]) if plan_found else {}
-    failures = content.get("failures", [])
-    done = sum(1 for receipt in receipts.values() if receipt.ok and receipt.phase != "finish")
-    pixels = content.get("pixels", 0)
-    summary = {
-        "state": found["state"],
-        "images": content.get("images", 0),
-        "pixels": pixels,
-        "predicted": pixels - content.get("no_prediction", 0),
-        "blocks_done": done,
-        "failures": failures,
-        "started": found.get("started"),
-        "ended": found.get("ended"),
-        "recipe": found.get("recipe"),
-    }
-    if as_json:
-        print(json.dumps(summary, indent=1))
-        return 0
-    share = summary["predicted"] / pixels if pixels else 0.0
-    print(f"{folder.path}: {summary['state']}, {summary['images']} images, {share:.1%} of {pixels / 1e6:.1f} Mpx predicted, {done} blocks done")
-    for one in failures:
-        print(f"{one['phase']} {one['block'] or one['image']} after {one['attempts']} tries: {one['cause']}")
-    return 0
+        print(
+            f"{len(failures)} failures, listed in {folder.report / 'failures.csv'}; try them again: gigaseg retry {folder.path}",
+            file=sys.stderr,
+        )
 
 
 def retry(folder_path: Path, block: str | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,11 +119,13 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
 
 def _connect(address: str) -> None:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         cause = str(error).splitlines()[0]
         fix = "Is it running, and are RAY_AUTH_MODE and the token the same here and there?"
-        raise InputError(Problem("compute.address", f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)) from error
+        raise InputError(
+            Problem("compute.address", f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)
+        ) from error
 
 
 def _start_here(compute: Compute, recipe: Recipe) -> None:
@@ -136,6 +139,6 @@ def _start_here(compute: Compute, recipe: Recipe) -> None:
         include_dashboard=False,
         object_store_memory=STORE_BYTES,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )

@@ -135,13 +135,14 @@ class _Pool:
 
     def _collect(self) -> None:
         """Take one message from every actor that has one; wait a moment when none has."""
-        streams = {hand.receipts: hand for hand in self.hands}
+        streams: dict[Any, _Hand] = {hand.receipts: hand for hand in self.hands}
         if not streams:
             time.sleep(TICK_S)
             return
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=TICK_S, fetch_local=False)
         if ready:
             ready, _ = ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
+        stream: Any
         for stream in ready:
             hand = streams[stream]
             try:

@@ -1,0 +1,130 @@
+"""Look without touching: what a run would do, and how far one is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import load_config
+from pipeline.folder import RunFolder
+from pipeline.ledger import latest, read_rows
+from pipeline.plan import complete, make_job
+from pipeline.report.ledger import report_of
+from pipeline.schedule import Stage
+from pipeline.survey import Survey, survey
+from pipeline.tune import Choice, choose, print_bytes, projected_bytes
+from workflows.segment import runner_of
+
+__all__ = ["plan", "status"]
+
+
+def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
+    """Say what a run would do, reading headers only."""
+    config = load_config(config_path, overrides)
+    found = survey(config)
+    folder = RunFolder(config.output)
+    folder.refuse_other(found.identity)
+    choice = choose(found)
+    job = make_job(found, choice.recipe)
+    stages = complete(found, job)
+    content = _plan_content(found, choice, stages, runner_of(found))
+    if as_json:
+        print(json.dumps(content, indent=1))
+    else:
+        _print_plan(content)
+    return 3 if found.rejected else 0
+
+
+def _plan_content(found: Survey, choice: Choice, stages: Mapping[str, Sequence[Stage]], runner: str) -> dict[str, Any]:
+    blocks = {image: sum(len(stage.blocks) for stage in some if stage.phase == "predict") for image, some in stages.items()}
+    itemsize = 1 if len(found.classes) <= 255 else 2
+    return {
+        "images": [
+            {
+                "name": image.name,
+                "path": image.path,
+                "shape": list(image.header.shape),
+                "planes": image.header.num_planes,
+                "channels": image.header.channels,
+                "dtype": image.header.dtype,
+                "pixel_size": image.header.pixel_size,
+                "blocks": blocks[image.name],
+                "truth": image.truth,
+                "decoded_whole_bytes": image.header.whole_bytes,
+            }
+            for image in found.images
+        ],
+        "unreadable": [{"name": one.name, "path": one.path, "cause": one.cause} for one in found.rejected],
+        "ignored_files": found.ignored,
+        "pixels": found.pixels,
+        "blocks": sum(blocks.values()),
+        "mask_bytes_uncompressed": found.pixels * itemsize,
+        "memory_bytes_per_actor": projected_bytes(found, choice.recipe),
+        "memory_budget_bytes": found.config.compute.memory_bytes,
+        "recipe": choice.recipe.to_dict(),
+        "runner": runner,
+        "notes": [*found.notes, *choice.notes],
+        "output": str(found.config.output),
+    }
+
+
+def _print_plan(content: Mapping[str, Any]) -> None:
+    for image in content["images"]:
+        parts = [
+            " x ".join(map(str, image["shape"])),
+            f"{image['planes']} planes" if image["planes"] > 1 else "",
+            f"{image['channels']} channels {image['dtype']}",
+            f"{image['blocks']} blocks",
+            "decoded whole" if image["decoded_whole_bytes"] else "",
+            "" if image["truth"] else "no truth",
+        ]
+        print(f"{image['name']}: {', '.join(part for part in parts if part)}")
+    for one in content["unreadable"]:
+        print(f"unreadable: {one['path']}: {one['cause']}")
+    recipe, megapixels = content["recipe"], content["pixels"] / 1e6
+    more = ((recipe["core"] + 2 * recipe["halo"]) / recipe["core"]) ** 2
+    need, budget = print_bytes(content["memory_bytes_per_actor"], up=True), print_bytes(content["memory_budget_bytes"])
+    print(
+        f"{len(content['images'])} images, {megapixels:.1f} Mpx, {content['blocks']} blocks; {content['ignored_files']} other files ignored"
+    )
+    print(f"tiles: core {recipe['core']}, halo {recipe['halo']}, block {recipe['block']}, stitch {recipe['stitch']}")
+    print(f"halo: {more:.2f} x the pixels are computed on full tiles")
+    how = f"{recipe['backend']} {recipe['precision']} on {recipe['device']}, batch {recipe['batch']}, {recipe['threads']} threads an actor"
+    print(f"compute: runner {content['runner']}, {how}")
+    print(f"memory: {need} an actor above its model, of {budget}")
+    for note in content["notes"]:
+        print(f"note: {note}")
+    print(f"output: {content['output']}")
+
+
+def status(folder_path: Path, *, as_json: bool = False) -> int:
+    """Say how far a run is, from its folder alone."""
+    folder = RunFolder(folder_path.absolute())
+    found, plan_found = folder.require(), folder.last_plan()
+    receipts = latest(read_rows(folder.ledger))
+    content = report_of(plan_found, receipts, found["state"]) if plan_found else {}
+    failures = content.get("failures", [])
+    done = sum(1 for receipt in receipts.values() if receipt.ok and receipt.phase != "finish")
+    pixels = content.get("pixels", 0)
+    summary = {
+        "state": found["state"],
+        "images": content.get("images", 0),
+        "pixels": pixels,
+        "predicted": pixels - content.get("no_prediction", 0),
+        "blocks_done": done,
+        "failures": failures,
+        "started": found.get("started"),
+        "ended": found.get("ended"),
+        "recipe": found.get("recipe"),
+    }
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return 0
+    share = summary["predicted"] / pixels if pixels else 0.0
+    print(f"{folder.path}: {summary['state']}, {summary['images']} images")
+    print(f"{share:.1%} of {pixels / 1e6:.1f} Mpx predicted, {done} blocks done")
+    for one in failures:
+        print(f"{one['phase']} {one['block'] or one['image']} after {one['attempts']} tries: {one['cause']}")
+    return 0

@@ -1,0 +1,124 @@
+"""Start a run elsewhere: only the driver's start is ours, the run is the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import load_config, to_yaml
+from pipeline.errors import GigasegError, InputError, Problem, nearest
+from pipeline.runners.ray import authenticate
+from pipeline.survey import fingerprint
+from pipeline.tree import Config
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+__all__ = ["submit"]
+
+TARGETS = ("ray",)
+ADDRESS = "http://127.0.0.1:8265"  # where Ray's Jobs API listens unless told otherwise
+POLL_S = 1.0
+INTERRUPTED = 130
+
+
+def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | None, wait: bool, dry_run: bool) -> int:
+    """Start a run on a cluster through Ray's Job Submission API.
+
+    Submitting a run that is under way attaches to it; one that has ended is submitted again, and resumes.
+
+    Args:
+        config: the YAML; paths in it must mean the same on the cluster's nodes, where gigaseg is installed.
+        overrides: as for ``run``.
+        to: ``ray``.
+        address: of the Jobs API, ``http://HEAD:8265``; None: this machine's.
+        wait: follow the run and return its exit code.
+        dry_run: print what would be sent, and contact nothing.
+
+    Returns:
+        0, or with ``wait`` the exit code of the run.
+
+    Raises:
+        InputError: wrong input, or no cluster answers.
+    """
+    if to not in TARGETS:
+        raise InputError(Problem("--to", repr(to), ", ".join(TARGETS), nearest(to, TARGETS)))
+    resolved = load_config(config, overrides)
+    address = address or ADDRESS
+    request = _request(resolved)
+    if dry_run:
+        print(json.dumps({"address": address, **request, "config": to_yaml(resolved)}, indent=1))
+        return 0
+    client = _connect(address)
+    submission = _start(client, request, resolved)
+    print(submission)
+    return _follow(client, submission) if wait else 0
+
+
+def _request(config: Config) -> dict[str, Any]:
+    """What is asked of the cluster; the name is made of the output folder, so that one run has one name."""
+    runner = ["--set", "compute.runner=ray"] if config.compute.runner == "auto" else []
+    return {
+        "submission_id": f"gigaseg-{fingerprint(str(config.output))}",
+        "entrypoint": " ".join(["gigaseg", "run", "config.yaml", *runner]),
+        "metadata": {"output": str(config.output)},
+    }
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    authenticate(address)
+    from ray.job_submission import JobSubmissionClient
+
+    # Ray lets this variable win over the address that it is given.
+    elsewhere = os.environ.pop("RAY_ADDRESS", None)
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        fix = "Is it running, and does RAY_AUTH_MODE fit?"
+        raise InputError(Problem("--address", f"{address}, where no Jobs API answers", "http://HEAD:8265", fix)) from error
+    finally:
+        if elsewhere is not None:
+            os.environ["RAY_ADDRESS"] = elsewhere
+
+
+def _start(client: JobSubmissionClient, request: dict[str, Any], config: Config) -> str:
+    """Submit, or find the submission that is under way."""
+    name = request["submission_id"]
+    known = {job.submission_id: job.status for job in client.list_jobs() if (job.submission_id or "").startswith(f"{name}-")}
+    for submission, status in known.items():
+        if not status.is_terminal():
+            print(f"already {status.value.lower()}: {submission}", file=sys.stderr)
+            return str(submission)
+    submission = f"{name}-{len(known) + 1}"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.yaml").write_text(to_yaml(config))
+        try:
+            client.submit_job(**{**request, "submission_id": submission}, runtime_env={"working_dir": folder})
+        except RuntimeError as error:
+            if "already" not in str(error):
+                raise GigasegError(f"the cluster refused the run: {str(error).splitlines()[0]}") from error
+    return submission
+
+
+def _follow(client: JobSubmissionClient, submission: str) -> int:
+    """Print the run's output as it comes, and return its exit code."""
+    shown = 0
+    while True:
+        info = client.get_job_info(submission)
+        text = client.get_job_logs(submission)
+        sys.stderr.write(text[shown:])
+        sys.stderr.flush()
+        shown = len(text)
+        if info.status.is_terminal():
+            break
+        time.sleep(POLL_S)
+    if info.driver_exit_code is not None:
+        return int(info.driver_exit_code)
+    print(f"{submission}: {info.status.value.lower()}: {info.message}", file=sys.stderr)
+    return INTERRUPTED if info.status.value == "STOPPED" else 1
