@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.errors import GigasegError, InputError, Problem, StoreError
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = ("run", "segment", "plan", "status", "retry", "report", "stop", "evaluate", "convert", "submit")
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 
 
@@ -33,9 +34,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return record
 
-    names = {"segment": "run segment plan status retry report stop", "evaluate": "evaluate", "convert": "convert", "submit": "submit"}
-    for module, functions in names.items():
-        fake = SimpleNamespace(**{name: workflow(name) for name in functions.split()})
+    for module in ("segment", "inspect", "evaluate", "convert", "submit"):
+        fake = SimpleNamespace(**{name: workflow(name) for name in COMMANDS})
         monkeypatch.setattr(workflows, module, fake, raising=False)
     return calls
 
