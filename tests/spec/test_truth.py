@@ -126,6 +126,26 @@ def test_ignored_is_the_fill_value_of_the_mask(classes, dtype, ignored):
         truth.apply(np.array([[[classes]]], np.uint16), Box(7, 9, 8, 10))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64", "float32"])
+def test_ignore_wins_over_everything(dtype):
+    """A value that is ignored is left out though a class lists it, though it is a class id, and though `other` takes the rest."""
+    raw_CYX = np.array([[[0, 1, 2]]], dtype)
+    listed = (spec("a", [0, 1]), spec("b", "other"))
+    for classes in (listed, None):
+        for ignore in (0, 1, 2):
+            ids = TruthMap(3 if classes is None else 2, classes, ignore).apply(raw_CYX, BOX)[0].tolist()
+            assert [at for at, one in enumerate(ids) if one == 255] == [ignore]
+
+
+@pytest.mark.parametrize("value", [65535, 65536, 2**24, 2**32, 2**32 + 1])
+def test_wide_values_do_not_wrap_around(value):
+    """A value past 16 bits is itself, never its lower bits: it is no class 0, and its own class where it is listed."""
+    raw_CYX = np.array([[[value]]], np.int64)
+    assert TruthMap(2, (spec("a", [0, 1]), spec("b", [value]))).apply(raw_CYX, BOX).tolist() == [[1]]
+    with pytest.raises(TruthError, match=f"truth value {value} "):
+        TruthMap(2).apply(raw_CYX, BOX)
+
+
 def test_a_truth_map_travels():
     """The map works the same in another process, and so does its error."""
     truth = pickle.loads(pickle.dumps(TruthMap(2, (spec("a", [0]), spec("b", [7])), ignore=3)))
