@@ -55,24 +55,16 @@ def machine() -> dict[str, Any]:
     """Cores, memory and disk that this process may use; bytes."""
     import psutil
 
+    from pipeline.backends.torch import bf16_supported
+
     memory = psutil.virtual_memory()
-    flags = cpu_flags()
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "cpu_bf16": bool(flags & {"avx512_bf16", "amx_bf16", "avx_ne_convert"}),
+        "cpu_bf16": bf16_supported(),
         "memory_bytes": memory.total,
         "memory_available_bytes": memory.available,
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
     }
-
-
-def cpu_flags() -> set[str]:
-    """Instruction sets by their names in Linux; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
 
 
 def gpus() -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from workflows.doctor import EXTRAS
+from pipeline.samples import SAMPLES as SAMPLE_IMAGES
+from workflows.doctor import EXTRAS, SAMPLES
 
 ROOT = Path(__file__).parents[2]
 # Words are cut in two so that this file may be searched as well.
@@ -92,3 +93,8 @@ def test_doctor_knows_every_extra(extra: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"dev"}
     assert [re.split(r"[><=\[]", one)[0] for one in extras[extra]] == list(EXTRAS[extra])
+
+
+def test_doctor_knows_every_sample() -> None:
+    """`gigaseg doctor` says of each sample image whether it is there."""
+    assert set(SAMPLES) == {f"sample:{name}" for name in SAMPLE_IMAGES}
