@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -73,15 +74,19 @@ def _request(config: Config) -> dict[str, Any]:
 
 def _connect(address: str) -> JobSubmissionClient:
     authenticate(address)
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     # Ray lets this variable win over the address that it is given.
     elsewhere = os.environ.pop("RAY_ADDRESS", None)
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        fix = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token."
+        raise InputError(Problem("--address", f"{address}, which asks for another token", "", fix)) from error
     except (ConnectionError, RuntimeError) as error:
-        fix = "Is it running, and does RAY_AUTH_MODE fit?"
-        raise InputError(Problem("--address", f"{address}, where no Jobs API answers", "http://HEAD:8265", fix)) from error
+        raise InputError(Problem("--address", f"{address}, where no Jobs API answers", "http://HEAD:8265", "Is it running?")) from error
     finally:
         if elsewhere is not None:
             os.environ["RAY_ADDRESS"] = elsewhere
@@ -96,10 +101,12 @@ def _start(client: JobSubmissionClient, request: dict[str, Any], config: Config)
             print(f"already {status.value.lower()}: {submission}", file=sys.stderr)
             return str(submission)
     submission = f"{name}-{len(known) + 1}"
+    # The cluster's own PATH may not have the command where an environment of the same path does.
+    environment = {"PATH": f"{Path(sys.executable).parent}:${{PATH}}"}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.yaml").write_text(to_yaml(config))
         try:
-            client.submit_job(**{**request, "submission_id": submission}, runtime_env={"working_dir": folder})
+            client.submit_job(**{**request, "submission_id": submission}, runtime_env={"working_dir": folder, "env_vars": environment})
         except RuntimeError as error:
             if "already" not in str(error):
                 raise GigasegError(f"the cluster refused the run: {str(error).splitlines()[0]}") from error

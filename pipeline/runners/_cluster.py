@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from pipeline.errors import InputError, Problem
 from pipeline.job import Job
@@ -120,7 +121,7 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
 def _connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         cause = str(error).splitlines()[0]
         fix = "Is it running, and are RAY_AUTH_MODE and the token the same here and there?"
         raise InputError(
