@@ -247,7 +247,9 @@ def test_the_page_shows_what_matters(tmp_path):
     page = page_of(build(A, B, failures=[Failure("a", "a:0.0.1", "predict", "out of memory", 3)], state="partial"), tmp_path)
     for word in ("Segmentation report: partial", "0.9510", "background", "nucleus", "90", "105", "a", "b", "a:0.0.1", "out of memory", "–"):
         assert word in page.words, word
-    assert "Failures" not in page_of(build(A), tmp_path).words
+    page = page_of(build(A, timing={"stage_seconds": {"read": 1.25}, "peak_bytes": 2048}), tmp_path)
+    assert "Failures" not in page.words
+    assert {"stage seconds read", "1.2500", "peak bytes", "2,048"} <= set(page.words)
 
 
 def test_the_page_stays_small(tmp_path):
