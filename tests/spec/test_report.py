@@ -256,7 +256,7 @@ def test_the_page_stays_small(tmp_path):
     """Of thousands of images the page shows the first thousand and names the file with all; a huge matrix is left to report.json."""
     images = [ImageCounts(f"image{index}", areas_only(*[1] * 65)) for index in range(1003)]
     first = ImageCounts("first", Counts(np.ones(65, np.int64), confusion=np.eye(65, dtype=np.int64)), has_truth=True)
-    page = page_of(build(first, *images, names=[f"class{index}" for index in range(65)]), tmp_path)
+    page = page_of(build_report(given(first, *images, names=[f"class{index}" for index in range(65)])), tmp_path)
     assert "image998" in page.words
     assert "image999" not in page.words
     assert "per_image.csv" in page.links
