@@ -97,6 +97,7 @@ def _whole_bytes(found: Layout, page: tifffile.TiffPage, dtype: np.dtype[Any]) -
     if page.is_final:
         return 0
     height, width = _segment_shape(page)
+    height *= page.tiledepth if page.is_tiled else 1
     pixel_bytes = dtype.itemsize * page.shaped[4]
     apart = len(found.channels) if page.shaped[4] == 1 else 1  # segments that hold one pixel's channels
     return decoded_bytes(height * width * pixel_bytes, page.imagelength * page.imagewidth * pixel_bytes) * apart

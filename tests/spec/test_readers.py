@@ -219,6 +219,45 @@ def test_truncated_tiff(options, tmp_path):
         np.testing.assert_array_equal(raster.read(Box(0, 0, 8, 8))[0], noise(64, 64)[:8, :8])
 
 
+def test_tiff_pages_become_what_axes_says(tmp_path):
+    """Pages without names are z; ``reader.axes`` makes them channels; rows and columns stay those of a page."""
+    path, pixels_PYX = tmp_path / "a.tif", noise(6, 20, 30)
+    tifffile.imwrite(path, pixels_PYX, **GREY)
+    assert (header(path).planes, header(path).channels) == ({"z": 6}, 1)
+    np.testing.assert_array_equal(whole(path, axes="CYX"), pixels_PYX)
+    with pytest.raises(InputError, match="6 pages of 20 rows x 30 columns"):
+        header(path, axes="yxc")
+
+
+def test_ome_tiff_of_several_files(tmp_path):
+    """Channels in sister files are read from them; where a sister is gone, its blocks fail and are not made up."""
+    pixels_CYX = noise(2, 40, 50)
+    listed = "".join(
+        f'<TiffData FirstC="{c}" FirstZ="0" FirstT="0" IFD="0" PlaneCount="1"><UUID FileName="{c}.ome.tif">urn:uuid:{c}</UUID></TiffData>'
+        for c in range(2)
+    )
+    for c in range(2):
+        text = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{c}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+            'DimensionOrder="XYCZT" Type="uint8" SizeX="50" SizeY="40" SizeC="2" SizeZ="1" SizeT="1"><Channel ID="Channel:0:0"/>'
+            f'<Channel ID="Channel:0:1"/>{listed}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(tmp_path / f"{c}.ome.tif", pixels_CYX[c], description=text, tile=(16, 16), compression="zlib", **GREY)
+    np.testing.assert_array_equal(whole(tmp_path / "1.ome.tif"), pixels_CYX)
+    (tmp_path / "1.ome.tif").unlink()
+    np.testing.assert_array_equal(whole(tmp_path / "0.ome.tif", channels=[0])[0], pixels_CYX[0])
+    with pytest.raises(BlockError, match="page 1 is missing"):
+        whole(tmp_path / "0.ome.tif")
+
+
+def test_ome_zarr_without_its_array(tmp_path):
+    """A level that the metadata names and nobody stored is refused by its path."""
+    path = ome_zarr(tmp_path / "a.ome.zarr")
+    (path / "1" / "zarr.json").unlink()
+    with pytest.raises(InputError, match="no array at '1'"):
+        header(path, level=1)
+
+
 @pytest.mark.parametrize(("extra", "value"), [([], 0), ([(42113, 2, 0, "7", True)], 7)])
 def test_absent_tiles_are_nodata(extra, value, tmp_path):
     """A tile that a sparse TIFF leaves out reads as the declared nodata value, else 0."""
