@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import typer
 import yaml
 from sybil import Sybil
 from sybil.example import Example
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from pipeline.cli import app
+from pipeline.cli import app, main
 from pipeline.config import load_config
 from pipeline.confusion import Counts
 from pipeline.geometry import Box
@@ -207,3 +209,26 @@ def test_the_backend_recipe_works(recipes: Recipes) -> None:
         logits_BKYX = predict(pixels_BCYX, [{}, {}])
     assert np.allclose(logits_BKYX[:, 1:], expected, atol=1e-5)
     assert not logits_BKYX[:, 0].any()
+
+
+def test_one_file_each_is_all_it_takes(recipes: Recipes, tmp_path: Path) -> None:
+    """Model, reader, writer and metric of CONTRIBUTING.md run together from a YAML that names them; nothing else is edited."""
+    pixels_YX = (np.arange(300 * 640) % 256).astype(np.uint8).reshape(300, 640)
+    (tmp_path / "image.raw").write_bytes(pixels_YX.tobytes())
+    tifffile.imwrite(tmp_path / "truth.tif", (pixels_YX >= 128).astype(np.uint8))
+    names = recipes.names
+    config = {
+        "images": ["image.raw"],
+        "truth": "truth.tif",
+        "classes": [{"name": "dark"}, {"name": "bright"}],
+        "model": {"name": names["model"], "level": 128},
+        "reader": {"name": names["reader"], "width": 640},
+        "metrics": ["semantic", {"name": names["metric"]}],
+        "writers": [{"name": names["writer"]}],
+        "tiling": {"core": 64, "halo": 0, "block": 128},
+        "output": "out",
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert main(["run", str(tmp_path / "run.yaml")]) == 0
+    assert (tmp_path / "out" / "masks" / "image.raw").read_bytes() == (pixels_YX >= 128).astype(np.uint8).tobytes()
+    assert json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))["kappa"] == 1.0

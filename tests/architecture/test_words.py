@@ -17,7 +17,9 @@ from workflows.doctor import EXTRAS, SAMPLES
 
 ROOT = Path(__file__).parents[2]
 # Words are cut in two so that this file may be searched as well.
-FORBIDDEN = re.compile("|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "/wo" + "rk/", "/ro" + "ot/", "raise NotImpl" + "ementedError"]))
+FORBIDDEN = re.compile(
+    "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "/wo" + "rk/", "/ro" + "ot/", "[.]/sha" + "red/", "raise NotImpl" + "ementedError"])
+)
 # An undocumented switch-off hides a fault: the rule is named, and the reason stands beside it.
 BARE = re.compile(r"# no" + r"qa(?!: [A-Z]+\d)|# type: " + r"ignore(?!\[)")
 
@@ -39,6 +41,7 @@ def test_no_loose_ends() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if FORBIDDEN.search(line)
     }
+    found = {place: line for place, line in found.items() if not place.startswith(".ci/run")}  # it may look beside the checkout
     found.pop(next((place for place in found if place.startswith("pyproject.toml") and "exclude_also" in found[place]), ""), None)
     assert not found
 
