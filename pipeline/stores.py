@@ -124,10 +124,10 @@ class BlockStore(Raster):
         planes = {axis: length[axis] for axis in length if axis not in "cyx"}
         header = Header((length["y"], length["x"]), length.get("c", 1), found["data_type"], planes)
         store = cls(path, header, max(found["chunk_grid"]["configuration"]["chunk_shape"][-2:]), float(found["fill_value"]))
-        store.metadata = found
+        store.metadata, store.axes = found, tuple(found["dimension_names"])
         return store
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """Names of the axes, in OME-Zarr's order t, c, z, y, x; c is there for several channels, or a named one."""
         present = [*self.header.planes, "y", "x"]

@@ -76,7 +76,8 @@ class OmeZarr(Writer):
         levels = [BlockStore.open(path / "0")]
         halve = self._halve(meta)
         for number, shape in enumerate(_pyramid.shapes(header.shape, SMALLEST)[1:], 1):
-            level = BlockStore(path / str(number), replace(header, shape=shape), levels[0].block, levels[0].fill)
+            smaller = replace(levels[0].header, shape=shape, channel_names=header.channel_names)
+            level = BlockStore(path / str(number), smaller, levels[0].block, levels[0].fill)
             level.create(replace=True)
             _pyramid.fill_level(levels[-1], level, halve)
             levels.append(level)

@@ -94,7 +94,7 @@ class Tiff(Writer):
                 rows_YX = np.empty((tile[0], shape[1]), meta.dtype)
                 reduced.insert(0, _Reduced(shape, rows_YX, tile, encode, spool, reduced[0] if reduced else None))
             file.write(
-                _level0(mask, tile, encode, reduced[0] if reduced else None),
+                _level0(mask, np.dtype(meta.dtype), tile, encode, reduced[0] if reduced else None),
                 shape=stack + meta.shape,
                 metadata=_ome(meta, name) if planes else None,
                 subifds=len(reduced) if planes else 0,
@@ -106,14 +106,14 @@ class Tiff(Writer):
                 file.write(level.tiles(), shape=stack + level.shape, metadata=None, subfiletype=1, **options, **_resolution(meta, number))
 
 
-def _level0(mask: Raster, tile: tuple[int, int], encode: Encode, below: _Reduced | None) -> Iterator[bytes]:
+def _level0(mask: Raster, dtype: np.dtype[Any], tile: tuple[int, int], encode: Encode, below: _Reduced | None) -> Iterator[bytes]:
     """Compress the tiles of every plane, row by row, and hand what was read to the level below."""
     height, width = mask.header.shape
     for plane in range(mask.header.num_planes):
         for y in range(0, height, tile[0]):
             for x in range(0, width, SPAN):
                 box = Box(y, x, y + tile[0], x + SPAN).clip((height, width))
-                rows_YX = mask.read(box, plane)[0]
+                rows_YX = mask.read(box, plane)[0].astype(dtype, copy=False)
                 if below:  # before the tiles: whoever takes the last one does not come back
                     below.put(x // 2, nearest(rows_YX))
                     if box.x1 == width:

@@ -141,6 +141,15 @@ def test_sixteen_bits(writer, tmp_path):
     assert content(paths[0]) != content(paths[1])
 
 
+def test_the_metadata_decides_the_type(writer, tmp_path):
+    """Class ids that arrive in a wider type are written as the metadata says: the bytes are the same."""
+    one, two = target(tmp_path / "one", writer), target(tmp_path / "two", writer)
+    mask, meta = mask_of((1100, 30)), MaskMeta((1100, 30), classes=CLASSES)
+    writer.export(ArrayRaster(mask), meta, one)
+    writer.export(ArrayRaster(mask.astype(np.int64)), meta, two)
+    assert content(one) == content(two)
+
+
 def test_a_writer_is_a_value(writer):
     """A writer travels between processes and equals itself there; its suffix names its file."""
     assert pickle.loads(pickle.dumps(writer)) == writer
