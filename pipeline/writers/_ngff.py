@@ -13,7 +13,6 @@ from pipeline.writers import MaskMeta
 
 __all__ = ["group", "image_label", "multiscales", "omero"]
 
-UNITS = ("micrometer", "meter")  # lengths: OME-Zarr has no unit for degrees, which then stay plain numbers
 PALETTE = ("FF0000", "00FF00", "0000FF", "FFFF00", "00FFFF", "FF00FF", "FF8000", "8080FF")
 
 
@@ -48,7 +47,8 @@ def multiscales(name: str, axes: Sequence[str], header: Header, num_levels: int,
 
 def _axis(axis: str, header: Header) -> dict[str, str]:
     kind = {"t": "time", "c": "channel"}.get(axis, "space")
-    has_unit = axis in "yx" and header.pixel_size is not None and header.unit in UNITS
+    # Degrees are in no list of OME-Zarr's, which only recommends its units: dropped, a map would lose its scale's meaning.
+    has_unit = axis in "yx" and header.pixel_size is not None and header.unit
     return {"name": axis, "type": kind, **({"unit": header.unit} if has_unit else {})}
 
 

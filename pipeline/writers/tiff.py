@@ -71,12 +71,12 @@ class Tiff(Writer):
                 # An older try may still be writing there: its file loses the name before ours gets it.
                 partial.unlink(missing_ok=True)
                 with tifffile.TiffWriter(partial, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=bool(meta.planes)) as file:
-                    self._write(file, mask, meta, path.name)
+                    self._write(file, mask, meta, path)
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
 
-    def _write(self, file: tifffile.TiffWriter, mask: Raster, meta: MaskMeta, name: str) -> None:
+    def _write(self, file: tifffile.TiffWriter, mask: Raster, meta: MaskMeta, path: Path) -> None:
         tile = min(TILE, ceil_to(meta.shape[0], 16)), min(TILE, ceil_to(meta.shape[1], 16))
         encode = _encoder(self.compression)
         options: dict[str, Any] = {
@@ -90,13 +90,13 @@ class Tiff(Writer):
         with ExitStack() as spools:
             reduced: list[_Reduced] = []
             for shape in reversed(shapes(meta.shape, 2 * TILE - 1)[1:] if self.pyramid else []):
-                spool = spools.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES))
+                spool = spools.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=path.parent))
                 rows_YX = np.empty((tile[0], shape[1]), meta.dtype)
                 reduced.insert(0, _Reduced(shape, rows_YX, tile, encode, spool, reduced[0] if reduced else None))
             file.write(
                 _level0(mask, np.dtype(meta.dtype), tile, encode, reduced[0] if reduced else None),
                 shape=stack + meta.shape,
-                metadata=_ome(meta, name) if planes else None,
+                metadata=_ome(meta, path.name) if planes else None,
                 subifds=len(reduced) if planes else 0,
                 extratags=_tags(meta),
                 **options,
