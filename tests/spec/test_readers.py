@@ -143,10 +143,9 @@ def test_types_that_are_no_pixels(dtype, tmp_path):
 
 def ome_zarr(path, version=3, **image):
     """An OME-Zarr image of two levels."""
-    levels = [
-        {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5 * 2**level, 0.25 * 2**level]}]}
-        for level in range(2)
-    ]
+    moved = {"type": "translation", "translation": [0, 1, 2]}
+    scales = [{"type": "scale", "scale": [1, 0.5 * 2**level, 0.25 * 2**level]} for level in range(2)]
+    levels = [{"path": str(level), "coordinateTransformations": [scale, moved]} for level, scale in enumerate(scales)]
     axes = [{"name": "c"}, {"name": "y", "unit": "micrometer"}, {"name": "x", "unit": "micrometer"}]
     image = {"axes": axes, "datasets": levels, **image}
     attributes = {"multiscales": [image]} if version == 2 else {"ome": {"version": "0.5", "multiscales": [image]}}
@@ -162,7 +161,7 @@ def test_ome_zarr_levels_and_scale(version, tmp_path):
     moved = [{"type": "scale", "scale": [1, 2, 2]}, {"type": "translation", "translation": [0, 10, 20]}]
     path = ome_zarr(tmp_path / "a.ome.zarr", version, coordinateTransformations=moved)
     small = header(path, level=1)
-    assert (small.shape, small.pixel_size, small.unit, small.offset) == ((16, 24), (2.0, 1.0), "micrometer", (10.0, 20.0))
+    assert (small.shape, small.pixel_size, small.unit, small.offset) == ((16, 24), (2.0, 1.0), "micrometer", (12.0, 24.0))
     np.testing.assert_array_equal(whole(path, level=1), noise(2, 32, 48)[:, ::2, ::2])
     assert header(path, pixel_size=0.7).pixel_size == (0.7, 0.7)
     with pytest.raises(InputError, match=r"allowed: 0\.\.1"):
@@ -214,7 +213,7 @@ def test_truncated_tiff(options, tmp_path):
         cut = (page.dataoffsets[-1] + page.databytecounts[-1] * 3 // 4) if len(page.dataoffsets) > 1 else page.dataoffsets[0] + 3000
     path.write_bytes(path.read_bytes()[:cut])
     with build("readers", {"name": "tiff"}).open(str(path)) as raster:
-        with pytest.raises(BlockError, match="truncated"):
+        with pytest.raises(BlockError, match="truncated, needs bytes"):
             raster.read(Box(60, 60, 64, 64))
         np.testing.assert_array_equal(raster.read(Box(0, 0, 8, 8))[0], noise(64, 64)[:8, :8])
 
@@ -248,6 +247,16 @@ def test_ome_tiff_of_several_files(tmp_path):
     np.testing.assert_array_equal(whole(tmp_path / "0.ome.tif", channels=[0])[0], pixels_CYX[0])
     with pytest.raises(BlockError, match="page 1 is missing"):
         whole(tmp_path / "0.ome.tif")
+
+
+def test_volumetric_tiff(tmp_path):
+    """Tiles with a depth give the planes they hold, also where each channel is stored apart."""
+    path, pixels_CZYX = tmp_path / "a.tif", noise(3, 5, 40, 50)
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels_CZYX, photometric="rgb", planarconfig="separate", volumetric=True, tile=(2, 16, 32), metadata=None)
+    assert (header(path).planes, header(path).channels) == ({"z": 5}, 3)
+    for plane in range(5):
+        np.testing.assert_array_equal(whole(path, plane), pixels_CZYX[:, plane])
 
 
 def test_ome_zarr_without_its_array(tmp_path):
