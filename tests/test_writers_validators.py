@@ -245,6 +245,7 @@ def test_georeference_and_scale_survive(tmp_path):
             assert list(first.tags[int(code)].value) == UTM[code]["value"]
         assert first.tags[34737].value == UTM["34737"]["value"]
         assert first.tags[42113].value == "255"
+        assert not {33550, 42113} & {tag.code for tag in second.tags}
         assert file.geotiff_metadata["ProjectedCSTypeGeoKey"] == 32632
         assert (first.resolutionunit, first.resolution, second.resolution) == (3, (40000.0, 20000.0), (20000.0, 10000.0))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry import Box, ceil_to
+from pipeline.geometry import Box
 from pipeline.grid import Grid
 from pipeline.readers import Raster
 from pipeline.stores import BlockStore
@@ -113,7 +113,7 @@ def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
 
 def _quarters(box: Box, block: int) -> Iterator[Box]:
     """Cut a box into what can be read one at a time: about one block of the level before each."""
-    half = ceil_to(block, 2) // 2
+    half = -(-block // 2)
     for y0 in range(box.y0, box.y1, half):
         for x0 in range(box.x0, box.x1, half):
             yield Box(y0, x0, min(y0 + half, box.y1), min(x0 + half, box.x1))

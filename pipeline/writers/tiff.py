@@ -90,7 +90,7 @@ class Tiff(Writer):
         with ExitStack() as spools:
             reduced: list[_Reduced] = []
             for shape in reversed(shapes(meta.shape, 2 * TILE - 1)[1:] if self.pyramid else []):
-                spool = spools.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=path.parent))
+                spool = spools.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(path.parent)))
                 rows_YX = np.empty((tile[0], shape[1]), meta.dtype)
                 reduced.insert(0, _Reduced(shape, rows_YX, tile, encode, spool, reduced[0] if reduced else None))
             file.write(
