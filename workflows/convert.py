@@ -32,7 +32,7 @@ def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) 
     Raises:
         GigasegError: wrong input, or it could not go on.
     """
-    mapping = {"images": list(images), "model": {"name": "identity"}, "output": str(output)}
+    mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": str(output)}
     config = config_from(mapping, Path.cwd(), "convert", overrides)
     found = survey(config)
     folder = RunFolder(config.output)

@@ -69,7 +69,7 @@ def _config(pred: str, truth: str, classes: Path | None, ignore: str | None, out
         "images": [pred],
         "truth": _template(truth),
         "ignore": int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore,
-        "model": {"name": "identity"},
+        "model": {"name": "identity", "classes": 2},
         "output": str(output),
     }
     if classes:

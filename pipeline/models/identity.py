@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from pipeline.fits import Fit
 from pipeline.models import Model, Predict
 from pipeline.recipe import Recipe
 
@@ -22,7 +25,7 @@ class Identity(Model):
         model: {name: identity, classes: 2}
     """
 
-    classes: int = Field(default=255, ge=2, le=65535, description="number of classes; ids above are no prediction")
+    classes: int = Field(ge=2, le=65535, description="number of classes; ids above are no prediction")
 
     @property
     def num_classes(self) -> int:
@@ -37,4 +40,12 @@ class Identity(Model):
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
         """Nothing to load."""
-        yield lambda pixels_BCYX, _: pixels_BCYX[:, 0]
+        kind = np.dtype(np.uint8 if self.classes <= 255 else np.uint16)
+        fill = kind.type(np.iinfo(kind).max)
+
+        def predict(pixels_BCYX: NDArray[Any], _: Sequence[Fit]) -> NDArray[Any]:
+            ids_BYX = pixels_BCYX[:, 0]
+            known_BYX = (ids_BYX >= 0) & (ids_BYX < self.classes)
+            return np.where(known_BYX, ids_BYX, fill).astype(kind)
+
+        yield predict

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Layout", "decoded_bytes", "layout", "local_path", "make_header", "native", "opening", "reading", "resolution"]
 
 STACK, CHANNEL = "tz", "cs"
-DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
+DTYPES = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 REGION_BYTES = 1 << 26  # a strip, tile or chunk above this is no region: every read must be charged for it
 
 
@@ -142,7 +142,7 @@ def native(dtype: Any, path: str) -> np.dtype[Any]:
     """The type that pixels are handed out in: as stored, in the machine's byte order, bool as uint8.
 
     Raises:
-        InputError: complex numbers, 64-bit integers and anything else that is no pixel.
+        InputError: complex numbers and anything else that is no pixel.
 
     Example:
         >>> native(np.dtype(">u2"), "a.tif"), native(np.dtype(bool), "a.tif")

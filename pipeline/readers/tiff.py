@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ class Tiff(Reader):
         """Open a file; nothing is decoded yet."""
         import tifffile
 
+        # It logs every odd tag of a damaged file; what matters of them is said by the errors below.
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
         with opening(path):
             tif = tifffile.TiffFile(local_path(path))
         with tif:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -55,10 +56,16 @@ def _place(receipt: Receipt) -> tuple[int, ...]:
     return tuple(int(part) for part in receipt.block.rpartition(":")[2].split("."))
 
 
+def _position(error: str) -> tuple[int, ...]:
+    """Row and column that a truth error names, so that the first one of an image can be told from the first of a block."""
+    found = re.search(r"\(y=(\d+), x=(\d+)\)", error)
+    return (int(found[1]), int(found[2])) if found else ()
+
+
 def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: Mapping[str, Any]) -> ImageCounts:
     """Sum the blocks of one image; what has no receipt has no prediction."""
     empty = Counts(np.zeros(len(plan["classes"]), np.int64))
-    counts, errors = empty, []
+    counts, errors = empty, {}
     for receipt in _counted(receipts, image["count_key"]):
         if not receipt.ok:
             area = _area(image, receipt, plan["block"])
@@ -66,10 +73,11 @@ def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: M
         elif receipt.counts is not None:
             fresh = receipt.count_key == image["count_key"]
             counts += receipt.counts if fresh else replace(receipt.counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0)
-            errors += [receipt.truth_error] if fresh and receipt.truth_error else []
+            if fresh and receipt.truth_error:
+                errors[_place(receipt)[0], *_position(receipt.truth_error)] = receipt.truth_error
     undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
     counts += replace(empty, no_prediction=undone)
-    return ImageCounts(image["name"], counts, bool(image["truth"]), errors[0] if errors else "")
+    return ImageCounts(image["name"], counts, bool(image["truth"]), errors[min(errors)] if errors else "")
 
 
 def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:

@@ -133,9 +133,9 @@ def test_choices_beyond_the_file(options, says, tmp_path):
         header(tmp_path / "a.tif", **options)
 
 
-@pytest.mark.parametrize("dtype", ["complex64", "int64", "uint64"])
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_types_that_are_no_pixels(dtype, tmp_path):
-    """Complex numbers and 64-bit integers are refused when the file is opened."""
+    """Complex numbers are refused when the file is opened."""
     plain(tmp_path / "a.zarr", noise(20, 30, dtype=dtype))
     with pytest.raises(InputError, match=f"type {dtype}"):
         header(tmp_path / "a.zarr")
