@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Probe", "cached", "file_sha256", "probe", "probe_field", "probe_stride", "remember"]
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
-_CANVASES = (256, 512, 1024)  # sides tried in turn, pixels: small ones are quick, large ones hold wide fields
-_SEEDS = (0, 1)
+_CANVASES = (128, 256, 512, 1024)  # sides tried in turn, pixels: small ones are quick, large ones hold wide fields
+_ROUNDING = 1e-4  # share of the largest output by which float32 may differ from itself elsewhere in the image
 
 
 @dataclass(frozen=True)
@@ -58,42 +58,45 @@ def probe(network: nn.Module, channels: int) -> Probe:
 def probe_stride(network: nn.Module, channels: int) -> int:
     """Return the smallest stride whose multiples the network takes as sizes, and whose shifts move its output along.
 
-    The output is compared in float64 in the middle of a canvas, where the border does not reach. A network that sees
-    its whole input is never moved exactly: there, the smallest stride that is no worse than the largest.
+    Two things must move along: the output in the middle of a canvas, and the reach of a single pixel, which shows
+    paths that this output happens not to use. A network that sees its whole input moves nothing exactly: there,
+    the smallest stride that is no worse than the largest.
 
     Raises:
         ValueError: no stride up to 64 will do.
     """
-    import torch
-
-    forward = _forward(network, torch.float64)
-    accepted = [stride for stride in STRIDES if _accepts(forward, channels, stride)]
-    if not accepted:
-        raise ValueError(f"the network accepts none of the sizes {_CANVASES[0]}+d for d in {STRIDES}")
+    forward = _forward(network)
+    accepted = _accepted(forward, channels)
     errors: dict[int, float] = {}
-    for side in _CANVASES[:2]:
-        errors = {}
+    for side in _CANVASES[:3]:
+        pixels = _random(channels, side + STRIDES[-1])
+        try:
+            plain, errors = _shift_errors(forward, pixels, accepted, side)
+        except RuntimeError:
+            continue  # the canvas is too small for valid padding
+        middle = ceil_to(side // 2, STRIDES[-1])
+        start = _reach(forward, pixels[..., :side, :side], plain, middle)
         for stride in accepted:
-            errors[stride] = _shift_error(forward, channels, stride, side)
-            if errors[stride] < 1e-9:
+            moved = _reach(forward, pixels[..., :side, :side], plain, middle + stride)
+            if errors[stride] < _ROUNDING and start and moved == [(low + stride, high + stride) for low, high in start]:
                 return stride
-    return next(stride for stride in accepted if errors[stride] <= 2 * errors[accepted[-1]])
+    return next(stride for stride in accepted if errors[stride] <= max(2 * errors[accepted[-1]], _ROUNDING))
 
 
 def probe_field(network: nn.Module, channels: int, stride: int) -> int | None:
     """Return how far an input pixel outside a cell of the stride can change the cell's output, pixels.
 
-    One pixel in the middle is set to NaN, which passes through every weight that is not left out altogether, and to
-    a large finite value, which moves what only comparisons see; every position in a cell is tried along the diagonal.
+    Every position in a cell is tried, along the diagonal.
 
     Returns:
         The radius; None where it reaches the border of the largest canvas, as in networks that see their whole input.
     """
-    import torch
-
-    forward = _forward(network, torch.float32)
+    forward = _forward(network)
     for side in _CANVASES:
-        field = _field_on(forward, channels, stride, ceil_to(side, stride))
+        try:
+            field = _field_on(forward, channels, stride, ceil_to(side, stride))
+        except RuntimeError:
+            continue  # the canvas is too small for valid padding
         if field is not None:
             return field
     return None
@@ -102,78 +105,103 @@ def probe_field(network: nn.Module, channels: int, stride: int) -> int | None:
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
-def _forward(network: nn.Module, dtype: torch.dtype) -> Forward:
-    """A copy of the network as a function in one precision."""
+def _forward(network: nn.Module) -> Forward:
+    """A copy of the network as a function."""
     import copy
 
     import torch
 
     with torch.no_grad():  # a TorchScript module copied with gradients on would no longer own its weights
-        moved = copy.deepcopy(network).eval().to(dtype)
+        copied = copy.deepcopy(network).eval()
 
     def forward(x_NCYX: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            output_NKYX: torch.Tensor = moved(x_NCYX.to(dtype))
+            output_NKYX: torch.Tensor = copied(x_NCYX)
         return output_NKYX
 
     return forward
 
 
-def _random(channels: int, side: int, seed: int) -> torch.Tensor:
+def _random(channels: int, side: int) -> torch.Tensor:
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, channels, side, side, generator=generator, dtype=torch.float64)
+    return torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def _accepts(forward: Forward, channels: int, stride: int) -> bool:
-    """Whether a size that is a multiple of this stride, and of no larger one, goes in and loses an even margin."""
+def _accepted(forward: Forward, channels: int) -> list[int]:
+    """Strides for which a size that is a multiple of this one and of no larger one goes in and loses an even margin."""
     import torch
 
-    side = _CANVASES[0] + stride
-    try:
-        output = forward(torch.zeros(1, channels, side, side, dtype=torch.float64))
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return output.shape[-1] <= side and (side - output.shape[-1]) % 2 == 0 and output.shape[-1] == output.shape[-2]
+    def accepts(side: int) -> bool:
+        try:
+            output = forward(torch.zeros(1, channels, side, side))
+        except (RuntimeError, ValueError, AssertionError):
+            return False
+        return 0 < output.shape[-1] <= side and (side - output.shape[-1]) % 2 == 0
+
+    for least in _CANVASES[:3]:
+        # A multiple of every stride: refused, it is too small, and what is said to a little more would be of no use.
+        accepted = [stride for stride in STRIDES if accepts(least + stride)] if accepts(least) else []
+        if accepted:
+            return accepted
+    raise ValueError(f"the network accepts none of the sizes {_CANVASES[0]} + d for d in {STRIDES}")
 
 
-def _shift_error(forward: Forward, channels: int, stride: int, side: int) -> float:
-    """Largest difference, in standard deviations, between a window's output and the same window's after a shift."""
-    window = side // 8
-    pixels = _random(channels, side + STRIDES[-1], seed=0)
-    here = forward(pixels[..., :side, :side])
-    there = forward(pixels[..., stride : stride + side, stride : stride + side])
-    start = (here.shape[-1] - window) // 2
-    one = here[..., start + stride : start + stride + window, start + stride : start + stride + window]
-    other = there[..., start : start + window, start : start + window]
-    return float((one - other).abs().max() / (one.std() + 1e-300))
+def _shift_errors(forward: Forward, pixels: torch.Tensor, strides: list[int], side: int) -> tuple[torch.Tensor, dict[int, float]]:
+    """The output of the first window, and for each stride how far the output of the window shifted by it is off."""
+    plain = forward(pixels[..., :side, :side])
+    middle = side // 8
+    start = (plain.shape[-1] - middle) // 2
+    errors = {}
+    for stride in strides:
+        shifted = forward(pixels[..., stride : stride + side, stride : stride + side])[..., start : start + middle, start : start + middle]
+        there = plain[..., start + stride : start + stride + middle, start + stride : start + stride + middle]
+        same = min(shifted.shape[-1], there.shape[-1])  # a shift by 64 can leave a small canvas
+        difference = (shifted[..., :same, :same] - there[..., :same, :same]).abs()
+        errors[stride] = float(difference.max() / plain.abs().max()) if difference.numel() else float("inf")
+    return plain, errors
+
+
+def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int) -> list[tuple[int, int]] | None:
+    """The first and the last row, and column, of the output that the pixel (at, at) changes; in coordinates of the input.
+
+    The pixel is set to NaN, which passes through every weight that is not left out altogether, and to a large finite
+    value, which moves what only comparisons see.
+
+    Returns:
+        An empty list where nothing changes; None where the change touches the output's border, or the pixel is outside.
+    """
+    import torch
+
+    if at >= pixels.shape[-1]:
+        return None
+    changed = torch.zeros(plain.shape[-2:], dtype=torch.bool)
+    for value in (float("nan"), 1e4):
+        touched = pixels.clone()
+        touched[..., at, at] = value
+        changed |= (forward(touched) != plain).any(0).any(0)  # NaN differs from everything
+    margin, reach = (pixels.shape[-1] - plain.shape[-1]) // 2, []
+    for axis in (1, 0):
+        hit = torch.nonzero(changed.any(axis)).flatten()
+        if len(hit):
+            if hit[0] == 0 or hit[-1] == plain.shape[-1] - 1:
+                return None
+            reach.append((int(hit[0]) + margin, int(hit[-1]) + margin))
+    return reach
 
 
 def _field_on(forward: Forward, channels: int, stride: int, side: int) -> int | None:
     """The field on one canvas; None where it touches the canvas's border."""
-    import torch
-
+    pixels = _random(channels, side)
+    plain = forward(pixels)
     worst, middle = 0, ceil_to(side // 2, stride)
-    for seed in _SEEDS:
-        pixels = _random(channels, side, seed)
-        plain = forward(pixels)
-        margin = (side - plain.shape[-1]) // 2
-        for pixel in range(middle, middle + stride):
-            changed = torch.zeros(plain.shape[-2:], dtype=torch.bool)
-            for value in (float("nan"), 1e4):
-                touched = pixels.clone()
-                touched[..., pixel, pixel] = value
-                changed |= (forward(touched) != plain).any(0).any(0)  # NaN differs from everything
-            for axis in (0, 1):
-                hit = torch.nonzero(changed.any(axis)).flatten()
-                if not len(hit):
-                    continue
-                if hit[0] == 0 or hit[-1] == plain.shape[-1] - 1:
-                    return None
-                first, last = int(hit[0]) + margin, int(hit[-1]) + margin
-                # Distances from the pixel to the nearer edges of the outermost cells that it changes.
-                worst = max(worst, pixel - (first // stride * stride + stride - 1), last // stride * stride - pixel)
+    for pixel in range(middle, middle + stride):
+        reach = _reach(forward, pixels, plain, pixel)
+        if reach is None:
+            return None
+        for first, last in reach:
+            # Distances from the pixel to the nearer edges of the outermost cells that it changes.
+            worst = max(worst, pixel - (first // stride * stride + stride - 1), last // stride * stride - pixel)
     return worst
 
 

@@ -1,0 +1,159 @@
+"""What is found out by trial is what the networks are known to have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.plugins import build
+from pipeline.probe import Probe, cached, file_sha256, probe, probe_field, probe_stride, remember
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tests share their machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+DILATED = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=4, dilation=4))
+
+
+class Strided(nn.Module):
+    """Halves and doubles again, so that single pixels do not shift; takes even sizes only."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, 4, kernel, stride=2, padding=kernel // 2), nn.ConvTranspose2d(4, 2, 2, stride=2)
+
+    def forward(self, x):
+        return self.up(self.down(x)) + x
+
+
+class WholeTile(nn.Module):
+    """Sees its whole input by its mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y * y.mean((2, 3), keepdim=True).sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (nn.Conv2d(1, 2, 1), Probe(1, 0)),
+        (nn.Conv2d(1, 2, 5, padding=2), Probe(1, 2)),
+        (nn.Conv2d(1, 2, 5), Probe(1, 2)),
+        (DILATED, Probe(1, 5)),
+        (Strided(3), Probe(2, 1)),
+        (Strided(5), Probe(2, 2)),
+        (WholeTile(), Probe(1, None)),
+    ],
+    ids=["pixel", "padded", "valid", "dilated", "strided 3", "strided 5", "whole tile"],
+)
+def test_small_networks(network, expected):
+    """Stride and field of networks whose arithmetic can be done by hand."""
+    torch.manual_seed(0)
+    assert probe(network, channels=1) == expected
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("depth", "norm"), [(1, "batch"), (2, "none"), (3, "batch")])
+def test_unet_has_the_field_it_declares(padding, depth, norm):
+    """The stride and the field that U-Net computes are those that a trial finds."""
+    model = build("models", {"name": "unet", "depth": depth, "base": 2, "padding": padding, "norm": norm})
+    assert probe(model.load(), channels=1) == Probe(model.stride, model.field)
+
+
+def test_field_sees_dead_units():
+    """A path that these inputs do not excite still counts: another image may."""
+    network = nn.Sequential(nn.Conv2d(1, 1, 7, padding=3), nn.ReLU())
+    nn.init.constant_(network[0].bias, -1e6)
+    assert probe_field(network, 1, 1) == 3
+
+
+def test_no_stride_is_an_error():
+    """A network of one fixed size has no stride."""
+
+    class Fixed(nn.Conv2d):
+        def forward(self, x):
+            if x.shape[-1] != 100:
+                raise ValueError("100 pixels only")
+            return super().forward(x)
+
+    with pytest.raises(ValueError, match="accepts none"):
+        probe_stride(Fixed(1, 2, 1), channels=1)
+
+
+def test_probing_leaves_the_network_alone():
+    """The network keeps its type and its weights."""
+    network = nn.Conv2d(1, 2, 3)
+    before = network.weight.detach().clone()
+    probe(network, channels=1)
+    assert network.weight.dtype == torch.float32
+    assert torch.equal(network.weight, before)
+
+
+def test_answers_are_kept_by_content(tmp_path, monkeypatch):
+    """A file's answer is found again under any name, not for other bytes, and not in a damaged cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    one, copy, other = (tmp_path / name for name in ("one.pt", "copy.pt", "other.pt"))
+    one.write_bytes(b"weights")
+    copy.write_bytes(b"weights")
+    other.write_bytes(b"others")
+    assert cached(one) is None
+    remember(one, Probe(8, 54))
+    assert cached(copy) == Probe(8, 54)
+    assert cached(other) is cached(tmp_path / "absent.pt") is None
+    remember(one, Probe(8, None))
+    assert cached(copy) == Probe(8, None)
+    (entry,) = (tmp_path / "cache" / "gigaseg" / "probe").iterdir()
+    entry.write_text('{"stride": ')
+    assert cached(one) is None
+    one.write_bytes(b"changed")
+    assert file_sha256(one) != file_sha256(copy)
+
+
+def test_torchscript_reads_the_answers(tmp_path, monkeypatch):
+    """A TorchScript model takes stride and field from the cache, unless the YAML gives them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "any.pt"
+    file.write_bytes(b"weights")
+    spec = {"name": "torchscript", "path": str(file), "trust": True}
+    assert (build("models", spec).stride, build("models", spec).field) == (1, None)
+    remember(file, Probe(8, 54))
+    assert (build("models", spec).stride, build("models", spec).field) == (8, 54)
+    given = build("models", {**spec, "stride": 16, "field": 60})
+    assert (given.stride, given.field) == (16, 60)
+
+
+def test_a_zoo_model():
+    """A public nuclei U-Net: stride 8; a halo of the field, rounded up, makes tiles agree with the whole, a third of it does not."""
+    if "GIGASEG_TEST_DATA" not in os.environ:
+        pytest.skip("GIGASEG_TEST_DATA is not set")
+    folder = Path(os.environ["GIGASEG_TEST_DATA"]) / "models" / "unet2d_nuclei_broad"
+    network = build("models", {"name": "torchscript", "path": str(folder / "weights.pt"), "trust": True}).load()
+    found = probe(network, channels=1)
+    assert found == Probe(8, 54)
+    image = torch.from_numpy(np.load(folder / "test_input.npy"))
+    image = (image - image.mean()) / image.std()
+
+    def error(halo):
+        outer = slice(192 - halo, 320 + halo)
+        with torch.no_grad():
+            tile = network(image[..., outer, outer])[..., halo : halo + 128, halo : halo + 128]
+            return float((tile - network(image)[..., 192:320, 192:320]).abs().max())
+
+    assert error(56) < 1e-4
+    assert error(16) > 1e-3
