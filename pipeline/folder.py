@@ -111,12 +111,13 @@ class RunFolder:
         Raises:
             InputError: a live process holds the run.
         """
-        plan = self.last_plan()
+        # Of every plan: an image that left a later one has left its mask here.
+        places = dict.fromkeys(place for plan in self._plans() for place in plan.get("outputs", []))
         if self.ledger.is_dir():
             with Ledger.open(self.ledger, take_over=take_over):
                 pass
         with store_errors(self.path):
-            for place in plan.get("outputs", []):
+            for place in places:
                 self._remove(self.path / place)
             for name in ("ledger", "report", "run.json", "config.yaml", "log.txt"):
                 self._remove(self.path / name)
@@ -136,13 +137,13 @@ class RunFolder:
 
     def last_plan(self) -> dict[str, Any]:
         """The plan that the last execution recorded in the ledger; empty when there is none."""
-        if not self.ledger.is_dir():
-            return {}
-        plans: Iterator[dict[str, Any]] = read_rows_of(self.ledger, "plan")
         last: dict[str, Any] = {}
-        for last in plans:  # noqa: B007 - the last one holds
+        for last in self._plans():  # noqa: B007 - the last one holds
             pass
         return last
+
+    def _plans(self) -> Iterator[dict[str, Any]]:
+        return read_rows_of(self.ledger, "plan") if self.ledger.is_dir() else iter(())
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

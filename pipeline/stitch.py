@@ -52,17 +52,23 @@ def argmax(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
         [[0, 1, 0]]
     """
     for top in range(0, out_YX.shape[0], BAND):
-        band_KYX, mask_YX = scores_KYX[:, top : top + BAND], out_YX[top : top + BAND]
-        best_YX = band_KYX[0].copy()
-        total = float(best_YX.sum())
-        mask_YX[...] = 0
-        for k in range(1, len(band_KYX)):
-            np.copyto(mask_YX, mask_YX.dtype.type(k), where=band_KYX[k] > best_YX)
-            np.maximum(best_YX, band_KYX[k], out=best_YX)
-            total += float(band_KYX[k].sum())
+        with np.errstate(all="ignore"):  # what is not finite is raised below
+            total = _argmax_band(scores_KYX[:, top : top + BAND], out_YX[top : top + BAND])
         # A sum is one cheap pass that any NaN or infinity survives; only then is each value looked at.
-        if not np.isfinite(total) and not np.isfinite(band_KYX).all():
+        if not np.isfinite(total) and not np.isfinite(scores_KYX[:, top : top + BAND]).all():
             raise BlockError("the model gave NaN or infinite scores")
+
+
+def _argmax_band(band_KYX: NDArray[Any], mask_YX: NDArray[Any]) -> float:
+    """Fill a band of the mask, and return the sum of all scores."""
+    best_YX = band_KYX[0].copy()
+    total = float(best_YX.sum())
+    mask_YX[...] = 0
+    for k in range(1, len(band_KYX)):
+        np.copyto(mask_YX, mask_YX.dtype.type(k), where=band_KYX[k] > best_YX)
+        np.maximum(best_YX, band_KYX[k], out=best_YX)
+        total += float(band_KYX[k].sum())
+    return total
 
 
 def softmax_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
@@ -104,7 +110,7 @@ def weights(kind: str, core: int, halo: int, index: int, count: int) -> NDArray[
         [1.0, 1.0, 1.0, 1.0, 0.75, 0.25]
     """
     outer = core + 2 * halo
-    reach = -(-halo // core)  # how many tiles away a neighbour still overlaps this one
+    reach = -(-2 * halo // core)  # how many tiles away a neighbour still overlaps this one
     here = np.arange(outer)
     own = _window(kind, here, core, halo)
     total = np.zeros(outer)

@@ -15,11 +15,11 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
-from pipeline.models import Model, Network
+from pipeline.models import Model, TorchModel
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
 
-__all__ = ["Choice", "choose", "print_bytes", "projected_bytes"]
+__all__ = ["Choice", "choose", "measure", "print_bytes", "projected_bytes"]
 
 CORE = 1024  # of a network: large enough that a halo of 64 costs a quarter, small enough for the processor's cache
 BLOCK = 2048
@@ -44,6 +44,17 @@ class Choice:
     memory_bytes: int
 
 
+def measure(found: Survey) -> None:
+    """Measure stride and field of a network that does not say them, once a file: the answer is kept for later runs."""
+    model = found.model
+    if not isinstance(model, TorchModel) or model.unmeasured is None:
+        return
+    from pipeline.probe import probe, remember
+
+    channels = model.num_channels or max(image.header.channels for image in found.images)
+    remember(model.unmeasured, probe(model.load(), channels))
+
+
 def choose(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Choice:
     """Choose the recipe of a run, in a fixed order.
 
@@ -56,6 +67,8 @@ def choose(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Choice:
     """
     config, model = found.config, found.model
     notes: list[str] = []
+    if isinstance(model, TorchModel) and model.unmeasured:
+        notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
     device = _device(config, model, has_gpu or local_gpu)
     compute = config.compute
     core, block = _core_and_block(config, model, notes)
@@ -81,7 +94,7 @@ def local_gpu() -> bool:
 
 
 def _device(config: Config, model: Model, has_gpu: Callable[[], bool]) -> str:
-    if not isinstance(model, Network):
+    if not isinstance(model, TorchModel):
         return "cpu"
     if config.compute.device == "auto":
         return "cuda" if has_gpu() else "cpu"
@@ -91,7 +104,7 @@ def _device(config: Config, model: Model, has_gpu: Callable[[], bool]) -> str:
 def _precision(config: Config, model: Model, device: str) -> str:
     """bf16 where the processor or the GPU has it: five times the speed of fp32."""
     wanted = config.compute.precision
-    if not isinstance(model, Network):
+    if not isinstance(model, TorchModel):
         return "fp32"
     if wanted != "auto":
         return wanted
@@ -106,10 +119,10 @@ def _core_and_block(config: Config, model: Model, notes: list[str]) -> tuple[int
     if tiling.core == "auto":
         core = ceil_to(model.tile.get("core", CORE if network else BLOCK), stride)
         if tiling.block != "auto":
-            # A block is whole cores: the largest core of at most the usual size that divides it.
-            block = ceil_to(tiling.block, stride)
-            core = max(side for side in range(stride, min(core, block) + 1, stride) if block % side == 0)
-            return core, _said("block", tiling.block, block, stride, notes)
+            # A block is whole cores: as few of at most the usual size as hold it.
+            cores = -(-tiling.block // core)
+            core = ceil_to(-(-tiling.block // cores), stride)
+            return core, _said("block", tiling.block, cores * core, core, notes)
         return core, max(1, round(BLOCK / core)) * core
     core = _said("core", tiling.core, ceil_to(tiling.core, stride), stride, notes)
     if tiling.block == "auto":

@@ -1,0 +1,364 @@
+"""Nothing is lost and nothing is counted twice: an interrupted run that goes on ends as one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.errors import GigasegError, InputError, StoreError
+from pipeline.execution import _Execution
+from pipeline.ledger import read_rows
+from tests.conftest import NORMALIZE, UNET, Done, blobs, save_tiff
+from workflows.segment import report, retry, run, stop
+
+CLASSES = [{"name": "low", "values": [0]}, {"name": "high", "values": "other"}]
+TRACED = {
+    "model": {"name": "traced.model"},
+    "normalize": None,
+    "tiling": {"core": 32, "halo": 4, "block": 32},
+    "classes": CLASSES,
+    "truth": "truth/{name}.tif",
+    "images": ["img/*.tif"],
+}
+TILES = 12 + 6  # blocks of one tile, of the two images
+
+
+@pytest.fixture
+def scene(tmp_path, traced):
+    """Two images with truth, of 12 and 6 blocks."""
+    add_image(tmp_path, "a", (100, 90))
+    add_image(tmp_path, "b", (40, 70))
+    return traced
+
+
+def add_image(folder, name, shape):
+    save_tiff(folder / "img" / f"{name}.tif", blobs(shape, seed=ord(name)))
+    save_tiff(folder / "truth" / f"{name}.tif", (blobs(shape, seed=9) > 120).astype(np.uint8) * 7)
+
+
+@contextmanager
+def ending_after(count, error):
+    """End the run in the middle: after so many receipts, raise, or ask it to stop."""
+    booked = []
+    commit = _Execution.commit
+
+    def commit_and_end(self, receipt):
+        commit(self, receipt)
+        booked.append(receipt)
+        if len(booked) == count:
+            if error is not None:
+                raise error
+            self.flagged, self.looked = True, float("inf")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Execution, "commit", commit_and_end)
+        yield booked
+
+
+def assert_same(one, other, names=("a", "b")):
+    assert one.report == other.report
+    for name in names:
+        assert (one.mask(name) == other.mask(name)).all()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), StoreError("disk full")], ids=["asked", "killed", "broken"])
+def test_goes_on_where_it_was_interrupted(engine, scene, tmp_path, error):
+    """However often and however it ends, the same command ends with the masks and the report of an undisturbed run."""
+    whole = engine(**TRACED, output="whole")
+    assert (whole.code, scene.calls) == (0, TILES)
+    scene.calls = 0
+    out = Done(0, tmp_path / "out")
+    for count in (1, 4, 2) if error is None else (1, 4, 7, 3, 2):  # who is asked finishes what is in flight
+        with ending_after(count, error) as booked:
+            if isinstance(error, GigasegError):
+                with pytest.raises(StoreError, match="disk full"):
+                    engine(**TRACED)
+            else:
+                assert engine(**TRACED).code == 130
+        assert len(booked) >= count
+        assert out.run_json["state"] == ("failed" if isinstance(error, GigasegError) else "interrupted")
+    done = engine(**TRACED)
+    assert (done.code, done.run_json["state"]) == (0, "done")
+    assert_same(done, whole)
+    # What was computed and not yet booked when the run broke off is computed again, three blocks a time at most; nothing else is.
+    assert TILES <= scene.calls <= TILES + 5 * (0 if error is None else 2)
+    rows = [(row.phase, row.block) for row in read_rows(done.folder / "ledger")]
+    assert len(rows) == len(set(rows)) == TILES + 2
+
+
+def test_a_finished_run_ends_at_once(engine, scene):
+    """Again: exit code 0, the model is not even loaded, and the report stays."""
+    first = engine(**TRACED)
+    opened = scene.opened
+    second = engine(**TRACED)
+    assert second.code == 0
+    assert scene.opened == opened
+    assert (second.folder / "report" / "index.html").exists()
+    assert second.report == first.report
+
+
+def test_stop_is_obeyed_and_forgotten(engine, scene, tmp_path, capsys):
+    """`gigaseg stop` ends a run with 130 after the blocks in flight; the next run ignores that it was asked."""
+    calls = []
+
+    def stop_at_third(pixels_CYX):
+        calls.append(1)
+        if len(calls) == 3:
+            stop(tmp_path / "out")
+
+    scene.on_call = stop_at_third
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.execution.LOOK_S", 0.0)
+        assert engine(**TRACED).code == 130
+    assert 3 <= len(calls) <= 8
+    assert engine(**TRACED).code == 0
+    assert len(calls) == TILES
+
+
+def test_images_are_added_and_leave(engine, scene, tmp_path):
+    """Another list of images is the same run: only new images are predicted, and those that left leave the report."""
+    engine(**TRACED)
+    scene.calls = 0
+    add_image(tmp_path, "c", (30, 64))
+    more = engine(**TRACED)
+    assert scene.calls == 2
+    assert more.report == engine(**TRACED, output="fresh").report
+    (tmp_path / "img" / "a.tif").unlink()
+    scene.calls = 0
+    fewer = engine(**TRACED)
+    assert scene.calls == 0
+    assert fewer.code == 0
+    assert fewer.report == engine(**TRACED, output="fresh2").report
+    assert [one["name"] for one in fewer.report["per_image"]] == ["b", "c"]
+
+
+def test_a_changed_image_is_predicted_again(engine, scene, tmp_path):
+    """Other pixels under the same name are another image, the others stay."""
+    engine(**TRACED)
+    scene.calls = 0
+    save_tiff(tmp_path / "img" / "b.tif", blobs((40, 70), seed=77))
+    done = engine(**TRACED)
+    assert scene.calls == 6
+    assert_same(done, engine(**TRACED, output="whole"))
+
+
+@pytest.mark.parametrize("writers", [[{"name": "ome_zarr"}], [{"name": "tiff"}]])
+def test_other_classes_are_counted_without_predicting(engine, scene, tmp_path, writers):
+    """A changed mapping of the truth recounts the masks that are there: the report is that of a fresh run, the model is not called."""
+    add_image(tmp_path, "c", (20, 30))  # of a single block
+    keys = {**TRACED, "writers": writers}
+    before = engine(**keys).report
+    scene.calls = 0
+    keys["classes"] = [{"name": "low", "values": [7]}, {"name": "high", "values": [0]}]
+    recounted = engine(**keys)
+    assert scene.calls == 0
+    assert recounted.report != before
+    assert engine(**keys).report == recounted.report
+    assert scene.calls == 0
+    assert engine(**keys, output="whole").report == recounted.report
+    scene.calls = 0
+    assert engine(**{**keys, "classes": CLASSES}).report == before
+    assert report(tmp_path / "out") == 0
+    assert Done(0, tmp_path / "out").report == before
+    assert scene.calls == 0
+
+
+def test_mended_classes_end_a_truth_error(engine, scene, tmp_path):
+    """A truth value outside the classes gives exit code 3; once the classes know it, the run is done."""
+    keys = {**TRACED, "classes": [{"name": "low", "values": [0]}, {"name": "high", "values": [1]}]}
+    wrong = engine(**keys)
+    assert (wrong.code, wrong.run_json["state"]) == (3, "partial")
+    assert all("truth value 7 at (y=" in one["cause"] for one in wrong.report["failures"])
+    assert len(wrong.report["failures"]) == 2
+    assert wrong.report["mean_iou"] is None
+    assert engine(**keys).code == 3
+    scene.calls = 0
+    right = engine(**TRACED)
+    assert (right.code, right.run_json["state"], scene.calls) == (0, "done", 0)
+    assert right.report == engine(**TRACED, output="whole").report
+
+
+def test_truth_may_come_later(engine, scene):
+    """Truth that is given to a finished run is counted without predicting, and can be taken away again."""
+    without = {**TRACED, "truth": None}
+    assert engine(**without).report["confusion"] is None
+    scene.calls = 0
+    done = engine(**TRACED)
+    assert scene.calls == 0
+    assert_same(done, engine(**TRACED, output="whole"))
+    assert engine(**without).report["confusion"] is None
+
+
+def test_another_model_is_another_run(engine, scene):
+    """A changed option is refused, and the difference is named; --fresh starts over."""
+    first = engine(**TRACED)
+    other = {**TRACED, "model": {"name": "traced.model", "power": 0}}
+    with pytest.raises(InputError, match=r"model\.power: found 0; allowed: 1, as this folder was begun with") as refused:
+        engine(**other)
+    assert "--fresh" in str(refused.value)
+    assert engine(**TRACED).report == first.report
+    assert engine(**other, fresh=True).report == engine(**other, output="whole").report
+
+
+def test_fresh_leaves_what_is_not_its_own(engine, scene, tmp_path):
+    """--fresh removes every output of earlier executions, also of images that left, and no file of anybody else."""
+    engine(**TRACED)
+    (tmp_path / "img" / "a.tif").unlink()
+    engine(**TRACED)
+    mine = tmp_path / "out" / "masks" / "mine.txt"
+    mine.write_text("keep")
+    done = engine(**TRACED, fresh=True)
+    assert mine.read_text() == "keep"
+    assert not (done.folder / "masks" / "a.ome.zarr").exists()
+    assert [row.image for row in read_rows(done.folder / "ledger")].count("a") == 0
+    assert sorted(path.name for path in (done.folder / "ledger").glob("*.jsonl")) == ["000001.jsonl"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_deleted_shard_is_done_again(engine, scene, finished):
+    """A file that is gone costs its own block and nothing else, in a finished run too."""
+    whole = engine(**TRACED, output="whole")
+    if finished:
+        done = engine(**TRACED)
+    else:
+        with ending_after(11, None):
+            done = engine(**TRACED)
+    before = scene.calls
+    shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "1" / "1"
+    shard.unlink()
+    again = engine(**TRACED)
+    left = 0 if finished else TILES - (before - TILES)
+    assert scene.calls - before == left + 1
+    assert shard.exists()
+    assert_same(again, whole)
+    assert engine(**TRACED).code == 0
+
+
+def test_a_damaged_last_shard_is_done_again(engine, scene):
+    """A power cut may leave a file of the right size and the wrong bytes: the last ones are read again and found out."""
+    whole = engine(**TRACED, output="whole")
+    with ending_after(6, None):
+        done = engine(**TRACED)
+    before = scene.calls
+    shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "0" / "2"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    again = engine(**TRACED)
+    assert scene.calls - before == TILES - (before - TILES) + 1
+    assert "do again predict a:0.0.2" in again.log
+    assert_same(again, whole)
+
+
+def test_exports_are_made_again(engine, scene):
+    """With `writers: [tiff]` a deleted TIFF is exported again from what is stored; a second writer needs no prediction either."""
+    keys = {**TRACED, "writers": [{"name": "tiff"}]}
+    done = engine(**keys)
+    mask = done.mask("a")
+    before = scene.calls
+    (done.folder / "masks" / "a.tif").unlink()
+    again = engine(**keys)
+    assert scene.calls == before
+    assert (done.folder / "masks" / "a.tif").exists()
+    assert (again.mask("a") == mask).all()
+
+
+def test_a_deleted_store_is_never_exported_as_a_hole(engine, scene):
+    """Where the blocks themselves are gone, they are predicted again before anything is exported."""
+    keys = {**TRACED, "writers": [{"name": "tiff"}]}
+    done = engine(**keys)
+    shutil.rmtree(done.folder / "masks" / "a.ome.zarr")
+    both = engine(**{**TRACED, "writers": [{"name": "tiff"}, {"name": "ome_zarr"}]})
+    assert_same(both, engine(**TRACED, output="whole"))
+
+
+def test_what_failed_once_and_is_tried_again_leaves_no_trace(engine, scene, tmp_path):
+    """A block that was quarantined and then works gives the masks and the report of a run that never failed."""
+    whole = engine(**TRACED, output="whole")
+    bad = []
+
+    def fail_on_third(pixels_CYX):
+        if pixels_CYX.shape[-1] == 34 and (bad or scene.calls > TILES + 3):
+            bad.append(1)
+            raise ValueError("the third is bad")
+
+    scene.on_call = fail_on_third
+    broken = engine(**TRACED)
+    assert (broken.code, broken.run_json["state"]) == (3, "partial")
+    assert {one["attempts"] for one in broken.report["failures"]} == {3}
+    assert all(one["cause"] == "ValueError: the third is bad" for one in broken.report["failures"])
+    failed = [one["block"] for one in broken.report["failures"]]
+    assert broken.report["quarantined"] == broken.report["no_prediction"] > 0
+    calls = scene.calls
+    assert engine(**TRACED).code == 3, "what is quarantined is not tried again by itself"
+    assert scene.calls == calls
+    scene.on_call = lambda pixels_CYX: None
+    assert retry(tmp_path / "out", failed[0]) == (3 if len(failed) > 1 else 0)
+    assert scene.calls == calls + 1
+    assert retry(tmp_path / "out") == 0
+    assert scene.calls == calls + len(failed)
+    assert_same(Done(0, tmp_path / "out"), whole)
+    with pytest.raises(InputError, match="none is quarantined"):
+        retry(tmp_path / "out", failed[0])
+
+
+def test_a_hiccup_is_tried_again_by_itself(engine, scene):
+    """A failure that goes away within the attempts is none."""
+    whole = engine(**TRACED, output="whole")
+    hiccups = iter([True, True])
+
+    def fail_twice(pixels_CYX):
+        if next(hiccups, False):
+            raise OSError("the network drive sleeps")
+
+    scene.on_call = fail_twice
+    done = engine(**TRACED)
+    assert done.code == 0
+    assert "try again predict a:0.0.0: OSError: the network drive sleeps" in done.log
+    assert_same(done, whole)
+
+
+def test_too_many_failures_end_the_run(engine, scene):
+    """--max-failed gives up instead of failing block after block for hours."""
+
+    def fail(pixels_CYX):
+        raise ValueError("no weights")
+
+    scene.on_call = fail
+    with pytest.raises(GigasegError, match="3 blocks are quarantined, more than --max-failed 2"):
+        engine(**TRACED, max_failed=2)
+    scene.on_call = lambda pixels_CYX: None
+
+
+def test_fits_are_taken_over(engine, tmp_path):
+    """A run interrupted in the fit phase, or after it, ends with the thresholds of the whole image."""
+    save_tiff(tmp_path / "a.tif", blobs((100, 90), seed=3, dtype=np.uint16))
+    keys = {"model": {"name": "histogram", "classes": 3}, "normalize": None, "tiling": {"core": 32, "halo": 0, "block": 32}}
+    whole = engine(**keys, output="whole")
+    for count in (5, 9, 7):
+        with ending_after(count, KeyboardInterrupt()):
+            assert engine(**keys).code == 130
+    done = engine(**keys)
+    assert done.code == 0
+    assert (done.mask() == whole.mask()).all()
+    assert done.report == whole.report
+
+
+def test_the_written_config_gives_the_same_run(engine, tmp_path):
+    """The output's config.yaml, run from elsewhere into another folder, gives the same masks."""
+    save_tiff(tmp_path / "a.tif", blobs((70, 90), seed=3))
+    first = engine(model=UNET, normalize=NORMALIZE)
+    content = yaml.safe_load((first.folder / "config.yaml").read_text())
+    assert Path(content["images"][0]).is_absolute()
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / "copy.yaml"
+    copy.write_text(yaml.safe_dump({**content, "output": "again"}))
+    assert run(copy) == 0
+    again = Done(0, tmp_path / "elsewhere" / "again")
+    assert (again.mask() == first.mask()).all()
+    assert again.report == first.report
+    assert json.loads((again.folder / "run.json").read_text())["recipe"] == first.run_json["recipe"]
