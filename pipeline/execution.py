@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, latest
 from pipeline.plan import block_keys
 from pipeline.plugins import build
 from pipeline.predict import digest
+from pipeline.process import cause_of
 from pipeline.progress import Progress, show_progress
 from pipeline.receipts import Block, Receipt
 from pipeline.runners import Work
@@ -105,21 +106,29 @@ class _Execution:
         left = self.schedule.total_blocks - self.schedule.num_settled
         folder.log(f"begin: {left} of {self.schedule.total_blocks} blocks to do, runner {order.runner}, epoch {self.ledger.epoch}")
         state = "failed"
-        total = sum(self.areas.values())
         try:
-            with show_progress(total, 0) as self.progress, self._signals():
+            with show_progress(self._pixels(()), self._pixels(self.schedule.waiting)) as self.progress, self._signals():
                 work = Work(order.job, self.schedule, self.commit, self.stopping, order.compute, folder.log, self.arm, self.check)
                 build("runners", {"name": order.runner}, "compute.runner").run(work)
             state = "running" if self.schedule.is_finished else "interrupted"
         except KeyboardInterrupt:
             state = "interrupted"
-        except GigasegError as error:
+        except Exception as error:
             with suppress(StoreError):
-                folder.log(f"stopped: {error}")
+                folder.log(f"stopped: {cause_of(error)}")
             raise
         finally:
-            with suppress(StoreError):
+            # Another process may hold the run by now, or the folder be gone: then it is not ours to write in.
+            with suppress(GigasegError):
+                self.ledger.check()
                 folder.write(state=state, ended=_stamp(time.time()), seconds=round(time.time() - started, 3))
+
+    def _pixels(self, without: Container[tuple[str, str]]) -> dict[str, int]:
+        """What each image has to go through in all its phases, but for some blocks."""
+        pixels = dict.fromkeys(self.order.stages, 0)
+        for block in _blocks(self.order):
+            pixels[block.image.name] += 0 if (block.phase, block.id) in without else block.box.area
+        return pixels
 
     def check(self, receipt: Receipt) -> Receipt:
         """Look whether what a receipt says was written is there: background pixels leave no trace else."""
@@ -135,14 +144,16 @@ class _Execution:
             receipt = replace(receipt, count_key=self.count_keys[receipt.image])
         self.ledger.append(receipt)
         self.schedule.settle(receipt)
-        self.progress.advance(receipt, self.areas.get((receipt.phase, receipt.block), 0))
+        self.progress.advance(receipt.phase, receipt.image, self.areas.get((receipt.phase, receipt.block), 0))
         for note in receipt.notes:
             self.order.folder.log(f"{receipt.phase} {receipt.block}: {note}")
         if not receipt.ok:
             self.order.folder.log(f"quarantine {receipt.phase} {receipt.block} after {receipt.attempts} tries: {receipt.cause}")
             limit = self.order.max_failed
             if limit is not None and self.schedule.num_failed > limit:
-                raise GigasegError(f"{self.schedule.num_failed} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}")
+                raise GigasegError(
+                    f"{self.schedule.num_failed} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}"
+                )
 
     def stopping(self) -> bool:
         """Whether a signal came, or ``gigaseg stop`` was called."""
@@ -183,16 +194,15 @@ def _blocks(order: Order) -> Iterator[Block]:
 def _verified(order: Order, known: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
     """Leave out receipts whose files are gone, or whose last pixels are not what was written.
 
-    Of an image that was finished, only what finishing wrote is looked at: the block store may have been cleared away.
+    Of an image that was finished no pixel is read again: finishing has read them all.
     """
-    root = order.folder.path
-    finished = {receipt.image for (phase, _), receipt in known.items() if phase == "finish" and receipt.ok and _is_there(root, receipt)}
-    kept = {}
+    root, kept = order.folder.path, {}
     for key, receipt in known.items():
-        if receipt.ok and receipt.files and receipt.image not in finished and not _is_there(root, receipt):
+        if receipt.ok and not _is_there(root, receipt):
             order.folder.log(f"do again {receipt.phase} {receipt.block}: its files are gone")
         else:
             kept[key] = receipt
+    finished = {receipt.image for (phase, _), receipt in kept.items() if phase == "finish" and receipt.ok}
     written = [key for key, receipt in kept.items() if receipt.digest and receipt.image not in finished]
     boxes = {(block.phase, block.id): block for block in _blocks(order)}
     for key in written[-REREAD:]:
@@ -232,10 +242,14 @@ def _conclude(order: Order, schedule: Schedule, receipts: Mapping[tuple[str, str
     missing = [block.id for block in _blocks(order) if (block.phase, block.id) not in receipts]
     if missing:
         raise GigasegError(f"audit: {len(missing)} blocks have no receipt, the first is {missing[0]}; this is a fault of gigaseg")
-    bad = any(not receipt.ok or receipt.truth_error for receipt in receipts.values()) or order.plan["rejected"]
+    count_keys = {one["name"]: one["count_key"] for one in order.plan["images"]}
+    spoilt = [receipt for receipt in receipts.values() if receipt.truth_error and receipt.count_key == count_keys[receipt.image]]
+    bad = spoilt or order.plan["rejected"] or not all(receipt.ok for receipt in receipts.values())
     state = "partial" if bad else "done"
     if state != before:
-        folder.write(state=state)
+        # Numbers may differ from another run's of the same recipe where a backend had to change its batch.
+        changes = sorted({note for receipt in receipts.values() for note in receipt.notes})
+        folder.write(state=state, recipe_kept=not changes, recipe_changes=changes)
         folder.log(f"end: {state}")
     return EXIT_PARTIAL if bad else 0
 

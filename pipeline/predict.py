@@ -48,6 +48,7 @@ class _Predicted:
     probs_KYX: NDArray[np.uint8] | None
     counts: Counts
     truth_error: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class Predict:
         region = Box(tiles[0].outer.y0, tiles[0].outer.x0, max(t.outer.y1 for t in tiles), max(t.outer.x1 for t in tiles))
         raster = self.bench.raster(block.image.path, block.image.reader)
         pixels_CYX = read_reflected(raster, region, block.plane)
-        rows, cols = block.box.within(region).slices
-        valid_YX = valid_pixels(pixels_CYX[:, rows, cols], block.image.header)
-        if pixels_CYX.dtype.kind == "f":
-            # A NaN would spread over the whole field of the network; its own pixels get no prediction anyway.
-            pixels_CYX = np.nan_to_num(pixels_CYX, nan=0.0, posinf=None, neginf=None) if np.isnan(pixels_CYX).any() else pixels_CYX
+        valid_YX = valid_pixels(pixels_CYX, block.image.header)
+        if valid_YX is not None:
+            # A NaN or a nodata of -3e38 would spread over the whole field of the network; its own pixels get no prediction anyway.
+            pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
+            valid_YX = valid_YX[block.box.within(region).slices]
         truth_YX, truth_error = read_truth(self.bench, block)
         return _Pixels(region, pixels_CYX, valid_YX, truth_YX, truth_error)
 
@@ -83,14 +84,21 @@ class Predict:
             for box, kept in keep.rest():
                 result.take(box, kept)
         with watch("count"):
-            return result.finish()
+            return replace(result.finish(), notes=self._notes())
 
     def save(self, block: Block, worked: _Predicted, watch: Watch) -> dict[str, Any]:
         """Write whole shards, then describe them."""
         files = write_mask(self.bench, block, worked.mask_YX)
         if worked.probs_KYX is not None:
             files |= write_probs(self.bench, block, worked.probs_KYX)
-        return {"digest": digest(worked.mask_YX), "files": files, "counts": worked.counts, "truth_error": worked.truth_error}
+        fields = {"digest": digest(worked.mask_YX), "files": files, "counts": worked.counts, "truth_error": worked.truth_error}
+        return {**fields, "notes": worked.notes}
+
+    def _notes(self) -> tuple[str, ...]:
+        """What the backend had to change since it was last asked, such as a halved batch."""
+        notes: list[str] = getattr(self.bench.predict, "notes", [])
+        taken, notes[:] = tuple(notes), []
+        return taken
 
     @property
     def _blends(self) -> bool:
@@ -130,7 +138,7 @@ class _Crop:
         core = tile.core.within(tile.outer)
         margin = (tile.outer.shape[0] - scores.shape[-2]) // 2, (tile.outer.shape[1] - scores.shape[-1]) // 2
         rows, cols = core.shift(-margin[0], -margin[1]).slices
-        yield tile.core, np.asarray(scores[..., rows, cols])
+        yield tile.core, _on_host(scores[..., rows, cols])
 
     def rest(self) -> Sequence[tuple[Box, NDArray[Any]]]:
         """Nothing is held back."""
@@ -158,13 +166,18 @@ class _Blend:
         weight_Y = stitch.weights(self.kind, grid.core, grid.halo - margin, tile.row, grid.num_cores[0])[rows]
         weight_X = stitch.weights(self.kind, grid.core, grid.halo - margin, tile.col, grid.num_cores[1])[cols]
         here = part.within(box).slices
-        stitch.blend_into(self.sum_KYX[(slice(None), *here)], np.asarray(scores[:, rows, cols]), weight_Y, weight_X)
+        stitch.blend_into(self.sum_KYX[(slice(None), *here)], _on_host(scores[:, rows, cols]), weight_Y, weight_X)
         return ()
 
     def rest(self) -> Iterator[tuple[Box, NDArray[Any]]]:
         """Give the whole block at once."""
         if self.sum_KYX is not None:
             yield self.block.box, self.sum_KYX
+
+
+def _on_host(scores: Any) -> NDArray[Any]:
+    """Numpy's view of scores; those of a GPU are copied."""
+    return np.asarray(scores.cpu() if hasattr(scores, "cpu") else scores)
 
 
 class _Result:

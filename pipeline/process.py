@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pipeline.errors import GigasegError, StoreError
+from pipeline.errors import GigasegError, InputError, StoreError
 from pipeline.receipts import Block, Receipt
 
 __all__ = ["Phase", "Watch", "process"]
@@ -78,6 +78,7 @@ def process(feed: Feed, phases: dict[str, Phase]) -> Iterator[Receipt]:
 
     Raises:
         StoreError: the output cannot be written.
+        InputError: computing showed that the model does not fit the images.
     """
     line = _Line(phases)
     threading.Thread(target=line.read_all, args=(feed,), daemon=True, name="read").start()
@@ -102,7 +103,11 @@ class _Line:
     def read_all(self, feed: Feed) -> None:
         while True:
             self.may_read.acquire()
-            block = None if self.closed else feed()
+            try:
+                block = None if self.closed else feed()
+            except Exception as error:  # noqa: BLE001 - it ends the run, in the thread that can
+                self.inbox.put(("broken", error))
+                return
             if block is None:
                 self.inbox.put(("end", None))
                 return
@@ -121,6 +126,8 @@ class _Line:
         outstanding, ended = 0, False
         while not (ended and outstanding == 0):
             kind, item = self.inbox.get()
+            if kind == "broken":
+                raise item
             if kind == "end":
                 ended = True
             elif kind == "loaded":
@@ -128,6 +135,8 @@ class _Line:
                 self.may_read.release()
                 block, watch, loaded = item
                 worked = loaded if isinstance(loaded, Exception) else self._step(block, watch, "work", "compute", loaded)[2]
+                if isinstance(worked, InputError) and worked is not loaded:
+                    raise worked  # the model does not fit the images: no block of the run could be done
                 del item, loaded
                 self.may_write.acquire()
                 self.to_write.put((block, watch, worked))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from pipeline.receipts import Receipt
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -16,27 +14,32 @@ __all__ = ["Progress", "show_progress"]
 
 
 class Progress:
-    """Counts pixels; draws when it has something to draw on.
+    """Counts pixels, of the image at hand and of all; draws when it has something to draw on.
 
     Args:
         bar: a rich progress; None: draw nothing.
-        pixels: of all blocks of all phases.
-        done: of those already committed.
+        pixels: what each image has to go through in all its phases, by name.
+        done: what of that an earlier execution has committed.
     """
 
-    def __init__(self, bar: Bar | None, pixels: int, done: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("all images", total=pixels, completed=done, image="") if bar else None
+    def __init__(self, bar: Bar | None, pixels: Mapping[str, int], done: Mapping[str, int]) -> None:
+        self._bar, self._pixels, self._done = bar, pixels, dict(done)
+        if bar:
+            self._all = bar.add_task(f"{len(pixels)} images", total=sum(pixels.values()), completed=sum(done.values()))
+            self._one = bar.add_task("", total=None)
 
-    def advance(self, receipt: Receipt, pixels: int) -> None:
+    def advance(self, phase: str, image: str, pixels: int) -> None:
         """Book one block."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=pixels, image=f"{receipt.phase} {receipt.image}")
+        if self._bar is None:
+            return
+        self._done[image] = self._done.get(image, 0) + pixels
+        self._bar.update(self._all, completed=sum(self._done.values()))
+        self._bar.update(self._one, description=f"{phase} {image}", total=self._pixels[image], completed=self._done[image])
 
 
 @contextmanager
-def show_progress(pixels: int, done: int = 0) -> Iterator[Progress]:
-    """Draw a bar with pixels a second and time left on stderr, if it is a terminal."""
+def show_progress(pixels: Mapping[str, int], done: Mapping[str, int]) -> Iterator[Progress]:
+    """Draw bars with pixels a second and time left on stderr, if it is a terminal."""
     if not sys.stderr.isatty():
         yield Progress(None, pixels, done)
         return
@@ -51,6 +54,6 @@ def show_progress(pixels: int, done: int = 0) -> Iterator[Progress]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed / 1e6:.1f} Mpx/s" if task.speed else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, TextColumn("{task.fields[image]}"), console=Console(stderr=True), transient=True) as bar:
+    columns = (BarColumn(), TaskProgressColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bar(TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(bar, pixels, done)

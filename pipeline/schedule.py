@@ -36,13 +36,13 @@ class Progress:
 
     Attributes:
         stages: phases still to begin.
-        waiting: ids of the current stage's blocks that have no receipt yet.
+        waiting: (phase, id) of the current stage's blocks that have no receipt yet.
         fit: what the fit phase found.
         digests: ``block id=digest`` of the current stage's receipts, in any order.
     """
 
     stages: deque[Stage]
-    waiting: set[str] = field(default_factory=set)
+    waiting: set[tuple[str, str]] = field(default_factory=set)
     summary: Summary | None = None
     fit: dict[str, Any] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
@@ -114,6 +114,12 @@ class Schedule:
         return self._alone.popleft() if self._alone else None
 
     @property
+    def waiting(self) -> set[tuple[str, str]]:
+        """(phase, id) of every block that has no receipt yet."""
+        later = {(b.phase, b.id) for progress in self._images.values() for stage in progress.stages for b in stage.blocks}
+        return later.union(*(progress.waiting for progress in self._images.values()))
+
+    @property
     def num_ready(self) -> int:
         """Blocks that may be leased now."""
         return len(self._ready)
@@ -135,14 +141,14 @@ class Schedule:
     def settle(self, receipt: Receipt) -> None:
         """Book a receipt; the last one of a stage begins the next stage."""
         progress = self._images[receipt.image]
-        if receipt.block not in progress.waiting:
+        if (receipt.phase, receipt.block) not in progress.waiting:
             return  # the same block done twice: the first receipt was booked
         self._book(progress, receipt)
         if not progress.waiting:
             self._advance(receipt.image)
 
     def _book(self, progress: Progress, receipt: Receipt) -> None:
-        progress.waiting.discard(receipt.block)
+        progress.waiting.discard((receipt.phase, receipt.block))
         progress.digests.append(f"{receipt.block}={receipt.digest}")
         self.num_settled += 1
         if not receipt.ok:
@@ -168,7 +174,7 @@ class Schedule:
         """Give the blocks of a stage that are not known to be settled."""
         before, progress.digests = sorted(progress.digests), []
         blocks = [self._rekey(block, progress.fit, before) for block in stage.blocks]
-        progress.waiting = {block.id for block in blocks}
+        progress.waiting = {(block.phase, block.id) for block in blocks}
         for block in blocks:
             receipt = self._known.get((stage.phase, block.id))
             if receipt is not None and receipt.key == block.key:

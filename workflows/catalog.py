@@ -150,9 +150,14 @@ def facts_of(model: Model) -> dict[str, Any]:
 def measured(model: Model) -> dict[str, Any]:
     """Stride and field as trials find them; nothing for what is not a network."""
     from pipeline.models import TorchModel
-    from pipeline.probe import probe
+    from pipeline.probe import probe, remember
 
-    return asdict(probe(model.load(), model.num_channels or 1)) if isinstance(model, TorchModel) else {}
+    if not isinstance(model, TorchModel):
+        return {}
+    found = probe(model.load(), model.num_channels or 1)
+    if model.unmeasured:
+        remember(model.unmeasured, found)
+    return asdict(found)
 
 
 def schema() -> int:

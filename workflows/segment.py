@@ -23,7 +23,7 @@ from pipeline.report.table import print_table
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
-from pipeline.tune import Choice, choose
+from pipeline.tune import Choice, choose, measure
 
 __all__ = ["report", "retry", "run", "runner_of", "segment", "stop"]
 
@@ -97,6 +97,7 @@ def _recipe(found: Survey, folder: RunFolder) -> Choice:
     """The recorded recipe where the folder has one, so that a resumed run is the same run."""
     recorded = folder.read().get("recipe")
     if recorded is None:
+        measure(found)
         return choose(found)
     return Choice(Recipe(**recorded), (), 0)
 

@@ -141,6 +141,11 @@ class TorchModel(Model):
         """Networks are fed normalised values."""
         return True
 
+    @property
+    def unmeasured(self) -> Path | None:
+        """The file whose stride or field nobody has said or measured yet; None where both are known."""
+        return None
+
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """A guess, for networks that do not say better: 128 float32 feature maps of the tile's size at the widest moment."""
         height, width = tile

@@ -41,7 +41,7 @@ class Identity(Model):
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
         """Nothing to load."""
         kind = np.dtype(np.uint8 if self.classes <= 255 else np.uint16)
-        fill = kind.type(np.iinfo(kind).max)
+        fill = kind.type(255 if self.classes <= 255 else 65535)
 
         def predict(pixels_BCYX: NDArray[Any], _: Sequence[Fit]) -> NDArray[Any]:
             ids_BYX = pixels_BCYX[:, 0]

@@ -75,6 +75,17 @@ class TorchScript(TorchModel):
         found = probe.cached(self.path)
         return found.field if found else None
 
+    @property
+    def unmeasured(self) -> Path | None:
+        """The file, until the probe has looked at it or both options are given."""
+        known = self.given_stride is not None and self.given_field is not None
+        return None if known or probe.cached(self.path) else self.path
+
+    @property
+    def allows_bf16(self) -> bool:
+        """A file runs as it was exported: casts and constants inside it are of the type they were traced with."""
+        return False
+
     def files(self) -> Sequence[Path]:
         """The TorchScript file."""
         return (self.path,)

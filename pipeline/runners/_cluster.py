@@ -50,10 +50,9 @@ class Cluster:
         return {"CPU": float(self.recipe.threads)}
 
     def num_actors(self) -> int:
-        """How many actors to keep: what the YAML says, else what the living nodes have room for."""
-        if self.compute.actors != "auto":
-            return self.compute.actors
-        return max(1, self.room())
+        """How many actors to keep: what the living nodes have room for, and no more than the YAML says."""
+        room = max(1, self.room())
+        return room if self.compute.actors == "auto" else min(self.compute.actors, room)
 
     def room(self) -> int:
         """How many actors the living nodes can hold at once."""
@@ -108,6 +107,8 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
         _connect(address)
     elif ours:
         _start_here(compute, recipe)
+    # Ray prints a page to stdout, where results go, for every process that dies: one line of the log says it.
+    ray._private.worker._worker_logs_enabled = False  # noqa: SLF001 - the switch that its own debugger uses
     log(f"ray {ray.__version__}: {'joined ' + address if address else 'on this machine'}")
     try:
         cluster = Cluster(compute, recipe)

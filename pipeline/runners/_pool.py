@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import GigasegError
 from pipeline.receipts import Block
@@ -24,9 +24,10 @@ from pipeline.runners._cluster import Cluster, join
 
 __all__ = ["run"]
 
-START_TRIES = 3  # actors in a row that may die before they are ready
+START_TRIES = 3  # actors in a row that may die with nothing in hand: it is not a block that kills them
 LOOK_S = 2.0  # between two looks at the cluster, for nodes that joined
 TICK_S = 0.1
+START_S = 300.0  # for an actor to load the model, where a block's deadline is shorter
 STOP_S = 120.0  # for blocks in flight, once the run is stopping
 
 
@@ -107,22 +108,25 @@ class _Pool:
         if now - self.looked > LOOK_S or not self.wanted:
             self.looked, self.wanted = now, self.cluster.num_actors()
         left = self.work.schedule.total_blocks - self.work.schedule.num_settled
+        if self.failed_starts >= START_TRIES and self.hands:
+            return  # the cluster has no more to give, or a machine of it is broken: those that live go on
         for _ in range(min(self.wanted, left) - len(self.hands)):
             actor = self.cluster.start(Actor, self.work.job)
             self.hands.append(_Hand(next(self.numbers), actor, actor.receipts.remote()))
 
     def _feed_all(self) -> None:
         schedule = self.work.schedule
-        for hand in self.hands:
-            if not hand.ready or hand.alone:
+        able = [hand for hand in self.hands if hand.ready]
+        for hand in able:
+            if hand.alone:
                 continue
             # Suspects wait for one actor to be empty: the last, which holds the least.
-            if schedule.has_suspects and hand is self.hands[-1]:
+            if schedule.has_suspects and hand is able[-1]:
                 if not hand.held and (block := schedule.suspect()):
                     hand.alone = True
                     self._feed(hand, [block])
             elif hand.pixels < LEASE_PIXELS / 2 and len(hand.held) < LEASE_BLOCKS / 2:
-                share = max(1, schedule.num_ready // (2 * len(self.hands)))
+                share = max(1, schedule.num_ready // (2 * len(able)))
                 self._feed(hand, schedule.lease(LEASE_PIXELS - hand.pixels, min(LEASE_BLOCKS - len(hand.held), share)))
 
     def _feed(self, hand: _Hand, blocks: Sequence[Block]) -> None:
@@ -151,16 +155,16 @@ class _Pool:
                 self.hands.remove(hand)
             except RayTaskError as error:
                 self._raised(hand, error)
-            except RayActorError as error:
+            except RayError as error:  # the actor is dead, or what it gave went down with its node
                 self._died(hand, f"its process died: {_brief(error)}", node_lost=self.cluster.is_lost(hand.node, error))
 
     def _take(self, hand: _Hand, message: Any) -> None:
         hand.since = time.monotonic()
         if not hand.ready:
-            hand.ready, hand.node, self.failed_starts = True, str(message), 0
+            hand.ready, hand.node = True, str(message)
             self.work.log(f"actor {hand.number} ready on node {hand.node[:8]}")
             return
-        hand.alone = False
+        hand.alone, self.failed_starts = False, 0
         self.work.settle(hand.held.pop((message.phase, message.block)), message)
 
     def _raised(self, hand: _Hand, error: RayTaskError) -> None:
@@ -175,7 +179,7 @@ class _Pool:
         ray.kill(hand.actor, no_restart=True)
         blocks = list(hand.held.values())
         self.work.log(f"actor {hand.number} lost with {len(blocks)} blocks: {cause}{' (its node is gone)' if node_lost else ''}")
-        if not hand.ready:
+        if not blocks and not node_lost:
             self._start_failed(cause)
         if node_lost:
             self.work.schedule.give_back(blocks)
@@ -193,12 +197,13 @@ class _Pool:
 
     def _start_failed(self, cause: str) -> None:
         self.failed_starts += 1
-        if self.failed_starts >= START_TRIES:
-            raise GigasegError(f"{self.failed_starts} actors in a row died before they were ready; the last one because {cause}")
+        if self.failed_starts >= START_TRIES and not any(hand.ready for hand in self.hands):
+            raise GigasegError(f"{self.failed_starts} actors in a row died before they did a block; the last one because {cause}")
 
     def _mind_deadlines(self) -> None:
-        limit = self.work.compute.deadline
+        deadline = self.work.compute.deadline
         for hand in list(self.hands):
+            limit = deadline if hand.ready else max(deadline, START_S)
             if (hand.held or not hand.ready) and time.monotonic() - hand.since > limit:
                 self._died(hand, f"it ran past its deadline of {limit:g} s", node_lost=False)
 
@@ -206,13 +211,17 @@ class _Pool:
         """Ask every actor once to finish what is in flight; say whether all have, or had long enough."""
         if self.stop_by is None:
             self.stop_by = time.monotonic() + STOP_S
-            for hand in self.hands:
-                hand.actor.drain.remote()
+            for hand in list(self.hands):
+                if hand.held:
+                    hand.actor.drain.remote()
+                else:
+                    self.hands.remove(hand)
+                    ray.kill(hand.actor, no_restart=True)
         return not self.hands or time.monotonic() > self.stop_by
 
 
 def _brief(error: BaseException) -> str:
-    """The first sentence that says something; Ray's messages run over a dozen lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The line that says something, without Ray's advice; its messages run over a dozen lines."""
+    lines = [line.partition(" Some common causes")[0].strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "exit" in line.lower() or "died" in line.lower()]
     return (told or lines or ["no message"])[-1][:300]
