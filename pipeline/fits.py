@@ -29,14 +29,19 @@ Summary = dict[str, NDArray[Any]]
 class Fitter(ABC):
     """Gathers a summary of each block and fits their sum. A frozen, picklable value."""
 
+    @property
+    def halo(self) -> int:
+        """Pixels around a block that :meth:`observe` is shown as well, so that what it sees of a pixel does not depend on the cut."""
+        return 0
+
     @abstractmethod
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Summarise one block; every pixel of the image is seen by exactly one block.
 
         Args:
-            pixels_CYX: raw values.
-            valid_YX: False where there is no data; None: all valid.
-            box: where the block lies in the image, pixels.
+            pixels_CYX: raw values of the block and of ``halo`` pixels on every side; beyond the image they are reflected.
+            valid_YX: False where there is no data, of the size of ``pixels_CYX``; None: all valid.
+            box: where the block lies in the image, without halo, pixels.
             plane: index of the (t, z) plane.
         """
 

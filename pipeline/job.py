@@ -92,11 +92,19 @@ class Job:
         """Where an output of an image lies; the name keeps its folders."""
         return self.output / (self.masks if folder is None else folder) / f"{image.name}{suffix}"
 
+    @property
+    def fit_halo(self) -> int:
+        """Pixels around a block that the fit phase reads: what the widest fitter asks for."""
+        return max((fitter.halo for fitter in self.fitters.values()), default=0)
+
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
-        """Summarise a block for every fitter; the names are joined as ``fitter.array``."""
+        """Summarise a block, read with ``fit_halo``, for every fitter; the names are joined as ``fitter.array``."""
         summary: Summary = {}
+        read = box.grow(self.fit_halo)
         for name, fitter in self.fitters.items():
-            parts = fitter.observe(pixels_CYX, valid_YX, box, plane)
+            rows, cols = box.grow(fitter.halo).within(read).slices
+            seen_YX = None if valid_YX is None else valid_YX[rows, cols]
+            parts = fitter.observe(pixels_CYX[:, rows, cols], seen_YX, box, plane)
             summary.update({f"{name}.{key}": value for key, value in parts.items()})
         return summary
 

@@ -15,7 +15,7 @@ from pipeline.confusion import Counts
 from pipeline.errors import BlockError
 from pipeline.export import finish_copy, finish_mask, write_copy
 from pipeline.fits import encode
-from pipeline.job import Bench, valid_pixels
+from pipeline.job import Bench, read_reflected, valid_pixels
 from pipeline.predict import Predict, count, digest, read_truth
 from pipeline.process import Phase, Watch
 from pipeline.receipts import Block
@@ -35,8 +35,9 @@ class Fit:
     bench: Bench
 
     def load(self, block: Block, watch: Watch) -> NDArray[Any]:
-        """Read the block, without halo."""
-        return self.bench.raster(block.image.path, block.image.reader).read(block.box, block.plane)
+        """Read the block, and around it what the fitters ask for."""
+        raster = self.bench.raster(block.image.path, block.image.reader)
+        return read_reflected(raster, block.box.grow(self.bench.job.fit_halo), block.plane)
 
     def work(self, block: Block, loaded: NDArray[Any], watch: Watch) -> str:
         """Observe it."""

@@ -1,11 +1,8 @@
-"""Thresholds of a whole image's histogram (Otsu 1979; several of them: Liao, Chen and Chung 2001).
-
-The search is ours because common libraries add the histogram up in float32, which puts thresholds of
-large images wrong by hundreds of grey levels; here sums are float64 over exact counts.
-"""
+"""Thresholds: of a whole image's histogram (Otsu, Li, triangle), or of each pixel's neighbourhood."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.errors import InputError, Problem
-from pipeline.fits import Fitter, Histogram, Summary
+from pipeline.errors import Problem
+from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box
+from pipeline.messages import wrong
 from pipeline.models import Model, Predict
+from pipeline.models._pixels import count_grey, counted, gaussian, grey, window_sum
+from pipeline.models._thresholds import li, thresholds, triangle
 from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,24 +26,66 @@ if TYPE_CHECKING:
 
 __all__ = ["HistogramThreshold"]
 
-_MAX_BINS = 4096  # of the search for two and more thresholds, which costs their square; 12-bit images stay exact
+
+class _Local(BaseModel):
+    """A threshold for each pixel from the window around it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    window: int = Field(ge=3, description="side of the window, pixels, odd")
+    offset: float = Field(default=0.0, description="taken off the window's mean, raw units: a positive one makes more of class 1")
+    method: Literal["mean", "gaussian"] = Field(
+        default="mean", description="weights of the window; gaussian: its sigma is (window - 1) / 6"
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _odd(cls, window: int) -> int:
+        if window % 2 == 0:
+            raise ValueError(f"an odd number of pixels, such as {window + 1}")
+        return window
+
+    def weights(self) -> NDArray[np.float64]:
+        """Of the window along one axis; whole numbers for the mean, so that sums of integers are exact."""
+        return np.ones(self.window) if self.method == "mean" else gaussian((self.window - 1) / 6, truncate=4.0)
 
 
 class HistogramThreshold(Model):
-    """Classes in order of rising intensity, cut by Otsu's thresholds over the whole image.
+    """Classes in order of rising intensity, cut by thresholds of the whole image's histogram, or of each pixel's neighbourhood.
 
     A value above a threshold is of the higher class. Thresholds are exact for 8- and 16-bit images; with more than
     two classes and more than 4096 different values, values are first put into 4096 equal bins between the
-    smallest and the largest. An image of fewer values than classes uses the lower classes; a constant image is class 0.
+    smallest and the largest; other types are counted in bins of 0.8 % of their value. An image of fewer values than classes uses
+    the lower classes; a constant image is class 0.
+
+    ``otsu``: Otsu 1979, and Liao, Chen and Chung 2001 for more than two classes. ``li``: minimum cross entropy, Li and Lee 1993, by the
+    iteration of Li and Tam 1998; for images of few bright pixels. ``triangle``: Zack, Rogers and Latt 1977; for one peak with a long tail.
+    ``local``: the mean of the window around each pixel, less an offset (Gonzalez and Woods 2002); for uneven light. Pixels without
+    data count as 0 in a window.
 
     Example::
 
         model: {name: histogram, classes: 3}
     """
 
-    classes: int = Field(default=2, ge=2, le=5, description="number of classes")
+    classes: int = Field(default=2, ge=2, le=5, description="number of classes; more than two: otsu only")
     channel: int | None = Field(default=None, ge=0, description="which channel, from 0; null: the mean of all")
-    method: Literal["otsu"] = Field(default="otsu", description="multi-Otsu where there are more than two classes")
+    method: Literal["otsu", "li", "triangle"] = Field(
+        default="otsu", description="of the threshold; otsu: multi-Otsu where there are more than two classes"
+    )
+    local: _Local | None = Field(
+        default=None, description="{window, offset, method: mean|gaussian}: a threshold for each pixel instead, from the window around it"
+    )
+
+    @model_validator(mode="after")
+    def _two_classes(self) -> HistogramThreshold:
+        if self.classes > 2 and (self.method != "otsu" or self.local):
+            asker = "local" if self.local else f"method: {self.method}"
+            raise wrong([Problem("classes", str(self.classes), f"2, as {asker} has one threshold", "Use method: otsu for more.")])
+        if self.local and self.method != "otsu":
+            way_out = "Leave one of them out."
+            raise wrong([Problem("method", self.method, "no other method where local gives the thresholds", way_out)])
+        return self
 
     @property
     def num_classes(self) -> int:
@@ -52,16 +94,21 @@ class HistogramThreshold(Model):
 
     @property
     def field(self) -> int:
-        """A pixel's class depends on that pixel alone, once the thresholds are known."""
-        return 0
+        """The window's radius; 0 where a pixel's class depends on that pixel alone, once the thresholds are known."""
+        return len(self.local.weights()) // 2 if self.local else 0
 
-    def fitter(self) -> Fitter:
-        """The whole image's histogram."""
-        return _ThresholdFitter(self.classes, self.channel)
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """Grey values, and three float64 values a pixel for a window."""
+        height, width = tile
+        return height * width * (channels * 4 + 16 + (24 if self.local else 0))
+
+    def fitter(self) -> Fitter | None:
+        """The whole image's histogram; nothing where each window has its own threshold."""
+        return None if self.local else _ThresholdFitter(self.classes, self.channel, self.method)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Nothing is loaded: the thresholds come with each tile's fit."""
+        """Nothing is loaded: the thresholds come with each tile's fit, or from its pixels."""
         del recipe, normalize
         yield self._predict
 
@@ -69,10 +116,17 @@ class HistogramThreshold(Model):
         batch, _, height, width = pixels_BCYX.shape
         classes_BYX = np.empty((batch, height, width), np.uint8)
         for pixels_CYX, fit, classes_YX in zip(pixels_BCYX, fits, classes_BYX, strict=True):
-            values_YX, summed = _grey(pixels_CYX, self.channel)
+            values_YX, summed = grey(pixels_CYX, self.channel)
+            if self.local:
+                weights = self.local.weights()
+                area = weights.sum() ** 2
+                level_YX = window_sum(values_YX, weights) - self.local.offset * summed * area
+                np.greater(values_YX * area, level_YX, out=classes_YX.view(np.bool_))
+                continue
             cuts = [threshold * summed for threshold in fit["model"]["thresholds"]]
             if values_YX.dtype.kind in "iu":
-                cuts = [round(cut) for cut in cuts]  # a Python integer keeps the comparison in the pixels' own type
+                # A Python integer keeps the comparison in the pixels' own type; the fraction undoes the rounding of dividing by `summed`.
+                cuts = [math.floor(cut + 1e-6) for cut in cuts]
             np.greater(values_YX, cuts[0], out=classes_YX.view(np.bool_))
             for cut in cuts[1:]:
                 classes_YX += values_YX > cut
@@ -81,111 +135,24 @@ class HistogramThreshold(Model):
 
 @dataclass(frozen=True)
 class _ThresholdFitter(Fitter):
-    """Counts grey values; the summary's name says what was counted, so that it needs no second record."""
+    """Counts grey values."""
 
     classes: int
     channel: int | None
+    method: str
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Count the valid, finite grey values of one block."""
         del box, plane
-        values, summed = _grey(pixels_CYX, self.channel)
-        if valid_YX is not None:
-            values = values[valid_YX]
-        if values.dtype.kind == "f":
-            values = values[np.isfinite(values)]
-        dtype = "float32" if values.dtype.kind == "f" else str(pixels_CYX.dtype)
-        return {f"{dtype}.{summed}": Histogram(dtype, summed).counts(values)}
+        return count_grey(pixels_CYX, valid_YX, self.channel)
 
     def fit(self, summary: Summary) -> dict[str, Any]:
         """Return ``{"thresholds": [...]}``, rising, ``classes - 1`` of them, in raw units."""
-        ((name, counts),) = summary.items()
-        dtype, summed = name.rsplit(".", 1)
-        bins = Histogram(dtype, int(summed))
-        cuts = thresholds(counts, bins.centers(), bins.tops(), self.classes)
-        return {"thresholds": [float(cut) / int(summed) for cut in cuts]}
-
-
-def _grey(pixels_CYX: NDArray[Any], channel: int | None) -> tuple[NDArray[Any], int]:
-    """Return one value a pixel (Y, X), and of how many channels it is the sum: sums of small integers are exact."""
-    count, kind = len(pixels_CYX), pixels_CYX.dtype
-    if channel is not None and channel >= count:
-        raise InputError(Problem("model.channel", str(channel), f"0..{count - 1}, of the image's {count} channels"))
-    if channel is not None or count == 1:
-        values_YX = pixels_CYX[channel or 0]
-        if values_YX.dtype == np.bool_:
-            return values_YX.view(np.uint8), 1
-        return (values_YX if Histogram(str(kind)).exact else values_YX.astype(np.float32)), 1
-    exact = Histogram(str(kind), count).exact
-    total_YX = pixels_CYX[0].astype(np.int32 if exact else np.float32)
-    for values_YX in pixels_CYX[1:]:  # in this order whatever the memory layout, so that floats round alike
-        total_YX += values_YX
-    return (total_YX, count) if exact else (total_YX / np.float32(count), 1)
-
-
-def thresholds(counts: NDArray[np.int64], centers: NDArray[np.float64], tops: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Find the thresholds that maximise the variance between classes; exact, by dynamic programming.
-
-    Args:
-        counts: pixels per bin.
-        centers: the value that a bin stands for, rising.
-        tops: the largest value of a bin.
-        classes: at least 2.
-
-    Returns:
-        Rising thresholds (classes - 1,): the largest value of each class but the last. The last one is repeated where
-        there are fewer values than classes; zeros for an empty histogram.
-
-    Example:
-        >>> counts, values = np.array([9, 1, 0, 0, 5]), np.arange(5.0)
-        >>> thresholds(counts, values, values, 2).tolist()
-        [1.0]
-    """
-    used = np.flatnonzero(counts)
-    if not used.size:
-        return np.zeros(classes - 1)
-    counts, centers, tops = counts[used], centers[used], tops[used]
-    if classes > 2 and len(counts) > _MAX_BINS:
-        counts, centers, tops = _coarsen(counts, centers, tops)
-    if len(counts) <= classes:
-        return tops[np.minimum(np.arange(classes - 1), len(tops) - 1)]
-    return tops[_best_cuts(counts, centers, classes) - 1]
-
-
-def _coarsen(
-    counts: NDArray[np.int64], centers: NDArray[np.float64], tops: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Gather bins into equal ones between the smallest and the largest value; a new bin's value is its mean."""
-    share = (centers - centers[0]) / (centers[-1] - centers[0])
-    group = np.minimum((share * _MAX_BINS).astype(np.intp), _MAX_BINS - 1)
-    first = np.flatnonzero(np.diff(group, prepend=-1))
-    last = np.append(first[1:], len(group)) - 1
-    total = np.add.reduceat(counts, first)
-    return total, np.add.reduceat(counts * centers, first) / total, tops[last]
-
-
-def _best_cuts(counts: NDArray[np.int64], centers: NDArray[np.float64], classes: int) -> NDArray[np.intp]:
-    """Return where each class but the first begins: the best cut of the first j bins into k classes, for rising k."""
-    size = len(counts)
-    pixels = np.append(0, np.cumsum(counts)).astype(np.float64)
-    total = np.append(0.0, np.cumsum(counts * (centers - centers.mean())))
-
-    def score(start: Any, stop: Any) -> Any:
-        """What bins start..stop add to the variance between classes: pixels times squared mean."""
-        return (total[stop] - total[start]) ** 2 / (pixels[stop] - pixels[start])
-
-    best = np.append(-np.inf, score(0, np.arange(1, size + 1)))
-    came_from = []
-    for k in range(2, classes + 1):
-        rise, origin = np.full(size + 1, -np.inf), np.zeros(size + 1, np.intp)
-        for stop in range(k, size + 1) if k < classes else (size,):
-            starts = np.arange(k - 1, stop)
-            candidates = best[k - 1 : stop] + score(starts, stop)
-            origin[stop] = starts[pick := int(np.argmax(candidates))]
-            rise[stop] = candidates[pick]
-        best = rise
-        came_from.append(origin)
-    cuts = [size]
-    for origin in reversed(came_from):
-        cuts.append(int(origin[cuts[-1]]))
-    return np.array(cuts[:0:-1], np.intp)
+        counts, bins, summed = counted(summary)
+        if self.method == "li":
+            cuts = [li(counts, bins.centers())]
+        elif self.method == "triangle":
+            cuts = [triangle(counts, bins.centers(), bins.tops())]
+        else:
+            cuts = list(thresholds(counts, bins.centers(), bins.tops(), self.classes))
+        return {"thresholds": [float(cut) / summed for cut in cuts]}
