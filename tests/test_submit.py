@@ -1,0 +1,139 @@
+"""Submitting through the Jobs API of a real Ray head, with token authentication on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+PYTHON_BIN = Path(sys.executable).parent
+GIGASEG = PYTHON_BIN / "gigaseg"
+START_S = 90
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str, token: str) -> bool:
+    request = urllib.request.Request(f"{url}/api/version", headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - loopback
+    try:
+        with urllib.request.urlopen(request, timeout=2):  # noqa: S310 - loopback
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A Ray head of its own: temporary folder, home, ports and token; everything it started is ended."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gs", ignore_cleanup_errors=True))
+        token, port = secrets.token_hex(32), free_port()
+        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": folder, "RAY_TMPDIR": folder}
+        environment = {**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, **own}
+        ports = [f"--port={free_port()}", f"--dashboard-port={port}", "--node-ip-address=127.0.0.1"]
+        size = ["--num-cpus=2", "--num-gpus=0", "--object-store-memory=100000000", f"--temp-dir={folder}"]
+        log = stack.enter_context(Path(folder, "head.log").open("wb"))
+        process = subprocess.Popen(
+            [PYTHON_BIN / "ray", "start", "--head", "--block", *ports, *size], env=environment, stdout=log, stderr=log
+        )
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + START_S
+        while not answers(url, token):
+            if time.monotonic() > deadline or process.poll() is not None:
+                pytest.fail(f"Ray did not start: {Path(folder, 'head.log').read_text()[-2000:]}")
+            time.sleep(0.5)
+        yield url, environment
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in family:
+            one.kill()
+        psutil.wait_procs(family, timeout=10)
+        process.wait(10)
+
+
+def submit(head, folder, *arguments, **changes):
+    url, environment = head
+    command = [GIGASEG, "submit", folder / "run.yaml", "--to", "ray", "--address", url, *arguments]
+    return subprocess.run(command, env={**environment, **changes}, capture_output=True, text=True, timeout=180, check=False)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """One small image on which a threshold is right."""
+    import numpy as np
+    import tifffile
+
+    image_YX = np.zeros((300, 200), np.uint8)
+    image_YX[50:150, 40:90] = 200
+    tifffile.imwrite(tmp_path / "a.tif", image_YX)
+    tifffile.imwrite(tmp_path / "a_truth.tif", (image_YX > 0).astype(np.uint8))
+    compute = "compute: {actors: 1}"
+    lines = [
+        f"images: [{tmp_path / 'a.tif'}]",
+        f"truth: {tmp_path}/a_truth.tif",
+        "model: histogram",
+        compute,
+        f"output: {tmp_path / 'out'}",
+    ]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_a_submitted_run_is_the_same_run(head, config):
+    """It ends as the run does, leaves the same folder, and is another attempt of the same name the next time."""
+    first = submit(head, config, "--wait")
+    assert first.returncode == 0, first.stderr
+    report = json.loads((config / "out" / "report" / "report.json").read_text())
+    assert report["mean_iou"] == 1.0
+    assert "joined" in (config / "out" / "log.txt").read_text()
+    second = submit(head, config, "--wait")
+    assert second.returncode == 0, second.stderr
+    name, _, attempt = first.stdout.strip().rpartition("-")
+    assert second.stdout.strip() == f"{name}-{int(attempt) + 1}"
+
+
+def test_the_exit_code_of_the_run_comes_back(head, config):
+    """A run that cannot begin gives its own exit code, not the client's."""
+    (config / "run.yaml").write_text((config / "run.yaml").read_text().replace("actors: 1", "actors: 64"))
+    refused = submit(head, config, "--wait")
+    assert refused.returncode == 2, refused.stderr
+    assert "compute.actors" in refused.stderr
+
+
+def test_a_wrong_token_is_the_users_to_mend(head, config):
+    """No traceback: the message says what to set."""
+    refused = submit(head, config, RAY_AUTH_TOKEN="0" * 64)
+    assert refused.returncode == 2
+    assert "RAY_AUTH_TOKEN" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_dry_run_contacts_nothing(config):
+    """Nothing listens at the address, and what would be sent is printed."""
+    shown = submit((f"http://127.0.0.1:{free_port()}", dict(os.environ)), config, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    sent = json.loads(shown.stdout)
+    assert sent["entrypoint"].startswith("gigaseg run config.yaml")
+    assert str(config / "out") in sent["config"]
+
+
+def test_nobody_there_is_said_plainly(config):
+    """A cluster that does not answer is wrong input."""
+    refused = submit((f"http://127.0.0.1:{free_port()}", dict(os.environ)), config)
+    assert refused.returncode == 2
+    assert "no Jobs API answers" in refused.stderr
