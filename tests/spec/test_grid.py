@@ -1,0 +1,103 @@
+"""Every pixel has one owner, and every tile lies on the stride."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pipeline.geometry import Box
+from pipeline.grid import Grid
+
+
+@st.composite
+def grids(draw, most=70):
+    """Any image down to 1x1, any stride, cores and blocks larger or smaller than the image, halos up to beyond it."""
+    stride = draw(st.sampled_from([1, 2, 4, 8]))
+    core = stride * draw(st.integers(1, 6))
+    shape = draw(st.integers(1, most)), draw(st.integers(1, most))
+    grid = Grid(shape, core, stride * draw(st.integers(0, 12)), core * draw(st.integers(1, 4)), stride)
+    assume(grid.num_cores[0] * grid.num_cores[1] < 600)
+    return grid
+
+
+def tiles_of(grid):
+    return [tile for cell in grid.blocks() for tile in grid.tiles(cell.box)]
+
+
+def painted(shape, boxes):
+    """How often each pixel lies in one of the boxes; a box that leaves the image is an error."""
+    count_YX = np.zeros(shape, int)
+    for box in boxes:
+        assert Box(0, 0, *shape).contains(box), f"{box} leaves {shape}"
+        count_YX[box.slices] += 1
+    return count_YX
+
+
+@given(grids())
+def test_every_pixel_is_in_one_core_and_one_block(grid):
+    """Cores partition the image, and so do blocks; none is empty, none leaves the image."""
+    cells, tiles = list(grid.blocks()), tiles_of(grid)
+    assert (painted(grid.shape, [cell.box for cell in cells]) == 1).all()
+    assert (painted(grid.shape, [tile.core for tile in tiles]) == 1).all()
+    assert len(cells) == grid.num_blocks[0] * grid.num_blocks[1]
+    assert len(tiles) == len({(tile.row, tile.col) for tile in tiles}) == grid.num_cores[0] * grid.num_cores[1]
+
+
+@given(grids())
+def test_blocks_are_whole_cores(grid):
+    """The cores of a block's tiles are exactly the block."""
+    for cell in grid.blocks():
+        count_YX = painted(grid.shape, [tile.core for tile in grid.tiles(cell.box)])
+        assert (count_YX[cell.box.slices] == 1).all()
+        assert count_YX.sum() == cell.box.area
+        assert cell.box == grid.block_box(cell.row, cell.col)
+        assert (cell.row, cell.col) == (cell.box.y0 // grid.block, cell.box.x0 // grid.block)
+
+
+@given(grids())
+def test_tiles_lie_on_the_stride(grid):
+    """Origins and sides of every outer are multiples of the stride, and the outer holds the core with a halo all around."""
+    for tile in tiles_of(grid):
+        assert all(at % grid.stride == 0 for at in (*(tile.outer.y0, tile.outer.x0), *tile.outer.shape))
+        assert tile.outer.contains(tile.core.grow(grid.halo))
+        assert all(side <= grid.core + 2 * grid.halo for side in tile.outer.shape)
+        # Beyond core and halo an edge tile holds less than one stride.
+        assert all(outer - core - 2 * grid.halo < grid.stride for outer, core in zip(tile.outer.shape, tile.core.shape, strict=True))
+
+
+@settings(max_examples=50)
+@given(grids(most=40))
+def test_the_ring_is_every_tile_that_reaches_in(grid):
+    """Blending sees each tile whose full outer touches the block, once, row by row, and no other."""
+    every = {(tile.row, tile.col): tile for tile in tiles_of(grid)}
+    for cell in grid.blocks():
+        ring = list(grid.ring(cell.box))
+        found = [(tile.row, tile.col) for tile in ring]
+        assert found == sorted(set(found))
+        box = cell.box
+        reaching = set()
+        for row, col in every:
+            outer = Box(row * grid.core, col * grid.core, (row + 1) * grid.core, (col + 1) * grid.core).grow(grid.halo)
+            if outer.y0 < box.y1 and outer.x0 < box.x1 and outer.y1 > box.y0 and outer.x1 > box.x0:
+                reaching.add((row, col))
+        assert set(found) == reaching
+        assert all(every[place] == tile for place, tile in zip(found, ring, strict=True))
+
+
+@given(grids())
+def test_a_tile_does_not_depend_on_its_block(grid):
+    """The same core and halo give the same tiles, however they are gathered into blocks."""
+    other = Grid(grid.shape, grid.core, grid.halo, grid.core, grid.stride)
+    assert set(tiles_of(grid)) == set(tiles_of(other))
+
+
+@pytest.mark.parametrize(
+    ("core", "halo", "block", "stride", "shape"),
+    [(0, 0, 8, 1, (5, 5)), (8, -1, 8, 1, (5, 5)), (8, 0, 12, 1, (5, 5)), (9, 0, 9, 2, (5, 5)), (8, 3, 8, 2, (5, 5)), (8, 0, 8, 1, (0, 5))],
+)
+def test_a_cut_that_breaks_the_promises_is_refused(core, halo, block, stride, shape):
+    """Sides must be positive, core and halo multiples of the stride, blocks whole cores."""
+    with pytest.raises(ValueError, match="must be"):
+        Grid(shape, core, halo, block, stride)

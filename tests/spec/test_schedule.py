@@ -1,0 +1,210 @@
+"""What is done next: phases in order, every block once, suspects alone, and a ledger that is replayed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.fits import encode
+from pipeline.geometry import Box
+from pipeline.plan import block_keys
+from pipeline.readers import Header
+from pipeline.receipts import Block, Image, Receipt
+from pipeline.schedule import Schedule, Stage
+
+MERGE = lambda one, other: {"n": one["n"] + other["n"]}
+CONCLUDE = lambda summary: {"n": int(summary["n"][0])}
+
+
+def image(name):
+    return Image(0, name, f"/{name}.tif", Header((40, 40), 1, "uint8"), {"name": "auto"})
+
+
+def block(phase, name, number, key="k", side=10):
+    return Block(phase, image(name), 0, 0, number, Box(0, side * number, side, side * (number + 1)), key)
+
+
+def stages(name, phases=("fit", "predict", "finish"), count=4, key="k"):
+    return [Stage(phase, [block(phase, name, at, key) for at in range(1 if phase == "finish" else count)]) for phase in phases]
+
+
+def schedule(images, known=None):
+    one = Schedule(images, MERGE, CONCLUDE, block_keys)
+    one.begin(known or {})
+    return one
+
+
+def receipt(taken, digest="d"):
+    payload = encode({"n": np.array([taken.col + 1])}) if taken.phase == "fit" else ""
+    return Receipt(taken.phase, taken.image.name, taken.id, taken.key, digest=digest if taken.phase == "predict" else "", payload=payload)
+
+
+def drain(one, settle=None):
+    """Do everything, in order; return the blocks as they were taken."""
+    done = []
+    while taken := one.lease(10**9, 1):
+        done += taken
+        for each in taken:
+            one.settle((settle or receipt)(each))
+    return done
+
+
+def replayed(blocks, **changes):
+    return {(each.phase, each.id): replace(receipt(each), **changes) for each in blocks}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.randoms(use_true_random=False), st.booleans())
+def test_every_block_once_and_phases_in_order(counts, random, fits):
+    """However receipts come back, each block is given once, and no phase of an image begins before the one before is settled."""
+    phases = ("fit", "predict", "finish") if fits else ("predict", "finish")
+    images = {f"i{at}": stages(f"i{at}", phases, count) for at, count in enumerate(counts)}
+    one = schedule(images)
+    total = one.total_blocks
+    given_out, flying, settled = Counter(), [], Counter()
+    while not one.is_finished:
+        for taken in one.lease(random.choice([1, 150, 1000]), random.randint(1, 5)):
+            given_out[taken.phase, taken.id] += 1
+            before = phases[: phases.index(taken.phase)]
+            wanted = sum(len(stage.blocks) for stage in images[taken.image.name] if stage.phase in before)
+            assert sum(number for (name, phase), number in settled.items() if name == taken.image.name and phase in before) == wanted
+            flying.append(taken)
+        ended = flying.pop(random.randrange(len(flying)))
+        one.settle(receipt(ended))
+        settled[ended.image.name, ended.phase] += 1
+    assert set(given_out.values()) == {1}
+    assert len(given_out) == total == one.num_settled
+    assert not flying
+    assert one.lease(10**9, 99) == []
+
+
+def test_images_are_taken_in_order_and_ended_before_the_next():
+    """Blocks come in the plan's order; what an image has left goes before what the next image begins."""
+    one = schedule({"a": stages("a", ("predict", "finish"), 2), "b": stages("b", ("predict", "finish"), 2)})
+    assert [(each.phase, each.id) for each in drain(one)] == [
+        ("predict", "a:0.0.0"),
+        ("predict", "a:0.0.1"),
+        ("finish", "a:0.0.0"),
+        ("predict", "b:0.0.0"),
+        ("predict", "b:0.0.1"),
+        ("finish", "b:0.0.0"),
+    ]
+
+
+def test_the_fit_is_the_sum_and_part_of_the_key():
+    """Every block of an image is predicted with the fit of all its blocks; another fit is another key."""
+    one = schedule({"a": stages("a")})
+    done = drain(one)
+    assert one.fit_of("a") == {"n": 1 + 2 + 3 + 4}
+    assert all(each.fit == {"n": 10} for each in done if each.phase == "predict")
+    other = drain(schedule({"a": stages("a", count=3)}))
+    keys = [{each.key for each in some if each.phase == "predict"} for some in (done, other)]
+    assert len(keys[0]) == len(keys[1]) == 1
+    assert keys[0] != keys[1]
+
+
+def test_a_failed_block_settles_its_phase():
+    """A quarantined block is settled and counted, and adds nothing to the fit."""
+    one = schedule({"a": stages("a", count=2)})
+    failed = drain(one, lambda each: replace(receipt(each), cause="broken", payload="") if each.id.endswith(".1") else receipt(each))
+    assert len(failed) == 5
+    assert (one.is_finished, one.num_failed) == (True, 2)
+    assert one.fit_of("a") == {"n": 1}
+
+
+def test_leases_are_bounded_by_pixels_and_blocks_but_never_empty():
+    """At least one block if any is ready, however large; no more pixels or blocks than asked for."""
+    one = schedule({"a": stages("a", ("predict",), 4)})
+    assert [each.id for each in one.lease(1, 9)] == ["a:0.0.0"]
+    assert [each.id for each in one.lease(200, 9)] == ["a:0.0.1", "a:0.0.2"]
+    assert one.num_ready == 1
+    assert [each.id for each in one.lease(10**9, 1)] == ["a:0.0.3"]
+    assert one.lease(10**9, 9) == []
+
+
+def test_what_is_given_back_comes_next_in_order():
+    """Blocks that were taken and not done go to the front, as they were."""
+    one = schedule({"a": stages("a", ("predict",), 4)})
+    taken = one.lease(10**9, 3)
+    one.give_back(taken)
+    assert one.lease(10**9, 3) == taken
+    assert len(drain(one)) == 1
+
+
+def test_suspects_are_not_leased_with_others():
+    """What may have killed its process is taken one by one, and by `suspect` alone."""
+    one = schedule({"a": stages("a", ("predict",), 4)})
+    taken = one.lease(10**9, 2)
+    one.give_back(taken, alone=True)
+    assert one.has_suspects
+    assert one.num_ready == 2
+    assert [each.id for each in one.lease(10**9, 9)] == ["a:0.0.2", "a:0.0.3"]
+    assert [one.suspect(), one.suspect(), one.suspect()] == [*taken, None]
+    assert not one.has_suspects
+
+
+def test_a_receipt_counts_once_and_for_its_own_phase():
+    """The same block done twice is booked once; a late receipt of another phase does not settle this one."""
+    one = schedule({"a": stages("a", ("fit", "predict"), 2)})
+    fits = one.lease(10**9, 9)
+    for each in fits:
+        one.settle(receipt(each))
+        one.settle(receipt(each))
+    assert one.num_settled == 2
+    assert one.fit_of("a") == {"n": 3}
+    one.settle(receipt(fits[0]))
+    assert one.num_settled == 2
+    assert [(each.phase, each.id) for each in drain(one)] == [("predict", "a:0.0.0"), ("predict", "a:0.0.1")]
+    assert one.is_finished
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 8)))
+def test_replay_takes_over_what_is_known(known):
+    """Whatever part of an execution was committed, the rest and only the rest is done, with the same keys."""
+    images = {"a": stages("a")}
+    whole = drain(schedule(images))
+    kept = {(each.phase, each.id) for at, each in enumerate(whole) if at in known}
+    one = schedule(images, replayed(each for each in whole if (each.phase, each.id) in kept))
+    todo = {(each.phase, each.id) for each in whole} - kept
+    phases = {phase for phase, _ in todo}
+    # What is done again may come out otherwise, so that all that rests on it is done again too.
+    rests_on = {"fit": {"predict", "finish"}, "predict": {"finish"}, "finish": set()}
+    todo |= {(each.phase, each.id) for each in whole if any(each.phase in rests_on[phase] for phase in phases)}
+    done = drain(one)
+    assert Counter((each.phase, each.id) for each in done) == Counter(todo)
+    assert all(each in whole for each in done)
+    assert one.is_finished
+    assert one.fit_of("a") == {"n": 10}
+
+
+def test_a_changed_key_is_done_again():
+    """A receipt counts only under the key that the block has now."""
+    whole = drain(schedule({"a": stages("a", key="old")}))
+    assert drain(schedule({"a": stages("a", key="old")}, replayed(whole))) == []
+    assert [each.phase for each in drain(schedule({"a": stages("a", key="new")}, replayed(whole)))] == [each.phase for each in whole]
+
+
+def test_finish_is_stale_when_other_pixels_were_written():
+    """An image whose mask changed is exported again; one whose mask was written again the same may be."""
+    images = {"a": stages("a", ("predict", "finish"), 2)}
+    whole = drain(schedule(images))
+    known = replayed(whole)
+    known["predict", "a:0.0.1"] = replace(known["predict", "a:0.0.1"], digest="other")
+    assert [each.phase for each in drain(schedule(images, known))] == ["finish"]
+    del known["predict", "a:0.0.1"]
+    assert [each.phase for each in drain(schedule(images, known))] == ["predict", "finish"]
+
+
+def test_nothing_to_do_is_finished():
+    """A run whose every receipt is known, or without images, is finished before it begins."""
+    images = {"a": stages("a")}
+    one = schedule(images, replayed(drain(schedule(images))))
+    assert one.is_finished
+    assert one.num_settled == one.total_blocks
+    assert schedule({}).is_finished
+    assert one.lease(10**9, 1) == []
