@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 from skimage.data import camera
 from skimage.filters import threshold_li, threshold_local, threshold_triangle
 
 from pipeline.errors import InputError
+from pipeline.fits import decode, encode
 from pipeline.geometry import Box
+from pipeline.models._sample import pixel_hash
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
 from tests.conftest import blobs, save_tiff
@@ -125,3 +130,117 @@ def test_impossible_thresholds_are_refused(options, message):
     with pytest.raises(InputError) as refused:
         build("models", {"name": "histogram", **options}, "model")
     assert message in str(refused.value)
+
+
+KMEANS = [
+    {"classes": 3},
+    {"classes": 2, "smooth": 1.5},
+    {"classes": 3, "texture": [1.0, 2.5], "samples": 500},
+    {"classes": 2, "outputs": [0, 1, 0, 1], "seed": 7},
+]
+
+
+@pytest.mark.parametrize("options", KMEANS, ids=str)
+def test_no_cut_shows_in_kmeans(tmp_path, engine, options):
+    """Colours, smoothed ones and textures give one mask for any core and block: that of the whole image."""
+    pixels_CYX = blobs(SHAPE, seed=3, channels=3)
+    spec = {"name": "kmeans", **options}
+    whole = segmented(pixels_CYX, **spec)
+    assert len(np.unique(whole)) == options["classes"]
+    pixels_YXC = np.moveaxis(pixels_CYX, 0, -1)
+    assert all(np.array_equal(mask, whole) for mask in masks(engine, tmp_path, pixels_YXC, spec, "auto"))
+
+
+def test_every_pixel_is_of_its_nearest_centre():
+    """Classes are the nearest fitted centres, from dark to bright, by scipy's distances."""
+    pixels_CYX = blobs(SHAPE, seed=4, channels=3)
+    fit = fit_of(build("models", {"name": "kmeans", "classes": 4}), pixels_CYX)["model"]
+    centers_KF, scale_F = np.array(fit["centers"]), np.array(fit["scale"])
+    assert (np.diff(centers_KF.mean(axis=1)) > 0).all()
+    distances = cdist(pixels_CYX.reshape(3, -1).T * scale_F, centers_KF * scale_F)
+    ordered = np.sort(distances, axis=1)
+    sure = ordered[:, 1] - ordered[:, 0] > 1e-4
+    assert sure.mean() > 0.99
+    mask = segmented(pixels_CYX, name="kmeans", classes=4).ravel()
+    assert np.array_equal(mask[sure], distances.argmin(axis=1)[sure])
+
+
+def test_centres_are_those_of_all_pixels():
+    """Fitted to a sample of a quarter of the pixels, centres are within 3 % of the range of those fitted to every pixel."""
+    pixels_CYX = blobs(SHAPE, seed=5, channels=2)
+    few, every = (fit_of(build("models", {"name": "kmeans", "samples": n}), pixels_CYX)["model"]["centers"] for n in (8192, 10**6))
+    assert np.abs(np.subtract(few, every)).max() < 0.03 * 255
+    assert few != every
+
+
+@pytest.mark.parametrize("texture", [(), (2.0,)])
+def test_the_sample_does_not_depend_on_the_cut(texture):
+    """Blocks of any cut, merged in any order and through the ledger's text, keep the same pixels; without data never."""
+    pixels_CYX = np.random.default_rng(1).normal(size=(2, 90, 70)).astype(np.float32)
+    valid_YX = np.random.default_rng(2).random((90, 70)) < 0.7
+    valid_YX[10:30, 20:50] = False
+    fitter = build("models", {"name": "kmeans", "texture": texture, "samples": 300}).fitter()
+    halo = fitter.halo
+    assert (halo > 0) == bool(texture)
+    pads = [(halo, halo), (halo, halo)]
+    padded_CYX, padded_YX = np.pad(pixels_CYX, [(0, 0), *pads], mode="reflect"), np.pad(valid_YX, pads, mode="reflect")
+
+    def observed(box):
+        rows, cols = slice(box.y0, box.y1 + 2 * halo), slice(box.x0, box.x1 + 2 * halo)
+        return decode(encode(fitter.observe(padded_CYX[:, rows, cols], padded_YX[rows, cols], box, 0)))
+
+    whole = observed(Box(0, 0, 90, 70))
+    first = np.sort(pixel_hash(0, 0, Box(0, 0, 90, 70))[valid_YX])[:300]
+    assert np.array_equal(whole["keys"], first)
+    for step in (13, 40):
+        boxes = [Box(y, x, y + step, x + step).clip((90, 70)) for y in range(0, 90, step) for x in range(0, 70, step)]
+        for order in (boxes, boxes[::-1]):
+            merged = functools.reduce(fitter.merge, map(observed, order))
+            assert all(np.array_equal(merged[name], whole[name]) for name in whole)
+    assert fitter.fit(merged) == fitter.fit(whole)
+
+
+def test_the_sample_is_spread_evenly():
+    """Every quarter of an image, and every plane, is sampled as often as another, within chance; another seed takes others."""
+    keys = np.stack([pixel_hash(seed, plane, Box(0, 0, 256, 256)) for seed, plane in ((0, 0), (0, 1), (0, 5), (1, 0))])
+    chosen = keys < np.quantile(keys, 0.1)
+    assert len(np.unique(keys)) == keys.size
+    shares = chosen.reshape(4, 2, 128, 2, 128).mean(axis=(2, 4))
+    assert np.abs(shares - 0.1).max() < 0.01
+    assert (chosen[0] & chosen[3]).mean() == pytest.approx(0.01, abs=0.003)
+
+
+def test_planes_of_a_stack_share_their_centres(tmp_path, engine):
+    """The planes of a stack are sampled together, and each is segmented with the same centres."""
+    planes = np.stack([blobs((90, 70), seed=seed) for seed in (1, 2, 3)])
+    save_tiff(tmp_path / "a.tif", planes, metadata={"axes": "ZYX"}, ome=True)
+    cuts = [{"core": 32, "block": 64}, {"core": 90, "block": 90}]
+    one, other = (engine(model={"name": "kmeans"}, normalize=None, tiling=cut, output=f"out{cut['core']}").mask() for cut in cuts)
+    assert one.shape == planes.shape
+    assert np.array_equal(one, other)
+
+
+def test_nodata_gets_no_prediction(tmp_path, engine):
+    """NaN is left out of the mask and of the sample, for any cut."""
+    pixels = blobs(SHAPE, seed=6, dtype=np.float32)
+    pixels[20:60, 30:90] = np.nan
+    spec = {"name": "kmeans", "texture": [1.0]}
+    first, *others = masks(engine, tmp_path, pixels, spec, "auto")
+    assert np.array_equal(first == 255, np.isnan(pixels))
+    assert set(np.unique(first)) == {0, 1, 255}
+    assert all(np.array_equal(mask, first) for mask in others)
+
+
+def test_few_colours_are_few_classes():
+    """An image of fewer colours than clusters uses the lower classes; one of a single colour is class 0."""
+    pixels = np.where(np.arange(600).reshape(20, 30) < 200, 3, 90).astype(np.uint8)
+    assert np.array_equal(segmented(pixels[None], name="kmeans", classes=4), pixels == 90)
+    assert not segmented(np.full((3, 20, 30), 7, np.uint16), name="kmeans", classes=3).any()
+
+
+def test_impossible_clusters_are_refused():
+    """Every wrong entry of a list is named with its place."""
+    with pytest.raises(InputError) as refused:
+        build("models", {"name": "kmeans", "outputs": [0, 2, -1], "texture": [1.0, 0.0]}, "model")
+    places = [problem.where for problem in refused.value.problems]
+    assert places == ["model.texture.1", "model.outputs.1", "model.outputs.2"]

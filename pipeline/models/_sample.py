@@ -1,0 +1,157 @@
+"""Pixels that stand for a whole image, chosen by a hash of their place: the same ones however the image is cut."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.fits import Fitter, Summary
+from pipeline.geometry import Box
+from pipeline.models._pixels import gaussian, grey, window_sum
+
+__all__ = ["Features", "SampleFitter", "cluster", "pixel_hash"]
+
+_ROWS = 256  # looked at together: the sample of a block costs little memory whatever its size
+_STARTS = 10  # of k-means, from different first centres; the best is kept
+
+
+@dataclass(frozen=True)
+class Features:
+    """What describes a pixel: its channels, and the grey values around it.
+
+    Attributes:
+        smooth: sigma of a Gaussian over the channels, pixels; 0: as they are.
+        texture: sigmas of Gaussian windows; each adds the local mean and standard deviation of the grey value.
+    """
+
+    smooth: float = 0.0
+    texture: Sequence[float] = ()
+
+    @property
+    def radius(self) -> int:
+        """How far, in pixels, a pixel can be and still count."""
+        return max(len(gaussian(sigma)) // 2 for sigma in (self.smooth, *self.texture))
+
+    def of(self, pixels_CYX: NDArray[Any]) -> NDArray[np.float32]:
+        """Return features_FYX: the channels, then two for each window."""
+        features = [window_sum(values_YX, gaussian(self.smooth)) if self.smooth else values_YX for values_YX in pixels_CYX]
+        if self.texture:
+            values_YX, summed = grey(pixels_CYX, None)
+            grey_YX = values_YX / np.float64(summed)
+            for sigma in self.texture:
+                mean_YX = window_sum(grey_YX, gaussian(sigma))
+                variance_YX = window_sum(grey_YX**2, gaussian(sigma)) - mean_YX**2
+                features += [mean_YX, np.sqrt(np.maximum(variance_YX, 0))]
+        return np.stack([one_YX.astype(np.float32) for one_YX in features])
+
+
+def pixel_hash(seed: int, plane: int, box: Box) -> NDArray[np.uint64]:
+    """Hash the place of each pixel of a box, (Y, X); within a plane no two are equal.
+
+    Example:
+        >>> part = pixel_hash(0, 0, Box(2, 3, 4, 5))
+        >>> bool((part == pixel_hash(0, 0, Box(0, 0, 9, 9))[2:4, 3:5]).all())
+        True
+    """
+    step = np.uint64(0x9E3779B97F4A7C15)
+    start = _mix(_mix(np.full(1, seed, np.uint64) * step) + np.full(1, plane, np.uint64) * step)  # arrays wrap round in silence
+    rows = np.arange(box.y0, box.y1, dtype=np.uint64)[:, None] << np.uint64(32)
+    return _mix(start + (rows | np.arange(box.x0, box.x1, dtype=np.uint64)) * step)
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): a bijection that leaves no pattern."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class SampleFitter(Fitter):
+    """Keeps the pixels of the smallest hashes: blocks merge in any order to the sample of the whole image.
+
+    Attributes:
+        features: what is kept of a pixel.
+        samples: how many pixels are kept, of an image that has as many.
+        seed: of the hash.
+    """
+
+    features: Features
+    samples: int
+    seed: int
+
+    @property
+    def halo(self) -> int:
+        """What the features reach around a pixel."""
+        return self.features.radius
+
+    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
+        """Sample the valid, finite pixels of a block; around it pixels without data count as 0, as they do in a prediction."""
+        halo = self.halo
+        if valid_YX is not None:
+            pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
+            valid_YX = valid_YX[halo : halo + box.shape[0], halo : halo + box.shape[1]]
+        kept: Summary | None = None
+        for top in range(0, box.shape[0], _ROWS):
+            rows = slice(top, min(top + _ROWS, box.shape[0]))
+            keys_YX = pixel_hash(self.seed, plane, Box(box.y0 + rows.start, box.x0, box.y0 + rows.stop, box.x1))
+            seen_YX = np.ones(keys_YX.shape, bool) if valid_YX is None else valid_YX[rows].copy()
+            if kept is not None and len(kept["keys"]) == self.samples:
+                seen_YX &= keys_YX < kept["keys"][-1]
+            features_FYX = self.features.of(pixels_CYX[:, rows.start : rows.stop + 2 * halo])
+            features_FYX = features_FYX[:, halo : halo + seen_YX.shape[0], halo : halo + seen_YX.shape[1]]
+            seen_YX &= np.isfinite(features_FYX).all(axis=0)
+            some = self._smallest({"keys": keys_YX[seen_YX], "features": features_FYX[:, seen_YX].T})
+            kept = some if kept is None else self.merge(kept, some)
+        assert kept is not None
+        return kept
+
+    def merge(self, one: Summary, other: Summary) -> Summary:
+        """Keep the smallest hashes of both."""
+        return self._smallest({name: np.concatenate([one[name], other[name]]) for name in one})
+
+    def _smallest(self, summary: Summary) -> Summary:
+        keys, features_NF = summary["keys"], summary["features"]
+        if len(keys) > self.samples:
+            near = np.flatnonzero(keys <= np.partition(keys, self.samples - 1)[self.samples - 1])
+            keys, features_NF = keys[near], features_NF[near]
+        order = np.lexsort((*features_NF.T, keys))[: self.samples]  # features decide where planes share a hash
+        return {"keys": keys[order], "features": features_NF[order]}
+
+    @abstractmethod
+    def fit(self, summary: Summary) -> dict[str, Any]:
+        """Fit ``summary["features"]``, float32 (N, F), in the order of the hashes."""
+
+
+def cluster(features_NF: NDArray[np.float32], clusters: int, seed: int, colours: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find centres by k-means (Lloyd 1982; first centres: Arthur and Vassilvitskii 2007), in rising order of brightness.
+
+    Args:
+        features_NF: the sample.
+        clusters: how many centres; where the sample has fewer different pixels, the last one is repeated.
+        seed: of the first centres.
+        colours: how many features, the first ones, are channels: their mean is the brightness.
+
+    Returns:
+        centres (clusters, F) in raw units, and what features are multiplied by before distances are taken: one over
+        the sample's standard deviation, 0 for a feature that never changes.
+    """
+    values_NF = features_NF.astype(np.float64)
+    if not len(values_NF):
+        return np.zeros((clusters, values_NF.shape[1])), np.zeros(values_NF.shape[1])
+    spread_F = values_NF.std(axis=0)
+    scale_F = np.divide(1, spread_F, out=np.zeros_like(spread_F), where=spread_F > 0)
+    count = min(clusters, len(np.unique(values_NF * scale_F, axis=0)))
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # sums of threads are added in any order
+        found = KMeans(count, n_init=_STARTS, random_state=seed, algorithm="lloyd").fit(values_NF * scale_F)
+    centres_KF = found.cluster_centers_ / np.where(scale_F > 0, scale_F, 1) + values_NF[0] * (scale_F == 0)
+    order = np.lexsort((*centres_KF.T[::-1], centres_KF[:, :colours].mean(axis=1)))
+    return centres_KF[order][np.minimum(np.arange(clusters), count - 1)], scale_F

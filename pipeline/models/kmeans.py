@@ -1,0 +1,127 @@
+"""k-means on colour and texture; the centres belong to the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, Strict, model_validator
+
+from pipeline.errors import Problem
+from pipeline.fits import Fitter, Summary
+from pipeline.messages import wrong
+from pipeline.models import Model, Predict
+from pipeline.models._sample import Features, SampleFitter, cluster
+from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.fits import Fit
+
+__all__ = ["KMeans"]
+
+_ROWS = 64  # compared with every centre together, so that distances stay in the processor's cache
+
+
+class KMeans(Model):
+    """Each pixel is of the class of the nearest centre, found by k-means over the whole image; dark classes come first.
+
+    Lloyd 1982, doi:10.1109/TIT.1982.1056489; first centres by k-means++ (Arthur and Vassilvitskii 2007). Centres are fitted to
+    ``samples`` pixels, chosen by a hash of the seed and their place, so that they do not depend on how the image is cut. Distances are
+    Euclidean over features, each divided by its standard deviation. Pixels without data are never sampled; in a window they count as 0.
+
+    Example::
+
+        model: {name: kmeans, classes: 3}
+    """
+
+    classes: int = Field(default=2, ge=2, le=255, description="number of classes")
+    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
+        default=None,
+        min_length=2,
+        description="class of each cluster, from the darkest: as many clusters as entries, several may share a class; null: one each",
+    )
+    smooth: float = Field(default=0.0, ge=0, description="sigma of a Gaussian over the channels, cut at 3 sigma, pixels; 0: none")
+    texture: Annotated[tuple[float, ...], Strict(strict=False)] = Field(
+        default=(), description="sigmas, pixels: each adds the local mean and standard deviation of the grey value"
+    )
+    samples: int = Field(default=8192, ge=256, description="pixels that the centres are fitted to")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the sample and of the first centres")
+
+    @model_validator(mode="after")
+    def _possible(self) -> KMeans:
+        problems = [Problem(f"texture.{at}", str(one), "a number above 0") for at, one in enumerate(self.texture) if not one > 0]
+        for at, one in enumerate(self.outputs or ()):
+            if not 0 <= one < self.classes:
+                problems.append(Problem(f"outputs.{at}", str(one), f"a class id, 0..{self.classes - 1}"))
+        if problems:
+            raise wrong(problems)
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """As many as asked for."""
+        return self.classes
+
+    @property
+    def field(self) -> int:
+        """The radius of the widest window."""
+        return self._features.radius
+
+    @property
+    def _features(self) -> Features:
+        return Features(self.smooth, self.texture)
+
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """Float32 features, once more while they are gathered, and four float64 values a pixel for a window."""
+        height, width = tile
+        return height * width * (8 * (channels + 2 * len(self.texture)) + (32 if self.field else 0) + 1)
+
+    def fitter(self) -> Fitter:
+        """A sample of the image."""
+        return _CentreFitter(self._features, self.samples, self.seed, len(self.outputs or range(self.classes)))
+
+    @contextmanager
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+        """Nothing is loaded: the centres come with each tile's fit."""
+        del recipe, normalize
+        yield self._predict
+
+    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.uint8]:
+        clusters_BYX = np.stack(
+            [_nearest(self._features.of(pixels_CYX), fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)]
+        )
+        return clusters_BYX if self.outputs is None else np.array(self.outputs, np.uint8)[clusters_BYX]
+
+
+@dataclass(frozen=True)
+class _CentreFitter(SampleFitter):
+    clusters: int
+
+    def fit(self, summary: Summary) -> dict[str, Any]:
+        """Return ``{"centers": (K, F), "scale": (F,)}``, in raw units."""
+        features_NF = summary["features"]
+        colours = features_NF.shape[1] - 2 * len(self.features.texture)
+        centers_KF, scale_F = cluster(features_NF, self.clusters, self.seed, colours)
+        return {"centers": centers_KF.tolist(), "scale": scale_F.tolist()}
+
+
+def _nearest(features_FYX: NDArray[np.float32], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Return the nearest centre of each pixel (Y, X), the first of equals; pixel by pixel, so that no cut changes the rounding."""
+    scale_F = np.array(fit["scale"], np.float32)
+    centers_KF = (np.array(fit["centers"]) * fit["scale"]).astype(np.float32)
+    nearest_YX = np.zeros(features_FYX.shape[1:], np.uint8)
+    for top in range(0, len(nearest_YX), _ROWS):
+        scaled_FYX = features_FYX[:, top : top + _ROWS] * scale_F[:, None, None]
+        part_YX = nearest_YX[top : top + _ROWS]
+        least_YX = np.full(part_YX.shape, np.inf, np.float32)
+        for k, center_F in enumerate(centers_KF):
+            distance_YX = np.zeros_like(least_YX)
+            for values_YX, center in zip(scaled_FYX, center_F, strict=True):
+                distance_YX += (values_YX - center) ** 2
+            part_YX[distance_YX < least_YX] = k
+            np.minimum(least_YX, distance_YX, out=least_YX)
+    return nearest_YX
