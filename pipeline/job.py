@@ -38,6 +38,7 @@ class Job:
         output: the output folder.
         recipe: what fixes the numbers.
         model: the segmenter; None where nothing is predicted (``evaluate``, ``convert``).
+        stride: the model's, as the plan found it: an actor elsewhere may not have what it was measured with.
         normalize: fixed ``{"mean": [..], "std": [..]}``; None: raw values, or per image by the fit phase.
         fitters: what the fit phase gathers, by name.
         classes: ``{"id", "name", "color"}`` in order.
@@ -50,6 +51,7 @@ class Job:
     output: Path
     recipe: Recipe
     model: Model | None = None
+    stride: int = 1
     normalize: Mapping[str, Any] | None = None
     fitters: Mapping[str, Fitter] = field(default_factory=dict)
     classes: Sequence[Mapping[str, Any]] = ()
@@ -70,8 +72,7 @@ class Job:
 
     def grid(self, image: Image) -> Grid:
         """How an image is cut."""
-        recipe, stride = self.recipe, self.model.stride if self.model else 1
-        return Grid(image.header.shape, recipe.core, recipe.halo, recipe.block, stride)
+        return Grid(image.header.shape, self.recipe.core, self.recipe.halo, self.recipe.block, self.stride)
 
     def meta(self, image: Image) -> MaskMeta:
         """What the writers are told of an image's mask."""

@@ -34,6 +34,7 @@ def make_job(found: Survey, recipe: Recipe) -> Job:
         output=config.output,
         recipe=recipe,
         model=model,
+        stride=model.stride,
         normalize=normalize if isinstance(normalize, Mapping) else None,
         fitters=fitters,
         classes=found.classes,

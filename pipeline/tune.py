@@ -6,9 +6,11 @@ model and the machine; memory is projected, and what does not fit is made smalle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from pipeline.models import Model, TorchModel
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
 
-__all__ = ["Choice", "choose", "measure", "print_bytes", "projected_bytes"]
+__all__ = ["Choice", "choose", "keep", "measure", "print_bytes", "projected_bytes"]
 
 CORE = 1024  # of a network: large enough that a halo of 64 costs a quarter, small enough for the processor's cache
 BLOCK = 2048
@@ -85,6 +87,21 @@ def choose(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Choice:
     )
     _check(found, recipe)
     return _fit_memory(found, recipe, notes)
+
+
+def keep(found: Survey, recorded: Mapping[str, Any]) -> Choice:
+    """The recipe that a folder was begun with: a resumed run is the same run.
+
+    Raises:
+        InputError: memory is smaller than it was, or an image larger than those it was chosen for.
+    """
+    recipe, budget = Recipe(**recorded), found.config.compute.memory_bytes
+    need = projected_bytes(found, recipe)
+    if need > budget:
+        way_out = f"Use compute.memory: {print_bytes(need, up=True)}, or start over with --fresh."
+        asked = f"the recipe of this run, core {recipe.core} and block {recipe.block}, needing {print_bytes(need, up=True)} an actor"
+        raise InputError(Problem("compute.memory", asked, print_bytes(budget), way_out))
+    return Choice(recipe, (), need)
 
 
 def local_gpu() -> bool:
@@ -179,9 +196,12 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
     worst = 0
     for image in found.images:
         header = image.header
-        height, width = (min(ceil_to(side, found.model.stride), recipe.block) for side in header.shape)
+        sides = [ceil_to(side, found.model.stride) for side in header.shape]
+        height, width = (min(side, recipe.block) for side in sides)
         depth = header.channels * np.dtype(header.dtype).itemsize
-        read = (height + 2 * recipe.halo) * (width + 2 * recipe.halo) * depth
+        # Blending reads the whole tiles around the block.
+        ring = 0 if recipe.stitch == "crop" else ceil_to(recipe.halo, recipe.core)
+        read = math.prod(min(side, recipe.block + 2 * ring) + 2 * recipe.halo for side in sides) * depth
         truth = height * width * 6 if image.truth else 0
         mask = height * width * (1 if len(found.classes) <= 255 else 2)
         blend = height * width * len(found.classes) * 4 if recipe.stitch != "crop" else 0
@@ -210,24 +230,24 @@ def _fit_memory(found: Survey, recipe: Recipe, notes: list[str]) -> Choice:
     while (need := projected_bytes(found, recipe)) > budget:
         if tiling.block == "auto" and recipe.block > recipe.core:
             recipe = replace(recipe, block=max(1, recipe.block // recipe.core // 2) * recipe.core)
-        elif tiling.core == "auto" and recipe.core // 2 >= max(SMALLEST, stride):
-            core = ceil_to(recipe.core // 2, stride)
+        elif tiling.core == "auto" and recipe.core > ceil_to(SMALLEST, stride):
+            core = ceil_to(max(SMALLEST, recipe.core // 2), stride)
             recipe = replace(recipe, core=core, block=core if tiling.block == "auto" else ceil_to(recipe.block, core))
         else:
             raise InputError(_too_large(found, recipe, need, budget))
     if recipe != asked:
         notes.append(
-            f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to stay within {print_bytes(budget)}"
+            f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to fit {print_bytes(budget)}"
         )
     return Choice(recipe, tuple(notes), need)
 
 
 def _too_large(found: Survey, recipe: Recipe, need: int, budget: int) -> Problem:
-    smaller = replace(recipe, core=max(found.model.stride, ceil_to(SMALLEST, found.model.stride)))
-    smaller = replace(smaller, block=smaller.core)
+    core = ceil_to(SMALLEST, found.model.stride)
+    smaller = replace(recipe, core=core, block=core)
     least = projected_bytes(found, smaller)
     way_out = f"Use compute.memory: {print_bytes(need, up=True)}"
-    if least < budget:
+    if least <= budget:
         way_out += f", or leave tiling.core and tiling.block to auto (core {smaller.core} needs {print_bytes(least, up=True)})"
     asked = f"core {recipe.core}, halo {recipe.halo}, block {recipe.block} needing {print_bytes(need, up=True)} an actor"
     return Problem("compute.memory", asked, f"{print_bytes(budget)}", f"{way_out}.")

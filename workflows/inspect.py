@@ -14,7 +14,7 @@ from pipeline.plan import complete, make_job
 from pipeline.report.ledger import report_of
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, survey
-from pipeline.tune import Choice, choose, print_bytes, projected_bytes
+from pipeline.tune import Choice, choose, keep, print_bytes, projected_bytes
 from workflows.segment import runner_of
 
 __all__ = ["plan", "status"]
@@ -26,7 +26,8 @@ def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = Fa
     found = survey(config)
     folder = RunFolder(config.output)
     folder.refuse_other(found.identity)
-    choice = choose(found)
+    recorded = folder.read().get("recipe")
+    choice = choose(found) if recorded is None else keep(found, recorded)
     job = make_job(found, choice.recipe)
     stages = complete(found, job)
     content = _plan_content(found, choice, stages, runner_of(found))

@@ -16,14 +16,13 @@ from pipeline.job import Job
 from pipeline.ledger import latest, read_rows
 from pipeline.plan import complete, make_job, plan_row, recount
 from pipeline.receipts import Receipt
-from pipeline.recipe import Recipe
 from pipeline.report.files import write_report
 from pipeline.report.ledger import report_of
 from pipeline.report.table import print_table
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
-from pipeline.tune import Choice, choose, measure
+from pipeline.tune import Choice, choose, keep, measure
 
 __all__ = ["report", "retry", "run", "runner_of", "segment", "stop"]
 
@@ -95,11 +94,9 @@ def _run(
 
 def _recipe(found: Survey, folder: RunFolder) -> Choice:
     """The recorded recipe where the folder has one, so that a resumed run is the same run."""
+    measure(found)
     recorded = folder.read().get("recipe")
-    if recorded is None:
-        measure(found)
-        return choose(found)
-    return Choice(Recipe(**recorded), (), 0)
+    return choose(found) if recorded is None else keep(found, recorded)
 
 
 def runner_of(found: Survey) -> str:

@@ -1,0 +1,170 @@
+"""The recipe: what the YAML asks for, rounded up; what it leaves open, from the model; within the memory, or refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import load_config
+from pipeline.errors import InputError
+from pipeline.geometry import ceil_to
+from pipeline.plugins import build
+from pipeline.survey import survey
+from pipeline.tune import choose, keep, projected_bytes
+from tests.conftest import UNET, blobs, engine_yaml, save_tiff
+
+AUTO = {"core": "auto", "halo": "auto", "block": "auto"}
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    """Survey a YAML over one image, and choose: ``tuned(shape, gpu=..., **keys)``."""
+
+    def go(shape=(90, 90), gpu=False, **keys):
+        if not (tmp_path / "a.tif").exists():
+            save_tiff(tmp_path / "a.tif", blobs(shape))
+        found = survey(load_config(engine_yaml(tmp_path, **keys)))
+        return choose(found, has_gpu=lambda: gpu), found
+
+    return go
+
+
+@st.composite
+def tilings(draw):
+    """Any core and halo; a block is any where the core is left open, else whole cores, as the YAML wants it."""
+    core = draw(st.one_of(st.just("auto"), st.integers(1, 3000)))
+    halo = draw(st.one_of(st.just("auto"), st.integers(0, 300)))
+    block = draw(st.one_of(st.just("auto"), st.integers(1, 5000) if core == "auto" else st.integers(1, 4).map(lambda times: times * core)))
+    return {"core": core, "halo": halo, "block": block}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=tilings(), depth=st.integers(1, 4), padding=st.sampled_from(["same", "valid"]))
+def test_sides_are_rounded_up_to_the_stride(tuned, asked, depth, padding):
+    """Core and halo become multiples of the stride and blocks whole cores; never smaller than asked, and each change is told."""
+    network = build("models", {**UNET, "depth": depth, "padding": padding})
+    if asked["halo"] != "auto" and ceil_to(asked["halo"], network.stride) < network.margin:
+        with pytest.raises(InputError, match=r"tiling\.halo.*valid padding takes off"):
+            tuned(model={**UNET, "depth": depth, "padding": padding}, tiling=asked)
+        return
+    choice, found = tuned(model={**UNET, "depth": depth, "padding": padding}, tiling=asked)
+    recipe, stride = choice.recipe, found.model.stride
+    assert recipe.core % stride == recipe.halo % stride == recipe.block % recipe.core == 0
+    for name, value in asked.items():
+        side = getattr(recipe, name)
+        told = [note for note in choice.notes if note.startswith(f"tiling.{name}: {value} rounded up to {side}, ")]
+        if value != "auto":
+            assert side >= value
+            assert bool(told) == (side != value)
+    if asked["core"] != "auto":
+        assert recipe.core == ceil_to(asked["core"], stride)
+    else:
+        # However odd the block, it is cut into few cores: never into tiles of a few pixels.
+        assert recipe.core >= min(512, recipe.block)
+    if asked["halo"] == "auto":
+        assert recipe.halo == ceil_to(found.model.field, stride)
+    elif recipe.halo < found.model.field:
+        assert any("less than the field" in note for note in choice.notes)
+
+
+def test_what_is_left_open_is_the_usual(tuned):
+    """Core 1024, block 2048, one tile a batch on a CPU, more on a GPU."""
+    recipe = tuned(model=UNET, tiling=AUTO)[0].recipe
+    assert (recipe.core, recipe.halo, recipe.block, recipe.batch) == (1024, 24, 2048, 1)
+    assert (recipe.device, recipe.precision, recipe.stitch, recipe.backend) == ("cpu", "fp32", "crop", "torch")
+    on_gpu = tuned(gpu=True, tiling=AUTO, compute={"precision": "auto"})[0].recipe
+    assert (on_gpu.device, on_gpu.precision) == ("cuda", "bf16")
+    assert on_gpu.batch > 1
+    classical = tuned(gpu=True, model={"name": "histogram"}, normalize=None, tiling=AUTO)[0].recipe
+    assert (classical.core, classical.halo, classical.block, classical.device) == (2048, 0, 2048, "cpu")
+
+
+def test_trained_bundles_use_the_gpu_too(tuned, tmp_path):
+    """A bundle is a network like any other: device and precision are chosen, or taken, for it as well."""
+    from pipeline.models.bundle import save_bundle
+    from pipeline.plugins import build
+
+    spec = {key: value for key, value in UNET.items() if key != "weights"}
+    classes = [{"name": name} for name in "xyz"]
+    save_bundle(tmp_path / "b", build("models", UNET).load(), architecture=spec, classes=classes, channels=1)
+    model = {"name": "bundle", "path": "./b"}
+    recipe = tuned(gpu=True, model=model, normalize=None, compute={"precision": "auto"})[0].recipe
+    assert (recipe.device, recipe.precision) == ("cuda", "bf16")
+    assert tuned(model=model, normalize=None, compute={"precision": "fp16", "device": "cpu"})[0].recipe.precision == "fp16"
+
+
+def test_memory_makes_tiles_smaller(tuned):
+    """What is left to `auto` shrinks until the projection fits, blocks before cores, and it is told."""
+    sizes = []
+    for memory in ("4GiB", "900MiB", "200MiB", "60MiB"):
+        choice, found = tuned((5000, 4000), tiling=AUTO, compute={"memory": memory})
+        assert choice.memory_bytes == projected_bytes(found, choice.recipe) <= found.config.compute.memory_bytes
+        sizes.append((choice.recipe.core, choice.recipe.block))
+        assert any(note.startswith("compute.memory") for note in choice.notes) == (sizes[-1] != sizes[0])
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == (1024, 2048)
+    assert sizes[-1][0] < 1024
+
+
+@pytest.mark.parametrize(
+    ("tiling", "memory"),
+    [
+        (AUTO, "1MiB"),
+        ({"core": 1024, "halo": 24, "block": 2048}, "50MiB"),
+        ({"core": "auto", "halo": 24, "block": 4096}, "30MiB"),
+        ({"core": 1024, "halo": 24, "block": "auto", "stitch": "linear"}, "50MiB"),
+        ({"core": "auto", "halo": 200, "block": "auto", "stitch": "gaussian"}, "20MiB"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_values_that_do(tuned, tiling, memory):
+    """The message names need, budget and what to write instead; writing that works."""
+    with pytest.raises(InputError, match="compute.memory") as raised:
+        tuned((5000, 4000), tiling=tiling, compute={"memory": memory})
+    told = str(raised.value)
+    enough = re.search(r"Use compute.memory: (\w+)", told)[1]
+    assert tuned((5000, 4000), tiling=tiling, compute={"memory": enough})[0].memory_bytes > 0
+    if "leave tiling.core and tiling.block to auto" in told:
+        smaller = {**tiling, "core": "auto", "block": "auto"}
+        assert tuned((5000, 4000), tiling=smaller, compute={"memory": memory})[0].memory_bytes > 0
+    else:
+        assert tiling["core"] == "auto"
+
+
+def test_blending_reads_more_and_says_so(tuned):
+    """The ring of tiles around a block counts in the projection."""
+    tiling = {"core": 512, "halo": 64, "block": 1024}
+    crop, _ = tuned((5000, 4000), tiling=tiling)
+    linear, _ = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
+    ring = (1024 + 2 * 512 + 2 * 64) ** 2 - (1024 + 2 * 64) ** 2
+    sums = 1024**2 * 3 * 4
+    assert linear.memory_bytes - crop.memory_bytes == 3 * ring + sums
+
+
+def test_combinations_that_cannot_work_are_refused(tuned):
+    """Blending and probabilities need scores; every problem comes at once, with its way out."""
+    with pytest.raises(InputError) as raised:
+        tuned(
+            model={"name": "histogram"},
+            normalize=None,
+            tiling={"stitch": "linear"},
+            writers=[{"name": "ome_zarr", "probs": True}],
+        )
+    told = [str(problem) for problem in raised.value.problems]
+    assert len(told) == 2
+    assert any("Use tiling.stitch: crop." in one for one in told)
+    assert any("probs" in one for one in told)
+
+
+def test_a_recorded_recipe_is_kept_or_refused(tuned):
+    """A resumed run keeps its recipe; where the memory no longer allows that, it says what to do."""
+    choice, found = tuned((5000, 4000), tiling=AUTO)
+    kept = keep(found, choice.recipe.to_dict())
+    assert (kept.recipe, kept.memory_bytes) == (choice.recipe, choice.memory_bytes)
+    _, less = tuned((5000, 4000), tiling=AUTO, compute={"memory": "60MiB"})
+    with pytest.raises(
+        InputError, match=r"core 1024 and block 2048, needing \d+MiB an actor; allowed: 60MiB. Use compute.memory: \d+MiB, or .*--fresh"
+    ):
+        keep(less, choice.recipe.to_dict())
