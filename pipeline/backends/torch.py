@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend
+from pipeline.errors import InputError, Problem
 from pipeline.normalize import constants
 from pipeline.recipe import Recipe
 
@@ -39,6 +40,8 @@ class Torch(Backend):
         """Take the network over (it is changed in place); see :class:`pipeline.backends.Backend`."""
         import torch
 
+        if recipe.device == "cuda" and not torch.cuda.is_available():
+            raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu, auto", "`gigaseg doctor` shows what is there."))
         before = torch.get_num_threads()
         torch.set_num_threads(recipe.threads)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.geometry import ceil_to
@@ -92,6 +92,7 @@ def test_tiled_is_whole(tmp_path, engine, networks, padding, core, halo, block):
 )
 def test_tiled_is_whole_whatever_the_cut(tmp_path_factory, engine, networks, shape, cores, halo, per_block, padding, stack):
     """The same for cuts that nobody thought of, on single planes, stacks and several channels."""
+    assume(stack is None or shape[1] > 1)  # tifffile writes no OME-TIFF of one column
     folder = tmp_path_factory.mktemp("cut")
     spec = networks[f"{padding}3" if stack == "cyx" else padding]
     pixels = blobs(shape, seed=sum(shape), channels=3 if stack else None)
@@ -240,3 +241,84 @@ def test_ids_that_are_no_class_become_no_prediction(tmp_path, engine):
     assert np.unique(done.mask(), return_counts=True)[1].tolist() == [400, 400, 800]
     assert (done.mask()[10:30] == 255).all()
     assert done.report["no_prediction"] == 800
+
+
+def test_probabilities_are_those_of_one_pass(tmp_path, engine, networks):
+    """`probs: true` writes softmax in steps of 1/255, whatever the cut; a single-block image too."""
+    import zarr
+
+    pixels = blobs((100, 90), seed=11)
+    save_tiff(tmp_path / "a.tif", pixels)
+    logits = one_pass(networks["same"], pixels[None], FIELD)
+    wanted = 255 * torch.softmax(torch.from_numpy(np.ascontiguousarray(logits)), 0).numpy()
+    for block in (64, 128):
+        tiling = {"core": 32, "halo": FIELD, "block": block}
+        done = engine(model=networks["same"], writers=[{"name": "ome_zarr", "probs": True}], tiling=tiling, output=f"out{block}")
+        probs_KYX = zarr.open_array(done.folder / "probs" / "a.ome.zarr" / "0", mode="r")[...]
+        assert probs_KYX.dtype == np.uint8
+        assert np.abs(probs_KYX - wanted).max() <= 0.51
+        assert (zarr.open_group(done.folder / "probs" / "a.ome.zarr", mode="r").attrs["ome"]["multiscales"][0]["axes"][0]["name"]) == "c"
+
+
+def test_more_than_255_classes(tmp_path, engine):
+    """Masks are 16 bits wide then, 65535 is no prediction, and counts reach every class."""
+    ids = (np.arange(80 * 70).reshape(80, 70) % 400).astype(np.uint16)
+    save_tiff(tmp_path / "a.tif", ids)
+    save_tiff(tmp_path / "t.tif", ids)
+    keys = {"model": {"name": "identity", "classes": 300}, "normalize": None, "tiling": {"core": 32, "halo": 0, "block": 32}}
+    done = engine(**keys, writers=[{"name": "ome_zarr"}, {"name": "tiff"}])
+    assert done.mask().dtype == np.uint16
+    assert (done.mask() == np.where(ids < 300, ids, 65535)).all()
+    truth = np.minimum(ids, 299)
+    save_tiff(tmp_path / "t.tif", truth)
+    done = engine(**keys, truth="t.tif", output="scored")
+    assert done.report["mean_iou"] == 1.0
+    assert done.report["pixel_accuracy"] == 1.0
+    assert done.report["no_prediction"] == int((ids >= 300).sum())
+
+
+def test_planes_of_a_stack_are_separate(tmp_path, engine, traced):
+    """Each (t, z) plane is segmented as if it were alone, in one file; fits are of the whole stack."""
+    import tifffile
+
+    stack = np.stack([[blobs((50, 70), seed=10 * t + z) for z in range(3)] for t in range(2)])
+    tifffile.imwrite(tmp_path / "s.ome.tif", stack, tile=(64, 64), metadata={"axes": "TZYX"}, photometric="minisblack")
+    truth = (stack > 128).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "t.ome.tif", truth, tile=(64, 64), metadata={"axes": "TZYX"}, photometric="minisblack")
+    keys = {"model": {"name": "traced.model"}, "normalize": None, "tiling": {"core": 32, "halo": 1, "block": 32}}
+    done = engine(**keys, images=["s.ome.tif"], truth="t.ome.tif", writers=[{"name": "ome_zarr"}, {"name": "tiff"}])
+    masks = done.mask("s")
+    assert masks.shape == stack.shape
+    assert (tifffile.imread(done.folder / "masks" / "s.tif") == masks).all()
+    for t in range(2):
+        for z in range(3):
+            save_tiff(tmp_path / "a.tif", stack[t, z])
+            alone = engine(**keys, output=f"out{t}{z}")
+            assert (masks[t, z] == alone.mask()).all()
+    matrix = [[int(((truth == one) & (masks == other)).sum()) for other in range(2)] for one in range(2)]
+    assert done.report["confusion"] == matrix
+
+
+def test_fits_see_the_whole_image(tmp_path, engine):
+    """Thresholds and normalisation belong to the image, not to a tile: any cut gives the mask of one block."""
+    pixels = blobs((150, 130), seed=12, dtype=np.uint16)
+    pixels[:70] //= 3
+    save_tiff(tmp_path / "a.tif", pixels)
+    for at, keys in enumerate(({"model": {"name": "histogram", "classes": 3}, "normalize": None}, {"normalize": "percentile"})):
+        masks = []
+        for core in (16, 64, 256):
+            tiling = {"core": core, "halo": 64, "block": core}
+            masks.append(engine(**keys, tiling=tiling, output=f"out{at}-{core}").mask())
+        assert (masks[0] == masks[2]).all() if at == 0 else (masks[0] == masks[2]).mean() > 0.999
+        assert len(np.unique(masks[0])) == 3 or at
+
+
+def test_a_gpu_that_is_not_there_is_said_so(tmp_path, engine):
+    """Asking for CUDA where there is none is the user's to mend, not a crash."""
+    from pipeline.errors import InputError
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    save_tiff(tmp_path / "a.tif", blobs((40, 40)))
+    with pytest.raises(InputError, match=r"compute\.device: found cuda, where torch finds no GPU; allowed: cpu, auto"):
+        engine(compute={"device": "cuda"})
