@@ -41,7 +41,7 @@ class Torch(Backend):
         import torch
 
         if recipe.device == "cuda" and not torch.cuda.is_available():
-            raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu, auto", "`gigaseg doctor` shows what is there."))
+            raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu, auto", "See `gigaseg doctor`."))
         before = torch.get_num_threads()
         torch.set_num_threads(recipe.threads)
         try:
