@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import stitch
+from pipeline.agreement import Agreement
 from pipeline.confusion import Counts, areas, confusion, cross_entropy
 from pipeline.errors import BlockError, InputError
 from pipeline.export import write_mask, write_probs
@@ -48,7 +49,7 @@ class _Predicted:
     probs_KYX: NDArray[np.uint8] | None
     counts: Counts
     truth_error: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,20 @@ class Predict:
         job = self.bench.job
         keep = _Blend(block, job.grid(block.image), job.recipe.stitch) if self._blends else _Crop(block)
         result = _Result(block, loaded, job.num_classes, np.dtype(job.dtype), probs=self._probs)
-        for tile, scores in self._predict(block, loaded):
+        agreement = Agreement(block.box)
+        for tile, outputs in self._predict(block, loaded):
+            scores = _on_host(outputs)
+            seen = tile.outer.grow((scores.shape[-2] - tile.outer.shape[0]) // 2)  # valid padding takes the same off every side
+            with watch("count"):
+                agreement.add(tile, seen, scores)
             with watch("stitch"):
-                for box, kept in keep.add(tile, scores):
+                for box, kept in keep.add(tile, seen, scores):
                     result.take(box, kept)
         with watch("stitch"):
             for box, kept in keep.rest():
                 result.take(box, kept)
         with watch("count"):
-            return replace(result.finish(), notes=self._notes())
+            return result.finish(agreement, self._notes())
 
     def save(self, block: Block, worked: _Predicted, watch: Watch) -> dict[str, Any]:
         """Write whole shards, then describe them."""
@@ -113,8 +119,8 @@ class Predict:
         grid = self.bench.job.grid(block.image)
         return list(grid.ring(block.box) if self._blends else grid.tiles(block.box))
 
-    def _predict(self, block: Block, loaded: _Pixels) -> Iterator[tuple[Tile, NDArray[Any]]]:
-        """Run the network over tiles of equal size together, and cut away what valid padding is not."""
+    def _predict(self, block: Block, loaded: _Pixels) -> Iterator[tuple[Tile, Any]]:
+        """Run the network over tiles of equal size together."""
         assert self.bench.predict is not None
         batch = self.bench.job.recipe.batch
         for _, same in groupby(self._tiles(block), key=lambda tile: tile.outer.shape):
@@ -133,12 +139,9 @@ class _Crop:
     def __init__(self, block: Block) -> None:
         self.block = block
 
-    def add(self, tile: Tile, scores: Any) -> Iterator[tuple[Box, NDArray[Any]]]:
+    def add(self, tile: Tile, seen: Box, scores: NDArray[Any]) -> Iterator[tuple[Box, NDArray[Any]]]:
         """Give the core's scores (K, Y, X), or its classes (Y, X)."""
-        core = tile.core.within(tile.outer)
-        margin = (tile.outer.shape[0] - scores.shape[-2]) // 2, (tile.outer.shape[1] - scores.shape[-1]) // 2
-        rows, cols = core.shift(-margin[0], -margin[1]).slices
-        yield tile.core, _on_host(scores[..., rows, cols])
+        yield tile.core, scores[(..., *tile.core.within(seen).slices)]
 
     def rest(self) -> Sequence[tuple[Box, NDArray[Any]]]:
         """Nothing is held back."""
@@ -152,21 +155,20 @@ class _Blend:
         self.block, self.grid, self.kind = block, grid, kind
         self.sum_KYX: NDArray[np.float32] | None = None
 
-    def add(self, tile: Tile, scores: Any) -> Sequence[tuple[Box, NDArray[Any]]]:
+    def add(self, tile: Tile, seen: Box, scores: NDArray[Any]) -> Sequence[tuple[Box, NDArray[Any]]]:
         """Add one tile; its pixels are complete only when all are in."""
         box, grid = self.block.box, self.grid
         if self.sum_KYX is None:
             self.sum_KYX = np.zeros((len(scores), *box.shape), np.float32)
-        margin = (tile.outer.shape[0] - scores.shape[-2]) // 2  # lost to valid padding, the same for every tile
-        seen = tile.outer.grow(-margin)
         part = Box(max(seen.y0, box.y0), max(seen.x0, box.x0), min(seen.y1, box.y1), min(seen.x1, box.x1))
         if min(part.shape) <= 0:
             return ()
+        halo = tile.core.y0 - seen.y0
         rows, cols = part.within(seen).slices
-        weight_Y = stitch.weights(self.kind, grid.core, grid.halo - margin, tile.row, grid.num_cores[0])[rows]
-        weight_X = stitch.weights(self.kind, grid.core, grid.halo - margin, tile.col, grid.num_cores[1])[cols]
+        weight_Y = stitch.weights(self.kind, grid.core, halo, tile.row, grid.num_cores[0])[rows]
+        weight_X = stitch.weights(self.kind, grid.core, halo, tile.col, grid.num_cores[1])[cols]
         here = part.within(box).slices
-        stitch.blend_into(self.sum_KYX[(slice(None), *here)], _on_host(scores[:, rows, cols]), weight_Y, weight_X)
+        stitch.blend_into(self.sum_KYX[(slice(None), *here)], scores[:, rows, cols], weight_Y, weight_X)
         return ()
 
     def rest(self) -> Iterator[tuple[Box, NDArray[Any]]]:
@@ -208,14 +210,20 @@ class _Result:
             nats, pixels = cross_entropy(kept, truth_YX)
             self.nats, self.nats_pixels = (self.nats or 0.0) + nats, self.nats_pixels + pixels
 
-    def finish(self) -> _Predicted:
+    def finish(self, agreement: Agreement, notes: tuple[str, ...]) -> _Predicted:
         """Leave out pixels without data, and count."""
         fill = np.iinfo(self.mask_YX.dtype).max
         if self.loaded.valid_YX is not None:
             self.mask_YX[~self.loaded.valid_YX] = fill
         counts = count(self.mask_YX, self.loaded.truth_YX, self.num_classes)
-        counts = replace(counts, cross_entropy=self.nats, cross_entropy_pixels=self.nats_pixels)
-        return _Predicted(self.mask_YX, self.probs_KYX, counts, self.loaded.truth_error)
+        counts = replace(
+            counts,
+            cross_entropy=self.nats,
+            cross_entropy_pixels=self.nats_pixels,
+            overlap_equal=agreement.equal,
+            overlap_pixels=agreement.pixels,
+        )
+        return _Predicted(self.mask_YX, self.probs_KYX, counts, self.loaded.truth_error, notes)
 
 
 def count(mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> Counts:
