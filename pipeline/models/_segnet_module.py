@@ -1,0 +1,76 @@
+"""The torch module of both SegNets; scriptable and traceable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.models._fill import fill
+from pipeline.models._segnet import Layers
+
+__all__ = ["SegNetModule"]
+
+
+class SegNetModule(nn.Module):
+    """SegNet: the decoder puts each value back where the encoder's pooling found the largest.
+
+    Sizes that are not multiples of the stride are filled up with zeros at the bottom and right, and the output is cut back.
+    """
+
+    def __init__(self, channels: int, classes: int, layers: Layers) -> None:
+        super().__init__()
+        self.stride = layers.stride
+        self.norm = nn.LocalResponseNorm(5) if layers.is_normalized else nn.Identity()
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        width = channels
+        for stage in layers.encoder:
+            self.encoder.append(_stage(width, stage, layers.kernel, True))
+            width = stage[-1]
+        for stage in layers.decoder:
+            self.decoder.append(_stage(width, stage, layers.kernel, layers.is_rectified))
+            width = stage[-1]
+        self.head = nn.Conv2d(width, classes, layers.head, padding=layers.head // 2)
+
+    def forward(self, pixels_NCYX: Tensor) -> Tensor:
+        """Return logits (N, K, Y, X)."""
+        height, width = pixels_NCYX.shape[-2], pixels_NCYX.shape[-1]
+        x = self.norm(fill(pixels_NCYX, self.stride))
+        places: list[Tensor] = []
+        for stage in self.encoder:
+            x, place = _pool(stage(x))
+            places.append(place)
+        for stage in self.decoder:
+            x = stage(_unpool(x, places.pop()))
+        logits: Tensor = self.head(x)
+        return logits[..., :height, :width]
+
+
+def _pool(x_NCYX: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest of each 2x2 pixels, and where it was found: 0 to 3, row by row, uint8.
+
+    Torch's own indices take eight bytes, and its unpooling by them cannot be exported.
+    """
+    pooled_NCYX, index_NCYX = functional.max_pool2d_with_indices(x_NCYX, (2, 2))
+    height, width = pooled_NCYX.shape[-2], x_NCYX.shape[-1]
+    lower_Y1 = width * (2 * torch.arange(height, device=x_NCYX.device)[:, None] + 1)
+    return pooled_NCYX, ((index_NCYX & 1) + 2 * (index_NCYX >= lower_Y1)).to(torch.uint8)
+
+
+def _unpool(x_NCYX: Tensor, place_NCYX: Tensor) -> Tensor:
+    """Put each value where its place says, among zeros."""
+    height, width = 2 * x_NCYX.shape[-2], 2 * x_NCYX.shape[-1]
+    rows_Y, columns_X = torch.arange(height, device=x_NCYX.device), torch.arange(width, device=x_NCYX.device)
+    own_YX = 2 * (rows_Y[:, None] & 1) + (columns_X & 1)
+    place_NCYX = functional.interpolate(place_NCYX, scale_factor=2.0, mode="nearest")
+    return torch.where(place_NCYX == own_YX.to(torch.uint8), functional.interpolate(x_NCYX, scale_factor=2.0, mode="nearest"), 0.0)
+
+
+def _stage(channels: int, widths: Sequence[int], kernel: int, is_rectified: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, width in zip([channels, *widths], widths, strict=False):
+        layers += [nn.Conv2d(inputs, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width)]
+        layers += [nn.ReLU(inplace=True)] * is_rectified
+    return nn.Sequential(*layers)

@@ -1,0 +1,86 @@
+"""Full-resolution residual networks (Pohlen, Hermans, Mathias and Leibe 2017, arXiv:1611.08323)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline.models import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["FRRN"]
+
+_DOWN = ((2, 96, 3), (4, 192, 4), (8, 384, 2), (16, 384, 2))
+_UP = ((8, 192, 2), (4, 192, 2), (2, 96, 2))
+_STAGES = {"a": (*_DOWN, *_UP), "b": (*_DOWN, (32, 384, 2), (16, 192, 2), *_UP)}
+_UNITS = 3  # residual units before the streams part, and after they join
+
+
+class FRRN(Network):
+    """FRRN A and B of the paper: a stream that is pooled and unpooled, beside one that keeps the full resolution.
+
+    17,746,803 (A) and 24,755,699 (B) parameters for three channels and 19 classes, as in the authors' own code. Each unit
+    of a stage takes the previous unit's output. The pooled stream grows by bilinear interpolation with pixels as areas, not
+    corners, so that a tile on the grid of the stride sees what the whole image would show it.
+
+    Example::
+
+        model: {name: frrn, variant: a, channels: 3, classes: 19}
+    """
+
+    variant: Literal["a", "b"] = Field(default="a", description="a: pooled to 1/16; b: to 1/32")
+    channels: int = Field(default=3, ge=1, description="channels of the input")
+    classes: int = Field(default=19, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
+
+    @property
+    def num_classes(self) -> int:
+        """One logit tells two classes apart."""
+        return max(self.classes, 2)
+
+    @property
+    def num_channels(self) -> int:
+        """Exactly ``channels``."""
+        return self.channels
+
+    @property
+    def stages(self) -> tuple[tuple[int, int, int], ...]:
+        """For each stage, how often smaller than the input it is, its feature maps, and its number of units."""
+        return _STAGES[self.variant]
+
+    @property
+    def stride(self) -> int:
+        """The coarsest stage's.
+
+        Example:
+            >>> FRRN(variant="a").stride, FRRN(variant="b").stride
+            (16, 32)
+        """
+        return max(scale for scale, _, _ in self.stages)
+
+    @property
+    def field(self) -> int:
+        """Exact: the first pixel of a cell, followed back to what it sees, in both streams."""
+        residual = pooled = -2 * _UNITS  # the first pixel seen, in pixels of the stream
+        at = 1
+        for scale, _, units in reversed(self.stages):
+            # Forward, this step doubled the pooled stream (bilinear: a pixel more) or halved it.
+            pooled = (pooled - 1) // 2 if scale > at else pooled * at // scale
+            for _ in range(units):
+                pooled = min(pooled, residual // scale) - 2
+                residual = min(residual, pooled * scale)
+            at = scale
+        return -(min(residual, pooled * at) - 2 * _UNITS - 2)
+
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """The widest moment, where the streams join: both, their concatenation and its first convolutions, in float32."""
+        height, width = tile
+        return height * width * 4 * (channels + 400 + 2 * self.num_classes)
+
+    def build(self) -> nn.Module:
+        """Build the module."""
+        from pipeline.models._frrn import FRRNModule
+
+        return FRRNModule(self.channels, self.classes, self.stages, units=_UNITS)
