@@ -111,7 +111,7 @@ class _Execution:
                 work = Work(order.job, self.schedule, self.commit, self.stopping, order.compute, folder.log, self.arm, self.check)
                 build("runners", {"name": order.runner}, "compute.runner").run(work)
             state = "running" if self.schedule.is_finished else "interrupted"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter is Ray's answer to SIGTERM while it starts
             state = "interrupted"
         except Exception as error:
             with suppress(StoreError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from pipeline.errors import InputError, Problem
 from pipeline.job import Job
@@ -19,6 +20,7 @@ from pipeline.tree import Compute
 
 __all__ = ["Cluster", "join"]
 
+KNOCK_S = 10.0
 STORE_BYTES = 100 * 2**20  # receipts are small and pixels never pass through Ray
 
 ALLOCATOR = {
@@ -89,9 +91,10 @@ class Cluster:
         return ray.remote(actor).options(**options).remote(job)
 
     def is_lost(self, node: str, error: BaseException) -> bool:
-        """Whether an actor died because its node did."""
+        """Whether an actor died because its node did; out of reach is what Ray says until it is sure."""
         gone = node and not any(one["Alive"] and one["NodeID"] == node for one in ray.nodes())
-        return bool(gone) or "node has died" in str(error) or "node was terminated" in str(error)
+        told = "node has died" in str(error) or "node was terminated" in str(error)
+        return bool(gone) or told or isinstance(error, ActorUnavailableError)
 
 
 @contextmanager
@@ -121,13 +124,21 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
 
 def _connect(address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
         cause = str(error).splitlines()[0]
         fix = "Is it running, and are RAY_AUTH_MODE and the token the same here and there?"
         raise InputError(
             Problem("compute.address", f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at ``host:port``: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("//")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def _start_here(compute: Compute, recipe: Recipe) -> None:

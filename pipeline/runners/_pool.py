@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,7 @@ from pipeline.runners._cluster import Cluster, join
 __all__ = ["run"]
 
 START_TRIES = 3  # actors in a row that may die with nothing in hand: it is not a block that kills them
+PARDONS = 2  # machines that may go away with a block in hand before the block is suspected
 LOOK_S = 2.0  # between two looks at the cluster, for nodes that joined
 TICK_S = 0.1
 START_S = 300.0  # for an actor to load the model, where a block's deadline is shorter
@@ -82,6 +84,7 @@ class _Pool:
         self.hands: list[_Hand] = []
         self.numbers = itertools.count()
         self.failed_starts = 0
+        self.losses: Counter[tuple[str, str]] = Counter()
         self.looked = 0.0
         self.wanted = 0
         self.stop_by: float | None = None
@@ -178,15 +181,22 @@ class _Pool:
         self.hands.remove(hand)
         ray.kill(hand.actor, no_restart=True)
         blocks = list(hand.held.values())
-        self.work.log(f"actor {hand.number} lost with {len(blocks)} blocks: {cause}{' (its node is gone)' if node_lost else ''}")
-        if not blocks and not node_lost:
-            self._start_failed(cause)
+        self.work.log(f"actor {hand.number} lost with {len(blocks)} blocks: {cause}{' (its machine is gone)' if node_lost else ''}")
         if node_lost:
-            self.work.schedule.give_back(blocks)
-        elif hand.alone:
+            blocks = self._pardon(blocks)
+        elif not blocks:
+            self._start_failed(cause)
+        if hand.alone and blocks:
             self._charge(blocks[0], cause)
         else:
             self.work.schedule.give_back(blocks, alone=True)
+
+    def _pardon(self, blocks: Sequence[Block]) -> list[Block]:
+        """Give back what a lost machine held, which is no block's fault; unless machines go away with the same one again and again."""
+        self.losses.update((block.phase, block.id) for block in blocks)
+        suspects = [block for block in blocks if self.losses[block.phase, block.id] > PARDONS]
+        self.work.schedule.give_back([block for block in blocks if block not in suspects])
+        return suspects
 
     def _charge(self, block: Block, cause: str) -> None:
         tried = replace(block, attempt=block.attempt + 1)

@@ -123,6 +123,27 @@ def test_ctrl_c_twice_ends_a_ray_run_at_once(tmp_path):
     assert_resumable(scene, folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_ray_starts(tmp_path, kind):
+    """A signal at any moment while Ray starts ends the run with exit 130, and leaves no process that works."""
+    scene = Scene(tmp_path, images=1, compute=RAY)
+    folder = tmp_path / "early"
+    for after_s in (0.2, 1.0, 2.0, 3.0):
+        with started("run", scene.yaml("early")) as command:
+            wait_for(lambda: (folder / "log.txt").exists() and log_of(folder).count("begin") > 0, "the run to begin")
+            time.sleep(after_s)
+            command.tree()
+            command.process.send_signal(kind)
+            ended = command.wait(40)
+            assert ended.code == 130, (after_s, ended.told)
+            assert run_json(folder)["state"] == "interrupted"
+            wait_for(lambda: not command.working(), lambda: f"{command.working()} to end", 15)
+            (folder / "log.txt").unlink()
+    assert run(scene.yaml("early", compute={"runner": "serial"})).code == 0
+    assert_same(folder, scene.reference())
+
+
 def test_stop_from_elsewhere(scene):
     """`gigaseg stop DIR` ends a run as a signal does, and does not stop the next one."""
     scene.seconds = 0.1
