@@ -26,7 +26,7 @@ from pipeline.progress import Progress, show_progress
 from pipeline.receipts import Block, Receipt
 from pipeline.runners import Work
 from pipeline.schedule import Schedule, Stage
-from pipeline.stores import BlockStore
+from pipeline.stores import BlockStore, put_text
 from pipeline.tree import Compute
 
 __all__ = ["EXIT_INTERRUPTED", "EXIT_PARTIAL", "Order", "execute"]
@@ -48,6 +48,7 @@ class Order:
         runner: ``serial`` or ``ray``.
         compute: the YAML's ``compute``.
         run: fields of run.json that are known before it begins.
+        config: the resolved YAML, for the folder's config.yaml; empty: none is written.
         again: which receipts of quarantined blocks are forgotten, so that they are tried again.
         max_failed: give up above so many quarantined blocks; None: never.
     """
@@ -59,6 +60,7 @@ class Order:
     runner: str
     compute: Compute
     run: Mapping[str, Any] = field(default_factory=dict)
+    config: str = ""
     again: Callable[[Receipt], bool] = lambda _: False
     max_failed: int | None = None
 
@@ -74,6 +76,8 @@ def execute(order: Order, *, take_over: bool = False) -> tuple[int, dict[tuple[s
     """
     with Ledger.open(order.folder.ledger, take_over=take_over) as ledger:
         order.folder.stop_flag.unlink(missing_ok=True)
+        if order.config:  # not before the run is ours: another may be going on here
+            put_text(order.folder.path / "config.yaml", order.config)
         known = {key: receipt for key, receipt in latest(ledger.rows()).items() if receipt.ok or not order.again(receipt)}
         known = _verified(order, known)
         schedule = Schedule(order.stages, order.job.merge, order.job.conclude, block_keys)

@@ -159,14 +159,18 @@ def read_rows_of(folder: str | Path, kind: str) -> Iterator[Row]:
 
 
 def latest(rows: Iterable[Receipt]) -> dict[tuple[str, str], Receipt]:
-    """What holds for each (phase, block): its last row.
+    """What holds for each (phase, block): its last row, in the order of these rows.
 
     Example:
         >>> rows = [Receipt("predict", "a", "a:0.0.0", cause="no memory"), Receipt("predict", "a", "a:0.0.0")]
         >>> latest(rows)["predict", "a:0.0.0"].ok
         True
     """
-    return {(row.phase, row.block): row for row in rows}
+    found: dict[tuple[str, str], Receipt] = {}
+    for row in rows:
+        found.pop((row.phase, row.block), None)
+        found[row.phase, row.block] = row
+    return found
 
 
 def _receipts(storage: Storage) -> Iterator[Receipt]:

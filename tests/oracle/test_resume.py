@@ -13,7 +13,8 @@ import yaml
 
 from pipeline.errors import GigasegError, InputError, StoreError
 from pipeline.execution import _Execution
-from pipeline.ledger import read_rows
+from pipeline.lease import Holder
+from pipeline.ledger import Ledger, read_rows
 from tests.conftest import NORMALIZE, UNET, Done, blobs, save_tiff
 from workflows.segment import report, retry, run, stop
 
@@ -252,6 +253,28 @@ def test_a_damaged_last_shard_is_done_again(engine, scene):
     assert scene.calls - before == TILES - (before - TILES) + 1
     assert "do again predict a:0.0.2" in again.log
     assert_same(again, whole)
+
+
+def test_last_means_last_written(engine, scene, monkeypatch):
+    """A block that was done again is among the last ones, wherever it stands in the plan."""
+    monkeypatch.setattr("pipeline.execution.REREAD", 1)
+    with ending_after(6, KeyboardInterrupt()):
+        done = engine(**TRACED)
+    shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "0" / "1"
+    shard.unlink()
+    with ending_after(1, KeyboardInterrupt()):
+        engine(**TRACED)
+    shard.write_bytes(bytes(shard.stat().st_size))
+    assert "do again predict a:0.0.1: its pixels" in engine(**TRACED).log
+
+
+def test_a_refused_start_changes_nothing(engine, scene, tmp_path):
+    """While somebody holds the run, a second start is refused before it writes: config.yaml stays the holder's."""
+    done = engine(**TRACED)
+    config = (done.folder / "config.yaml").read_text()
+    with Ledger.open(done.folder / "ledger", holder=Holder.here()), pytest.raises(InputError, match="--take-over"):
+        engine(**{**TRACED, "classes": None})
+    assert (done.folder / "config.yaml").read_text() == config
 
 
 def test_exports_are_made_again(engine, scene):
