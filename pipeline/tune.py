@@ -15,18 +15,22 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.errors import InputError, Problem
-from pipeline.geometry import ceil_to
+from pipeline.errors import BlockError, InputError, Problem
+from pipeline.geometry import Box, ceil_to
+from pipeline.halo import HaloError, Trial, smallest_halo, trial_pixels
 from pipeline.models import Model, TorchModel
+from pipeline.normalize import fitter, resolve
+from pipeline.plugins import build
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
 
-__all__ = ["Choice", "choose", "keep", "measure", "print_bytes", "projected_bytes"]
+__all__ = ["Choice", "choose", "keep", "measure", "measure_file", "print_bytes", "projected_bytes"]
 
 CORE = 1024  # of a network: large enough that a halo of 64 costs a quarter, small enough for the processor's cache
 BLOCK = 2048
 HALO = 64  # where the field is not finite, or larger than MOST_HALO
 MOST_HALO = 512
+WORTH = 20  # times the pixels of a trial that a run must have before anything is tried out
 GPU_BATCH = 8
 SMALLEST = 64  # side below which a core is not shrunk to save memory
 
@@ -46,10 +50,27 @@ class Choice:
     memory_bytes: int
 
 
-def measure(found: Survey) -> None:
-    """Measure stride and field of a network that does not say them, once a file: the answer is kept for later runs."""
+def measure(found: Survey) -> HaloError | None:
+    """Measure what nobody has said of a network: stride and field once a file, and the error of a halo below the field.
+
+    Returns:
+        The halo that ``auto`` takes, or the one asked for, with its error; None where it is exact or not worth a trial.
+    """
+    measure_file(found)
+    model, asked = found.model, found.config.tiling.halo
+    if not isinstance(model, TorchModel) or not found.images:
+        return None
+    field = model.field
+    wanted = asked if asked != "auto" else model.tile.get("halo", 0)
+    if field is None or field > MOST_HALO or wanted >= field or found.pixels < WORTH * trial_pixels(field):
+        return None
+    return _measured_halo(found, model, field, wanted)
+
+
+def measure_file(found: Survey) -> None:
+    """Measure stride and field of a network that does not say them; the answer is kept for later runs."""
     model = found.model
-    if not isinstance(model, TorchModel) or model.unmeasured is None:
+    if not isinstance(model, TorchModel) or model.unmeasured is None or not found.images:
         return
     from pipeline.probe import probe, remember
 
@@ -57,12 +78,31 @@ def measure(found: Survey) -> None:
     remember(model.unmeasured, probe(model.load(), channels))
 
 
-def choose(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Choice:
+def _measured_halo(found: Survey, model: Model, field: int, wanted: int) -> HaloError | None:
+    """Try halos in the middle of the largest image, in float32; a halo of 0 asks for the smallest that will do."""
+    image = max(found.images, key=lambda one: one.header.shape[0] * one.header.shape[1])
+    stride, normalize = model.stride, resolve(found.config.normalize, model)
+    exact, least = ceil_to(max(field, model.margin), stride), ceil_to(model.margin, stride)
+    fixed = normalize if isinstance(normalize, Mapping) else None
+    try:
+        with build("readers", image.reader).open(image.path) as raster, model.open(Recipe(), fixed) as predict:
+            fit = {}
+            if per_image := fitter(normalize):
+                box = Box(0, 0, *raster.header.shape).clip((BLOCK, BLOCK))
+                fit = {"normalize": per_image.fit(per_image.observe(raster.read(box), None, box, 0))}
+            trial = Trial(predict, raster, fit, stride, exact)
+            return trial.error(ceil_to(wanted, stride)) if wanted else smallest_halo(trial, stride, least, exact)
+    except BlockError:
+        return None  # the run will say what is wrong with the image
+
+
+def choose(found: Survey, has_gpu: Callable[[], bool] | None = None, measured: HaloError | None = None) -> Choice:
     """Choose the recipe of a run, in a fixed order.
 
     Args:
         found: the survey.
         has_gpu: whether actors will find a GPU; None: whether this machine has one.
+        measured: what :func:`measure` found.
 
     Raises:
         InputError: the YAML asks for what does not fit; every problem at once.
@@ -79,7 +119,7 @@ def choose(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Choice:
         device=device,
         precision=_precision(config, model, device),
         core=core,
-        halo=_halo(config, model, notes),
+        halo=_halo(config, model, notes, measured),
         block=block,
         stitch=config.tiling.stitch,
         batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch,
@@ -153,15 +193,18 @@ def _said(name: str, asked: int, given: int, step: int, notes: list[str]) -> int
     return given
 
 
-def _halo(config: Config, model: Model, notes: list[str]) -> int:
+def _halo(config: Config, model: Model, notes: list[str], measured: HaloError | None) -> int:
     asked, stride, field = config.tiling.halo, model.stride, model.field
-    if asked != "auto":
-        halo = _said("halo", asked, ceil_to(asked, stride), stride, notes)
+    if asked != "auto" or "halo" in model.tile:
+        wanted = asked if asked != "auto" else max(model.tile["halo"], model.margin)
+        halo = _said("halo", wanted, ceil_to(wanted, stride), stride, notes)
         if field is not None and halo < field:
-            notes.append(f"tiling.halo: {halo} is less than the field of {field}: the mask may differ near tile borders")
+            error = measured if measured and measured.halo == halo else "the mask may differ near tile borders"
+            notes.append(f"tiling.halo: {halo} is less than the field of {field}: {error}")
         return halo
-    if "halo" in model.tile:
-        return ceil_to(max(model.tile["halo"], model.margin), stride)
+    if measured:
+        notes.append(f"tiling.halo: {measured.halo} by measurement: {measured}; {field} is exact")
+        return measured.halo
     if field is not None and field <= MOST_HALO:
         return ceil_to(max(field, model.margin), stride)
     reason = "has no finite field" if field is None else f"has a field of {field}"

@@ -22,7 +22,7 @@ from pipeline.report.table import print_table
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
-from pipeline.tune import Choice, choose, keep, measure
+from pipeline.tune import Choice, choose, keep, measure, measure_file
 
 __all__ = ["report", "retry", "run", "runner_of", "segment", "stop"]
 
@@ -72,7 +72,6 @@ def _run(
         known = latest(read_rows(folder.ledger))
         stages = {name: recount(found, job, list(some), known) for name, some in stages.items()}
     model = {"name": config.model["name"], "sha256": _model_hash(found)}
-    put_text(folder.path / "config.yaml", to_yaml(config))
     order = Order(
         folder=folder,
         job=job,
@@ -81,6 +80,7 @@ def _run(
         runner=runner_of(found),
         compute=config.compute,
         run={"identity": found.identity, "recipe": choice.recipe.to_dict(), "notes": [*found.notes, *choice.notes], "model": model},
+        config=to_yaml(config),
         again=again,
         max_failed=max_failed,
     )
@@ -94,9 +94,11 @@ def _run(
 
 def _recipe(found: Survey, folder: RunFolder) -> Choice:
     """The recorded recipe where the folder has one, so that a resumed run is the same run."""
-    measure(found)
     recorded = folder.read().get("recipe")
-    return choose(found) if recorded is None else keep(found, recorded)
+    if recorded is not None:
+        measure_file(found)
+        return keep(found, recorded)
+    return choose(found, measured=measure(found))
 
 
 def runner_of(found: Survey) -> str:

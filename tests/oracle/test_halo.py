@@ -1,0 +1,78 @@
+"""A halo smaller than the field is chosen, or accepted, by what it costs on the user's own pixels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.halo import Trial, smallest_halo
+from pipeline.plugins import build
+from pipeline.recipe import Recipe
+from pipeline.stores import ArrayRaster
+from tests.conftest import NORMALIZE, blobs, engine_yaml, save_tiff
+
+FIELD, STRIDE = 24, 4  # of the small U-Net: 22, rounded up to its stride
+
+
+@pytest.mark.parametrize("name", ["same", "valid"])
+def test_the_smallest_halo_flips_no_sure_pixel_and_one_step_less_does(networks, name):
+    """Zero-padded or not, the halo that is found is enough, and it is the smallest one that is."""
+    model = build("models", networks[name])
+    least = -(-model.margin // STRIDE) * STRIDE
+    with model.open(Recipe(), NORMALIZE) as predict:
+        trial = Trial(predict, ArrayRaster(blobs((300, 260))), {}, STRIDE, FIELD)
+        found = smallest_halo(trial, STRIDE, least, FIELD)
+        assert trial.error(FIELD).logits < 1e-4
+        assert found.sure == 0
+        assert least <= found.halo <= FIELD
+        if found.halo > least:
+            assert trial.error(found.halo - STRIDE).sure > 0
+        if name == "same":
+            assert trial.error(0).sure > 0, "a control: without a halo, sure pixels change class"
+
+
+def test_the_zoos_network_errs_as_it_was_published_to():
+    """On its own picture: a halo of 16 moves logits visibly, 32 hardly, 48 not at all."""
+    if "GIGASEG_TEST_DATA" not in os.environ:
+        pytest.skip("GIGASEG_TEST_DATA is not set")
+    folder = Path(os.environ["GIGASEG_TEST_DATA"]) / "models" / "unet2d_nuclei_broad"
+    pixels_YX = np.load(folder / "test_input.npy")[0, 0]
+    spec = {"name": "torchscript", "path": folder / "weights.pt", "trust": True, "classes": 2, "stride": 8, "field": 54}
+    fixed = {"mean": [float(pixels_YX.mean())], "std": [float(pixels_YX.std())]}
+    with build("models", spec).open(Recipe(), fixed) as predict:
+        trial = Trial(predict, ArrayRaster(pixels_YX), {}, 8, 56)
+        errors = {halo: trial.error(halo).logits for halo in (16, 32, 48)}
+        found = smallest_halo(trial, 8, 0, 56)
+    assert errors[16] > 0.02
+    assert errors[32] < errors[16] / 4
+    assert errors[48] < 1e-4
+    assert found.halo <= 32
+
+
+def test_a_run_says_what_its_halo_costs(networks, tmp_path, monkeypatch, capsys):
+    """`auto` takes the measured halo when the run is worth a trial; a smaller one is accepted with its error."""
+    from pipeline import tune
+    from workflows.segment import run
+
+    monkeypatch.setattr(tune, "WORTH", 0)
+    save_tiff(tmp_path / "a.tif", blobs((300, 260)))
+    yaml = engine_yaml(tmp_path, model=networks["same"], tiling={"halo": "auto"})
+    assert run(yaml) == 0
+    assert "by measurement: logits differ by up to" in capsys.readouterr().err
+    assert run(engine_yaml(tmp_path, model=networks["same"], tiling={"halo": 4}, output="four")) == 0
+    assert "4 is less than the field of 22: logits differ by up to" in capsys.readouterr().err
+
+
+def test_a_small_run_takes_the_exact_halo(networks, tmp_path, capsys):
+    """Where a trial would cost more than it saves, nothing is tried: the field, rounded up to the stride."""
+    import json
+
+    from workflows.segment import run
+
+    save_tiff(tmp_path / "a.tif", blobs((300, 260)))
+    assert run(engine_yaml(tmp_path, model=networks["same"], tiling={"halo": "auto"})) == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["halo"] == FIELD
+    assert "by measurement" not in capsys.readouterr().err
