@@ -1,0 +1,113 @@
+"""Networks of segmentation-models-pytorch: built by name, taught to take any size, checked before the first tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError, Problem, nearest
+from pipeline.models._fill import fill
+
+__all__ = ["check_output", "make_network"]
+
+
+def make_network(
+    architecture: str, encoder: str, *, channels: int, classes: int, stride: int, pretrained: str | None = None, **options: Any
+) -> nn.Module:
+    """Build a network.
+
+    Args:
+        architecture: name of the class.
+        encoder: name in any case; with ``tu-`` before it, any of timm's.
+        channels: of the input.
+        classes: of the output.
+        stride: inputs of other sizes than its multiples are filled up with zeros, and the output is cut back.
+        pretrained: name of the encoder's weights on the hub; None: random ones.
+        **options: further arguments of the class.
+
+    Raises:
+        InputError: no such encoder or weights, the hub cannot be reached, or the options do not fit.
+    """
+    import segmentation_models_pytorch as smp
+
+    name = _encoder_name(encoder)
+    is_timm = name.startswith("tu-")
+    if pretrained is not None and not is_timm:
+        known = list(smp.encoders.encoders[name]["pretrained_settings"])
+        if pretrained not in known:
+            raise InputError(Problem("model.pretrained", repr(pretrained), ", ".join(["null", *known]), nearest(pretrained, known)))
+    try:
+        # timm's encoders carry the name of their weights in their own: tu-resnet18.a1_in1k.
+        weights: Any = True if is_timm and pretrained else pretrained
+        network: nn.Module = smp.create_model(architecture, name, weights, channels, classes, **options)
+    except (OSError, RuntimeError) as error:
+        if pretrained is None:
+            raise _unfit(architecture, encoder, options, error) from error
+        tried = f"weights {pretrained!r} of encoder {name!r} neither in the cache nor on the hub ({_first_line(error)})"
+        way_out = "Use pretrained: null, or weights: FILE.safetensors with the whole network's weights."
+        raise InputError(Problem("model.pretrained", tried, "", way_out)) from error
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise _unfit(architecture, encoder, options, error) from error
+    return _any_size(network, stride)
+
+
+def check_output(network: nn.Module, channels: int, stride: int) -> None:
+    """Run a small tile of a size that only the stride divides.
+
+    Raises:
+        InputError: the network fails on it, or its output has another size: its encoder or its options are of no use here.
+    """
+    side = stride * max(3, -(-96 // stride) // 2 * 2 + 1)
+    try:
+        with torch.no_grad():
+            shape = tuple(network(torch.zeros(1, channels, side, side)).shape[-2:])
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _unsized(f"a network that fails on {side} x {side} pixels ({_first_line(error)})", stride) from error
+    if shape != (side, side):
+        raise _unsized(f"a network that takes {side} x {side} pixels to {shape[0]} x {shape[1]}", stride)
+
+
+def _any_size(network: nn.Module, stride: int) -> nn.Module:
+    """Fill up and cut back inside ``forward``, by a subclass: the names of the weights stay those of the library."""
+    base = type(network)
+
+    def forward(self: nn.Module, x_NCYX: Tensor) -> Tensor:
+        logits_NKYX: Tensor = base.forward(self, fill(x_NCYX, stride))
+        return logits_NKYX[..., : x_NCYX.shape[-2], : x_NCYX.shape[-1]]
+
+    network.__class__ = type(base.__name__, (base,), {"forward": forward})
+    return network
+
+
+def _encoder_name(encoder: str) -> str:
+    """The library's own spelling."""
+    import timm
+    from segmentation_models_pytorch.encoders import encoders
+
+    if encoder.lower().startswith("tu-"):
+        if timm.models.is_model(encoder[3:].lower()):
+            return encoder.lower()
+        names = [f"tu-{name}" for name in timm.list_models()]
+    else:
+        names = list(encoders)
+        if own := {name.lower(): name for name in names}.get(encoder.lower()):
+            return own
+    way_out = nearest(encoder.lower(), names) or "`tu-` before the name takes any encoder of timm."
+    raise InputError(Problem("model.encoder", repr(encoder), f"one of {len(names)} names such as {', '.join(names[:3])}", way_out))
+
+
+def _unfit(architecture: str, encoder: str, options: dict[str, Any], error: Exception) -> InputError:
+    way_out = "Options are the arguments of the class in segmentation-models-pytorch."
+    return InputError(Problem("model", f"{architecture} with {encoder} and options {options}: {_first_line(error)}", "", way_out))
+
+
+def _unsized(found: str, stride: int) -> InputError:
+    way_out = "Some encoders take one size only; `upsampling` must undo what the encoder halves."
+    return InputError(Problem("model", found, f"as many pixels out as in, for every multiple of {stride}", way_out))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,70 @@
+"""DeepLabv3+ (Chen, Zhu, Papandreou, Schroff and Adam 2018, arXiv:1802.02611)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline.models import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["DeepLabV3Plus"]
+
+_ENCODERS = {"xception65": "tu-xception65"}  # the others have one name
+
+
+class DeepLabV3Plus(Network):
+    """DeepLabv3+: atrous spatial pyramid pooling over a dilated encoder, and a decoder that sharpens it at a quarter of the size.
+
+    It pools the whole tile into one of its branches, so that no halo is exact: the field is not finite, and the tile's
+    size is part of the result. Encoders are those of segmentation-models-pytorch and timm. ``xception65`` is the aligned
+    Xception of the authors, parameter for parameter: strided separable convolutions in place of pooling, norms after both
+    halves, a ReLU between them in the exit flow only. Two things differ from the authors' head (41,042,005 parameters for 21
+    classes, not 41,055,413): no norm and ReLU inside its separable convolutions, and one of the two 3x3 convolutions of the
+    decoder comes before the low-level features instead of after.
+
+    Example::
+
+        model: {name: deeplabv3plus, encoder: mobilenet_v2, channels: 3, classes: 21}
+    """
+
+    encoder: Literal["xception65", "resnet101", "resnet50", "mobilenet_v2"] = Field(default="xception65", description="the backbone")
+    channels: int = Field(default=3, ge=1, description="channels of the input")
+    classes: int = Field(default=21, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
+    output_stride: Literal[8, 16] = Field(default=16, description="how much smaller than the input the encoder's output is")
+
+    @property
+    def num_classes(self) -> int:
+        """One logit tells two classes apart."""
+        return max(self.classes, 2)
+
+    @property
+    def num_channels(self) -> int:
+        """Exactly ``channels``."""
+        return self.channels
+
+    @property
+    def stride(self) -> int:
+        """The encoder's."""
+        return self.output_stride
+
+    @property
+    def field(self) -> None:
+        """Not finite: image pooling sees the whole tile."""
+        return
+
+    def build(self) -> nn.Module:
+        """Build the module."""
+        from pipeline.models._smp import make_network
+
+        return make_network(
+            "DeepLabV3Plus",
+            _ENCODERS.get(self.encoder, self.encoder),
+            channels=self.channels,
+            classes=self.classes,
+            stride=self.stride,
+            encoder_output_stride=self.output_stride,
+        )

@@ -1,0 +1,130 @@
+"""Any network of segmentation-models-pytorch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from pipeline import probe
+from pipeline.models import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Smp"]
+
+Architecture = Literal[
+    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"
+]
+_SPELLING = {name.lower(): name for name in get_args(Architecture)}
+_DEPTH = {"PSPNet": 3}  # the library's defaults, where they are not 5 halvings and no dilation
+_OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
+_ELSEWHERE = {
+    "encoder_name": "encoder",
+    "encoder_weights": "pretrained",
+    "in_channels": "channels",
+    "classes": "classes",
+    "activation": "nothing: logits are wanted",
+    "aux_params": "nothing: logits are wanted",
+}
+
+
+def _spelt(name: Any) -> Any:
+    return _SPELLING.get(name.lower(), name) if isinstance(name, str) else name
+
+
+class Smp(Network):
+    """Any architecture of segmentation-models-pytorch (Iakubovskii 2019) with any of its encoders, or any of timm's.
+
+    Names are taken in any case. The stride is 2 to the power of the option ``encoder_depth`` (5), but at most
+    ``encoder_output_stride`` where there is dilation (DeepLabV3, DeepLabV3Plus, PAN); PSPNet has a depth of 3, and DPT
+    twice the patch that the encoder's name says. Weights saved by the library load as they are. The field is what
+    ``gigaseg models --probe`` found for the weights, and not known before; whoever sees the whole tile (attention,
+    squeeze-and-excitation, image pooling, group norm) has none.
+
+    Example::
+
+        model: {name: smp, architecture: FPN, encoder: resnet18, channels: 3, classes: 2}
+    """
+
+    architecture: Annotated[Architecture, BeforeValidator(_spelt)] = Field(default="Unet", description="class of the library")
+    encoder: str = Field(default="resnet34", description="such as resnet34, mit_b0, efficientnet-b0; with tu- before it, any of timm's")
+    pretrained: str | None = Field(default=None, description="the encoder's weights, such as imagenet, if `weights` is null; null: random")
+    channels: int = Field(default=3, ge=1, description="channels of the input")
+    classes: int = Field(default=2, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
+    options: dict[str, Any] = Field(default={}, description="further arguments of the class, such as encoder_depth, decoder_channels")
+
+    @field_validator("options")
+    @classmethod
+    def _fits(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := [f"{key} ({_ELSEWHERE[key]})" for key in options if key in _ELSEWHERE]:
+            raise ValueError(f"other keys; these are said elsewhere: {', '.join(taken)}")
+        for key, allowed in (("encoder_depth", range(1, 8)), ("encoder_output_stride", (8, 16, 32))):
+            if key in options and options[key] not in allowed:
+                raise ValueError(f"{key} of {', '.join(map(str, allowed))}")
+        return options
+
+    @property
+    def num_classes(self) -> int:
+        """One logit tells two classes apart."""
+        return max(self.classes, 2)
+
+    @property
+    def num_channels(self) -> int:
+        """Exactly ``channels``."""
+        return self.channels
+
+    @property
+    def stride(self) -> int:
+        """What the encoder halves.
+
+        Example:
+            >>> [Smp(architecture=name).stride for name in ("Unet", "PSPNet", "DeepLabV3", "PAN")]
+            [32, 8, 8, 16]
+        """
+        if self.architecture == "DPT":
+            patch = re.search(r"patch(\d+)", self.encoder)
+            return 2 * int(patch[1]) if patch else 32
+        depth = int(self.options.get("encoder_depth", _DEPTH.get(self.architecture, 5)))
+        most = int(self.options.get("encoder_output_stride", _OUTPUT_STRIDE.get(self.architecture, 2**depth)))
+        return int(min(2**depth, most))
+
+    @property
+    def field(self) -> int | None:
+        """As probed for the weights."""
+        found = probe.cached(self.weights) if self.weights else None
+        return found.field if found else None
+
+    def build(self) -> nn.Module:
+        """Build the module, with random weights."""
+        return self._make(None)
+
+    def load(self) -> nn.Module:
+        """Build the module and give it its weights, or its encoder those of the hub.
+
+        Raises:
+            InputError: no such encoder, weights that cannot be had, or options that do not fit.
+        """
+        from pipeline.models._smp import check_output
+        from pipeline.models._weights import load_weights
+
+        module = load_weights(lambda: self._make(None if self.weights else self.pretrained), self.weights, self.seed)
+        check_output(module, self.channels, self.stride)
+        return module
+
+    def _make(self, pretrained: str | None) -> nn.Module:
+        from pipeline.models._smp import make_network
+
+        # Tiles at the border of an image are smaller than others.
+        resized = {"dynamic_img_size": True} if self.architecture == "DPT" else {}
+        return make_network(
+            self.architecture,
+            self.encoder,
+            channels=self.channels,
+            classes=self.classes,
+            stride=self.stride,
+            pretrained=pretrained,
+            **{**resized, **self.options},
+        )
