@@ -151,7 +151,7 @@ def local_gpu() -> bool:
 
 
 def _device(config: Config, model: Model, has_gpu: Callable[[], bool]) -> str:
-    if not isinstance(model, TorchModel):
+    if not model.uses_gpu:
         return "cpu"
     if config.compute.device == "auto":
         return "cuda" if has_gpu() else "cpu"
@@ -161,7 +161,7 @@ def _device(config: Config, model: Model, has_gpu: Callable[[], bool]) -> str:
 def _precision(config: Config, model: Model, device: str) -> str:
     """bf16 where the processor or the GPU has it: five times the speed of fp32."""
     wanted = config.compute.precision
-    if not isinstance(model, TorchModel):
+    if not model.gives_scores:
         return "fp32"
     if wanted != "auto":
         return wanted

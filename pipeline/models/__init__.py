@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, Strict
 
+from pipeline.models._tta import TTA, Orientations
 from pipeline.plugins import Plugin, build
 from pipeline.recipe import Recipe
 
@@ -69,6 +70,11 @@ class Model(Plugin):
     def margin(self) -> int:
         """Pixels that ``predict`` takes off every side of a tile at most (valid padding); a smaller halo is refused."""
         return 0
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether there is anything for a GPU to do."""
+        return False
 
     @property
     def allows_bf16(self) -> bool:
@@ -131,9 +137,16 @@ class Model(Plugin):
 class TorchModel(Model):
     """A model that is a torch module; the recipe's backend runs it."""
 
+    tta: TTA = Field(default="none", description="test-time augmentation: none, flips (4 passes), d4 (flips and quarter turns, 8)")
+
     @property
     def gives_scores(self) -> bool:
         """Networks return logits."""
+        return True
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Networks are what GPUs are for."""
         return True
 
     @property
@@ -164,7 +177,7 @@ class TorchModel(Model):
         """Load the network into the recipe's backend."""
         backend = build("backends", {"name": recipe.backend})
         with backend.open(self.load(), recipe, normalize) as predict:
-            yield predict
+            yield predict if self.tta == "none" else Orientations(predict, self.tta)
 
 
 class Network(TorchModel):

@@ -1,0 +1,101 @@
+"""Test-time augmentation: predict a tile in several orientations, turn the answers back, average their probabilities.
+
+After Wang et al., "Aleatoric uncertainty estimation with test-time augmentation" (2019, arXiv:1807.07356).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pipeline.fits import Fit
+    from pipeline.models import Predict
+
+__all__ = ["TTA", "Orientations", "average", "orientations"]
+
+TTA = Literal["none", "flips", "d4"]
+Turn = Callable[[Any], Any]
+
+TINY = np.float32(1e-30)  # keeps the logarithm of a probability of 0 finite
+
+
+def orientations(kind: TTA) -> list[tuple[Turn, Turn]]:
+    """Each way to turn an array (..., Y, X), and the way back.
+
+    ``flips``: as it is, and mirrored along either axis and both. ``d4``: also those, turned by 90 degrees.
+
+    Example:
+        >>> picture = np.arange(6).reshape(2, 3)
+        >>> [len({turn(picture).tobytes() for turn, _ in orientations(kind)}) for kind in ("none", "flips", "d4")]
+        [1, 4, 8]
+        >>> all((back(turn(picture)) == picture).all() for turn, back in orientations("d4"))
+        True
+    """
+    flips: list[Turn] = [
+        lambda x: x,
+        lambda x: x[..., ::-1, :],
+        lambda x: x[..., ::-1],
+        lambda x: x[..., ::-1, ::-1],
+    ]
+    pairs = [(flip, flip) for flip in flips]
+    if kind == "none":
+        return pairs[:1]
+    if kind == "flips":
+        return pairs
+    # A flip and then a quarter turn; back is a quarter turn the other way and then the flip.
+    return pairs + [(_then(flip, _swap), _then(_swap, flip)) for flip in flips]
+
+
+def _swap(x: Any) -> Any:
+    """Exchange rows and columns: a quarter turn and a flip, and its own inverse."""
+    return np.swapaxes(x, -1, -2)
+
+
+def _then(first: Turn, second: Turn) -> Turn:
+    return lambda x: second(first(x))
+
+
+def average(answers: Sequence[NDArray[Any]], weights: Sequence[float] | None = None) -> NDArray[np.float32]:
+    """Average the softmax of several logits, and return its logarithm, which is logits again.
+
+    Args:
+        answers: logits (B, K, Y, X) each.
+        weights: one an answer, adding up to 1; None: all alike.
+
+    Example:
+        >>> one, other = np.zeros((1, 2, 1, 1)), np.log([0.9, 0.1]).reshape(1, 2, 1, 1)
+        >>> np.exp(average([one, other])).astype(float).round(2).ravel().tolist()
+        [0.7, 0.3]
+    """
+    total = np.zeros(answers[0].shape, np.float32)
+    for index, logits in enumerate(answers):
+        probs = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
+        probs *= (weights[index] if weights else 1 / len(answers)) / probs.sum(axis=1, keepdims=True)
+        total += probs
+    return np.log(np.maximum(total, TINY, out=total), out=total)
+
+
+@dataclass
+class Orientations:
+    """A predictor that asks another one several times."""
+
+    predict: Predict
+    kind: TTA
+
+    @property
+    def notes(self) -> list[str]:
+        """What the backend had to change."""
+        return getattr(self.predict, "notes", [])
+
+    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
+        """Return logits (B, K, Y, X) of the averaged probabilities."""
+        answers = []
+        for turn, back in orientations(self.kind):
+            logits = self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits)
+            answers.append(back(logits.cpu().numpy() if hasattr(logits, "cpu") else logits))
+        return average(answers)
