@@ -13,7 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.geometry import Box
 from pipeline.ledger import latest, read_rows
+from pipeline.readers import Header
+from pipeline.receipts import Block, Image
+from pipeline.runners.ray import authenticate
+from pipeline.schedule import Schedule, Stage
+from pipeline.tree import Compute
 from tests.faults.scene import REPOSITORY, Scene, assert_same, gigaseg, has_rows, is_alive, log_of, run, run_json, started, wait_for
 
 # a head without room, and two machines of one core and two make-believe GPUs; one of them dies at the first line it reads
@@ -151,3 +157,37 @@ def test_a_machine_that_dies_is_not_missed(tmp_path, cluster):
     assert "(its machine is gone)" in log_of(folder)
     assert run_json(folder)["state"] == "done"
     assert gigaseg("status", folder).code == 0
+
+
+def test_a_block_that_takes_machines_down_is_charged_in_the_end(monkeypatch):
+    """A machine that goes away charges no block, but for one that was in hand alone each time: the third loss is its own."""
+    authenticate(None)  # Ray reads how when it is imported, once for this process
+    import ray
+
+    from pipeline.runners import Work
+    from pipeline.runners._pool import _Hand, _Pool
+
+    header = Header((64, 128), 1, "uint8")
+    image = Image(0, "a", "a.tif", header, {})
+    blocks = [Block("predict", image, 0, 0, col, Box(0, 64 * col, 64, 64 * col + 64)) for col in range(2)]
+    schedule = Schedule({"a": [Stage("predict", blocks)]}, merge=lambda one, other: one, conclude=lambda summary: {})
+    schedule.begin({})
+    committed = []
+    pool = _Pool(Work(None, schedule, committed.append, lambda: False, Compute(attempts=1), lambda line: None), None)
+
+    monkeypatch.setattr(ray, "kill", lambda actor, *, no_restart: None)
+
+    def lose(taken, alone):
+        hand = _Hand(0, None, None, {(block.phase, block.id): block for block in taken}, ready=True, alone=alone)
+        pool.hands = [hand]
+        pool._died(hand, "its machine is gone", node_lost=True)
+
+    for _ in range(2):
+        lose(schedule.lease(10**9, 2), alone=False)
+        assert schedule.num_ready == 2
+        assert not schedule.has_suspects
+    lose(schedule.lease(10**9, 1), alone=False)
+    assert schedule.num_ready == 1
+    lose([schedule.suspect()], alone=True)
+    assert [(receipt.block, receipt.attempts) for receipt in committed] == [("a:0.0.0", 1)]
+    assert schedule.num_ready == 1
