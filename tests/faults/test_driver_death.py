@@ -94,3 +94,15 @@ def test_killed_ray_drivers_resume(tmp_path):
     """Four `kill -9` of a Ray driver at random moments, while Ray starts too: nothing stays alive, and the run resumes."""
     scene = Scene(tmp_path, images=4, seconds=0.3, compute={"runner": "ray", "actors": 2})
     assert_resumes(scene, kill_until(scene, "killed", kills=4, seed=29, latest_s=20))
+
+
+@pytest.mark.slow
+def test_a_dead_head_ends_the_run(tmp_path):
+    """When Ray's own head dies the run ends with exit 1 in about a minute, not never, and resumes."""
+    scene = Scene(tmp_path, seconds=0.3, compute={"runner": "ray", "actors": 2})
+    with started("run", scene.yaml("killed")) as command:
+        wait_for(has_rows(command, tmp_path / "killed", 5), "blocks")
+        (head,) = [one for one in command.tree().values() if one.name() == "gcs_server"]
+        head.kill()
+        assert command.wait().code == 1
+    assert_resumes(scene, ["killed"])
