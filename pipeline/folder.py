@@ -6,9 +6,9 @@ import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,8 @@ class RunFolder:
         put_text(self.path / "run.json", json.dumps(content, indent=1, default=str) + "\n")
 
     def log(self, line: str) -> None:
-        """Append one line to log.txt: local time, then what happened."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        """Append one line to log.txt: local time with its zone, then what happened."""
+        stamp = datetime.now().astimezone().isoformat(" ", "milliseconds")
         with store_errors(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{stamp} {' '.join(line.split())}\n")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config import load_config
 from pipeline.folder import RunFolder
+from pipeline.lease import Holder, current_holder
 from pipeline.ledger import latest, read_rows
 from pipeline.plan import complete, make_job
 from pipeline.report.ledger import report_of
@@ -100,6 +101,13 @@ def _print_plan(content: Mapping[str, Any]) -> None:
     print(f"output: {content['output']}")
 
 
+def _state(folder: RunFolder, recorded: str) -> str:
+    """A process that was killed could not say so: `running` needs somebody who runs."""
+    holder = current_holder(folder.ledger) if recorded == "running" else None
+    is_dead = recorded == "running" and (holder is None or holder.is_gone(Holder.here()) is True)
+    return "interrupted" if is_dead else recorded
+
+
 def status(folder_path: Path, *, as_json: bool = False) -> int:
     """Say how far a run is, from its folder alone."""
     folder = RunFolder(folder_path.absolute())
@@ -110,7 +118,7 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
     done = sum(1 for receipt in receipts.values() if receipt.ok and receipt.phase != "finish")
     pixels = content.get("pixels", 0)
     summary = {
-        "state": found["state"],
+        "state": _state(folder, found["state"]),
         "images": content.get("images", 0),
         "pixels": pixels,
         "predicted": pixels - content.get("no_prediction", 0),

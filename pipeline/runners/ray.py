@@ -28,11 +28,14 @@ class Ray(Runner):
 
 
 def authenticate(address: str | None) -> None:
-    """Say explicitly how to authenticate, which Ray reads once, when it is imported.
+    """Say explicitly where to listen and how to authenticate, which Ray reads once, when it is imported.
 
-    A Ray of our own gets a token that only this run knows, so that nobody else on the machine can talk to it. On a
+    A Ray of our own stays on loopback and gets a token that only this run knows, so that nobody else can talk to it. On a
     cluster that is there, a token is used where there is one.
     """
+    if address is None:
+        # Ray would listen on every interface of a Linux machine; this makes it stay on loopback, as it does elsewhere.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_AUTH_MODE" in os.environ:
         return
     if address is None:

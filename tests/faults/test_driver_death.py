@@ -7,7 +7,7 @@ import random
 import psutil
 import pytest
 
-from tests.faults.scene import Scene, assert_same, has_rows, is_alive, rows, run, run_json, started, wait_for
+from tests.faults.scene import Scene, assert_same, gigaseg, has_rows, is_alive, rows, run, run_json, started, wait_for
 
 
 def kill_driver(scene, output, rng, latest_s):
@@ -106,3 +106,14 @@ def test_a_dead_head_ends_the_run(tmp_path):
         head.kill()
         assert command.wait().code == 1
     assert_resumes(scene, ["killed"])
+
+
+def test_status_does_not_take_the_word_of_the_dead(tmp_path):
+    """A driver that was killed left `running` behind: status says interrupted, and running while it lives."""
+    scene = Scene(tmp_path, images=2, seconds=0.3)
+    with started("run", scene.yaml("out")) as command:
+        wait_for(has_rows(command, scene.root / "out", 1), lambda: command.told)
+        assert '"state": "running"' in gigaseg("status", scene.root / "out", "--json").told
+        command.process.kill()
+        command.process.wait(10)
+    assert '"state": "interrupted"' in gigaseg("status", scene.root / "out", "--json").told
