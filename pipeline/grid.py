@@ -60,6 +60,7 @@ class Grid:
         halo: context on every side, a multiple of ``stride``, pixels.
         block: side of a full block, a multiple of ``core``, pixels.
         stride: the model's total stride; every tile origin and every outer side is a multiple of it.
+        full: every outer has the side ``core + 2 * halo``, those at the image's edge too, for models that take one size only.
 
     Example:
         >>> grid = Grid((100, 70), core=32, halo=8, block=64, stride=8)
@@ -75,6 +76,7 @@ class Grid:
     halo: int
     block: int
     stride: int = 1
+    full: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a cut that breaks the promises above.
@@ -131,5 +133,5 @@ class Grid:
     def _tile(self, row: int, col: int) -> Tile:
         y0, x0 = row * self.core, col * self.core
         core = Box(y0, x0, y0 + self.core, x0 + self.core).clip(self.shape)
-        height, width = (ceil_to(side, self.stride) for side in core.shape)
+        height, width = (self.core if self.full else ceil_to(side, self.stride) for side in core.shape)
         return Tile(row, col, core, Box(y0, x0, y0 + height, x0 + width).grow(self.halo))

@@ -39,6 +39,7 @@ class Job:
         recipe: what fixes the numbers.
         model: the segmenter; None where nothing is predicted (``evaluate``, ``convert``).
         stride: the model's, as the plan found it: an actor elsewhere may not have what it was measured with.
+        full: whether edge tiles are as large as all others, for a model that takes one size only.
         normalize: fixed ``{"mean": [..], "std": [..]}``; None: raw values, or per image by the fit phase.
         fitters: what the fit phase gathers, by name.
         classes: ``{"id", "name", "color"}`` in order.
@@ -52,6 +53,7 @@ class Job:
     recipe: Recipe
     model: Model | None = None
     stride: int = 1
+    full: bool = False
     normalize: Mapping[str, Any] | None = None
     fitters: Mapping[str, Fitter] = field(default_factory=dict)
     classes: Sequence[Mapping[str, Any]] = ()
@@ -72,7 +74,7 @@ class Job:
 
     def grid(self, image: Image) -> Grid:
         """How an image is cut."""
-        return Grid(image.header.shape, self.recipe.core, self.recipe.halo, self.recipe.block, self.stride)
+        return Grid(image.header.shape, self.recipe.core, self.recipe.halo, self.recipe.block, self.stride, self.full)
 
     def meta(self, image: Image) -> MaskMeta:
         """What the writers are told of an image's mask."""

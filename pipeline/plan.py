@@ -35,6 +35,7 @@ def make_job(found: Survey, recipe: Recipe) -> Job:
         recipe=recipe,
         model=model,
         stride=model.stride,
+        full=model.fixed_size is not None,
         normalize=normalize if isinstance(normalize, Mapping) else None,
         fitters=fitters,
         classes=found.classes,

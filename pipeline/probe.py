@@ -41,21 +41,22 @@ class Probe:
     field: int | None
 
 
-def probe(network: nn.Module, channels: int) -> Probe:
+def probe(network: nn.Module, channels: int, size: int | None = None) -> Probe:
     """Find stride and field of a network.
 
     Args:
         network: float32 (N, C, H, W) in, (N, K, H', W') out, in evaluation mode on the CPU.
         channels: C.
+        size: the only H and W that it takes, pixels; None: it takes many.
 
     Raises:
         ValueError: no stride up to 64 will do.
     """
-    stride = probe_stride(network, channels)
-    return Probe(stride, probe_field(network, channels, stride))
+    stride = probe_stride(network, channels, size)
+    return Probe(stride, probe_field(network, channels, stride, size))
 
 
-def probe_stride(network: nn.Module, channels: int) -> int:
+def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> int:
     """Return the smallest stride whose multiples the network takes as sizes, and whose shifts move its output along.
 
     Two things must move along: the output in the middle of a canvas, and the reach of a single pixel, which shows
@@ -66,24 +67,26 @@ def probe_stride(network: nn.Module, channels: int) -> int:
         ValueError: no stride up to 64 will do.
     """
     forward = _forward(network)
-    accepted = _accepted(forward, channels)
+    accepted = [stride for stride in STRIDES if size % (4 * stride) == 0] or [1] if size else _accepted(forward, channels)
     errors: dict[int, float] = {}
-    for side in _CANVASES[:3]:
-        pixels = _random(channels, side + STRIDES[-1])
+    for side in (size,) if size else _CANVASES[:3]:
+        pixels = _random(channels, side + accepted[-1])
         try:
             plain, errors = _shift_errors(forward, pixels, accepted, side)
         except RuntimeError:
             continue  # the canvas is too small for valid padding
-        middle = ceil_to(side // 2, STRIDES[-1])
+        middle = ceil_to(side // 2, accepted[-1])
         start = _reach(forward, pixels[..., :side, :side], plain, middle)
         for stride in accepted:
             moved = _reach(forward, pixels[..., :side, :side], plain, middle + stride)
             if errors[stride] < _ROUNDING and start and moved == [(low + stride, high + stride) for low, high in start]:
                 return stride
+    if size:
+        return accepted[-1]  # nothing moves exactly on so small a canvas: the largest is a multiple of the true one
     return next(stride for stride in accepted if errors[stride] <= max(2 * errors[accepted[-1]], _ROUNDING))
 
 
-def probe_field(network: nn.Module, channels: int, stride: int) -> int | None:
+def probe_field(network: nn.Module, channels: int, stride: int, size: int | None = None) -> int | None:
     """Return how far an input pixel outside a cell of the stride can change the cell's output, pixels.
 
     Every position in a cell is tried, along the diagonal.
@@ -92,7 +95,7 @@ def probe_field(network: nn.Module, channels: int, stride: int) -> int | None:
         The radius; None where it reaches the border of the largest canvas, as in networks that see their whole input.
     """
     forward = _forward(network)
-    for side in _CANVASES:
+    for side in (size,) if size else _CANVASES:
         try:
             field = _field_on(forward, channels, stride, ceil_to(side, stride))
         except RuntimeError:

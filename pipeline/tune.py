@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.errors import BlockError, InputError, Problem
+from pipeline.fixed import with_fixed_tile
 from pipeline.geometry import Box, ceil_to
 from pipeline.halo import HaloError, Trial, smallest_halo, trial_pixels
 from pipeline.models import Model, TorchModel
@@ -58,7 +59,7 @@ def measure(found: Survey) -> HaloError | None:
     """
     measure_file(found)
     model, asked = found.model, found.config.tiling.halo
-    if not isinstance(model, TorchModel) or not found.images:
+    if not isinstance(model, TorchModel) or not found.images or model.fixed_size or model.fitter():
         return None
     field = model.field
     wanted = asked if asked != "auto" else model.tile.get("halo", 0)
@@ -75,7 +76,7 @@ def measure_file(found: Survey) -> None:
     from pipeline.probe import probe, remember
 
     channels = model.num_channels or max(image.header.channels for image in found.images)
-    remember(model.unmeasured, probe(model.load(), channels))
+    remember(model.unmeasured, probe(model.load(), channels, model.fixed_size))
 
 
 def _measured_halo(found: Survey, model: Model, field: int, wanted: int) -> HaloError | None:
@@ -107,7 +108,7 @@ def choose(found: Survey, has_gpu: Callable[[], bool] | None = None, measured: H
     Raises:
         InputError: the YAML asks for what does not fit; every problem at once.
     """
-    config, model = found.config, found.model
+    config, model = with_fixed_tile(found.config, found.model, HALO), found.model
     notes: list[str] = []
     if isinstance(model, TorchModel) and model.unmeasured:
         notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
@@ -126,7 +127,7 @@ def choose(found: Survey, has_gpu: Callable[[], bool] | None = None, measured: H
         threads=1 if compute.threads == "auto" else compute.threads,
     )
     _check(found, recipe)
-    return _fit_memory(found, recipe, notes)
+    return _fit_memory(replace(found, config=config), recipe, notes)
 
 
 def keep(found: Survey, recorded: Mapping[str, Any]) -> Choice:
@@ -239,7 +240,7 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
     worst = 0
     for image in found.images:
         header = image.header
-        sides = [ceil_to(side, found.model.stride) for side in header.shape]
+        sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
         height, width = (min(side, recipe.block) for side in sides)
         depth = header.channels * np.dtype(header.dtype).itemsize
         # Blending reads the whole tiles around the block.
@@ -286,7 +287,7 @@ def _fit_memory(found: Survey, recipe: Recipe, notes: list[str]) -> Choice:
 
 
 def _too_large(found: Survey, recipe: Recipe, need: int, budget: int) -> Problem:
-    core = ceil_to(SMALLEST, found.model.stride)
+    core = recipe.core if found.model.fixed_size else ceil_to(SMALLEST, found.model.stride)
     smaller = replace(recipe, core=core, block=core)
     least = projected_bytes(found, smaller)
     way_out = f"Use compute.memory: {print_bytes(need, up=True)}"

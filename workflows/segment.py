@@ -98,6 +98,7 @@ def _recipe(found: Survey, folder: RunFolder) -> Choice:
     if recorded is not None:
         measure_file(found)
         return keep(found, recorded)
+    found.model.check()
     return choose(found, measured=measure(found))
 
 

@@ -72,6 +72,11 @@ class Model(Plugin):
         return 0
 
     @property
+    def fixed_size(self) -> int | None:
+        """Side of the only tile that the model takes, core and both halos, pixels; None: any multiple of ``stride``."""
+        return None
+
+    @property
     def uses_gpu(self) -> bool:
         """Whether there is anything for a GPU to do."""
         return False
@@ -114,6 +119,13 @@ class Model(Plugin):
     def files(self) -> Sequence[Path]:
         """Files that the model is made of; they are hashed into the block key and must exist."""
         return ()
+
+    def check(self) -> None:
+        """Prove, once when a run begins, that the model does what its makers say of it; most have nothing to compare with.
+
+        Raises:
+            InputError: it does something else.
+        """
 
     def fitter(self) -> Fitter | None:
         """What the fit phase gathers over a whole image before it is predicted; None: nothing."""

@@ -42,7 +42,8 @@ def built(name):
 def tiles(model, *, batch, seed=0):
     """Raw uint8 tiles (B, C, Y, X) of two different, odd multiples of the stride, wide enough for valid padding."""
     least = ceil_to(2 * model.margin + 16, 2 * model.stride) + model.stride
-    shape = batch, model.num_channels or 2, least, least + 2 * model.stride
+    sides = (model.fixed_size,) * 2 if model.fixed_size else (least, least + 2 * model.stride)
+    shape = batch, model.num_channels or 2, *sides
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 

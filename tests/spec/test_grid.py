@@ -12,12 +12,12 @@ from pipeline.grid import Grid
 
 
 @st.composite
-def grids(draw, most=70):
+def grids(draw, most=70, *, full=False):
     """Any image down to 1x1, any stride, cores and blocks larger or smaller than the image, halos up to beyond it."""
     stride = draw(st.sampled_from([1, 2, 4, 8]))
     core = stride * draw(st.integers(1, 6))
     shape = draw(st.integers(1, most)), draw(st.integers(1, most))
-    grid = Grid(shape, core, stride * draw(st.integers(0, 12)), core * draw(st.integers(1, 4)), stride)
+    grid = Grid(shape, core, stride * draw(st.integers(0, 12)), core * draw(st.integers(1, 4)), stride, full=full)
     assume(grid.num_cores[0] * grid.num_cores[1] < 600)
     return grid
 
@@ -67,7 +67,19 @@ def test_tiles_lie_on_the_stride(grid):
         assert all(outer - core - 2 * grid.halo < grid.stride for outer, core in zip(tile.outer.shape, tile.core.shape, strict=True))
 
 
-@settings(max_examples=50)
+@settings(deadline=None)
+@given(grids(full=True))
+def test_full_tiles_are_all_of_one_size(grid):
+    """For a model of one size, edge tiles are as large as all others; cores, owners and origins are those of clipped tiles."""
+    clipped = Grid(grid.shape, grid.core, grid.halo, grid.block, grid.stride)
+    for tile, other in zip(tiles_of(grid), tiles_of(clipped), strict=True):
+        assert tile.outer.shape == (grid.core + 2 * grid.halo,) * 2
+        assert (tile.row, tile.col, tile.core) == (other.row, other.col, other.core)
+        assert (tile.outer.y0, tile.outer.x0) == (other.outer.y0, other.outer.x0)
+        assert tile.outer.contains(other.outer)
+
+
+@settings(max_examples=50, deadline=None)
 @given(grids(most=40))
 def test_the_ring_is_every_tile_that_reaches_in(grid):
     """Blending sees each tile whose full outer touches the block, once, row by row, and no other."""

@@ -1,0 +1,229 @@
+"""What networks in files share: facts that the file tells, options for those it does not, the check of the first tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, Strict, model_validator
+
+from pipeline import probe
+from pipeline.errors import InputError, Problem
+from pipeline.models import Predict, TorchModel
+from pipeline.recipe import Recipe
+
+__all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "reason"]
+
+Sides = Sequence[int | None]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file says of its network; None: it does not say, or any value will do.
+
+    Attributes:
+        batch: tiles that it takes at once.
+        channels: C.
+        size: height and width of its input, pixels.
+        classes: K, channels of its output.
+        margin: pixels that it takes off every side; known only where the size is.
+        stride: total stride.
+        field: see :attr:`pipeline.models.Model.field`.
+    """
+
+    batch: int | None = None
+    channels: int | None = None
+    size: int | None = None
+    classes: int | None = None
+    margin: int = 0
+    stride: int | None = None
+    field: int | None = None
+
+
+class NetworkFile(TorchModel):
+    """A network from a file that brings its own graph. Options say what the file does not."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    kind: ClassVar[str]
+    """What such a file is called in a message."""
+
+    path: Annotated[Path, Strict(strict=False)] = Field(description="the file")
+    classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both stand for two classes; null: as the file says, else 2")
+    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the file says, else checked by the run")
+    # The aliases are what the YAML says; the bare names are the properties below.
+    given_stride: int | None = Field(default=None, ge=1, alias="stride", description="total stride; null: as measured, else 1")
+    given_field: int | None = Field(default=None, ge=0, alias="field", description="radius of the field, pixels; null: as measured")
+
+    @model_validator(mode="after")
+    def _fits(self) -> NetworkFile:
+        """Refuse options that contradict the file; one that is not there is refused with the other inputs."""
+        facts, problems = self.facts, []
+        for name, given, found in (("channels", self.channels, facts.channels), ("classes", self.classes, facts.classes)):
+            if None not in (given, found) and given != found:
+                problems.append(Problem(f"model.{name}", str(given), f"{found}, as {self.path} says"))
+        if problems:
+            raise InputError(problems)
+        return self
+
+    @property
+    def facts(self) -> FileFacts:
+        """What the file says; nothing where there is no such file.
+
+        Raises:
+            InputError: it is damaged, or of another kind.
+        """
+        if not self.path.is_file():
+            return FileFacts()
+        stat = self.path.stat()
+        return _facts(type(self), self.path, stat.st_size, stat.st_mtime_ns)
+
+    @classmethod
+    def read_facts(cls, path: Path) -> FileFacts:
+        """Read what a file says, without torch; an answer is kept until the file changes."""
+        del path
+        return FileFacts()
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels that the network returns."""
+        return self.classes or self.facts.classes or 2
+
+    @property
+    def num_classes(self) -> int:
+        """One logit tells two classes apart."""
+        return max(self.num_outputs, 2)
+
+    @property
+    def num_channels(self) -> int | None:
+        """As given, else as the file says."""
+        return self.channels or self.facts.channels
+
+    @property
+    def fixed_size(self) -> int | None:
+        """As the file says."""
+        return self.facts.size
+
+    @property
+    def margin(self) -> int:
+        """As the file says."""
+        return self.facts.margin
+
+    @property
+    def stride(self) -> int:
+        """As given, else as the file says, else as probed, else 1."""
+        if known := self.given_stride or self.facts.stride:
+            return known
+        found = probe.cached(self.path)
+        return found.stride if found else 1
+
+    @property
+    def field(self) -> int | None:
+        """As given, else as the file says, else as probed."""
+        if self.given_field is not None:
+            return self.given_field
+        if self.facts.stride is not None:
+            return self.facts.field
+        found = probe.cached(self.path)
+        return found.field if found else None
+
+    @property
+    def unmeasured(self) -> Path | None:
+        """The file, until the probe has looked at it or stride and field are known."""
+        known = (self.given_stride is not None and self.given_field is not None) or self.facts.stride is not None
+        return None if known or probe.cached(self.path) else self.path
+
+    @property
+    def allows_bf16(self) -> bool:
+        """A file runs as it was exported: casts and constants inside it are of the type they were traced with."""
+        return False
+
+    def files(self) -> Sequence[Path]:
+        """The file."""
+        return (self.path,)
+
+    def require(self) -> None:
+        """Refuse a file that is not there.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.path.is_file():
+            raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
+
+    @contextmanager
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+        """Load the file into the recipe's backend.
+
+        The first tile is also the check of what nobody could know before: that the network takes such input and
+        returns K logits a pixel; an error there is the user's to solve (InputError), later ones concern a block.
+        """
+        with super().open(recipe, normalize) as predict:
+            yield _FirstTileChecked(predict, self)
+
+
+@lru_cache(maxsize=64)
+def _facts(kind: type[NetworkFile], path: Path, _size: int, _mtime_ns: int) -> FileFacts:
+    return kind.read_facts(path)
+
+
+def facts_of_shapes(path: Path, taken: Sides, given: Sides, **more: int | None) -> FileFacts:
+    """Facts from the shapes (N, C, H, W) that a graph takes and gives; None: any length.
+
+    Raises:
+        InputError: not four axes, or a fixed size that is not square.
+    """
+    if len(taken) != 4 or len(given) != 4:
+        found = f"a network from {_shape(taken)} to {_shape(given)}"
+        raise InputError(Problem(str(path), found, "pixels (N, C, H, W) in, logits (N, K, H, W) out"))
+    if taken[2] != taken[3]:
+        raise InputError(Problem(str(path), f"input of {_shape(taken)}", "a fixed height equal to a fixed width, or any size"))
+    size, left = taken[2], given[2]
+    margin = (size - left) // 2 if size and left else 0
+    return FileFacts(batch=taken[0], channels=taken[1], size=size, classes=given[1], margin=margin, **more)
+
+
+def _shape(sides: Sides) -> str:
+    return f"({', '.join('any' if side is None else str(side) for side in sides)})"
+
+
+class _FirstTileChecked:
+    """A predictor that turns what goes wrong on the first tile into a message about the file."""
+
+    def __init__(self, predict: Predict, model: NetworkFile) -> None:
+        self.predict, self.model, self.is_checked = predict, model, False
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the backend's predictor tells, such as its notes."""
+        return getattr(self.__dict__["predict"], name)
+
+    def __call__(self, pixels_BCYX: Any, fits: Any) -> Any:
+        if self.is_checked:
+            return self.predict(pixels_BCYX, fits)
+        import torch
+
+        where, shape = str(self.model.path), tuple(pixels_BCYX.shape)
+        try:
+            logits_BKYX = self.predict(pixels_BCYX, fits)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            way_out = "Check channels and stride; `gigaseg models --probe` finds the stride."
+            raise InputError(Problem(where, f"a network that fails on input {shape}: {reason(error)}", "", way_out)) from error
+        if logits_BKYX.ndim != 4 or logits_BKYX.shape[1] != self.model.num_classes:
+            found = f"output {tuple(logits_BKYX.shape)} for input {shape}"
+            raise InputError(
+                Problem(where, found, f"(N, {self.model.num_classes}, H, W)", "Set model.classes to what the network returns.")
+            )
+        self.is_checked = True
+        return logits_BKYX
+
+
+def reason(error: Exception) -> str:
+    """The last line of an error: TorchScript puts the cause below its own traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

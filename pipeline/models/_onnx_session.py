@@ -1,0 +1,80 @@
+"""Sessions of ONNX Runtime: one thread pool of a known size, no arena kept, messages instead of tracebacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, Problem
+
+__all__ = ["LazySession", "open_session", "providers"]
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as missing:
+        way_out = "It needs a package that is not installed: pip install onnxruntime, or onnxruntime-gpu."
+        raise InputError(Problem("model.name", "'onnx'", "", way_out)) from missing
+    return onnxruntime
+
+
+def providers() -> list[str]:
+    """Names of the devices' providers that are installed; none without ONNX Runtime."""
+    try:
+        return list(_runtime().get_available_providers())
+    except InputError:
+        return []
+
+
+def open_session(path: Path, *, threads: int, optimize: bool = True, cuda: bool = False) -> Any:
+    """Open a file.
+
+    Args:
+        path: the ONNX file.
+        threads: that compute one tile.
+        optimize: prepare the graph for running; False: it is only looked at.
+        cuda: run on a GPU.
+
+    Raises:
+        InputError: ONNX Runtime is missing, or it cannot run the file.
+    """
+    runtime = _runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.use_deterministic_compute = True
+    # Threads that spin while they wait would take the cores of the other actors.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimize:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"])
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        way_out = "Check it with onnx.checker, or use a newer onnxruntime."
+        raise InputError(Problem(str(path), f"a file that ONNX Runtime cannot run ({text})", "an ONNX file", way_out)) from error
+
+
+class LazySession:
+    """A graph as a function of tensors; its session opens at the first call, with that call's threads and device."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.session: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazySession:
+        """A copy opens its own session: sessions cannot be copied."""
+        return LazySession(self.path)
+
+    def __call__(self, pixels_NCYX: Any) -> Any:
+        """Return logits (N, K, H, W), float32, on the input's device."""
+        import torch
+
+        device = pixels_NCYX.device
+        if self.session is None:
+            self.session = open_session(self.path, threads=torch.get_num_threads(), cuda=device.type == "cuda")
+        values = pixels_NCYX.to("cpu", torch.float32).contiguous().numpy()
+        logits = self.session.run(None, {self.session.get_inputs()[0].name: values})[0]
+        return torch.from_numpy(logits).to(device)

@@ -1,0 +1,96 @@
+"""Any network that was exported with ``torch.export``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from pipeline.errors import InputError, Problem
+from pipeline.models._file import FileFacts, NetworkFile, facts_of_shapes, reason
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Exported"]
+
+
+class Exported(NetworkFile):
+    """A ``.pt2`` file of ``torch.export.save``: float32 (N, C, H, W) in, logits (N, K, H, W) out.
+
+    Channels, classes, a fixed size and a fixed batch are read from the file. Where the program was exported with a
+    fixed size, core and both halos make it up. ``torch.export.load`` falls back to full unpickling for what plain
+    tensors cannot say, so a file can run any code: ``trust`` is needed, as for TorchScript.
+
+    Example::
+
+        model: {name: exported, path: nuclei.pt2, trust: true}
+    """
+
+    kind: ClassVar[str] = "torch.export"
+
+    trust: bool = Field(default=False, validate_default=True, description="must be true: the file can run code when it is loaded")
+
+    @field_validator("trust")
+    @classmethod
+    def _trusted(cls, trust: bool) -> bool:
+        if not trust:
+            raise ValueError("true: a .pt2 file can run any code when it is loaded. Set trust: true if you know where it comes from")
+        return trust
+
+    @classmethod
+    def read_facts(cls, path: Path) -> FileFacts:
+        """Read the shapes of input and output from the archive's own JSON.
+
+        Raises:
+            InputError: it is no such archive, or not a network from one tensor to one.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("models/model.json"))
+                graph = json.loads(archive.read(name))["graph_module"]
+            inputs = [spec["user_input"]["arg"] for spec in graph["signature"]["input_specs"] if "user_input" in spec]
+            outputs = [spec["user_output"]["arg"] for spec in graph["signature"]["output_specs"] if "user_output" in spec]
+            shapes = [_sides(graph["graph"]["tensor_values"], arg["as_tensor"]["name"]) for arg in (*inputs, *outputs)]
+        except (OSError, zipfile.BadZipFile, StopIteration, ValueError, KeyError, TypeError) as error:
+            raise InputError(_unreadable(path, error)) from error
+        if (len(inputs), len(outputs)) != (1, 1):
+            raise InputError(Problem(str(path), f"{len(inputs)} inputs and {len(outputs)} outputs", "one tensor in, one tensor out"))
+        return facts_of_shapes(path, *shapes)
+
+    def load(self) -> nn.Module:
+        """Load the program.
+
+        Raises:
+            InputError: there is no such file, or it is not an exported program.
+        """
+        import torch
+
+        from pipeline.models._stepped import Stepped
+
+        self.require()
+        batch = self.facts.batch
+        log = logging.getLogger("torch.export.pt2_archive._package")
+        before = log.level
+        log.setLevel(logging.ERROR)  # it warns of archives that are all right
+        try:
+            program = torch.export.load(str(self.path))
+        except Exception as error:
+            raise InputError(_unreadable(self.path, error)) from error
+        finally:
+            log.setLevel(before)
+        return Stepped(program.module(), batch)
+
+
+def _sides(tensors: Mapping[str, Any], name: str) -> list[int | None]:
+    return [side.get("as_int") for side in tensors[name]["sizes"]]
+
+
+def _unreadable(path: Path, error: Exception) -> Problem:
+    way_out = "Save it with torch.export.save(torch.export.export(...), path), by a torch no newer than this one."
+    return Problem(str(path), f"not readable as an exported program ({reason(error)})", "a .pt2 file", way_out)

@@ -1,0 +1,83 @@
+"""Any network in the ONNX format, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipeline.errors import InputError, Problem
+from pipeline.models import Predict
+from pipeline.models._file import FileFacts, NetworkFile, facts_of_shapes
+from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Onnx"]
+
+CUDA = "CUDAExecutionProvider"
+
+
+class Onnx(NetworkFile):
+    """An ONNX file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
+
+    Channels, classes, a fixed size and a fixed batch are read from the file; where the size is fixed, core and both
+    halos make it up. Files that ``gigaseg models export`` wrote say stride and field too. A file cannot run code.
+
+    Example::
+
+        model: {name: onnx, path: nuclei.onnx}
+    """
+
+    kind: ClassVar[str] = "ONNX"
+
+    @classmethod
+    def read_facts(cls, path: Path) -> FileFacts:
+        """Read the shapes of input and output from the graph.
+
+        Raises:
+            InputError: ONNX Runtime is missing, or the file is none that it can run.
+        """
+        from pipeline.models._onnx_session import open_session
+
+        session = open_session(path, threads=1, optimize=False)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        if (len(inputs), len(outputs)) != (1, 1) or inputs[0].type != "tensor(float)":
+            found = f"{len(inputs)} inputs ({', '.join(one.type for one in inputs)}) and {len(outputs)} outputs"
+            raise InputError(Problem(str(path), found, "one tensor(float) in, one tensor out"))
+        said = {}
+        with suppress(KeyError, ValueError):
+            said = json.loads(session.get_modelmeta().custom_metadata_map["gigaseg"])
+        shapes = [[side if isinstance(side, int) else None for side in one.shape] for one in (*inputs, *outputs)]
+        return facts_of_shapes(path, *shapes, stride=said.get("stride"), field=said.get("field"))
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the ONNX Runtime that is installed can."""
+        from pipeline.models._onnx_session import providers
+
+        return CUDA in providers()
+
+    def load(self) -> nn.Module:
+        """Return the graph as a module; its session opens with the first tile, on that tile's device.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        from pipeline.models._onnx_session import LazySession
+        from pipeline.models._stepped import Stepped
+
+        self.require()
+        return Stepped(LazySession(self.path), self.facts.batch)
+
+    @contextmanager
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+        """Run the graph by ONNX Runtime, whatever ``compute.backend`` may do for torch modules."""
+        if recipe.backend != "torch" or recipe.precision != "fp32":
+            found = f"backend {recipe.backend} with {recipe.precision}"
+            raise InputError(Problem("compute", found, "backend: auto, precision: auto", "An ONNX file brings its runtime and its types."))
+        with super().open(recipe, normalize) as predict:
+            yield predict
