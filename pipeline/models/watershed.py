@@ -1,0 +1,108 @@
+"""Marker-controlled watershed: sure pixels of each class grow until they meet on the ridges of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.fits import Fitter, Summary
+from pipeline.geometry import Box
+from pipeline.models import Predict
+from pipeline.models._parts import PartsModel
+from pipeline.models._pixels import count_grey, counted, gaussian, grey, window_sum
+from pipeline.models._thresholds import thresholds
+from pipeline.recipe import Recipe
+
+__all__ = ["Watershed"]
+
+
+class Watershed(PartsModel):
+    """Classes in order of rising intensity; where brightness alone leaves a pixel in doubt, edges decide.
+
+    The watershed of the gradient's magnitude from markers (Beucher and Meyer 1993; by flooding, Vincent and Soille 1991,
+    doi:10.1109/34.87344). Otsu's thresholds of the whole image part the classes; a pixel is a marker of its class where it lies at least
+    the share ``sure`` of the way from the threshold to the mean of the class. Every other pixel joins the marker that reaches it
+    over the lowest ridge of the gradient: Sobel, of the grey value smoothed by a Gaussian.
+
+    A ridge may be long, so no halo is exact; one of 64 pixels changed at most 1 pixel in 1,000 of five natural images.
+
+    Example::
+
+        model: {name: watershed, classes: 2}
+    """
+
+    most_parts: ClassVar[int] = 5
+
+    channel: int | None = Field(default=None, ge=0, description="which channel, from 0; null: the mean of all")
+    smooth: float = Field(default=1.0, ge=0, description="sigma of the Gaussian, cut at 3 sigma, pixels; 0: none")
+    sure: float = Field(
+        default=0.5, ge=0, le=1, description="how far from the threshold to the class's mean a marker begins; 0: at the threshold"
+    )
+
+    @property
+    def tile(self) -> Mapping[str, int]:
+        """Measured: see the class."""
+        return {"core": 1024, "halo": 64}
+
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """Measured: the gradient, markers, and the queue of the flood."""
+        height, width = tile
+        return height * width * (channels * 4 + 120)
+
+    def fitter(self) -> Fitter:
+        """The whole image's histogram."""
+        return _MarkerFitter(self.parts, self.channel)
+
+    @contextmanager
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+        """Nothing is loaded: what is sure comes with each tile's fit."""
+        del recipe, normalize
+        yield lambda pixels_BCYX, fits: self.classes_of(
+            np.stack([self._flood(pixels_CYX, fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)])
+        )
+
+    def _flood(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Sequence[float]]) -> NDArray[np.uint8]:
+        from scipy.ndimage import sobel
+        from skimage.segmentation import watershed
+
+        values_YX, summed = grey(pixels_CYX, self.channel)
+        values_YX = window_sum(values_YX, gaussian(self.smooth)) / summed
+        cuts, means = np.array(fit["thresholds"]), np.array(fit["means"])
+        parts_YX = np.searchsorted(cuts, values_YX).astype(np.uint8)  # a value on a threshold is of the lower class
+        low_K = np.append(-np.inf, cuts + self.sure * (means[1:] - cuts))
+        high_K = np.append(cuts - self.sure * (cuts - means[:-1]), np.inf)
+        sure_YX = (values_YX >= low_K[parts_YX]) & (values_YX <= high_K[parts_YX])
+        if not sure_YX.any():
+            return parts_YX
+        slope_YX = np.hypot(sobel(values_YX, axis=0, mode="mirror"), sobel(values_YX, axis=1, mode="mirror"))
+        markers_YX = np.where(sure_YX, parts_YX + np.int32(1), np.int32(0))
+        flooded_YX: NDArray[np.int32] = watershed(slope_YX, markers_YX)  # type: ignore[no-untyped-call]  # the library has no types
+        return (flooded_YX - 1).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _MarkerFitter(Fitter):
+    parts: int
+    channel: int | None
+
+    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
+        """Count the valid, finite grey values of one block."""
+        del box, plane
+        return count_grey(pixels_CYX, valid_YX, self.channel)
+
+    def fit(self, summary: Summary) -> dict[str, Any]:
+        """Return ``{"thresholds": (K - 1), "means": (K)}``, rising, in raw units; an empty part has the mean of its threshold."""
+        counts, bins, summed = counted(summary)
+        centers = bins.centers()
+        cuts = thresholds(counts, centers, bins.tops(), self.parts)
+        group = np.searchsorted(cuts, centers)
+        pixels = np.bincount(group, counts, self.parts)
+        total = np.bincount(group, counts * centers, self.parts)
+        means = np.divide(total, pixels, out=np.append(cuts, cuts[-1]), where=pixels > 0)
+        return {"thresholds": (cuts / summed).tolist(), "means": (means / summed).tolist()}
