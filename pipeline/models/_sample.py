@@ -39,15 +39,17 @@ class Features:
 
     def of(self, pixels_CYX: NDArray[Any]) -> NDArray[np.float32]:
         """Return features_FYX: the channels, then two for each window."""
-        features = [window_sum(values_YX, gaussian(self.smooth)) if self.smooth else values_YX for values_YX in pixels_CYX]
+        weights = gaussian(self.smooth)
+        channels = (window_sum(values_YX, weights) if self.smooth else values_YX for values_YX in pixels_CYX)
+        features = [values_YX.astype(np.float32) for values_YX in channels]
         if self.texture:
             values_YX, summed = grey(pixels_CYX, None)
             grey_YX = values_YX / np.float64(summed)
             for sigma in self.texture:
                 mean_YX = window_sum(grey_YX, gaussian(sigma))
                 variance_YX = window_sum(grey_YX**2, gaussian(sigma)) - mean_YX**2
-                features += [mean_YX, np.sqrt(np.maximum(variance_YX, 0))]
-        return np.stack([one_YX.astype(np.float32) for one_YX in features])
+                features += [mean_YX.astype(np.float32), np.sqrt(np.maximum(variance_YX, 0)).astype(np.float32)]
+        return np.stack(features)
 
 
 def pixel_hash(seed: int, plane: int, box: Box) -> NDArray[np.uint64]:

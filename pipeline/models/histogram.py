@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from pipeline.errors import Problem
 from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box
 from pipeline.messages import wrong
-from pipeline.models import Model, Predict
+from pipeline.models import Predict
+from pipeline.models._parts import PartsModel
 from pipeline.models._pixels import count_grey, counted, gaussian, grey, window_sum
 from pipeline.models._thresholds import li, thresholds, triangle
 from pipeline.recipe import Recipe
@@ -50,7 +51,7 @@ class _Local(BaseModel):
         return np.ones(self.window) if self.method == "mean" else gaussian((self.window - 1) / 6, truncate=4.0)
 
 
-class HistogramThreshold(Model):
+class HistogramThreshold(PartsModel):
     """Classes in order of rising intensity, cut by thresholds of the whole image's histogram, or of each pixel's neighbourhood.
 
     A value above a threshold is of the higher class. Thresholds are exact for 8- and 16-bit images; with more than
@@ -58,7 +59,7 @@ class HistogramThreshold(Model):
     smallest and the largest; other types are counted in bins of 0.8 % of their value. An image of fewer values than classes uses
     the lower classes; a constant image is class 0.
 
-    ``otsu``: Otsu 1979, and Liao, Chen and Chung 2001 for more than two classes. ``li``: minimum cross entropy, Li and Lee 1993, by the
+    ``otsu``: Otsu 1979, and Liao, Chen and Chung 2001 for more than two parts. ``li``: minimum cross entropy, Li and Lee 1993, by the
     iteration of Li and Tam 1998; for images of few bright pixels. ``triangle``: Zack, Rogers and Latt 1977; for one peak with a long tail.
     ``local``: the mean of the window around each pixel, less an offset (Gonzalez and Woods 2002); for uneven light. Pixels without
     data count as 0 in a window.
@@ -68,29 +69,24 @@ class HistogramThreshold(Model):
         model: {name: histogram, classes: 3}
     """
 
-    classes: int = Field(default=2, ge=2, le=5, description="number of classes; more than two: otsu only")
+    most_parts: ClassVar[int] = 5
+
     channel: int | None = Field(default=None, ge=0, description="which channel, from 0; null: the mean of all")
-    method: Literal["otsu", "li", "triangle"] = Field(
-        default="otsu", description="of the threshold; otsu: multi-Otsu where there are more than two classes"
-    )
+    method: Literal["otsu", "li", "triangle"] = Field(default="otsu", description="of the threshold; more than two parts: otsu only")
     local: _Local | None = Field(
         default=None, description="{window, offset, method: mean|gaussian}: a threshold for each pixel instead, from the window around it"
     )
 
     @model_validator(mode="after")
-    def _two_classes(self) -> HistogramThreshold:
-        if self.classes > 2 and (self.method != "otsu" or self.local):
+    def _one_threshold(self) -> HistogramThreshold:
+        if self.parts > 2 and (self.method != "otsu" or self.local):
+            where, found = ("outputs", f"{self.parts} parts") if self.outputs else ("classes", str(self.classes))
             asker = "local" if self.local else f"method: {self.method}"
-            raise wrong([Problem("classes", str(self.classes), f"2, as {asker} has one threshold", "Use method: otsu for more.")])
+            raise wrong([Problem(where, found, f"2, as {asker} has one threshold", "Use method: otsu for more.")])
         if self.local and self.method != "otsu":
             way_out = "Leave one of them out."
             raise wrong([Problem("method", self.method, "no other method where local gives the thresholds", way_out)])
         return self
-
-    @property
-    def num_classes(self) -> int:
-        """As many as asked for."""
-        return self.classes
 
     @property
     def field(self) -> int:
@@ -104,7 +100,7 @@ class HistogramThreshold(Model):
 
     def fitter(self) -> Fitter | None:
         """The whole image's histogram; nothing where each window has its own threshold."""
-        return None if self.local else _ThresholdFitter(self.classes, self.channel, self.method)
+        return None if self.local else _ThresholdFitter(self.parts, self.channel, self.method)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
@@ -114,30 +110,30 @@ class HistogramThreshold(Model):
 
     def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.uint8]:
         batch, _, height, width = pixels_BCYX.shape
-        classes_BYX = np.empty((batch, height, width), np.uint8)
-        for pixels_CYX, fit, classes_YX in zip(pixels_BCYX, fits, classes_BYX, strict=True):
+        parts_BYX = np.empty((batch, height, width), np.uint8)
+        for pixels_CYX, fit, parts_YX in zip(pixels_BCYX, fits, parts_BYX, strict=True):
             values_YX, summed = grey(pixels_CYX, self.channel)
             if self.local:
                 weights = self.local.weights()
                 area = weights.sum() ** 2
                 level_YX = window_sum(values_YX, weights) - self.local.offset * summed * area
-                np.greater(values_YX * area, level_YX, out=classes_YX.view(np.bool_))
+                np.greater(values_YX * area, level_YX, out=parts_YX.view(np.bool_))
                 continue
             cuts = [threshold * summed for threshold in fit["model"]["thresholds"]]
             if values_YX.dtype.kind in "iu":
                 # A Python integer keeps the comparison in the pixels' own type; the fraction undoes the rounding of dividing by `summed`.
                 cuts = [math.floor(cut + 1e-6) for cut in cuts]
-            np.greater(values_YX, cuts[0], out=classes_YX.view(np.bool_))
+            np.greater(values_YX, cuts[0], out=parts_YX.view(np.bool_))
             for cut in cuts[1:]:
-                classes_YX += values_YX > cut
-        return classes_BYX
+                parts_YX += values_YX > cut
+        return self.classes_of(parts_BYX)
 
 
 @dataclass(frozen=True)
 class _ThresholdFitter(Fitter):
     """Counts grey values."""
 
-    classes: int
+    parts: int
     channel: int | None
     method: str
 
@@ -147,12 +143,12 @@ class _ThresholdFitter(Fitter):
         return count_grey(pixels_CYX, valid_YX, self.channel)
 
     def fit(self, summary: Summary) -> dict[str, Any]:
-        """Return ``{"thresholds": [...]}``, rising, ``classes - 1`` of them, in raw units."""
+        """Return ``{"thresholds": [...]}``, rising, one less than parts, in raw units."""
         counts, bins, summed = counted(summary)
         if self.method == "li":
             cuts = [li(counts, bins.centers())]
         elif self.method == "triangle":
             cuts = [triangle(counts, bins.centers(), bins.tops())]
         else:
-            cuts = list(thresholds(counts, bins.centers(), bins.tops(), self.classes))
+            cuts = list(thresholds(counts, bins.centers(), bins.tops(), self.parts))
         return {"thresholds": [float(cut) / summed for cut in cuts]}

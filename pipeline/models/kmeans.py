@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, field_validator
 
 from pipeline.errors import Problem
 from pipeline.fits import Fitter, Summary
 from pipeline.messages import wrong
-from pipeline.models import Model, Predict
+from pipeline.models import Predict
+from pipeline.models._parts import PartsModel
 from pipeline.models._sample import Features, SampleFitter, cluster
 from pipeline.recipe import Recipe
 
@@ -26,7 +27,7 @@ __all__ = ["KMeans"]
 _ROWS = 64  # compared with every centre together, so that distances stay in the processor's cache
 
 
-class KMeans(Model):
+class KMeans(PartsModel):
     """Each pixel is of the class of the nearest centre, found by k-means over the whole image; dark classes come first.
 
     Lloyd 1982, doi:10.1109/TIT.1982.1056489; first centres by k-means++ (Arthur and Vassilvitskii 2007). Centres are fitted to
@@ -38,12 +39,6 @@ class KMeans(Model):
         model: {name: kmeans, classes: 3}
     """
 
-    classes: int = Field(default=2, ge=2, le=255, description="number of classes")
-    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
-        default=None,
-        min_length=2,
-        description="class of each cluster, from the darkest: as many clusters as entries, several may share a class; null: one each",
-    )
     smooth: float = Field(default=0.0, ge=0, description="sigma of a Gaussian over the channels, cut at 3 sigma, pixels; 0: none")
     texture: Annotated[tuple[float, ...], Strict(strict=False)] = Field(
         default=(), description="sigmas, pixels: each adds the local mean and standard deviation of the grey value"
@@ -51,20 +46,12 @@ class KMeans(Model):
     samples: int = Field(default=8192, ge=256, description="pixels that the centres are fitted to")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the sample and of the first centres")
 
-    @model_validator(mode="after")
-    def _possible(self) -> KMeans:
-        problems = [Problem(f"texture.{at}", str(one), "a number above 0") for at, one in enumerate(self.texture) if not one > 0]
-        for at, one in enumerate(self.outputs or ()):
-            if not 0 <= one < self.classes:
-                problems.append(Problem(f"outputs.{at}", str(one), f"a class id, 0..{self.classes - 1}"))
-        if problems:
+    @field_validator("texture")
+    @classmethod
+    def _has_width(cls, texture: tuple[float, ...]) -> tuple[float, ...]:
+        if problems := [Problem(str(at), str(one), "a number above 0") for at, one in enumerate(texture) if not one > 0]:
             raise wrong(problems)
-        return self
-
-    @property
-    def num_classes(self) -> int:
-        """As many as asked for."""
-        return self.classes
+        return texture
 
     @property
     def field(self) -> int:
@@ -76,13 +63,13 @@ class KMeans(Model):
         return Features(self.smooth, self.texture)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Float32 features, once more while they are gathered, and four float64 values a pixel for a window."""
+        """Float32 features, once more while they are gathered, and six float64 values a pixel for windows."""
         height, width = tile
-        return height * width * (8 * (channels + 2 * len(self.texture)) + (32 if self.field else 0) + 1)
+        return height * width * (8 * (channels + 2 * len(self.texture)) + (48 if self.field else 0) + 1)
 
     def fitter(self) -> Fitter:
         """A sample of the image."""
-        return _CentreFitter(self._features, self.samples, self.seed, len(self.outputs or range(self.classes)))
+        return _CentreFitter(self._features, self.samples, self.seed, self.parts)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
@@ -91,10 +78,8 @@ class KMeans(Model):
         yield self._predict
 
     def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.uint8]:
-        clusters_BYX = np.stack(
-            [_nearest(self._features.of(pixels_CYX), fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)]
-        )
-        return clusters_BYX if self.outputs is None else np.array(self.outputs, np.uint8)[clusters_BYX]
+        parts = [_nearest(self._features.of(pixels_CYX), fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)]
+        return self.classes_of(np.stack(parts))
 
 
 @dataclass(frozen=True)
