@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["load_weights", "read_weights"]
+__all__ = ["load_weights", "read_pickle", "read_weights", "refuse_mismatch"]
 
 _SHOWN = 3  # names in a message; a wrong file differs in hundreds
 
@@ -40,7 +40,7 @@ def load_weights(build: Callable[[], nn.Module], weights: Path | None, seed: int
         module = build().eval()
     if weights is not None:
         state = read_weights(weights)
-        _refuse_mismatch(module.state_dict(), state, weights)
+        refuse_mismatch(module.state_dict(), state, weights)
         module.load_state_dict(state)
     return module
 
@@ -56,7 +56,7 @@ def read_weights(weights: Path) -> dict[str, torch.Tensor]:
     if weights.suffix == ".safetensors":
         state: Any = _read_safetensors(weights)
     elif weights.suffix in (".pt", ".pth"):
-        state = _read_pickle(weights)
+        state = read_pickle(weights)
     else:
         raise InputError(Problem(str(weights), f"a file ending in {weights.suffix!r}", ".safetensors, .pt, .pth"))
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
@@ -76,7 +76,12 @@ def _read_safetensors(weights: Path) -> Mapping[str, torch.Tensor]:
         raise InputError(Problem(str(weights), f"a damaged file ({error})", "safetensors", "Copy it again.")) from error
 
 
-def _read_pickle(weights: Path) -> Any:
+def read_pickle(weights: Path) -> Any:
+    """Read what ``torch.save`` wrote, tensors and plain values only.
+
+    Raises:
+        InputError: the file is damaged, or holds what would run code.
+    """
     import torch
 
     try:
@@ -87,7 +92,7 @@ def _read_pickle(weights: Path) -> Any:
         raise InputError(Problem(str(weights), f"no readable state dict ({reason})", "tensors by name", way_out)) from error
 
 
-def _refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], weights: Path) -> None:
+def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], weights: Path) -> None:
     """Name the first few differences of each kind, with their number."""
     shapes = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"

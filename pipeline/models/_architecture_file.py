@@ -1,0 +1,67 @@
+"""A state dict whose architecture is Python code of its package."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from pipeline.errors import InputError, Problem
+from pipeline.models._file import NetworkFile, reason
+from pipeline.models._weights import read_pickle, refuse_mismatch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["ArchitectureFile", "architecture_of"]
+
+
+class ArchitectureFile(NetworkFile):
+    """A state dict, and what builds the module that it belongs to. Only for packages that are trusted."""
+
+    kind: ClassVar[str] = "PyTorch state dict"
+
+    source: str = Field(description="Python file, or module to import")
+    name: str = Field(description="class or function in it")
+    options: dict[str, Any] = Field(default={}, description="its arguments")
+
+    def load(self) -> nn.Module:
+        """Run the package's code, build its module and give it its weights.
+
+        Raises:
+            InputError: the code fails, or the weights do not fit.
+        """
+        self.require()
+        try:
+            module: nn.Module = getattr(self._import(), self.name)(**self.options).eval()
+        except Exception as error:
+            raise InputError(Problem(self.source, f"an architecture that fails ({reason(error)})", f"{self.name}(...)")) from error
+        state = read_pickle(self.path)
+        refuse_mismatch(module.state_dict(), state, self.path)
+        module.load_state_dict(state)
+        return module
+
+    def _import(self) -> Any:
+        if not self.source.endswith(".py"):
+            return importlib.import_module(self.source)
+        spec = importlib.util.spec_from_file_location(Path(self.source).stem, self.source)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+def architecture_of(file: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of :class:`ArchitectureFile` from ``weights.pytorch_state_dict`` of the formats 0.4 and 0.5."""
+    said = entry["architecture"]
+    if isinstance(said, str):  # 0.4: file.py:Class or package.module.Class
+        source, _, name = said.rpartition(":" if ":" in said else ".")
+        options = entry.get("kwargs") or {}
+    else:
+        source, name, options = said.get("source") or said["import_from"], said["callable"], said.get("kwargs") or {}
+    return {"source": str(file.parent / source) if source.endswith(".py") else source, "name": name, "options": dict(options)}

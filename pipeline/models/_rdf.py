@@ -1,0 +1,248 @@
+"""Reading model packages of the BioImage Model Zoo: resource descriptions of the formats 0.4 and 0.5.
+
+Only what running needs is read; https://bioimage-io.github.io/spec-bioimage-io describes the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import InputError, Problem
+from pipeline.models._chain import Chain
+from pipeline.models._rdf_steps import after, before
+
+__all__ = ["FORMATS", "Package", "Weights", "locate", "read_package"]
+
+FORMATS = ("torchscript", "onnx", "pytorch_state_dict")
+_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
+_TOLERANCE = 1e-4  # share of the largest expected value by which float32 may differ from itself on other machines
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One entry of ``weights``: file, hash, and for a state dict its architecture."""
+
+    file: Path
+    sha256: str | None
+    more: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a resource description says.
+
+    Attributes:
+        file: the description.
+        weights: by format; only formats that can be run here.
+        channels: C of the input; None: any.
+        size: the only height and width, pixels; None: see ``step``.
+        step: sizes are multiples of this.
+        offset: pixels that valid padding takes off every side.
+        halo: border of the output that its makers distrust, pixels.
+        before: what is done to raw pixels.
+        threshold: probability above which the one output channel stands for class 1.
+        activation: ``sigmoid`` or ``softmax`` after the network; None: its output is used as it is.
+        is_probability: the network itself returns values that are said to lie between 0 and 1.
+        names: of the output channels; empty where they are not named.
+        pixel_size: micrometres; None: not said.
+        test: files of the reference input and output; None: none in the package.
+        tolerance: relative and absolute, as documented.
+    """
+
+    file: Path
+    weights: Mapping[str, Weights]
+    channels: int | None
+    size: int | None
+    step: int
+    offset: int
+    halo: int
+    before: Chain
+    threshold: float
+    activation: str | None
+    is_probability: bool
+    names: tuple[str, ...]
+    pixel_size: float | None
+    test: tuple[Path, Path] | None
+    tolerance: tuple[float, float] = field(default=(_TOLERANCE, 0.0))
+
+
+def locate(path: Path) -> Path:
+    """Return the description that a folder, a zip or a file stands for; a zip is unpacked once, into the user's cache.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_file() and path.suffix.lower() == ".zip":
+        path = _unpacked(path)
+    if path.is_file():
+        return path
+    found = next((path / name for name in _NAMES if (path / name).is_file()), None)
+    if found is None:
+        told = "a folder without rdf.yaml or bioimageio.yaml" if path.is_dir() else "no such file or folder"
+        raise InputError(Problem(str(path), told, "a BioImage Model Zoo package: a folder, a .zip or its .yaml"))
+    return found
+
+
+def _unpacked(archive: Path) -> Path:
+    with archive.open("rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg" / "packages" / key
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(scratch)  # zipfile itself cuts what leads out of the folder from names
+        if not folder.is_dir():  # another process may have been quicker
+            scratch.rename(folder)
+    except (zipfile.BadZipFile, OSError) as error:
+        if not folder.is_dir():
+            raise InputError(Problem(str(archive), f"no readable zip ({error})", "a package as the zoo offers it")) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def read_package(file: Path) -> Package:
+    """Read a description.
+
+    Raises:
+        InputError: it is none, or describes what is not done here; the key is named.
+    """
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(Problem(str(file), f"no readable YAML ({' '.join(str(error).split())})")) from error
+    if not isinstance(data, Mapping) or data.get("type", "model") != "model":
+        raise InputError(Problem(str(file), "no description of a model", "type: model"))
+    version = ".".join(str(data.get("format_version", "")).split(".")[:2])
+    if version not in ("0.4", "0.5"):
+        raise InputError(Problem(f"{file}: format_version", repr(data.get("format_version")), "0.4, 0.5"))
+    try:
+        return _package(file, data, is_new=version == "0.5")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            Problem(str(file), f"a key that is missing or wrong ({type(error).__name__}: {error})", f"format {version}")
+        ) from error
+
+
+def _package(file: Path, data: Mapping[str, Any], *, is_new: bool) -> Package:
+    if (len(data["inputs"]), len(data["outputs"])) != (1, 1):
+        raise InputError(Problem(str(file), f"{len(data['inputs'])} inputs and {len(data['outputs'])} outputs", "one of each"))
+    (taken,), (given,) = data["inputs"], data["outputs"]
+    sides, results = (_axes(file, one, is_new=is_new) for one in (taken, given))
+    size, step = _size(file, sides)
+    activation, threshold = after(file, given.get("postprocessing") or ())
+    scale, unit = sides["x"].get("scale"), sides["x"].get("unit")
+    channel = sides["c"].get("size")
+    low_high = (given.get("data") or {}).get("range") if is_new and isinstance(given.get("data"), Mapping) else given.get("data_range")
+    return Package(
+        file=file,
+        weights=_weights(file, data["weights"]),
+        channels=channel if isinstance(channel, int) else None,
+        size=size,
+        step=step,
+        offset=-int(results["x"].get("offset", 0)),
+        halo=int(results["x"].get("halo") or 0),
+        before=Chain(before(file, taken.get("preprocessing") or (), channels=channel)),
+        threshold=threshold,
+        activation=activation,
+        is_probability=activation is None and list(low_high or ()) == [0, 1],
+        names=tuple(map(str, results["c"].get("names") or ())),
+        pixel_size=float(scale) if scale and unit == "micrometer" else None,
+        test=_tests(file, data, taken, given, is_new=is_new),
+        tolerance=_tolerance(data),
+    )
+
+
+def _axes(file: Path, tensor: Mapping[str, Any], *, is_new: bool) -> dict[str, dict[str, Any]]:
+    """What is said of the axes b, c, y, x: size or minimum and step, offset and halo of one side, names."""
+    axes: dict[str, dict[str, Any]] = {}
+    if not is_new:
+        shape = tensor["shape"]
+        for at, name in enumerate(tensor["axes"]):
+            if isinstance(shape, Mapping) and "min" in shape:
+                side: dict[str, Any] = {"size": {"min": shape["min"][at], "step": shape["step"][at]}}
+            elif isinstance(shape, Mapping):
+                side = {"factor": shape["scale"][at], "offset": shape["offset"][at]}
+            else:
+                side = {"size": shape[at]}
+            axes[name] = {**side, "halo": (tensor.get("halo") or [0] * len(tensor["axes"]))[at]}
+    else:
+        for axis in tensor["axes"]:
+            name = {"batch": "b", "channel": "c"}.get(axis["type"], str(axis.get("id", "x")))
+            size = axis.get("size")
+            more: dict[str, Any] = {"size": size, "names": axis.get("channel_names")}
+            if axis["type"] == "channel":
+                more["size"] = len(axis["channel_names"]) if isinstance(axis.get("channel_names"), Sequence) else None
+            if isinstance(size, Mapping) and "tensor_id" in size:
+                more["offset"] = size.get("offset", 0) / 2
+            axes[name] = {**axis, **more}
+    if list(axes) != ["b", "c", "y", "x"]:
+        raise InputError(Problem(f"{file}: axes", "".join(axes), "batch, channel, y, x in this order", "Volumes are not read."))
+    if any(side.get("factor", 1) != 1 for side in (axes["y"], axes["x"])):
+        raise InputError(Problem(f"{file}: outputs", "another size than the input's", "one class a pixel"))
+    return axes
+
+
+def _size(file: Path, sides: Mapping[str, Mapping[str, Any]]) -> tuple[int | None, int]:
+    """The only size, or the step of all that are taken."""
+    size = sides["y"].get("size")
+    if isinstance(size, Mapping) and "min" not in size:
+        size = sides["x"]["size"]  # one side refers to the other
+    elif size != sides["x"].get("size") and not isinstance(sides["x"].get("size"), Mapping):
+        raise InputError(Problem(f"{file}: inputs", f"{size} x {sides['x'].get('size')}", "as high as wide"))
+    if isinstance(size, int):
+        return size, 1
+    if not isinstance(size, Mapping):
+        raise InputError(Problem(f"{file}: inputs", f"a size of {size!r}", "a number, or min and step"))
+    least, step = int(size["min"]), max(int(size["step"]), 1)
+    if least % step == 0:
+        return None, step
+    return least + -(-max(512 - least, 0) // step) * step, 1  # no multiple of anything: one size of the usual kind is chosen
+
+
+def _weights(file: Path, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Weights]:
+    found = {}
+    for name in FORMATS:
+        entry = data.get(name)
+        if entry and (source := _source(file, entry.get("source"))):
+            found[name] = Weights(source, entry.get("sha256"), entry)
+    if not found:
+        told = ", ".join(data) or "nothing"
+        raise InputError(Problem(f"{file}: weights", told, f"{', '.join(FORMATS)}, as files of the package", "Download the whole package."))
+    return found
+
+
+def _source(file: Path, source: Any) -> Path | None:
+    """A file of the package; None where it is on the network or not there."""
+    name = source.get("source") if isinstance(source, Mapping) else source
+    if not isinstance(name, str) or "://" in name:
+        return None
+    path = file.parent / name
+    return path if path.is_file() else None
+
+
+def _tests(file: Path, data: Mapping[str, Any], taken: Any, given: Any, *, is_new: bool) -> tuple[Path, Path] | None:
+    pair = (taken.get("test_tensor"), given.get("test_tensor")) if is_new else (data["test_inputs"][0], data["test_outputs"][0])
+    one, other = (_source(file, source) for source in pair)
+    return (one, other) if one and other else None
+
+
+def _tolerance(data: Mapping[str, Any]) -> tuple[float, float]:
+    """The widest tolerance that is documented, and never less than what float32 needs."""
+    config = data.get("config") or {}
+    said = (config.get("bioimageio") or {}).get("reproducibility_tolerance") or ()
+    relative = max([_TOLERANCE, *(float(one.get("relative_tolerance", 1e-3)) for one in said)])
+    return relative, max([0.0, *(float(one.get("absolute_tolerance", 1e-3)) for one in said)])
