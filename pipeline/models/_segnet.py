@@ -88,6 +88,11 @@ class SegNetBase(Network):
         """Exact, where every tile origin is a multiple of the stride."""
         return self.layers.field
 
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """The widest moment, around the first pooling and the last unpooling: four times the first stage's maps, in float32."""
+        height, width = tile
+        return height * width * 4 * (channels + 4 * self.layers.encoder[0][0] + 2 * self.num_classes)
+
     def build(self) -> nn.Module:
         """Build the module."""
         from pipeline.models._segnet_module import SegNetModule

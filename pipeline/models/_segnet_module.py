@@ -37,7 +37,8 @@ class SegNetModule(nn.Module):
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits (N, K, Y, X)."""
         height, width = pixels_NCYX.shape[-2], pixels_NCYX.shape[-1]
-        x = self.norm(fill(pixels_NCYX, self.stride))
+        x = fill(pixels_NCYX, self.stride)
+        x = self.norm(x.float()).to(x.dtype)  # torch has no such norm in bfloat16
         places: list[Tensor] = []
         for stage in self.encoder:
             x, place = _pool(stage(x))
@@ -56,7 +57,7 @@ def _pool(x_NCYX: Tensor) -> tuple[Tensor, Tensor]:
     pooled_NCYX, index_NCYX = functional.max_pool2d_with_indices(x_NCYX, (2, 2))
     height, width = pooled_NCYX.shape[-2], x_NCYX.shape[-1]
     lower_Y1 = width * (2 * torch.arange(height, device=x_NCYX.device)[:, None] + 1)
-    return pooled_NCYX, ((index_NCYX & 1) + 2 * (index_NCYX >= lower_Y1)).to(torch.uint8)
+    return pooled_NCYX, (index_NCYX & 1).to(torch.uint8) + 2 * (index_NCYX >= lower_Y1).to(torch.uint8)
 
 
 def _unpool(x_NCYX: Tensor, place_NCYX: Tensor) -> Tensor:

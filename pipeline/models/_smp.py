@@ -38,10 +38,12 @@ def make_network(
         known = list(smp.encoders.encoders[name]["pretrained_settings"])
         if pretrained not in known:
             raise InputError(Problem("model.pretrained", repr(pretrained), ", ".join(["null", *known]), nearest(pretrained, known)))
+    if not is_timm:
+        _refuse_unknown(architecture, options)
     try:
         # timm's encoders carry the name of their weights in their own: tu-resnet18.a1_in1k.
         weights: Any = True if is_timm and pretrained else pretrained
-        network: nn.Module = smp.create_model(architecture, name, weights, channels, classes, **options)
+        network = _create(architecture, name, weights, channels, classes, options)
     except (OSError, RuntimeError) as error:
         if pretrained is None:
             raise _unfit(architecture, encoder, options, error) from error
@@ -67,6 +69,35 @@ def check_output(network: nn.Module, channels: int, stride: int) -> None:
         raise _unsized(f"a network that fails on {side} x {side} pixels ({_first_line(error)})", stride) from error
     if shape != (side, side):
         raise _unsized(f"a network that takes {side} x {side} pixels to {shape[0]} x {shape[1]}", stride)
+
+
+def _create(architecture: str, encoder: str, weights: Any, channels: int, classes: int, options: dict[str, Any]) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    try:
+        network: nn.Module = smp.create_model(architecture, encoder, weights, channels, classes, **options)
+    except RuntimeError:
+        if torch.get_default_device().type != "meta":
+            raise
+        with torch.device("cpu"):  # some encoders read numbers from tensors while they are built
+            network = smp.create_model(architecture, encoder, weights, channels, classes, **options)
+    return network
+
+
+def _refuse_unknown(architecture: str, options: dict[str, Any]) -> None:
+    """The library hands what it does not know to the encoder, where only timm's complain."""
+    import inspect
+
+    import segmentation_models_pytorch as smp
+
+    from pipeline.models.smp import ELSEWHERE
+
+    known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name not in (*ELSEWHERE, "kwargs")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(
+            [Problem(f"model.options.{name}", repr(options[name]), ", ".join(known), nearest(name, known)) for name in unknown]
+        )
 
 
 def _any_size(network: nn.Module, stride: int) -> nn.Module:

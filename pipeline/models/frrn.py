@@ -75,9 +75,9 @@ class FRRN(Network):
         return -(min(residual, pooled * at) - 2 * _UNITS - 2)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """The widest moment, where the streams join: both, their concatenation and its first convolutions, in float32."""
+        """The widest moment, where the streams join: measured as twelve times the 48 maps of the full resolution, in float32."""
         height, width = tile
-        return height * width * 4 * (channels + 400 + 2 * self.num_classes)
+        return height * width * 4 * (channels + 12 * 48 + 2 * self.num_classes)
 
     def build(self) -> nn.Module:
         """Build the module."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -21,7 +22,8 @@ Architecture = Literal[
 _SPELLING = {name.lower(): name for name in get_args(Architecture)}
 _DEPTH = {"PSPNet": 3}  # the library's defaults, where they are not 5 halvings and no dilation
 _OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
-_ELSEWHERE = {
+_SEES_ALL = {"MAnet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "DPT"}  # by attention, pooling or group norm
+ELSEWHERE = {
     "encoder_name": "encoder",
     "encoder_weights": "pretrained",
     "in_channels": "channels",
@@ -38,11 +40,11 @@ def _spelt(name: Any) -> Any:
 class Smp(Network):
     """Any architecture of segmentation-models-pytorch (Iakubovskii 2019) with any of its encoders, or any of timm's.
 
-    Names are taken in any case. The stride is 2 to the power of the option ``encoder_depth`` (5), but at most
-    ``encoder_output_stride`` where there is dilation (DeepLabV3, DeepLabV3Plus, PAN); PSPNet has a depth of 3, and DPT
-    twice the patch that the encoder's name says. Weights saved by the library load as they are. The field is what
-    ``gigaseg models --probe`` found for the weights, and not known before; whoever sees the whole tile (attention,
-    squeeze-and-excitation, image pooling, group norm) has none.
+    Names are taken in any case. The stride is 2 to the power of the option ``encoder_depth`` (5; PSPNet: 3), but at most
+    ``encoder_output_stride`` where there is dilation (DeepLabV3, DeepLabV3Plus, PAN). PAN has three poolings of its own;
+    DPT has twice the patch that the encoder's name says. Weights saved by the library load as they are. The field is
+    measured once for a file of weights, and not known before; whoever sees the whole tile (attention, squeeze-and-excitation,
+    image pooling, group norm) has none.
 
     Example::
 
@@ -59,7 +61,7 @@ class Smp(Network):
     @field_validator("options")
     @classmethod
     def _fits(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if taken := [f"{key} ({_ELSEWHERE[key]})" for key in options if key in _ELSEWHERE]:
+        if taken := [f"{key} ({ELSEWHERE[key]})" for key in options if key in ELSEWHERE]:
             raise ValueError(f"other keys; these are said elsewhere: {', '.join(taken)}")
         for key, allowed in (("encoder_depth", range(1, 8)), ("encoder_output_stride", (8, 16, 32))):
             if key in options and options[key] not in allowed:
@@ -82,20 +84,31 @@ class Smp(Network):
 
         Example:
             >>> [Smp(architecture=name).stride for name in ("Unet", "PSPNet", "DeepLabV3", "PAN")]
-            [32, 8, 8, 16]
+            [32, 8, 8, 128]
         """
         if self.architecture == "DPT":
             patch = re.search(r"patch(\d+)", self.encoder)
             return 2 * int(patch[1]) if patch else 32
         depth = int(self.options.get("encoder_depth", _DEPTH.get(self.architecture, 5)))
         most = int(self.options.get("encoder_output_stride", _OUTPUT_STRIDE.get(self.architecture, 2**depth)))
-        return int(min(2**depth, most))
+        return int(min(2**depth, most)) * (8 if self.architecture == "PAN" else 1)
 
     @property
     def field(self) -> int | None:
         """As probed for the weights."""
-        found = probe.cached(self.weights) if self.weights else None
+        found = probe.cached(self.weights) if self.weights and self.architecture not in _SEES_ALL else None
         return found.field if found else None
+
+    @property
+    def unmeasured(self) -> Path | None:
+        """The weights, until the probe has looked at them, where the architecture may have a field."""
+        is_known = self.weights is None or self.architecture in _SEES_ALL or probe.cached(self.weights) is not None
+        return None if is_known else self.weights
+
+    def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
+        """A guess that holds for all of them: 256 float32 feature maps of the tile's size at the widest moment."""
+        height, width = tile
+        return height * width * 4 * (channels + 256 + 2 * self.num_classes)
 
     def build(self) -> nn.Module:
         """Build the module, with random weights."""
