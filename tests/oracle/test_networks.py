@@ -160,26 +160,40 @@ def test_unpooling_is_torchs():
     assert torch.equal(_unpool(pooled, place), functional.max_unpool2d(expected, index, (2, 2)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["segnet", "segnet_basic", pytest.param("frrn-a", marks=pytest.mark.slow), pytest.param("frrn-b", marks=pytest.mark.slow)],
-)
-def test_stride_and_field_are_exact(name):
-    """What a network says of its reach is what trial finds, to the pixel."""
+@pytest.mark.parametrize("name", ["segnet", "segnet_basic", "frrn-a", "frrn-b"])
+def test_field_is_exact(name):
+    """A pixel as far from a cell as the field changes it, from both sides; one a pixel further does not."""
+    network, model = narrow(name)
+    field, stride = model.field, model.stride
+    start = ceil_to(field + 1, stride)
+    image = pixels(1, 1, *[2 * start + stride] * 2)
+    cell = slice(start, start + stride)
+    plain = forward(decided(network), image)[..., cell, cell]
+
+    def changes(at):
+        touched = image.clone()
+        touched[..., at, at] = float("nan")  # passes through every weight
+        return not torch.equal(forward(network, touched)[..., cell, cell], plain)
+
+    assert [changes(at) for at in (start - field - 1, start - field)] == [False, True]
+    assert [changes(at) for at in (cell.stop + field, cell.stop - 1 + field)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["segnet_basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("segnet", "frrn-a"))])
+def test_trials_find_stride_and_field(name):
+    """What a network says of its stride and field is what trial finds."""
     network, model = narrow(name)
     assert probe_stride(decided(network), 1) == model.stride
     assert probe_field(network, 1, model.stride) == model.field
 
 
-def test_field_of_frrn_follows_its_stages(monkeypatch):
+@pytest.mark.parametrize("stages", [((2, 4, 1),), ((2, 4, 2), (4, 6, 1), (2, 4, 1))], ids=["1", "3"])
+def test_field_of_frrn_follows_its_stages(monkeypatch, stages):
     """The rule behind the field of FRRN holds for other stages too."""
-    for stages in [((2, 4, 1),), ((2, 4, 2), (4, 6, 1), (2, 4, 1)), ((2, 4, 1), (4, 4, 1), (8, 4, 2), (4, 4, 2))]:
-        monkeypatch.setitem(frrn_file._STAGES, "a", stages)
-        model = FRRN(variant="a")
-        if stages[-1][0] == 2:  # the network ends at half its resolution
-            torch.manual_seed(0)
-            network = FRRNModule(1, 2, stages, base=2, lanes=2).eval()
-            assert probe_field(network, 1, model.stride) == model.field
+    monkeypatch.setitem(frrn_file._STAGES, "a", stages)
+    torch.manual_seed(0)
+    network, model = FRRNModule(1, 2, stages, base=2, lanes=2).eval(), FRRN(variant="a")
+    assert probe_field(network, 1, model.stride) == model.field
 
 
 @pytest.mark.parametrize("name", ["segnet", "segnet_basic", "frrn-a", pytest.param("frrn-b", marks=pytest.mark.slow)])
