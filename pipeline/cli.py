@@ -28,6 +28,8 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+models_app = typer.Typer()
+app.add_typer(models_app, name="models")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to do; see `gigaseg schema` and `gigaseg init`.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.")]
@@ -164,21 +166,36 @@ def submit(
     done(workflow.submit(config, overrides or [], to=to, address=address, wait=wait, dry_run=dry_run))
 
 
-@app.command()
+@models_app.callback(invoke_without_command=True)
 def models(
+    context: typer.Context,
     *,
-    describe: Annotated[
-        str | None, typer.Option("--describe", metavar="SPEC", help="Size and reach of a name, bundle or {name: ..}.")
-    ] = None,
+    describe: Annotated[str | None, typer.Option("--describe", metavar="SPEC", help="Size and reach of a name or bundle.")] = None,
     probe: Annotated[str | None, typer.Option("--probe", metavar="SPEC", help="As --describe, and measure how far inputs reach.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the models and the trained bundles, or describe one."""
+    if context.invoked_subcommand is not None:
+        return
     from workflows import catalog
 
     if describe is not None or probe is not None:
         done(catalog.describe(probe or describe or "", measure=probe is not None, as_json=as_json))
     done(catalog.show("models", as_json=as_json))
+
+
+@models_app.command()
+def export(
+    spec: Annotated[str, typer.Argument(metavar="NAME", help="A model's name, a trained bundle, or {name: ..}.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript or bioimageio.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="Where to; by default here.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Write a network for other programs."""
+    from workflows import export as workflow
+
+    done(workflow.export(spec, to, output, as_json=as_json))
 
 
 @app.command()

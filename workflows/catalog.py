@@ -154,7 +154,7 @@ def measured(model: Model) -> dict[str, Any]:
 
     if not isinstance(model, TorchModel):
         return {}
-    found = probe(model.load(), model.num_channels or 1)
+    found = probe(model.load(), model.num_channels or 1, model.fixed_size)
     if model.unmeasured:
         remember(model.unmeasured, found)
     return asdict(found)

@@ -69,6 +69,8 @@ class Chain:
             pixels_CYX: raw values.
             fit: what :meth:`ChainFitter.fit` returned for the image; None where no step needs it.
         """
+        if fit is None and self.fitter() is not None:
+            raise ValueError("statistics of the whole image are missing")
         values_CYX = pixels_CYX.astype(np.float32)
         for op in [step.op for step in self.steps] if fit is None else fit["ops"]:
             values_CYX = run(op, values_CYX)

@@ -21,6 +21,7 @@ from pipeline.models import Predict, TorchModel
 from pipeline.models._architecture_file import ArchitectureFile, architecture_of
 from pipeline.models._file import NetworkFile
 from pipeline.models._rdf import Package, locate, read_package
+from pipeline.models._tta import Orientations
 from pipeline.plugins import build
 from pipeline.probe import file_sha256
 from pipeline.recipe import Recipe
@@ -202,7 +203,8 @@ class BioImageIO(TorchModel):
         del normalize
         self._verify()
         with self.inner.open(recipe) as predict:
-            yield _Prepared(self, predict)
+            prepared = _Prepared(self, predict)
+            yield prepared if self.tta == "none" else Orientations(prepared, self.tta)
 
     def check(self) -> None:
         """Reproduce the package's test output.
@@ -213,13 +215,13 @@ class BioImageIO(TorchModel):
         if self.package.test is None:
             return
         taken_NCYX, expected = (np.load(path, allow_pickle=False) for path in self.package.test)
-        with self.open(Recipe()) as predict:
+        self._verify()
+        with self.inner.open(Recipe()) as predict:
             whole = Box(0, 0, *taken_NCYX.shape[2:])
             fits: list[dict[str, Any]] = [{}] * len(taken_NCYX)
             if fitter := self.fitter():
                 fits = [{"model": fitter.fit(fitter.observe(pixels_CYX, None, whole, 0))} for pixels_CYX in taken_NCYX]
-            assert isinstance(predict, _Prepared)
-            found = predict.documented(taken_NCYX, fits)
+            found = _Prepared(self, predict).documented(taken_NCYX, fits)
         if found.shape != expected.shape:
             raise InputError(Problem(str(self.package.test[1]), f"{expected.shape}", f"{found.shape}, as the network returns"))
         relative, absolute = self.package.tolerance

@@ -53,6 +53,10 @@ class Ensemble(Model):
             raise ValueError(f"members of one number of classes; these have {[model.num_classes for model in models]}")
         if len({model.num_channels for model in models} - {None}) > 1:
             raise ValueError(f"members of one number of channels; these have {[model.num_channels for model in models]}")
+        if len({model.fixed_size for model in models} - {None}) > 1:
+            raise ValueError(f"members of one input size; these have {[model.fixed_size for model in models]}")
+        if any(model.fitter() for model in models):
+            raise ValueError("members without statistics of their own; a package that normalises by image cannot be averaged")
         if len({model.normalize for model in models if isinstance(model.normalize, str)}) > 1:
             raise ValueError("members of one per-image normalisation")
         if self.shares is not None and (len(self.shares) != len(models) or min(self.shares) <= 0):
@@ -91,6 +95,11 @@ class Ensemble(Model):
         return max(model.margin for model in self.models)
 
     @property
+    def fixed_size(self) -> int | None:
+        """That of the members that have one."""
+        return next((model.fixed_size for model in self.models if model.fixed_size is not None), None)
+
+    @property
     def gives_scores(self) -> bool:
         """The logarithm of the averaged probabilities."""
         return True
@@ -123,6 +132,11 @@ class Ensemble(Model):
     def files(self) -> Sequence[Path]:
         """All members' files."""
         return [path for model in self.models for path in model.files()]
+
+    def check(self) -> None:
+        """Every member's."""
+        for model in self.models:
+            model.check()
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """The largest member, and the probabilities of all of them."""

@@ -1,0 +1,152 @@
+"""Describing a network as the BioImage Model Zoo does: ``rdf.yaml``, test tensors and a page to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from pipeline import __version__
+from pipeline.geometry import Box, ceil_to
+from pipeline.models import Model
+from pipeline.models._chain import Chain
+from pipeline.models._rdf_steps import before
+from pipeline.normalize import HIGH, LOW
+from pipeline.probe import file_sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["OPSET", "describe"]
+
+OPSET = 18
+"""Of the ONNX files."""
+
+
+def describe(folder: Path, name: str, model: Model, network: nn.Module, channels: int) -> None:
+    """Add description, test tensors and README to a folder that holds ``weights.pt`` and ``weights.onnx``.
+
+    Args:
+        folder: of the package.
+        name: of the model.
+        model: its classes, stride, field and normalisation become part of the description.
+        network: gives the test output.
+        channels: of its input.
+    """
+    import torch
+
+    steps = _steps(model)
+    outputs, activation = _test(folder, model, network, channels, steps)
+    weights: dict[str, dict[str, Any]] = {
+        "torchscript": {"pytorch_version": torch.__version__.split("+")[0]},
+        "onnx": {"parent": "torchscript", "opset_version": OPSET},
+    }
+    data = {
+        "format_version": "0.5.4",
+        "type": "model",
+        **_credits(name, model),
+        "inputs": [
+            {
+                "id": "raw",
+                "axes": _axes([f"channel{at}" for at in range(channels)], {axis: {"size": _sizes(model)} for axis in "yx"}),
+                "test_tensor": _file(folder, "test_input.npy"),
+                "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}, *steps],
+            }
+        ],
+        "outputs": [
+            {
+                "id": "scores",
+                "axes": _axes(_names(model, outputs), {axis: _result(model, axis) for axis in "yx"}),
+                "test_tensor": _file(folder, "test_output.npy"),
+                "postprocessing": [activation],
+            }
+        ],
+        "weights": {
+            key: {**_file(folder, file), **weights[key]} for key, file in (("torchscript", "weights.pt"), ("onnx", "weights.onnx"))
+        },
+    }
+    (folder / "README.md").write_text(f"# {name}\n\nExported by gigaseg {__version__}.\n", encoding="utf-8")
+    (folder / "rdf.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+
+
+def _credits(name: str, model: Model) -> dict[str, Any]:
+    bundle = getattr(model, "spec", None)
+    cited = getattr(bundle, "citation", "") or "gigaseg"
+    return {
+        "name": f"gigaseg {name}",
+        "description": f"Semantic segmentation, exported by gigaseg {__version__}.",
+        "authors": [{"name": "unknown"}],
+        "cite": [{"text": cited, "url": "https://pypi.org/project/gigaseg"}],
+        **({"license": bundle.licence} if bundle is not None and bundle.licence else {}),
+        "documentation": "README.md",
+        "tags": ["segmentation", "gigaseg"],
+    }
+
+
+def _file(folder: Path, name: str) -> dict[str, str]:
+    return {"source": name, "sha256": file_sha256(folder / name)}
+
+
+def _axes(names: list[str], sides: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    space = [{"type": "space", "id": axis, **side} for axis, side in sides.items()]
+    return [{"type": "batch"}, {"type": "channel", "channel_names": names}, *space]
+
+
+def _names(model: Model, outputs: int) -> list[str]:
+    names = [str(one["name"]) for one in model.class_list]
+    if outputs == 1:
+        return names[1:2] or ["foreground"]
+    return names if len(names) == outputs else [f"class{k}" for k in range(outputs)]
+
+
+def _steps(model: Model) -> list[dict[str, Any]]:
+    """The model's normalisation as steps of a package."""
+    wanted = model.normalize
+    if wanted == "zscore":
+        return [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"]}}]
+    if wanted == "percentile":
+        return [{"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW, "max_percentile": HIGH}}]
+    if not wanted:
+        return []
+    means, stds = ([float(one) for one in wanted[key]] for key in ("mean", "std"))
+    if len(means) == len(stds) == 1:
+        return [{"id": "fixed_zero_mean_unit_variance", "kwargs": {"mean": means[0], "std": stds[0]}}]
+    most = max(len(means), len(stds))
+    kwargs = {"mean": means * (most // len(means)), "std": stds * (most // len(stds)), "axis": "channel"}
+    return [{"id": "fixed_zero_mean_unit_variance", "kwargs": kwargs}]
+
+
+def _least(model: Model) -> int:
+    """The smallest side that leaves something of the output when its border is cut."""
+    return model.fixed_size or ceil_to(2 * max(model.field or 0, model.margin) + model.stride, model.stride)
+
+
+def _sizes(model: Model) -> Any:
+    return model.fixed_size or {"min": _least(model), "step": model.stride}
+
+
+def _result(model: Model, axis: str) -> dict[str, Any]:
+    """Size and halo of the output."""
+    size = {"tensor_id": "raw", "axis_id": axis, **({"offset": -2 * model.margin} if model.margin else {})}
+    halo = (model.field or 0) - model.margin
+    return {"size": size, **({"halo": halo} if halo > 0 and not model.fixed_size else {})}
+
+
+def _test(folder: Path, model: Model, network: nn.Module, channels: int, steps: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+    """Write the test tensors; the number of output channels, and the activation that makes probabilities of them."""
+    import torch
+
+    side = model.fixed_size or max(_least(model), ceil_to(64, model.stride))
+    raw_NCYX = np.random.default_rng(0).integers(0, 256, (1, channels, side, side)).astype(np.float32)
+    chain = Chain(before(folder, steps, channels))
+    fitter = chain.fitter()
+    fit = fitter.fit(fitter.observe(raw_NCYX[0], None, Box(0, 0, side, side), 0)) if fitter else None
+    with torch.no_grad():
+        logits = network(torch.from_numpy(chain.apply(raw_NCYX[0], fit))[None])
+    is_single = logits.shape[1] == 1
+    scores = torch.sigmoid(logits) if is_single else torch.softmax(logits, 1)
+    np.save(folder / "test_input.npy", raw_NCYX)
+    np.save(folder / "test_output.npy", scores.numpy())
+    return int(logits.shape[1]), {"id": "sigmoid"} if is_single else {"id": "softmax", "kwargs": {"axis": "channel"}}

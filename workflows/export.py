@@ -1,0 +1,184 @@
+"""Write a network for other programs: ONNX, TorchScript, or a package of the BioImage Model Zoo."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipeline import __version__
+from pipeline.errors import InputError, Problem
+from pipeline.geometry import ceil_to
+from pipeline.models import Model, TorchModel
+from pipeline.plugins import build
+from workflows._description import OPSET, describe
+from workflows.catalog import parse
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["FORMATS", "export"]
+
+FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
+"""What can be written, and the suffix of its file."""
+
+TOLERANCE = 1e-4  # of the largest logit
+
+
+def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = False) -> int:
+    """Write a network, and prove that what was written computes what the network does.
+
+    Weights are float32 and unfolded, whatever a run would make of them. What a model asks to be done to raw values
+    is part of a package; the other formats take values that are normalised already.
+
+    Args:
+        spec: a model's name, a bundle, or a mapping as in the YAML's ``model``.
+        to: one of :data:`FORMATS`.
+        output: the file; for ``bioimageio`` a folder or a .zip; None: in this folder, by the model's name.
+        as_json: print one object, ``{"path", "model", "normalize"}``, instead of a YAML's keys.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: no such model or format, no network, nothing to run the check with, or a file that is there already.
+    """
+    if to not in FORMATS:
+        raise InputError(Problem("--to", repr(to), ", ".join(FORMATS)))
+    output = output or Path(f"{_name(spec)}{FORMATS[to]}")
+    if output.exists():
+        raise InputError(Problem(str(output), "a file or folder that is there already", "", "Move it away or choose another name."))
+    model: Model = build("models", parse(spec, "models export"), "models export")
+    if not isinstance(model, TorchModel) or model.num_channels is None:
+        found = "a model without a network" if not isinstance(model, TorchModel) else "a network of unknown channels"
+        raise InputError(Problem("models export", found, "a network, such as unet; of a file, with its channels"))
+    writers: Mapping[str, Callable[[_Source, Path], None]] = {"onnx": _to_onnx, "torchscript": _to_torchscript, "bioimageio": _to_package}
+    source = _Source(spec, model)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        writers[to](source, scratch / output.name)
+        (scratch / output.name).rename(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    usage = _usage(source, to, output)
+    print(json.dumps({"path": str(output), **usage}) if as_json else f"{output}\n\n{yaml.safe_dump(usage, sort_keys=False)}", end="")
+    return 0
+
+
+def _name(spec: str) -> str:
+    """What a model is called: the last part of a bundle's path, or its architecture."""
+    options = parse(spec, "models export")
+    return Path(str(options["path"])).stem if "path" in options else str(options.get("name"))
+
+
+class _Source:
+    """A network in evaluation mode, float32, with inputs of two sizes to try it on."""
+
+    def __init__(self, spec: str, model: TorchModel) -> None:
+        self.name = _name(spec)
+        self.model = model
+        self.network: nn.Module = model.load().eval().float()
+        self.channels = model.num_channels or 1
+
+    def inputs(self) -> list[torch.Tensor]:
+        """The first to export with, the second to check with."""
+        import torch
+
+        stride, size = self.model.stride, self.model.fixed_size
+        side = size or ceil_to(2 * self.model.margin, stride) + ceil_to(64, stride)
+        shapes = [(side, side), (side, side) if size else (side + 2 * stride, side + stride)]
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn(1, self.channels, *shape, generator=generator) for shape in shapes]
+
+    def agree(self, file: Path, spec: Mapping[str, Any]) -> None:
+        """Refuse a file that computes something else."""
+        import torch
+
+        written = build("models", {"path": file, "channels": self.channels, **spec}, "models export").load()
+        with torch.no_grad():
+            for pixels_NCYX in self.inputs():
+                expected, found = self.network(pixels_NCYX), written(pixels_NCYX)
+                worst = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+                if not worst < TOLERANCE:
+                    told = f"a network that the file computes otherwise, by {worst:.1g} of the largest logit, at {tuple(pixels_NCYX.shape)}"
+                    raise InputError(Problem("models export", told, f"{TOLERANCE}", "Its code depends on the input; try another format."))
+
+
+def _to_torchscript(source: _Source, file: Path) -> None:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the format deprecated; other programs live on it
+        try:
+            script = torch.jit.script(source.network)
+        except Exception:  # noqa: BLE001 - whatever a compiler may dislike; then the operations of one pass are taken
+            script = torch.jit.trace(source.network, source.inputs()[0], check_trace=False)  # type: ignore[no-untyped-call]  # torch has no types here
+        torch.jit.save(script, str(file))
+    source.agree(file, {"name": "torchscript", "trust": True})
+
+
+def _to_onnx(source: _Source, file: Path) -> None:
+    import torch
+
+    try:
+        import onnx
+    except ModuleNotFoundError as missing:
+        way_out = "It needs packages that are not installed: pip install onnx onnxruntime"
+        raise InputError(Problem("--to", "onnx", "", way_out)) from missing
+    axes = {0: "n"} if source.model.fixed_size else {0: "n", 2: "h", 3: "w"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                source.network,
+                (source.inputs()[0],),
+                str(file),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["pixels"],
+                output_names=["logits"],
+                dynamic_axes={"pixels": axes, "logits": axes},
+            )
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            found = f"a network that ONNX cannot say ({str(error).splitlines()[0][:200]})"
+            raise InputError(Problem("models export", found, "", "Try --to torchscript.")) from error
+    graph = onnx.load(str(file))
+    said = {"stride": source.model.stride, "field": source.model.field, "version": __version__}
+    onnx.helper.set_model_props(graph, {"gigaseg": json.dumps(said)})
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, str(file))
+    source.agree(file, {"name": "onnx"})
+
+
+def _to_package(source: _Source, target: Path) -> None:
+    """A folder or, by its name, a zip of: description, both kinds of weights, test tensors, a page to read."""
+    folder = target.with_suffix("") if target.suffix == ".zip" else target
+    folder.mkdir()
+    _to_torchscript(source, folder / "weights.pt")
+    _to_onnx(source, folder / "weights.onnx")
+    describe(folder, source.name, source.model, source.network, source.channels)
+    build("models", {"name": "bioimageio", "path": folder}, "models export").check()
+    if target.suffix == ".zip":
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.iterdir()):
+                archive.write(path, path.name)
+        shutil.rmtree(folder)
+
+
+def _usage(source: _Source, to: str, output: Path) -> dict[str, Any]:
+    """The keys of a YAML that run what was written as the model itself."""
+    model: dict[str, Any] = {"name": to, "path": str(output)}
+    if to == "torchscript":
+        facts = {"classes": source.model.num_classes, "channels": source.channels, "stride": source.model.stride}
+        model |= {"trust": True, **facts, **({"field": source.model.field} if source.model.field is not None else {})}
+    normalize = source.model.normalize if to != "bioimageio" else None
+    return {"model": model, **({"normalize": normalize} if normalize else {})}
