@@ -1,0 +1,97 @@
+"""What `gigaseg models export` writes is what the network computes, and what other programs accept."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.cli import main
+from pipeline.models.bundle import save_bundle
+from pipeline.plugins import build
+from pipeline.recipe import Recipe
+from tests.oracle.network_files import TINY
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    """A bundle of the tiny network with everything that an export must carry along."""
+    save_bundle(
+        tmp_path / "bundles" / "mine",
+        build("models", {**TINY, "seed": 3}).load(),
+        architecture=TINY,
+        classes=[{"name": "ground"}, {"name": "edge"}, {"name": "cell"}],
+        normalize={"mean": [100.0, 90.0], "std": [50.0, 60.0]},
+        licence="MIT",
+    )
+    monkeypatch.setenv("GIGASEG_MODELS", str(tmp_path / "bundles"))
+    monkeypatch.chdir(tmp_path)
+    return build("models", {"name": "bundle", "path": "mine"})
+
+
+@pytest.mark.parametrize("to", ["onnx", "torchscript", "bioimageio"])
+def test_an_export_is_the_bundle(bundle, capsys, tmp_path, to):
+    """What `models export` writes, read back by the keys that it prints, gives the bundle's logits on raw values within 1e-4."""
+    assert main(["models", "export", "mine", "--to", to, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    model = build("models", said["model"])
+    assert (model.num_classes, model.num_channels, model.stride, model.field) == (3, 2, 4, 22) or to == "bioimageio"
+    tile = np.random.default_rng(0).integers(0, 255, (2, 2, 64, 48), np.uint8)
+    with bundle.open(Recipe(), bundle.normalize) as predict:
+        expected = predict(tile, [{}, {}])
+    with model.open(Recipe(), said.get("normalize")) as predict:
+        np.testing.assert_allclose(predict(tile, [{}, {}]), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert main(["models", "export", "mine", "--to", to]) == 2  # never over a file that is there
+    assert "there already" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"bundles", "cache", said["path"]} - ({"cache"} if to != "bioimageio" else set())
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of the validator
+@pytest.mark.parametrize("normalize", ["zscore", "percentile", {"mean": [100.0], "std": [50.0]}, None], ids=str)
+def test_an_exported_package_is_valid(bundle, tmp_path, capsys, normalize):
+    """Whatever normalisation the bundle has, the zoo's own validator takes the package, with its files."""
+    spec = pytest.importorskip("bioimageio.spec")
+    file = tmp_path / "bundles" / "mine" / "model.yaml"
+    content = {**yaml.safe_load(file.read_text()), "normalize": normalize}
+    file.write_text(yaml.safe_dump(content))
+    assert main(["models", "export", "mine", "--to", "bioimageio", "-o", "package"]) == 0
+    with spec.ValidationContext(perform_io_checks=True):
+        found = spec.load_description("package/rdf.yaml", format_version="latest")
+    assert found.validation_summary.status in ("valid-format", "passed"), found.validation_summary.format()
+    assert found.license == "MIT"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{name: segnet_basic, classes: 3}",
+        "{name: unet, padding: valid, norm: none, depth: 2, base: 4}",
+        "{name: unet, classes: 1, depth: 1, base: 4}",
+        "{name: deeplabv3plus, encoder: mobilenet_v2, classes: 2}",
+    ],
+)
+def test_other_networks_export_too(tmp_path, capsys, spec):
+    """Unpooling by indices, valid padding, one logit and image pooling: ONNX takes any size, passes its checker and agrees."""
+    assert main(["models", "export", spec, "--to", "onnx", "-o", str(tmp_path / "a.onnx")]) == 0
+    onnx.checker.check_model(str(tmp_path / "a.onnx"), full_check=True)
+    sides = [side.dim_param for side in onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape.dim]
+    assert sides == ["n", "", "h", "w"]
+
+
+def test_export_refuses_what_it_cannot_write(capsys, tmp_path):
+    """A model without a network, an unknown format and an unknown name are exit 2, and leave nothing behind."""
+    for arguments, message in (
+        (["histogram", "--to", "onnx"], "a network, such as unet"),
+        (["unet", "--to", "keras"], "onnx, torchscript, bioimageio"),
+        (["unett", "--to", "onnx"], "unett"),
+    ):
+        assert main(["models", "export", *arguments, "-o", str(tmp_path / "x")]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
