@@ -45,7 +45,7 @@ def mean_and_std(sums: NDArray[np.int64]) -> tuple[float, float]:
 
     Example:
         >>> mean_and_std(moments(np.array([1.5, -2.0])) + moments(np.array([4.25, 0.25])))
-        (1.0, 2.2707377655731187)
+        (1.0, 2.2569337606584736)
     """
     count, first, squares = 0, Fraction(0), Fraction(0)
     for exponent in np.flatnonzero(sums[0]).tolist():
