@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["Counts", "areas", "confusion", "cross_entropy", "unsigned"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What is known about one block, one image or all images; ``one + other`` is their union.
 

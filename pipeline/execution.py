@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import BlockError, GigasegError, StoreError
 from pipeline.folder import RunFolder, hardware, versions
 from pipeline.job import Job
-from pipeline.ledger import Ledger, latest
+from pipeline.ledger import Ledger, Tally, latest, tally
 from pipeline.plan import block_keys
 from pipeline.plugins import build
 from pipeline.predict import digest
@@ -65,11 +65,11 @@ class Order:
     max_failed: int | None = None
 
 
-def execute(order: Order, *, take_over: bool = False) -> tuple[int, dict[tuple[str, str], Receipt]]:
+def execute(order: Order, *, take_over: bool = False) -> tuple[int, Tally]:
     """Do what the ledger does not hold yet.
 
     Returns:
-        The exit code, and every receipt that holds.
+        The exit code, and what the ledger holds now of this plan's blocks.
 
     Raises:
         GigasegError: the run could not go on; what is committed stays.
@@ -82,12 +82,18 @@ def execute(order: Order, *, take_over: bool = False) -> tuple[int, dict[tuple[s
         known = _verified(order, known)
         schedule = Schedule(order.stages, order.job.merge, order.job.conclude, block_keys)
         schedule.begin(known)
+        del known
         if json.loads(json.dumps(order.plan)) != order.folder.last_plan():
             ledger.append_row("plan", order.plan)
         if not schedule.is_finished:
             _Execution(order, ledger, schedule).run()
-        receipts = _current(order, latest(ledger.rows()))
-        return _conclude(order, schedule, receipts), receipts
+        is_finished = schedule.is_finished
+        del schedule
+        done = tally(ledger.rows())
+        # Images that left the plan leave the report.
+        keys = ((block.phase, block.id) for block in _blocks(order))
+        done.receipts = {key: done.receipts[key] for key in keys if key in done.receipts}
+        return (_conclude(order, done.receipts) if is_finished else EXIT_INTERRUPTED), done
 
 
 class _Execution:
@@ -96,7 +102,6 @@ class _Execution:
     def __init__(self, order: Order, ledger: Ledger, schedule: Schedule) -> None:
         self.order, self.ledger, self.schedule = order, ledger, schedule
         self.count_keys = {one["name"]: one["count_key"] for one in order.plan["images"]}
-        self.areas = {(block.phase, block.id): block.box.area for block in _blocks(order)}
         self.signals = 0
         self.looked = 0.0
         self.flagged = False
@@ -111,7 +116,7 @@ class _Execution:
         folder.log(f"begin: {left} of {self.schedule.total_blocks} blocks to do, runner {order.runner}, epoch {self.ledger.epoch}")
         state = "failed"
         try:
-            with show_progress(self._pixels(()), self._pixels(self.schedule.waiting)) as self.progress, self._signals():
+            with show_progress(self._pixels) as self.progress, self._signals():
                 work = Work(order.job, self.schedule, self.commit, self.stopping, order.compute, folder.log, self.arm, self.check)
                 build("runners", {"name": order.runner}, "compute.runner").run(work)
             state = "running" if self.schedule.is_finished else "interrupted"
@@ -127,12 +132,14 @@ class _Execution:
                 self.ledger.check()
                 folder.write(state=state, ended=_stamp(time.time()), seconds=round(time.time() - started, 3))
 
-    def _pixels(self, without: Container[tuple[str, str]]) -> dict[str, int]:
-        """What each image has to go through in all its phases, but for some blocks."""
-        pixels = dict.fromkeys(self.order.stages, 0)
+    def _pixels(self) -> tuple[dict[str, int], dict[str, int]]:
+        """What each image has to go through in all its phases, and what of that is committed."""
+        waiting = self.schedule.waiting
+        pixels, done = dict.fromkeys(self.order.stages, 0), dict.fromkeys(self.order.stages, 0)
         for block in _blocks(self.order):
-            pixels[block.image.name] += 0 if (block.phase, block.id) in without else block.box.area
-        return pixels
+            pixels[block.image.name] += block.box.area
+            done[block.image.name] += 0 if (block.phase, block.id) in waiting else block.box.area
+        return pixels, done
 
     def check(self, receipt: Receipt) -> Receipt:
         """Look whether what a receipt says was written is there: background pixels leave no trace else."""
@@ -142,13 +149,13 @@ class _Execution:
                 return replace(receipt, cause=f"{name} was written and is not there with its {size} bytes", transient=True, counts=None)
         return receipt
 
-    def commit(self, receipt: Receipt) -> None:
-        """Book a receipt in the ledger, then in the schedule."""
+    def commit(self, block: Block, receipt: Receipt) -> None:
+        """Book a block's receipt in the ledger, then in the schedule."""
         if receipt.counts is not None:
             receipt = replace(receipt, count_key=self.count_keys[receipt.image])
         self.ledger.append(receipt)
         self.schedule.settle(receipt)
-        self.progress.advance(receipt.phase, receipt.image, self.areas.get((receipt.phase, receipt.block), 0))
+        self.progress.advance(block)
         for note in receipt.notes:
             self.order.folder.log(f"{receipt.phase} {receipt.block}: {note}")
         if not receipt.ok:
@@ -232,17 +239,9 @@ def _is_intact(order: Order, block: Block, receipt: Receipt) -> bool:
     return digest(pixels_CYX[0] if block.phase == "predict" else pixels_CYX) == receipt.digest
 
 
-def _current(order: Order, receipts: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
-    """The receipts of this plan's blocks: images that left the plan leave the report."""
-    names = {(block.phase, block.id) for block in _blocks(order)}
-    return {key: receipt for key, receipt in receipts.items() if key in names}
-
-
-def _conclude(order: Order, schedule: Schedule, receipts: Mapping[tuple[str, str], Receipt]) -> int:
+def _conclude(order: Order, receipts: Mapping[tuple[str, str], Receipt]) -> int:
     """Audit that no pixel is missing, and settle the state."""
     folder, before = order.folder, order.folder.read().get("state")
-    if not schedule.is_finished:
-        return EXIT_INTERRUPTED
     missing = [block.id for block in _blocks(order) if (block.phase, block.id) not in receipts]
     if missing:
         raise GigasegError(f"audit: {len(missing)} blocks have no receipt, the first is {missing[0]}; this is a fault of gigaseg")

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -24,10 +25,10 @@ from pipeline.lease import Holder, Lease, every, hold
 from pipeline.receipts import Receipt
 from pipeline.storage import LocalStorage, Storage
 
-__all__ = ["Ledger", "latest", "read_rows", "read_rows_of"]
+__all__ = ["Ledger", "Tally", "latest", "read_rows", "read_rows_of", "tally"]
 
 COMMIT_S = 0.5
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 16
 MARK = b'{"crc":"'
 Row = dict[str, Any]
 
@@ -170,6 +171,35 @@ def latest(rows: Iterable[Receipt]) -> dict[tuple[str, str], Receipt]:
     for row in rows:
         found.pop((row.phase, row.block), None)
         found[row.phase, row.block] = row
+    return found
+
+
+@dataclass
+class Tally:
+    """All that a report needs of a run's receipts, gathered in one pass.
+
+    Attributes:
+        receipts: the brief receipt (:meth:`Receipt.brief`) that holds for each (phase, block), in commit order.
+        seconds: of all blocks, by stage; work that was done again counts again.
+        peak_bytes: the largest process.
+    """
+
+    receipts: dict[tuple[str, str], Receipt] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+
+def tally(rows: Iterable[Receipt]) -> Tally:
+    """Gather receipts; the last one of a block holds."""
+    found = Tally()
+    alike: dict[tuple[str, str], Receipt] = {}  # blocks that were fitted or finished differ in nothing that a report shows
+    for row in rows:
+        brief = row.brief()
+        found.receipts.pop((row.phase, row.block), None)
+        found.receipts[row.phase, row.block] = brief if brief.block else alike.setdefault((brief.phase, brief.image), brief)
+        found.peak_bytes = max(found.peak_bytes, row.peak_bytes)
+        for stage, seconds in row.seconds.items():
+            found.seconds[stage] = found.seconds.get(stage, 0.0) + seconds
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from pipeline.receipts import Block
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -28,20 +30,25 @@ class Progress:
             self._all = bar.add_task(f"{len(pixels)} images", total=sum(pixels.values()), completed=sum(done.values()))
             self._one = bar.add_task("", total=None)
 
-    def advance(self, phase: str, image: str, pixels: int) -> None:
+    def advance(self, block: Block) -> None:
         """Book one block."""
         if self._bar is None:
             return
-        self._done[image] = self._done.get(image, 0) + pixels
-        self._bar.update(self._all, completed=sum(self._done.values()))
-        self._bar.update(self._one, description=f"{phase} {image}", total=self._pixels[image], completed=self._done[image])
+        image = block.image.name
+        self._done[image] += block.box.area
+        self._bar.update(self._all, advance=block.box.area)
+        self._bar.update(self._one, description=f"{block.phase} {image}", total=self._pixels[image], completed=self._done[image])
 
 
 @contextmanager
-def show_progress(pixels: Mapping[str, int], done: Mapping[str, int]) -> Iterator[Progress]:
-    """Draw bars with pixels a second and time left on stderr, if it is a terminal."""
+def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]]) -> Iterator[Progress]:
+    """Draw bars with pixels a second and time left on stderr, if it is a terminal.
+
+    Args:
+        count: gives the two arguments of :class:`Progress`; only called when there is somebody to look.
+    """
     if not sys.stderr.isatty():
-        yield Progress(None, pixels, done)
+        yield Progress(None, {}, {})
         return
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -56,4 +63,4 @@ def show_progress(pixels: Mapping[str, int], done: Mapping[str, int]) -> Iterato
 
     columns = (BarColumn(), TaskProgressColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
     with Bar(TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True), transient=True) as bar:
-        yield Progress(bar, pixels, done)
+        yield Progress(bar, *count())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.readers import Header
 __all__ = ["Block", "Image", "Receipt", "counts_from_json", "counts_to_json"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image of a run, as the plan found it.
 
@@ -40,7 +41,7 @@ class Image:
     truth_identity: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """The unit of scheduling, retry, writing and progress.
 
@@ -72,7 +73,10 @@ class Block:
         return f"{self.image.name}:{self.plane}.{self.row}.{self.col}"
 
 
-@dataclass(frozen=True)
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The small row that a finished (or failed) block returns; one JSON line of the ledger.
 
@@ -117,9 +121,19 @@ class Receipt:
         """Whether the block was done."""
         return not self.cause
 
+    def brief(self) -> Receipt:
+        """What a report needs of it: a run of a million blocks keeps a million of these at its end.
+
+        One that counted nothing and did not fail is not even told from the others of its phase and image: it has no block.
+        """
+        if self.ok and self.counts is None and not self.truth_error and not self.notes:
+            return Receipt(sys.intern(self.phase), sys.intern(self.image), "")
+        return replace(self, image=sys.intern(self.image), key="", seconds=_NOTHING, digest="", files=_NOTHING, payload="")
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; fields at their default are left out."""
-        row = {name: value for name, value in vars(self).items() if value or name in ("phase", "image", "block")}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        row = {name: value for name, value in values.items() if value or name in ("phase", "image", "block")}
         if self.counts is not None:
             row["counts"] = counts_to_json(self.counts)
         return row
@@ -133,7 +147,8 @@ class Receipt:
 
 def counts_to_json(counts: Counts) -> dict[str, Any]:
     """Counts as plain JSON; the matrix as its nonzero entries ``[truth, predicted, pixels]``."""
-    row = {name: value for name, value in vars(counts).items() if value is not None and name not in ("predicted", "confusion")}
+    values = {one.name: getattr(counts, one.name) for one in fields(counts)}
+    row = {name: value for name, value in values.items() if value is not None and name not in ("predicted", "confusion")}
     row["predicted"] = counts.predicted.tolist()
     if counts.confusion is not None:
         rows, cols = np.nonzero(counts.confusion)

@@ -41,8 +41,8 @@ def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) 
     job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), masks="")
     runner = "serial" if config.compute.runner == "auto" else config.compute.runner
     plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": [f"{image.name}.ome.zarr" for image in found.images]}
-    code, receipts = execute(Order(folder, job, one_stage(found, job, "copy"), plan, runner, config.compute, run={"identity": identity}))
-    failed = [f"{one.path}: {one.cause}" for one in found.rejected] + [f"{r.block}: {r.cause}" for r in receipts.values() if not r.ok]
+    code, done = execute(Order(folder, job, one_stage(found, job, "copy"), plan, runner, config.compute, run={"identity": identity}))
+    failed = [f"{one.path}: {one.cause}" for one in found.rejected] + [f"{r.block}: {r.cause}" for r in done.receipts.values() if not r.ok]
     for line in failed:
         print(f"failed: {line}")
     for image in found.images:

@@ -52,11 +52,11 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), classes=found.classes, truth_map=found.truth_map)
     plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": []}
     order = Order(folder, job, one_stage(found, job, "count"), plan, "serial", config.compute, run={"identity": identity})
-    code, receipts = execute(order)
-    strange = [receipt.cause for receipt in receipts.values() if "is not a class id" in receipt.cause]
+    code, done = execute(order)
+    strange = [receipt.cause for receipt in done.receipts.values() if "is not a class id" in receipt.cause]
     if strange:
         raise InputError([*strange, "Name the classes with --classes, or mend the masks."])
-    content = report_of(plan, receipts, folder.read().get("state", "running"))
+    content = report_of(plan, done, folder.read().get("state", "running"))
     write_report(content, folder.report)
     print_table(content, Console(soft_wrap=True))
     print(f"report: {folder.report / 'index.html'}")

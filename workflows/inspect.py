@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import load_config
 from pipeline.folder import RunFolder
 from pipeline.lease import Holder, current_holder
-from pipeline.ledger import latest, read_rows
+from pipeline.ledger import read_rows, tally
 from pipeline.plan import complete, make_job
 from pipeline.report.ledger import report_of
 from pipeline.schedule import Stage
@@ -112,10 +112,10 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
     """Say how far a run is, from its folder alone."""
     folder = RunFolder(folder_path.absolute())
     found, plan_found = folder.require(), folder.last_plan()
-    receipts = latest(read_rows(folder.ledger))
-    content = report_of(plan_found, receipts, found["state"]) if plan_found else {}
+    done_so_far = tally(read_rows(folder.ledger))
+    content = report_of(plan_found, done_so_far, found["state"]) if plan_found else {}
     failures = content.get("failures", [])
-    done = sum(1 for receipt in receipts.values() if receipt.ok and receipt.phase != "finish")
+    done = sum(1 for receipt in done_so_far.receipts.values() if receipt.ok and receipt.phase != "finish")
     pixels = content.get("pixels", 0)
     summary = {
         "state": _state(folder, found["state"]),

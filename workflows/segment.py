@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.execution import EXIT_INTERRUPTED, Order, execute
 from pipeline.folder import RunFolder
 from pipeline.job import Job
-from pipeline.ledger import latest, read_rows
+from pipeline.ledger import Tally, latest, read_rows, tally
 from pipeline.plan import complete, make_job, plan_row, recount
 from pipeline.receipts import Receipt
 from pipeline.report.files import write_report
@@ -26,7 +26,7 @@ from pipeline.tune import Choice, choose, keep, measure, measure_file
 
 __all__ = ["report", "retry", "run", "runner_of", "segment", "stop"]
 
-SERIAL_PIXELS = {True: 2**22, False: 2**27}  # up to this many, starting Ray costs more than it saves: with a network, without
+SERIAL_PIXELS = {True: 2**22, False: 2**24}  # below this many, starting Ray costs more than it saves: with a network, without
 
 
 def run(
@@ -71,6 +71,7 @@ def _run(
     if folder.ledger.is_dir():
         known = latest(read_rows(folder.ledger))
         stages = {name: recount(found, job, list(some), known) for name, some in stages.items()}
+        del known
     model = {"name": config.model["name"], "sha256": _model_hash(found)}
     order = Order(
         folder=folder,
@@ -86,8 +87,8 @@ def _run(
     )
     for note in (*found.notes, *choice.notes):
         print(note, file=sys.stderr)
-    code, receipts = execute(order, take_over=take_over)
-    _report(folder, order.plan, receipts)
+    code, done = execute(order, take_over=take_over)
+    _report(folder, order.plan, done)
     _say(folder, job, code)
     return code
 
@@ -107,7 +108,7 @@ def runner_of(found: Survey) -> str:
     compute = found.config.compute
     if compute.runner != "auto":
         return compute.runner
-    small = found.pixels <= SERIAL_PIXELS[found.model.gives_scores]
+    small = found.pixels < SERIAL_PIXELS[found.model.gives_scores]
     return "serial" if small and compute.address is None and compute.actors in ("auto", 1) else "ray"
 
 
@@ -117,8 +118,8 @@ def _model_hash(found: Survey) -> str | None:
     return None if not hashes else hashes[0] if len(hashes) == 1 else fingerprint(hashes)
 
 
-def _report(folder: RunFolder, plan: dict[str, Any] | Any, receipts: Any) -> dict[str, Any]:
-    content = report_of(plan, receipts, folder.read().get("state", "running"))
+def _report(folder: RunFolder, plan: Mapping[str, Any], done: Tally) -> dict[str, Any]:
+    content = report_of(plan, done, folder.read().get("state", "running"))
     write_report(content, folder.report)
     return content
 
@@ -161,8 +162,8 @@ def report(folder_path: Path) -> int:
 
     folder = RunFolder(folder_path.absolute())
     folder.require()
-    receipts = latest(read_rows(folder.ledger))
-    print_table(_report(folder, folder.last_plan(), receipts), Console(soft_wrap=True))
+    done = tally(read_rows(folder.ledger))
+    print_table(_report(folder, folder.last_plan(), done), Console(soft_wrap=True))
     print(f"report: {folder.report / 'index.html'}")
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,26 +11,26 @@ import numpy as np
 
 from pipeline.confusion import Counts
 from pipeline.grid import Grid
+from pipeline.ledger import Tally
 from pipeline.plugins import build
 from pipeline.receipts import Receipt
 from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
 
 __all__ = ["report_of"]
 
-Latest = Mapping[tuple[str, str], Receipt]
 
-
-def report_of(plan: Mapping[str, Any], receipts: Latest, state: str) -> dict[str, Any]:
+def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
     """Make the content of report.json.
 
     Args:
         plan: the last ``plan`` row of the ledger.
-        receipts: the last receipt by (phase, block id).
+        done: what the ledger holds.
         state: of the run.
     """
     of_image: dict[str, list[Receipt]] = {}
-    for receipt in receipts.values():
-        of_image.setdefault(receipt.image, []).append(receipt)
+    for receipt in done.receipts.values():
+        if receipt.block:
+            of_image.setdefault(receipt.image, []).append(receipt)
     images, failures = [], [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]]
     for image in plan["images"]:
         # Plan order makes the sums of floats, and so the report, the same whatever the order of work was.
@@ -46,7 +46,7 @@ def report_of(plan: Mapping[str, Any], receipts: Latest, state: str) -> dict[str
             images=images,
             failures=failures,
             model=plan["model"],
-            timing=_timing(receipts.values()),
+            timing=_timing(done),
         )
     )
 
@@ -97,12 +97,7 @@ def _area(image: Mapping[str, Any], receipt: Receipt, block: int) -> int:
     return Grid((height, width), block, 0, block).block_box(row, col).area
 
 
-def _timing(receipts: Iterable[Receipt]) -> dict[str, Any]:
+def _timing(done: Tally) -> dict[str, Any]:
     """Seconds of all blocks by stage, and the largest process."""
-    seconds: dict[str, float] = {}
-    peak = 0
-    for receipt in receipts:
-        peak = max(peak, receipt.peak_bytes)
-        for stage, value in receipt.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
-    return {"stage_seconds": {stage: round(value, 3) for stage, value in sorted(seconds.items())}, "peak_actor_bytes": peak}
+    seconds = {stage: round(value, 3) for stage, value in sorted(done.seconds.items())}
+    return {"stage_seconds": seconds, "peak_actor_bytes": done.peak_bytes}

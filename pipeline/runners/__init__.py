@@ -35,7 +35,7 @@ class Work:
 
     job: Job
     schedule: Schedule
-    commit: Callable[[Receipt], None]
+    commit: Callable[[Block, Receipt], None]
     stopping: Callable[[], bool]
     compute: Compute
     log: Callable[[str], None]
@@ -49,7 +49,7 @@ class Work:
             self.log(f"try again {block.phase} {block.id}: {receipt.cause}")
             self.schedule.give_back([replace(block, attempt=receipt.attempts)])
         else:
-            self.commit(receipt)
+            self.commit(block, receipt)
 
 
 class Runner(Plugin):

@@ -203,7 +203,7 @@ class _Pool:
         if tried.attempt < self.work.compute.attempts:
             self.work.schedule.give_back([tried], alone=True)
         else:
-            self.work.commit(failure(block, cause))
+            self.work.commit(block, failure(block, cause))
 
     def _start_failed(self, cause: str) -> None:
         self.failed_starts += 1

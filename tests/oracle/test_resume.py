@@ -49,8 +49,8 @@ def ending_after(count, error):
     booked = []
     commit = _Execution.commit
 
-    def commit_and_end(self, receipt):
-        commit(self, receipt)
+    def commit_and_end(self, block, receipt):
+        commit(self, block, receipt)
         booked.append(receipt)
         if len(booked) == count:
             if error is not None:

@@ -123,8 +123,8 @@ def test_a_run_begun_by_one_runner_is_ended_by_another(scene, engine, ray):
     def three_blocks(self, work):
         booked = []
 
-        def commit(receipt):
-            work.commit(receipt)
+        def commit(block, receipt):
+            work.commit(block, receipt)
             booked.append(receipt)
 
         from dataclasses import replace
