@@ -228,6 +228,9 @@ def _check(found: Survey, recipe: Recipe) -> None:
     if not model.gives_scores and any(spec.get("probs") for spec in found.config.writers):
         way_out = "Leave probs out."
         problems.append(Problem("writers", "probs: true", f"a model with probabilities; {found.config.model['name']} has none", way_out))
+    if found.config.compute.device == "cuda" and model.gives_scores and not model.uses_gpu:
+        way_out = "ONNX files need onnxruntime-gpu."
+        problems.append(Problem("compute.device", "cuda", f"auto, cpu: what runs {found.config.model['name']} has no CUDA here", way_out))
     if problems:
         raise InputError(problems)
 

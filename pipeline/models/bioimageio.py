@@ -225,7 +225,8 @@ class BioImageIO(TorchModel):
         if found.shape != expected.shape:
             raise InputError(Problem(str(self.package.test[1]), f"{expected.shape}", f"{found.shape}, as the network returns"))
         relative, absolute = self.package.tolerance
-        worst, allowed = float(np.abs(found - expected).max()), absolute + relative * float(np.abs(expected).max())
+        scale = 1.0 if self.package.activation else float(np.abs(expected).max())  # probabilities reach from 0 to 1
+        worst, allowed = float(np.abs(found - expected).max()), absolute + relative * scale
         if not worst <= allowed:
             told = f"a test output that differs by up to {worst:.3g} from what {self.inner.path.name} returns here"
             way_out = "Weights, description or runtime do not fit together; try another model.weights."

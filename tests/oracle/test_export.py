@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.geometry import ceil_to
 from pipeline.models.bundle import save_bundle
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
@@ -83,6 +84,34 @@ def test_other_networks_export_too(tmp_path, capsys, spec):
     onnx.checker.check_model(str(tmp_path / "a.onnx"), full_check=True)
     sides = [side.dim_param for side in onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape.dim]
     assert sides == ["n", "", "h", "w"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of the validator
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "segnet_basic", "classes": 3},
+        {"name": "unet", "padding": "valid", "norm": "none", "depth": 2, "base": 4},
+        {"name": "unet", "classes": 1, "depth": 1, "base": 4},
+    ],
+    ids=["unpooling", "valid", "one logit"],
+)
+def test_packages_of_other_networks(tmp_path, capsys, options):
+    """A zip of any kind of network passes the zoo's validator, reproduces its own tensors and gives the network's logits."""
+    spec, path = pytest.importorskip("bioimageio.spec"), tmp_path / "a.zip"
+    assert main(["models", "export", yaml.safe_dump(options, default_flow_style=True), "--to", "bioimageio", "-o", str(path)]) == 0
+    with spec.ValidationContext(perform_io_checks=True):
+        status = spec.load_description(path, format_version="latest").validation_summary.status
+    assert status in ("valid-format", "passed")
+    original, model = build("models", options), build("models", {"name": "bioimageio", "path": str(path)})
+    model.check()
+    assert (model.num_classes, model.num_channels, model.margin) == (original.num_classes, original.num_channels, original.margin)
+    side = ceil_to(64 + 2 * original.margin, original.stride) + original.stride
+    shape = (1, original.num_channels, side, side)
+    tile = np.random.default_rng(0).integers(0, 3, shape, np.uint8)
+    with original.open(Recipe()) as one, model.open(Recipe()) as other:
+        expected = one(tile, [{}])
+        np.testing.assert_allclose(other(tile, [{}]), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_export_refuses_what_it_cannot_write(capsys, tmp_path):

@@ -100,6 +100,20 @@ def test_tiles_that_do_not_make_up_the_size_are_refused(tmp_path, engine, networ
         assert done.code == 0
 
 
+def test_what_a_file_cannot_do_is_refused_by_the_plan(tmp_path, engine, networks):
+    """Images of other channels than the file's, and a GPU that its runtime cannot use, are told together with the rest."""
+    _, paths = decided_files(networks, tmp_path)
+    save_tiff(tmp_path / "a.tif", blobs((30, 40), channels=3).transpose(1, 2, 0), photometric="rgb")
+    with pytest.raises(InputError, match="3 channels; allowed: 1, as the model takes"):
+        engine(model=spec_of(paths[1]))
+    save_tiff(tmp_path / "a.tif", blobs((30, 40)))
+    if build("models", spec_of(paths[0])).uses_gpu:
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(InputError, match=r"compute.device: found cuda.*onnxruntime-gpu"):
+        engine(model=spec_of(paths[0], stride=4, field=22), tiling={"core": 80, "halo": 24, "block": 80}, compute={"device": "cuda"})
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
