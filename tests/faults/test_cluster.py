@@ -173,7 +173,9 @@ def test_a_block_that_takes_machines_down_is_charged_in_the_end(monkeypatch):
     schedule = Schedule({"a": [Stage("predict", blocks)]}, merge=lambda one, other: one, conclude=lambda summary: {})
     schedule.begin({})
     committed = []
-    pool = _Pool(Work(None, schedule, committed.append, lambda: False, Compute(attempts=1), lambda line: None), None)
+    pool = _Pool(
+        Work(None, schedule, lambda _, receipt: committed.append(receipt), lambda: False, Compute(attempts=1), lambda line: None), None
+    )
 
     monkeypatch.setattr(ray, "kill", lambda actor, *, no_restart: None)
 
