@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["fold_batch_norms"]
 
-_SIZES = (64, 256, 1024)  # pixels; the first that the network accepts: on the meta device a forward pass costs nothing
+_SIZES = (64, 256, 1024)  # pixels; the first that the network accepts. Torch's meta device would need no pixels, and a second to import
 
 
 def fold_batch_norms(network: nn.Module) -> int:
     """Fold each batch norm whose input is a convolution's output and nothing else's; in place.
 
-    Which feeds which is learnt from one forward pass without data, so control flow and shape arithmetic do no
-    harm. A network that cannot run without data is left as it is.
+    Which feeds which is learnt from one forward pass over a small tile, so control flow and shape arithmetic do no
+    harm. A network that takes no such tile is left as it is.
 
     Args:
         network: in evaluation mode, on a real device.
@@ -63,9 +63,9 @@ def _find_pairs(network: nn.Module) -> list[tuple[str, str]]:
         return []
     for size in _SIZES:
         try:
-            return _watch(copy.deepcopy(network).to("meta"), torch.empty(1, first.in_channels, size, size, device="meta"))
+            return _watch(network, first.weight.new_zeros(1, first.in_channels, size, size))
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError):
-            continue  # too small, or it cannot run without data: then it merely stays unfolded
+            continue  # too small, or it wants something else: then it merely stays unfolded
     return []
 
 
@@ -90,11 +90,12 @@ def _watch(network: nn.Module, pixels_NCYX: Tensor) -> list[tuple[str, str]]:
         return hook
 
     # Type equality, not isinstance: a subclass may compute something else.
-    for name, module in network.named_modules(remove_duplicate=False):
-        if type(module) is nn.Conv2d:
-            module.register_forward_hook(after_conv(name))
-        elif type(module) is nn.BatchNorm2d and module.track_running_stats:
-            module.register_forward_pre_hook(before_norm(name))
-    with torch.no_grad(), uses:
-        network(pixels_NCYX)
+    with ExitStack() as stack:
+        for name, module in network.named_modules(remove_duplicate=False):
+            if type(module) is nn.Conv2d:
+                stack.callback(module.register_forward_hook(after_conv(name)).remove)
+            elif type(module) is nn.BatchNorm2d and module.track_running_stats:
+                stack.callback(module.register_forward_pre_hook(before_norm(name)).remove)
+        with torch.no_grad(), uses:
+            network(pixels_NCYX)
     return [(conv, norm) for conv, norm, tensor in pairs if calls[conv] == calls[norm] == uses.count[tensor] == 1]
