@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -38,8 +40,14 @@ def available(kind: str) -> list[str]:
         >>> "histogram" in available("models")
         True
     """
-    package = importlib.import_module(f"pipeline.{kind}")
-    return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if not found.name.startswith("_"))
+    folders = importlib.import_module(f"pipeline.{kind}").__path__
+    return list(_listed(tuple(folders), tuple(Path(folder).stat().st_mtime_ns for folder in folders)))
+
+
+@lru_cache(maxsize=2 * len(KINDS))
+def _listed(folders: tuple[str, ...], _changed: tuple[int, ...]) -> tuple[str, ...]:
+    """List a folder once, until a file is added: a run of many small images asks for every one of them."""
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(folders) if not found.name.startswith("_")))
 
 
 def find(kind: str, name: str, where: str = "") -> type[Plugin]:
