@@ -43,7 +43,7 @@ def doctor(*, as_json: bool = False) -> int:
         **machine(),
         "gpus": gpus(),
         "torch": torch_facts(),
-        "packages": {name: version(name) for name in ("ray", "zarr", "tifffile", "imagecodecs", "dask", "numpy")},
+        "packages": {name: version(name) for name in ("ray", "zarr", "tifffile", "imagecodecs", "numpy")},
         "extras": {extra: {name: version(name) for name in names} for extra, names in EXTRAS.items()},
         "samples": {name: version(package.split(">=")[0]) for name, package in SAMPLES.items()},
     }
