@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.export import mask_of
 from pipeline.geometry import Box
+from pipeline.grid import Grid
 from pipeline.job import Job
 from pipeline.normalize import NormalizeFitter, resolve
 from pipeline.plugins import build
@@ -97,12 +98,34 @@ def complete(found: Survey, job: Job) -> dict[str, list[Stage]]:
 def stages_of(image: Image, job: Job, base: str) -> list[Stage]:
     """The phases of one image and their blocks, keyed by all that they depend on but the fit."""
     key = fingerprint(base, image.identity)
-    cells = [(plane, cell) for plane in range(image.header.num_planes) for cell in job.grid(image).blocks()]
     phases = ["fit", "predict"] if job.fitters else ["predict"]
-    stages = [Stage(phase, [Block(phase, image, plane, cell.row, cell.col, cell.box, key) for plane, cell in cells]) for phase in phases]
-    if len(cells) > 1:
+    stages = [Stage(phase, Blocks(phase, image, job.grid(image), key)) for phase in phases]
+    if len(stages[0].blocks) > 1:
         stages.append(Stage("finish", [finish_block(image, key, job)]))
     return stages
+
+
+@dataclass(frozen=True)
+class Blocks(Sequence[Block]):
+    """The blocks of one phase of one image, made as they are asked for: an image of a million costs no memory."""
+
+    phase: str
+    image: Image
+    grid: Grid
+    key: str
+
+    def __len__(self) -> int:
+        """Planes, rows and columns."""
+        rows, cols = self.grid.num_blocks
+        return self.image.header.num_planes * rows * cols
+
+    def __getitem__(self, index: int) -> Block:  # type: ignore[override]  # nobody asks for a slice
+        """The block at a place of the plan's order: plane by plane, row by row."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rows, cols = self.grid.num_blocks
+        plane, row, col = index // (rows * cols), index // cols % rows, index % cols
+        return Block(self.phase, self.image, plane, row, col, self.grid.block_box(row, col), self.key)
 
 
 def finish_block(image: Image, key: str, job: Job) -> Block:
@@ -122,7 +145,7 @@ def one_stage(found: Survey, job: Job, phase: str) -> dict[str, list[Stage]]:
     planned = {}
     for image in found.images:
         key = fingerprint(FORMAT, job.recipe.block, image.identity, count_key(found, image))
-        blocks = [replace(block, phase=phase) for block in stages_of(image, replace(job, fitters={}), key)[0].blocks]
+        blocks = Blocks(phase, image, job.grid(image), fingerprint(key, image.identity))
         finish = [Stage("finish", [finish_block(image, key, job)])] if phase == "copy" and len(blocks) > 1 else []
         planned[image.name] = [Stage(phase, blocks), *finish]
     return planned

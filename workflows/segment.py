@@ -23,6 +23,7 @@ from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
 from pipeline.tune import Choice, choose, keep, measure, measure_file
+from workflows.catalog import parse
 
 __all__ = ["report", "retry", "run", "runner_of", "segment", "stop"]
 
@@ -45,10 +46,7 @@ def run(
 
 def segment(images: Sequence[str], model: str, output: Path, overrides: Sequence[str] = ()) -> int:
     """Do as :func:`run` does without a YAML; the folder's config.yaml is the one it used."""
-    from pipeline.plugins import available
-
-    named = {"name": model} if model in available("models") or ("." in model and "/" not in model) else {"name": "bundle", "path": model}
-    mapping = {"images": list(images), "model": named, "output": str(output)}
+    mapping = {"images": list(images), "model": parse(model, "--model"), "output": str(output)}
     return _run(config_from(mapping, Path.cwd(), "command line", overrides))
 
 

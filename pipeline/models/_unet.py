@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.models._fill import fill
+
 __all__ = ["UNetModule"]
 
 
@@ -29,7 +31,7 @@ class UNetModule(nn.Module):
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits (N, K, Y, X)."""
         height, width = pixels_NCYX.shape[-2], pixels_NCYX.shape[-1]
-        x = self._crop(pixels_NCYX) if self.valid else self._fill(pixels_NCYX)
+        x = self._crop(pixels_NCYX) if self.valid else fill(pixels_NCYX, self.stride)
         skips: list[Tensor] = []
         for level, pair in enumerate(self.encoder):
             x = pair(functional.max_pool2d(x, 2) if level else x)
@@ -40,10 +42,6 @@ class UNetModule(nn.Module):
             x = pair(x)
         logits: Tensor = self.head(x)
         return logits if self.valid else logits[..., :height, :width]
-
-    def _fill(self, x: Tensor) -> Tensor:
-        below, right = -x.shape[-2] % self.stride, -x.shape[-1] % self.stride
-        return functional.pad(x, (0, right, 0, below)) if below or right else x
 
     def _crop(self, x: Tensor) -> Tensor:
         # Each level loses 4 pixels before it is halved, so the sizes that fit are those with size = -4 modulo the stride.
