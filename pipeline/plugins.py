@@ -24,7 +24,7 @@ from pipeline.messages import problems_of
 
 __all__ = ["KINDS", "Plugin", "available", "build", "find", "problems_of"]
 
-KINDS = ("readers", "models", "backends", "writers", "metrics", "runners")
+KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "runners")
 
 
 class Plugin(BaseModel):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLUGIN_FOLDERS = ("readers", "models", "backends", "writers", "metrics", "runners")
+PLUGIN_FOLDERS = ("readers", "models", "backends", "writers", "metrics", "losses", "runners")
 CORE = ["config", "confusion", "errors", "fits", "geometry", "grid", "lease", "ledger", "plan", "plugins", "process", "receipts", "recipe"]
 CORE += ["schedule", "stitch", "storage", "stores", "runners/serial", "runners/ray", "runners/_pool", "runners/_actor", "runners/_cluster"]
 
