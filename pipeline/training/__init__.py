@@ -1,0 +1,3 @@
+"""Training: from images with truth to a bundle."""
+
+__all__: list[str] = []
