@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ConfigDict
 
+from pipeline.losses._pixels import counted, one_hot, two_classes
 from pipeline.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Areas", "Loss", "Term"]
+__all__ = ["Areas", "Loss", "Term", "counted", "one_hot", "two_classes"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Loss(Plugin):
             The parts of the loss.
         """
 
-    def __call__(self, logits_BKYX: Any, truth_BYX: Any, weights_BYX: Any = None) -> torch.Tensor:
+    def __call__(self, logits_BKYX: torch.Tensor, truth_BYX: torch.Tensor, weights_BYX: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of one batch: the sum of its terms' values, a scalar."""
         import torch
 
