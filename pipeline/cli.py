@@ -143,6 +143,20 @@ def evaluate(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="What to learn, and from what; see `gigaseg init training`.")],
+    overrides: Overrides = None,
+    *,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: an earlier training in the output folder is removed.")] = False,
+    take_over: Annotated[bool, typer.Option("--take-over", help="Take the training from the process that holds it.")] = False,
+) -> None:
+    """Train a network; run again to resume."""
+    from workflows import train as workflow
+
+    done(workflow.train(config, overrides or [], fresh=fresh, take_over=take_over))
+
+
+@app.command()
 def convert(images: Images, output: Output, overrides: Overrides = None) -> None:
     """Copy anything readable into OME-Zarr."""
     from workflows import convert as workflow

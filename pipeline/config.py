@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError, Problem
 from pipeline.messages import join, members, problems_of, show
@@ -22,19 +22,45 @@ from pipeline.tree import DEFAULTS, ClassList, ClassSpec, Compute, Config, Tilin
 from pipeline.yaml_lines import Document, read_yaml
 
 __all__ = [
+    "RUN",
     "ClassSpec",
     "Compute",
     "Config",
+    "Form",
     "Tiling",
     "config_from",
     "json_schema",
     "load_classes",
     "load_config",
+    "load_form",
     "parse_bytes",
     "to_yaml",
 ]
 
-_KINDS = {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}
+
+@dataclass(frozen=True)
+class Form:
+    """What one kind of YAML file holds.
+
+    Attributes:
+        tree: its keys.
+        kinds: the kind of plug-in that a key names, by key.
+        defaults: plug-ins that need not be named, by key.
+        paths: keys that hold paths.
+        lists: keys that hold a list, where one value may stand for a list of one.
+        sparse: keys whose plug-ins keep only the options that were written; the others are filled in later, from the images.
+    """
+
+    tree: type[Any]
+    kinds: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    paths: frozenset[str] = frozenset({"images", "truth", "output"})
+    lists: frozenset[str] = frozenset({"images", "metrics", "writers"})
+    sparse: frozenset[str] = frozenset()
+
+
+RUN = Form(Config, {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}, DEFAULTS)
+"""A run."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -50,10 +76,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: no such file, not YAML, or wrong keys and values: every problem, each with its line.
     """
+    config: Config = load_form(RUN, path, overrides)
+    return config
+
+
+def load_form(form: Form, path: Path, overrides: Sequence[str] = ()) -> Any:
+    """Read a YAML file of any kind, as :func:`load_config` does.
+
+    Returns:
+        An instance of ``form.tree``.
+    """
     document = read_yaml(path)
     if not isinstance(document.data, dict):
         raise InputError([*document.problems, Problem(str(path), show(document.data, kind=True), "keys: images, model, output, ...")])
-    return _resolve(_overridden(document, overrides), path.absolute().parent)
+    return _resolve(form, _overridden(form, document, overrides), path.absolute().parent)
 
 
 def config_from(mapping: Mapping[str, Any], base_dir: Path, origin: str = "", overrides: Sequence[str] = ()) -> Config:
@@ -68,14 +104,15 @@ def config_from(mapping: Mapping[str, Any], base_dir: Path, origin: str = "", ov
     Raises:
         InputError: every problem, as in :func:`load_config`.
     """
-    return _resolve(_overridden(Document(deepcopy(dict(mapping)), origin), overrides), base_dir.absolute())
+    config: Config = _resolve(RUN, _overridden(RUN, Document(deepcopy(dict(mapping)), origin), overrides), base_dir.absolute())
+    return config
 
 
-def _overridden(document: Document, overrides: Sequence[str]) -> Document:
+def _overridden(form: Form, document: Document, overrides: Sequence[str]) -> Document:
     """Apply ``--set`` before anything is checked."""
-    _name_bare(document.data)
+    _name_bare(form, document.data)
     for override in overrides:
-        _fill_default(document.data, override.partition(".")[0])
+        _fill_default(form, document.data, override.partition(".")[0])
         document.set(override)
     return document
 
@@ -100,7 +137,7 @@ def load_classes(path: Path) -> tuple[ClassSpec, ...]:
     return classes
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: BaseModel) -> str:
     """Return the resolved config as YAML, every default filled in; loading it gives an equal config."""
     data = config.model_dump(mode="json")
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=140)
@@ -108,21 +145,21 @@ def to_yaml(config: Config) -> str:
     return text if yaml.safe_load(text) == data else yaml.safe_dump(data, sort_keys=False, width=140)
 
 
-def _resolve(document: Document, base_dir: Path) -> Config:
+def _resolve(form: Form, document: Document, base_dir: Path) -> Any:
     data, places = document.data, document.places
 
     def resolved(text: Any, key: str) -> Any:
         return absolute(text, Path.cwd() if places.is_set(key) else base_dir) if isinstance(text, str) else text
 
-    _name_bare(data)
-    for key in {"images", "truth", "output"} & data.keys():
+    _name_bare(form, data)
+    for key in form.paths & data.keys():
         value = data[key]
         data[key] = [resolved(one, join(key, at)) for at, one in enumerate(value)] if isinstance(value, list) else resolved(value, key)
-    problems = _check_plugins(data, resolved)
+    problems = _check_plugins(form, data, resolved)
     try:
-        config = Config.model_validate(data).placed(places)
+        config = form.tree.model_validate(data).placed(places)
     except ValidationError as error:
-        problems += problems_of(error, Config, "")
+        problems += problems_of(error, form.tree, "")
     else:
         if not problems and not document.problems:
             return config
@@ -132,31 +169,32 @@ def _resolve(document: Document, base_dir: Path) -> Config:
     raise InputError([*document.problems, *(replace(one, where=places.of(one.where)) for one in problems)])
 
 
-def _fill_default(data: dict[str, Any], key: str) -> None:
+def _fill_default(form: Form, data: dict[str, Any], key: str) -> None:
     """Write down the default that a ``--set`` reaches into, such as ``writers.0.probs``."""
-    if key in DEFAULTS and data.get(key) is None:
-        data[key] = deepcopy(DEFAULTS[key])
+    if key in form.defaults and data.get(key) is None:
+        data[key] = deepcopy(form.defaults[key])
 
 
-def _name_bare(data: dict[str, Any]) -> None:
+def _name_bare(form: Form, data: dict[str, Any]) -> None:
     """Give the short forms their long one, in place: ``model: unet``, ``writers: [tiff]``, ``images: one.tif``."""
-    if isinstance(data.get("images"), str):
-        data["images"] = [data["images"]]
-    for key in _KINDS.keys() & data.keys():
+    for key in form.lists & data.keys() - form.kinds.keys():
+        if isinstance(data[key], str):
+            data[key] = [data[key]]
+    for key in form.kinds.keys() & data.keys():
         value = data[key]
         if isinstance(value, list):
             data[key] = [{"name": one} if isinstance(one, str) else one for one in value]
         elif isinstance(value, str):
-            data[key] = {"name": value} if key in ("model", "reader") else [{"name": value}]
+            data[key] = [{"name": value}] if key in form.lists else {"name": value}
     if isinstance(data.get("reader"), dict):
-        data["reader"] = {**DEFAULTS["reader"], **data["reader"]}
+        data["reader"] = {**form.defaults["reader"], **data["reader"]}
 
 
-def _check_plugins(data: dict[str, Any], resolved: Callable[[Any, str], Any]) -> list[Problem]:
+def _check_plugins(form: Form, data: dict[str, Any], resolved: Callable[[Any, str], Any]) -> list[Problem]:
     """Build every plug-in, fill its options in, in place, and return what is wrong with them."""
     problems: list[Problem] = []
-    for key, kind in _KINDS.items():
-        value = data.setdefault(key, deepcopy(DEFAULTS[key])) if key in DEFAULTS else data.get(key)
+    for key, kind in form.kinds.items():
+        value = data.setdefault(key, deepcopy(form.defaults[key])) if key in form.defaults else data.get(key)
         specs = {join(key, at): one for at, one in enumerate(value)} if isinstance(value, list) else {key: value}
         seen: set[str] = set()
         for place, spec in specs.items():
@@ -167,7 +205,8 @@ def _check_plugins(data: dict[str, Any], resolved: Callable[[Any, str], Any]) ->
                 problems.append(Problem(join(place, "name"), f"{name!r} again", "each name once"))
             seen.add(str(name))
             try:
-                spec.update(_filled(kind, spec, place, resolved))
+                filled = _filled(kind, spec, place, resolved)
+                spec.update({option: filled[option] for option in spec if option != "name"} if key in form.sparse else filled)
             except InputError as error:
                 problems += [_below(place, problem) for problem in error.problems]
     return problems
@@ -211,11 +250,11 @@ def json_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     definitions = schema["$defs"]
     keys = schema["properties"]
-    for key, kind in _KINDS.items():
+    for key, kind in RUN.kinds.items():
         spec = _spec_schema(kind, definitions)
         many = {"anyOf": [{"type": "array", "items": spec}, {"type": "string"}]}
         keys[key] = {name: keys[key][name] for name in ("default", "description") if name in keys[key]}
-        keys[key] |= spec if key in ("model", "reader") else many
+        keys[key] |= many if key in RUN.lists else spec
     keys["images"] = {"description": keys["images"]["description"], "anyOf": [{"type": "string"}, _bare(keys["images"])]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "gigaseg"}
 

@@ -23,7 +23,7 @@ from pipeline.receipts import Image
 from pipeline.tree import Config
 from pipeline.truth import TruthMap
 
-__all__ = ["Rejected", "Survey", "file_hash", "fingerprint", "survey"]
+__all__ = ["Rejected", "Survey", "file_hash", "fingerprint", "open_all", "survey", "truth_problems"]
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def survey(config: Config) -> Survey:
     model: Model = build("models", config.model, "model")
     inputs = list_inputs(config)
     problems: list[Problem | str] = [*inputs.problems, *_missing_files(model)]
-    images, rejected, trouble = _open_all(inputs.found, config)
+    images, rejected, trouble = open_all(inputs.found, config)
     problems += [*trouble, *_channel_problems(images, model)]
     classes, class_problems = classes_of(config, model)
     problems += class_problems
     truth_map = None
     if any(image.truth for image in images) and not class_problems:
         truth_map = TruthMap(len(classes), config.classes, config.ignore)
-        problems += _truth_problems(images, truth_map)
+        problems += truth_problems(images, truth_map)
     if config.normalize is not None and not model.takes_normalize:
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
     if not images and not problems and not rejected:
@@ -135,8 +135,12 @@ def _missing_files(model: Model) -> list[Problem]:
     return [Problem("model", f"{path}, which is no file", "a file that exists") for path in model.files() if not Path(path).is_file()]
 
 
-def _open_all(found: Sequence[Input], config: Config) -> tuple[list[Image], list[Rejected], list[Problem | str]]:
-    """Read every header, several at a time; order is kept."""
+def open_all(found: Sequence[Input], config: Config) -> tuple[list[Image], list[Rejected], list[Problem | str]]:
+    """Read every header, several at a time; order is kept.
+
+    Returns:
+        The images, what was found in a folder and cannot be read, and what is wrong with those that were named directly.
+    """
     images: list[Image] = []
     rejected: list[Rejected] = []
     problems: list[Problem | str] = []
@@ -189,7 +193,8 @@ def _channel_problems(images: Sequence[Image], model: Model) -> list[Problem]:
     return problems
 
 
-def _truth_problems(images: Sequence[Image], truth_map: TruthMap) -> list[Problem | str]:
+def truth_problems(images: Sequence[Image], truth_map: TruthMap) -> list[Problem | str]:
+    """Find what in the headers of the truth does not fit its image or the classes."""
     problems: list[Problem | str] = []
     for image in images:
         if image.truth is None:

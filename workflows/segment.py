@@ -25,7 +25,7 @@ from pipeline.tree import Config
 from pipeline.tune import Choice, choose, keep, measure, measure_file
 from workflows.catalog import parse
 
-__all__ = ["report", "retry", "run", "runner_of", "segment", "stop"]
+__all__ = ["report", "retry", "run", "run_resolved", "runner_of", "segment", "stop"]
 
 SERIAL_PIXELS = {True: 2**22, False: 2**24}  # below this many, starting Ray costs more than it saves: with a network, without
 
@@ -41,16 +41,16 @@ def run(
     Raises:
         GigasegError: wrong input, or the run could not go on.
     """
-    return _run(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
+    return run_resolved(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
 
 
 def segment(images: Sequence[str], model: str, output: Path, overrides: Sequence[str] = ()) -> int:
     """Do as :func:`run` does without a YAML; the folder's config.yaml is the one it used."""
     mapping = {"images": list(images), "model": parse(model, "--model"), "output": str(output)}
-    return _run(config_from(mapping, Path.cwd(), "command line", overrides))
+    return run_resolved(config_from(mapping, Path.cwd(), "command line", overrides))
 
 
-def _run(
+def run_resolved(
     config: Config,
     *,
     fresh: bool = False,
@@ -58,6 +58,7 @@ def _run(
     max_failed: int | None = None,
     again: Callable[[Receipt], bool] = lambda _: False,
 ) -> int:
+    """Do as :func:`run` does, with a config that is at hand; ``again`` chooses receipts of failures that are forgotten."""
     found = survey(config)
     folder = RunFolder(config.output)
     if fresh:
@@ -151,7 +152,7 @@ def retry(folder_path: Path, block: str | None = None) -> int:
         names = ", ".join(receipt.block for receipt in failed) or "none is quarantined"
         raise InputError(Problem("--block", repr(block), names))
     config = load_config(folder.path / "config.yaml")
-    return _run(config, again=lambda receipt: block is None or receipt.block == block)
+    return run_resolved(config, again=lambda receipt: block is None or receipt.block == block)
 
 
 def report(folder_path: Path) -> int:

@@ -48,6 +48,7 @@ class BundleSpec(_Spec):
     pixel_size: float | None = Field(default=None, gt=0, description="trained at: micrometres, metres for maps")
     tile: MeasuredTile = MeasuredTile()
     channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
+    merge_channels: bool = Field(default=False, description="the network sees mean, minimum and maximum over any number of channels")
     licence: str = ""
     trained_on: str = ""
     scores: dict[str, Any] = Field(default={}, description="what it reached, by data set or metric")

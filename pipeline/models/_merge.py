@@ -1,4 +1,4 @@
-"""Several outputs of a network reported as one class."""
+"""Networks between channels and classes that are not one to one: channels merged into three, outputs gathered into classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MergedOutputs"]
+__all__ = ["MergedChannels", "MergedOutputs"]
+
+
+class MergedChannels(nn.Module):
+    """A network of three channels that takes any number: their mean, minimum and maximum at each pixel.
+
+    The order of the channels does not matter, and a single one is seen three times.
+
+    Args:
+        network: takes (N, 3, Y, X).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels_NCYX: Tensor) -> Tensor:
+        """Return the network's logits."""
+        parts = (pixels_NCYX.mean(1, keepdim=True), pixels_NCYX.amin(1, keepdim=True), pixels_NCYX.amax(1, keepdim=True))
+        logits: Tensor = self.network(torch.cat(parts, 1))
+        return logits
 
 
 class MergedOutputs(nn.Module):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle"]
 
+MERGED = 3  # channels of a network that sees mean, minimum and maximum over any number of them
+
 _SHIPPED = Path(__file__).parent.parent / "bundles"
 
 
@@ -82,8 +84,8 @@ class Bundle(TorchModel):
 
     @property
     def num_channels(self) -> int | None:
-        """As ``model.yaml`` says, else the architecture."""
-        return self.spec.channels or self.architecture.num_channels
+        """As ``model.yaml`` says, else the architecture; any where they are merged."""
+        return None if self.spec.merge_channels else self.spec.channels or self.architecture.num_channels
 
     @property
     def stride(self) -> int:
@@ -140,12 +142,12 @@ class Bundle(TorchModel):
         if (found := file_sha256(weights)) != wanted:
             way_out = "The file was tampered with or truncated: get the bundle again."
             raise InputError(Problem(str(weights), f"sha256 {found[:12]}...", f"{wanted[:12]}..., as model.yaml says", way_out))
-        module = self.architecture.load()
-        if self.spec.outputs is None:
-            return module
-        from pipeline.models._merge import MergedOutputs
+        from pipeline.models._merge import MergedChannels, MergedOutputs
 
-        return MergedOutputs(module, self.spec.outputs)
+        module = self.architecture.load()
+        if self.spec.merge_channels:
+            module = MergedChannels(module)
+        return module if self.spec.outputs is None else MergedOutputs(module, self.spec.outputs)
 
 
 def list_bundles() -> dict[str, Path]:
@@ -163,6 +165,8 @@ def find_bundle(path: str) -> Path:
     """
     if "/" in path or os.sep in path:
         folder = Path(path)
+        if not (folder / "model.yaml").is_file() and (folder / "bundle" / "model.yaml").is_file():
+            return folder / "bundle"  # the output folder of a training
         if not (folder / "model.yaml").is_file():
             found = "a folder without model.yaml" if folder.is_dir() else "no such folder"
             raise InputError(Problem(path, found, "a bundle: a folder with model.yaml and weights.safetensors"))
@@ -250,7 +254,9 @@ def _architecture(spec: BundleSpec, folder: Path) -> Network:
     if outputs is not None and (len(outputs) != network.num_classes or sorted(set(outputs)) != list(range(classes))):
         allowed = f"{network.num_classes} class ids, one an output channel, naming each of 0..{classes - 1}"
         problems.append(Problem(f"{file}: outputs", str(list(outputs)), allowed))
-    if spec.channels is not None and network.num_channels not in (None, spec.channels):
+    if spec.merge_channels and network.num_channels != MERGED:
+        problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED}"))
+    elif spec.channels is not None and network.num_channels not in (None, spec.channels):
         problems.append(Problem(f"{file}: channels", str(spec.channels), f"{network.num_channels}, as the architecture takes"))
     if isinstance(spec.normalize, dict):
         problems += [_in_file(problem, file) for problem in check_fixed(spec.normalize, network.num_channels)]

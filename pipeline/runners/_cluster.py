@@ -18,7 +18,7 @@ from pipeline.job import Job
 from pipeline.recipe import Recipe
 from pipeline.tree import Compute
 
-__all__ = ["Cluster", "join"]
+__all__ = ["Cluster", "join", "start"]
 
 KNOCK_S = 10.0
 STORE_BYTES = 100 * 2**20  # receipts are small and pixels never pass through Ray
@@ -106,12 +106,11 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
     """
     address = compute.address or os.environ.get("RAY_ADDRESS")
     ours = not ray.is_initialized()
-    if ours and address:
-        _connect(address)
-    elif ours:
-        _start_here(compute, recipe)
-    # Ray prints a page to stdout, where results go, for every process that dies: one line of the log says it.
-    ray._private.worker._worker_logs_enabled = False  # noqa: SLF001 - the switch that its own debugger uses
+    if ours:
+        cores = len(os.sched_getaffinity(0))
+        if compute.actors != "auto" and recipe.device == "cpu":
+            cores = max(cores, compute.actors * recipe.threads)
+        start(address, cores)
     log(f"ray {ray.__version__}: {'joined ' + address if address else 'on this machine'}")
     try:
         cluster = Cluster(compute, recipe)
@@ -120,6 +119,28 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
     finally:
         if ours:
             ray.shutdown()
+
+
+def start(address: str | None, cores: int) -> None:
+    """Join the cluster at an address; without one, start Ray on loopback with so many cores.
+
+    Raises:
+        InputError: the cluster cannot be reached.
+    """
+    if address:
+        _connect(address)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            object_store_memory=STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    # Ray prints a page to stdout, where results go, for every process that dies: one line of the log says it.
+    ray._private.worker._worker_logs_enabled = False  # noqa: SLF001 - the switch that its own debugger uses
 
 
 def _connect(address: str) -> None:
@@ -140,18 +161,3 @@ def _knock(address: str) -> None:
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
-
-def _start_here(compute: Compute, recipe: Recipe) -> None:
-    """Start Ray on loopback."""
-    cores = len(os.sched_getaffinity(0))
-    if compute.actors != "auto" and recipe.device == "cpu":
-        cores = max(cores, compute.actors * recipe.threads)
-    ray.init(
-        address="local",
-        num_cpus=cores,
-        include_dashboard=False,
-        object_store_memory=STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )

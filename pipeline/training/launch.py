@@ -1,0 +1,114 @@
+"""Where workers come from: this process, or Ray Train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.training.loop import fit
+from pipeline.training.plan import TrainPlan
+from pipeline.training.team import Team
+
+__all__ = ["crew_of", "launch"]
+
+
+def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
+    """How many workers there are, and what each has.
+
+    Args:
+        plan: says what is asked for.
+        gpus: on this machine.
+
+    Raises:
+        InputError: a GPU is asked for, and there is none.
+    """
+    compute, cores = plan.config.compute, len(os.sched_getaffinity(0))
+    if compute.device == "cuda" and not gpus and compute.address is None:
+        raise InputError(Problem(plan.config.place("compute.device"), "cuda, where no GPU is found", "cpu, auto", "See `gigaseg doctor`."))
+    device = "cuda" if compute.device == "cuda" or (compute.device == "auto" and gpus) else "cpu"
+    workers = compute.workers if compute.workers != "auto" else max(1, gpus if device == "cuda" else 1)
+    if workers > plan.config.batch:
+        raise InputError(Problem(plan.config.place("compute.workers"), str(workers), f"at most batch, {plan.config.batch}"))
+    threads = compute.threads if compute.threads != "auto" else max(1, cores // workers)
+    loaders = compute.loaders if compute.loaders != "auto" else (4 if device == "cuda" else 1)
+    return workers, Team(0, workers, device, threads, loaders)
+
+
+def launch(plan: TrainPlan, workers: int, team: Team, stopping: Callable[[], bool]) -> bool:
+    """Train with so many workers.
+
+    Returns:
+        Whether the end was reached.
+
+    Raises:
+        GigasegError: the training could not go on; what its checkpoint holds is kept.
+    """
+    alone = workers == 1 and plan.config.compute.address is None
+    if plan.config.compute.runner == "serial" and not alone:
+        way_out = "Use compute.runner: ray."
+        raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {workers} workers", "one worker", way_out))
+    if plan.config.compute.runner == "ray" or not alone:
+        return _on_ray(plan, team)
+    return fit(plan, team, stopping)
+
+
+def _on_ray(plan: TrainPlan, team: Team) -> bool:
+    """A group of Ray Train workers; lost ones are replaced, and the group goes on from the checkpoint."""
+    from pipeline.runners.ray import authenticate
+
+    compute = plan.config.compute
+    address = compute.address or os.environ.get("RAY_ADDRESS")
+    authenticate(address)
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from pipeline.runners._cluster import start
+
+    ours = not ray.is_initialized()
+    if ours:
+        start(address, max(len(os.sched_getaffinity(0)), team.size * team.threads + 1))
+    try:
+        TorchTrainer(
+            work,
+            train_loop_config={"plan": plan, "team": team},
+            torch_config=TorchConfig("gloo" if team.device == "cpu" else "nccl"),
+            scaling_config=ScalingConfig(
+                num_workers=team.size,
+                use_gpu=team.device != "cpu",
+                resources_per_worker={"CPU": team.threads} if team.device == "cpu" else None,
+            ),
+            run_config=RunConfig(
+                name="ray", storage_path=str(plan.config.output / "ray"), failure_config=FailureConfig(max_failures=compute.failures)
+            ),
+        ).fit()
+    except TrainingFailedError as error:
+        raise GigasegError(_cause(error)) from error
+    finally:
+        if ours:
+            ray.shutdown()
+    return True
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each Ray Train worker does."""
+    import ray.train
+    import torch
+
+    context = ray.train.get_context()
+    plan, team = config["plan"], config["team"]
+    device = "cpu" if team.device == "cpu" else str(ray.train.torch.get_device())
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    fit(plan, Team(context.get_world_rank(), context.get_world_size(), device, team.threads, team.loaders))
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what a worker said."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    own = [line for line in lines if "GigasegError:" in line or "Error:" in line]
+    return (own or lines or ["the training failed"])[-1].rpartition("Error: ")[2]

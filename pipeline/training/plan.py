@@ -1,0 +1,197 @@
+"""What a training is made of: which images teach, which judge, and the network that fits both. Headers only; no torch."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import InputError, Problem
+from pipeline.geometry import ceil_to
+from pipeline.inputs import list_inputs
+from pipeline.losses import Loss
+from pipeline.models import Network
+from pipeline.models.bundle import MERGED
+from pipeline.palette import palette
+from pipeline.plugins import available, build, find
+from pipeline.receipts import Image
+from pipeline.survey import open_all, truth_problems
+from pipeline.training.config import Names, TrainConfig
+from pipeline.truth import TruthMap
+
+__all__ = ["TrainPlan", "make_plan", "run_config"]
+
+EPOCHS = 100.0
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A training, checked; a frozen value that travels to the workers.
+
+    Attributes:
+        config: the YAML.
+        network: with channels and classes filled in.
+        loss: as the YAML says; class weights are numbers once the images have been scanned.
+        classes: ``{"name", "color"}`` in order.
+        outputs: class of each output channel of the network; None: one each.
+        crop: side of what the network sees, pixels, a multiple of its stride.
+        train: images that teach, all with truth.
+        val: images that judge, all with truth.
+        truth_map: from truth values to class ids.
+        notes: for the user.
+        normalize: of the bundle: fixed ``{"mean", "std"}``, ``percentile``, ``zscore`` or None; settled by the scan.
+    """
+
+    config: TrainConfig
+    network: Network
+    loss: Loss
+    classes: Sequence[Mapping[str, Any]]
+    outputs: tuple[int, ...] | None
+    crop: int
+    train: Sequence[Image]
+    val: Sequence[Image]
+    truth_map: TruthMap
+    notes: Sequence[str] = ()
+    normalize: Any = None
+    scan: Any = field(default=None, repr=False)
+
+    @property
+    def border(self) -> int | None:
+        """Id of the class that is split into interior and border."""
+        border = self.config.border
+        return None if border is None else [one["name"] for one in self.classes].index(border.of)
+
+    @property
+    def pixels(self) -> int:
+        """Of all training images and planes."""
+        return sum(area(image) for image in self.train)
+
+    @property
+    def steps(self) -> int | None:
+        """Batches in all; None: as many as fit into ``minutes``."""
+        if self.config.minutes is not None:
+            return None
+        if self.config.steps is not None:
+            return self.config.steps
+        crops = max(self.pixels / self.crop**2, len(self.train))
+        return max(1, round((self.config.epochs or EPOCHS) * crops / self.config.batch))
+
+
+def area(image: Image) -> int:
+    """Pixels of all planes of an image."""
+    height, width = image.header.shape
+    return height * width * image.header.num_planes
+
+
+def run_config(config: TrainConfig, images: Sequence[str], **keys: Any) -> Config:
+    """The run that reads the same kind of images: for listing them, and for judging a bundle."""
+    given = {"truth": config.truth, "classes": config.classes, "ignore": config.ignore, "reader": config.reader, "output": config.output}
+    return Config(images=tuple(images), **{**given, "model": config.model, **keys}).placed(config._places)  # noqa: SLF001 - where its keys were written
+
+
+def make_plan(config: TrainConfig) -> TrainPlan:
+    """Find images and truth, split them, and fit the network to them.
+
+    Raises:
+        InputError: every problem at once.
+    """
+    truth_map = TruthMap(len(config.classes), config.classes, config.ignore)
+    images, notes, problems = _images(config, config.images, truth_map)
+    train: list[Image] = images
+    val: list[Image] = []
+    if isinstance(config.val, tuple):
+        val, more, trouble = _images(config, config.val, truth_map)
+        problems, notes = [*problems, *trouble], [*notes, *more]
+        known = {image.path for image in val}
+        train = [image for image in images if image.path not in known]
+    elif not problems:
+        train, val, trouble = _split(config, images)
+        problems += trouble
+    network, outputs, trouble = _network(config, [*train, *val])
+    problems += trouble
+    if problems or network is None:
+        raise InputError(problems)
+    crop = ceil_to(config.crop, network.stride)
+    if crop != config.crop:
+        notes.append(f"crop: {config.crop} rounded up to {crop}, a multiple of the network's stride of {network.stride}")
+    colors = palette(len(config.classes))
+    classes = [{"name": one.name, "color": one.color or colors[at]} for at, one in enumerate(config.classes)]
+    loss: Loss = build("losses", config.loss, "loss")
+    return TrainPlan(config, network, loss, classes, outputs, crop, train, val, truth_map, tuple(notes))
+
+
+def _images(config: TrainConfig, texts: Sequence[str], truth_map: TruthMap) -> tuple[list[Image], list[str], list[Problem | str]]:
+    """The images of some entries that have truth; what was left out; what is wrong."""
+    run = run_config(config, texts)
+    listed = list_inputs(run)
+    images, rejected, trouble = open_all(listed.found, run)
+    images = [image for image in images if not _matches(image.name, config.exclude)]
+    paired = [image for image in images if image.truth is not None]
+    problems = [*listed.problems, *trouble, *truth_problems(paired, truth_map)]
+    if not paired and not problems:
+        problems.append(Problem(config.place("truth"), "no truth for any image", "a pattern such as truth/{stem}.png"))
+    notes = [f"left out, unreadable: {one.name}: {one.cause}" for one in rejected]
+    notes += [f"left out, no truth: {image.name}" for image in images if image.truth is None]
+    return paired, notes, problems
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _split(config: TrainConfig, images: Sequence[Image]) -> tuple[list[Image], list[Image], list[Problem | str]]:
+    """Keep some images for validation, whole ones: crops of one image are too much alike to judge each other."""
+    if isinstance(config.val, Names):
+        chosen = {image.name for image in images if _matches(image.name, config.val.names)}
+        unused = [name for name in config.val.names if not any(_matches(image.name, [name]) for image in images)]
+        if unused:
+            return [], [], [Problem(config.place("val.names"), ", ".join(map(repr, unused[:3])), "names or patterns of images")]
+    else:
+        assert isinstance(config.val, float)
+        ranked = sorted(images, key=lambda image: hashlib.sha256(f"{config.seed} {image.name}".encode()).digest())
+        chosen = {image.name for image in ranked[: max(1, round(config.val * len(images)))]}
+    train = [image for image in images if image.name not in chosen]
+    val = [replace(image, index=at) for at, image in enumerate(image for image in images if image.name in chosen)]
+    if not train:
+        found = f"{len(images)} images, all of them kept for validation"
+        return [], [], [Problem(config.place("val"), found, "at least one image to train on", "Give validation images of their own.")]
+    return train, val, []
+
+
+def _network(config: TrainConfig, images: Sequence[Image]) -> tuple[Network | None, tuple[int, ...] | None, list[Problem | str]]:
+    """Build the network's description with the channels of the images and an output for each class."""
+    problems: list[Problem | str] = []
+    kind = find("models", str(config.model.get("name")), config.place("model.name"))
+    if not issubclass(kind, Network):
+        names = ", ".join(name for name in available("models") if issubclass(_kind(name), Network))
+        return None, None, [Problem(config.place("model.name"), repr(config.model["name"]), names, "Only these can be trained.")]
+    found = sorted({image.header.channels for image in images})
+    if len(found) > 1 and not config.merge_channels:
+        names = ", ".join(f"{next(one.name for one in images if one.header.channels == count)} has {count}" for count in found)
+        way_out = "Choose them with reader.channels, or use merge_channels: true."
+        problems.append(Problem(config.place("images"), f"images of different channels: {names}", "one number of channels", way_out))
+    heads = len(config.classes) + (config.border is not None)
+    asked = {"channels": MERGED if config.merge_channels else (found or [1])[0], "classes": heads}
+    spec = {**{key: value for key, value in asked.items() if key in kind.model_fields}, **config.model}
+    network: Network = build("models", spec, config.place("model"))
+    if network.num_classes != heads:
+        problems.append(Problem(config.place("model.classes"), str(network.num_classes), f"{heads}, one an output", "Leave it out."))
+    if images and network.num_channels not in (None, asked["channels"]):
+        where = config.place("model.channels")
+        problems.append(Problem(where, str(network.num_channels), f"{asked['channels']}, as the network is shown", "Leave it out."))
+    problems += [Problem(config.place("model.weights"), str(path), "a file that exists") for path in network.files() if not path.is_file()]
+    outputs = None
+    if config.border is not None:
+        of = [one.name for one in config.classes].index(config.border.of)
+        outputs = (*range(len(config.classes)), of)
+    return network, outputs, problems
+
+
+def _kind(name: str) -> type[Any]:
+    try:
+        return find("models", name)
+    except InputError:
+        return object  # its package is not installed

@@ -1,0 +1,185 @@
+"""Train a network: images with truth in, a bundle out; again, it resumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import config_from, load_form, to_yaml
+from pipeline.execution import EXIT_INTERRUPTED
+from pipeline.folder import RunFolder, hardware, versions
+from pipeline.ledger import Ledger
+from pipeline.models.bundle import read_spec
+from pipeline.stores import put_text
+from pipeline.survey import fingerprint
+from pipeline.training.config import TRAIN, TrainConfig
+from pipeline.training.gallery import pictures
+from pipeline.training.judge import judge, measured_halo
+from pipeline.training.launch import crew_of, launch
+from pipeline.training.learner import precision_of
+from pipeline.training.loop import bundle_of, checkpoint_of, save
+from pipeline.training.page import write_page
+from pipeline.training.plan import TrainPlan, make_plan
+from pipeline.training.scan import scan
+from pipeline.training.team import Team
+from workflows.segment import run_resolved
+
+__all__ = ["train"]
+
+FILES = ("checkpoint.pt", "history.csv", "val.csv", "training.html", "run.json", "config.yaml", "log.txt")
+FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
+
+
+def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False) -> int:
+    """Train what a YAML describes; again, it goes on from the checkpoint.
+
+    Returns:
+        The exit code: 0 done, 130 interrupted.
+
+    Raises:
+        GigasegError: wrong input, or the training could not go on.
+    """
+    config: TrainConfig = load_form(TRAIN, config_path, overrides)
+    plan = make_plan(config)
+    workers, team = crew_of(plan, num_gpus())
+    folder = RunFolder(config.output)
+    if fresh:
+        _clear(folder, take_over=take_over)
+    folder.refuse_other(_identity(plan))
+    plan = scan(plan)
+    for note in plan.notes:
+        print(note, file=sys.stderr)
+    with Ledger.open(folder.ledger, take_over=take_over):
+        put_text(folder.path / "config.yaml", to_yaml(config))
+        facts = {"workers": workers, "device": team.device, "precision": precision_of(plan, team.device), "steps": plan.steps}
+        folder.write(kind="training", identity=_identity(plan), training=facts, versions=versions(), hardware=hardware(), notes=plan.notes)
+        if folder.read().get("state") != "done":
+            folder.write(state="running")
+            with _signals() as stopping:
+                is_trained = launch(plan, workers, team, stopping)
+            if not is_trained:
+                folder.write(state="interrupted")
+                print(f"interrupted; the same command goes on from its checkpoint. {folder.path}", file=sys.stderr)
+                return EXIT_INTERRUPTED
+            _settle(plan, replace(team, size=1))
+            folder.write(state="done")
+    return _judge_aloud(plan, folder)
+
+
+def num_gpus() -> int:
+    """GPUs of this machine, without torch."""
+    cards = Path("/proc/driver/nvidia/gpus")
+    return len(list(cards.iterdir())) if cards.is_dir() else 0
+
+
+def _identity(plan: TrainPlan) -> dict[str, Any]:
+    """What makes this training this training: where and how fast it runs is no part of it."""
+    config = plan.config.model_dump(mode="json", exclude={"compute", "output", "resume", "checkpoint_minutes", "about"})
+    return {**config, "train": [fingerprint(one.identity, one.truth_identity) for one in plan.train]}
+
+
+def _settle(plan: TrainPlan, team: Team) -> None:
+    """Measure the halo that the best bundle needs, score it once more with that, and write both into it."""
+    bundle = bundle_of(plan)
+    network = replace_weights(plan, bundle)
+    halo = measured_halo(plan, bundle, team)
+    tile = {} if halo is None else {"halo": halo.halo}
+    save(plan, bundle, network, tile, {})
+    report = judge(plan, bundle, team)
+    scores = {key: report[key] for key in ("mean_iou", "mean_dice", "pixel_accuracy")}
+    scores |= {"iou": {one["name"]: one["iou"] for one in report["classes"]}, "images": report["images"], "pixels": report["pixels"]}
+    save(plan, bundle, network, tile, {"validation": scores})
+
+
+def replace_weights(plan: TrainPlan, bundle: Path) -> Any:
+    """The plan's network with the weights of a bundle."""
+    weights = bundle / read_spec(bundle).weights.file
+    return plan.network.model_copy(update={"weights": weights}).load()
+
+
+def _judge_aloud(plan: TrainPlan, folder: RunFolder) -> int:
+    """Segment the validation images as anybody would, and show what came of it."""
+    listed = folder.path / "val.csv"
+    with listed.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "name", "truth"])
+        rows.writerows([image.path, image.name, image.truth] for image in plan.val)
+    mapping = {
+        **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader"}),
+        "images": [str(listed)],
+        "model": {"name": "bundle", "path": str(bundle_of(plan))},
+        "output": str(folder.path / "val"),
+    }
+    code = run_resolved(config_from(mapping, folder.path, str(folder.path / "val.csv")))
+    report = json.loads((folder.path / "val" / "report" / "report.json").read_text())
+    colored = [{**one, "color": given["color"]} for one, given in zip(report["classes"], plan.classes, strict=True)]
+    page = folder.path / "training.html"
+    write_page(
+        page,
+        title=folder.path.name,
+        facts=_facts(plan, folder),
+        history=folder.path / "history.csv",
+        report={**report, "classes": colored},
+        pictures=list(pictures(plan, folder.path / "val" / "masks")),
+    )
+    print(f"bundle: {bundle_of(plan)}")
+    print(f"page:   {page}")
+    return code
+
+
+def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:
+    from pipeline.models import num_parameters
+    from pipeline.training.checkpoint import read_checkpoint
+
+    at = read_checkpoint(checkpoint_of(plan))
+    training = folder.read()["training"]
+    facts = {
+        "network": str(plan.config.model["name"]),
+        "parameters": f"{num_parameters(plan.network):,}",
+        "training images": f"{len(plan.train)}, {plan.pixels / 1e6:.1f} Mpx",
+        "validation images": str(len(plan.val)),
+        "crop and batch": f"{plan.crop} px, {plan.config.batch}",
+        "workers": f"{training['workers']} on {training['device']}, {training['precision']}",
+    }
+    return facts if at is None else {**facts, "steps": f"{at.step:,}", "minutes": f"{at.seconds / 60:.1f}, validation apart"}
+
+
+def _clear(folder: RunFolder, *, take_over: bool) -> None:
+    """Remove what an earlier training wrote, and nothing else."""
+    if folder.ledger.is_dir():
+        with Ledger.open(folder.ledger, take_over=take_over):
+            pass
+    for name in FOLDERS:
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+    for name in FILES:
+        (folder.path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """The first signal asks to stop after the step in hand; the second one ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
