@@ -1,0 +1,172 @@
+"""Curves over training steps as lines of an SVG: numbers in, coordinates and tick labels out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+
+__all__ = ["Chart", "Curve", "Line", "Tick", "draw"]
+
+WIDTH, HEIGHT = 560, 250
+LEFT, RIGHT, TOP, BOTTOM = 60, 540, 10, 212  # edges of the plot; what is outside is for the labels
+
+_MOST_POINTS = 300  # of a curve: more do not fit the pixels of a page
+_MOST_DOTS = 40  # with fewer points, each is worth seeing
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values to be drawn.
+
+    Attributes:
+        name: for the legend.
+        color: of CSS; empty: that of the text.
+        steps: training steps, rising.
+        values: one a step; what is not finite is not drawn.
+    """
+
+    name: str
+    color: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis: pixels of the drawing."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve in pixels of the drawing.
+
+    Attributes:
+        name: for the legend.
+        color: of CSS; empty: that of the text.
+        path: `d` of an SVG path: the mean where several steps share a place.
+        band: the same from the least to the greatest of them; empty where each step has a place of its own.
+        dots: centres (x, y), where there are few.
+        last: the last value.
+    """
+
+    name: str
+    color: str
+    path: str
+    band: str
+    dots: tuple[tuple[float, float], ...]
+    last: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a template draws.
+
+    Attributes:
+        title: what is shown.
+        x: ticks of the axis of steps.
+        y: ticks of the axis of values.
+        lines: curves that have at least one finite value.
+    """
+
+    title: str
+    x: tuple[Tick, ...]
+    y: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+
+
+def draw(title: str, curves: Sequence[Curve], *, fixed: tuple[float, float] | None = None) -> Chart:
+    """Place curves on common axes.
+
+    Args:
+        title: what is shown.
+        curves: drawn in this order, the last on top.
+        fixed: ends of the axis of values; None: from the least value, or 0 where that is close, to the greatest.
+
+    Returns:
+        A chart; without lines where nothing is finite.
+
+    Example:
+        >>> chart = draw("loss", [Curve("loss", "blue", [0, 50, 100], [1.0, float("nan"), 0.0])])
+        >>> chart.lines[0].path
+        'M60.0,10.0L540.0,212.0'
+        >>> [tick.label for tick in chart.x]
+        ['0', '20', '40', '60', '80', '100']
+    """
+    finite = [(curve, [one for one in zip(curve.steps, curve.values, strict=True) if math.isfinite(one[1])]) for curve in curves]
+    drawn = [(curve, points) for curve, points in finite if points]
+    if not drawn:
+        return Chart(title, (), (), ())
+    values = [value for _, points in drawn for _, value in points]
+    right = max(1, *(points[-1][0] for _, points in drawn))
+    heights = _ticks(*(fixed or _ends(min(values), max(values))))
+    frame = _Frame(right, min(heights[0], *values), max(heights[-1], *values))
+    return Chart(
+        title,
+        tuple(Tick(frame.x(tick), _label(tick)) for tick in _ticks(0, right) if tick <= right),
+        tuple(Tick(frame.y(tick), _label(tick)) for tick in heights),
+        tuple(_line(curve, points, frame) for curve, points in drawn),
+    )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """From (step, value) to pixels of the drawing."""
+
+    right: float
+    bottom: float
+    top: float
+
+    def x(self, step: float) -> float:
+        return round(LEFT + (RIGHT - LEFT) * step / self.right, 1)
+
+    def y(self, value: float) -> float:
+        return round(BOTTOM - (BOTTOM - TOP) * (value - self.bottom) / (self.top - self.bottom), 1)
+
+
+def _line(curve: Curve, points: Sequence[tuple[int, float]], frame: _Frame) -> Line:
+    """Join what falls into one place, and the places."""
+    first, last = points[0][0], points[-1][0]
+    width = (last - first) / _MOST_POINTS if len(points) > _MOST_POINTS else 0
+    groups = [list(group) for _, group in groupby(points, lambda point: (point[0] - first) // width if width else point[0])]
+    steps = [fmean(step for step, _ in group) for group in groups]
+    spans = [[value for _, value in group] for group in groups]
+    mean = [(frame.x(step), frame.y(fmean(span))) for step, span in zip(steps, spans, strict=True)]
+    least = [(frame.x(step), frame.y(min(span))) for step, span in zip(steps, spans, strict=True)]
+    greatest = [(frame.x(step), frame.y(max(span))) for step, span in zip(steps, spans, strict=True)]
+    band = _path([*least, *reversed(greatest)]) + "Z" if least != greatest else ""
+    return Line(curve.name, curve.color, _path(mean), band, tuple(mean) if len(mean) <= _MOST_DOTS else (), points[-1][1])
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x},{y}" for x, y in places)
+
+
+def _ends(low: float, high: float) -> tuple[float, float]:
+    """The axis of values: from 0 where that costs less than half of it, and never of no height."""
+    if low == high:
+        around = abs(low) / 2 or 1.0
+        return low - around, high + around
+    return (0.0, high) if 0 < low < high / 2 else (low, high)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that enclose a range, about five (after Heckbert, Nice Numbers for Graph Labels, 1990).
+
+    Example:
+        >>> _ticks(0.03, 0.97)
+        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    rough = (high - low) / 5
+    decade = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * decade for factor in (1, 2, 5, 10) if rough <= factor * decade * (1 + 1e-9))
+    return [float(f"{count * step:.12g}") for count in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.6g}"

@@ -1,0 +1,147 @@
+"""training.html: one page that shows how a training went, and needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.palette import palette
+from pipeline.training.chart import HEIGHT, LEFT, RIGHT, WIDTH, Chart, Curve, draw
+
+__all__ = ["Picture", "write_page"]
+
+_MOST_CLASSES = 64  # a larger matrix is no longer readable
+_WRONG = (255, 40, 40)
+_ACCENT, _SECOND = "#1e78dc", "#f58231"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One validation picture, small enough for a page.
+
+    Attributes:
+        name: of the image.
+        image_YXC: what the model saw; the first three channels are shown as red, green and blue, fewer as grey.
+        truth_YX: class ids; any other value, such as 255, is ignored.
+        mask_YX: class ids; any other value, such as 255, is no prediction.
+    """
+
+    name: str
+    image_YXC: NDArray[np.uint8]
+    truth_YX: NDArray[Any]
+    mask_YX: NDArray[Any]
+
+
+def write_page(
+    path: Path, *, title: str, facts: Mapping[str, str], history: Path, report: Mapping[str, Any], pictures: Sequence[Picture]
+) -> None:
+    """Write the page; it appears whole under its name or not at all, and is the same for the same input.
+
+    Args:
+        path: of the page; its folder is there.
+        title: what was trained.
+        facts: what else there is to know, by name.
+        history: history.csv as :class:`pipeline.training.history.History` writes it; missing or without rows: no curves.
+        report: the content of report.json for the validation images. A class may carry a ``color``, ``#rrggbb``; the others
+            get one of the palette by their id.
+        pictures: shown in this order: image, truth, prediction, error.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    spare = palette(len(report["classes"]))
+    classes = [{"color": color, **one} for color, one in zip(spare, report["classes"], strict=True)]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    text = environment.get_template("training.html.j2").render(
+        title=title,
+        facts=facts,
+        report=report,
+        classes=classes,
+        charts=_charts(history, [one["color"] for one in classes]),
+        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT},
+        pictures=[_panels(picture, classes) for picture in pictures],
+        most_classes=_MOST_CLASSES,
+    )
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _charts(history: Path, colors: Sequence[str]) -> list[Chart]:
+    """Loss, IoU, learning rate and speed over steps."""
+    rows: list[dict[str, str]] = []
+    if history.exists():
+        with history.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+
+    def curve(column: str, name: str, color: str) -> Curve:
+        filled = [row for row in rows if row[column]]
+        return Curve(name, color, [int(row["step"]) for row in filled], [float(row[column]) for row in filled])
+
+    ious = [column for column in (rows[0] if rows else ()) if column.startswith("iou ")]
+    each = [curve(column, column.removeprefix("iou "), color) for column, color in zip(ious, colors, strict=True)] if ious else []
+    loss = [curve("loss", "training loss", _ACCENT), curve("cross_entropy", "cross-entropy on validation images", _SECOND)]
+    charts = [
+        draw("Loss", loss),
+        draw("IoU on validation images", [*each, curve("mean_iou", "mean", "")], fixed=(0.0, 1.0)),
+        draw("Learning rate", [curve("rate", "learning rate", _ACCENT)]),
+        draw("Speed", [curve("crops_per_second", "crops a second", _ACCENT)]),
+    ]
+    return [chart for chart in charts if chart.lines]
+
+
+def _panels(picture: Picture, classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Four pictures as data URIs, and how much is wrong."""
+    truth_YX, mask_YX = (_known(ids_YX, len(classes)) for ids_YX in (picture.truth_YX, picture.mask_YX))
+    counted_YX = (truth_YX < len(classes)) & (mask_YX < len(classes))
+    wrong_YX = counted_YX & (truth_YX != mask_YX)
+    image_YXC = picture.image_YXC[..., :3]
+    grey_YX1 = image_YXC.mean(axis=-1, keepdims=True).astype(np.uint8)
+    grey_YXC = np.repeat(grey_YX1, 3, axis=-1)
+    lut_KC = np.array([(*bytes.fromhex(one["color"][1:]), 255) for one in classes] + [(0, 0, 0, 0)], np.uint8)
+    panels = {
+        "image": image_YXC if image_YXC.shape[-1] == 3 else grey_YXC,
+        "truth": lut_KC[truth_YX],
+        "prediction": lut_KC[mask_YX],
+        "error": np.where(wrong_YX[..., None], np.array(_WRONG, np.uint8), grey_YXC),
+    }
+    counted = int(counted_YX.sum())
+    return {
+        "name": picture.name,
+        "width": truth_YX.shape[1],
+        "wrong": int(wrong_YX.sum()) / counted if counted else None,
+        "panels": {caption: _png(pixels_YXC) for caption, pixels_YXC in panels.items()},
+    }
+
+
+def _known(ids_YX: NDArray[Any], classes: int) -> NDArray[np.intp]:
+    """Class ids, and K for all that is none."""
+    return np.where((ids_YX >= 0) & (ids_YX < classes), ids_YX, classes).astype(np.intp)
+
+
+def _png(pixels_YXC: NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels_YXC).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
