@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
@@ -86,7 +86,7 @@ def draw(title: str, curves: Sequence[Curve], *, fixed: tuple[float, float] | No
     Args:
         title: what is shown.
         curves: drawn in this order, the last on top.
-        fixed: ends of the axis of values; None: from the least value, or 0 where that is close, to the greatest.
+        fixed: ends of the axis of values; None: from 0, or the least value below it, to the greatest.
 
     Returns:
         A chart; without lines where nothing is finite.
@@ -104,11 +104,11 @@ def draw(title: str, curves: Sequence[Curve], *, fixed: tuple[float, float] | No
         return Chart(title, (), (), ())
     values = [value for _, points in drawn for _, value in points]
     right = max(1, *(points[-1][0] for _, points in drawn))
-    heights = _ticks(*(fixed or _ends(min(values), max(values))))
-    frame = _Frame(right, min(heights[0], *values), max(heights[-1], *values))
+    heights = _ticks(*(fixed or (min(0.0, *values), max(0.0, *values))))
+    frame = _Frame(right, heights[0], heights[-1])
     return Chart(
         title,
-        tuple(Tick(frame.x(tick), _label(tick)) for tick in _ticks(0, right) if tick <= right),
+        tuple(Tick(frame.x(tick), _label(tick)) for tick in _ticks(0, right) if tick <= right and tick.is_integer()),
         tuple(Tick(frame.y(tick), _label(tick)) for tick in heights),
         tuple(_line(curve, points, frame) for curve, points in drawn),
     )
@@ -134,25 +134,17 @@ def _line(curve: Curve, points: Sequence[tuple[int, float]], frame: _Frame) -> L
     first, last = points[0][0], points[-1][0]
     width = (last - first) / _MOST_POINTS if len(points) > _MOST_POINTS else 0
     groups = [list(group) for _, group in groupby(points, lambda point: (point[0] - first) // width if width else point[0])]
-    steps = [fmean(step for step, _ in group) for group in groups]
-    spans = [[value for _, value in group] for group in groups]
-    mean = [(frame.x(step), frame.y(fmean(span))) for step, span in zip(steps, spans, strict=True)]
-    least = [(frame.x(step), frame.y(min(span))) for step, span in zip(steps, spans, strict=True)]
-    greatest = [(frame.x(step), frame.y(max(span))) for step, span in zip(steps, spans, strict=True)]
+
+    def join(value: Callable[[list[float]], float]) -> list[tuple[float, float]]:
+        return [(frame.x(fmean(step for step, _ in group)), frame.y(value([one for _, one in group]))) for group in groups]
+
+    mean, least, greatest = join(fmean), join(min), join(max)
     band = _path([*least, *reversed(greatest)]) + "Z" if least != greatest else ""
     return Line(curve.name, curve.color, _path(mean), band, tuple(mean) if len(mean) <= _MOST_DOTS else (), points[-1][1])
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x},{y}" for x, y in places)
-
-
-def _ends(low: float, high: float) -> tuple[float, float]:
-    """The axis of values: from 0 where that costs less than half of it, and never of no height."""
-    if low == high:
-        around = abs(low) / 2 or 1.0
-        return low - around, high + around
-    return (0.0, high) if 0 < low < high / 2 else (low, high)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -162,6 +154,7 @@ def _ticks(low: float, high: float) -> list[float]:
         >>> _ticks(0.03, 0.97)
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
+    high = high if high > low else low + 1
     rough = (high - low) / 5
     decade = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * decade for factor in (1, 2, 5, 10) if rough <= factor * decade * (1 + 1e-9))
@@ -169,4 +162,4 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _label(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) else f"{value:.6g}"
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e7 else f"{value:.6g}"
