@@ -1,0 +1,327 @@
+"""The page of a training: drawn to scale, safe to open, and complete whatever is missing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.confusion import Counts, confusion
+from pipeline.metrics.semantic import Semantic
+from pipeline.palette import palette
+from pipeline.report import ImageCounts, ReportInput, build_report
+from pipeline.training.chart import BOTTOM, LEFT, RIGHT, TOP, Curve, draw
+from pipeline.training.history import History
+from pipeline.training.page import Picture, write_page
+
+NAMES = ("background", "nucleus", "border")
+VOID = {"meta", "img"}
+TRUTH = np.array([[0, 0, 1, 1], [2, 2, 255, 255]])
+MASK = np.array([[0, 1, 1, 255], [2, 0, 0, 255]])
+IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+
+
+def report_of(names=NAMES, matrix=((90, 10, 0), (5, 45, 0), (0, 0, 0))):
+    counts = Counts(np.array(matrix).sum(axis=0), confusion=np.array(matrix)) if matrix else Counts(np.arange(len(names)))
+    images = [ImageCounts("a", counts, has_truth=bool(matrix))]
+    return build_report(ReportInput("done", [{"name": name} for name in names], (Semantic(),), images))
+
+
+def history_of(folder, losses=(2.0, 1.0), names=NAMES, reports=()):
+    with History(folder, names, None) as history:
+        for step, loss in enumerate(losses, 1):
+            history.train(step, loss=loss, parts={}, rate=0.1, crops_per_second=5.0)
+        for step, report in enumerate(reports, 1):
+            history.validate(step, report)
+    return folder / "history.csv"
+
+
+@pytest.fixture
+def page(tmp_path):
+    """Write a page and read it: ``page(title=..., report=..., ...)``."""
+
+    def go(*, title="unet", facts=None, history=tmp_path / "none.csv", report=None, pictures=()):
+        path = tmp_path / "training.html"
+        write_page(path, title=title, facts=facts or {}, history=history, report=report or report_of(), pictures=pictures)
+        return path.read_text(encoding="utf-8")
+
+    return go
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text; fails where tags do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text, self._open = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag, key):
+        return [attrs[key] for name, attrs in self.found if name == tag and key in attrs]
+
+
+def charts(text):
+    """SVG of each chart by its title, parsed as XML."""
+    found = [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]  # noqa: S314 -- the page is our own
+    return {svg.get("aria-label").removesuffix(" over steps"): svg for svg in found}
+
+
+def decoded(text):
+    """Pixels of the pictures of a page, by what they show."""
+    from PIL import Image
+
+    images = [attrs for tag, attrs in Elements(text).found if tag == "img"]
+    assert all(one["src"].startswith("data:image/png;base64,") for one in images)
+    return {one["alt"]: np.array(Image.open(io.BytesIO(base64.b64decode(one["src"].partition(",")[2])))) for one in images}
+
+
+def rgb(color):
+    return tuple(bytes.fromhex(color[1:]))
+
+
+def test_the_page_needs_nothing_else(page, tmp_path):
+    """No script, no link, no address: every picture is in the page, and every tag is closed."""
+    text = page(history=history_of(tmp_path, reports=[report_of()]), pictures=[Picture("a", IMAGE, TRUTH, MASK)])
+    elements = Elements(text)
+    assert not {tag for tag, _ in elements.found} & {"script", "link", "iframe", "object", "a"}
+    assert all(src.startswith("data:") for src in elements.all("img", "src"))
+    assert "://" not in re.sub(r"base64,[^\"]*", "", text)
+    assert "url(" not in text
+
+
+def test_text_is_shown_as_it_is(page, tmp_path):
+    """Markup in a title, fact, class or picture name is text: no element of theirs is in the page."""
+    nasty = '<b onclick="x">&\'"</b>'
+    names = [nasty, "other", "third"]
+    report = report_of(names)
+    text = page(
+        title=f"title {nasty}",
+        facts={f"key {nasty}": f"value {nasty}"},
+        history=history_of(tmp_path, names=names, reports=[report]),
+        report=report,
+        pictures=[Picture(f"picture {nasty}", IMAGE, TRUTH, MASK)],
+    )
+    elements = Elements(text)
+    assert not elements.all("b", "onclick")
+    shown = " ".join(elements.text)
+    for place in ("title", "key", "value", "picture"):
+        assert f"{place} {nasty}" in shown
+    assert shown.count(nasty) == 2 + 3 + 1 + 1 + 2 + 1 + 1  # as above, the title twice; table, both edges of the matrix, legends, the curve
+    assert f"truth of picture {nasty}" in decoded(text)
+
+
+def test_pictures_have_the_colours_of_the_classes(page):
+    """Image as it is; truth and prediction in the report's colours; what is no class is transparent; wrong pixels red over grey."""
+    report = report_of()
+    report["classes"] = [{**one, "color": color} for one, color in zip(report["classes"], ("#102030", "#a0b0c0", "#ffffff"), strict=True)]
+    found = decoded(page(report=report, pictures=[Picture("a", IMAGE, TRUTH, MASK)]))
+    lut = {0: (0x10, 0x20, 0x30, 255), 1: (0xA0, 0xB0, 0xC0, 255), 2: (255, 255, 255, 255), 255: (0, 0, 0, 0)}
+    for name, ids in (("truth", TRUTH), ("prediction", MASK)):
+        assert found[f"{name} of a"].tolist() == [[list(lut[value]) for value in row] for row in ids.tolist()]
+    assert (found["image of a"] == IMAGE).all()
+    error = found["error of a"]
+    wrong = np.array([[False, True, False, False], [False, True, False, False]])  # what is no class is not wrong
+    assert (error[wrong] == (255, 40, 40)).all()
+    grey = IMAGE.mean(axis=-1).astype(np.uint8)
+    assert (error[~wrong] == grey[~wrong][:, None]).all()
+
+
+def test_classes_without_a_colour_get_the_palette(page):
+    """A report as it is written has no colours: each class has that of its id."""
+    found = decoded(page(pictures=[Picture("a", IMAGE, np.array([[0, 1, 2, 2]] * 2), MASK)]))
+    assert found["truth of a"][0, :3, :3].tolist() == [list(rgb(color)) for color in palette(3)]
+
+
+@pytest.mark.parametrize(
+    ("truth", "mask", "share"), [(TRUTH, MASK, "40.00 % wrong"), (MASK, MASK, "0.00 % wrong"), (TRUTH * 0 + 255, MASK, None)]
+)
+def test_the_share_of_wrong_pixels_is_that_of_the_confusion(page, truth, mask, share):
+    """Out of the pixels that have both a true and a predicted class, as the matrix counts them."""
+    text = page(pictures=[Picture("a", IMAGE, truth, mask)])
+    both = (truth < 3) & (mask < 3)
+    counts = confusion(truth_YX=truth[both][None], mask_YX=mask[both][None], classes=3)
+    expected = f"{100 * (1 - np.trace(counts) / counts.sum()):.2f} % wrong" if counts.sum() else "nothing to compare"
+    assert f"<span>{expected}</span>" in text
+    assert expected == (share or "nothing to compare")
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, [0, 0, 0]), (2, [15, 15, 15]), (3, [0, 30, 60]), (5, [0, 30, 60])])
+def test_any_number_of_channels_can_be_shown(page, channels, shown):
+    """Three or more: the first are red, green and blue; fewer: their mean is grey."""
+    image = np.broadcast_to(np.arange(channels, dtype=np.uint8) * 30, (2, 4, channels))
+    assert decoded(page(pictures=[Picture("a", image, TRUTH, MASK)]))["image of a"][0, 0].tolist() == shown
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "int16"])
+def test_ids_may_be_of_any_integer_type(page, dtype):
+    """The fill values of wider masks, and negative ones, are no class either."""
+    top = np.iinfo(dtype).max
+    mask = np.array([[0, 1, 2, top], [0, 0, 0, np.iinfo(dtype).min]]).astype(dtype)
+    alpha = decoded(page(pictures=[Picture("a", IMAGE, TRUTH, mask)]))["prediction of a"][..., 3]
+    assert alpha.tolist() == [[255, 255, 255, 0], [255, 255, 255, 0 if np.iinfo(dtype).min else 255]]
+
+
+def test_curves_are_drawn_to_scale(page, tmp_path):
+    """Losses 2, 1, 0.5 at steps 1, 2, 4: the points lie where the ticks of both axes say."""
+    path = history_of(tmp_path, [2.0, 1.0, 0.75, 0.5])
+    svg = charts(page(history=path))["Loss"]
+    texts = [(one.text, float(one.get("x")), float(one.get("y")) - 4, one.get("text-anchor")) for one in svg.iter("text")]
+    heights = {float(text): y for text, _, y, anchor in texts if anchor == "end"}
+    places = {int(text): x for text, x, _, anchor in texts if anchor == "middle" and text != "step"}
+    assert {0.0, 2.0} <= set(heights)
+    assert {0, 4} <= set(places)
+    dots = [(float(one.get("cx")), float(one.get("cy"))) for one in svg.iter("circle")]
+    expected = [
+        (places[0] + (places[4] - places[0]) * step / 4, heights[0] + (heights[2] - heights[0]) * loss / 2)
+        for step, loss in ((1, 2.0), (2, 1.0), (3, 0.75), (4, 0.5))
+    ]
+    assert np.array(dots) == pytest.approx(np.array(expected), abs=0.06)
+
+
+def test_the_iou_of_each_class_has_its_colour_and_its_name(page, tmp_path):
+    """One line a class that has an IoU, in the colour of the class, and one for the mean; the legend gives the last values."""
+    report = report_of()
+    text = page(history=history_of(tmp_path, reports=[report_of(matrix=((1, 1, 0), (1, 1, 0), (0, 0, 0))), report]), report=report)
+    lines = {line.find("title").text: line.get("style") for line in charts(text)["IoU on validation images"].iter("g")}
+    colors = palette(3)
+    assert lines == {"background": f"color: {colors[0]}", "nucleus": f"color: {colors[1]}", "mean": "color: var(--ink)"}
+    for name, iou in (("background", 90 / 105), ("nucleus", 45 / 60), ("mean", (90 / 105 + 45 / 60) / 2)):
+        assert f"{name} <b>{iou:.4g}</b>" in text
+
+
+@pytest.mark.parametrize(
+    "losses", [[], [0.5], [0.0, 0.0], [float("nan")] * 3, [1.0, float("inf"), float("nan"), 0.5], [-3.0, -3.0], [1e30, 1e-30]]
+)
+def test_no_coordinate_is_broken(page, tmp_path, losses):
+    """No row, one row, flat, negative or huge losses, and what is not finite: every number of the drawing is finite and inside."""
+    text = page(history=history_of(tmp_path, losses, reports=[report_of()] if len(losses) == 1 else []))
+    drawn = charts(text)
+    assert ("Loss" in drawn) == any(np.isfinite(losses))
+    assert ("No step has been booked yet." in text) == (not losses)
+    for svg in drawn.values():
+        for key, value in ((key, value) for one in svg.iter() for key, value in one.items() if key in ("d", "cx", "cy", "x", "y")):
+            numbers = [float(number) for number in re.split(r"[MLHZ, ]+", value) if number]
+            assert all(-10 <= number <= 600 for number in numbers), (key, value)
+        assert not re.search(r"\b(nan|inf)", ET.tostring(svg, encoding="unicode"), re.IGNORECASE)
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=30))
+def test_every_point_is_inside_the_axes(values):
+    """Whatever 32-bit floats a curve has: finite ones are drawn between the outermost ticks, in order of their steps."""
+    chart = draw("any", [Curve("any", "", range(1, len(values) + 1), values)])
+    finite = [value for value in values if np.isfinite(value)]
+    assert len(chart.lines) == bool(finite)
+    for line in chart.lines:
+        assert len(line.dots) == len(finite)
+        assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y in line.dots)
+        assert [x for x, _ in line.dots] == sorted(x for x, _ in line.dots)
+        order = np.argsort(finite, kind="stable")
+        assert (np.diff([line.dots[index][1] for index in order]) <= 0).all()
+        assert (chart.y[0].at, chart.y[-1].at) == (BOTTOM, TOP)
+
+
+def test_a_long_history_is_thinned_without_hiding_its_extremes():
+    """100,000 steps become some hundred points: means over equal spans of steps, and a band from the least to the greatest."""
+    values = np.random.default_rng(0).normal(size=100_000)
+    values[777], values[50_000] = 9.0, -9.0
+    chart = draw("noise", [Curve("noise", "", range(1, 100_001), values.tolist())])
+    line = chart.lines[0]
+    points = [tuple(map(float, place.split(","))) for place in line.path[1:].split("L")]
+    band = [tuple(map(float, place.split(","))) for place in line.band[1:-1].split("L")]
+    assert 250 <= len(points) <= 310
+    assert len(band) == 2 * len(points)
+    heights = {float(tick.label): tick.at for tick in chart.y}
+    scale = (heights[5.0] - heights[-5.0]) / 10
+    assert {min(y for _, y in band), max(y for _, y in band)} == {round(heights[0.0] + 9 * sign * scale, 1) for sign in (1, -1)}
+    spans = np.array_split(values, 300)
+    expected = [heights[0.0] + span.mean() * scale for span in spans]
+    assert [y for _, y in points[:300]] == pytest.approx(expected, abs=0.8)
+
+
+def test_what_is_not_defined_is_a_dash(page):
+    """A class that is nowhere has no IoU; without truth there is no matrix, and areas are still there."""
+    text = page()
+    row = re.search(r"<tr><td class=\"n\">2</td>.*</tr>", text).group()
+    assert row.count(">–<") == 4
+    bare = page(report=report_of(matrix=None))
+    assert "Confusion" not in bare
+    assert "Confusion" in text
+    assert re.search(r"<tr><td class=\"n\">2</td>.*>2</td></tr>", bare)
+    assert ">None<" not in text + bare
+
+
+def test_the_matrix_has_counts_and_shares_of_its_rows(page):
+    """Each cell shows its pixels, shaded by its share of its row; a row without pixels is not shaded."""
+    cells = re.findall(
+        r"rgba\(30, 120, 220, ([0-9.]+)\)\">([0-9,]+)</td>", page(report=report_of(matrix=((9000, 1000, 0), (5, 5, 0), (0, 0, 0))))
+    )
+    assert [count for _, count in cells] == ["9,000", "1,000", "0", "5", "5", "0", "0", "0", "0"]
+    assert [float(share) for share, _ in cells] == [0.54, 0.06, 0.0, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_many_classes_are_a_page_without_a_matrix(page, tmp_path):
+    """Two hundred classes: every one in the table and in its own colour, the matrix left to report.json."""
+    names = [f"class {index}" for index in range(200)]
+    report = report_of(names, np.eye(200, dtype=int).tolist())
+    text = page(history=history_of(tmp_path, names=names, reports=[report]), report=report)
+    assert "Confusion" not in text
+    assert len({line.get("style") for line in charts(text)["IoU on validation images"].iter("g")}) == 200 + 1  # and the mean
+    Elements(text)
+
+
+def test_facts_are_shown_in_their_order(page):
+    """What is known of the training stands as it was given."""
+    text = page(facts={"network": "unet", "crops": "256 px", "best step": "4,000"})
+    assert re.findall(r"<dt>(network|crops|best step)</dt><dd>([^<]+)</dd>", text) == [
+        ("network", "unet"),
+        ("crops", "256 px"),
+        ("best step", "4,000"),
+    ]
+
+
+def test_the_same_input_gives_the_same_page(page, tmp_path):
+    """Written twice, byte for byte the same."""
+    path = history_of(tmp_path, [3.0, 2.0, 1.0], reports=[report_of()])
+    pictures = [Picture("a", IMAGE, TRUTH, MASK)]
+    assert page(history=path, pictures=pictures) == page(history=path, pictures=pictures)
+
+
+def test_a_failed_write_leaves_the_old_page(page, tmp_path, monkeypatch):
+    """A disk that fills up leaves the earlier page whole and no temporary one behind."""
+    before = page()
+
+    def full(self, text, **options):
+        with self.open("w", encoding="utf-8") as file:
+            file.write(text[:99])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        page(title="other")
+    assert (tmp_path / "training.html").read_text(encoding="utf-8") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["training.html"]
