@@ -168,7 +168,8 @@ def test_ignored_pixels_do_nothing(name, num_logits):
     for other in (-1, 77, max(2, num_logits)):
         assert torch.equal(loss(logits_BKYX.masked_fill(per_logit, float("nan")), truth_BYX.masked_fill(ignored_BYX, other)), value)
     weights_BYX = (~ignored_BYX).double()
-    weighted, slope_weighted_BKYX = gradient(loss, logits_BKYX, truth_BYX.masked_fill(ignored_BYX, 1), weights_BYX)
+    nan_BKYX = logits_BKYX.masked_fill(per_logit, float("nan"))
+    weighted, slope_weighted_BKYX = gradient(loss, nan_BKYX, truth_BYX.masked_fill(ignored_BYX, 1), weights_BYX)
     assert torch.equal(weighted, value)
     assert torch.equal(slope_weighted_BKYX, slope_BKYX)
 
@@ -181,6 +182,21 @@ def test_nothing_to_learn_from_is_zero(name, num_logits):
     value, slope_BKYX = gradient(built(name, num_logits), logits_BKYX, torch.full_like(truth_BYX, 255))
     assert value == 0
     assert not slope_BKYX.any()
+
+
+@each
+@each_size
+def test_an_ignored_image_is_no_image(name, num_logits):
+    """An image of ignored pixels alone changes neither the loss of the others nor their gradient."""
+    logits_BKYX, truth_BYX = batch(num_logits)
+    truth_BYX[1] = 255
+    loss = built(name, num_logits)
+    value, slope_BKYX = gradient(loss, logits_BKYX, truth_BYX)
+    others = [0, 2, 3]
+    expected, slope_others_BKYX = gradient(loss, logits_BKYX[others], truth_BYX[others])
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slope_BKYX[others], slope_others_BKYX, rtol=1e-12, atol=1e-15)
+    assert not slope_BKYX[1].any()
 
 
 @each
