@@ -245,6 +245,18 @@ def test_every_point_is_inside_the_axes(values):
         assert (chart.y[0].at, chart.y[-1].at) == (BOTTOM, TOP)
 
 
+def test_steps_are_whole_numbers():
+    """A training of two steps has ticks at steps, not between them."""
+    assert [tick.label for tick in draw("short", [Curve("short", "", [1, 2], [0.5, 0.25])]).x] == ["0", "1", "2"]
+
+
+def test_iou_is_drawn_from_none_to_all(page, tmp_path):
+    """The axis of IoU goes from 0 to 1 whatever was reached, so that pages compare at a glance."""
+    for matrix in (((90, 10, 0), (5, 45, 0), (0, 0, 0)), ((1, 99, 0), (99, 1, 0), (0, 0, 0))):
+        svg = charts(page(history=history_of(tmp_path, reports=[report_of(matrix=matrix)])))["IoU on validation images"]
+        assert [one.text for one in svg.iter("text") if one.get("text-anchor") == "end"] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
 def test_a_long_history_is_thinned_without_hiding_its_extremes():
     """100,000 steps become some hundred points: means over equal spans of steps, and a band from the least to the greatest."""
     values = np.random.default_rng(0).normal(size=100_000)
