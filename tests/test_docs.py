@@ -127,7 +127,7 @@ class Recipes:
         plugin = getattr(module, module.__all__[0])
         value = next(iter(yaml.safe_load(plugin.__doc__.partition("::")[2]).values()))
         spec = next(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict))
-        return build(f"{kind}s", {**spec, "name": self.names[kind]})
+        return build("losses" if kind == "loss" else f"{kind}s", {**spec, "name": self.names[kind]})
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ class Still(Raster):
 
 def test_there_is_a_recipe_for_each_kind(recipes: Recipes) -> None:
     """Whatever can be added by one file is shown."""
-    assert recipes.kinds == {"model", "reader", "writer", "metric", "backend"}
+    assert recipes.kinds == {"model", "reader", "writer", "metric", "backend", "loss"}
 
 
 def test_the_model_recipe_works(recipes: Recipes) -> None:
@@ -209,6 +209,20 @@ def test_the_backend_recipe_works(recipes: Recipes) -> None:
         logits_BKYX = predict(pixels_BCYX, [{}, {}])
     assert np.allclose(logits_BKYX[:, 1:], expected, atol=1e-5)
     assert not logits_BKYX[:, 0].any()
+
+
+def test_the_loss_recipe_works(recipes: Recipes) -> None:
+    """The loss of CONTRIBUTING.md is scikit-learn's Brier score, and ignored pixels have no gradient."""
+    import torch
+    from sklearn.metrics import brier_score_loss
+
+    logits_BKYX = torch.tensor([[[[0.5, -1.0, 2.0]], [[1.5, 0.0, -3.0]]]], dtype=torch.float64, requires_grad=True)
+    loss = recipes.build("loss")(logits_BKYX, torch.tensor([[[1, 0, 255]]]))
+    probs = logits_BKYX.detach().softmax(1)[0, 1, 0].numpy()
+    assert loss.item() == pytest.approx(2 * brier_score_loss([1, 0], probs[:2]))
+    loss.backward()
+    assert logits_BKYX.grad is not None
+    assert logits_BKYX.grad[0, :, 0].any(dim=0).tolist() == [True, True, False]
 
 
 def test_one_file_each_is_all_it_takes(recipes: Recipes, tmp_path: Path) -> None:
