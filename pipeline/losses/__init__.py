@@ -107,6 +107,6 @@ class Loss(Plugin):
         """Return the weight of each pixel of one crop, (Y, X); None: there are none.
 
         Args:
-            instances_YX: instance ids, any integer type; 0 is none.
+            instances_YX: instance ids, any integer type; 0 and below are none.
         """
         return None

@@ -45,7 +45,7 @@ class Border(CrossEntropy):
         """Return ``1 + w0 exp(-(d1 + d2)^2 / (2 sigma^2))``, (Y, X), exact to float32.
 
         Args:
-            instances_YX: instance ids, any integer type; 0 is none.
+            instances_YX: instance ids, any integer type; 0 and below are none.
 
         Example:
             >>> Border(w0=10, sigma=1).pixel_weights(np.array([[7, 0, 9]])).astype(float).round(2).tolist()
@@ -53,7 +53,7 @@ class Border(CrossEntropy):
         """
         from scipy.ndimage import distance_transform_edt, find_objects
 
-        ids, labels = np.unique(instances_YX, return_inverse=True)
+        ids, labels = np.unique(np.maximum(instances_YX, 0), return_inverse=True)
         labels_YX = labels.reshape(instances_YX.shape) + int(ids[0] != 0)
         nearest_YX, second_YX = np.full((2, *instances_YX.shape), np.inf)
         # Farther away the weight is lost in the rounding of 1.

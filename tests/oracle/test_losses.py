@@ -273,6 +273,8 @@ def test_border_weights_of_a_crop_without_background():
     expected_YX = border_by_force(instances_YX, 10, 5)
     assert (expected_YX > 5).all()
     np.testing.assert_allclose(loss_of("border").pixel_weights(instances_YX), expected_YX, rtol=2e-7)
+    empty_YX = np.array([[-1, 0, 4, 0]])
+    assert (loss_of("border").pixel_weights(empty_YX) == 1).all(), "one instance has no second; neither 0 nor less is one"
 
 
 @pytest.mark.parametrize("num_logits", [1, 2])
