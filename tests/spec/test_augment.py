@@ -324,11 +324,12 @@ def test_labels_keep_out_of_what_changes_brightness():
     np.testing.assert_array_equal(found_YX, ids_YX[margin : margin + 32, margin : margin + 32])
 
 
-@given(GEOMETRIES, SEEDS, st.integers(1, 6), st.integers(0, 3))
-def test_any_channels_and_any_labels(augment, seed, channels, count):
+@given(GEOMETRIES, SEEDS, st.integers(1, 6), st.integers(0, 3), st.booleans(), st.sampled_from([0.0, 0.5]))
+def test_any_channels_and_any_labels(augment, seed, channels, count, strided, blur):
     """Any number of channels and label arrays goes through, read-only or strided; inputs are never written to."""
-    change = draw(augment.model_copy(update={"noise": 0.1, "blur": 0.5, "color": 0.1}), 16, seed)
-    pixels_CYX = np.moveaxis(np.moveaxis(noise(change, channels), 0, -1).copy(), -1, 0)
+    change = draw(augment.model_copy(update={"noise": 0.1, "blur": blur, "color": 0.1}), 16, seed)
+    pixels_CYX = noise(change, channels)
+    pixels_CYX = np.asfortranarray(pixels_CYX) if strided else pixels_CYX
     ids_YX = np.arange(change.side**2).reshape(change.side, change.side).T
     kept_CYX, kept_YX = pixels_CYX.copy(), ids_YX.copy()
     pixels_CYX.flags.writeable = ids_YX.flags.writeable = False
