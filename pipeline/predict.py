@@ -119,6 +119,10 @@ class Predict:
         grid = self.bench.job.grid(block.image)
         return list(grid.ring(block.box) if self._blends else grid.tiles(block.box))
 
+    def _needs_scores(self, loaded: _Pixels) -> bool:
+        """Cross-entropy, probabilities and blending do; a mask and the counts of it are made of classes."""
+        return loaded.truth_YX is not None or self._blends or self._probs
+
     def _predict(self, block: Block, loaded: _Pixels) -> Iterator[tuple[Tile, Any]]:
         """Run the network over tiles of equal size together."""
         assert self.bench.predict is not None
@@ -129,7 +133,10 @@ class Predict:
                 some = tiles[first : first + batch]
                 views = [loaded.pixels_CYX[(slice(None), *tile.outer.within(loaded.region).slices)] for tile in some]
                 pixels_BCYX = views[0][None] if len(views) == 1 else np.stack(views)
-                outputs = self.bench.predict(pixels_BCYX, [block.fit] * len(some))
+                predict = self.bench.predict
+                if not self._needs_scores(loaded):
+                    predict = getattr(predict, "classes", predict)  # some backends have them cheaper than logits
+                outputs = predict(pixels_BCYX, [block.fit] * len(some))
                 yield from zip(some, outputs, strict=True)
 
 

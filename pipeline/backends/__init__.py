@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.errors import InputError, Problem
 from pipeline.plugins import Plugin
 from pipeline.recipe import Recipe
 
@@ -19,11 +21,53 @@ __all__ = ["Backend"]
 
 
 class Backend(Plugin):
-    """Base of the backends."""
+    """Base of the backends.
+
+    Attributes:
+        needs: packages that must be installed, by the name that is both imported and given to pip.
+        devices: those of ``compute.device`` that it runs on.
+        precisions: those of ``compute.precision`` that it computes in.
+        compiles: whether it is quick on large tiles too, as what it computes between layers stays in the cache.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
+    compiles: ClassVar[bool] = False
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """Packages that it needs and that are not installed; nothing is imported."""
+        return [name for name in cls.needs if find_spec(name) is None]
+
+    @classmethod
+    def problems(cls, device: str, precision: str) -> list[Problem]:
+        """What keeps it from running here; empty: nothing."""
+        name, found = cls.__module__.rpartition(".")[2], []
+        if missing := cls.missing():
+            way_out = f"It needs what is not installed: pip install {' '.join(missing)}"
+            found.append(Problem("compute.backend", repr(name), "", way_out))
+        if device not in cls.devices:
+            found.append(Problem("compute.device", f"{device} with backend {name}", ", ".join(cls.devices)))
+        if precision not in cls.precisions:
+            found.append(Problem("compute.precision", f"{precision} with backend {name}", ", ".join(cls.precisions)))
+        return found
+
+    def require(self, recipe: Recipe) -> None:
+        """Refuse a recipe that cannot be run here.
+
+        Raises:
+            InputError: a package is missing, or the backend has no such device or precision; every problem at once.
+        """
+        if problems := self.problems(recipe.device, recipe.precision):
+            raise InputError(problems)
 
     @abstractmethod
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> AbstractContextManager[Predict]:
         """Prepare a network; the context yields ``predict(pixels_BCYX, fits)`` (see :data:`pipeline.models.Predict`).
+
+        Where ``predict`` has a method ``classes`` of the same arguments, the engine asks that instead when nothing needs
+        scores: it returns classes (B, Y, X), exactly those of the largest scores, or the scores where they are not finite.
 
         Args:
             network: takes float32 NCHW, returns logits (N, K, H, W); K = 1 means two classes, class 1 where the logit > 0.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend
+from pipeline.backends._threads import torch_threads
 from pipeline.errors import InputError, Problem
 from pipeline.normalize import constants
 from pipeline.recipe import Recipe
@@ -38,18 +39,15 @@ class Torch(Backend):
     @contextmanager
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
         """Take the network over (it is changed in place); see :class:`pipeline.backends.Backend`."""
+        self.require(recipe)
         import torch
 
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu, auto", "See `gigaseg doctor`."))
-        before = torch.get_num_threads()
-        torch.set_num_threads(recipe.threads)
-        try:
-            # TF32 would make fp32 a name only; benchmarking could pick another kernel in another process.
-            with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32"):
-                yield _Predictor(network, recipe, normalize)
-        finally:
-            torch.set_num_threads(before)
+        # TF32 would make fp32 a name only; benchmarking could pick another kernel in another process.
+        exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32")
+        with torch_threads(recipe.threads), exact:
+            yield _Predictor(network, recipe, normalize)
 
 
 class _Predictor:

@@ -198,7 +198,9 @@ class _FirstTileChecked:
         self.predict, self.model, self.is_checked = predict, model, False
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the backend's predictor tells, such as its notes."""
+        """Whatever else the backend's predictor tells, such as its notes; classes without logits only after the check."""
+        if name == "classes" and not self.__dict__["is_checked"]:
+            raise AttributeError(name)
         return getattr(self.__dict__["predict"], name)
 
     def __call__(self, pixels_BCYX: Any, fits: Any) -> Any:

@@ -1,0 +1,106 @@
+"""OpenVINO: the network compiled for this processor, several times the speed of eager torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from numpy.typing import NDArray
+
+from pipeline.backends import Backend
+from pipeline.backends._threads import torch_threads
+from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.backends._graph import Graph, Run
+    from pipeline.models import Predict
+
+__all__ = ["Openvino"]
+
+RAW = ("uint8", "int8", "uint16", "int16", "float32")
+
+
+class Openvino(Backend):
+    """One graph from raw pixels to logits, or to classes where nobody needs logits; float32 or bfloat16, on a processor.
+
+    Logits come back as float32 numpy, contiguous (B, K, Y, X).
+
+    Example::
+
+        backend: {name: openvino}
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("openvino",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
+    compiles: ClassVar[bool] = True
+
+    @contextmanager
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
+        """Take the network over; see :class:`pipeline.backends.Backend`. It is compiled when the type of the pixels is known."""
+        self.require(recipe)
+        from pipeline.backends._graph import GraphPredictor
+
+        with torch_threads(recipe.threads):
+            yield GraphPredictor(network, normalize, lambda graph, pixels: _compile(graph, pixels, recipe), RAW)
+
+
+def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:
+    """Compile a graph for this processor, and say whether it takes any size.
+
+    Raises:
+        InputError: the network does something that OpenVINO cannot.
+    """
+    import openvino
+
+    from pipeline.backends._graph import refusal
+
+    config = {
+        # Said always: left alone, it would be bfloat16 wherever the processor has it.
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[recipe.precision],
+        "INFERENCE_NUM_THREADS": recipe.threads,
+        "NUM_STREAMS": 1,
+        # Left alone, every process pins its threads from core 0 on, and actors take turns.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        model, takes_any = _convert(graph, pixels)
+        request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+    except RuntimeError as error:
+        raise refusal("openvino", error) from error
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        request.infer(list(inputs), share_inputs=True)
+        # Copies: the next tile is computed into the same memory.
+        return [request.get_output_tensor(index).data.copy() for index in range(2 if graph.classes else 1)]
+
+    return run, takes_any
+
+
+def _convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
+    """Make OpenVINO's graph of a torch one.
+
+    The front end is used as it is: ``openvino.convert_model`` would do the same, and report each use over the network.
+    """
+    from openvino import PartialShape, Type
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    from pipeline.backends._graph import trace
+
+    traced, takes_any = trace(graph, pixels.shape, "openvino")
+    front = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced)  # held here: the front end asks it again when it converts
+    loaded = front.load(decoder)
+    batch, *rest = pixels.shape
+    channels = rest[-1] if graph.interleaved else rest[0]
+    if takes_any:
+        batch, rest = -1, [-1, -1, channels] if graph.interleaved else [channels, -1, -1]
+    taken = [([batch, *rest], Type(pixels.dtype)), *[([batch, channels, 1, 1], Type.f32)] * 2]
+    for place, (shape, kind) in zip(loaded.get_inputs(), taken, strict=True):
+        loaded.set_partial_shape(place, PartialShape(shape))
+        loaded.set_element_type(place, kind)
+    return front.convert(loaded), takes_any
