@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.errors import GigasegError, InputError
+from pipeline.errors import GigasegError, lines_of
 
 __all__ = ["app", "main"]
 
@@ -87,7 +87,7 @@ def segment(
 
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = False) -> None:
-    """Say what a run would do: images, skips, blocks, bytes, memory."""
+    """Say what a run or a training would do; nothing is written."""
     from workflows import inspect as workflow
 
     done(workflow.plan(config, overrides or [], as_json=as_json))
@@ -229,15 +229,15 @@ def writers(*, as_json: Json = False) -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(*, training: Annotated[bool, typer.Option("--training", help="Of a training's YAML.")] = False) -> None:
     """Print the JSON schema of the YAML, for editors."""
     from workflows import catalog
 
-    done(catalog.schema())
+    done(catalog.schema(training=training))
 
 
 @app.command()
-def init(kind: Annotated[str, typer.Argument(metavar="KIND", help="microscopy or aerial.")]) -> None:
+def init(kind: Annotated[str, typer.Argument(metavar="KIND", help="microscopy, aerial or training.")]) -> None:
     """Write a ready, commented YAML into this folder."""
     from workflows import catalog
 
@@ -258,14 +258,7 @@ def done(exit_code: int) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: what follows ``gigaseg`` on the command line; None: this process's own.
-
-    Returns:
-        The exit code: 0 all done, 1 could not go on, 2 wrong input, 3 done but for what is quarantined, 130 interrupted.
-    """
+    """Run one command and return its exit code (the epilog lists them); arguments None: this process's own."""
     try:
         exit_code = invoke(arguments)
         sys.stdout.flush()
@@ -292,20 +285,8 @@ def invoke(arguments: Sequence[str] | None) -> int:
 
 
 def explain(error: Exception) -> int:
-    """Say on stderr what went wrong, without a traceback.
-
-    Args:
-        error: whatever ended the command; its notes, such as where the log is, are shown too.
-
-    Returns:
-        The exit code that the error stands for.
-    """
-    lines = [str(error)]
-    if isinstance(error, InputError):
-        lines = [str(problem) for problem in error.problems]
-    elif not isinstance(error, GigasegError):
-        lines = [f"unexpected {type(error).__name__}: {error}", "`gigaseg --debug ...` shows the traceback."]
-    for line in (*lines, *getattr(error, "__notes__", ())):
+    """Say on stderr what went wrong, and return the exit code that it stands for."""
+    for line in lines_of(error):
         print(f"gigaseg: {line}", file=sys.stderr)
     return error.exit_code if isinstance(error, GigasegError) else 1
 

@@ -245,16 +245,16 @@ def _missing_images(data: Mapping[str, Any]) -> list[Problem]:
     return [problem for problem in found if problem]
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of the YAML, for editors: with descriptions, and with the options of every plug-in that imports."""
-    schema = Config.model_json_schema()
+def json_schema(form: Form = RUN) -> dict[str, Any]:
+    """Return the JSON schema of a YAML, for editors: with descriptions, and with the options of every plug-in that imports."""
+    schema: dict[str, Any] = form.tree.model_json_schema()
     definitions = schema["$defs"]
     keys = schema["properties"]
-    for key, kind in RUN.kinds.items():
+    for key, kind in form.kinds.items():
         spec = _spec_schema(kind, definitions)
         many = {"anyOf": [{"type": "array", "items": spec}, {"type": "string"}]}
         keys[key] = {name: keys[key][name] for name in ("default", "description") if name in keys[key]}
-        keys[key] |= many if key in RUN.lists else spec
+        keys[key] |= many if key in form.lists else spec
     keys["images"] = {"description": keys["images"]["description"], "anyOf": [{"type": "string"}, _bare(keys["images"])]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "gigaseg"}
 

@@ -26,6 +26,7 @@ __all__ = [
     "Problem",
     "StoreError",
     "TruthError",
+    "lines_of",
     "nearest",
 ]
 
@@ -111,6 +112,21 @@ class TruthError(BlockError):
     def __reduce__(self) -> tuple[type[TruthError], tuple[float | tuple[int, ...], int, int]]:
         """Travel between processes with the position."""
         return type(self), (self.value, self.y, self.x)
+
+
+def lines_of(error: BaseException) -> list[str]:
+    """Return what a user is told of an error that ended the command, without a traceback: every problem, then its notes.
+
+    Example:
+        >>> lines_of(InputError(["one", "two"])), lines_of(KeyError("x"))[0]
+        (['one', 'two'], "unexpected KeyError: 'x'")
+    """
+    lines = [str(error)]
+    if isinstance(error, InputError):
+        lines = [str(problem) for problem in error.problems]
+    elif not isinstance(error, GigasegError):
+        lines = [f"unexpected {type(error).__name__}: {error}", "`gigaseg --debug ...` shows the traceback."]
+    return [*lines, *getattr(error, "__notes__", ())]
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

@@ -19,12 +19,13 @@ from sybil.example import Example
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from pipeline.cli import app, main
-from pipeline.config import load_config
+from pipeline.config import RUN, load_config, load_form
 from pipeline.confusion import Counts
 from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.readers import Header, Raster
 from pipeline.recipe import Recipe
+from pipeline.training.config import TRAIN, is_training
 from pipeline.writers import MaskMeta
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +107,8 @@ def test_a_ready_config_loads(path: Path, tmp_path: Path) -> None:
     """The demo and each YAML that `gigaseg init` writes is a config."""
     (tmp_path / "images").mkdir()
     (tmp_path / "run.yaml").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    assert load_config(tmp_path / "run.yaml").output.parent == tmp_path / "runs"
+    form = TRAIN if is_training(yaml.safe_load(path.read_text(encoding="utf-8"))) else RUN
+    assert load_form(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
 
 
 class Recipes:

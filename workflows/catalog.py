@@ -12,6 +12,7 @@ import yaml
 
 from pipeline.errors import InputError, Problem, nearest
 from pipeline.plugins import Plugin, available, build, find
+from pipeline.training.config import is_training
 
 if TYPE_CHECKING:
     from pipeline.models import Model
@@ -160,11 +161,12 @@ def measured(model: Model) -> dict[str, Any]:
     return asdict(found)
 
 
-def schema() -> int:
-    """Print the JSON schema of the YAML."""
-    from pipeline.config import json_schema
+def schema(*, training: bool = False) -> int:
+    """Print the JSON schema of the YAML of a run, or of a training."""
+    from pipeline.config import RUN, json_schema
+    from pipeline.training.config import TRAIN
 
-    print(json.dumps(json_schema(), indent=2))
+    print(json.dumps(json_schema(TRAIN if training else RUN), indent=2))
     return 0
 
 
@@ -196,5 +198,6 @@ def init(kind: str, folder: Path) -> int:
             file.write(text)
     except FileExistsError:
         raise InputError(Problem(str(target), "a file that is there already", "", "Move it away or change folder.")) from None
-    print(f"{target}\nEdit it, then: gigaseg run {target.name}")
+    command = "train" if is_training(yaml.safe_load(text)) else "run"
+    print(f"{target}\nEdit it, then: gigaseg {command} {target.name}")
     return 0

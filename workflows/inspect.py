@@ -15,14 +15,20 @@ from pipeline.plan import complete, make_job
 from pipeline.report.ledger import report_of
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, survey
+from pipeline.training.config import is_training
 from pipeline.tune import Choice, choose, keep, print_bytes, projected_bytes
+from pipeline.yaml_lines import read_yaml
 from workflows.segment import runner_of
 
 __all__ = ["plan", "status"]
 
 
 def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
-    """Say what a run would do, reading headers only."""
+    """Say what a run would do, reading headers only; of a training, what it would learn from."""
+    if is_training(read_yaml(config_path).data):
+        from workflows.plan_training import plan_training
+
+        return plan_training(config_path, overrides, as_json=as_json)
     config = load_config(config_path, overrides)
     found = survey(config)
     folder = RunFolder(config.output)

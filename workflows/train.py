@@ -24,7 +24,7 @@ from pipeline.survey import fingerprint
 from pipeline.training.config import TRAIN, TrainConfig
 from pipeline.training.gallery import pictures
 from pipeline.training.judge import judge, measured_halo
-from pipeline.training.launch import crew_of, launch
+from pipeline.training.launch import crew_of, launch, num_gpus
 from pipeline.training.learner import precision_of
 from pipeline.training.loop import bundle_of, checkpoint_of, save
 from pipeline.training.page import write_page
@@ -73,12 +73,6 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
             _settle(plan, replace(team, size=1))
             folder.write(state="done")
     return _judge_aloud(plan, folder)
-
-
-def num_gpus() -> int:
-    """GPUs of this machine, without torch."""
-    cards = Path("/proc/driver/nvidia/gpus")
-    return len(list(cards.iterdir())) if cards.is_dir() else 0
 
 
 def _identity(plan: TrainPlan) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipeline.training.augment import Augment
 from pipeline.tree import DEFAULTS, Auto, Classes, Config, Count, Spec, Text, parse_bytes
 from pipeline.yaml_lines import Places
 
-__all__ = ["ONLY_TRAINING", "TRAIN", "About", "Border", "Names", "Optimizer", "Sampling", "Schedule", "TrainCompute", "TrainConfig"]
+__all__ = ["TRAIN", "About", "Border", "Names", "Optimizer", "Sampling", "Schedule", "TrainCompute", "TrainConfig", "is_training"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Strict(strict=False)]
@@ -184,5 +184,12 @@ TRAIN = Form(
 )
 """A training."""
 
-ONLY_TRAINING = frozenset(TrainConfig.model_fields) - frozenset(Config.model_fields)
-"""Keys that tell the YAML of a training from that of a run."""
+
+def is_training(data: Any) -> bool:
+    """Whether a YAML is that of a training: some keys only it has.
+
+    Example:
+        >>> is_training({"images": ["a/"], "model": "unet", "val": 0.2}), is_training({"images": ["a/"], "model": "unet"})
+        (True, False)
+    """
+    return isinstance(data, Mapping) and not data.keys().isdisjoint(TrainConfig.model_fields.keys() - Config.model_fields.keys())

@@ -184,7 +184,9 @@ class Crops:
             pixels_CYX = np.where(valid_YX, pixels_CYX, np.float32(0))
             classes_YX = np.where(valid_YX, classes_YX, plan.truth_map.ignored)
         needs_instances = plan.loss.needs_instances or plan.border is not None
-        labels = [classes_YX, truth_CYX[0].astype(np.int32)] if needs_instances else [classes_YX]
+        labels = [classes_YX]
+        if needs_instances:  # what is ignored is no object, whatever value says so
+            labels.append(np.where(classes_YX == plan.truth_map.ignored, 0, truth_CYX[0]).astype(np.int32))
         pixels_CYX, labels = change.apply(pixels_CYX, labels)
         known = labels[0] != plan.truth_map.ignored
         is_empty = not np.any(labels[0][known])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import GigasegError, InputError, Problem
@@ -11,7 +12,13 @@ from pipeline.training.loop import fit
 from pipeline.training.plan import TrainPlan
 from pipeline.training.team import Team
 
-__all__ = ["crew_of", "launch"]
+__all__ = ["crew_of", "launch", "num_gpus"]
+
+
+def num_gpus() -> int:
+    """GPUs of this machine, without asking torch."""
+    cards = Path("/proc/driver/nvidia/gpus")
+    return len(list(cards.iterdir())) if cards.is_dir() else 0
 
 
 def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
