@@ -1,0 +1,254 @@
+"""What a training refuses before it begins, what it leaves out, and which crops it draws."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.config import load_form
+from pipeline.errors import InputError
+from pipeline.geometry import Box
+from pipeline.training.config import TRAIN, Optimizer, Schedule
+from pipeline.training.crops import Crops, Shelf
+from pipeline.training.pace import make_optimizer, rate_at
+from pipeline.training.plan import make_plan
+from pipeline.training.scan import scan
+from pipeline.training.targets import with_border
+from tests.training.scene import discs, train_yaml, write_scene
+
+OFF = {"flips": False, "turns": False, "scale": [1, 1], "brightness": 0.0, "contrast": 0.0, "color": 0.0, "noise": 0.0}
+
+
+def planned(folder, **keys):
+    """The plan of a YAML, scanned."""
+    return scan(make_plan(load_form(TRAIN, train_yaml(folder, **keys))))
+
+
+def refused(folder, **keys):
+    """What is wrong with a YAML, as one text."""
+    with pytest.raises(InputError) as error:
+        planned(folder, **keys)
+    return str(error.value)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A scene that a test may damage."""
+    return write_scene(tmp_path, 6)
+
+
+def test_all_mistakes_come_at_once(mine):
+    """Unknown keys, wrong values and a loss that is none are told together, each with its line and a way out."""
+    said = refused(mine, crop=4, epoch=3, loss="dise", steps=None, optimizer={"rate": -1.0})
+    for part in ("train.yaml:", "crop", "'epoch'", "epochs", "'dise'", "'dice'", "optimizer.rate"):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"epochs": 3.0}, "epochs and steps"),
+        ({"border": {"of": "disk"}}, "ground, disc"),
+        ({"model": "histogram"}, "Only these can be trained"),
+        ({"model": {"name": "unet", "classes": 5}}, "5"),
+        ({"model": {"name": "unet", "channels": 3}}, "3"),
+        ({"val": {"names": ["b*"]}}, "'b*'"),
+        ({"truth": "nowhere/{stem}.png"}, "no truth for any image"),
+        ({"images": "nowhere/"}, "nowhere"),
+        ({"classes": [{"name": "ground", "values": [0]}, {"name": "disc", "values": [1, 2]}]}, "truth value"),
+        ({"loss": {"name": "cross_entropy", "class_weights": [1.0, 2.0, 3.0]}}, "3"),
+        ({"val": {"names": ["a*"]}}, "at least one image to train on"),
+    ],
+)
+def test_what_cannot_be_is_refused(mine, keys, part):
+    """What headers and a scan of the truth can tell is refused before training, with what is allowed."""
+    assert part in refused(mine, **keys)
+
+
+def test_wrong_input_leaves_no_folder_and_no_traceback(mine, capsys):
+    """A user's mistake ends with 2 and one message; nothing is written."""
+    assert main(["train", str(train_yaml(mine, model="unett"))]) == 2
+    said = capsys.readouterr().err
+    assert "unet" in said
+    assert "Traceback" not in said
+    assert not (mine / "out").exists()
+
+
+def test_a_truth_value_outside_the_classes_is_found_before_training(mine):
+    """A stray value is named with its file and its place, for every image that holds one."""
+    for name in ("a1", "a4"):
+        truth = np.asarray(Image.open(mine / "truth" / f"{name}.png")).copy()
+        truth[40, 41] = 99
+        Image.fromarray(truth).save(mine / "truth" / f"{name}.png")
+    classes = [{"name": "ground", "values": [0]}, {"name": "disc", "values": list(range(1, 20))}]
+    said = refused(mine, classes=classes)
+    assert "truth value 99 at (y=40, x=41)" in said
+    assert "a1.png" in said
+    assert "a4.png" in said
+
+
+def test_pairs_that_cannot_be_used_are_listed(mine):
+    """An unreadable image and one without truth are left out and named; the others train."""
+    (mine / "images" / "a2.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (mine / "truth" / "a3.png").unlink()
+    plan = planned(mine, exclude=["a5"])
+    assert {one.name for one in (*plan.train, *plan.val)} == {"a0", "a1", "a4"}
+    notes = "\n".join(plan.notes)
+    assert "left out, unreadable: a2" in notes
+    assert "left out, no truth: a3" in notes
+
+
+def test_validation_images_never_teach(mine):
+    """A share, names or a folder of its own: no image is in both parts, and a share is by image and by the seed alone."""
+    for val in (0.4, {"names": ["a[12]"]}):
+        plan = planned(mine, val=val)
+        teach, judge = ({one.name for one in part} for part in (plan.train, plan.val))
+        assert len(judge) == 2
+        assert not teach & judge
+        assert len(teach) == 4
+    shutil.copytree(mine / "images", mine / "more")
+    plan = planned(mine, val=["more/a0.png"])
+    assert [one.name for one in plan.val] == ["a0"]
+    assert len(plan.train) == 6
+    assert planned(mine, val=0.4).val == planned(mine, val=0.4).val != planned(mine, val=0.4, seed=1).val
+
+
+def test_what_the_scan_finds_is_what_numpy_finds(mine):
+    """Areas, the presence of classes, and mean and deviation of the data set, over several blocks, against numpy."""
+    for seed in range(6):
+        pixels, _truth = discs(seed, 96, 3)
+        Image.fromarray(pixels).save(mine / "images" / f"a{seed}.png")
+    empty = np.zeros((96, 96), np.uint8)
+    Image.fromarray(empty).save(mine / "truth" / "a1.png")
+    plan = planned(mine, val={"names": ["a0"]}, ignore=2)
+    pixels = np.stack([np.asarray(Image.open(mine / "images" / f"a{at}.png")) for at in range(1, 6)]).reshape(-1, 3)
+    truths = [np.asarray(Image.open(mine / "truth" / f"a{at}.png")) for at in range(1, 6)]
+    counted = [truth[truth != 2] for truth in truths]
+    areas = plan.scan.areas
+    assert areas.pixels == (sum(int((one == 0).sum()) for one in counted), sum(int((one > 0).sum()) for one in counted))
+    assert areas.present == (sum(one.size for one in counted), sum(one.size for one in counted if (one > 0).any()))
+    np.testing.assert_allclose(plan.normalize["mean"], pixels.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(plan.normalize["std"], pixels.std(axis=0), rtol=1e-6)
+
+
+def test_a_crop_is_what_its_place_says(mine):
+    """Without augmentation a crop holds the normalised pixels and the classes of its box, whether the image is kept or read by region."""
+    plan = planned(mine, augment=OFF, normalize={"mean": [10.0], "std": [2.0]})
+    kept, by_region = Crops(plan, Shelf(2**28)), Crops(plan, Shelf(1))
+    for index in range(12):
+        crop, again = kept[index], by_region[index]
+        name, _, place = crop.where.partition(" at ")
+        box = eval(place, {"Box": Box})  # noqa: S307 - our own text
+        pixels = np.asarray(Image.open(mine / "images" / f"{name}.png"))[box.slices]
+        truth = np.asarray(Image.open(mine / "truth" / f"{name}.png"))[box.slices]
+        np.testing.assert_array_equal(crop.pixels_CYX[0], (pixels.astype(np.float32) - 10) / 2)
+        np.testing.assert_array_equal(crop.truth_YX, truth > 0)
+        np.testing.assert_array_equal(crop.pixels_CYX, again.pixels_CYX)
+        assert crop.where == again.where
+
+
+def test_workers_share_a_batch_and_steps_go_on(mine):
+    """The shares of all workers are the crops of the whole batch, and a resumed training sees what it would have seen."""
+    crops = Crops(planned(mine, batch=5), Shelf(2**28))
+
+    def first(step, rank, size):
+        batches = crops.batches(step, rank, size, 1)
+        try:
+            return next(batches)
+        finally:
+            batches.close()
+
+    whole, parts = first(3, 0, 1), [first(3, rank, 2) for rank in (0, 1)]
+    assert sorted(whole.where) == sorted([*parts[0].where, *parts[1].where])
+    stream = crops.batches(2, 0, 1, 2)
+    next(stream)
+    following = next(stream)
+    stream.close()
+    np.testing.assert_array_equal(following.pixels_BCYX, whole.pixels_BCYX)
+    assert following.where == whole.where
+
+
+def test_classes_can_be_balanced(mine):
+    """Centred on a class at random, half of the crops have a disc in their middle; at random places, as many as there are disc pixels."""
+    share = {}
+    for balance in (0.0, 1.0):
+        plan = planned(mine, augment=OFF, crop=16, sampling={"balance": balance})
+        crops = Crops(plan, Shelf(2**28))
+        share[balance] = np.mean([crops[at].truth_YX[8, 8] == 1 for at in range(300)])
+    assert share[0.0] < 0.35
+    assert 0.38 < share[1.0] < 0.62
+
+
+def test_empty_crops_can_be_limited(mine):
+    """With `empty: 0` hardly a crop holds nothing; without a limit many do."""
+    share = {}
+    for empty in (0.0, 1.0):
+        plan = planned(mine, augment=OFF, crop=16, sampling={"empty": empty})
+        crops = Crops(plan, Shelf(2**28))
+        share[empty] = np.mean([not crops[at].truth_YX.any() for at in range(200)])
+    assert share[0.0] < 0.02
+    assert share[1.0] > 0.2
+
+
+def test_an_image_smaller_than_a_crop_is_reflected(mine):
+    """An image smaller than the crop lies in its middle, with its own reflection around it."""
+    small = np.arange(30 * 20, dtype=np.uint32).reshape(30, 20).astype(np.uint8)
+    for at in range(6):
+        Image.fromarray(small).save(mine / "images" / f"a{at}.png")
+        Image.fromarray((small > 100).astype(np.uint8)).save(mine / "truth" / f"a{at}.png")
+    plan = planned(mine, augment=OFF, crop=48, normalize="none")
+    crop = Crops(plan, Shelf(2**28))[0]
+    wanted = np.pad(small, ((9, 9), (14, 14)), mode="reflect")
+    np.testing.assert_array_equal(crop.pixels_CYX[0], wanted)
+    np.testing.assert_array_equal(crop.truth_YX, wanted > 100)
+
+
+def test_the_border_is_what_brute_force_says(mine):
+    """A pixel is border where another number lies within the width, rows and columns apart."""
+    _, truth = discs(0, 40)
+    found = with_border((truth > 0).astype(np.uint8), truth, split=1, border=2, width=2)
+    for y in range(2, 38):
+        for x in range(2, 38):
+            around = truth[y - 2 : y + 3, x - 2 : x + 3]
+            wanted = 0 if truth[y, x] == 0 else 2 if (around != truth[y, x]).any() else 1
+            assert found[y, x] == wanted
+
+
+@pytest.mark.parametrize("name", ["cosine", "poly", "step", "constant"])
+def test_the_rate_rises_then_falls(name):
+    """Every schedule warms up in a straight line to the full rate and never rises again."""
+    schedule = Schedule(name=name, warmup=0.2)
+    rates = [rate_at(schedule, done) for done in np.linspace(0, 1, 101)]
+    np.testing.assert_allclose(rates[:20], np.linspace(0, 0.95, 20), atol=1e-9)
+    assert rates[20] == pytest.approx(1)
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(rates))
+
+
+def test_norms_and_biases_do_not_decay():
+    """Weight decay is for weights with more than one axis."""
+    from torch import nn
+
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    decays = {one.ndim: group["weight_decay"] for group in make_optimizer(network, Optimizer()).param_groups for one in group["params"]}
+    assert decays == {4: 0.01, 1: 0.0}
+
+
+def test_a_plan_says_what_a_training_would_do(mine, capsys):
+    """`gigaseg plan` of a training names pairs and class shares, and measures time and memory; it writes nothing."""
+    path = train_yaml(mine, border={"of": "disc", "width": 1})
+    assert main(["plan", str(path), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert len(content["train"]) == 5
+    assert [one["name"] for one in content["classes"]] == ["ground", "disc", "border of disc"]
+    assert sum(one["share"] for one in content["classes"]) == pytest.approx(1)
+    assert content["seconds_per_step"] > 0
+    assert content["memory_bytes_per_worker"] > 2**20
+    assert not (mine / "out").exists()
+    assert main(["plan", str(path)]) == 0
+    assert "of the training pixels" in capsys.readouterr().out
