@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,7 +41,7 @@ class Backend(Plugin):
         return [name for name in cls.needs if find_spec(name) is None]
 
     @classmethod
-    def problems(cls, device: str, precision: str) -> list[Problem]:
+    def problems(cls, device: str, precision: str) -> Sequence[Problem]:
         """What keeps it from running here; empty: nothing."""
         name, found = cls.__module__.rpartition(".")[2], []
         if missing := cls.missing():

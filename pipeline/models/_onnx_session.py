@@ -7,7 +7,9 @@ from typing import Any
 
 from pipeline.errors import InputError, Problem
 
-__all__ = ["LazySession", "open_session", "providers"]
+__all__ = ["CUDA", "LazySession", "open_session", "providers"]
+
+CUDA = "CUDAExecutionProvider"
 
 
 def _runtime() -> Any:
@@ -27,14 +29,15 @@ def providers() -> list[str]:
         return []
 
 
-def open_session(path: Path, *, threads: int, optimize: bool = True, cuda: bool = False) -> Any:
-    """Open a file.
+def open_session(source: Path | bytes, *, threads: int, optimize: bool = True, cuda: bool = False, where: str = "") -> Any:
+    """Open a graph.
 
     Args:
-        path: the ONNX file.
+        source: the ONNX file, or what would be in it.
         threads: that compute one tile.
         optimize: prepare the graph for running; False: it is only looked at.
         cuda: run on a GPU.
+        where: what a message calls the source; the path if empty.
 
     Raises:
         InputError: ONNX Runtime is missing, or it cannot run the file.
@@ -50,11 +53,14 @@ def open_session(path: Path, *, threads: int, optimize: bool = True, cuda: bool 
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"])
+        content = source if isinstance(source, bytes) else str(source)
+        return runtime.InferenceSession(content, options, providers=[CUDA] * cuda + ["CPUExecutionProvider"])
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         way_out = "Check it with onnx.checker, or use a newer onnxruntime."
-        raise InputError(Problem(str(path), f"a file that ONNX Runtime cannot run ({text})", "an ONNX file", way_out)) from error
+        raise InputError(
+            Problem(where or str(source), f"a graph that ONNX Runtime cannot run ({text})", "an ONNX file", way_out)
+        ) from error
 
 
 class LazySession:

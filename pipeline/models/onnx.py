@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Onnx"]
 
-CUDA = "CUDAExecutionProvider"
-
 
 class Onnx(NetworkFile):
     """An ONNX file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
@@ -57,7 +55,7 @@ class Onnx(NetworkFile):
     @property
     def uses_gpu(self) -> bool:
         """Whether the ONNX Runtime that is installed can."""
-        from pipeline.models._onnx_session import providers
+        from pipeline.models._onnx_session import CUDA, providers
 
         return CUDA in providers()
 

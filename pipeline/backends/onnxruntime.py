@@ -1,0 +1,101 @@
+"""ONNX Runtime: the network exported in memory, quicker than eager torch in float32; CPU and CUDA."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from numpy.typing import NDArray
+
+from pipeline.backends import Backend
+from pipeline.backends._threads import torch_threads
+from pipeline.errors import InputError, Problem
+from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.backends._graph import Graph, Run
+    from pipeline.models import Predict
+
+__all__ = ["Onnxruntime"]
+
+OPSET = 17
+RAW = ("uint8", "float32")
+
+
+class Onnxruntime(Backend):
+    """One graph from raw pixels to logits, or to classes where nobody needs logits; float32.
+
+    Logits come back as float32 numpy, contiguous (B, K, Y, X).
+
+    Example::
+
+        backend: {name: onnxruntime}
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    compiles: ClassVar[bool] = True
+
+    @contextmanager
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
+        """Take the network over; see :class:`pipeline.backends.Backend`. It is exported when the type of the pixels is known."""
+        self.require(recipe)
+        from pipeline.backends._graph import GraphPredictor
+        from pipeline.models._onnx_session import CUDA, providers
+
+        if recipe.device == "cuda" and CUDA not in providers():
+            raise InputError(Problem("compute.device", "cuda, which this ONNX Runtime has not", "cpu", "pip install onnxruntime-gpu"))
+        with torch_threads(recipe.threads):
+            yield GraphPredictor(network, normalize, lambda graph, pixels: _load(graph, pixels, recipe), RAW)
+
+
+def _load(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:
+    """Export a graph and open it, and say whether it takes any size.
+
+    Raises:
+        InputError: the network does something that ONNX cannot say, or ONNX Runtime cannot do.
+    """
+    from pipeline.models._onnx_session import open_session
+
+    file, takes_any = _export(graph, pixels)
+    session = open_session(file, threads=recipe.threads, cuda=recipe.device == "cuda", where="compute.backend")
+    names = [one.name for one in session.get_inputs()]
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = session.run(None, dict(zip(names, inputs, strict=True)))
+        return outputs
+
+    return run, takes_any
+
+
+def _export(graph: Graph, pixels: NDArray[Any]) -> tuple[bytes, bool]:
+    import torch
+
+    from pipeline.backends._graph import refusal, trace
+
+    traced, takes_any = trace(graph, pixels.shape, "onnxruntime")
+    channels = pixels.shape[3 if graph.interleaved else 1]
+    numbers = torch.ones(len(pixels), channels, 1, 1)
+    file = io.BytesIO()
+    sides = (1, 2) if graph.interleaved else (2, 3)
+    axes = {"pixels": {0: "n", sides[0]: "h", sides[1]: "w"}, "mean": {0: "n"}, "std": {0: "n"}} if takes_any else {}
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this exporter is the older one: it needs no further package
+            torch.onnx.export(
+                traced,
+                (torch.from_numpy(pixels.copy()), numbers, numbers),
+                file,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["pixels", "mean", "std"],
+                dynamic_axes=axes,
+            )
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise refusal("onnxruntime", error) from error
+    return file.getvalue(), takes_any
