@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ from pipeline.config import load_config
 from pipeline.folder import RunFolder
 from pipeline.lease import Holder, current_holder
 from pipeline.ledger import read_rows, tally
+from pipeline.memory import print_bytes, projected_bytes
 from pipeline.plan import complete, make_job
 from pipeline.report.ledger import report_of
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, survey
 from pipeline.training.config import is_training
-from pipeline.tune import Choice, choose, keep, print_bytes, projected_bytes
+from pipeline.tune import Choice, choose, expected, keep
 from pipeline.yaml_lines import read_yaml
 from workflows.segment import runner_of
 
@@ -34,7 +36,7 @@ def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = Fa
     folder = RunFolder(config.output)
     folder.refuse_other(found.identity)
     recorded = folder.read().get("recipe")
-    choice = choose(found) if recorded is None else keep(found, recorded)
+    choice = choose(found, outcome=expected(found)) if recorded is None else keep(found, recorded)
     job = make_job(found, choice.recipe)
     stages = complete(found, job)
     content = _plan_content(found, choice, stages, runner_of(found))
@@ -118,6 +120,8 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
     """Say how far a run is, from its folder alone."""
     folder = RunFolder(folder_path.absolute())
     found, plan_found = folder.require(), folder.last_plan()
+    if found.get("kind") == "training":
+        return _training_status(folder, _state(folder, found["state"]), as_json=as_json)
     done_so_far = tally(read_rows(folder.ledger))
     content = report_of(plan_found, done_so_far, found["state"]) if plan_found else {}
     failures = content.get("failures", [])
@@ -142,4 +146,21 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
     print(f"{share:.1%} of {pixels / 1e6:.1f} Mpx predicted, {done} blocks done")
     for one in failures:
         print(f"{one['phase']} {one['block'] or one['image']} after {one['attempts']} tries: {one['cause']}")
+    return 0
+
+
+def _training_status(folder: RunFolder, state: str, *, as_json: bool) -> int:
+    """How far a training is: its last row of each kind."""
+    history = folder.path / "history.csv"
+    rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.is_file() else []
+    learnt: dict[str, str] = next((row for row in reversed(rows) if row["loss"]), {})
+    judged = [row for row in rows if row["mean_iou"]]
+    best = max(judged, key=lambda row: float(row["mean_iou"]), default={})
+    steps = folder.read()["training"]["steps"]
+    summary = {"state": state, "step": int(learnt.get("step", 0)), "steps": steps, "loss": learnt.get("loss"), "best": best.get("mean_iou")}
+    if as_json:
+        print(json.dumps({key: float(value) if isinstance(value, str) and key != "state" else value for key, value in summary.items()}))
+        return 0
+    print(f"{folder.path}: training {state}, step {summary['step']:,} of {'?' if steps is None else f'{steps:,}'}")
+    print(f"loss {summary['loss'] or '-'}, best mean IoU {summary['best'] or '-'} at step {best.get('step', '-')}")
     return 0

@@ -64,8 +64,8 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
         folder.write(kind="training", identity=_identity(plan), training=facts, versions=versions(), hardware=hardware(), notes=plan.notes)
         if folder.read().get("state") != "done":
             folder.write(state="running")
-            with _signals() as stopping:
-                is_trained = launch(plan, workers, team, stopping)
+            with _signals(folder.stop_flag) as arm:
+                is_trained = launch(plan, workers, team, folder.stop_flag, arm)
             if not is_trained:
                 folder.write(state="interrupted")
                 print(f"interrupted; the same command goes on from its checkpoint. {folder.path}", file=sys.stderr)
@@ -159,21 +159,30 @@ def _clear(folder: RunFolder, *, take_over: bool) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """The first signal asks to stop after the step in hand; the second one ends at once."""
-    asked: list[int] = []
+def _signals(flag: Path) -> Iterator[Callable[[], None]]:
+    """The first signal asks every worker to stop after the step in hand; the second one ends at once.
 
-    def ask(number: int, _frame: Any) -> None:
-        if asked:
+    Yields:
+        What installs the handlers, to be called once more after anything that replaces them.
+    """
+
+    def ask(_number: int, _frame: Any) -> None:
+        if flag.exists():
             raise KeyboardInterrupt
-        asked.append(number)
+        put_text(flag, "")
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def arm() -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                signal.signal(number, ask)
+
+    flag.unlink(missing_ok=True)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    arm()
     try:
-        yield lambda: bool(asked)
+        yield arm
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)

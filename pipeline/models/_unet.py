@@ -19,19 +19,21 @@ class UNetModule(nn.Module):
     lies alike in all inputs whose sizes and origins are multiples of the stride.
     """
 
-    def __init__(self, channels: int, classes: int, valid: bool, norm: bool, depth: int, base: int) -> None:
+    def __init__(self, channels: int, classes: int, valid: bool, norm: bool, depth: int, base: int, patch: int = 1) -> None:
         super().__init__()
-        self.valid, self.stride = valid, 2**depth
+        self.valid, self.patch, self.stride = valid, patch, patch * 2**depth
         widths = [base * 2**level for level in range(depth + 1)]
-        self.encoder = nn.ModuleList(_pair(one, other, valid, norm) for one, other in zip([channels, *widths], widths, strict=False))
+        self.encoder = nn.ModuleList(_pair(one, other, valid, norm) for one, other in zip([channels * patch**2, *widths], widths, strict=False))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in widths[-2::-1])
         self.decoder = nn.ModuleList(_pair(2 * width, width, valid, norm) for width in widths[-2::-1])
-        self.head = nn.Conv2d(base, classes, 1)
+        self.head = nn.Conv2d(base, classes * patch**2, 1)
 
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits (N, K, Y, X)."""
         height, width = pixels_NCYX.shape[-2], pixels_NCYX.shape[-1]
         x = self._crop(pixels_NCYX) if self.valid else fill(pixels_NCYX, self.stride)
+        if self.patch > 1:
+            x = functional.pixel_unshuffle(x, self.patch)
         skips: list[Tensor] = []
         for level, pair in enumerate(self.encoder):
             x = pair(functional.max_pool2d(x, 2) if level else x)
@@ -41,6 +43,8 @@ class UNetModule(nn.Module):
             x = _join(skips.pop(), up(x))  # no name here keeps the parts alive while the pair works
             x = pair(x)
         logits: Tensor = self.head(x)
+        if self.patch > 1:
+            logits = functional.pixel_shuffle(logits, self.patch)
         return logits if self.valid else logits[..., :height, :width]
 
     def _crop(self, x: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pipeline.errors import Problem
+from pipeline.messages import wrong
 from pipeline.models import Network
 
 if TYPE_CHECKING:
@@ -31,6 +33,15 @@ class UNet(Network):
     norm: Literal["batch", "none"] = Field(default="batch", description="batch norm after each 3x3 convolution, which then has no bias")
     depth: int = Field(default=4, ge=1, le=7, description="number of poolings")
     base: int = Field(default=64, ge=1, description="feature maps of the first level; doubled at each pooling")
+    patch: int = Field(
+        default=1, ge=1, le=8, description="side of the squares of pixels that are one pixel inside (Shi et al. 2016): 2 sees twice as far"
+    )
+
+    @model_validator(mode="after")
+    def _padded_patches(self) -> Self:
+        if self.patch > 1 and self.padding == "valid":
+            raise wrong([Problem("patch", f"{self.patch} with padding: valid", "1, or padding: same")])
+        return self
 
     @property
     def num_classes(self) -> int:
@@ -44,21 +55,21 @@ class UNet(Network):
 
     @property
     def stride(self) -> int:
-        """Two for each pooling.
+        """Two for each pooling, times the patch.
 
         Example:
-            >>> UNet(depth=4).stride
-            16
+            >>> UNet(depth=4).stride, UNet(depth=4, patch=2).stride
+            (16, 32)
         """
-        return int(2**self.depth)
+        return int(self.patch * 2**self.depth)
 
     @property
     def field(self) -> int:
         """Exact: the first pixel of a cell, followed back to what it sees. Valid padding sees no further than it cuts.
 
         Example:
-            >>> UNet(depth=4).field, UNet(depth=2).field, UNet(depth=2, padding="valid").field
-            (94, 22, 20)
+            >>> UNet(depth=4).field, UNet(depth=2).field, UNet(depth=2, padding="valid").field, UNet(depth=2, patch=2).field
+            (94, 22, 20, 44)
         """
         if self.padding == "valid":
             return self.margin
@@ -68,7 +79,7 @@ class UNet(Network):
         low -= 2
         for _ in range(self.depth):  # back through the encoder: a pooling, two convolutions
             low = 2 * low - 2
-        return -low
+        return -low * self.patch
 
     @property
     def margin(self) -> int:
@@ -83,10 +94,10 @@ class UNet(Network):
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """The widest moment, the last merge: its concatenated input, its output, and the logits, in float32."""
         height, width = tile
-        return height * width * 4 * (channels + 5 * self.base + 2 * self.num_classes)
+        return height * width * 4 * (channels + 5 * self.base // self.patch**2 + 2 * self.num_classes)
 
     def build(self) -> nn.Module:
         """Build the module."""
         from pipeline.models._unet import UNetModule
 
-        return UNetModule(self.channels, self.classes, self.padding == "valid", self.norm == "batch", self.depth, self.base)
+        return UNetModule(self.channels, self.classes, self.padding == "valid", self.norm == "batch", self.depth, self.base, self.patch)

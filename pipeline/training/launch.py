@@ -43,8 +43,15 @@ def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
     return workers, Team(0, workers, device, threads, loaders)
 
 
-def launch(plan: TrainPlan, workers: int, team: Team, stopping: Callable[[], bool]) -> bool:
+def launch(plan: TrainPlan, workers: int, team: Team, stop_flag: Path, arm: Callable[[], None]) -> bool:
     """Train with so many workers.
+
+    Args:
+        plan: scanned.
+        workers: that share each batch.
+        team: what each of them has.
+        stop_flag: a file whose presence asks to stop.
+        arm: installs the signal handlers, which Ray replaces when it starts.
 
     Returns:
         Whether the end was reached.
@@ -57,11 +64,11 @@ def launch(plan: TrainPlan, workers: int, team: Team, stopping: Callable[[], boo
         way_out = "Use compute.runner: ray."
         raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {workers} workers", "one worker", way_out))
     if plan.config.compute.runner == "ray" or not alone:
-        return _on_ray(plan, team)
-    return fit(plan, team, stopping)
+        return _on_ray(plan, team, stop_flag, arm)
+    return fit(plan, team, stop_flag.exists)
 
 
-def _on_ray(plan: TrainPlan, team: Team) -> bool:
+def _on_ray(plan: TrainPlan, team: Team, stop_flag: Path, arm: Callable[[], None]) -> bool:
     """A group of Ray Train workers; lost ones are replaced, and the group goes on from the checkpoint."""
     from pipeline.runners.ray import authenticate
 
@@ -79,10 +86,11 @@ def _on_ray(plan: TrainPlan, team: Team) -> bool:
     ours = not ray.is_initialized()
     if ours:
         start(address, max(len(os.sched_getaffinity(0)), team.size * team.threads + 1))
+    arm()
     try:
         TorchTrainer(
             work,
-            train_loop_config={"plan": plan, "team": team},
+            train_loop_config={"plan": plan, "team": team, "stop_flag": stop_flag},
             torch_config=TorchConfig("gloo" if team.device == "cpu" else "nccl"),
             scaling_config=ScalingConfig(
                 num_workers=team.size,
@@ -98,7 +106,7 @@ def _on_ray(plan: TrainPlan, team: Team) -> bool:
     finally:
         if ours:
             ray.shutdown()
-    return True
+    return not stop_flag.exists()
 
 
 def work(config: dict[str, Any]) -> None:
@@ -107,11 +115,11 @@ def work(config: dict[str, Any]) -> None:
     import torch
 
     context = ray.train.get_context()
-    plan, team = config["plan"], config["team"]
+    plan, team, stop_flag = config["plan"], config["team"], config["stop_flag"]
     device = "cpu" if team.device == "cpu" else str(ray.train.torch.get_device())
     if device != "cpu":
         torch.cuda.set_device(device)
-    fit(plan, Team(context.get_world_rank(), context.get_world_size(), device, team.threads, team.loaders))
+    fit(plan, Team(context.get_world_rank(), context.get_world_size(), device, team.threads, team.loaders), stop_flag.exists)
 
 
 def _cause(error: BaseException) -> str:

@@ -227,7 +227,7 @@ def test_the_rate_rises_then_falls(name):
     rates = [rate_at(schedule, done) for done in np.linspace(0, 1, 101)]
     np.testing.assert_allclose(rates[:20], np.linspace(0, 0.95, 20), atol=1e-9)
     assert rates[20] == pytest.approx(1)
-    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(rates))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(rates[20:]))
 
 
 def test_norms_and_biases_do_not_decay():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
 
+from pipeline.cli import main
 from pipeline.config import load_form
 from pipeline.errors import GigasegError
 from pipeline.models.bundle import read_spec
@@ -85,7 +88,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(scene):
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_training_that_is_asked_to_stop_writes_where_it_is(scene):
+def test_a_training_that_is_asked_to_stop_writes_where_it_is(scene, capsys):
     """SIGINT ends a training with 130 after the step in hand, and its checkpoint holds that step."""
     output = scene / "stopped"
     process = started(train_yaml(scene, "stopped.yaml", output="stopped", steps=5000))
@@ -94,6 +97,8 @@ def test_a_training_that_is_asked_to_stop_writes_where_it_is(scene):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "goes on from its checkpoint" in said
+    assert main(["status", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "interrupted"
     assert read_checkpoint(output / "checkpoint.pt").step >= 10
 
 
@@ -112,6 +117,24 @@ def test_two_workers_learn_what_one_does(scene, loss):
     for name, weight in alone.items():
         np.testing.assert_allclose(shared[name].numpy(), weight.numpy(), rtol=0, atol=2e-6, err_msg=name)
     assert max(float((weight - before[name]).abs().max()) for name, weight in alone.items()) > 1e-3, "nothing was learnt"
+
+
+def test_a_killed_worker_is_replaced(scene):
+    """After kill -9 of a Ray Train worker, the group goes on from the checkpoint to the weights of one worker that was left alone."""
+    keys = {"model": NO_NORM, "optimizer": {"name": "sgd", "rate": 0.05}, "steps": 30, "ema": None, "validate_every": 5}
+    alone, replaced = scene / "undisturbed", scene / "replaced"
+    assert train(train_yaml(scene, output=alone.name, **keys)) == 0
+    process = started(train_yaml(scene, "replaced.yaml", output=replaced.name, **keys, compute={"threads": 1, "workers": 2}))
+    wait_for((replaced / "checkpoint.pt").is_file, process, 300)
+    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(one.cmdline())]
+    assert len(workers) == 2
+    workers[0].kill()
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    wanted, found = (read_checkpoint(output / "checkpoint.pt") for output in (alone, replaced))
+    assert wanted.step == found.step == 30
+    for name, weight in wanted.learner["network"].items():
+        np.testing.assert_allclose(found.learner["network"][name].numpy(), weight.numpy(), rtol=0, atol=2e-5, err_msg=name)
 
 
 def test_a_loss_that_is_no_number_names_its_crops(scene):
