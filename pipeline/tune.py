@@ -7,33 +7,35 @@ model and the machine; memory is projected, and what does not fit is made smalle
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from pipeline.backends import Backend
 from pipeline.config import Config
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.fixed import with_fixed_tile
 from pipeline.geometry import Box, ceil_to
 from pipeline.halo import HaloError, Trial, smallest_halo, trial_pixels
+from pipeline.memory import fit_memory, print_bytes, projected_bytes
 from pipeline.models import Model, TorchModel
 from pipeline.normalize import fitter, resolve
-from pipeline.plugins import build
+from pipeline.plugins import build, find
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
+from pipeline.trial import Outcome, expect, find_fastest
 
-__all__ = ["Choice", "choose", "keep", "measure", "measure_file", "print_bytes", "projected_bytes"]
+__all__ = ["Choice", "choose", "expected", "keep", "measure", "measure_backends", "measure_file"]
 
-CORE = 1024  # of a network: large enough that a halo of 64 costs a quarter, small enough for the processor's cache
+# Of a core: wide halos are worth large cores, until what lies between two layers no longer fits the processor's cache.
+CORE, EAGER, MOST = (1024, 16), (768, 12), 1536  # least pixels, and times the halo; at most
+STEP = 32  # a core that is balanced to an image is a multiple of
 BLOCK = 2048
 HALO = 64  # where the field is not finite, or larger than MOST_HALO
 MOST_HALO = 512
 WORTH = 20  # times the pixels of a trial that a run must have before anything is tried out
 GPU_BATCH = 8
-SMALLEST = 64  # side below which a core is not shrunk to save memory
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,13 @@ class Choice:
         recipe: what every actor will use.
         notes: what was rounded, assumed or made smaller; one line each.
         memory_bytes: projected for one actor, above its loaded model.
+        trial: how the backend came about; None: without a trial.
     """
 
     recipe: Recipe
     notes: tuple[str, ...]
     memory_bytes: int
+    trial: Outcome | None = None
 
 
 def measure(found: Survey) -> HaloError | None:
@@ -97,13 +101,36 @@ def _measured_halo(found: Survey, model: Model, field: int, wanted: int) -> Halo
         return None  # the run will say what is wrong with the image
 
 
-def choose(found: Survey, has_gpu: Callable[[], bool] | None = None, measured: HaloError | None = None) -> Choice:
-    """Choose the recipe of a run, in a fixed order.
+def measure_backends(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Outcome | None:
+    """Try the backends that are installed, where the YAML leaves the choice open and the run is long enough.
+
+    Returns:
+        What was decided, for :func:`choose`; None: nothing was tried.
+    """
+    start = _start(found, has_gpu)
+    is_open = found.config.compute.precision == "auto" and start.precision != "fp32"
+    return find_fastest(found, start, [start.precision, "fp32"] if is_open else [start.precision])
+
+
+def expected(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Outcome | None:
+    """What :func:`measure_backends` will probably decide, for a plan; None: nothing will be tried."""
+    start = _start(found, has_gpu)
+    return expect(found, start.device, start.precision)
+
+
+def choose(
+    found: Survey,
+    has_gpu: Callable[[], bool] | None = None,
+    measured: HaloError | None = None,
+    outcome: Outcome | None = None,
+) -> Choice:
+    """Choose the recipe of a run.
 
     Args:
         found: the survey.
         has_gpu: whether actors will find a GPU; None: whether this machine has one.
         measured: what :func:`measure` found.
+        outcome: what :func:`measure_backends` decided; None: eager torch, unless the YAML names a backend.
 
     Raises:
         InputError: the YAML asks for what does not fit; every problem at once.
@@ -112,22 +139,37 @@ def choose(found: Survey, has_gpu: Callable[[], bool] | None = None, measured: H
     notes: list[str] = []
     if isinstance(model, TorchModel) and model.unmeasured:
         notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
-    device = _device(config, model, has_gpu or local_gpu)
-    compute = config.compute
-    core, block = _core_and_block(config, model, notes)
-    recipe = Recipe(
-        backend="torch" if compute.backend == "auto" else compute.backend,
+    recipe = _start(found, has_gpu)
+    if outcome:
+        notes.append(str(outcome))
+        recipe = replace(recipe, backend=outcome.backend, precision=outcome.precision)
+    problems = _backend(recipe).problems(recipe.device, recipe.precision) if model.takes_backend else []
+    recipe = replace(recipe, halo=_halo(config, model, notes, measured))
+    core, block = _core_and_block(replace(found, config=config), recipe, notes)
+    recipe = replace(recipe, core=core, block=block, stitch=config.tiling.stitch)
+    _check(found, recipe, problems)
+    recipe, need = fit_memory(replace(found, config=config), recipe, notes)
+    return Choice(recipe, tuple(notes), need, outcome)
+
+
+def _start(found: Survey, has_gpu: Callable[[], bool] | None) -> Recipe:
+    """What is known of a recipe before tiles are looked at."""
+    compute = found.config.compute
+    recipe = Recipe(backend="torch" if compute.backend == "auto" else compute.backend)
+    device = _device(found, recipe, has_gpu or local_gpu)
+    return replace(
+        recipe,
         device=device,
-        precision=_precision(config, model, device),
-        core=core,
-        halo=_halo(config, model, notes, measured),
-        block=block,
-        stitch=config.tiling.stitch,
+        precision=_precision(found, recipe, device),
         batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch,
         threads=1 if compute.threads == "auto" else compute.threads,
     )
-    _check(found, recipe)
-    return _fit_memory(replace(found, config=config), recipe, notes)
+
+
+def _backend(recipe: Recipe) -> type[Backend]:
+    plugin = find("backends", recipe.backend, "compute.backend")
+    assert issubclass(plugin, Backend)
+    return plugin
 
 
 def keep(found: Survey, recorded: Mapping[str, Any]) -> Choice:
@@ -151,31 +193,32 @@ def local_gpu() -> bool:
     return cards.is_dir() and any(cards.iterdir())
 
 
-def _device(config: Config, model: Model, has_gpu: Callable[[], bool]) -> str:
+def _device(found: Survey, recipe: Recipe, has_gpu: Callable[[], bool]) -> str:
+    model, asked = found.model, found.config.compute.device
     if not model.uses_gpu:
         return "cpu"
-    if config.compute.device == "auto":
-        return "cuda" if has_gpu() else "cpu"
-    return config.compute.device
+    if asked == "auto":
+        return "cuda" if "cuda" in _backend(recipe).devices and has_gpu() else "cpu"
+    return asked
 
 
-def _precision(config: Config, model: Model, device: str) -> str:
+def _precision(found: Survey, recipe: Recipe, device: str) -> str:
     """bf16 where the processor or the GPU has it: five times the speed of fp32."""
-    wanted = config.compute.precision
+    model, wanted = found.model, found.config.compute.precision
     if not model.gives_scores:
         return "fp32"
     if wanted != "auto":
         return wanted
     from pipeline.backends.torch import bf16_supported
 
-    return "bf16" if model.allows_bf16 and (device == "cuda" or bf16_supported()) else "fp32"
+    is_quick = "bf16" in _backend(recipe).precisions and (device == "cuda" or bf16_supported())
+    return "bf16" if model.allows_bf16 and is_quick else "fp32"
 
 
-def _core_and_block(config: Config, model: Model, notes: list[str]) -> tuple[int, int]:
-    tiling, stride = config.tiling, model.stride
-    network = model.gives_scores
+def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[int, int]:
+    tiling, stride = found.config.tiling, found.model.stride
     if tiling.core == "auto":
-        core = ceil_to(model.tile.get("core", CORE if network else BLOCK), stride)
+        core = _usual_core(found, recipe)
         if tiling.block != "auto":
             # A block is whole cores: as few of at most the usual size as hold it.
             cores = -(-tiling.block // core)
@@ -186,6 +229,24 @@ def _core_and_block(config: Config, model: Model, notes: list[str]) -> tuple[int
     if tiling.block == "auto":
         return core, max(1, round(BLOCK / core)) * core
     return core, _said("block", tiling.block, ceil_to(tiling.block, core), core, notes)
+
+
+def _usual_core(found: Survey, recipe: Recipe) -> int:
+    """The core that computes least: the usual one of the backend, or one that divides the largest image more evenly."""
+    model, halo, stride = found.model, recipe.halo, found.model.stride
+    if not model.gives_scores or "core" in model.tile:
+        return ceil_to(model.tile.get("core", BLOCK), stride)
+    least, times = CORE if recipe.device == "cuda" or (model.takes_backend and _backend(recipe).compiles) else EAGER
+    usual = ceil_to(min(max(least, times * halo), MOST), stride)
+    if model.field is None or not found.images:
+        return usual  # a network that sees its whole tile: the tile's size must not depend on the images
+    shape = max((image.header.shape for image in found.images), key=math.prod)
+
+    def computed(core: int) -> int:
+        return math.prod(ceil_to(side, stride) + 2 * halo * -(-side // core) for side in shape)
+
+    even = [ceil_to(-(-side // round(side / usual)), ceil_to(STEP, stride)) for side in shape if side > usual]
+    return min([usual, *even], key=computed)  # of equals the first
 
 
 def _said(name: str, asked: int, given: int, step: int, notes: list[str]) -> int:
@@ -214,9 +275,9 @@ def _halo(config: Config, model: Model, notes: list[str], measured: HaloError | 
     return halo
 
 
-def _check(found: Survey, recipe: Recipe) -> None:
+def _check(found: Survey, recipe: Recipe, more: Sequence[Problem]) -> None:
     """Refuse combinations that no image could be run with."""
-    model, problems = found.model, []
+    model, problems = found.model, list(more)
     if recipe.halo < model.margin:
         way_out = f"Use tiling.halo: {ceil_to(model.margin, model.stride)}."
         problems.append(Problem("tiling.halo", str(recipe.halo), f"at least {model.margin}, which valid padding takes off", way_out))
@@ -233,68 +294,3 @@ def _check(found: Survey, recipe: Recipe) -> None:
         problems.append(Problem("compute.device", "cuda", f"auto, cpu: what runs {found.config.model['name']} has no CUDA here", way_out))
     if problems:
         raise InputError(problems)
-
-
-def projected_bytes(found: Survey, recipe: Recipe) -> int:
-    """Bytes that one actor needs at its peak, above its loaded model.
-
-    Three blocks are held (one read ahead, one computed, one written), each clipped to the largest image.
-    """
-    worst = 0
-    for image in found.images:
-        header = image.header
-        sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
-        height, width = (min(side, recipe.block) for side in sides)
-        depth = header.channels * np.dtype(header.dtype).itemsize
-        # Blending reads the whole tiles around the block.
-        ring = 0 if recipe.stitch == "crop" else ceil_to(recipe.halo, recipe.core)
-        read = math.prod(min(side, recipe.block + 2 * ring) + 2 * recipe.halo for side in sides) * depth
-        truth = height * width * 6 if image.truth else 0
-        mask = height * width * (1 if len(found.classes) <= 255 else 2)
-        blend = height * width * len(found.classes) * 4 if recipe.stitch != "crop" else 0
-        probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
-        tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
-        network = found.model.projected_bytes(tile, header.channels) * recipe.batch
-        worst = max(worst, 2 * (read + truth) + read + 4 * mask + blend + probs + network + header.whole_bytes)
-    return worst
-
-
-def print_bytes(size: int, *, up: bool = False) -> str:
-    """A size for people, which the YAML takes too.
-
-    Example:
-        >>> print_bytes(4 * 2**30), print_bytes(700 * 2**20 + 1, up=True)
-        ('4GiB', '701MiB')
-    """
-    unit, name = (2**30, "GiB") if size >= 10 * 2**30 or size % 2**30 == 0 else (2**20, "MiB")
-    return f"{-(-size // unit) if up else size // unit}{name}"
-
-
-def _fit_memory(found: Survey, recipe: Recipe, notes: list[str]) -> Choice:
-    """Make block, then core, smaller until the projection fits the budget."""
-    tiling, budget, stride = found.config.tiling, found.config.compute.memory_bytes, found.model.stride
-    asked = recipe
-    while (need := projected_bytes(found, recipe)) > budget:
-        if tiling.block == "auto" and recipe.block > recipe.core:
-            recipe = replace(recipe, block=max(1, recipe.block // recipe.core // 2) * recipe.core)
-        elif tiling.core == "auto" and recipe.core > ceil_to(SMALLEST, stride):
-            core = ceil_to(max(SMALLEST, recipe.core // 2), stride)
-            recipe = replace(recipe, core=core, block=core if tiling.block == "auto" else ceil_to(recipe.block, core))
-        else:
-            raise InputError(_too_large(found, recipe, need, budget))
-    if recipe != asked:
-        notes.append(
-            f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to fit {print_bytes(budget)}"
-        )
-    return Choice(recipe, tuple(notes), need)
-
-
-def _too_large(found: Survey, recipe: Recipe, need: int, budget: int) -> Problem:
-    core = recipe.core if found.model.fixed_size else ceil_to(SMALLEST, found.model.stride)
-    smaller = replace(recipe, core=core, block=core)
-    least = projected_bytes(found, smaller)
-    way_out = f"Use compute.memory: {print_bytes(need, up=True)}"
-    if least <= budget:
-        way_out += f", or leave tiling.core and tiling.block to auto (core {smaller.core} needs {print_bytes(least, up=True)})"
-    asked = f"core {recipe.core}, halo {recipe.halo}, block {recipe.block} needing {print_bytes(need, up=True)} an actor"
-    return Problem("compute.memory", asked, f"{print_bytes(budget)}", f"{way_out}.")

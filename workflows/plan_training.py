@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load_form
+from pipeline.memory import print_bytes
 from pipeline.models import num_parameters
 from pipeline.training.config import TRAIN
 from pipeline.training.launch import crew_of, num_gpus
@@ -16,7 +17,6 @@ from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan
 from pipeline.training.team import Team
 from pipeline.training.trial import Trial, try_steps
-from pipeline.tune import print_bytes
 
 __all__ = ["plan_training"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipeline.report.table import print_table
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
-from pipeline.tune import Choice, choose, keep, measure, measure_file
+from pipeline.tune import Choice, choose, keep, measure, measure_backends, measure_file
 from workflows.catalog import parse
 
 __all__ = ["report", "retry", "run", "run_resolved", "runner_of", "segment", "stop"]
@@ -72,6 +73,8 @@ def run_resolved(
         stages = {name: recount(found, job, list(some), known) for name, some in stages.items()}
         del known
     model = {"name": config.model["name"], "sha256": _model_hash(found)}
+    notes = [*found.notes, *choice.notes]
+    trial = {"trial": asdict(choice.trial)} if choice.trial else {}
     order = Order(
         folder=folder,
         job=job,
@@ -79,12 +82,12 @@ def run_resolved(
         plan=plan_row(found, job, model),
         runner=runner_of(found),
         compute=config.compute,
-        run={"identity": found.identity, "recipe": choice.recipe.to_dict(), "notes": [*found.notes, *choice.notes], "model": model},
+        run={"identity": found.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model, **trial},
         config=to_yaml(config),
         again=again,
         max_failed=max_failed,
     )
-    for note in (*found.notes, *choice.notes):
+    for note in notes:
         print(note, file=sys.stderr)
     code, done = execute(order, take_over=take_over)
     _report(folder, order.plan, done)
@@ -99,7 +102,7 @@ def _recipe(found: Survey, folder: RunFolder) -> Choice:
         measure_file(found)
         return keep(found, recorded)
     found.model.check()
-    return choose(found, measured=measure(found))
+    return choose(found, measured=measure(found), outcome=measure_backends(found))
 
 
 def runner_of(found: Survey) -> str:

@@ -49,7 +49,9 @@ class Inductor(Backend):
         """Take the network over; it is compiled at the first tile of a batch size."""
         self.require(recipe)
         import torch
-        from torch.fx.experimental import _config as shapes
+        from torch.fx.experimental import _config
+
+        shapes: Any = _config  # its types leave `patch` out
 
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg" / "inductor"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))

@@ -81,7 +81,7 @@ def _export(graph: Graph, pixels: NDArray[Any]) -> tuple[bytes, bool]:
     traced, takes_any = trace(graph, pixels.shape, "onnxruntime")
     channels = pixels.shape[3 if graph.interleaved else 1]
     numbers = torch.ones(len(pixels), channels, 1, 1)
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # the older exporter takes one, whatever its types say
     sides = (1, 2) if graph.interleaved else (2, 3)
     axes = {"pixels": {0: "n", sides[0]: "h", sides[1]: "w"}, "mean": {0: "n"}, "std": {0: "n"}} if takes_any else {}
     try:

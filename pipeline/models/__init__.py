@@ -82,6 +82,11 @@ class Model(Plugin):
         return False
 
     @property
+    def takes_backend(self) -> bool:
+        """Whether ``compute.backend`` decides what runs it."""
+        return False
+
+    @property
     def allows_bf16(self) -> bool:
         """Whether ``precision: auto`` may choose a 16-bit type for this model."""
         return self.gives_scores
@@ -159,6 +164,11 @@ class TorchModel(Model):
     @property
     def uses_gpu(self) -> bool:
         """Networks are what GPUs are for."""
+        return True
+
+    @property
+    def takes_backend(self) -> bool:
+        """Backends run torch modules."""
         return True
 
     @property

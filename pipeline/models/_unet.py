@@ -23,7 +23,8 @@ class UNetModule(nn.Module):
         super().__init__()
         self.valid, self.patch, self.stride = valid, patch, patch * 2**depth
         widths = [base * 2**level for level in range(depth + 1)]
-        self.encoder = nn.ModuleList(_pair(one, other, valid, norm) for one, other in zip([channels * patch**2, *widths], widths, strict=False))
+        inputs = [channels * patch**2, *widths[:-1]]
+        self.encoder = nn.ModuleList(_pair(one, other, valid, norm) for one, other in zip(inputs, widths, strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in widths[-2::-1])
         self.decoder = nn.ModuleList(_pair(2 * width, width, valid, norm) for width in widths[-2::-1])
         self.head = nn.Conv2d(base, classes * patch**2, 1)

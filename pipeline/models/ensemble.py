@@ -115,6 +115,11 @@ class Ensemble(Model):
         return any(model.uses_gpu for model in self.models)
 
     @property
+    def takes_backend(self) -> bool:
+        """Where all members do."""
+        return all(model.takes_backend for model in self.models)
+
+    @property
     def allows_bf16(self) -> bool:
         """Where all members do."""
         return all(model.allows_bf16 for model in self.models)

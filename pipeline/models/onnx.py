@@ -53,6 +53,11 @@ class Onnx(NetworkFile):
         return facts_of_shapes(path, *shapes, stride=said.get("stride"), field=said.get("field"))
 
     @property
+    def takes_backend(self) -> bool:
+        """A file in this format is run by ONNX Runtime."""
+        return False
+
+    @property
     def uses_gpu(self) -> bool:
         """Whether the ONNX Runtime that is installed can."""
         from pipeline.models._onnx_session import CUDA, providers

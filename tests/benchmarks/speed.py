@@ -21,11 +21,12 @@ from pipeline.config import load_config
 from pipeline.geometry import Box
 from pipeline.grid import Grid
 from pipeline.job import read_reflected
+from pipeline.memory import print_bytes
 from pipeline.models import Predict
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
 from pipeline.survey import survey
-from pipeline.tune import choose, print_bytes
+from pipeline.tune import choose
 from tests.benchmarks.images import zarr_image
 from workflows.segment import run
 

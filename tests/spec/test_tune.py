@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
+from pipeline.memory import projected_bytes
 from pipeline.plugins import build
 from pipeline.survey import survey
-from pipeline.tune import choose, keep, projected_bytes
+from pipeline.tune import choose, keep
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 
 AUTO = {"core": "auto", "halo": "auto", "block": "auto"}
@@ -71,15 +73,27 @@ def test_sides_are_rounded_up_to_the_stride(tuned, asked, depth, padding):
 
 
 def test_what_is_left_open_is_the_usual(tuned):
-    """Core 1024, block 2048, one tile a batch on a CPU, more on a GPU."""
+    """A core of the backend's usual size, balanced to the image, a block of about 2048, one tile a batch on a CPU, more on a GPU."""
     recipe = tuned(model=UNET, tiling=AUTO)[0].recipe
-    assert (recipe.core, recipe.halo, recipe.block, recipe.batch) == (1024, 24, 2048, 1)
+    assert (recipe.core, recipe.halo, recipe.block, recipe.batch) == (768, 24, 2304, 1)
     assert (recipe.device, recipe.precision, recipe.stitch, recipe.backend) == ("cpu", "fp32", "crop", "torch")
     on_gpu = tuned(gpu=True, tiling=AUTO, compute={"precision": "auto"})[0].recipe
     assert (on_gpu.device, on_gpu.precision) == ("cuda", "bf16")
     assert on_gpu.batch > 1
     classical = tuned(gpu=True, model={"name": "histogram"}, normalize=None, tiling=AUTO)[0].recipe
     assert (classical.core, classical.halo, classical.block, classical.device) == (2048, 0, 2048, "cpu")
+
+
+@pytest.mark.parametrize("shape", [(800, 700), (1600, 1000), (3100, 2500)])
+def test_tiles_are_balanced_to_the_image(tuned, shape):
+    """The core that is left open computes no more pixels than the usual one: an image a little larger than a core is no two tiles."""
+    recipe = tuned(shape, tiling=AUTO)[0].recipe
+
+    def computed(core):
+        return math.prod(ceil_to(side, 4) + 2 * recipe.halo * -(-side // core) for side in shape)
+
+    assert recipe.core % 32 == 0
+    assert computed(recipe.core) <= computed(768)
 
 
 def test_trained_bundles_use_the_gpu_too(tuned, tmp_path):
@@ -105,8 +119,8 @@ def test_memory_makes_tiles_smaller(tuned):
         sizes.append((choice.recipe.core, choice.recipe.block))
         assert any(note.startswith("compute.memory") for note in choice.notes) == (sizes[-1] != sizes[0])
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == (1024, 2048)
-    assert sizes[-1][0] < 1024
+    assert sizes[0] == (800, 2400)  # six rows and five columns: none is a sliver
+    assert sizes[-1][0] < 800
 
 
 @pytest.mark.parametrize(
@@ -165,6 +179,6 @@ def test_a_recorded_recipe_is_kept_or_refused(tuned):
     assert (kept.recipe, kept.memory_bytes) == (choice.recipe, choice.memory_bytes)
     _, less = tuned((5000, 4000), tiling=AUTO, compute={"memory": "60MiB"})
     with pytest.raises(
-        InputError, match=r"core 1024 and block 2048, needing \d+MiB an actor; allowed: 60MiB. Use compute.memory: \d+MiB, or .*--fresh"
+        InputError, match=r"core 800 and block 2400, needing \d+MiB an actor; allowed: 60MiB. Use compute.memory: \d+MiB, or .*--fresh"
     ):
         keep(less, choice.recipe.to_dict())

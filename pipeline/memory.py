@@ -1,0 +1,94 @@
+"""What an actor will need of memory, and a recipe that fits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.errors import InputError, Problem
+from pipeline.geometry import ceil_to
+from pipeline.recipe import Recipe
+from pipeline.survey import Survey
+
+__all__ = ["fit_memory", "print_bytes", "projected_bytes"]
+
+SMALLEST = 64  # side below which a core is not shrunk to save memory
+
+
+def projected_bytes(found: Survey, recipe: Recipe) -> int:
+    """Bytes that one actor needs at its peak, above its loaded model.
+
+    Three blocks are held (one read ahead, one computed, one written), each clipped to the largest image.
+    """
+    worst = 0
+    for image in found.images:
+        header = image.header
+        sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
+        height, width = (min(side, recipe.block) for side in sides)
+        depth = header.channels * np.dtype(header.dtype).itemsize
+        # Blending reads the whole tiles around the block.
+        ring = 0 if recipe.stitch == "crop" else ceil_to(recipe.halo, recipe.core)
+        read = math.prod(min(side, recipe.block + 2 * ring) + 2 * recipe.halo for side in sides) * depth
+        truth = height * width * 6 if image.truth else 0
+        mask = height * width * (1 if len(found.classes) <= 255 else 2)
+        blend = height * width * len(found.classes) * 4 if recipe.stitch != "crop" else 0
+        probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
+        tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
+        network = found.model.projected_bytes(tile, header.channels) * recipe.batch
+        worst = max(worst, 2 * (read + truth) + read + 4 * mask + blend + probs + network + header.whole_bytes)
+    return worst
+
+
+def print_bytes(size: int, *, up: bool = False) -> str:
+    """A size for people, which the YAML takes too.
+
+    Example:
+        >>> print_bytes(4 * 2**30), print_bytes(700 * 2**20 + 1, up=True)
+        ('4GiB', '701MiB')
+    """
+    unit, name = (2**30, "GiB") if size >= 10 * 2**30 or size % 2**30 == 0 else (2**20, "MiB")
+    return f"{-(-size // unit) if up else size // unit}{name}"
+
+
+def fit_memory(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[Recipe, int]:
+    """Make block, then core, smaller until the projection fits the budget.
+
+    Args:
+        found: the survey; what its YAML asks for is not touched.
+        recipe: to start from.
+        notes: what was made smaller is added.
+
+    Returns:
+        The recipe that fits, and its bytes.
+
+    Raises:
+        InputError: none does; what would is named.
+    """
+    tiling, budget, stride = found.config.tiling, found.config.compute.memory_bytes, found.model.stride
+    asked = recipe
+    while (need := projected_bytes(found, recipe)) > budget:
+        if tiling.block == "auto" and recipe.block > recipe.core:
+            recipe = replace(recipe, block=max(1, recipe.block // recipe.core // 2) * recipe.core)
+        elif tiling.core == "auto" and recipe.core > ceil_to(SMALLEST, stride):
+            core = ceil_to(max(SMALLEST, recipe.core // 2), stride)
+            recipe = replace(recipe, core=core, block=core if tiling.block == "auto" else ceil_to(recipe.block, core))
+        else:
+            raise InputError(_too_large(found, recipe, need, budget))
+    if recipe != asked:
+        notes.append(
+            f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to fit {print_bytes(budget)}"
+        )
+    return recipe, need
+
+
+def _too_large(found: Survey, recipe: Recipe, need: int, budget: int) -> Problem:
+    core = recipe.core if found.model.fixed_size else ceil_to(SMALLEST, found.model.stride)
+    smaller = replace(recipe, core=core, block=core)
+    least = projected_bytes(found, smaller)
+    way_out = f"Use compute.memory: {print_bytes(need, up=True)}"
+    if least <= budget:
+        way_out += f", or leave tiling.core and tiling.block to auto (core {smaller.core} needs {print_bytes(least, up=True)})"
+    asked = f"core {recipe.core}, halo {recipe.halo}, block {recipe.block} needing {print_bytes(need, up=True)} an actor"
+    return Problem("compute.memory", asked, f"{print_bytes(budget)}", f"{way_out}.")
