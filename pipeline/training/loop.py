@@ -75,7 +75,7 @@ def save(plan: TrainPlan, folder: Path, network: Any, tile: dict[str, int], scor
         **about,
         "scores": scores,
     }
-    save_bundle(folder, network, **spec)
+    save_bundle(folder, network, half=plan.config.half, **spec)
 
 
 class _Training:

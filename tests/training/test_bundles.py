@@ -1,0 +1,79 @@
+"""The bundles that come with the package: what they say of themselves is what they do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import load_form
+from pipeline.models.bundle import list_bundles, read_spec
+from pipeline.plugins import build
+from pipeline.training.config import TRAIN
+from pipeline.training.judge import judge
+from pipeline.training.plan import make_plan
+from pipeline.training.team import Team
+
+ROOT = Path(__file__).parents[2]
+DATA = os.environ.get("GIGASEG_TEST_DATA")
+NAMES = ("aerial-landcover", "nuclei")
+TRUTH = {
+    "nuclei": ("microscopy/nuclei-dsb2018/images", "microscopy/nuclei-dsb2018/labels/{stem}.png"),
+    "aerial-landcover": ("aerial/dubai-mbrsc/images", "aerial/dubai-mbrsc/masks/{stem}.png"),
+}
+needs_data = pytest.mark.skipif(DATA is None, reason="GIGASEG_TEST_DATA, the folder of real images, is not set")
+
+
+def plan_of(name, output):
+    """The training that made a bundle, with its data where they are here."""
+    images, truth = TRUTH[name]
+    sets = [f"images={DATA}/{images}", f"truth={DATA}/{truth}", f"output={output}", "compute={threads: 1}"]
+    return make_plan(load_form(TRAIN, ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml", sets))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_bundle_says_all_there_is_to_know(name):
+    """Licence, data, scores and the training YAML are there; the weights are a few megabytes and load."""
+    spec = read_spec(list_bundles()[name])
+    assert spec.licence
+    assert spec.trained_on
+    assert spec.citation
+    assert 0.5 < spec.scores["validation"]["mean_iou"] < 1
+    trained = yaml.safe_load((ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml").read_text(encoding="utf-8"))
+    assert [one["name"] for one in trained["classes"]] == [one.name for one in spec.classes]
+    assert {key: value for key, value in trained["model"].items() if key != "name"}.items() <= spec.architecture.items()
+    model = build("models", {"name": "bundle", "path": name})
+    model.load()
+    assert sum(path.stat().st_size for path in model.files()) < 8 * 2**20
+
+
+@needs_data
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_bundle_scores_what_it_says(name, tmp_path):
+    """The scores of model.yaml come out again on the validation images, rounding of other processors aside."""
+    found = judge(plan_of(name, tmp_path), list_bundles()[name], Team())
+    said = read_spec(list_bundles()[name]).scores["validation"]
+    assert found["images"] == said["images"]
+    assert found["mean_iou"] == pytest.approx(said["mean_iou"], abs=0.002)
+    assert {one["name"]: pytest.approx(one["iou"], abs=0.005) for one in found["classes"]} == said["iou"]
+
+
+@needs_data
+def test_nuclei_of_any_kind_are_found(tmp_path):
+    """Fluorescence of one channel, stained tissue of three: the nuclei bundle takes both and finds most of the nuclei."""
+    import csv
+
+    plan = plan_of("nuclei", tmp_path)
+    kinds = {
+        row["id"]: row["modality"] for row in csv.DictReader((Path(DATA) / "microscopy/nuclei-dsb2018/split.csv").read_text().splitlines())
+    }
+    found = judge(plan, list_bundles()["nuclei"], Team())
+    shares = {}
+    for kind in ("fluorescence", "purple"):
+        some = [one["classes"][1] for one in found["per_image"] if kind in kinds[one["name"]]]
+        both = sum((one["recall"] or 0) * one["truth"] for one in some)
+        shares[kind] = both / (sum(one["truth"] + one["predicted"] for one in some) - both)
+    assert shares["fluorescence"] > 0.85
+    assert shares["purple"] > 0.75
