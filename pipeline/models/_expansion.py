@@ -6,18 +6,20 @@ doi:10.1109/TPAMI.2004.1262177; the flow is scipy's. Energies are whole numbers,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Energy", "minimise"]
+__all__ = ["Energy", "minimise", "steps"]
 
 _Integers = NDArray[np.int64]
-_FIRST = ((slice(None), slice(None, -1)), (slice(None, -1), slice(None)))  # pixels that have a neighbour to the right, below
-_SECOND = ((slice(None), slice(1, None)), (slice(1, None), slice(None)))  # those neighbours
+_ALL, _BUT_FIRST, _BUT_LAST = slice(None), slice(1, None), slice(None, -1)
+# Pixels that have a neighbour to the right, below, below to the right, below to the left; and those neighbours.
+_FIRST = ((_ALL, _BUT_LAST), (_BUT_LAST, _ALL), (_BUT_LAST, _BUT_LAST), (_BUT_LAST, _BUT_FIRST))
+_SECOND = ((_ALL, _BUT_FIRST), (_BUT_FIRST, _ALL), (_BUT_FIRST, _BUT_FIRST), (_BUT_FIRST, _BUT_LAST))
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,12 @@ class Energy:
 
     Attributes:
         unary_KYX: cost of each class at each pixel, whole numbers.
-        weights: cost of unlike classes, at least 0, whole numbers: of neighbours in a row (Y, X - 1), in a column (Y - 1, X).
+        weights: cost of unlike classes, at least 0, whole numbers: of neighbours in a row (Y, X - 1), in a column (Y - 1, X), on a
+            falling and on a rising diagonal (Y - 1, X - 1).
     """
 
     unary_KYX: _Integers
-    weights: tuple[_Integers, _Integers]
+    weights: tuple[_Integers, _Integers, _Integers, _Integers]
 
     def of(self, labels_YX: NDArray[Any]) -> int:
         """Return the energy of a labelling."""
@@ -38,6 +41,17 @@ class Energy:
         for weights, first, second in zip(self.weights, _FIRST, _SECOND, strict=True):
             total += int(weights[labels_YX[first] != labels_YX[second]].sum())
         return total
+
+
+def steps(values_CYX: NDArray[Any]) -> Iterator[tuple[NDArray[Any], float]]:
+    """Give, for each of the four kinds of neighbours, how much values change from the first to the second, and how far apart they are.
+
+    Example:
+        >>> [(step_CYX.ravel().tolist(), round(apart, 2)) for step_CYX, apart in steps(np.array([[[1, 2], [4, 8]]]))]
+        [([1, 4], 1.0), ([3, 6], 1.0), ([7], 1.41), ([2], 1.41)]
+    """
+    for first, second, apart in zip(_FIRST, _SECOND, (1.0, 1.0, 2**0.5, 2**0.5), strict=True):
+        yield values_CYX[:, *second] - values_CYX[:, *first], apart
 
 
 def minimise(energy: Energy, sweeps: int) -> NDArray[np.uint8]:

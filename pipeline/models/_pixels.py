@@ -1,4 +1,4 @@
-"""What the classical models see of raw pixels: grey values, Gaussian windows.
+"""What the classical models see of raw pixels: grey values and their windows.
 
 Every output is the same few float64 operations on the pixels of its own window, in the same order wherever the tile begins: no
 running sum, no Fourier transform. So windows that do not reach the tile's border give the same bits in any tile.
@@ -6,6 +6,7 @@ running sum, no Fourier transform. So windows that do not reach the tile's borde
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.fits import Histogram, Summary
 
-__all__ = ["count_grey", "counted", "gaussian", "grey", "window_sum"]
+__all__ = ["Grey", "counted", "gaussian", "grey", "moments", "window_sum"]
+
+_ROWS = 256  # seen together: windows cost little memory whatever the size of a block
 
 
 def grey(pixels_CYX: NDArray[Any], channel: int | None) -> tuple[NDArray[Any], int]:
@@ -64,15 +67,69 @@ def window_sum(values_YX: NDArray[Any], weights: NDArray[np.float64]) -> NDArray
     return np.asarray(correlate1d(rows_YX, weights, axis=1, mode="mirror"))
 
 
-def count_grey(pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, channel: int | None) -> Summary:
-    """Count the valid, finite grey values of a block; the summary's only name says what was counted, for :func:`counted`."""
-    values, summed = grey(pixels_CYX, channel)
-    if valid_YX is not None:
-        values = values[valid_YX]
-    if values.dtype.kind == "f":
-        values = values[np.isfinite(values)]
-    dtype = "float32" if values.dtype.kind == "f" else str(pixels_CYX.dtype)
-    return {f"{dtype}.{summed}": Histogram(dtype, summed).counts(values)}
+def moments(grey_YX: NDArray[Any], sigma: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of each pixel's Gaussian window."""
+    weights = gaussian(sigma)
+    mean_YX = window_sum(grey_YX, weights)
+    return mean_YX, np.sqrt(np.maximum(window_sum(grey_YX.astype(np.float64) ** 2, weights) - mean_YX**2, 0))
+
+
+@dataclass(frozen=True)
+class Grey:
+    """One value a pixel, which thresholds are taken of.
+
+    Attributes:
+        channel: which one; None: the mean of all.
+        smooth: sigma of a Gaussian over the grey value, pixels; 0: none.
+        texture: sigma, pixels: the standard deviation in a Gaussian window takes the place of the grey value; 0: it does not.
+    """
+
+    channel: int | None = None
+    smooth: float = 0.0
+    texture: float = 0.0
+
+    @property
+    def radius(self) -> int:
+        """How far, in pixels, a pixel can be and still count."""
+        return max(len(gaussian(sigma)) // 2 for sigma in (self.smooth, self.texture))
+
+    def of(self, pixels_CYX: NDArray[Any]) -> tuple[NDArray[Any], int]:
+        """Return values_YX, and of how many channels they are the sum; see :func:`grey`."""
+        values_YX, summed = grey(pixels_CYX, self.channel)
+        if self.texture:
+            return (moments(values_YX / np.float64(summed), self.texture)[1]).astype(np.float32), 1
+        if self.smooth:
+            return (window_sum(values_YX, gaussian(self.smooth)) / summed).astype(np.float32), 1
+        return values_YX, summed
+
+    def counts(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> Summary:
+        """Count the valid, finite values of a block; the summary's only name says what was counted, for :func:`counted`.
+
+        Args:
+            pixels_CYX: the block and ``radius`` pixels on every side; pixels without data count as 0 in windows.
+            valid_YX: False where there is no data; None: all valid.
+        """
+        halo, height = self.radius, pixels_CYX.shape[1] - 2 * self.radius
+        if halo and valid_YX is not None:
+            pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
+        total: Summary = {}
+        rows = _ROWS if halo else height
+        for top in range(0, height, rows):
+            band = slice(top, min(top + rows, height) + 2 * halo)
+            part = self._counts(pixels_CYX[:, band], None if valid_YX is None else valid_YX[band])
+            total = {name: total[name] + counts if total else counts for name, counts in part.items()}
+        return total
+
+    def _counts(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> Summary:
+        values, summed = self.of(pixels_CYX)
+        inside = tuple(slice(self.radius, length - self.radius) for length in values.shape)
+        values = values[inside]
+        if valid_YX is not None:
+            values = values[valid_YX[inside]]
+        if values.dtype.kind == "f":
+            values = values[np.isfinite(values)]
+        dtype = "float32" if values.dtype.kind == "f" else str(pixels_CYX.dtype)
+        return {f"{dtype}.{summed}": Histogram(dtype, summed).counts(values)}
 
 
 def counted(summary: Summary) -> tuple[NDArray[np.int64], Histogram, int]:

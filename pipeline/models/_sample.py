@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box
-from pipeline.models._pixels import gaussian, grey, window_sum
+from pipeline.models._pixels import gaussian, grey, moments, window_sum
 
 __all__ = ["Features", "SampleFitter", "cluster", "pixel_hash"]
 
@@ -27,18 +27,20 @@ class Features:
     Attributes:
         smooth: sigma of a Gaussian over the channels, pixels; 0: as they are.
         texture: sigmas of Gaussian windows; each adds the local mean and standard deviation of the grey value.
+        has_steps: whether to add, for each channel, the mean square of the steps to the next pixel in the row and in the column.
     """
 
     smooth: float = 0.0
     texture: Sequence[float] = ()
+    has_steps: bool = False
 
     @property
     def radius(self) -> int:
         """How far, in pixels, a pixel can be and still count."""
-        return max(len(gaussian(sigma)) // 2 for sigma in (self.smooth, *self.texture))
+        return max(int(self.has_steps), *(len(gaussian(sigma)) // 2 for sigma in (self.smooth, *self.texture)))
 
     def of(self, pixels_CYX: NDArray[Any]) -> NDArray[np.float32]:
-        """Return features_FYX: the channels, then two for each window."""
+        """Return features_FYX: the channels, then two for each window, then steps."""
         weights = gaussian(self.smooth)
         channels = (window_sum(values_YX, weights) if self.smooth else values_YX for values_YX in pixels_CYX)
         features = [values_YX.astype(np.float32) for values_YX in channels]
@@ -46,9 +48,10 @@ class Features:
             values_YX, summed = grey(pixels_CYX, None)
             grey_YX = values_YX / np.float64(summed)
             for sigma in self.texture:
-                mean_YX = window_sum(grey_YX, gaussian(sigma))
-                variance_YX = window_sum(grey_YX**2, gaussian(sigma)) - mean_YX**2
-                features += [mean_YX.astype(np.float32), np.sqrt(np.maximum(variance_YX, 0)).astype(np.float32)]
+                features += [moment_YX.astype(np.float32) for moment_YX in moments(grey_YX, sigma)]
+        if self.has_steps:
+            values_CYX = np.pad(np.stack(features[: len(pixels_CYX)]), [(0, 0), (0, 1), (0, 1)], mode="edge")
+            features += list((np.diff(values_CYX, axis=1)[:, :, :-1] ** 2 + np.diff(values_CYX, axis=2)[:, :-1] ** 2) / 2)
         return np.stack(features)
 
 

@@ -18,7 +18,7 @@ from pipeline.geometry import Box
 from pipeline.messages import wrong
 from pipeline.models import Predict
 from pipeline.models._parts import PartsModel
-from pipeline.models._pixels import count_grey, counted, gaussian, grey, window_sum
+from pipeline.models._pixels import Grey, counted, gaussian, window_sum
 from pipeline.models._thresholds import li, thresholds, triangle
 from pipeline.recipe import Recipe
 
@@ -61,6 +61,7 @@ class HistogramThreshold(PartsModel):
 
     ``otsu``: Otsu 1979, and Liao, Chen and Chung 2001 for more than two parts. ``li``: minimum cross entropy, Li and Lee 1993, by the
     iteration of Li and Tam 1998; for images of few bright pixels. ``triangle``: Zack, Rogers and Latt 1977; for one peak with a long tail.
+    ``texture``: a histogram of the local standard deviation, which parts rough from smooth (Gonzalez and Woods 2002).
     ``local``: the mean of the window around each pixel, less an offset (Gonzalez and Woods 2002); for uneven light. Pixels without
     data count as 0 in a window.
 
@@ -72,6 +73,12 @@ class HistogramThreshold(PartsModel):
     most_parts: ClassVar[int] = 5
 
     channel: int | None = Field(default=None, ge=0, description="which channel, from 0; null: the mean of all")
+    smooth: float = Field(default=0.0, ge=0, description="sigma of a Gaussian over the grey value, cut at 3 sigma, pixels; 0: none")
+    texture: float = Field(
+        default=0.0,
+        ge=0,
+        description="sigma, pixels: the standard deviation of the grey value in a Gaussian window takes its place; 0: none",
+    )
     method: Literal["otsu", "li", "triangle"] = Field(default="otsu", description="of the threshold; more than two parts: otsu only")
     local: _Local | None = Field(
         default=None, description="{window, offset, method: mean|gaussian}: a threshold for each pixel instead, from the window around it"
@@ -86,21 +93,27 @@ class HistogramThreshold(PartsModel):
         if self.local and self.method != "otsu":
             way_out = "Leave one of them out."
             raise wrong([Problem("method", self.method, "no other method where local gives the thresholds", way_out)])
+        if self.smooth and self.texture:
+            raise wrong([Problem("smooth", str(self.smooth), "0 where texture takes the grey value's place", "Leave one of them out.")])
         return self
 
     @property
+    def _grey(self) -> Grey:
+        return Grey(self.channel, self.smooth, self.texture)
+
+    @property
     def field(self) -> int:
-        """The window's radius; 0 where a pixel's class depends on that pixel alone, once the thresholds are known."""
-        return len(self.local.weights()) // 2 if self.local else 0
+        """The windows' radius; 0 where a pixel's class depends on that pixel alone, once the thresholds are known."""
+        return self._grey.radius + (len(self.local.weights()) // 2 if self.local else 0)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Grey values, and three float64 values a pixel for a window."""
+        """Grey values, and three float64 values a pixel for a window, six for texture."""
         height, width = tile
-        return height * width * (channels * 4 + 16 + (24 if self.local else 0))
+        return height * width * (channels * 4 + 16 + (48 if self.texture else 24 if self.field else 0))
 
     def fitter(self) -> Fitter | None:
         """The whole image's histogram; nothing where each window has its own threshold."""
-        return None if self.local else _ThresholdFitter(self.parts, self.channel, self.method)
+        return None if self.local else _ThresholdFitter(self.parts, self._grey, self.method)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
@@ -112,7 +125,7 @@ class HistogramThreshold(PartsModel):
         batch, _, height, width = pixels_BCYX.shape
         parts_BYX = np.empty((batch, height, width), np.uint8)
         for pixels_CYX, fit, parts_YX in zip(pixels_BCYX, fits, parts_BYX, strict=True):
-            values_YX, summed = grey(pixels_CYX, self.channel)
+            values_YX, summed = self._grey.of(pixels_CYX)
             if self.local:
                 weights = self.local.weights()
                 area = weights.sum() ** 2
@@ -134,13 +147,18 @@ class _ThresholdFitter(Fitter):
     """Counts grey values."""
 
     parts: int
-    channel: int | None
+    grey: Grey
     method: str
+
+    @property
+    def halo(self) -> int:
+        """What windows reach around a pixel."""
+        return self.grey.radius
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Count the valid, finite grey values of one block."""
         del box, plane
-        return count_grey(pixels_CYX, valid_YX, self.channel)
+        return self.grey.counts(pixels_CYX, valid_YX)
 
     def fit(self, summary: Summary) -> dict[str, Any]:
         """Return ``{"thresholds": [...]}``, rising, one less than parts, in raw units."""

@@ -15,7 +15,7 @@ from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box
 from pipeline.models import Predict
 from pipeline.models._parts import PartsModel
-from pipeline.models._pixels import count_grey, counted, gaussian, grey, window_sum
+from pipeline.models._pixels import Grey, counted, gaussian, grey, window_sum
 from pipeline.models._thresholds import thresholds
 from pipeline.recipe import Recipe
 
@@ -94,7 +94,7 @@ class _MarkerFitter(Fitter):
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Count the valid, finite grey values of one block."""
         del box, plane
-        return count_grey(pixels_CYX, valid_YX, self.channel)
+        return Grey(self.channel).counts(pixels_CYX, valid_YX)
 
     def fit(self, summary: Summary) -> dict[str, Any]:
         """Return ``{"thresholds": (K - 1), "means": (K)}``, rising, in raw units; an empty part has the mean of its threshold."""

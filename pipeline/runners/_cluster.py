@@ -160,4 +160,3 @@ def _knock(address: str) -> None:
     host, colon, port = address.rpartition("//")[2].rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
-

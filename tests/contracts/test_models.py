@@ -52,7 +52,8 @@ def fit_of(model, pixels_CYX):
     fitter = model.fitter()
     if fitter is None:
         return {}
-    return {"model": fitter.fit(fitter.observe(pixels_CYX, None, Box(0, 0, *pixels_CYX.shape[1:]), 0))}
+    around_CYX = np.pad(pixels_CYX, [(0, 0), (fitter.halo, fitter.halo), (fitter.halo, fitter.halo)], mode="reflect")
+    return {"model": fitter.fit(fitter.observe(around_CYX, None, Box(0, 0, *pixels_CYX.shape[1:]), 0))}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -139,7 +140,7 @@ def test_tiles_of_a_batch_do_not_mix(name):
     with model.open(Recipe()) as predict:
         together = np.array(predict(interleaved, fits))
         alone = np.concatenate([np.array(predict(pixels_BCYX[at : at + 1], fits[at : at + 1])) for at in (0, 1)])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-4)  # raw values give a network large logits
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
+from scipy.stats import multivariate_normal
 from skimage.data import camera
-from skimage.filters import threshold_li, threshold_local, threshold_triangle
+from skimage.filters import threshold_li, threshold_local, threshold_otsu, threshold_triangle
 
 from pipeline.confusion import confusion
 from pipeline.errors import InputError
-from pipeline.fits import decode, encode
+from pipeline.fits import Histogram, decode, encode
 from pipeline.geometry import Box
 from pipeline.models._expansion import Energy, minimise
+from pipeline.models._pixels import Grey
 from pipeline.models._sample import pixel_hash
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
@@ -110,6 +113,9 @@ def test_local_thresholds_are_those_of_scikit_image(local, dtype):
         {"method": "triangle"},
         {"local": {"window": 25, "offset": 1.0}},
         {"local": {"window": 19, "method": "gaussian"}},
+        {"classes": 3, "smooth": 1.5},
+        {"texture": 2.0, "method": "li"},
+        {"smooth": 1.0, "local": {"window": 25}},
     ],
     ids=str,
 )
@@ -123,9 +129,39 @@ def test_no_cut_shows_in_thresholds(tmp_path, engine, options, dtype):
     assert all(np.array_equal(mask, whole) for mask in masks(engine, tmp_path, pixels, spec, "auto"))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("options", [{"smooth": 2.0}, {"texture": 3.0}], ids=str)
+def test_windows_before_the_threshold_are_those_of_scipy(options, dtype):
+    """The histogram is that of scipy's smoothed value, or of the deviation in its window: Otsu's mask is scikit-image's but on 1 %."""
+    pixels = camera().astype(dtype)
+    ((name, sigma),) = options.items()
+    seen, square = (
+        gaussian_filter(values.astype(float), sigma, mode="mirror", truncate=3) for values in (pixels, pixels.astype(float) ** 2)
+    )
+    if name == "texture":
+        seen = np.sqrt(np.maximum(square - seen**2, 0))
+    expected = seen > threshold_otsu(seen)
+    assert 0.05 < expected.mean() < 0.95
+    assert (segmented(pixels[None], name="histogram", **options) != expected).mean() < 0.01
+    assert (segmented(pixels[None], name="histogram") != expected).mean() > 0.015
+
+
+def test_bands_of_a_block_are_counted_once():
+    """A block of more rows than are looked at together is counted as a whole, and pixels without data never are."""
+    pixels_CYX = np.random.default_rng(0).integers(0, 255, (2, 700, 40), np.uint8)
+    valid_YX = np.random.default_rng(1).random((700, 40)) < 0.7
+    seen = Grey(smooth=2.0)
+    halo = seen.radius
+    values_YX = seen.of(np.where(valid_YX, pixels_CYX, 0))[0][halo:-halo, halo:-halo]
+    ((name, counts),) = seen.counts(pixels_CYX, valid_YX).items()
+    assert name == "float32.1"
+    assert np.array_equal(counts, Histogram("float32").counts(values_YX[valid_YX[halo:-halo, halo:-halo]]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"smooth": 1.0, "texture": 2.0}, "model.smooth: found 1.0; allowed: 0 where texture takes the grey value's place."),
         ({"method": "li", "classes": 3}, "model.classes: found 3; allowed: 2, as method: li has one threshold. Use method: otsu for more."),
         ({"local": {"window": 5}, "classes": 4}, "model.classes: found 4; allowed: 2, as local has one threshold."),
         ({"local": {"window": 5}, "method": "li"}, "model.method: found li; allowed: no other method where local gives the thresholds."),
@@ -228,11 +264,11 @@ def test_planes_of_a_stack_share_their_centres(tmp_path, engine):
     assert np.array_equal(one, other)
 
 
-def test_nodata_gets_no_prediction(tmp_path, engine):
-    """NaN is left out of the mask and of the sample, for any cut."""
+@pytest.mark.parametrize("spec", [{"name": "kmeans", "texture": [1.0]}, {"name": "histogram", "smooth": 1.0}], ids=str)
+def test_nodata_gets_no_prediction(tmp_path, engine, spec):
+    """NaN is left out of the mask, of the sample and of the histogram, for any cut."""
     pixels = blobs(SHAPE, seed=6, dtype=np.float32)
     pixels[20:60, 30:90] = np.nan
-    spec = {"name": "kmeans", "texture": [1.0]}
     first, *others = masks(engine, tmp_path, pixels, spec, "auto")
     assert np.array_equal(first == 255, np.isnan(pixels))
     assert set(np.unique(first)) == {0, 1, 255}
@@ -271,7 +307,7 @@ def test_impossible_parts_are_refused(spec, messages):
     assert len(refused.value.problems) == len(messages)
 
 
-@pytest.mark.parametrize("name", ["histogram", "kmeans", "watershed", "graphcut"])
+@pytest.mark.parametrize("name", ["histogram", "kmeans", "watershed"])
 def test_parts_may_share_a_class(name):
     """With ``outputs`` the mask is that of the parts, each under the class it was given."""
     pixels_CYX = camera()[None, 100:250, 100:250]
@@ -279,6 +315,33 @@ def test_parts_may_share_a_class(name):
     assert len(np.unique(parts)) == 4
     shared = segmented(pixels_CYX, name=name, classes=2, outputs=[1, 0, 0, 1])
     assert np.array_equal(shared, np.array([1, 0, 0, 1])[parts])
+
+
+def test_parts_of_a_class_have_one_density():
+    """A class of several parts is their mixture: its cost is scipy's, and no border is paid between its parts."""
+    pixels_CYX = blobs(SHAPE, seed=4, channels=2)
+    model = build("models", {"name": "graphcut", "classes": 2, "outputs": [0, 1, 0, 1]})
+    fit = fit_of(model, pixels_CYX)["model"]
+    values = pixels_CYX.reshape(2, -1).T
+    densities = np.zeros((2, len(values)))
+    for k, mean, root, share in zip(model.outputs, fit["means"], fit["roots"], fit["shares"], strict=True):
+        covariance = np.linalg.inv(np.transpose(root) @ np.array(root))
+        densities[k] += share * multivariate_normal(mean, covariance).pdf(values)
+    unary_KN = model._energy(pixels_CYX, fit).unary_KYX.reshape(2, -1)
+    sure = (densities > 1e-200).all(axis=0)
+    nats = np.minimum(-np.log(densities[:, sure] / densities[:, sure].max(axis=0)), 64)
+    assert sure.mean() > 0.5
+    assert np.abs(unary_KN[:, sure] - 256 * nats).max() <= 1
+    assert sum(fit["shares"]) == pytest.approx(1)
+
+
+def test_steps_are_those_between_neighbours():
+    """What makes an edge is the root mean square step between neighbours in rows and columns, within the error of the sample."""
+    pixels_CYX = blobs(SHAPE, seed=4, channels=2)
+    found = fit_of(build("models", {"name": "graphcut", "samples": 10**6}), pixels_CYX)["model"]["steps"]
+    for step, pixels_YX in zip(found, pixels_CYX.astype(float), strict=True):
+        squares = [np.diff(pixels_YX, axis=axis) ** 2 for axis in (0, 1)]
+        assert step == pytest.approx(np.sqrt(np.mean([one.mean() for one in squares])), rel=0.02)
 
 
 @pytest.mark.parametrize(("name", "classes"), [("watershed", 2), ("watershed", 3), ("graphcut", 2), ("graphcut", 3)])
@@ -324,8 +387,8 @@ def test_minimum_of_the_energy(classes):
     every = [np.array(one, np.uint8).reshape(shape) for one in itertools.product(range(classes), repeat=shape[0] * shape[1])]
     for strength in (3, 10, 30):
         unary_KYX = rng.integers(0, 40, (classes, *shape))
-        weights = rng.integers(0, strength, (shape[0], shape[1] - 1)), rng.integers(0, strength, (shape[0] - 1, shape[1]))
-        energy = Energy(unary_KYX, weights)
+        sides = [(0, 1), (1, 0), (1, 1), (1, 1)]
+        energy = Energy(unary_KYX, tuple(rng.integers(0, strength, (shape[0] - y, shape[1] - x)) for y, x in sides))
         found = energy.of(minimise(energy, 5))
         least = min(energy.of(labels) for labels in every)
         assert least <= found <= (least if classes == 2 else 2 * least)
