@@ -46,11 +46,13 @@ venv-without-ensurepip:
 	@$(PYTHON) -m venv --without-pip $(VENV) && $(BIN)/python -c '$(GET_PIP)' --quiet 2>/dev/null || \
 	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: apt-get install python3-venv" >&2; exit 1; }
 
+# OpenVINO is the fastest runtime on the processors that it is made for.
+RUNTIME := $(if $(filter x86_64 amd64,$(shell uname -m)),[cpu])
 # stardist is wanted for one image and its mask: its own code and dependencies stay out.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.python
 	@echo "Installing into $(VENV); torch alone is a few gigabytes." >&2
 	@$(PIP) install --upgrade "pip>=25"
-	@$(PIP) install --editable .
+	@$(PIP) install --editable ".$(RUNTIME)"
 	@$(PIP) install --no-deps "stardist>=0.9.2"
 	@touch $@
 

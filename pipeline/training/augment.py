@@ -43,6 +43,7 @@ class Augment(BaseModel):
     brightness: float = Field(default=0.2, ge=0, description="largest shift either way, in standard deviations, uniform")
     contrast: float = Field(default=0.2, ge=0, description="0.2: values times 1/1.2 to 1.2, log-uniform")
     color: float = Field(default=0.1, ge=0, description="brightness and contrast again, for each channel on its own")
+    gamma: float = Field(default=0.0, ge=0, description="0.5: values to the power of 1/1.5 to 1.5, log-uniform; signs stay")
     noise: float = Field(default=0.05, ge=0, description="largest standard deviation of Gaussian noise, in those of the image, uniform")
     blur: float = Field(default=0.0, ge=0, description="largest standard deviation of a Gaussian blur, pixels of the image, uniform")
 
@@ -87,6 +88,7 @@ class Augment(BaseModel):
             color=self.color,
             noise=self.noise * rng.random(),
             seed=int(rng.integers(2**32)),
+            gamma=float(_factor(self.gamma, rng)),
         )
 
     def _offsets(self, crop: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
@@ -121,6 +123,7 @@ class Change:
         color: how far gain and shift of each channel may differ, as in :class:`Augment`.
         noise: standard deviation of the noise.
         seed: of the noise and of what differs between channels, whose number is not known yet.
+        gamma: the power that values are raised to, before anything else is done to them.
     """
 
     crop: int
@@ -134,6 +137,7 @@ class Change:
     color: float
     noise: float
     seed: int
+    gamma: float
 
     def apply(self, pixels_CYX: NDArray[np.float32], labels: Sequence[NDArray[Any]] = ()) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
         """Return the changed crop of a region and of all that lies on it.
@@ -199,6 +203,8 @@ class Change:
         import torch
 
         rng, shape = np.random.default_rng(self.seed), (len(pixels_CYX), 1, 1)
+        if self.gamma != 1:
+            pixels_CYX = np.copysign(np.abs(pixels_CYX) ** np.float32(self.gamma), pixels_CYX)
         gain_C11 = (self.gain * _factor(self.color, rng, shape)).astype(np.float32)
         shift_C11 = (self.shift + rng.uniform(-self.color, self.color, shape)).astype(np.float32)
         if (gain_C11 != 1).any() or (shift_C11 != 0).any():

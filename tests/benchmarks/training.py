@@ -29,7 +29,7 @@ from pipeline.training.pace import make_optimizer
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan
 from pipeline.training.team import Team
-from tests.benchmarks.images import tissue
+from tests.benchmarks.images import tile
 
 CROP, BATCH, STEPS = 256, 8, 12
 
@@ -39,7 +39,7 @@ def scene(folder: Path) -> TrainPlan:
     for name in ("images", "truth"):
         (folder / name).mkdir()
     for seed in range(8):
-        pixels_YXC = tissue(1024, seed)
+        pixels_YXC = np.moveaxis(tile(3, seed), 0, -1)
         Image.fromarray(pixels_YXC).save(folder / "images" / f"{seed}.png")
         Image.fromarray((pixels_YXC[..., 0] > np.median(pixels_YXC[..., 0])).astype(np.uint8)).save(folder / "truth" / f"{seed}.png")
     content = {

@@ -282,6 +282,20 @@ def test_color_changes_each_channel_on_its_own():
     assert np.abs(np.corrcoef(drawn) - np.eye(10)).max() < 0.25
 
 
+def test_gamma_is_a_power_that_keeps_signs():
+    """Values go to one power for the whole crop, log-uniform about 1; their signs and zeros stay."""
+    pixels_CYX = np.array([-2, -0.25, 0, 0.25, 1, 4] * 6, np.float32).reshape(1, 6, 6)
+    powers = []
+    for seed in range(200):
+        change = draw(off(gamma=0.5), 6, seed)
+        found_CYX, _ = change.apply(pixels_CYX, [])
+        np.testing.assert_allclose(found_CYX, np.sign(pixels_CYX) * np.abs(pixels_CYX) ** change.gamma, rtol=1e-5)
+        powers.append(np.log(change.gamma) / np.log(1.5))
+    assert -1 <= min(powers) < -0.9
+    assert 0.9 < max(powers) <= 1
+    assert abs(np.mean(powers)) < 0.15
+
+
 def test_noise_is_white_and_normal():
     """Noise is normal, independent between pixels and channels, and its deviation is uniform up to the stated one."""
     deviations = []
