@@ -31,7 +31,7 @@ def is_pattern(text: str) -> bool:
 
 
 def absolute(text: str, base: Path) -> str:
-    """Return a path of the YAML as an absolute one; URLs, samples and ``{image}/...`` stay.
+    """Return a path of the YAML as an absolute one; URLs, samples and ``{image}`` or ``{folder}`` in front stay.
 
     Example:
         >>> absolute("more/../slides/*.tif", Path("/data")), absolute("s3://bucket/a.ome.zarr", Path("/data"))
@@ -39,7 +39,7 @@ def absolute(text: str, base: Path) -> str:
         >>> absolute("*.tif", Path("/data/[1]"))
         '/data/[[]1]/*.tif'
     """
-    if not text or is_remote(text) or is_sample(text) or text.startswith("{image}"):
+    if not text or is_remote(text) or is_sample(text) or text.startswith(("{image}", "{folder}")):
         return text
     exact = plain(text, base)
     if text.startswith(("/", "~/")) or not glob.has_magic(text) or os.path.lexists(exact):

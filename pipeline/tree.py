@@ -190,7 +190,7 @@ class Config(_Tree):
     images: Annotated[tuple[Text, ...], Strict(strict=False), Allowed("a list of files, folders, globs, URLs or CSV lists")] = Field(
         min_length=1, description="files, folders, globs, URLs, sample:NAME, or a CSV: image[,name,truth,pixel_size,channels,level]"
     )
-    truth: Text | None = Field(default=None, description="reference masks, such as truth/{stem}.png; {stem}, {name}, {image}; null: none")
+    truth: Text | None = Field(default=None, description="reference masks, such as truth/{stem}.png; {stem}, {name}, {image}, {folder}; null: none")
     classes: Classes | None = Field(default=None, description="in the order of their ids; null: as the model names them")
     ignore: int | Annotated[str, Allowed("a colour '#rrggbb'")] | None = Field(
         default=None, description="a truth value, or #rrggbb in RGB truth, that is left out of every count"
@@ -218,10 +218,10 @@ class Config(_Tree):
     @field_validator("truth")
     @classmethod
     def _placeholders(cls, truth: str | None) -> str | None:
-        names = ["stem", "name", "image"]
+        names = ["stem", "name", "image", "folder"]
         unknown = [word for word in re.findall(r"\{([^{}]*)\}", truth or "") if word not in names]
         if unknown:
-            raise wrong([Problem("", f"{{{word}}}", "{stem}, {name}, {image}", nearest(word, names)) for word in unknown])
+            raise wrong([Problem("", f"{{{word}}}", "{stem}, {name}, {image}, {folder}", nearest(word, names)) for word in unknown])
         return truth
 
     @field_validator("ignore")

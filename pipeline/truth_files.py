@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,14 @@ from pipeline.samples import resolve_sample
 
 __all__ = ["attach_truth"]
 
-_PLACEHOLDER = re.compile(r"\{(stem|name|image)\}")
+_PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
 
 
 def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str) -> list[str | None]:
     """Find the truth of each image.
 
     Args:
-        template: the YAML's ``truth``: a path with ``{stem}``, ``{name}`` or ``{image}``, a plain path, ``sample:NAME`` or None.
+        template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, a plain one, ``sample:NAME`` or None.
         images: NAME and path of each image.
         given: truth that a CSV list names, which wins; None: none.
         where: what messages call the place of the template.
@@ -36,7 +37,7 @@ def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given:
     if template is None or not without:
         return truths
     if len(without) > 1 and not _PLACEHOLDER.search(template):
-        allowed = "a path with {stem}, {name} or {image}, one file for each image"
+        allowed = "a path with {stem}, {name}, {image} or {folder}, one file for each image"
         raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", allowed))
     if is_sample(template):
         template = resolve_sample(template, where).truth.as_posix()
@@ -56,20 +57,25 @@ def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given:
 
 
 def _fill(template: str, name: str, path: str) -> str:
-    """Return the template with its placeholders filled in.
+    """Return the template with its placeholders filled in; ``{folder}`` is the one that the image lies in.
 
     Example:
         >>> _fill("/t/{name}/{stem}.png", "slides/a", "/i/slides/a.tif"), _fill("{image}/labels/x", "a", "/i/a.zarr")
         ('/t/slides/a/a.png', '/i/a.zarr/labels/x')
+        >>> _fill("{folder}/../masks/{stem}.png", "a", "/train/images/a.tif")
+        '/train/images/../masks/a.png'
     """
-    words = {"name": name, "stem": name.rpartition("/")[2], "image": path.rstrip("/")}
+    words = {"name": name, "stem": name.rpartition("/")[2], "image": path.rstrip("/"), "folder": path.rstrip("/").rpartition("/")[0]}
     return _PLACEHOLDER.sub(lambda found: words[found[1]], template)
 
 
 def _matches(template: str, name: str, path: str) -> list[str]:
     """Return the files that the template means for an image; a URL is taken as it is."""
     plain = _fill(template, name, path)
-    if is_remote(plain) or Path(plain).exists():
+    if is_remote(plain):
         return [plain]
-    pattern = _fill(template, glob.escape(name), glob.escape(path))
+    plain = os.path.normpath(plain)  # not Path.resolve: a link keeps the name it was given
+    if Path(plain).exists():
+        return [plain]
+    pattern = os.path.normpath(_fill(template, glob.escape(name), glob.escape(path)))
     return expand(pattern) if glob.has_magic(pattern) else []

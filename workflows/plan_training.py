@@ -20,6 +20,8 @@ from pipeline.training.trial import Trial, try_steps
 
 __all__ = ["plan_training"]
 
+SHOWN = 10  # pairs of each part
+
 
 def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
     """Say what a training would do: pairs, class shares, memory and time, from a scan of the truth and a few steps.
@@ -70,8 +72,10 @@ def _content(plan: TrainPlan, workers: int, team: Team, trial: Trial) -> dict[st
 
 def _print(content: Mapping[str, Any]) -> None:
     for part in ("train", "val"):
-        for one in content[part]:
+        for one in content[part][:SHOWN]:
             print(f"{part}: {one['name']}, {' x '.join(map(str, one['shape']))}, truth {one['truth']}")
+        if len(content[part]) > SHOWN:
+            print(f"{part}: and {len(content[part]) - SHOWN} more; --json lists all")
     for one in content["classes"]:
         print(f"class {one['name']}: {one['share']:.2%} of the training pixels")
     network = content["network"]

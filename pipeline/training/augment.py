@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,9 @@ class Augment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    flips: bool = Field(default=True, description="mirror each axis, or not, at random")
+    flips: bool | Literal["horizontal"] = Field(
+        default=True, description="mirror each axis, or not, at random; horizontal: left and right alone, where up is up"
+    )
     turns: bool = Field(default=True, description="turn by 0, 90, 180 or 270 degrees")
     scale: Annotated[tuple[float, float], Strict(strict=False), Allowed(_SCALES)] = Field(
         default=(0.8, 1.25), description="smallest and largest zoom, log-uniform; 2 shows objects twice as large"
@@ -80,7 +82,7 @@ class Augment(BaseModel):
             crop=crop,
             side=crop + 2 * margin,
             offsets_YXD=offsets_YXD,
-            mirrored=(self.flips and rng.random() < 0.5, self.flips and rng.random() < 0.5),
+            mirrored=(self.flips is True and rng.random() < 0.5, bool(self.flips) and rng.random() < 0.5),
             turns=int(rng.integers(4)) if self.turns else 0,
             blur=blur,
             gain=float(_factor(self.contrast, rng)),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from statistics import mean
 
-from pipeline.training.crops import Crops, Shelf
+from pipeline.training.crops import Batch, Crops, Shelf
 from pipeline.training.learner import Learner
 from pipeline.training.plan import TrainPlan
 from pipeline.training.team import Team
@@ -15,6 +17,7 @@ from pipeline.training.team import Team
 __all__ = ["Trial", "try_steps"]
 
 STEPS = 3
+SECONDS = 10  # a step that takes longer is enough
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Trial:
 
 
 def try_steps(plan: TrainPlan, workers: int, team: Team) -> Trial:
-    """Take a few steps with the share of a batch that one of so many workers has; the first one is not counted.
+    """Take a few steps with the share of a batch that one of so many workers has; the first is not counted if there is time for others.
 
     Args:
         plan: scanned.
@@ -46,12 +49,16 @@ def try_steps(plan: TrainPlan, workers: int, team: Team) -> Trial:
     try:
         learner = Learner(plan, replace(team, rank=0, size=1))
         with closing(Crops(plan, shelf).batches(0, 0, workers, team.loaders)) as batches:
-            learner.learn(next(batches), 0.0, 0)
-            start = time.monotonic()
-            for step in range(1, STEPS + 1):
-                learner.learn(next(batches), 0.0, step)
-            seconds = (time.monotonic() - start) / STEPS
+            seconds = [_seconds(learner, batches, 0)]
+            while len(seconds) <= STEPS and sum(seconds) < SECONDS:
+                seconds.append(_seconds(learner, batches, len(seconds)))
     finally:
         shelf.close()
         torch.set_num_threads(before)
-    return Trial(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Trial(mean(seconds[1:] or seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def _seconds(learner: Learner, batches: Iterator[Batch], step: int) -> float:
+    start = time.monotonic()
+    learner.learn(next(batches), 0.0, step)
+    return time.monotonic() - start

@@ -99,7 +99,8 @@ def test_nothing_asked_changes_nothing(crop, seed):
 
 
 @pytest.mark.parametrize(
-    ("flips", "turns", "ways"), [(True, True, range(8)), (True, False, (0, 2, 4, 6)), (False, True, range(4)), (False, False, [0])]
+    ("flips", "turns", "ways"),
+    [(True, True, range(8)), (True, False, (0, 2, 4, 6)), (False, True, range(4)), (False, False, [0]), ("horizontal", False, (0, 4))],
 )
 def test_flips_and_turns_are_exact(flips, turns, ways):
     """A crop lies in one of the asked ways, each as often, pixels and labels alike, and no value changes."""

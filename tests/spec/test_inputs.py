@@ -39,7 +39,7 @@ def listed(tmp_path):
 
     def inputs(*images: str, truth: str | None = None, output: str = "out", **reader: object) -> Inputs:
         paths = tuple(text if "://" in text or text.startswith("sample:") else f"{tmp_path}/{text}" for text in images)
-        template = f"{tmp_path}/{truth}" if truth and not truth.startswith(("{image}", "sample:")) else truth
+        template = f"{tmp_path}/{truth}" if truth and not truth.startswith(("{image}", "{folder}", "sample:")) else truth
         config = Config(
             images=paths, truth=template, model={"name": "histogram"}, reader={"name": "auto", **reader}, output=tmp_path / output
         )
@@ -265,6 +265,7 @@ def test_a_csv_that_is_no_text_is_refused(listed, tmp_path):
         ("t/*/{stem}.png", "t/sub/a.png"),
         ("t/{stem}_*.png", "t/a_mask[1].png"),
         ("{image}.truth.png", "s/sub/a.tif.truth.png"),
+        ("{folder}/masks/{stem}.png", "s/sub/masks/a.png"),
     ],
 )
 def test_truth_follows_a_template(make, listed, tmp_path, template, truth):
@@ -314,7 +315,9 @@ def test_one_plain_truth_is_for_one_image(make, listed, tmp_path):
     """A path without a placeholder cannot be the truth of several images."""
     make("a.tif", "b.tif", "t.png")
     assert listed("a.tif", truth="t.png").found[0].truth == f"{tmp_path}/t.png"
-    assert "one path for 2 images; allowed: a path with {stem}, {name} or {image}" in told(listed("a.tif", "b.tif", truth="t.png"))
+    assert "one path for 2 images; allowed: a path with {stem}, {name}, {image} or {folder}" in told(
+        listed("a.tif", "b.tif", truth="t.png")
+    )
     assert "found no truth for any image" in told(listed("a.tif", truth="gone.png"))
 
 
