@@ -21,7 +21,7 @@ def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given:
     """Find the truth of each image.
 
     Args:
-        template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, a plain one, ``sample:NAME`` or None.
+        template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, ``sample:NAME``, any path or None.
         images: NAME and path of each image.
         given: truth that a CSV list names, which wins; None: none.
         where: what messages call the place of the template.
