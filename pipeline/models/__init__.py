@@ -8,13 +8,14 @@ Two kinds share one engine. A :class:`Model` brings its own ``open`` (thresholds
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, Strict
 
+from pipeline.models._shapes import Shapes
 from pipeline.models._tta import TTA, Orientations
 from pipeline.plugins import Plugin, build
 from pipeline.recipe import Recipe
@@ -213,6 +214,19 @@ class Network(TorchModel):
     def files(self) -> Sequence[Path]:
         """The weights file."""
         return (self.weights,) if self.weights else ()
+
+    @classmethod
+    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+        """Read options off the tensors of a file of weights, for the message where a file belongs to another network.
+
+        Args:
+            shapes: of the file's tensors, by name.
+
+        Returns:
+            Options under which this network may have such tensors, the likeliest first; nothing where the names are not its own.
+        """
+        del shapes
+        return ()
 
     @abstractmethod
     def build(self) -> nn.Module:

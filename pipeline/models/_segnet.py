@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from pipeline.models import Network
+from pipeline.models._shapes import Shapes, ends
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,6 +94,12 @@ class SegNetBase(Network):
         """The widest moment, around the first pooling and the last unpooling: four times the first stage's maps, in float32."""
         height, width = tile
         return height * width * 4 * (channels + 4 * self.layers.encoder[0][0] + 2 * self.num_classes)
+
+    @classmethod
+    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+        """Channels and classes."""
+        options = ends(shapes, "encoder.0.0.weight", "head.weight")
+        return [options] if options else []
 
     def build(self) -> nn.Module:
         """Build the module."""

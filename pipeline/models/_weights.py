@@ -93,7 +93,16 @@ def read_pickle(weights: Path) -> Any:
 
 
 def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], weights: Path) -> None:
-    """Name the first few differences of each kind, with their number."""
+    """Name the first few differences of each kind, with their number, and the network that the weights belong to.
+
+    Args:
+        wanted: tensors of the model, by name.
+        found: tensors of the file.
+        weights: the file.
+
+    Raises:
+        InputError: names or shapes differ.
+    """
     shapes = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in wanted
@@ -106,7 +115,9 @@ def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torc
     }
     parts = [f"{len(names)} {kind}: {_shortened(names)}" for kind, names in differences.items() if names]
     if parts:
-        way_out = "The weights belong to another architecture or other options."
+        from pipeline.models._nearest import advice
+
+        way_out = advice({name: tuple(value.shape) for name, value in found.items()}, weights)
         raise InputError(Problem(str(weights), "; ".join(parts), f"the {len(wanted)} tensors of the model", way_out))
 
 

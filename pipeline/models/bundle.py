@@ -103,6 +103,21 @@ class Bundle(TorchModel):
         return self.architecture.margin
 
     @property
+    def fixed_size(self) -> int | None:
+        """The architecture's."""
+        return self.architecture.fixed_size
+
+    @property
+    def allows_bf16(self) -> bool:
+        """The architecture's."""
+        return self.architecture.allows_bf16
+
+    @property
+    def unmeasured(self) -> Path | None:
+        """The weights, until stride and field of an architecture that does not say them have been measured."""
+        return self.architecture.unmeasured
+
+    @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
         """Names and colours."""
         return [one.model_dump(exclude_none=True) for one in self.spec.classes]

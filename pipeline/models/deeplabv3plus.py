@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from pipeline.models import Network
+from pipeline.models._shapes import Shapes, ends
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["DeepLabV3Plus"]
 
 _ENCODERS = {"xception65": "tu-xception65"}  # the others have one name
+_STEMS = {"xception65": "model.stem_0.conv", "resnet101": "conv1", "resnet50": "conv1", "mobilenet_v2": "features.0.0"}
 
 
 class DeepLabV3Plus(Network):
@@ -55,6 +58,15 @@ class DeepLabV3Plus(Network):
     def field(self) -> None:
         """Not finite: image pooling sees the whole tile."""
         return
+
+    @classmethod
+    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+        """The encoders whose first convolution has the name; the output stride leaves no trace."""
+        if "decoder.aspp.0.convs.0.0.weight" not in shapes:
+            return
+        for encoder, stem in _STEMS.items():
+            if options := ends(shapes, f"encoder.{stem}.weight", "segmentation_head.0.weight"):
+                yield {"encoder": encoder, **options}
 
     def build(self) -> nn.Module:
         """Build the module."""

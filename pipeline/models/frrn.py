@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from pipeline.models import Network
+from pipeline.models._shapes import Shapes, ends
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,6 +80,12 @@ class FRRN(Network):
         """The widest moment, where the streams join: measured as twelve times the 48 maps of the full resolution, in float32."""
         height, width = tile
         return height * width * 4 * (channels + 12 * 48 + 2 * self.num_classes)
+
+    @classmethod
+    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+        """Both variants: they share most names."""
+        options = ends(shapes, "stem.0.weight", "head.weight")
+        return [{"variant": variant, **options} for variant in _STAGES] if options else []
 
     def build(self) -> nn.Module:
         """Build the module."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -10,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline import probe
 from pipeline.models import Network
+from pipeline.models._shapes import Shapes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,6 +111,13 @@ class Smp(Network):
         """A guess that holds for all of them: 256 float32 feature maps of the tile's size at the widest moment."""
         height, width = tile
         return height * width * 4 * (channels + 256 + 2 * self.num_classes)
+
+    @classmethod
+    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+        """The architecture by its decoder, and every encoder of the family that the names tell; none of timm's."""
+        from pipeline.models._smp_names import read_names
+
+        return read_names(shapes)
 
     def build(self) -> nn.Module:
         """Build the module, with random weights."""

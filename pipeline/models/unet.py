@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.errors import Problem
 from pipeline.messages import wrong
 from pipeline.models import Network
+from pipeline.models._shapes import Shapes, ends
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["UNet"]
+
+_USUAL = (1, 3, 4)  # channels of most images
 
 
 class UNet(Network):
@@ -95,6 +99,26 @@ class UNet(Network):
         """The widest moment, the last merge: its concatenated input, its output, and the logits, in float32."""
         height, width = tile
         return height * width * 4 * (channels + 5 * self.base // self.patch**2 + 2 * self.num_classes)
+
+    @classmethod
+    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+        """All but padding; a patch is told from channels alone, where without it they would be neither 1, 3 nor 4."""
+        found, depth = ends(shapes, "encoder.0.0.weight", "head.weight"), 0
+        while f"up.{depth}.weight" in shapes:
+            depth += 1
+        if not (found and depth):
+            return
+        channels, classes = found["channels"], found["classes"]
+        areas = {patch: patch**2 for patch in range(1, 9) if channels % patch**2 == classes % patch**2 == 0}
+        patch = next((patch for patch, area in areas.items() if channels // area in _USUAL), 1)
+        yield {
+            "channels": channels // patch**2,
+            "classes": classes // patch**2,
+            "norm": "batch" if "encoder.0.1.weight" in shapes else "none",
+            "depth": depth,
+            "base": shapes["encoder.0.0.weight"][0],
+            **({"patch": patch} if patch > 1 else {}),
+        }
 
     def build(self) -> nn.Module:
         """Build the module."""

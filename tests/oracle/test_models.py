@@ -13,11 +13,16 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.models import num_parameters
 from pipeline.models.bundle import list_bundles, save_bundle
 from pipeline.plugins import build
+from pipeline.probe import probe_field
 from pipeline.recipe import Recipe
+from pipeline.survey import survey
+from pipeline.tune import choose, measure_file
+from tests.conftest import engine_yaml, save_tiff
 
 
 @pytest.fixture(autouse=True)
@@ -305,3 +310,31 @@ def test_saved_weights_are_plain_safetensors(saved):
     """Any reader of safetensors opens a bundle's weights."""
     folder, network = saved
     assert load_file(folder / "weights.safetensors").keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
+    """Stride and field of an architecture that does not say them are measured for its bundle, as for itself, once a file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = {"encoder_depth": 2, "decoder_channels": [8, 4]}
+    spec = {"name": "smp", "architecture": "Unet", "encoder": "resnet18", "channels": 3, "classes": 2, "options": options}
+    folder = save_bundle(
+        tmp_path / "mine", build("models", spec).load(), architecture=spec, classes=CLASSES[:2], channels=3, merge_channels=merged
+    )
+    save_tiff(tmp_path / "a.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb")
+    found = survey(load_config(engine_yaml(tmp_path, model={"name": "bundle", "path": f"{folder}{os.sep}"}, normalize=None)))
+    assert (found.model.field, found.model.unmeasured) == (None, folder / "weights.safetensors")
+    assert any("measured when the run begins" in note for note in choose(found, lambda: False).notes)
+    measure_file(found)
+    alone = build("models", {**spec, "weights": folder / "weights.safetensors"})
+    expected = probe_field(alone.load(), 3, alone.stride)
+    assert expected
+    again = build("models", {"name": "bundle", "path": f"{folder}{os.sep}"})
+    assert (again.field, again.stride, again.unmeasured) == (expected, alone.stride, None)
+    assert alone.unmeasured is None
+
+    def measured_twice(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("pipeline.probe.probe", measured_twice)
+    measure_file(found)
