@@ -19,7 +19,7 @@ from sybil.example import Example
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from pipeline.cli import app, main
-from pipeline.config import RUN, load_config, load_form
+from pipeline.config import RUN, load_form
 from pipeline.confusion import Counts
 from pipeline.geometry import Box
 from pipeline.plugins import build
@@ -94,12 +94,14 @@ def test_a_path_in_the_documents_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(len(blocks(README, "yaml"))))
 def test_a_config_in_the_readme_loads(number: int, tmp_path: Path) -> None:
-    """Each YAML of the README is a config, given the files it speaks of."""
-    for name in ("slides/a.tif", "more/b.tif", "truth/a.png", "truth/b.png"):
+    """Each YAML of the README is a config or a training, given the files it speaks of."""
+    for name in ("slides/a.tif", "more/b.tif", "truth/a.png", "truth/b.png", "images/a.tif", "masks/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "run.yaml").write_text(blocks(README, "yaml")[number], encoding="utf-8")
-    assert load_config(tmp_path / "run.yaml").output == tmp_path / "runs" / "slides"
+    text = blocks(README, "yaml")[number]
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    form = TRAIN if is_training(yaml.safe_load(text)) else RUN
+    assert load_form(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("path", [ROOT / "config.yaml", *sorted((ROOT / "workflows").glob("*.yaml"))], ids=lambda path: path.stem)
