@@ -6,15 +6,14 @@ The answers are kept in a small cache by the hash of the weights file, so that a
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cache import recall
+from pipeline.cache import remember as keep_answer
 from pipeline.geometry import ceil_to
 
 if TYPE_CHECKING:
@@ -212,25 +211,16 @@ def cached(weights: Path) -> Probe | None:
     """Return what was found for a weights file before; None: nothing, or the file is not there."""
     if not weights.is_file():
         return None
+    found = recall("probe", file_sha256(weights)) or {}
     try:
-        found = json.loads(_entry(weights).read_text(encoding="utf-8"))
         return Probe(stride=int(found["stride"]), field=None if found["field"] is None else int(found["field"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None  # a cache that cannot be read is an empty one
 
 
 def remember(weights: Path, found: Probe) -> None:
-    """Keep what was found for a weights file; readers see the old answer or the new one, never half of it."""
-    entry = _entry(weights)
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=entry.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        json.dump(asdict(found), file)
-    Path(file.name).replace(entry)
-
-
-def _entry(weights: Path) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "gigaseg" / "probe" / f"{file_sha256(weights)}.json"
+    """Keep what was found for a weights file."""
+    keep_answer("probe", file_sha256(weights), asdict(found))
 
 
 def file_sha256(path: Path) -> str:

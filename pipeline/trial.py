@@ -1,28 +1,35 @@
 """Choosing a backend by trial: on tiles of the user's own images, compared with eager float32, then timed.
 
 A backend that is quick and wrong is of no use, so each one has to choose nearly every pixel's class as eager float32
-does, and that of every pixel that is sure of it. Of those that do, the fastest is taken.
+does, and that of every pixel that is sure of it. Of those that do, the fastest is taken. What was found is kept for
+later runs of the same model on the same machine.
 """
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import __version__
 from pipeline.backends import Backend
+from pipeline.cache import recall, remember
 from pipeline.errors import BlockError
+from pipeline.excerpts import Excerpt, Place, read_excerpts
 from pipeline.geometry import Box
 from pipeline.halo import SURE
-from pipeline.job import read_reflected, valid_pixels
-from pipeline.normalize import fitter, resolve
-from pipeline.plugins import build, find
+from pipeline.normalize import resolve
+from pipeline.plugins import find
+from pipeline.probe import file_sha256
 from pipeline.recipe import Recipe
-from pipeline.survey import Survey
+from pipeline.survey import Survey, fingerprint
 
 __all__ = ["Outcome", "Tried", "compare", "expect", "find_fastest", "is_worth"]
 
@@ -32,6 +39,7 @@ SIDE = 256  # of a tile, at most, pixels
 TILES, ROUNDS = 2, 3  # tiles that are compared; times that the first one is timed
 AGREEMENT = 0.995  # share of the pixels that must have the class of eager float32
 ABOUT = 1.1  # times the fastest that counts as being as fast
+EAGER, COMPILER = "torch", "inductor"
 COMPILE_S = 30.0  # that torch's compiler takes, about; it is asked only where nothing else is quicker than eager torch
 
 
@@ -65,19 +73,22 @@ class Outcome:
         precision: that it was tried in.
         seconds: that the trial took.
         tried: every candidate; empty: the trial is still to come, and the backend only expected.
+        cached: the trial was held by an earlier run.
     """
 
     backend: str
     precision: str
     seconds: float = 0.0
     tried: tuple[Tried, ...] = ()
+    cached: bool = False
 
     def __str__(self) -> str:
         """For a note."""
         if not self.tried:
             return f"compute.backend: decided by a trial when the run begins; {self.backend} is expected"
         told = [f"{one.backend} {one.precision} {_told(one)}" for one in self.tried]
-        return f"compute.backend: {self.backend} {self.precision}, by a trial of {self.seconds:.1f} s: {'; '.join(told)}"
+        trial = f"a trial of {self.seconds:.1f} s{' that an earlier run held (--fresh holds it again)' if self.cached else ''}"
+        return f"compute.backend: {self.backend} {self.precision}, by {trial}: {'; '.join(told)}"
 
 
 def _told(one: Tried) -> str:
@@ -96,43 +107,99 @@ def is_worth(found: Survey, device: str) -> bool:
     return len(names) > 1 and found.pixels > WORTH * pixels
 
 
-def expect(found: Survey, device: str, precision: str) -> Outcome | None:
-    """What a trial will probably decide, without holding it; None: none will be held."""
-    if not is_worth(found, device):
+def expect(found: Survey, recipe: Recipe, precisions: Sequence[str]) -> Outcome | None:
+    """What :func:`find_fastest` will decide, or probably decide, without a trial; None: none will be held."""
+    if not is_worth(found, recipe.device):
         return None
-    return Outcome(next(name for name in ORDER if not _backend(name).problems(device, precision)), precision)
+    known = _recall(found, _key(found, recipe, precisions), recipe.device)
+    return known or Outcome(_candidates(recipe.device, precisions[0])[0], precisions[0])
 
 
-def find_fastest(found: Survey, recipe: Recipe, precisions: Sequence[str]) -> Outcome | None:
-    """Hold a trial.
+def find_fastest(found: Survey, recipe: Recipe, precisions: Sequence[str], *, anew: bool = False) -> Outcome | None:
+    """Hold a trial, or take what one found that an earlier run held.
 
     Args:
         found: the survey.
         recipe: device and threads to use.
         precisions: to choose from; one is only looked at where no backend agrees in those before it.
+        anew: hold one, whatever earlier runs found.
 
     Returns:
         None where it is not worth it, or the images or the network cannot be used: the run will say why.
     """
     if not is_worth(found, recipe.device):
         return None
+    key = _key(found, recipe, precisions)
+    if not anew and (known := _recall(found, key, recipe.device)):
+        return known
     start = time.perf_counter()
     try:
-        tiles = list(_tiles(found))
+        tiles = read_excerpts(found, _places(found))
         expected = [np.asarray(one) for one in _predict(found, Recipe(threads=recipe.threads), tiles)[0]]
     except Exception:  # noqa: BLE001 - whatever it is, the run meets it again and says where
         return None
     tried: list[Tried] = []
+    best = None
     for precision in precisions:
-        names = [name for name in ORDER if not _backend(name).problems(recipe.device, precision)]
-        tried += [_try(found, name, precision, recipe.threads, tiles, expected) for name in names]
+        tried += [_try(found, name, precision, recipe.threads, tiles, expected) for name in _candidates(recipe.device, precision)]
         best = _best(tried)
-        if best and best.backend == "torch" and _repays_compiling(found, best, recipe.device):
-            tried.append(_try(found, "inductor", precision, recipe.threads, tiles, expected))
+        if best and _repays_compiling(found, best, recipe.device):
+            tried.append(_try(found, COMPILER, precision, recipe.threads, tiles, expected))
             best = _best(tried)
         if best:
-            return Outcome(best.backend, best.precision, round(time.perf_counter() - start, 3), tuple(tried))
-    return Outcome("torch", precisions[-1], round(time.perf_counter() - start, 3), tuple(tried))
+            break
+    chosen = (best.backend, best.precision) if best else (EAGER, precisions[-1])
+    outcome = Outcome(*chosen, round(time.perf_counter() - start, 3), tuple(tried))
+    remember("trials", key, asdict(outcome))
+    return outcome
+
+
+def _recall(found: Survey, key: str, device: str) -> Outcome | None:
+    """What an earlier trial decides for this run; None: there was none, or a run as long as this one asks for more."""
+    known = recall("trials", key)
+    try:
+        outcome = Outcome(**{**known, "tried": tuple(Tried(**one) for one in known["tried"]), "cached": True}) if known else None
+    except (KeyError, TypeError):
+        return None  # of another version
+    if outcome is None or not (quick := [one for one in outcome.tried if one.backend != COMPILER]):
+        return None
+    best = _best(quick)
+    if best and _repays_compiling(found, best, device):
+        best = _best(outcome.tried) if len(quick) < len(outcome.tried) else None
+        return replace(outcome, backend=best.backend, precision=best.precision) if best else None
+    return replace(outcome, backend=best.backend, precision=best.precision) if best else outcome
+
+
+def _key(found: Survey, recipe: Recipe, precisions: Sequence[str]) -> str:
+    """All that a trial's answer depends on: model, machine, runtimes, and what kind of tiles there are."""
+    model = {**found.config.model, "files": [file_sha256(Path(path)) for path in found.model.files()]}
+    kinds = sorted({(image.header.channels, image.header.dtype) for image in found.images})
+    candidates = {precision: _candidates(recipe.device, precision) for precision in precisions}
+    packages = sorted({"torch", *(package for name in ORDER for package in _backend(name).needs)})
+    machine = [_processor(), recipe.device, recipe.threads, __version__, [_version(package) for package in packages]]
+    return fingerprint(model, found.config.normalize, kinds, _side(found), candidates, packages, machine)
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, as its maker gives it."""
+    try:
+        lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _candidates(device: str, precision: str) -> list[str]:
+    """Backends that can run here, in the usual order of speed."""
+    return [name for name in ORDER if not _backend(name).problems(device, precision)]
 
 
 def _backend(name: str) -> type[Backend]:
@@ -156,32 +223,23 @@ def _best(tried: Sequence[Tried]) -> Tried | None:
 
 
 def _repays_compiling(found: Survey, best: Tried, device: str) -> bool:
+    """Whether torch's compiler is worth its time: nothing else is quicker than eager torch, and the run is long."""
     projected = (best.seconds or 0.0) * found.pixels / 1e6
-    return projected > WORTH * COMPILE_S and not _backend("inductor").problems(device, best.precision)
+    is_long = best.backend == EAGER and projected > WORTH * COMPILE_S
+    return is_long and not _backend(COMPILER).problems(device, best.precision)
 
 
-Sample = tuple[NDArray[Any], Mapping[str, Any]]
-"""pixels_BCYX of one tile, and what the fit phase would find, were the tile its image."""
-
-
-def _tiles(found: Survey) -> Iterator[Sample]:
+def _places(found: Survey) -> list[Place]:
     """Tiles of different images, or of different places in one."""
-    images, side = found.images, _side(found)
-    fitters = {"normalize": fitter(resolve(found.config.normalize, found.model)), "model": found.model.fitter()}
+    side, places = _side(found), []
     for index in range(TILES):
-        image = images[index * len(images) // TILES]
+        image = found.images[index * len(found.images) // TILES]
         y, x = (max(0, int(length * (index + 1) / (TILES + 1)) - side // 2) for length in image.header.shape)
-        box = Box(y, x, y + side, x + side)
-        with build("readers", image.reader).open(image.path) as raster:
-            pixels_CYX = read_reflected(raster, box, 0)
-        valid_YX = valid_pixels(pixels_CYX, image.header)
-        if valid_YX is not None:
-            pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
-        fit = {name: one.fit(one.observe(pixels_CYX, valid_YX, box, 0)) for name, one in fitters.items() if one}
-        yield pixels_CYX[None], fit
+        places.append(Place(image, 0, Box(y, x, y + side, x + side)))
+    return places
 
 
-def _predict(found: Survey, recipe: Recipe, tiles: Sequence[Sample], rounds: int = 0) -> tuple[list[Any], float]:
+def _predict(found: Survey, recipe: Recipe, tiles: Sequence[Excerpt], rounds: int = 0) -> tuple[list[Any], float]:
     """Logits (1, K, Y, X) of every tile, and the fewest seconds for the first one."""
     normalize = resolve(found.config.normalize, found.model)
     with found.model.open(recipe, normalize if isinstance(normalize, Mapping) else None) as predict:
@@ -196,7 +254,7 @@ def _predict(found: Survey, recipe: Recipe, tiles: Sequence[Sample], rounds: int
     return logits, seconds
 
 
-def _try(found: Survey, name: str, precision: str, threads: int, tiles: Sequence[Sample], expected: Sequence[NDArray[Any]]) -> Tried:
+def _try(found: Survey, name: str, precision: str, threads: int, tiles: Sequence[Excerpt], expected: Sequence[NDArray[Any]]) -> Tried:
     try:
         logits, seconds = _predict(found, Recipe(backend=name, precision=precision, threads=threads), tiles, ROUNDS)
         agreement, sure = compare(logits, expected)

@@ -14,14 +14,14 @@ from typing import Any
 
 from pipeline.backends import Backend
 from pipeline.config import Config
-from pipeline.errors import BlockError, InputError, Problem
+from pipeline.errors import InputError, Problem
 from pipeline.fixed import with_fixed_tile
-from pipeline.geometry import Box, ceil_to
-from pipeline.halo import HaloError, Trial, smallest_halo, trial_pixels
+from pipeline.geometry import ceil_to
+from pipeline.halo import HaloError
+from pipeline.measure import MOST_HALO, measure, measure_file
 from pipeline.memory import fit_memory, print_bytes, projected_bytes
 from pipeline.models import Model, TorchModel
-from pipeline.normalize import fitter, resolve
-from pipeline.plugins import build, find
+from pipeline.plugins import find
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
 from pipeline.trial import Outcome, expect, find_fastest
@@ -32,9 +32,7 @@ __all__ = ["Choice", "choose", "expected", "keep", "measure", "measure_backends"
 CORE, EAGER, MOST = (1024, 16), (768, 12), 1536  # least pixels, and times the halo; at most
 STEP = 32  # a core that is balanced to an image is a multiple of
 BLOCK = 2048
-HALO = 64  # where the field is not finite, or larger than MOST_HALO
-MOST_HALO = 512
-WORTH = 20  # times the pixels of a trial that a run must have before anything is tried out
+HALO = 64  # where the field is not finite, or larger than what is measured
 GPU_BATCH = 8
 
 
@@ -55,67 +53,31 @@ class Choice:
     trial: Outcome | None = None
 
 
-def measure(found: Survey) -> HaloError | None:
-    """Measure what nobody has said of a network: stride and field once a file, and the error of a halo below the field.
-
-    Returns:
-        The halo that ``auto`` takes, or the one asked for, with its error; None where it is exact or not worth a trial.
-    """
-    measure_file(found)
-    model, asked = found.model, found.config.tiling.halo
-    if not isinstance(model, TorchModel) or not found.images or model.fixed_size or model.fitter():
-        return None
-    field = model.field
-    wanted = asked if asked != "auto" else model.tile.get("halo", 0)
-    if field is None or field > MOST_HALO or wanted >= field or found.pixels < WORTH * trial_pixels(field):
-        return None
-    return _measured_halo(found, model, field, wanted)
-
-
-def measure_file(found: Survey) -> None:
-    """Measure stride and field of a network that does not say them; the answer is kept for later runs."""
-    model = found.model
-    if not isinstance(model, TorchModel) or model.unmeasured is None or not found.images:
-        return
-    from pipeline.probe import probe, remember
-
-    channels = model.num_channels or max(image.header.channels for image in found.images)
-    remember(model.unmeasured, probe(model.load(), channels, model.fixed_size))
-
-
-def _measured_halo(found: Survey, model: Model, field: int, wanted: int) -> HaloError | None:
-    """Try halos in the middle of the largest image, in float32; a halo of 0 asks for the smallest that will do."""
-    image = max(found.images, key=lambda one: one.header.shape[0] * one.header.shape[1])
-    stride, normalize = model.stride, resolve(found.config.normalize, model)
-    exact, least = ceil_to(max(field, model.margin), stride), ceil_to(model.margin, stride)
-    fixed = normalize if isinstance(normalize, Mapping) else None
-    try:
-        with build("readers", image.reader).open(image.path) as raster, model.open(Recipe(), fixed) as predict:
-            fit = {}
-            if per_image := fitter(normalize):
-                box = Box(0, 0, *raster.header.shape).clip((BLOCK, BLOCK))
-                fit = {"normalize": per_image.fit(per_image.observe(raster.read(box), None, box, 0))}
-            trial = Trial(predict, raster, fit, stride, exact)
-            return trial.error(ceil_to(wanted, stride)) if wanted else smallest_halo(trial, stride, least, exact)
-    except BlockError:
-        return None  # the run will say what is wrong with the image
-
-
-def measure_backends(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Outcome | None:
+def measure_backends(found: Survey, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> Outcome | None:
     """Try the backends that are installed, where the YAML leaves the choice open and the run is long enough.
+
+    Args:
+        found: the survey.
+        has_gpu: as in :func:`choose`.
+        anew: try, although an earlier run of this model on this machine has.
 
     Returns:
         What was decided, for :func:`choose`; None: nothing was tried.
     """
     start = _start(found, has_gpu)
-    is_open = found.config.compute.precision == "auto" and start.precision != "fp32"
-    return find_fastest(found, start, [start.precision, "fp32"] if is_open else [start.precision])
+    return find_fastest(found, start, _precisions(found, start), anew=anew)
 
 
 def expected(found: Survey, has_gpu: Callable[[], bool] | None = None) -> Outcome | None:
-    """What :func:`measure_backends` will probably decide, for a plan; None: nothing will be tried."""
+    """What :func:`measure_backends` will decide as far as is known, for a plan; None: nothing will be tried."""
     start = _start(found, has_gpu)
-    return expect(found, start.device, start.precision)
+    return expect(found, start, _precisions(found, start))
+
+
+def _precisions(found: Survey, start: Recipe) -> list[str]:
+    """Those to try, in turn: where the YAML leaves it open, float32 if nothing agrees in fewer bits."""
+    is_open = found.config.compute.precision == "auto" and start.precision != "fp32"
+    return [start.precision, "fp32"] if is_open else [start.precision]
 
 
 def choose(

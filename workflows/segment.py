@@ -65,7 +65,7 @@ def run_resolved(
     if fresh:
         folder.clear(take_over=take_over)
     folder.refuse_other(found.identity)
-    choice = _recipe(found, folder)
+    choice = _recipe(found, folder, anew=fresh)
     job = make_job(found, choice.recipe)
     stages = complete(found, job)
     if folder.ledger.is_dir():
@@ -95,14 +95,14 @@ def run_resolved(
     return code
 
 
-def _recipe(found: Survey, folder: RunFolder) -> Choice:
-    """The recorded recipe where the folder has one, so that a resumed run is the same run."""
+def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
+    """The recorded recipe where the folder has one, so that a resumed run is the same run; else one is chosen."""
     recorded = folder.read().get("recipe")
     if recorded is not None:
         measure_file(found)
         return keep(found, recorded)
     found.model.check()
-    return choose(found, measured=measure(found), outcome=measure_backends(found))
+    return choose(found, measured=measure(found), outcome=measure_backends(found, anew=anew))
 
 
 def runner_of(found: Survey) -> str:

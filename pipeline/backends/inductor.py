@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.backends import Backend
 from pipeline.backends.torch import Torch
+from pipeline.cache import cache_folder
 from pipeline.errors import Problem
 from pipeline.recipe import Recipe
 
@@ -53,8 +54,7 @@ class Inductor(Backend):
 
         shapes: Any = _config  # its types leave `patch` out
 
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg" / "inductor"
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("inductor")))
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA, loudly, on machines without a GPU
         # Square tiles must not get code of their own: which code a tile gets would depend on the tiles before it.
         with Torch().open(network, recipe, normalize) as predict, shapes.patch(use_duck_shape=False):

@@ -54,10 +54,10 @@ def test_the_zoos_network_errs_as_it_was_published_to():
 
 def test_a_run_says_what_its_halo_costs(networks, tmp_path, monkeypatch, capsys):
     """`auto` takes the measured halo when the run is worth a trial; a smaller one is accepted with its error."""
-    from pipeline import tune
+    from pipeline import measure
     from workflows.segment import run
 
-    monkeypatch.setattr(tune, "WORTH", 0)
+    monkeypatch.setattr(measure, "WORTH", 0)
     save_tiff(tmp_path / "a.tif", blobs((300, 260)))
     yaml = engine_yaml(tmp_path, model=networks["same"], tiling={"halo": "auto"})
     assert run(yaml) == 0

@@ -1,0 +1,68 @@
+"""Measures what nobody has said of a network: its stride, its field, and how far a halo below the field is off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.errors import BlockError
+from pipeline.geometry import Box, ceil_to
+from pipeline.halo import HaloError, Trial, smallest_halo, trial_pixels
+from pipeline.models import Model, TorchModel
+from pipeline.normalize import fitter, resolve
+from pipeline.plugins import build
+from pipeline.recipe import Recipe
+from pipeline.survey import Survey
+
+__all__ = ["MOST_HALO", "measure", "measure_file"]
+
+MOST_HALO = 512
+"""The widest field that is computed exactly, or measured, pixels."""
+
+WORTH = 20  # times the pixels of a trial that a run must have before one is held
+SAMPLE = 2048  # side of what the normalisation of a trial is fitted to, pixels
+
+
+def measure(found: Survey) -> HaloError | None:
+    """Measure what nobody has said of a network: stride and field once a file, and the error of a halo below the field.
+
+    Returns:
+        The halo that ``auto`` takes, or the one asked for, with its error; None where it is exact or not worth a trial.
+    """
+    measure_file(found)
+    model, asked = found.model, found.config.tiling.halo
+    if not isinstance(model, TorchModel) or not found.images or model.fixed_size or model.fitter():
+        return None
+    field = model.field
+    wanted = asked if asked != "auto" else model.tile.get("halo", 0)
+    if field is None or field > MOST_HALO or wanted >= field or found.pixels < WORTH * trial_pixels(field):
+        return None
+    return _measured_halo(found, model, field, wanted)
+
+
+def measure_file(found: Survey) -> None:
+    """Measure stride and field of a network that does not say them; the answer is kept for later runs."""
+    model = found.model
+    if not isinstance(model, TorchModel) or model.unmeasured is None or not found.images:
+        return
+    from pipeline.probe import probe, remember
+
+    channels = model.num_channels or max(image.header.channels for image in found.images)
+    remember(model.unmeasured, probe(model.load(), channels, model.fixed_size))
+
+
+def _measured_halo(found: Survey, model: Model, field: int, wanted: int) -> HaloError | None:
+    """Try halos in the middle of the largest image, in float32; a halo of 0 asks for the smallest that will do."""
+    image = max(found.images, key=lambda one: one.header.shape[0] * one.header.shape[1])
+    stride, normalize = model.stride, resolve(found.config.normalize, model)
+    exact, least = ceil_to(max(field, model.margin), stride), ceil_to(model.margin, stride)
+    fixed = normalize if isinstance(normalize, Mapping) else None
+    try:
+        with build("readers", image.reader).open(image.path) as raster, model.open(Recipe(), fixed) as predict:
+            fit = {}
+            if per_image := fitter(normalize):
+                box = Box(0, 0, *raster.header.shape).clip((SAMPLE, SAMPLE))
+                fit = {"normalize": per_image.fit(per_image.observe(raster.read(box), None, box, 0))}
+            trial = Trial(predict, raster, fit, stride, exact)
+            return trial.error(ceil_to(wanted, stride)) if wanted else smallest_halo(trial, stride, least, exact)
+    except BlockError:
+        return None  # the run will say what is wrong with the image
