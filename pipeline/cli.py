@@ -35,6 +35,10 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.")]
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]
+MaybeModel = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="For an image that is not in a YAML.")]
+BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this one, as failures.csv names it.")]
+Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="A sample and a bundle by default.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
@@ -73,12 +77,7 @@ def run(
 
 
 @app.command()
-def segment(
-    images: Images,
-    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")],
-    output: Output,
-    overrides: Overrides = None,
-) -> None:
+def segment(images: Images, model: ModelName, output: Output, overrides: Overrides = None) -> None:
     """Do as run does, without a YAML: it writes the one it used."""
     from workflows import segment as workflow
 
@@ -102,10 +101,7 @@ def status(folder: Folder, *, as_json: Json = False) -> None:
 
 
 @app.command()
-def retry(
-    folder: Folder,
-    block: Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this one, as failures.csv names it.")] = None,
-) -> None:
+def retry(folder: Folder, block: BlockName = None) -> None:
     """Try quarantined blocks again."""
     from workflows import segment as workflow
 
@@ -242,6 +238,14 @@ def init(kind: Annotated[str, typer.Argument(metavar="KIND", help="microscopy, a
     from workflows import catalog
 
     done(catalog.init(kind, Path.cwd()))
+
+
+@app.command()
+def bench(what: Subject = None, model: MaybeModel = None, overrides: Overrides = None, *, as_json: Json = False) -> None:
+    """Say how fast it is here: the model alone, and a piece of the run."""
+    from workflows import bench as workflow
+
+    done(workflow.bench(what, model, overrides or [], as_json=as_json))
 
 
 @app.command()
