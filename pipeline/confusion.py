@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Counts", "areas", "confusion", "cross_entropy", "unsigned"]
+__all__ = ["Counts", "areas", "confusion", "count", "cross_entropy", "unsigned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,19 @@ def areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int64], in
     """
     counts = _count((unsigned(mask_YX),), classes)
     return counts[1:], int(counts[0])
+
+
+def count(mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> Counts:
+    """Count areas, and the confusion where there is truth.
+
+    Example:
+        >>> counts = count(np.array([[0, 1, 255]], np.uint8), None, 2)
+        >>> counts.predicted.tolist(), counts.no_prediction, counts.confusion
+        ([1, 1], 1, None)
+    """
+    predicted, missing = areas(mask_YX, classes=num_classes)
+    matrix = None if truth_YX is None else confusion(truth_YX, mask_YX, classes=num_classes)
+    return Counts(predicted, missing, matrix)
 
 
 def unsigned(ids: NDArray[Any]) -> NDArray[Any]:

@@ -68,6 +68,16 @@ class Box:
         """Keep what lies inside an image of this shape."""
         return Box(max(self.y0, 0), max(self.x0, 0), min(self.y1, shape[0]), min(self.x1, shape[1]))
 
+    def meet(self, other: Box) -> Box | None:
+        """The pixels of both; None where there are none.
+
+        Example:
+            >>> Box(0, 0, 4, 4).meet(Box(2, -3, 9, 1)), Box(0, 0, 4, 4).meet(Box(4, 0, 5, 4))
+            (Box(y0=2, x0=0, y1=4, x1=1), None)
+        """
+        y0, x0, y1, x1 = max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
+        return Box(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
+
     def shift(self, dy: int, dx: int) -> Box:
         """Move by (dy, dx); ``box.shift(-origin.y0, -origin.x0)`` gives local coordinates."""
         return Box(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)

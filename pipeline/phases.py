@@ -11,12 +11,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.confusion import Counts
+from pipeline.confusion import Counts, count
 from pipeline.errors import BlockError
 from pipeline.export import finish_copy, finish_mask, write_copy
 from pipeline.fits import encode
 from pipeline.job import Bench, read_reflected, valid_pixels
-from pipeline.predict import Predict, count, digest, read_truth
+from pipeline.predict import Predict, digest, read_truth
 from pipeline.process import Phase, Watch
 from pipeline.receipts import Block
 

@@ -1,28 +1,35 @@
-"""The predict phase: tiles, scores, one mask a block."""
+"""The predict phase: tiles, scores, one mask a block.
+
+Everything between the pixels of a block and its mask happens where the backend's scores live (:mod:`pipeline.place`).
+On a GPU ``work`` only says what is to be done: while it is being done, the next block is read and sent, and ``save``
+waits for the last one.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import stitch
 from pipeline.agreement import Agreement
-from pipeline.confusion import Counts, areas, confusion, cross_entropy
+from pipeline.blend import Blend
+from pipeline.confusion import Counts
 from pipeline.errors import BlockError, InputError
 from pipeline.export import write_mask, write_probs
 from pipeline.geometry import Box
-from pipeline.grid import Grid, Tile
-from pipeline.job import Bench, read_reflected, valid_pixels
+from pipeline.grid import Tile
+from pipeline.job import Bench, Job, read_reflected, valid_pixels
+from pipeline.place import Fetched, Host, Place
 from pipeline.process import Watch
 from pipeline.receipts import Block
 
-__all__ = ["Predict", "count", "digest", "read_truth"]
+__all__ = ["Predict", "digest", "read_truth"]
 
 
 def digest(pixels: NDArray[Any]) -> str:
@@ -32,24 +39,40 @@ def digest(pixels: NDArray[Any]) -> str:
 
 @dataclass
 class _Pixels:
-    """A block as read: its tiles' pixels, where they hold data, and its truth."""
+    """A block as read, at its place: its tiles' pixels, where they hold data, and its truth."""
 
     region: Box
-    pixels_CYX: NDArray[Any]
-    valid_YX: NDArray[np.bool_] | None
-    truth_YX: NDArray[Any] | None
+    pixels_CYX: Any
+    valid_YX: Any | None
+    truth_YX: Any | None
     truth_error: str
 
 
 @dataclass
 class _Predicted:
-    """A block as computed."""
+    """A block as computed; what is on a device comes when it is asked for."""
 
-    mask_YX: NDArray[Any]
-    probs_KYX: NDArray[np.uint8] | None
-    counts: Counts
+    fetched: Fetched
     truth_error: str
     notes: tuple[str, ...]
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Everything, by name.
+
+        Raises:
+            BlockError: a score was not finite.
+        """
+        values = self.fetched()
+        if not np.isfinite(values["finite"]):
+            raise BlockError("the model gave NaN or infinite scores")
+        return values
+
+    @property
+    def counts(self) -> Counts:
+        """The block's counts."""
+        names = ("predicted", "no_prediction", "confusion", "cross_entropy", "cross_entropy_pixels", "overlap_equal", "overlap_pixels")
+        return Counts(**{name: self.values[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -59,45 +82,53 @@ class Predict:
     bench: Bench
 
     def load(self, block: Block, watch: Watch) -> _Pixels:
-        """Read the outer of the whole block in one go, and its truth."""
+        """Read the outer of the whole block in one go, and its truth; send them to where they are computed with."""
         tiles = self._tiles(block)
         region = Box(tiles[0].outer.y0, tiles[0].outer.x0, max(t.outer.y1 for t in tiles), max(t.outer.x1 for t in tiles))
         raster = self.bench.raster(block.image.path, block.image.reader)
         pixels_CYX = read_reflected(raster, region, block.plane)
         valid_YX = valid_pixels(pixels_CYX, block.image.header)
+        truth_YX, truth_error = read_truth(self.bench, block)
         if valid_YX is not None:
             # A NaN or a nodata of -3e38 would spread over the whole field of the network; its own pixels get no prediction anyway.
             pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
             valid_YX = valid_YX[block.box.within(region).slices]
-        truth_YX, truth_error = read_truth(self.bench, block)
-        return _Pixels(region, pixels_CYX, valid_YX, truth_YX, truth_error)
+            truth_YX = None if truth_YX is None else np.where(valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
+        pixels, valid, truth = (None if array is None else self._place.put(array) for array in (pixels_CYX, valid_YX, truth_YX))
+        return _Pixels(region, pixels, valid, truth, truth_error)
 
     def work(self, block: Block, loaded: _Pixels, watch: Watch) -> _Predicted:
         """Predict every tile, keep cores or blend, count."""
-        job = self.bench.job
-        keep = _Blend(block, job.grid(block.image), job.recipe.stitch) if self._blends else _Crop(block)
-        result = _Result(block, loaded, job.num_classes, np.dtype(job.dtype), probs=self._probs)
-        agreement = Agreement(block.box)
+        job, place = self.bench.job, self._place
+        result = _Result(block, loaded, job, place, probs=self._probs)
+        blend = Blend(block.box, job.grid(block.image), job.recipe.stitch, place) if self._blends else None
+        agreement = Agreement(block.box, place)
         for tile, outputs in self._predict(block, loaded):
-            scores = _on_host(outputs)
-            seen = tile.outer.grow((scores.shape[-2] - tile.outer.shape[0]) // 2)  # valid padding takes the same off every side
-            with watch("count"):
-                agreement.add(tile, seen, scores)
+            seen = tile.outer.grow((outputs.shape[-2] - tile.outer.shape[0]) // 2)  # valid padding takes the same off every side
+            shared = seen.meet(block.box)
+            if shared is None:
+                continue
             with watch("stitch"):
-                for box, kept in keep.add(tile, seen, scores):
-                    result.take(box, kept)
-        with watch("stitch"):
-            for box, kept in keep.rest():
-                result.take(box, kept)
+                scores = place.take(outputs[(..., *shared.within(seen).slices)])
+                is_inside = block.box.contains(tile.core)
+                classes_YX: Any = result.classes(scores) if is_inside else None
+                cells = blend.add(tile, seen, shared, scores) if blend else _core(tile, shared, scores)
+                for box, kept, is_own in cells:
+                    result.take(box, kept, classes_YX[box.within(shared).slices] if is_own else result.classes(kept))
+            with watch("count"):
+                if is_inside:
+                    agreement.add(tile, seen, shared, classes_YX)
         with watch("count"):
             return result.finish(agreement, self._notes())
 
     def save(self, block: Block, worked: _Predicted, watch: Watch) -> dict[str, Any]:
         """Write whole shards, then describe them."""
-        files = write_mask(self.bench, block, worked.mask_YX)
-        if worked.probs_KYX is not None:
-            files |= write_probs(self.bench, block, worked.probs_KYX)
-        fields = {"digest": digest(worked.mask_YX), "files": files, "counts": worked.counts, "truth_error": worked.truth_error}
+        with watch("compute"):
+            mask_YX, probs_KYX = worked.values["mask"], worked.values["probs"]
+        files = write_mask(self.bench, block, mask_YX)
+        if probs_KYX is not None:
+            files |= write_probs(self.bench, block, probs_KYX)
+        fields = {"digest": digest(mask_YX), "files": files, "counts": worked.counts, "truth_error": worked.truth_error}
         return {**fields, "notes": worked.notes}
 
     def _notes(self) -> tuple[str, ...]:
@@ -105,6 +136,12 @@ class Predict:
         notes: list[str] = getattr(self.bench.predict, "notes", [])
         taken, notes[:] = tuple(notes), []
         return taken
+
+    @property
+    def _place(self) -> Place:
+        """Where the backend takes pixels and leaves scores."""
+        place: Place | None = getattr(self.bench.predict, "place", None)
+        return place or _HOST
 
     @property
     def _blends(self) -> bool:
@@ -126,118 +163,77 @@ class Predict:
     def _predict(self, block: Block, loaded: _Pixels) -> Iterator[tuple[Tile, Any]]:
         """Run the network over tiles of equal size together."""
         assert self.bench.predict is not None
-        batch = self.bench.job.recipe.batch
-        for _, same in groupby(self._tiles(block), key=lambda tile: tile.outer.shape):
-            tiles = list(same)
-            for first in range(0, len(tiles), batch):
-                some = tiles[first : first + batch]
+        batch, tiles = self.bench.job.recipe.batch, self._tiles(block)
+        if not self._blends:
+            tiles.sort(key=lambda tile: tile.outer.shape)  # sums of tiles are made row by row; without sums, batches may be full
+        for _, same in groupby(tiles, key=lambda tile: tile.outer.shape):
+            alike = list(same)
+            for first in range(0, len(alike), batch):
+                some = alike[first : first + batch]
                 views = [loaded.pixels_CYX[(slice(None), *tile.outer.within(loaded.region).slices)] for tile in some]
-                pixels_BCYX = views[0][None] if len(views) == 1 else np.stack(views)
                 predict = self.bench.predict
                 if not self._needs_scores(loaded):
                     predict = getattr(predict, "classes", predict)  # some backends have them cheaper than logits
-                outputs = predict(pixels_BCYX, [block.fit] * len(some))
-                yield from zip(some, outputs, strict=True)
+                yield from zip(some, predict(self._place.stack(views), [block.fit] * len(some)), strict=True)
 
 
-class _Crop:
-    """Keep each tile's core; nothing is accumulated."""
-
-    def __init__(self, block: Block) -> None:
-        self.block = block
-
-    def add(self, tile: Tile, seen: Box, scores: NDArray[Any]) -> Iterator[tuple[Box, NDArray[Any]]]:
-        """Give the core's scores (K, Y, X), or its classes (Y, X)."""
-        yield tile.core, scores[(..., *tile.core.within(seen).slices)]
-
-    def rest(self) -> Sequence[tuple[Box, NDArray[Any]]]:
-        """Nothing is held back."""
-        return ()
+_HOST = Host()
 
 
-class _Blend:
-    """Add up weighted scores over the block."""
-
-    def __init__(self, block: Block, grid: Grid, kind: str) -> None:
-        self.block, self.grid, self.kind = block, grid, kind
-        self.sum_KYX: NDArray[np.float32] | None = None
-
-    def add(self, tile: Tile, seen: Box, scores: NDArray[Any]) -> Sequence[tuple[Box, NDArray[Any]]]:
-        """Add one tile; its pixels are complete only when all are in."""
-        box, grid = self.block.box, self.grid
-        if self.sum_KYX is None:
-            self.sum_KYX = np.zeros((len(scores), *box.shape), np.float32)
-        part = Box(max(seen.y0, box.y0), max(seen.x0, box.x0), min(seen.y1, box.y1), min(seen.x1, box.x1))
-        if min(part.shape) <= 0:
-            return ()
-        halo = tile.core.y0 - seen.y0
-        rows, cols = part.within(seen).slices
-        weight_Y = stitch.weights(self.kind, grid.core, halo, tile.row, grid.num_cores[0])[rows]
-        weight_X = stitch.weights(self.kind, grid.core, halo, tile.col, grid.num_cores[1])[cols]
-        here = part.within(box).slices
-        stitch.blend_into(self.sum_KYX[(slice(None), *here)], scores[:, rows, cols], weight_Y, weight_X)
-        return ()
-
-    def rest(self) -> Iterator[tuple[Box, NDArray[Any]]]:
-        """Give the whole block at once."""
-        if self.sum_KYX is not None:
-            yield self.block.box, self.sum_KYX
-
-
-def _on_host(scores: Any) -> NDArray[Any]:
-    """Numpy's view of scores; those of a GPU are copied."""
-    return np.asarray(scores.cpu() if hasattr(scores, "cpu") else scores)
+def _core(tile: Tile, shared: Box, scores: Any) -> Iterator[tuple[Box, Any, bool]]:
+    """Keep a tile's core, scores (K, Y, X) or classes (Y, X), and nothing else."""
+    yield tile.core, scores[(..., *tile.core.within(shared).slices)], True
 
 
 class _Result:
-    """The mask of a block and its counts, filled core by core."""
+    """The mask of a block and its counts, filled cell by cell."""
 
-    def __init__(self, block: Block, loaded: _Pixels, num_classes: int, dtype: np.dtype[Any], *, probs: bool) -> None:
-        self.block, self.loaded, self.num_classes = block, loaded, num_classes
-        self.mask_YX = np.empty(block.box.shape, dtype)
-        self.probs_KYX = np.empty((num_classes, *block.box.shape), np.uint8) if probs else None
-        self.nats: float | None = None
-        self.nats_pixels = 0
+    def __init__(self, block: Block, loaded: _Pixels, job: Job, place: Place, *, probs: bool) -> None:
+        self.block, self.loaded, self.num_classes, self.place = block, loaded, job.num_classes, place
+        self.mask_YX = place.empty(block.box.shape, job.num_classes)
+        self.probs_KYX = place.empty((job.num_classes, *block.box.shape), job.num_classes) if probs else None
+        self.finite: Any = 0.0
+        self.nats: Any = None
+        self.nats_pixels: Any = 0
 
-    def take(self, box: Box, kept: NDArray[Any]) -> None:
-        """Store the classes of one core, from its scores (K, Y, X) or classes (Y, X)."""
+    def classes(self, scores: Any) -> Any:
+        """Classes (Y, X) of scores (K, Y, X); a model may have given classes."""
+        if scores.ndim == 2:
+            return scores
+        if len(scores) != self.num_classes:
+            raise BlockError(f"the model gave {len(scores)} classes, {self.num_classes} are named")
+        classes_YX, finite = self.place.argmax(scores)
+        self.finite += finite
+        return classes_YX
+
+    def take(self, box: Box, kept: Any, classes_YX: Any) -> None:
+        """Store a cell's classes, and what its scores are needed for."""
         here = box.within(self.block.box).slices
+        self.mask_YX[here] = classes_YX
         if kept.ndim == 2:
-            self.mask_YX[here] = kept
             return
-        if len(kept) != self.num_classes:
-            raise BlockError(f"the model gave {len(kept)} classes, {self.num_classes} are named")
-        stitch.argmax(kept, self.mask_YX[here])
         if self.probs_KYX is not None:
-            self.probs_KYX[(slice(None), *here)] = stitch.softmax_bytes(kept)
+            self.probs_KYX[(slice(None), *here)] = self.place.softmax_bytes(kept)
         if self.loaded.truth_YX is not None:
-            truth_YX = self.loaded.truth_YX[here]
-            if self.loaded.valid_YX is not None:
-                truth_YX = np.where(self.loaded.valid_YX[here], truth_YX, np.iinfo(truth_YX.dtype).max)
-            nats, pixels = cross_entropy(kept, truth_YX)
-            self.nats, self.nats_pixels = (self.nats or 0.0) + nats, self.nats_pixels + pixels
+            nats, pixels = self.place.cross_entropy(kept, self.loaded.truth_YX[here])
+            self.nats = nats if self.nats is None else self.nats + nats
+            self.nats_pixels += pixels
 
     def finish(self, agreement: Agreement, notes: tuple[str, ...]) -> _Predicted:
-        """Leave out pixels without data, and count."""
-        fill = np.iinfo(self.mask_YX.dtype).max
+        """Leave out pixels without data, count, and ask for all of it."""
         if self.loaded.valid_YX is not None:
-            self.mask_YX[~self.loaded.valid_YX] = fill
-        counts = count(self.mask_YX, self.loaded.truth_YX, self.num_classes)
-        counts = replace(
-            counts,
-            cross_entropy=self.nats,
-            cross_entropy_pixels=self.nats_pixels,
-            overlap_equal=agreement.equal,
-            overlap_pixels=agreement.pixels,
-        )
-        return _Predicted(self.mask_YX, self.probs_KYX, counts, self.loaded.truth_error, notes)
-
-
-def count(mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> Counts:
-    """Count areas, and the confusion where there is truth."""
-    predicted, missing = areas(mask_YX, classes=num_classes)
-    matrix = None if truth_YX is None else confusion(truth_YX, mask_YX, classes=num_classes)
-    return Counts(predicted, missing, matrix)
+            self.mask_YX[~self.loaded.valid_YX] = 255 if self.num_classes <= 255 else 65535
+        values = {
+            "mask": self.mask_YX,
+            "probs": self.probs_KYX,
+            "finite": self.finite,
+            **self.place.count(self.mask_YX, self.loaded.truth_YX, self.num_classes),
+            "cross_entropy": self.nats,
+            "cross_entropy_pixels": self.nats_pixels,
+            "overlap_equal": agreement.equal,
+            "overlap_pixels": agreement.pixels,
+        }
+        return _Predicted(self.place.fetch(values), self.loaded.truth_error, notes)
 
 
 def read_truth(bench: Bench, block: Block) -> tuple[NDArray[Any] | None, str]:

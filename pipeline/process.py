@@ -43,27 +43,30 @@ class Phase(Protocol):
 
 
 class Watch:
-    """Seconds that one block spent in each stage.
+    """Seconds that one block spent in each stage; a stage inside another one is not counted twice.
 
     Example:
         >>> watch = Watch()
-        >>> with watch("read"):
-        ...     pass
-        >>> list(watch.seconds)
-        ['read']
+        >>> with watch("compute"), watch("stitch"):
+        ...     time.sleep(0.01)
+        >>> watch.seconds["stitch"] >= 0.01 > watch.seconds["compute"]
+        True
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._inner = 0.0  # of the stages inside the one that is running
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Add the time inside the context to a stage."""
-        start = time.perf_counter()
+        start, before, self._inner = time.perf_counter(), self._inner, 0.0
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            took = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + took - self._inner
+            self._inner = before + took
 
 
 def process(feed: Feed, phases: dict[str, Phase]) -> Iterator[Receipt]:
@@ -168,9 +171,7 @@ def receipt_of(block: Block, watch: Watch, result: Any) -> Receipt:
     if isinstance(result, StoreError):
         raise result
     fields = result if isinstance(result, dict) else {"cause": cause_of(result), "transient": not isinstance(result, GigasegError)}
-    # Compute holds the finer stages, which are timed inside it.
-    inner = sum(watch.seconds.get(stage, 0.0) for stage in ("stitch", "count"))
-    seconds = {stage: round(value - (inner if stage == "compute" else 0.0), 6) for stage, value in watch.seconds.items()}
+    seconds = {stage: round(value, 6) for stage, value in watch.seconds.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Receipt(
         block.phase, block.image.name, block.id, block.key, attempts=block.attempt + 1, seconds=seconds, peak_bytes=peak, **fields

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError
 
-__all__ = ["argmax", "blend_into", "centre", "softmax_bytes", "weights"]
+__all__ = ["argmax", "centre", "softmax_bytes", "weights"]
 
-BAND = 64  # rows at a time, so that a band of all classes stays in the processor's cache
+BAND = 1 << 16  # pixels at a time, so that a band stays in the processor's cache
 GAUSSIAN_SIGMA = 0.125  # of the outer side, as in nnU-Net (Isensee et al., 2021) and MONAI
 
 
@@ -35,8 +35,8 @@ def centre(scores_KYX: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 def argmax(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
     """Write the class of the largest score; ties go to the lowest class.
 
-    A running comparison in the mask's own small type, band by band: about eight times faster than
-    an argmax over the first axis.
+    A running comparison in the mask's own small type, band by band: many times faster than an argmax
+    over the first axis.
 
     Args:
         scores_KYX: logits or probabilities, float.
@@ -51,24 +51,29 @@ def argmax(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
         >>> mask.tolist()
         [[0, 1, 0]]
     """
-    for top in range(0, out_YX.shape[0], BAND):
-        with np.errstate(all="ignore"):  # what is not finite is raised below
-            total = _argmax_band(scores_KYX[:, top : top + BAND], out_YX[top : top + BAND])
-        # A sum is one cheap pass that any NaN or infinity survives; only then is each value looked at.
-        if not np.isfinite(total) and not np.isfinite(scores_KYX[:, top : top + BAND]).all():
+    height, width = out_YX.shape
+    rows = max(1, BAND // max(1, width))
+    best_YX, is_more_YX = np.empty((rows, width), scores_KYX.dtype), np.empty((rows, width), np.bool_)
+    for top in range(0, height, rows):
+        band_KYX, band_YX = scores_KYX[:, top : top + rows], out_YX[top : top + rows]
+        here = slice(0, len(band_YX))
+        with np.errstate(invalid="ignore"):  # NaN is raised below
+            _argmax_band(band_KYX, band_YX, best_YX[here], is_more_YX[here])
+            # A NaN is both the smallest and the largest; that of two infinities is another.
+            is_finite = np.isfinite(band_KYX.min()) and np.isfinite(best_YX[here].max())
+        if not is_finite:
             raise BlockError("the model gave NaN or infinite scores")
 
 
-def _argmax_band(band_KYX: NDArray[Any], mask_YX: NDArray[Any]) -> float:
-    """Fill a band of the mask, and return the sum of all scores."""
-    best_YX = band_KYX[0].copy()
-    total = float(best_YX.sum())
-    mask_YX[...] = 0
-    for k in range(1, len(band_KYX)):
-        np.copyto(mask_YX, mask_YX.dtype.type(k), where=band_KYX[k] > best_YX)
-        np.maximum(best_YX, band_KYX[k], out=best_YX)
-        total += float(band_KYX[k].sum())
-    return total
+def _argmax_band(scores_KYX: NDArray[Any], ids_YX: NDArray[Any], best_YX: NDArray[Any], is_more_YX: NDArray[np.bool_]) -> None:
+    """Fill a band of the mask; the last two arguments are room to work in, and ``best_YX`` ends as the largest scores."""
+    best_YX[...] = scores_KYX[0]
+    ids_YX[...] = 0
+    for k in range(1, len(scores_KYX)):
+        np.greater(scores_KYX[k], best_YX, out=is_more_YX)
+        np.maximum(best_YX, scores_KYX[k], out=best_YX)
+        # Of all classes that were once the largest the last one is, so that no masked store is needed.
+        np.maximum(ids_YX, is_more_YX * ids_YX.dtype.type(k), out=ids_YX)
 
 
 def softmax_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
@@ -79,13 +84,14 @@ def softmax_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
         [128, 128]
     """
     out_KYX = np.empty(scores_KYX.shape, np.uint8)
-    for top in range(0, scores_KYX.shape[1], BAND):
-        band_KYX = scores_KYX[:, top : top + BAND].astype(np.float32)
+    rows = max(1, BAND // max(1, scores_KYX[0].size // max(1, scores_KYX.shape[1]) * len(scores_KYX)))
+    for top in range(0, scores_KYX.shape[1], rows):
+        band_KYX = scores_KYX[:, top : top + rows].astype(np.float32)
         band_KYX -= band_KYX.max(axis=0)
         np.exp(band_KYX, out=band_KYX)
         band_KYX *= 255.0 / band_KYX.sum(axis=0)
         band_KYX += 0.5
-        out_KYX[:, top : top + BAND] = band_KYX
+        out_KYX[:, top : top + rows] = band_KYX
     return out_KYX
 
 
@@ -128,19 +134,3 @@ def _window(kind: str, position: NDArray[Any], core: int, halo: int) -> NDArray[
     else:
         value = np.exp(-0.5 * ((position + 0.5 - outer / 2) / (GAUSSIAN_SIGMA * outer)) ** 2)
     return np.where((position >= 0) & (position < outer), value, 0.0)
-
-
-def blend_into(
-    sum_KYX: NDArray[np.float32], scores_KYX: NDArray[Any], weight_Y: NDArray[np.float32], weight_X: NDArray[np.float32]
-) -> None:
-    """Add weighted scores of one tile; all four arguments cover the same pixels.
-
-    Args:
-        sum_KYX: the block's running sum, float32, changed in place.
-        scores_KYX: the tile's scores.
-        weight_Y: the tile's weights down the rows.
-        weight_X: the tile's weights along the columns.
-    """
-    weight_YX = weight_Y[:, None] * weight_X[None, :]
-    for k in range(len(sum_KYX)):
-        sum_KYX[k] += scores_KYX[k] * weight_YX

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.agreement import Agreement
-from pipeline.geometry import Box
 from pipeline.grid import Grid
+from pipeline.place import Host
 
 
 def brute_force(grid, box, seen, classes):
@@ -38,30 +38,19 @@ def brute_force(grid, box, seen, classes):
     halo=st.integers(0, 3),
     margin=st.integers(0, 3),
     cores=st.integers(1, 3),
-    scored=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_agreement_is_that_of_every_shared_pixel(shape, core, halo, margin, cores, scored, seed):
-    """Whatever the cut, valid padding included, from scores or from classes."""
+def test_agreement_is_that_of_every_shared_pixel(shape, core, halo, margin, cores, seed):
+    """Whatever the cut, valid padding included."""
     margin = min(margin, halo)
     grid = Grid(shape, core, halo, core * cores)
     box = next(iter(grid.blocks())).box
     rng = np.random.default_rng(seed)
-    agreement, seen, classes = Agreement(box), {}, {}
+    agreement, seen, classes = Agreement(box, Host()), {}, {}
     for tile in grid.tiles(box):
         key = tile.row, tile.col
         seen[key] = tile.outer.grow(-margin)
         classes[key] = rng.integers(0, 2, seen[key].shape)
-        scores = np.stack([classes[key] == k for k in range(2)]).astype(np.float32) if scored else classes[key].astype(np.uint8)
-        agreement.add(tile, seen[key], scores)
+        shared = seen[key].meet(box)
+        agreement.add(tile, seen[key], shared, classes[key][shared.within(seen[key]).slices].astype(np.uint8))
     assert (agreement.equal, agreement.pixels) == brute_force(grid, box, seen, classes)
-
-
-def test_tiles_of_other_blocks_are_left_out():
-    """The ring that blending predicts as well belongs to the neighbours' counts."""
-    grid = Grid((24, 24), 8, 2, 8)
-    box = Box(8, 8, 16, 16)
-    agreement = Agreement(box)
-    for tile in grid.ring(box):
-        agreement.add(tile, tile.outer, np.zeros(tile.outer.shape, np.uint8))
-    assert agreement.pixels == 0
