@@ -1,10 +1,12 @@
-"""Size, work, time and memory of each network: ``python -m tests.benchmarks.networks [SIDE] [NAME...]``.
+"""Size, work, time and memory of each network: ``python -m tests.benchmarks.networks [NAME...] [--side 1024] [--batch 1 4]``.
 
-Each measurement is a process of its own, on one thread, in float32 and with the memory layout that the backend uses.
+Each measurement is a process of its own, on one thread, in float32 and with the memory layout that the backend uses: the peak
+is that of one network and one batch. Multiply-adds are those of convolutions and matrix products, as torch counts them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -24,7 +26,6 @@ NETWORKS = {
     "smp-unet-resnet18": {"name": "smp", "architecture": "Unet", "encoder": "resnet18"},
     "smp-segformer-mit_b0": {"name": "smp", "architecture": "Segformer", "encoder": "mit_b0"},
 }
-BATCHES = (1, 4)
 
 
 def multiply_adds(name: str, side: int) -> int:
@@ -32,17 +33,19 @@ def multiply_adds(name: str, side: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from pipeline.models._meta import weightless
     from pipeline.plugins import build
 
     model = build("models", NETWORKS[name])
-    network = model.build().to("meta").eval()
+    with weightless():
+        network = model.build().eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.empty(1, model.num_channels, side, side, device="meta"))
     return int(counter.get_total_flops()) // 2
 
 
 def measure(name: str, side: int, batch: int) -> dict[str, float]:
-    """Seconds of a forward pass, and peak bytes above the loaded network, beside what the model projects."""
+    """Seconds a megapixel of a forward pass; peak bytes of the process, and above the loaded network, beside what the model projects."""
     import numpy as np
     import torch
 
@@ -58,10 +61,11 @@ def measure(name: str, side: int, batch: int) -> dict[str, float]:
             file.write("5")  # the peak starts anew
         before, start = _status("VmRSS"), time.perf_counter()
         predict(pixels_BCYX, [{}] * batch)
-        seconds = time.perf_counter() - start
+        seconds, peak = time.perf_counter() - start, _status("VmHWM")
     return {
-        "seconds": seconds,
-        "peak": _status("VmHWM") - before,
+        "seconds": seconds / (batch * side**2 / 1e6),
+        "peak": peak,
+        "above": peak - before,
         "projected": batch * model.projected_bytes((side, side), model.num_channels),
     }
 
@@ -77,19 +81,22 @@ def main() -> None:
     from pipeline.models import num_parameters
     from pipeline.plugins import build
 
-    side = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
-    print(f"{side} x {side} pixels, one thread, fp32; GMAC a tile; MiB above the loaded network")
-    print(f"{'network':<28}{'parameters':>12}{'GMAC':>9}{'batch':>7}{'seconds':>9}{'MiB':>8}{'projected':>11}")
-    for name in sys.argv[2:] or NETWORKS:
-        parameters, work = num_parameters(build("models", NETWORKS[name])), multiply_adds(name, side)
-        for batch in BATCHES:
-            command = [sys.executable, "-m", __spec__.name, "--measure", name, str(side), str(batch)]
+    parser = argparse.ArgumentParser(description="Size, work, time and memory of each network.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all if none is named: {', '.join(NETWORKS)}")
+    parser.add_argument("--side", type=int, default=1024, help="of a tile, pixels")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="tiles at once")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(NETWORKS):
+        parser.error(f"no network named {', '.join(sorted(unknown))}; there are {', '.join(NETWORKS)}")
+    print(f"{asked.side} x {asked.side} pixels, one thread, fp32; GMAC a tile; MiB of the process, above the loaded network, as projected")
+    print(f"{'network':<28}{'parameters':>12}{'GMAC':>9}{'batch':>7}{'s/Mpx':>9}{'MiB':>8}{'above':>8}{'projected':>11}")
+    for name in asked.names or NETWORKS:
+        parameters, work = num_parameters(build("models", NETWORKS[name])), multiply_adds(name, asked.side)
+        for batch in asked.batch:
+            command = [sys.executable, "-m", __spec__.name, "--measure", name, str(asked.side), str(batch)]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            print(
-                f"{name:<28}{parameters:>12,}{work / 1e9:>9.1f}{batch:>7}{found['seconds']:>9.2f}"
-                f"{found['peak'] / 2**20:>8.0f}{found['projected'] / 2**20:>11.0f}",
-                flush=True,
-            )
+            sizes = "".join(f"{found[key] / 2**20:>{width}.0f}" for key, width in (("peak", 8), ("above", 8), ("projected", 11)))
+            print(f"{name:<28}{parameters:>12,}{work / 1e9:>9.1f}{batch:>7}{found['seconds']:>9.2f}{sizes}", flush=True)
 
 
 if __name__ == "__main__":
