@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.backends._threads import torch_threads
 from pipeline.errors import InputError, Problem
 from pipeline.normalize import constants
 from pipeline.recipe import Recipe
+from pipeline.stitch import argmax
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Torch"]
 
+BAND = 1 << 18  # logits that are turned into planes at a time, in the processor's cache
+
+Numbers = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Mean and std (B, C)."""
+
 
 class Torch(Backend):
     """Evaluation mode, batch norms folded, channels last; bfloat16 and float16 by their weights.
 
-    Logits come back as float32: numpy, contiguous (B, K, Y, X), on the CPU; the tensor itself on a GPU.
+    Logits come back as float32: numpy, contiguous (B, K, Y, X), on the CPU; on a GPU they stay there, and pixels may be there
+    already (:mod:`pipeline.device`).
 
     Example::
 
@@ -47,11 +55,17 @@ class Torch(Backend):
         # TF32 would make fp32 a name only; benchmarking could pick another kernel in another process.
         exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32")
         with torch_threads(recipe.threads), exact:
-            yield _Predictor(network, recipe, normalize)
+            yield _predictor(network, recipe, normalize)
 
 
-class _Predictor:
-    """A loaded network. ``batch`` is the largest batch that has fitted into memory so far; ``notes`` says when it shrank."""
+class _Predictor(ABC):
+    """A loaded network.
+
+    Attributes:
+        full: the size that every batch is filled up to; None: none is.
+        batch: the largest batch that has fitted into memory so far; None: any.
+        notes: says when it shrank.
+    """
 
     def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
         import torch
@@ -61,81 +75,149 @@ class _Predictor:
         network = network.eval()
         fold_batch_norms(network)
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
-        self.device, self.normalize = torch.device(recipe.device), normalize
-        self.network = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        self.network = network.to(torch.device(recipe.device), self.dtype).to(memory_format=torch.channels_last)
+        self.normalize = normalize
+        self.full: int | None = None
         self.batch: int | None = None
         self.notes: list[str] = []
 
-    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> Any:
-        """Return logits (B, K, Y, X), float32."""
+    def run(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
+        """Return logits (B, K, Y, X) as the network leaves them, with at least two classes."""
         import torch
 
         while True:
-            step = self.batch or len(pixels_BCYX)
+            step = self.batch or self.full or len(pixels_BCYX)
+            starts = range(0, len(pixels_BCYX), step)
             try:
-                parts = [
-                    self._forward(pixels_BCYX[start : start + step], fits[start : start + step])
-                    for start in range(0, len(pixels_BCYX), step)
-                ]
+                parts = [self._forward(pixels_BCYX[start : start + step], fits[start : start + step], step) for start in starts]
             except torch.OutOfMemoryError:
                 if step == 1:
                     raise
             else:
-                logits_BKYX = parts[0] if len(parts) == 1 else torch.cat(parts)
-                return logits_BKYX if self.device.type == "cuda" else logits_BKYX.numpy()
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
             # Outside the handler: the exception holds on to the very tensors that must go.
-            self.batch = min(step, len(pixels_BCYX)) // 2
+            self.batch = (step if self.full else min(step, len(pixels_BCYX))) // 2
             self.notes.append(f"batch {step} did not fit into device memory; {self.batch} from here on")
             torch.cuda.empty_cache()
 
-    def _forward(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> torch.Tensor:
+    def _forward(self, pixels_BCYX: Any, fits: Sequence[Fit], step: int) -> torch.Tensor:
         import torch
 
         numbers = constants(self.normalize, fits, pixels_BCYX.shape[1])
         # no_grad, not inference_mode: whoever gets the logits may change them in place.
         with torch.no_grad():
-            prepare = _upload if self.device.type == "cuda" else _prepare
-            x_BCYX = prepare(pixels_BCYX, numbers, self.device).to(self.dtype)
-            logits_BKYX: torch.Tensor = self.network(x_BCYX).to(torch.float32)
-            if logits_BKYX.shape[1] == 1:
-                logits_BKYX = torch.cat([torch.zeros_like(logits_BKYX), logits_BKYX], 1)
-            return logits_BKYX.contiguous()
+            logits_BKYX: torch.Tensor = self.network(self.prepare(pixels_BCYX, numbers, step).to(self.dtype))[: len(fits)]
+            return torch.cat([torch.zeros_like(logits_BKYX), logits_BKYX], 1) if logits_BKYX.shape[1] == 1 else logits_BKYX
+
+    @abstractmethod
+    def prepare(self, pixels_BCYX: Any, numbers: Numbers | None, step: int) -> torch.Tensor:
+        """Convert to float32, channels last, and normalise; ``step`` is the size of the batch that the network gets."""
 
 
-def _prepare(
-    pixels_BCYX: NDArray[Any], numbers: tuple[NDArray[np.float32], NDArray[np.float32]] | None, _device: torch.device
-) -> torch.Tensor:
-    """Convert to float32, channels last, and normalise: numpy does it five times faster than torch on interleaved pixels."""
+class _HostPredictor(_Predictor):
+    """Numpy in, numpy out."""
+
+    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
+        """Return logits (B, K, Y, X), float32."""
+        logits_BKYX = self.run(pixels_BCYX, fits)
+        planes_BKYX = np.empty(logits_BKYX.shape, np.float32)
+        for logits_KYX, planes_KYX in zip(logits_BKYX, planes_BKYX, strict=True):
+            for rows, band_KYX in _bands(logits_KYX):
+                planes_KYX[:, rows] = band_KYX
+        return planes_BKYX
+
+    def classes(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[Any]:
+        """Return classes (B, Y, X), those of the largest logits, the lowest in ties; whole planes of logits are never made.
+
+        Raises:
+            BlockError: a logit is NaN or infinite.
+        """
+        logits_BKYX = self.run(pixels_BCYX, fits)
+        batch, num_classes, *sides = logits_BKYX.shape
+        classes_BYX = np.empty((batch, *sides), np.uint8 if num_classes <= 255 else np.uint16)
+        for logits_KYX, classes_YX in zip(logits_BKYX, classes_BYX, strict=True):
+            for rows, band_KYX in _bands(logits_KYX):
+                argmax(band_KYX, classes_YX[rows])
+        return classes_BYX
+
+    def prepare(self, pixels_BCYX: NDArray[Any], numbers: Numbers | None, step: int) -> torch.Tensor:
+        """With numpy: five times faster than torch on interleaved pixels."""
+        import torch
+
+        del step
+        batch, channels, height, width = pixels_BCYX.shape
+        values_BYXC = np.empty((batch, height, width, channels), np.float32)
+        for channel in range(channels) if pixels_BCYX.strides[3] == pixels_BCYX.itemsize else (slice(None),):
+            values_BYXC[..., channel] = np.moveaxis(pixels_BCYX, 1, -1)[..., channel]
+        if numbers is not None:
+            # Whole rows at a time: an inner loop over a few channels would cost more than the arithmetic.
+            rows = values_BYXC.reshape(batch, height, width * channels)
+            mean_BC, std_BC = numbers
+            rows -= np.tile(mean_BC, (1, width))[:, None]
+            rows /= np.tile(std_BC, (1, width))[:, None]
+        return torch.from_numpy(values_BYXC).permute(0, 3, 1, 2)
+
+
+def _bands(logits_KYX: torch.Tensor) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Rows, and their logits as float32 planes: networks leave the classes of a pixel side by side, and many of them.
+
+    A band at a time, which the cache holds, takes a quarter of the time that all at once takes where classes are many.
+    """
     import torch
 
-    batch, channels, height, width = pixels_BCYX.shape
-    values_BYXC = np.empty((batch, height, width, channels), np.float32)
-    for channel in range(channels) if pixels_BCYX.strides[3] == pixels_BCYX.itemsize else (slice(None),):
-        values_BYXC[..., channel] = np.moveaxis(pixels_BCYX, 1, -1)[..., channel]
-    if numbers is not None:
-        # Whole rows at a time: an inner loop over a few channels would cost more than the arithmetic.
-        rows = values_BYXC.reshape(batch, height, width * channels)
-        mean_BC, std_BC = numbers
-        rows -= np.tile(mean_BC, (1, width))[:, None]
-        rows /= np.tile(std_BC, (1, width))[:, None]
-    return torch.from_numpy(values_BYXC).permute(0, 3, 1, 2)
+    num_classes, height, width = logits_KYX.shape
+    step = max(1, BAND // (num_classes * width))
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        yield rows, logits_KYX[:, rows].to(torch.float32).contiguous().numpy()
 
 
-def _upload(
-    pixels_BCYX: NDArray[Any], numbers: tuple[NDArray[np.float32], NDArray[np.float32]] | None, device: torch.device
-) -> torch.Tensor:
-    """Send raw values through pinned memory; convert and normalise on the device."""
-    import torch
+class _DevicePredictor(_Predictor):
+    """Pixels may be on the device already, and logits stay there.
 
-    pixels_BYXC = np.moveaxis(pixels_BCYX, 1, -1)
-    native = pixels_BYXC.dtype.newbyteorder("=")
-    pinned = torch.empty(pixels_BYXC.shape, dtype=torch.from_numpy(np.empty(0, native)).dtype, pin_memory=True)
-    pinned.numpy()[...] = pixels_BYXC
-    x_BCYX = pinned.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-    if numbers is not None:
-        mean_BC, std_BC = (torch.from_numpy(one).to(device)[:, :, None, None] for one in numbers)
-        x_BCYX.sub_(mean_BC).div_(std_BC)
-    return x_BCYX
+    Attributes:
+        place: the device.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
+        from pipeline.device import Device
+
+        super().__init__(network, recipe, normalize)
+        self.place = Device(recipe.device)
+        # Batches of one size, whatever is left of a block: what a tile gives must not depend on its company.
+        self.full = _full_batch(recipe)
+
+    def __call__(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
+        """Return logits (B, K, Y, X), float32, for pixels of numpy's or of the place; nothing waits for them."""
+        import torch
+
+        there_BCYX = self.place.put(pixels_BCYX) if isinstance(pixels_BCYX, np.ndarray) else pixels_BCYX
+        return self.run(there_BCYX, fits).to(torch.float32)
+
+    def prepare(self, pixels_BCYX: torch.Tensor, numbers: Numbers | None, step: int) -> torch.Tensor:
+        """On the device; a batch of less than ``step`` tiles gets black ones."""
+        import torch
+
+        batch, *sides = pixels_BCYX.shape
+        x_BCYX = torch.empty((step, *sides), device=self.place.device, memory_format=torch.channels_last).zero_()
+        x_BCYX[:batch].copy_(pixels_BCYX)
+        if numbers is not None:
+            mean_BC, std_BC = (self.place.send(one)[:, :, None, None] for one in numbers)
+            x_BCYX[:batch].sub_(mean_BC).div_(std_BC)
+        return x_BCYX
+
+
+def _predictor(network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Predict:
+    """The one for a recipe's device."""
+    if recipe.device == "cpu":
+        return _HostPredictor(network, recipe, normalize)
+    return _DevicePredictor(network, recipe, normalize)
+
+
+def _full_batch(recipe: Recipe) -> int:
+    """The recipe's batch, or as many tiles as a block asks for."""
+    ring = 0 if recipe.stitch == "crop" else -(-recipe.halo // recipe.core)
+    return min(recipe.batch, (recipe.block // recipe.core + 2 * ring) ** 2)
 
 
 def bf16_supported(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -239,9 +239,10 @@ class _Prepared:
     def __init__(self, model: BioImageIO, predict: Predict) -> None:
         self.model, self.package, self.predict = model, model.package, predict
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the backend's predictor tells, such as its notes."""
-        return getattr(self.__dict__["predict"], name)
+    @property
+    def notes(self) -> list[str]:
+        """What the backend had to change; whatever else it offers is of pixels that have not been prepared."""
+        return getattr(self.predict, "notes", [])
 
     def raw(self, pixels_BCYX: NDArray[Any], fits: Any) -> Any:
         """What the network returns, as a tensor (B, K, Y, X); K = 1 as two channels, the first of them 0."""

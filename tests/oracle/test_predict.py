@@ -1,0 +1,263 @@
+"""From scores to a mask and its counts: a device does what the processor does, and both do what a few naive lines say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.confusion import confusion, cross_entropy
+from pipeline.errors import BlockError
+from pipeline.geometry import Box
+from pipeline.job import Bench, Job
+from pipeline.models import Model
+from pipeline.place import Host
+from pipeline.plugins import build
+from pipeline.predict import Predict, _Pixels
+from pipeline.process import Watch
+from pipeline.readers import Header
+from pipeline.receipts import Block, Image
+from pipeline.recipe import Recipe
+from pipeline.stitch import softmax_bytes, weights
+from tests.conftest import blobs, save_tiff
+
+torch = pytest.importorskip("torch")
+
+FAR = 1000  # added to coordinates, so that pixels hold no negative ones
+
+
+class Scored(Model):
+    """A model that gives scores."""
+
+    classes: int
+
+    @property
+    def num_classes(self):
+        return self.classes
+
+    @property
+    def gives_scores(self):
+        return True
+
+    def open(self, recipe, normalize=None):
+        raise AssertionError("the tests bring a predictor of their own")
+
+
+class Stub:
+    """Scores that belong to a tile, found by its first pixel, whoever asks, in whatever batch."""
+
+    def __init__(self, place, classes, margin):
+        self.place, self.classes_, self.margin, self.spoilt = place, classes, margin, None
+
+    def scores(self, y, x, shape):
+        scores_KYX = np.random.default_rng((y, x)).standard_normal((self.classes_, *shape), np.float32)
+        if self.spoilt is not None:
+            scores_KYX[-1, shape[0] // 2, shape[1] // 2] = self.spoilt
+        return scores_KYX
+
+    def __call__(self, pixels_BCYX, fits):
+        assert isinstance(pixels_BCYX, np.ndarray) == isinstance(self.place, Host)
+        height, width = (side - 2 * self.margin for side in pixels_BCYX.shape[2:])
+        tiles = [self.scores(int(one[0, 0, 0]), int(one[1, 0, 0]), (height, width)) for one in pixels_BCYX]
+        return self.place.put(np.stack(tiles))
+
+
+def places():
+    """The processor, and torch's as the device that it stands for."""
+    from pipeline.device import Device
+
+    return Host(), Device("cpu")
+
+
+class Scene:
+    """One block of an image, its truth and its holes, and what becomes of them at a place."""
+
+    def __init__(self, shape, core, halo, cores, stitch, classes, *, margin=0, batch=1, truth=True, holes=False, probs=False, row=0):
+        self.margin, self.classes = margin, classes
+        recipe = Recipe(core=core, halo=halo, block=core * cores, stitch=stitch, batch=batch)
+        self.image = Image(0, "a", "/a", Header(shape, 2, "int32"), {"name": "auto"})
+        named = [{"id": k, "name": str(k), "color": "#000000"} for k in range(classes)]
+        writers = [build("writers", {"name": "ome_zarr", "probs": True})] if probs else []
+        self.job = Job("out", recipe, Scored(classes=classes), classes=named, writers=writers)
+        self.grid = self.job.grid(self.image)
+        cell = list(self.grid.blocks())[-1 if row else 0]
+        self.block = Block("predict", self.image, 0, cell.row, cell.col, cell.box)
+        rng = np.random.default_rng(1)
+        kind = np.uint8 if classes <= 255 else np.uint16
+        self.valid_YX = rng.random(cell.box.shape) < 0.9 if holes else None
+        self.truth_YX = rng.integers(0, classes + 1, cell.box.shape).astype(kind) if truth else None
+        if truth and holes:
+            self.truth_YX[~self.valid_YX] = np.iinfo(kind).max
+
+    def run(self, place, spoilt=None):
+        stub = Stub(place, self.classes, self.margin)
+        stub.spoilt = spoilt
+        phase = Predict(Bench(self.job, stub))
+        region = Box(0, 0, *self.image.header.shape).grow(2 * self.grid.core + 2 * self.grid.halo)
+        coordinates_CYX = _coordinates(region)
+        given = [None if one is None else place.put(one) for one in (coordinates_CYX, self.valid_YX, self.truth_YX)]
+        return phase.work(self.block, _Pixels(region, *given, ""), Watch())
+
+    def naive(self):
+        """Mask, probabilities, nats and agreement, from one float32 array over the whole image."""
+        grid, box, kind, halo = self.grid, self.block.box, self.job.recipe.stitch, self.grid.halo - self.margin
+        total_KYX = np.zeros((self.classes, *grid.shape), np.float32)
+        whole = Box(0, 0, *grid.shape)
+        for tile in grid.tiles(whole):
+            seen = tile.outer.grow(-self.margin)
+            scores_KYX = Stub(Host(), self.classes, 0).scores(tile.outer.y0 + FAR, tile.outer.x0 + FAR, seen.shape)
+            inside = tile.core if kind == "crop" else seen.meet(whole)
+            rows, cols = inside.within(seen).slices
+            weight_YX = np.float32(1)
+            if kind != "crop":
+                sides = zip((tile.row, tile.col), grid.num_cores, strict=True)
+                weight_Y, weight_X = (weights(kind, grid.core, halo, at, count) for at, count in sides)
+                weight_YX = weight_Y[rows, None] * weight_X[None, cols]
+            total_KYX[(slice(None), *inside.slices)] += scores_KYX[:, rows, cols] * weight_YX
+        return total_KYX[(slice(None), *box.slices)]
+
+
+def _coordinates(region):
+    """Pixels (2, Y, X) that say where they are."""
+    rows, cols = np.arange(region.y0, region.y1), np.arange(region.x0, region.x1)
+    return np.stack(np.broadcast_arrays(rows[:, None], cols[None])).astype(np.int32) + FAR
+
+
+SCENES = st.builds(
+    Scene,
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    core=st.integers(3, 20),
+    halo=st.integers(2, 24),
+    cores=st.integers(1, 3),
+    stitch=st.sampled_from(["crop", "linear", "gaussian"]),
+    classes=st.sampled_from([2, 3, 5, 300]),
+    margin=st.integers(0, 2),
+    batch=st.integers(1, 5),
+    truth=st.booleans(),
+    holes=st.booleans(),
+    probs=st.booleans(),
+    row=st.integers(0, 1),
+)
+
+
+@given(scene=SCENES)
+@settings(deadline=None, max_examples=60)
+def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
+    """Any cut, stitch, batch and number of classes gives the mask, probabilities and counts of the naive way, on both places."""
+    sum_KYX, fill = scene.naive(), 255 if scene.classes <= 255 else 65535
+    mask_YX = sum_KYX.argmax(0).astype(np.uint8 if scene.classes <= 255 else np.uint16)
+    if scene.valid_YX is not None:
+        mask_YX[~scene.valid_YX] = fill
+    agreements = set()
+    for place in places():
+        done = scene.run(place)
+        assert done.values["mask"].dtype == mask_YX.dtype
+        assert np.array_equal(done.values["mask"], mask_YX)
+        counts = done.counts
+        assert counts.predicted.tolist() == np.bincount(mask_YX[mask_YX != fill], minlength=scene.classes).tolist()
+        assert counts.no_prediction == np.count_nonzero(mask_YX == fill)
+        agreements.add((int(counts.overlap_equal), counts.overlap_pixels))
+        assert (done.values["probs"] is not None) == bool(scene.job.writers)
+        if scene.job.writers:
+            assert np.abs(done.values["probs"].astype(int) - softmax_bytes(sum_KYX)).max() <= 1  # another rounding at a half
+        if scene.truth_YX is None:
+            assert counts.confusion is None
+            assert counts.cross_entropy is None
+            continue
+        assert np.array_equal(counts.confusion, confusion(scene.truth_YX, mask_YX, classes=scene.classes))
+        nats, pixels = cross_entropy(sum_KYX, scene.truth_YX)
+        assert counts.cross_entropy == pytest.approx(nats, rel=1e-9, abs=1e-9)
+        assert counts.cross_entropy_pixels == pixels
+    assert len(agreements) == 1
+
+
+@pytest.mark.parametrize("stitch", ["crop", "linear"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_found_wherever_they_are(stitch, value):
+    """A single NaN or infinity in the block refuses it, at once or when its mask is asked for; huge scores do not."""
+    scene = Scene((30, 30), 10, 4, 3, stitch, 3, truth=False)
+    for place in places():
+        with pytest.raises(BlockError, match="NaN or infinite"):
+            assert scene.run(place, value).values
+        assert scene.run(place, 3e38).counts.predicted.sum() == 900
+
+
+def test_a_model_with_other_classes_is_refused():
+    """Scores of more classes than are named never become a mask."""
+    scene = Scene((20, 20), 10, 4, 2, "crop", 3)
+    scene.classes = 4
+    for place in places():
+        with pytest.raises(BlockError, match="gave 4 classes, 3 are named"):
+            scene.run(place)
+
+
+def test_pixels_of_any_type_and_layout_arrive_as_they_are():
+    """Interleaved, reversed, big-endian and read-only arrays of any type keep their values and shape on a device."""
+    _, device = places()
+    for dtype in ("bool", "uint8", "int8", ">u2", "int16", "uint32", "float16", "float32", ">f8"):
+        pixels_YXC = (blobs((20, 30), channels=3).transpose(1, 2, 0) > 99).astype(dtype)
+        for layout in (pixels_YXC.transpose(2, 0, 1), pixels_YXC.transpose(2, 0, 1)[:, ::-1], pixels_YXC[..., 0], pixels_YXC[:1, :1]):
+            there = device.put(layout)
+            assert tuple(there.shape) == layout.shape
+            assert np.array_equal(there.numpy(), layout)
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Networks run as on a GPU, on torch's CPU."""
+    from pipeline.backends import torch as backend
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield lambda: monkeypatch.setattr(backend, "_predictor", backend._DevicePredictor)
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("stitch", ["crop", "gaussian"])
+@pytest.mark.parametrize(("padding", "classes", "truth"), [("same", 3, True), ("valid", 3, False), ("same", 1, True), ("same", 300, False)])
+def test_a_run_on_a_device_is_a_run_on_the_processor(tmp_path, engine, networks, on_device, stitch, padding, classes, truth):
+    """The same YAML gives the same masks, counts and report, whatever is left of a batch; one logit and 300 classes too."""
+    save_tiff(tmp_path / "a.tif", pixels := blobs((140, 200), seed=2))
+    save_tiff(tmp_path / "t.tif", (pixels > 128).astype(np.uint8))
+    model = networks[padding] if classes == 3 else {**networks["same"], "classes": classes, "weights": None}
+    keys = {"model": model, "truth": "t.tif" if truth else None, "writers": [{"name": "ome_zarr", "probs": True}]}
+    keys |= {"tiling": {"core": 32, "halo": 24, "block": 96, "stitch": stitch}, "compute": {"backend": "torch", "batch": 4}}
+    host = engine(**keys, output="host")
+    on_device()
+    device = engine(**keys, output="device")
+    assert (host.code, device.code) == (0, 0)
+    agrees = host.mask() == device.mask()
+    assert agrees.mean() > 0.9999  # a convolution over another batch may round otherwise
+    first, second = ({**one.report, "classes": None, "confusion": None} for one in (host, device))
+    assert second["pixels"] == first["pixels"]
+    assert first["overlap_agreement"] == pytest.approx(second["overlap_agreement"], abs=1e-3)
+    assert (first["cross_entropy"] is None) == (not truth)
+    if truth:
+        assert second["cross_entropy"] == pytest.approx(first["cross_entropy"], rel=1e-5)
+        assert second["mean_iou"] == pytest.approx(first["mean_iou"], abs=1e-3)
+
+
+def test_a_batch_that_does_not_fit_on_a_device_is_halved(tmp_path, engine, networks, on_device, monkeypatch):
+    """Out of memory halves the batch for good, is noted, and changes no mask; batches are full, the last one too."""
+    from pipeline.models._unet import UNetModule
+
+    save_tiff(tmp_path / "a.tif", blobs((140, 200), seed=2))
+    keys = {"model": networks["same"], "tiling": {"core": 32, "halo": 24, "block": 96}, "compute": {"backend": "torch", "batch": 8}}
+    on_device()
+    whole = engine(**keys, output="whole")
+    sizes, forward = [], UNetModule.forward
+
+    def small(self, x):
+        sizes.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("planted")
+        return forward(self, x)
+
+    monkeypatch.setattr(UNetModule, "forward", small)
+    halved = engine(**keys, output="halved")
+    assert set(sizes[sizes.index(8) :]) == {8, 4, 2}
+    assert sizes.count(8) == sizes.count(4) == 1
+    assert (halved.mask() == whole.mask()).mean() > 0.9999
+    assert "batch 8 did not fit" in halved.log
+    assert "batch 4 did not fit into device memory; 2 from here on" in halved.log
