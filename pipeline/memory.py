@@ -33,7 +33,9 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
         read = math.prod(min(side, recipe.block + 2 * ring) + 2 * recipe.halo for side in sides) * depth
         truth = height * width * 6 if image.truth else 0
         mask = height * width * (1 if len(found.classes) <= 255 else 2)
-        blend = height * width * len(found.classes) * 4 if recipe.stitch != "crop" else 0
+        # Sums of what neighbouring tiles share: below a row of tiles, and beside and inside the tile at hand.
+        shared = min(height * width, 2 * recipe.halo * (width + 2 * recipe.outer))
+        blend = shared * len(found.classes) * 4 if recipe.stitch != "crop" else 0
         probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
         tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
         network = found.model.projected_bytes(tile, header.channels) * recipe.batch

@@ -48,9 +48,9 @@ class Watch:
     Example:
         >>> watch = Watch()
         >>> with watch("compute"), watch("stitch"):
-        ...     time.sleep(0.01)
-        >>> watch.seconds["stitch"] >= 0.01 > watch.seconds["compute"]
-        True
+        ...     pass
+        >>> list(watch.seconds)
+        ['stitch', 'compute']
     """
 
     def __init__(self) -> None:

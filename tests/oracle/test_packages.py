@@ -266,6 +266,17 @@ def test_a_package_is_checked_for_damage(tmp_path, files):
     assert build("models", {"name": "bioimageio", "path": str(tmp_path / "absent")}).files() == (tmp_path / "absent",)
 
 
+def test_nothing_goes_around_the_preparation(tmp_path, files):
+    """Whatever short cuts a backend's predictor offers, they are of pixels as the network takes them, and are not passed on."""
+    model = build("models", package(tmp_path / "p", files=files, preprocessing=[("scale_linear", {"gain": 0.01, "offset": -1.0})]))
+    pixels_BCYX = np.load(tmp_path / "p" / "in.npy")
+    with model.open(Recipe()) as predict:
+        predict(pixels_BCYX, [{}])
+        assert not hasattr(predict, "classes")
+        assert not hasattr(predict, "place")
+        assert predict.notes == []
+
+
 def test_a_package_may_bring_its_architecture(tmp_path, files):
     """A state dict with Python code runs only with trust, and then reproduces the test output."""
     torch.save(files[0].state_dict(), tmp_path / "weights.bin")
