@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
+from pipeline.allocator import ENVIRONMENT, libc
+from pipeline.backends import Backend
+from pipeline.plugins import available, find
 
 __all__ = ["EXTRAS", "doctor"]
 
 EXTRAS = {
     "cpu": ("openvino",),
+    "int8": ("openvino", "nncf"),
     "slide": ("openslide-python", "openslide-bin"),
     "geo": ("rasterio", "shapely", "pyogrio"),
     "bio": ("bioio",),
@@ -43,6 +47,8 @@ def doctor(*, as_json: bool = False) -> int:
         **machine(),
         "gpus": gpus(),
         "torch": torch_facts(),
+        "backends": backends(),
+        "malloc": {"libc": libc(), "set": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}},
         "packages": {name: version(name) for name in ("ray", "zarr", "tifffile", "imagecodecs", "numpy")},
         "extras": {extra: {name: version(name) for name in names} for extra, names in EXTRAS.items()},
         "samples": {name: version(package.split(">=")[0]) for name, package in SAMPLES.items()},
@@ -65,6 +71,16 @@ def machine() -> dict[str, Any]:
         "memory_available_bytes": memory.available,
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
     }
+
+
+def backends() -> dict[str, str]:
+    """What each backend lacks to run on this machine's processor; empty: nothing."""
+    found = {}
+    for name in available("backends"):
+        plugin = find("backends", name)
+        assert issubclass(plugin, Backend)
+        found[name] = "; ".join(problem.fix or str(problem) for problem in plugin.problems("cpu", "fp32"))
+    return found
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -118,6 +134,8 @@ def as_text(found: dict[str, Any]) -> str:
         f"disk      {gib(found['disk_free_bytes'])} free here",
         f"torch     {torch['version']}, {torch.get('error') or ('uses the GPUs' if torch['cuda'] else 'CPU only')}",
     ]
+    lines += [f"backend   {name} {lacks or 'runs here'}" for name, lacks in found["backends"].items()]
+    lines.append(f"malloc    {malloc_line(found['malloc'])}")
     for one in found["gpus"]:
         memory = gib(one["memory_bytes"]) if one["memory_bytes"] else "memory unknown"
         lines.append(f"gpu       {one['name']}, {memory}, driver {one['driver']}, bf16 {'yes' if one['bf16'] else 'no'}")
@@ -127,6 +145,21 @@ def as_text(found: dict[str, Any]) -> str:
     lines += [f"extra     {extra}: {extra_line(have)}" for extra, have in found["extras"].items()]
     lines += [f"data      {name}: {'there' if have else install(SAMPLES[name])}" for name, have in found["samples"].items()]
     return "\n".join(lines)
+
+
+def malloc_line(found: dict[str, Any]) -> str:
+    """What becomes of freed memory while a run computes.
+
+    Example:
+        >>> malloc_line({"libc": "glibc 2.36", "set": {}})
+        'glibc 2.36, which runs tell to keep freed memory'
+        >>> malloc_line({"libc": "", "set": {}})
+        'not glibc: freed memory is handled as the C library likes'
+    """
+    if not found["libc"].startswith("glibc"):
+        return "not glibc: freed memory is handled as the C library likes"
+    told = " ".join(f"{name}={value}" for name, value in found["set"].items())
+    return f"{found['libc']}, {f'as the environment says: {told}' if told else 'which runs tell to keep freed memory'}"
 
 
 def extra_line(packages: dict[str, str | None]) -> str:

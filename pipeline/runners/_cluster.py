@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayError
 
+from pipeline.allocator import ENVIRONMENT
 from pipeline.errors import InputError, Problem
 from pipeline.job import Job
 from pipeline.recipe import Recipe
@@ -22,13 +23,6 @@ __all__ = ["Cluster", "join", "start"]
 
 KNOCK_S = 10.0
 STORE_BYTES = 100 * 2**20  # receipts are small and pixels never pass through Ray
-
-ALLOCATOR = {
-    # glibc returns large buffers to the system after every forward pass and faults them in again; this keeps them.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "67108864",
-}
 
 
 @dataclass
@@ -79,7 +73,7 @@ class Cluster:
     def start(self, actor: type, job: Job) -> Any:
         """Start an actor; it is pinned to its share of the machine, and never restarted by Ray."""
         needs = self.needs
-        environment = {**ALLOCATOR, "OMP_NUM_THREADS": str(self.recipe.threads)}
+        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(self.recipe.threads)}
         options: dict[str, Any] = {
             "num_cpus": needs["CPU"],
             "num_gpus": needs.get("GPU", 0),
