@@ -67,7 +67,9 @@ class Backend(Plugin):
         """Prepare a network; the context yields ``predict(pixels_BCYX, fits)`` (see :data:`pipeline.models.Predict`).
 
         Where ``predict`` has a method ``classes`` of the same arguments, the engine asks that instead when nothing needs
-        scores: it returns classes (B, Y, X), exactly those of the largest scores, or the scores where they are not finite.
+        scores: it returns classes (B, Y, X), exactly those of the largest scores; where a score is not finite it returns
+        the scores, or raises BlockError. Where ``predict`` has a ``place`` (:class:`pipeline.place.Place`), it is given
+        arrays of that place and may leave its scores there.
 
         Args:
             network: takes float32 NCHW, returns logits (N, K, H, W); K = 1 means two classes, class 1 where the logit > 0.

@@ -64,10 +64,10 @@ class Stub:
 
 
 def places():
-    """The processor, and torch's as the device that it stands for."""
+    """Numpy, torch's CPU as the device that it stands for, and a GPU where there is one."""
     from pipeline.device import Device
 
-    return Host(), Device("cpu")
+    return Host(), Device("cpu"), *([Device("cuda")] if torch.cuda.is_available() else [])
 
 
 class Scene:
@@ -194,7 +194,7 @@ def test_a_model_with_other_classes_is_refused():
 
 def test_pixels_of_any_type_and_layout_arrive_as_they_are():
     """Interleaved, reversed, big-endian and read-only arrays of any type keep their values and shape on a device."""
-    _, device = places()
+    device = places()[1]
     for dtype in ("bool", "uint8", "int8", ">u2", "int16", "uint32", "float16", "float32", ">f8"):
         pixels_YXC = (blobs((20, 30), channels=3).transpose(1, 2, 0) > 99).astype(dtype)
         for layout in (pixels_YXC.transpose(2, 0, 1), pixels_YXC.transpose(2, 0, 1)[:, ::-1], pixels_YXC[..., 0], pixels_YXC[:1, :1]):
