@@ -16,6 +16,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import InputError, Problem
 from pipeline.ledger import Ledger, read_rows_of
+from pipeline.recipe import CALIBRATED
 from pipeline.stores import put_text, store_errors
 
 __all__ = ["RunFolder"]
@@ -119,7 +120,7 @@ class RunFolder:
         with store_errors(self.path):
             for place in places:
                 self._remove(self.path / place)
-            for name in ("ledger", "report", "run.json", "config.yaml", "log.txt"):
+            for name in ("ledger", "report", CALIBRATED, "run.json", "config.yaml", "log.txt"):
                 self._remove(self.path / name)
 
     def _remove(self, path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.job import Job
 from pipeline.normalize import NormalizeFitter, resolve
 from pipeline.plugins import build
 from pipeline.receipts import Block, Image, Receipt
-from pipeline.recipe import Recipe
+from pipeline.recipe import CALIBRATED, Recipe
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, fingerprint
 
@@ -33,7 +33,7 @@ def make_job(found: Survey, recipe: Recipe) -> Job:
         fitters["normalize"] = NormalizeFitter(kind=normalize)
     return Job(
         output=config.output,
-        recipe=recipe,
+        recipe=replace(recipe, place=str(config.output / CALIBRATED)) if recipe.calibrated else recipe,
         model=model,
         stride=model.stride,
         full=model.fixed_size is not None,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Recipe"]
+__all__ = ["CALIBRATED", "Recipe"]
+
+CALIBRATED = "calibrated"
+"""Folder of the output that holds the network a run was calibrated with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +18,15 @@ class Recipe:
     Attributes:
         backend: name of a file in ``pipeline/backends/``.
         device: ``cpu`` or ``cuda``.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         core: side of a tile's core, pixels.
         halo: context on every side of the core, pixels.
         block: side of a block, pixels; a multiple of ``core``.
         stitch: ``crop``, ``linear`` or ``gaussian``.
         batch: tiles a forward pass; edge batches are padded to it on a GPU.
         threads: compute threads an actor.
+        calibrated: hash of the network that was calibrated for the run; empty: none was.
+        place: folder that holds it, which changes no number.
     """
 
     backend: str = "torch"
@@ -33,6 +38,8 @@ class Recipe:
     stitch: str = "crop"
     batch: int = 1
     threads: int = 1
+    calibrated: str = ""
+    place: str = ""
 
     @property
     def outer(self) -> int:
@@ -40,5 +47,5 @@ class Recipe:
         return self.core + 2 * self.halo
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as run.json holds it."""
-        return asdict(self)
+        """The recipe as run.json holds it: without the place, and without what was not calibrated."""
+        return {name: value for name, value in asdict(self).items() if name != "place" and (value or name != "calibrated")}

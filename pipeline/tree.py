@@ -106,7 +106,9 @@ class Compute(_Tree):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where tiles are predicted")
     threads: Count | Auto = Field(default="auto", description="compute threads an actor")
     backend: str = Field(default="auto", description="what runs the network: auto, torch, inductor, openvino, ...")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto", description="of the network's arithmetic")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        default="auto", description="of the network's arithmetic; int8: calibrated on tiles of the images, by OpenVINO"
+    )
     batch: Count | Auto = Field(default="auto", description="tiles a forward pass")
     memory: Annotated[str | int, Allowed("a size such as 4GiB, 500MB or a number of bytes")] = Field(
         default="4GiB", description="what an actor may use above its loaded model"
@@ -190,7 +192,9 @@ class Config(_Tree):
     images: Annotated[tuple[Text, ...], Strict(strict=False), Allowed("a list of files, folders, globs, URLs or CSV lists")] = Field(
         min_length=1, description="files, folders, globs, URLs, sample:NAME, or a CSV: image[,name,truth,pixel_size,channels,level]"
     )
-    truth: Text | None = Field(default=None, description="reference masks, such as truth/{stem}.png; {stem}, {name}, {image}, {folder}; null: none")
+    truth: Text | None = Field(
+        default=None, description="reference masks, such as truth/{stem}.png; {stem}, {name}, {image}, {folder}; null: none"
+    )
     classes: Classes | None = Field(default=None, description="in the order of their ids; null: as the model names them")
     ignore: int | Annotated[str, Allowed("a colour '#rrggbb'")] | None = Field(
         default=None, description="a truth value, or #rrggbb in RGB truth, that is left out of every count"

@@ -100,7 +100,14 @@ def is_worth(found: Survey, device: str) -> bool:
     """Whether a trial is held: the choice is open, there is one, and the run is long enough to repay it."""
     config, model = found.config, found.model
     side = _side(found)
-    if config.compute.backend != "auto" or not model.takes_backend or device != "cpu" or side > SIDE or not found.images:
+    if (
+        config.compute.backend != "auto"
+        or config.compute.precision == "int8"
+        or not model.takes_backend
+        or device != "cpu"
+        or side > SIDE
+        or not found.images
+    ):
         return False
     names = [name for name in ORDER if not _backend(name).missing()]
     pixels = (len(names) * (TILES + ROUNDS) + TILES) * side**2

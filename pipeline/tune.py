@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.backends import Backend
+from pipeline.calibrate import Calibration
+from pipeline.calibrate import problems as uncalibrated
 from pipeline.config import Config
 from pipeline.errors import InputError, Problem
 from pipeline.fixed import with_fixed_tile
@@ -45,12 +47,14 @@ class Choice:
         notes: what was rounded, assumed or made smaller; one line each.
         memory_bytes: projected for one actor, above its loaded model.
         trial: how the backend came about; None: without a trial.
+        calibration: what the eight bits of the run are worth; None: it has more.
     """
 
     recipe: Recipe
     notes: tuple[str, ...]
     memory_bytes: int
     trial: Outcome | None = None
+    calibration: Calibration | None = None
 
 
 def measure_backends(found: Survey, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> Outcome | None:
@@ -117,7 +121,8 @@ def choose(
 def _start(found: Survey, has_gpu: Callable[[], bool] | None) -> Recipe:
     """What is known of a recipe before tiles are looked at."""
     compute = found.config.compute
-    recipe = Recipe(backend="torch" if compute.backend == "auto" else compute.backend)
+    usual = "openvino" if compute.precision == "int8" and found.model.takes_backend else "torch"
+    recipe = Recipe(backend=usual if compute.backend == "auto" else compute.backend)
     device = _device(found, recipe, has_gpu or local_gpu)
     return replace(
         recipe,
@@ -254,5 +259,7 @@ def _check(found: Survey, recipe: Recipe, more: Sequence[Problem]) -> None:
     if found.config.compute.device == "cuda" and model.gives_scores and not model.uses_gpu:
         way_out = "ONNX files need onnxruntime-gpu."
         problems.append(Problem("compute.device", "cuda", f"auto, cpu: what runs {found.config.model['name']} has no CUDA here", way_out))
+    if recipe.precision == "int8":
+        problems += uncalibrated(model)
     if problems:
         raise InputError(problems)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibrate import Calibration
 from pipeline.config import load_config
 from pipeline.folder import RunFolder
 from pipeline.lease import Holder, current_holder
@@ -37,6 +39,7 @@ def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = Fa
     folder.refuse_other(found.identity)
     recorded = folder.read().get("recipe")
     choice = choose(found, outcome=expected(found)) if recorded is None else keep(found, recorded)
+    choice = replace(choice, notes=(*choice.notes, *_calibration(choice, folder)))
     job = make_job(found, choice.recipe)
     stages = complete(found, job)
     content = _plan_content(found, choice, stages, runner_of(found))
@@ -45,6 +48,15 @@ def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = Fa
     else:
         _print_plan(content)
     return 3 if found.rejected else 0
+
+
+def _calibration(choice: Choice, folder: RunFolder) -> list[str]:
+    """What eight bits change, as far as it is known."""
+    if choice.recipe.precision != "int8":
+        return []
+    known = folder.read().get("calibration")
+    later = "compute.precision: int8 is calibrated on tiles of the images when the run begins; what it changes is said then"
+    return [str(Calibration(**known)) if known else later]
 
 
 def _plan_content(found: Survey, choice: Choice, stages: Mapping[str, Sequence[Stage]], runner: str) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibrate import calibrate
 from pipeline.config import config_from, load_config, to_yaml
 from pipeline.errors import InputError, Problem
 from pipeline.execution import EXIT_INTERRUPTED, Order, execute
@@ -74,7 +75,6 @@ def run_resolved(
         del known
     model = {"name": config.model["name"], "sha256": _model_hash(found)}
     notes = [*found.notes, *choice.notes]
-    trial = {"trial": asdict(choice.trial)} if choice.trial else {}
     order = Order(
         folder=folder,
         job=job,
@@ -82,7 +82,7 @@ def run_resolved(
         plan=plan_row(found, job, model),
         runner=runner_of(found),
         compute=config.compute,
-        run={"identity": found.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model, **trial},
+        run=_fields(found, choice, model, notes),
         config=to_yaml(config),
         again=again,
         max_failed=max_failed,
@@ -95,6 +95,13 @@ def run_resolved(
     return code
 
 
+def _fields(found: Survey, choice: Choice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """What run.json says before the run begins."""
+    tried = {"trial": choice.trial, "calibration": choice.calibration}
+    fields = {"identity": found.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model}
+    return {**fields, **{name: asdict(one) for name, one in tried.items() if one}}
+
+
 def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
     """The recorded recipe where the folder has one, so that a resumed run is the same run; else one is chosen."""
     recorded = folder.read().get("recipe")
@@ -102,7 +109,11 @@ def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
         measure_file(found)
         return keep(found, recorded)
     found.model.check()
-    return choose(found, measured=measure(found), outcome=measure_backends(found, anew=anew))
+    choice = choose(found, measured=measure(found), outcome=measure_backends(found, anew=anew))
+    if choice.recipe.precision != "int8":
+        return choice
+    recipe, calibration = calibrate(found, choice.recipe, found.config.output)
+    return replace(choice, recipe=recipe, notes=(*choice.notes, str(calibration)), calibration=calibration)
 
 
 def runner_of(found: Survey) -> str:

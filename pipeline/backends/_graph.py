@@ -18,7 +18,7 @@ from pipeline.normalize import constants
 if TYPE_CHECKING:
     from pipeline.fits import Fit
 
-__all__ = ["Graph", "GraphPredictor", "refusal", "trace"]
+__all__ = ["Classes", "Graph", "GraphPredictor", "prepared", "refusal", "trace"]
 
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 """Pixels, mean and std in; the graph's outputs out, in memory of their own."""
@@ -47,8 +47,14 @@ class Graph(nn.Module):
         logits_BKYX = self.network((pixels_BCYX.to(torch.float32) - mean_BC11) / std_BC11).to(torch.float32)
         if logits_BKYX.shape[1] == 1:
             logits_BKYX = torch.cat([torch.zeros_like(logits_BKYX), logits_BKYX], 1)
-        if not self.classes:
-            return logits_BKYX
+        return Classes()(logits_BKYX) if self.classes else logits_BKYX
+
+
+class Classes(nn.Module):
+    """What a graph makes of logits where nobody needs them."""
+
+    def forward(self, logits_BKYX: Tensor) -> tuple[Tensor, Tensor]:
+        """Return classes (N, H, W), the lowest in ties, and the sum of each tile's logits."""
         small = torch.uint8 if logits_BKYX.shape[1] <= 256 else torch.int32
         return logits_BKYX.argmax(1).to(small), logits_BKYX.sum(dim=(1, 2, 3))
 
@@ -93,7 +99,7 @@ class GraphPredictor:
         run = self.graphs.get(key) or self.graphs.get((*key, pixels.shape))
         if run is None:
             if not self.graphs:
-                self.network = _prepared(self.network)
+                self.network = prepared(self.network)
             run, takes_any = self.prepare(Graph(self.network, interleaved=interleaved, classes=classes), pixels)
             self.graphs[key if takes_any else (*key, pixels.shape)] = run
         return run([pixels, mean_BC[:, :, None, None], std_BC[:, :, None, None]])
@@ -112,7 +118,7 @@ class GraphPredictor:
         return pixels
 
 
-def _prepared(network: nn.Module) -> nn.Module:
+def prepared(network: nn.Module) -> nn.Module:
     """Put a network into evaluation mode and fold its batch norms, in place.
 
     Raises:

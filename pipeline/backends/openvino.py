@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ RAW = ("uint8", "int8", "uint16", "int16", "float32")
 
 
 class Openvino(Backend):
-    """One graph from raw pixels to logits, or to classes where nobody needs logits; float32 or bfloat16, on a processor.
+    """One graph from raw pixels to logits, or to classes where nobody needs logits; float32, bfloat16 or int8, on a processor.
 
     Logits come back as float32 numpy, contiguous (B, K, Y, X).
 
@@ -35,8 +36,13 @@ class Openvino(Backend):
 
     needs: ClassVar[tuple[str, ...]] = ("openvino",)
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")
     compiles: ClassVar[bool] = True
+
+    @classmethod
+    def missing_for_int8(cls) -> list[str]:
+        """Packages that calibrating needs and that are not installed; running what was calibrated needs OpenVINO alone."""
+        return [name for name in (*cls.needs, "nncf") if find_spec(name) is None]
 
     @contextmanager
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
@@ -59,15 +65,15 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
     from pipeline.backends._graph import refusal
 
     config = {
-        # Said always: left alone, it would be bfloat16 wherever the processor has it.
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[recipe.precision],
+        # Said always: left alone, it would be bfloat16 wherever the processor has it. A calibrated network says where it is int8.
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[recipe.precision],
         "INFERENCE_NUM_THREADS": recipe.threads,
         "NUM_STREAMS": 1,
         # Left alone, every process pins its threads from core 0 on, and actors take turns.
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        model, takes_any = _convert(graph, pixels)
+        model, takes_any = _calibrated(graph, pixels, recipe) if recipe.precision == "int8" else convert(graph, pixels)
         request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
     except RuntimeError as error:
         raise refusal("openvino", error) from error
@@ -80,27 +86,39 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
     return run, takes_any
 
 
-def _convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
-    """Make OpenVINO's graph of a torch one.
+def _calibrated(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any, bool]:
+    from pipeline.backends._int8 import read, surround
 
-    The front end is used as it is: ``openvino.convert_model`` would do the same, and report each use over the network.
-    """
-    from openvino import PartialShape, Type
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    return surround(read(recipe, pixels.shape[3 if graph.interleaved else 1]), graph, pixels), True
+
+
+def convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
+    """Make OpenVINO's graph of a torch one, and say whether it takes any size."""
+    from openvino import Type
 
     from pipeline.backends._graph import trace
 
     traced, takes_any = trace(graph, pixels.shape, "openvino")
-    front = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(traced)  # held here: the front end asks it again when it converts
-    loaded = front.load(decoder)
     batch, *rest = pixels.shape
     channels = rest[-1] if graph.interleaved else rest[0]
     if takes_any:
         batch, rest = -1, [-1, -1, channels] if graph.interleaved else [channels, -1, -1]
-    taken = [([batch, *rest], Type(pixels.dtype)), *[([batch, channels, 1, 1], Type.f32)] * 2]
+    return to_openvino(traced, [([batch, *rest], Type(pixels.dtype)), *[([batch, channels, 1, 1], Type.f32)] * 2]), takes_any
+
+
+def to_openvino(traced: Any, taken: Sequence[tuple[Sequence[int], Any]]) -> Any:
+    """Make OpenVINO's graph of a recorded module, with inputs of these shapes (-1: any) and types.
+
+    The front end is used as it is: ``openvino.convert_model`` would do the same, and report each use over the network.
+    """
+    from openvino import PartialShape
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    front = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced)  # held here: the front end asks it again when it converts
+    loaded = front.load(decoder)
     for place, (shape, kind) in zip(loaded.get_inputs(), taken, strict=True):
-        loaded.set_partial_shape(place, PartialShape(shape))
+        loaded.set_partial_shape(place, PartialShape(list(shape)))
         loaded.set_element_type(place, kind)
-    return front.convert(loaded), takes_any
+    return front.convert(loaded)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -125,3 +128,61 @@ def test_what_is_not_installed_is_refused(tmp_path, engine, monkeypatch, backend
     with pytest.raises(InputError, match=f"compute.backend: found '{backend}'.*pip install"):
         engine(compute={"backend": backend})
     assert not (tmp_path / "out").exists()
+
+
+DATA = os.environ.get("GIGASEG_TEST_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="GIGASEG_TEST_DATA, the folder of real images, is not set")
+PICTURES = {"nuclei": ("microscopy/nuclei-dsb2018", "images", "labels"), "aerial-landcover": ("aerial/dubai-mbrsc", "images", "masks")}
+CLASSES = {"nuclei": [{"name": "background", "values": [0]}, {"name": "nucleus", "values": "other"}], "aerial-landcover": None}
+
+
+def pictures(folder, name, count):
+    """A YAML's keys for a shipped bundle over a few real images with their truth."""
+    place, images, truth = PICTURES[name]
+    found = sorted(path for path in (Path(DATA) / place / images).iterdir() if path.suffix in {".png", ".jpg", ".tif"})[:: 90 // count][
+        :count
+    ]
+    assert len(found) > 1
+    return {
+        "images": [str(path) for path in found],
+        "truth": f"{DATA}/{place}/{truth}/{{stem}}.png",
+        "classes": CLASSES[name],
+        "model": {"name": "bundle", "path": name},
+        "normalize": None,
+        "tiling": None,
+        "folder": folder,
+    }
+
+
+def ious(done):
+    """IoU by class."""
+    return {one["name"]: one["iou"] for one in done.report["classes"]}
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["nuclei", "aerial-landcover"])
+def test_backends_score_alike(tmp_path, engine, backend, name):
+    """On real images each class of a shipped bundle has the IoU that eager float32 gives it, within 0.001."""
+    keys = pictures(tmp_path, name, 6 if name == "nuclei" else 2)
+    eager = engine(output="eager", compute={"backend": "torch"}, **keys)
+    done = engine(output="fast", compute={"backend": backend}, **keys)
+    assert ious(done) == {key: pytest.approx(iou, abs=0.001) for key, iou in ious(eager).items()}
+    assert min(ious(eager).values()) > 0.1
+
+
+@needs_data
+def test_eight_bits_change_little_and_say_so(tmp_path, engine, capsys):
+    """Eight bits change the IoU of real nuclei by less than 0.02; run.json and a line say what they change, of tiles not seen before."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    keys = pictures(tmp_path, "nuclei", 9)
+    eager = engine(output="eager", compute={"backend": "torch"}, **keys)
+    done = engine(output="int8", compute={"precision": "int8"}, **keys)
+    assert ious(done) == {key: pytest.approx(iou, abs=0.02) for key, iou in ious(eager).items()}
+    said = done.run_json["calibration"]
+    recipe = done.run_json["recipe"]
+    assert (recipe["backend"], recipe["precision"], recipe["calibrated"]) == ("openvino", "int8", said["sha256"])
+    assert 0.98 <= said["agreement"] < 1
+    assert said["held_out"] > 0
+    assert set(said["iou"]) == {"background", "nucleus"}
+    assert f"{said['agreement']:.2%} of the pixels agree with eager float32" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+"""Eight bits: calibrating a network on tiles of the user's own images, and saying what that changes.
+
+It is done once, by the driver; what comes out lies in the output folder, and every actor uses it as it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.confusion import confusion
+from pipeline.errors import InputError, Problem
+from pipeline.excerpts import Excerpt, Place, read_excerpts, spread
+from pipeline.geometry import ceil_to
+from pipeline.models import Model, TorchModel
+from pipeline.normalize import resolve
+from pipeline.recipe import CALIBRATED, Recipe
+from pipeline.stores import store_errors
+from pipeline.survey import Survey
+from pipeline.trial import compare
+
+__all__ = ["Calibration", "calibrate", "problems"]
+
+SIDE = 256  # of a tile, at least, pixels
+TILES, HELD_OUT = 48, 16  # to calibrate with, and to judge what came of it, about
+AGREEMENT = 0.98  # share of the pixels that must have the class of eager float32
+LEAST = 8  # of both, for a number of channels that few images have
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What came of it, judged on tiles that it has not seen.
+
+    Attributes:
+        sha256: of the calibrated network; names its files.
+        tiles: that it was calibrated with.
+        held_out: that it was judged on.
+        agreement: share of the pixels with the class that eager float32 chooses.
+        sure: pixels with another class although they were sure of theirs (margin over 0.1 of the logits' standard deviation).
+        iou: of its mask and eager float32's, by class; None: neither has the class.
+        seconds: that all of it took.
+    """
+
+    sha256: str
+    tiles: int
+    held_out: int
+    agreement: float
+    sure: int
+    iou: Mapping[str, float | None]
+    seconds: float
+
+    def __str__(self) -> str:
+        """For a note."""
+        shares = ", ".join(f"{name} {'-' if share is None else f'{share:.4f}'}" for name, share in self.iou.items())
+        judged = f"{self.agreement:.2%} of the pixels agree with eager float32, {self.sure} that were sure of their class do not"
+        how = f"calibrated on {self.tiles} tiles of the images in {self.seconds:.1f} s"
+        return f"compute.precision: int8, {how}; on {self.held_out} others {judged}; IoU of both masks: {shares}"
+
+
+def problems(model: Model) -> list[Problem]:
+    """What keeps a model from being calibrated here; empty: nothing that is known before it is tried."""
+    from pipeline.backends.openvino import Openvino
+
+    found = []
+    if missing := Openvino.missing_for_int8():
+        found.append(Problem("compute.precision", "'int8'", "", f"It needs what is not installed: pip install {' '.join(missing)}"))
+    if not isinstance(model, TorchModel):
+        found.append(Problem("compute.precision", "int8", "auto, fp32 for this model", "Only a single torch network can be calibrated."))
+    elif model.fixed_size:
+        found.append(Problem("compute.precision", "int8 for a network of one tile size", "auto, fp32, bf16"))
+    return found
+
+
+def calibrate(found: Survey, recipe: Recipe, output: Path) -> tuple[Recipe, Calibration]:
+    """Calibrate a network, and put it into the output folder once it works.
+
+    Args:
+        found: the survey; tiles come from its images.
+        recipe: with precision ``int8``.
+        output: of the run.
+
+    Returns:
+        The recipe with the network's hash, and what it is worth.
+
+    Raises:
+        InputError: the images have too few pixels, or the network cannot be calibrated, or is another one then.
+        BlockError: a tile cannot be read.
+    """
+    model, start = found.model, time.perf_counter()
+    assert isinstance(model, TorchModel)
+    used, held_out = _excerpts(found)
+    normalize = resolve(found.config.normalize, model)
+    fixed = normalize if isinstance(normalize, Mapping) else None
+    from pipeline.backends._int8 import quantize
+
+    with tempfile.TemporaryDirectory(prefix="gigaseg-") as place:
+        made = Path(place, "made")
+        made.mkdir()
+        name = quantize(model.load(), fixed, used, made)
+        made.rename(made.with_name(name))
+        tried = replace(recipe, calibrated=name, place=place)
+        logits, expected = (_predict(model, one, fixed, held_out) for one in (tried, Recipe(threads=recipe.threads)))
+        agreement, sure = compare(logits, expected)
+        if agreement < AGREEMENT:
+            asked = f"int8, with which {agreement:.2%} of the pixels have the class of eager float32"
+            raise InputError(Problem("compute.precision", asked, f"at least {AGREEMENT:.0%}", "Use auto, fp32 or bf16."))
+        iou = _iou(logits, expected, [str(one["name"]) for one in found.classes])
+        with store_errors(output):
+            shutil.copytree(Path(place, name), output / CALIBRATED / name, dirs_exist_ok=True)
+    seconds = round(time.perf_counter() - start, 3)
+    return replace(recipe, calibrated=name), Calibration(name, len(used), len(held_out), agreement, sure, iou, seconds)
+
+
+def _excerpts(found: Survey) -> tuple[list[Excerpt], list[Excerpt]]:
+    """Tiles to calibrate with, and one of four to judge by; of each number of channels that the images have."""
+    stride = found.model.stride
+    side = ceil_to(max(SIDE, 2 * (found.model.margin + stride)), stride)
+    used: list[Place] = []
+    held_out: list[Place] = []
+    for channels in sorted({image.header.channels for image in found.images}):
+        images = [image for image in found.images if image.header.channels == channels]
+        places = spread(images, max(LEAST, (TILES + HELD_OUT) * len(images) // len(found.images)), side)
+        judged = {at for at in range(len(places)) if at % 4 == 3} or set(range(1, len(places)))
+        held_out += [one for at, one in enumerate(places) if at in judged]
+        used += [one for at, one in enumerate(places) if at not in judged]
+    if not held_out:
+        way_out = "Give more images, or leave int8 out."
+        raise InputError(
+            Problem("compute.precision", "int8 for images of a single tile", f"an image of two tiles of {side} pixels", way_out)
+        )
+    tiles = read_excerpts(found, [*used, *held_out])
+    return tiles[: len(used)], tiles[len(used) :]
+
+
+def _predict(model: Model, recipe: Recipe, fixed: Mapping[str, Any] | None, tiles: Sequence[Excerpt]) -> list[NDArray[Any]]:
+    with model.open(recipe, fixed) as predict:
+        return [np.array(predict(one.pixels_BCYX, [one.fit])) for one in tiles]
+
+
+def _iou(logits: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]], names: Sequence[str]) -> dict[str, float | None]:
+    """IoU of two sets of masks, by class."""
+    matrix = np.zeros((len(names), len(names)), np.int64)
+    for one, other in zip(logits, expected, strict=True):
+        masks = (logits_BKYX.argmax(1).astype(np.uint16).reshape(-1, logits_BKYX.shape[-1]) for logits_BKYX in (other, one))
+        matrix += confusion(*masks, classes=len(names))
+    either = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+    return {name: float(matrix[at, at] / either[at]) if either[at] else None for at, name in enumerate(names)}
