@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import InputError, Problem
 from pipeline.ledger import Ledger, read_rows_of
-from pipeline.recipe import CALIBRATED
+from pipeline.recipe import CALIBRATED, settled
 from pipeline.stores import put_text, store_errors
 
 __all__ = ["RunFolder"]
@@ -101,7 +101,9 @@ class RunFolder:
         if before is None:
             return
         way_out = "Choose another output folder, go back to the old value, or start over with --fresh."
-        pairs = differences(before, json.loads(json.dumps(identity, default=str)))
+        recipe = self.read().get("recipe", {})  # the config that is written here says what was chosen, not `auto`
+        now = json.loads(json.dumps(identity, default=str))
+        pairs = differences(settled(before, recipe), settled(now, recipe))
         problems = [Problem(f"{self.path}: {key}", f"{new!r}", f"{old!r}, as this folder was begun with") for key, old, new in pairs]
         if problems:
             raise InputError([*problems, way_out])

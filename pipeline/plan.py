@@ -13,7 +13,7 @@ from pipeline.job import Job
 from pipeline.normalize import NormalizeFitter, resolve
 from pipeline.plugins import build
 from pipeline.receipts import Block, Image, Receipt
-from pipeline.recipe import CALIBRATED, Recipe
+from pipeline.recipe import CALIBRATED, Recipe, settled
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, fingerprint
 
@@ -91,7 +91,8 @@ def recount(found: Survey, job: Job, stages: list[Stage], known: Mapping[tuple[s
 
 def complete(found: Survey, job: Job) -> dict[str, list[Stage]]:
     """Cut every image: its stages, in the plan's order."""
-    base = fingerprint(found.identity, job.recipe.to_dict(), FORMAT)
+    recipe = job.recipe.to_dict()
+    base = fingerprint(settled(found.identity, recipe), recipe, FORMAT)
     return {image.name: stages_of(image, job, base) for image in found.images}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["CALIBRATED", "Recipe"]
+__all__ = ["CALIBRATED", "Recipe", "settled"]
 
 CALIBRATED = "calibrated"
 """Folder of the output that holds the network a run was calibrated with."""
@@ -49,3 +50,18 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as run.json holds it: without the place, and without what was not calibrated."""
         return {name: value for name, value in asdict(self).items() if name != "place" and (value or name != "calibrated")}
+
+
+def settled(parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what was chosen in place of each ``auto`` of ``tiling`` and ``compute``: whether it was asked for or chosen is all the same.
+
+    Example:
+        >>> settled({"model": "auto", "tiling": {"core": "auto", "halo": 64}}, {"core": 1024, "halo": 32})
+        {'model': 'auto', 'tiling': {'core': 1024, 'halo': 64}}
+    """
+    return {
+        name: {key: recipe.get(key, value) if value == "auto" else value for key, value in part.items()}
+        if name in {"tiling", "compute"}
+        else part
+        for name, part in parts.items()
+    }

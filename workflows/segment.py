@@ -18,6 +18,7 @@ from pipeline.job import Job
 from pipeline.ledger import Tally, latest, read_rows, tally
 from pipeline.plan import complete, make_job, plan_row, recount
 from pipeline.receipts import Receipt
+from pipeline.recipe import Recipe, settled
 from pipeline.report.files import write_report
 from pipeline.report.ledger import report_of
 from pipeline.report.table import print_table
@@ -83,7 +84,7 @@ def run_resolved(
         runner=runner_of(found),
         compute=config.compute,
         run=_fields(found, choice, model, notes),
-        config=to_yaml(config),
+        config=to_yaml(_settled(config, choice.recipe)),
         again=again,
         max_failed=max_failed,
     )
@@ -93,6 +94,13 @@ def run_resolved(
     _report(folder, order.plan, done)
     _say(folder, job, code)
     return code
+
+
+def _settled(config: Config, recipe: Recipe) -> Config:
+    """The config with what was chosen in place of ``auto``: run elsewhere, it gives the same masks."""
+    sections = {name: getattr(config, name) for name in ("tiling", "compute")}
+    chosen = settled({name: section.model_dump() for name, section in sections.items()}, recipe.to_dict())
+    return config.model_copy(update={name: section.model_copy(update=chosen[name]) for name, section in sections.items()})
 
 
 def _fields(found: Survey, choice: Choice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:

@@ -385,3 +385,17 @@ def test_the_written_config_gives_the_same_run(engine, tmp_path):
     assert (again.mask() == first.mask()).all()
     assert again.report == first.report
     assert json.loads((again.folder / "run.json").read_text())["recipe"] == first.run_json["recipe"]
+
+
+def test_the_written_config_names_what_was_chosen(engine, tmp_path):
+    """The output's config.yaml has no `auto` left of what fixes the numbers, and running it where it lies is the same run."""
+    save_tiff(tmp_path / "a.tif", blobs((70, 90), seed=3))
+    first = engine(model=UNET, normalize=NORMALIZE)
+    content = yaml.safe_load((first.folder / "config.yaml").read_text())
+    recipe = first.run_json["recipe"]
+    for section, keys in {"tiling": ("core", "halo", "block"), "compute": ("backend", "device", "precision", "batch", "threads")}.items():
+        assert {key: content[section][key] for key in keys} == {key: recipe[key] for key in keys}
+    before = (first.folder / "masks").stat().st_mtime_ns
+    assert run(first.folder / "config.yaml") == 0
+    assert (first.folder / "masks").stat().st_mtime_ns == before
+    assert engine(model=UNET, normalize=NORMALIZE).run_json["recipe"] == recipe
