@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.codecs import quickened
 from pipeline.errors import BlockError, StoreError
 from pipeline.geometry import Box, ceil_to
 from pipeline.readers import Header, Raster
@@ -235,6 +236,8 @@ def _array(store: BlockStore, *, forget: bool) -> zarr.Array[Any]:
 
     local = LocalStore(store.path)
     array = zarr.Array.from_dict(StorePath(Forgetful(local) if forget else local), store.metadata)
+    if not forget:
+        return quickened(array)
     # A block of nothing but fill gives a file all the same, so that what was done can be verified by its size.
     return array.with_config({"write_empty_chunks": True})
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.codecs import quickened
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.readers import Header, Raster, Reader
@@ -53,7 +54,7 @@ class Zarr(Reader):
             found = layout(self, image.names, image.array.shape, path)
             dtype = native(image.array.dtype, path)
             header = make_header(self, found, dtype, whole_bytes=_whole_bytes(found, image.array), **_scale(image, found))
-            raster = _ZarrRaster(path, header, found, image.array)
+            raster = _ZarrRaster(path, header, found, quickened(image.array))
         yield raster
 
 
