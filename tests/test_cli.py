@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 
 import workflows
@@ -276,3 +278,25 @@ def test_doctor_offers_the_command_for_what_is_missing(monkeypatch: pytest.Monke
     assert "gpu       none" in shown
     assert "pip install openslide-python openslide-bin" in shown
     assert 'pip install --no-deps "stardist>=0.9.2"' in shown
+
+
+def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path, monkeypatch, capsys):
+    """Weights of another network end with exit code 2, one line that names theirs, and no output folder; what lay there stays."""
+    from safetensors.torch import save_file
+
+    from pipeline.plugins import build
+
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("a.tif", np.zeros((40, 40), np.uint8))
+    save_file(build("models", {"name": "unet", "depth": 2, "base": 8, "channels": 1}).build().state_dict(), "w.safetensors")
+    wrong = {"name": "unet", "depth": 2, "base": 16, "channels": 1, "weights": "w.safetensors"}
+    Path("c.yaml").write_text(yaml.safe_dump({"images": "a.tif", "model": wrong, "output": "out", "compute": {"backend": "torch"}}))
+    assert main(["run", "c.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "Use model: {name: unet, " in said
+    assert "base: 8" in said
+    assert not Path("out").exists()
+    Path("out").mkdir()
+    Path("out/mine.txt").touch()
+    assert main(["run", "c.yaml"]) == 2
+    assert [path.name for path in Path("out").iterdir()] == ["mine.txt"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.recipe import Recipe, settled
 from pipeline.report.files import write_report
 from pipeline.report.ledger import report_of
 from pipeline.report.table import print_table
+from pipeline.schedule import Stage
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config
@@ -69,11 +71,7 @@ def run_resolved(
     folder.refuse_other(found.identity)
     choice = _recipe(found, folder, anew=fresh)
     job = make_job(found, choice.recipe)
-    stages = complete(found, job)
-    if folder.ledger.is_dir():
-        known = latest(read_rows(folder.ledger))
-        stages = {name: recount(found, job, list(some), known) for name, some in stages.items()}
-        del known
+    stages = _stages(found, job, folder)
     model = {"name": config.model["name"], "sha256": _model_hash(found)}
     notes = [*found.notes, *choice.notes]
     order = Order(
@@ -90,10 +88,34 @@ def run_resolved(
     )
     for note in notes:
         print(note, file=sys.stderr)
-    code, done = execute(order, take_over=take_over)
+    with _clean(folder):
+        code, done = execute(order, take_over=take_over)
     _report(folder, order.plan, done)
     _say(folder, job, code)
     return code
+
+
+def _stages(found: Survey, job: Job, folder: RunFolder) -> dict[str, list[Stage]]:
+    """All that the run needs; where masks are done and only the truth is new, no more than counting them again."""
+    stages = complete(found, job)
+    if not folder.ledger.is_dir():
+        return stages
+    known = latest(read_rows(folder.ledger))
+    return {name: recount(found, job, list(some), known) for name, some in stages.items()}
+
+
+@contextmanager
+def _clean(folder: RunFolder) -> Iterator[None]:
+    """Leave no new folder behind where the input proves wrong before anything is done: weights are read late, by the actors."""
+    is_new = not folder.ledger.exists()
+    try:
+        yield
+    except InputError:
+        if is_new and folder.ledger.exists() and not any(row.ok for row in read_rows(folder.ledger)):
+            folder.clear()
+            with suppress(OSError):
+                folder.path.rmdir()  # it stays where it holds what is not ours
+        raise
 
 
 def _settled(config: Config, recipe: Recipe) -> Config:
