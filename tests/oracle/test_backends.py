@@ -133,7 +133,8 @@ def test_what_is_not_installed_is_refused(tmp_path, engine, monkeypatch, backend
 DATA = os.environ.get("GIGASEG_TEST_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="GIGASEG_TEST_DATA, the folder of real images, is not set")
 PICTURES = {"nuclei": ("microscopy/nuclei-dsb2018", "images", "labels"), "aerial-landcover": ("aerial/dubai-mbrsc", "images", "masks")}
-CLASSES = {"nuclei": [{"name": "background", "values": [0]}, {"name": "nucleus", "values": "other"}], "aerial-landcover": None}
+LANDCOVER = [{"name": name, "values": [at]} for at, name in enumerate(("water", "land", "road", "building", "vegetation"), 1)]
+CLASSES = {"nuclei": [{"name": "background", "values": [0]}, {"name": "nucleus", "values": "other"}], "aerial-landcover": LANDCOVER}
 
 
 def pictures(folder, name, count):
@@ -147,6 +148,7 @@ def pictures(folder, name, count):
         "images": [str(path) for path in found],
         "truth": f"{DATA}/{place}/{truth}/{{stem}}.png",
         "classes": CLASSES[name],
+        "ignore": 0 if name == "aerial-landcover" else None,
         "model": {"name": "bundle", "path": name},
         "normalize": None,
         "tiling": None,
