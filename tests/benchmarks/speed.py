@@ -1,19 +1,32 @@
-"""What the engine costs: a whole run against the bare forward passes of the same tiles, CPU seconds, in one process.
+"""What the engine costs: a whole run against the bare forward passes of the same tiles by the fastest backend.
 
-Run: ``python -m tests.benchmarks.speed [SIDE] [ROUNDS]`` (8192 3). Both sides use the same network object's preparation,
-precision and one thread; they alternate, after one round that warms up. At most 1.15 is wanted.
+Run: ``python -m tests.benchmarks.speed [SIDE] [ROUNDS]`` (4096 3). An RGB image of SIDE^2 as Zarr, a U-Net-ResNet18 whose four
+classes all occur, cores of 1024, a halo of 64, one thread an actor. Compared are, for ``stitch: crop`` and ``gaussian``:
+
+- ``bare``: forward passes over every tile once, its halo included, the input in memory, the output dropped, by the backend
+  that was the fastest on one tile; the call is the engine's (classes for crop, logits for blending);
+- ``no halo``: the same over the image cut without any halo: what could be had if context cost nothing;
+- ``run``: plan, read, predict, stitch, count, write, pyramid and report in one process, less building, loading and compiling the network.
+
+These are CPU seconds of this process; rounds alternate, after one that warms up. Besides: pixels a second of two actors under
+Ray against one process, wall, while all are busy (crop, blocks of one core, so that 4096^2 has 16), which needs a machine
+that does nothing else. At most 1.15 for run / bare with crop, and at least 1.8 for two actors on two cores, are wanted.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,25 +36,30 @@ from pipeline.grid import Grid
 from pipeline.job import read_reflected
 from pipeline.memory import print_bytes
 from pipeline.models import Predict
+from pipeline.plan import make_job
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
-from pipeline.survey import survey
+from pipeline.survey import Survey, survey
+from pipeline.trial import Tried
 from pipeline.tune import choose
 from tests.benchmarks.images import zarr_image
+from tests.benchmarks.network import LEAST_SHARE, MEAN, STD
+from workflows._forward import fastest, largest_tile, try_all
+from workflows._piece import Timing, run_piece
 from workflows.segment import run
 
 CORE, HALO = 1024, 64
 
 
-def cpu(work: Callable[[], object]) -> tuple[float, float]:
-    """CPU seconds and wall seconds of a call."""
-    start = time.process_time(), time.perf_counter()
+def cpu(work: Callable[[], object]) -> float:
+    """CPU seconds of a call."""
+    start = time.process_time()
     work()
-    return time.process_time() - start[0], time.perf_counter() - start[1]
+    return time.process_time() - start
 
 
 def bare(predict: Predict, tiles: list[np.ndarray]) -> None:
-    """The forward passes alone; the input is in memory, the output is dropped."""
+    """The forward passes alone."""
     for pixels_CYX in tiles:
         predict(pixels_CYX[None], [{}])
 
@@ -53,43 +71,104 @@ def tiles_of(image: Path, halo: int, side: int) -> list[np.ndarray]:
         return [np.ascontiguousarray(read_reflected(raster, tile.outer, 0)) for tile in grid.tiles(Box(0, 0, side, side))]
 
 
+def write_yaml(folder: Path, image: Path, **keys: Any) -> Path:
+    """The run's YAML."""
+    config = {
+        "images": [str(image)],
+        "model": {"name": "tests.benchmarks.network"},
+        "normalize": {"mean": [MEAN] * 3, "std": [STD] * 3},
+        "tiling": {"core": CORE, "halo": HALO},
+        "compute": {"runner": "serial"},
+        "output": str(folder / "run"),
+        **keys,
+    }
+    path = folder / "run.yaml"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def best_backend(found: Survey) -> Tried:
+    """The fastest of all that are installed and agree with eager float32, on one tile."""
+    job = make_job(found, choose(found).recipe)
+    tried = try_all(found, job, largest_tile(found.images[0], job), lambda _: None)
+    for one in tried:
+        told = f"{1 / one.seconds:.2f} tile Mpx/s, {one.agreement:.3%} as eager fp32" if one.seconds else one.refused
+        print(f"{one.backend} {one.precision}: {told}", flush=True)
+    return fastest(tried)
+
+
+def call_of(predict: Predict, recipe: Recipe) -> Predict:
+    """What the engine calls: classes where nothing needs logits."""
+    return getattr(predict, "classes", predict) if recipe.stitch == "crop" else predict
+
+
+def measure(folder: Path, yaml: Path, image: Path, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each side, round by round."""
+    found = survey(load_config(yaml))
+    recipe = choose(found).recipe
+    side = found.images[0].header.shape[0]
+    normalize = dict(found.config.normalize)
+    with_halo, without = tiles_of(image, HALO, side), tiles_of(image, 0, side)
+
+    def begin() -> None:
+        """What every run begins with: some backends compile at the first tile."""
+        with found.model.open(recipe, normalize) as predict:
+            call_of(predict, recipe)(with_halo[0][None, :, :64, :64], [{}])
+
+    load = min(cpu(begin) for _ in range(2))
+    rows: dict[str, list[float]] = {"bare": [], "no halo": [], "run": []}
+    with found.model.open(recipe, normalize) as predict:
+        call = call_of(predict, recipe)
+        bare(call, with_halo[:2])
+        for number in range(rounds):
+            rows["bare"].append(cpu(lambda: bare(call, with_halo)))
+            rows["no halo"].append(cpu(lambda: bare(call, without)))
+            with redirect_stdout(io.StringIO()):
+                rows["run"].append(cpu(partial(run, yaml, [f"output={folder}/{recipe.stitch}{number}"])) - load)
+            print({name: round(values[-1], 2) for name, values in rows.items()}, flush=True)
+    print(f"start-up left out: {load:.2f} CPU s to build, load and compile the network")
+    return rows
+
+
+def tell(folder: Path, stitch: str, rows: dict[str, list[float]]) -> None:
+    """Print what follows, and refuse a mask that is all but constant."""
+    report = json.loads((folder / f"{stitch}0" / "report" / "report.json").read_text())
+    shares = [one["predicted"] / report["pixels"] for one in report["classes"]]
+    if min(shares) < LEAST_SHARE:
+        raise SystemExit(f"classes have shares of {shares}: a mask that is nearly constant says nothing of speed")
+    print("classes in the mask:", ", ".join(f"{share:.0%}" for share in shares))
+    for label, one, other in (("run / bare, CPU s", "run", "bare"), ("rate, of that without any halo", "no halo", "run")):
+        ratios = [first / second for first, second in zip(rows[one], rows[other], strict=True)]
+        print(f"{stitch}: {label}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    print("seconds by stage:", report["timing"]["stage_seconds"], "peak", print_bytes(report["timing"]["peak_actor_bytes"]), flush=True)
+
+
+def rate(yaml: Path, runner: str, actors: int) -> Timing:
+    """Pixels a second, wall, while all actors are busy."""
+    found = survey(load_config(yaml))
+    compute = found.config.compute.model_copy(update={"actors": actors})
+    with tempfile.TemporaryDirectory() as text:
+        job = replace(make_job(found, choose(found).recipe), output=Path(text))
+        return run_piece(found, job, compute, runner, Path(text))
+
+
 def main() -> None:
     """Print the table."""
-    side, rounds = (int(text) for text in (*sys.argv[1:], *("8192", "3")[len(sys.argv) - 1 :]))
-    with tempfile.TemporaryDirectory() as folder:
-        image = zarr_image(Path(folder, "image.zarr"), side, channels=3)
-        config = {
-            "images": [str(image)],
-            "model": {"name": "tests.benchmarks.network"},
-            "normalize": {"mean": [128.0] * 3, "std": [50.0] * 3},
-            "tiling": {"core": CORE, "halo": HALO},
-            "compute": {"runner": "serial"},
-            "output": str(Path(folder, "run")),
-        }
-        yaml = Path(folder, "run.yaml")
-        yaml.write_text(json.dumps(config))
-        model = build("models", config["model"])
-        recipe: Recipe = choose(survey(load_config(yaml))).recipe
-        print(f"{side}^2 RGB, core {CORE}, halo {HALO}, {recipe.backend} {recipe.precision}, {recipe.threads} thread", flush=True)
-        load = min(cpu(lambda: model.open(recipe, config["normalize"]).__enter__())[0] for _ in range(2))
-        with model.open(recipe, config["normalize"]) as predict:
-            with_halo, without = tiles_of(image, HALO, side), tiles_of(image, 0, side)
-            bare(predict, with_halo[:2])
-            rows: dict[str, list[float]] = {"bare": [], "no halo": [], "run": []}
-            for number in range(rounds):
-                rows["bare"].append(cpu(lambda: bare(predict, with_halo))[0])
-                rows["no halo"].append(cpu(lambda: bare(predict, without))[0])
-                rows["run"].append(cpu(partial(run, yaml, [f"output={folder}/run{number}"]))[0] - load)
-                print({name: round(values[-1], 2) for name, values in rows.items()}, flush=True)
-        report = json.loads(Path(folder, f"run{rounds - 1}", "report", "report.json").read_text())
-        shares = [one["predicted"] / report["pixels"] for one in report["classes"]]
-        print("classes in the mask:", ", ".join(f"{share:.0%}" for share in shares))
-        ratios = [one / other for one, other in zip(rows["run"], rows["bare"], strict=True)]
-        halo = [one / other for one, other in zip(rows["bare"], rows["no halo"], strict=True)]
-        print(f"start-up left out: {load:.2f} CPU s to build and load the network")
-        print(f"run / bare forward of the same tiles: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-        print(f"halo: same tiles / no halo: {statistics.median(halo):.3f} ({min(halo):.3f} to {max(halo):.3f})")
-        print("seconds by stage:", report["timing"]["stage_seconds"], "peak", print_bytes(report["timing"]["peak_actor_bytes"]))
+    side, rounds = (int(text) for text in (*sys.argv[1:], *("4096", "3")[len(sys.argv) - 1 :]))
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        image = zarr_image(folder / "image.zarr", side, channels=3)
+        best = best_backend(survey(load_config(write_yaml(folder, image))))
+        compute = {"runner": "serial", "backend": best.backend, "precision": best.precision}
+        print(f"{side}^2 RGB, core {CORE}, halo {HALO}, {best.backend} {best.precision}, one thread an actor", flush=True)
+        for stitch in ("crop", "gaussian"):
+            tiling = {"core": CORE, "halo": HALO, "stitch": stitch}
+            yaml = write_yaml(folder, image, tiling=tiling, compute=compute)
+            tell(folder, stitch, measure(folder, yaml, image, rounds))
+        yaml = write_yaml(folder, image, tiling={"core": CORE, "halo": HALO, "block": CORE}, compute=compute)
+        one, two = rate(yaml, "serial", 1), rate(yaml, "ray", 2)
+        print(f"crop: two actors / one process, wall: {two.pixels_s / one.pixels_s:.2f}", end=" ")
+        print(f"({one.pixels_s / 1e6:.2f} and {two.pixels_s / 1e6:.2f} Mpx/s)", flush=True)
 
 
 if __name__ == "__main__":
