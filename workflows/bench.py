@@ -23,7 +23,7 @@ from pipeline.survey import Survey, survey
 from pipeline.tree import Config
 from pipeline.trial import Outcome, Tried, is_worth
 from pipeline.tune import choose, measure
-from workflows._forward import fastest, largest_tile, try_all
+from workflows._forward import again, fastest, largest_tile, try_all
 from workflows._piece import Timing, choose_piece, overhead, run_piece
 from workflows.catalog import parse
 from workflows.segment import runner_of
@@ -102,6 +102,7 @@ def _measure(found: Survey, folder: Path, say: Callable[[str], None]) -> dict[st
     job = replace(make_job(piece, recipe), output=folder)
     say(f"a piece of the run: {sum(i.header.shape[0] * i.header.shape[1] for i in images) / 1e6:.1f} Mpx, {runner}, {actors} actors")
     timing = run_piece(piece, job, found.config.compute, runner, folder)
+    tried = again(found, job, tile, tried)
     return _content(found, job, tile.pixels_BCYX.shape[2:], tried, timing, overhead(images, job), runner, notes)
 
 
