@@ -92,9 +92,12 @@ def test_ray_agrees_with_serial(scene, engine, ray, networks):
     serial = engine(**SHARED, **network, output="serial-network")
     assert serial.report["cross_entropy"] > 0
     assert [one["block"] for one in serial.report["failures"]] == ["d:0.0.0"]
-    done = engine(**SHARED, **network, compute={"runner": "ray", "actors": 2}, output="ray-network")
-    assert_agree(serial, done)
-    assert "actor 1 ready" in done.log
+    for attempt in range(5):
+        done = engine(**SHARED, **network, compute={"runner": "ray", "actors": 2}, output=f"ray-network{attempt}")
+        assert_agree(serial, done)
+        if "actor 1 ready" in done.log:
+            return
+    pytest.fail("the first actor was always done before the second was there")
 
 
 def test_any_order_gives_the_same(scene, engine, networks, monkeypatch):

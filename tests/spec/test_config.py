@@ -146,7 +146,7 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ("compute: {memory: 0}", "run.yaml:4: compute.memory: found 0; allowed: a size above 0"),
         ("compute: {memory: [4]}", "run.yaml:4: compute.memory: found [4] (a list); allowed: a size"),
         ("compute: {runner: seriel}", "run.yaml:4: compute.runner: found 'seriel'; allowed: auto, "),
-        ("compute: {precision: fp61}", "found 'fp61'; allowed: auto, fp32, bf16, fp16. Did you mean 'fp16'?"),
+        ("compute: {precision: fp61}", "found 'fp61'; allowed: auto, fp32, bf16, fp16, int8. Did you mean 'fp16'?"),
         ("truth: t/{stam}.png", "run.yaml:4: truth: found {stam}; allowed: {stem}, {name}, {image}, {folder}. Did you mean 'stem'?"),
         ("ignore: red", "run.yaml:4: ignore: found 'red'; allowed: a whole number, a colour '#rrggbb' or null"),
         ("ignore: 1.5", "run.yaml:4: ignore: found 1.5 (a number); allowed: a whole number, a colour '#rrggbb' or null"),
