@@ -44,6 +44,7 @@ METHODS = {
 WINDOWS = [{}, {"smooth": 2.0}, {"texture": 3.0}, {"texture": 8.0}]
 CHOICES: dict[str, list[dict[str, object]]] = {
     **dict.fromkeys(("Otsu", "Otsu, 5 parts", "Li", "triangle"), WINDOWS),
+    "watershed": [{}, {"texture": 3.0}, {"texture": 8.0}],
     "local mean": [{"local": {"window": window, "offset": offset}} for window in (101, 301) for offset in (0, -5, -20)],
     "k-means, texture": [{}, {"texture": [3.0, 8.0]}, {"texture": [8.0]}, {"smooth": 2.0, "texture": [8.0]}],
     "graph cut": [{"smoothness": smoothness} for smoothness in (3.0, 10.0, 30.0)],

@@ -373,10 +373,13 @@ def test_markers_keep_their_class_and_edges_decide():
     assert mask[pixels >= high].all()
 
 
-def test_markers_alone_are_the_histogram():
-    """Where every pixel is sure the watershed has nothing to decide: the mask is Otsu's."""
-    pixels = camera()
-    assert np.array_equal(segmented(pixels[None], name="watershed", smooth=0.0, sure=0.0), segmented(pixels[None], name="histogram"))
+@pytest.mark.parametrize("texture", [0.0, 2.0])
+def test_markers_alone_are_the_histogram(texture):
+    """Where every pixel is sure the watershed has nothing to decide: the mask is Otsu's, of grey values or of texture."""
+    pixels, keys = camera()[None], {"texture": texture}
+    found = segmented(pixels, name="watershed", smooth=0.0, sure=0.0, **keys)
+    assert np.array_equal(found, segmented(pixels, name="histogram", **keys))
+    assert 0.05 < found.mean() < 0.95
 
 
 @pytest.mark.parametrize("classes", [2, 3])
