@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.backends import Backend
@@ -19,6 +18,7 @@ from pipeline.config import Config
 from pipeline.errors import InputError, Problem
 from pipeline.fixed import with_fixed_tile
 from pipeline.geometry import ceil_to
+from pipeline.gpus import num_gpus
 from pipeline.halo import HaloError
 from pipeline.measure import MOST_HALO, measure, measure_file
 from pipeline.memory import fit_memory, print_bytes, projected_bytes
@@ -123,7 +123,7 @@ def _start(found: Survey, has_gpu: Callable[[], bool] | None) -> Recipe:
     compute = found.config.compute
     usual = "openvino" if compute.precision == "int8" and found.model.takes_backend else "torch"
     recipe = Recipe(backend=usual if compute.backend == "auto" else compute.backend)
-    device = _device(found, recipe, has_gpu or local_gpu)
+    device = _device(found, recipe, has_gpu or (lambda: num_gpus() > 0))
     return replace(
         recipe,
         device=device,
@@ -152,12 +152,6 @@ def keep(found: Survey, recorded: Mapping[str, Any]) -> Choice:
         asked = f"the recipe of this run, core {recipe.core} and block {recipe.block}, needing {print_bytes(need, up=True)} an actor"
         raise InputError(Problem("compute.memory", asked, print_bytes(budget), way_out))
     return Choice(recipe, (), need)
-
-
-def local_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU, without asking torch."""
-    cards = Path("/proc/driver/nvidia/gpus")
-    return cards.is_dir() and any(cards.iterdir())
 
 
 def _device(found: Survey, recipe: Recipe, has_gpu: Callable[[], bool]) -> str:

@@ -15,6 +15,7 @@ from pipeline.backends import Backend
 from pipeline.config import config_from, load_config
 from pipeline.errors import InputError, Problem
 from pipeline.folder import hardware
+from pipeline.gpus import num_gpus
 from pipeline.job import Job
 from pipeline.plan import make_job
 from pipeline.plugins import find
@@ -126,13 +127,8 @@ def _runner(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[str, int]:
         notes.append(f"the Ray at {address} is not asked: one actor on this machine is timed, which is a share of the run's speed")
     if address or runner_of(found) == "serial":
         return "serial", 1
-    room = len(os.sched_getaffinity(0)) // recipe.threads if recipe.device == "cpu" else _num_gpus()
+    room = len(os.sched_getaffinity(0)) // recipe.threads if recipe.device == "cpu" else num_gpus()
     return "ray", max(1, room) if compute.actors == "auto" else compute.actors
-
-
-def _num_gpus() -> int:
-    cards = Path("/proc/driver/nvidia/gpus")
-    return len(list(cards.iterdir())) if cards.is_dir() else 1
 
 
 def _content(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load_form
+from pipeline.gpus import num_gpus
 from pipeline.memory import print_bytes
 from pipeline.models import num_parameters
 from pipeline.training.config import TRAIN
-from pipeline.training.launch import crew_of, num_gpus
+from pipeline.training.launch import crew_of
 from pipeline.training.learner import precision_of
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan

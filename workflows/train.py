@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.config import config_from, load_form, to_yaml
 from pipeline.execution import EXIT_INTERRUPTED
 from pipeline.folder import RunFolder, hardware, versions
+from pipeline.gpus import num_gpus
 from pipeline.ledger import Ledger
 from pipeline.models.bundle import read_spec
 from pipeline.stores import put_text
@@ -24,7 +25,7 @@ from pipeline.survey import fingerprint
 from pipeline.training.config import TRAIN, TrainConfig
 from pipeline.training.gallery import pictures
 from pipeline.training.judge import judge, measured_halo
-from pipeline.training.launch import crew_of, launch, num_gpus
+from pipeline.training.launch import crew_of, launch
 from pipeline.training.learner import precision_of
 from pipeline.training.loop import bundle_of, checkpoint_of, save
 from pipeline.training.page import write_page

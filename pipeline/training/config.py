@@ -75,7 +75,10 @@ class TrainCompute(_Tree):
     workers: Count | Auto = Field(default="auto", description="processes that share each batch; auto: one a GPU, else one")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the network is trained")
     threads: Count | Auto = Field(default="auto", description="compute threads a worker; auto: the cores, shared by the workers")
-    loaders: Count | Auto = Field(default="auto", description="threads a worker that prepare crops; auto: 1 on CPU, 4 on a GPU")
+    loaders: Count | Auto = Field(
+        default="auto",
+        description="what prepares a worker's crops: 1, a thread; more: so many processes; auto: 1 on CPU, its share of the cores on a GPU",
+    )
     memory: Annotated[str | int, Allowed("a size such as 4GiB, 500MB or a number of bytes")] = Field(
         default="4GiB", description="what a worker may use to keep images decoded; larger ones are read by region"
     )

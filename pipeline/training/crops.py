@@ -6,18 +6,20 @@ that it would have seen, and workers that share a batch see together what one wo
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.job import read_reflected, valid_pixels
 from pipeline.plugins import build
@@ -26,6 +28,9 @@ from pipeline.stores import ArrayRaster
 from pipeline.training.augment import Change
 from pipeline.training.plan import TrainPlan, area
 from pipeline.training.targets import targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Batch", "Crop", "Crops", "Shelf"]
 
@@ -52,12 +57,12 @@ class Crop:
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's share of a step, as arrays (B, ...)."""
+    """One worker's share of a step, as tensors (B, ...)."""
 
     where: Sequence[str]
-    pixels_BCYX: NDArray[np.float32]
-    truth_BYX: NDArray[np.uint8]
-    weights_BYX: NDArray[np.float32] | None
+    pixels_BCYX: Tensor
+    truth_BYX: Tensor
+    weights_BYX: Tensor | None
 
 
 class Shelf:
@@ -83,6 +88,10 @@ class Shelf:
                     self._drop()
             self._open.move_to_end(key)
             return self._open[key][0]
+
+    def __reduce__(self) -> tuple[type[Shelf], tuple[int]]:
+        """Another process begins with an empty one."""
+        return Shelf, (self._budget,)
 
     def close(self) -> None:
         """Close every file."""
@@ -137,18 +146,53 @@ class Crops:
                 return crop
 
     def batches(self, step: int, rank: int, workers: int, loaders: int) -> Generator[Batch]:
-        """Give one worker's share of step ``step`` and of all that follow; prepared ahead by ``loaders`` threads."""
+        """Give one worker's share of step ``step`` and of all that follow, prepared ahead.
+
+        Args:
+            step: the first.
+            rank: of the worker, from 0.
+            workers: that share each batch.
+            loaders: 1: a thread beside what is computed; more: so many processes, as one interpreter cannot feed a GPU.
+
+        Raises:
+            GigasegError: an image cannot be read.
+        """
         size = self.plan.config.batch
-        with ThreadPoolExecutor(loaders, "crops") as pool:
-            waiting: list[list[Future[Crop]]] = []
+        shares = ([at * size + one for one in range(rank, size, workers)] for at in count(step))
+        return self._by_thread(shares) if loaders == 1 else self._by_processes(shares, loaders)
+
+    def _by_thread(self, shares: Iterator[list[int]]) -> Generator[Batch]:
+        with ThreadPoolExecutor(1, "crops") as pool:
+            waiting: deque[Future[Batch]] = deque()
             try:
-                for at in count(step):
-                    waiting.append([pool.submit(self.__getitem__, at * size + one) for one in range(rank, size, workers)])
+                for share in shares:
+                    waiting.append(pool.submit(self.stacked, share))
                     if len(waiting) > AHEAD:
-                        yield _stacked([crop.result() for crop in waiting.pop(0)])
+                        yield waiting.popleft().result()
             finally:
-                for crop in (one for some in waiting for one in some):
-                    crop.cancel()
+                for batch in waiting:
+                    batch.cancel()
+
+    def _by_processes(self, shares: Iterator[list[int]], loaders: int) -> Generator[Batch]:
+        from torch.utils.data import DataLoader
+
+        # A fork of this process would inherit locks that its other threads hold at that moment.
+        processes: DataLoader[Any] = DataLoader(
+            _Dataset(self),  # type: ignore[arg-type]  # what is asked of a dataset is __getitems__ alone
+            batch_sampler=shares,
+            collate_fn=_as_it_is,
+            num_workers=loaders,
+            worker_init_fn=_stand_by,
+            multiprocessing_context="forkserver",
+        )
+        for batch in processes:
+            if isinstance(batch, GigasegError):
+                raise batch
+            yield batch
+
+    def stacked(self, numbers: Sequence[int]) -> Batch:
+        """Make several crops."""
+        return _stacked([self[number] for number in numbers])
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, int, Box]:
         """Choose image, plane and box."""
@@ -216,10 +260,34 @@ def _inside(at: int, side: int, length: int) -> int:
 
 
 def _stacked(crops: Sequence[Crop]) -> Batch:
-    weights = [crop.weights_YX for crop in crops if crop.weights_YX is not None]
+    import torch
+
+    weights = [torch.from_numpy(crop.weights_YX) for crop in crops if crop.weights_YX is not None]
     return Batch(
         [crop.where for crop in crops],
-        np.stack([crop.pixels_CYX for crop in crops]),
-        np.stack([crop.truth_YX for crop in crops]),
-        np.stack(weights) if weights else None,
+        torch.stack([torch.from_numpy(crop.pixels_CYX) for crop in crops]),
+        torch.stack([torch.from_numpy(crop.truth_YX) for crop in crops]),
+        torch.stack(weights) if weights else None,
     )
+
+
+class _Dataset:
+    """What a loading process has: whole batches by the numbers of their crops; what is wrong is said to whoever asked."""
+
+    def __init__(self, crops: Crops) -> None:
+        self.crops = crops
+
+    def __getitems__(self, numbers: list[int]) -> Batch | GigasegError:
+        try:
+            return self.crops.stacked(numbers)
+        except GigasegError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _stand_by(_number: int) -> None:
+    """Ctrl-C asks whoever trains, not those who load, to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,13 +12,9 @@ from pipeline.training.loop import fit
 from pipeline.training.plan import TrainPlan
 from pipeline.training.team import Team
 
-__all__ = ["crew_of", "launch", "num_gpus"]
+__all__ = ["crew_of", "launch"]
 
-
-def num_gpus() -> int:
-    """GPUs of this machine, without asking torch."""
-    cards = Path("/proc/driver/nvidia/gpus")
-    return len(list(cards.iterdir())) if cards.is_dir() else 0
+LOADERS = 16  # processes a GPU, at most: more memory, and the fastest networks are fed by fewer
 
 
 def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
@@ -39,7 +35,7 @@ def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
     if workers > plan.config.batch:
         raise InputError(Problem(plan.config.place("compute.workers"), str(workers), f"at most batch, {plan.config.batch}"))
     threads = compute.threads if compute.threads != "auto" else max(1, cores // workers)
-    loaders = compute.loaders if compute.loaders != "auto" else (4 if device == "cuda" else 1)
+    loaders = compute.loaders if compute.loaders != "auto" else (max(1, min(LOADERS, cores // workers - 1)) if device == "cuda" else 1)
     return workers, Team(0, workers, device, threads, loaders)
 
 

@@ -49,6 +49,7 @@ class Learner:
         import torch
 
         self.plan, self.team = plan, team
+        torch.backends.cudnn.benchmark = True  # crops have one size, so that trying algorithms pays
         self.network = plan.network.load().to(team.device).to(memory_format=torch.channels_last).train()
         self.shared = team.share(self.network)
         self.optimizer = make_optimizer(self.network, plan.config.optimizer)
@@ -68,9 +69,9 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed((self.plan.config.seed << 32) + step * self.team.size + self.team.rank)  # of dropout
-        truth_BYX = torch.from_numpy(batch.truth_BYX).to(self.team.device).long()
-        weights_BYX = None if batch.weights_BYX is None else torch.from_numpy(batch.weights_BYX).to(self.team.device)
-        x_BCYX = torch.from_numpy(batch.pixels_BCYX).to(self.team.device, memory_format=torch.channels_last)
+        truth_BYX = batch.truth_BYX.to(self.team.device).long()
+        weights_BYX = None if batch.weights_BYX is None else batch.weights_BYX.to(self.team.device)
+        x_BCYX = batch.pixels_BCYX.to(self.team.device, memory_format=torch.channels_last)
         with self._autocast():
             logits_BKYX = self.shared(x_BCYX)
         terms = self.plan.loss.terms(logits_BKYX.float(), _centre(truth_BYX, logits_BKYX), _centre(weights_BYX, logits_BKYX))

@@ -85,7 +85,7 @@ class _Training:
         self.plan, self.team, self.output = plan, team, plan.config.output
         self.learner = Learner(plan, team)
         self.at = self._resumed()
-        shelf = Shelf(plan.config.compute.memory_bytes)
+        shelf = Shelf(plan.config.compute.memory_bytes // team.loaders)
         stack.callback(shelf.close)
         names = [str(one["name"]) for one in plan.classes]
         writes = team.rank == 0

@@ -22,7 +22,7 @@ class Team:
         size: number of workers.
         device: ``cpu`` or ``cuda:0`` and so on.
         threads: compute threads of this worker.
-        loaders: threads that prepare crops.
+        loaders: of crops: 1, a thread; more: so many processes.
     """
 
     rank: int = 0

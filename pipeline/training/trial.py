@@ -45,7 +45,7 @@ def try_steps(plan: TrainPlan, workers: int, team: Team) -> Trial:
 
     before = torch.get_num_threads()
     torch.set_num_threads(team.threads)
-    shelf = Shelf(plan.config.compute.memory_bytes)
+    shelf = Shelf(plan.config.compute.memory_bytes // team.loaders)
     try:
         learner = Learner(plan, replace(team, rank=0, size=1))
         with closing(Crops(plan, shelf).batches(0, 0, workers, team.loaders)) as batches:

@@ -63,8 +63,8 @@ def bare(plan: TrainPlan) -> float:
     shelf = Shelf(2**30)
     with closing(Crops(plan, shelf).batches(0, 0, 1, 1)) as batches:
         batch = next(batches)
-    x_BCYX = torch.from_numpy(batch.pixels_BCYX).to(memory_format=torch.channels_last)
-    truth_BYX = torch.from_numpy(batch.truth_BYX).long()
+    x_BCYX = batch.pixels_BCYX.to(memory_format=torch.channels_last)
+    truth_BYX = batch.truth_BYX.long()
 
     def step() -> None:
         with learner._autocast():

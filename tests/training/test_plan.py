@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.config import load_form
-from pipeline.errors import InputError
+from pipeline.errors import GigasegError, InputError
 from pipeline.geometry import Box
 from pipeline.training.config import TRAIN, Optimizer, Schedule
 from pipeline.training.crops import Crops, Shelf
@@ -166,12 +167,26 @@ def test_workers_share_a_batch_and_steps_go_on(mine):
 
     whole, parts = first(3, 0, 1), [first(3, rank, 2) for rank in (0, 1)]
     assert sorted(whole.where) == sorted([*parts[0].where, *parts[1].where])
-    stream = crops.batches(2, 0, 1, 2)
+    stream = crops.batches(2, 0, 1, 1)
     next(stream)
     following = next(stream)
     stream.close()
     np.testing.assert_array_equal(following.pixels_BCYX, whole.pixels_BCYX)
     assert following.where == whole.where
+
+
+def test_processes_load_what_a_thread_loads(mine):
+    """Two loading processes give the batches of one thread, in order; one that cannot read says which image, as a thread does."""
+    crops = Crops(planned(mine, batch=3), Shelf(2**28))
+    with closing(crops.batches(1, 0, 1, 1)) as thread, closing(crops.batches(1, 0, 1, 2)) as processes:
+        for wanted, found in itertools.islice(zip(thread, processes, strict=True), 5):
+            np.testing.assert_array_equal(found.pixels_BCYX, wanted.pixels_BCYX)
+            np.testing.assert_array_equal(found.truth_BYX, wanted.truth_BYX)
+            assert found.where == wanted.where
+    for path in (mine / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with closing(Crops(crops.plan, Shelf(2**28)).batches(0, 0, 1, 2)) as processes, pytest.raises(GigasegError, match="images"):
+        next(processes)
 
 
 def test_classes_can_be_balanced(mine):

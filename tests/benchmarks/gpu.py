@@ -1,0 +1,195 @@
+"""What a GPU is kept busy with: the engine against the bare forward passes of the same tiles, and MONAI on the same card.
+
+Run: ``python -m tests.benchmarks.gpu [SIDE] [MODEL...]`` (16384; a U-Net-ResNet18 of four classes) on a machine with an NVIDIA GPU;
+MONAI is compared where it is installed. An RGB image of SIDE^2 as Zarr, one actor in this process, bf16. Told are, in image Mpx/s:
+
+- ``bare``: forward passes over the tiles of a block, halo included, pixels and logits on the card, in batches of the recipe;
+- ``engine``: read, send, predict, stitch, count, fetch and write, while it is under way (no start, no end);
+- ``busy``: the share of that time in which the card ran a kernel, as its driver says;
+- ``run``: the whole command, start and end included, by the wall clock;
+- ``MONAI``: sliding-window inference over the picture in memory (a corner of 8192^2), eager bf16, channels last, same tile and halo,
+  its sums on the card; no reading, no writing, no counting.
+
+Masks of the card are compared with those of the processor in float32.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config import load_config
+from pipeline.job import Job
+from pipeline.plan import make_job
+from pipeline.plugins import build
+from pipeline.survey import Survey, survey
+from pipeline.tune import choose
+from tests.benchmarks.images import zarr_image
+from tests.benchmarks.network import MEAN, STD
+from workflows._forward import largest_tile, try_all
+from workflows._piece import overhead, run_piece
+from workflows.segment import run
+
+CORNER = 8192
+MODELS = {
+    "resnet18": {"name": "tests.benchmarks.network"},
+    "unet": {"name": "unet", "channels": 3, "classes": 4, "depth": 4, "base": 64},
+    "deeplab": {"name": "deeplabv3plus", "encoder": "resnet50", "channels": 3, "classes": 4},
+}
+
+
+def write_yaml(folder: Path, image: Path, name: str, **compute: Any) -> Path:
+    """The run's YAML."""
+    config = {
+        "images": [str(image)],
+        "model": MODELS[name],
+        "normalize": {"mean": [MEAN] * 3, "std": [STD] * 3},
+        "tiling": {"halo": 64},
+        "compute": {"runner": "serial", "device": "cuda", **compute},
+        "output": str(folder / name),
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def seconds(work: Callable[[], object], least: float = 2.0) -> float:
+    """Wall seconds of a call on the card, the mean of as many as fill a while."""
+    work()
+    torch.cuda.synchronize()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < least:
+        work()
+        torch.cuda.synchronize()
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def bare(found: Survey, job: Job) -> float:
+    """Tile pixels a second of the engine's call with everything on the card."""
+    tile = largest_tile(found.images[0], job)
+    assert job.model is not None
+    with job.model.open(job.recipe, job.normalize) as predict:
+        call = getattr(predict, "classes", predict)
+        pixels_BCYX = predict.place.put(np.ascontiguousarray(tile.pixels_BCYX))
+        return tile.megapixels * 1e6 / seconds(lambda: call(pixels_BCYX, tile.fits))
+
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """Ask the driver, again and again, for the share of the last moment in which the card ran a kernel, percent."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    card, seen, ended = pynvml.nvmlDeviceGetHandleByIndex(0), [], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            seen.append(int(pynvml.nvmlDeviceGetUtilizationRates(card).gpu))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def engine(found: Survey, job: Job) -> tuple[float, float, dict[str, float]]:
+    """Image pixels a second under way, the busy share, and the seconds of each stage."""
+    with tempfile.TemporaryDirectory() as text, watched() as seen:
+        timing = run_piece(found, replace(job, output=Path(text)), found.config.compute, "serial", Path(text))
+    first = min(len(seen) - 1, int(timing.start_s / 0.1))
+    return timing.pixels_s, float(np.mean(seen[first:])) / 100, dict(timing.stages)
+
+
+def monai(found: Survey, job: Job) -> float:
+    """Image pixels a second of MONAI's sliding window."""
+    from monai.inferers import sliding_window_inference
+
+    recipe, image = job.recipe, found.images[0]
+    side = min(CORNER, *image.header.shape)
+    network = found.model.load().eval().to("cuda", torch.bfloat16, memory_format=torch.channels_last)
+    with build("readers", image.reader).open(image.path) as raster:
+        pixels_CYX = raster.read(type(job.grid(image).block_box(0, 0))(0, 0, side, side))
+    x_BCYX = (torch.from_numpy(np.ascontiguousarray(pixels_CYX))[None].float() - MEAN) / STD
+    tile = recipe.core + 2 * recipe.halo
+
+    def segment() -> None:
+        x = x_BCYX.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
+        with torch.no_grad():
+            logits = sliding_window_inference(x, (tile, tile), recipe.batch, network, overlap=2 * recipe.halo / tile, mode="gaussian")
+        logits.argmax(1).to(torch.uint8).cpu()
+
+    return side**2 / seconds(segment)
+
+
+def compare(folder: Path, image: Path, name: str) -> float:
+    """The share of pixels on which bf16 on the card and float32 on the processor agree."""
+    masks = []
+    for device, precision in (("cuda", "bf16"), ("cpu", "fp32")):
+        yaml = write_yaml(folder, image, name, device=device, precision=precision, backend="torch")
+        with redirect_stdout(io.StringIO()):
+            run(yaml, [f"output={folder}/{device}", "writers=[tiff]"])
+        (mask,) = (folder / device / "masks").glob("*.tif")
+        import tifffile
+
+        masks.append(tifffile.imread(mask))
+    return float((masks[0] == masks[1]).mean())
+
+
+def measure(folder: Path, image: Path, small: Path, name: str) -> None:
+    """Print what is known of one network."""
+    found = survey(load_config(write_yaml(folder, image, name)))
+    job = make_job(found, choose(found).recipe)
+    recipe = job.recipe
+    print(f"\n{name}: core {recipe.core} halo {recipe.halo} batch {recipe.batch} block {recipe.block} {recipe.backend} {recipe.precision}")
+    for one in try_all(found, job, largest_tile(found.images[0], job), lambda _: None):
+        told = f"{1 / one.seconds:.1f} tile Mpx/s from host memory, {one.agreement:.3%} as eager fp32" if one.seconds else one.refused
+        print(f"  {one.backend} {one.precision}: {told}", flush=True)
+    limit = bare(found, job) / overhead(found.images, job)
+    print(f"  bare   {limit / 1e6:8.1f} image Mpx/s", flush=True)
+    rate, busy, stages = engine(found, job)
+    told = {stage: round(value, 2) for stage, value in stages.items()}
+    print(f"  engine {rate / 1e6:8.1f} image Mpx/s, {rate / limit:.3f} of bare; busy {busy:.2f}; {told}", flush=True)
+    start = time.perf_counter()
+    with redirect_stdout(io.StringIO()):
+        run(folder / f"{name}.yaml", [])
+    wall = time.perf_counter() - start
+    pixels = found.images[0].header.shape[0] ** 2
+    report = json.loads((folder / name / "report" / "report.json").read_text())
+    shares = ", ".join(f"{one['predicted'] / report['pixels']:.0%}" for one in report["classes"])
+    print(f"  run    {pixels / wall / 1e6:8.1f} image Mpx/s ({wall:.1f} s); classes {shares}", flush=True)
+    if find_spec("monai"):
+        other = monai(found, job)
+        print(f"  MONAI  {other / 1e6:8.1f} image Mpx/s; engine / MONAI {rate / other:.2f}", flush=True)
+    print(f"  masks of the card and of the processor agree on {compare(folder, small, name):.4%}", flush=True)
+
+
+def main() -> None:
+    """Print the table."""
+    side, *names = [*sys.argv[1:], *("16384",)[len(sys.argv) - 1 :]]
+    print(torch.cuda.get_device_name(), torch.__version__)
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        image, small = zarr_image(folder / "image.zarr", int(side), channels=3), zarr_image(folder / "small.zarr", 1024, channels=3)
+        for name in names or ["resnet18"]:
+            measure(folder, image, small, name)
+
+
+if __name__ == "__main__":
+    main()
