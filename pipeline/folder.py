@@ -16,8 +16,9 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import InputError, Problem
 from pipeline.ledger import Ledger, read_rows_of
-from pipeline.recipe import CALIBRATED, settled
+from pipeline.recipe import CALIBRATED
 from pipeline.stores import put_text, store_errors
+from pipeline.tree import settled
 
 __all__ = ["RunFolder"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -133,32 +134,36 @@ class Bench:
 
     def __init__(self, job: Job, predict: Predict | None) -> None:
         self.job, self.predict = job, predict
-        self._open: OrderedDict[tuple[str, str], tuple[Raster, ExitStack]] = OrderedDict()
+        self._open: dict[int, OrderedDict[tuple[str, str], tuple[Raster, ExitStack]]] = {}
         self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
+        self._making = threading.Lock()
 
     def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
-        """The image at a path, held open while it is in use; called by the reading thread alone."""
+        """The image at a path, held open while it is in use; each reading thread has files of its own."""
+        mine = self._open.setdefault(threading.get_ident(), OrderedDict())
         key = (path, repr(sorted(reader.items())))
-        if key not in self._open:
-            while len(self._open) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in self._open.values()) > WHOLE_BYTES:
-                self._open.popitem(last=False)[1][1].close()
+        if key not in mine:
+            while len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES:
+                mine.popitem(last=False)[1][1].close()
             stack = ExitStack()
-            self._open[key] = stack.enter_context(build("readers", reader).open(path)), stack
-        self._open.move_to_end(key)
-        return self._open[key][0]
+            mine[key] = stack.enter_context(build("readers", reader).open(path)), stack
+        mine.move_to_end(key)
+        return mine[key][0]
 
     def store(self, path: Path, make: Callable[[], BlockStore]) -> BlockStore:
-        """The block store at a path, made once while it is in use; called by the writing thread alone."""
-        if path not in self._stores:
-            if len(self._stores) >= OPEN_FILES:
-                self._stores.popitem(last=False)
-            self._stores[path] = make()
-        return self._stores[path]
+        """The block store at a path, made once while it is in use."""
+        with self._making:
+            if path not in self._stores:
+                if len(self._stores) >= OPEN_FILES:
+                    self._stores.popitem(last=False)
+                self._stores[path] = make()
+            return self._stores[path]
 
     def close(self) -> None:
         """Close every file."""
-        while self._open:
-            self._open.popitem()[1][1].close()
+        for files in self._open.values():
+            while files:
+                files.popitem()[1][1].close()
 
 
 @contextmanager

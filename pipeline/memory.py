@@ -20,9 +20,10 @@ SMALLEST = 64  # side below which a core is not shrunk to save memory
 def projected_bytes(found: Survey, recipe: Recipe) -> int:
     """Bytes that one actor needs at its peak, above its loaded model.
 
-    Three blocks are held (one read ahead, one computed, one written), each clipped to the largest image.
+    Blocks are held as they are read ahead, computed and written, each clipped to the largest image. What a network needs on
+    a GPU is that GPU's, where a batch that does not fit is halved.
     """
-    worst = 0
+    worst, (readers, writers) = 0, recipe.io_threads
     for image in found.images:
         header = image.header
         sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
@@ -38,8 +39,10 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
         blend = shared * len(found.classes) * 4 if recipe.stitch != "crop" else 0
         probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
         tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
-        network = found.model.projected_bytes(tile, header.channels) * recipe.batch
-        worst = max(worst, 2 * (read + truth) + read + 4 * mask + blend + probs + network + header.whole_bytes)
+        on_gpu = recipe.device == "cuda" and found.model.gives_scores
+        network = 0 if on_gpu else found.model.projected_bytes(tile, header.channels) * recipe.batch
+        masks = 2 * (writers + 1) * mask
+        worst = max(worst, (readers + 1) * (read + truth) + read + masks + blend + probs + network + readers * header.whole_bytes)
     return worst
 
 

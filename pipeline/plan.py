@@ -13,9 +13,10 @@ from pipeline.job import Job
 from pipeline.normalize import NormalizeFitter, resolve
 from pipeline.plugins import build
 from pipeline.receipts import Block, Image, Receipt
-from pipeline.recipe import CALIBRATED, Recipe, settled
+from pipeline.recipe import CALIBRATED, Recipe
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, fingerprint
+from pipeline.tree import settled
 
 __all__ = ["FORMAT", "block_keys", "complete", "count_key", "make_job", "one_stage", "plan_row", "recount"]
 

@@ -3,11 +3,11 @@
 ::
 
     blocks ──▶ load ──▶ work ──▶ save ──▶ receipts
-              (thread) (caller) (thread)
+            (threads) (caller) (threads)
 
-While one block computes, the next is read and the last is written; no more than these three are held,
-so memory is bounded whatever the image. Pixels stay here: only receipts leave. Both runners use this same
-generator, which is why they agree.
+While one block computes, the next is read and the last is written; a GPU, which is faster than that, gets several
+threads for each. No more blocks than these are held, so memory is bounded whatever the image. Pixels stay here: only
+receipts leave. Both runners use this same generator, which is why they agree.
 """
 
 from __future__ import annotations
@@ -69,23 +69,27 @@ class Watch:
             self._inner = before + took
 
 
-def process(feed: Feed, phases: dict[str, Phase]) -> Iterator[Receipt]:
+def process(feed: Feed, phases: dict[str, Phase], readers: int = 1, writers: int = 1) -> Iterator[Receipt]:
     """Take blocks until there are no more, and give back one receipt for each.
 
     A block that fails gives a receipt with its cause and the others go on. What is wrong with the
     store rather than with a block ends the run.
 
     Args:
-        feed: called by the reading thread whenever it has room.
+        feed: called by one reading thread at a time, whenever it has room.
         phases: what to do, by ``Block.phase``.
+        readers: threads that read; so many blocks are loaded ahead.
+        writers: threads that write.
 
     Raises:
         StoreError: the output cannot be written.
         InputError: computing showed that the model does not fit the images.
     """
-    line = _Line(phases)
-    threading.Thread(target=line.read_all, args=(feed,), daemon=True, name="read").start()
-    threading.Thread(target=line.write_all, daemon=True, name="write").start()
+    line = _Line(phases, readers, writers)
+    for _ in range(readers):
+        threading.Thread(target=line.read_all, args=(feed,), daemon=True, name="read").start()
+    for _ in range(writers):
+        threading.Thread(target=line.write_all, daemon=True, name="write").start()
     try:
         yield from line.run()
     finally:
@@ -95,19 +99,22 @@ def process(feed: Feed, phases: dict[str, Phase]) -> Iterator[Receipt]:
 class _Line:
     """The three stations and the one inbox where their results meet."""
 
-    def __init__(self, phases: dict[str, Phase]) -> None:
-        self.phases = phases
+    def __init__(self, phases: dict[str, Phase], readers: int, writers: int) -> None:
+        self.phases, self.readers, self.writers = phases, readers, writers
         self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.to_write: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.may_read = threading.Semaphore(1)  # one block loaded ahead of the one that computes
-        self.may_write = threading.Semaphore(1)  # one block being written behind it
+        self.may_read = threading.Semaphore(readers)  # blocks loaded ahead of the one that computes
+        self.may_write = threading.Semaphore(writers)  # blocks being written behind it
+        self.feeding = threading.Lock()
         self.closed = False
 
     def read_all(self, feed: Feed) -> None:
         while True:
             self.may_read.acquire()
             try:
-                block = None if self.closed else feed()
+                with self.feeding:  # the end is said once, and is the end for all
+                    block = None if self.closed else feed()
+                    self.closed |= block is None
             except Exception as error:  # noqa: BLE001 - it ends the run, in the thread that can
                 self.inbox.put(("broken", error))
                 return
@@ -126,13 +133,14 @@ class _Line:
             self.inbox.put(("saved", (block, watch, result)))
 
     def run(self) -> Iterator[Receipt]:
-        outstanding, ended = 0, False
-        while not (ended and outstanding == 0):
+        outstanding, reading = 0, self.readers
+        while reading or outstanding:
             kind, item = self.inbox.get()
             if kind == "broken":
                 raise item
             if kind == "end":
-                ended = True
+                reading -= 1
+                self.may_read.release()
             elif kind == "loaded":
                 outstanding += 1
                 self.may_read.release()
@@ -150,8 +158,9 @@ class _Line:
 
     def close(self) -> None:
         self.closed = True
-        self.may_read.release()
-        self.to_write.put(None)
+        self.may_read.release(self.readers)
+        for _ in range(self.writers):
+            self.to_write.put(None)
 
     def _step(self, block: Block, watch: Watch, name: str, stage: str, *given: Any) -> tuple[Block, Watch, Any]:
         """Run one step; what it raises travels on in place of its result."""

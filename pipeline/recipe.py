@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["CALIBRATED", "Recipe", "settled"]
+__all__ = ["CALIBRATED", "Recipe"]
 
 CALIBRATED = "calibrated"
 """Folder of the output that holds the network a run was calibrated with."""
@@ -24,7 +23,7 @@ class Recipe:
         halo: context on every side of the core, pixels.
         block: side of a block, pixels; a multiple of ``core``.
         stitch: ``crop``, ``linear`` or ``gaussian``.
-        batch: tiles a forward pass; edge batches are padded to it on a GPU.
+        batch: tiles a forward pass, at most.
         threads: compute threads an actor.
         calibrated: hash of the network that was calibrated for the run; empty: none was.
         place: folder that holds it, which changes no number.
@@ -47,21 +46,11 @@ class Recipe:
         """Side of what a tile reads, pixels."""
         return self.core + 2 * self.halo
 
+    @property
+    def io_threads(self) -> tuple[int, int]:
+        """Blocks that an actor reads, and writes, at a time: a GPU outruns one reader."""
+        return (3, 2) if self.device == "cuda" else (1, 1)
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as run.json holds it: without the place, and without what was not calibrated."""
         return {name: value for name, value in asdict(self).items() if name != "place" and (value or name != "calibrated")}
-
-
-def settled(parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what was chosen in place of each ``auto`` of ``tiling`` and ``compute``: whether it was asked for or chosen is all the same.
-
-    Example:
-        >>> settled({"model": "auto", "tiling": {"core": "auto", "halo": 64}}, {"core": 1024, "halo": 32})
-        {'model': 'auto', 'tiling': {'core': 1024, 'halo': 64}}
-    """
-    return {
-        name: {key: recipe.get(key, value) if value == "auto" else value for key, value in part.items()}
-        if name in {"tiling", "compute"}
-        else part
-        for name, part in parts.items()
-    }

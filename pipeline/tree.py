@@ -15,7 +15,7 @@ from pipeline.paths import is_remote
 from pipeline.plugins import available
 from pipeline.yaml_lines import Places
 
-__all__ = ["DEFAULTS", "ClassList", "ClassSpec", "Compute", "Config", "Tiling", "parse_bytes"]
+__all__ = ["DEFAULTS", "ClassList", "ClassSpec", "Compute", "Config", "Tiling", "parse_bytes", "settled"]
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
@@ -258,3 +258,18 @@ class Config(_Tree):
         """Return this config, knowing where its keys were written."""
         self._places = places
         return self
+
+
+def settled(parts: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what was chosen in place of each ``auto`` of ``tiling`` and ``compute``: whether it was asked for or chosen is all the same.
+
+    Example:
+        >>> settled({"model": "auto", "tiling": {"core": "auto", "halo": 64}}, {"core": 1024, "halo": 32})
+        {'model': 'auto', 'tiling': {'core': 1024, 'halo': 64}}
+    """
+    return {
+        name: {key: recipe.get(key, value) if value == "auto" else value for key, value in part.items()}
+        if name in {"tiling", "compute"}
+        else part
+        for name, part in parts.items()
+    }

@@ -35,7 +35,7 @@ CORE, EAGER, MOST = (1024, 16), (768, 12), 1536  # least pixels, and times the h
 STEP = 32  # a core that is balanced to an image is a multiple of
 BLOCK = 2048
 HALO = 64  # where the field is not finite, or larger than what is measured
-GPU_BATCH = 8
+GPU_BATCH, GPU_BLOCK = 4, 4096
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,10 @@ def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[in
             cores = -(-tiling.block // core)
             core = ceil_to(-(-tiling.block // cores), stride)
             return core, _said("block", tiling.block, cores * core, core, notes)
-        return core, max(1, round(BLOCK / core)) * core
+        return core, max(1, round((GPU_BLOCK if recipe.device == "cuda" else BLOCK) / core)) * core
     core = _said("core", tiling.core, ceil_to(tiling.core, stride), stride, notes)
     if tiling.block == "auto":
-        return core, max(1, round(BLOCK / core)) * core
+        return core, max(1, round((GPU_BLOCK if recipe.device == "cuda" else BLOCK) / core)) * core
     return core, _said("block", tiling.block, ceil_to(tiling.block, core), core, notes)
 
 

@@ -19,14 +19,14 @@ from pipeline.job import Job
 from pipeline.ledger import Tally, latest, read_rows, tally
 from pipeline.plan import complete, make_job, plan_row, recount
 from pipeline.receipts import Receipt
-from pipeline.recipe import Recipe, settled
+from pipeline.recipe import Recipe
 from pipeline.report.files import write_report
 from pipeline.report.ledger import report_of
 from pipeline.report.table import print_table
 from pipeline.schedule import Stage
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
-from pipeline.tree import Config
+from pipeline.tree import Config, settled
 from pipeline.tune import Choice, choose, keep, measure, measure_backends, measure_file
 from workflows.catalog import parse
 

@@ -53,7 +53,7 @@ class Torch(Backend):
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu, auto", "See `gigaseg doctor`."))
         # TF32 would make fp32 a name only; benchmarking could pick another kernel in another process.
-        exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32")
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32")
         with torch_threads(recipe.threads), exact:
             yield _predictor(network, recipe, normalize)
 
@@ -62,7 +62,6 @@ class _Predictor(ABC):
     """A loaded network.
 
     Attributes:
-        full: the size that every batch is filled up to; None: none is.
         batch: the largest batch that has fitted into memory so far; None: any.
         notes: says when it shrank.
     """
@@ -77,7 +76,6 @@ class _Predictor(ABC):
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
         self.network = network.to(torch.device(recipe.device), self.dtype).to(memory_format=torch.channels_last)
         self.normalize = normalize
-        self.full: int | None = None
         self.batch: int | None = None
         self.notes: list[str] = []
 
@@ -86,32 +84,32 @@ class _Predictor(ABC):
         import torch
 
         while True:
-            step = self.batch or self.full or len(pixels_BCYX)
+            step = self.batch or len(pixels_BCYX)
             starts = range(0, len(pixels_BCYX), step)
             try:
-                parts = [self._forward(pixels_BCYX[start : start + step], fits[start : start + step], step) for start in starts]
+                parts = [self._forward(pixels_BCYX[start : start + step], fits[start : start + step]) for start in starts]
             except torch.OutOfMemoryError:
                 if step == 1:
                     raise
             else:
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
             # Outside the handler: the exception holds on to the very tensors that must go.
-            self.batch = (step if self.full else min(step, len(pixels_BCYX))) // 2
+            self.batch = min(step, len(pixels_BCYX)) // 2
             self.notes.append(f"batch {step} did not fit into device memory; {self.batch} from here on")
             torch.cuda.empty_cache()
 
-    def _forward(self, pixels_BCYX: Any, fits: Sequence[Fit], step: int) -> torch.Tensor:
+    def _forward(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
         import torch
 
         numbers = constants(self.normalize, fits, pixels_BCYX.shape[1])
         # no_grad, not inference_mode: whoever gets the logits may change them in place.
         with torch.no_grad():
-            logits_BKYX: torch.Tensor = self.network(self.prepare(pixels_BCYX, numbers, step).to(self.dtype))[: len(fits)]
+            logits_BKYX: torch.Tensor = self.network(self.prepare(pixels_BCYX, numbers).to(self.dtype))
             return torch.cat([torch.zeros_like(logits_BKYX), logits_BKYX], 1) if logits_BKYX.shape[1] == 1 else logits_BKYX
 
     @abstractmethod
-    def prepare(self, pixels_BCYX: Any, numbers: Numbers | None, step: int) -> torch.Tensor:
-        """Convert to float32, channels last, and normalise; ``step`` is the size of the batch that the network gets."""
+    def prepare(self, pixels_BCYX: Any, numbers: Numbers | None) -> torch.Tensor:
+        """Convert to float32, channels last, and normalise."""
 
 
 class _HostPredictor(_Predictor):
@@ -140,11 +138,10 @@ class _HostPredictor(_Predictor):
                 argmax(band_KYX, classes_YX[rows])
         return classes_BYX
 
-    def prepare(self, pixels_BCYX: NDArray[Any], numbers: Numbers | None, step: int) -> torch.Tensor:
+    def prepare(self, pixels_BCYX: NDArray[Any], numbers: Numbers | None) -> torch.Tensor:
         """With numpy: five times faster than torch on interleaved pixels."""
         import torch
 
-        del step
         batch, channels, height, width = pixels_BCYX.shape
         values_BYXC = np.empty((batch, height, width, channels), np.float32)
         for channel in range(channels) if pixels_BCYX.strides[3] == pixels_BCYX.itemsize else (slice(None),):
@@ -184,8 +181,6 @@ class _DevicePredictor(_Predictor):
 
         super().__init__(network, recipe, normalize)
         self.place = Device(recipe.device)
-        # Batches of one size, whatever is left of a block: what a tile gives must not depend on its company.
-        self.full = _full_batch(recipe)
 
     def __call__(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
         """Return logits (B, K, Y, X), float32, for pixels of numpy's or of the place; nothing waits for them."""
@@ -194,16 +189,14 @@ class _DevicePredictor(_Predictor):
         there_BCYX = self.place.put(pixels_BCYX) if isinstance(pixels_BCYX, np.ndarray) else pixels_BCYX
         return self.run(there_BCYX, fits).to(torch.float32)
 
-    def prepare(self, pixels_BCYX: torch.Tensor, numbers: Numbers | None, step: int) -> torch.Tensor:
-        """On the device; a batch of less than ``step`` tiles gets black ones."""
+    def prepare(self, pixels_BCYX: torch.Tensor, numbers: Numbers | None) -> torch.Tensor:
+        """On the device."""
         import torch
 
-        batch, *sides = pixels_BCYX.shape
-        x_BCYX = torch.empty((step, *sides), device=self.place.device, memory_format=torch.channels_last).zero_()
-        x_BCYX[:batch].copy_(pixels_BCYX)
+        x_BCYX = pixels_BCYX.to(torch.float32, memory_format=torch.channels_last, copy=True)
         if numbers is not None:
             mean_BC, std_BC = (self.place.send(one)[:, :, None, None] for one in numbers)
-            x_BCYX[:batch].sub_(mean_BC).div_(std_BC)
+            x_BCYX.sub_(mean_BC).div_(std_BC)
         return x_BCYX
 
 
@@ -212,12 +205,6 @@ def _predictor(network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] 
     if recipe.device == "cpu":
         return _HostPredictor(network, recipe, normalize)
     return _DevicePredictor(network, recipe, normalize)
-
-
-def _full_batch(recipe: Recipe) -> int:
-    """The recipe's batch, or as many tiles as a block asks for."""
-    ring = 0 if recipe.stitch == "crop" else -(-recipe.halo // recipe.core)
-    return min(recipe.batch, (recipe.block // recipe.core + 2 * ring) ** 2)
 
 
 def bf16_supported(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

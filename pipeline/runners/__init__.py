@@ -14,7 +14,7 @@ from pipeline.tree import Compute
 
 __all__ = ["Runner", "Work", "failure"]
 
-LEASE_PIXELS = 2**24  # four blocks of 2048^2: enough that an actor never waits for the driver, little to do again when it dies
+LEASE_PIXELS = 2**24  # enough that an actor never waits for the driver, little to do again when it dies
 LEASE_BLOCKS = 64
 
 
@@ -41,6 +41,12 @@ class Work:
     log: Callable[[str], None]
     arm: Callable[[], None] = lambda: None
     check: Callable[[Receipt], Receipt] = lambda receipt: receipt
+
+    @property
+    def lease_pixels(self) -> int:
+        """Pixels that an actor is given to work on: a few blocks more than it reads, computes and writes at a time."""
+        recipe = self.job.recipe
+        return max(LEASE_PIXELS, (sum(recipe.io_threads) + 2) * recipe.block**2)
 
     def settle(self, block: Block, receipt: Receipt) -> None:
         """Book what came back for a block, or try it again while it may yet succeed."""

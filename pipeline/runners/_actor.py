@@ -32,7 +32,7 @@ class Actor:
 
         with open_bench(self.job) as bench:
             yield ray.get_runtime_context().get_node_id()
-            yield from process(self._next, phases_of(bench))
+            yield from process(self._next, phases_of(bench), *self.job.recipe.io_threads)
 
     def feed(self, blocks: Sequence[Block]) -> None:
         """Take more blocks; they are worked through in order."""

@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import GigasegError
 from pipeline.receipts import Block
-from pipeline.runners import LEASE_BLOCKS, LEASE_PIXELS, Work, failure
+from pipeline.runners import LEASE_BLOCKS, Work, failure
 from pipeline.runners._actor import Actor
 from pipeline.runners._cluster import Cluster, join
 
@@ -118,7 +118,7 @@ class _Pool:
             self.hands.append(_Hand(next(self.numbers), actor, actor.receipts.remote()))
 
     def _feed_all(self) -> None:
-        schedule = self.work.schedule
+        schedule, pixels = self.work.schedule, self.work.lease_pixels
         able = [hand for hand in self.hands if hand.ready]
         for hand in able:
             if hand.alone:
@@ -128,9 +128,9 @@ class _Pool:
                 if not hand.held and (block := schedule.suspect()):
                     hand.alone = True
                     self._feed(hand, [block])
-            elif hand.pixels < LEASE_PIXELS / 2 and len(hand.held) < LEASE_BLOCKS / 2:
+            elif hand.pixels < pixels / 2 and len(hand.held) < LEASE_BLOCKS / 2:
                 share = max(1, schedule.num_ready // (2 * len(able)))
-                self._feed(hand, schedule.lease(LEASE_PIXELS - hand.pixels, min(LEASE_BLOCKS - len(hand.held), share)))
+                self._feed(hand, schedule.lease(pixels - hand.pixels, min(LEASE_BLOCKS - len(hand.held), share)))
 
     def _feed(self, hand: _Hand, blocks: Sequence[Block]) -> None:
         if not blocks:

