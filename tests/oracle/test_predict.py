@@ -205,13 +205,26 @@ def test_pixels_of_any_type_and_layout_arrive_as_they_are():
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """Networks run as on a GPU, on torch's CPU."""
+    """Networks run as on a GPU, on torch's CPU, and blocks are read and written by as many threads."""
     from pipeline.backends import torch as backend
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield lambda: monkeypatch.setattr(backend, "_predictor", backend._DevicePredictor)
+
+    def switch():
+        monkeypatch.setattr(backend, "_predictor", backend._DevicePredictor)
+        monkeypatch.setattr(Recipe, "io_threads", Recipe(device="cuda").io_threads)
+
+    yield switch
     torch.set_num_threads(before)
+
+
+def test_the_fastest_kernels_are_on(networks):
+    """Inside a network's context cuDNN is enabled: asking it for fixed kernels must not switch it off."""
+    model = build("models", networks["same"])
+    with model.open(Recipe(backend="torch"), None):
+        assert torch.backends.cudnn.enabled
+        assert torch.backends.cudnn.deterministic
 
 
 @pytest.mark.parametrize("stitch", ["crop", "gaussian"])
