@@ -41,13 +41,12 @@ def measure(found: Survey) -> HaloError | None:
 
 def measure_file(found: Survey) -> None:
     """Measure stride and field of a network that does not say them; the answer is kept for later runs."""
-    model = found.model
-    if not isinstance(model, TorchModel) or model.unmeasured is None or not found.images:
-        return
-    from pipeline.probe import probe, remember
+    for model in found.model.constituents if found.images else ():
+        if isinstance(model, TorchModel) and (file := model.unmeasured) is not None:
+            from pipeline.probe import probe, remember
 
-    channels = model.num_channels or max(image.header.channels for image in found.images)
-    remember(model.unmeasured, probe(model.load(), channels, model.fixed_size))
+            channels = model.num_channels or max(image.header.channels for image in found.images)
+            remember(file, probe(model.load(), channels, model.fixed_size))
 
 
 def _measured_halo(found: Survey, model: Model, field: int, wanted: int) -> HaloError | None:

@@ -103,7 +103,7 @@ def choose(
     """
     config, model = with_fixed_tile(found.config, found.model, HALO), found.model
     notes: list[str] = []
-    if isinstance(model, TorchModel) and model.unmeasured:
+    if any(isinstance(part, TorchModel) and part.unmeasured for part in model.constituents):
         notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
     recipe = _start(found, has_gpu)
     if outcome:

@@ -122,6 +122,11 @@ class Model(Plugin):
         """Pixel size that the model was trained at: micrometres, metres for maps; None: not known."""
         return None
 
+    @property
+    def constituents(self) -> Sequence[Model]:
+        """The models that run: itself, or those whose scores it joins."""
+        return (self,)
+
     def files(self) -> Sequence[Path]:
         """Files that the model is made of; they are hashed into the block key and must exist."""
         return ()

@@ -69,6 +69,11 @@ class Ensemble(Model):
         return [build("models", spec, f"members.{index}") for index, spec in enumerate(self.members)]
 
     @property
+    def constituents(self) -> Sequence[Model]:
+        """All members'."""
+        return [part for model in self.models for part in model.constituents]
+
+    @property
     def num_classes(self) -> int:
         """As the members'."""
         return self.models[0].num_classes

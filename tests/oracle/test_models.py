@@ -22,7 +22,7 @@ from pipeline.probe import probe_field
 from pipeline.recipe import Recipe
 from pipeline.survey import survey
 from pipeline.tune import choose, measure_file
-from tests.conftest import engine_yaml, save_tiff
+from tests.conftest import UNET, engine_yaml, save_tiff
 
 
 @pytest.fixture(autouse=True)
@@ -314,7 +314,7 @@ def test_saved_weights_are_plain_safetensors(saved):
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
-    """Stride and field of an architecture that does not say them are measured for its bundle, as for itself, once a file."""
+    """Stride and field of an architecture that does not say them are measured for its bundle, alone or in an ensemble, once a file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options = {"encoder_depth": 2, "decoder_channels": [8, 4]}
     spec = {"name": "smp", "architecture": "Unet", "encoder": "resnet18", "channels": 3, "classes": 2, "options": options}
@@ -322,8 +322,10 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
         tmp_path / "mine", build("models", spec).load(), architecture=spec, classes=CLASSES[:2], channels=3, merge_channels=merged
     )
     save_tiff(tmp_path / "a.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb")
-    found = survey(load_config(engine_yaml(tmp_path, model={"name": "bundle", "path": f"{folder}{os.sep}"}, normalize=None)))
-    assert (found.model.field, found.model.unmeasured) == (None, folder / "weights.safetensors")
+    bundle = {"name": "bundle", "path": f"{folder}{os.sep}"}
+    model = {"name": "ensemble", "members": [{**UNET, "channels": 3, "classes": 2}, bundle]} if merged else bundle
+    found = survey(load_config(engine_yaml(tmp_path, model=model, normalize=None)))
+    assert (found.model.field, found.model.constituents[-1].unmeasured) == (None, folder / "weights.safetensors")
     assert any("measured when the run begins" in note for note in choose(found, lambda: False).notes)
     measure_file(found)
     alone = build("models", {**spec, "weights": folder / "weights.safetensors"})
