@@ -48,8 +48,8 @@ class Recipe:
 
     @property
     def io_threads(self) -> tuple[int, int]:
-        """Blocks that an actor reads, and writes, at a time: a GPU outruns one reader."""
-        return (3, 2) if self.device == "cuda" else (1, 1)
+        """Blocks that an actor reads, and writes, at a time: a GPU outruns one reader, and a writer waits for it before it writes."""
+        return (4, 4) if self.device == "cuda" else (1, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as run.json holds it: without the place, and without what was not calibrated."""
