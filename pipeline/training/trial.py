@@ -36,6 +36,8 @@ class Trial:
 def try_steps(plan: TrainPlan, workers: int, team: Team) -> Trial:
     """Take a few steps with the share of a batch that one of so many workers has; the first is not counted if there is time for others.
 
+    A step that would take long is not taken: two of its crops tell enough.
+
     Args:
         plan: scanned.
         workers: that share each batch.
@@ -47,18 +49,33 @@ def try_steps(plan: TrainPlan, workers: int, team: Team) -> Trial:
     torch.set_num_threads(team.threads)
     shelf = Shelf(plan.config.compute.memory_bytes // team.loaders)
     try:
-        learner = Learner(plan, replace(team, rank=0, size=1))
-        with closing(Crops(plan, shelf).batches(0, 0, workers, team.loaders)) as batches:
+        learner, crops = Learner(plan, replace(team, rank=0, size=1)), Crops(plan, shelf)
+        share = -(-plan.config.batch // workers)
+        slow = _two_crops(learner, crops, share)
+        if slow.seconds > SECONDS:
+            return slow
+        with closing(crops.batches(0, 0, workers, team.loaders)) as batches:
             seconds = [_seconds(learner, batches, 0)]
             while len(seconds) <= STEPS and sum(seconds) < SECONDS:
                 seconds.append(_seconds(learner, batches, len(seconds)))
     finally:
         shelf.close()
         torch.set_num_threads(before)
-    return Trial(mean(seconds[1:] or seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Trial(mean(seconds[1:] or seconds), _peak_bytes())
+
+
+def _two_crops(learner: Learner, crops: Crops, share: int) -> Trial:
+    """What a worker's share costs if each crop costs what one of two does: batch norms need two where all pixels become one."""
+    base, few = _peak_bytes(), min(2, share)
+    seconds = _seconds(learner, iter([crops.stacked(range(few))]), 0)
+    return Trial(seconds * share / few, base + (_peak_bytes() - base) * share // few)
 
 
 def _seconds(learner: Learner, batches: Iterator[Batch], step: int) -> float:
     start = time.monotonic()
     learner.learn(next(batches), 0.0, step)
     return time.monotonic() - start
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

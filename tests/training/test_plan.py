@@ -21,6 +21,7 @@ from pipeline.training.pace import make_optimizer, rate_at
 from pipeline.training.plan import make_plan
 from pipeline.training.scan import scan
 from pipeline.training.targets import with_border
+from pipeline.training.team import Team
 from tests.training.scene import discs, train_yaml, write_scene
 
 OFF = {"flips": False, "turns": False, "scale": [1, 1], "brightness": 0.0, "contrast": 0.0, "color": 0.0, "noise": 0.0}
@@ -187,6 +188,29 @@ def test_processes_load_what_a_thread_loads(mine):
         path.write_bytes(path.read_bytes()[:100])
     with closing(Crops(crops.plan, Shelf(2**28)).batches(0, 0, 1, 2)) as processes, pytest.raises(GigasegError, match="images"):
         next(processes)
+
+
+def test_a_step_that_takes_long_is_not_taken(mine, monkeypatch):
+    """Two crops tell what a slow step of six would cost, three times as much; a quick one is taken, and more than once."""
+    from pipeline.training import trial
+
+    seen, learn = [], trial.Learner.learn
+
+    def watched(self, batch, rate, step):
+        seen.append(len(batch.where))
+        return learn(self, batch, rate, step)
+
+    monkeypatch.setattr(trial.Learner, "learn", watched)
+    plan = planned(mine, batch=6)
+    quick = trial.try_steps(plan, 1, Team())
+    assert seen == [2, 6, 6, 6, 6]
+    monkeypatch.setattr(trial, "SECONDS", 0)
+    monkeypatch.setattr(trial, "_seconds", lambda learner, batches, step: watched(learner, next(batches), 0.0, step) and 7.0)
+    seen.clear()
+    slow = trial.try_steps(plan, 1, Team())
+    assert (seen, slow.seconds) == ([2], 21.0)
+    assert quick.seconds < 7
+    assert slow.peak_bytes >= quick.peak_bytes
 
 
 def test_classes_can_be_balanced(mine):
