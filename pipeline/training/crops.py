@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -176,15 +177,17 @@ class Crops:
     def _by_processes(self, shares: Iterator[list[int]], loaders: int) -> Generator[Batch]:
         from torch.utils.data import DataLoader
 
-        # A fork of this process would inherit locks that its other threads hold at that moment.
-        processes: DataLoader[Any] = DataLoader(
-            _Dataset(self),  # type: ignore[arg-type]  # what is asked of a dataset is __getitems__ alone
-            batch_sampler=shares,
-            collate_fn=_as_it_is,
-            num_workers=loaders,
-            worker_init_fn=_stand_by,
-            multiprocessing_context="forkserver",
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # as many as are asked for
+            processes: DataLoader[Any] = DataLoader(
+                _Dataset(self),  # type: ignore[arg-type]  # what is asked of a dataset is __getitems__ alone
+                batch_sampler=shares,
+                collate_fn=_as_it_is,
+                num_workers=loaders,
+                worker_init_fn=_stand_by,
+                # A fork of this process would inherit locks that its other threads hold at that moment.
+                multiprocessing_context="forkserver",
+            )
         for batch in processes:
             if isinstance(batch, GigasegError):
                 raise batch
