@@ -188,7 +188,8 @@ class Crops:
                 # A fork of this process would inherit locks that its other threads hold at that moment.
                 multiprocessing_context="forkserver",
             )
-        for batch in processes:
+            batches = iter(processes)
+        for batch in batches:
             if isinstance(batch, GigasegError):
                 raise batch
             yield batch
