@@ -29,8 +29,7 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
         sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
         height, width = (min(side, recipe.block) for side in sides)
         depth = header.channels * np.dtype(header.dtype).itemsize
-        # Blending reads the whole tiles around the block.
-        ring = 0 if recipe.stitch == "crop" else ceil_to(recipe.halo, recipe.core)
+        ring = _ring(found, recipe)
         read = math.prod(min(side, recipe.block + 2 * ring) + 2 * recipe.halo for side in sides) * depth
         truth = height * width * 6 if image.truth else 0
         mask = height * width * (1 if len(found.classes) <= 255 else 2)
@@ -44,6 +43,14 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
         masks = 2 * (writers + 1) * mask
         worst = max(worst, (readers + 1) * (read + truth) + read + masks + blend + probs + network + readers * header.whole_bytes)
     return worst
+
+
+def _ring(found: Survey, recipe: Recipe) -> int:
+    """Pixels around a block, its halo apart, that blending reads: whole tiles, or what the block's part of them depends on."""
+    whole, model = ceil_to(recipe.halo, recipe.core), found.model
+    if recipe.stitch == "crop":
+        return 0
+    return whole if model.field is None or model.fixed_size else min(whole, ceil_to(model.field, model.stride))
 
 
 def print_bytes(size: int, *, up: bool = False) -> str:

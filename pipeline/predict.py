@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -22,14 +22,14 @@ from pipeline.blend import Blend
 from pipeline.confusion import Counts
 from pipeline.errors import BlockError, InputError
 from pipeline.export import write_mask, write_probs
-from pipeline.geometry import Box
+from pipeline.geometry import Box, ceil_to
 from pipeline.grid import Tile
 from pipeline.job import Bench, Job, read_reflected, valid_pixels
 from pipeline.place import Fetched, Host, Place
 from pipeline.process import Watch
 from pipeline.receipts import Block
 
-__all__ = ["Predict", "digest", "read_truth"]
+__all__ = ["Predict", "digest", "needed", "read_truth"]
 
 
 def digest(pixels: NDArray[Any]) -> str:
@@ -83,8 +83,9 @@ class Predict:
 
     def load(self, block: Block, watch: Watch) -> _Pixels:
         """Read the outer of the whole block in one go, and its truth; send them to where they are computed with."""
-        tiles = self._tiles(block)
-        region = Box(tiles[0].outer.y0, tiles[0].outer.x0, max(t.outer.y1 for t in tiles), max(t.outer.x1 for t in tiles))
+        sides = zip(*(astuple(given) for _, given in self._tiles(block)), strict=True)
+        y0, x0, y1, x1 = (pick(ends) for pick, ends in zip((min, min, max, max), sides, strict=True))
+        region = Box(y0, x0, y1, x1)
         raster = self.bench.raster(block.image.path, block.image.reader)
         pixels_CYX = read_reflected(raster, region, block.plane)
         valid_YX = valid_pixels(pixels_CYX, block.image.header)
@@ -103,13 +104,14 @@ class Predict:
         result = _Result(block, loaded, job, place, probs=self._probs)
         blend = Blend(block.box, job.grid(block.image), job.recipe.stitch, place) if self._blends else None
         agreement = Agreement(block.box, place)
-        for tile, outputs in self._predict(block, loaded):
-            seen = tile.outer.grow((outputs.shape[-2] - tile.outer.shape[0]) // 2)  # valid padding takes the same off every side
+        for tile, given, outputs in self._predict(block, loaded):
+            margin = (outputs.shape[-2] - given.shape[0]) // 2  # valid padding takes the same off every side
+            seen = tile.outer.grow(margin)
             shared = seen.meet(block.box)
             if shared is None:
                 continue
             with watch("stitch"):
-                scores = place.take(outputs[(..., *shared.within(seen).slices)])
+                scores = place.take(outputs[(..., *shared.within(given.grow(margin)).slices)])
                 is_inside = block.box.contains(tile.core)
                 classes_YX: Any = result.classes(scores) if is_inside else None
                 cells = blend.add(tile, seen, shared, scores) if blend else _core(tile, shared, scores)
@@ -152,32 +154,65 @@ class Predict:
     def _probs(self) -> bool:
         return any(getattr(writer, "probs", False) for writer in self.bench.job.writers)
 
-    def _tiles(self, block: Block) -> list[Tile]:
-        grid = self.bench.job.grid(block.image)
-        return list(grid.ring(block.box) if self._blends else grid.tiles(block.box))
+    def _tiles(self, block: Block) -> list[tuple[Tile, Box]]:
+        """The tiles of a block, and what the network is given of each: of a neighbour's tile, no more than the block's part depends on."""
+        job, grid = self.bench.job, self.bench.job.grid(block.image)
+        if not self._blends:
+            return [(tile, tile.outer) for tile in grid.tiles(block.box)]
+        model = None if job.full else job.model
+        if model is None or model.field is None:
+            return [(tile, tile.outer) for tile in grid.ring(block.box)]
+        cuts = ((tile, needed(tile.outer, block.box, model.field, model.margin, job.stride)) for tile in grid.ring(block.box))
+        return [(tile, given) for tile, given in cuts if given is not None]
 
     def _needs_scores(self, loaded: _Pixels) -> bool:
         """Cross-entropy, probabilities and blending do; a mask and the counts of it are made of classes."""
         return loaded.truth_YX is not None or self._blends or self._probs
 
-    def _predict(self, block: Block, loaded: _Pixels) -> Iterator[tuple[Tile, Any]]:
-        """Run the network over tiles of equal size together."""
+    def _predict(self, block: Block, loaded: _Pixels) -> Iterator[tuple[Tile, Box, Any]]:
+        """Run the network over tiles of equal size together; with each comes what was given of it."""
         assert self.bench.predict is not None
         batch, tiles = self.bench.job.recipe.batch, self._tiles(block)
         if not self._blends:
-            tiles.sort(key=lambda tile: tile.outer.shape)  # sums of tiles are made row by row; without sums, batches may be full
-        for _, same in groupby(tiles, key=lambda tile: tile.outer.shape):
+            tiles.sort(key=lambda cut: cut[1].shape)  # sums of tiles are made row by row; without sums, batches may be full
+        for _, same in groupby(tiles, key=lambda cut: cut[1].shape):
             alike = list(same)
             for first in range(0, len(alike), batch):
                 some = alike[first : first + batch]
-                views = [loaded.pixels_CYX[(slice(None), *tile.outer.within(loaded.region).slices)] for tile in some]
+                views = [loaded.pixels_CYX[(slice(None), *given.within(loaded.region).slices)] for _, given in some]
                 predict = self.bench.predict
                 if not self._needs_scores(loaded):
                     predict = getattr(predict, "classes", predict)  # some backends have them cheaper than logits
-                yield from zip(some, predict(self._place.stack(views), [block.fit] * len(some)), strict=True)
+                found = predict(self._place.stack(views), [block.fit] * len(some))
+                yield from ((tile, given, outputs) for (tile, given), outputs in zip(some, found, strict=True))
 
 
 _HOST = Host()
+
+
+def needed(outer: Box, part: Box, field: int, margin: int, stride: int) -> Box | None:
+    """What of a tile its outputs in a part of the image depend on, cut where the stride allows.
+
+    Args:
+        outer: what the network sees of the tile; its sides are multiples of the stride.
+        part: pixels whose outputs are wanted.
+        field: the network's field radius, pixels.
+        margin: what valid padding takes off every side, pixels.
+        stride: the network's total stride, pixels.
+
+    Returns:
+        None where the tile gives no outputs in the part.
+
+    Example:
+        >>> needed(Box(-64, -64, 1088, 1088), Box(1024, 0, 2048, 1024), 100, 0, 32)
+        Box(y0=896, x0=-64, y1=1088, x1=1088)
+    """
+    shared = outer.grow(-margin).meet(part)
+    if shared is None:
+        return None
+    near = shared.grow(max(field, margin))
+    y0, x0 = (at // stride * stride for at in (near.y0, near.x0))
+    return Box(y0, x0, ceil_to(near.y1, stride), ceil_to(near.x1, stride)).meet(outer)
 
 
 def _core(tile: Tile, shared: Box, scores: Any) -> Iterator[tuple[Box, Any, bool]]:

@@ -35,7 +35,8 @@ CORE, EAGER, MOST = (1024, 16), (768, 12), 1536  # least pixels, and times the h
 STEP = 32  # a core that is balanced to an image is a multiple of
 BLOCK = 2048
 HALO = 64  # where the field is not finite, or larger than what is measured
-GPU_BATCH, GPU_BLOCK = 4, 4096
+GPU_BATCH = 4
+LARGE, MANY = 4096, 16  # side of a large block; how many an image must have to be cut into large ones
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,17 @@ def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[in
             cores = -(-tiling.block // core)
             core = ceil_to(-(-tiling.block // cores), stride)
             return core, _said("block", tiling.block, cores * core, core, notes)
-        return core, max(1, round((GPU_BLOCK if recipe.device == "cuda" else BLOCK) / core)) * core
+        return core, max(1, round(_usual_block(found, recipe) / core)) * core
     core = _said("core", tiling.core, ceil_to(tiling.core, stride), stride, notes)
     if tiling.block == "auto":
-        return core, max(1, round((GPU_BLOCK if recipe.device == "cuda" else BLOCK) / core)) * core
+        return core, max(1, round(_usual_block(found, recipe) / core)) * core
     return core, _said("block", tiling.block, ceil_to(tiling.block, core), core, notes)
+
+
+def _usual_block(found: Survey, recipe: Recipe) -> int:
+    """Larger for a GPU; and to blend, which computes what surrounds a block again, where there are enough of them for all actors."""
+    blends_many = found.config.tiling.stitch != "crop" and found.pixels >= MANY * LARGE**2
+    return LARGE if recipe.device == "cuda" or blends_many else BLOCK
 
 
 def _usual_core(found: Survey, recipe: Recipe) -> int:

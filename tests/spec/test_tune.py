@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -148,13 +149,26 @@ def test_what_does_not_fit_is_refused_with_values_that_do(tuned, tiling, memory)
 
 
 def test_blending_reads_more_and_says_so(tuned):
-    """The ring of tiles around a block counts in the projection."""
+    """What is read around a block counts in the projection: as far as the network's field reaches, or whole tiles where it has none."""
     tiling = {"core": 512, "halo": 64, "block": 1024}
-    crop, _ = tuned((5000, 4000), tiling=tiling)
+    crop, found = tuned((5000, 4000), tiling=tiling)
     linear, _ = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
-    ring = (1024 + 2 * 512 + 2 * 64) ** 2 - (1024 + 2 * 64) ** 2
+    assert found.model.field is not None
+    around = 2 * ceil_to(found.model.field, found.model.stride) + 2 * 64
+    ring = (1024 + around) ** 2 - (1024 + 2 * 64) ** 2
     sums = 2 * 64 * (1024 + 2 * (512 + 2 * 64)) * 3 * 4  # of what neighbours share
     assert linear.memory_bytes - crop.memory_bytes == 3 * ring + sums
+
+
+def test_blending_takes_larger_blocks_where_there_are_enough_of_them(tuned):
+    """Around a block everything is computed again: an image of many blocks is cut into larger ones to blend, and not to crop."""
+    small, found = tuned(tiling={**AUTO, "stitch": "linear"})
+    assert small.recipe.block <= 2048 + small.recipe.core
+    header = replace(found.images[0].header, shape=(20_000, 20_000))
+    large = replace(found, images=[replace(found.images[0], header=header)])
+    assert choose(large, lambda: False).recipe.block > 3000
+    cropped = large.config.model_copy(update={"tiling": large.config.tiling.model_copy(update={"stitch": "crop"})})
+    assert choose(replace(large, config=cropped), lambda: False).recipe.block <= 3000
 
 
 def test_combinations_that_cannot_work_are_refused(tuned):
