@@ -195,8 +195,9 @@ def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[in
 
 def _usual_block(found: Survey, recipe: Recipe) -> int:
     """Larger for a GPU; and to blend, which computes what surrounds a block again, where there are enough of them for all actors."""
-    blends_many = found.config.tiling.stitch != "crop" and found.pixels >= MANY * LARGE**2
-    return LARGE if recipe.device == "cuda" or blends_many else BLOCK
+    compute, blends = found.config.compute, found.config.tiling.stitch != "crop"
+    is_enough = compute.runner == "serial" or compute.actors == 1 or found.pixels >= MANY * LARGE**2
+    return LARGE if recipe.device == "cuda" or (blends and is_enough) else BLOCK
 
 
 def _usual_core(found: Survey, recipe: Recipe) -> int:

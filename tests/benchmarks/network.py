@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 from scipy.ndimage import gaussian_filter
 
 from pipeline.models import Network
@@ -28,6 +29,13 @@ class ResNet18UNet(Network):
 
         model: {name: tests.benchmarks.network}
     """
+
+    radius: int | None = Field(default=None, description="field radius, pixels: 305 as probed for the built-in weights")
+
+    @property
+    def field(self) -> int | None:
+        """As given."""
+        return self.radius
 
     @property
     def num_classes(self) -> int:

@@ -162,8 +162,10 @@ def test_blending_reads_more_and_says_so(tuned):
 
 def test_blending_takes_larger_blocks_where_there_are_enough_of_them(tuned):
     """Around a block everything is computed again: an image of many blocks is cut into larger ones to blend, and not to crop."""
-    small, found = tuned(tiling={**AUTO, "stitch": "linear"})
-    assert small.recipe.block <= 2048 + small.recipe.core
+    small, found = tuned((4500, 4500), tiling={**AUTO, "stitch": "linear"}, compute={"runner": "ray"})
+    assert small.recipe.block < 3000
+    alone, _ = tuned(tiling={**AUTO, "stitch": "linear"}, compute={"runner": "serial"})
+    assert alone.recipe.block > 3000
     header = replace(found.images[0].header, shape=(20_000, 20_000))
     large = replace(found, images=[replace(found.images[0], header=header)])
     assert choose(large, lambda: False).recipe.block > 3000
