@@ -36,6 +36,7 @@ STEP = 32  # a core that is balanced to an image is a multiple of
 BLOCK = 2048
 HALO = 64  # where the field is not finite, or larger than what is measured
 GPU_BATCH = 4
+WASTEFUL = 1.5  # times the pixels of a block that are computed for it, from which on the user is told
 LARGE, MANY = 4096, 16  # side of a large block; how many an image must have to be cut into large ones
 
 
@@ -116,6 +117,9 @@ def choose(
     recipe = replace(recipe, core=core, block=block, stitch=config.tiling.stitch)
     _check(found, recipe, problems)
     recipe, need = fit_memory(replace(found, config=config), recipe, notes)
+    if (times := _times_computed(found, recipe)) > WASTEFUL:
+        way_out = f"a larger tiling.block than {recipe.block} computes less"
+        notes.append(f"tiling.stitch: {recipe.stitch} computes up to {times:.1f} times what crop does, around each block; {way_out}")
     return Choice(recipe, tuple(notes), need, outcome)
 
 
@@ -216,6 +220,15 @@ def _usual_core(found: Survey, recipe: Recipe) -> int:
 
     even = [ceil_to(-(-side // round(side / usual)), ceil_to(STEP, stride)) for side in shape if side > usual]
     return min([usual, *even], key=computed)  # of equals the first
+
+
+def _times_computed(found: Survey, recipe: Recipe) -> float:
+    """What blending computes in a block with neighbours on all sides, against the block's own tiles."""
+    if recipe.stitch == "crop" or not any(min(image.header.shape) > recipe.block for image in found.images):
+        return 1.0
+    model = found.model
+    strip = recipe.outer if model.field is None or model.fixed_size else min(recipe.outer, recipe.halo + model.field)
+    return (1 + 2 * strip / (recipe.block // recipe.core * recipe.outer)) ** 2
 
 
 def _said(name: str, asked: int, given: int, step: int, notes: list[str]) -> int:

@@ -173,6 +173,19 @@ def test_blending_takes_larger_blocks_where_there_are_enough_of_them(tuned):
     assert choose(replace(large, config=cropped), lambda: False).recipe.block <= 3000
 
 
+def test_blending_in_small_blocks_is_told(tuned):
+    """Where each block's surroundings cost more than half of it again, the plan says so; not where they cost little, nor of one block."""
+    tiling = {"core": 96, "halo": 24, "block": 96, "stitch": "gaussian"}
+    choice, found = tuned((1300, 1300), tiling=tiling)
+    strip = 24 + found.model.field
+    times = (1 + 2 * strip / (96 + 48)) ** 2
+    assert any(
+        f"computes up to {times:.1f} times what crop does" in note and "larger tiling.block than 96" in note for note in choice.notes
+    )
+    for other in ({"block": 960}, {"core": 1344, "block": 1344}, {"stitch": "crop"}):
+        assert not any("times what crop does" in note for note in tuned(tiling={**tiling, **other})[0].notes)
+
+
 def test_combinations_that_cannot_work_are_refused(tuned):
     """Blending and probabilities need scores; every problem comes at once, with its way out."""
     with pytest.raises(InputError) as raised:
