@@ -134,13 +134,13 @@ class Bench:
 
     def __init__(self, job: Job, predict: Predict | None) -> None:
         self.job, self.predict = job, predict
-        self._open: dict[int, OrderedDict[tuple[str, str], tuple[Raster, ExitStack]]] = {}
+        self._open: dict[str, OrderedDict[tuple[str, str], tuple[Raster, ExitStack]]] = {}
         self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
         self._making = threading.Lock()
 
     def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
         """The image at a path, held open while it is in use; each reading thread has files of its own."""
-        mine = self._open.setdefault(threading.get_ident(), OrderedDict())
+        mine = self._open.setdefault(threading.current_thread().name, OrderedDict())
         key = (path, repr(sorted(reader.items())))
         if key not in mine:
             while len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES:

@@ -86,8 +86,8 @@ def process(feed: Feed, phases: dict[str, Phase], readers: int = 1, writers: int
         InputError: computing showed that the model does not fit the images.
     """
     line = _Line(phases, readers, writers)
-    for _ in range(readers):
-        threading.Thread(target=line.read_all, args=(feed,), daemon=True, name="read").start()
+    for number in range(readers):  # files are kept open by name
+        threading.Thread(target=line.read_all, args=(feed,), daemon=True, name=f"read {number}").start()
     for _ in range(writers):
         threading.Thread(target=line.write_all, daemon=True, name="write").start()
     try:

@@ -188,7 +188,11 @@ class Crops:
                 # A fork of this process would inherit locks that its other threads hold at that moment.
                 multiprocessing_context="forkserver",
             )
+            before = signal.getsignal(signal.SIGCHLD)
             batches = iter(processes)
+        if threading.current_thread() is threading.main_thread():
+            # Torch's handler would stay for good and hear of every child that this process ever has; lost loaders are missed without it.
+            signal.signal(signal.SIGCHLD, before)
         for batch in batches:
             if isinstance(batch, GigasegError):
                 raise batch

@@ -94,7 +94,7 @@ def test_reading_and_writing_have_threads_of_their_own():
     steps = Steps()
     list(process(feed_of(blocks(4)), {"predict": steps}))
     assert steps.threads["work"] == {threading.current_thread().name}
-    assert steps.threads["load"] == {"read"}
+    assert steps.threads["load"] == {"read 0"}
     assert steps.threads["save"] == {"write"}
 
 

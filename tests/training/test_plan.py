@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import signal
 from contextlib import closing
 
 import numpy as np
@@ -177,13 +178,15 @@ def test_workers_share_a_batch_and_steps_go_on(mine):
 
 
 def test_processes_load_what_a_thread_loads(mine):
-    """Two loading processes give the batches of one thread, in order; one that cannot read says which image, as a thread does."""
+    """Two loading processes give the batches of one thread, in order; one that cannot read says which image; no signal handler stays."""
+    handler = signal.getsignal(signal.SIGCHLD)
     crops = Crops(planned(mine, batch=3), Shelf(2**28))
     with closing(crops.batches(1, 0, 1, 1)) as thread, closing(crops.batches(1, 0, 1, 2)) as processes:
         for wanted, found in itertools.islice(zip(thread, processes, strict=True), 5):
             np.testing.assert_array_equal(found.pixels_BCYX, wanted.pixels_BCYX)
             np.testing.assert_array_equal(found.truth_BYX, wanted.truth_BYX)
             assert found.where == wanted.where
+    assert signal.getsignal(signal.SIGCHLD) == handler
     for path in (mine / "images").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     with closing(Crops(crops.plan, Shelf(2**28)).batches(0, 0, 1, 2)) as processes, pytest.raises(GigasegError, match="images"):
