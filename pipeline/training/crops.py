@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,7 @@ class Crops:
             processes: DataLoader[Any] = DataLoader(
                 _Dataset(self),  # type: ignore[arg-type]  # what is asked of a dataset is __getitems__ alone
                 batch_sampler=shares,
-                collate_fn=_as_it_is,
+                collate_fn=copy,  # a batch is whole already
                 num_workers=loaders,
                 worker_init_fn=_stand_by,
                 # A fork of this process would inherit locks that its other threads hold at that moment.
@@ -290,10 +291,6 @@ class _Dataset:
             return self.crops.stacked(numbers)
         except GigasegError as error:
             return error
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _stand_by(_number: int) -> None:
