@@ -34,6 +34,7 @@ __all__ = ["Choice", "choose", "expected", "keep", "measure", "measure_backends"
 CORE, EAGER, MOST = (1024, 16), (768, 12), 1536  # least pixels, and times the halo; at most
 STEP = 32  # a core that is balanced to an image is a multiple of
 BLOCK = 2048
+LEAST = 512  # side below which a block is not cut to keep its cores at the usual size
 HALO = 64  # where the field is not finite, or larger than what is measured
 GPU_BATCH = 4
 WASTEFUL = 1.5  # times the pixels of a block that are computed for it, from which on the user is told
@@ -186,8 +187,8 @@ def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[in
     if tiling.core == "auto":
         core = _usual_core(found, recipe)
         if tiling.block != "auto":
-            # A block is whole cores: as few of at most the usual size as hold it.
-            cores = -(-tiling.block // core)
+            # A block is whole cores: as few of at most the usual size as hold it, or a single one where two would be small.
+            cores = 1 if core >= LEAST and tiling.block < 2 * LEAST else -(-tiling.block // core)
             core = ceil_to(-(-tiling.block // cores), stride)
             return core, _said("block", tiling.block, cores * core, core, notes)
         return core, max(1, round(_usual_block(found, recipe) / core)) * core
