@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, ceil_to
 from pipeline.halo import HaloError, Trial, smallest_halo, trial_pixels
-from pipeline.models import Model, TorchModel
+from pipeline.models import TorchModel
 from pipeline.normalize import fitter, resolve
 from pipeline.plugins import build
+from pipeline.receipts import Image
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
 
@@ -22,11 +23,16 @@ WORTH = 20  # times the pixels of a trial that a run must have before one is hel
 SAMPLE = 2048  # side of what the normalisation of a trial is fitted to, pixels
 
 
-def measure(found: Survey) -> HaloError | None:
+def measure(found: Survey, images: Sequence[Image] = ()) -> HaloError | None:
     """Measure what nobody has said of a network: stride and field once a file, and the error of a halo below the field.
 
+    Args:
+        found: the survey.
+        images: to measure on, in the middle of each; empty: the largest one.
+
     Returns:
-        The halo that ``auto`` takes, or the one asked for, with its error; None where it is exact or not worth a trial.
+        The halo that ``auto`` takes, or the one asked for, with its error, where that is largest; None where it is exact or
+        not worth a trial.
     """
     measure_file(found)
     model, asked = found.model, found.config.tiling.halo
@@ -36,7 +42,9 @@ def measure(found: Survey) -> HaloError | None:
     wanted = asked if asked != "auto" else model.tile.get("halo", 0)
     if field is None or field > MOST_HALO or wanted >= field or found.pixels < WORTH * trial_pixels(field):
         return None
-    return _measured_halo(found, model, field, wanted)
+    largest = max(found.images, key=lambda one: one.header.shape[0] * one.header.shape[1])
+    measured = [_measured_halo(found, image, field, wanted) for image in images or [largest]]
+    return max((one for one in measured if one), key=lambda one: (one.halo, one.sure, one.flipped), default=None)
 
 
 def measure_file(found: Survey) -> None:
@@ -49,9 +57,9 @@ def measure_file(found: Survey) -> None:
             remember(file, probe(model.load(), channels, model.fixed_size))
 
 
-def _measured_halo(found: Survey, model: Model, field: int, wanted: int) -> HaloError | None:
-    """Try halos in the middle of the largest image, in float32; a halo of 0 asks for the smallest that will do."""
-    image = max(found.images, key=lambda one: one.header.shape[0] * one.header.shape[1])
+def _measured_halo(found: Survey, image: Image, field: int, wanted: int) -> HaloError | None:
+    """Try halos in the middle of an image, in float32; a halo of 0 asks for the smallest that will do."""
+    model = found.model
     stride, normalize = model.stride, resolve(found.config.normalize, model)
     exact, least = ceil_to(max(field, model.margin), stride), ceil_to(model.margin, stride)
     fixed = normalize if isinstance(normalize, Mapping) else None

@@ -96,7 +96,7 @@ def _told(one: Tried) -> str:
     return f"refused, {one.refused}" if one.seconds is None else f"{one.seconds:.2g} s a megapixel, {agreement}"
 
 
-def is_worth(found: Survey, device: str) -> bool:
+def is_worth(found: Survey, recipe: Recipe) -> bool:
     """Whether a trial is held: the choice is open, there is one, and the run is long enough to repay it."""
     config, model = found.config, found.model
     side = _side(found)
@@ -104,19 +104,19 @@ def is_worth(found: Survey, device: str) -> bool:
         config.compute.backend != "auto"
         or config.compute.precision == "int8"
         or not model.takes_backend
-        or device != "cpu"
+        or recipe.device != "cpu"
         or side > SIDE
         or not found.images
     ):
         return False
-    names = [name for name in ORDER if not _backend(name).missing()]
+    names = _candidates(recipe.device, recipe.precision)
     pixels = (len(names) * (TILES + ROUNDS) + TILES) * side**2
     return len(names) > 1 and found.pixels > WORTH * pixels
 
 
 def expect(found: Survey, recipe: Recipe, precisions: Sequence[str]) -> Outcome | None:
     """What :func:`find_fastest` will decide, or probably decide, without a trial; None: none will be held."""
-    if not is_worth(found, recipe.device):
+    if not is_worth(found, recipe):
         return None
     known = _recall(found, _key(found, recipe, precisions), recipe.device)
     return known or Outcome(_candidates(recipe.device, precisions[0])[0], precisions[0])
@@ -134,7 +134,7 @@ def find_fastest(found: Survey, recipe: Recipe, precisions: Sequence[str], *, an
     Returns:
         None where it is not worth it, or the images or the network cannot be used: the run will say why.
     """
-    if not is_worth(found, recipe.device):
+    if not is_worth(found, recipe):
         return None
     key = _key(found, recipe, precisions)
     if not anew and (known := _recall(found, key, recipe.device)):

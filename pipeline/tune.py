@@ -25,6 +25,7 @@ from pipeline.memory import fit_memory, print_bytes, projected_bytes
 from pipeline.models import Model, TorchModel
 from pipeline.plugins import find
 from pipeline.recipe import Recipe
+from pipeline.runners._auto import runner_of, threads_of
 from pipeline.survey import Survey
 from pipeline.trial import Outcome, expect, find_fastest
 
@@ -135,7 +136,7 @@ def _start(found: Survey, has_gpu: Callable[[], bool] | None) -> Recipe:
         device=device,
         precision=_precision(found, recipe, device),
         batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch,
-        threads=1 if compute.threads == "auto" else compute.threads,
+        threads=threads_of(found, device),
     )
 
 
@@ -201,7 +202,7 @@ def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[in
 def _usual_block(found: Survey, recipe: Recipe) -> int:
     """Larger for a GPU; and to blend, which computes what surrounds a block again, where there are enough of them for all actors."""
     compute, blends = found.config.compute, found.config.tiling.stitch != "crop"
-    is_enough = compute.runner == "serial" or compute.actors == 1 or found.pixels >= MANY * LARGE**2
+    is_enough = runner_of(found) == "serial" or compute.actors == 1 or found.pixels >= MANY * LARGE**2
     return LARGE if recipe.device == "cuda" or (blends and is_enough) else BLOCK
 
 

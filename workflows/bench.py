@@ -20,6 +20,7 @@ from pipeline.job import Job
 from pipeline.plan import make_job
 from pipeline.plugins import find
 from pipeline.recipe import Recipe
+from pipeline.runners._auto import runner_of
 from pipeline.survey import Survey, survey
 from pipeline.tree import Config
 from pipeline.trial import Outcome, Tried, is_worth
@@ -27,7 +28,6 @@ from pipeline.tune import choose, measure
 from workflows._forward import again, fastest, largest_tile, try_all
 from workflows._piece import Timing, choose_piece, overhead, run_piece
 from workflows.catalog import parse
-from workflows.segment import runner_of
 
 __all__ = ["bench"]
 
@@ -92,7 +92,7 @@ def _measure(found: Survey, folder: Path, say: Callable[[str], None]) -> dict[st
     recipe = choice.recipe
     if found.model.takes_backend and found.config.compute.backend == "auto":
         recipe = replace(recipe, backend=best.backend, precision=best.precision)
-        if recipe.device == "cpu" and not is_worth(found, recipe.device):
+        if recipe.device == "cpu" and not is_worth(found, recipe):
             notes.append(
                 f"a run of so few pixels tries no backends and takes torch; compute.backend: {best.backend} asks for what is timed here"
             )

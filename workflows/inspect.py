@@ -17,12 +17,12 @@ from pipeline.ledger import read_rows, tally
 from pipeline.memory import print_bytes, projected_bytes
 from pipeline.plan import complete, make_job
 from pipeline.report.ledger import report_of
+from pipeline.runners._auto import runner_of
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, survey
 from pipeline.training.config import is_training
 from pipeline.tune import Choice, choose, expected, keep
 from pipeline.yaml_lines import read_yaml
-from workflows.segment import runner_of
 
 __all__ = ["plan", "status"]
 

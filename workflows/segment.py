@@ -23,6 +23,7 @@ from pipeline.recipe import Recipe
 from pipeline.report.files import write_report
 from pipeline.report.ledger import report_of
 from pipeline.report.table import print_table
+from pipeline.runners._auto import runner_of
 from pipeline.schedule import Stage
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
@@ -30,9 +31,7 @@ from pipeline.tree import Config, settled
 from pipeline.tune import Choice, choose, keep, measure, measure_backends, measure_file
 from workflows.catalog import parse
 
-__all__ = ["report", "retry", "run", "run_resolved", "runner_of", "segment", "stop"]
-
-SERIAL_PIXELS = {True: 2**22, False: 2**24}  # below this many, starting Ray costs more than it saves: with a network, without
+__all__ = ["report", "retry", "run", "run_resolved", "segment", "stop"]
 
 
 def run(
@@ -144,15 +143,6 @@ def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
         return choice
     recipe, calibration = calibrate(found, choice.recipe, found.config.output)
     return replace(choice, recipe=recipe, notes=(*choice.notes, str(calibration)), calibration=calibration)
-
-
-def runner_of(found: Survey) -> str:
-    """``auto``: no Ray where starting it costs more than it saves."""
-    compute = found.config.compute
-    if compute.runner != "auto":
-        return compute.runner
-    small = found.pixels < SERIAL_PIXELS[found.model.gives_scores]
-    return "serial" if small and compute.address is None and compute.actors in ("auto", 1) else "ray"
 
 
 def _model_hash(found: Survey) -> str | None:

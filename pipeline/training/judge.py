@@ -30,6 +30,8 @@ from pipeline.tune import choose, measure
 
 __all__ = ["judge", "measured_halo"]
 
+MEASURED = 8  # images at most that a halo is measured on
+
 
 @dataclass(frozen=True)
 class _Score(Predict):
@@ -65,8 +67,9 @@ def judge(plan: TrainPlan, bundle: Path, team: Team) -> dict[str, Any]:
 
 
 def measured_halo(plan: TrainPlan, bundle: Path, team: Team) -> HaloError | None:
-    """The smallest halo that changes no sure pixel, measured on the largest validation image; None: the field itself."""
-    return measure(_survey(plan, bundle, team))
+    """The smallest halo that changes no sure pixel of several validation images; None: the field itself."""
+    found = _survey(plan, bundle, team)
+    return measure(found, found.images[:: -(-len(found.images) // MEASURED)])
 
 
 def _survey(plan: TrainPlan, bundle: Path, team: Team) -> Survey:

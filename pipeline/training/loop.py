@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.errors import InputError, Problem
 from pipeline.models.bundle import save_bundle
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -54,6 +55,7 @@ def fit(plan: TrainPlan, team: Team, stopping: Callable[[], bool] = lambda: Fals
 
     before = torch.get_num_threads()
     torch.set_num_threads(team.threads)
+    keep_freed_memory()  # every step takes and frees the same
     try:
         with ExitStack() as stack:
             return _Training(plan, team, stack).run(stopping)

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.training.crops import Batch, Crops, Shelf
 from pipeline.training.learner import Learner
 from pipeline.training.plan import TrainPlan
@@ -47,6 +48,7 @@ def try_steps(plan: TrainPlan, workers: int, team: Team) -> Trial:
 
     before = torch.get_num_threads()
     torch.set_num_threads(team.threads)
+    keep_freed_memory()  # as a training does
     shelf = Shelf(plan.config.compute.memory_bytes // team.loaders)
     try:
         learner, crops = Learner(plan, replace(team, rank=0, size=1)), Crops(plan, shelf)

@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
 from pipeline.memory import projected_bytes
 from pipeline.plugins import build
+from pipeline.runners._auto import runner_of
 from pipeline.survey import survey
 from pipeline.tune import choose, keep
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
@@ -159,6 +160,31 @@ def test_blending_reads_more_and_says_so(tuned):
     ring = (1024 + around) ** 2 - (1024 + 2 * 64) ** 2
     sums = 2 * 64 * (1024 + 2 * (512 + 2 * 64)) * 3 * 4  # of what neighbours share
     assert linear.memory_bytes - crop.memory_bytes == 3 * ring + sums
+
+
+@pytest.mark.parametrize(
+    ("side", "cores", "compute", "runner", "threads"),
+    [
+        (2048, 16, {}, "serial", 8),
+        (2049, 16, {}, "ray", 1),
+        (4096, 4, {}, "serial", 4),
+        (6000, 4, {}, "ray", 1),
+        (2048, 1, {}, "serial", 1),
+        (2048, 4, {"threads": 2}, "serial", 2),
+        (2048, 4, {"runner": "serial"}, "serial", 1),
+        (2048, 4, {"actors": 1}, "serial", 1),
+        (2048, 4, {"actors": 2}, "ray", 1),
+        (2048, 4, {"device": "cuda"}, "serial", 1),
+    ],
+)
+def test_a_small_run_needs_no_ray_and_uses_all_cores(tuned, monkeypatch, side, cores, compute, runner, threads):
+    """Where starting Ray would cost more than it saves, one process computes with the threads of all cores, eight at most."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    _, found = tuned(compute={"runner": "auto"} | compute)
+    header = replace(found.images[0].header, shape=(side, side))
+    found = replace(found, images=[replace(found.images[0], header=header)])
+    assert runner_of(found) == runner
+    assert choose(found, lambda: "device" in compute).recipe.threads == threads
 
 
 def test_blending_takes_larger_blocks_where_there_are_enough_of_them(tuned):
