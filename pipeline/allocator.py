@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Mapping
 
-__all__ = ["ENVIRONMENT", "keep_freed_memory", "libc"]
+__all__ = ["ENVIRONMENT", "give_back", "keep_freed_memory", "libc"]
 
 ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_MMAP_MAX_": "0",
@@ -46,3 +46,9 @@ def keep_freed_memory() -> bool:
     options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _LARGEST, _TOP_PAD: int(ENVIRONMENT["MALLOC_TOP_PAD_"])}
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(option, value) == 1 for option, value in options.items())
+
+
+def give_back() -> None:
+    """Give what is free to the system, all of it: after something large that will not come back in its size. No more than glibc can."""
+    if libc().startswith("glibc"):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def read_reflected(raster: Raster, box: Box, plane: int) -> NDArray[Any]:
     """Read a box that may leave the image; what lies outside is reflected (:func:`reflect_index`).
 
     Returns:
-        pixels_CYX of the box's shape; only pixels inside the image are read.
+        pixels_CYX of the box's shape, laid out in memory as the reader does; only pixels inside the image are read.
     """
     rows = reflect_index(box.y0, box.y1, raster.header.shape[0])
     cols = reflect_index(box.x0, box.x1, raster.header.shape[1])
@@ -188,8 +189,29 @@ def read_reflected(raster: Raster, box: Box, plane: int) -> NDArray[Any]:
     pixels_CYX = raster.read(inside, plane)
     if inside == box:
         return pixels_CYX
-    # Rows last in memory stay rows: indexing one axis at a time copies each pixel twice at most.
-    return pixels_CYX[:, rows - inside.y0][:, :, cols - inside.x0]
+    # Copied run by run: indexing with numbers would copy pixel by pixel, and lay them out in another order.
+    out_CYX = np.empty_like(pixels_CYX, shape=(len(pixels_CYX), *box.shape))
+    for rows_to, rows_from in _runs(rows - inside.y0):
+        for cols_to, cols_from in _runs(cols - inside.x0):
+            out_CYX[:, rows_to, cols_to] = pixels_CYX[:, rows_from, cols_from]
+    return out_CYX
+
+
+def _runs(index_N: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
+    """Cut positions into stretches that go up or down by one, or stay: where each lies, and what it is a copy of.
+
+    Example:
+        >>> list(_runs(np.array([2, 1, 0, 1, 2, 3])))
+        [(slice(0, 3, None), slice(2, None, -1)), (slice(3, 6, None), slice(1, 4, 1))]
+    """
+    turns = np.flatnonzero(np.diff(index_N, n=2)) + 2
+    for start, stop in pairwise([0, *turns.tolist(), len(index_N)]):
+        first, last = int(index_N[start]), int(index_N[stop - 1])
+        if first == last:
+            yield slice(start, stop), slice(first, first + 1)
+        else:
+            step = 1 if last > first else -1
+            yield slice(start, stop), slice(first, last + step if last + step >= 0 else None, step)
 
 
 def valid_pixels(pixels_CYX: NDArray[Any], header: Header) -> NDArray[np.bool_] | None:

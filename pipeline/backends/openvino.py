@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
+from pipeline.allocator import give_back
 from pipeline.backends import Backend
 from pipeline.backends._threads import torch_threads
 from pipeline.recipe import Recipe
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Openvino"]
 
+LARGE = 2**19  # pixels of a tile from which on its memory counts
 RAW = ("uint8", "int8", "uint16", "int16", "float32")
 
 
@@ -60,11 +63,63 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
     Raises:
         InputError: the network does something that OpenVINO cannot.
     """
-    import openvino
-
     from pipeline.backends._graph import refusal
 
-    config = {
+    try:
+        model, takes_any = _calibrated(graph, pixels, recipe) if recipe.precision == "int8" else convert(graph, pixels)
+        requests = _Requests(model, recipe, by_size=takes_any and recipe.stitch == "crop")
+        requests.of(pixels.shape)
+    except RuntimeError as error:
+        raise refusal("openvino", error) from error
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        request = requests.of(inputs[0].shape)
+        request.infer(list(inputs), share_inputs=True)
+        # Copies: the next tile is computed into the same memory.
+        return [request.get_output_tensor(index).data.copy() for index in range(2 if graph.classes else 1)]
+
+    return run, takes_any
+
+
+class _Requests:
+    """What computes tiles: one graph for all sizes, and for large tiles one of their own size, whose memory is planned.
+
+    A graph of any size keeps what it computes between layers in 2.6 times the memory. Large tiles are mostly of one size, and
+    come size by size unless they are blended, so that one such graph at a time is enough.
+
+    Args:
+        model: OpenVINO's.
+        recipe: precision and threads.
+        by_size: whether large tiles get a graph of their own.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe, *, by_size: bool) -> None:
+        self.model, self.config, self.by_size = model, _config(recipe), by_size
+        self.any: Any = None
+        self.large: tuple[tuple[int, ...], Any] = ((), None)
+
+    def of(self, shape: tuple[int, ...]) -> Any:
+        """Give the request for pixels of this shape."""
+        if self.by_size and math.prod(shape) > LARGE * shape[0] * min(shape[1:]):  # the channels, of which there are fewer than pixels
+            if self.large[0] != shape:
+                self.large = ((), None)  # let go of before the next one is made
+                give_back()
+                model = self.model.clone()
+                model.reshape({model.inputs[0]: list(shape)})
+                self.large = (shape, self._compiled(model))
+            return self.large[1]
+        self.any = self.any or self._compiled(self.model)
+        return self.any
+
+    def _compiled(self, model: Any) -> Any:
+        import openvino
+
+        return openvino.Core().compile_model(model, "CPU", self.config).create_infer_request()
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    """How OpenVINO is to compute."""
+    return {
         # Said always: left alone, it would be bfloat16 wherever the processor has it. A calibrated network says where it is int8.
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[recipe.precision],
         "INFERENCE_NUM_THREADS": recipe.threads,
@@ -72,18 +127,6 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
         # Left alone, every process pins its threads from core 0 on, and actors take turns.
         "ENABLE_CPU_PINNING": False,
     }
-    try:
-        model, takes_any = _calibrated(graph, pixels, recipe) if recipe.precision == "int8" else convert(graph, pixels)
-        request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
-    except RuntimeError as error:
-        raise refusal("openvino", error) from error
-
-    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        request.infer(list(inputs), share_inputs=True)
-        # Copies: the next tile is computed into the same memory.
-        return [request.get_output_tensor(index).data.copy() for index in range(2 if graph.classes else 1)]
-
-    return run, takes_any
 
 
 def _calibrated(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any, bool]:

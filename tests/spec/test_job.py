@@ -1,0 +1,30 @@
+"""Reading beyond the image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.geometry import Box, reflect_index
+from pipeline.job import read_reflected
+from pipeline.stores import ArrayRaster
+
+
+@given(shape=st.tuples(st.integers(1, 7), st.integers(1, 7)), pads=st.tuples(*[st.integers(-3, 12)] * 4))
+def test_what_lies_outside_is_reflected(shape, pads):
+    """Pixels are those that reflected positions name, whatever the box."""
+    box = Box(-pads[0], -pads[1], max(shape[0] + pads[2], 1 - pads[0]), max(shape[1] + pads[3], 1 - pads[1]))
+    pixels_YX = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape)
+    rows, cols = reflect_index(box.y0, box.y1, shape[0]), reflect_index(box.x0, box.x1, shape[1])
+    assert np.array_equal(read_reflected(ArrayRaster(pixels_YX), box, 0)[0], pixels_YX[rows][:, cols])
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_memory_is_laid_out_as_the_reader_does(interleaved):
+    """Inside the image and at its border alike, or a graph would be made for each, and every tile be copied pixel by pixel."""
+    pixels_CYX = np.zeros((40, 50, 3), np.uint8).transpose(2, 0, 1) if interleaved else np.zeros((3, 40, 50), np.uint8)
+    order = np.argsort(pixels_CYX.strides)
+    for box in (Box(0, 0, 40, 50), Box(-4, -4, 30, 30), Box(10, 10, 60, 60)):
+        assert np.array_equal(np.argsort(read_reflected(ArrayRaster(pixels_CYX), box, 0).strides), order)
