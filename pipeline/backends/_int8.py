@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.backends._graph import Classes, Graph, prepared, refusal
 from pipeline.backends.openvino import convert, to_openvino
+from pipeline.backends.torch import bf16_supported
 from pipeline.errors import InputError, Problem
 from pipeline.normalize import constants
 
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from pipeline.fits import Fit
     from pipeline.recipe import Recipe
 
-__all__ = ["quantize", "read", "surround"]
+__all__ = ["floats_of", "quantize", "read", "surround"]
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
+FLOATS = ["gigaseg", "floats"]  # where a graph says it
 PASSING = {"Slice", "StridedSlice", "Pad", "MaxPool", "Reshape", "Transpose", "Interpolate"}
 
 
@@ -66,6 +68,8 @@ def quantize(network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Seq
             quantized = _quantize(model, inputs)
         except RuntimeError as error:
             raise refusal("openvino", error) from error
+        # Where bfloat16 is quick, it is the type of what stays a float; kept, so that every process computes the same.
+        quantized.set_rt_info("bf16" if bf16_supported() else "f32", FLOATS)
         openvino.save_model(quantized, folder / f"{channels}.xml", compress_to_fp16=False)
     return _digest(folder)
 
@@ -168,6 +172,11 @@ def read(recipe: Recipe, channels: int) -> Any:
         calibrated = ", ".join(sorted(one.stem for one in folder.glob("*.xml")))
         raise InputError(Problem("compute.precision", f"int8 for an image of {channels} channels", f"{calibrated}, as calibrated", way_out))
     return openvino.Core().read_model(file)
+
+
+def floats_of(model: Any) -> str:
+    """What stays a float in a calibrated network is of this type, as OpenVINO names it."""
+    return str(model.get_rt_info(FLOATS).astype(str))
 
 
 def surround(model: Any, graph: Graph, pixels: NDArray[Any]) -> Any:

@@ -66,8 +66,11 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
     from pipeline.backends._graph import refusal
 
     try:
-        model, takes_any = _calibrated(graph, pixels, recipe) if recipe.precision == "int8" else convert(graph, pixels)
-        requests = _Requests(model, recipe, by_size=takes_any and recipe.stitch == "crop")
+        if recipe.precision == "int8":
+            model, takes_any, floats = _calibrated(graph, pixels, recipe)
+        else:
+            (model, takes_any), floats = convert(graph, pixels), {"fp32": "f32", "bf16": "bf16"}[recipe.precision]
+        requests = _Requests(model, _config(recipe, floats), by_size=takes_any and recipe.stitch == "crop")
         requests.of(pixels.shape)
     except RuntimeError as error:
         raise refusal("openvino", error) from error
@@ -89,12 +92,12 @@ class _Requests:
 
     Args:
         model: OpenVINO's.
-        recipe: precision and threads.
+        config: how it is to compute.
         by_size: whether large tiles get a graph of their own.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, *, by_size: bool) -> None:
-        self.model, self.config, self.by_size = model, _config(recipe), by_size
+    def __init__(self, model: Any, config: Mapping[str, Any], *, by_size: bool) -> None:
+        self.model, self.config, self.by_size = model, config, by_size
         self.any: Any = None
         self.large: tuple[tuple[int, ...], Any] = ((), None)
 
@@ -117,11 +120,11 @@ class _Requests:
         return openvino.Core().compile_model(model, "CPU", self.config).create_infer_request()
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
-    """How OpenVINO is to compute."""
+def _config(recipe: Recipe, floats: str) -> dict[str, Any]:
+    """How OpenVINO is to compute, with floats of which type."""
     return {
         # Said always: left alone, it would be bfloat16 wherever the processor has it. A calibrated network says where it is int8.
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[recipe.precision],
+        "INFERENCE_PRECISION_HINT": floats,
         "INFERENCE_NUM_THREADS": recipe.threads,
         "NUM_STREAMS": 1,
         # Left alone, every process pins its threads from core 0 on, and actors take turns.
@@ -129,10 +132,12 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _calibrated(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any, bool]:
-    from pipeline.backends._int8 import read, surround
+def _calibrated(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any, bool, str]:
+    from pipeline.backends._int8 import floats_of, read, surround
 
-    return surround(read(recipe, pixels.shape[3 if graph.interleaved else 1]), graph, pixels), True
+    model = read(recipe, pixels.shape[3 if graph.interleaved else 1])
+    floats = floats_of(model)
+    return surround(model, graph, pixels), True, floats
 
 
 def convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
