@@ -2,14 +2,17 @@
 
 Run: ``python -m tests.benchmarks.training [ROUNDS]``. The loop reads crops from PNG files, varies them, follows averaged weights and
 writes its history; the bare loop has nothing but forward, loss, backward and the optimizer. Rounds alternate; medians with their range.
+What two processes can have of this machine's memory is what two bare loops at once reach against one alone.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +23,7 @@ import torch
 import yaml
 from PIL import Image
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.config import load_form
 from pipeline.training.config import TRAIN
 from pipeline.training.crops import Crops, Shelf
@@ -58,6 +62,7 @@ def scene(folder: Path) -> TrainPlan:
 
 def bare(plan: TrainPlan) -> float:
     """Seconds of bare steps; crops are in memory."""
+    keep_freed_memory()
     learner = Learner(plan, Team())
     network, optimizer = learner.network, make_optimizer(learner.network, plan.config.optimizer)
     shelf = Shelf(2**30)
@@ -78,6 +83,7 @@ def bare(plan: TrainPlan) -> float:
 
 def ours(plan: TrainPlan) -> float:
     """Seconds of the training's own steps."""
+    keep_freed_memory()
     learner, steps = Learner(plan, Team()), iter(range(10**6))
     with closing(Crops(plan, Shelf(2**30)).batches(0, 0, 1, 1)) as batches:
         return timed(lambda: learner.learn(next(batches), 1e-3, next(steps)))
@@ -91,6 +97,14 @@ def timed(step: Callable[[], object]) -> float:
     for _ in range(STEPS):
         step()
     return time.perf_counter() - start
+
+
+def at_once(plan: TrainPlan, size: int) -> float:
+    """Steps a second of so many bare loops together, each a process of one thread."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(size, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(time.sleep, [1.0] * size))  # all of them are up
+        return sum(STEPS / seconds for seconds in pool.map(bare, [plan] * size))
 
 
 def workers(plan: TrainPlan, size: int) -> float:
@@ -116,6 +130,8 @@ def main(rounds: int) -> None:
         ratios = [one / other for one, other in pairs]
         print(f"bare {median(one for one, _ in pairs) / STEPS:.3f} s a step of {BATCH} crops of {CROP} px")
         print(f"speed of a training over the bare loop: {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), {rounds} rounds")
+        one, two = at_once(plan, 1), at_once(plan, 2)
+        print(f"bare loops: one {one * BATCH:.1f} crops a second, two at once {two * BATCH:.1f}: {two / one:.2f}", flush=True)
         one, two = workers(plan, 1), workers(plan, 2)
         print(f"one worker {one:.1f} crops a second, two {two:.1f}: {two / one:.2f}")
 
