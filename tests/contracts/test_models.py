@@ -140,7 +140,8 @@ def test_tiles_of_a_batch_do_not_mix(name):
     with model.open(Recipe()) as predict:
         together = np.array(predict(interleaved, fits))
         alone = np.concatenate([np.array(predict(pixels_BCYX[at : at + 1], fits[at : at + 1])) for at in (0, 1)])
-    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-4)  # raw values give a network large logits
+    # Raw values give a network large logits, and sums are rounded by their size.
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6 * max(100.0, float(np.abs(alone).max())))
 
 
 @pytest.mark.parametrize("name", MODELS)
