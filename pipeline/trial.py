@@ -36,6 +36,7 @@ __all__ = ["Outcome", "Tried", "compare", "expect", "find_fastest", "is_worth"]
 ORDER = ("openvino", "onnxruntime", "torch")  # the usual order of speed; of two that are about as fast, the earlier one is taken
 WORTH = 20  # times the pixels of a trial that a run must have
 SIDE = 256  # of a tile, at most, pixels
+READYING = 2**19  # pixels whose computing takes as long as making a backend ready
 TILES, ROUNDS = 2, 3  # tiles that are compared; times that the first one is timed
 AGREEMENT = 0.995  # share of the pixels that must have the class of eager float32
 ABOUT = 1.1  # times the fastest that counts as being as fast
@@ -110,7 +111,7 @@ def is_worth(found: Survey, recipe: Recipe) -> bool:
     ):
         return False
     names = _candidates(recipe.device, recipe.precision)
-    pixels = (len(names) * (TILES + ROUNDS) + TILES) * side**2
+    pixels = (len(names) * (TILES + ROUNDS) + TILES) * side**2 + len(names) * READYING
     return len(names) > 1 and found.pixels > WORTH * pixels
 
 

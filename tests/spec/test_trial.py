@@ -173,7 +173,7 @@ def test_of_equals_the_first_is_taken(plant, segmented, monkeypatch):
 def test_nothing_is_tried_where_it_does_not_pay(plant, segmented, monkeypatch):
     """A run of fewer than 20 times the pixels of the trial tries nothing and runs as if there were one backend."""
     opened = plant(quick={}, slow={})
-    pixels = (2 * (trial.TILES + trial.ROUNDS) + trial.TILES) * 256**2
+    pixels = (2 * (trial.TILES + trial.ROUNDS) + trial.TILES) * 256**2 + 2 * trial.READYING
     assert trial.WORTH == 0
     monkeypatch.setattr(trial, "WORTH", SHAPE[0] * SHAPE[1] / pixels)
     done = segmented()
