@@ -61,4 +61,7 @@ class Team:
             return network
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(network, device_ids=None if self.device == "cpu" else [self.device])
+        # Statistics of norms are those of rank 0, which saves them; sent to all before each step, they would only make workers wait.
+        return DistributedDataParallel(
+            network, device_ids=None if self.device == "cpu" else [self.device], broadcast_buffers=False, gradient_as_bucket_view=True
+        )
