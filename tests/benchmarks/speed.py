@@ -1,7 +1,8 @@
 """What the engine costs: a whole run against the bare forward passes of the same tiles by the fastest backend.
 
-Run: ``python -m tests.benchmarks.speed [SIDE] [ROUNDS]`` (4096 3). An RGB image of SIDE^2 as Zarr, a U-Net-ResNet18 whose four
-classes all occur, cores of 1024, a halo of 64, one thread an actor. Compared are, for ``stitch: crop`` and ``gaussian``:
+Run: ``python -m tests.benchmarks.speed [SIDE] [ROUNDS] [crop|gaussian|actors...]`` (4096 3, all of them). An RGB image of SIDE^2
+as Zarr, a U-Net-ResNet18 whose four classes all occur, cores of 1024, a halo of 64, one thread an actor. Compared are, for
+``stitch: crop`` and ``gaussian``:
 
 - ``bare``: forward passes over every tile once, its halo included, the input in memory, the output dropped, by the backend
   that was the fastest on one tile; the call is the engine's (classes for crop, logits for blending);
@@ -155,18 +156,21 @@ def rate(yaml: Path, runner: str, actors: int) -> Timing:
 
 def main() -> None:
     """Print the table."""
-    side, rounds = (int(text) for text in (*sys.argv[1:], *("4096", "3")[len(sys.argv) - 1 :]))
+    side, rounds = (int(text) for text in (*sys.argv[1:3], *("4096", "3")[len(sys.argv[:3]) - 1 :]))
+    parts = sys.argv[3:] or ["crop", "gaussian", "actors"]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         image = zarr_image(folder / "image.zarr", side, channels=3)
         best = best_backend(survey(load_config(write_yaml(folder, image))))
         compute = {"runner": "serial", "backend": best.backend, "precision": best.precision}
         print(f"{side}^2 RGB, core {CORE}, halo {HALO}, {best.backend} {best.precision}, one thread an actor", flush=True)
-        for stitch in ("crop", "gaussian"):
+        for stitch in (part for part in parts if part != "actors"):
             tiling = {"core": CORE, "halo": HALO, "stitch": stitch}
             model = {"name": "tests.benchmarks.network", "radius": None if stitch == "crop" else FIELD}
             yaml = write_yaml(folder, image, tiling=tiling, compute=compute, model=model)
             tell(folder, stitch, measure(folder, yaml, image, rounds))
+        if "actors" not in parts:
+            return
         yaml = write_yaml(folder, image, tiling={"core": CORE, "halo": HALO, "block": CORE}, compute=compute)
         one, two = rate(yaml, "serial", 1), rate(yaml, "ray", 2)
         print(f"crop: two actors / one process, wall: {two.pixels_s / one.pixels_s:.2f}", end=" ")
