@@ -1,0 +1,99 @@
+"""What a run holds above its loaded network: peak memory of the process, less that of one which has only loaded it.
+
+Run: ``python -m tests.benchmarks.network_memory [SIDE...]`` (2048 4096). An RGB image of SIDE^2 as Zarr, a U-Net-ResNet18 of four
+classes, one process of one thread, a halo of 64, each backend in bfloat16, cropped and blended. At most 400 MiB are wanted,
+whatever the size.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.benchmarks.images import zarr_image
+from tests.benchmarks.memory import pss_bytes
+from tests.benchmarks.network import MEAN, STD
+
+SIDES = (2048, 4096)
+CASES = (("openvino", "crop"), ("openvino", "gaussian"), ("torch", "crop"), ("torch", "gaussian"))
+SAMPLE_S = 0.05
+LOAD = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+import jinja2, rich.console, workflows.segment
+from pipeline.config import load_config
+from pipeline.survey import survey
+from pipeline.tune import choose
+found = survey(load_config(Path(sys.argv[1])))
+with found.model.open(choose(found).recipe, dict(found.config.normalize)) as predict:
+    predict(np.zeros((1, 3, 64, 64), np.uint8), [{}])
+    print("loaded", flush=True)
+    time.sleep(600)
+"""
+
+
+def yaml_of(folder: Path, image: Path, backend: str, stitch: str) -> Path:
+    """The YAML of a case."""
+    config: dict[str, Any] = {
+        "images": [str(image)],
+        "model": {"name": "tests.benchmarks.network", "weights": str(folder / "network.safetensors")},
+        "normalize": {"mean": [MEAN] * 3, "std": [STD] * 3},
+        "tiling": {"halo": 64, "stitch": stitch},
+        "compute": {"runner": "serial", "backend": backend, "precision": "bf16", "threads": 1},
+        "output": str(folder / "out"),
+    }
+    path = folder / "run.yaml"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def loaded_bytes(yaml: Path) -> int:
+    """Memory of a process that has loaded the network."""
+    with subprocess.Popen([sys.executable, "-c", LOAD, str(yaml)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        size = pss_bytes(psutil.Process(child.pid))
+        child.kill()
+    return size
+
+
+def peak_bytes(yaml: Path) -> int:
+    """Peak memory of a run."""
+    command, peak = [sys.executable, "-m", "pipeline.cli", "run", str(yaml), "--fresh"], 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        process = psutil.Process(child.pid)
+        while child.poll() is None:
+            peak = max(peak, pss_bytes(process))
+            time.sleep(SAMPLE_S)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
+    return peak
+
+
+def main() -> None:
+    """Print the table."""
+    from safetensors.torch import save_file
+
+    from pipeline.plugins import build
+
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        save_file(build("models", {"name": "tests.benchmarks.network"}).load().state_dict(), folder / "network.safetensors")
+        for side in [int(text) for text in sys.argv[1:]] or SIDES:
+            image = zarr_image(folder / f"{side}.zarr", side, channels=3)
+            for backend, stitch in CASES:
+                yaml = yaml_of(folder, image, backend, stitch)
+                above = (peak_bytes(yaml) - loaded_bytes(yaml)) / 2**20
+                print(f"{side:6}^2 {backend:10} {stitch:10} {above:5.0f} MiB above the loaded network", flush=True)
+
+
+if __name__ == "__main__":
+    main()
