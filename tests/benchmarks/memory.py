@@ -32,6 +32,23 @@ def pss_bytes(process: psutil.Process) -> int:
     return total
 
 
+def peak_bytes(yaml: Path, sample_s: float) -> int:
+    """Peak PSS of a run from its beginning, all its processes together.
+
+    Raises:
+        SystemExit: the run failed.
+    """
+    command, peak = [sys.executable, "-m", "pipeline.cli", "run", str(yaml), "--fresh"], 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+        process = psutil.Process(child.pid)
+        while child.poll() is None:
+            peak = max(peak, pss_bytes(process))
+            time.sleep(sample_s)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
+    return peak
+
+
 def measure(side: int, folder: Path, runner: str) -> tuple[int, float]:
     """Run one size; give its peak PSS in bytes and its seconds."""
     image = zarr_image(folder / f"{side}.zarr", side)
@@ -41,15 +58,7 @@ def measure(side: int, folder: Path, runner: str) -> tuple[int, float]:
     config = {"images": [str(image)], "model": {"name": "histogram"}, "tiling": {"block": 1024}, "compute": compute, "output": output}
     yaml.write_text(json.dumps(config))
     start = time.monotonic()
-    peak = 0
-    with subprocess.Popen([sys.executable, "-m", "pipeline.cli", "run", str(yaml)], stdout=subprocess.DEVNULL) as child:
-        process = psutil.Process(child.pid)
-        while child.poll() is None:
-            peak = max(peak, pss_bytes(process))
-            time.sleep(SAMPLE_S)
-    if child.returncode:
-        raise SystemExit(f"the run of {side} ended with {child.returncode}")
-    return peak, time.monotonic() - start
+    return peak_bytes(yaml, SAMPLE_S), time.monotonic() - start
 
 
 def main() -> None:

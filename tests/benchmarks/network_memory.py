@@ -11,14 +11,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.benchmarks.images import zarr_image
-from tests.benchmarks.memory import pss_bytes
+from tests.benchmarks.memory import peak_bytes, pss_bytes
 from tests.benchmarks.network import MEAN, STD
 
 SIDES = (2048, 4096)
@@ -65,19 +64,6 @@ def loaded_bytes(yaml: Path) -> int:
     return size
 
 
-def peak_bytes(yaml: Path) -> int:
-    """Peak memory of a run."""
-    command, peak = [sys.executable, "-m", "pipeline.cli", "run", str(yaml), "--fresh"], 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        process = psutil.Process(child.pid)
-        while child.poll() is None:
-            peak = max(peak, pss_bytes(process))
-            time.sleep(SAMPLE_S)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
-    return peak
-
-
 def main() -> None:
     """Print the table."""
     from safetensors.torch import save_file
@@ -91,7 +77,7 @@ def main() -> None:
             image = zarr_image(folder / f"{side}.zarr", side, channels=3)
             for backend, stitch in CASES:
                 yaml = yaml_of(folder, image, backend, stitch)
-                above = (peak_bytes(yaml) - loaded_bytes(yaml)) / 2**20
+                above = (peak_bytes(yaml, SAMPLE_S) - loaded_bytes(yaml)) / 2**20
                 print(f"{side:6}^2 {backend:10} {stitch:10} {above:5.0f} MiB above the loaded network", flush=True)
 
 
