@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline import __version__
+from pipeline import __version__, interrupts
 from pipeline.errors import GigasegError, lines_of
 
 __all__ = ["app", "main"]
@@ -261,6 +261,7 @@ def done(exit_code: int) -> NoReturn:
     raise typer.Exit(exit_code)
 
 
+@interrupts.remembered()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (the epilog lists them); arguments None: this process's own."""
     try:

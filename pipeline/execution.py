@@ -6,16 +6,15 @@ Everything that ``run``, ``retry``, ``evaluate`` and ``convert`` share.
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.errors import BlockError, GigasegError, StoreError
 from pipeline.folder import RunFolder, hardware, versions
+from pipeline.interrupts import handled_by
 from pipeline.job import Job
 from pipeline.ledger import Ledger, Tally, latest, tally
 from pipeline.plan import block_keys
@@ -116,8 +115,8 @@ class _Execution:
         folder.log(f"begin: {left} of {self.schedule.total_blocks} blocks to do, runner {order.runner}, epoch {self.ledger.epoch}")
         state = "failed"
         try:
-            with show_progress(self._pixels) as self.progress, self._signals():
-                work = Work(order.job, self.schedule, self.commit, self.stopping, order.compute, folder.log, self.arm, self.check)
+            with show_progress(self._pixels) as self.progress, handled_by(self._on_signal) as arm:
+                work = Work(order.job, self.schedule, self.commit, self.stopping, order.compute, folder.log, arm, self.check)
                 build("runners", {"name": order.runner}, "compute.runner").run(work)
             state = "running" if self.schedule.is_finished else "interrupted"
         except (KeyboardInterrupt, SystemExit):  # the latter is Ray's answer to SIGTERM while it starts
@@ -174,28 +173,10 @@ class _Execution:
             self.flagged = self.order.folder.stop_flag.exists()
         return self.signals > 0 or self.flagged
 
-    def arm(self) -> None:
-        """Install the signal handlers; a runner calls it again after starting what replaces them."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._on_signal)
-            signal.signal(signal.SIGTERM, self._on_signal)
-
     def _on_signal(self, *_: object) -> None:
         self.signals += 1
         if self.signals > 1:
             raise KeyboardInterrupt
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        kinds = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.getsignal(kind) for kind in kinds]
-        self.arm()
-        try:
-            yield
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                for kind, handler in zip(kinds, before, strict=True):
-                    signal.signal(kind, handler)
 
 
 def _blocks(order: Order) -> Iterator[Block]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +16,7 @@ from pipeline.config import config_from, load_form, to_yaml
 from pipeline.execution import EXIT_INTERRUPTED
 from pipeline.folder import RunFolder, hardware, versions
 from pipeline.gpus import num_gpus
+from pipeline.interrupts import handled_by
 from pipeline.ledger import Ledger
 from pipeline.models.bundle import read_spec
 from pipeline.stores import put_text
@@ -172,18 +171,6 @@ def _signals(flag: Path) -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
         put_text(flag, "")
 
-    def arm() -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in numbers:
-                signal.signal(number, ask)
-
     flag.unlink(missing_ok=True)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    arm()
-    try:
+    with handled_by(ask) as arm:
         yield arm
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM: who answers, and that none is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import suppress
+
+import pytest
+
+from pipeline.interrupts import handled_by, remembered
+
+
+def handlers():
+    return [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_a_swallowed_ctrl_c_is_raised_where_work_begins():
+    """What a library swallowed while it was imported ends the program before its first block."""
+    before = handlers()
+    with remembered():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), handled_by(lambda *_: None):
+            pytest.fail("work began")
+    assert handlers() == before
+
+
+def test_an_earlier_program_is_forgotten():
+    """A second program of the same process is not ended by what the first one was asked."""
+    with remembered(), suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with remembered(), handled_by(lambda *_: None):
+        pass
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_the_handler_answers_and_goes(kind):
+    """Inside, the handler is called, also after another was put in its place; outside, all is as before."""
+    before, heard = handlers(), []
+    with remembered(), handled_by(lambda number, _frame: heard.append(number)) as install:
+        signal.raise_signal(kind)
+        signal.signal(kind, signal.SIG_IGN)
+        install()
+        signal.raise_signal(kind)
+    assert heard == [kind, kind]
+    assert handlers() == before
+
+
+def test_another_thread_changes_nothing():
+    """Outside of the main thread, where Python allows no handlers, work goes on without."""
+    before, seen = handlers(), []
+
+    def work():
+        with remembered(), handled_by(lambda *_: None):
+            seen.append(handlers())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
