@@ -159,7 +159,7 @@ def read(recipe: Recipe, channels: int) -> Any:
     Raises:
         InputError: there is none, or it is not the one that the recipe was recorded with.
     """
-    import openvino
+    from pipeline.backends.openvino import core
 
     folder, way_out = Path(recipe.place, recipe.calibrated), "Start over with --fresh."
     if not recipe.calibrated:
@@ -171,7 +171,7 @@ def read(recipe: Recipe, channels: int) -> Any:
     if not file.is_file():
         calibrated = ", ".join(sorted(one.stem for one in folder.glob("*.xml")))
         raise InputError(Problem("compute.precision", f"int8 for an image of {channels} channels", f"{calibrated}, as calibrated", way_out))
-    return openvino.Core().read_model(file)
+    return core().read_model(file)
 
 
 def floats_of(model: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -115,9 +116,19 @@ class _Requests:
         return self.any
 
     def _compiled(self, model: Any) -> Any:
-        import openvino
+        return core().compile_model(model, "CPU", self.config).create_infer_request()
 
-        return openvino.Core().compile_model(model, "CPU", self.config).create_infer_request()
+
+@cache
+def core() -> Any:
+    """OpenVINO itself: one for the process, for good.
+
+    Each makes a stack for signal handlers; of two that come and go, the last one leaves the other's in place, which is gone
+    by then, and the next Ctrl-C would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _config(recipe: Recipe, floats: str) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +110,28 @@ def test_large_tiles_have_a_graph_of_their_size(tmp_path, engine, networks, monk
     assert np.array_equal(done.mask(), expected.mask())
     assert sum("?" not in size for size in sizes) >= (2 if stitch == "crop" else 0)
     assert any("?" in size for size in sizes) or stitch == "crop"
+
+
+SIGNALS = """
+import json, signal, sys
+import numpy as np
+from pipeline.plugins import build
+from pipeline.recipe import Recipe
+opened = [build("models", json.loads(sys.argv[1])).open(Recipe(backend="openvino"), None) for _ in range(2)]
+for one in opened:
+    one.__enter__()(np.zeros((1, 1, 64, 64), np.uint8), [{}])
+while opened:
+    opened.pop(0).__exit__(None, None, None)
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_signal_is_heard_after_networks_have_gone(networks, backend):
+    """Ctrl-C finds its handler, whatever stacks a backend has made for signals and let go of: first made, first gone."""
+    if backend != "openvino":
+        pytest.skip("no other makes such stacks")
+    assert subprocess.run([sys.executable, "-c", SIGNALS, json.dumps(networks["same"])], timeout=60, check=False).returncode == 130
 
 
 def test_a_pixel_of_infinity_is_quarantined(tmp_path, engine, networks, backend):
