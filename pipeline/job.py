@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import BlockError
 from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box, reflect_index
 from pipeline.grid import Grid
@@ -138,6 +139,7 @@ class Bench:
         self._open: dict[str, OrderedDict[tuple[str, str], tuple[Raster, ExitStack]]] = {}
         self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
         self._making = threading.Lock()
+        self._closed = False
 
     def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
         """The image at a path, held open while it is in use; each reading thread has files of its own."""
@@ -147,7 +149,12 @@ class Bench:
             while len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES:
                 mine.popitem(last=False)[1][1].close()
             stack = ExitStack()
-            mine[key] = stack.enter_context(build("readers", reader).open(path)), stack
+            raster = stack.enter_context(build("readers", reader).open(path))
+            with self._making:
+                if self._closed:  # a thread may still be reading ahead when the run ends
+                    stack.close()
+                    raise BlockError(f"{path}: opened too late, the run has ended")
+                mine[key] = raster, stack
         mine.move_to_end(key)
         return mine[key][0]
 
@@ -161,10 +168,12 @@ class Bench:
             return self._stores[path]
 
     def close(self) -> None:
-        """Close every file."""
-        for files in self._open.values():
-            while files:
-                files.popitem()[1][1].close()
+        """Close every file, for good."""
+        with self._making:
+            self._closed = True
+            for files in list(self._open.values()):
+                while files:
+                    files.popitem()[1][1].close()
 
 
 @contextmanager

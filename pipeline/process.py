@@ -16,7 +16,7 @@ import queue
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -69,7 +69,7 @@ class Watch:
             self._inner = before + took
 
 
-def process(feed: Feed, phases: dict[str, Phase], readers: int = 1, writers: int = 1) -> Iterator[Receipt]:
+def process(feed: Feed, phases: dict[str, Phase], readers: int = 1, writers: int = 1) -> Generator[Receipt, None, None]:
     """Take blocks until there are no more, and give back one receipt for each.
 
     A block that fails gives a receipt with its cause and the others go on. What is wrong with the

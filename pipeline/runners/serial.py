@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from contextlib import closing
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.job import open_bench
@@ -43,8 +44,8 @@ class Serial(Runner):
             block = feed.get()
             return None if work.stopping() else block
 
-        with open_bench(work.job) as bench:
+        with open_bench(work.job) as bench, closing(process(following, phases_of(bench), *work.job.recipe.io_threads)) as receipts:
             top_up()
-            for receipt in process(following, phases_of(bench), *work.job.recipe.io_threads):
+            for receipt in receipts:
                 work.settle(held.pop((receipt.phase, receipt.block)), receipt)
                 top_up()

@@ -1,14 +1,19 @@
-"""Reading beyond the image."""
+"""Reading beyond the image, and after the end."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import BlockError
 from pipeline.geometry import Box, reflect_index
-from pipeline.job import read_reflected
+from pipeline.job import Bench, Job, read_reflected
 from pipeline.stores import ArrayRaster
 
 
@@ -28,3 +33,21 @@ def test_memory_is_laid_out_as_the_reader_does(interleaved):
     order = np.argsort(pixels_CYX.strides)
     for box in (Box(0, 0, 40, 50), Box(-4, -4, 30, 30), Box(10, 10, 60, 60)):
         assert np.array_equal(np.argsort(read_reflected(ArrayRaster(pixels_CYX), box, 0).strides), order)
+
+
+def test_a_file_opened_after_the_end_is_closed(tmp_path):
+    """A thread that is still reading ahead when a run gives up leaves no file open."""
+
+    def held() -> set[str]:
+        return {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()}
+
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
+    path = str(tmp_path / "a.tif")
+    bench = Bench(Mock(Job), None)
+    bench.raster(path, {"name": "tiff"})
+    assert path in held()
+    bench.close()
+    assert path not in held()
+    with pytest.raises(BlockError, match="the run has ended"):
+        bench.raster(path, {"name": "tiff"})
+    assert path not in held()
