@@ -1,32 +1,38 @@
 """Blending neighbouring tiles where they overlap, and nowhere else.
 
 Along each axis the pixels fall into spans that the same tiles reach. Where one span of rows meets one of columns is a
-cell: alone (one tile, weight 1) or shared. A shared cell's sum is held from its first tile to its last and then let
-go; tiles come row by row, so that sums of one row of tiles are held at most::
+cell: alone (one tile, weight 1) or shared. The weighted scores of a shared cell are held until its last tile has come,
+then added in the tiles' order over the image: a sum is the same whatever comes first, and however blocks are cut::
 
       ┌───────────────┬───┬────
       │     alone     │ s │       s  shared by two tiles
       ├───────────────┼───┼────   S  shared by four
       │       s       │ S │
       ├───────────────┼───┼────
+
+What tiles of several blocks share is a seam: each of the blocks has a part of its scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.geometry import Box
 from pipeline.grid import Grid, Tile
 from pipeline.place import Place
+from pipeline.stitch import weights
 
-__all__ = ["Blend", "Span", "spans"]
+__all__ = ["Blend", "Cell", "Span", "added", "cells", "spans", "weight_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Neighbouring pixels of one axis, ``start <= pixel < stop``, that the tiles ``first..last`` reach."""
+    """Neighbouring pixels of one axis and one block, ``start <= pixel < stop``, that the tiles ``first..last`` reach."""
 
     start: int
     stop: int
@@ -34,79 +40,117 @@ class Span:
     last: int
 
 
-def spans(core: int, halo: int, count: int, start: int, stop: int) -> Iterator[Span]:
-    """Cut a range of an axis where a tile begins or ends; all of them reach ``halo`` beyond their core.
+def spans(core: int, reach: int, block: int, count: int, start: int, stop: int) -> Iterator[Span]:
+    """Cut a range of an axis where a block or what a tile predicts begins or ends.
 
     Args:
         core: side of a full core, pixels.
-        halo: what a tile predicts beyond its core, pixels.
+        reach: what a tile predicts beyond its core, pixels.
+        block: side of a full block, pixels.
         count: number of tiles along the axis.
         start: first pixel, inside the image.
         stop: end of the range, inside the image.
 
     Example:
-        >>> [(span.start, span.stop, span.first, span.last) for span in spans(10, 2, 3, 0, 25)]
-        [(0, 8, 0, 0), (8, 12, 0, 1), (12, 18, 1, 1), (18, 22, 1, 2), (22, 25, 2, 2)]
+        >>> [(span.start, span.stop, span.first, span.last) for span in spans(10, 2, 20, 3, 0, 25)]
+        [(0, 8, 0, 0), (8, 12, 0, 1), (12, 18, 1, 1), (18, 20, 1, 2), (20, 22, 1, 2), (22, 25, 2, 2)]
     """
     while start < stop:
-        first, last = max((start - halo) // core, 0), min((start + halo) // core, count - 1)
-        end = stop if last == count - 1 else min(stop, (last + 1) * core - halo)  # the next tile begins
+        first, last = max((start - reach) // core, 0), min((start + reach) // core, count - 1)
+        end = min(stop, (start // block + 1) * block)
+        if last < count - 1:
+            end = min(end, (last + 1) * core - reach)  # the next tile begins
         if first < last:
-            end = min(end, (first + 1) * core + halo)  # the first tile ends
+            end = min(end, (first + 1) * core + reach)  # the first tile ends
         yield Span(start, end, first, last)
         start = end
 
 
-class Blend:
-    """Adds up the weighted scores of the tiles that reach into a block.
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Pixels of one block that the same tiles predict.
 
-    Each pixel adds its tiles in their order over the image, so its sum is the same whatever the block.
+    Attributes:
+        box: the pixels.
+        tiles: row and column of each tile, in their order over the image.
+    """
+
+    box: Box
+    tiles: tuple[tuple[int, int], ...]
+
+
+def cells(grid: Grid, reach: int, box: Box) -> Iterator[Cell]:
+    """Cut pixels of the image into cells, row by row; ``reach`` is what a tile predicts beyond its core, pixels."""
+    rows, cols = grid.num_cores
+    across = list(spans(grid.core, reach, grid.block, cols, box.x0, box.x1))
+    for down in spans(grid.core, reach, grid.block, rows, box.y0, box.y1):
+        for over in across:
+            tiles = ((row, col) for row in range(down.first, down.last + 1) for col in range(over.first, over.last + 1))
+            yield Cell(Box(down.start, over.start, down.stop, over.stop), tuple(tiles))
+
+
+def added(shares: Mapping[tuple[int, int], Any]) -> Any:
+    """Add up the weighted scores of a cell, given by tile; one of the arrays becomes the sum."""
+    sum_KYX, *rest = (shares[tile] for tile in sorted(shares))
+    for share_KYX in rest:
+        sum_KYX += share_KYX
+    return sum_KYX
+
+
+def weight_of(grid: Grid, kind: str, reach: int, tile: tuple[int, int], box: Box) -> NDArray[np.float32]:
+    """The weight (Y, X) of the tile at a row and column, at pixels that it predicts; those of all tiles sum to one."""
+    axes = zip(tile, grid.num_cores, (box.y0, box.x0), box.shape, strict=True)
+    along_Y, along_X = (
+        weights(kind, grid.core, reach, at, count)[first - at * grid.core + reach :][:side] for at, count, first, side in axes
+    )
+    return along_Y[:, None] * along_X
+
+
+class Blend:
+    """Takes tiles in any order, and gives the cells that are complete.
 
     Args:
-        box: the block's pixels.
         grid: the cut of the image.
         kind: ``linear`` or ``gaussian``.
         place: where the scores are.
+
+    Attributes:
+        shares: weighted scores of cells that are not complete, float32 (K, Y, X), by tile; after the last tile: the seams.
+        reach: what a tile predicts beyond its core, pixels.
     """
 
-    def __init__(self, box: Box, grid: Grid, kind: str, place: Place) -> None:
-        self.box, self.grid, self.kind, self.place = box, grid, kind, place
-        self._sums: dict[tuple[int, int], Any] = {}  # by first pixel
+    def __init__(self, grid: Grid, kind: str, place: Place) -> None:
+        self.grid, self.kind, self.place = grid, kind, place
+        self.shares: dict[Cell, dict[tuple[int, int], Any]] = {}
+        self.reach = 0
 
     def add(self, tile: Tile, seen: Box, shared: Box, scores_KYX: Any) -> Iterator[tuple[Box, Any, bool]]:
         """Take one tile, and give the cells that it completes.
 
         Args:
-            tile: the next one, row by row.
-            seen: all pixels that the tile predicts.
-            shared: those of them that are in the block, at least one.
+            tile: of the grid.
+            seen: all pixels that it predicts.
+            shared: those of them that are in the image.
             scores_KYX: of ``shared``.
 
         Yields:
             A cell's pixels, its scores (K, Y, X), and whether they are this tile's alone.
         """
-        halo, grid, rows, cols = tile.core.y0 - seen.y0, self.grid, *self.grid.num_cores
-        weight_Y, weight_X = self._weights(halo, tile.row, rows), self._weights(halo, tile.col, cols)
-        across = list(spans(grid.core, halo, cols, shared.x0, shared.x1))
-        for down in spans(grid.core, halo, rows, shared.y0, shared.y1):
-            for over in across:
-                cell = Box(down.start, over.start, down.stop, over.stop)
-                part_KYX = scores_KYX[(slice(None), *cell.within(shared).slices)]
-                first, last = (down.first, over.first), (down.last, over.last)
-                if first == last:
-                    yield cell, part_KYX, True
-                    continue
-                here_Y, here_X = cell.within(seen).slices
-                sum_KYX = self.place.weigh(part_KYX, weight_Y[here_Y], weight_X[here_X])
-                if first != (tile.row, tile.col):
-                    sum_KYX += self._sums.pop((cell.y0, cell.x0))
-                if last == (tile.row, tile.col):
-                    yield cell, sum_KYX, False
-                else:
-                    self._sums[cell.y0, cell.x0] = sum_KYX
+        self.reach, (rows, cols) = tile.core.y0 - seen.y0, self.grid.num_cores
+        weight_Y, weight_X = self._weights(tile.row, rows), self._weights(tile.col, cols)
+        for cell in cells(self.grid, self.reach, shared):
+            part_KYX = scores_KYX[(slice(None), *cell.box.within(shared).slices)]
+            if len(cell.tiles) == 1:
+                yield cell.box, part_KYX, True
+                continue
+            here_Y, here_X = cell.box.within(seen).slices
+            shares = self.shares.setdefault(cell, {})
+            shares[tile.row, tile.col] = self.place.weigh(part_KYX, weight_Y[here_Y], weight_X[here_X])
+            if len(shares) == len(cell.tiles):
+                yield cell.box, added(self.shares.pop(cell)), False
 
-    def _weights(self, halo: int, index: int, count: int) -> Any:
+    def _weights(self, index: int, count: int) -> Any:
         """The weights of a tile along an axis; those far from both ends of it are the same numbers, made once."""
-        reach = -(-2 * halo // self.grid.core)
-        before, after = min(index, reach), min(count - 1 - index, reach)
-        return self.place.weights(self.kind, self.grid.core, halo, before, before + 1 + after)
+        near = -(-2 * self.reach // self.grid.core)
+        before, after = min(index, near), min(count - 1 - index, near)
+        return self.place.weights(self.kind, self.grid.core, self.reach, before, before + 1 + after)

@@ -73,9 +73,9 @@ class Device(Place):
         """Those of a model that computes elsewhere are copied."""
         return torch.as_tensor(outputs, device=self.device)
 
-    def empty(self, shape: tuple[int, ...], num_classes: int) -> Tensor:
+    def zeros(self, shape: tuple[int, ...], num_classes: int) -> Tensor:
         """Eight bits up to 255 classes, else 32."""
-        return torch.empty(shape, dtype=_ids(num_classes) if len(shape) == 2 else torch.uint8, device=self.device)
+        return torch.zeros(shape, dtype=_ids(num_classes) if len(shape) == 2 else torch.uint8, device=self.device)
 
     def argmax(self, scores_KYX: Tensor) -> tuple[Tensor, Tensor]:
         """Classes, and the sum of all scores: in float64 it is finite unless one of them is not."""

@@ -160,9 +160,9 @@ class _Execution:
         if not receipt.ok:
             self.order.folder.log(f"quarantine {receipt.phase} {receipt.block} after {receipt.attempts} tries: {receipt.cause}")
             limit = self.order.max_failed
-            if limit is not None and self.schedule.num_failed > limit:
+            if limit is not None and len(self.schedule.failed) > limit:
                 raise GigasegError(
-                    f"{self.schedule.num_failed} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}"
+                    f"{len(self.schedule.failed)} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}"
                 )
 
     def stopping(self) -> bool:
@@ -186,26 +186,28 @@ def _blocks(order: Order) -> Iterator[Block]:
 def _verified(order: Order, known: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
     """Leave out receipts whose files are gone, or whose last pixels are not what was written.
 
-    Of an image that was finished no pixel is read again: finishing has read them all.
+    Of an image that was finished no pixel is read again: finishing has read them all, and has removed its parts.
     """
-    root, kept = order.folder.path, {}
-    for key, receipt in known.items():
-        if receipt.ok and not _is_there(root, receipt):
-            order.folder.log(f"do again {receipt.phase} {receipt.block}: its files are gone")
-        else:
-            kept[key] = receipt
+    kept = {key: receipt for key, receipt in known.items() if receipt.phase == "score" or _is_there(order, receipt)}
     finished = {receipt.image for (phase, _), receipt in kept.items() if phase == "finish" and receipt.ok}
-    written = [key for key, receipt in kept.items() if receipt.digest and receipt.image not in finished]
+    pixels = [key for key, receipt in kept.items() if receipt.digest and receipt.phase != "score" and receipt.image not in finished]
     boxes = {(block.phase, block.id): block for block in _blocks(order)}
-    for key in written[-REREAD:]:
+    for key in pixels[-REREAD:]:
         if key in boxes and not _is_intact(order, boxes[key], kept[key]):
             order.folder.log(f"do again {key[0]} {key[1]}: its pixels are not those that were written")
             del kept[key]
-    return kept
+    no_mask = {block.image.name for key, block in boxes.items() if block.phase == "predict" and key not in kept}
+    parts = {key for key, receipt in kept.items() if receipt.phase == "score" and receipt.image in no_mask}
+    return {key: receipt for key, receipt in kept.items() if key not in parts or _is_there(order, receipt)}
 
 
-def _is_there(root: Any, receipt: Receipt) -> bool:
-    return all((root / name).is_file() and (root / name).stat().st_size == size for name, size in receipt.files.items())
+def _is_there(order: Order, receipt: Receipt) -> bool:
+    """Whether all files of a receipt are there, with their size; a failure has none."""
+    root = order.folder.path
+    if not receipt.ok or all((root / name).is_file() and (root / name).stat().st_size == size for name, size in receipt.files.items()):
+        return True
+    order.folder.log(f"do again {receipt.phase} {receipt.block}: its files are gone")
+    return False
 
 
 def _is_intact(order: Order, block: Block, receipt: Receipt) -> bool:

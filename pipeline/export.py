@@ -53,7 +53,7 @@ def write_probs(bench: Bench, block: Block, probs_KYX: NDArray[Any]) -> Files:
 def finish_mask(job: Job, block: Block) -> Files:
     """Make the pyramid and every export of a mask whose blocks are all there; repeatable."""
     image = block.image
-    if any(getattr(writer, "probs", False) for writer in job.writers):
+    if job.probs:
         path = job.path(image, OmeZarr.suffix, "probs")
         if path.exists():
             OmeZarr().finish(path, _probs_header(job, image))

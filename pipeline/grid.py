@@ -113,21 +113,8 @@ class Grid:
 
     def tiles(self, box: Box) -> Iterator[Tile]:
         """The tiles whose cores make up a block, row by row."""
-        return self._tiles(box.y0 // self.core, -(-box.y1 // self.core), box.x0 // self.core, -(-box.x1 // self.core))
-
-    def ring(self, box: Box) -> Iterator[Tile]:
-        """The tiles that reach into a block with core or halo, row by row: what blending needs."""
-        rows, cols = self.num_cores
-        return self._tiles(
-            max((box.y0 - self.halo) // self.core, 0),
-            min(-(-(box.y1 + self.halo) // self.core), rows),
-            max((box.x0 - self.halo) // self.core, 0),
-            min(-(-(box.x1 + self.halo) // self.core), cols),
-        )
-
-    def _tiles(self, row0: int, row1: int, col0: int, col1: int) -> Iterator[Tile]:
-        for row in range(row0, row1):
-            for col in range(col0, col1):
+        for row in range(box.y0 // self.core, -(-box.y1 // self.core)):
+            for col in range(box.x0 // self.core, -(-box.x1 // self.core)):
                 yield self._tile(row, col)
 
     def _tile(self, row: int, col: int) -> Tile:

@@ -82,7 +82,7 @@ class Trial:
         scores = self.predict(read_reflected(self.raster, outer, 0)[None], [self.fit])[0]
         margin = (outer.shape[0] - scores.shape[-2]) // 2
         rows, cols = self.core.within(outer.grow(-margin)).slices
-        return np.asarray(scores[:, rows, cols], np.float32)
+        return np.array(scores[:, rows, cols], np.float32)
 
 
 def smallest_halo(trial: Trial, stride: int, least: int, exact: int) -> HaloError:

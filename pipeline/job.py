@@ -27,8 +27,9 @@ from pipeline.stores import BlockStore
 from pipeline.truth import TruthMap
 from pipeline.writers import MaskMeta, Writer
 
-__all__ = ["Bench", "Job", "open_bench", "read_reflected", "valid_pixels"]
+__all__ = ["PARTS", "Bench", "Job", "open_bench", "read_reflected", "valid_pixels"]
 
+PARTS = ".parts"  # folder of what blocks of an image leave for each other until it is finished
 OPEN_FILES = 16  # images held open at once by an actor; enough for a lease of small ones
 WHOLE_BYTES = 2**27  # of those that must be decoded whole, before the oldest is let go
 
@@ -74,6 +75,25 @@ class Job:
     def dtype(self) -> str:
         """Numpy name of the mask's type."""
         return "uint8" if self.num_classes <= 255 else "uint16"
+
+    @property
+    def fill(self) -> int:
+        """What stands in the mask for no prediction."""
+        return 255 if self.num_classes <= 255 else 65535
+
+    @property
+    def probs(self) -> bool:
+        """Whether probabilities are written."""
+        return any(getattr(writer, "probs", False) for writer in self.writers)
+
+    @property
+    def blends(self) -> bool:
+        """Whether neighbouring tiles are blended."""
+        return self.recipe.stitch != "crop" and self.model is not None and self.model.gives_scores
+
+    def joins(self, image: Image) -> bool:
+        """Whether tiles of several blocks are blended, so that blocks wait for each other's scores."""
+        return self.blends and self.grid(image).num_blocks != (1, 1)
 
     def grid(self, image: Image) -> Grid:
         """How an image is cut."""

@@ -12,7 +12,7 @@ from pipeline.geometry import ceil_to
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
 
-__all__ = ["fit_memory", "print_bytes", "projected_bytes"]
+__all__ = ["fit_memory", "part_bytes", "print_bytes", "projected_bytes"]
 
 SMALLEST = 64  # side below which a core is not shrunk to save memory
 
@@ -29,13 +29,16 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
         sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
         height, width = (min(side, recipe.block) for side in sides)
         depth = header.channels * np.dtype(header.dtype).itemsize
-        ring = _ring(found, recipe)
-        read = math.prod(min(side, recipe.block + 2 * ring) + 2 * recipe.halo for side in sides) * depth
+        read = math.prod(min(side, recipe.block) + 2 * recipe.halo for side in sides) * depth
         truth = height * width * 6 if image.truth else 0
         mask = height * width * (1 if len(found.classes) <= 255 else 2)
-        # Sums of what neighbouring tiles share: below a row of tiles, and beside and inside the tile at hand.
-        shared = min(height * width, 2 * recipe.halo * (width + 2 * recipe.outer))
-        blend = shared * len(found.classes) * 4 if recipe.stitch != "crop" else 0
+        # What neighbours share: along a row of tiles, tiles of another size (at the image's edge) that came before, the tile at hand,
+        # and around each block in hand.
+        each = sum(range(2 * recipe.halo, 0, -recipe.core))  # rows of one tile that wait for the next rows of tiles
+        along = (2 * width + height) * recipe.outer // recipe.core + recipe.outer
+        shared = each * along if max(height, width) > recipe.core else 0
+        seams = 4 * recipe.halo * (height + width) * (writers + 1) if max(header.shape) > recipe.block else 0
+        blend = (shared + seams) * len(found.classes) * 4 if recipe.stitch != "crop" else 0
         probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
         tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
         on_gpu = recipe.device == "cuda" and found.model.gives_scores
@@ -45,12 +48,17 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
     return worst
 
 
-def _ring(found: Survey, recipe: Recipe) -> int:
-    """Pixels around a block, its halo apart, that blending reads: whole tiles, or what the block's part of them depends on."""
-    whole, model = ceil_to(recipe.halo, recipe.core), found.model
+def part_bytes(found: Survey, recipe: Recipe) -> int:
+    """Bytes on disk that blocks of the largest image leave for each other until it is finished: masks, and scores along seams."""
     if recipe.stitch == "crop":
         return 0
-    return whole if model.field is None or model.fixed_size else min(whole, ceil_to(model.field, model.stride))
+    worst, per_pixel = 0, len(found.classes) * 4
+    for image in found.images:
+        rows, cols = (-(-side // recipe.block) - 1 for side in image.header.shape)
+        seams = (rows * image.header.shape[1] + cols * image.header.shape[0]) * 2 * recipe.halo * 2  # each is there twice
+        if seams:
+            worst = max(worst, image.header.num_planes * (math.prod(image.header.shape) + seams * per_pixel))
+    return worst
 
 
 def print_bytes(size: int, *, up: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""What is done to a block in each phase: fit, predict, count, copy, finish.
+"""What is done to a block in each phase: fit, score, predict, count, copy, finish.
 
 Each phase is three steps (:class:`pipeline.process.Phase`): ``load`` reads, ``work`` computes, ``save``
 writes and returns the receipt's fields. Adding a phase is adding a class and a line to :func:`phases_of`.
@@ -6,6 +6,7 @@ writes and returns the receipt's fields. Adding a phase is adding a class and a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from pipeline.errors import BlockError
 from pipeline.export import finish_copy, finish_mask, write_copy
 from pipeline.fits import encode
 from pipeline.job import Bench, read_reflected, valid_pixels
-from pipeline.predict import Predict, digest, read_truth
+from pipeline.join import Join, Score
+from pipeline.parts import Parts
+from pipeline.predict import digest, read_truth
 from pipeline.process import Phase, Watch
 from pipeline.receipts import Block
 
@@ -25,7 +28,15 @@ __all__ = ["phases_of"]
 
 def phases_of(bench: Bench) -> dict[str, Phase]:
     """Every phase, over one actor's open things."""
-    return {"fit": Fit(bench), "predict": Predict(bench), "count": Count(bench), "copy": Copy(bench), "finish": Finish(bench)}
+    kinds: dict[str, Callable[[Bench], Phase]] = {
+        "fit": Fit,
+        "score": Score,
+        "predict": Join,
+        "count": Count,
+        "copy": Copy,
+        "finish": Finish,
+    }
+    return {name: kind(bench) for name, kind in kinds.items()}
 
 
 @dataclass(frozen=True)
@@ -115,4 +126,7 @@ class Finish:
     def save(self, block: Block, worked: None, watch: Watch) -> dict[str, Any]:
         """Write what is made of the whole image."""
         job = self.bench.job
-        return {"files": finish_mask(job, block) if job.masks else finish_copy(job, block)}
+        files = finish_mask(job, block) if job.masks else finish_copy(job, block)
+        if job.joins(block.image):
+            Parts(job, block.image).discard()
+        return {"files": files}

@@ -37,8 +37,8 @@ class Place(ABC):
         """See what a model returned as an array of this place."""
 
     @abstractmethod
-    def empty(self, shape: tuple[int, ...], num_classes: int) -> Any:
-        """Room for class ids and the value of no prediction, or for probabilities in steps of 1/255 where there are three axes."""
+    def zeros(self, shape: tuple[int, ...], num_classes: int) -> Any:
+        """Zeros, with room for class ids and no prediction, or for probabilities in steps of 1/255 where there are three axes."""
 
     @abstractmethod
     def argmax(self, scores_KYX: Any) -> tuple[Any, Any]:
@@ -99,13 +99,13 @@ class Host(Place):
         """Those of a GPU are copied."""
         return np.asarray(outputs.cpu() if hasattr(outputs, "cpu") else outputs)
 
-    def empty(self, shape: tuple[int, ...], num_classes: int) -> NDArray[Any]:
+    def zeros(self, shape: tuple[int, ...], num_classes: int) -> NDArray[Any]:
         """Eight bits up to 255 classes."""
-        return np.empty(shape, np.uint8 if num_classes <= 255 or len(shape) == 3 else np.uint16)
+        return np.zeros(shape, np.uint8 if num_classes <= 255 or len(shape) == 3 else np.uint16)
 
     def argmax(self, scores_KYX: NDArray[Any]) -> tuple[NDArray[Any], float]:
         """As :func:`pipeline.stitch.argmax`."""
-        ids_YX = self.empty(scores_KYX.shape[1:], len(scores_KYX))
+        ids_YX = self.zeros(scores_KYX.shape[1:], len(scores_KYX))
         stitch.argmax(scores_KYX, ids_YX)
         return ids_YX, 0.0
 

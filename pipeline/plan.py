@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.export import mask_of
 from pipeline.geometry import Box
 from pipeline.grid import Grid
-from pipeline.job import Job
+from pipeline.job import PARTS, Job
 from pipeline.normalize import NormalizeFitter, resolve
 from pipeline.plugins import build
 from pipeline.receipts import Block, Image, Receipt
@@ -56,7 +56,7 @@ def count_key(found: Survey, image: Image) -> str:
 
 def plan_row(found: Survey, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
     """What the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
-    suffixes = dict.fromkeys([".ome.zarr", *(writer.suffix for writer in job.writers)])
+    suffixes = dict.fromkeys([".ome.zarr", PARTS, *(writer.suffix for writer in job.writers)])
     return {
         "classes": list(job.classes),
         "metrics": list(found.config.metrics),
@@ -100,7 +100,7 @@ def complete(found: Survey, job: Job) -> dict[str, list[Stage]]:
 def stages_of(image: Image, job: Job, base: str) -> list[Stage]:
     """The phases of one image and their blocks, keyed by all that they depend on but the fit."""
     key = fingerprint(base, image.identity)
-    phases = ["fit", "predict"] if job.fitters else ["predict"]
+    phases = [*(["fit"] if job.fitters else []), *(["score"] if job.joins(image) else []), "predict"]
     stages = [Stage(phase, Blocks(phase, image, job.grid(image), key)) for phase in phases]
     if len(stages[0].blocks) > 1:
         stages.append(Stage("finish", [finish_block(image, key, job)]))
@@ -136,9 +136,9 @@ def finish_block(image: Image, key: str, job: Job) -> Block:
     return Block("finish", image, 0, 0, 0, Box(0, 0, *image.header.shape), written)
 
 
-def block_keys(block: Block, fit: Mapping[str, Any], before: Sequence[str]) -> Block:
+def block_keys(block: Block, fit: Mapping[str, Any], before: str) -> Block:
     """Give a block its fit, and make what it depends on part of its key."""
-    depends = before if block.phase in ("finish", "count") else fit if block.phase == "predict" else None
+    depends = before if block.phase in ("finish", "count") else [fit, before] if block.phase in ("score", "predict") else None
     return replace(block, fit=fit, key=fingerprint(block.key, block.phase, depends))
 
 

@@ -46,7 +46,7 @@ class Block:
     """The unit of scheduling, retry, writing and progress.
 
     Attributes:
-        phase: ``fit``, ``predict``, ``count``, ``copy`` or ``finish``.
+        phase: ``fit``, ``score``, ``predict``, ``count``, ``copy`` or ``finish``.
         image: the image it belongs to.
         plane: index of the (t, z) plane.
         row: row in the image's grid of blocks.
@@ -55,6 +55,7 @@ class Block:
         key: hash of all that its pixels depend on; a row of the ledger counts only under the same key.
         fit: what the fit phase found for the image.
         attempt: how often it was charged with a failure before.
+        lost: ids of the image's blocks that failed in the phase before.
     """
 
     phase: str
@@ -66,6 +67,7 @@ class Block:
     key: str = ""
     fit: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
+    lost: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

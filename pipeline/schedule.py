@@ -6,6 +6,7 @@ pixel: the same schedule drives the serial runner and Ray, and a resumed run rep
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,14 +39,14 @@ class Progress:
         stages: phases still to begin.
         waiting: (phase, id) of the current stage's blocks that have no receipt yet.
         fit: what the fit phase found.
-        digests: ``block id=digest`` of the current stage's receipts, in any order.
+        digests: of the current stage's receipts, by block id; None for those that failed.
     """
 
     stages: deque[Stage]
     waiting: set[tuple[str, str]] = field(default_factory=set)
     summary: Summary | None = None
     fit: dict[str, Any] = field(default_factory=dict)
-    digests: list[str] = field(default_factory=list)
+    digests: dict[str, str | None] = field(default_factory=dict)
 
 
 class Schedule:
@@ -56,7 +57,7 @@ class Schedule:
         merge: adds two fit summaries.
         conclude: turns the sum over an image into its fit.
         rekey: gives a block its fit and its key, once what it depends on is known: the fit of its image,
-            and the digests of the stage before.
+            and what the stage before has left.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Schedule:
         images: Mapping[str, Sequence[Stage]],
         merge: Callable[[Summary, Summary], Summary],
         conclude: Callable[[Summary], dict[str, Any]],
-        rekey: Callable[[Block, Mapping[str, Any], Sequence[str]], Block] = lambda block, fit, _: replace(block, fit=fit),
+        rekey: Callable[[Block, Mapping[str, Any], str], Block] = lambda block, fit, _: replace(block, fit=fit),
     ) -> None:
         self._merge, self._conclude, self._rekey = merge, conclude, rekey
         self._images = {name: Progress(deque(stages)) for name, stages in images.items()}
@@ -73,7 +74,7 @@ class Schedule:
         self._known: dict[tuple[str, str], Receipt] = {}
         self.total_blocks = sum(len(stage.blocks) for stages in images.values() for stage in stages)
         self.num_settled = 0
-        self.num_failed = 0
+        self.failed: set[str] = set()  # ids of blocks, in whatever phase
         self._unfinished = len(self._images)
 
     def begin(self, known: Mapping[tuple[str, str], Receipt]) -> None:
@@ -149,10 +150,10 @@ class Schedule:
 
     def _book(self, progress: Progress, receipt: Receipt) -> None:
         progress.waiting.discard((receipt.phase, receipt.block))
-        progress.digests.append(f"{receipt.block}={receipt.digest}")
+        progress.digests[receipt.block] = receipt.digest if receipt.ok else None
         self.num_settled += 1
         if not receipt.ok:
-            self.num_failed += 1
+            self.failed.add(receipt.block)
         elif receipt.payload:
             summary = decode(receipt.payload)
             progress.summary = summary if progress.summary is None else self._merge(progress.summary, summary)
@@ -172,8 +173,9 @@ class Schedule:
 
     def _open(self, progress: Progress, stage: Stage) -> Iterator[Block]:
         """Give the blocks of a stage that are not known to be settled."""
-        before, progress.digests = sorted(progress.digests), []
-        blocks = [self._rekey(block, progress.fit, before) for block in stage.blocks]
+        before, progress.digests = progress.digests, {}
+        left, lost = _hash(before), tuple(sorted(block for block, digest in before.items() if digest is None))
+        blocks = [replace(self._rekey(block, progress.fit, left), lost=lost) for block in stage.blocks]
         progress.waiting = {(block.phase, block.id) for block in blocks}
         for block in blocks:
             receipt = self._known.get((stage.phase, block.id))
@@ -181,3 +183,8 @@ class Schedule:
                 self._book(progress, receipt)
             else:
                 yield block
+
+
+def _hash(digests: Mapping[str, str | None]) -> str:
+    """One digest of all, whatever their order."""
+    return hashlib.blake2b(repr(sorted(digests.items())).encode(), digest_size=16).hexdigest()

@@ -33,7 +33,7 @@ from pipeline.readers import Header, Raster
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["PARTIAL", "ArrayRaster", "BlockStore", "chunk_side", "put_text", "store_errors"]
+__all__ = ["PARTIAL", "ArrayRaster", "BlockStore", "appears_whole", "chunk_side", "put_text", "store_errors"]
 
 PARTIAL = ".partial"
 """How the name of every file and folder ends that is not finished yet."""
@@ -61,8 +61,9 @@ def store_errors(path: Path | str) -> Iterator[None]:
         raise StoreError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
 
 
-def put_text(path: Path, text: str) -> None:
-    """Write a small file at once: readers see the old text or the new, whoever else writes it.
+@contextmanager
+def appears_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and move it to this one in the end: readers see the old file or the new, whoever else writes it.
 
     Raises:
         StoreError: the disk refuses.
@@ -71,10 +72,16 @@ def put_text(path: Path, text: str) -> None:
     with store_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text)
+            yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write a small file as :func:`appears_whole` does."""
+    with appears_whole(path) as partial:
+        partial.write_text(text)
 
 
 class ArrayRaster(Raster):

@@ -21,11 +21,11 @@ from pipeline.geometry import ceil_to
 from pipeline.gpus import num_gpus
 from pipeline.halo import HaloError
 from pipeline.measure import MOST_HALO, measure, measure_file
-from pipeline.memory import fit_memory, print_bytes, projected_bytes
+from pipeline.memory import fit_memory, part_bytes, print_bytes, projected_bytes
 from pipeline.models import Model, TorchModel
 from pipeline.plugins import find
 from pipeline.recipe import Recipe
-from pipeline.runners._auto import runner_of, threads_of
+from pipeline.runners._auto import threads_of
 from pipeline.survey import Survey
 from pipeline.trial import Outcome, expect, find_fastest
 
@@ -34,12 +34,10 @@ __all__ = ["Choice", "choose", "expected", "keep", "measure", "measure_backends"
 # Of a core: wide halos are worth large cores, until what lies between two layers no longer fits the processor's cache.
 CORE, EAGER, MOST = (1024, 16), (768, 12), 1536  # least pixels, and times the halo; at most
 STEP = 32  # a core that is balanced to an image is a multiple of
-BLOCK = 2048
+BLOCK, GPU_BLOCK = 2048, 4096
 LEAST = 512  # side below which a block is not cut to keep its cores at the usual size
 HALO = 64  # where the field is not finite, or larger than what is measured
 GPU_BATCH = 4
-WASTEFUL = 1.5  # times the pixels of a block that are computed for it, from which on the user is told
-LARGE, MANY = 4096, 16  # side of a large block; how many an image must have to be cut into large ones
 
 
 @dataclass(frozen=True)
@@ -119,9 +117,8 @@ def choose(
     recipe = replace(recipe, core=core, block=block, stitch=config.tiling.stitch)
     _check(found, recipe, problems)
     recipe, need = fit_memory(replace(found, config=config), recipe, notes)
-    if (times := _times_computed(found, recipe)) > WASTEFUL:
-        way_out = f"a larger tiling.block than {recipe.block} computes less"
-        notes.append(f"tiling.stitch: {recipe.stitch} computes up to {times:.1f} times what crop does, around each block; {way_out}")
+    if size := part_bytes(found, recipe):
+        notes.append(f"tiling.stitch: {recipe.stitch} keeps up to {print_bytes(size, up=True)} beside the masks until an image is finished")
     return Choice(recipe, tuple(notes), need, outcome)
 
 
@@ -184,7 +181,7 @@ def _precision(found: Survey, recipe: Recipe, device: str) -> str:
 
 
 def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[int, int]:
-    tiling, stride = found.config.tiling, found.model.stride
+    tiling, stride, usual = found.config.tiling, found.model.stride, GPU_BLOCK if recipe.device == "cuda" else BLOCK
     if tiling.core == "auto":
         core = _usual_core(found, recipe)
         if tiling.block != "auto":
@@ -192,18 +189,11 @@ def _core_and_block(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[in
             cores = 1 if core >= LEAST and tiling.block < 2 * LEAST else -(-tiling.block // core)
             core = ceil_to(-(-tiling.block // cores), stride)
             return core, _said("block", tiling.block, cores * core, core, notes)
-        return core, max(1, round(_usual_block(found, recipe) / core)) * core
+        return core, max(1, round(usual / core)) * core
     core = _said("core", tiling.core, ceil_to(tiling.core, stride), stride, notes)
     if tiling.block == "auto":
-        return core, max(1, round(_usual_block(found, recipe) / core)) * core
+        return core, max(1, round(usual / core)) * core
     return core, _said("block", tiling.block, ceil_to(tiling.block, core), core, notes)
-
-
-def _usual_block(found: Survey, recipe: Recipe) -> int:
-    """Larger for a GPU; and to blend, which computes what surrounds a block again, where there are enough of them for all actors."""
-    compute, blends = found.config.compute, found.config.tiling.stitch != "crop"
-    is_enough = runner_of(found) == "serial" or compute.actors == 1 or found.pixels >= MANY * LARGE**2
-    return LARGE if recipe.device == "cuda" or (blends and is_enough) else BLOCK
 
 
 def _usual_core(found: Survey, recipe: Recipe) -> int:
@@ -222,15 +212,6 @@ def _usual_core(found: Survey, recipe: Recipe) -> int:
 
     even = [ceil_to(-(-side // round(side / usual)), ceil_to(STEP, stride)) for side in shape if side > usual]
     return min([usual, *even], key=computed)  # of equals the first
-
-
-def _times_computed(found: Survey, recipe: Recipe) -> float:
-    """What blending computes in a block with neighbours on all sides, against the block's own tiles."""
-    if recipe.stitch == "crop" or not any(min(image.header.shape) > recipe.block for image in found.images):
-        return 1.0
-    model = found.model
-    strip = recipe.outer if model.field is None or model.fixed_size else min(recipe.outer, recipe.halo + model.field)
-    return (1 + 2 * strip / (recipe.block // recipe.core * recipe.outer)) ** 2
 
 
 def _said(name: str, asked: int, given: int, step: int, notes: list[str]) -> int:

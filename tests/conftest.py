@@ -169,7 +169,8 @@ def engine(tmp_path, capsys):
 def traced(monkeypatch):
     """A model that counts its calls and can be told to fail, as ``model: {name: traced.model}``.
 
-    Class 1 where a pixel is above the mean of the 3x3 pixels around it, so that a missing halo shows.
+    Class 1 where a pixel is above the mean of the 3x3 pixels around it, so that a missing halo shows. It gives classes, or
+    with ``scores`` by how much.
     """
     from scipy.ndimage import uniform_filter
 
@@ -180,10 +181,15 @@ def traced(monkeypatch):
 
         power: int = 1
         classes: int = 2
+        scores: bool = False
 
         @property
         def num_classes(self):
             return self.classes
+
+        @property
+        def gives_scores(self):
+            return self.scores
 
         @property
         def field(self):
@@ -199,8 +205,9 @@ def traced(monkeypatch):
             for pixels_CYX in pixels_BCYX:
                 trace.on_call(pixels_CYX)
             values = pixels_BCYX[:, 0].astype(np.int64)
-            around = uniform_filter(values, (0, 3, 3), mode="nearest")
-            return (values > around * self.power).astype(np.uint8)
+            around = uniform_filter(values, (0, 3, 3), mode="nearest") * self.power
+            above = (values - around).astype(np.float32)
+            return np.stack([-above, above], axis=1) if self.scores else (above > 0).astype(np.uint8)
 
     trace = types.SimpleNamespace(calls=0, opened=0, on_call=lambda pixels_CYX: None)
     module = types.ModuleType("traced.model")

@@ -38,9 +38,9 @@ class Timing:
         start_s: until every actor had given back its first block: Ray, loading, compiling.
         pixels_s: pixels a second while every actor was busy, all phases counted.
         pixels: of the piece.
-        blocks: of the predict phase.
+        blocks: that went through the network.
         seconds: that the whole piece took.
-        stages: seconds spent in each stage, of all actors together, the first block of each left out; ``fit`` and ``finish`` apart.
+        stages: seconds spent in each stage, of all actors together, the first block of each left out; other phases by name.
     """
 
     actors: int
@@ -128,7 +128,7 @@ def run_piece(found: Survey, job: Job, compute: Compute, runner: str, folder: Pa
             seen.append((time.perf_counter() - start, block, receipt))
 
         def is_enough() -> bool:
-            began = next((at for at, block, _ in seen if block.phase == "predict"), None)
+            began = next((at for at, block, _ in seen if block.phase in ("score", "predict")), None)
             return began is not None and time.perf_counter() - start - began > MOST_S
 
         start = time.perf_counter()
@@ -141,7 +141,8 @@ def timing_of(seen: Sequence[tuple[float, Block, Receipt]], stages: Mapping[str,
 
     The first block of each actor holds its start, and the last ones are done while others are idle: both are left out.
     """
-    predicted = [(at, block) for at, block, _ in seen if block.phase == "predict"]
+    main = "score" if any(block.phase == "score" for _, block, _ in seen) else "predict"
+    predicted = [(at, block) for at, block, _ in seen if block.phase == main]
     first, last = min(actors, len(predicted)) - 1, max(len(predicted) - actors, 0)
     if last <= first:
         first, last = 0, len(predicted) - 1
@@ -150,13 +151,13 @@ def timing_of(seen: Sequence[tuple[float, Block, Receipt]], stages: Mapping[str,
     warm = {block.id for _, block in predicted[: first + 1]} if area else set()
     spent: dict[str, float] = defaultdict(float)
     for _, block, receipt in seen:
-        if block.phase != "predict":
+        if block.phase != main:
             spent[block.phase] += sum(receipt.seconds.values())
         elif block.id not in warm:
             for stage, seconds in receipt.seconds.items():
                 spent[stage] += seconds
     pixels = sum(block.box.area for _, block in predicted)
     if len(stages) == 1:  # these phases lie before and behind the time that was looked at
-        per_pixel += (spent["fit"] / actors + spent["finish"]) / pixels
+        per_pixel += ((spent["fit"] + spent["predict"]) / actors + spent["finish"]) / pixels
     whole_s = max(at for at, _, _ in seen)
     return Timing(actors, predicted[first][0], 1 / per_pixel, pixels, len(predicted), whole_s, {k: v for k, v in spent.items() if v})

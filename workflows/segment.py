@@ -183,7 +183,7 @@ def retry(folder_path: Path, block: str | None = None) -> int:
     folder.require()
     failed = [receipt for receipt in latest(read_rows(folder.ledger)).values() if not receipt.ok]
     if block is not None and block not in {receipt.block for receipt in failed}:
-        names = ", ".join(receipt.block for receipt in failed) or "none is quarantined"
+        names = ", ".join(dict.fromkeys(receipt.block for receipt in failed)) or "none is quarantined"
         raise InputError(Problem("--block", repr(block), names))
     config = load_config(folder.path / "config.yaml")
     return run_resolved(config, again=lambda receipt: block is None or receipt.block == block)

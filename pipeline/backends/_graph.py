@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Classes", "Graph", "GraphPredictor", "prepared", "refusal", "trace"]
 
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
-"""Pixels, mean and std in; the graph's outputs out, in memory of their own."""
+"""Pixels, mean and std in; the graph's outputs out: classes in memory of their own, logits until the next call."""
 
 _HUGE = 1e30  # a pixel value from here on is refused: runtimes hide the NaN that it turns into behind the next ReLU
 _SIDES = (64, 256)  # of the tiles that a graph of any size is recorded with, pixels; the first that the network takes

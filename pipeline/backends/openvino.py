@@ -71,7 +71,7 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
             model, takes_any, floats = _calibrated(graph, pixels, recipe)
         else:
             (model, takes_any), floats = convert(graph, pixels), {"fp32": "f32", "bf16": "bf16"}[recipe.precision]
-        requests = _Requests(model, _config(recipe, floats), by_size=takes_any and recipe.stitch == "crop")
+        requests = _Requests(model, _config(recipe, floats), by_size=takes_any)
         requests.of(pixels.shape)
     except RuntimeError as error:
         raise refusal("openvino", error) from error
@@ -79,8 +79,9 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         request = requests.of(inputs[0].shape)
         request.infer(list(inputs), share_inputs=True)
-        # Copies: the next tile is computed into the same memory.
-        return [request.get_output_tensor(index).data.copy() for index in range(2 if graph.classes else 1)]
+        found = [tensor.data for tensor in request.output_tensors]
+        # The next tile is computed into the same memory: classes are kept for longer, and a graph of any size may let go of it.
+        return [one.copy() for one in found] if graph.classes or request is requests.any else found
 
     return run, takes_any
 
@@ -89,7 +90,7 @@ class _Requests:
     """What computes tiles: one graph for all sizes, and for large tiles one of their own size, whose memory is planned.
 
     A graph of any size keeps what it computes between layers in 2.6 times the memory. Large tiles are mostly of one size, and
-    come size by size unless they are blended, so that one such graph at a time is enough.
+    come size by size, so that one such graph at a time is enough.
 
     Args:
         model: OpenVINO's.
@@ -116,7 +117,9 @@ class _Requests:
         return self.any
 
     def _compiled(self, model: Any) -> Any:
-        return core().compile_model(model, "CPU", self.config).create_infer_request()
+        request = core().compile_model(model, "CPU", self.config).create_infer_request()
+        give_back()  # compiling takes much that computing does not
+        return request
 
 
 @cache

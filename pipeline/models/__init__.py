@@ -37,7 +37,7 @@ Args:
 Returns:
     Logits (B, K, Y, X), float, numpy or torch; or classes (B, Y, X), unsigned integers, where the
     model decides itself. Y and X may be smaller than the input by the same margin on opposite
-    sides (valid padding); the centre is meant.
+    sides (valid padding); the centre is meant. Logits may be overwritten by the next call.
 """
 
 

@@ -5,7 +5,7 @@ After Wang et al., "Aleatoric uncertainty estimation with test-time augmentation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,23 +60,23 @@ def _then(first: Turn, second: Turn) -> Turn:
     return lambda x: second(first(x))
 
 
-def average(answers: Sequence[NDArray[Any]], weights: Sequence[float] | None = None) -> NDArray[np.float32]:
+def average(answers: Iterable[NDArray[Any]], weights: Sequence[float]) -> NDArray[np.float32]:
     """Average the softmax of several logits, and return its logarithm, which is logits again.
 
     Args:
-        answers: logits (B, K, Y, X) each.
-        weights: one an answer, adding up to 1; None: all alike.
+        answers: logits (B, K, Y, X) each, one after the other.
+        weights: one an answer, adding up to 1.
 
     Example:
         >>> one, other = np.zeros((1, 2, 1, 1)), np.log([0.9, 0.1]).reshape(1, 2, 1, 1)
-        >>> np.exp(average([one, other])).astype(float).round(2).ravel().tolist()
+        >>> np.exp(average([one, other], [0.5, 0.5])).astype(float).round(2).ravel().tolist()
         [0.7, 0.3]
     """
-    total = np.zeros(answers[0].shape, np.float32)
-    for index, logits in enumerate(answers):
+    total = np.zeros((), np.float32)
+    for logits, weight in zip(answers, weights, strict=True):
         probs = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
-        probs *= (weights[index] if weights else 1 / len(answers)) / probs.sum(axis=1, keepdims=True)
-        total += probs
+        probs *= weight / probs.sum(axis=1, keepdims=True)
+        total = np.add(total, probs, out=probs)
     return np.log(np.maximum(total, TINY, out=total), out=total)
 
 
@@ -94,8 +94,7 @@ class Orientations:
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""
-        answers = []
-        for turn, back in orientations(self.kind):
-            logits = self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits)
-            answers.append(back(logits.cpu().numpy() if hasattr(logits, "cpu") else logits))
-        return average(answers)
+        turns = list(orientations(self.kind))
+        given = (self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits) for turn, _ in turns)
+        found = (logits.cpu().numpy() if hasattr(logits, "cpu") else logits for logits in given)
+        return average((back(logits) for logits, (_, back) in zip(found, turns, strict=True)), [1 / len(turns)] * len(turns))

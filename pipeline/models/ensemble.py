@@ -158,7 +158,8 @@ class Ensemble(Model):
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
         """Load every member."""
-        shares = [share / sum(self.shares) for share in self.shares] if self.shares else None
+        counts = self.shares or [1] * len(self.members)
+        shares = [share / sum(counts) for share in counts]
         with ExitStack() as stack:
             predicts = [stack.enter_context(model.open(recipe, normalize or _fixed(model))) for model in self.models]
 

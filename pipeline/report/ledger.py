@@ -36,7 +36,9 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
         # Plan order makes the sums of floats, and so the report, the same whatever the order of work was.
         ordered = sorted(of_image.get(image["name"], []), key=lambda receipt: (receipt.phase, _place(receipt)))
         images.append(_image_counts(image, ordered, plan))
-        failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in ordered if not r.ok]
+        # A block without scores has no mask, which is the same failure.
+        failed = {(r.block, r.phase.replace("score", "predict")): r for r in ordered if not r.ok}
+        failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in failed.values()]
     images += [ImageCounts(one["name"]) for one in plan["rejected"]]
     return build_report(
         ReportInput(

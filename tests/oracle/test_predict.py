@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from pipeline.confusion import confusion, cross_entropy
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
-from pipeline.grid import Grid
 from pipeline.job import Bench, Job
 from pipeline.models import Model
 from pipeline.place import Host
 from pipeline.plugins import build
-from pipeline.predict import Predict, _Pixels, needed
+from pipeline.predict import Pixels, Predict
 from pipeline.process import Watch
 from pipeline.readers import Header
 from pipeline.receipts import Block, Image
@@ -72,10 +71,11 @@ def places():
 
 
 class Scene:
-    """One block of an image, its truth and its holes, and what becomes of them at a place."""
+    """One block of an image, its truth and its holes, and what becomes of them at a place; to blend, there is no other block."""
 
     def __init__(self, shape, core, halo, cores, stitch, classes, *, margin=0, batch=1, truth=True, holes=False, probs=False, row=0):
         self.margin, self.classes = margin, classes
+        cores = cores if stitch == "crop" else max(-(-side // core) for side in shape)
         recipe = Recipe(core=core, halo=halo, block=core * cores, stitch=stitch, batch=batch)
         self.image = Image(0, "a", "/a", Header(shape, 2, "int32"), {"name": "auto"})
         named = [{"id": k, "name": str(k), "color": "#000000"} for k in range(classes)]
@@ -98,7 +98,7 @@ class Scene:
         region = Box(0, 0, *self.image.header.shape).grow(2 * self.grid.core + 2 * self.grid.halo)
         coordinates_CYX = _coordinates(region)
         given = [None if one is None else place.put(one) for one in (coordinates_CYX, self.valid_YX, self.truth_YX)]
-        return phase.work(self.block, _Pixels(region, *given, ""), Watch())
+        return phase.work(self.block, Pixels(region, *given, ""), Watch())
 
     def naive(self):
         """Mask, probabilities, nats and agreement, from one float32 array over the whole image."""
@@ -202,42 +202,6 @@ def test_pixels_of_any_type_and_layout_arrive_as_they_are():
             there = device.put(layout)
             assert tuple(there.shape) == layout.shape
             assert np.array_equal(there.numpy(), layout)
-
-
-@given(core=st.integers(1, 6), halo=st.integers(0, 3), cores=st.integers(1, 3), field=st.integers(0, 40), stride=st.sampled_from([1, 4, 8]))
-def test_what_a_part_of_a_tile_needs(core, halo, cores, field, stride):
-    """It holds the field around the part as far as the tile goes, is no more than the stride wider, and lies where the stride allows."""
-    grid = Grid((300, 200), core * stride, halo * stride, cores * core * stride, stride)
-    block = list(grid.blocks())[-1].box
-    for tile in grid.ring(block):
-        found, wanted = needed(tile.outer, block, field, 0, stride), tile.outer.meet(block).grow(field).meet(tile.outer)
-        assert tile.outer.contains(found)
-        assert found.contains(wanted)
-        assert wanted.grow(stride - 1).contains(found)
-        assert all(side % stride == 0 for side in (found.y0, found.x0, *found.shape))
-
-
-def test_blending_computes_no_more_than_it_must(engine, networks, tmp_path, monkeypatch):
-    """Of the tiles around a block the network sees what the block's part of them depends on, and the mask is that of whole tiles."""
-    from pipeline import predict
-    from pipeline.models._unet import UNetModule
-
-    save_tiff(tmp_path / "a.tif", blobs((640, 640), seed=4))
-    keys = {
-        "model": networks["same"],
-        "tiling": {"core": 160, "halo": 32, "block": 160, "stitch": "gaussian"},
-        "compute": {"backend": "torch"},
-    }
-    pixels, forward = [], UNetModule.forward
-    monkeypatch.setattr(UNetModule, "forward", lambda self, x: pixels.append(x.numel()) or forward(self, x))
-    cut = engine(**keys, output="cut")
-    fewer = sum(pixels)
-    pixels.clear()
-    monkeypatch.setattr(predict, "needed", lambda outer, *_: outer)
-    whole = engine(**keys, output="whole")
-    assert (cut.code, whole.code) == (0, 0)
-    assert (cut.mask() != whole.mask()).sum() == 0
-    assert fewer < 0.55 * sum(pixels)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.blend import Blend, spans
+from pipeline.blend import Blend, added, cells, spans
 from pipeline.geometry import Box
 from pipeline.grid import Grid
 from pipeline.place import Host
@@ -33,7 +33,7 @@ def accumulated(grid, kind, margin):
     """The weighted sum of all tiles in one float32 array over the image; tiles lose ``margin`` on every side."""
     total = np.zeros((2, *grid.shape), np.float32)
     whole, halo = Box(0, 0, *grid.shape), grid.halo - margin
-    for tile in grid.ring(whole):
+    for tile in grid.tiles(whole):
         seen = tile.outer.grow(-margin)
         inside = seen.meet(whole)
         rows, cols = inside.within(seen).slices
@@ -45,14 +45,16 @@ def accumulated(grid, kind, margin):
     return total
 
 
-@given(core=st.integers(1, 20), halo=st.integers(0, 50), count=st.integers(1, 6), data=st.data())
-def test_spans_are_reached_by_the_same_tiles(core, halo, count, data):
-    """Spans follow one another over the range, and each pixel is reached by exactly the tiles that its span names."""
+@given(core=st.integers(1, 20), halo=st.integers(0, 50), count=st.integers(1, 6), cores=st.integers(1, 3), data=st.data())
+def test_spans_are_reached_by_the_same_tiles(core, halo, count, cores, data):
+    """Spans follow one another, lie in one block each, and each pixel is reached by exactly the tiles that its span names."""
+    block = core * cores
     stop = data.draw(st.integers(core * (count - 1) + 1, core * count))
     start = data.draw(st.integers(0, stop - 1))
     at = start
-    for span in spans(core, halo, count, start, stop):
+    for span in spans(core, halo, block, count, start, stop):
         assert span.start == at < span.stop
+        assert span.start // block == (span.stop - 1) // block
         for pixel in range(span.start, span.stop):
             reaching = [index for index in range(count) if index * core - halo <= pixel < (index + 1) * core + halo]
             assert reaching == list(range(span.first, span.last + 1))
@@ -60,41 +62,65 @@ def test_spans_are_reached_by_the_same_tiles(core, halo, count, data):
     assert at == stop
 
 
-@given(grid=CUTS, kind=KINDS, margin=st.integers(0, 5))
+def blended(grid, kind, margin, block, order):
+    """Give a block's tiles to a blend, in some order; returns the blend, and what it gave."""
+    blend, given = Blend(grid, kind, Host()), []
+    for tile in order(list(grid.tiles(block.box))):
+        seen = tile.outer.grow(-margin)
+        shared = seen.meet(Box(0, 0, *grid.shape))
+        scores_KYX = scores_of(tile, seen)[(slice(None), *shared.within(seen).slices)]
+        for box, kept_KYX, is_own in blend.add(tile, seen, shared, scores_KYX):
+            assert block.box.contains(box)
+            assert np.shares_memory(kept_KYX, scores_KYX) == is_own  # nothing is copied where a tile is alone
+            assert not is_own or tile.core.contains(box)
+            given.append((box, kept_KYX))
+    return blend, given
+
+
+@given(grid=CUTS, kind=KINDS, margin=st.integers(0, 5), data=st.data())
 @settings(deadline=None)
-def test_sums_are_those_of_one_accumulator(grid, kind, margin):
-    """Any cut into blocks gives every pixel once, with the very sum of the naive way; unpadded networks and halos wider than a core too."""
+def test_sums_are_those_of_one_accumulator(grid, kind, margin, data):
+    """Any cut into blocks, and any order of tiles, gives every pixel once, with the very sum of the naive way.
+
+    So do networks without padding, and halos wider than a core.
+    """
     margin = min(margin, grid.halo)
     total_KYX = accumulated(grid, kind, margin)
     found_KYX, times_YX = np.zeros_like(total_KYX), np.zeros(grid.shape, int)
+    held = {}
     for block in grid.blocks():
-        blend = Blend(block.box, grid, kind, Host())
-        for tile in grid.ring(block.box):
-            seen = tile.outer.grow(-margin)
-            if (shared := seen.meet(block.box)) is None:
-                continue
-            scores_KYX = scores_of(tile, seen)[(slice(None), *shared.within(seen).slices)]
-            for box, kept_KYX, is_own in blend.add(tile, seen, shared, scores_KYX):
-                assert block.box.contains(box)
-                assert np.shares_memory(kept_KYX, scores_KYX) == is_own  # nothing is copied where a tile is alone
-                assert not is_own or tile.core.contains(box)
-                found_KYX[(slice(None), *box.slices)] = kept_KYX
-                times_YX[box.slices] += 1
-        assert not blend._sums
+        blend, given = blended(grid, kind, margin, block, lambda tiles: data.draw(st.permutations(tiles)))
+        for cell, shares in blend.shares.items():
+            held.setdefault(cell, {}).update(shares)
+        for box, kept_KYX in given:
+            found_KYX[(slice(None), *box.slices)] = kept_KYX
+            times_YX[box.slices] += 1
+    for cell, shares in held.items():
+        assert set(shares) == set(cell.tiles)
+        found_KYX[(slice(None), *cell.box.slices)] = added(shares)
+        times_YX[cell.box.slices] += 1
     assert (times_YX == 1).all()
     assert np.array_equal(found_KYX, total_KYX)
+
+
+@given(grid=CUTS, reach=st.integers(0, 12))
+def test_cells_cut_the_image(grid, reach):
+    """Cells of the whole image are those of its blocks, hold every pixel once, and lie in one block each."""
+    whole = list(cells(grid, reach, Box(0, 0, *grid.shape)))
+    assert {cell for block in grid.blocks() for cell in cells(grid, reach, block.box)} == set(whole)
+    assert sum(cell.box.area for cell in whole) == grid.shape[0] * grid.shape[1]
 
 
 @pytest.mark.parametrize(("core", "halo"), [(32, 4), (16, 8), (8, 12)])
 def test_finished_rows_are_let_go(core, halo):
     """After a row of tiles only what the next row reaches is held, whatever the size of the block."""
     grid = Grid((160, 64), core, halo, 160 // core * core)
-    box = next(iter(grid.blocks())).box
-    blend, most = Blend(box, grid, "linear", Host()), 0
-    for tile in grid.ring(box):
-        shared = tile.outer.meet(box)
+    blend, most = Blend(grid, "linear", Host()), 0
+    for tile in grid.tiles(next(iter(grid.blocks())).box):
+        shared = tile.outer.meet(Box(0, 0, *grid.shape))
         list(blend.add(tile, tile.outer, shared, np.zeros((1, *shared.shape), np.float32)))
-        most = max(most, sum(sum_KYX.size for sum_KYX in blend._sums.values()))
+        most = max(most, sum(share_KYX.size for shares in blend.shares.values() for share_KYX in shares.values()))
         if tile.col == grid.num_cores[1] - 1:
-            assert all(y >= (tile.row + 1) * core - halo for y, _ in blend._sums)
-    assert 0 < most <= 64 * 2 * halo + 2 * halo * (core + 2 * halo)
+            assert all(cell.box.y0 >= (tile.row + 1) * core - halo for cell in blend.shares)
+    waiting = sum(range(2 * halo, 0, -core))  # of a tile's rows, for the rows of tiles that reach into it
+    assert 0 < most <= waiting * (64 // core + 1) * (core + 2 * halo)

@@ -79,25 +79,6 @@ def test_full_tiles_are_all_of_one_size(grid):
         assert tile.outer.contains(other.outer)
 
 
-@settings(max_examples=50, deadline=None)
-@given(grids(most=40))
-def test_the_ring_is_every_tile_that_reaches_in(grid):
-    """Blending sees each tile whose full outer touches the block, once, row by row, and no other."""
-    every = {(tile.row, tile.col): tile for tile in tiles_of(grid)}
-    for cell in grid.blocks():
-        ring = list(grid.ring(cell.box))
-        found = [(tile.row, tile.col) for tile in ring]
-        assert found == sorted(set(found))
-        box = cell.box
-        reaching = set()
-        for row, col in every:
-            outer = Box(row * grid.core, col * grid.core, (row + 1) * grid.core, (col + 1) * grid.core).grow(grid.halo)
-            if outer.y0 < box.y1 and outer.x0 < box.x1 and outer.y1 > box.y0 and outer.x1 > box.x0:
-                reaching.add((row, col))
-        assert set(found) == reaching
-        assert all(every[place] == tile for place, tile in zip(found, ring, strict=True))
-
-
 @given(grids())
 def test_a_tile_does_not_depend_on_its_block(grid):
     """The same core and halo give the same tiles, however they are gathered into blocks."""

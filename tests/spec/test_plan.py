@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,13 +177,14 @@ def test_other_pixels_are_another_key(tmp_path, planned):
 
 
 def test_fits_and_digests_are_part_of_the_key(tmp_path, planned):
-    """A predicted block depends on the fit, a finished image on the pixels that were written."""
+    """What follows a stage depends on what that has left: a fit, scores or pixels; a fit depends on nothing."""
     save_tiff(tmp_path / "a.tif", blobs((70, 70)))
     predict, finish = (stage.blocks[0] for stage in planned()["a"])
-    assert block_keys(predict, {"n": 1}, ["x=1"]).key != block_keys(predict, {"n": 2}, ["x=1"]).key
-    assert block_keys(predict, {"n": 1}, ["x=1"]).key == block_keys(predict, {"n": 1}, ["x=2"]).key
-    assert block_keys(finish, {"n": 1}, ["x=1"]).key != block_keys(finish, {"n": 1}, ["x=2"]).key
-    assert block_keys(predict, {"n": 1}, []).fit == {"n": 1}
+    assert block_keys(predict, {"n": 1}, "x").key != block_keys(predict, {"n": 2}, "x").key
+    for block in (predict, replace(predict, phase="score"), finish):
+        assert block_keys(block, {"n": 1}, "x").key != block_keys(block, {"n": 1}, "y").key
+    assert block_keys(replace(predict, phase="fit"), {}, "x").key == block_keys(replace(predict, phase="fit"), {}, "y").key
+    assert block_keys(predict, {"n": 1}, "").fit == {"n": 1}
 
 
 def test_counts_have_a_key_of_their_own(tmp_path, surveyed):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
-from pipeline.memory import projected_bytes
+from pipeline.memory import part_bytes, print_bytes, projected_bytes
 from pipeline.plugins import build
 from pipeline.runners._auto import runner_of
 from pipeline.survey import survey
@@ -150,16 +150,21 @@ def test_what_does_not_fit_is_refused_with_values_that_do(tuned, tiling, memory)
         assert tiling["core"] == "auto"
 
 
-def test_blending_reads_more_and_says_so(tuned):
-    """What is read around a block counts in the projection: as far as the network's field reaches, or whole tiles where it has none."""
+def test_blending_holds_more_and_says_so(tuned):
+    """What neighbouring tiles and blocks share counts in the projection, and what lies on disk until the end is told."""
     tiling = {"core": 512, "halo": 64, "block": 1024}
-    crop, found = tuned((5000, 4000), tiling=tiling)
-    linear, _ = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
-    assert found.model.field is not None
-    around = 2 * ceil_to(found.model.field, found.model.stride) + 2 * 64
-    ring = (1024 + around) ** 2 - (1024 + 2 * 64) ** 2
-    sums = 2 * 64 * (1024 + 2 * (512 + 2 * 64)) * 3 * 4  # of what neighbours share
-    assert linear.memory_bytes - crop.memory_bytes == 3 * ring + sums
+    crop, _ = tuned((5000, 4000), tiling=tiling)
+    linear, found = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
+    outer, planes = 512 + 2 * 64, 3 * 4
+    inside = 2 * 64 * (3 * 2 * outer + outer)  # along a row of two tiles, the image's edges, and one tile
+    seams = 2 * 64 * 4 * 1024 * 2  # around the block at hand and the one that is written
+    assert linear.memory_bytes - crop.memory_bytes == (inside + seams) * planes
+    along = (4 * 4000 + 3 * 5000) * 2 * 64 * 2  # both sides of each line between blocks keep what they know of it
+    size = print_bytes(5000 * 4000 + along * planes, up=True)
+    assert any(note == f"tiling.stitch: linear keeps up to {size} beside the masks until an image is finished" for note in linear.notes)
+    assert part_bytes(found, replace(linear.recipe, block=5120)) == 0
+    for other in (crop, tuned((5000, 4000), tiling={**tiling, "block": 5120, "stitch": "linear"})[0]):
+        assert not any("beside the masks" in note for note in other.notes)
 
 
 @pytest.mark.parametrize(
@@ -187,30 +192,12 @@ def test_a_small_run_needs_no_ray_and_uses_all_cores(tuned, monkeypatch, side, c
     assert choose(found, lambda: "device" in compute).recipe.threads == threads
 
 
-def test_blending_takes_larger_blocks_where_there_are_enough_of_them(tuned):
-    """Around a block everything is computed again: an image of many blocks is cut into larger ones to blend, and not to crop."""
-    small, found = tuned((4500, 4500), tiling={**AUTO, "stitch": "linear"}, compute={"runner": "ray"})
-    assert small.recipe.block < 3000
-    alone, _ = tuned(tiling={**AUTO, "stitch": "linear"}, compute={"runner": "serial"})
-    assert alone.recipe.block > 3000
+@pytest.mark.parametrize("stitch", ["crop", "linear"])
+def test_blocks_are_of_the_usual_size_however_tiles_are_stitched(tuned, stitch):
+    """Nothing is computed twice around a block, so blending needs none that are larger."""
+    _, found = tuned(tiling={**AUTO, "stitch": stitch})
     header = replace(found.images[0].header, shape=(20_000, 20_000))
-    large = replace(found, images=[replace(found.images[0], header=header)])
-    assert choose(large, lambda: False).recipe.block > 3000
-    cropped = large.config.model_copy(update={"tiling": large.config.tiling.model_copy(update={"stitch": "crop"})})
-    assert choose(replace(large, config=cropped), lambda: False).recipe.block <= 3000
-
-
-def test_blending_in_small_blocks_is_told(tuned):
-    """Where each block's surroundings cost more than half of it again, the plan says so; not where they cost little, nor of one block."""
-    tiling = {"core": 96, "halo": 24, "block": 96, "stitch": "gaussian"}
-    choice, found = tuned((1300, 1300), tiling=tiling)
-    strip = 24 + found.model.field
-    times = (1 + 2 * strip / (96 + 48)) ** 2
-    assert any(
-        f"computes up to {times:.1f} times what crop does" in note and "larger tiling.block than 96" in note for note in choice.notes
-    )
-    for other in ({"block": 960}, {"core": 1344, "block": 1344}, {"stitch": "crop"}):
-        assert not any("times what crop does" in note for note in tuned(tiling={**tiling, **other})[0].notes)
+    assert 1500 < choose(replace(found, images=[replace(found.images[0], header=header)]), lambda: False).recipe.block < 3000
 
 
 def test_combinations_that_cannot_work_are_refused(tuned):
