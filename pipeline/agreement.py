@@ -46,7 +46,7 @@ class Agreement:
         Args:
             tile: of the grid; its core lies in the block.
             seen: all pixels that it predicts.
-            shared: those of them that are in the block.
+            shared: those of them that are in the block, at least.
             classes_YX: of ``shared``; kept until the neighbours come.
         """
         reach = tile.core.y0 - seen.y0

@@ -27,7 +27,7 @@ from pipeline.grid import Grid, Tile
 from pipeline.place import Place
 from pipeline.stitch import weights
 
-__all__ = ["Blend", "Cell", "Span", "added", "cells", "spans", "weight_of"]
+__all__ = ["Blend", "Cell", "Span", "added", "cells", "seam_shares", "spans", "weight_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,17 @@ def cells(grid: Grid, reach: int, box: Box) -> Iterator[Cell]:
         for over in across:
             tiles = ((row, col) for row in range(down.first, down.last + 1) for col in range(over.first, over.last + 1))
             yield Cell(Box(down.start, over.start, down.stop, over.stop), tuple(tiles))
+
+
+def seam_shares(grid: Grid, reach: int) -> int:
+    """How many weighted scores of a class wait for other blocks: one for each tile at each pixel of a seam."""
+    everywhere, inside, cores = 1, 1, grid.block // grid.core
+    for count, side in zip(grid.num_cores, grid.shape, strict=True):
+        found = list(spans(grid.core, reach, grid.block, count, 0, side))
+        shares = [(span.stop - span.start) * (span.last - span.first + 1) for span in found]
+        everywhere *= sum(shares)
+        inside *= sum(some for span, some in zip(found, shares, strict=True) if span.first // cores == span.last // cores)
+    return everywhere - inside
 
 
 def added(shares: Mapping[tuple[int, int], Any]) -> Any:

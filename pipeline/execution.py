@@ -17,6 +17,7 @@ from pipeline.folder import RunFolder, hardware, versions
 from pipeline.interrupts import handled_by
 from pipeline.job import Job
 from pipeline.ledger import Ledger, Tally, latest, tally
+from pipeline.parts import PARTS, Parts
 from pipeline.plan import block_keys
 from pipeline.plugins import build
 from pipeline.predict import digest
@@ -63,6 +64,12 @@ class Order:
     again: Callable[[Receipt], bool] = lambda _: False
     max_failed: int | None = None
 
+    @property
+    def joined(self) -> dict[str, Parts]:
+        """Images whose blocks blend with each other, and what these leave for each other."""
+        first = {name: stages[0].blocks[0].image for name, stages in self.stages.items() if any(stage.phase == "score" for stage in stages)}
+        return {name: Parts(self.job, image) for name, image in first.items()}
+
 
 def execute(order: Order, *, take_over: bool = False) -> tuple[int, Tally]:
     """Do what the ledger does not hold yet.
@@ -101,6 +108,7 @@ class _Execution:
     def __init__(self, order: Order, ledger: Ledger, schedule: Schedule) -> None:
         self.order, self.ledger, self.schedule = order, ledger, schedule
         self.count_keys = {one["name"]: one["count_key"] for one in order.plan["images"]}
+        self.joined = order.joined
         self.signals = 0
         self.looked = 0.0
         self.flagged = False
@@ -136,9 +144,15 @@ class _Execution:
         waiting = self.schedule.waiting
         pixels, done = dict.fromkeys(self.order.stages, 0), dict.fromkeys(self.order.stages, 0)
         for block in _blocks(self.order):
+            if self._is_join(block):
+                continue
             pixels[block.image.name] += block.box.area
             done[block.image.name] += 0 if (block.phase, block.id) in waiting else block.box.area
         return pixels, done
+
+    def _is_join(self, block: Block) -> bool:
+        """Whether a block only joins scores, which takes no time beside making them."""
+        return block.phase == "predict" and block.image.name in self.joined
 
     def check(self, receipt: Receipt) -> Receipt:
         """Look whether what a receipt says was written is there: background pixels leave no trace else."""
@@ -154,7 +168,11 @@ class _Execution:
             receipt = replace(receipt, count_key=self.count_keys[receipt.image])
         self.ledger.append(receipt)
         self.schedule.settle(receipt)
-        self.progress.advance(block)
+        if not self._is_join(block):
+            self.progress.advance(block)
+        if receipt.phase == "finish" and receipt.ok and not block.lost and (parts := self.joined.get(receipt.image)):
+            self.ledger.flush()  # not before all that was made of them is on the disk
+            parts.discard()
         for note in receipt.notes:
             self.order.folder.log(f"{receipt.phase} {receipt.block}: {note}")
         if not receipt.ok:
@@ -197,8 +215,9 @@ def _verified(order: Order, known: Mapping[tuple[str, str], Receipt]) -> dict[tu
             order.folder.log(f"do again {key[0]} {key[1]}: its pixels are not those that were written")
             del kept[key]
     no_mask = {block.image.name for key, block in boxes.items() if block.phase == "predict" and key not in kept}
-    parts = {key for key, receipt in kept.items() if receipt.phase == "score" and receipt.image in no_mask}
-    return {key: receipt for key, receipt in kept.items() if key not in parts or _is_there(order, receipt)}
+    no_mask |= {name for name, parts in order.joined.items() if parts.folder.is_dir()}  # or masks may not stay
+    wanted = {key for key, receipt in kept.items() if receipt.phase == "score" and receipt.image in no_mask}
+    return {key: receipt for key, receipt in kept.items() if key not in wanted or _is_there(order, receipt)}
 
 
 def _is_there(order: Order, receipt: Receipt) -> bool:
@@ -232,6 +251,12 @@ def _conclude(order: Order, receipts: Mapping[tuple[str, str], Receipt]) -> int:
     spoilt = [receipt for receipt in receipts.values() if receipt.truth_error and receipt.count_key == count_keys[receipt.image]]
     bad = spoilt or order.plan["rejected"] or not all(receipt.ok for receipt in receipts.values())
     state = "partial" if bad else "done"
+    failed = {receipt.image for receipt in receipts.values() if not receipt.ok}
+    for name, parts in order.joined.items():
+        if name not in failed:
+            parts.discard()  # an execution that was killed may have left them
+    with suppress(OSError):
+        (folder.path / PARTS).rmdir()  # if it is empty
     if state != before:
         # Numbers may differ from another run's of the same recipe where a backend had to change its batch.
         changes = sorted({note for receipt in receipts.values() for note in receipt.notes})

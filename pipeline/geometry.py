@@ -86,10 +86,6 @@ class Box:
         """The same pixels in the coordinates of ``outer``, whose first pixel becomes (0, 0)."""
         return self.shift(-outer.y0, -outer.x0)
 
-    def contains(self, other: Box) -> bool:
-        """Whether every pixel of ``other`` is in this box."""
-        return self.y0 <= other.y0 and self.x0 <= other.x0 and other.y1 <= self.y1 and other.x1 <= self.x1
-
 
 def reflect_index(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """Map positions ``start..stop`` of a reflect-padded axis to positions inside the axis.

@@ -26,7 +26,7 @@ from pipeline.truth_files import attach_truth
 
 __all__ = ["Input", "Inputs", "list_inputs"]
 
-_OUTPUT_FOLDERS = ("masks", "probs", "instances", "objects", "report", "ledger")
+_OUTPUT_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "ledger")
 _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
 

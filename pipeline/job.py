@@ -27,9 +27,8 @@ from pipeline.stores import BlockStore
 from pipeline.truth import TruthMap
 from pipeline.writers import MaskMeta, Writer
 
-__all__ = ["PARTS", "Bench", "Job", "open_bench", "read_reflected", "valid_pixels"]
+__all__ = ["Bench", "Job", "open_bench", "read_reflected", "valid_pixels"]
 
-PARTS = ".parts"  # folder of what blocks of an image leave for each other until it is finished
 OPEN_FILES = 16  # images held open at once by an actor; enough for a lease of small ones
 WHOLE_BYTES = 2**27  # of those that must be decoded whole, before the oldest is let go
 
@@ -93,7 +92,7 @@ class Job:
 
     def joins(self, image: Image) -> bool:
         """Whether tiles of several blocks are blended, so that blocks wait for each other's scores."""
-        return self.blends and self.grid(image).num_blocks != (1, 1)
+        return self.blends and self.recipe.halo > 0 and self.grid(image).num_blocks != (1, 1)
 
     def grid(self, image: Image) -> Grid:
         """How an image is cut."""

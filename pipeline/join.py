@@ -89,8 +89,13 @@ class Join(Predict):
             if part is None:
                 raise BlockError("it has no scores: see its failure in phase score")
             # The truth may have changed since then; what its cross-entropy was made of is gone.
-            has_nats = truth_YX is None or str(part["truth_digest"]) == digest(truth_YX)
-            valid_YX = part["mask"] != job.fill
+            has_nats = truth_YX is not None and str(part["truth_digest"]) == digest(truth_YX)
+            loaded = Pixels(block.box, None, None, truth_YX, truth_error)
+            result = Result(block, loaded, job, Host())
+            result.go_on(part)
+            loaded.valid_YX = result.mask_YX != job.fill
+            if truth_YX is not None:
+                loaded.truth_YX = np.where(loaded.valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
             grid, kind, reach = job.grid(block.image), job.recipe.stitch, int(part["reach"])
             for cell, owners in _seams(grid, reach, block):
                 found = zip(cell.tiles, (part_of(*owner) for owner in owners), strict=True)
@@ -99,10 +104,6 @@ class Join(Predict):
                 if len(shares) < len(owners):
                     sum_KYX /= sum(weight_of(grid, kind, reach, tile, cell.box) for tile in shares)
                 seams.append((cell.box, sum_KYX))
-            if truth_YX is not None:
-                truth_YX = np.where(valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
-            result = Result(block, Pixels(block.box, None, valid_YX, truth_YX, truth_error), job, Host())
-            result.go_on(part)
         return Joined(result, seams, has_nats)
 
 

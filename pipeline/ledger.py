@@ -129,11 +129,6 @@ class Ledger:
         self.flush()
         return _receipts(self._storage)
 
-    def rows_of(self, kind: str) -> Iterator[Row]:
-        """Commit what waits, then give every row of one kind in commit order."""
-        self.flush()
-        return _rows(self._storage, kind)
-
     def _commit_behind(self) -> None:
         """Commit from the background; an error waits for the next append."""
         try:

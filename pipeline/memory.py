@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.blend import seam_shares
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
+from pipeline.grid import Grid
 from pipeline.recipe import Recipe
 from pipeline.survey import Survey
 
@@ -37,7 +39,8 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
         each = sum(range(2 * recipe.halo, 0, -recipe.core))  # rows of one tile that wait for the next rows of tiles
         along = (2 * width + height) * recipe.outer // recipe.core + recipe.outer
         shared = each * along if max(height, width) > recipe.core else 0
-        seams = 4 * recipe.halo * (height + width) * (writers + 1) if max(header.shape) > recipe.block else 0
+        around = 2 * each * (height + width) * recipe.outer // recipe.core
+        seams = around * (writers + 1) if max(header.shape) > recipe.block else 0
         blend = (shared + seams) * len(found.classes) * 4 if recipe.stitch != "crop" else 0
         probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
         tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
@@ -52,12 +55,12 @@ def part_bytes(found: Survey, recipe: Recipe) -> int:
     """Bytes on disk that blocks of the largest image leave for each other until it is finished: masks, and scores along seams."""
     if recipe.stitch == "crop":
         return 0
-    worst, per_pixel = 0, len(found.classes) * 4
+    worst, classes = 0, len(found.classes)
+    a_pixel = (1 if classes <= 255 else 2) + (classes if any(spec.get("probs") for spec in found.config.writers) else 0)
     for image in found.images:
-        rows, cols = (-(-side // recipe.block) - 1 for side in image.header.shape)
-        seams = (rows * image.header.shape[1] + cols * image.header.shape[0]) * 2 * recipe.halo * 2  # each is there twice
-        if seams:
-            worst = max(worst, image.header.num_planes * (math.prod(image.header.shape) + seams * per_pixel))
+        shape = image.header.shape
+        if shares := seam_shares(Grid(shape, recipe.core, recipe.halo, recipe.block), recipe.halo):
+            worst = max(worst, image.header.num_planes * (math.prod(shape) * a_pixel + shares * classes * 4))
     return worst
 
 

@@ -1,14 +1,13 @@
-"""What blocks that blend with each other leave for each other: a file a block, beside the masks, until their image is finished.
+"""What blocks that blend with each other leave for each other: a file a block, until their image is finished.
 
 A part is numpy's ``.npz``, uncompressed: arrays and numbers by name, each read when it is asked for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -19,22 +18,30 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import BlockError
-from pipeline.job import PARTS, Job
+from pipeline.job import Job
 from pipeline.receipts import Block, Image
 from pipeline.stores import PARTIAL, appears_whole, store_errors
 
-__all__ = ["Part", "Parts"]
+__all__ = ["PARTS", "Parts", "places_of"]
 
-Part = Mapping[str, Any]
-"""Arrays of numpy's by name; numbers have no axes."""
+PARTS = "parts"
+"""Folder of the output."""
+
+AGAIN = "`gigaseg retry` makes them again"
+
+
+def places_of(image: Image) -> tuple[str, str]:
+    """Where parts of an image may lie, below the output folder: no other image's name leads there; and while they are removed."""
+    place = f"{PARTS}/{hashlib.blake2b(image.name.encode(), digest_size=12).hexdigest()}"
+    return place, place + PARTIAL
 
 
 class Parts:
     """The parts of one image."""
 
     def __init__(self, job: Job, image: Image) -> None:
-        self.job, self.image = job, image
-        self.folder = job.path(image, PARTS)
+        self.output = job.output
+        self.folder, self.gone = (job.output / place for place in places_of(image))
 
     def write(self, block: Block, values: Mapping[str, Any]) -> dict[str, int]:
         """Write the part of a block, to last; values that are None are left out.
@@ -45,15 +52,15 @@ class Parts:
         Raises:
             StoreError: the disk refuses.
         """
-        path = self.folder / _name(block.plane, block.row, block.col)
+        path = self._path(block)
         with appears_whole(path) as partial, partial.open("wb") as file:
             np.savez(file, **{name: value for name, value in values.items() if value is not None})
             file.flush()
             os.fsync(file.fileno())
-        return {str(path.relative_to(self.job.output)): path.stat().st_size}
+        return {str(path.relative_to(self.output)): path.stat().st_size}
 
     @contextmanager
-    def open(self, block: Block) -> Iterator[Callable[[int, int], Part | None]]:
+    def open(self, block: Block) -> Iterator[Callable[[int, int], Mapping[str, Any] | None]]:
         """Give what finds the part of a row and a column of blocks, for one block; files stay open meanwhile.
 
         It gives None where that block failed.
@@ -64,27 +71,34 @@ class Parts:
         with ExitStack() as stack:
 
             @cache
-            def part(row: int, col: int) -> Part | None:
+            def part(row: int, col: int) -> Mapping[str, Any] | None:
                 other = replace(block, row=row, col=col)
-                path = self.folder / _name(block.plane, row, col)
-                return None if other.id in block.lost else stack.enter_context(_Open(path))
+                return None if other.id in block.lost else stack.enter_context(_Part(self._path(other)))
 
             yield part
 
     def discard(self) -> None:
-        """Remove them if every block has one; where one is missing, doing it later will take all others."""
-        gone = self.folder.with_name(self.folder.name + PARTIAL)
+        """Remove all of them, at once: half of them are never seen.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
         with store_errors(self.folder):
-            found = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-            rows, cols = self.job.grid(self.image).num_blocks
-            planes = range(self.image.header.num_planes)
-            if found.issuperset(_name(plane, row, col) for plane in planes for row in range(rows) for col in range(cols)):
-                self.folder.rename(gone)  # at once, so that half of them are never taken for blocks that failed
-            if gone.is_dir():
-                shutil.rmtree(gone)
+            _remove(self.gone)  # an earlier try may have been cut off
+            if self.folder.is_dir():
+                self.folder.rename(self.gone)
+                _remove(self.gone)
+
+    def _path(self, block: Block) -> Path:
+        return self.folder / f"{block.plane}.{block.row}.{block.col}.npz"
 
 
-class _Open(Mapping[str, Any], AbstractContextManager["_Open"]):
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+class _Part(Mapping[str, Any], AbstractContextManager["_Part"]):
     """An open part. One that is damaged is removed, so that it is made again."""
 
     def __init__(self, path: Path) -> None:
@@ -94,14 +108,16 @@ class _Open(Mapping[str, Any], AbstractContextManager["_Open"]):
             self.close = stack.pop_all().close
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self.file.files:
+            raise KeyError(name)
         with self._reading():
             return self.file[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.file)
+        return iter(self.file.files)
 
     def __len__(self) -> int:
-        return len(self.file)
+        return len(self.file.files)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -110,10 +126,10 @@ class _Open(Mapping[str, Any], AbstractContextManager["_Open"]):
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except FileNotFoundError as error:
+            raise BlockError(f"{self.path}: scores of a block are gone; {AGAIN}") from error
+        except (OSError, MemoryError):  # what may go away by itself
+            raise
+        except Exception as error:  # damage raises anything at all
             self.path.unlink(missing_ok=True)
-            raise BlockError(f"{self.path}: scores of a block cannot be read: {error}; `gigaseg retry` makes them again") from error
-
-
-def _name(plane: int, row: int, col: int) -> str:
-    return f"{plane}.{row}.{col}.npz"
+            raise BlockError(f"{self.path}: scores of a block cannot be read ({type(error).__name__}: {error}); {AGAIN}") from error

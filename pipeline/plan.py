@@ -9,8 +9,9 @@ from typing import Any
 from pipeline.export import mask_of
 from pipeline.geometry import Box
 from pipeline.grid import Grid
-from pipeline.job import PARTS, Job
+from pipeline.job import Job
 from pipeline.normalize import NormalizeFitter, resolve
+from pipeline.parts import places_of
 from pipeline.plugins import build
 from pipeline.receipts import Block, Image, Receipt
 from pipeline.recipe import CALIBRATED, Recipe
@@ -56,7 +57,8 @@ def count_key(found: Survey, image: Image) -> str:
 
 def plan_row(found: Survey, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
     """What the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
-    suffixes = dict.fromkeys([".ome.zarr", PARTS, *(writer.suffix for writer in job.writers)])
+    suffixes = dict.fromkeys([".ome.zarr", *(writer.suffix for writer in job.writers)])
+    outputs = [f"{folder}/{image.name}{suffix}" for image in found.images for folder in ("masks", "probs") for suffix in suffixes]
     return {
         "classes": list(job.classes),
         "metrics": list(found.config.metrics),
@@ -73,7 +75,7 @@ def plan_row(found: Survey, job: Job, model: Mapping[str, Any]) -> dict[str, Any
             for image in found.images
         ],
         "rejected": [asdict(one) for one in found.rejected],
-        "outputs": [f"{folder}/{image.name}{suffix}" for image in found.images for folder in ("masks", "probs") for suffix in suffixes],
+        "outputs": [*outputs, *(place for image in found.images if job.joins(image) for place in places_of(image))],
     }
 
 
@@ -99,7 +101,7 @@ def complete(found: Survey, job: Job) -> dict[str, list[Stage]]:
 
 def stages_of(image: Image, job: Job, base: str) -> list[Stage]:
     """The phases of one image and their blocks, keyed by all that they depend on but the fit."""
-    key = fingerprint(base, image.identity)
+    key = fingerprint(base, image.identity, *(["probs"] if job.probs else []))  # these cannot be made of masks
     phases = [*(["fit"] if job.fitters else []), *(["score"] if job.joins(image) else []), "predict"]
     stages = [Stage(phase, Blocks(phase, image, job.grid(image), key)) for phase in phases]
     if len(stages[0].blocks) > 1:

@@ -1,6 +1,6 @@
 """What is to be done next: blocks go out, receipts come in, and each image moves from phase to phase.
 
-``fit`` (all blocks of an image) -> ``predict`` (all blocks) -> ``finish`` (once). No clock, no process, no
+``fit`` (all blocks of an image) -> ``score`` -> ``predict`` -> ``finish`` (once). No clock, no process, no
 pixel: the same schedule drives the serial runner and Ray, and a resumed run replays the ledger into it.
 """
 

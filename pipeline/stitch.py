@@ -15,21 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError
 
-__all__ = ["argmax", "centre", "softmax_bytes", "weights"]
+__all__ = ["argmax", "softmax_bytes", "weights"]
 
 BAND = 1 << 16  # pixels at a time, so that a band stays in the processor's cache
 GAUSSIAN_SIGMA = 0.125  # of the outer side, as in nnU-Net (Isensee et al., 2021) and MONAI
-
-
-def centre(scores_KYX: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Cut the middle out of scores, as valid padding loses the same margin on opposite sides.
-
-    Example:
-        >>> centre(np.arange(5)[None, None], 1, 3).tolist()
-        [[[1, 2, 3]]]
-    """
-    top, left = (scores_KYX.shape[-2] - height) // 2, (scores_KYX.shape[-1] - width) // 2
-    return scores_KYX[..., top : top + height, left : left + width]
 
 
 def argmax(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:

@@ -141,8 +141,13 @@ def timing_of(seen: Sequence[tuple[float, Block, Receipt]], stages: Mapping[str,
 
     The first block of each actor holds its start, and the last ones are done while others are idle: both are left out.
     """
-    main = "score" if any(block.phase == "score" for _, block, _ in seen) else "predict"
-    predicted = [(at, block) for at, block, _ in seen if block.phase == main]
+    scored = {block.image.name for _, block, _ in seen if block.phase == "score"}
+
+    def is_main(block: Block) -> bool:
+        """Whether the network saw it."""
+        return block.phase == "score" or (block.phase == "predict" and block.image.name not in scored)
+
+    predicted = [(at, block) for at, block, _ in seen if is_main(block)]
     first, last = min(actors, len(predicted)) - 1, max(len(predicted) - actors, 0)
     if last <= first:
         first, last = 0, len(predicted) - 1
@@ -151,13 +156,13 @@ def timing_of(seen: Sequence[tuple[float, Block, Receipt]], stages: Mapping[str,
     warm = {block.id for _, block in predicted[: first + 1]} if area else set()
     spent: dict[str, float] = defaultdict(float)
     for _, block, receipt in seen:
-        if block.phase != main:
-            spent[block.phase] += sum(receipt.seconds.values())
+        if not is_main(block):
+            spent["join" if block.phase == "predict" else block.phase] += sum(receipt.seconds.values())
         elif block.id not in warm:
             for stage, seconds in receipt.seconds.items():
                 spent[stage] += seconds
     pixels = sum(block.box.area for _, block in predicted)
     if len(stages) == 1:  # these phases lie before and behind the time that was looked at
-        per_pixel += ((spent["fit"] + spent["predict"]) / actors + spent["finish"]) / pixels
+        per_pixel += ((spent["fit"] + spent["join"]) / actors + spent["finish"]) / pixels
     whole_s = max(at for at, _, _ in seen)
     return Timing(actors, predicted[first][0], 1 / per_pixel, pixels, len(predicted), whole_s, {k: v for k, v in spent.items() if v})

@@ -26,6 +26,8 @@ from pipeline.yaml_lines import read_yaml
 
 __all__ = ["plan", "status"]
 
+PHASES = {"scored": ("score",), "done": ("predict", "count", "copy")}
+
 
 def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
     """Say what a run would do, reading headers only; of a training, what it would learn from."""
@@ -137,14 +139,15 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
     done_so_far = tally(read_rows(folder.ledger))
     content = report_of(plan_found, done_so_far, found["state"]) if plan_found else {}
     failures = content.get("failures", [])
-    done = sum(1 for receipt in done_so_far.receipts.values() if receipt.ok and receipt.phase != "finish")
+    committed = [key for key, receipt in done_so_far.receipts.items() if receipt.ok]
+    done = {what: {block for phase, block in committed if phase in phases} for what, phases in PHASES.items()}
     pixels = content.get("pixels", 0)
     summary = {
         "state": _state(folder, found["state"]),
         "images": content.get("images", 0),
         "pixels": pixels,
         "predicted": pixels - content.get("no_prediction", 0),
-        "blocks_done": done,
+        "blocks_done": len(done["done"]),
         "failures": failures,
         "started": found.get("started"),
         "ended": found.get("ended"),
@@ -155,7 +158,11 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
         return 0
     share = summary["predicted"] / pixels if pixels else 0.0
     print(f"{folder.path}: {summary['state']}, {summary['images']} images")
-    print(f"{share:.1%} of {pixels / 1e6:.1f} Mpx predicted, {done} blocks done")
+    told = [
+        f"{share:.1%} of {pixels / 1e6:.1f} Mpx predicted",
+        *(f"{len(blocks)} blocks {what}" for what, blocks in done.items() if blocks),
+    ]
+    print(", ".join(told))
     for one in failures:
         print(f"{one['phase']} {one['block'] or one['image']} after {one['attempts']} tries: {one['cause']}")
     return 0

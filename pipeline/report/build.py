@@ -22,7 +22,7 @@ class Failure:
     Attributes:
         image: NAME.
         block: id of the block; None: the whole image.
-        phase: ``plan``, ``fit``, ``predict``, ``count``, ``copy`` or ``finish``.
+        phase: ``plan``, ``fit``, ``score``, ``predict``, ``count``, ``copy`` or ``finish``.
         cause: what went wrong, one line.
         attempts: how often it was tried.
     """

@@ -88,7 +88,8 @@ def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:
     predicted = {receipt.block for receipt in receipts if receipt.phase == "predict"}
     for receipt in receipts:
         if receipt.phase == "predict":
-            yield again.get(receipt.block, receipt) if receipt.ok else receipt
+            is_fresh = not receipt.ok or receipt.count_key == count_key  # what was counted again may be of an earlier mask
+            yield receipt if is_fresh else again.get(receipt.block, receipt)
         elif receipt.phase == "count" and receipt.block not in predicted:
             yield receipt
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import zarr
 
 from pipeline.confusion import cross_entropy
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
 from pipeline.grid import Grid
+from pipeline.join import Join
 from pipeline.ledger import latest, read_rows
+from pipeline.parts import Parts, places_of
 from pipeline.plugins import build
+from pipeline.receipts import Image
 from pipeline.stitch import weights
 from tests.conftest import Done, blobs, save_tiff
 from tests.oracle.test_resume import ending_after
-from workflows.segment import retry
+from workflows.inspect import status
+from workflows.segment import report, retry
 
 torch = pytest.importorskip("torch")
 
@@ -58,7 +65,8 @@ def assert_same(one, other):
 
 
 def parts(done):
-    return sorted((done.folder / "masks").glob("*.parts*"))
+    """Folders of what blocks left for each other."""
+    return sorted((done.folder / "parts").glob("*"))
 
 
 @pytest.mark.parametrize("stitch", ["linear", "gaussian"])
@@ -82,8 +90,6 @@ def test_blocks_do_not_show(tmp_path, engine, networks, stitch, padding, core, h
     assert len(np.unique(one.mask())) == 4
     assert_same(many, one)
     assert many.report["cross_entropy"] > 0
-    import zarr
-
     probs = [zarr.open_array(done.folder / "probs" / "a.ome.zarr" / "0", mode="r")[...] for done in (many, one)]
     assert np.array_equal(*probs)
 
@@ -95,7 +101,7 @@ def test_each_tile_is_computed_once(engine, scene, whole):
     assert_same(done, whole)
     phases = [phase for phase, _ in latest(read_rows(done.folder / "ledger"))]
     assert (phases.count("score"), phases.count("predict")) == (BLOCKS, BLOCKS)
-    assert parts(done) == []
+    assert not (done.folder / "parts").exists()
     assert engine(**SCORED).code == 0
     assert scene.calls == TILES
 
@@ -125,7 +131,7 @@ def without(box):
     total_KYX, sum_YX = np.zeros((2, *SHAPE)), np.full(SHAPE, 1e-9)
     with build("models", SCORED["model"]).open(None) as predict:
         for tile in grid.tiles(everything):
-            if box.contains(tile.core):
+            if box.meet(tile.core) == tile.core:
                 continue
             seen, inside = tile.outer, tile.outer.meet(everything)
             (scores_KYX,) = predict(padded_YX[None, None, seen.y0 + pad : seen.y1 + pad, seen.x0 + pad : seen.x1 + pad], [{}])
@@ -137,15 +143,20 @@ def without(box):
     return total_KYX / sum_YX
 
 
-def test_a_block_that_failed_costs_no_other(engine, scene, whole, tmp_path):
-    """Where a block has no scores, its neighbours are blended of all others, and a retry computes its tiles and nothing else."""
-    bad_YX = blobs(SHAPE, seed=1)[64:68, 96:100]  # where the core of a tile begins, behind the halo
+def failing_at(y, x):
+    """Fail on the tile whose core begins there, behind its halo."""
+    bad_YX = blobs(SHAPE, seed=1)[y : y + 4, x : x + 4]
 
     def fail(pixels_CYX):
         if np.array_equal(pixels_CYX[0, 4:8, 4:8], bad_YX):
             raise ValueError("unlucky")
 
-    scene.on_call = fail
+    return fail
+
+
+def test_a_block_that_failed_costs_no_other(engine, scene, whole, tmp_path):
+    """Where a block has no scores, its neighbours are blended of all others, and a retry computes its tiles and nothing else."""
+    scene.on_call = failing_at(64, 96)
     broken = engine(**SCORED)
     assert broken.code == 3
     (failure,) = broken.report["failures"]
@@ -169,6 +180,145 @@ def test_a_block_that_failed_costs_no_other(engine, scene, whole, tmp_path):
     assert scene.calls == 4
     assert_same(Done(0, tmp_path / "out"), whole)
     assert parts(broken) == []
+
+
+def test_a_block_that_could_not_join_keeps_all_scores(engine, scene, whole, monkeypatch, tmp_path):
+    """Where joining failed, no tile is computed again."""
+    gather = Join._gather
+
+    def fail(self, block):
+        if (block.row, block.col) == (1, 1):
+            raise MemoryError
+        return gather(self, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Join, "_gather", fail)
+        broken = engine(**SCORED)
+    assert [(one["phase"], one["block"]) for one in broken.report["failures"]] == [("predict", "a:0.1.1")]
+    assert len(list(parts(broken)[0].iterdir())) == BLOCKS
+    assert retry(tmp_path / "out") == 0
+    assert scene.calls == TILES
+    assert_same(Done(0, tmp_path / "out"), whole)
+    assert parts(broken) == []
+
+
+def test_a_kill_right_after_the_end_loses_nothing(engine, scene, monkeypatch):
+    """When the scores of an image are removed, all that was made of them is in the ledger."""
+    seen = []
+    discard = Parts.discard
+
+    def look(self):
+        receipts = latest(read_rows(self.output / "ledger"))
+        seen.append([sum(phase == name for phase, _ in receipts) for name in ("score", "predict", "finish")])
+        discard(self)
+
+    monkeypatch.setattr(Parts, "discard", look)
+    engine(**SCORED)
+    assert seen[0] == [BLOCKS, BLOCKS, 1]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_a_kill_left_is_removed(engine, scene, whole, fresh):
+    """Scores that were being removed when the process died do not stand in the way of a later run, and do not stay."""
+    done = engine(**SCORED)
+    shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "1" / "1"
+    for _ in range(2):
+        for place in places_of(Image(0, "a", "", None, {})):
+            (done.folder / place).mkdir(parents=True)
+            (done.folder / place / "0.0.0.npz").write_bytes(b"half")
+        shard.unlink()
+        again = engine(**SCORED, fresh=fresh)
+        assert again.code == 0
+        assert_same(again, whole)
+        assert parts(again) == []
+
+
+def test_scores_of_a_run_that_had_ended_do_not_stay(engine, scene, whole):
+    """Of an image that is finished again with the same pixels, what was kept in between goes, too."""
+    done = engine(**SCORED)
+    (done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "1" / "1").unlink()
+    with ending_after(BLOCKS + 1, KeyboardInterrupt()):
+        engine(**SCORED)
+    again = engine(**SCORED)
+    assert_same(again, whole)
+    assert parts(again) == []
+
+
+def test_folders_of_images_are_none_of_parts(engine, traced, tmp_path):
+    """Whatever images and their folders are called, removing scores leaves all masks."""
+    names = ("a", "a/parts/b", "parts/a", "a.parts/b")
+    for at, name in enumerate(names):
+        save_tiff(tmp_path / "img" / f"{name}.tif", blobs((70, 40), seed=at))
+    keys = {**SCORED, "truth": None, "images": ["img"]}
+    done = engine(**keys)
+    assert done.code == 0
+    calls = traced.calls
+    assert engine(**keys).code == 0
+    assert traced.calls == calls
+    for name in names:
+        assert (done.mask(name) < 2).all()
+
+
+def test_a_disk_that_hiccups_costs_no_part(engine, scene, whole, monkeypatch):
+    """An error that may go away by itself is tried again, and removes nothing."""
+    with ending_after(BLOCKS, KeyboardInterrupt()):
+        engine(**SCORED)
+    load, hiccups = np.load, iter([True, True])
+
+    def fail_twice(file, **options):
+        if file.name.endswith("0.1.1.npz") and next(hiccups, False):
+            raise OSError("Too many open files")
+        return load(file, **options)
+
+    monkeypatch.setattr(np, "load", fail_twice)
+    done = engine(**SCORED)
+    assert done.code == 0
+    assert scene.calls == TILES
+    assert_same(done, whole)
+
+
+def test_counts_after_a_retry_are_of_the_new_mask(engine, scene, tmp_path):
+    """Masks that were counted again for other truth, and then change with a neighbour's retry, are not reported with old counts."""
+    scene.on_call = failing_at(64, 96)
+    assert engine(**SCORED).code == 3
+    save_tiff(tmp_path / "truth" / "a.tif", (blobs(SHAPE, seed=8) > 100).astype(np.uint8))
+    assert engine(**SCORED).code == 3
+    scene.on_call = lambda pixels_CYX: None
+    with ending_after(1 + BLOCKS + 1, KeyboardInterrupt()):
+        retry(tmp_path / "out")
+    done, fresh = engine(**SCORED), engine(**SCORED, output="fresh")
+    assert np.array_equal(done.mask(), fresh.mask())
+    assert done.report["confusion"] == fresh.report["confusion"]
+    report(done.folder)
+    assert done.report["confusion"] == fresh.report["confusion"]
+
+
+def test_truth_that_leaves_between_the_phases(engine, scene):
+    """Without truth there is no cross-entropy, whatever there was when scores were made."""
+    with ending_after(BLOCKS, KeyboardInterrupt()):
+        engine(**SCORED)
+    done = engine(**{**SCORED, "truth": None})
+    assert (done.report["cross_entropy"], done.report["confusion"]) == (None, None)
+
+
+def test_probabilities_may_come_later(engine, scene, whole):
+    """They cannot be made of masks: asked for when a run goes on, all that they need is computed again."""
+    with ending_after(BLOCKS + 3, KeyboardInterrupt()):
+        engine(**SCORED)
+    done = engine(**{**SCORED, "writers": PROBS})
+    assert_same(done, whole)
+    assert zarr.open_array(done.folder / "probs" / "a.ome.zarr" / "0", mode="r").shape == (2, *SHAPE)
+
+
+def test_status_tells_scores_from_masks(engine, scene, capsys):
+    """A block that waits for its neighbours is not done."""
+    with ending_after(BLOCKS + 3, KeyboardInterrupt()):
+        done = engine(**SCORED)
+    capsys.readouterr()
+    status(done.folder)
+    told = capsys.readouterr().out
+    assert f"{BLOCKS} blocks scored" in told
+    assert re.search(r"\b[3-6] blocks done", told)
 
 
 def test_a_deleted_shard_is_made_again(engine, scene, whole):
@@ -205,7 +355,10 @@ def test_a_damaged_part_is_named(engine, scene, whole, tmp_path):
     broken = engine(**SCORED)
     assert broken.code == 3
     failures = broken.report["failures"]
-    assert all(f"{part}: scores of a block cannot be read" in one["cause"] and "gigaseg retry" in one["cause"] for one in failures)
+    causes = [one["cause"] for one in failures]
+    assert all(cause.startswith(f"{part}: scores of a block ") and "gigaseg retry" in cause for cause in causes)
+    assert sum("cannot be read" in cause for cause in causes) == 1
+    assert not part.exists()
     assert {one["block"] for one in failures} == {f"a:0.{row}.{col}" for row in range(3) for col in range(3)}
     scene.calls = 0
     assert retry(tmp_path / "out") == 0

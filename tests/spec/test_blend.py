@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.blend import Blend, added, cells, spans
+from pipeline.blend import Blend, added, cells, seam_shares, spans
 from pipeline.geometry import Box
 from pipeline.grid import Grid
 from pipeline.place import Host
@@ -70,9 +70,9 @@ def blended(grid, kind, margin, block, order):
         shared = seen.meet(Box(0, 0, *grid.shape))
         scores_KYX = scores_of(tile, seen)[(slice(None), *shared.within(seen).slices)]
         for box, kept_KYX, is_own in blend.add(tile, seen, shared, scores_KYX):
-            assert block.box.contains(box)
+            assert block.box.meet(box) == box
             assert np.shares_memory(kept_KYX, scores_KYX) == is_own  # nothing is copied where a tile is alone
-            assert not is_own or tile.core.contains(box)
+            assert not is_own or tile.core.meet(box) == box
             given.append((box, kept_KYX))
     return blend, given
 
@@ -109,6 +109,16 @@ def test_cells_cut_the_image(grid, reach):
     whole = list(cells(grid, reach, Box(0, 0, *grid.shape)))
     assert {cell for block in grid.blocks() for cell in cells(grid, reach, block.box)} == set(whole)
     assert sum(cell.box.area for cell in whole) == grid.shape[0] * grid.shape[1]
+
+
+@given(grid=CUTS, reach=st.integers(0, 30))
+def test_shares_of_seams_are_counted(grid, reach):
+    """They are one for each tile of each pixel that tiles of several blocks predict."""
+    cores, counted = grid.block // grid.core, 0
+    for cell in cells(grid, reach, Box(0, 0, *grid.shape)):
+        if len({(row // cores, col // cores) for row, col in cell.tiles}) > 1:
+            counted += cell.box.area * len(cell.tiles)
+    assert seam_shares(grid, reach) == counted
 
 
 @pytest.mark.parametrize(("core", "halo"), [(32, 4), (16, 8), (8, 12)])

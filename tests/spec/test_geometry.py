@@ -37,12 +37,6 @@ def test_reflection_of_a_part_is_a_part_of_the_reflection(size, start, length):
     assert ((part >= 0) & (part < size)).all()
 
 
-@given(boxes(), boxes())
-def test_contains_means_every_pixel(one, other):
-    """`contains` is the subset of pixels."""
-    assert one.contains(other) == (pixels(other) <= pixels(one))
-
-
 @given(boxes(), st.integers(0, 9), st.integers(1, 20), st.integers(1, 20))
 def test_grow_and_clip(box, margin, height, width):
     """Growing adds the pixels at most a margin away; clipping keeps those inside the image."""

@@ -75,7 +75,7 @@ def test_rows_of_any_kind_come_back_in_order(rows, tmp_path_factory):
         for row in rows:
             ledger.append_row("image", row)
             ledger.append_row("fit", {"crc": row})
-        assert list(ledger.rows_of("image")) == rows
+    assert list(read_rows_of(folder, "image")) == rows
     assert list(read_rows_of(folder, "fit")) == [{"crc": row} for row in rows]
     assert list(read_rows(folder)) == []
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline import stitch
 from pipeline.errors import BlockError
-from pipeline.stitch import argmax, centre, softmax_bytes, weights
+from pipeline.stitch import argmax, softmax_bytes, weights
 
 WIDTH, ROWS = 7, 9  # of the arrays that follow; and rows of theirs that are worked on at a time
 
@@ -99,10 +99,3 @@ def test_probabilities_are_softmax_in_steps(scores_KYX):
     wanted = 255 * np.exp(shifted) / np.exp(shifted).sum(axis=0)
     assert (np.abs(softmax_bytes(scores_KYX) - wanted) <= 0.501).all()
     assert (scores_KYX == before).all()
-
-
-@given(st.integers(0, 9), st.integers(1, 9))
-def test_the_centre_loses_the_same_on_both_sides(margin, side):
-    """What valid padding left out is put back by position."""
-    whole = np.arange((side + 2 * margin) ** 2).reshape(1, side + 2 * margin, -1)
-    assert (centre(whole, side, side) == whole[:, margin : margin + side, margin : margin + side]).all()

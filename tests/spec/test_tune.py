@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.blend import seam_shares
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
+from pipeline.grid import Grid
 from pipeline.memory import part_bytes, print_bytes, projected_bytes
 from pipeline.plugins import build
 from pipeline.runners._auto import runner_of
@@ -157,10 +159,11 @@ def test_blending_holds_more_and_says_so(tuned):
     linear, found = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
     outer, planes = 512 + 2 * 64, 3 * 4
     inside = 2 * 64 * (3 * 2 * outer + outer)  # along a row of two tiles, the image's edges, and one tile
-    seams = 2 * 64 * 4 * 1024 * 2  # around the block at hand and the one that is written
+    seams = 4 * 2 * 64 * 2 * outer * 2  # four sides of two tiles, of the block at hand and the one that is written
     assert linear.memory_bytes - crop.memory_bytes == (inside + seams) * planes
-    along = (4 * 4000 + 3 * 5000) * 2 * 64 * 2  # both sides of each line between blocks keep what they know of it
-    size = print_bytes(5000 * 4000 + along * planes, up=True)
+    shares = seam_shares(Grid((5000, 4000), 512, 64, 1024), 64)
+    assert shares > (4 * 4000 + 3 * 5000) * 2 * 64 * 2  # both sides of each line between blocks keep what they know of it
+    size = print_bytes(5000 * 4000 + shares * planes, up=True)
     assert any(note == f"tiling.stitch: linear keeps up to {size} beside the masks until an image is finished" for note in linear.notes)
     assert part_bytes(found, replace(linear.recipe, block=5120)) == 0
     for other in (crop, tuned((5000, 4000), tiling={**tiling, "block": 5120, "stitch": "linear"})[0]):
