@@ -108,10 +108,11 @@ class _Part(Mapping[str, Any], AbstractContextManager["_Part"]):
             self.close = stack.pop_all().close
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.file.files:
-            raise KeyError(name)
-        with self._reading():
+        with self._reading():  # a name that is not there is damage
             return self.file[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.file.files
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.file.files)

@@ -222,7 +222,9 @@ class Result:
 
     def go_on(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Go on from what :meth:`values` gave, without scores that are still to come; numbers have no axes."""
-        self.mask_YX, self.probs_KYX = values["mask"], values.get("probs")
+        self.mask_YX = values["mask"]
+        if self.probs_KYX is not None:
+            self.probs_KYX = values["probs"]
         self.nats = values["cross_entropy"].item() if "cross_entropy" in values else None
         self.nats_pixels = values["cross_entropy_pixels"].item()
         self.agreement.equal, self.agreement.pixels = values["overlap_equal"].item(), values["overlap_pixels"].item()
