@@ -1,8 +1,8 @@
 """What a run holds above its loaded network: peak memory of the process, less that of one which has only loaded it.
 
-Run: ``python -m tests.benchmarks.network_memory [SIDE...]`` (2048 4096). An RGB image of SIDE^2 as Zarr, a U-Net-ResNet18 of four
-classes, one process of one thread, a halo of 64, each backend in bfloat16, cropped and blended. At most 400 MiB are wanted,
-whatever the size.
+Run: ``python -m tests.benchmarks.network_memory [SIDE...] [openvino|torch]`` (2048 4096, both). An RGB image of SIDE^2 as Zarr,
+a U-Net-ResNet18 of four classes, one process of one thread, a halo of 64, each backend in bfloat16, cropped and blended. At most
+400 MiB are wanted, whatever the size.
 """
 
 from __future__ import annotations
@@ -70,12 +70,14 @@ def main() -> None:
 
     from pipeline.plugins import build
 
+    sides = [int(text) for text in sys.argv[1:] if text.isdigit()] or SIDES
+    backends = [text for text in sys.argv[1:] if not text.isdigit()]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         save_file(build("models", {"name": "tests.benchmarks.network"}).load().state_dict(), folder / "network.safetensors")
-        for side in [int(text) for text in sys.argv[1:]] or SIDES:
+        for side in sides:
             image = zarr_image(folder / f"{side}.zarr", side, channels=3)
-            for backend, stitch in CASES:
+            for backend, stitch in (case for case in CASES if case[0] in (backends or case)):
                 yaml = yaml_of(folder, image, backend, stitch)
                 above = (peak_bytes(yaml, SAMPLE_S) - loaded_bytes(yaml)) / 2**20
                 print(f"{side:6}^2 {backend:10} {stitch:10} {above:5.0f} MiB above the loaded network", flush=True)
