@@ -256,7 +256,8 @@ def _conclude(order: Order, receipts: Mapping[tuple[str, str], Receipt]) -> int:
         if name not in failed:
             parts.discard()  # an execution that was killed may have left them
     with suppress(OSError):
-        (folder.path / PARTS).rmdir()  # if it is empty
+        if order.joined:
+            (folder.path / PARTS).rmdir()  # if it is empty
     if state != before:
         # Numbers may differ from another run's of the same recipe where a backend had to change its batch.
         changes = sorted({note for receipt in receipts.values() for note in receipt.notes})

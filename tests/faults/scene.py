@@ -39,6 +39,7 @@ class Scene:
     seconds: float = 0.0
     poisons: tuple = ()  # one value an image, from the first on
     compute: dict = field(default_factory=lambda: {"runner": "serial"})
+    tiling: dict = field(default_factory=lambda: {"core": CORE, "block": CORE, "halo": 0})
 
     def __post_init__(self):
         rng = np.random.default_rng(11)
@@ -61,7 +62,7 @@ class Scene:
             "images": [str(self.root / "images")],
             "truth": str(self.root / "truth" / "{stem}.tif"),
             "model": model,
-            "tiling": {"core": CORE, "block": CORE, "halo": 0},
+            "tiling": self.tiling,
             "compute": self.compute,
             "output": str(self.root / output),
             **changes,

@@ -51,6 +51,14 @@ def test_a_killed_driver_resumes(tmp_path):
     assert_resumes(scene, kill_until(scene, "killed", kills=4, seed=3, latest_s=3))
 
 
+def test_a_killed_driver_resumes_blending(tmp_path):
+    """The same where blocks wait for each other's scores; of these nothing is left in the end."""
+    scene = Scene(tmp_path, seconds=0.05, tiling={"core": 64, "block": 64, "halo": 8, "stitch": "linear"})
+    folders = kill_until(scene, "killed", kills=4, seed=5, latest_s=4)
+    assert_resumes(scene, folders)
+    assert not [folder for folder in folders if (tmp_path / folder / "parts").exists()]
+
+
 def test_a_killed_driver_takes_its_ray_with_it(tmp_path):
     """`kill -9` of the driver of a Ray run: none of its actors is left, what was committed is kept, and a serial run finishes it."""
     scene = Scene(tmp_path, seconds=0.2, compute={"runner": "ray", "actors": 2})
