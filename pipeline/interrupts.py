@@ -1,7 +1,9 @@
 """Signals that ask a program to end: who answers them, and that none is lost.
 
-While a library is imported, or inside a callback of the interpreter, the KeyboardInterrupt that a Ctrl-C raises may be
-swallowed. It is therefore remembered, and raised again before work begins.
+A KeyboardInterrupt may come between taking a lock and giving it back, and whoever wants it next waits for ever. Inside an
+import that would be Python's own lock, so it is raised when the import is over; elsewhere it is raised once more if the
+program has not ended after a while. By a library, or inside a callback of the interpreter, it may be swallowed: it is
+remembered, and raised again before work begins.
 """
 
 from __future__ import annotations
@@ -10,20 +12,24 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 __all__ = ["handled_by", "remembered"]
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
+SOON_S, LATER_S = 0.02, 10.0
 _asked = threading.Event()
 
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Raise KeyboardInterrupt at each Ctrl-C, as Python does, and once more where `handled_by` begins if it went unheard."""
-    _asked.clear()
-    with _installed(_remember, (signal.SIGINT,)):
-        yield
+    """Raise KeyboardInterrupt at each Ctrl-C, but not inside imports, and once more where `handled_by` begins if it went unheard."""
+    with _installed(_remember, (signal.SIGINT, signal.SIGALRM)):
+        try:
+            yield
+        finally:
+            _forget_alarm()
+            _asked.clear()
 
 
 @contextmanager
@@ -38,6 +44,7 @@ def handled_by(handler: Callable[..., None]) -> Iterator[Callable[[], None]]:
     """
     with _installed(handler, BOTH) as install:
         if _asked.is_set():
+            _forget_alarm()
             raise KeyboardInterrupt
         yield install
 
@@ -61,6 +68,17 @@ def _installed(handler: Callable[..., None], kinds: tuple[signal.Signals, ...]) 
                 signal.signal(kind, former)
 
 
-def _remember(*_: Any) -> None:
+def _remember(_: int, frame: FrameType | None) -> None:
     _asked.set()
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.setitimer(signal.ITIMER_REAL, SOON_S)  # its alarm comes here, too
+            return
+        frame = frame.f_back
+    signal.setitimer(signal.ITIMER_REAL, LATER_S)
     raise KeyboardInterrupt
+
+
+def _forget_alarm() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.setitimer(signal.ITIMER_REAL, 0)

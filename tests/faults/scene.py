@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,7 @@ class Command:
         self.log = self.folder / "told"
         with self.log.open("wb") as log:
             self.process = psutil.Popen(
-                [sys.executable, "-m", "pipeline.cli", *map(str, args)],
+                [sys.executable, "-m", "pipeline", *map(str, args)],
                 cwd=REPOSITORY,
                 env={**plain, "RAY_TMPDIR": str(self.folder), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **(env or {})},
                 stdin=subprocess.DEVNULL,
@@ -122,6 +123,11 @@ class Command:
         with suppress(psutil.NoSuchProcess):
             self.seen |= {one.pid: one for one in self.process.children(recursive=True)}
         return {pid: one for pid, one in self.seen.items() if is_alive(one)}
+
+    def listens(self):
+        """Whether the program answers signals, rather than Python that starts: it has asked for SIGALRM."""
+        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]
+        return bool(int(caught, 16) >> (signal.SIGALRM - 1) & 1)
 
     def working(self):
         """Those of the tree that work; two small agents of Ray try to reach their dead head for a minute before they end."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -24,6 +26,35 @@ def test_a_swallowed_ctrl_c_is_raised_where_work_begins():
         with pytest.raises(KeyboardInterrupt), handled_by(lambda *_: None):
             pytest.fail("work began")
     assert handlers() == before
+
+
+def test_an_import_is_not_broken_off(tmp_path, monkeypatch):
+    """A Ctrl-C inside an import is raised when that is over, so that no lock of Python's stays behind."""
+    (tmp_path / "interrupted_module.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nended = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before, seen = handlers(), []
+
+    def work():
+        seen.append(importlib.import_module("interrupted_module"))
+        time.sleep(10)
+
+    with remembered(), pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen[0].ended
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert handlers() == before
+
+
+def test_a_program_that_does_not_end_is_asked_again(monkeypatch):
+    """Whatever lock the first KeyboardInterrupt left behind, a second one ends the wait for it."""
+    monkeypatch.setattr("pipeline.interrupts.LATER_S", 0.05)
+    lock = threading.Lock()
+    lock.acquire()
+    with remembered():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire(timeout=10)
 
 
 def test_an_earlier_program_is_forgotten():
