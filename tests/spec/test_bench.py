@@ -121,6 +121,16 @@ def test_fit_and_finish_of_one_image_are_added_to_its_rate():
     assert timing.stages["finish"] == 4
 
 
+def test_blocks_that_blend_with_others_are_timed_where_the_network_is():
+    """Of an image with a score phase that one counts, of all others the predict phase; joining is a stage of its own."""
+    a, b = [*receipts([10, 12, 14], phase="score"), *receipts([15, 15, 15])], list(receipts([16, 18], image="b"))
+    timing = _piece.timing_of([*a, *b], {"a": [], "b": []}, 1)
+    assert (timing.start_s, timing.pixels, timing.blocks) == (10, 500, 5)
+    assert timing.stages["join"] == 12
+    alone = _piece.timing_of([*receipts([10, 12, 14, 16, 18], phase="score"), *receipts([19] * 5)], {"a": []}, 1)
+    assert alone.pixels_s == pytest.approx(1 / (2 / 100 + 20 / 500))
+
+
 def test_one_block_has_a_rate_too():
     """Where there is nothing to leave out, all of it counts."""
     assert _piece.timing_of(list(receipts([4])), {"a": [], "b": []}, 1).pixels_s == 25
