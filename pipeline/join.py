@@ -5,7 +5,7 @@
     score    a block's own tiles ──▶ its part: the mask away from the seams, and its shares of the seams
     predict  its part, and what its neighbours hold of its seams ──▶ the mask of the block
 
-Parts lie beside the masks until their image is finished. An image of one block has no seams and no score phase.
+Parts lie in the output folder until their image is finished. An image of one block has no seams and no score phase.
 """
 
 from __future__ import annotations
