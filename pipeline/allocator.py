@@ -1,6 +1,7 @@
-"""How the C library treats memory that was freed: kept for the next tile, instead of given back and faulted in again.
+"""What the C library does with memory that was freed: keeps it for the next tile, or gives it back.
 
-Actors get the same by environment variables before they start; a process that runs already is told through ``mallopt``.
+Eager torch takes and frees the same large buffers tile after tile, and faulting them in again costs up to half of its time.
+Who computes in memory that it holds on to gains nothing from that, and freed buffers of many sizes would leave holes.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ import os
 import platform
 from collections.abc import Mapping
 
-__all__ = ["ENVIRONMENT", "give_back", "keep_freed_memory", "libc"]
+__all__ = ["VARIABLES", "give_back", "give_back_freed_memory", "keep_freed_memory", "libc"]
 
-ENVIRONMENT: Mapping[str, str] = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "67108864",
-}
-"""For processes that are yet to start."""
+VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+"""Of the environment: where the user has set one, nothing is changed."""
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-_LARGEST = 2**31 - 1  # that mallopt's int holds
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's malloc.h
+_MIB = 2**20
+_KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * _MIB}  # the largest that an int holds
+# Said, as glibc's own threshold follows what is freed, up to 32 MiB. 65,536 and 128 KiB are what glibc starts with.
+_GIVE_BACK = {_MMAP_THRESHOLD: _MIB, _MMAP_MAX: 2**16, _TRIM_THRESHOLD: _MIB, _TOP_PAD: _MIB // 8}
 
 
 def libc() -> str:
@@ -37,13 +37,21 @@ def keep_freed_memory() -> bool:
     """Tell this process's C library to keep what is freed; what the user's environment says stays.
 
     Returns:
-        Whether it does so now; False where the library is not glibc.
+        Whether that is settled now, by us or the user; False where the library is not glibc.
     """
-    if any(name in os.environ for name in ENVIRONMENT):
+    return _tell(_KEEP)
+
+
+def give_back_freed_memory() -> bool:
+    """Tell it to give large buffers back as they are freed; see :func:`keep_freed_memory`."""
+    return _tell(_GIVE_BACK)
+
+
+def _tell(options: Mapping[int, int]) -> bool:
+    if any(name in os.environ for name in VARIABLES):
         return True
     if not libc().startswith("glibc"):
         return False
-    options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _LARGEST, _TOP_PAD: int(ENVIRONMENT["MALLOC_TOP_PAD_"])}
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(option, value) == 1 for option, value in options.items())
 

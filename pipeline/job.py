@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.errors import BlockError
 from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box, reflect_index
@@ -198,6 +199,7 @@ class Bench:
 @contextmanager
 def open_bench(job: Job) -> Iterator[Bench]:
     """Load the model once, and close everything at the end."""
+    keep_freed_memory()  # blocks are mostly of one size; a backend may know better
     with ExitStack() as stack:
         predict = stack.enter_context(job.model.open(job.recipe, job.normalize)) if job.model else None
         bench = Bench(job, predict)

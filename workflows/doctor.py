@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.allocator import ENVIRONMENT, libc
+from pipeline.allocator import VARIABLES, libc
 from pipeline.backends import Backend
 from pipeline.plugins import available, find
 
@@ -48,7 +48,7 @@ def doctor(*, as_json: bool = False) -> int:
         "gpus": gpus(),
         "torch": torch_facts(),
         "backends": backends(),
-        "malloc": {"libc": libc(), "set": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}},
+        "malloc": {"libc": libc(), "set": {name: os.environ[name] for name in VARIABLES if name in os.environ}},
         "packages": {name: version(name) for name in ("ray", "zarr", "tifffile", "imagecodecs", "numpy")},
         "extras": {extra: {name: version(name) for name in names} for extra, names in EXTRAS.items()},
         "samples": {name: version(package.split(">=")[0]) for name, package in SAMPLES.items()},

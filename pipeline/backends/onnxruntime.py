@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.backends import Backend
 from pipeline.backends._threads import torch_threads
 from pipeline.errors import InputError, Problem
@@ -50,6 +51,7 @@ class Onnxruntime(Backend):
 
         if recipe.device == "cuda" and CUDA not in providers():
             raise InputError(Problem("compute.device", "cuda, which this ONNX Runtime has not", "cpu", "pip install onnxruntime-gpu"))
+        keep_freed_memory()
         with torch_threads(recipe.threads):
             yield GraphPredictor(network, normalize, lambda graph, pixels: _load(graph, pixels, recipe), RAW)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from pipeline.allocator import give_back
+from pipeline.allocator import give_back, give_back_freed_memory
 from pipeline.backends import Backend
 from pipeline.backends._threads import torch_threads
 from pipeline.recipe import Recipe
@@ -54,6 +54,7 @@ class Openvino(Backend):
         self.require(recipe)
         from pipeline.backends._graph import GraphPredictor
 
+        give_back_freed_memory()  # it plans the memory of a tile, and holds it
         with torch_threads(recipe.threads):
             yield GraphPredictor(network, normalize, lambda graph, pixels: _compile(graph, pixels, recipe), RAW)
 

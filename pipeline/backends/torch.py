@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.backends import Backend
 from pipeline.backends._threads import torch_threads
 from pipeline.errors import InputError, Problem
@@ -50,6 +51,7 @@ class Torch(Backend):
         self.require(recipe)
         import torch
 
+        keep_freed_memory()
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu, auto", "See `gigaseg doctor`."))
         # TF32 would make fp32 a name only; benchmarking could pick another kernel in another process.

@@ -13,7 +13,6 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayError
 
-from pipeline.allocator import ENVIRONMENT
 from pipeline.errors import InputError, Problem
 from pipeline.job import Job
 from pipeline.recipe import Recipe
@@ -73,14 +72,13 @@ class Cluster:
     def start(self, actor: type, job: Job) -> Any:
         """Start an actor; it is pinned to its share of the machine, and never restarted by Ray."""
         needs = self.needs
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(self.recipe.threads)}
         options: dict[str, Any] = {
             "num_cpus": needs["CPU"],
             "num_gpus": needs.get("GPU", 0),
             "max_restarts": 0,
             "max_task_retries": 0,
             "max_concurrency": 2,
-            "runtime_env": {"env_vars": environment},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.recipe.threads)}},
         }
         return ray.remote(actor).options(**options).remote(job)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 from contextlib import closing
 
-from pipeline.allocator import keep_freed_memory
 from pipeline.job import open_bench
 from pipeline.phases import phases_of
 from pipeline.process import process
@@ -27,7 +26,6 @@ class Serial(Runner):
 
     def run(self, work: Work) -> None:
         """Carry out the schedule in this process."""
-        keep_freed_memory()
         feed: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
         held: dict[tuple[str, str], Block] = {}
 
