@@ -19,6 +19,7 @@ from pipeline.gpus import num_gpus
 from pipeline.interrupts import handled_by
 from pipeline.ledger import Ledger
 from pipeline.models.bundle import read_spec
+from pipeline.plugins import build
 from pipeline.stores import put_text
 from pipeline.survey import fingerprint
 from pipeline.training.config import TRAIN, TrainConfig
@@ -82,11 +83,12 @@ def _identity(plan: TrainPlan) -> dict[str, Any]:
 
 
 def _settle(plan: TrainPlan, team: Team) -> None:
-    """Measure the halo that the best bundle needs, score it once more with that, and write both into it."""
+    """Measure the field and the halo of the best bundle, score it once more with those, and write all of it into it."""
     bundle = bundle_of(plan)
     network = replace_weights(plan, bundle)
     halo = measured_halo(plan, bundle, team)
-    tile = {} if halo is None else {"halo": halo.halo}
+    field = build("models", {"name": "bundle", "path": str(bundle)}).field
+    tile = {**({} if halo is None else {"halo": halo.halo}), **({} if field is None else {"field": field})}
     save(plan, bundle, network, tile, {})
     report = judge(plan, bundle, team)
     scores = {key: report[key] for key in ("mean_iou", "mean_dice", "pixel_accuracy")}

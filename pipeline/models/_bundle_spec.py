@@ -28,10 +28,11 @@ class BundleClass(_Spec):
 
 
 class MeasuredTile(_Spec):
-    """The tile that the scores were measured with, pixels."""
+    """The tile that the scores were measured with, and what was measured of it, pixels."""
 
     core: int | None = Field(default=None, ge=1)
     halo: int | None = Field(default=None, ge=0)
+    field: int | None = Field(default=None, ge=0, description="measured radius of what a pixel depends on; null: as the architecture says")
 
 
 class BundleSpec(_Spec):

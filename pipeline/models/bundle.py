@@ -94,8 +94,8 @@ class Bundle(TorchModel):
 
     @property
     def field(self) -> int | None:
-        """The architecture's."""
-        return self.architecture.field
+        """The architecture's, else as ``model.yaml`` says."""
+        return self.architecture.field if self.architecture.field is not None else self.spec.tile.field
 
     @property
     def margin(self) -> int:
@@ -114,8 +114,8 @@ class Bundle(TorchModel):
 
     @property
     def unmeasured(self) -> Path | None:
-        """The weights, until stride and field of an architecture that does not say them have been measured."""
-        return self.architecture.unmeasured
+        """The weights, until stride and field of an architecture that does not say them have been measured, here or in training."""
+        return self.architecture.unmeasured if self.spec.tile.field is None else None
 
     @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:

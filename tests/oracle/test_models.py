@@ -312,6 +312,21 @@ def test_saved_weights_are_plain_safetensors(saved):
     assert load_file(folder / "weights.safetensors").keys() == network.state_dict().keys()
 
 
+def test_a_bundle_that_says_its_field_is_not_measured(tmp_path, monkeypatch):
+    """What was measured where a bundle was trained need not be measured where it is used."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec = {"name": "smp", "architecture": "Unet", "encoder": "resnet18", "channels": 3, "classes": 2}
+    folder = save_bundle(tmp_path / "mine", build("models", spec).load(), architecture=spec, classes=CLASSES[:2], tile={"field": 301})
+    model = build("models", {"name": "bundle", "path": f"{folder}{os.sep}"})
+    assert (model.field, model.unmeasured, dict(model.tile)) == (301, None, {"field": 301})
+    assert model.architecture.unmeasured == folder / "weights.safetensors"
+    save_tiff(tmp_path / "a.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb")
+    found = survey(
+        load_config(engine_yaml(tmp_path, model={"name": "bundle", "path": f"{folder}{os.sep}"}, normalize=None, tiling={"halo": "auto"}))
+    )
+    assert choose(found, lambda: False).recipe.halo == 320
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
     """Stride and field of an architecture that does not say them are measured for its bundle, alone or in an ensemble, once a file."""

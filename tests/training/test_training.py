@@ -191,6 +191,17 @@ def test_the_network_is_shown_what_a_run_shows_it(tmp_path):
     assert grey_KYX.shape == logits_KYX.shape
 
 
+def test_a_bundle_says_its_field(scene, monkeypatch):
+    """The field of a network that does not say it is measured when its training ends, and goes with the bundle."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(scene / "cache"))
+    options = {"encoder_depth": 2, "decoder_channels": [8, 4]}
+    model = {"name": "smp", "architecture": "Unet", "encoder": "resnet18", "options": options}
+    assert train(train_yaml(scene, output="field", steps=2, model=model)) == 0
+    bundle = build("models", {"name": "bundle", "path": str(scene / "field")})
+    assert bundle.spec.tile.field == bundle.architecture.field
+    assert 16 < bundle.field < 128
+
+
 def test_a_finished_training_is_not_done_again(scene):
     """Run again, a training that is done only shows its result."""
     path = train_yaml(scene, output="again", steps=2)
