@@ -48,6 +48,7 @@ class BundleSpec(_Spec):
     normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
     pixel_size: float | None = Field(default=None, gt=0, description="trained at: micrometres, metres for maps")
     tile: MeasuredTile = MeasuredTile()
+    bf16: bool = Field(default=True, description="false: its masks suffer from bfloat16, and `auto` computes in float32")
     channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
     merge_channels: bool = Field(default=False, description="the network sees mean, minimum and maximum over any number of channels")
     licence: str = ""

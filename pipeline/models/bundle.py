@@ -109,8 +109,8 @@ class Bundle(TorchModel):
 
     @property
     def allows_bf16(self) -> bool:
-        """The architecture's."""
-        return self.architecture.allows_bf16
+        """The architecture's, unless ``model.yaml`` says no."""
+        return self.architecture.allows_bf16 and self.spec.bf16
 
     @property
     def unmeasured(self) -> Path | None:

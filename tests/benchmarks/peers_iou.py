@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.config import config_from
+from pipeline.models._fill import fill
 from pipeline.models.bundle import list_bundles, read_spec
 from pipeline.plugins import build
 from tests.benchmarks.peers import JOBS, TOOLS, checked, python_of
@@ -37,26 +38,28 @@ PAD = 256  # reflected around a scene for one pass over it
 
 
 class Normalized(nn.Module):
-    """The bundle's network with its normalisation: raw pixels in."""
+    """The bundle's network with its normalisation: raw pixels of any size in."""
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(self, network: nn.Module, stride: int, mean: list[float], std: list[float]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.stride = network, stride
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits."""
-        logits: Tensor = self.network((pixels_NCYX - self.mean) / self.std)
-        return logits
+        logits: Tensor = self.network(fill((pixels_NCYX - self.mean) / self.std, self.stride))
+        return logits[..., : pixels_NCYX.shape[-2], : pixels_NCYX.shape[-1]]
 
 
 def network_of_bundle() -> Normalized:
     """The network in torch."""
     spec = read_spec(list_bundles()[BUNDLE])
-    network = build("models", {**spec.architecture, "weights": str(list_bundles()[BUNDLE] / spec.weights.file)}).load()
+    model = build("models", {**spec.architecture, "weights": str(list_bundles()[BUNDLE] / spec.weights.file)})
+    network = model.load().float()
+    network.__class__ = type(network).__mro__[1]  # the library's own, which TorchScript takes
     assert isinstance(spec.normalize, dict)
-    return Normalized(network.float(), spec.normalize["mean"], spec.normalize["std"]).eval()
+    return Normalized(network, model.stride, spec.normalize["mean"], spec.normalize["std"]).eval()
 
 
 def one_pass(network: nn.Module, pixels_CYX: NDArray[Any]) -> NDArray[np.uint8]:

@@ -312,6 +312,20 @@ def test_saved_weights_are_plain_safetensors(saved):
     assert load_file(folder / "weights.safetensors").keys() == network.state_dict().keys()
 
 
+@pytest.mark.parametrize("says", [None, True, False])
+def test_a_bundle_may_ask_for_float32(tmp_path, monkeypatch, says):
+    """A bundle whose masks suffer from bfloat16 says so, and is computed in float32 unless the YAML wants otherwise."""
+    monkeypatch.setattr("pipeline.backends.torch.bf16_supported", lambda: True)
+    extra, spec = {} if says is None else {"bf16": says}, {**TINY, "channels": 1}
+    folder = save_bundle(tmp_path / "mine", build("models", spec).load(), architecture=spec, classes=CLASSES, **extra)
+    model = {"name": "bundle", "path": f"{folder}{os.sep}"}
+    assert build("models", model).allows_bf16 == (says is not False)
+    save_tiff(tmp_path / "a.tif", np.zeros((90, 90), np.uint8))
+    for asked, wanted in (("auto", "fp32" if says is False else "bf16"), ("bf16", "bf16")):
+        found = survey(load_config(engine_yaml(tmp_path, model=model, normalize=None, compute={"precision": asked})))
+        assert choose(found, lambda: False).recipe.precision == wanted
+
+
 def test_a_bundle_that_says_its_field_is_not_measured(tmp_path, monkeypatch):
     """What was measured where a bundle was trained need not be measured where it is used."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
