@@ -24,6 +24,8 @@ __all__ = ["Probe", "cached", "file_sha256", "probe", "probe_field", "probe_stri
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
 _CANVASES = (128, 256, 512, 1024)  # sides tried in turn, pixels: small ones are quick, large ones hold wide fields
+_BREADTH = 64  # of the strips that a field is measured on, pixels: what reaches along a strip does so on a square too
+_AXES = (-2, -1)
 _ROUNDING = 1e-4  # share of the largest output by which float32 may differ from itself elsewhere in the image
 
 
@@ -58,7 +60,7 @@ def probe(network: nn.Module, channels: int, size: int | None = None) -> Probe:
 def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> int:
     """Return the smallest stride whose multiples the network takes as sizes, and whose shifts move its output along.
 
-    Two things must move along: the output in the middle of a canvas, and the reach of a single pixel, which shows
+    Two things must move along: the output in the middle of a canvas, and the reach of a single line, which shows
     paths that this output happens not to use. A network that sees its whole input moves nothing exactly: there,
     the smallest stride that is no worse than the largest.
 
@@ -74,11 +76,11 @@ def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> 
             plain, errors = _shift_errors(forward, pixels, accepted, side)
         except RuntimeError:
             continue  # the canvas is too small for valid padding
-        middle = ceil_to(side // 2, accepted[-1])
-        start = _reach(forward, pixels[..., :side, :side], plain, middle)
+        middle, square = ceil_to(side // 2, accepted[-1]), pixels[..., :side, :side]
+        starts = {axis: _reach(forward, square, plain, middle, axis) for axis in _AXES}
         for stride in accepted:
-            moved = _reach(forward, pixels[..., :side, :side], plain, middle + stride)
-            if errors[stride] < _ROUNDING and start and moved == [(low + stride, high + stride) for low, high in start]:
+            moved = {axis: _reach(forward, square, plain, middle + stride, axis) for axis in _AXES}
+            if errors[stride] < _ROUNDING and all(start and moved[axis] == [at + stride for at in start] for axis, start in starts.items()):
                 return stride
     if size:
         return accepted[-1]  # nothing moves exactly on so small a canvas: the largest is a multiple of the true one
@@ -88,7 +90,7 @@ def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> 
 def probe_field(network: nn.Module, channels: int, stride: int, size: int | None = None) -> int | None:
     """Return how far an input pixel outside a cell of the stride can change the cell's output, pixels.
 
-    Every position in a cell is tried, along the diagonal.
+    Every position in a cell is tried, along both axes.
 
     Returns:
         The radius; None where it reaches the border of the largest canvas, as in networks that see their whole input.
@@ -96,10 +98,10 @@ def probe_field(network: nn.Module, channels: int, stride: int, size: int | None
     forward = _forward(network)
     for side in (size,) if size else _CANVASES:
         try:
-            field = _field_on(forward, channels, stride, ceil_to(side, stride))
+            field = _field_on(forward, channels, stride, ceil_to(side, stride), lines=stride)
         except RuntimeError:
             continue  # the canvas is too small for valid padding
-        if field is not None:
+        if field is not None and (size or _holds(field, _field_on(forward, channels, stride, ceil_to(2 * side, stride), lines=1))):
             return field
     return None
 
@@ -164,47 +166,60 @@ def _shift_errors(forward: Forward, pixels: torch.Tensor, strides: list[int], si
     return plain, errors
 
 
-def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int) -> list[tuple[int, int]] | None:
-    """The first and the last row, and column, of the output that the pixel (at, at) changes; in coordinates of the input.
+def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int, axis: int) -> list[int] | None:
+    """The first and the last row (axis -2) or column (-1) of the output that row or column ``at`` changes; in coordinates of the input.
 
-    The pixel is set to NaN, which passes through every weight that is not left out altogether, and to a large finite
+    The line is set to NaN, which passes through every weight that is not left out altogether, and to a large finite
     value, which moves what only comparisons see.
 
     Returns:
-        An empty list where nothing changes; None where the change touches the output's border, or the pixel is outside.
+        An empty list where nothing changes; None where the change touches the output's border, or the line is outside.
     """
     import torch
 
-    if at >= pixels.shape[-1]:
+    length = plain.shape[axis]
+    if at >= pixels.shape[axis]:
         return None
-    changed = torch.zeros(plain.shape[-2:], dtype=torch.bool)
+    changed = torch.zeros(length, dtype=torch.bool)
     for value in (float("nan"), 1e4):
         touched = pixels.clone()
-        touched[..., at, at] = value
-        changed |= (forward(touched) != plain).any(0).any(0)  # NaN differs from everything
-    margin, reach = (pixels.shape[-1] - plain.shape[-1]) // 2, []
-    for axis in (1, 0):
-        hit = torch.nonzero(changed.any(axis)).flatten()
-        if len(hit):
-            if hit[0] == 0 or hit[-1] == plain.shape[-1] - 1:
-                return None
-            reach.append((int(hit[0]) + margin, int(hit[-1]) + margin))
-    return reach
+        touched.select(axis, at).fill_(value)
+        changed |= (forward(touched) != plain).movedim(axis, 0).flatten(1).any(1)  # NaN differs from everything
+    hit = torch.nonzero(changed).flatten().tolist()
+    if hit and (hit[0] == 0 or hit[-1] == length - 1):
+        return None
+    margin = (pixels.shape[axis] - length) // 2
+    return [hit[0] + margin, hit[-1] + margin] if hit else []
 
 
-def _field_on(forward: Forward, channels: int, stride: int, side: int) -> int | None:
-    """The field on one canvas; None where it touches the canvas's border."""
-    pixels = _random(channels, side)
-    plain = forward(pixels)
+def _holds(field: int, on_larger: int | None) -> bool:
+    """Whether a larger canvas shows nothing further: a dilated kernel can jump over the border of a small one."""
+    return on_larger is not None and on_larger <= field
+
+
+def _field_on(forward: Forward, channels: int, stride: int, side: int, lines: int) -> int | None:
+    """The field of some lines along both axes of a canvas; None where it touches the canvas's border."""
     worst, middle = 0, ceil_to(side // 2, stride)
-    for pixel in range(middle, middle + stride):
-        reach = _reach(forward, pixels, plain, pixel)
-        if reach is None:
-            return None
-        for first, last in reach:
-            # Distances from the pixel to the nearer edges of the outermost cells that it changes.
-            worst = max(worst, pixel - (first // stride * stride + stride - 1), last // stride * stride - pixel)
+    for axis in _AXES:
+        pixels, plain = _narrow(forward, channels, side, axis)
+        for line in range(middle, middle + lines):
+            reach = _reach(forward, pixels, plain, line, axis)
+            if reach is None:
+                return None
+            if reach:
+                # Distances from the line to the nearer edges of the outermost cells that it changes.
+                worst = max(worst, line - (reach[0] // stride * stride + stride - 1), reach[1] // stride * stride - line)
     return worst
+
+
+def _narrow(forward: Forward, channels: int, side: int, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A canvas of a side along an axis, and the network's output: a strip where that is taken, else a square."""
+    square = _random(channels, side)
+    strip = square.narrow(-3 - axis, 0, min(_BREADTH, side))
+    try:
+        return strip, forward(strip)
+    except (RuntimeError, ValueError, AssertionError):  # valid padding, or one size alone
+        return square, forward(square)
 
 
 def cached(weights: Path) -> Probe | None:

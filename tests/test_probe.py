@@ -37,6 +37,26 @@ class Strided(nn.Module):
         return self.up(self.down(x)) + x
 
 
+class Oblong(nn.Module):
+    """Sees further along rows than along columns; a field is the wider of the two."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, kernel, padding=tuple(side // 2 for side in kernel))
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class SquareOnly(nn.Conv2d):
+    """Takes squares only."""
+
+    def forward(self, x):
+        if x.shape[-1] != x.shape[-2]:
+            raise ValueError("squares only")
+        return super().forward(x)
+
+
 class WholeTile(nn.Module):
     """Sees its whole input by its mean."""
 
@@ -58,9 +78,25 @@ class WholeTile(nn.Module):
         (DILATED, Probe(1, 5)),
         (Strided(3), Probe(2, 1)),
         (Strided(5), Probe(2, 2)),
+        (Oblong((3, 9)), Probe(1, 4)),
+        (Oblong((9, 3)), Probe(1, 4)),
+        (SquareOnly(1, 2, 7, padding=3), Probe(1, 3)),
+        (nn.Conv2d(1, 2, 3, padding=70, dilation=70), Probe(1, 70)),
         (WholeTile(), Probe(1, None)),
     ],
-    ids=["pixel", "padded", "valid", "dilated", "strided 3", "strided 5", "whole tile"],
+    ids=[
+        "pixel",
+        "padded",
+        "valid",
+        "dilated",
+        "strided 3",
+        "strided 5",
+        "wide",
+        "high",
+        "squares only",
+        "wider than a strip",
+        "whole tile",
+    ],
 )
 def test_small_networks(network, expected):
     """Stride and field of networks whose arithmetic can be done by hand."""

@@ -141,6 +141,9 @@ class TrainConfig(_Tree):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=0.998, description="decay of the averaged weights that are kept; null: none"
     )
+    freeze_norms: bool = Field(
+        default=False, description="batch norms keep the statistics of model.weights: to go on with few crops a batch"
+    )
     seed: int = Field(default=0, ge=0, description="of weights, crops and augmentation")
     validate_every: Count | Auto = Field(default="auto", description="steps between validations; auto: 20 in all")
     early_stop: Count | None = Field(default=None, description="validations without a better mean IoU before it ends")

@@ -51,6 +51,8 @@ class Learner:
         self.plan, self.team = plan, team
         torch.backends.cudnn.benchmark = True  # crops have one size, so that trying algorithms pays
         self.network = plan.network.load().to(team.device).to(memory_format=torch.channels_last).train()
+        if plan.config.freeze_norms:
+            _freeze_norms(self.network)
         self.shared = team.share(self.network)
         self.optimizer = make_optimizer(self.network, plan.config.optimizer)
         self.precision = precision_of(plan, team.device)
@@ -156,6 +158,15 @@ def _average(network: nn.Module, decay: float | None) -> Any:
             torch._foreach_copy_(averages, values)
 
     return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+
+
+def _freeze_norms(network: nn.Module) -> None:
+    """Let batch norms use the statistics that they have, as when predicting; scale and shift still learn."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def _centre(plane_BYX: Any, logits_BKYX: torch.Tensor) -> Any:

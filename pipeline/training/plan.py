@@ -183,6 +183,9 @@ def _network(config: TrainConfig, images: Sequence[Image]) -> tuple[Network | No
         where = config.place("model.channels")
         problems.append(Problem(where, str(network.num_channels), f"{asked['channels']}, as the network is shown", "Leave it out."))
     problems += [Problem(config.place("model.weights"), str(path), "a file that exists") for path in network.files() if not path.is_file()]
+    if config.freeze_norms and network.weights is None and not getattr(network, "pretrained", None):
+        way_out = "Give the weights to go on from, or leave it out."
+        problems.append(Problem(config.place("freeze_norms"), "true without model.weights", "true with weights, or false", way_out))
     outputs = None
     if config.border is not None:
         of = [one.name for one in config.classes].index(config.border.of)

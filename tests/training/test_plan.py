@@ -58,6 +58,7 @@ def test_all_mistakes_come_at_once(mine):
     [
         ({"epochs": 3.0}, "epochs and steps"),
         ({"border": {"of": "disk"}}, "ground, disc"),
+        ({"freeze_norms": True}, "true without model.weights"),
         ({"model": "histogram"}, "Only these can be trained"),
         ({"model": {"name": "unet", "classes": 5}}, "5"),
         ({"model": {"name": "unet", "channels": 3}}, "3"),

@@ -26,7 +26,7 @@ from pipeline.training.config import TRAIN
 from pipeline.training.crops import Crops, Shelf
 from pipeline.training.plan import make_plan
 from pipeline.training.scan import scan
-from tests.training.scene import report_of, rows_at, train_yaml, weights_at, write_scene
+from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at, write_scene
 from workflows.train import train
 
 NO_NORM = {"name": "unet", "depth": 2, "base": 4, "norm": "none"}
@@ -200,6 +200,19 @@ def test_a_bundle_says_its_field(scene, monkeypatch):
     bundle = build("models", {"name": "bundle", "path": str(scene / "field")})
     assert bundle.spec.tile.field == bundle.architecture.field
     assert 16 < bundle.field < 128
+
+
+def test_frozen_norms_keep_their_statistics(scene):
+    """Going on from a bundle with its norms frozen, weights change and the norms' statistics do not; else both change."""
+    assert train(train_yaml(scene, output="first", steps=2)) == 0
+    first, statistics = weights_at(scene / "first"), ("running_mean", "running_var")
+    model = {**BASE["model"], "weights": str(scene / "first" / "bundle" / "weights.safetensors")}
+    for frozen in (True, False):
+        output = scene / f"frozen-{frozen}"
+        assert train(train_yaml(scene, output=output.name, steps=4, validate_every=4, model=model, freeze_norms=frozen)) == 0
+        same = {name: np.array_equal(values, first[name]) for name, values in weights_at(output).items()}
+        assert {same[name] for name in same if name.endswith(statistics)} == {frozen}
+        assert not any(same[name] for name in same if first[name].ndim == 4)
 
 
 def test_a_finished_training_is_not_done_again(scene):
