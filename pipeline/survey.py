@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,9 @@ class Survey:
         """What makes this run this run: a folder that holds another one is refused."""
         config = self.config
         compute = config.compute.model_dump(include={"device", "threads", "backend", "precision", "batch"})
-        weights = {path.name: file_hash(path) for path in self.model.files()}
+        files = list(enumerate(self.model.files()))
+        names = Counter(path.name for _, path in files)  # members of an ensemble may have files of one name
+        weights = {path.name if names[path.name] == 1 else f"{at}/{path.name}": file_hash(path) for at, path in files}
         parts = config.model_dump(mode="json", include={"model", "normalize", "reader", "tiling"})
         return {**parts, "compute": compute, "weights": weights, "num_classes": len(self.classes)}
 
