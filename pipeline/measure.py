@@ -71,5 +71,5 @@ def _measured_halo(found: Survey, image: Image, field: int, wanted: int) -> Halo
                 fit = {"normalize": per_image.fit(per_image.observe(raster.read(box), None, box, 0))}
             trial = Trial(predict, raster, fit, stride, exact)
             return trial.error(ceil_to(wanted, stride)) if wanted else smallest_halo(trial, stride, least, exact)
-    except BlockError:
+    except (BlockError, OSError):
         return None  # the run will say what is wrong with the image

@@ -169,10 +169,17 @@ def _open_one(one: Input, config: Config) -> Image | Exception:
 
 
 def header_of(path: str, reader: Mapping[str, Any]) -> Header:
-    """Open a file for its header alone."""
-    with build("readers", reader, "reader").open(path) as raster:
-        header: Header = raster.header
-        return header
+    """Open a file for its header alone.
+
+    Raises:
+        InputError: it cannot be opened, for whatever reason.
+    """
+    try:
+        with build("readers", reader, "reader").open(path) as raster:
+            header: Header = raster.header
+            return header
+    except OSError as error:
+        raise InputError(Problem(path, f"a file that cannot be opened ({error})", "", "It may be possible later.")) from error
 
 
 def identity_of(path: str, reader: Mapping[str, Any]) -> str:

@@ -78,6 +78,7 @@ class Raster(ABC):
 
         Raises:
             BlockError: the file is truncated or damaged here.
+            OSError: the system fails in a way that may pass; another read may succeed.
         """
 
 
@@ -107,6 +108,7 @@ class Reader(Plugin):
 
         Raises:
             InputError: the file cannot be opened, or the options do not fit it.
+            OSError: the system fails in a way that may pass.
         """
 
 

@@ -15,7 +15,10 @@ other needs ``reader.axes``.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +36,16 @@ __all__ = ["Layout", "decoded_bytes", "layout", "local_path", "make_header", "na
 
 STACK, CHANNEL = "tz", "cs"
 DTYPES = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+LASTING = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+)  # the last: damage
 REGION_BYTES = 1 << 26  # a strip, tile or chunk above this is no region: every read must be charged for it
 
 
@@ -218,7 +231,11 @@ def local_path(path: str) -> str:
 
 @contextmanager
 def opening(path: str) -> Iterator[None]:
-    """Whatever a library raises while it looks at a header becomes an :class:`InputError` that names the file."""
+    """Whatever a library raises while it looks at a header becomes an :class:`InputError` that names the file.
+
+    Raises:
+        OSError: what may pass by itself, see :func:`hiccup`.
+    """
     try:
         yield
     except GigasegError:
@@ -226,16 +243,34 @@ def opening(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(Problem(path, "nothing at this path")) from error
     except Exception as error:  # decoders raise anything at all on a damaged header
-        raise InputError(Problem(path, f"a file that cannot be opened ({type(error).__name__}: {error})")) from error
+        wrong = InputError(Problem(path, f"a file that cannot be opened ({type(error).__name__}: {error})"))
+        raise (hiccup(error, path) or wrong) from error
 
 
 @contextmanager
 def reading(path: str, box: Box) -> Iterator[None]:
-    """Whatever a library raises while it decodes becomes a :class:`BlockError` that names the file and the region."""
+    """Whatever a library raises while it decodes becomes a :class:`BlockError` that names the file and the region.
+
+    Raises:
+        OSError: what may pass by itself, see :func:`hiccup`.
+    """
     try:
         yield
     except (GigasegError, MemoryError):
         raise
     except Exception as error:  # decoders raise anything at all on damaged pixels
         where = f"{path}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1}"
-        raise BlockError(f"{where}: cannot be decoded ({type(error).__name__}: {error})") from error
+        wrong = BlockError(f"{where}: cannot be decoded ({type(error).__name__}: {error})")
+        raise (hiccup(error, where) or wrong) from error
+
+
+def hiccup(error: Exception, where: str) -> OSError | None:
+    """Name the place of a failure of the system (a lost mount, no free handle), which may pass; None for any other, such as damage.
+
+    Example:
+        >>> hiccup(OSError(5, "Input/output error"), "a.tif"), hiccup(OSError("image file is truncated"), "a.tif")
+        (OSError(5, 'a.tif: Input/output error'), None)
+    """
+    told = re.search(r"\(os error (\d+)\)", str(error))  # zarrs says no more
+    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+    return None if number is None or number in LASTING else OSError(number, f"{where}: {os.strerror(number)}")

@@ -122,7 +122,7 @@ class _TiffRaster(Raster):
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Decode the segments that the box touches; nothing else is read."""
-        with reading(self._path, box):
+        with reading(self._path, box), self._working():
             wanted = self._wanted(plane)
             channels = self.header.channels
             interleaved = len(wanted) == 1  # channels of one page lie side by side: keep them so
@@ -137,6 +137,19 @@ class _TiffRaster(Raster):
                     for channel, sample in pairs:
                         out_CYX[channel, rows, columns] = pixels_YXS[..., sample]
             return out_CYX
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Close the file where the system fails, for the next read to open it anew: a handle that is stale stays so."""
+        file = self._page.parent.filehandle
+        with self._lock:
+            file.open()  # where it is not
+        try:
+            yield
+        except OSError:
+            with self._lock:
+                file.close()
+            raise
 
     def _wanted(self, plane: int) -> dict[int, list[tuple[int, int]]]:
         """Which stored planes a read needs: index over all axes before y -> [(channel handed out, sample in the page)]."""

@@ -195,7 +195,7 @@ class Crops:
             # Torch's handler would stay for good and hear of every child that this process ever has; lost loaders are missed without it.
             signal.signal(signal.SIGCHLD, before)
         for batch in batches:
-            if isinstance(batch, GigasegError):
+            if isinstance(batch, (GigasegError, OSError)):
                 raise batch
             yield batch
 
@@ -286,10 +286,10 @@ class _Dataset:
     def __init__(self, crops: Crops) -> None:
         self.crops = crops
 
-    def __getitems__(self, numbers: list[int]) -> Batch | GigasegError:
+    def __getitems__(self, numbers: list[int]) -> Batch | GigasegError | OSError:
         try:
             return self.crops.stacked(numbers)
-        except GigasegError as error:
+        except (GigasegError, OSError) as error:
             return error
 
 

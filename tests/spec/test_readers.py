@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import struct
 import subprocess
 import sys
@@ -216,6 +218,70 @@ def test_truncated_tiff(options, tmp_path):
         with pytest.raises(BlockError, match="truncated, needs bytes"):
             raster.read(Box(60, 60, 64, 64))
         np.testing.assert_array_equal(raster.read(Box(0, 0, 8, 8))[0], noise(64, 64)[:8, :8])
+
+
+def fails_once(call, error):
+    """A call that fails the first time: what stands behind a mount, a disk or a limit of open files."""
+    errors = iter([error])
+
+    def may_fail(*args, **options):
+        if error := next(errors, None):
+            raise error
+        return call(*args, **options)
+
+    return may_fail
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EMFILE])
+def test_what_may_pass_is_no_damage(number, tmp_path, monkeypatch):
+    """A failure of the system is told as such, by file and region, and the next read succeeds, with a file of its own."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(32, 32), tile=(16, 16), compression="zlib")
+    with build("readers", {"name": "tiff"}).open(str(path)) as raster:
+        stale = raster._page.parent.filehandle._fh
+        monkeypatch.setattr(tifffile.FileHandle, "read", fails_once(tifffile.FileHandle.read, OSError(number, "hiccup")))
+        with pytest.raises(OSError, match=r"a\.tif: rows 10\.\.20, columns 12\.\.20") as raised:
+            raster.read(Box(10, 12, 20, 20))
+        assert raised.value.errno == number
+        np.testing.assert_array_equal(raster.read(Box(0, 0, 32, 32))[0], noise(32, 32))
+        assert stale.closed
+    monkeypatch.setattr(tifffile, "TiffFile", fails_once(tifffile.TiffFile, OSError(number, "hiccup")))
+    with pytest.raises(OSError, match=r"a\.tif: ") as raised, build("readers", {"name": "tiff"}).open(str(path)):
+        pass
+    assert raised.value.errno == number
+    assert header(path).shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("image file is truncated"), OSError(errno.EINVAL, "seek"), PermissionError(errno.EACCES, "closed"), RuntimeError("os error")],
+)
+def test_what_lasts_is_a_block_error(error, tmp_path, monkeypatch):
+    """What a decoder says of damage, whatever its type, and what nobody may read stay that way."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(32, 32), tile=(16, 16), compression="zlib")
+    with build("readers", {"name": "tiff"}).open(str(path)) as raster:
+        monkeypatch.setattr(raster, "_bytes", fails_once(raster._bytes, error))
+        with pytest.raises(BlockError, match=r"a\.tif: rows 10\.\.20, columns 12\.\.20: cannot be decoded"):
+            raster.read(Box(10, 12, 20, 20))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_too_many_open_files_may_pass(quick, tmp_path, monkeypatch):
+    """Zarr finds no free file handle: with zarrs or without, that is no damage."""
+    if not quick:
+        monkeypatch.setattr("pipeline.codecs.find_spec", lambda _: None)
+    path = plain(tmp_path / "a.zarr", noise(32, 32))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with build("readers", {"name": "zarr"}).open(str(path)) as raster:
+        raster.read(Box(0, 0, 32, 32))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(OSError, match=r"a\.zarr: rows 0\.\.32, columns 0\.\.32: Too many open files"):
+                raster.read(Box(0, 0, 32, 32))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        np.testing.assert_array_equal(raster.read(Box(0, 0, 32, 32))[0], noise(32, 32))
 
 
 def test_tiff_pages_become_what_axes_says(tmp_path):
