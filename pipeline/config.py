@@ -227,6 +227,9 @@ def _filled(kind: str, spec: Mapping[str, Any], place: str, resolved: Callable[[
         is_bundle = (kind, name, option) == ("models", "bundle", "path")
         if "/" in str(spec[option]) if is_bundle else Path in members(plugin.model_fields[option].annotation):
             options[option] = resolved(spec[option], join(place, option))
+        elif (kind, name, option) == ("models", "ensemble", "members") and isinstance(spec[option], list):
+            parts = [(one, join(place, option, at)) for at, one in enumerate(spec[option])]
+            options[option] = [{**one, **_filled(kind, one, at, resolved)} if isinstance(one, dict) else one for one, at in parts]
     filled: dict[str, Any] = build(kind, options, place).model_dump(mode="json")
     return filled
 

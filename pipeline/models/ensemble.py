@@ -15,11 +15,12 @@ from pydantic import Field, Strict, model_validator
 
 from pipeline.models import Model, Predict
 from pipeline.models._tta import average
+from pipeline.normalize import NormalizeFitter
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pipeline.fits import Fit
+    from pipeline.fits import Fit, Fitter
 
 __all__ = ["Ensemble"]
 
@@ -27,7 +28,8 @@ __all__ = ["Ensemble"]
 class Ensemble(Model):
     """Averages the class probabilities of its members, each with its own normalisation (Hansen and Salamon 1990).
 
-    Members must agree in classes and channels. A per-image normalisation (``percentile``, ``zscore``) must be the same for all.
+    Members must agree in classes and channels. A per-image normalisation (``percentile``, ``zscore``) must be the same for all that ask
+    for one; the others see raw values, unless the YAML asks.
 
     Example::
 
@@ -55,9 +57,9 @@ class Ensemble(Model):
             raise ValueError(f"members of one number of channels; these have {[model.num_channels for model in models]}")
         if len({model.fixed_size for model in models} - {None}) > 1:
             raise ValueError(f"members of one input size; these have {[model.fixed_size for model in models]}")
-        if any(model.fitter() for model in models):
+        if any(part.fitter() for part in self.constituents):
             raise ValueError("members without statistics of their own; a package that normalises by image cannot be averaged")
-        if len({model.normalize for model in models if isinstance(model.normalize, str)}) > 1:
+        if len(self._wishes - {None}) > 1:
             raise ValueError("members of one per-image normalisation")
         if self.shares is not None and (len(self.shares) != len(models) or min(self.shares) <= 0):
             raise ValueError(f"shares: {len(models)} positive numbers")
@@ -136,8 +138,18 @@ class Ensemble(Model):
 
     @property
     def normalize(self) -> Any:
-        """The per-image normalisation that members ask for; fixed ones stay with their member."""
-        return next((model.normalize for model in self.models if isinstance(model.normalize, str)), None)
+        """The per-image normalisation that members ask for; None where others work on raw values. Fixed ones stay with their member."""
+        return None if None in self._wishes else next(iter(self._wishes), None)
+
+    @property
+    def _wishes(self) -> set[Any]:
+        """Per-image normalisations that members ask for; None: raw values."""
+        return {part.normalize for part in self.constituents if part.takes_normalize and not isinstance(part.normalize, Mapping)}
+
+    def fitter(self) -> Fitter | None:
+        """What some members ask for, where others work on raw values and must not be given it."""
+        asked = self._wishes - {None}
+        return NormalizeFitter(asked.pop()) if asked and None in self._wishes else None
 
     def files(self) -> Sequence[Path]:
         """All members' files."""
@@ -161,16 +173,21 @@ class Ensemble(Model):
         counts = self.shares or [1] * len(self.members)
         shares = [share / sum(counts) for share in counts]
         with ExitStack() as stack:
-            predicts = [stack.enter_context(model.open(recipe, normalize or _fixed(model))) for model in self.models]
+            opened = [(model, stack.enter_context(model.open(recipe, normalize or _fixed(model)))) for model in self.models]
 
             def predict(pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
-                return average(_same_size([_host(one(pixels_BCYX, fits)) for one in predicts]), shares)
+                return average(_same_size([_host(one(pixels_BCYX, _fits_of(model, fits))) for model, one in opened]), shares)
 
             yield predict
 
 
 def _fixed(model: Model) -> Mapping[str, Any] | None:
     return model.normalize if isinstance(model.normalize, Mapping) else None
+
+
+def _fits_of(model: Model, fits: Sequence[Fit]) -> Sequence[Fit]:
+    """Give a member the normalisation that it asks for, where it is not everybody's and the YAML asks for none."""
+    return [{"normalize": fit["model"], **fit} if isinstance(model.normalize, str) and "model" in fit else fit for fit in fits]
 
 
 def _host(logits: Any) -> NDArray[Any]:
