@@ -6,8 +6,9 @@ Everything that ``run``, ``retry``, ``evaluate`` and ``convert`` share.
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = ["EXIT_INTERRUPTED", "EXIT_PARTIAL", "Order", "execute"]
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 130
 REREAD = 256  # of the last committed blocks, whose pixels are compared with their digest: a power cut may have taken them
+PIXELS = ("predict", "copy")  # phases that write them
 LOOK_S = 0.5  # between two looks for the stop flag
 
 
@@ -84,15 +86,17 @@ def execute(order: Order, *, take_over: bool = False) -> tuple[int, Tally]:
         order.folder.stop_flag.unlink(missing_ok=True)
         if order.config:  # not before the run is ours: another may be going on here
             put_text(order.folder.path / "config.yaml", order.config)
-        known = {key: receipt for key, receipt in latest(ledger.rows()).items() if receipt.ok or not order.again(receipt)}
-        known = _verified(order, known)
+        rows = latest(ledger.rows())
+        known = _verified(order, {key: receipt for key, receipt in rows.items() if receipt.ok or not order.again(receipt)})
         schedule = Schedule(order.stages, order.job.merge, order.job.conclude, block_keys)
         schedule.begin(known)
-        del known
+        before = {key: rows[key].files for key in schedule.waiting if key in rows and rows[key].files}
+        _clear(order, schedule.waiting, {rows[key].image for key in before if key[0] in PIXELS})
+        del rows, known
         if json.loads(json.dumps(order.plan)) != order.folder.last_plan():
             ledger.append_row("plan", order.plan)
         if not schedule.is_finished:
-            _Execution(order, ledger, schedule).run()
+            _Execution(order, ledger, schedule, before).run()
         is_finished = schedule.is_finished
         del schedule
         done = tally(ledger.rows())
@@ -105,8 +109,9 @@ def execute(order: Order, *, take_over: bool = False) -> tuple[int, Tally]:
 class _Execution:
     """What changes while a run goes on."""
 
-    def __init__(self, order: Order, ledger: Ledger, schedule: Schedule) -> None:
-        self.order, self.ledger, self.schedule = order, ledger, schedule
+    def __init__(self, order: Order, ledger: Ledger, schedule: Schedule, before: Mapping[tuple[str, str], Mapping[str, int]]) -> None:
+        self.order, self.ledger, self.schedule, self.before = order, ledger, schedule, before
+        self.singles = {name for name, stages in order.stages.items() if all(len(stage.blocks) == 1 for stage in stages)}
         self.count_keys = {one["name"]: one["count_key"] for one in order.plan["images"]}
         self.joined = order.joined
         self.signals = 0
@@ -166,6 +171,10 @@ class _Execution:
         """Book a block's receipt in the ledger, then in the schedule."""
         if receipt.counts is not None:
             receipt = replace(receipt, count_key=self.count_keys[receipt.image])
+        if receipt.phase == "predict" and receipt.image in self.singles:
+            receipt = replace(receipt, written=self.order.plan["written"])
+        if not receipt.ok:
+            self._forget(self.before.get((receipt.phase, receipt.block), {}))
         self.ledger.append(receipt)
         self.schedule.settle(receipt)
         if not self._is_join(block):
@@ -183,6 +192,14 @@ class _Execution:
                     f"{len(self.schedule.failed)} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}"
                 )
 
+    def _forget(self, files: Mapping[str, int]) -> None:
+        """Remove what an earlier execution wrote of a block that cannot be done now: its pixels have no prediction."""
+        for name in files:
+            path = self.order.folder.path / name
+            if path.name == "zarr.json":
+                shutil.rmtree(path.parent, ignore_errors=True)  # the whole export of a single-block image
+            path.unlink(missing_ok=True)
+
     def stopping(self) -> bool:
         """Whether a signal came, or ``gigaseg stop`` was called."""
         now = time.monotonic()
@@ -195,6 +212,16 @@ class _Execution:
         self.signals += 1
         if self.signals > 1:
             raise KeyboardInterrupt
+
+
+def _clear(order: Order, waiting: Collection[tuple[str, str]], written: Collection[str]) -> None:
+    """Remove the arrays of images that are done again from the start: what is there may have another shape."""
+    if not written:
+        return
+    kept = {block.image.name for block in _blocks(order) if block.phase in PIXELS and (block.phase, block.id) not in waiting}
+    for image in (stages[0].blocks[0].image for name, stages in order.stages.items() if name in written and name not in kept):
+        for folder in (None, "probs"):
+            shutil.rmtree(order.job.path(image, ".ome.zarr", folder), ignore_errors=True)
 
 
 def _blocks(order: Order) -> Iterator[Block]:
@@ -221,7 +248,10 @@ def _verified(order: Order, known: Mapping[tuple[str, str], Receipt]) -> dict[tu
 
 
 def _is_there(order: Order, receipt: Receipt) -> bool:
-    """Whether all files of a receipt are there, with their size; a failure has none."""
+    """Whether all files of a receipt are there, with their size, and are what is asked for; a failure has none."""
+    if receipt.written not in ("", order.plan["written"]):
+        order.folder.log(f"do again {receipt.phase} {receipt.block}: for other writers, or classes of other names or colours")
+        return False
     root = order.folder.path
     if not receipt.ok or all((root / name).is_file() and (root / name).stat().st_size == size for name, size in receipt.files.items()):
         return True
@@ -232,7 +262,7 @@ def _is_there(order: Order, receipt: Receipt) -> bool:
 def _is_intact(order: Order, block: Block, receipt: Receipt) -> bool:
     """Compare the stored pixels of a block with its digest; exports of single-block images have only their size."""
     path = order.job.path(block.image, ".ome.zarr") / "0"
-    if not path.is_dir():
+    if not path.is_dir() or not any(".ome.zarr/" in name for name in receipt.files):  # an earlier writer may have left one
         return True
     try:
         pixels_CYX = BlockStore.open(path).read(block.box, block.plane)

@@ -82,7 +82,8 @@ def finish_copy(job: Job, block: Block) -> Files:
 
 def mask_of(job: Job, image: Image) -> Image | None:
     """The mask that a run wrote for an image, as an image to read; None when there is none."""
-    for suffix in dict.fromkeys([OmeZarr.suffix, *(writer.suffix for writer in job.writers)]):
+    exported = [writer.suffix for writer in job.writers] if is_single(job, image) else []  # what an earlier writer left may be older
+    for suffix in dict.fromkeys([*exported, OmeZarr.suffix]):
         path = job.path(image, suffix)
         if path.exists():
             return replace(image, path=str(path), reader={"name": "auto"})

@@ -64,6 +64,7 @@ def plan_row(found: Survey, job: Job, model: Mapping[str, Any]) -> dict[str, Any
         "metrics": list(found.config.metrics),
         "model": dict(model),
         "block": job.recipe.block,
+        "written": fingerprint(*_exports(job)),
         "images": [
             {
                 "name": image.name,
@@ -134,8 +135,12 @@ class Blocks(Sequence[Block]):
 
 def finish_block(image: Image, key: str, job: Job) -> Block:
     """The one block of the finish phase."""
-    written = fingerprint(key, job.classes, [{"name": type(w).__name__, **w.model_dump(mode="json")} for w in job.writers])
-    return Block("finish", image, 0, 0, 0, Box(0, 0, *image.header.shape), written)
+    return Block("finish", image, 0, 0, 0, Box(0, 0, *image.header.shape), fingerprint(key, *_exports(job)))
+
+
+def _exports(job: Job) -> tuple[Any, Any]:
+    """What the exports of a mask depend on besides its pixels."""
+    return job.classes, [{"name": type(writer).__name__, **writer.model_dump(mode="json")} for writer in job.writers]
 
 
 def block_keys(block: Block, fit: Mapping[str, Any], before: str) -> Block:

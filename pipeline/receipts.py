@@ -88,6 +88,7 @@ class Receipt:
         block: the block's id.
         key: the block's key.
         count_key: hash of truth, classes and ignore, where pixels were counted; empty otherwise.
+        written: hash of writers and classes, where the exports of a single-block image were written; empty otherwise.
         attempts: tries it took, this one included.
         cause: why it could not be done; empty when it was.
         transient: whether another try may succeed.
@@ -106,6 +107,7 @@ class Receipt:
     block: str
     key: str = ""
     count_key: str = ""
+    written: str = ""
     attempts: int = 1
     cause: str = ""
     transient: bool = False

@@ -16,7 +16,7 @@ from pipeline.lease import Holder, current_holder
 from pipeline.ledger import read_rows, tally
 from pipeline.memory import print_bytes, projected_bytes
 from pipeline.plan import complete, make_job
-from pipeline.report.ledger import report_of
+from pipeline.report.ledger import planned, report_of
 from pipeline.runners._auto import runner_of
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, survey
@@ -136,7 +136,7 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
     found, plan_found = folder.require(), folder.last_plan()
     if found.get("kind") == "training":
         return _training_status(folder, _state(folder, found["state"]), as_json=as_json)
-    done_so_far = tally(read_rows(folder.ledger))
+    done_so_far = planned(plan_found, tally(read_rows(folder.ledger)))
     content = report_of(plan_found, done_so_far, found["state"]) if plan_found else {}
     failures = content.get("failures", [])
     committed = [key for key, receipt in done_so_far.receipts.items() if receipt.ok]

@@ -21,7 +21,7 @@ from pipeline.plan import complete, make_job, plan_row, recount
 from pipeline.receipts import Receipt
 from pipeline.recipe import Recipe
 from pipeline.report.files import write_report
-from pipeline.report.ledger import report_of
+from pipeline.report.ledger import planned, report_of
 from pipeline.report.table import print_table
 from pipeline.runners._auto import runner_of
 from pipeline.schedule import Stage
@@ -195,8 +195,9 @@ def report(folder_path: Path) -> int:
 
     folder = RunFolder(folder_path.absolute())
     folder.require()
-    done = tally(read_rows(folder.ledger))
-    print_table(_report(folder, folder.last_plan(), done), Console(soft_wrap=True))
+    plan = folder.last_plan()
+    done = planned(plan, tally(read_rows(folder.ledger)))
+    print_table(_report(folder, plan, done), Console(soft_wrap=True))
     print(f"report: {folder.report / 'index.html'}")
     return 0
 

@@ -16,7 +16,19 @@ from pipeline.plugins import build
 from pipeline.receipts import Receipt
 from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
 
-__all__ = ["report_of"]
+__all__ = ["planned", "report_of"]
+
+
+def planned(plan: Mapping[str, Any], done: Tally) -> Tally:
+    """Leave out what the plan does not have: blocks of an image that has become smaller since, images that have left."""
+    block = plan.get("block", 1)
+    limits = {one["name"]: (one["planes"], *Grid(tuple(one["shape"]), block, 0, block).num_blocks) for one in plan.get("images", ())}
+
+    def is_planned(block_id: str) -> bool:
+        name, _, place = block_id.rpartition(":")
+        return name in limits and all(int(at) < limit for at, limit in zip(place.split("."), limits[name], strict=True))
+
+    return replace(done, receipts={key: receipt for key, receipt in done.receipts.items() if is_planned(key[1])})
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:

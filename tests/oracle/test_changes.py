@@ -1,0 +1,96 @@
+"""A run that is given again after something has changed: its output is that of a fresh run, or says *no prediction*."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from tests.conftest import blobs, save_tiff
+from workflows.inspect import status
+from workflows.segment import report
+
+IDENTITY = {"model": {"name": "identity", "classes": 3}, "normalize": None, "tiling": {"core": 64, "halo": 0, "block": 64}}
+TRACED = {"model": {"name": "traced.model"}, "normalize": None, "tiling": {"core": 64, "halo": 4, "block": 64}, "images": ["*.tif"]}
+BOTH = [{"name": "ome_zarr"}, {"name": "tiff"}]
+
+
+def names_at(done, image):
+    """Names of the classes that a mask carries."""
+    attributes = json.loads((done.folder / "masks" / f"{image}.ome.zarr" / "zarr.json").read_text())["attributes"]
+    return [one["name"] for one in attributes["ome"]["image-label"]["properties"]][:2]
+
+
+def write_damaged(path, value):
+    """An image of 128^2 whose last quarter cannot be decoded."""
+    save_tiff(path, np.full((128, 128), value, np.uint8), compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        offset, length = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    with path.open("r+b") as raw:
+        raw.seek(offset)
+        raw.write(b"\xff" * length)
+
+
+def test_other_writers_and_names_reach_images_of_every_size(engine, traced, tmp_path):
+    """A writer that is added, and classes that are named, show in images of one block and of many; given again, nothing is done."""
+    for name, side in (("small", 60), ("large", 100)):
+        save_tiff(tmp_path / f"{name}.tif", blobs((side, side)))
+    engine(**TRACED)
+    keys = {**TRACED, "writers": [{"name": "tiff"}, {"name": "ome_zarr"}], "classes": [{"name": "ground"}, {"name": "cell"}]}
+    changed = engine(**keys)
+    for name in ("small", "large"):
+        assert (tifffile.imread(changed.folder / "masks" / f"{name}.tif") == changed.mask(name)).all()
+        assert names_at(changed, name) == ["ground", "cell"]
+    traced.calls = 0
+    engine(**keys)
+    assert traced.calls == 0
+
+
+def test_what_an_earlier_writer_left_is_not_looked_at(engine, traced, tmp_path):
+    """Where a mask of another writer lies beside the one at hand, a run over a changed image is done once, not each time."""
+    keys = {**TRACED, "images": ["a.tif"], "writers": [{"name": "tiff"}]}
+    save_tiff(tmp_path / "a.tif", blobs((60, 60)))
+    engine(**{**keys, "writers": [{"name": "ome_zarr"}]})
+    save_tiff(tmp_path / "a.tif", blobs((60, 60), seed=5))
+    changed = engine(**keys)
+    assert (tifffile.imread(changed.folder / "masks" / "a.tif") == engine(**keys, output="fresh").mask()).all()
+    traced.calls = 0
+    engine(**keys)
+    assert traced.calls == 0
+
+
+@pytest.mark.parametrize("block", [64, 128], ids=["blocks", "one block"])
+def test_a_block_that_fails_keeps_nothing_of_an_earlier_image(engine, tmp_path, block):
+    """Where a changed image cannot be read, no mask holds the pixels of before."""
+    keys = {**IDENTITY, "writers": BOTH, "tiling": {"core": block, "halo": 0, "block": block}}
+    save_tiff(tmp_path / "a.tif", np.full((128, 128), 1, np.uint8))
+    assert engine(**keys).code == 0
+    write_damaged(tmp_path / "a.tif", 2)
+    failed = engine(**keys)
+    assert (failed.code, failed.report["quarantined"]) == (3, block**2)
+    if block == 128:
+        assert not any((failed.folder / "masks").iterdir())
+        return
+    for mask_YX in (failed.mask(), tifffile.imread(failed.folder / "masks" / "a.tif")):
+        assert np.unique(mask_YX[64:, 64:]).tolist() == [255]
+        assert (mask_YX == 2).sum() == 128 * 128 - 64 * 64
+
+
+@pytest.mark.parametrize("shape", [(60, 50), (100, 100)], ids=["one block", "blocks"])
+def test_a_smaller_image_leaves_nothing_of_a_larger_one(engine, tmp_path, capsys, shape):
+    """After an image has become smaller, the mask is its own, and `report` and `status` say what the run said."""
+    save_tiff(tmp_path / "a.tif", np.full((300, 300), 1, np.uint8))
+    engine(**IDENTITY)
+    save_tiff(tmp_path / "a.tif", np.full(shape, 2, np.uint8))
+    smaller = engine(**IDENTITY)
+    said, pixels = smaller.report, shape[0] * shape[1]
+    assert (smaller.mask() == np.full(shape, 2)).all()
+    assert (said["pixels"], said["no_prediction"]) == (pixels, 0)
+    assert report(smaller.folder) == 0
+    assert smaller.report == said
+    capsys.readouterr()
+    status(smaller.folder, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["pixels"], found["predicted"], found["blocks_done"]) == (pixels, pixels, 1 if pixels == 3000 else 4)
