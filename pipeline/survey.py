@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from pipeline.tree import Config
 from pipeline.truth import TruthMap
 
 __all__ = ["Rejected", "Survey", "file_hash", "fingerprint", "open_all", "survey", "truth_problems"]
+
+LOOKED_AT = 10_000  # chunk files of an array whose time of change is looked at
 
 
 @dataclass(frozen=True)
@@ -162,10 +167,10 @@ def _open_one(one: Input, config: Config) -> Image | Exception:
     reader = {**config.reader, **one.overrides}
     try:
         header = header_of(one.path, reader)
+        truth_identity = identity_of(one.truth, {}) if one.truth else ""
+        return Image(0, one.name, one.path, header, reader, identity_of(one.path, reader), one.truth, truth_identity)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         return error if isinstance(error, GigasegError) else InputError(Problem(one.path, f"{type(error).__name__}: {error}", "an image"))
-    truth_identity = identity_of(one.truth, {}) if one.truth else ""
-    return Image(0, one.name, one.path, header, reader, identity_of(one.path, reader), one.truth, truth_identity)
 
 
 def header_of(path: str, reader: Mapping[str, Any]) -> Header:
@@ -184,12 +189,29 @@ def header_of(path: str, reader: Mapping[str, Any]) -> Header:
 
 def identity_of(path: str, reader: Mapping[str, Any]) -> str:
     """What makes the pixels these pixels: path, size, time of change, and how they are read."""
-    place = Path(path)
+    place = Path(path.removeprefix("file://"))
+    chunks = newest(path, reader) if place.is_dir() else []
     while not place.exists() and place != place.parent:
         place = place.parent  # an array inside a store: the store's own metadata tells
     files = [place, *(place / name for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray"))]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    return fingerprint(path, stats, dict(reader))
+    return fingerprint(path, [*stats, *chunks], dict(reader))
+
+
+def newest(path: str, reader: Mapping[str, Any]) -> list[int]:
+    """When a chunk of the array that is read was last written, nanoseconds; empty where there is no array.
+
+    Most programs put a new file in the place of a chunk, which its folder tells; some write into the old one, so that
+    the first files are looked at as well.
+    """
+    latest: list[int] = []
+    with suppress(InputError), build("readers", {"name": "auto", **reader}, "reader").open(path) as raster:
+        walk = sorted(os.walk(raster.folder)) if raster.folder else []
+        files = (Path(folder, name) for folder, _, names in walk for name in sorted(names))
+        for one in (*(Path(folder) for folder, _, _ in walk), *islice(files, LOOKED_AT)):
+            with suppress(FileNotFoundError):  # it is just being written
+                latest = [max(*latest, one.stat().st_mtime_ns, 0)]
+    return latest
 
 
 def _channel_problems(images: Sequence[Image], model: Model) -> list[Problem]:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -61,9 +62,15 @@ class Header:
 
 
 class Raster(ABC):
-    """An open image: a header, and pixels by region."""
+    """An open image: a header, and pixels by region.
+
+    Attributes:
+        header: what the file says of itself.
+        folder: where the pixels lie in files of their own, which may change while the file that was named does not; None: there.
+    """
 
     header: Header
+    folder: Path | None = None
 
     @abstractmethod
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:

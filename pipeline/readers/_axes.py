@@ -15,13 +15,13 @@ other needs ``reader.axes``.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,16 +36,7 @@ __all__ = ["Layout", "decoded_bytes", "layout", "local_path", "make_header", "na
 
 STACK, CHANNEL = "tz", "cs"
 DTYPES = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
-LASTING = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.EINVAL,
-)  # the last: damage
+LASTING = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EINVAL)  # the last is what a damaged offset gives
 REGION_BYTES = 1 << 26  # a strip, tile or chunk above this is no region: every read must be charged for it
 
 

@@ -55,6 +55,7 @@ class Zarr(Reader):
             dtype = native(image.array.dtype, path)
             header = make_header(self, found, dtype, whole_bytes=_whole_bytes(found, image.array), **_scale(image, found))
             raster = _ZarrRaster(path, header, found, quickened(image.array))
+            raster.folder = Path(local_path(path), image.array.path)
         yield raster
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 
+import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
+from pipeline.plan import count_key
 from pipeline.survey import survey
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
+from workflows.evaluate import evaluate
 
 
 @pytest.fixture
@@ -34,6 +39,71 @@ def test_members_with_files_of_one_name_are_told_apart(tmp_path, surveyed):
     assert all(list(one) == ["0/w.safetensors", "1/w.safetensors", "v.safetensors"] for one in seen)
     assert len({tuple(one.values()) for one in seen}) == 4
     assert list(surveyed(model={**UNET, "weights": str(files[0])}).identity["weights"]) == ["w.safetensors"]
+
+
+def multiscale(path, pixels, **options):
+    """An OME-Zarr image of two levels."""
+    datasets = [{"path": name} for name in "01"]
+    axes = [{"name": "y"}, {"name": "x"}]
+    zarr.create_group(path, attributes={"ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}})
+    for level, name in enumerate("01"):
+        zarr.create_array(path / name, data=pixels[:: 2**level, :: 2**level].copy(), **options)
+
+
+def write_over(path, *, in_place):
+    """Write the first chunk of an array anew, as most programs do or into its old file, and nothing else."""
+    if in_place:
+        file = next(file for name in ("c/0/0", "0.0") if (file := path / name).exists())
+        with file.open("r+b") as opened:
+            opened.write(file.read_bytes())
+    else:
+        zarr.open_array(path, mode="r+")[:32, :32] = 1
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("options", [{"zarr_format": 2}, {"zarr_format": 3}, {"zarr_format": 3, "shards": (64, 64)}], ids=str)
+def test_a_chunk_that_was_written_anew_is_noticed(tmp_path, surveyed, options, in_place):
+    """Zarr whose pixels change is another image, or other truth, though its metadata is the same."""
+    for name in ("a.zarr", "t.zarr"):
+        zarr.create_array(tmp_path / name, data=np.zeros((70, 70), np.uint8), chunks=(32, 32), fill_value=9, **options)
+
+    def keys():
+        found = surveyed(images=["a.zarr"], truth="t.zarr")
+        return found.images[0].identity, count_key(found, found.images[0])
+
+    before = keys()
+    assert keys() == before
+    write_over(tmp_path / "t.zarr", in_place=in_place)
+    recounted = keys()
+    assert recounted[0] == before[0]
+    assert recounted[1] != before[1]
+    write_over(tmp_path / "a.zarr", in_place=in_place)
+    assert keys()[0] != before[0]
+
+
+def test_only_the_array_that_is_read_counts(tmp_path, surveyed):
+    """Labels and other levels that are written below an image leave it as it was; its own level does not."""
+    multiscale(tmp_path / "a.zarr", np.zeros((70, 70), np.uint8), chunks=(32, 32))
+
+    def identity():
+        return surveyed(images=["a.zarr"], reader={"name": "auto", "level": 1}).images[0].identity
+
+    before = identity()
+    multiscale(tmp_path / "a.zarr" / "labels" / "cells", np.ones((70, 70), np.uint8))
+    zarr.open_array(tmp_path / "a.zarr" / "0", mode="r+")[:] = 3
+    assert identity() == before
+    zarr.open_array(tmp_path / "a.zarr" / "1", mode="r+")[:] = 3
+    assert identity() != before
+
+
+def test_masks_that_were_mended_in_place_are_counted_anew(tmp_path):
+    """Evaluating again what was written anew gives the figures of what is there now."""
+    for name, value in (("pred", 0), ("truth", 1)):
+        zarr.create_array(tmp_path / f"{name}.zarr", data=np.full((70, 70), value, np.uint8), chunks=(32, 32), fill_value=9)
+    for value in (0, 1):
+        zarr.open_array(tmp_path / "pred.zarr", mode="r+")[:] = value
+        assert evaluate(str(tmp_path / "pred.zarr"), str(tmp_path / "truth.zarr"), None, None, tmp_path / "out") == 0
+        assert json.loads((tmp_path / "out" / "report" / "report.json").read_text())["pixel_accuracy"] == value
 
 
 def test_what_cannot_be_opened_now_is_told(tmp_path, surveyed, monkeypatch):
