@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -180,12 +181,22 @@ def test_a_half_written_pyramid_is_replaced(tmp_path):
         written(path, meta, mask)
     (broken / "1" / "c" / "0" / "0").write_bytes(b"torn")
     (broken / "1" / "c" / "0" / "1.0123.partial").write_bytes(b"half")
+    os.utime(broken / "1" / "c" / "0" / "1.0123.partial", (0, 0))
     (broken / "2" / "zarr.json").unlink()
     BlockStore(broken / "3", Header((9, 9), 1, "uint8"), 64).create(replace=True)
     (broken / "zarr.json").unlink()
     OmeZarr().export(BlockStore.open(broken / "0"), meta, broken)
     files = [{str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()} for path in (whole, broken)]
     assert files[0] == files[1]
+
+
+def test_what_is_being_written_is_left_alone(tmp_path):
+    """Another process may be finishing the same image: its temporary files, which are young, stay."""
+    meta, path = MaskMeta((600, 600), classes=CLASSES), tmp_path / "a.ome.zarr"
+    written(path, meta, mask_of((600, 600)))
+    (path / "1" / "c" / "0" / "1.0123.partial").write_bytes(b"half")
+    OmeZarr().finish(path, meta)
+    assert (path / "1" / "c" / "0" / "1.0123.partial").exists()
 
 
 def test_a_source_that_is_ome_zarr_is_linked(tmp_path):
@@ -195,6 +206,8 @@ def test_a_source_that_is_ome_zarr_is_linked(tmp_path):
         path = tmp_path / str(len(found)) / "a.ome.zarr"
         OmeZarr().create(path, MaskMeta((9, 9), classes=CLASSES, source=source), 512)
         found.append(zarr.open_group(path, mode="r").attrs["ome"]["image-label"].get("source"))
+        OmeZarr().export(ArrayRaster(mask_of((9, 9))), MaskMeta((9, 9), classes=CLASSES, source=source), path)
+        assert zarr.open_group(path, mode="r").attrs["ome"]["image-label"].get("source") == found[-1]
     assert found == [{"image": "../../in/a.ome.zarr"}, None, None]
 
 

@@ -7,9 +7,11 @@ Level 0 is what a run writes block by block while it predicts; so the group exis
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from errno import EEXIST, ENOTEMPTY
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,11 +23,13 @@ from pipeline.grid import Grid
 from pipeline.readers import Header, Raster
 from pipeline.stores import PARTIAL, BlockStore, put_text, store_errors
 from pipeline.writers import MaskMeta, Writer, _ngff, _pyramid
+from pipeline.writers._workshop import is_older, workshop
 
 __all__ = ["OmeZarr"]
 
 SMALLEST = 512  # sides of the last level are at most this: what a viewer shows first fits a screen
 BLOCK = 2048  # side of a block where none is given
+STALE_S = 60.0  # a chunk is written in less
 
 
 class OmeZarr(Writer):
@@ -65,8 +69,13 @@ class OmeZarr(Writer):
             put_text(path / "zarr.json", self._group(path, meta, [level]))
         return level
 
-    def finish(self, path: Path, meta: MaskMeta | Header) -> None:
+    def finish(self, path: Path, meta: MaskMeta | Header, home: Path | None = None) -> None:
         """Add the smaller levels and say so in the metadata; repeatable, whatever an earlier try left behind.
+
+        Args:
+            path: folder of the group.
+            meta: as in :meth:`create`.
+            home: where the group will lie in the end, which links are relative to; None: where it is.
 
         Raises:
             StoreError: there is no level 0, or the disk refuses.
@@ -81,10 +90,11 @@ class OmeZarr(Writer):
             level.create(replace=True)
             _pyramid.fill_level(levels[-1], level, halve)
             levels.append(level)
-        text = self._group(path, meta, levels)
+        text = self._group(home or path, meta, levels)
         with store_errors(path):
             for leftover in path.rglob(f"*{PARTIAL}"):
-                leftover.unlink(missing_ok=True)
+                if is_older(leftover, STALE_S):  # else another process may be writing it
+                    leftover.unlink(missing_ok=True)
             if not (path / "zarr.json").exists() or (path / "zarr.json").read_text() != text:
                 put_text(path / "zarr.json", text)
 
@@ -93,22 +103,16 @@ class OmeZarr(Writer):
         if isinstance(mask, BlockStore) and mask.path == path / "0":
             self.finish(path, meta)
             return
-        workshop = path.with_name(f".{path.name}{PARTIAL}")
-        with store_errors(path):
-            shutil.rmtree(workshop, ignore_errors=True)
-            try:
-                self._copy(mask, meta, workshop / path.name)
-                shutil.rmtree(path, ignore_errors=True)
-                (workshop / path.name).replace(path)
-            finally:
-                shutil.rmtree(workshop, ignore_errors=True)
+        with workshop(path) as place:
+            self._copy(mask, meta, place / path.name, path)
+            _put(place, path)
 
-    def _copy(self, mask: Raster, meta: MaskMeta, path: Path) -> None:
+    def _copy(self, mask: Raster, meta: MaskMeta, path: Path, home: Path) -> None:
         level = self.create(path, meta, BLOCK)
         for plane in range(level.header.num_planes):
             for cell in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
                 level.write(cell.box, mask.read(cell.box, plane), plane)
-        self.finish(path, meta)
+        self.finish(path, meta, home)
 
     def _halve(self, meta: MaskMeta | Header) -> _pyramid.Halve:
         if isinstance(meta, Header):
@@ -125,6 +129,20 @@ class OmeZarr(Writer):
             scales = _ngff.multiscales(name, levels[0].axes, meta, len(levels), "mean")
             described = {"omero": _ngff.omero(meta, _ranges(meta, levels[-1]))} if "c" in levels[0].axes else {}
         return json.dumps(_ngff.group({"multiscales": scales, **described}))
+
+
+def _put(place: Path, path: Path) -> None:
+    """Give a group its name; what has that name already goes, which may be another process's that was quicker."""
+    for number in count():
+        with suppress(FileNotFoundError):
+            path.rename(place / str(number))
+        try:
+            (place / path.name).rename(path)
+        except OSError as error:
+            if error.errno not in (ENOTEMPTY, EEXIST):
+                raise
+        else:
+            return
 
 
 def _fill(meta: MaskMeta | Header) -> float:

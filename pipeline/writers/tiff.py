@@ -25,9 +25,9 @@ from pydantic import Field
 
 from pipeline.geometry import Box, ceil_to
 from pipeline.readers import Raster
-from pipeline.stores import PARTIAL, store_errors
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers._pyramid import halved, nearest, shapes
+from pipeline.writers._workshop import workshop
 
 if TYPE_CHECKING:
     import tifffile
@@ -65,16 +65,10 @@ class Tiff(Writer):
         import tifffile
 
         raw_bytes = mask.header.num_planes * meta.shape[0] * meta.shape[1] * np.dtype(meta.dtype).itemsize
-        partial = path.with_name(f".{path.name}{PARTIAL}")
-        with store_errors(path):
-            try:
-                # An older try may still be writing there: its file loses the name before ours gets it.
-                partial.unlink(missing_ok=True)
-                with tifffile.TiffWriter(partial, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=bool(meta.planes)) as file:
-                    self._write(file, mask, meta, path)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with workshop(path) as place:
+            with tifffile.TiffWriter(place / path.name, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=bool(meta.planes)) as file:
+                self._write(file, mask, meta, path)
+            (place / path.name).replace(path)
 
     def _write(self, file: tifffile.TiffWriter, mask: Raster, meta: MaskMeta, path: Path) -> None:
         tile = min(TILE, ceil_to(meta.shape[0], 16)), min(TILE, ceil_to(meta.shape[1], 16))

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import shutil
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -130,6 +136,64 @@ def test_a_broken_export_leaves_what_was_there(writer, tmp_path):
     with pytest.raises(BlockError, match="damaged"):
         writer.export(Damaged(mask), meta, path)
     assert content(path) == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+class Hooked(ArrayRaster):
+    """A mask that does something before it is read."""
+
+    def __init__(self, mask_YX, before):
+        super().__init__(mask_YX)
+        self.before = before
+
+    def read(self, box: Box, plane: int = 0):
+        self.before()
+        return super().read(box, plane)
+
+
+def test_two_exports_at_once_do_not_collide(writer, tmp_path):
+    """One that was taken for lost and the one in its place both end well, whoever is first, and leave the file and nothing else."""
+    mask, path, fresh = mask_of((600, 300)), target(tmp_path / "masks", writer), target(tmp_path / "fresh", writer)
+    meta = MaskMeta((600, 300), classes=CLASSES)
+    second_began = threading.Event()
+
+    def wait_for_first():
+        second_began.set()
+        first.result(20)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(writer.export, Hooked(mask, lambda: second_began.wait(20)), meta, path)
+        second = pool.submit(writer.export, Hooked(mask, wait_for_first), meta, path)
+        first.result(20)
+        second.result(20)
+    writer.export(ArrayRaster(mask), meta, fresh)
+    assert content(path) == content(fresh)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def killed_in_the_middle(writer, meta, path):
+    """Export, and be killed while the mask is read."""
+    writer.export(Hooked(mask_of(meta.shape), lambda: os.kill(os.getpid(), signal.SIGKILL)), meta, path)
+
+
+def test_what_killed_processes_left_is_removed(writer, tmp_path):
+    """An export removes what a killed process began, and leaves alone what a live one or one of another machine may be writing."""
+    meta, path = MaskMeta((600, 300), classes=CLASSES), target(tmp_path / "masks", writer)
+    process = get_context("spawn").Process(target=killed_in_the_middle, args=(writer, meta, path))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    (left,) = path.parent.glob(".*/*.*.*")
+    machine, number, thread = left.name.split(".")
+    assert int(number) == process.pid
+    live, foreign = left.with_name(f"{machine}.{os.getppid()}.{thread}"), left.with_name(f"elsewhere.{number}.{thread}")
+    for other in (live, foreign):
+        shutil.copytree(left, other)
+    writer.export(ArrayRaster(mask_of(meta.shape)), meta, path)
+    assert set(left.parent.iterdir()) == {live, foreign}
+    os.utime(foreign, (0, 0))
+    live.rename(left)
+    writer.export(ArrayRaster(mask_of(meta.shape)), meta, path)
     assert list(path.parent.iterdir()) == [path]
 
 
