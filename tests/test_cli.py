@@ -221,6 +221,31 @@ def test_a_model_that_is_not_is_refused(spec: str, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.startswith("gigaseg: --describe")
 
 
+@pytest.mark.parametrize(("name", "meant"), [("histgram", "histogram"), ("nucleii", "nuclei")])
+def test_a_misspelt_model_is_offered_models_and_bundles(
+    name: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`segment -m` takes models and bundles, so that both are allowed and the nearest of both is meant; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["segment", "x.png", "-m", name, "-o", "out"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gigaseg: --model: found {name!r}; allowed: ")
+    assert {"histogram", "nuclei", "unet"} <= set(said.partition("allowed: ")[2].partition(".")[0].split(", "))
+    assert said.endswith(f"Did you mean {meant!r}?\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_in_this_folder_is_offered_with_its_slash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name of a folder that holds a bundle gets the path to type."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/model.yaml").touch()
+    assert main(["models", "--describe", "mine"]) == 2
+    assert "For the folder here, write ./mine." in capsys.readouterr().err
+
+
 def test_the_schema_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     """`gigaseg schema` prints a JSON schema that names the required keys."""
     import jsonschema

@@ -106,8 +106,18 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise InputError(Problem(where, repr(text), "a name, a bundle or a mapping such as {name: unet, classes: 2}")) from error
     if isinstance(value, Mapping):
         return {str(key): option for key, option in value.items()}
-    is_name = "/" not in text and (text in available("models") or "." in text)
-    return {"name": text} if is_name else {"name": "bundle", "path": text}
+    models = available("models")
+    if "/" not in text and (text in models or "." in text):
+        return {"name": text}
+    if "/" not in text and not Path(text, "model.yaml").is_file():
+        from pipeline.models.bundle import list_bundles
+
+        bundles = list_bundles()
+        if text not in bundles:
+            names = sorted({*models, *bundles})
+            way_out = nearest(text, names) or "A folder is named with a slash, as ./mine; GIGASEG_MODELS lists folders of bundles."
+            raise InputError(Problem(where, repr(text), ", ".join(names), way_out))
+    return {"name": "bundle", "path": text}
 
 
 def describe(spec: str, *, measure: bool = False, as_json: bool = False) -> int:
