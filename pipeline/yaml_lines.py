@@ -170,12 +170,21 @@ def _parse(text: str, origin: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(Problem(f"{origin}{line}", error.problem or "a mistake", "YAML")) from error
+        found = (error.problem or "a mistake").removeprefix("found ")
+        raise InputError(Problem(f"{origin}{line}", found, "YAML", _quotes(text, error))) from error
     except yaml.YAMLError as error:
         raise InputError(Problem(origin, " ".join(str(error).split()), "YAML")) from error
     except RecursionError as error:
         raise InputError(Problem(origin, "lists or mappings nested too deeply", f"{_MAX_DEPTH} levels")) from error
     return builder.out
+
+
+def _quotes(text: str, error: yaml.MarkedYAMLError) -> str:
+    """Return the way out where a glob was taken for an alias, or the ``{stem}`` of a pattern for a mapping."""
+    begins = [mark.index for mark in (error.context_mark, error.problem_mark) if mark]
+    is_glob = any(text.startswith("*", at) for at in begins)
+    is_pattern = any(text[at - 1 : at] == "}" and text[at : at + 1] not in "}]," for at in begins)
+    return 'Text that begins with * or { needs quotes, as in "*.png" and "{stem}.png".' if is_glob or is_pattern else ""
 
 
 class _Builder:

@@ -191,6 +191,14 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ("truth: !secret x", "run.yaml:4: truth: found the tag !secret; allowed: plain YAML without tags"),
         ("ignore: !!int x", "run.yaml:4: ignore: found 'x'; allowed: a value that is int"),
         ("<<: 3", "run.yaml:4: found <<: 3; allowed: a mapping to merge"),
+        ("truth: {image}/labels/x", 'allowed: YAML. Text that begins with * or { needs quotes, as in "*.png" and "{stem}.png".'),
+        ("truth: {image}[0].png", "Text that begins with * or { needs quotes"),
+        (
+            "truth: *.png",
+            "run.yaml:4: found expected alphabetic or numeric character, but found '.'; allowed: YAML. Text that begins with *",
+        ),
+        ("writers:\n  - *", "Text that begins with * or { needs quotes"),
+        ("writers: [tiff, *png]", "run.yaml:4: found undefined alias 'png'; allowed: YAML. Text that begins with *"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(load, lines, message):
@@ -218,7 +226,7 @@ def test_a_mistake_is_told_in_one_line(load, lines, message):
         ("- a\n", "run.yaml: found ['a'] (a list); allowed: keys"),
         ("a: [1\n", "run.yaml:2: found expected ',' or ']'"),
         ("a: 1\n---\nb: 1\n", "run.yaml:2: found but found another document"),
-        ("a: *b\n", "run.yaml:1: found found undefined alias 'b'"),
+        ("a: *b\n", "run.yaml:1: found undefined alias 'b'"),
         ("[" * 3000, "run.yaml: found lists or mappings nested too deeply"),
         ("a: &a [*a]\n", "run.yaml:1: found more than a config can hold; allowed: 50 levels"),
     ],
@@ -299,6 +307,7 @@ def test_set_changes_what_the_file_says(load):
         ("writers.x=1", "--set writers.x: found index 'x'; allowed: 0 to 0"),
         ("output.sub=1", "--set output.sub: found 'out' (text) at output; allowed: a mapping or a list"),
         ("truth=[", "--set truth:1: found"),
+        ("truth={stem}.png", "allowed: YAML. Text that begins with * or { needs quotes"),
         ("truth=!!python/name:os.system x", "--set truth:1: found the tag !!python/name:os.system; allowed: plain YAML without tags"),
     ],
 )
