@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -273,9 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        if os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0"):
-            raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line and an exit code
         return explain(error)
     return exit_code
 
@@ -290,9 +289,10 @@ def invoke(arguments: Sequence[str] | None) -> int:
 
 
 def explain(error: Exception) -> int:
-    """Say on stderr what went wrong, and return the exit code that it stands for."""
-    for line in lines_of(error):
-        print(f"gigaseg: {line}", file=sys.stderr)
+    """Say on stderr what went wrong, with GIGASEG_DEBUG as a traceback, and return the exit code that it stands for."""
+    is_debug = os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0")
+    lines = traceback.format_exception(error) if is_debug else [f"gigaseg: {line}\n" for line in lines_of(error)]
+    sys.stderr.writelines(lines)
     return error.exit_code if isinstance(error, GigasegError) else 1
 
 

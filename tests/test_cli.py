@@ -129,12 +129,19 @@ def test_an_unexpected_error_says_where_to_look(fails: Any, capsys: pytest.Captu
     assert "Traceback" not in shown
 
 
-def test_debug_shows_the_traceback(fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With GIGASEG_DEBUG the exception itself gets out."""
-    fails(ZeroDivisionError())
+@pytest.mark.parametrize(
+    ("error", "exit_code"), [(ZeroDivisionError("by zero"), 1), (StoreError("no space left"), 1), (InputError(["no image"]), 2)], ids=repr
+)
+def test_debug_shows_the_traceback(
+    error: Exception, exit_code: int, fails: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GIGASEG_DEBUG shows where an error came from, and the command ends as it does without."""
+    fails(error)
     monkeypatch.setenv("GIGASEG_DEBUG", "1")
-    with pytest.raises(ZeroDivisionError):
-        main(["run", "c.yaml"])
+    assert main(["run", "c.yaml"]) == exit_code
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback")
+    assert f"{type(error).__name__}: {error}" in shown
 
 
 def test_an_interrupt_ends_with_130(fails: Any) -> None:
