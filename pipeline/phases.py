@@ -10,15 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.confusion import Counts, count
 from pipeline.errors import BlockError
 from pipeline.export import finish_copy, finish_mask, write_copy
 from pipeline.fits import encode
+from pipeline.geometry import Box
 from pipeline.job import Bench, read_reflected, valid_pixels
 from pipeline.join import Join, Score
-from pipeline.predict import digest, read_truth
+from pipeline.predict import Predicted, digest, read_truth
 from pipeline.process import Phase, Watch
 from pipeline.receipts import Block
 
@@ -30,7 +32,7 @@ def phases_of(bench: Bench) -> dict[str, Phase]:
     kinds: dict[str, Callable[[Bench], Phase]] = {
         "fit": Fit,
         "score": Score,
-        "predict": Join,
+        "predict": Segment,
         "count": Count,
         "copy": Copy,
         "finish": Finish,
@@ -60,6 +62,17 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Segment(Join):
+    """Segment a block; a model that takes pixels for class ids is given nothing else."""
+
+    def work(self, block: Block, loaded: Any, watch: Watch) -> Predicted:
+        """Make the mask."""
+        if getattr(self.bench.job.model, "takes_ids", False):
+            _require_ids(loaded.pixels_CYX[0][block.box.within(loaded.region).slices], block.box, self.bench.job.num_classes, "value")
+        return super().work(block, loaded, watch)
+
+
+@dataclass(frozen=True)
 class Count:
     """Count a mask that exists against its truth."""
 
@@ -73,22 +86,12 @@ class Count:
     def work(self, block: Block, loaded: tuple[NDArray[Any], NDArray[Any] | None, str], watch: Watch) -> tuple[Counts, str]:
         """Count it."""
         mask_YX, truth_YX, truth_error = loaded
-        return count(self._known(mask_YX, block), truth_YX, self.bench.job.num_classes), truth_error
+        _require_ids(mask_YX, block.box, self.bench.job.num_classes, "prediction")
+        return count(mask_YX, truth_YX, self.bench.job.num_classes), truth_error
 
     def save(self, block: Block, worked: tuple[Counts, str], watch: Watch) -> dict[str, Any]:
         """Nothing to write."""
         return {"counts": worked[0], "truth_error": worked[1]}
-
-    def _known(self, mask_YX: NDArray[Any], block: Block) -> NDArray[Any]:
-        """The mask, if it holds class ids and the value of no prediction only."""
-        classes = self.bench.job.num_classes
-        fill = 255 if mask_YX.dtype.itemsize == 1 else 65535
-        strange_YX = (mask_YX < 0) | ((mask_YX >= classes) & (mask_YX != fill))
-        if strange_YX.any():
-            y, x = divmod(int(strange_YX.argmax()), strange_YX.shape[1])
-            where = f"(y={block.box.y0 + y}, x={block.box.x0 + x})"
-            raise BlockError(f"prediction {mask_YX[y, x]} at {where} is not a class id; allowed: 0..{classes - 1}, or {fill} for none")
-        return mask_YX
 
 
 @dataclass(frozen=True)
@@ -127,3 +130,15 @@ class Finish:
         job = self.bench.job
         files = finish_mask(job, block) if job.masks else finish_copy(job, block)
         return {"files": files, "digest": block.key}  # which holds the pixels' digests: what is counted of them later depends on it
+
+
+def _require_ids(ids_YX: NDArray[Any], box: Box, classes: int, what: str) -> None:
+    """Refuse pixels of a box that are neither class ids nor the value of no prediction."""
+    fill = 255 if ids_YX.dtype.itemsize == 1 else 65535
+    strange_YX = (ids_YX < 0) | ((ids_YX >= classes) & (ids_YX != fill))
+    if ids_YX.dtype.kind == "f":
+        strange_YX |= ids_YX != np.floor(ids_YX)
+    if strange_YX.any():
+        y, x = divmod(int(strange_YX.argmax()), strange_YX.shape[1])
+        where = f"(y={box.y0 + y}, x={box.x0 + x})"
+        raise BlockError(f"{what} {ids_YX[y, x]} at {where} is not a class id; allowed: 0..{classes - 1}, or {fill} for none")

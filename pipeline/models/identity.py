@@ -20,17 +20,24 @@ __all__ = ["Identity"]
 class Identity(Model):
     """Takes the first channel for the mask: to score, export or copy masks that were made elsewhere.
 
+    255 (65535 in more than 8 bits) is no prediction; a block with any other value that is no class id fails.
+
     Example::
 
         model: {name: identity, classes: 2}
     """
 
-    classes: int = Field(ge=2, le=65535, description="number of classes; ids above are no prediction")
+    classes: int = Field(ge=2, le=65535, description="number of classes; other values than their ids fail")
 
     @property
     def num_classes(self) -> int:
         """As many as said."""
         return self.classes
+
+    @property
+    def takes_ids(self) -> bool:
+        """The phases look whether pixels are class ids, as they know where each one lies."""
+        return True
 
     @property
     def field(self) -> int:

@@ -14,7 +14,7 @@ _COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "r
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """Print one line a class and a line of means; ``-`` is undefined.
+    """Print one line a class and a line of means, ``-`` is undefined; and a line on pixels without prediction, if there are any.
 
     On a terminal long names are folded; elsewhere each class is one line, however long, without colour codes.
 
@@ -36,6 +36,10 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
     if not console.is_terminal:
         table.width = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
     console.print(table, crop=console.is_terminal)
+    if missing := report["no_prediction"]:
+        share = 100 * missing / report["pixels"]
+        percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
+        console.print(f"{missing:,} px ({percent} %) have no prediction and are left out", highlight=False)
 
 
 def _number(value: Any) -> str:

@@ -232,15 +232,24 @@ def test_class_models_need_no_scores(tmp_path, engine, traced):
     assert (whole.mask() != none.mask()).any()
 
 
-def test_ids_that_are_no_class_become_no_prediction(tmp_path, engine):
-    """The identity model neither wraps 300 around to 44 nor takes -1 for a class."""
-    ids = np.zeros((40, 40), np.int16)
-    ids[:10], ids[10:20], ids[20:30] = 1, 300, -1
+@pytest.mark.parametrize("halo", [0, 16])
+@pytest.mark.parametrize(
+    ("strange", "fill"), [(np.int16(-1), 65535), (np.uint16(300), 65535), (np.uint8(9), 255), (np.float32(0.5), 65535)]
+)
+def test_a_block_with_ids_that_are_no_class_fails(tmp_path, engine, strange, fill, halo):
+    """The identity model takes class ids and the value of no prediction; any other fails its block and is named with its position."""
+    ids = np.ones((100, 100), strange.dtype)
+    ids[:3, :5] = ids[0, 0] if strange.dtype == np.int16 else fill
+    ids[70:75, 67:] = strange
     save_tiff(tmp_path / "a.tif", ids)
-    done = engine(model={"name": "identity", "classes": 2}, normalize=None, tiling={"halo": 0})
-    assert np.unique(done.mask(), return_counts=True)[1].tolist() == [400, 400, 800]
-    assert (done.mask()[10:30] == 255).all()
-    assert done.report["no_prediction"] == 800
+    done = engine(model={"name": "identity", "classes": 2}, normalize=None, tiling={"halo": halo})
+    assert done.code == 3
+    assert [(one["block"], one["cause"]) for one in done.report["failures"]] == [
+        ("a:0.1.1", f"value {strange} at (y=70, x=67) is not a class id; allowed: 0..1, or {fill} for none")
+    ]
+    wanted = np.where(ids == fill, 255, 1)
+    wanted[64:, 64:] = 255
+    assert (done.mask() == wanted).all()
 
 
 def test_probabilities_are_those_of_one_pass(tmp_path, engine, networks):
@@ -263,8 +272,7 @@ def test_probabilities_are_those_of_one_pass(tmp_path, engine, networks):
 def test_more_than_255_classes(tmp_path, engine):
     """Masks are 16 bits wide then, 65535 is no prediction, and counts reach every class."""
     ids = (np.arange(80 * 70).reshape(80, 70) % 400).astype(np.uint16)
-    save_tiff(tmp_path / "a.tif", ids)
-    save_tiff(tmp_path / "t.tif", ids)
+    save_tiff(tmp_path / "a.tif", np.where(ids < 300, ids, 65535))
     keys = {"model": {"name": "identity", "classes": 300}, "normalize": None, "tiling": {"core": 32, "halo": 0, "block": 32}}
     done = engine(**keys, writers=[{"name": "ome_zarr"}, {"name": "tiff"}])
     assert done.mask().dtype == np.uint16

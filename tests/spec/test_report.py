@@ -284,6 +284,25 @@ def test_a_piped_table_has_one_whole_line_a_class():
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        (7, "7 px (3.4 %) have no prediction and are left out"),
+        (300_000, "300,000 px (99.9 %) have no prediction and are left out"),
+    ],
+)
+def test_the_table_says_what_is_left_out(missing, line):
+    """Pixels without prediction, whatever the reason, are told below the table: their number and share."""
+    text = printed(build(ImageCounts("a", counts([[90, 0], [5, 5]], missing=missing), has_truth=True), B), width=80)
+    assert text.splitlines()[4:] == [line]
+
+
+def test_the_table_does_not_call_a_few_none():
+    """A share that would be rounded to nothing is a bound."""
+    text = printed(build(ImageCounts("a", counts([[90_000, 0], [0, 0]], missing=1), has_truth=True)), width=80)
+    assert text.splitlines()[4:] == ["1 px (under 0.1 %) have no prediction and are left out"]
+
+
 def test_a_table_on_a_terminal_fits_it():
     """On a narrow terminal long names are folded and no number is lost."""
     text = printed(build(A, names=("x" * 200, "nucleus")), width=90, force_terminal=True, color_system=None, legacy_windows=False)
