@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pipeline.plugins import build
 from pipeline.stores import put_text
 from pipeline.survey import fingerprint
 from pipeline.training.config import TRAIN, TrainConfig
+from pipeline.training.footprint import clear, is_begun, refuse_overwriting
 from pipeline.training.gallery import pictures
 from pipeline.training.judge import judge, measured_halo
 from pipeline.training.launch import crew_of, launch
@@ -35,9 +35,6 @@ from pipeline.training.team import Team
 from workflows.segment import run_resolved
 
 __all__ = ["train"]
-
-FILES = ("checkpoint.pt", "history.csv", "val.csv", "training.html", "run.json", "config.yaml", "log.txt")
-FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
 
 
 def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False) -> int:
@@ -53,16 +50,22 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
     plan = make_plan(config)
     workers, team = crew_of(plan, num_gpus())
     folder = RunFolder(config.output)
-    if fresh:
-        _clear(folder, take_over=take_over)
-    folder.refuse_other(_identity(plan))
+    refuse_overwriting(plan, folder)
+    if not fresh:
+        folder.refuse_other(_identity(plan))
     plan = scan(plan)
     for note in plan.notes:
         print(note, file=sys.stderr)
+    facts = {"workers": workers, "device": team.device, "precision": precision_of(plan, team.device), "steps": plan.steps}
+    said = {"identity": _identity(plan), "training": facts, "versions": versions(), "hardware": hardware(), "notes": plan.notes}
+    if fresh:  # not before all that can be wrong has been looked at
+        plan.network.load()
+        clear(folder, take_over=take_over)
+    if not is_begun(folder):  # first of all, so that whatever comes after is known to be a training's
+        folder.write(kind="training", state="running", **said)
     with Ledger.open(folder.ledger, take_over=take_over):
         put_text(folder.path / "config.yaml", to_yaml(config))
-        facts = {"workers": workers, "device": team.device, "precision": precision_of(plan, team.device), "steps": plan.steps}
-        folder.write(kind="training", identity=_identity(plan), training=facts, versions=versions(), hardware=hardware(), notes=plan.notes)
+        folder.write(**said)
         if folder.read().get("state") != "done":
             folder.write(state="running")
             with _signals(folder.stop_flag) as arm:
@@ -147,17 +150,6 @@ def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:
         "workers": f"{training['workers']} on {training['device']}, {training['precision']}",
     }
     return facts if at is None else {**facts, "steps": f"{at.step:,}", "minutes": f"{at.seconds / 60:.1f}, validation apart"}
-
-
-def _clear(folder: RunFolder, *, take_over: bool) -> None:
-    """Remove what an earlier training wrote, and nothing else."""
-    if folder.ledger.is_dir():
-        with Ledger.open(folder.ledger, take_over=take_over):
-            pass
-    for name in FOLDERS:
-        shutil.rmtree(folder.path / name, ignore_errors=True)
-    for name in FILES:
-        (folder.path / name).unlink(missing_ok=True)
 
 
 @contextmanager

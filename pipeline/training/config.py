@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
 
 from pipeline.config import Form
-from pipeline.errors import Problem
+from pipeline.errors import Problem, nearest
 from pipeline.messages import Allowed, wrong
 from pipeline.training.augment import Augment
 from pipeline.tree import DEFAULTS, Auto, Classes, Config, Count, Spec, Text, parse_bytes
@@ -156,20 +156,22 @@ class TrainConfig(_Tree):
 
     _places: Places = PrivateAttr(default_factory=Places)
 
-    @model_validator(mode="before")
+    # Validators of fields: those of the whole tree are not asked where a field is wrong, and their problems would come late.
+    @field_validator("steps", "minutes")
     @classmethod
-    def _one_length(cls, data: Any) -> Any:
-        given = [key for key in ("epochs", "steps", "minutes") if isinstance(data, Mapping) and data.get(key) is not None]
-        if len(given) > 1:
-            raise wrong([Problem(given[1], " and ".join(given), "one of epochs, steps, minutes")])
-        return data
+    def _one_length(cls, length: float | None, info: ValidationInfo) -> float | None:
+        before = [key for key in ("epochs", "steps") if info.data.get(key) is not None]
+        if length is not None and before:
+            raise wrong([Problem("", f"{before[0]} and {info.field_name}", "one of epochs, steps, minutes")])
+        return length
 
-    @model_validator(mode="after")
-    def _known_border(self) -> Self:
-        names = [one.name for one in self.classes]
-        if self.border is not None and self.border.of not in names:
-            raise wrong([Problem("border.of", repr(self.border.of), ", ".join(names))])
-        return self
+    @field_validator("border")
+    @classmethod
+    def _known_border(cls, border: Border | None, info: ValidationInfo) -> Border | None:
+        names = [one.name for one in info.data.get("classes", ())]
+        if border is not None and names and border.of not in names:
+            raise wrong([Problem("of", repr(border.of), ", ".join(names), nearest(border.of, names))])
+        return border
 
     def place(self, path: str) -> str:
         """Return what a message calls a key: ``train.yaml:4: crop``."""

@@ -25,7 +25,7 @@ def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
         gpus: on this machine.
 
     Raises:
-        InputError: a GPU is asked for, and there is none.
+        InputError: a GPU is asked for, and there is none; or there are workers that cannot share the batch.
     """
     compute, cores = plan.config.compute, len(os.sched_getaffinity(0))
     if compute.device == "cuda" and not gpus and compute.address is None:
@@ -34,6 +34,9 @@ def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
     workers = compute.workers if compute.workers != "auto" else max(1, gpus if device == "cuda" else 1)
     if workers > plan.config.batch:
         raise InputError(Problem(plan.config.place("compute.workers"), str(workers), f"at most batch, {plan.config.batch}"))
+    if compute.runner == "serial" and not _is_alone(plan, workers):
+        way_out = "Use compute.runner: ray."
+        raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {workers} workers", "one worker", way_out))
     threads = compute.threads if compute.threads != "auto" else max(1, cores // workers)
     loaders = compute.loaders if compute.loaders != "auto" else (max(1, min(LOADERS, cores // workers - 1)) if device == "cuda" else 1)
     return workers, Team(0, workers, device, threads, loaders)
@@ -55,13 +58,14 @@ def launch(plan: TrainPlan, workers: int, team: Team, stop_flag: Path, arm: Call
     Raises:
         GigasegError: the training could not go on; what its checkpoint holds is kept.
     """
-    alone = workers == 1 and plan.config.compute.address is None
-    if plan.config.compute.runner == "serial" and not alone:
-        way_out = "Use compute.runner: ray."
-        raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {workers} workers", "one worker", way_out))
-    if plan.config.compute.runner == "ray" or not alone:
+    if plan.config.compute.runner == "ray" or not _is_alone(plan, workers):
         return _on_ray(plan, team, stop_flag, arm)
     return fit(plan, team, stop_flag.exists)
+
+
+def _is_alone(plan: TrainPlan, workers: int) -> bool:
+    """Whether this process is enough."""
+    return workers == 1 and plan.config.compute.address is None
 
 
 def _on_ray(plan: TrainPlan, team: Team, stop_flag: Path, arm: Callable[[], None]) -> bool:

@@ -48,9 +48,12 @@ def mine(tmp_path):
 
 def test_all_mistakes_come_at_once(mine):
     """Unknown keys, wrong values and a loss that is none are told together, each with its line and a way out."""
-    said = refused(mine, crop=4, epoch=3, loss="dise", steps=None, optimizer={"rate": -1.0})
-    for part in ("train.yaml:", "crop", "'epoch'", "epochs", "'dise'", "'dice'", "optimizer.rate"):
+    values = {"batch": 0, "loss": "dise", "optimizer": {"name": "adamm", "rate": -1.0}, "schedule": {"name": "linear"}, "epoch": 3}
+    said = refused(mine, **values, steps=None, epochs=3.0, minutes=2.0, augment={"scale": [2, 1]}, border={"of": "disk"})
+    wrong = ("batch", "optimizer.name", "optimizer.rate", "schedule.name", "augment.scale", "border.of")
+    for part in ("'epoch'", "Did you mean 'epochs'", "'dise'", "'dice'", "epochs and minutes", *(f": {key}: found" for key in wrong)):
         assert part in said
+    assert said.count("train.yaml:") == 9
 
 
 @pytest.mark.parametrize(
