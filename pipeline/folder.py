@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -23,6 +24,7 @@ from pipeline.tree import settled
 __all__ = ["RunFolder"]
 
 FORMAT = "gigaseg.run/1"
+NEVER_FRESH = {"evaluate", "convert"}  # begun by commands that have no --fresh
 PACKAGES = ("numpy", "torch", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
 
 
@@ -55,17 +57,19 @@ class RunFolder:
         """Content of run.json; empty when there is none.
 
         Raises:
-            InputError: there is one, and it is not ours.
+            InputError: there is one, and it is not ours; or the folder is none.
         """
         file = self.path / "run.json"
         try:
             found = json.loads(file.read_text())
         except FileNotFoundError:
             return {}
+        except NotADirectoryError as error:
+            place = next(path for path in file.parents if path.exists())
+            raise InputError(Problem(str(place), "a file", "a folder, as the output is one", "Choose another output folder.")) from error
         except (OSError, ValueError) as error:
-            raise InputError(
-                Problem(str(file), f"a file that cannot be read ({error})", "the run.json of gigaseg", "Use --fresh.")
-            ) from error
+            way_out = "Choose another output folder; `run` and `train` can start over with --fresh."
+            raise InputError(Problem(str(file), f"a file that cannot be read ({error})", "the run.json of gigaseg", way_out)) from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(Problem(str(file), "no run.json of gigaseg", FORMAT, "Choose another output folder."))
         return found
@@ -101,13 +105,14 @@ class RunFolder:
         before = self.read().get("identity")
         if before is None:
             return
-        way_out = "Choose another output folder, go back to the old value, or start over with --fresh."
+        ways_out = ["Choose another output folder", "go back to the old value", "start over with --fresh"]
+        ways_out = ways_out[:-1] if identity.keys() & NEVER_FRESH else ways_out
         recipe = self.read().get("recipe", {})  # the config that is written here says what was chosen, not `auto`
         now = json.loads(json.dumps(identity, default=str))
         pairs = differences(settled(before, recipe), settled(now, recipe))
         problems = [Problem(f"{self.path}: {key}", f"{new!r}", f"{old!r}, as this folder was begun with") for key, old, new in pairs]
         if problems:
-            raise InputError([*problems, way_out])
+            raise InputError([*problems, f"{', '.join(ways_out[:-1])}, or {ways_out[-1]}."])
 
     def clear(self, *, take_over: bool = False) -> None:
         """Remove what earlier runs wrote here, and nothing else.
@@ -125,6 +130,12 @@ class RunFolder:
                 self._remove(self.path / place)
             for name in ("ledger", "report", CALIBRATED, "run.json", "config.yaml", "log.txt"):
                 self._remove(self.path / name)
+
+    def discard(self) -> None:
+        """Remove what earlier runs wrote here, and the folder unless it holds something else."""
+        self.clear()
+        with suppress(OSError):
+            self.path.rmdir()
 
     def _remove(self, path: Path) -> None:
         """Remove a file or folder, and the folders above that it leaves empty."""

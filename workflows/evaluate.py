@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.config import config_from, load_classes
 from pipeline.errors import InputError, Problem
@@ -11,6 +15,7 @@ from pipeline.execution import Order, execute
 from pipeline.folder import RunFolder
 from pipeline.geometry import Box
 from pipeline.job import Job
+from pipeline.ledger import Tally
 from pipeline.plan import one_stage, plan_row
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
@@ -47,20 +52,49 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     found = survey(config)
     _require_masks(found)
     folder = RunFolder(config.output)
+    is_new = not folder.ledger.exists()
     identity = {"evaluate": {"pred": pred, "truth": config.truth}}
     folder.refuse_other(identity)
     job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), classes=found.classes, truth_map=found.truth_map)
     plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": []}
     order = Order(folder, job, one_stage(found, job, "count"), plan, "serial", config.compute, run={"identity": identity})
     code, done = execute(order)
-    strange = [receipt.cause for receipt in done.receipts.values() if "is not a class id" in receipt.cause]
+    paths = {image.name: image.path for image in found.images}
+    strange = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if "is not a class id" in one.cause}
     if strange:
-        raise InputError([*strange, "Name the classes with --classes, or mend the masks."])
+        if is_new:
+            folder.discard()
+        problems = [f"{path}: {cause}" for path, cause in sorted(strange.items())]
+        raise InputError([*problems, "Name the classes with --classes, or mend the masks."])
     content = report_of(plan, done, folder.read().get("state", "running"))
     write_report(content, folder.report)
     print_table(content, Console(soft_wrap=True))
     print(f"report: {folder.report / 'index.html'}")
+    _warn(found, done)
+    if content["failures"]:
+        print(f"{len(content['failures'])} failures, listed in {folder.report / 'failures.csv'}", file=sys.stderr)
     return code
+
+
+def _warn(found: Survey, done: Tally) -> None:
+    """Say on stderr that masks which no run of ours has written hold the value of no prediction: a class may be meant."""
+    images = {image.name: image for image in found.images if not _is_ours(Path(image.path))}
+    missing: Counter[str] = Counter()
+    for one in done.receipts.values():
+        if one.counts is not None and one.image in images:
+            missing[one.image] += one.counts.no_prediction
+    names = list(+missing)
+    if names:
+        first = images[names[0]]
+        fill = 255 if np.dtype(first.header.dtype).itemsize == 1 else 65535
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        way_out = "Where a class is meant, save its id, such as 1."
+        print(f"{first.path}{more}: {fill} means no prediction ({missing.total():,} px). {way_out}", file=sys.stderr)
+
+
+def _is_ours(mask: Path) -> bool:
+    """Whether a mask lies in the output folder of a run."""
+    return any(parent.name == "masks" and (parent.parent / "ledger").is_dir() for parent in mask.parents)
 
 
 def _config(pred: str, truth: str, classes: Path | None, ignore: str | None, output: Path) -> Config:
