@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,8 +20,10 @@ from pipeline.folder import RunFolder
 from pipeline.geometry import Box
 from pipeline.job import Job
 from pipeline.ledger import Tally
+from pipeline.names import Candidate
 from pipeline.plan import one_stage, plan_row
 from pipeline.plugins import build
+from pipeline.readers import known_suffixes
 from pipeline.recipe import Recipe
 from pipeline.report.files import write_report
 from pipeline.report.ledger import report_of
@@ -34,7 +40,7 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     """Count predicted masks against truth, and report.
 
     Args:
-        pred: file, folder, glob or CSV of masks that hold class ids; 255 (65535 in 16 bits) means no prediction.
+        pred: masks that hold class ids: file, folder, glob, CSV or the output folder of a run; 255 (65535 in 16 bits) means no prediction.
         truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``.
         classes: a YAML with the list of classes; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out.
@@ -48,8 +54,9 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     """
     from rich.console import Console
 
-    config = _config(pred, truth, classes, ignore, output)
-    found = survey(config)
+    with _listed(pred) as masks:
+        config = _config(masks, truth, classes, ignore, output)
+        found = survey(config)
     _require_masks(found)
     folder = RunFolder(config.output)
     is_new = not folder.ledger.exists()
@@ -74,6 +81,25 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     if content["failures"]:
         print(f"{len(content['failures'])} failures, listed in {folder.report / 'failures.csv'}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _listed(pred: str) -> Iterator[str]:
+    """What to read: for the output folder of a run, or its ``masks``, a list of one file a mask, else what was given."""
+    path = Path(pred)
+    run = RunFolder((path.parent if path.name == "masks" and not (path / "ledger").is_dir() else path).absolute())
+    masks, suffixes = dict[str, Path](), known_suffixes()
+    for place in run.last_plan().get("outputs", []):  # OME-Zarr first
+        if place.startswith("masks/") and place.endswith(suffixes) and (run.path / place).exists():
+            masks.setdefault(Candidate(place.removeprefix("masks/")).short(suffixes), run.path / place)
+    if not masks:
+        yield pred
+        return
+    with TemporaryDirectory() as folder:
+        listed = Path(folder) / "masks.csv"
+        with listed.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("image", "name"), *((path, name) for name, path in masks.items())])
+        yield str(listed)
 
 
 def _warn(found: Survey, done: Tally) -> None:

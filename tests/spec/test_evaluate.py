@@ -108,6 +108,25 @@ def test_the_way_out_is_one_that_there_is(score, tmp_path):
     assert "--fresh" not in err
 
 
+@pytest.mark.parametrize("pred", ["out", "out/masks", "out/masks/"])
+@pytest.mark.parametrize("writers", [["ome_zarr", "tiff"], ["tiff"]], ids="+".join)
+def test_each_mask_of_a_run_is_scored_once(score, engine, tmp_path, capsys, writers, pred):
+    """Of a run whose masks have several files, or of some images another kind of file than of others, each is read once, by its name."""
+    for name, side in {"small": 60, "a/large": 100}.items():
+        pixels = blobs((side, side))
+        save_tiff(tmp_path / "img" / f"{name}.tif", pixels)
+        save_tiff(tmp_path / "truth" / f"{name}.tif", (pixels > 99).astype(np.uint8))
+    keys = {"images": ["img/"], "truth": "truth/{name}.tif", "model": {"name": "histogram"}, "normalize": None, "tiling": {"halo": 0}}
+    run = engine(**keys, writers=[{"name": name} for name in writers])
+    assert (run.folder / "masks" / "a" / "large.ome.zarr").exists()
+    assert (run.folder / "masks" / "small.ome.zarr").exists() == ("ome_zarr" in writers)
+    capsys.readouterr()
+    assert score(pred)[0] == 0
+    found = report_at(tmp_path / "scores")
+    assert [one["name"] for one in found["per_image"]] == ["a/large", "small"]
+    assert found["confusion"] == run.report["confusion"]
+
+
 @pytest.mark.parametrize("place", ["taken", "taken/below"])
 def test_an_output_that_is_a_file_is_told(score, tmp_path, place):
     """Where the output, or what it lies in, is a file, the message names that and asks for a folder."""
