@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -39,6 +39,8 @@ _OF_VALUE = (
     "literal_error",
     "greater_than",
     "greater_than_equal",
+    "less_than",
+    "less_than_equal",
     "too_short",
     "string_too_short",
     "string_pattern_mismatch",
@@ -188,6 +190,8 @@ def describe(annotation: Any, marks: Sequence[Any] = ()) -> str:
     Example:
         >>> describe(Annotated[int, Ge(1)] | Literal["auto"])
         'a whole number of at least 1 or auto'
+        >>> describe(Annotated[int, Ge(2), Le(255)]), describe(Annotated[float, Ge(0), Lt(1)])
+        ('a whole number of at least 2 and at most 255', 'a number of at least 0 and below 1')
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -200,7 +204,7 @@ def describe(annotation: Any, marks: Sequence[Any] = ()) -> str:
         return " or ".join([", ".join(branches[:-1]), branches[-1]])
     if origin is Literal:
         return ", ".join(map(str, inner))
-    bounds = "".join(_bound(mark) for mark in marks)
+    bounds = " and".join(filter(None, map(_bound, marks)))
     if origin in (tuple, list):
         return f"a list{bounds}, each {describe(inner[0])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -217,4 +221,8 @@ def _bound(mark: Any) -> str:
         return f" of at least {mark.ge}"
     if isinstance(mark, Gt):
         return f" above {mark.gt}"
+    if isinstance(mark, Le):
+        return f" at most {mark.le}"
+    if isinstance(mark, Lt):
+        return f" below {mark.lt}"
     return f" of at least {mark.min_length}" if isinstance(mark, MinLen) else ""

@@ -12,6 +12,7 @@ from pipeline.job import Job
 from pipeline.plan import one_stage, plan_row
 from pipeline.recipe import Recipe
 from pipeline.survey import survey
+from workflows._overwriting import refuse_overwriting
 
 __all__ = ["convert"]
 
@@ -39,8 +40,10 @@ def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) 
     identity = {"convert": {"reader": config.reader}}
     folder.refuse_other(identity)
     job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), masks="")
+    outputs = [f"{image.name}.ome.zarr" for image in found.images]
+    refuse_overwriting(found, folder, outputs)
     runner = "serial" if config.compute.runner == "auto" else config.compute.runner
-    plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": [f"{image.name}.ome.zarr" for image in found.images]}
+    plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": outputs}
     code, done = execute(Order(folder, job, one_stage(found, job, "copy"), plan, runner, config.compute, run={"identity": identity}))
     failed = [f"{one.path}: {one.cause}" for one in found.rejected] + [f"{r.block}: {r.cause}" for r in done.receipts.values() if not r.ok]
     for line in failed:

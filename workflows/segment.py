@@ -29,6 +29,7 @@ from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
 from pipeline.tree import Config, settled
 from pipeline.tune import Choice, choose, keep, measure, measure_backends, measure_file
+from workflows._overwriting import refuse_overwriting
 from workflows.catalog import parse
 
 __all__ = ["report", "retry", "run", "run_resolved", "segment", "stop"]
@@ -65,10 +66,13 @@ def run_resolved(
     """Do as :func:`run` does, with a config that is at hand; ``again`` chooses receipts of failures that are forgotten."""
     found = survey(config)
     folder = RunFolder(config.output)
-    if fresh:
-        folder.clear(take_over=take_over)
-    folder.refuse_other(found.identity)
+    if not fresh:
+        folder.refuse_other(found.identity)
     choice = _recipe(found, folder, anew=fresh)
+    refuse_overwriting(found, folder, plan_row(found, make_job(found, choice.recipe), {})["outputs"])
+    if fresh:  # not before all that can be wrong has been looked at
+        folder.clear(take_over=take_over)
+    choice = _calibrated(found, choice)
     job = make_job(found, choice.recipe)
     stages = _stages(found, job, folder)
     model = {"name": config.model["name"], "sha256": _model_hash(found)}
@@ -133,13 +137,17 @@ def _fields(found: Survey, choice: Choice, model: Mapping[str, Any], notes: Sequ
 
 def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
     """The recorded recipe where the folder has one, so that a resumed run is the same run; else one is chosen."""
-    recorded = folder.read().get("recipe")
+    recorded = None if anew else folder.read().get("recipe")
     if recorded is not None:
         measure_file(found)
         return keep(found, recorded)
     found.model.check()
-    choice = choose(found, measured=measure(found), outcome=measure_backends(found, anew=anew))
-    if choice.recipe.precision != "int8":
+    return choose(found, measured=measure(found), outcome=measure_backends(found, anew=anew))
+
+
+def _calibrated(found: Survey, choice: Choice) -> Choice:
+    """The choice with the network that int8 is calibrated for, where none is recorded."""
+    if choice.recipe.precision != "int8" or choice.recipe.calibrated:
         return choice
     recipe, calibration = calibrate(found, choice.recipe, found.config.output)
     return replace(choice, recipe=recipe, notes=(*choice.notes, str(calibration)), calibration=calibration)
@@ -185,7 +193,7 @@ def retry(folder_path: Path, block: str | None = None) -> int:
     if block is not None and block not in {receipt.block for receipt in failed}:
         names = ", ".join(dict.fromkeys(receipt.block for receipt in failed)) or "none is quarantined"
         raise InputError(Problem("--block", repr(block), names))
-    config = load_config(folder.path / "config.yaml")
+    config = load_config(folder.path / "config.yaml").model_copy(update={"output": folder.path})  # it may have been moved
     return run_resolved(config, again=lambda receipt: block is None or receipt.block == block)
 
 

@@ -290,6 +290,7 @@ def test_few_colours_are_few_classes():
             {"name": "watershed", "outputs": [0, 2, -1]},
             ["model.outputs.1: found 2; allowed: a class id, 0..1", "model.outputs.2: found -1; allowed: a class id, 0..1"],
         ),
+        ({"name": "kmeans", "classes": 300}, ["model.classes: found 300; allowed: a whole number of at least 2 and at most 255"]),
         ({"name": "graphcut", "outputs": [0] * 17}, ["model.outputs: found 17 parts; allowed: at most 16."]),
         (
             {"name": "histogram", "classes": 6},
