@@ -7,7 +7,8 @@ Tiles of 512 with a context of 64. In two settings:
 ``as it comes``: what a user gets who sets nothing: float32 eager torch with all cores for the others, and gigaseg's own
 choice of backend, precision and actors.
 ``one thread``: what all of them can use: bfloat16 autocast, channels-last, eager torch, one thread and one worker, so
-that what the tools themselves cost can be compared (gigaseg with ``backend: torch``); a last row is gigaseg's own backend.
+that what the tools themselves cost can be compared (gigaseg with ``backend: torch``); two more rows are gigaseg with tiles of its own
+choice, and with its own backend.
 
 Each tool runs in a virtual environment of its own below the cache folder, made by the first call; torch, zarr and all else
 that is here already is shared by a .pth file, so that only the tool and what it lacks is fetched. What cannot be
@@ -186,7 +187,7 @@ class Scene:
         if setting != "as it comes":
             backend = "auto" if setting == "one thread, its own backend" else "torch"
             config["compute"] = {"runner": "serial", "backend": backend, "precision": "bf16", "threads": 1}
-            config["tiling"] = {"core": 384, "halo": 64} if backend == "torch" else {"halo": 64}
+            config["tiling"] = {"core": 384, "halo": 64} if setting == "one thread" else {"halo": 64}
         path = self.folder / f"{setting}.yaml"
         path.write_text(json.dumps({**config, "output": "out"}))
         return path
@@ -239,7 +240,7 @@ def main() -> None:
     settings = ("as it comes", "one thread")
     rows = {(tool, setting): Seen() for setting in settings for tool in tools}
     if "gigaseg" in tools:
-        rows["gigaseg", "one thread, its own backend"] = Seen()
+        rows |= {("gigaseg", f"one thread, its own {part}"): Seen() for part in ("tiles", "backend")}
     with tempfile.TemporaryDirectory(prefix="gsp-") as text:
         scene = make_scene(Path(text), side)
         where, expected_YX = one_pass(scene)
