@@ -26,6 +26,8 @@ def refuse_overwriting(found: Survey, folder: RunFolder, outputs: Iterable[str])
         InputError: with the first few.
     """
     root, where = folder.path.resolve(), found.config.place("output")
+    if root.is_file():
+        raise InputError(Problem(where, f"{root}, a file", "a folder"))
     written = {root / name for name in outputs}
     read = {Path(path).resolve() for image in found.images for path in (image.path, image.truth) if path}
     lost = sorted(path for path in read if not written.isdisjoint([path, *path.parents]) or _holds(path, root, written))

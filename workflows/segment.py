@@ -188,7 +188,9 @@ def _say(folder: RunFolder, job: Job, code: int) -> None:
 def retry(folder_path: Path, block: str | None = None) -> int:
     """Run quarantined blocks again, all or one; everything else stays as it is."""
     folder = RunFolder(folder_path.absolute())
-    folder.require()
+    identity = folder.require().get("identity", {})
+    if other := next((name for name in ("evaluate", "convert") if name in identity), None):
+        raise InputError(Problem(str(folder.path), f"the output of `gigaseg {other}`", "that of a run", f"Run gigaseg {other} again."))
     failed = [receipt for receipt in latest(read_rows(folder.ledger)).values() if not receipt.ok]
     if block is not None and block not in {receipt.block for receipt in failed}:
         names = ", ".join(dict.fromkeys(receipt.block for receipt in failed)) or "none is quarantined"

@@ -58,6 +58,14 @@ def test_files_of_others_are_not_written_over(refused, tmp_path, name):
         assert f"{mine}, which no run has written" in refused(fresh, output=output, writers=[{"name": "tiff"}])
 
 
+def test_a_file_is_no_output_folder(refused, tmp_path):
+    """An output that is a file is refused, with --fresh too."""
+    save_tiff(tmp_path / "a.tif", blobs((90, 80)))
+    (tmp_path / "out").write_text("mine")
+    for fresh in (False, True):
+        assert "allowed: a folder" in refused(fresh, output="out")
+
+
 def test_convert_does_not_write_over_its_source(tmp_path):
     """An OME-Zarr is not converted into itself."""
     save_tiff(tmp_path / "a.tif", blobs((90, 80)))
@@ -65,6 +73,8 @@ def test_convert_does_not_write_over_its_source(tmp_path):
     before = files_at(tmp_path)
     with pytest.raises(InputError, match="which is read"):
         convert([str(tmp_path / "out" / "a.ome.zarr")], tmp_path / "out")
+    with pytest.raises(InputError, match="Run gigaseg convert again"):
+        retry(tmp_path / "out")
     assert files_at(tmp_path) == before
 
 
