@@ -105,7 +105,7 @@ def survey(config: Config) -> Survey:
         problems.append(Problem("images", "no image", "", f"{inputs.ignored} other files were ignored."))
     if problems:
         raise InputError(problems)
-    notes = _truth_notes(images)
+    notes = [*_truth_notes(images), *_header_notes(images)]
     return Survey(config, model, images, rejected, inputs.ignored, classes, truth_map, notes)
 
 
@@ -245,6 +245,15 @@ def truth_problems(images: Sequence[Image], truth_map: TruthMap) -> list[Problem
 
 def _size(header: Header) -> str:
     return " x ".join(str(side) for side in (*header.planes.values(), *header.shape))
+
+
+def _header_notes(images: Sequence[Image]) -> list[str]:
+    """What may not be expected of pixels, and of which images."""
+    said: dict[str, list[str]] = {}
+    for image in images:
+        for note in image.header.notes:
+            said.setdefault(note, []).append(image.name)
+    return [f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {note}" for note, names in said.items()]
 
 
 def _truth_notes(images: Sequence[Image]) -> list[str]:

@@ -41,6 +41,7 @@ class Header:
         whole_bytes: bytes that one read must decode whatever the box (PNG, JPEG, one-strip TIFF); 0 when regions decode alone.
         georeference: tags to copy into exports, such as GeoTIFF keys; values are plain Python.
         channel_names: one name a channel, or empty.
+        notes: what a user may not expect of the pixels, such as that they are indices of a palette.
     """
 
     shape: tuple[int, int]
@@ -54,6 +55,7 @@ class Header:
     whole_bytes: int = 0
     georeference: Mapping[str, Any] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_planes(self) -> int:

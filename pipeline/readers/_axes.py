@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
@@ -32,7 +32,7 @@ from pipeline.readers import Header, Reader
 if TYPE_CHECKING:
     from pipeline.geometry import Box
 
-__all__ = ["Layout", "decoded_bytes", "layout", "local_path", "make_header", "native", "opening", "reading", "resolution"]
+__all__ = ["Layout", "color_notes", "decoded_bytes", "layout", "local_path", "make_header", "native", "opening", "reading", "resolution"]
 
 STACK, CHANNEL = "tz", "cs"
 DTYPES = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -189,6 +189,23 @@ def make_header(options: Reader, found: Layout, dtype: np.dtype[Any], **facts: A
         channel_names=tuple(names[at] for at in found.channels) if len(names) > max(found.channels) else (),
         **facts,
     )
+
+
+def color_notes(found: Layout, *, palette: bool = False, cmyk: bool = False, alpha: Collection[int] = ()) -> tuple[str, ...]:
+    """What a user may not expect of the samples: they are read as stored, as brightness.
+
+    Args:
+        found: which of them are read.
+        palette: they are indices of a colour table.
+        cmyk: they are amounts of ink.
+        alpha: those that say how opaque a pixel is.
+    """
+    notes = ["indices of a palette are read as grey values"] if palette else []
+    notes += ["cyan, magenta, yellow and black are read as they are, so that dark is large"] if cmyk else []
+    opaque = [at for at in alpha if at in found.channels]
+    color = [at for at in found.channels if at not in alpha]
+    notes += [f"channel {at} is opacity and is read like a colour; `reader.channels: {color}` leaves it out" for at in opaque]
+    return tuple(notes)
 
 
 def resolution(options: Reader, count: int, path: str) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.readers import Header, Raster, Reader
-from pipeline.readers._axes import Layout, layout, local_path, make_header, native, opening, reading, resolution
+from pipeline.readers._axes import Layout, color_notes, layout, local_path, make_header, native, opening, reading, resolution
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,19 +54,23 @@ class Picture(Reader):
             found = layout(self, "yxs"[: len(stored)], stored, path)
             dtype = native(np.dtype(look.dtype), path)
             whole_bytes = math.prod(look.shape) * dtype.itemsize
-            raster = _PictureRaster(path, make_header(self, found, dtype, whole_bytes=whole_bytes), found, look)
+            notes = color_notes(
+                found, palette=look.mode == "P", cmyk=look.mode == "CMYK", alpha={"LA": [1], "RGBA": [3]}.get(look.mode, ())
+            )
+            raster = _PictureRaster(path, make_header(self, found, dtype, whole_bytes=whole_bytes, notes=notes), found, look)
         yield raster
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What the header of a picture says: (Y, X, S), type, who decodes it and what its grey steps are."""
+    """What the header of a picture says: (Y, X, S), type, who decodes it, what its grey steps are, and Pillow's name of its colours."""
 
     path: str
     shape: tuple[int, int, int]
     dtype: str
     codec: str = "pillow"
     step: int = 1
+    mode: str = ""
 
     def decode(self) -> NDArray[Any]:
         """All pixels (Y, X, S)."""
@@ -95,7 +99,7 @@ def _look(file: str, path: str) -> _Look:
         width, height, bits, kind = struct.unpack(">IIBB", head[16:26])
         samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
         if bits == 16 and samples > 1:  # Pillow would cut these to 8 bits
-            return _Look(file, (height, width, samples), "uint16", codec="png")
+            return _Look(file, (height, width, samples), "uint16", codec="png", mode={4: "LA", 6: "RGBA"}.get(kind, ""))
         if kind == 0 and bits in (2, 4):  # Pillow stretches these to 0..255
             return _Look(file, (height, width, 1), "uint8", step=255 // (2**bits - 1))
     return _look_pillow(file, path)
@@ -113,7 +117,7 @@ def _look_pillow(file: str, path: str) -> _Look:
         if image.mode not in MODES:
             raise InputError(Problem(path, f"a picture of mode {image.mode}", ", ".join(MODES)))
         dtype = "uint16" if image.mode == "I;16" else "uint8"
-        return _Look(file, (image.height, image.width, MODES[image.mode]), dtype)
+        return _Look(file, (image.height, image.width, MODES[image.mode]), dtype, mode=image.mode)
 
 
 def _look_jpeg2000(file: str, size: bytes, path: str) -> _Look:

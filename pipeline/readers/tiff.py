@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.readers import Header, Raster, Reader
-from pipeline.readers._axes import Layout, decoded_bytes, layout, local_path, make_header, native, opening, reading, resolution
+from pipeline.readers._axes import Layout, color_notes, decoded_bytes, layout, local_path, make_header, native, opening, reading, resolution
 from pipeline.readers._tiff_tags import band_names, georeference, missing_value, scale
 
 if TYPE_CHECKING:
@@ -73,9 +73,16 @@ def _raster(options: Tiff, tif: tifffile.TiffFile, path: str) -> _TiffRaster:
     pixel_size, unit, offset = scale(tif, base, geo, zoom)
     header = make_header(
         options, found, dtype, pixel_size=pixel_size, unit=unit, offset=offset, nodata=missing_value(base),
-        whole_bytes=_whole_bytes(found, page, dtype), georeference=geo, channel_names=band_names(tif),
+        whole_bytes=_whole_bytes(found, page, dtype), georeference=geo, channel_names=band_names(tif), notes=_notes(found, page),
     )  # fmt: skip
     return _TiffRaster(path, header, found, series)
+
+
+def _notes(found: Layout, page: tifffile.TiffPage) -> tuple[str, ...]:
+    """What the photometric tag and the extra samples say; 1 and 2 of the latter are opacity."""
+    first = page.samplesperpixel - len(page.extrasamples)
+    alpha = [first + at for at, kind in enumerate(page.extrasamples) if kind in (1, 2)]
+    return color_notes(found, palette=page.photometric == 3, cmyk=page.photometric == 5, alpha=alpha)
 
 
 def _check_pages(found: Layout, series: tifffile.TiffPageSeries, path: str) -> None:

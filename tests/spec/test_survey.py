@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
@@ -125,3 +126,28 @@ def test_what_cannot_be_opened_now_is_told(tmp_path, surveyed, monkeypatch):
         broken = tmp_path / ("img" if name == "b" else "t.tif")
         with pytest.raises(InputError, match=rf"{name}\.tif: found a file that cannot be opened .*{name}\.tif: Stale file handle"):
             surveyed(**keys)
+
+
+def test_samples_that_are_no_brightness_are_told(tmp_path, surveyed):
+    """Palette indices, ink and opacity are read as stored, and a note names the images; colours alone are read without a word."""
+    rgba_YXS = np.random.default_rng(0).integers(0, 255, (70, 60, 4), dtype=np.uint8)
+    Image.fromarray(rgba_YXS[..., :3]).save(tmp_path / "rgb.png")
+    Image.fromarray(rgba_YXS[..., :3]).quantize(8).save(tmp_path / "palette.png")
+    Image.fromarray(rgba_YXS).save(tmp_path / "rgba.png")
+    Image.fromarray(rgba_YXS[..., :2]).save(tmp_path / "la.png")
+    Image.fromarray(rgba_YXS, "CMYK").save(tmp_path / "cmyk.jpg")
+    colors = np.zeros((3, 256), np.uint16)
+    tifffile.imwrite(tmp_path / "palette.tif", rgba_YXS[..., 0], photometric="palette", colormap=colors)
+    tifffile.imwrite(tmp_path / "cmyk.tif", rgba_YXS, photometric="separated")
+    tifffile.imwrite(tmp_path / "rgba.tif", rgba_YXS, photometric="rgb", extrasamples=["unassalpha"])
+    tifffile.imwrite(tmp_path / "four.tif", rgba_YXS, photometric="rgb", extrasamples=["unspecified"])
+    model = {"name": "histogram", "classes": 2}
+    notes = surveyed(images=["*.png", "*.tif", "*.jpg"], model=model, normalize=None).notes
+    said = {note.partition(": ")[2].partition(" ")[0]: set(note.partition(": ")[0].split(", ")) for note in notes}
+    assert said["indices"] == {"palette.png", "palette.tif"}
+    assert said["cyan,"] == {"cmyk.jpg", "cmyk.tif"}
+    opaque = {note.partition(": ")[0]: note for note in notes if "opacity" in note}
+    assert set(opaque) == {"la", "rgba.png, rgba.tif"}
+    assert "channel 3" in opaque["rgba.png, rgba.tif"]
+    assert "`reader.channels: [0, 1, 2]`" in opaque["rgba.png, rgba.tif"]
+    assert surveyed(images=["rgba.png", "rgba.tif"], model=model, normalize=None, reader={"channels": [0, 1, 2]}).notes == []
