@@ -55,7 +55,10 @@ class Tiff(Reader):
         with tif:
             with opening(path):
                 raster = _raster(self, tif, path)
-            yield raster
+            try:
+                yield raster
+            finally:
+                raster.is_over = True
 
 
 def _raster(options: Tiff, tif: tifffile.TiffFile, path: str) -> _TiffRaster:
@@ -125,6 +128,7 @@ class _TiffRaster(Raster):
         file = self._page.parent.filehandle
         file.set_lock(True)
         self._lock = file.lock
+        self.is_over = False
         self._kept: OrderedDict[tuple[int, int], NDArray[Any] | None] = OrderedDict()
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
@@ -150,13 +154,19 @@ class _TiffRaster(Raster):
         """Close the file where the system fails, for the next read to open it anew: a handle that is stale stays so."""
         file = self._page.parent.filehandle
         with self._lock:
-            file.open()  # where it is not
+            self._open(file)
         try:
             yield
         except OSError:
             with self._lock:
                 file.close()
             raise
+
+    def _open(self, file: tifffile.FileHandle) -> None:
+        """Open a file that is closed: after a failure, or another one of a multi-file OME-TIFF; never when reading is over."""
+        if self.is_over:  # a thread was still reading ahead
+            raise BlockError(f"{self._path}: closed, reading is over")
+        file.open()
 
     def _wanted(self, plane: int) -> dict[int, list[tuple[int, int]]]:
         """Which stored planes a read needs: index over all axes before y -> [(channel handed out, sample in the page)]."""
@@ -255,8 +265,7 @@ class _TiffRaster(Raster):
         """Bytes of the file; never fewer than asked for."""
         file = page.parent.filehandle
         with self._lock:
-            if file.closed:  # another file of a multi-file OME-TIFF
-                file.open()
+            self._open(file)
             if start + count > file.size:
                 raise BlockError(f"{self._path}: truncated, needs bytes {start}..{start + count} of {file.size}")
             file.seek(start)

@@ -21,6 +21,7 @@ from PIL import Image
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
 from pipeline.plugins import build
+from tests.conftest import blobs, save_tiff
 
 RGB = {"photometric": "rgb", "metadata": None}
 GREY = {"photometric": "minisblack", "metadata": None}
@@ -503,3 +504,13 @@ def test_unknown_names(tmp_path):
         header(tmp_path / "a.tfi")
     with pytest.raises(InputError, match="s3:// URL"):
         header("s3://bucket/a.tif")
+
+
+def test_a_closed_tiff_stays_closed(tmp_path):
+    """A thread that is still reading ahead when a run has ended opens nothing again."""
+    path = save_tiff(tmp_path / "a.tif", blobs((70, 70)), compression="zlib")
+    with build("readers", {"name": "tiff"}).open(str(path)) as raster:
+        raster.read(Box(0, 0, 9, 9))
+    with pytest.raises(BlockError, match=r"a\.tif"):
+        raster.read(Box(65, 65, 70, 70))
+    assert raster._page.parent.filehandle.closed
