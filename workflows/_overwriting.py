@@ -33,7 +33,7 @@ def refuse_overwriting(found: Survey, folder: RunFolder, outputs: Iterable[str])
     lost = sorted(path for path in read if not written.isdisjoint([path, *path.parents]) or _holds(path, root, written))
     problems = [Problem(where, f"{path}, which is read, where masks would be written", "a folder without it") for path in lost]
     if not (folder.path / "run.json").exists() and not folder.ledger.exists():
-        names = [root / "config.yaml", root / "log.txt", *sorted(path for path in written if path.parent.is_dir())]
+        names = [root / "log.txt", *sorted(path for path in written if path.parent.is_dir())]
         there = [path for path in names if path.exists() and path not in lost]
         problems += [Problem(where, f"{path}, which no run has written", "a folder without it") for path in there]
     if problems:

@@ -69,7 +69,7 @@ def run_resolved(
     if not fresh:
         folder.refuse_other(found.identity)
     choice = _recipe(found, folder, anew=fresh)
-    refuse_overwriting(found, folder, plan_row(found, make_job(found, choice.recipe), {})["outputs"])
+    refuse_overwriting(found, folder, ["config.yaml", *plan_row(found, make_job(found, choice.recipe), {})["outputs"]])
     if fresh:  # not before all that can be wrong has been looked at
         folder.clear(take_over=take_over)
     choice = _calibrated(found, choice)

@@ -69,6 +69,8 @@ def test_a_file_is_no_output_folder(refused, tmp_path):
 def test_convert_does_not_write_over_its_source(tmp_path):
     """An OME-Zarr is not converted into itself."""
     save_tiff(tmp_path / "a.tif", blobs((90, 80)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text("mine, and no name of what a conversion writes")
     assert convert([str(tmp_path / "a.tif")], tmp_path / "out") == 0
     before = files_at(tmp_path)
     with pytest.raises(InputError, match="which is read"):
