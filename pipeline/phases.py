@@ -67,7 +67,7 @@ class Segment(Join):
 
     def work(self, block: Block, loaded: Any, watch: Watch) -> Predicted:
         """Make the mask."""
-        if getattr(self.bench.job.model, "takes_ids", False):
+        if self.bench.job.model is not None and self.bench.job.model.takes_ids:
             _require_ids(loaded.pixels_CYX[0][block.box.within(loaded.region).slices], block.box, self.bench.job.num_classes, "value")
         return super().work(block, loaded, watch)
 

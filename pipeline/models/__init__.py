@@ -103,6 +103,11 @@ class Model(Plugin):
         return False
 
     @property
+    def takes_ids(self) -> bool:
+        """Whether pixels are class ids already, so that a block with anything else fails."""
+        return False
+
+    @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
         """Classes that the model itself names, as in the YAML's ``classes``; empty when it names none."""
         return ()
