@@ -31,6 +31,11 @@ class Checkpoint:
     stale: int = 0
     learner: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been learnt or scored yet."""
+        return self.step == 0 and self.best is None
+
 
 def write_checkpoint(path: Path, at: Checkpoint) -> None:
     """Replace the file; whoever looks sees the old one or the new one.

@@ -117,6 +117,9 @@ class TrainConfig(_Tree):
     ignore: int | Annotated[str, Allowed("a colour '#rrggbb'")] | None = Field(default=None, description="a truth value or colour left out")
     reader: Spec = Field(default=DEFAULTS["reader"], description="how images are read")
     model: Spec = Field(description="a network and its options; channels and classes follow the images and the list above")
+    mean_of: Texts = Field(
+        default=(), description="bundles, or files of weights, whose mean to begin with; norms are measured anew where theirs differ"
+    )
     normalize: Literal["auto", "dataset", "percentile", "zscore", "none"] | dict[str, list[float]] = Field(
         default="auto",
         description="dataset: numbers of all training images; percentile, zscore: of each image; auto: dataset for 8 bits, else percentile",
@@ -133,7 +136,7 @@ class TrainConfig(_Tree):
     optimizer: Optimizer = Field(default=Optimizer(), description="how weights follow gradients")
     schedule: Schedule = Field(default=Schedule(), description="how the learning rate changes")
     epochs: Positive | None = Field(default=None, description="times that the training pixels are seen; 100 where no length is given")
-    steps: Count | None = Field(default=None, description="batches")
+    steps: Annotated[int, Field(ge=0)] | None = Field(default=None, description="batches; 0: the network is kept as it begins, and scored")
     minutes: Positive | None = Field(default=None, description="of training, validation apart")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto", description="auto: bf16 where the hardware has it")
     augment: Augment = Field(default=Augment(), description="how crops are varied")
@@ -142,7 +145,7 @@ class TrainConfig(_Tree):
         default=0.998, description="decay of the averaged weights that are kept; null: none"
     )
     freeze_norms: bool = Field(
-        default=False, description="batch norms keep the statistics of model.weights: to go on with few crops a batch"
+        default=False, description="batch norms keep the statistics that they begin with: to go on with few crops a batch"
     )
     seed: int = Field(default=0, ge=0, description="of weights, crops and augmentation")
     validate_every: Count | Auto = Field(default="auto", description="steps between validations; auto: 20 in all")
@@ -187,7 +190,7 @@ TRAIN = Form(
     TrainConfig,
     {"model": "models", "reader": "readers", "loss": "losses"},
     {"reader": DEFAULTS["reader"], "loss": TrainConfig.model_fields["loss"].default},
-    paths=frozenset({"images", "truth", "val", "output"}),
+    paths=frozenset({"images", "truth", "val", "mean_of", "output"}),
     lists=frozenset({"images", "exclude"}),
     sparse=frozenset({"model"}),
 )

@@ -72,7 +72,7 @@ def clear(folder: RunFolder, *, take_over: bool = False) -> None:
 def _read(plan: TrainPlan) -> Iterator[str]:
     """Every path of this machine that the training reads: as the YAML says, and as was found there."""
     config = plan.config
-    texts = [*config.images, *(config.val if isinstance(config.val, tuple) else ()), *map(str, plan.network.files())]
+    texts = [*config.images, *(config.val if isinstance(config.val, tuple) else ()), *config.mean_of, *map(str, plan.network.files())]
     texts += [path for image in (*plan.train, *plan.val) for path in (image.path, image.truth) if path]
     for text in texts:
         local = text.removeprefix("file://")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GigasegError
@@ -11,6 +13,7 @@ from pipeline.losses import Term
 from pipeline.training.crops import Batch
 from pipeline.training.pace import make_optimizer
 from pipeline.training.plan import TrainPlan
+from pipeline.training.soup import measure_norms, mix
 from pipeline.training.team import Team
 
 if TYPE_CHECKING:
@@ -50,7 +53,9 @@ class Learner:
 
         self.plan, self.team = plan, team
         torch.backends.cudnn.benchmark = True  # crops have one size, so that trying algorithms pays
-        self.network = plan.network.load().to(team.device).to(memory_format=torch.channels_last).train()
+        network = plan.network.load()
+        self.norms_fit = not plan.config.mean_of or mix(network, map(Path, plan.config.mean_of))
+        self.network = network.to(team.device).to(memory_format=torch.channels_last).train()
         if plan.config.freeze_norms:
             _freeze_norms(self.network)
         self.shared = team.share(self.network)
@@ -59,6 +64,14 @@ class Learner:
         # float16 underflows where gradients are small; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(team.device.partition(":")[0], enabled=self.precision == "fp16")
         self.average = _average(self.network, plan.config.ema)
+
+    def measure_norms(self, batches: Iterable[Batch]) -> None:
+        """Measure the norms' statistics before the first step, where the weights begin as a mean."""
+        measure_norms(self.network, (batch.pixels_BCYX for batch in batches), self.team.device)
+        if self.plan.config.freeze_norms:
+            _freeze_norms(self.network)
+        if self.average is not None:
+            self.average.module.load_state_dict(self.network.state_dict())
 
     def learn(self, batch: Batch, rate: float, step: int) -> Step:
         """Take one step.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,18 @@ class _Training:
         writes = team.rank == 0
         self.history = stack.enter_context(History(self.output, names, plan.steps, step=self.at.step)) if writes else None
         # Closed before the shelf is: the threads behind it read from there.
-        self.batches = Crops(plan, shelf).batches(self.at.step, team.rank, team.size, team.loaders)
+        crops = Crops(plan, shelf)
+        if self.at.is_new and not self.learner.norms_fit:
+            with closing(crops.batches(0, team.rank, team.size, team.loaders)) as batches:
+                self.learner.measure_norms(batches)
+        self.batches = crops.batches(self.at.step, team.rank, team.size, team.loaders)
         stack.callback(self.batches.close)
         self.saved, self.told = time.monotonic(), (self.at.step, self.at.seconds)
 
     def run(self, stopping: Callable[[], bool]) -> bool:
         """Step by step to the end."""
+        if self._done() >= 1 and self.at.is_new:  # steps: 0
+            self._validate()
         config, start = self.plan.config, time.monotonic() - self.at.seconds
         while (done := self._done()) < 1:
             batch = next(self.batches)
@@ -122,7 +128,7 @@ class _Training:
         """Share of the training that is done; the same on every worker."""
         if self.plan.config.minutes is None:
             assert self.plan.steps is not None
-            return self.at.step / self.plan.steps
+            return self.at.step / self.plan.steps if self.plan.steps else 1.0
         seconds: float = self.team.gather(self.at.seconds)[0]
         return min(1.0, seconds / (60 * self.plan.config.minutes))
 

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
@@ -20,6 +21,7 @@ from pipeline.plugins import available, build, find
 from pipeline.receipts import Image
 from pipeline.survey import open_all, truth_problems
 from pipeline.training.config import Names, TrainConfig
+from pipeline.training.soup import weights_file
 from pipeline.truth import TruthMap
 
 __all__ = ["TrainPlan", "make_plan", "run_config"]
@@ -182,15 +184,31 @@ def _network(config: TrainConfig, images: Sequence[Image]) -> tuple[Network | No
     if images and network.num_channels not in (None, asked["channels"]):
         where = config.place("model.channels")
         problems.append(Problem(where, str(network.num_channels), f"{asked['channels']}, as the network is shown", "Leave it out."))
-    problems += [Problem(config.place("model.weights"), str(path), "a file that exists") for path in network.files() if not path.is_file()]
-    if config.freeze_norms and network.weights is None and not getattr(network, "pretrained", None):
-        way_out = "Give the weights to go on from, or leave it out."
-        problems.append(Problem(config.place("freeze_norms"), "true without model.weights", "true with weights, or false", way_out))
+    problems += _weight_problems(config, network)
     outputs = None
     if config.border is not None:
         of = [one.name for one in config.classes].index(config.border.of)
         outputs = (*range(len(config.classes)), of)
     return network, outputs, problems
+
+
+def _weight_problems(config: TrainConfig, network: Network) -> list[Problem]:
+    """What is wrong with the weights that it begins with."""
+    problems = [Problem(config.place("model.weights"), str(path), "a file that exists") for path in network.files() if not path.is_file()]
+    for text in config.mean_of:
+        try:
+            exists = weights_file(Path(text)).is_file()
+        except InputError:
+            exists = False
+        if not exists:
+            problems.append(Problem(config.place("mean_of"), text, "a bundle, or a file of weights"))
+    given = [key for key in ("weights", "pretrained") if getattr(network, key, None)]
+    if config.mean_of and given:
+        problems.append(Problem(config.place("mean_of"), f"mean_of and model.{given[0]}", "one of them"))
+    if config.freeze_norms and not config.mean_of and not given:
+        way_out = "Give the weights to go on from, or leave it out."
+        problems.append(Problem(config.place("freeze_norms"), "true without model.weights", "true with weights, or false", way_out))
+    return problems
 
 
 def _kind(name: str) -> type[Any]:
