@@ -20,8 +20,8 @@ SLOW = {"optimizer": {"rate": 0.01}, "validate_every": 100}
 @pytest.fixture(scope="module")
 def bundles(scene):
     """Two trainings that went apart from the weights of a first: their norms frozen, and not."""
-    assert train(train_yaml(scene, output="first", steps=20, **SLOW)) == 0
-    model = {**BASE["model"], "weights": str(scene / "first" / "bundle" / "weights.safetensors")}
+    assert train(train_yaml(scene, output="root", steps=20, **SLOW)) == 0
+    model = {**BASE["model"], "weights": str(scene / "root" / "bundle" / "weights.safetensors")}
     for frozen in (True, False):
         for seed in (1, 2):
             keys = {"steps": 6, "seed": seed, "freeze_norms": frozen, "model": model, **SLOW}
@@ -86,7 +86,7 @@ def test_frozen_norms_keep_the_statistics_that_were_measured(bundles):
 
 def test_a_mean_of_what_is_no_weights_is_refused(bundles, capsys):
     """Missing files, another network's weights, and weights beside the mean are the user's mistakes; nothing is written."""
-    weights = str(bundles / "first" / "bundle" / "weights.safetensors")
+    weights = str(bundles / "root" / "bundle" / "weights.safetensors")
     cases = [
         ({"mean_of": ["nowhere", "images"]}, "nowhere"),
         ({"mean_of": ["free1/bundle"], "model": {**BASE["model"], "weights": weights}}, "one of them"),
