@@ -9,6 +9,7 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter
 
 from pipeline.models import Network
+from pipeline.models.unet import UNet
 from tests.benchmarks.images import tile
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class ResNet18UNet(Network):
     """
 
     radius: int | None = Field(default=None, description="field radius, pixels: 305 as probed for the built-in weights")
+    light: bool = Field(default=False, description="a small U-Net in its place, for images of gigapixels")
 
     @property
     def field(self) -> int | None:
@@ -54,6 +56,8 @@ class ResNet18UNet(Network):
 
     def build(self) -> nn.Module:
         """The module."""
+        if self.light:
+            return UNet(depth=2, base=4, padding="same", channels=3, classes=4).build()
         import segmentation_models_pytorch as smp
 
         return smp.Unet("resnet18", encoder_weights=None, in_channels=3, classes=4)
@@ -69,14 +73,15 @@ class ResNet18UNet(Network):
         if self.weights is not None:
             return network
         pixels_CYX = tile(3)[:, :512, :512]
-        head, seen = network.segmentation_head[0], []
+        head, seen = network.head if self.light else network.segmentation_head[0], []
         with torch.no_grad():
-            for block, skipped in zip(network.decoder.blocks, network.encoder.out_channels[-2:0:-1], strict=False):
-                block.conv1[0].weight[:, :-skipped] *= DEEP
+            if not self.light:
+                for block, skipped in zip(network.decoder.blocks, network.encoder.out_channels[-2:0:-1], strict=False):
+                    block.conv1[0].weight[:, :-skipped] *= DEEP
             handle = head.register_forward_hook(lambda _, given, __: seen.append(given[0]))
             network(torch.from_numpy((pixels_CYX[None].astype(np.float32) - MEAN) / STD))
             handle.remove()
-            weight_KCYX, bias_K = fit_head(seen[0].numpy(), classes_of(pixels_CYX))
+            weight_KCYX, bias_K = fit_head(seen[0].numpy(), classes_of(pixels_CYX), head.kernel_size[0])
             head.weight.copy_(torch.from_numpy(weight_KCYX))
             head.bias.copy_(torch.from_numpy(bias_K))
         return network
@@ -88,11 +93,12 @@ def classes_of(pixels_CYX: np.ndarray) -> np.ndarray:
     return np.digitize(smooth_YX, np.quantile(smooth_YX, (0.25, 0.5, 0.75)))
 
 
-def fit_head(features_NCYX: np.ndarray, classes_YX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (K, C, 3, 3) and bias (K,) of a convolution that gives each class's own logit the largest value, by least squares."""
-    windows_CYXyx = np.lib.stride_tricks.sliding_window_view(features_NCYX[0], (3, 3), axis=(1, 2))
-    rows_PF = windows_CYXyx.transpose(1, 2, 0, 3, 4).reshape(-1, features_NCYX.shape[1] * 9)
-    ids_P = classes_YX[1:-1, 1:-1].ravel()
+def fit_head(features_NCYX: np.ndarray, classes_YX: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (K, C, side, side) and bias (K,) of a convolution that gives each class's own logit the largest value, by least squares."""
+    windows_CYXyx = np.lib.stride_tricks.sliding_window_view(features_NCYX[0], (side, side), axis=(1, 2))
+    rows_PF = windows_CYXyx.transpose(1, 2, 0, 3, 4).reshape(-1, features_NCYX.shape[1] * side**2)
+    margin = side // 2
+    ids_P = classes_YX[margin : classes_YX.shape[0] - margin, margin : classes_YX.shape[1] - margin].ravel()
     some = np.random.default_rng(0).permutation(len(ids_P))[:20_000]
     given_PF = np.concatenate([rows_PF[some], np.ones((len(some), 1))], axis=1)
     found_FK = np.linalg.lstsq(given_PF, np.eye(4)[ids_P[some]], rcond=1e-2)[0].astype(np.float32)
@@ -101,7 +107,7 @@ def fit_head(features_NCYX: np.ndarray, classes_YX: np.ndarray) -> tuple[np.ndar
         shares_K = np.bincount(logits_PK.argmax(axis=1), minlength=4) / len(some)
         change_K = (0.02 * logits_PK.std() * (1 - 4 * shares_K)).astype(np.float32)
         bias_K, logits_PK = bias_K + change_K, logits_PK + change_K
-    return found_FK[:-1].T.reshape(4, -1, 3, 3).copy(), bias_K
+    return found_FK[:-1].T.reshape(4, -1, side, side).copy(), bias_K
 
 
 def check_shares(mask_YX: np.ndarray) -> str:

@@ -1,8 +1,9 @@
 """What a run holds above its loaded network: peak memory of the process, less that of one which has only loaded it.
 
-Run: ``python -m tests.benchmarks.network_memory [SIDE...] [openvino|torch] [crop|gaussian]`` (2048 4096, all four).
+Run: ``python -m tests.benchmarks.network_memory [SIDE...] [openvino|torch] [crop|gaussian] [light]`` (2048 4096, all four).
 An RGB image of SIDE^2 as Zarr, a U-Net-ResNet18 of four classes, one process of one thread, a halo of 64, each backend in bfloat16,
-cropped and blended. At most 400 MiB are wanted, whatever the size.
+cropped and blended. At most 400 MiB are wanted, whatever the size. ``light`` puts a small U-Net in its place: 65536^2 in half an hour,
+for all that grows with the image.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ with found.model.open(choose(found).recipe, dict(found.config.normalize)) as pre
 """
 
 
-def yaml_of(folder: Path, image: Path, backend: str, stitch: str) -> Path:
+def yaml_of(folder: Path, image: Path, backend: str, stitch: str, *, light: bool) -> Path:
     """The YAML of a case."""
     config: dict[str, Any] = {
         "images": [str(image)],
-        "model": {"name": "tests.benchmarks.network", "weights": str(folder / "network.safetensors")},
+        "model": {"name": "tests.benchmarks.network", "light": light, "weights": str(folder / "network.safetensors")},
         "normalize": {"mean": [MEAN] * 3, "std": [STD] * 3},
         "tiling": {"halo": 64, "stitch": stitch},
         "compute": {"runner": "serial", "backend": backend, "precision": "bf16", "threads": 1},
@@ -72,13 +73,15 @@ def main() -> None:
 
     sides = [int(text) for text in sys.argv[1:] if text.isdigit()] or SIDES
     words = {text for text in sys.argv[1:] if not text.isdigit()}
+    light = "light" in words
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        save_file(build("models", {"name": "tests.benchmarks.network"}).load().state_dict(), folder / "network.safetensors")
+        network = build("models", {"name": "tests.benchmarks.network", "light": light}).load()
+        save_file(network.state_dict(), folder / "network.safetensors")
         for side in sides:
             image = zarr_image(folder / f"{side}.zarr", side, channels=3)
-            for backend, stitch in (case for case in CASES if words <= set(case)):
-                yaml = yaml_of(folder, image, backend, stitch)
+            for backend, stitch in (case for case in CASES if words - {"light"} <= set(case)):
+                yaml = yaml_of(folder, image, backend, stitch, light=light)
                 above = (peak_bytes(yaml, SAMPLE_S * max(1, side // 4096)) - loaded_bytes(yaml)) / 2**20
                 print(f"{side:6}^2 {backend:10} {stitch:10} {above:5.0f} MiB above the loaded network", flush=True)
 
