@@ -95,7 +95,8 @@ def classes_of(pixels_CYX: np.ndarray) -> np.ndarray:
 
 def fit_head(features_NCYX: np.ndarray, classes_YX: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights (K, C, side, side) and bias (K,) of a convolution that gives each class's own logit the largest value, by least squares."""
-    windows_CYXyx = np.lib.stride_tricks.sliding_window_view(features_NCYX[0], (side, side), axis=(1, 2))
+    scale = float(features_NCYX.std())
+    windows_CYXyx = np.lib.stride_tricks.sliding_window_view(features_NCYX[0] / scale, (side, side), axis=(1, 2))
     rows_PF = windows_CYXyx.transpose(1, 2, 0, 3, 4).reshape(-1, features_NCYX.shape[1] * side**2)
     margin = side // 2
     ids_P = classes_YX[margin : classes_YX.shape[0] - margin, margin : classes_YX.shape[1] - margin].ravel()
@@ -107,7 +108,7 @@ def fit_head(features_NCYX: np.ndarray, classes_YX: np.ndarray, side: int) -> tu
         shares_K = np.bincount(logits_PK.argmax(axis=1), minlength=4) / len(some)
         change_K = (0.02 * logits_PK.std() * (1 - 4 * shares_K)).astype(np.float32)
         bias_K, logits_PK = bias_K + change_K, logits_PK + change_K
-    return found_FK[:-1].T.reshape(4, -1, side, side).copy(), bias_K
+    return found_FK[:-1].T.reshape(4, -1, side, side) / scale, bias_K
 
 
 def check_shares(mask_YX: np.ndarray) -> str:
