@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.lease import Holder, current_holder
 from pipeline.ledger import read_rows, tally
 from pipeline.memory import print_bytes, projected_bytes
 from pipeline.plan import complete, make_job
-from pipeline.report.ledger import planned, report_of
+from pipeline.report.ledger import num_blocks, planned, report_of
 from pipeline.runners._auto import runner_of
 from pipeline.schedule import Stage
 from pipeline.survey import Survey, survey
@@ -147,6 +148,8 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
         "images": content.get("images", 0),
         "pixels": pixels,
         "predicted": pixels - content.get("no_prediction", 0),
+        "blocks": sum(map(math.prod, num_blocks(plan_found).values())),
+        "blocks_scored": len(done["scored"]),
         "blocks_done": len(done["done"]),
         "failures": failures,
         "started": found.get("started"),
@@ -160,7 +163,7 @@ def status(folder_path: Path, *, as_json: bool = False) -> int:
     print(f"{folder.path}: {summary['state']}, {summary['images']} images")
     told = [
         f"{share:.1%} of {pixels / 1e6:.1f} Mpx predicted",
-        *(f"{len(blocks)} blocks {what}" for what, blocks in done.items() if blocks),
+        *(f"{len(blocks)} of {summary['blocks']} blocks {what}" for what, blocks in done.items() if blocks),
     ]
     print(", ".join(told))
     for one in failures:

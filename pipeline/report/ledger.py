@@ -16,13 +16,18 @@ from pipeline.plugins import build
 from pipeline.receipts import Receipt
 from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
 
-__all__ = ["planned", "report_of"]
+__all__ = ["num_blocks", "planned", "report_of"]
+
+
+def num_blocks(plan: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    """Planes, rows and columns of the blocks of each image of a plan, by name."""
+    block = plan.get("block", 1)
+    return {one["name"]: (one["planes"], *Grid(tuple(one["shape"]), block, 0, block).num_blocks) for one in plan.get("images", ())}
 
 
 def planned(plan: Mapping[str, Any], done: Tally) -> Tally:
     """Leave out what the plan does not have: blocks of an image that has become smaller since, images that have left."""
-    block = plan.get("block", 1)
-    limits = {one["name"]: (one["planes"], *Grid(tuple(one["shape"]), block, 0, block).num_blocks) for one in plan.get("images", ())}
+    limits = num_blocks(plan)
 
     def is_planned(block_id: str) -> bool:
         name, _, place = block_id.rpartition(":")

@@ -30,6 +30,7 @@ PARDONS = 2  # machines that may go away with a block in hand before the block i
 LOOK_S = 2.0  # between two looks at the cluster, for nodes that joined
 TICK_S = 0.1
 START_S = 300.0  # for an actor to load the model, where a block's deadline is shorter
+FINISH_RATE = 4e6  # pixels a second, on top of the deadline: a twentieth of what pyramid and exports of a whole image were seen to reach
 STOP_S = 120.0  # for blocks in flight, once the run is stopping
 
 
@@ -69,6 +70,13 @@ class _Hand:
     ready: bool = False
     node: str = ""
     alone: bool = False
+
+    def limit(self, deadline: float) -> float:
+        """Seconds in which it must give sign of life: a deadline is a block's, and a finish is as large as its image."""
+        if not self.ready:
+            return max(deadline, START_S)
+        images = [block.box.area * block.image.header.num_planes for block in self.held.values() if block.phase == "finish"]
+        return deadline + max(images, default=0) / FINISH_RATE
 
     @property
     def pixels(self) -> int:
@@ -211,9 +219,8 @@ class _Pool:
             raise GigasegError(f"{self.failed_starts} actors in a row died before they did a block; the last one because {cause}")
 
     def _mind_deadlines(self) -> None:
-        deadline = self.work.compute.deadline
         for hand in list(self.hands):
-            limit = deadline if hand.ready else max(deadline, START_S)
+            limit = hand.limit(self.work.compute.deadline)
             if (hand.held or not hand.ready) and time.monotonic() - hand.since > limit:
                 self._died(hand, f"it ran past its deadline of {limit:g} s", node_lost=False)
 

@@ -193,3 +193,20 @@ def test_a_block_that_takes_machines_down_is_charged_in_the_end(monkeypatch):
     lose([schedule.suspect()], alone=True)
     assert [(receipt.block, receipt.attempts) for receipt in committed] == [("a:0.0.0", 1)]
     assert schedule.num_ready == 1
+
+
+def test_finishing_an_image_has_time_that_grows_with_it():
+    """A deadline is a block's: an image of a hundred gigapixels is given hours to be finished, its blocks no more than they had."""
+    authenticate(None)
+    from pipeline.runners._pool import START_S, _Hand
+
+    image = Image(0, "a", "a.tif", Header((400_000, 250_000), 1, "uint8"), {})
+    finish, predict = (
+        Block(phase, image, 0, 0, 0, box) for phase, box in (("finish", Box(0, 0, 400_000, 250_000)), ("predict", Box(0, 0, 64, 64)))
+    )
+    hand = _Hand(0, None, None, {("predict", predict.id): predict})
+    assert hand.limit(60) == START_S
+    hand.ready = True
+    assert hand.limit(60) == 60
+    hand.held["finish", finish.id] = finish
+    assert 60 + 5 * 3600 < hand.limit(60) < 60 + 24 * 3600

@@ -317,8 +317,8 @@ def test_status_tells_scores_from_masks(engine, scene, capsys):
     capsys.readouterr()
     status(done.folder)
     told = capsys.readouterr().out
-    assert f"{BLOCKS} blocks scored" in told
-    assert re.search(r"\b[3-6] blocks done", told)
+    assert f"{BLOCKS} of {BLOCKS} blocks scored" in told
+    assert re.search(rf"\b[3-6] of {BLOCKS} blocks done", told)
 
 
 def test_a_deleted_shard_is_made_again(engine, scene, whole):
