@@ -68,7 +68,7 @@ class RunFolder:
             place = next(path for path in file.parents if path.exists())
             raise InputError(Problem(str(place), "a file", "a folder, as the output is one", "Choose another output folder.")) from error
         except (OSError, ValueError) as error:
-            way_out = "Choose another output folder; `run` and `train` can start over with --fresh."
+            way_out = "Choose another output folder; `run` can start over with --fresh."
             raise InputError(Problem(str(file), f"a file that cannot be read ({error})", "the run.json of gigaseg", way_out)) from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(Problem(str(file), "no run.json of gigaseg", FORMAT, "Choose another output folder."))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load_form
+from pipeline.folder import RunFolder
 from pipeline.gpus import num_gpus
 from pipeline.memory import print_bytes
 from pipeline.models import num_parameters
 from pipeline.training.config import TRAIN
+from pipeline.training.footprint import refuse_overwriting
 from pipeline.training.launch import crew_of
 from pipeline.training.learner import precision_of
 from pipeline.training.plan import TrainPlan, make_plan
@@ -35,6 +37,7 @@ def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: 
     """
     plan = make_plan(load_form(TRAIN, config_path, overrides))
     workers, team = crew_of(plan, num_gpus())
+    refuse_overwriting(plan, RunFolder(plan.config.output))
     plan = scan(plan)
     content = _content(plan, workers, team, try_steps(plan, workers, team))
     if as_json:

@@ -31,6 +31,7 @@ from pipeline.training.loop import bundle_of, checkpoint_of, save
 from pipeline.training.page import write_page
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan
+from pipeline.training.soup import begin
 from pipeline.training.team import Team
 from workflows.segment import run_resolved
 
@@ -59,7 +60,7 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
     facts = {"workers": workers, "device": team.device, "precision": precision_of(plan, team.device), "steps": plan.steps}
     said = {"identity": _identity(plan), "training": facts, "versions": versions(), "hardware": hardware(), "notes": plan.notes}
     if fresh:  # not before all that can be wrong has been looked at
-        plan.network.load()
+        begin(plan)
         clear(folder, take_over=take_over)
     if not is_begun(folder):  # first of all, so that whatever comes after is known to be a training's
         folder.write(kind="training", state="running", **said)

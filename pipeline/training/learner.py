@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GigasegError
@@ -13,7 +12,7 @@ from pipeline.losses import Term
 from pipeline.training.crops import Batch
 from pipeline.training.pace import make_optimizer
 from pipeline.training.plan import TrainPlan
-from pipeline.training.soup import measure_norms, mix
+from pipeline.training.soup import begin, measure_norms
 from pipeline.training.team import Team
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ class Learner:
 
         self.plan, self.team = plan, team
         torch.backends.cudnn.benchmark = True  # crops have one size, so that trying algorithms pays
-        network = plan.network.load()
-        self.norms_fit = not plan.config.mean_of or mix(network, map(Path, plan.config.mean_of))
+        network, self.norms_fit = begin(plan)
         self.network = network.to(team.device).to(memory_format=torch.channels_last).train()
         if plan.config.freeze_norms:
             _freeze_norms(self.network)

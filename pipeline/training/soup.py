@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["measure_norms", "mix", "weights_file"]
+    from pipeline.training.plan import TrainPlan
+
+__all__ = ["begin", "measure_norms", "mix", "weights_file"]
 
 BATCHES = 100  # that norms' statistics are measured on
 STATISTICS = ("running_mean", "running_var")
@@ -26,6 +28,16 @@ def weights_file(path: Path) -> Path:
         InputError: a folder that is no bundle.
     """
     return path / read_spec(path).weights.file if path.is_dir() else path
+
+
+def begin(plan: TrainPlan) -> tuple[nn.Module, bool]:
+    """Load a training's network as it begins, and say whether the statistics of its batch norms belong to its weights.
+
+    Raises:
+        InputError: weights that are missing, damaged or another network's.
+    """
+    network = plan.network.load()
+    return network, not plan.config.mean_of or mix(network, map(Path, plan.config.mean_of))
 
 
 def mix(network: nn.Module, paths: Iterable[Path]) -> bool:

@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.models.bundle import read_spec
 from pipeline.training.soup import STATISTICS, measure_norms, mix
 from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at
+from workflows.plan_training import plan_training
 from workflows.train import train
 
 SLOW = {"optimizer": {"rate": 0.01}, "validate_every": 100}
@@ -85,7 +86,7 @@ def test_frozen_norms_keep_the_statistics_that_were_measured(bundles):
 
 
 def test_a_mean_of_what_is_no_weights_is_refused(bundles, capsys):
-    """Missing files, another network's weights, and weights beside the mean are the user's mistakes; nothing is written."""
+    """Missing files, another network's weights, and weights beside the mean are the user's mistakes; nothing is written or removed."""
     weights = str(bundles / "root" / "bundle" / "weights.safetensors")
     cases = [
         ({"mean_of": ["nowhere", "images"]}, "nowhere"),
@@ -97,12 +98,16 @@ def test_a_mean_of_what_is_no_weights_is_refused(bundles, capsys):
         assert main(["plan", str(path)]) == 2
         assert part in capsys.readouterr().err
     assert not (bundles / "refused").exists()
+    assert main(["train", str(train_yaml(bundles, output="free2", **cases[2][0])), "--fresh"]) == 2
+    assert weights_at(bundles / "free2")
 
 
 def test_a_training_does_not_write_over_a_bundle_of_its_mean(bundles):
     """The output folder of one of the trainings is refused."""
-    with pytest.raises(InputError, match="which is read, where the training would write bundle"):
-        train(train_yaml(bundles, output="free1", mean_of=["free1/bundle"]))
+    path = train_yaml(bundles, output="free1", mean_of=["free1/bundle"])
+    for look in (train, plan_training):
+        with pytest.raises(InputError, match="which is read, where the training would write bundle"):
+            look(path)
 
 
 def test_a_counter_is_not_averaged(bundles):
