@@ -147,4 +147,4 @@ def test_a_run_json_that_cannot_be_read_is_told(score, tmp_path):
     code, _, err = score("pred")
     assert code == 2
     assert "run.json: found a file that cannot be read" in err
-    assert "Choose another output folder; `run` and `train` can start over with --fresh." in err
+    assert "Choose another output folder; `run` can start over with --fresh." in err
