@@ -32,15 +32,15 @@ class Job:
         self.shape: tuple[int, int] = self.image_CYX.shape[1:]
         if given["threads"]:
             torch.set_num_threads(given["threads"])
-        self.bf16 = given["precision"] == "bf16"
+        self.bf16, self.channels_last = given["precision"] == "bf16", given["channels_last"]
         self.network = torch.load(given["network"], weights_only=False).eval()
-        if self.bf16:
+        if self.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
 
     def normal(self, pixels_NCYX: Any) -> torch.Tensor:
         """Float32 pixels, normalised."""
         values_NCYX = (torch.as_tensor(pixels_NCYX).float() - self.given["mean"]) / self.given["std"]
-        return values_NCYX.contiguous(memory_format=torch.channels_last) if self.bf16 else values_NCYX
+        return values_NCYX.contiguous(memory_format=torch.channels_last) if self.channels_last else values_NCYX
 
     def logits(self, values_NCYX: torch.Tensor) -> torch.Tensor:
         """One forward pass."""

@@ -6,9 +6,9 @@ Tiles of 512 with a context of 64. In two settings:
 
 ``as it comes``: what a user gets who sets nothing: float32 eager torch with all cores for the others, and gigaseg's own
 choice of backend, precision and actors.
-``one thread``: what all of them can use: bfloat16 autocast, channels-last, eager torch, one thread and one worker, so
-that what the tools themselves cost can be compared (gigaseg with ``backend: torch``); two more rows are gigaseg with tiles of its own
-choice, and with its own backend.
+``one thread``: what all of them can use: bfloat16 autocast (float32 where the processor has no bfloat16), channels-last, eager
+torch, one thread and one worker, so that what the tools themselves cost can be compared (gigaseg with ``backend: torch``); two
+more rows are gigaseg with tiles of its own choice, and with its own backend.
 
 Each tool runs in a virtual environment of its own below the cache folder, made by the first call; torch, zarr and all else
 that is here already is shared by a .pth file, so that only the tool and what it lacks is fetched. What cannot be
@@ -153,6 +153,7 @@ class Scene:
     folder: Path
     image: Path
     side: int
+    precision: str
 
     def job(self, name: str, settings: dict[str, Any]) -> Path:
         """The file that tells a tool what to do."""
@@ -174,7 +175,8 @@ class Scene:
             return zarr.open_array(output / "masks" / "image.ome.zarr" / "0", mode="r")[...]
         workers = 1 if one else cores
         threads = 1 if one or tool in ("dask", "ray_data") else 0  # those two have a worker for each core
-        path = self.job(tool, {"precision": "bf16" if one else "fp32", "threads": threads, "workers": workers})
+        precision = self.precision if one else "fp32"
+        path = self.job(tool, {"precision": precision, "channels_last": one, "threads": threads, "workers": workers})
         said = measure([python_of(tool), "-W", "ignore", str(JOBS), tool, str(path)], environment | ray, seen)
         found = json.loads(said.strip().splitlines()[-1])
         seen.work.append(found["seconds"])
@@ -186,7 +188,7 @@ class Scene:
         config: dict[str, Any] = {"images": [str(self.image)], "model": model, "normalize": {"mean": [MEAN] * 3, "std": [STD] * 3}}
         if setting != "as it comes":
             backend = "auto" if setting == "one thread, its own backend" else "torch"
-            config["compute"] = {"runner": "serial", "backend": backend, "precision": "bf16", "threads": 1}
+            config["compute"] = {"runner": "serial", "backend": backend, "precision": self.precision, "threads": 1}
             config["tiling"] = {"core": 384, "halo": 64} if setting == "one thread" else {"halo": 64}
         path = self.folder / f"{setting}.yaml"
         path.write_text(json.dumps({**config, "output": "out"}))
@@ -199,6 +201,7 @@ def make_scene(folder: Path, side: int) -> Scene:
     from PIL import Image
     from safetensors.torch import save_file
 
+    from pipeline.backends.torch import bf16_supported
     from pipeline.plugins import build
 
     image = zarr_image(folder / "image.zarr", side, channels=3)
@@ -207,7 +210,7 @@ def make_scene(folder: Path, side: int) -> Scene:
     network = build("models", {"name": "tests.benchmarks.network"}).load()
     torch.save(network, folder / "network.pt")
     save_file(network.state_dict(), folder / "network.safetensors")
-    return Scene(folder, image, side)
+    return Scene(folder, image, side, "bf16" if bf16_supported() else "fp32")
 
 
 def one_pass(scene: Scene) -> tuple[slice, np.ndarray]:
@@ -244,7 +247,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gsp-") as text:
         scene = make_scene(Path(text), side)
         where, expected_YX = one_pass(scene)
-        print(f"{side}^2 RGB; classes in the mask: {check_shares(expected_YX)}", flush=True)
+        print(f"{side}^2 RGB; {scene.precision}; classes in the mask: {check_shares(expected_YX)}", flush=True)
         for number in range(rounds):
             for (tool, setting), seen in rows.items():
                 if seen.refused:

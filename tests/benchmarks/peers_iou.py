@@ -74,7 +74,7 @@ def by_tool(tool: str, folder: Path, name: str) -> NDArray[Any]:
     """The mask of a tool."""
     given = {"image": str(folder / f"{name}.zarr"), "png": str(folder / f"{name}.png"), "network": str(folder / "network.pt")}
     given |= {"out": str(folder / f"{name} {tool}.zarr"), "mean": 0.0, "std": 1.0}
-    given |= {"precision": "fp32", "threads": 1, "workers": 1, "cores": len(os.sched_getaffinity(0))}
+    given |= {"precision": "fp32", "channels_last": False, "threads": 1, "workers": 1, "cores": len(os.sched_getaffinity(0))}
     path = folder / "job.json"
     path.write_text(json.dumps(given))
     said = checked([python_of(tool), "-W", "ignore", str(JOBS), tool, str(path)])
