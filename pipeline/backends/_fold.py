@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["fold_batch_norms"]
 
 _SIZES = (64, 256, 1024)  # pixels; the first that the network accepts. Torch's meta device would need no pixels, and a second to import
+_ROUNDING = 1e-3  # of the largest value
 
 
 def fold_batch_norms(network: nn.Module) -> int:
     """Fold each batch norm whose input is a convolution's output and nothing else's; in place.
 
     Which feeds which is learnt from one forward pass over a small tile, so control flow and shape arithmetic do no
-    harm. A network that takes no such tile is left as it is.
+    harm. A network that takes no such tile, or gives other numbers afterwards, is left as it is.
 
     Args:
         network: in evaluation mode, on a real device.
@@ -28,14 +30,24 @@ def fold_batch_norms(network: nn.Module) -> int:
     Returns:
         The number of batch norms folded.
     """
-    pairs = _find_pairs(network)
-    for conv_name, norm_name in pairs:
-        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        network.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-        network.set_submodule(norm_name, nn.Identity())
-    return len(pairs)
+    blank_NCYX, pairs = _find_pairs(network)
+    if not pairs:
+        return 0
+    pixels_NCYX = torch.randn(blank_NCYX.shape, generator=torch.Generator().manual_seed(0)).to(blank_NCYX)
+    before = _tensors(_run(network, pixels_NCYX))
+    replaced: list[tuple[str, nn.Module]] = []
+    for conv, norm in pairs:
+        changes: tuple[tuple[nn.Module, nn.Module], ...] = ((conv, fuse_conv_bn_eval(conv, norm)), (norm, nn.Identity()))
+        for old, new in changes:
+            # A module may have several names, and be called by any of them.
+            for name in [name for name, module in network.named_modules(remove_duplicate=False) if module is old]:
+                network.set_submodule(name, new)
+                replaced.append((name, old))
+    if _is_same(before, _tensors(_run(network, pixels_NCYX))):
+        return len(pairs)
+    for name, old in reversed(replaced):  # it reaches its modules by ways that have no name
+        network.set_submodule(name, old)
+    return 0
 
 
 class _Uses(TorchFunctionMode):
@@ -57,45 +69,60 @@ class _Uses(TorchFunctionMode):
         return result
 
 
-def _find_pairs(network: nn.Module) -> list[tuple[str, str]]:
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+def _find_pairs(network: nn.Module) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
+    """The pairs to fold, and the tile that showed them."""
+    none, first = torch.zeros(0), next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        return []
+        return none, []
     for size in _SIZES:
+        pixels_NCYX = first.weight.new_zeros(1, first.in_channels, size, size)
         try:
-            return _watch(network, first.weight.new_zeros(1, first.in_channels, size, size))
+            return pixels_NCYX, _watch(network, pixels_NCYX)
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError):
             continue  # too small, or it wants something else: then it merely stays unfolded
-    return []
+    return none, []
 
 
-def _watch(network: nn.Module, pixels_NCYX: Tensor) -> list[tuple[str, str]]:
-    uses, made_by, pairs = _Uses(), {}, []
-    calls: Counter[str] = Counter()
+def _watch(network: nn.Module, pixels_NCYX: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    uses, calls, pairs = _Uses(), Counter[nn.Module](), []
+    made_by: dict[int, nn.Conv2d] = {}
 
-    def after_conv(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            calls[name] += 1
-            made_by[id(output)] = name
-            uses.alive.append(output)
+    def after_conv(module: nn.Conv2d, _args: Any, output: Tensor) -> None:
+        calls[module] += 1
+        made_by[id(output)] = module
+        uses.alive.append(output)
 
-        return hook
-
-    def before_norm(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            calls[name] += 1
-            if id(args[0]) in made_by:
-                pairs.append((made_by[id(args[0])], name, id(args[0])))
-
-        return hook
+    def before_norm(module: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
+        calls[module] += 1
+        if id(args[0]) in made_by:
+            pairs.append((made_by[id(args[0])], module, id(args[0])))
 
     # Type equality, not isinstance: a subclass may compute something else.
     with ExitStack() as stack:
-        for name, module in network.named_modules(remove_duplicate=False):
+        for module in network.modules():
             if type(module) is nn.Conv2d:
-                stack.callback(module.register_forward_hook(after_conv(name)).remove)
+                stack.callback(module.register_forward_hook(after_conv).remove)
             elif type(module) is nn.BatchNorm2d and module.track_running_stats:
-                stack.callback(module.register_forward_pre_hook(before_norm(name)).remove)
-        with torch.no_grad(), uses:
-            network(pixels_NCYX)
+                stack.callback(module.register_forward_pre_hook(before_norm).remove)
+        with uses:
+            _run(network, pixels_NCYX)
     return [(conv, norm) for conv, norm, tensor in pairs if calls[conv] == calls[norm] == uses.count[tensor] == 1]
+
+
+def _run(network: nn.Module, pixels_NCYX: Tensor) -> Any:
+    with torch.no_grad():
+        return network(pixels_NCYX)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """All tensors that a network returns, whatever it packs them into."""
+    if isinstance(output, Tensor):
+        return [output.float()]
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _is_same(before: list[Tensor], after: list[Tensor]) -> bool:
+    """Whether folding has changed no more than rounding does."""
+    pairs = zip(before, after, strict=True)
+    return all(torch.allclose(new, old, rtol=_ROUNDING, atol=_ROUNDING * float(old.abs().max()), equal_nan=True) for old, new in pairs)

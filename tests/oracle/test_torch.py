@@ -86,6 +86,37 @@ def test_only_what_may_fold_folds():
     np.testing.assert_allclose(bare(network, x), before, atol=1e-4)
 
 
+class Renamed(nn.Module):
+    """A part of a network that is registered a second time, as encoders often are, and one that is also held in a plain list."""
+
+    def __init__(self, listed):
+        super().__init__()
+        self.base = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.stem = nn.Sequential(self.base[0], self.base[1])
+        self.head = nn.Conv2d(4, 2, 1)
+        self.listed = [self.base[0]] if listed else None
+
+    def forward(self, x):
+        x = self.stem[1](self.listed[0](x)) if self.listed else self.stem(x)
+        return self.head(torch.relu(x))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_module_of_several_names_is_folded_once_or_not_at_all(listed):
+    """What has two names is replaced under both; what is reached by no name either is left alone; logits stay within 1e-4."""
+    network = Renamed(listed).eval()
+    for tensor, low, high in (
+        (network.base[1].running_mean, -1, 1),
+        (network.base[1].running_var, 0.2, 3),
+        (network.base[1].weight, 0.5, 2),
+    ):
+        nn.init.uniform_(tensor, low, high)
+    before = bare(network, x := raw(1, 2, 16, 16) / 255)
+    assert fold_batch_norms(network) == (0 if listed else 1)
+    assert {type(network.base[1]), type(network.stem[1])} == {nn.BatchNorm2d if listed else nn.Identity}
+    np.testing.assert_allclose(bare(network, x), before, atol=1e-4)
+
+
 def test_what_cannot_run_without_data_is_left_alone():
     """A network that looks at its pixels cannot be followed, and runs unfolded."""
 
