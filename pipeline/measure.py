@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, ceil_to
 from pipeline.halo import HaloError, Trial, smallest_halo, trial_pixels
+from pipeline.job import valid_pixels
 from pipeline.models import TorchModel
 from pipeline.normalize import fitter, resolve
 from pipeline.plugins import build
@@ -28,7 +29,7 @@ def measure(found: Survey, images: Sequence[Image] = ()) -> HaloError | None:
 
     Args:
         found: the survey.
-        images: to measure on, in the middle of each; empty: the largest one.
+        images: to measure on, one place of each; empty: the largest one.
 
     Returns:
         The halo that ``auto`` takes, or the one asked for, with its error, where that is largest; None where it is exact or
@@ -58,7 +59,7 @@ def measure_file(found: Survey) -> None:
 
 
 def _measured_halo(found: Survey, image: Image, field: int, wanted: int) -> HaloError | None:
-    """Try halos in the middle of an image, in float32; a halo of 0 asks for the smallest that will do."""
+    """Try halos in one place of an image, in float32; a halo of 0 asks for the smallest that will do; None: it cannot be told."""
     model = found.model
     stride, normalize = model.stride, resolve(found.config.normalize, model)
     exact, least = ceil_to(max(field, model.margin), stride), ceil_to(model.margin, stride)
@@ -68,8 +69,11 @@ def _measured_halo(found: Survey, image: Image, field: int, wanted: int) -> Halo
             fit = {}
             if per_image := fitter(normalize):
                 box = Box(0, 0, *raster.header.shape).clip((SAMPLE, SAMPLE))
-                fit = {"normalize": per_image.fit(per_image.observe(raster.read(box), None, box, 0))}
+                pixels_CYX = raster.read(box)
+                fit = {"normalize": per_image.fit(per_image.observe(pixels_CYX, valid_pixels(pixels_CYX, raster.header), box, 0))}
             trial = Trial(predict, raster, fit, stride, exact)
+            if not trial.tells:
+                return None
             return trial.error(ceil_to(wanted, stride)) if wanted else smallest_halo(trial, stride, least, exact)
     except (BlockError, OSError):
         return None  # the run will say what is wrong with the image

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.halo import Trial, smallest_halo
 from pipeline.plugins import build
+from pipeline.readers import Header
 from pipeline.recipe import Recipe
 from pipeline.stores import ArrayRaster
 from tests.conftest import NORMALIZE, blobs, engine_yaml, save_tiff
@@ -76,3 +77,32 @@ def test_a_small_run_takes_the_exact_halo(networks, tmp_path, capsys):
     assert run(engine_yaml(tmp_path, model=networks["same"], tiling={"halo": "auto"})) == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["halo"] == FIELD
     assert "by measurement" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hole", ["blank", "nan", "nodata"])
+def test_a_middle_without_anything_to_see_halves_no_halo(networks, hole):
+    """Glass, NaN or nodata in the middle of an image: a place with something in it is looked at, and finds that no halo is too little."""
+    model = build("models", networks["same"])
+    pixels_YX = blobs((600, 600), dtype=np.float32)
+    pixels_YX[200:400, 200:400] = {"blank": 100.0, "nan": np.nan, "nodata": -3.4e38}[hole]
+    header = Header(pixels_YX.shape, 1, "float32", nodata=-3.4e38 if hole == "nodata" else None)
+    with model.open(Recipe(), NORMALIZE) as predict:
+        trial = Trial(predict, ArrayRaster(pixels_YX, header), {}, STRIDE, FIELD)
+        assert trial.tells
+        assert trial.error(0).sure > 0
+        assert 0 < smallest_halo(trial, STRIDE, 0, FIELD).halo <= FIELD
+        blank = Trial(predict, ArrayRaster(np.full((300, 300), 100, np.uint8)), {}, STRIDE, FIELD)
+        assert not blank.tells
+
+
+def test_an_image_that_shows_nothing_gets_the_exact_halo(networks, tmp_path, monkeypatch):
+    """A trial on a blank image tells nothing of others, so that the halo is the field."""
+    import json
+
+    from pipeline import measure
+    from workflows.segment import run
+
+    monkeypatch.setattr(measure, "WORTH", 0)
+    save_tiff(tmp_path / "a.tif", np.full((300, 260), 100, np.uint8))
+    assert run(engine_yaml(tmp_path, model=networks["same"], tiling={"halo": "auto"})) == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["halo"] == FIELD
