@@ -51,11 +51,11 @@ def measure(found: Survey, images: Sequence[Image] = ()) -> HaloError | None:
 def measure_file(found: Survey) -> None:
     """Measure stride and field of a network that does not say them; the answer is kept for later runs."""
     for model in found.model.constituents if found.images else ():
-        if isinstance(model, TorchModel) and (file := model.unmeasured) is not None:
+        if isinstance(model, TorchModel) and (key := model.unmeasured) is not None:
             from pipeline.probe import probe, remember
 
             channels = model.num_channels or max(image.header.channels for image in found.images)
-            remember(file, probe(model.load(), channels, model.fixed_size))
+            remember(key, probe(model.load(), channels, model.fixed_size))
 
 
 def _measured_halo(found: Survey, image: Image, field: int, wanted: int) -> HaloError | None:

@@ -1,16 +1,17 @@
 """Finding out by trial what a network does not say of itself: its total stride and its field.
 
-The answers are kept in a small cache by the hash of the weights file, so that a plan can read them without torch.
+The answers are kept in a small cache by what makes the network, so that a plan can read them without torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cache import recall
 from pipeline.cache import remember as keep_answer
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Probe", "cached", "file_sha256", "probe", "probe_field", "probe_stride", "remember"]
+__all__ = ["Probe", "answer_key", "cached", "file_sha256", "probe", "probe_field", "probe_stride", "remember"]
 
+VERSION = 2  # of the probe: what an earlier one found is not asked for
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
 _CANVASES = (128, 256, 512, 1024)  # sides tried in turn, pixels: small ones are quick, large ones hold wide fields
 _BREADTH = 64  # of the strips that a field is measured on, pixels: what reaches along a strip does so on a square too
@@ -222,20 +224,30 @@ def _narrow(forward: Forward, channels: int, side: int, axis: int) -> tuple[torc
         return square, forward(square)
 
 
-def cached(weights: Path) -> Probe | None:
-    """Return what was found for a weights file before; None: nothing, or the file is not there."""
+def answer_key(weights: Path, **built_from: Any) -> str:
+    """Name what is found for a network: by its weights, all else that it is built from, and the probe that looks.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    parts = {"probe": VERSION, "weights": file_sha256(weights), **built_from}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def cached(weights: Path, **built_from: Any) -> Probe | None:
+    """Return what was found for a network before; None: nothing, or its file is not there."""
     if not weights.is_file():
         return None
-    found = recall("probe", file_sha256(weights)) or {}
+    found = recall("probe", answer_key(weights, **built_from)) or {}
     try:
         return Probe(stride=int(found["stride"]), field=None if found["field"] is None else int(found["field"]))
     except (ValueError, KeyError, TypeError):
         return None  # a cache that cannot be read is an empty one
 
 
-def remember(weights: Path, found: Probe) -> None:
-    """Keep what was found for a weights file."""
-    keep_answer("probe", file_sha256(weights), asdict(found))
+def remember(key: str, found: Probe) -> None:
+    """Keep what was found for a network under the name that :func:`answer_key` gives it."""
+    keep_answer("probe", key, asdict(found))
 
 
 def file_sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.plugins import build
-from pipeline.probe import Probe, cached, file_sha256, probe, probe_field, probe_stride, remember
+from pipeline.probe import Probe, answer_key, cached, file_sha256, probe, probe_field, probe_stride, remember
 
 
 @pytest.fixture(autouse=True)
@@ -149,10 +149,11 @@ def test_answers_are_kept_by_content(tmp_path, monkeypatch):
     copy.write_bytes(b"weights")
     other.write_bytes(b"others")
     assert cached(one) is None
-    remember(one, Probe(8, 54))
+    remember(answer_key(one), Probe(8, 54))
     assert cached(copy) == Probe(8, 54)
+    assert cached(one, options={"smooth": True}) is None, "the same weights, and another network"
     assert cached(other) is cached(tmp_path / "absent.pt") is None
-    remember(one, Probe(8, None))
+    remember(answer_key(one), Probe(8, None))
     assert cached(copy) == Probe(8, None)
     (entry,) = (tmp_path / "cache" / "gigaseg" / "probe").iterdir()
     entry.write_text('{"stride": ')
@@ -168,7 +169,7 @@ def test_torchscript_reads_the_answers(tmp_path, monkeypatch):
     file.write_bytes(b"weights")
     spec = {"name": "torchscript", "path": str(file), "trust": True}
     assert (build("models", spec).stride, build("models", spec).field) == (1, None)
-    remember(file, Probe(8, 54))
+    remember(answer_key(file), Probe(8, 54))
     assert (build("models", spec).stride, build("models", spec).field) == (8, 54)
     given = build("models", {**spec, "stride": 16, "field": 60})
     assert (given.stride, given.field) == (16, 60)

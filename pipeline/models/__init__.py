@@ -188,8 +188,8 @@ class TorchModel(Model):
         return True
 
     @property
-    def unmeasured(self) -> Path | None:
-        """The file whose stride or field nobody has said or measured yet; None where both are known."""
+    def unmeasured(self) -> str | None:
+        """What :func:`pipeline.probe.remember` keeps stride and field under; None where both are known, or the file is missing."""
         return None
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:

@@ -29,6 +29,12 @@ class ArchitectureFile(NetworkFile):
     name: str = Field(description="class or function in it")
     options: dict[str, Any] = Field(default={}, description="its arguments")
 
+    @property
+    def _built_from(self) -> dict[str, Any]:
+        """The code, as far as it is a file, and its arguments."""
+        code = Path(self.source).read_text(encoding="utf-8") if Path(self.source).is_file() else self.source
+        return {"code": code, "name": self.name, "options": self.options}
+
     def load(self) -> nn.Module:
         """Run the package's code, build its module and give it its weights.
 

@@ -118,7 +118,7 @@ class NetworkFile(TorchModel):
         """As given, else as the file says, else as probed, else 1."""
         if known := self.given_stride or self.facts.stride:
             return known
-        found = probe.cached(self.path)
+        found = probe.cached(self.path, **self._built_from)
         return found.stride if found else 1
 
     @property
@@ -128,14 +128,21 @@ class NetworkFile(TorchModel):
             return self.given_field
         if self.facts.stride is not None:
             return self.facts.field
-        found = probe.cached(self.path)
+        found = probe.cached(self.path, **self._built_from)
         return found.field if found else None
 
     @property
-    def unmeasured(self) -> Path | None:
-        """The file, until the probe has looked at it or stride and field are known."""
+    def unmeasured(self) -> str | None:
+        """Until the probe has looked at the file, or stride and field are known."""
         known = (self.given_stride is not None and self.given_field is not None) or self.facts.stride is not None
-        return None if known or probe.cached(self.path) else self.path
+        if known or not self.path.is_file() or probe.cached(self.path, **self._built_from):
+            return None
+        return probe.answer_key(self.path, **self._built_from)
+
+    @property
+    def _built_from(self) -> dict[str, Any]:
+        """What else than the file makes the network: nothing, where the graph is in it."""
+        return {}
 
     @property
     def allows_bf16(self) -> bool:

@@ -135,7 +135,7 @@ class BioImageIO(TorchModel):
         return self.inner.fixed_size or self.package.size
 
     @property
-    def unmeasured(self) -> Path | None:
+    def unmeasured(self) -> str | None:
         """The network's file, until its stride and field are known."""
         return self.inner.unmeasured
 

@@ -113,7 +113,7 @@ class Bundle(TorchModel):
         return self.architecture.allows_bf16 and self.spec.bf16
 
     @property
-    def unmeasured(self) -> Path | None:
+    def unmeasured(self) -> str | None:
         """The weights, until stride and field of an architecture that does not say them have been measured, here or in training."""
         return self.architecture.unmeasured if self.spec.tile.field is None else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -98,14 +97,20 @@ class Smp(Network):
     @property
     def field(self) -> int | None:
         """As probed for the weights."""
-        found = probe.cached(self.weights) if self.weights and self.architecture not in _SEES_ALL else None
+        found = probe.cached(self.weights, **self._built_from) if self.weights and self.architecture not in _SEES_ALL else None
         return found.field if found else None
 
     @property
-    def unmeasured(self) -> Path | None:
-        """The weights, until the probe has looked at them, where the architecture may have a field."""
-        is_known = self.weights is None or self.architecture in _SEES_ALL or probe.cached(self.weights) is not None
-        return None if is_known else self.weights
+    def unmeasured(self) -> str | None:
+        """Until the probe has looked at the network, where its architecture may have a field."""
+        if self.weights is None or not self.weights.is_file() or self.architecture in _SEES_ALL:
+            return None
+        return None if probe.cached(self.weights, **self._built_from) else probe.answer_key(self.weights, **self._built_from)
+
+    @property
+    def _built_from(self) -> dict[str, Any]:
+        """What else than its weights may change the field."""
+        return self.model_dump(mode="json", include={"architecture", "encoder", "channels", "classes", "options"})
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """A guess that holds for all of them: 256 float32 feature maps of the tile's size at the widest moment."""

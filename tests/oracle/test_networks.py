@@ -355,9 +355,12 @@ def test_smp_takes_the_librarys_weights(tmp_path, monkeypatch):
     own, file = smp.Unet("resnet18", encoder_weights=None, classes=2).eval(), tmp_path / "weights.safetensors"
     save_file(own.state_dict(), file)
     model = build("models", {**RESNET18, "weights": file, "pretrained": "imagenet"})
-    assert (model.field, model.unmeasured) == (None, file)
-    remember(file, Probe(32, 296))
+    assert model.field is None
+    assert model.unmeasured
+    remember(model.unmeasured, Probe(32, 296))
     assert (model.field, model.unmeasured) == (296, None)
+    smooth = model.model_copy(update={"options": {"decoder_interpolation": "bicubic"}})
+    assert smooth.field is None, "the same file, and another network"
     pooling = model.model_copy(update={"architecture": "PSPNet"})  # sees the whole tile, whatever the file
     assert (pooling.field, pooling.unmeasured) == (None, None)
     x = pixels(1, 3, 64, 96)

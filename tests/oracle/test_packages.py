@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.models._moments import mean_and_std, moments
 from pipeline.plugins import build
-from pipeline.probe import Probe, remember
+from pipeline.probe import Probe, answer_key, remember
 from pipeline.recipe import Recipe
 from tests.conftest import blobs, save_tiff
 from tests.oracle.network_files import SIZE, TINY, zoo, zoo_scene
@@ -220,7 +220,7 @@ def test_a_package_that_fails_its_own_test_is_refused(tmp_path, engine, files):
     spec = package(tmp_path / "p", files=files)
     save_tiff(tmp_path / "a.tif", blobs((40, 50), channels=2), photometric="minisblack")
     keys = {"normalize": None, "reader": {"name": "auto", "axes": "cyx"}, "model": spec}
-    remember(tmp_path / "p" / "any.onnx", Probe(4, 22))
+    remember(answer_key(tmp_path / "p" / "any.onnx"), Probe(4, 22))
     assert engine(**keys, output="good").code == 0
     np.save(tmp_path / "p" / "out.npy", np.load(tmp_path / "p" / "out.npy") * 0.9)
     with pytest.raises(InputError, match=r"rdf.yaml: found a test output that differs by up to 0\.\d+.*allowed: [\d.e-]+"):
