@@ -23,6 +23,7 @@ __all__ = ["Classes", "Graph", "GraphPredictor", "prepared", "refusal", "trace"]
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 """Pixels, mean and std in; the graph's outputs out: classes in memory of their own, logits until the next call."""
 
+SIZES = 4  # graphs of one size each that are kept: a block has tiles of as many, at most
 _HUGE = 1e30  # a pixel value from here on is refused: runtimes hide the NaN that it turns into behind the next ReLU
 _SIDES = (64, 256)  # of the tiles that a graph of any size is recorded with, pixels; the first that the network takes
 _TOLERANCE = 1e-4  # of the largest logit
@@ -60,7 +61,9 @@ class Classes(nn.Module):
 
 
 class GraphPredictor:
-    """A network and the graphs that have been made of it: one for each type and layout of pixels, and of tile sizes if need be.
+    """A network and the graphs that have been made of it: one for each number of channels, type and layout of pixels.
+
+    Where a graph takes one size of tiles only, there is one for each size that was used last.
 
     Args:
         network: is taken over and changed.
@@ -78,6 +81,7 @@ class GraphPredictor:
     ) -> None:
         self.network, self.normalize, self.prepare, self.raw = network, normalize, prepare, raw
         self.graphs: dict[tuple[Any, ...], Run] = {}
+        self.sized: dict[tuple[Any, ...], Run] = {}  # used last comes last
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X)."""
@@ -95,14 +99,27 @@ class GraphPredictor:
         pixels = self._as_taken(np.moveaxis(pixels_BCYX, 1, -1) if interleaved else pixels_BCYX)
         numbers = constants(self.normalize, fits, channels)
         mean_BC, std_BC = numbers or (np.zeros((batch, channels), np.float32), np.ones((batch, channels), np.float32))
-        key = (classes, interleaved, pixels.dtype.name)
-        run = self.graphs.get(key) or self.graphs.get((*key, pixels.shape))
-        if run is None:
-            if not self.graphs:
-                self.network = prepared(self.network)
-            run, takes_any = self.prepare(Graph(self.network, interleaved=interleaved, classes=classes), pixels)
-            self.graphs[key if takes_any else (*key, pixels.shape)] = run
+        run = self._graph(pixels, channels, interleaved=interleaved, classes=classes)
         return run([pixels, mean_BC[:, :, None, None], std_BC[:, :, None, None]])
+
+    def _graph(self, pixels: NDArray[Any], channels: int, *, interleaved: bool, classes: bool) -> Run:
+        """The graph for such pixels, made where there is none."""
+        key = (classes, interleaved, channels, pixels.dtype.name)
+        if key in self.graphs:
+            return self.graphs[key]
+        sized = (*key, pixels.shape)
+        run = self.sized.pop(sized, None)
+        if run is None:
+            if not self.graphs and not self.sized:
+                self.network = prepared(self.network)
+            while len(self.sized) >= SIZES:  # let go of before the next one is made
+                del self.sized[next(iter(self.sized))]
+            run, takes_any = self.prepare(Graph(self.network, interleaved=interleaved, classes=classes), pixels)
+            if takes_any:
+                self.graphs[key] = run
+                return run
+        self.sized[sized] = run
+        return run
 
     def _as_taken(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Contiguous pixels of a type that the graph takes.

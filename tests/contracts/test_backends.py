@@ -320,6 +320,45 @@ def test_sizes_that_the_code_looks_at_are_respected(name):
             assert_near(predict(pixels_BCYX, [{}]), bare(network, pixels_BCYX))
 
 
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_graphs_of_one_size_are_let_go_of(name):
+    """Of a network that needs a graph for each size, only those used last are kept, and what they gave comes again."""
+    from pipeline.backends._graph import SIZES
+
+    network = Sized()
+    with opened(name, network) as predict:
+        for side in (64, *range(32, 32 + 8 * SIZES, 8), 64):
+            for _ in range(2):
+                assert_near(predict(tiles(1, 1, (64, side)), [{}]), bare(network, tiles(1, 1, (64, side))))
+            assert len(predict.sized) <= SIZES
+        predict.prepare = None  # what was used last needs nothing to be made
+        for side in (64, 24 + 8 * SIZES):
+            predict(tiles(1, 1, (64, side)), [{}])
+
+
+class AnyChannels(nn.Conv2d):
+    """A network that takes any number of channels."""
+
+    def __init__(self):
+        super().__init__(1, 2, 3, padding=1)
+
+    def forward(self, x):
+        return super().forward(x.mean(1, keepdim=True))
+
+
+@each
+@pytest.mark.parametrize("is_interleaved", [True, False])
+def test_images_may_have_other_channels(name, is_interleaved):
+    """A network that takes any number of channels takes them one after the other, as pictures with and without alpha come."""
+    network = AnyChannels()
+    with opened(name, network) as predict:
+        for channels in (3, 4, 1, 3):
+            pixels_BCYX = tiles(1, channels)
+            given = np.moveaxis(np.ascontiguousarray(np.moveaxis(pixels_BCYX, 1, -1)), -1, 1) if is_interleaved else pixels_BCYX
+            assert_near(predict(given, [{}]), bare(network, pixels_BCYX))
+            assert np.array_equal(classes_of(predict, given), bare(network, pixels_BCYX).argmax(1))
+
+
 class Looks(nn.Conv2d):
     """A network whose code looks at pixels."""
 
