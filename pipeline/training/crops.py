@@ -9,10 +9,9 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass
 from itertools import count
@@ -24,11 +23,8 @@ from numpy.typing import NDArray
 from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.job import read_reflected, valid_pixels
-from pipeline.plugins import build
-from pipeline.readers import Raster
-from pipeline.stores import ArrayRaster
-from pipeline.training.augment import Change
 from pipeline.training.plan import TrainPlan, area
+from pipeline.training.shelf import Shelf
 from pipeline.training.targets import targets
 
 if TYPE_CHECKING:
@@ -36,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Crop", "Crops", "Shelf"]
 
-TRIES = 16  # of finding a crop that holds more than class 0
+TRIES = 16  # draws that tell how many are empty: hold nothing but class 0
 AHEAD = 3  # batches that are prepared while one is computed
 
 
@@ -67,57 +63,6 @@ class Batch:
     weights_BYX: Tensor | None
 
 
-class Shelf:
-    """Images that are in use: decoded ones as long as they fit, others open. Safe to use from several threads.
-
-    Args:
-        budget: bytes of decoded pixels to keep.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget, self._used = budget, 0
-        self._lock = threading.Lock()
-        self._open: OrderedDict[tuple[str, str], tuple[Raster, int, ExitStack]] = OrderedDict()
-
-    def raster(self, path: str, reader: Any) -> Raster:
-        """The image at a path; one that fits into a quarter of the budget is decoded once and kept."""
-        key = (path, repr(sorted(reader.items())))
-        with self._lock:
-            if key not in self._open:
-                self._open[key] = self._take(path, reader)
-                self._used += self._open[key][1]
-                while self._used > self._budget and len(self._open) > 1:
-                    self._drop()
-            self._open.move_to_end(key)
-            return self._open[key][0]
-
-    def __reduce__(self) -> tuple[type[Shelf], tuple[int]]:
-        """Another process begins with an empty one."""
-        return Shelf, (self._budget,)
-
-    def close(self) -> None:
-        """Close every file."""
-        while self._open:
-            self._drop()
-
-    def _take(self, path: str, reader: Any) -> tuple[Raster, int, ExitStack]:
-        stack = ExitStack()
-        raster: Raster = stack.enter_context(build("readers", reader).open(path))
-        header = raster.header
-        height, width = header.shape
-        size = height * width * header.channels * np.dtype(header.dtype).itemsize * header.num_planes
-        if size > self._budget // 4 or header.num_planes > 1:
-            return raster, header.whole_bytes, stack
-        pixels_CYX = np.ascontiguousarray(raster.read(Box(0, 0, height, width)))
-        stack.close()
-        return ArrayRaster(pixels_CYX, header), size, stack
-
-    def _drop(self) -> None:
-        _, size, stack = self._open.popitem(last=False)[1]
-        self._used -= size
-        stack.close()
-
-
 class Crops:
     """The crops of a training, by number.
 
@@ -132,20 +77,33 @@ class Crops:
         self._upto = np.cumsum(sizes) / sizes.sum()
         self._pixels = np.array([one.pixels for one in plan.scan.images], np.float64)
         self._classes = np.flatnonzero(self._pixels.sum(axis=0))
+        of = plan.outputs or range(self._pixels.shape[1])
+        self._others = [int(one) for one in self._classes if of[one] and any(image.places[one] for image in plan.scan.images)]
 
     def __getitem__(self, index: int) -> Crop:
         """Make crop ``index``, from 0."""
-        plan = self.plan
-        rng = np.random.default_rng([plan.config.seed, index])
-        may_be_empty = rng.random() < plan.config.sampling.empty
-        left = 1 if may_be_empty else TRIES
-        while True:
-            image, plane, box = self._draw(rng)
-            change = plan.config.augment.draw(plan.crop, rng)
-            crop, is_empty = self._read(image, plane, box, change)
-            left -= 1
-            if not is_empty or not left:
-                return crop
+        rng = np.random.default_rng([self.plan.config.seed, index])
+        luck = 1 - rng.random()  # above 0
+        crop, is_empty = self._read(self._draw(rng), rng)
+        return self._limited(crop, luck, rng) if is_empty and luck > self.plan.config.sampling.empty else crop
+
+    def _limited(self, crop: Crop, luck: float, rng: np.random.Generator) -> Crop:
+        """Keep an empty crop, or find one that is not.
+
+        Of ``TRIES`` draws alike, k are empty. Keeping the first, where it is, with the chance of limit over k / TRIES makes
+        min(limit, k / TRIES) of all crops empty: what is above the limit comes down to it, what is below stays.
+        """
+        most = self.plan.config.sampling.empty * TRIES / luck  # empty draws with which it is kept
+        empty, full = 1, list[Crop]()
+        while TRIES - len(full) > most:
+            if full and empty > most:
+                return full[0]
+            if empty == TRIES:
+                return self._read(self._centred(self._others, rng), rng)[0] if self._others else crop
+            other, is_empty = self._read(self._draw(rng), rng)
+            empty += is_empty
+            full += [] if is_empty else [other]
+        return crop
 
     def batches(self, step: int, rank: int, workers: int, loaders: int) -> Generator[Batch]:
         """Give one worker's share of step ``step`` and of all that follow, prepared ahead.
@@ -207,24 +165,33 @@ class Crops:
         """Choose image, plane and box."""
         plan, side = self.plan, self.plan.crop
         if rng.random() < plan.config.sampling.balance:
-            wanted = rng.choice(self._classes)
-            chances = self._pixels[:, wanted]
-            image = int(rng.choice(len(chances), p=chances / chances.sum()))
-            places = plan.scan.images[image].places[wanted]
-            counts = np.array([place.count for place in places], np.float64)
-            place = places[int(rng.choice(len(places), p=counts / counts.sum()))]
-            y, x = place.positions[rng.integers(len(place.positions))] - side // 2
-            plane = place.plane
-        else:
-            image = int(np.searchsorted(self._upto, rng.random(), side="right"))
-            plane = int(rng.integers(plan.train[image].header.num_planes))
-            y, x = (rng.integers(0, max(1, length - side + 1)) for length in plan.train[image].header.shape)
-        y, x = (_inside(int(at), side, length) for at, length in zip((y, x), plan.train[image].header.shape, strict=True))
-        return image, plane, Box(y, x, y + side, x + side)
+            return self._centred(self._classes, rng)
+        image = int(np.searchsorted(self._upto, rng.random(), side="right"))
+        plane = int(rng.integers(plan.train[image].header.num_planes))
+        y, x = (int(rng.integers(0, max(1, length - side + 1))) for length in plan.train[image].header.shape)
+        return image, plane, self._box(image, y, x)
 
-    def _read(self, at: int, plane: int, box: Box, change: Change) -> tuple[Crop, bool]:
-        """Read a box and what the change needs around it; say whether it holds nothing but class 0."""
+    def _centred(self, classes: Sequence[int] | NDArray[np.intp], rng: np.random.Generator) -> tuple[int, int, Box]:
+        """Choose one of several classes, all alike, and one of its pixels."""
+        wanted = rng.choice(classes)
+        chances = self._pixels[:, wanted]
+        image = int(rng.choice(len(chances), p=chances / chances.sum()))
+        places = self.plan.scan.images[image].places[wanted]
+        counts = np.array([place.count for place in places], np.float64)
+        place = places[int(rng.choice(len(places), p=counts / counts.sum()))]
+        y, x = (place.positions[rng.integers(len(place.positions))] - self.plan.crop // 2).tolist()
+        return image, place.plane, self._box(image, y, x)
+
+    def _box(self, image: int, y: int, x: int) -> Box:
+        side, shape = self.plan.crop, self.plan.train[image].header.shape
+        y, x = (_inside(at, side, length) for at, length in zip((y, x), shape, strict=True))
+        return Box(y, x, y + side, x + side)
+
+    def _read(self, drawn: tuple[int, int, Box], rng: np.random.Generator) -> tuple[Crop, bool]:
+        """Read a box and what its change needs around it; say whether it holds nothing but class 0."""
+        at, plane, box = drawn
         plan, image = self.plan, self.plan.train[at]
+        change = plan.config.augment.draw(plan.crop, rng)
         assert image.truth is not None
         top, left = box.y0 - (change.side - plan.crop) // 2, box.x0 - (change.side - plan.crop) // 2
         region = Box(top, left, top + change.side, left + change.side)

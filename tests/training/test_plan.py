@@ -231,15 +231,34 @@ def test_classes_can_be_balanced(mine):
     assert 0.38 < share[1.0] < 0.62
 
 
-def test_empty_crops_can_be_limited(mine):
-    """With `empty: 0` hardly a crop holds nothing; without a limit many do."""
-    share = {}
-    for empty in (0.0, 1.0):
-        plan = planned(mine, augment=OFF, crop=16, sampling={"empty": empty})
-        crops = Crops(plan, Shelf(2**28))
-        share[empty] = np.mean([not crops[at].truth_YX.any() for at in range(200)])
-    assert share[0.0] < 0.02
-    assert share[1.0] > 0.2
+def shares_of_empty(folder, side, *limits):
+    """The share of crops without a disc, by limit."""
+    shares = []
+    for empty in limits:  # so little balance that no crop is drawn by it, but places are known
+        crops = Crops(planned(folder, augment=OFF, crop=side, sampling={"empty": empty, "balance": 1e-9}), Shelf(2**28))
+        shares.append(np.mean([not crops[at].truth_YX.any() for at in range(400)]))
+    return shares
+
+
+def test_empty_crops_are_limited_and_no_more(mine):
+    """A share of empty crops that is below the limit stays, one that is above comes down to it and not further."""
+    free, half, third, none = shares_of_empty(mine, 16, 1.0, 0.75, 0.3, 0.0)
+    assert 0.45 < free < 0.6
+    assert half == pytest.approx(free, abs=0.03)
+    assert third == pytest.approx(0.3, abs=0.04)
+    assert none == 0
+
+
+def test_a_rare_class_is_found_where_it_was_seen(mine):
+    """Where hardly a crop holds anything, the limit holds all the same: a crop is centred on one of the few pixels."""
+    spot = np.zeros((96, 96), np.uint8)
+    spot[40:43, 40:43] = 1
+    for path in (mine / "truth").iterdir():
+        Image.fromarray(spot).save(path)
+    free, some, none = shares_of_empty(mine, 16, 1.0, 0.3, 0.0)
+    assert free > 0.9
+    assert some == pytest.approx(0.3, abs=0.04)
+    assert none == 0
 
 
 def test_an_image_smaller_than_a_crop_is_reflected(mine):
