@@ -16,6 +16,7 @@ import queue
 import resource
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -121,16 +122,14 @@ class _Line:
             if block is None:
                 self.inbox.put(("end", None))
                 return
-            watch = Watch()
-            self.inbox.put(("loaded", self._step(block, watch, "load", "read")))
+            self.inbox.put(("loaded", self._step("load", "read", block, Watch())))
 
     def write_all(self) -> None:
         while (item := self.to_write.get()) is not None:
-            block, watch, result = item
-            if not isinstance(result, Exception):
-                _, _, result = self._step(block, watch, "save", "write", result)
+            saved = self._step("save", "write", *item)
+            del item  # a mask is large, and the next one may be long in coming
             self.may_write.release()
-            self.inbox.put(("saved", (block, watch, result)))
+            self.inbox.put(("saved", saved))
 
     def run(self) -> Iterator[Receipt]:
         outstanding, reading = 0, self.readers
@@ -144,13 +143,12 @@ class _Line:
             elif kind == "loaded":
                 outstanding += 1
                 self.may_read.release()
-                block, watch, loaded = item
-                worked = loaded if isinstance(loaded, Exception) else self._step(block, watch, "work", "compute", loaded)[2]
-                if isinstance(worked, InputError) and worked is not loaded:
+                *whose, worked = self._step("work", "compute", *item)
+                if isinstance(worked, InputError) and worked is not item[2]:
                     raise worked  # the model does not fit the images: no block of the run could be done
-                del item, loaded
+                del item
                 self.may_write.acquire()
-                self.to_write.put((block, watch, worked))
+                self.to_write.put((*whose, worked))
                 del worked
             else:
                 outstanding -= 1
@@ -162,12 +160,16 @@ class _Line:
         for _ in range(self.writers):
             self.to_write.put(None)
 
-    def _step(self, block: Block, watch: Watch, name: str, stage: str, *given: Any) -> tuple[Block, Watch, Any]:
-        """Run one step; what it raises travels on in place of its result."""
+    def _step(self, name: str, stage: str, block: Block, watch: Watch, *given: Any) -> tuple[Block, Watch, Any]:
+        """Run one step; what it raises, or an earlier one has, travels on in place of its result."""
+        if given and isinstance(given[0], Exception):
+            return block, watch, given[0]
         try:
             with watch(stage):
                 return block, watch, getattr(self.phases[block.phase], name)(block, *given, watch)
         except Exception as error:  # noqa: BLE001 - whatever a block raises is that block's, not the run's
+            del given  # which the error's traceback would hold, and what the step made of it
+            traceback.clear_frames(error.__traceback__)
             return block, watch, error
 
 
@@ -190,6 +192,4 @@ def receipt_of(block: Block, watch: Watch, result: Any) -> Receipt:
 def cause_of(error: BaseException) -> str:
     """One line that names what went wrong; our own errors already say where."""
     text = " ".join(str(error).split()) or "no message"
-    if isinstance(error, GigasegError):
-        return text
-    return f"{type(error).__name__}: {text}"
+    return text if isinstance(error, GigasegError) else f"{type(error).__name__}: {text}"

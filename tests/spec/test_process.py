@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -228,6 +229,37 @@ def test_several_threads_read_and_write(readers, writers):
     assert all(receipt.ok for receipt in receipts)
     assert most == {"load": readers, "save": writers}
     assert_threads(before)
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_has_been_written_is_let_go_of(threads, error):
+    """No more results are held than one for each writer and the one that waits for a writer, whether writing fails or not."""
+    live, most, lock = weakref.WeakSet(), [0], threading.Lock()
+
+    class Result:
+        """A large mask."""
+
+    class Large(Steps):
+        def work(self, block, loaded, watch):
+            result = Result()
+            with lock:
+                live.add(result)
+                most[0] = max(most[0], len(live))
+            return result
+
+        def save(self, block, worked, watch):
+            time.sleep(0.01)
+            if error is not None:
+                raise error("planted")
+            return {}
+
+    line = process(feed_of(blocks(24)), {"predict": Large()}, threads, threads)
+    receipts = [next(line) for _ in range(24)]
+    assert [receipt.ok for receipt in receipts] == [error is None] * 24
+    assert most[0] <= threads + 1
+    assert not live  # though the writers still wait for more
+    line.close()
 
 
 def test_the_feed_may_wait():
