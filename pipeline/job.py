@@ -156,18 +156,25 @@ class Bench:
 
     def __init__(self, job: Job, predict: Predict | None) -> None:
         self.job, self.predict = job, predict
-        self._open: dict[str, OrderedDict[tuple[str, str], tuple[Raster, ExitStack]]] = {}
+        self._open: dict[str, OrderedDict[tuple[str, str, bool], tuple[Raster, ExitStack]]] = {}
         self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
         self._making = threading.Lock()
         self._closed = False
 
     def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
-        """The image at a path, held open while it is in use; each reading thread has files of its own."""
+        """The image at a path, held open while it is in use; each reading thread has files of its own.
+
+        A truth (its reader is the job's own) is read beside the image that was asked for last, which therefore stays.
+        """
         mine = self._open.setdefault(threading.current_thread().name, OrderedDict())
-        key = (path, repr(sorted(reader.items())))
+        is_truth = reader is self.job.truth_reader
+        key = (path, repr(sorted(reader.items())), is_truth)
         if key not in mine:
-            while len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES:
-                mine.popitem(last=False)[1][1].close()
+            spare = list(mine)
+            if is_truth and spare and not spare[-1][2]:
+                spare.pop()
+            while spare and (len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES):
+                mine.pop(spare.pop(0))[1].close()
             stack = ExitStack()
             raster = stack.enter_context(build("readers", reader).open(path))
             with self._making:

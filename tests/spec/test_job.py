@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, reflect_index
 from pipeline.job import Bench, Job, read_reflected
+from pipeline.recipe import Recipe
 from pipeline.stores import ArrayRaster
 
 
@@ -43,7 +44,7 @@ def test_a_file_opened_after_the_end_is_closed(tmp_path):
 
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
     path = str(tmp_path / "a.tif")
-    bench = Bench(Mock(Job), None)
+    bench = Bench(Job(tmp_path, Recipe()), None)
     bench.raster(path, {"name": "tiff"})
     assert path in held()
     bench.close()
@@ -51,3 +52,24 @@ def test_a_file_opened_after_the_end_is_closed(tmp_path):
     with pytest.raises(BlockError, match="the run has ended"):
         bench.raster(path, {"name": "tiff"})
     assert path not in held()
+
+
+@pytest.mark.parametrize("limit", [0, 100, 10**6])
+def test_an_image_and_its_truth_are_decoded_once(tmp_path, monkeypatch, limit):
+    """Both stay open while blocks take turns of them, however large; an image that comes next takes the place of both."""
+    monkeypatch.setattr("pipeline.job.WHOLE_BYTES", limit)
+    bench = Bench(Job(tmp_path, Recipe()), None)
+    opened, held = [], []
+    for name in "ab":
+        for kind in ("image", "truth"):
+            Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / f"{name}_{kind}.png")
+        for _ in range(4):
+            image = bench.raster(str(tmp_path / f"{name}_image.png"), {"name": "auto"})
+            truth = bench.raster(str(tmp_path / f"{name}_truth.png"), bench.job.truth_reader)
+            opened += [image, truth]
+            (mine,) = bench._open.values()
+            held.append([Path(key[0]).stem for key in mine])
+    assert len({id(one) for one in opened}) == 4
+    assert held[3] == ["a_image", "a_truth"]
+    assert held[7] == (["a_image", "a_truth"] if limit > 800 else []) + ["b_image", "b_truth"]
+    bench.close()
