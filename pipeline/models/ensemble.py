@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -173,12 +174,29 @@ class Ensemble(Model):
         counts = self.shares or [1] * len(self.members)
         shares = [share / sum(counts) for share in counts]
         with ExitStack() as stack:
-            opened = [(model, stack.enter_context(model.open(recipe, normalize or _fixed(model)))) for model in self.models]
+            yield _Members([(model, stack.enter_context(model.open(recipe, normalize or _fixed(model)))) for model in self.models], shares)
 
-            def predict(pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
-                return average(_same_size([_host(one(pixels_BCYX, _fits_of(model, fits))) for model, one in opened]), shares)
 
-            yield predict
+@dataclass
+class _Members:
+    """A predictor that asks several others.
+
+    Attributes:
+        notes: what the members' backends had to change, gathered call by call.
+    """
+
+    opened: Sequence[tuple[Model, Predict]]
+    shares: Sequence[float]
+    notes: list[str] = field(default_factory=list)
+
+    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
+        """Return logits (B, K, Y, X) of the averaged probabilities."""
+        answers = [_host(one(pixels_BCYX, _fits_of(model, fits))) for model, one in self.opened]
+        for at, (_, one) in enumerate(self.opened):
+            told: list[str] = getattr(one, "notes", [])
+            self.notes += [f"members.{at}: {note}" for note in told]
+            told.clear()  # they are told once
+        return average(_same_size(answers), self.shares)
 
 
 def _fixed(model: Model) -> Mapping[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from pipeline.geometry import Box
 from pipeline.job import read_reflected
 from pipeline.models._tta import orientations
 from pipeline.plugins import build
+from pipeline.predict import Predict
 from pipeline.recipe import Recipe
 from pipeline.stores import ArrayRaster
 from tests.conftest import NORMALIZE, blobs, engine_yaml, mask_at, save_tiff
@@ -32,6 +35,27 @@ def test_an_ensemble_is_the_weighted_mean_of_probabilities(networks):
     both = logits_of({"name": "ensemble", "members": [one, other], "shares": [3, 1]}, x)
     wanted = 0.75 * softmax(logits_of(one, x)) + 0.25 * softmax(logits_of(other, x))
     np.testing.assert_allclose(softmax(both), wanted, atol=1e-6)
+
+
+def test_what_members_note_is_told_once(networks, monkeypatch):
+    """A member whose batch did not fit into memory says so through the ensemble, by its place, and says it once."""
+    torch = pytest.importorskip("torch")
+    spec = {"name": "ensemble", "members": [networks["same"], {**networks["same"], "tta": "flips"}]}
+    with build("models", spec).open(Recipe(), NORMALIZE) as predict:
+        forward = torch.nn.Module.__call__
+
+        def small(self, x, *rest):
+            if isinstance(x, torch.Tensor) and len(x) > 2:
+                raise torch.OutOfMemoryError("planted")
+            return forward(self, x, *rest)
+
+        monkeypatch.setattr(torch.nn.Module, "__call__", small)
+        x = blobs((5 * 32, 48)).reshape(5, 1, 32, 48)
+        predict(x, [{}] * 5)
+        phase = Predict(Mock(predict=predict))
+        assert phase.notes() == tuple(f"members.{at}: batch 5 did not fit into device memory; 2 from here on" for at in range(2))
+        predict(x, [{}] * 5)
+        assert phase.notes() == ()
 
 
 @pytest.mark.parametrize("kind", ["flips", "d4"])
