@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pipeline.csv_list import Row, read_csv_list
 from pipeline.errors import InputError, Problem
+from pipeline.folder import RunFolder
 from pipeline.messages import join
 from pipeline.names import Candidate, flaw, resolve_names
 from pipeline.paths import expand, is_pattern, is_remote, is_sample, missing, split_pattern
@@ -27,6 +29,7 @@ from pipeline.truth_files import attach_truth
 __all__ = ["Input", "Inputs", "list_inputs"]
 
 _OUTPUT_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "ledger")
+_TRAINING_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
 _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
 
@@ -215,7 +218,10 @@ class _Search:
                     self.ignored += 1
 
     def _is_output(self, path: str, root: str) -> bool:
-        """Whether a path belongs to the run's own output, which may lie among the images, or hold them."""
+        """Whether a path belongs to the run's own output, which may lie among the images, or hold them, or to that of a training."""
+        relative = Path(path).relative_to(root)
+        if any(place.name in _TRAINING_FOLDERS and _is_training(Path(root, place.parent)) for place in (relative, *relative.parents)):
+            return True
         holds_root = f"{os.path.realpath(root)}/".startswith(f"{self.output}/")
         own = [f"{self.output}/{name}/" for name in _OUTPUT_FOLDERS] if holds_root else [f"{self.output}/"]
         return f"{os.path.realpath(path)}/".startswith(tuple(own))
@@ -226,6 +232,13 @@ class _Search:
 
     def _is_image(self, path: Path) -> bool:
         return self._is_store(path) or (path.is_file() and path.name.lower().endswith(tuple(self.suffixes)))
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a folder is the output of a training, any of them: its pictures and masks are no images to learn from."""
+    with suppress(InputError):
+        return RunFolder(folder).read().get("kind") == "training"
+    return False
 
 
 def _last_of_url(url: str) -> str:

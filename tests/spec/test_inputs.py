@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.config import Config
 from pipeline.inputs import Inputs, list_inputs
 from pipeline.names import Candidate, flaw, resolve_names
+from pipeline.training.footprint import OWN
 
 SUFFIXES = [".tif", ".ome.tif", ".png", ".zarr", ".ome.zarr"]
 
@@ -178,6 +179,18 @@ def test_the_run_does_not_find_its_own_masks(make, listed):
     assert names(listed("", output=".")) == ["a", "runs/demo/masks/a", "slides/b"]
     assert names(listed("slides", output=".")) == ["b"]
     assert names(listed("**/*.tif", "**/*.zarr", output="runs/demo")) == ["a", "slides/b", "masks/a"]
+
+
+def test_the_output_of_a_training_is_no_image(make, listed, tmp_path):
+    """What a training wrote is left out, whoever lists the images and wherever it lies; folders of such names elsewhere are searched."""
+    own = [name for name in OWN if not Path(name).suffix]
+    make("a.tif", "val/own.tif", "out/b.tif", *(f"out/{name}/masks/c.tif" for name in own))
+    assert len(names(listed("", output="else"))) == 3 + len(own)
+    (tmp_path / "out" / "run.json").write_text('{"format": "gigaseg.run/1", "kind": "training"}')
+    for everything in ("", "**/*.tif"):
+        assert names(listed(everything, output="else")) == ["a", "out/b", "val/own"]
+    assert names(listed("out", output="out")) == ["b"]
+    assert names(listed("out/val", output="else")) == ["masks/c"]
 
 
 def test_links_that_lead_back_up_end(make, listed, tmp_path):
