@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, field_validator
 
 from pipeline.errors import InputError, Problem
 from pipeline.losses import Areas, Loss, Term, counted, two_classes
@@ -25,6 +25,13 @@ class ClassWeighted(Loss):
         Literal["none", "median_frequency", "inverse"]
         | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Strict(strict=False), Field(min_length=2)]
     ) = Field(default="none", description="how much a pixel of each class counts: none, median_frequency, inverse, or a number a class")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _some_count(cls, class_weights: str | tuple[float, ...]) -> str | tuple[float, ...]:
+        if isinstance(class_weights, tuple) and not any(class_weights):
+            raise ValueError("at least one number above 0, or no class would count")
+        return class_weights
 
     @abstractmethod
     def losses(self, scores_BKYX: torch.Tensor, truth_BYX: torch.Tensor) -> torch.Tensor:
@@ -64,7 +71,7 @@ class ClassWeighted(Loss):
         if not isinstance(self.class_weights, tuple):
             raise TypeError(f"class_weights: {self.class_weights} is not fitted")
         if len(self.class_weights) != classes:
-            raise InputError(Problem("loss: class_weights", f"{len(self.class_weights)} numbers", f"{classes}, one a class"))
+            raise InputError(Problem("loss.class_weights", f"{len(self.class_weights)} numbers", f"{classes}, one a class"))
         return self.class_weights
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, Strict, field_validator
 
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, nearest
 from pipeline.losses import Areas, Loss, Term
-from pipeline.messages import show, wrong
-from pipeline.plugins import build
+from pipeline.messages import join, show, wrong
+from pipeline.plugins import available, build
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,8 +46,11 @@ class Combined(Loss):
             weight = spec.get("weight", 1.0)
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
                 problems.append(Problem(f"{index}.weight", show(weight, kind=True), "a number above 0"))
+            if spec.get("name") is None:
+                problems.append(_nameless(spec, f"{index}.name"))
+                continue
             try:
-                parts.append((str(spec.get("name")), _built(spec, str(index)), weight))
+                parts.append((str(spec["name"]), _built(spec, str(index)), weight))
             except InputError as error:
                 problems += [problem for problem in error.problems if isinstance(problem, Problem)]
         if problems:
@@ -71,7 +74,7 @@ class Combined(Loss):
 
     def fitted(self, areas: Areas) -> Self:
         """Fit every part."""
-        fitted = [(name, loss.fitted(areas), weight) for name, loss, weight in self.parts]
+        fitted = [(name, _fitted(loss, areas, index), weight) for index, (name, loss, weight) in enumerate(self.parts)]
         if all(new is old for (_, new, _), (_, old, _) in zip(fitted, self.parts, strict=True)):
             return self
         return type(self)(losses=tuple(_spec(*part) for part in fitted))
@@ -86,9 +89,22 @@ class Combined(Loss):
         return next((loss.pixel_weights(instances_YX) for _, loss, _ in self.parts if loss.needs_instances), None)
 
 
+def _nameless(spec: dict[str, Any], where: str) -> Problem:
+    meant = next((f"Is {key!r} meant to be 'name'?" for key in spec if nearest(str(key), ["name"])), "")
+    return Problem(where, "nothing", ", ".join(available("losses")), meant)
+
+
 def _built(spec: dict[str, Any], where: str) -> Loss:
     loss: Loss = build("losses", {key: value for key, value in spec.items() if key != "weight"}, where)
     return loss
+
+
+def _fitted(loss: Loss, areas: Areas, index: int) -> Loss:
+    try:
+        return loss.fitted(areas)
+    except InputError as error:
+        found = [problem for problem in error.problems if isinstance(problem, Problem)]
+        raise InputError([replace(one, where=join("loss.losses", index, one.where.removeprefix("loss."))) for one in found]) from error
 
 
 def _spec(name: str, loss: Loss, weight: float) -> dict[str, Any]:

@@ -330,13 +330,16 @@ def test_class_weights_are_fitted():
 
 
 def test_class_weights_that_do_not_fit_are_refused():
-    """Too few numbers are a mistake of the YAML; weights that are named and not fitted are one of the program."""
+    """Too few numbers, or zeros alone, are a mistake of the YAML, told with their place; weights that are named and not fitted are one of the program."""
     logits_BKYX, truth_BYX = batch(5)
     with pytest.raises(InputError, match="2 numbers; allowed: 5, one a class"):
         loss_of("cross_entropy", class_weights=[1.0, 2.0]).fitted(Areas((1,) * 5, (5,) * 5))
+    parts = [{"name": "dice"}, {"name": "focal", "class_weights": [1.0, 2.0]}]
+    with pytest.raises(InputError, match=r"^loss\.losses\.1\.class_weights: found 2 numbers"):
+        loss_of("combined", losses=parts).fitted(Areas((1,) * 5, (5,) * 5))
     with pytest.raises(TypeError, match="inverse is not fitted"):
         loss_of("cross_entropy", class_weights="inverse")(logits_BKYX, truth_BYX)
-    for wrong in ([1.0], [1.0, -1.0], [1.0, float("inf")], "median"):
+    for wrong in ([1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("inf")], "median"):
         with pytest.raises(InputError, match=r"loss\.class_weights"):
             loss_of("cross_entropy", class_weights=wrong)
 
@@ -382,6 +385,8 @@ def test_combined_refuses_every_mistake_at_once():
     places = ["loss.losses.0.name", "loss.losses.1.smoth", "loss.losses.2.weight", "loss.losses.3.weight"]
     assert [problem.where for problem in refused.value.problems] == places
     assert "Did you mean 'dice'?" in str(refused.value)
+    with pytest.raises(InputError, match=r"losses\.0\.name: found nothing; allowed: .*, dice, .*\. Is 'nam' meant to be 'name'\?"):
+        loss_of("combined", losses=[{"nam": "dice"}])
     with pytest.raises(InputError, match="at most one loss"):
         loss_of("combined", losses=[{"name": "border"}, {"name": "border", "sigma": 2.0}])
     with pytest.raises(InputError, match=r"loss\.losses"):
