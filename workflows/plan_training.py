@@ -15,7 +15,7 @@ from pipeline.models import num_parameters
 from pipeline.training.config import TRAIN
 from pipeline.training.footprint import refuse_overwriting
 from pipeline.training.launch import crew_of
-from pipeline.training.learner import precision_of
+from pipeline.training.learner import enough_memory, precision_of
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan
 from pipeline.training.team import Team
@@ -39,7 +39,9 @@ def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: 
     workers, team = crew_of(plan, num_gpus())
     refuse_overwriting(plan, RunFolder(plan.config.output))
     plan = scan(plan)
-    content = _content(plan, workers, team, try_steps(plan, workers, team))
+    with enough_memory(plan):
+        trial = try_steps(plan, workers, team)
+    content = _content(plan, workers, team, trial)
     if as_json:
         print(json.dumps(content, indent=1))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import config_from, load_form, to_yaml
+from pipeline.csv_list import COLUMNS
+from pipeline.errors import InputError, Problem
 from pipeline.execution import EXIT_INTERRUPTED
 from pipeline.folder import RunFolder, hardware, versions
 from pipeline.gpus import num_gpus
@@ -19,6 +22,8 @@ from pipeline.interrupts import handled_by
 from pipeline.ledger import Ledger
 from pipeline.models.bundle import read_spec
 from pipeline.plugins import build
+from pipeline.probe import file_sha256
+from pipeline.receipts import Image
 from pipeline.stores import put_text
 from pipeline.survey import fingerprint
 from pipeline.training.config import TRAIN, TrainConfig
@@ -31,7 +36,7 @@ from pipeline.training.loop import bundle_of, checkpoint_of, save
 from pipeline.training.page import write_page
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan
-from pipeline.training.soup import begin
+from pipeline.training.soup import begin, weights_file
 from pipeline.training.team import Team
 from workflows.segment import run_resolved
 
@@ -54,36 +59,52 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
     refuse_overwriting(plan, folder)
     if not fresh:
         folder.refuse_other(_identity(plan))
+        _refuse_resuming(plan)
     plan = scan(plan)
     for note in plan.notes:
         print(note, file=sys.stderr)
     facts = {"workers": workers, "device": team.device, "precision": precision_of(plan, team.device), "steps": plan.steps}
     said = {"identity": _identity(plan), "training": facts, "versions": versions(), "hardware": hardware(), "notes": plan.notes}
-    if fresh:  # not before all that can be wrong has been looked at
+    if fresh or not is_begun(folder):  # all that can be wrong is looked at before anything is removed or written
         begin(plan)
+    if fresh:
         clear(folder, take_over=take_over)
     if not is_begun(folder):  # first of all, so that whatever comes after is known to be a training's
         folder.write(kind="training", state="running", **said)
     with Ledger.open(folder.ledger, take_over=take_over):
         put_text(folder.path / "config.yaml", to_yaml(config))
         folder.write(**said)
-        if folder.read().get("state") != "done":
-            folder.write(state="running")
-            with _signals(folder.stop_flag) as arm:
-                is_trained = launch(plan, workers, team, folder.stop_flag, arm)
-            if not is_trained:
-                folder.write(state="interrupted")
-                print(f"interrupted; the same command goes on from its checkpoint. {folder.path}", file=sys.stderr)
-                return EXIT_INTERRUPTED
-            _settle(plan, replace(team, size=1))
-            folder.write(state="done")
+        if folder.read().get("state") != "done" and not _learn(plan, workers, team, folder):
+            folder.write(state="interrupted")
+            print(f"interrupted; the same command goes on from its checkpoint. {folder.path}", file=sys.stderr)
+            return EXIT_INTERRUPTED
     return _judge_aloud(plan, folder)
+
+
+def _learn(plan: TrainPlan, workers: int, team: Team, folder: RunFolder) -> bool:
+    """Train, and settle the bundle; False: interrupted."""
+    folder.write(state="running")
+    with _signals(folder.stop_flag) as arm:
+        if not launch(plan, workers, team, folder.stop_flag, arm):
+            return False
+    _settle(plan, replace(team, size=1))
+    folder.write(state="done")
+    return True
+
+
+def _refuse_resuming(plan: TrainPlan) -> None:
+    path = checkpoint_of(plan)
+    if not plan.config.resume and path.is_file():
+        raise InputError(Problem(str(path), "a checkpoint", "none, as resume is false", "Use --fresh, or another output folder."))
 
 
 def _identity(plan: TrainPlan) -> dict[str, Any]:
     """What makes this training this training: where and how fast it runs is no part of it."""
-    config = plan.config.model_dump(mode="json", exclude={"compute", "output", "resume", "checkpoint_minutes", "about"})
-    return {**config, "train": [fingerprint(one.identity, one.truth_identity) for one in plan.train]}
+    config = plan.config.model_dump(mode="json", exclude={"compute", "output", "resume", "checkpoint_minutes"})
+    files = [*plan.network.files(), *(weights_file(Path(text)) for text in plan.config.mean_of)]
+    parts = {"train": plan.train, "validation": plan.val}
+    images = {name: [fingerprint(one.identity, one.truth_identity) for one in part] for name, part in parts.items()}
+    return {**config, **images, "weights": {str(file): file_sha256(file) for file in files}}
 
 
 def _settle(plan: TrainPlan, team: Team) -> None:
@@ -98,6 +119,7 @@ def _settle(plan: TrainPlan, team: Team) -> None:
     scores = {key: report[key] for key in ("mean_iou", "mean_dice", "pixel_accuracy")}
     scores |= {"iou": {one["name"]: one["iou"] for one in report["classes"]}, "images": report["images"], "pixels": report["pixels"]}
     save(plan, bundle, network, tile, {"validation": scores})
+    shutil.rmtree(plan.config.output / "candidate", ignore_errors=True)
 
 
 def replace_weights(plan: TrainPlan, bundle: Path) -> Any:
@@ -110,9 +132,9 @@ def _judge_aloud(plan: TrainPlan, folder: RunFolder) -> int:
     """Segment the validation images as anybody would, and show what came of it."""
     listed = folder.path / "val.csv"
     with listed.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "name", "truth"])
-        rows.writerows([image.path, image.name, image.truth] for image in plan.val)
+        rows = csv.DictWriter(file, COLUMNS)
+        rows.writeheader()
+        rows.writerows(_row(plan, image) for image in plan.val)
     mapping = {
         **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader"}),
         "images": [str(listed)],
@@ -134,6 +156,13 @@ def _judge_aloud(plan: TrainPlan, folder: RunFolder) -> int:
     print(f"bundle: {bundle_of(plan)}")
     print(f"page:   {page}")
     return code
+
+
+def _row(plan: TrainPlan, image: Image) -> dict[str, Any]:
+    """An image as a CSV lists it, with what its reader alone was told."""
+    own = {option: value for option, value in image.reader.items() if value != plan.config.reader.get(option)}
+    told = {option: " ".join(map(str, value)) if option == "channels" else value for option, value in own.items()}
+    return {"image": image.path, "name": image.name, "truth": image.truth, **told}
 
 
 def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:

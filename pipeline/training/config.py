@@ -147,7 +147,7 @@ class TrainConfig(_Tree):
     freeze_norms: bool = Field(
         default=False, description="batch norms keep the statistics that they begin with: to go on with few crops a batch"
     )
-    seed: int = Field(default=0, ge=0, description="of weights, crops and augmentation")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, crops and augmentation")
     validate_every: Count | Auto = Field(default="auto", description="steps between validations; auto: 20 in all")
     early_stop: Count | None = Field(default=None, description="validations without a better mean IoU before it ends")
     checkpoint_minutes: float = Field(default=5.0, ge=0, description="between checkpoints")

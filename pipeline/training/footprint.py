@@ -14,6 +14,7 @@ from pipeline.ledger import Ledger
 from pipeline.paths import is_remote, is_sample
 from pipeline.stores import store_errors
 from pipeline.training.plan import TrainPlan
+from pipeline.training.soup import weights_file
 
 __all__ = ["clear", "is_begun", "refuse_overwriting"]
 
@@ -72,7 +73,8 @@ def clear(folder: RunFolder, *, take_over: bool = False) -> None:
 def _read(plan: TrainPlan) -> Iterator[str]:
     """Every path of this machine that the training reads: as the YAML says, and as was found there."""
     config = plan.config
-    texts = [*config.images, *(config.val if isinstance(config.val, tuple) else ()), *config.mean_of, *map(str, plan.network.files())]
+    texts = [*config.images, *(config.val if isinstance(config.val, tuple) else ()), *map(str, plan.network.files())]
+    texts += [str(weights_file(Path(text))) for text in config.mean_of]
     texts += [path for image in (*plan.train, *plan.val) for path in (image.path, image.truth) if path]
     for text in texts:
         local = text.removeprefix("file://")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import GigasegError
+from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.losses import Term
 from pipeline.training.crops import Batch
 from pipeline.training.pace import make_optimizer
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Learner", "Step", "precision_of"]
+__all__ = ["Learner", "Step", "enough_memory", "precision_of"]
+
+NO_MEMORY = ("out of memory", "can't allocate memory")  # what torch says of a GPU and of the processor
 
 
 def precision_of(plan: TrainPlan, device: str) -> str:
@@ -29,6 +31,23 @@ def precision_of(plan: TrainPlan, device: str) -> str:
     from pipeline.backends.torch import bf16_supported
 
     return "bf16" if device != "cpu" or bf16_supported() else "fp32"
+
+
+@contextmanager
+def enough_memory(plan: TrainPlan) -> Iterator[None]:
+    """Take steps inside.
+
+    Raises:
+        InputError: there is too little memory for one.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and not any(text in reason for text in NO_MEMORY):
+            raise
+        where, found = plan.config.place("crop"), f"{plan.crop} with a batch of {plan.config.batch} ({reason or 'out of memory'})"
+        raise InputError(Problem(where, found, "a step that fits into memory", "Make crop or batch smaller.")) from error
 
 
 @dataclass(frozen=True)

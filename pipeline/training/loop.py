@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.allocator import keep_freed_memory
-from pipeline.errors import InputError, Problem
 from pipeline.models.bundle import save_bundle
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.crops import Crops, Shelf
 from pipeline.training.history import History
 from pipeline.training.judge import judge
-from pipeline.training.learner import Learner
+from pipeline.training.learner import Learner, enough_memory
 from pipeline.training.pace import rate_at
 from pipeline.training.plan import TrainPlan
 from pipeline.training.team import Team
@@ -106,17 +105,15 @@ class _Training:
         if self._done() >= 1 and self.at.is_new:  # steps: 0
             self._validate()
         config, start = self.plan.config, time.monotonic() - self.at.seconds
-        while (done := self._done()) < 1:
-            batch = next(self.batches)
-            step = self.learner.learn(batch, config.optimizer.rate * rate_at(config.schedule, done), self.at.step)
+        while (done := self._done()) < 1 and not self._is_stale():
+            with enough_memory(self.plan):
+                step = self.learner.learn(next(self.batches), config.optimizer.rate * rate_at(config.schedule, done), self.at.step)
             self.at.step += 1
             self.at.seconds = time.monotonic() - start
             self._tell(step.loss, step.parts, done)
             if self._is_due(done):
                 self._validate()
                 start = time.monotonic() - self.at.seconds
-                if config.early_stop is not None and self.at.stale >= config.early_stop:
-                    break
             elif time.monotonic() - self.saved > 60 * config.checkpoint_minutes:
                 self._save()
             if self._agreed(stopping()):
@@ -131,6 +128,11 @@ class _Training:
             return self.at.step / self.plan.steps if self.plan.steps else 1.0
         seconds: float = self.team.gather(self.at.seconds)[0]
         return min(1.0, seconds / (60 * self.plan.config.minutes))
+
+    def _is_stale(self) -> bool:
+        """Whether the score has not risen for so long that the training ends; a checkpoint may say so too."""
+        early_stop = self.plan.config.early_stop
+        return early_stop is not None and self.at.stale >= early_stop
 
     def _agreed(self, stopping: bool) -> bool:
         """Whether any worker has been asked to stop; looked at together, now and then."""
@@ -167,12 +169,9 @@ class _Training:
             write_checkpoint(checkpoint_of(self.plan), self.at)
 
     def _resumed(self) -> Checkpoint:
-        path = checkpoint_of(self.plan)
-        found = read_checkpoint(path)
+        found = read_checkpoint(checkpoint_of(self.plan))
         if found is None:
             return Checkpoint()
-        if not self.plan.config.resume:
-            raise InputError(Problem(str(path), "a checkpoint", "none, as resume is false", "Use --fresh, or another output folder."))
         self.learner.load(found.learner)
         found.learner = {}
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,15 +15,18 @@ from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import list_inputs
 from pipeline.losses import Loss
+from pipeline.memory import print_bytes
 from pipeline.models import Network
 from pipeline.models.bundle import MERGED
+from pipeline.normalize import check_fixed
 from pipeline.palette import palette
 from pipeline.plugins import available, build, find
 from pipeline.receipts import Image
 from pipeline.survey import open_all, truth_problems
 from pipeline.training.config import Names, TrainConfig
-from pipeline.training.soup import weights_file
+from pipeline.training.soup import bundles_of, weights_file
 from pipeline.truth import TruthMap
+from pipeline.yaml_lines import Places
 
 __all__ = ["TrainPlan", "make_plan", "run_config"]
 
@@ -44,7 +48,7 @@ class TrainPlan:
         val: images that judge, all with truth.
         truth_map: from truth values to class ids.
         notes: for the user.
-        normalize: of the bundle: fixed ``{"mean", "std"}``, ``percentile``, ``zscore`` or None; settled by the scan.
+        normalize: as asked for, until the scan settles that of the bundle: fixed ``{"mean", "std"}``, ``percentile``, ``zscore`` or None.
     """
 
     config: TrainConfig
@@ -101,43 +105,74 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         InputError: every problem at once.
     """
     truth_map = TruthMap(len(config.classes), config.classes, config.ignore)
-    images, notes, problems = _images(config, config.images, truth_map)
-    train: list[Image] = images
-    val: list[Image] = []
-    if isinstance(config.val, tuple):
-        val, more, trouble = _images(config, config.val, truth_map)
-        problems, notes = [*problems, *trouble], [*notes, *more]
-        known = {image.path for image in val}
-        train = [image for image in images if image.path not in known]
-    elif not problems:
-        train, val, trouble = _split(config, images)
-        problems += trouble
+    train, val, notes, problems = _parts(config, truth_map)
     network, outputs, trouble = _network(config, [*train, *val])
-    problems += trouble
+    problems += [*trouble, *_normalize_problems(config, config.normalize, [*train, *val])]
     if problems or network is None:
         raise InputError(problems)
     crop = ceil_to(config.crop, network.stride)
+    if problems := [*_crop_problems(config, network, crop), *_bundle_problems(config, outputs)]:
+        raise InputError(problems)
     if crop != config.crop:
         notes.append(f"crop: {config.crop} rounded up to {crop}, a multiple of the network's stride of {network.stride}")
     colors = palette(len(config.classes))
     classes = [{"name": one.name, "color": one.color or colors[at]} for at, one in enumerate(config.classes)]
     loss: Loss = build("losses", config.loss, "loss")
-    return TrainPlan(config, network, loss, classes, outputs, crop, train, val, truth_map, tuple(notes))
+    normalize = _asked_normalize(config, [*train, *val])
+    return TrainPlan(config, network, loss, classes, outputs, crop, train, val, truth_map, tuple(notes), normalize)
 
 
-def _images(config: TrainConfig, texts: Sequence[str], truth_map: TruthMap) -> tuple[list[Image], list[str], list[Problem | str]]:
-    """The images of some entries that have truth; what was left out; what is wrong."""
-    run = run_config(config, texts)
-    listed = list_inputs(run)
-    images, rejected, trouble = open_all(listed.found, run)
-    images = [image for image in images if not _matches(image.name, config.exclude)]
+def _parts(config: TrainConfig, truth_map: TruthMap) -> tuple[list[Image], list[Image], list[str], list[Problem | str]]:
+    """The images that teach and those that judge; what was left out; what is wrong."""
+    found = _images(config, "images", config.images, truth_map)
+    train, val, parts = found.images, list[Image](), [found]
+    problems = list(found.problems)
+    if isinstance(config.val, tuple):
+        parts.append(_images(config, "val", config.val, truth_map))
+        val, problems = parts[1].images, [*problems, *parts[1].problems]
+        known = {image.path for image in val}
+        train = [image for image in found.images if image.path not in known]
+    elif not problems:
+        train, val, problems = _split(config, found.images)
+    if not train and not problems:
+        kept = f"{len(found.images)} images, all of them kept for validation"
+        problems.append(Problem(config.place("val"), kept, "at least one image to train on", "Give validation images of their own."))
+    unused = [one for one in config.exclude if not any(_matches(name, [one]) for part in parts for name in part.names)]
+    notes = [note for part in parts for note in part.notes]
+    return train, val, [*notes, *(f"exclude: {one!r} matches no image" for one in unused)], problems
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What some entries stand for: names of all, the images that have truth, what was left out, what is wrong."""
+
+    names: Sequence[str]
+    images: list[Image]
+    notes: Sequence[str]
+    problems: Sequence[Problem | str]
+
+
+class _PlacesOfVal(Places):
+    """Where ``val`` was written: the run that lists those images has them as ``images``."""
+
+    def of(self, path: str) -> str:
+        return super().of(re.sub(r"^images\b", "val", path))
+
+
+def _images(config: TrainConfig, key: str, texts: Sequence[str], truth_map: TruthMap) -> _Found:
+    run, places = run_config(config, texts), config._places  # noqa: SLF001 - where its keys were written
+    listed = list_inputs(run if key == "images" else run.placed(_PlacesOfVal(places.origin, places.lines, places.sets)))
+    kept = [one for one in listed.found if not _matches(one.name, config.exclude)]
+    images, rejected, trouble = open_all(kept, run)
     paired = [image for image in images if image.truth is not None]
     problems = [*listed.problems, *trouble, *truth_problems(paired, truth_map)]
-    if not paired and not problems:
+    if listed.found and not kept:
+        problems.append(Problem(config.place("exclude"), f"all {len(listed.found)} images of {key}", "patterns that leave some"))
+    elif not paired and not problems:
         problems.append(Problem(config.place("truth"), "no truth for any image", "a pattern such as truth/{stem}.png"))
     notes = [f"left out, unreadable: {one.name}: {one.cause}" for one in rejected]
     notes += [f"left out, no truth: {image.name}" for image in images if image.truth is None]
-    return paired, notes, problems
+    return _Found([one.name for one in listed.found], paired, notes, problems)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -157,9 +192,6 @@ def _split(config: TrainConfig, images: Sequence[Image]) -> tuple[list[Image], l
         chosen = {image.name for image in ranked[: max(1, round(config.val * len(images)))]}
     train = [image for image in images if image.name not in chosen]
     val = [replace(image, index=at) for at, image in enumerate(image for image in images if image.name in chosen)]
-    if not train:
-        found = f"{len(images)} images, all of them kept for validation"
-        return [], [], [Problem(config.place("val"), found, "at least one image to train on", "Give validation images of their own.")]
     return train, val, []
 
 
@@ -208,6 +240,50 @@ def _weight_problems(config: TrainConfig, network: Network) -> list[Problem]:
     if config.freeze_norms and not config.mean_of and not given:
         way_out = "Give the weights to go on from, or leave it out."
         problems.append(Problem(config.place("freeze_norms"), "true without model.weights", "true with weights, or false", way_out))
+    return problems
+
+
+def _bundle_problems(config: TrainConfig, outputs: Sequence[int] | None) -> list[Problem]:
+    """Refuse the mean of networks whose outputs stand for other classes: shapes would not tell."""
+    wanted = [config.classes[at].name for at in outputs or range(len(config.classes))]
+    problems = []
+    for path, spec in bundles_of(config.mean_of).items():
+        names = [spec.classes[at].name for at in spec.outputs or range(len(spec.classes))]
+        if names != wanted:
+            found = f"{path}, whose outputs are {', '.join(names)}"
+            problems.append(Problem(config.place("mean_of"), found, f"bundles whose outputs are {', '.join(wanted)}, as the YAML has them"))
+    return problems
+
+
+def _asked_normalize(config: TrainConfig, images: Sequence[Image]) -> Any:
+    """What the YAML asks for; where it leaves that open, what all bundles of the mean were trained with, if that fits the images."""
+    theirs = [spec.normalize or "none" for spec in bundles_of(config.mean_of).values()]
+    if config.normalize != "auto" or not theirs or any(one != theirs[0] for one in theirs):
+        return config.normalize
+    return config.normalize if _normalize_problems(config, theirs[0], images) else theirs[0]
+
+
+def _normalize_problems(config: TrainConfig, normalize: Any, images: Sequence[Image]) -> list[Problem]:
+    """What is wrong with fixed numbers."""
+    if not isinstance(normalize, dict):
+        return []
+    counts: set[int | None] = {image.header.channels for image in images} or {None}
+    problems = dict.fromkeys(problem for count in counts for problem in check_fixed(normalize, count))
+    return [replace(one, where=config.place(one.where)) for one in problems]
+
+
+def _crop_problems(config: TrainConfig, network: Network, crop: int) -> list[Problem]:
+    """What is wrong with a crop that is too small for valid padding, or one that not even this machine's whole memory holds."""
+    import psutil
+
+    problems, where = [], config.place("crop")
+    least = ceil_to(2 * network.margin + 1, network.stride)
+    if crop < least:
+        problems.append(Problem(where, str(config.crop), f"at least {least}, as the network takes {network.margin} pixels off each side"))
+    need, total = crop**2 * 4 * ((network.num_channels or 1) + network.num_classes), psutil.virtual_memory().total
+    if config.compute.address is None and need > total:
+        found = f"{config.crop}, {print_bytes(need, up=True)} for pixels and outputs of one"
+        problems.append(Problem(where, found, f"crops that fit into memory, {print_bytes(total)} here"))
     return problems
 
 

@@ -23,6 +23,7 @@ from pipeline.normalize import NormalizeFitter
 from pipeline.plugins import build
 from pipeline.receipts import Image
 from pipeline.training.plan import TrainPlan
+from pipeline.training.soup import bundles_of
 from pipeline.training.targets import targets
 
 __all__ = ["ImageScan", "Place", "Scan", "scan"]
@@ -97,7 +98,7 @@ def scan(plan: TrainPlan) -> TrainPlan:
     if problems:
         raise InputError(problems)
     images, summaries = zip(*(one for one in looked if not isinstance(one, Problem)), strict=True)
-    fixed = dict(plan.config.normalize) if isinstance(plan.config.normalize, dict) else None
+    fixed = dict(plan.normalize) if isinstance(plan.normalize, dict) else None
     if fitter is not None and kind == "dataset":
         fixed = fitter.fit(_sum(fitter, summaries))
     elif fitter is not None:
@@ -106,24 +107,28 @@ def scan(plan: TrainPlan) -> TrainPlan:
     # A class may have no interior where all its objects are thin: its border is learnt all the same.
     missing = [one["name"] for one, pixels in zip(plan.classes, found.areas.pixels, strict=False) if not pixels]
     notes = [*plan.notes, *([f"no training pixel of {', '.join(missing)}: it cannot be learnt"] if missing else [])]
-    per_image = kind if kind in ("percentile", "zscore") else None
-    return replace(plan, notes=notes, normalize=fixed or per_image, loss=plan.loss.fitted(found.areas), scan=found)
+    normalize = fixed or (kind if kind in ("percentile", "zscore") else None)
+    for path, spec in bundles_of(plan.config.mean_of).items():
+        if spec.normalize != normalize:
+            notes.append(f"mean_of: {path} was trained with normalize: {spec.normalize or 'none'}; here it is {normalize or 'none'}")
+    return replace(plan, notes=notes, normalize=normalize, loss=plan.loss.fitted(found.areas), scan=found)
 
 
 def _kind(plan: TrainPlan) -> str:
     """``dataset``, ``percentile``, ``zscore``, ``fixed`` or ``none``."""
-    if isinstance(plan.config.normalize, dict):
+    asked: Any = plan.normalize
+    if isinstance(asked, dict):
         return "fixed"
     types = sorted({image.header.dtype for image in plan.train})
-    if plan.config.normalize == "dataset" and len(types) > 1:
+    if asked == "dataset" and len(types) > 1:
         way_out = "Use normalize: percentile, which is of each image."
         raise InputError(
             Problem(plan.config.place("normalize"), f"dataset for images of {', '.join(types)}", "images of one type", way_out)
         )
     channels = {image.header.channels for image in plan.train}
-    if plan.config.normalize == "auto":
+    if asked == "auto":
         return "dataset" if types == ["uint8"] and len(channels) == 1 else "percentile"
-    return plan.config.normalize
+    return str(asked)
 
 
 def _sum(fitter: NormalizeFitter, summaries: Sequence[Summary]) -> Summary:

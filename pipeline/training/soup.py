@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.models.bundle import read_spec
+from pipeline.errors import InputError, Problem
+from pipeline.models._bundle_spec import BundleSpec
+from pipeline.models.bundle import find_bundle, read_spec
 
 if TYPE_CHECKING:
     import torch
@@ -15,19 +18,31 @@ if TYPE_CHECKING:
 
     from pipeline.training.plan import TrainPlan
 
-__all__ = ["begin", "measure_norms", "mix", "weights_file"]
+__all__ = ["begin", "bundles_of", "measure_norms", "mix", "weights_file"]
 
 BATCHES = 100  # that norms' statistics are measured on
 STATISTICS = ("running_mean", "running_var")
 
 
 def weights_file(path: Path) -> Path:
-    """Return a file of weights: the path itself, or what a bundle says.
+    """Return a file of weights: the path itself, or what a bundle, or that of a training, says.
 
     Raises:
         InputError: a folder that is no bundle.
     """
-    return path / read_spec(path).weights.file if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    folder = find_bundle(str(path.absolute()))
+    return folder / read_spec(folder).weights.file
+
+
+def bundles_of(paths: Iterable[str]) -> dict[str, BundleSpec]:
+    """What the bundles among files of weights say of themselves, by path.
+
+    Raises:
+        InputError: a folder that is no bundle.
+    """
+    return {path: read_spec(weights_file(Path(path)).parent) for path in paths if Path(path).is_dir()}
 
 
 def begin(plan: TrainPlan) -> tuple[nn.Module, bool]:
@@ -60,7 +75,12 @@ def mix(network: nn.Module, paths: Iterable[Path]) -> bool:
     wanted, states = network.state_dict(), []
     for path in map(weights_file, paths):
         state = read_weights(path)
-        refuse_mismatch(wanted, state, path)
+        try:
+            refuse_mismatch(wanted, state, path)
+        except InputError as error:
+            # The network that such a file does fit is of no help: all of them must fit one.
+            way_out = "All must be weights of the model that the YAML names."
+            raise InputError([replace(one, fix=way_out) for one in error.problems if isinstance(one, Problem)]) from error
         states.append(state)
     first, *others = states
     network.load_state_dict({name: _mean([state[name] for state in states]) for name in first})
