@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from pipeline.blend import seam_shares
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.grid import Grid
+from pipeline.receipts import Image
 from pipeline.recipe import Recipe
-from pipeline.survey import Survey
+from pipeline.survey import Survey, header_of
 
 __all__ = ["fit_memory", "part_bytes", "print_bytes", "projected_bytes"]
 
@@ -25,30 +27,57 @@ def projected_bytes(found: Survey, recipe: Recipe) -> int:
     Blocks are held as they are read ahead, computed and written, each clipped to the largest image. What a network needs on
     a GPU is that GPU's, where a batch that does not fit is halved.
     """
-    worst, (readers, writers) = 0, recipe.io_threads
-    for image in found.images:
-        header = image.header
-        sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
-        height, width = (min(side, recipe.block) for side in sides)
-        depth = header.channels * np.dtype(header.dtype).itemsize
-        read = math.prod(min(side, recipe.block) + 2 * recipe.halo for side in sides) * depth
-        truth = height * width * 6 if image.truth else 0
-        mask = height * width * (1 if len(found.classes) <= 255 else 2)
-        # What neighbours share: along a row of tiles, tiles of another size (at the image's edge) that came before, the tile at hand,
-        # and around each block in hand.
-        each = sum(range(2 * recipe.halo, 0, -recipe.core))  # rows of one tile that wait for the next rows of tiles
-        along = (2 * width + height) * recipe.outer // recipe.core + recipe.outer
-        shared = each * along if max(height, width) > recipe.core else 0
-        around = 2 * each * (height + width) * recipe.outer // recipe.core
-        seams = around * (writers + 1) if max(header.shape) > recipe.block else 0
-        blend = (shared + seams) * len(found.classes) * 4 if recipe.stitch != "crop" else 0
-        probs = height * width * len(found.classes) * 2 if any(spec.get("probs") for spec in found.config.writers) else 0
-        tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
-        on_gpu = recipe.device == "cuda" and found.model.gives_scores
-        network = 0 if on_gpu else found.model.projected_bytes(tile, header.channels) * recipe.batch
-        masks = 2 * (writers + 1) * mask
-        worst = max(worst, (readers + 1) * (read + truth) + read + masks + blend + probs + network + readers * header.whole_bytes)
-    return worst
+    return max((_image_bytes(found, recipe, image) for image in found.images), default=0)
+
+
+def _image_bytes(found: Survey, recipe: Recipe, image: Image) -> int:
+    header, (readers, writers), classes = image.header, recipe.io_threads, len(found.classes)
+    sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
+    height, width = (min(side, recipe.block) for side in sides)
+    depth = header.channels * np.dtype(header.dtype).itemsize
+    read = math.prod(min(side, recipe.block) + 2 * recipe.halo for side in sides) * depth
+    truth = height * width * 6 if image.truth else 0
+    mask = height * width * (1 if classes <= 255 else 2)
+    probs = height * width * classes if _has_probs(found) else 0
+    shared, given, taken = (scores * classes * 4 for scores in _shared_scores(recipe, header.shape, (height, width)))
+    # Where blocks blend with each other, what is read last is what they left: mask, probabilities and the sums of their seams.
+    loaded = max(read + truth, mask + probs + taken + truth if given else 0)
+    tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
+    on_gpu = recipe.device == "cuda" and found.model.gives_scores
+    network = 0 if on_gpu else found.model.projected_bytes(tile, header.channels) * recipe.batch
+    # Each writer has one, and so has whoever waits for a writer; where there is nothing for others, a store makes copies of it.
+    results = (writers + 1) * (mask + probs + max(mask + probs, given))
+    decoded = header.whole_bytes + (_truth_whole_bytes(image.truth, image.truth_identity) if image.truth else 0)
+    return (readers + 1) * loaded + read + shared + network + results + readers * decoded
+
+
+def _shared_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int]:
+    """How many scores of a class blending holds, of a block of these sides, pixels.
+
+    Returns:
+        What its tiles share while it is computed, what it gives to seams, and what its own seams take in the end.
+    """
+    if recipe.stitch == "crop":
+        return 0, 0, 0
+    height, width = sides
+    # Along a row of tiles, tiles of another size (at the image's edge) that came before, the tile at hand, and around the block.
+    each = sum(range(2 * recipe.halo, 0, -recipe.core))  # rows of one tile that wait for the next rows of tiles
+    along = (2 * width + height) * recipe.outer // recipe.core + recipe.outer
+    shared = each * along if max(sides) > recipe.core else 0
+    if max(shape) <= recipe.block:
+        return shared, 0, 0
+    around = 2 * (height + width)
+    return shared, each * around * recipe.outer // recipe.core, min(recipe.halo * around, height * width)
+
+
+@cache
+def _truth_whole_bytes(path: str, identity: str) -> int:  # noqa: ARG001 - a file that has changed is another one
+    """What one read of a truth must decode, whatever the box; read once, as plans are made again and again."""
+    return header_of(path, {"name": "auto"}).whole_bytes
+
+
+def _has_probs(found: Survey) -> bool:
+    return any(spec.get("probs") for spec in found.config.writers)
 
 
 def part_bytes(found: Survey, recipe: Recipe) -> int:
@@ -56,7 +85,7 @@ def part_bytes(found: Survey, recipe: Recipe) -> int:
     if recipe.stitch == "crop":
         return 0
     worst, classes = 0, len(found.classes)
-    a_pixel = (1 if classes <= 255 else 2) + (classes if any(spec.get("probs") for spec in found.config.writers) else 0)
+    a_pixel = (1 if classes <= 255 else 2) + (classes if _has_probs(found) else 0)
     for image in found.images:
         shape = image.header.shape
         if shares := seam_shares(Grid(shape, recipe.core, recipe.halo, recipe.block), recipe.halo):

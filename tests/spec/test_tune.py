@@ -159,8 +159,9 @@ def test_blending_holds_more_and_says_so(tuned):
     linear, found = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
     outer, planes = 512 + 2 * 64, 3 * 4
     inside = 2 * 64 * (3 * 2 * outer + outer)  # along a row of two tiles, the image's edges, and one tile
-    seams = 4 * 2 * 64 * 2 * outer * 2  # four sides of two tiles, of the block at hand and the one that is written
-    assert linear.memory_bytes - crop.memory_bytes == (inside + seams) * planes
+    seams = 4 * 2 * 64 * 2 * outer * planes - 1024**2  # four sides of two tiles, instead of a copy of the mask
+    sums = 1024**2 + 4 * 64 * 1024 * planes - (1024 + 2 * 64) ** 2  # mask and seams of a block, instead of its pixels
+    assert linear.memory_bytes - crop.memory_bytes == inside * planes + 2 * (seams + sums)  # of two blocks at a time
     shares = seam_shares(Grid((5000, 4000), 512, 64, 1024), 64)
     assert shares > (4 * 4000 + 3 * 5000) * 2 * 64 * 2  # both sides of each line between blocks keep what they know of it
     size = print_bytes(5000 * 4000 + shares * planes, up=True)
