@@ -89,6 +89,9 @@ def load_form(form: Form, path: Path, overrides: Sequence[str] = ()) -> Any:
     document = read_yaml(path)
     if not isinstance(document.data, dict):
         raise InputError([*document.problems, Problem(str(path), show(document.data, kind=True), "keys: images, model, output, ...")])
+    # Where all keys are a run's and some of them nothing else's, each of those would be told as unknown.
+    if document.data.keys() <= RUN.tree.model_fields.keys() and (own := sorted(document.data.keys() - form.tree.model_fields.keys())):
+        raise InputError(Problem(str(path), f"{', '.join(own)}, as in a run", "", f"Is `gigaseg run {path}` meant?"))
     return _resolve(form, _overridden(form, document, overrides), path.absolute().parent)
 
 
@@ -125,8 +128,7 @@ def load_classes(path: Path) -> tuple[ClassSpec, ...]:
     """
     document = read_yaml(path)
     data = document.data
-    given = data.get("classes") if isinstance(data, dict) else data
-    prefix = "" if isinstance(data, dict) else "classes."
+    given, prefix = (data.get("classes"), "") if isinstance(data, dict) else (data, "classes.")
     try:
         classes = ClassList.model_validate({"classes": given}).classes
     except ValidationError as error:
@@ -164,8 +166,7 @@ def _resolve(form: Form, document: Document, base_dir: Path) -> Any:
         if not problems and not document.problems:
             return config
     # A missing image is told together with the mistakes; where there are none, listing the inputs tells.
-    problems += _missing_images(data)
-    problems.sort(key=lambda problem: places.order(problem.where))
+    problems = sorted([*problems, *_missing_images(data)], key=lambda problem: places.order(problem.where))
     raise InputError([*document.problems, *(replace(one, where=places.of(one.where)) for one in problems)])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.calibrate import calibrate
-from pipeline.config import config_from, load_config, to_yaml
+from pipeline.config import RUN, config_from, load_config, to_yaml
 from pipeline.errors import InputError, Problem
 from pipeline.execution import EXIT_INTERRUPTED, Order, execute
 from pipeline.folder import RunFolder
@@ -27,8 +27,10 @@ from pipeline.runners._auto import runner_of
 from pipeline.schedule import Stage
 from pipeline.stores import put_text
 from pipeline.survey import Survey, file_hash, fingerprint, survey
+from pipeline.training.config import TRAIN, is_training
 from pipeline.tree import Config, settled
 from pipeline.tune import Choice, choose, keep, measure, measure_backends, measure_file
+from pipeline.yaml_lines import read_yaml
 from workflows._overwriting import refuse_overwriting
 from workflows.catalog import parse
 
@@ -46,7 +48,17 @@ def run(
     Raises:
         GigasegError: wrong input, or the run could not go on.
     """
+    _refuse_training(config_path)
     return run_resolved(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
+
+
+def _refuse_training(config_path: Path) -> None:
+    """Refuse a YAML with keys that only a training has, and none that only a run has: all of them would be unknown."""
+    data = read_yaml(config_path).data
+    of_run, of_training = (form.tree.model_fields.keys() for form in (RUN, TRAIN))
+    if is_training(data) and data.keys().isdisjoint(of_run - of_training):
+        found = f"{', '.join([key for key in data if key not in of_run][:3])}, as in a training"
+        raise InputError(Problem(str(config_path), found, "the keys of a run", f"Is `gigaseg train {config_path}` meant?"))
 
 
 def segment(images: Sequence[str], model: str, output: Path, overrides: Sequence[str] = ()) -> int:
@@ -188,7 +200,7 @@ def _say(folder: RunFolder, job: Job, code: int) -> None:
 def retry(folder_path: Path, block: str | None = None) -> int:
     """Run quarantined blocks again, all or one; everything else stays as it is."""
     folder = RunFolder(folder_path.absolute())
-    identity = folder.require().get("identity", {})
+    identity = _require_run(folder, f"Is `gigaseg train {folder.path / 'config.yaml'}` meant?").get("identity", {})
     if other := next((name for name in ("evaluate", "convert") if name in identity), None):
         raise InputError(Problem(str(folder.path), f"the output of `gigaseg {other}`", "that of a run", f"Run gigaseg {other} again."))
     failed = [receipt for receipt in latest(read_rows(folder.ledger)).values() if not receipt.ok]
@@ -204,12 +216,21 @@ def report(folder_path: Path) -> int:
     from rich.console import Console
 
     folder = RunFolder(folder_path.absolute())
-    folder.require()
+    scores = folder.path / "val"
+    _require_run(folder, f"Its scores are in {scores}: gigaseg report {scores}")
     plan = folder.last_plan()
     done = planned(plan, tally(read_rows(folder.ledger)))
     print_table(_report(folder, plan, done), Console(soft_wrap=True))
     print(f"report: {folder.report / 'index.html'}")
     return 0
+
+
+def _require_run(folder: RunFolder, way_out: str) -> dict[str, Any]:
+    """Content of run.json, of anything but a training."""
+    found = folder.require()
+    if found.get("kind") == "training":
+        raise InputError(Problem(str(folder.path), "the output of a training", "that of a run", way_out))
+    return found
 
 
 def stop(folder_path: Path) -> int:

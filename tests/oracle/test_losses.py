@@ -330,7 +330,7 @@ def test_class_weights_are_fitted():
 
 
 def test_class_weights_that_do_not_fit_are_refused():
-    """Too few numbers, or zeros alone, are a mistake of the YAML, told with their place; weights that are named and not fitted are one of the program."""
+    """Too few numbers, or zeros alone, are the YAML's mistake, told with their place; names that are not fitted are the program's."""
     logits_BKYX, truth_BYX = batch(5)
     with pytest.raises(InputError, match="2 numbers; allowed: 5, one a class"):
         loss_of("cross_entropy", class_weights=[1.0, 2.0]).fitted(Areas((1,) * 5, (5,) * 5))

@@ -1,0 +1,59 @@
+"""A training that is taken for a run, and a run for a training: one message names the command that is meant."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from pipeline.cli import main
+from tests.training.scene import train_yaml
+from workflows.train import train
+
+RUN = {"images": "images/", "model": "histogram", "writers": ["tiff"], "tiling": {"core": 64}, "output": "out"}
+
+
+@pytest.fixture
+def said(capsys):
+    """Run a command that is refused, and return its one message."""
+
+    def go(*words):
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        return lines[0]
+
+    return go
+
+
+def test_the_folder_of_a_training_is_no_run(scene, said):
+    """`report` says where the scores are, and `retry` which command goes on; the report there can be made again."""
+    output = scene / "taken"
+    assert train(train_yaml(scene, "taken.yaml", output="taken", steps=1)) == 0
+    assert said("report", output).endswith(f"Its scores are in {output}/val: gigaseg report {output}/val")
+    assert said("retry", output).endswith(f"Is `gigaseg train {output}/config.yaml` meant?")
+    assert main(["report", f"{output}/val"]) == 0
+
+
+def test_the_yaml_of_a_training_is_no_run(scene, said):
+    """`run` of a training names the keys that tell and the other command."""
+    path = train_yaml(scene, "mine.yaml")
+    assert said("run", path) == (
+        f"gigaseg: {path}: found crop, batch, steps, as in a training; allowed: the keys of a run. Is `gigaseg train {path}` meant?"
+    )
+
+
+def test_the_yaml_of_a_run_is_no_training(tmp_path, said):
+    """`train` of a run names the keys that tell and the other command."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(RUN))
+    assert said("train", path) == f"gigaseg: {path}: found tiling, writers, as in a run. Is `gigaseg run {path}` meant?"
+
+
+@pytest.mark.parametrize(("command", "stray"), [("run", "precision"), ("train", "wrong")])
+def test_a_stray_key_does_not_hide_its_line(tmp_path, capsys, command, stray):
+    """Where the keys tell neither, each unknown one is told with its line, as ever."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**RUN, stray: 1}, sort_keys=False))
+    assert main([command, str(path)]) == 2
+    assert f"{path}:8: {stray}: found unknown key '{stray}'" in capsys.readouterr().err
