@@ -118,11 +118,13 @@ class TrainConfig(_Tree):
     reader: Spec = Field(default=DEFAULTS["reader"], description="how images are read")
     model: Spec = Field(description="a network and its options; channels and classes follow the images and the list above")
     mean_of: Texts = Field(
-        default=(), description="bundles, or files of weights, whose mean to begin with; norms are measured anew where theirs differ"
+        default=(),
+        description="bundles, trainings or files of weights, whose mean to begin with; norms are measured anew where theirs differ",
     )
     normalize: Literal["auto", "dataset", "percentile", "zscore", "none"] | dict[str, list[float]] = Field(
         default="auto",
-        description="dataset: numbers of all training images; percentile, zscore: of each image; auto: dataset for 8 bits, else percentile",
+        description="dataset: numbers of all training images; percentile, zscore: of each image; "
+        "auto: as all bundles of mean_of have it, else dataset for 8 bits, else percentile",
     )
     merge_channels: bool = Field(
         default=False, description="the network sees mean, minimum and maximum over the channels, so that it takes any number of them"
