@@ -18,20 +18,22 @@ from numpy.typing import NDArray
 
 from pipeline.confusion import confusion
 from pipeline.errors import InputError, Problem
-from pipeline.excerpts import Excerpt, Place, read_excerpts, spread
+from pipeline.excerpts import Comparison, Excerpt, read_excerpts
 from pipeline.geometry import ceil_to
 from pipeline.models import Model, TorchModel
 from pipeline.normalize import resolve
 from pipeline.recipe import CALIBRATED, Recipe
 from pipeline.stores import store_errors
 from pipeline.survey import Survey
-from pipeline.trial import compare
+from pipeline.trial import compute
 
 __all__ = ["Calibration", "calibrate", "problems"]
 
 SIDE = 256  # of a tile, at least, pixels
 TILES, HELD_OUT = 48, 16  # to calibrate with, and to judge what came of it, about
 AGREEMENT = 0.98  # share of the pixels that must have the class of eager float32
+LOST = 0.02  # share of the pixels sure of one class that may change it: a rare class may not lose what a common one may not
+LOOKS = 4  # times the tiles that they are chosen from
 LEAST = 8  # of both, for a number of channels that few images have
 
 
@@ -91,8 +93,8 @@ def calibrate(found: Survey, recipe: Recipe, output: Path) -> tuple[Recipe, Cali
         The recipe with the network's hash, and what it is worth.
 
     Raises:
-        InputError: the images have too few pixels, or the network cannot be calibrated, or is another one then.
-        BlockError: a tile cannot be read.
+        InputError: the images have too few pixels or show too little, or the network cannot be calibrated, or is another one then.
+        BlockError: a score is not finite.
     """
     model, start = found.model, time.perf_counter()
     assert isinstance(model, TorchModel)
@@ -107,42 +109,58 @@ def calibrate(found: Survey, recipe: Recipe, output: Path) -> tuple[Recipe, Cali
         name = quantize(model.load(), fixed, used, made)
         made.rename(made.with_name(name))
         tried = replace(recipe, calibrated=name, place=place)
-        logits, expected = (_predict(model, one, fixed, held_out) for one in (tried, Recipe(threads=recipe.threads)))
-        agreement, sure = compare(logits, expected)
-        if agreement < AGREEMENT:
-            asked = f"int8, with which {agreement:.2%} of the pixels have the class of eager float32"
-            raise InputError(Problem("compute.precision", asked, f"at least {AGREEMENT:.0%}", "Use auto, fp32 or bf16."))
-        iou = _iou(logits, expected, [str(one["name"]) for one in found.classes])
+        answers, expected = (compute(found, one, held_out)[0] for one in (tried, Recipe(threads=recipe.threads)))
+        names = [str(one["name"]) for one in found.classes]
+        logits, right = ([logits for logits, *_ in each] for each in (answers, expected))
+        compared = Comparison.of(answers, right)
+        _check(compared, names)
+        iou = _iou(logits, right, names)
         with store_errors(output):
             shutil.copytree(Path(place, name), output / CALIBRATED / name, dirs_exist_ok=True)
     seconds = round(time.perf_counter() - start, 3)
-    return replace(recipe, calibrated=name), Calibration(name, len(used), len(held_out), agreement, sure, iou, seconds)
+    worth = Calibration(name, len(used), len(held_out), compared.agreement, compared.num_lost, iou, seconds)
+    return replace(recipe, calibrated=name), worth
 
 
 def _excerpts(found: Survey) -> tuple[list[Excerpt], list[Excerpt]]:
     """Tiles to calibrate with, and one of four to judge by; of each number of channels that the images have."""
     stride = found.model.stride
     side = ceil_to(max(SIDE, 2 * (found.model.margin + stride)), stride)
-    used: list[Place] = []
-    held_out: list[Place] = []
+    used: list[Excerpt] = []
+    held_out: list[Excerpt] = []
     for channels in sorted({image.header.channels for image in found.images}):
         images = [image for image in found.images if image.header.channels == channels]
-        places = spread(images, max(LEAST, (TILES + HELD_OUT) * len(images) // len(found.images)), side)
-        judged = {at for at in range(len(places)) if at % 4 == 3} or set(range(1, len(places)))
-        held_out += [one for at, one in enumerate(places) if at in judged]
-        used += [one for at, one in enumerate(places) if at not in judged]
+        count = max(LEAST, (TILES + HELD_OUT) * len(images) // len(found.images))
+        tiles = read_excerpts(found, images, count, side, LOOKS * count)
+        held_out += tiles[1::4]  # the second one first: where two tiles show something, each kind has one
+        used += [tile for at, tile in enumerate(tiles) if at % 4 != 1]
     if not held_out:
         way_out = "Give more images, or leave int8 out."
         raise InputError(
             Problem("compute.precision", "int8 for images of a single tile", f"an image of two tiles of {side} pixels", way_out)
         )
-    tiles = read_excerpts(found, [*used, *held_out])
-    return tiles[: len(used)], tiles[len(used) :]
+    return used, held_out
 
 
-def _predict(model: Model, recipe: Recipe, fixed: Mapping[str, Any] | None, tiles: Sequence[Excerpt]) -> list[NDArray[Any]]:
-    with model.open(recipe, fixed) as predict:
-        return [np.array(predict(one.pixels_BCYX, [one.fit])) for one in tiles]
+def _check(compared: Comparison, names: Sequence[str]) -> None:
+    """Refuse what changes too much, and what cannot be judged.
+
+    Raises:
+        InputError: too few pixels agree, of all or of those sure of one class; or eager float32 finds a single class.
+    """
+    problems, way_out = [], "Use auto, fp32 or bf16."
+    if compared.agreement < AGREEMENT:
+        asked = f"int8, with which {compared.agreement:.2%} of the pixels have the class of eager float32"
+        problems.append(Problem("compute.precision", asked, f"at least {AGREEMENT:.0%}", way_out))
+    for name, sure, lost in zip(names, compared.sure.tolist(), compared.lost.tolist(), strict=True):
+        if lost > LOST * sure:
+            asked = f"int8, with which {lost / sure:.2%} of the pixels that are sure of {name} in eager float32 change it"
+            problems.append(Problem("compute.precision", asked, f"at most {LOST:.0%}", way_out))
+    if not compared.is_telling:
+        asked = "int8 for images in which eager float32 finds a single class, so that nothing is known of the others"
+        problems.append(Problem("compute.precision", asked, "at least two classes on the tiles that it is judged on", way_out))
+    if problems:
+        raise InputError(problems)
 
 
 def _iou(logits: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]], names: Sequence[str]) -> dict[str, float | None]:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pipeline import calibrate as module
+from pipeline.calibrate import calibrate
+from pipeline.config import config_from
 from pipeline.errors import InputError
+from pipeline.excerpts import Comparison, Excerpt, spread
+from pipeline.recipe import CALIBRATED, Recipe
+from pipeline.survey import survey
+from pipeline.trial import compute
+from pipeline.tune import choose
 from tests.conftest import blobs, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -53,6 +62,7 @@ def tolerant(monkeypatch):
     """Random networks are seldom sure of a class; what is tested here is something else."""
     pytest.importorskip("nncf")
     monkeypatch.setattr("pipeline.calibrate.AGREEMENT", 0.5)
+    monkeypatch.setattr("pipeline.calibrate.LOST", 0.5)
 
 
 def test_everybody_has_the_same_network(eight, tolerant, tmp_path):
@@ -86,3 +96,84 @@ def test_what_changes_too_much_is_refused(eight, monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"int8, with which \d+\.\d+% of the pixels"):
         eight()
     assert not (tmp_path / "out").exists()
+
+
+GLASS = 6  # grey level of a slide where nothing lies on it
+SLIDE = 2048  # its side, pixels: 64 tiles
+
+
+@pytest.fixture
+def slide(monkeypatch, tmp_path):
+    """Survey a slide of glass for the shipped `nuclei` in int8, with specimen on two tiles that a blind choice of as many misses."""
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(module, "TILES", 9)
+    monkeypatch.setattr(module, "HELD_OUT", 3)
+    monkeypatch.setattr(module, "LOOKS", 6)
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(GLASS, 1.5, (SLIDE, SLIDE)).clip(0, 255).astype(np.uint8)
+    spec = {"model": {"name": "bundle", "path": "nuclei"}, "normalize": {"mean": [float(GLASS)], "std": [60.0]}}
+    spec |= {"images": ["slide.tif"], "compute": {"precision": "int8", "threads": 1}, "output": "out"}
+
+    def go(*, has_specimen):
+        save_tiff(tmp_path / "slide.tif", pixels)
+        found = survey(config_from(spec, tmp_path, "x", []))
+        blind = {(place.box.y0, place.box.x0) for place in spread(found.images, 12, 256)}
+        free = [(y, x) for y in range(0, SLIDE, 256) for x in range(0, SLIDE, 256) if (y, x) not in blind][:2]
+        for y, x in free if has_specimen else ():
+            pixels[y : y + 256, x : x + 256] += nuclei(rng)
+        save_tiff(tmp_path / "slide.tif", pixels)
+        return survey(config_from(spec, tmp_path, "x", [])), [pixels[None, None, y : y + 256, x : x + 256] for y, x in free]
+
+    return go
+
+
+def nuclei(rng):
+    """Bright discs of many sizes on nothing."""
+    out, (rows, cols) = np.zeros((256, 256), np.uint8), np.mgrid[:256, :256]
+    for y, x, radius in zip(rng.integers(0, 256, 35), rng.integers(0, 256, 35), rng.integers(8, 18, 35), strict=True):
+        out[(rows - y) ** 2 + (cols - x) ** 2 < radius**2] = rng.integers(60, 200)
+    return out
+
+
+def test_it_is_calibrated_on_the_specimen(slide, tmp_path):
+    """On a slide that is all glass but for two tiles, eight bits are calibrated and judged with these, and agree on them."""
+    found, specimen = slide(has_specimen=True)
+    recipe, worth = calibrate(found, choose(found).recipe, tmp_path / "out")
+    assert worth.iou["nucleus"] is not None
+    tiles = [Excerpt(pixels_BCYX, {}) for pixels_BCYX in specimen]
+    eight, expected = (
+        compute(found, one, tiles)[0] for one in (replace(recipe, place=str(tmp_path / "out" / CALIBRATED)), Recipe(threads=1))
+    )
+    compared = Comparison.of(eight, [logits for logits, *_ in expected])
+    assert compared.agreement > 0.99
+    assert (compared.lost <= 0.01 * compared.sure).all()
+
+
+def test_glass_alone_is_refused(slide, tmp_path):
+    """Where eager float32 finds one class, eight bits are refused, as nothing is known of what they do to the others."""
+    found, _ = slide(has_specimen=False)
+    with pytest.raises(InputError, match=r"finds a single class.*at least two classes"):
+        calibrate(found, choose(found).recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("share", "is_refused"), [(0.02, True), (0.005, False)])
+def test_a_class_that_is_lost_is_refused(eight, monkeypatch, share, is_refused):
+    """Eight bits that take 2 % of its pixels from a class that they were sure of are refused by its name, though 99 % of all agree."""
+    pytest.importorskip("nncf")
+
+    def planted(found, recipe, tiles, rounds=0):
+        answers, seconds = compute(found, replace(recipe, precision="fp32", backend="torch", calibrated="", place=""), tiles, rounds)
+        if recipe.precision == "int8":
+            for given in answers:
+                margins = given[0][0, 2] - given[0][0, :2].max(axis=0)
+                surest = np.argsort(margins, axis=None)[-round(share * np.count_nonzero(margins > 0)) :]
+                given[0].reshape(3, -1)[2, surest] = -100
+        return answers, seconds
+
+    monkeypatch.setattr(module, "compute", planted)
+    if is_refused:
+        with pytest.raises(InputError, match=r"int8, with which \d\.\d+% of the pixels that are sure of class 2 in eager float32 change"):
+            eight()
+    else:
+        assert eight().run_json["recipe"]["calibrated"]

@@ -14,6 +14,7 @@ import pytest
 from pipeline import trial
 from pipeline.backends import Backend
 from pipeline.backends.torch import Torch
+from pipeline.errors import BlockError, InputError
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -56,7 +57,7 @@ def plant(monkeypatch, tmp_path):
     """
     opened: list[tuple[str, str]] = []
 
-    def make(name, lie=None, sleep_s=0.0, error=None):
+    def make(name, lie=None, sleep_s=0.0, error=None, classes=None):
         class Planted(Backend):
             """Eager torch, and then not quite."""
 
@@ -74,6 +75,8 @@ def plant(monkeypatch, tmp_path):
                             lie(logits_BKYX, recipe) if lie and lie.__code__.co_argcount == 2 else lie(logits_BKYX) if lie else logits_BKYX
                         )
 
+                    if classes:
+                        planted.classes = lambda pixels_BCYX, fits: classes(np.asarray(predict(pixels_BCYX, fits)).argmax(axis=1))
                     yield planted
 
         module = types.ModuleType(f"planted.{name}")
@@ -98,9 +101,9 @@ def plant(monkeypatch, tmp_path):
 def segmented(engine, networks):
     """Run the decided network over the image, in float32 unless said otherwise."""
 
-    def go(output="out", *, fresh=False, **compute):
+    def go(output="out", *, fresh=False, model="same", **compute):
         keys = {"fresh": True} if fresh else {}
-        return engine(output=output, model=networks["same"], compute=compute, **keys)
+        return engine(output=output, model=networks[model], compute=compute, **keys)
 
     return go
 
@@ -147,6 +150,63 @@ def test_what_does_not_compile_is_left_out(plant, segmented):
     assert told(done, "broken")["agreement"] is None
 
 
+def test_classes_are_compared_as_well(plant, segmented):
+    """A backend whose classes are not those of its logits is refused: a run that needs no scores asks for nothing else."""
+
+    def lie(classes_BYX):
+        return (classes_BYX + 1) % 3
+
+    plant(liar={"classes": lie}, honest={"classes": lambda classes_BYX: classes_BYX, "sleep_s": SLOW_S})
+    done = segmented()
+    assert done.run_json["recipe"]["backend"] == "planted.honest"
+    assert "0.00% of the pixels agree" in told(done, "liar")["refused"]
+
+
+def test_it_is_tried_where_there_is_something_to_see(plant, segmented, tmp_path):
+    """A backend that gives the class of glass everywhere is refused on a slide that is glass but for a corner."""
+    slide = np.full((768, 768), 128, np.uint8)
+    slide[:120, :120] = blobs((120, 120))
+    save_tiff(tmp_path / "a.tif", slide)
+
+    def constant(logits_BKYX):
+        return np.broadcast_to(logits_BKYX[:, :, -100:-99, -100:-99], logits_BKYX.shape).copy()
+
+    plant(liar={"lie": constant}, slow={"sleep_s": SLOW_S})
+    done = segmented(model="valid")
+    assert done.run_json["recipe"]["backend"] == "planted.slow"
+    assert "of the pixels agree" in told(done, "liar")["refused"]
+
+
+def test_what_shows_a_single_class_is_not_remembered(plant, segmented, tmp_path):
+    """A trial on images of glass alone serves its run, and no other."""
+    save_tiff(tmp_path / "a.tif", np.full(SHAPE, 128, np.uint8))
+    plant(quick={}, slow={"sleep_s": SLOW_S})
+    found = [segmented(name, model="valid") for name in ("one", "two")]
+    assert [done.run_json["recipe"]["backend"] for done in found] == ["planted.quick"] * 2
+    assert [done.run_json["trial"]["cached"] for done in found] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        (MemoryError("cannot allocate"), False),
+        (OSError(28, "No space left on device"), False),
+        (InputError("the runtime cannot run this network (std::bad_alloc)"), False),
+        (InputError("the runtime cannot run this network (no such operator)"), True),
+        (BlockError("the model gave NaN or infinite scores"), True),
+    ],
+    ids=["memory", "disk", "memory, told as a graph", "no operator", "NaN"],
+)
+def test_a_failure_that_passes_is_not_remembered(plant, segmented, error, is_kept):
+    """A backend that failed by short memory or a full disk is tried again by the next run; one that cannot run the network is not."""
+    plant(quick={"error": error}, slow={"sleep_s": SLOW_S})
+    done = segmented()
+    assert done.run_json["recipe"]["backend"] == "planted.slow"
+    assert told(done, "quick")["passing"] != is_kept
+    plant(quick={}, slow={"sleep_s": SLOW_S})
+    assert segmented("later").run_json["recipe"]["backend"] == ("planted.slow" if is_kept else "planted.quick")
+
+
 def test_what_was_tried_is_recorded(plant, segmented, capsys):
     """run.json holds the choice, and the speed and the agreement of each candidate; a line says the same."""
     plant(quick={}, slow={"sleep_s": SLOW_S})
@@ -173,7 +233,7 @@ def test_of_equals_the_first_is_taken(plant, segmented, monkeypatch):
 def test_nothing_is_tried_where_it_does_not_pay(plant, segmented, monkeypatch):
     """A run of fewer than 20 times the pixels of the trial tries nothing and runs as if there were one backend."""
     opened = plant(quick={}, slow={})
-    pixels = (2 * (trial.TILES + trial.ROUNDS) + trial.TILES) * 256**2 + 2 * trial.READYING
+    pixels = (2 * (2 * trial.TILES + trial.ROUNDS) + 2 * trial.TILES) * 256**2 + 2 * trial.READYING
     assert trial.WORTH == 0
     monkeypatch.setattr(trial, "WORTH", SHAPE[0] * SHAPE[1] / pixels)
     done = segmented()

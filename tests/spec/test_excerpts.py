@@ -1,0 +1,112 @@
+"""Tiles to try something out on: where there is something to see, at a bounded price."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline import excerpts
+from pipeline.config import config_from
+from pipeline.errors import BlockError
+from pipeline.excerpts import read_excerpts, spread
+from pipeline.survey import survey
+from tests.conftest import UNET, blobs, save_tiff
+
+SIDE, CELLS = 32, 12  # of a tile; tiles along a side of the slide
+
+
+def glass(seed=0):
+    """A slide with nothing on it but noise."""
+    return np.random.default_rng(seed).integers(4, 9, (SIDE * CELLS, SIDE * CELLS)).astype(np.uint8)
+
+
+def put(slide, row, col, pixels):
+    """Lay a tile of specimen on it."""
+    slide[row * SIDE : (row + 1) * SIDE, col * SIDE : (col + 1) * SIDE] = pixels
+
+
+@pytest.fixture
+def surveyed(tmp_path):
+    """Survey images ``{name: pixels}``."""
+
+    def go(images, normalize=None, **reader):
+        for name, pixels in images.items():
+            save_tiff(tmp_path / f"{name}.tif", pixels)
+        spec = {"images": ["*.tif"], "model": UNET, "normalize": normalize, "output": "out"}
+        return survey(config_from({**spec, "reader": {"name": "auto", **reader}}, tmp_path, "x", []))
+
+    return go
+
+
+def widths(tiles):
+    """Ranges of the tiles' values."""
+    return [int(np.ptp(one.pixels_BCYX)) for one in tiles]
+
+
+def test_the_specimen_is_found(surveyed):
+    """Of a slide that is glass but for two tiles, these two come first, though a blind choice of as many tiles misses both."""
+    slide = glass()
+    found = surveyed({"a": slide})
+    blind = {(place.box.y0 // SIDE, place.box.x0 // SIDE) for place in spread(found.images, 8, SIDE)}
+    rest = [(row, col) for row in range(CELLS) for col in range(CELLS) if (row, col) not in blind]
+    for row, col in rest[:: len(rest) - 1]:
+        put(slide, row, col, blobs((SIDE, SIDE)))
+    tiles = read_excerpts(surveyed({"a": slide}), found.images, 8, SIDE, CELLS**2)
+    assert [width > 200 for width in widths(tiles)] == [True] * 2 + [False] * 6
+
+
+def test_only_so_many_places_are_read(surveyed, monkeypatch):
+    """Never more places are read than were allowed, in however many images."""
+    read = []
+    real = excerpts.read_reflected
+    monkeypatch.setattr(excerpts, "read_reflected", lambda *seen: read.append(seen) or real(*seen))
+    found = surveyed({name: glass() for name in "abc"})
+    assert len(read_excerpts(found, found.images, 4, SIDE, 16)) == 4
+    assert len(read) == 16
+
+
+def test_each_image_has_its_share(surveyed):
+    """A bright image takes no place from a dim one; where there are more images than tiles, the widest ones are taken."""
+    images = {name: glass(seed) // (1 if name == "a" else 2) for seed, name in enumerate("abcd")}
+    images["a"] = blobs(images["a"].shape)
+    found = surveyed(images)
+    assert [width > 200 for width in widths(read_excerpts(found, found.images, 8, SIDE, 64))] == [True] * 2 + [False] * 6
+    assert widths(read_excerpts(found, found.images, 1, SIDE, 64))[0] > 200
+
+
+def test_the_fit_is_of_all_that_was_looked_at(surveyed):
+    """Statistics of an image are those of every place that was read, as the chosen ones are brighter than the image."""
+    slide = glass()
+    put(slide, 3, 5, blobs((SIDE, SIDE)))
+    found = surveyed({"a": slide}, normalize="zscore")
+    (tile,) = read_excerpts(found, found.images, 1, SIDE, CELLS**2)
+    assert widths([tile])[0] > 200
+    assert tile.fit["normalize"]["mean"] == pytest.approx([slide.mean()])
+    assert tile.fit["normalize"]["std"] == pytest.approx([slide.std()])
+
+
+def test_what_is_no_data_widens_nothing(surveyed):
+    """Pixels without data, and infinite ones, make no tile worth looking at."""
+    slide = glass().astype(np.float32)
+    put(slide, 0, 0, np.where(np.eye(SIDE), np.nan, 5))
+    put(slide, 0, 1, np.where(np.eye(SIDE), np.inf, 5))
+    put(slide, 0, 2, np.nan)
+    slide[-1, -1] = 90
+    found = surveyed({"a": slide})
+    tiles = read_excerpts(found, found.images, CELLS**2 - 3, SIDE, CELLS**2)
+    assert widths(tiles)[0] > 80
+    assert all(np.isfinite(one.pixels_BCYX).all() for one in tiles)
+
+
+def test_a_damaged_place_is_left_out(surveyed, monkeypatch):
+    """A place that cannot be read is left to the run, which says where it is."""
+    real = excerpts.read_reflected
+
+    def damaged(raster, box, plane):
+        if box.y0 == 0:
+            raise BlockError("a segment is missing")
+        return real(raster, box, plane)
+
+    monkeypatch.setattr(excerpts, "read_reflected", damaged)
+    found = surveyed({"a": glass()})
+    assert len(read_excerpts(found, found.images, CELLS**2, SIDE, CELLS**2)) == CELLS**2 - CELLS
