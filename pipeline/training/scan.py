@@ -18,7 +18,7 @@ from pipeline.fits import Summary
 from pipeline.geometry import Box
 from pipeline.grid import Grid
 from pipeline.job import valid_pixels
-from pipeline.losses import Areas
+from pipeline.losses import Areas, Loss
 from pipeline.normalize import NormalizeFitter
 from pipeline.plugins import build
 from pipeline.receipts import Image
@@ -111,7 +111,16 @@ def scan(plan: TrainPlan) -> TrainPlan:
     for path, spec in bundles_of(plan.config.mean_of).items():
         if spec.normalize != normalize:
             notes.append(f"mean_of: {path} was trained with normalize: {spec.normalize or 'none'}; here it is {normalize or 'none'}")
-    return replace(plan, notes=notes, normalize=normalize, loss=plan.loss.fitted(found.areas), scan=found)
+    return replace(plan, notes=notes, normalize=normalize, loss=_loss(plan, found.areas), scan=found)
+
+
+def _loss(plan: TrainPlan, areas: Areas) -> Loss:
+    """The plan's loss with class weights as numbers; what does not fit is told with its line."""
+    try:
+        return plan.loss.fitted(areas)
+    except InputError as error:
+        found = [one for one in error.problems if isinstance(one, Problem)]
+        raise InputError([replace(one, where=plan.config.place(one.where)) for one in found]) from error
 
 
 def _kind(plan: TrainPlan) -> str:
@@ -161,7 +170,7 @@ def _look(plan: TrainPlan, image: Image, fitter: NormalizeFitter | None) -> tupl
             summary = fitter.merge(summary, part) if summary else part
         counts = np.bincount(truth_YX.ravel(), minlength=outputs)[:outputs]
         pixels += counts
-        if plan.config.sampling.balance:
+        if plan.config.sampling.balance or plan.config.sampling.empty < 1:
             for one in np.flatnonzero(counts):
                 places[one].append(_place(truth_YX == one, box, plane, int(counts[one]), rng))
     return ImageScan(tuple(pixels.tolist()), None, places), summary

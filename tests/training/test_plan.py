@@ -69,7 +69,14 @@ def test_all_mistakes_come_at_once(mine):
         ({"truth": "nowhere/{stem}.png"}, "no truth for any image"),
         ({"images": "nowhere/"}, "nowhere"),
         ({"classes": [{"name": "ground", "values": [0]}, {"name": "disc", "values": [1, 2]}]}, "truth value"),
-        ({"loss": {"name": "cross_entropy", "class_weights": [1.0, 2.0, 3.0]}}, "3"),
+        (
+            {"loss": {"name": "cross_entropy", "class_weights": [1.0, 2.0, 3.0]}},
+            ": loss.class_weights: found 3 numbers; allowed: 2, one a class",
+        ),
+        (
+            {"loss": {"name": "combined", "losses": [{"name": "focal", "class_weights": [1.0, 2.0, 3.0]}, {"name": "dice"}]}},
+            ": loss.losses.0.class_weights: found",
+        ),
         ({"val": {"names": ["a*"]}}, "at least one image to train on"),
     ],
 )
@@ -234,8 +241,8 @@ def test_classes_can_be_balanced(mine):
 def shares_of_empty(folder, side, *limits):
     """The share of crops without a disc, by limit."""
     shares = []
-    for empty in limits:  # so little balance that no crop is drawn by it, but places are known
-        crops = Crops(planned(folder, augment=OFF, crop=side, sampling={"empty": empty, "balance": 1e-9}), Shelf(2**28))
+    for empty in limits:
+        crops = Crops(planned(folder, augment=OFF, crop=side, sampling={"empty": empty}), Shelf(2**28))
         shares.append(np.mean([not crops[at].truth_YX.any() for at in range(400)]))
     return shares
 
