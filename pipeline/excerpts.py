@@ -25,6 +25,9 @@ from pipeline.survey import Survey
 __all__ = ["Comparison", "Excerpt", "Place", "read_excerpts", "spread"]
 
 
+WHOLE = 2**28  # bytes that are decoded at most to choose tiles, a second or two: files that have no parts
+
+
 class Place(NamedTuple):
     """Where a tile lies.
 
@@ -100,10 +103,17 @@ def read_excerpts(found: Survey, images: Sequence[Image], count: int, side: int,
     """
     fitters = {"normalize": fitter(resolve(found.config.normalize, found.model)), "model": found.model.fitter()}
     used = {name: one for name, one in fitters.items() if one}
-    places = [list(group) for _, group in groupby(spread(images, looks, side), key=lambda place: place.image.name)]
+    places = [list(group) for _, group in groupby(spread(_affordable(images, count), looks, side), key=lambda place: place.image.name)]
     shares = [max(1, _share(count, at, len(places))) for at in range(len(places))]
     tiles = (tile for group, share in zip(places, shares, strict=True) for tile in _widest(group, share, used))
     return [tile for _, tile in nlargest(count, tiles, key=itemgetter(0))]
+
+
+def _affordable(images: Sequence[Image], count: int) -> Sequence[Image]:
+    """Those that are looked at: of what decodes whole, no more than a trial should wait for, but at least ``count``."""
+    whole = max((image.header.whole_bytes for image in images), default=0)
+    most = max(count, WHOLE // whole) if whole else len(images)
+    return images if len(images) <= most else [images[at * len(images) // most] for at in range(most)]
 
 
 def _widest(places: Sequence[Place], count: int, fitters: Mapping[str, Fitter]) -> list[tuple[float, Excerpt]]:

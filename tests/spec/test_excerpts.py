@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import excerpts
 from pipeline.config import config_from
@@ -110,3 +111,17 @@ def test_a_damaged_place_is_left_out(surveyed, monkeypatch):
     monkeypatch.setattr(excerpts, "read_reflected", damaged)
     found = surveyed({"a": glass()})
     assert len(read_excerpts(found, found.images, CELLS**2, SIDE, CELLS**2)) == CELLS**2 - CELLS
+
+
+def test_files_that_decode_whole_are_few(tmp_path, monkeypatch):
+    """Of pictures, which have no parts, so many are opened as decode within the limit, and no fewer than the tiles that are wanted."""
+    for at in range(6):
+        Image.fromarray(blobs((SIDE, SIDE), seed=at)).save(tmp_path / f"{at}.png")
+    found = survey(config_from({"images": ["*.png"], "model": UNET, "output": "out"}, tmp_path, "x", []))
+    opened = set()
+    monkeypatch.setattr(excerpts, "_widest", lambda places, *_: opened.add(places[0].image.name) or [])
+    for limit, number in ((2**28, 6), (4 * SIDE**2, 4), (1, 2)):
+        opened.clear()
+        monkeypatch.setattr(excerpts, "WHOLE", limit)
+        read_excerpts(found, found.images, 2, SIDE, 64)
+        assert len(opened) == number
