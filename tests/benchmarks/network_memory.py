@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from tests.benchmarks.images import zarr_image
-from tests.benchmarks.memory import peak_bytes, pss_bytes
+from tests.benchmarks.memory import held_bytes, peak_bytes
 from tests.benchmarks.network import MEAN, STD
 
 SIDES = (2048, 4096)
@@ -60,7 +60,7 @@ def loaded_bytes(yaml: Path) -> int:
     with subprocess.Popen([sys.executable, "-c", LOAD, str(yaml)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        size = pss_bytes(psutil.Process(child.pid))
+        size = held_bytes(psutil.Process(child.pid), "Rss")
         child.kill()
     return size
 
@@ -82,7 +82,7 @@ def main() -> None:
             image = zarr_image(folder / f"{side}.zarr", side, channels=3)
             for backend, stitch in (case for case in CASES if words - {"light"} <= set(case)):
                 yaml = yaml_of(folder, image, backend, stitch, light=light)
-                above = (peak_bytes(yaml, SAMPLE_S * max(1, side // 4096)) - loaded_bytes(yaml)) / 2**20
+                above = (peak_bytes(yaml, SAMPLE_S * max(1, side // 4096), "Rss") - loaded_bytes(yaml)) / 2**20
                 print(f"{side:6}^2 {backend:10} {stitch:10} {above:5.0f} MiB above the loaded network", flush=True)
 
 
