@@ -25,7 +25,7 @@ __all__ = ["RunFolder"]
 
 FORMAT = "gigaseg.run/1"
 NEVER_FRESH = {"evaluate", "convert"}  # begun by commands that have no --fresh
-PACKAGES = ("numpy", "torch", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
+PACKAGES = ("numpy", "torch", "openvino", "onnxruntime", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,13 @@ class RunFolder:
             if parent == self.path or not parent.is_dir() or any(parent.iterdir()):
                 return
             parent.rmdir()
+
+    def other_versions(self) -> list[str]:
+        """A note of what is of another version than when an unfinished run was last gone on with; empty: nothing is."""
+        found, now = self.read(), versions()
+        before = found.get("versions", {})
+        changed = [f"{name} {now.get(name, 'none')} instead of {before[name]}" for name in before if now.get(name) != before[name]]
+        return [f"what is left to do is done with {', '.join(changed)}"] if changed and found.get("state") != "done" else []
 
     def last_plan(self) -> dict[str, Any]:
         """The plan that the last execution recorded in the ledger; empty when there is none."""

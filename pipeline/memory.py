@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from pipeline.geometry import ceil_to
 from pipeline.grid import Grid
 from pipeline.receipts import Image
 from pipeline.recipe import Recipe
-from pipeline.survey import Survey, header_of
+from pipeline.survey import Survey, truth_header
 
 __all__ = ["fit_memory", "part_bytes", "print_bytes", "projected_bytes"]
 
@@ -47,7 +46,7 @@ def _image_bytes(found: Survey, recipe: Recipe, image: Image) -> int:
     network = 0 if on_gpu else found.model.projected_bytes(tile, header.channels) * recipe.batch
     # Each writer has one, and so has whoever waits for a writer; where there is nothing for others, a store makes copies of it.
     results = (writers + 1) * (mask + probs + max(mask + probs, given))
-    decoded = header.whole_bytes + (_truth_whole_bytes(image.truth, image.truth_identity) if image.truth else 0)
+    decoded = header.whole_bytes + (truth_header(image.truth, image.truth_identity).whole_bytes if image.truth else 0)
     return (readers + 1) * loaded + read + shared + network + results + readers * decoded
 
 
@@ -68,12 +67,6 @@ def _shared_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, int
         return shared, 0, 0
     around = 2 * (height + width)
     return shared, each * around * recipe.outer // recipe.core, min(recipe.halo * around, height * width)
-
-
-@cache
-def _truth_whole_bytes(path: str, identity: str) -> int:  # noqa: ARG001 - a file that has changed is another one
-    """What one read of a truth must decode, whatever the box; read once, as plans are made again and again."""
-    return header_of(path, {"name": "auto"}).whole_bytes
 
 
 def _has_probs(found: Survey) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from pipeline.receipts import Image
 from pipeline.tree import Config
 from pipeline.truth import TruthMap
 
-__all__ = ["Rejected", "Survey", "file_hash", "fingerprint", "open_all", "survey", "truth_problems"]
+__all__ = ["Rejected", "Survey", "file_hash", "fingerprint", "open_all", "survey", "truth_header", "truth_problems"]
 
 LOOKED_AT = 10_000  # chunk files of an array whose time of change is looked at
 
@@ -187,6 +188,16 @@ def header_of(path: str, reader: Mapping[str, Any]) -> Header:
         raise InputError(Problem(path, f"a file that cannot be opened ({error})", "", "It may be possible later.")) from error
 
 
+@cache
+def truth_header(path: str, identity: str) -> Header:  # noqa: ARG001 - a file that has changed is another one
+    """Open a truth for its header, once.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    return header_of(path, {"name": "auto"})
+
+
 def identity_of(path: str, reader: Mapping[str, Any]) -> str:
     """What makes the pixels these pixels: path, size, time of change, and how they are read."""
     place = Path(path.removeprefix("file://"))
@@ -232,7 +243,7 @@ def truth_problems(images: Sequence[Image], truth_map: TruthMap) -> list[Problem
         if image.truth is None:
             continue
         try:
-            header = header_of(image.truth, {"name": "auto"})
+            header = truth_header(image.truth, image.truth_identity)
         except InputError as error:
             problems += error.problems
             continue

@@ -152,7 +152,8 @@ def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
     recorded = None if anew else folder.read().get("recipe")
     if recorded is not None:
         measure_file(found)
-        return keep(found, recorded)
+        kept = keep(found, recorded)
+        return replace(kept, notes=(*kept.notes, *folder.other_versions()))
     found.model.check()
     return choose(found, measured=measure(found), outcome=measure_backends(found, anew=anew))
 

@@ -70,6 +70,9 @@ class GraphPredictor:
         normalize: see :class:`pipeline.backends.Backend`.
         prepare: makes a graph ready to run on pixels like these; returns the function, and whether it takes any size.
         raw: types of pixels that a graph takes as they are; all others become float32.
+
+    Attributes:
+        notes: what is done otherwise than the recipe says.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class GraphPredictor:
         raw: Sequence[str],
     ) -> None:
         self.network, self.normalize, self.prepare, self.raw = network, normalize, prepare, raw
+        self.notes: list[str] = []
         self.graphs: dict[tuple[Any, ...], Run] = {}
         self.sized: dict[tuple[Any, ...], Run] = {}  # used last comes last
 

@@ -53,10 +53,14 @@ class Openvino(Backend):
         """Take the network over; see :class:`pipeline.backends.Backend`. It is compiled when the type of the pixels is known."""
         self.require(recipe)
         from pipeline.backends._graph import GraphPredictor
+        from pipeline.backends.torch import bf16_supported
 
         give_back_freed_memory()  # it plans the memory of a tile, and holds it
         with torch_threads(recipe.threads):
-            yield GraphPredictor(network, normalize, lambda graph, pixels: _compile(graph, pixels, recipe), RAW)
+            predict = GraphPredictor(network, normalize, lambda graph, pixels: _compile(graph, pixels, recipe), RAW)
+            if recipe.precision == "bf16" and not bf16_supported():
+                predict.notes.append("this processor has no bfloat16: OpenVINO computed in float32")
+            yield predict
 
 
 def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -110,6 +111,18 @@ def test_large_tiles_have_a_graph_of_their_size(tmp_path, engine, networks, monk
     done = engine(output="large", **common)
     assert np.array_equal(done.mask(), expected.mask())
     assert sum("?" not in size for size in sizes) >= 2
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_bfloat16_that_there_is_not_is_told(tmp_path, engine, networks, monkeypatch, has):
+    """OpenVINO computes in float32 where the processor has no bfloat16: run.json says that the recipe was not kept."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("not installed: openvino")
+    monkeypatch.setattr("pipeline.backends.torch.bf16_supported", lambda *_: has)
+    save_tiff(tmp_path / "a.tif", blobs(SHAPE, seed=1))
+    done = engine(model=networks["same"], tiling=TILING, compute={"backend": "openvino", "precision": "bf16"})
+    assert done.run_json["recipe_kept"] is has
+    assert ("this processor has no bfloat16: OpenVINO computed in float32" in done.run_json["recipe_changes"]) is not has
 
 
 SIGNALS = """

@@ -399,3 +399,20 @@ def test_the_written_config_names_what_was_chosen(engine, tmp_path):
     assert run(first.folder / "config.yaml") == 0
     assert (first.folder / "masks").stat().st_mtime_ns == before
     assert engine(model=UNET, normalize=NORMALIZE).run_json["recipe"] == recipe
+
+
+def test_other_versions_are_told(engine, scene, capsys):
+    """Who goes on with another library than the run began with reads so, in run.json too; a finished run says nothing."""
+    with ending_after(3, None):
+        begun = engine(**TRACED)
+    file = begun.folder / "run.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "versions": {**content["versions"], "numpy": "1.0"}}))
+    told = f"what is left to do is done with numpy {np.__version__} instead of 1.0"
+    capsys.readouterr()
+    done = engine(**TRACED)
+    assert told in capsys.readouterr().err
+    assert told in done.run_json["notes"]
+    file.write_text(json.dumps({**done.run_json, "versions": {**content["versions"], "numpy": "1.0"}}))
+    engine(**TRACED)
+    assert told not in capsys.readouterr().err
