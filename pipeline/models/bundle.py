@@ -277,7 +277,8 @@ def _architecture(spec: BundleSpec, folder: Path) -> Network:
     elif spec.channels is not None and network.num_channels not in (None, spec.channels):
         problems.append(Problem(f"{file}: channels", str(spec.channels), f"{network.num_channels}, as the architecture takes"))
     if isinstance(spec.normalize, dict):
-        problems += [_in_file(problem, file) for problem in check_fixed(spec.normalize, network.num_channels)]
+        channels = None if spec.merge_channels else network.num_channels
+        problems += [_in_file(problem, file) for problem in check_fixed(spec.normalize, channels)]
     if problems:
         raise InputError(problems)
     return network

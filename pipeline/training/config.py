@@ -124,7 +124,7 @@ class TrainConfig(_Tree):
     normalize: Literal["auto", "dataset", "percentile", "zscore", "none"] | dict[str, list[float]] = Field(
         default="auto",
         description="dataset: numbers of all training images; percentile, zscore: of each image; "
-        "auto: as all bundles of mean_of have it, else dataset for 8 bits, else percentile",
+        "auto: as all bundles of mean_of have it, else dataset for 8 bits, and percentile for others and merged channels",
     )
     merge_channels: bool = Field(
         default=False, description="the network sees mean, minimum and maximum over the channels, so that it takes any number of them"

@@ -136,7 +136,9 @@ def _kind(plan: TrainPlan) -> str:
         )
     channels = {image.header.channels for image in plan.train}
     if asked == "auto":
-        return "dataset" if types == ["uint8"] and len(channels) == 1 else "percentile"
+        # A network that sees merged channels is one for images of any number of them, which numbers of these would not fit.
+        is_one_kind = types == ["uint8"] and len(channels) == 1 and not plan.config.merge_channels
+        return "dataset" if is_one_kind else "percentile"
     return str(asked)
 
 

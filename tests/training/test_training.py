@@ -202,6 +202,16 @@ def test_a_bundle_says_its_field(scene, monkeypatch):
     assert 16 < bundle.field < 128
 
 
+@pytest.mark.parametrize("normalize", ["auto", "dataset"])
+def test_merged_channels_may_be_two(tmp_path, normalize):
+    """A network that sees a merger of two channels can be saved and scored; `auto` normalises any number of channels."""
+    folder = write_scene(tmp_path, channels=2)
+    assert train(train_yaml(folder, steps=2, merge_channels=True, normalize=normalize)) == 0
+    assert report_of(folder / "out")["images"] == 1
+    found = read_spec(folder / "out" / "bundle").normalize
+    assert found == "percentile" if normalize == "auto" else len(found["mean"]) == 2
+
+
 def test_frozen_norms_keep_their_statistics(scene):
     """Going on from a bundle with its norms frozen, weights change and the norms' statistics do not; else both change."""
     assert train(train_yaml(scene, output="first", steps=2)) == 0
