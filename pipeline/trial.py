@@ -36,6 +36,7 @@ WORTH = 20  # times the pixels of a trial that a run must have
 SIDE = 256  # of a tile, at most, pixels
 READYING = 2**19  # pixels whose computing takes as long as making a backend ready
 TILES, ROUNDS = 2, 3  # tiles that are compared; times that the first one is timed
+VERSION = 2  # of trials: what an earlier one found is not asked for
 LOOKS = 64  # places that they are chosen from
 AGREEMENT = 0.995  # share of the pixels that must have the class of eager float32
 ABOUT = 1.1  # times the fastest that counts as being as fast
@@ -188,7 +189,7 @@ def _key(found: Survey, recipe: Recipe, precisions: Sequence[str]) -> str:
     candidates = {precision: _candidates(recipe.device, precision) for precision in precisions}
     packages = sorted({"torch", *(package for name in ORDER for package in _backend(name).needs)})
     machine = [_processor(), recipe.device, recipe.threads, __version__, [_version(package) for package in packages]]
-    return fingerprint(model, found.config.normalize, kinds, _side(found), candidates, packages, machine)
+    return fingerprint(VERSION, model, found.config.normalize, kinds, _side(found), candidates, packages, machine)
 
 
 def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
