@@ -34,7 +34,7 @@ from pipeline.yaml_lines import read_yaml
 from workflows._overwriting import refuse_overwriting
 from workflows.catalog import parse
 
-__all__ = ["report", "retry", "run", "run_resolved", "segment", "stop"]
+__all__ = ["refuse_training", "report", "retry", "run", "run_resolved", "segment", "stop"]
 
 
 def run(
@@ -48,11 +48,11 @@ def run(
     Raises:
         GigasegError: wrong input, or the run could not go on.
     """
-    _refuse_training(config_path)
+    refuse_training(config_path)
     return run_resolved(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
 
 
-def _refuse_training(config_path: Path) -> None:
+def refuse_training(config_path: Path) -> None:
     """Refuse a YAML with keys that only a training has, and none that only a run has: all of them would be unknown."""
     data = read_yaml(config_path).data
     of_run, of_training = (form.tree.model_fields.keys() for form in (RUN, TRAIN))
@@ -220,6 +220,9 @@ def report(folder_path: Path) -> int:
     scores = folder.path / "val"
     _require_run(folder, f"Its scores are in {scores}: gigaseg report {scores}")
     plan = folder.last_plan()
+    if not plan:
+        way_out = "Run it again; a report follows."
+        raise InputError(Problem(str(folder.path), "a run that ended before it had begun with any block", "one that has", way_out))
     done = planned(plan, tally(read_rows(folder.ledger)))
     print_table(_report(folder, plan, done), Console(soft_wrap=True))
     print(f"report: {folder.report / 'index.html'}")

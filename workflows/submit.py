@@ -17,6 +17,7 @@ from pipeline.errors import GigasegError, InputError, Problem, nearest
 from pipeline.runners.ray import authenticate
 from pipeline.survey import fingerprint
 from pipeline.tree import Config
+from workflows.segment import refuse_training
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -50,6 +51,7 @@ def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | No
     """
     if to not in TARGETS:
         raise InputError(Problem("--to", repr(to), ", ".join(TARGETS), nearest(to, TARGETS)))
+    refuse_training(config)
     resolved = load_config(config, overrides)
     address = address or ADDRESS
     request = _request(resolved)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.folder import RunFolder
 from tests.training.scene import train_yaml
 from workflows.train import train
 
@@ -35,10 +36,11 @@ def test_the_folder_of_a_training_is_no_run(scene, said):
     assert main(["report", f"{output}/val"]) == 0
 
 
-def test_the_yaml_of_a_training_is_no_run(scene, said):
-    """`run` of a training names the keys that tell and the other command."""
+@pytest.mark.parametrize("command", [["run"], ["submit", "--to", "ray"]])
+def test_the_yaml_of_a_training_is_no_run(scene, said, command):
+    """A command for runs, given a training, names the keys that tell and the other command."""
     path = train_yaml(scene, "mine.yaml")
-    assert said("run", path) == (
+    assert said(*command, path) == (
         f"gigaseg: {path}: found crop, batch, steps, as in a training; allowed: the keys of a run. Is `gigaseg train {path}` meant?"
     )
 
@@ -48,6 +50,14 @@ def test_the_yaml_of_a_run_is_no_training(tmp_path, said):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(RUN))
     assert said("train", path) == f"gigaseg: {path}: found tiling, writers, as in a run. Is `gigaseg run {path}` meant?"
+
+
+def test_a_run_that_never_began_has_no_report(tmp_path, said):
+    """`report` of a run that was killed before its plan was written says what to do."""
+    folder = RunFolder(tmp_path / "out")
+    folder.write(state="running")
+    folder.ledger.mkdir()
+    assert said("report", folder.path).endswith("Run it again; a report follows.")
 
 
 @pytest.mark.parametrize(("command", "stray"), [("run", "precision"), ("train", "wrong")])
