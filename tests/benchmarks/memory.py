@@ -20,20 +20,20 @@ SIDES = (4096, 16384, 65536)
 SAMPLE_S = 0.25
 
 
-def held_bytes(process: psutil.Process, kind: str = "Pss") -> int:
-    """Memory of a process and its descendants: ``Pss``, or of one alone ``Rss``, which others that share its files do not move."""
+def pss_bytes(process: psutil.Process) -> int:
+    """Sum of the proportional set sizes of a process and all its descendants."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         try:
             rollup = Path(f"/proc/{one.pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(f"{kind}:")) * 1024
+        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
     return total
 
 
-def peak_bytes(yaml: Path, sample_s: float, kind: str = "Pss") -> int:
-    """Peak memory of a run from its beginning, all its processes together.
+def peak_bytes(yaml: Path, sample_s: float) -> int:
+    """Peak PSS of a run from its beginning, all its processes together.
 
     Raises:
         SystemExit: the run failed.
@@ -42,7 +42,7 @@ def peak_bytes(yaml: Path, sample_s: float, kind: str = "Pss") -> int:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
         process = psutil.Process(child.pid)
         while child.poll() is None:
-            peak = max(peak, held_bytes(process, kind))
+            peak = max(peak, pss_bytes(process))
             time.sleep(sample_s)
     if child.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")

@@ -12,18 +12,16 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tests.benchmarks.images import zarr_image
-from tests.benchmarks.memory import held_bytes, peak_bytes
 from tests.benchmarks.network import MEAN, STD
 
 SIDES = (2048, 4096)
 CASES = (("openvino", "crop"), ("openvino", "gaussian"), ("torch", "crop"), ("torch", "gaussian"))
-SAMPLE_S = 0.05  # at 4096^2; a sample stops the run for some 15 ms, so that larger images are sampled less often
+SAMPLE_S = 0.2
 LOAD = """
 import os, sys, time
 from pathlib import Path
@@ -55,12 +53,34 @@ def yaml_of(folder: Path, image: Path, backend: str, stitch: str, *, light: bool
     return path
 
 
+def status_bytes(pid: int, key: str) -> int:
+    """What the kernel says of a process: ``VmRSS``, or ``VmHWM``, the most that it ever was. Others that share its files move neither."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def peak_bytes(yaml: Path) -> int:
+    """The most that a run of one process held.
+
+    Raises:
+        SystemExit: the run failed.
+    """
+    command, peak = [sys.executable, "-m", "pipeline.cli", "run", str(yaml), "--fresh"], 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+        while child.poll() is None:
+            peak = max(peak, status_bytes(child.pid, "VmHWM"))
+            time.sleep(SAMPLE_S)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
+    return peak
+
+
 def loaded_bytes(yaml: Path) -> int:
     """Memory of a process that has loaded the network."""
     with subprocess.Popen([sys.executable, "-c", LOAD, str(yaml)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        size = held_bytes(psutil.Process(child.pid), "Rss")
+        size = status_bytes(child.pid, "VmRSS")
         child.kill()
     return size
 
@@ -82,7 +102,7 @@ def main() -> None:
             image = zarr_image(folder / f"{side}.zarr", side, channels=3)
             for backend, stitch in (case for case in CASES if words - {"light"} <= set(case)):
                 yaml = yaml_of(folder, image, backend, stitch, light=light)
-                above = (peak_bytes(yaml, SAMPLE_S * max(1, side // 4096), "Rss") - loaded_bytes(yaml)) / 2**20
+                above = (peak_bytes(yaml) - loaded_bytes(yaml)) / 2**20
                 print(f"{side:6}^2 {backend:10} {stitch:10} {above:5.0f} MiB above the loaded network", flush=True)
 
 

@@ -39,7 +39,7 @@ import psutil
 import zarr
 
 from tests.benchmarks.images import zarr_image
-from tests.benchmarks.memory import held_bytes
+from tests.benchmarks.memory import pss_bytes
 from tests.benchmarks.network import MEAN, STD, check_shares
 
 JOBS = Path(__file__).with_name("peer_jobs.py")
@@ -116,7 +116,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(SAMPLE_S):
             try:
-                self.peak = max(self.peak, held_bytes(self.process))
+                self.peak = max(self.peak, pss_bytes(self.process))
                 for one in [self.process, *self.process.children(recursive=True)]:
                     times = one.cpu_times()
                     self.seconds[one.pid] = times.user + times.system
