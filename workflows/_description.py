@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from pipeline import __version__
 from pipeline.geometry import Box, ceil_to
@@ -17,12 +19,16 @@ from pipeline.normalize import HIGH, LOW
 from pipeline.probe import file_sha256
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 __all__ = ["OPSET", "describe"]
 
 OPSET = 18
 """Of the ONNX files."""
+
+SEEDS, TRIES = 8, 3  # pixels to choose a test from, and noises that each is held against
+ROUNDING, STEADY = 2e-7, 1e-5  # of a pixel, relative; what it may change in a probability
 
 
 def describe(folder: Path, name: str, model: Model, network: nn.Module, channels: int) -> None:
@@ -139,14 +145,37 @@ def _test(folder: Path, model: Model, network: nn.Module, channels: int, steps: 
     import torch
 
     side = model.fixed_size or max(_least(model), ceil_to(64, model.stride))
-    raw_NCYX = np.random.default_rng(0).integers(0, 256, (1, channels, side, side)).astype(np.float32)
     chain = Chain(before(folder, steps, channels))
     fitter = chain.fitter()
-    fit = fitter.fit(fitter.observe(raw_NCYX[0], None, Box(0, 0, side, side), 0)) if fitter else None
-    with torch.no_grad():
-        logits = network(torch.from_numpy(chain.apply(raw_NCYX[0], fit))[None])
-    is_single = logits.shape[1] == 1
-    scores = torch.sigmoid(logits) if is_single else torch.softmax(logits, 1)
+
+    def scores_of(raw_NCYX: NDArray[np.float32]) -> torch.Tensor:
+        fit = fitter.fit(fitter.observe(raw_NCYX[0], None, Box(0, 0, side, side), 0)) if fitter else None
+        with torch.no_grad():
+            logits = network(torch.from_numpy(chain.apply(raw_NCYX[0], fit))[None])
+        return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
+
+    raw_NCYX = _steady_pixels((1, channels, side, side), scores_of)
+    scores = scores_of(raw_NCYX)
     np.save(folder / "test_input.npy", raw_NCYX)
     np.save(folder / "test_output.npy", scores.numpy())
-    return int(logits.shape[1]), {"id": "sigmoid"} if is_single else {"id": "softmax", "kwargs": {"axis": "channel"}}
+    return int(scores.shape[1]), {"id": "sigmoid"} if scores.shape[1] == 1 else {"id": "softmax", "kwargs": {"axis": "channel"}}
+
+
+def _steady_pixels(shape: tuple[int, ...], scores_of: Callable[[NDArray[np.float32]], torch.Tensor]) -> NDArray[np.float32]:
+    """Pixels on which rounding decides nothing.
+
+    Where a network chooses (the place of a maximum, as in SegNet's unpooling), two values may be equal but for rounding, and another
+    runtime or processor then chooses otherwise.
+    """
+    moved: dict[int, float] = {}
+    for seed in range(SEEDS):
+        raw_NCYX, expected = _pixels(shape, seed), scores_of(_pixels(shape, seed))
+        noise = np.random.default_rng(seed + SEEDS).normal(0, ROUNDING, (TRIES, *shape)).astype(np.float32)
+        moved[seed] = max(float((scores_of(raw_NCYX * (1 + one)) - expected).abs().max()) for one in noise)
+        if moved[seed] < STEADY:
+            break
+    return _pixels(shape, min(moved, key=lambda seed: moved[seed]))
+
+
+def _pixels(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)

@@ -14,6 +14,7 @@ from pipeline.models.bundle import save_bundle
 from pipeline.plugins import build
 from pipeline.recipe import Recipe
 from tests.oracle.network_files import TINY
+from workflows._description import SEEDS, _pixels, _steady_pixels
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -124,3 +125,20 @@ def test_export_refuses_what_it_cannot_write(capsys, tmp_path):
         assert main(["models", "export", *arguments, "-o", str(tmp_path / "x")]) == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_rounding_decides_no_test_of_a_package():
+    """Test pixels are those that a rounding error does not change the scores of; where all are shaken, those that change least."""
+    shape = (1, 2, 8, 8)
+
+    def scores_of(weight_of):
+        def go(raw_NCYX):
+            seed = min(range(SEEDS), key=lambda one: np.abs(raw_NCYX - _pixels(shape, one)).max())
+            is_shaken = not np.array_equal(raw_NCYX, _pixels(shape, seed))
+            return torch.tensor([weight_of(seed) * is_shaken])
+
+        return go
+
+    assert np.array_equal(_steady_pixels(shape, scores_of(lambda seed: 0.0)), _pixels(shape, 0))
+    assert np.array_equal(_steady_pixels(shape, scores_of(lambda seed: 0.1 * (seed < 3))), _pixels(shape, 3))
+    assert np.array_equal(_steady_pixels(shape, scores_of(lambda seed: 0.1 + abs(seed - 5))), _pixels(shape, 5))
