@@ -22,7 +22,7 @@ __all__ = [
     "BlockError",
     "GigasegError",
     "InputError",
-    "LeaseLost",
+    "LockLost",
     "Problem",
     "StoreError",
     "TruthError",
@@ -88,7 +88,7 @@ class StoreError(GigasegError):
     """The output cannot be written: the disk is full or the store is gone."""
 
 
-class LeaseLost(GigasegError):
+class LockLost(GigasegError):
     """Another process holds this run now."""
 
 

@@ -20,17 +20,29 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError, Problem, nearest
-from pipeline.messages import problems_of
+from pipeline.validation import problems_of
 
 __all__ = ["KINDS", "Plugin", "available", "build", "find", "problems_of"]
 
 KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "runners")
+INSIDE = {"runners": "scheduling.runners"}
+"""Kinds whose folder lies inside another package."""
 
 
 class Plugin(BaseModel):
     """Base of everything that can be named: frozen, and strict about its options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+def package_of(kind: str) -> str:
+    """Return the package that holds the files of one kind.
+
+    Example:
+        >>> package_of("models"), package_of("runners")
+        ('pipeline.models', 'pipeline.scheduling.runners')
+    """
+    return f"pipeline.{INSIDE.get(kind, kind)}"
 
 
 def available(kind: str) -> list[str]:
@@ -40,7 +52,7 @@ def available(kind: str) -> list[str]:
         >>> "histogram" in available("models")
         True
     """
-    folders = importlib.import_module(f"pipeline.{kind}").__path__
+    folders = importlib.import_module(package_of(kind)).__path__
     return list(_listed(tuple(folders), tuple(Path(folder).stat().st_mtime_ns for folder in folders)))
 
 
@@ -64,9 +76,9 @@ def find(kind: str, name: str, where: str = "") -> type[Plugin]:
     where = where or f"{kind}: name"
     names = available(kind)
     if "." not in name and name not in names:
-        way_out = nearest(name, names) or f"To add it, create pipeline/{kind}/{name}.py."
+        way_out = nearest(name, names) or f"To add it, create {package_of(kind).replace('.', '/')}/{name}.py."
         raise InputError(Problem(where, repr(name), ", ".join(names), way_out))
-    target = name if "." in name else f"pipeline.{kind}.{name}"
+    target = name if "." in name else f"{package_of(kind)}.{name}"
     try:
         module = importlib.import_module(target)
     except ModuleNotFoundError as missing:

@@ -19,13 +19,13 @@ from sybil.example import Example
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from pipeline.cli import app, main
-from pipeline.config import RUN, load_form
-from pipeline.confusion import Counts
+from pipeline.config.loading import RUN, load_form
+from pipeline.config.recipe import Recipe
 from pipeline.geometry import Box
 from pipeline.plugins import build
-from pipeline.readers import Header, Raster
-from pipeline.recipe import Recipe
-from pipeline.training.config import TRAIN, is_training
+from pipeline.raster import Header, Raster
+from pipeline.statistics.pixel_counts import Counts
+from pipeline.training.schema import TRAIN, is_training
 from pipeline.writers import MaskMeta
 
 ROOT = Path(__file__).parents[1]

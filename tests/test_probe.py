@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.models._probe import Probe, answer_key, cached, file_sha256, probe, probe_field, probe_stride, remember
 from pipeline.plugins import build
-from pipeline.probe import Probe, answer_key, cached, file_sha256, probe, probe_field, probe_stride, remember
 
 
 @pytest.fixture(autouse=True)

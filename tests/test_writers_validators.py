@@ -18,10 +18,10 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from PIL import Image as Picture
 
 from pipeline.geometry import Box
-from pipeline.grid import Grid
 from pipeline.plugins import build
-from pipeline.readers import Header
-from pipeline.stores import ArrayRaster, BlockStore
+from pipeline.raster import ArrayRaster, Header
+from pipeline.storage.block_store import BlockStore
+from pipeline.tiling.grid import Grid
 from pipeline.writers import MaskMeta
 from pipeline.writers._pyramid import mean, mode, nearest
 from pipeline.writers.ome_zarr import OmeZarr
@@ -314,7 +314,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from pipeline.geometry import Box
-from pipeline.grid import Grid
+from pipeline.tiling.grid import Grid
 from pipeline.writers import MaskMeta
 from pipeline.writers.ome_zarr import OmeZarr
 from pipeline.writers.tiff import Tiff

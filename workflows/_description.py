@@ -14,9 +14,9 @@ from pipeline import __version__
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
 from pipeline.models._chain import Chain
+from pipeline.models._probe import file_sha256
 from pipeline.models._rdf_steps import before
-from pipeline.normalize import HIGH, LOW
-from pipeline.probe import file_sha256
+from pipeline.statistics.normalization import HIGH, LOW
 
 if TYPE_CHECKING:
     import torch

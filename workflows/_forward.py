@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend
+from pipeline.config import Recipe
+from pipeline.engine import Job, read_reflected, valid_pixels
 from pipeline.errors import GigasegError
-from pipeline.job import Job, read_reflected, valid_pixels
+from pipeline.inputs import Catalogue, Image
 from pipeline.plugins import available, build, find
-from pipeline.receipts import Image
-from pipeline.recipe import Recipe
-from pipeline.survey import Survey
-from pipeline.trial import AGREEMENT, Tried, compare
+from pipeline.tuning import AGREEMENT, Tried, compare
 
 __all__ = ["Tile", "again", "candidates", "fastest", "largest_tile", "try_all"]
 
@@ -66,7 +65,7 @@ def largest_tile(image: Image, job: Job) -> Tile:
     return Tile(one_CYX[None] if job.recipe.batch == 1 else np.stack([one_CYX] * job.recipe.batch), fit)
 
 
-def candidates(found: Survey, recipe: Recipe) -> list[tuple[str, str]]:
+def candidates(found: Catalogue, recipe: Recipe) -> list[tuple[str, str]]:
     """Backend and precision of all that is tried: eager float32 first, which the others are compared with."""
     if not found.model.takes_backend:
         return [(recipe.backend, recipe.precision)]
@@ -80,13 +79,13 @@ def candidates(found: Survey, recipe: Recipe) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
-def needs_scores(found: Survey, recipe: Recipe) -> bool:
+def needs_scores(found: Catalogue, recipe: Recipe) -> bool:
     """Whether a run asks for logits; else it takes classes, which some backends have cheaper."""
     probs = any(spec.get("probs") for spec in found.config.writers)
     return recipe.stitch != "crop" or probs or any(image.truth for image in found.images)
 
 
-def try_all(found: Survey, job: Job, tile: Tile, say: Callable[[str], None]) -> list[Tried]:
+def try_all(found: Catalogue, job: Job, tile: Tile, say: Callable[[str], None]) -> list[Tried]:
     """Time one tile with every candidate.
 
     Args:
@@ -119,7 +118,7 @@ def try_all(found: Survey, job: Job, tile: Tile, say: Callable[[str], None]) -> 
     return tried
 
 
-def again(found: Survey, job: Job, tile: Tile, tried: Sequence[Tried]) -> list[Tried]:
+def again(found: Catalogue, job: Job, tile: Tile, tried: Sequence[Tried]) -> list[Tried]:
     """Time the fastest once more, at another moment: on a machine that does other things too, the fewer seconds are nearer the truth."""
     best = fastest(tried)
     recipe = _with(job.recipe, best.backend, best.precision)

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import InputError, Problem
-from pipeline.folder import RunFolder
-from pipeline.survey import Survey
+from pipeline.inputs import Catalogue
+from pipeline.records import RunFolder
 
 __all__ = ["refuse_overwriting"]
 
 SHOWN = 3
 
 
-def refuse_overwriting(found: Survey, folder: RunFolder, outputs: Iterable[str]) -> None:
+def refuse_overwriting(found: Catalogue, folder: RunFolder, outputs: Iterable[str]) -> None:
     """Refuse a run that would write over an image, a truth, or what was in the output folder before any run.
 
     Args:

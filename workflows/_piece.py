@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.config import Compute, Recipe
+from pipeline.engine import Job
 from pipeline.errors import GigasegError
-from pipeline.job import Job
-from pipeline.ledger import Ledger
-from pipeline.plan import block_keys, complete
+from pipeline.inputs import Catalogue, Image
 from pipeline.plugins import build
-from pipeline.receipts import Block, Image, Receipt
-from pipeline.recipe import Recipe
-from pipeline.runners import Work
-from pipeline.schedule import Schedule, Stage
-from pipeline.survey import Survey
-from pipeline.tree import Compute
+from pipeline.records import Block, Ledger, Receipt
+from pipeline.scheduling import BlockQueue, Stage, block_keys, complete
+from pipeline.scheduling.runners import Work
 
 __all__ = ["Timing", "choose_piece", "overhead", "run_piece"]
 
@@ -52,7 +49,7 @@ class Timing:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
-def choose_piece(found: Survey, recipe: Recipe, pixels: int, actors: int) -> tuple[list[Image], Recipe]:
+def choose_piece(found: Catalogue, recipe: Recipe, pixels: int, actors: int) -> tuple[list[Image], Recipe]:
     """Take whole images until there are enough pixels, or whole blocks of one that is larger than that.
 
     Images that are too few are taken again: a sample of one block says nothing of a run.
@@ -107,7 +104,7 @@ def overhead(images: Sequence[Image], job: Job) -> float:
     return seen / kept
 
 
-def run_piece(found: Survey, job: Job, compute: Compute, runner: str, folder: Path) -> Timing:
+def run_piece(found: Catalogue, job: Job, compute: Compute, runner: str, folder: Path) -> Timing:
     """Run the images of a survey phase by phase, as a run would, into a folder, for a while.
 
     Raises:
@@ -116,7 +113,7 @@ def run_piece(found: Survey, job: Job, compute: Compute, runner: str, folder: Pa
     stages = complete(found, job)
     log: list[str] = []
     seen: list[tuple[float, Block, Receipt]] = []
-    schedule = Schedule(stages, job.merge, job.conclude, block_keys)
+    schedule = BlockQueue(stages, job.merge, job.conclude, block_keys)
     schedule.begin({})
     with Ledger.open(folder / "ledger") as ledger:
 

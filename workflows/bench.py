@@ -12,19 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.backends import Backend
-from pipeline.config import config_from, load_config
+from pipeline.config import Config, Recipe, config_from, load_config
+from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
-from pipeline.folder import hardware
-from pipeline.gpus import num_gpus
-from pipeline.job import Job
-from pipeline.plan import make_job
+from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.plugins import find
-from pipeline.recipe import Recipe
-from pipeline.runners._auto import runner_of
-from pipeline.survey import Survey, survey
-from pipeline.tree import Config
-from pipeline.trial import Outcome, Tried, is_worth
-from pipeline.tune import choose, measure
+from pipeline.records import hardware
+from pipeline.scheduling import make_job
+from pipeline.tuning import Outcome, Tried, choose, is_worth, measure, num_gpus, runner_of
 from workflows._forward import again, fastest, largest_tile, try_all
 from workflows._piece import Timing, choose_piece, overhead, run_piece
 from workflows.catalog import parse
@@ -54,7 +49,7 @@ def bench(what: str | None, model: str | None, overrides: Sequence[str] = (), *,
     Raises:
         GigasegError: wrong input, or nothing runs the model here.
     """
-    found = survey(_config(what, model, overrides))
+    found = build_catalogue(_config(what, model, overrides))
     if not found.images:
         raise InputError([Problem(one.path, one.cause, "an image that can be read") for one in found.rejected])
     found.model.check()
@@ -79,7 +74,7 @@ def _config(what: str | None, model: str | None, overrides: Sequence[str]) -> Co
     return config_from(mapping, Path.cwd(), "command line", overrides)
 
 
-def _measure(found: Survey, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _measure(found: Catalogue, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Time forward passes at the tile of a run, then a piece of that run."""
     choice = choose(found, measured=measure(found), outcome=_likely(found))
     job = make_job(found, choice.recipe)
@@ -107,7 +102,7 @@ def _measure(found: Survey, folder: Path, say: Callable[[str], None]) -> dict[st
     return _content(found, job, tile.pixels_BCYX.shape[2:], tried, timing, overhead(images, job), runner, notes)
 
 
-def _likely(found: Survey) -> Outcome | None:
+def _likely(found: Catalogue) -> Outcome | None:
     """The backend that a long run would probably take, which decides the tile; None: the YAML or the model says."""
     start = choose(found).recipe
     if found.config.compute.backend != "auto" or not found.model.takes_backend or start.device != "cpu":
@@ -119,7 +114,7 @@ def _likely(found: Survey) -> Outcome | None:
     return None
 
 
-def _runner(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[str, int]:
+def _runner(found: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[str, int]:
     """Who runs the piece: what the run would take on this machine, and how many actors."""
     compute = found.config.compute
     address = compute.address or os.environ.get("RAY_ADDRESS")
@@ -132,7 +127,7 @@ def _runner(found: Survey, recipe: Recipe, notes: list[str]) -> tuple[str, int]:
 
 
 def _content(
-    found: Survey,
+    found: Catalogue,
     job: Job,
     tile: Sequence[int],
     tried: Sequence[Tried],

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.errors import InputError, Problem, nearest
 from pipeline.plugins import Plugin, available, build, find
-from pipeline.training.config import is_training
+from pipeline.training.schema import is_training
 
 if TYPE_CHECKING:
     from pipeline.models import Model
@@ -161,7 +161,7 @@ def facts_of(model: Model) -> dict[str, Any]:
 def measured(model: Model) -> dict[str, Any]:
     """Stride and field as trials find them; nothing for what is not a network."""
     from pipeline.models import TorchModel
-    from pipeline.probe import probe, remember
+    from pipeline.models._probe import probe, remember
 
     if not isinstance(model, TorchModel):
         return {}
@@ -174,7 +174,7 @@ def measured(model: Model) -> dict[str, Any]:
 def schema(*, training: bool = False) -> int:
     """Print the JSON schema of the YAML of a run, or of a training."""
     from pipeline.config import RUN, json_schema
-    from pipeline.training.config import TRAIN
+    from pipeline.training.schema import TRAIN
 
     print(json.dumps(json_schema(TRAIN if training else RUN), indent=2))
     return 0

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.config import config_from
-from pipeline.execution import Order, execute
-from pipeline.folder import RunFolder
-from pipeline.job import Job
-from pipeline.plan import one_stage, plan_row
-from pipeline.recipe import Recipe
-from pipeline.survey import survey
+from pipeline.config import Recipe, config_from
+from pipeline.engine import Job
+from pipeline.inputs import build_catalogue
+from pipeline.records import RunFolder
+from pipeline.scheduling import Order, execute, one_stage, plan_row
 from workflows._overwriting import refuse_overwriting
 
 __all__ = ["convert"]
@@ -35,7 +33,7 @@ def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) 
     """
     mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": str(output)}
     config = config_from(mapping, Path.cwd(), "convert", overrides)
-    found = survey(config)
+    found = build_catalogue(config)
     folder = RunFolder(config.output)
     identity = {"convert": {"reader": config.reader}}
     folder.refuse_other(identity)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.allocator import VARIABLES, libc
 from pipeline.backends import Backend
+from pipeline.backends._allocator import VARIABLES, libc
 from pipeline.plugins import available, find
 
 __all__ = ["EXTRAS", "doctor"]

@@ -13,23 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import config_from, load_classes
+from pipeline.config import Config, Recipe, config_from, load_classes
+from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
-from pipeline.execution import Order, execute
-from pipeline.folder import RunFolder
 from pipeline.geometry import Box
-from pipeline.job import Job
-from pipeline.ledger import Tally
-from pipeline.names import Candidate
-from pipeline.plan import one_stage, plan_row
+from pipeline.inputs import Candidate, Catalogue, build_catalogue
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
-from pipeline.recipe import Recipe
-from pipeline.report.files import write_report
-from pipeline.report.ledger import report_of
-from pipeline.report.table import print_table
-from pipeline.survey import Survey, survey
-from pipeline.tree import Config
+from pipeline.records import RunFolder, Tally
+from pipeline.report import print_table, report_of, write_report
+from pipeline.scheduling import Order, execute, one_stage, plan_row
 
 __all__ = ["evaluate"]
 
@@ -56,7 +49,7 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
 
     with _listed(pred) as masks:
         config = _config(masks, truth, classes, ignore, output)
-        found = survey(config)
+        found = build_catalogue(config)
     _require_masks(found)
     folder = RunFolder(config.output)
     is_new = not folder.ledger.exists()
@@ -102,7 +95,7 @@ def _listed(pred: str) -> Iterator[str]:
         yield str(listed)
 
 
-def _warn(found: Survey, done: Tally) -> None:
+def _warn(found: Catalogue, done: Tally) -> None:
     """Say on stderr that masks which no run of ours has written hold the value of no prediction: a class may be meant."""
     images = {image.name: image for image in found.images if not _is_ours(Path(image.path))}
     missing: Counter[str] = Counter()
@@ -150,7 +143,7 @@ def _template(truth: str) -> str:
 
 def _count_classes(config: Config) -> int:
     """One more than the largest id in any mask or truth, block by block; the values of no prediction and ``ignore`` are no ids."""
-    found = survey(config)
+    found = build_catalogue(config)
     largest = 1
     paths = [(image.path, dict(image.reader)) for image in found.images]
     paths += [(image.truth, {"name": "auto"}) for image in found.images if image.truth]
@@ -170,7 +163,7 @@ def _count_classes(config: Config) -> int:
     return largest + 1
 
 
-def _require_masks(found: Survey) -> None:
+def _require_masks(found: Catalogue) -> None:
     """Refuse what cannot be masks."""
     problems = [
         Problem(image.path, f"{image.header.channels} channels of {image.header.dtype}", "one channel of class ids")

@@ -10,20 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.calibrate import Calibration
-from pipeline.config import load_config
-from pipeline.folder import RunFolder
-from pipeline.lease import Holder, current_holder
-from pipeline.ledger import read_rows, tally
-from pipeline.memory import print_bytes, projected_bytes
-from pipeline.plan import complete, make_job
-from pipeline.report.ledger import num_blocks, planned, report_of
-from pipeline.runners._auto import runner_of
-from pipeline.schedule import Stage
-from pipeline.survey import Survey, survey
-from pipeline.training.config import is_training
-from pipeline.tune import Choice, choose, expected, keep
-from pipeline.yaml_lines import read_yaml
+from pipeline.config import load_config, read_yaml
+from pipeline.inputs import Catalogue, build_catalogue
+from pipeline.records import Holder, RunFolder, current_holder, read_rows, tally
+from pipeline.report import num_blocks, planned, report_of
+from pipeline.scheduling import Stage, complete, make_job
+from pipeline.training.schema import is_training
+from pipeline.tuning import Calibration, Choice, choose, expected, keep, print_bytes, projected_bytes, runner_of
 
 __all__ = ["plan", "status"]
 
@@ -37,7 +30,7 @@ def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = Fa
 
         return plan_training(config_path, overrides, as_json=as_json)
     config = load_config(config_path, overrides)
-    found = survey(config)
+    found = build_catalogue(config)
     folder = RunFolder(config.output)
     folder.refuse_other(found.identity)
     recorded = folder.read().get("recipe")
@@ -62,7 +55,7 @@ def _calibration(choice: Choice, folder: RunFolder) -> list[str]:
     return [str(Calibration(**known)) if known else later]
 
 
-def _plan_content(found: Survey, choice: Choice, stages: Mapping[str, Sequence[Stage]], runner: str) -> dict[str, Any]:
+def _plan_content(found: Catalogue, choice: Choice, stages: Mapping[str, Sequence[Stage]], runner: str) -> dict[str, Any]:
     blocks = {image: sum(len(stage.blocks) for stage in some if stage.phase == "predict") for image, some in stages.items()}
     itemsize = 1 if len(found.classes) <= 255 else 2
     return {

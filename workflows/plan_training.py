@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load_form
-from pipeline.folder import RunFolder
-from pipeline.gpus import num_gpus
-from pipeline.memory import print_bytes
 from pipeline.models import num_parameters
-from pipeline.training.config import TRAIN
-from pipeline.training.footprint import refuse_overwriting
+from pipeline.records import RunFolder
 from pipeline.training.launch import crew_of
 from pipeline.training.learner import enough_memory, precision_of
+from pipeline.training.output_files import refuse_overwriting
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan
-from pipeline.training.team import Team
-from pipeline.training.trial import Trial, try_steps
+from pipeline.training.schema import TRAIN
+from pipeline.training.step_trial import StepTrial, try_steps
+from pipeline.training.worker_group import WorkerGroup
+from pipeline.tuning import num_gpus, print_bytes
 
 __all__ = ["plan_training"]
 
@@ -49,7 +48,7 @@ def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: 
     return 0
 
 
-def _content(plan: TrainPlan, workers: int, team: Team, trial: Trial) -> dict[str, Any]:
+def _content(plan: TrainPlan, workers: int, team: WorkerGroup, trial: StepTrial) -> dict[str, Any]:
     areas, config = plan.scan.areas.pixels, plan.config
     names = [*(one["name"] for one in plan.classes), *([f"border of {config.border.of}"] if config.border else [])]
     total = sum(areas) or 1

@@ -10,27 +10,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.calibrate import calibrate
-from pipeline.config import RUN, config_from, load_config, to_yaml
+from pipeline.config import RUN, Config, Recipe, config_from, load_config, read_yaml, settled, to_yaml
+from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
-from pipeline.execution import EXIT_INTERRUPTED, Order, execute
-from pipeline.folder import RunFolder
-from pipeline.job import Job
-from pipeline.ledger import Tally, latest, read_rows, tally
-from pipeline.plan import complete, make_job, plan_row, recount
-from pipeline.receipts import Receipt
-from pipeline.recipe import Recipe
-from pipeline.report.files import write_report
-from pipeline.report.ledger import planned, report_of
-from pipeline.report.table import print_table
-from pipeline.runners._auto import runner_of
-from pipeline.schedule import Stage
-from pipeline.stores import put_text
-from pipeline.survey import Survey, file_hash, fingerprint, survey
-from pipeline.training.config import TRAIN, is_training
-from pipeline.tree import Config, settled
-from pipeline.tune import Choice, choose, keep, measure, measure_backends, measure_file
-from pipeline.yaml_lines import read_yaml
+from pipeline.inputs import Catalogue, build_catalogue, file_hash, fingerprint
+from pipeline.records import Receipt, RunFolder, Tally, latest, read_rows, tally
+from pipeline.report import planned, print_table, report_of, write_report
+from pipeline.scheduling import EXIT_INTERRUPTED, Order, Stage, complete, execute, make_job, plan_row, recount
+from pipeline.storage import put_text
+from pipeline.training.schema import TRAIN, is_training
+from pipeline.tuning import Choice, calibrate, choose, keep, measure, measure_backends, measure_file, runner_of
 from workflows._overwriting import refuse_overwriting
 from workflows.catalog import parse
 
@@ -76,7 +65,7 @@ def run_resolved(
     again: Callable[[Receipt], bool] = lambda _: False,
 ) -> int:
     """Do as :func:`run` does, with a config that is at hand; ``again`` chooses receipts of failures that are forgotten."""
-    found = survey(config)
+    found = build_catalogue(config)
     folder = RunFolder(config.output)
     if not fresh:
         folder.refuse_other(found.identity)
@@ -110,7 +99,7 @@ def run_resolved(
     return code
 
 
-def _stages(found: Survey, job: Job, folder: RunFolder) -> dict[str, list[Stage]]:
+def _stages(found: Catalogue, job: Job, folder: RunFolder) -> dict[str, list[Stage]]:
     """All that the run needs; where masks are done and only the truth is new, no more than counting them again."""
     stages = complete(found, job)
     if not folder.ledger.is_dir():
@@ -140,14 +129,14 @@ def _settled(config: Config, recipe: Recipe) -> Config:
     return config.model_copy(update={name: section.model_copy(update=chosen[name]) for name, section in sections.items()})
 
 
-def _fields(found: Survey, choice: Choice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+def _fields(found: Catalogue, choice: Choice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
     """What run.json says before the run begins."""
     tried = {"trial": choice.trial, "calibration": choice.calibration}
     fields = {"identity": found.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model}
     return {**fields, **{name: asdict(one) for name, one in tried.items() if one}}
 
 
-def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
+def _recipe(found: Catalogue, folder: RunFolder, *, anew: bool) -> Choice:
     """The recorded recipe where the folder has one, so that a resumed run is the same run; else one is chosen."""
     recorded = None if anew else folder.read().get("recipe")
     if recorded is not None:
@@ -158,7 +147,7 @@ def _recipe(found: Survey, folder: RunFolder, *, anew: bool) -> Choice:
     return choose(found, measured=measure(found), outcome=measure_backends(found, anew=anew))
 
 
-def _calibrated(found: Survey, choice: Choice) -> Choice:
+def _calibrated(found: Catalogue, choice: Choice) -> Choice:
     """The choice with the network that int8 is calibrated for, where none is recorded."""
     if choice.recipe.precision != "int8" or choice.recipe.calibrated:
         return choice
@@ -166,7 +155,7 @@ def _calibrated(found: Survey, choice: Choice) -> Choice:
     return replace(choice, recipe=recipe, notes=(*choice.notes, str(calibration)), calibration=calibration)
 
 
-def _model_hash(found: Survey) -> str | None:
+def _model_hash(found: Catalogue) -> str | None:
     """SHA-256 of the model's file; of several, of their hashes; None where the model has none."""
     hashes = [file_hash(Path(path)) for path in found.model.files()]
     return None if not hashes else hashes[0] if len(hashes) == 1 else fingerprint(hashes)

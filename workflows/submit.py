@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import load_config, to_yaml
+from pipeline.config import Config, load_config, to_yaml
 from pipeline.errors import GigasegError, InputError, Problem, nearest
-from pipeline.runners.ray import authenticate
-from pipeline.survey import fingerprint
-from pipeline.tree import Config
+from pipeline.inputs import fingerprint
+from pipeline.scheduling.runners.ray import authenticate
 from workflows.segment import refuse_training
 
 if TYPE_CHECKING:

@@ -13,31 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import config_from, load_form, to_yaml
-from pipeline.csv_list import COLUMNS
 from pipeline.errors import InputError, Problem
-from pipeline.execution import EXIT_INTERRUPTED
-from pipeline.folder import RunFolder, hardware, versions
-from pipeline.gpus import num_gpus
+from pipeline.inputs import COLUMNS, Image, fingerprint
 from pipeline.interrupts import handled_by
-from pipeline.ledger import Ledger
+from pipeline.models._probe import file_sha256
 from pipeline.models.bundle import read_spec
 from pipeline.plugins import build
-from pipeline.probe import file_sha256
-from pipeline.receipts import Image
-from pipeline.stores import put_text
-from pipeline.survey import fingerprint
-from pipeline.training.config import TRAIN, TrainConfig
-from pipeline.training.footprint import clear, is_begun, refuse_overwriting
+from pipeline.records import Ledger, RunFolder, hardware, versions
+from pipeline.scheduling import EXIT_INTERRUPTED
+from pipeline.storage import put_text
 from pipeline.training.gallery import pictures
-from pipeline.training.judge import judge, measured_halo
 from pipeline.training.launch import crew_of, launch
 from pipeline.training.learner import precision_of
 from pipeline.training.loop import bundle_of, checkpoint_of, save
+from pipeline.training.output_files import clear, is_begun, refuse_overwriting
 from pipeline.training.page import write_page
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.scan import scan
-from pipeline.training.soup import begin, weights_file
-from pipeline.training.team import Team
+from pipeline.training.schema import TRAIN, TrainConfig
+from pipeline.training.validation import measured_halo, validate
+from pipeline.training.weight_averaging import begin, weights_file
+from pipeline.training.worker_group import WorkerGroup
+from pipeline.tuning import num_gpus
 from workflows.segment import run_resolved
 
 __all__ = ["train"]
@@ -81,7 +78,7 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
     return _judge_aloud(plan, folder)
 
 
-def _learn(plan: TrainPlan, workers: int, team: Team, folder: RunFolder) -> bool:
+def _learn(plan: TrainPlan, workers: int, team: WorkerGroup, folder: RunFolder) -> bool:
     """Train, and settle the bundle; False: interrupted."""
     folder.write(state="running")
     with _signals(folder.stop_flag) as arm:
@@ -107,7 +104,7 @@ def _identity(plan: TrainPlan) -> dict[str, Any]:
     return {**config, **images, "weights": {str(file): file_sha256(file) for file in files}}
 
 
-def _settle(plan: TrainPlan, team: Team) -> None:
+def _settle(plan: TrainPlan, team: WorkerGroup) -> None:
     """Measure the field and the halo of the best bundle, score it once more with those, and write all of it into it."""
     bundle = bundle_of(plan)
     network = replace_weights(plan, bundle)
@@ -115,7 +112,7 @@ def _settle(plan: TrainPlan, team: Team) -> None:
     field = build("models", {"name": "bundle", "path": str(bundle)}).field
     tile = {**({} if halo is None else {"halo": halo.halo}), **({} if field is None else {"field": field})}
     save(plan, bundle, network, tile, {})
-    report = judge(plan, bundle, team)
+    report = validate(plan, bundle, team)
     scores = {key: report[key] for key in ("mean_iou", "mean_dice", "pixel_accuracy")}
     scores |= {"iou": {one["name"]: one["iou"] for one in report["classes"]}, "images": report["images"], "pixels": report["pixels"]}
     save(plan, bundle, network, tile, {"validation": scores})

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.plugins import Plugin
-from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +68,7 @@ class Backend(Plugin):
 
         Where ``predict`` has a method ``classes`` of the same arguments, the engine asks that instead when nothing needs
         scores: it returns classes (B, Y, X), exactly those of the largest scores; where a score is not finite it returns
-        the scores, or raises BlockError. Where ``predict`` has a ``place`` (:class:`pipeline.place.Place`), it is given
+        the scores, or raises BlockError. Where ``predict`` has a ``place`` (:class:`pipeline.tiling.array_ops.ArrayOps`), it is given
         arrays of that place and may leave its scores there.
 
         Args:

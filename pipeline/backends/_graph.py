@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from pipeline.backends._fold import fold_batch_norms
 from pipeline.errors import BlockError, InputError, Problem
-from pipeline.normalize import constants
+from pipeline.statistics import constants
 
 if TYPE_CHECKING:
-    from pipeline.fits import Fit
+    from pipeline.statistics import Fit
 
 __all__ = ["Classes", "Graph", "GraphPredictor", "prepared", "refusal", "trace"]
 

@@ -22,15 +22,15 @@ from pipeline.backends._graph import Classes, Graph, prepared, refusal
 from pipeline.backends.openvino import convert, to_openvino
 from pipeline.backends.torch import bf16_supported
 from pipeline.errors import InputError, Problem
-from pipeline.normalize import constants
+from pipeline.statistics import constants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import nn
 
-    from pipeline.fits import Fit
-    from pipeline.recipe import Recipe
+    from pipeline.config import Recipe
+    from pipeline.statistics import Fit
 
 __all__ = ["floats_of", "quantize", "read", "surround"]
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.backends import Backend
 from pipeline.backends.torch import Torch
-from pipeline.cache import cache_folder
+from pipeline.config import Recipe
 from pipeline.errors import Problem
-from pipeline.recipe import Recipe
+from pipeline.storage import cache_folder
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from pipeline.allocator import keep_freed_memory
 from pipeline.backends import Backend
+from pipeline.backends._allocator import keep_freed_memory
 from pipeline.backends._threads import torch_threads
+from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
-from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn

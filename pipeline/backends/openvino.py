@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from pipeline.allocator import give_back, give_back_freed_memory
 from pipeline.backends import Backend
+from pipeline.backends._allocator import give_back, give_back_freed_memory
 from pipeline.backends._threads import torch_threads
-from pipeline.recipe import Recipe
+from pipeline.config import Recipe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.allocator import keep_freed_memory
 from pipeline.backends import Backend
+from pipeline.backends._allocator import keep_freed_memory
 from pipeline.backends._threads import torch_threads
+from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
-from pipeline.normalize import constants
-from pipeline.recipe import Recipe
-from pipeline.stitch import argmax
+from pipeline.statistics import constants
+from pipeline.tiling import argmax
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.fits import Fit
     from pipeline.models import Predict
+    from pipeline.statistics import Fit
 
 __all__ = ["Torch"]
 
@@ -38,7 +38,7 @@ class Torch(Backend):
     """Evaluation mode, batch norms folded, channels last; bfloat16 and float16 by their weights.
 
     Logits come back as float32: numpy, contiguous (B, K, Y, X), on the CPU; on a GPU they stay there, and pixels may be there
-    already (:mod:`pipeline.device`).
+    already (:mod:`pipeline.tiling.torch_ops`).
 
     Example::
 
@@ -179,10 +179,10 @@ class _DevicePredictor(_Predictor):
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
-        from pipeline.device import Device
+        from pipeline.tiling.torch_ops import TorchOps
 
         super().__init__(network, recipe, normalize)
-        self.place = Device(recipe.device)
+        self.place = TorchOps(recipe.device)
 
     def __call__(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
         """Return logits (B, K, Y, X), float32, for pixels of numpy's or of the place; nothing waits for them."""

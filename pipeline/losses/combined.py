@@ -11,8 +11,8 @@ from pydantic import Field, Strict, field_validator
 
 from pipeline.errors import InputError, Problem, nearest
 from pipeline.losses import Areas, Loss, Term
-from pipeline.messages import join, show, wrong
 from pipeline.plugins import available, build
+from pipeline.validation import join, show, wrong
 
 if TYPE_CHECKING:
     import numpy as np

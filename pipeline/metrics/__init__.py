@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from pipeline.confusion import Counts
 from pipeline.plugins import Plugin
+from pipeline.statistics import Counts
 
 __all__ = ["Metric"]
 

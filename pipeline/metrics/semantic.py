@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.confusion import Counts
 from pipeline.metrics import Metric
+from pipeline.statistics import Counts
 
 __all__ = ["Semantic"]
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, Strict
 
+from pipeline.config import Recipe
 from pipeline.models._shapes import Shapes
 from pipeline.models._tta import TTA, Orientations
 from pipeline.plugins import Plugin, build
-from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.fits import Fit, Fitter
+    from pipeline.statistics import Fit, Fitter
 
 __all__ = ["Model", "Network", "Predict", "TorchModel", "num_parameters"]
 
@@ -189,7 +189,7 @@ class TorchModel(Model):
 
     @property
     def unmeasured(self) -> str | None:
-        """What :func:`pipeline.probe.remember` keeps stride and field under; None where both are known, or the file is missing."""
+        """What :func:`pipeline.models._probe.remember` keeps stride and field under; None where both are known, or the file is missing."""
         return None
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:

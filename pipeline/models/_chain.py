@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fits import Fitter, Histogram, Summary
 from pipeline.geometry import Box
 from pipeline.models._moments import mean_and_std, moments
+from pipeline.statistics import Fitter, Histogram, Summary
 
 __all__ = ["Chain", "ChainFitter", "Op", "Step"]
 

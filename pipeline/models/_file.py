@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, Strict, model_validator
 
-from pipeline import probe
+from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predict, TorchModel
-from pipeline.recipe import Recipe
+from pipeline.models import _probe as probe
 
 __all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "reason"]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict, model_validator
 
 from pipeline.errors import Problem
-from pipeline.messages import wrong
 from pipeline.models import Model
+from pipeline.validation import wrong
 
 __all__ = ["PartsModel"]
 

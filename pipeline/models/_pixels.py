@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
-from pipeline.fits import Histogram, Summary
+from pipeline.statistics import Histogram, Summary
 
 __all__ = ["Grey", "counted", "gaussian", "grey", "moments", "window_sum"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box
 from pipeline.models._pixels import gaussian, grey, moments, window_sum
+from pipeline.statistics import Fitter, Summary
 
 __all__ = ["Features", "SampleFitter", "cluster", "pixel_hash"]
 

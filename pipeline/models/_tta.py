@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pipeline.fits import Fit
     from pipeline.models import Predict
+    from pipeline.statistics import Fit
 
 __all__ = ["TTA", "Orientations", "average", "orientations"]
 

@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, Strict, model_validator
 
+from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
-from pipeline.fits import Fitter
 from pipeline.geometry import Box
 from pipeline.models import Predict, TorchModel
 from pipeline.models._architecture_file import ArchitectureFile, architecture_of
 from pipeline.models._file import NetworkFile
+from pipeline.models._probe import file_sha256
 from pipeline.models._rdf import Package, locate, read_package
 from pipeline.models._tta import Orientations
 from pipeline.plugins import build
-from pipeline.probe import file_sha256
-from pipeline.recipe import Recipe
+from pipeline.statistics import Fitter
 
 if TYPE_CHECKING:
     from torch import nn

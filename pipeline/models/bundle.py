@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.errors import InputError, Problem, nearest
 from pipeline.models import Network, TorchModel
 from pipeline.models._bundle_spec import BundleSpec
-from pipeline.normalize import check_fixed
+from pipeline.models._probe import file_sha256
 from pipeline.plugins import build, find, problems_of
-from pipeline.probe import file_sha256
+from pipeline.statistics import check_fixed
 
 if TYPE_CHECKING:
     from torch import nn

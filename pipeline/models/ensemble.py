@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, Strict, model_validator
 
+from pipeline.config import Recipe
 from pipeline.models import Model, Predict
 from pipeline.models._tta import average
-from pipeline.normalize import NormalizeFitter
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
+from pipeline.statistics import NormalizeFitter
 
 if TYPE_CHECKING:
-    from pipeline.fits import Fit, Fitter
+    from pipeline.statistics import Fit, Fitter
 
 __all__ = ["Ensemble"]
 

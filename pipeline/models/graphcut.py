@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, Strict
 
-from pipeline.fits import Fit, Fitter, Summary
+from pipeline.config import Recipe
 from pipeline.models import Predict
 from pipeline.models._expansion import Energy, minimise, steps
 from pipeline.models._parts import PartsModel
 from pipeline.models._sample import Features, SampleFitter, cluster
-from pipeline.recipe import Recipe
+from pipeline.statistics import Fit, Fitter, Summary
 
 __all__ = ["GraphCut"]
 

@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.config import Recipe
 from pipeline.errors import Problem
-from pipeline.fits import Fitter, Summary
 from pipeline.geometry import Box
-from pipeline.messages import wrong
 from pipeline.models import Predict
 from pipeline.models._parts import PartsModel
 from pipeline.models._pixels import Grey, counted, gaussian, window_sum
 from pipeline.models._thresholds import li, thresholds, triangle
-from pipeline.recipe import Recipe
+from pipeline.statistics import Fitter, Summary
+from pipeline.validation import wrong
 
 if TYPE_CHECKING:
-    from pipeline.fits import Fit
+    from pipeline.statistics import Fit
 
 __all__ = ["HistogramThreshold"]
 

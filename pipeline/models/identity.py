@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.fits import Fit
+from pipeline.config import Recipe
 from pipeline.models import Model, Predict
-from pipeline.recipe import Recipe
+from pipeline.statistics import Fit
 
 __all__ = ["Identity"]
 

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, Strict, field_validator
 
+from pipeline.config import Recipe
 from pipeline.errors import Problem
-from pipeline.fits import Fitter, Summary
-from pipeline.messages import wrong
 from pipeline.models import Predict
 from pipeline.models._parts import PartsModel
 from pipeline.models._sample import Features, SampleFitter, cluster
-from pipeline.recipe import Recipe
+from pipeline.statistics import Fitter, Summary
+from pipeline.validation import wrong
 
 if TYPE_CHECKING:
-    from pipeline.fits import Fit
+    from pipeline.statistics import Fit
 
 __all__ = ["KMeans"]
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predict
 from pipeline.models._file import FileFacts, NetworkFile, facts_of_shapes
-from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from pipeline import probe
 from pipeline.models import Network
+from pipeline.models import _probe as probe
 from pipeline.models._shapes import Shapes
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.errors import Problem
-from pipeline.messages import wrong
 from pipeline.models import Network
 from pipeline.models._shapes import Shapes, ends
+from pipeline.validation import wrong
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.fits import Fitter, Summary
+from pipeline.config import Recipe
 from pipeline.geometry import Box
 from pipeline.models import Predict
 from pipeline.models._parts import PartsModel
 from pipeline.models._pixels import Grey, counted, gaussian, window_sum
 from pipeline.models._thresholds import thresholds
-from pipeline.recipe import Recipe
+from pipeline.statistics import Fitter, Summary
 
 __all__ = ["Watershed"]
 

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import BlockError, GigasegError, InputError, Problem
-from pipeline.readers import Header, Reader
+from pipeline.raster import Header
+from pipeline.readers import Reader
 
 if TYPE_CHECKING:
     from pipeline.geometry import Box

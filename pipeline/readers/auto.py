@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 
 from pipeline.errors import InputError, Problem, nearest
 from pipeline.plugins import available, find
-from pipeline.readers import Raster, Reader, known_suffixes
+from pipeline.raster import Raster
+from pipeline.readers import Reader, known_suffixes
 
 __all__ = ["Auto"]
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
-from pipeline.readers import Header, Raster, Reader
+from pipeline.raster import Header, Raster
+from pipeline.readers import Reader
 from pipeline.readers._axes import Layout, color_notes, layout, local_path, make_header, native, opening, reading, resolution
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
-from pipeline.readers import Header, Raster, Reader
+from pipeline.raster import Header, Raster
+from pipeline.readers import Reader
 from pipeline.readers._axes import Layout, color_notes, decoded_bytes, layout, local_path, make_header, native, opening, reading, resolution
 from pipeline.readers._tiff_tags import band_names, georeference, missing_value, scale
 

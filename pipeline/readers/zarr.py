@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs import quickened
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.readers import Header, Raster, Reader
+from pipeline.raster import Header, Raster
+from pipeline.readers import Reader
 from pipeline.readers._axes import CHANNEL, Layout, decoded_bytes, layout, local_path, make_header, native, opening, reading, resolution
+from pipeline.storage import quickened
 
 if TYPE_CHECKING:
     import zarr

@@ -1,9 +1,14 @@
-"""The report: summed counts in, report.json, tables and a page out. Knows nothing of how the counts came about."""
+"""The report: summed counts in; report.json, tables and a page out.
+
+Owns: report.json, the CSV files, index.html, the table on a terminal. May import: records, metrics and below.
+Never touches: pixels, models; it can be made again from the ledger at any time.
+"""
 
 from __future__ import annotations
 
 from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
 from pipeline.report.files import write_report
+from pipeline.report.from_ledger import num_blocks, planned, report_of
 from pipeline.report.table import print_table
 
-__all__ = ["Failure", "ImageCounts", "ReportInput", "build_report", "print_table", "write_report"]
+__all__ = ["Failure", "ImageCounts", "ReportInput", "build_report", "num_blocks", "planned", "print_table", "report_of", "write_report"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.confusion import Counts
 from pipeline.metrics import Metric
+from pipeline.statistics import Counts
 
 __all__ = ["Failure", "ImageCounts", "ReportInput", "build_report"]
 

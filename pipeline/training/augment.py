@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
-from pipeline.messages import Allowed
+from pipeline.validation import Allowed
 
 __all__ = ["Augment", "Change"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, Problem
-from pipeline.stores import store_errors
+from pipeline.storage import store_errors
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine import read_reflected, valid_pixels
 from pipeline.errors import GigasegError
 from pipeline.geometry import Box
-from pipeline.job import read_reflected, valid_pixels
+from pipeline.training.image_cache import ImageCache
 from pipeline.training.plan import TrainPlan, area
-from pipeline.training.shelf import Shelf
 from pipeline.training.targets import targets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Batch", "Crop", "Crops", "Shelf"]
+__all__ = ["Batch", "Crop", "Crops"]
 
 TRIES = 16  # draws that tell how many are empty: hold nothing but class 0
 AHEAD = 3  # batches that are prepared while one is computed
@@ -71,7 +71,7 @@ class Crops:
         shelf: holds the images.
     """
 
-    def __init__(self, plan: TrainPlan, shelf: Shelf) -> None:
+    def __init__(self, plan: TrainPlan, shelf: ImageCache) -> None:
         self.plan, self.shelf = plan, shelf
         sizes = np.array([area(image) if plan.config.sampling.images == "area" else 1 for image in plan.train], np.float64)
         self._upto = np.cumsum(sizes) / sizes.sum()

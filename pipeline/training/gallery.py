@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
+from pipeline.inputs import Image
 from pipeline.plugins import build
-from pipeline.readers import Raster
-from pipeline.receipts import Image
+from pipeline.raster import Raster
 from pipeline.training.page import Picture
 from pipeline.training.plan import TrainPlan
 

@@ -10,14 +10,14 @@ from typing import Any
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.training.loop import fit
 from pipeline.training.plan import TrainPlan
-from pipeline.training.team import Team
+from pipeline.training.worker_group import WorkerGroup
 
 __all__ = ["crew_of", "launch"]
 
 LOADERS = 16  # processes a GPU, at most: more memory, and the fastest networks are fed by fewer
 
 
-def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
+def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, WorkerGroup]:
     """How many workers there are, and what each has.
 
     Args:
@@ -39,10 +39,10 @@ def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, Team]:
         raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {workers} workers", "one worker", way_out))
     threads = compute.threads if compute.threads != "auto" else max(1, cores // workers)
     loaders = compute.loaders if compute.loaders != "auto" else (max(1, min(LOADERS, cores // workers - 1)) if device == "cuda" else 1)
-    return workers, Team(0, workers, device, threads, loaders)
+    return workers, WorkerGroup(0, workers, device, threads, loaders)
 
 
-def launch(plan: TrainPlan, workers: int, team: Team, stop_flag: Path, arm: Callable[[], None]) -> bool:
+def launch(plan: TrainPlan, workers: int, team: WorkerGroup, stop_flag: Path, arm: Callable[[], None]) -> bool:
     """Train with so many workers.
 
     Args:
@@ -68,9 +68,9 @@ def _is_alone(plan: TrainPlan, workers: int) -> bool:
     return workers == 1 and plan.config.compute.address is None
 
 
-def _on_ray(plan: TrainPlan, team: Team, stop_flag: Path, arm: Callable[[], None]) -> bool:
+def _on_ray(plan: TrainPlan, team: WorkerGroup, stop_flag: Path, arm: Callable[[], None]) -> bool:
     """A group of Ray Train workers; lost ones are replaced, and the group goes on from the checkpoint."""
-    from pipeline.runners.ray import authenticate
+    from pipeline.scheduling.runners.ray import authenticate
 
     compute = plan.config.compute
     address = compute.address or os.environ.get("RAY_ADDRESS")
@@ -81,7 +81,7 @@ def _on_ray(plan: TrainPlan, team: Team, stop_flag: Path, arm: Callable[[], None
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from pipeline.runners._cluster import start
+    from pipeline.scheduling.runners._cluster import start
 
     ours = not ray.is_initialized()
     if ours:
@@ -119,7 +119,7 @@ def work(config: dict[str, Any]) -> None:
     device = "cpu" if team.device == "cpu" else str(ray.train.torch.get_device())
     if device != "cpu":
         torch.cuda.set_device(device)
-    fit(plan, Team(context.get_world_rank(), context.get_world_size(), device, team.threads, team.loaders), stop_flag.exists)
+    fit(plan, WorkerGroup(context.get_world_rank(), context.get_world_size(), device, team.threads, team.loaders), stop_flag.exists)
 
 
 def _cause(error: BaseException) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.losses import Term
 from pipeline.training.crops import Batch
-from pipeline.training.pace import make_optimizer
 from pipeline.training.plan import TrainPlan
-from pipeline.training.soup import begin, measure_norms
-from pipeline.training.team import Team
+from pipeline.training.rate_schedule import make_optimizer
+from pipeline.training.weight_averaging import begin, measure_norms
+from pipeline.training.worker_group import WorkerGroup
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ class Learner:
         team: the workers; all hold the same weights at any time.
     """
 
-    def __init__(self, plan: TrainPlan, team: Team) -> None:
+    def __init__(self, plan: TrainPlan, team: WorkerGroup) -> None:
         import torch
 
         self.plan, self.team = plan, team

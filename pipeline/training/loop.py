@@ -9,16 +9,17 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from pipeline.allocator import keep_freed_memory
+from pipeline.backends._allocator import keep_freed_memory
 from pipeline.models.bundle import save_bundle
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from pipeline.training.crops import Crops, Shelf
+from pipeline.training.crops import Crops
 from pipeline.training.history import History
-from pipeline.training.judge import judge
+from pipeline.training.image_cache import ImageCache
 from pipeline.training.learner import Learner, enough_memory
-from pipeline.training.pace import rate_at
 from pipeline.training.plan import TrainPlan
-from pipeline.training.team import Team
+from pipeline.training.rate_schedule import rate_at
+from pipeline.training.validation import validate
+from pipeline.training.worker_group import WorkerGroup
 
 __all__ = ["bundle_of", "checkpoint_of", "fit", "save"]
 
@@ -36,7 +37,7 @@ def checkpoint_of(plan: TrainPlan) -> Path:
     return plan.config.output / "checkpoint.pt"
 
 
-def fit(plan: TrainPlan, team: Team, stopping: Callable[[], bool] = lambda: False) -> bool:
+def fit(plan: TrainPlan, team: WorkerGroup, stopping: Callable[[], bool] = lambda: False) -> bool:
     """Train until the end, from the checkpoint if there is one.
 
     Args:
@@ -82,17 +83,17 @@ def save(plan: TrainPlan, folder: Path, network: Any, tile: dict[str, int], scor
 class _Training:
     """What changes while a training goes on."""
 
-    def __init__(self, plan: TrainPlan, team: Team, stack: ExitStack) -> None:
+    def __init__(self, plan: TrainPlan, team: WorkerGroup, stack: ExitStack) -> None:
         self.plan, self.team, self.output = plan, team, plan.config.output
         self.learner = Learner(plan, team)
         self.at = self._resumed()
-        shelf = Shelf(plan.config.compute.memory_bytes // team.loaders)
-        stack.callback(shelf.close)
+        cache = ImageCache(plan.config.compute.memory_bytes // team.loaders)
+        stack.callback(cache.close)
         names = [str(one["name"]) for one in plan.classes]
         writes = team.rank == 0
         self.history = stack.enter_context(History(self.output, names, plan.steps, step=self.at.step)) if writes else None
-        # Closed before the shelf is: the threads behind it read from there.
-        crops = Crops(plan, shelf)
+        # Closed before the cache is: the threads behind it read from there.
+        crops = Crops(plan, cache)
         if self.at.is_new and not self.learner.norms_fit:
             with closing(crops.batches(0, team.rank, team.size, team.loaders)) as batches:
                 self.learner.measure_norms(batches)
@@ -150,7 +151,7 @@ class _Training:
         if self.team.rank == 0:
             save(self.plan, candidate, self.learner.kept(), {}, {})
         self.team.wait()
-        report = judge(self.plan, candidate, self.team)
+        report = validate(self.plan, candidate, self.team)
         score = report["mean_iou"] or 0.0
         is_best = self.at.best is None or score > self.at.best
         self.at.best, self.at.stale = (score, 0) if is_best else (self.at.best, self.at.stale + 1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.palette import palette
+from pipeline.config import palette
 from pipeline.training.chart import HEIGHT, LEFT, RIGHT, WIDTH, Chart, Curve, draw
 
 __all__ = ["Picture", "write_page"]

@@ -10,23 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, Places, palette
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
-from pipeline.inputs import list_inputs
+from pipeline.inputs import Image, TruthMap, list_inputs, open_all, truth_problems
 from pipeline.losses import Loss
-from pipeline.memory import print_bytes
 from pipeline.models import Network
 from pipeline.models.bundle import MERGED
-from pipeline.normalize import check_fixed
-from pipeline.palette import palette
 from pipeline.plugins import available, build, find
-from pipeline.receipts import Image
-from pipeline.survey import open_all, truth_problems
-from pipeline.training.config import Names, TrainConfig
-from pipeline.training.soup import bundles_of, weights_file
-from pipeline.truth import TruthMap
-from pipeline.yaml_lines import Places
+from pipeline.statistics import check_fixed
+from pipeline.training.schema import Names, TrainConfig
+from pipeline.training.weight_averaging import bundles_of, weights_file
+from pipeline.tuning import print_bytes
 
 __all__ = ["TrainPlan", "make_plan", "run_config"]
 

@@ -13,27 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine import valid_pixels
 from pipeline.errors import BlockError, InputError, Problem
-from pipeline.fits import Summary
 from pipeline.geometry import Box
-from pipeline.grid import Grid
-from pipeline.job import valid_pixels
+from pipeline.inputs import Image
 from pipeline.losses import Areas, Loss
-from pipeline.normalize import NormalizeFitter
 from pipeline.plugins import build
-from pipeline.receipts import Image
+from pipeline.statistics import NormalizeFitter, Summary
+from pipeline.tiling import Grid
 from pipeline.training.plan import TrainPlan
-from pipeline.training.soup import bundles_of
 from pipeline.training.targets import targets
+from pipeline.training.weight_averaging import bundles_of
 
-__all__ = ["ImageScan", "Place", "Scan", "scan"]
+__all__ = ["ClassSpot", "ImageScan", "Scan", "scan"]
 
 BLOCK = 2048
 PLACES = 32  # positions of a class that are remembered of each block
 
 
 @dataclass(frozen=True)
-class Place:
+class ClassSpot:
     """Where a class is in one block.
 
     Attributes:
@@ -59,7 +58,7 @@ class ImageScan:
 
     pixels: tuple[int, ...]
     normalize: Mapping[str, Any] | None
-    places: Sequence[Sequence[Place]]
+    places: Sequence[Sequence[ClassSpot]]
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _look(plan: TrainPlan, image: Image, fitter: NormalizeFitter | None) -> tupl
     """Walk over one image block by block."""
     outputs = plan.network.num_classes
     pixels = np.zeros(outputs, np.int64)
-    places: list[list[Place]] = [[] for _ in range(outputs)]
+    places: list[list[ClassSpot]] = [[] for _ in range(outputs)]
     summary: Summary = {}
     rng = np.random.default_rng([plan.config.seed, image.index])
     for plane, box, pixels_CYX, truth_YX in _blocks(plan, image):
@@ -192,9 +191,9 @@ def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, NDArray[A
                 yield plane, cell.box, raster.read(cell.box, plane), targets(plan, classes_YX, raw_CYX[0])
 
 
-def _place(here_YX: NDArray[np.bool_], box: Box, plane: int, count: int, rng: np.random.Generator) -> Place:
+def _place(here_YX: NDArray[np.bool_], box: Box, plane: int, count: int, rng: np.random.Generator) -> ClassSpot:
     """Remember some pixels of a class."""
     flat = np.flatnonzero(here_YX)
     chosen = flat if count <= PLACES else flat[rng.integers(0, count, PLACES)]
     rows, cols = np.divmod(chosen, here_YX.shape[1])
-    return Place(count, plane, np.stack([rows + box.y0, cols + box.x0], axis=1).astype(np.int32))
+    return ClassSpot(count, plane, np.stack([rows + box.y0, cols + box.x0], axis=1).astype(np.int32))

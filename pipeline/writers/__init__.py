@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.plugins import Plugin
-from pipeline.readers import Header, Raster
+from pipeline.raster import Header, Raster
 
 __all__ = ["MaskMeta", "Writer"]
 

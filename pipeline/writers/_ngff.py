@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.readers import Header
+from pipeline.raster import Header
 from pipeline.writers import MaskMeta
 
 __all__ = ["group", "image_label", "multiscales", "omero"]

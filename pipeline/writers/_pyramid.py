@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.grid import Grid
-from pipeline.readers import Raster
-from pipeline.stores import BlockStore
+from pipeline.raster import Raster
+from pipeline.storage import BlockStore
+from pipeline.tiling import Grid
 
 __all__ = ["Halve", "fill_level", "halved", "mean", "mode", "nearest", "shapes"]
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from pipeline.stores import PARTIAL, store_errors
+from pipeline.storage import PARTIAL, store_errors
 
 __all__ = ["is_older", "workshop"]
 

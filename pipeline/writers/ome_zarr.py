@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.geometry import Box
-from pipeline.grid import Grid
-from pipeline.readers import Header, Raster
-from pipeline.stores import PARTIAL, BlockStore, put_text, store_errors
+from pipeline.raster import Header, Raster
+from pipeline.storage import PARTIAL, BlockStore, put_text, store_errors
+from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer, _ngff, _pyramid
 from pipeline.writers._workshop import is_older, workshop
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.geometry import Box, ceil_to
-from pipeline.readers import Raster
+from pipeline.raster import Raster
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers._pyramid import halved, nearest, shapes
 from pipeline.writers._workshop import workshop

@@ -15,11 +15,11 @@ import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from pipeline.config import config_from, load_form
+from pipeline.config.loading import config_from, load_form
 from pipeline.errors import GigasegError
 from pipeline.models.bundle import list_bundles
-from pipeline.training.config import TRAIN
 from pipeline.training.plan import TrainPlan, make_plan
+from pipeline.training.schema import TRAIN
 from workflows.segment import run_resolved
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"

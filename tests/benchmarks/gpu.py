@@ -34,13 +34,13 @@ import numpy as np
 import torch
 
 from pipeline.backends._fold import fold_batch_norms
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
+from pipeline.engine.job import Job
 from pipeline.geometry import Box
-from pipeline.job import Job
-from pipeline.plan import make_job
+from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.plugins import build
-from pipeline.survey import Survey, survey
-from pipeline.tune import choose
+from pipeline.scheduling.plan import make_job
+from pipeline.tuning.recipe_choice import choose
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import MEAN, STD
 from workflows._forward import largest_tile
@@ -82,7 +82,7 @@ def seconds(work: Callable[[], object], least: float = 2.0) -> float:
     return (time.perf_counter() - start) / count
 
 
-def bare(found: Survey, job: Job) -> tuple[float, float]:
+def bare(found: Catalogue, job: Job) -> tuple[float, float]:
     """Tile pixels a second of the network alone, and of the engine's call of it, with everything on the card."""
     tile = largest_tile(found.images[0], job)
     network = found.model.load().eval()
@@ -119,7 +119,7 @@ def watched() -> Iterator[list[int]]:
         thread.join()
 
 
-def engine(found: Survey, job: Job) -> tuple[float, float, dict[str, float]]:
+def engine(found: Catalogue, job: Job) -> tuple[float, float, dict[str, float]]:
     """Image pixels a second under way, the busy share, and the seconds of each stage."""
     with tempfile.TemporaryDirectory() as text, watched() as seen:
         timing = run_piece(found, replace(job, output=Path(text)), found.config.compute, "serial", Path(text))
@@ -127,7 +127,7 @@ def engine(found: Survey, job: Job) -> tuple[float, float, dict[str, float]]:
     return timing.pixels_s, float(np.mean(seen[first:])) / 100, dict(timing.stages)
 
 
-def monai(found: Survey, job: Job) -> float:
+def monai(found: Catalogue, job: Job) -> float:
     """Image pixels a second of MONAI's sliding window."""
     from monai.inferers import sliding_window_inference
 
@@ -163,7 +163,7 @@ def compare(folder: Path, image: Path, name: str) -> float:
 
 def measure(folder: Path, image: Path, small: Path, name: str) -> None:
     """Print what is known of one network."""
-    found = survey(load_config(write_yaml(folder, image, name)))
+    found = build_catalogue(load_config(write_yaml(folder, image, name)))
     job = make_job(found, choose(found).recipe)
     recipe = job.recipe
     print(f"\n{name}: core {recipe.core} halo {recipe.halo} batch {recipe.batch} block {recipe.block} {recipe.backend} {recipe.precision}")

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from pipeline.geometry import Box
-from pipeline.readers import Header
-from pipeline.stores import BlockStore
+from pipeline.raster import Header
+from pipeline.storage.block_store import BlockStore
 
 SIDE = 1024
 

@@ -27,9 +27,9 @@ import os, sys, time
 from pathlib import Path
 import numpy as np
 import jinja2, rich.console, workflows.segment
-from pipeline.config import load_config
-from pipeline.survey import survey
-from pipeline.tune import choose
+from pipeline.config.loading import load_config
+from pipeline.inputs.catalogue import survey
+from pipeline.tuning.recipe_choice import choose
 found = survey(load_config(Path(sys.argv[1])))
 with found.model.open(choose(found).recipe, dict(found.config.normalize)) as predict:
     predict(np.zeros((1, 3, 64, 64), np.uint8), [{}])

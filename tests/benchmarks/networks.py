@@ -49,8 +49,8 @@ def measure(name: str, side: int, batch: int) -> dict[str, float]:
     import numpy as np
     import torch
 
+    from pipeline.config.recipe import Recipe
     from pipeline.plugins import build
-    from pipeline.recipe import Recipe
 
     torch.set_num_threads(1)
     model = build("models", NETWORKS[name])

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.config import config_from
+from pipeline.config.loading import config_from
 from pipeline.models._fill import fill
 from pipeline.models.bundle import list_bundles, read_spec
 from pipeline.plugins import build

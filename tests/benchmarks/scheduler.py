@@ -14,15 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.execution import Order, execute
-from pipeline.folder import RunFolder
+from pipeline.config.recipe import Recipe
+from pipeline.config.schema import Compute
+from pipeline.engine.job import Job
 from pipeline.geometry import Box
-from pipeline.job import Job
-from pipeline.readers import Header, Raster, Reader
-from pipeline.receipts import Block, Image
-from pipeline.recipe import Recipe
-from pipeline.schedule import Stage
-from pipeline.tree import Compute
+from pipeline.inputs.image import Image
+from pipeline.raster import Header, Raster
+from pipeline.readers import Reader
+from pipeline.records.receipts import Block
+from pipeline.records.run_folder import RunFolder
+from pipeline.scheduling.block_queue import Stage
+from pipeline.scheduling.execution import Order, execute
 
 __all__ = ["Blank"]
 

@@ -32,18 +32,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
+from pipeline.config.recipe import Recipe
+from pipeline.engine.job import read_reflected
 from pipeline.geometry import Box
-from pipeline.grid import Grid
-from pipeline.job import read_reflected
-from pipeline.memory import print_bytes
+from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.models import Predict
-from pipeline.plan import make_job
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
-from pipeline.survey import Survey, survey
-from pipeline.trial import Tried
-from pipeline.tune import choose
+from pipeline.scheduling.plan import make_job
+from pipeline.tiling.grid import Grid
+from pipeline.tuning.backend_trial import Tried
+from pipeline.tuning.memory_model import print_bytes
+from pipeline.tuning.recipe_choice import choose
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import LEAST_SHARE, MEAN, STD
 from workflows._forward import fastest, largest_tile, try_all
@@ -89,7 +89,7 @@ def write_yaml(folder: Path, image: Path, **keys: Any) -> Path:
     return path
 
 
-def best_backend(found: Survey) -> Tried:
+def best_backend(found: Catalogue) -> Tried:
     """The fastest of all that are installed and agree with eager float32, on one tile."""
     job = make_job(found, choose(found).recipe)
     tried = try_all(found, job, largest_tile(found.images[0], job), lambda _: None)
@@ -106,7 +106,7 @@ def call_of(predict: Predict, recipe: Recipe) -> Predict:
 
 def measure(folder: Path, yaml: Path, image: Path, rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each side, round by round."""
-    found = survey(load_config(yaml))
+    found = build_catalogue(load_config(yaml))
     recipe = choose(found).recipe
     side = found.images[0].header.shape[0]
     normalize = dict(found.config.normalize)
@@ -147,7 +147,7 @@ def tell(folder: Path, stitch: str, rows: dict[str, list[float]]) -> None:
 
 def rate(yaml: Path, runner: str, actors: int) -> Timing:
     """Pixels a second, wall, while all actors are busy."""
-    found = survey(load_config(yaml))
+    found = build_catalogue(load_config(yaml))
     compute = found.config.compute.model_copy(update={"actors": actors})
     with tempfile.TemporaryDirectory() as text:
         job = replace(make_job(found, choose(found).recipe), output=Path(text))
@@ -161,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         image = zarr_image(folder / "image.zarr", side, channels=3)
-        best = best_backend(survey(load_config(write_yaml(folder, image))))
+        best = best_backend(build_catalogue(load_config(write_yaml(folder, image))))
         compute = {"runner": "serial", "backend": best.backend, "precision": best.precision}
         print(f"{side}^2 RGB, core {CORE}, halo {HALO}, {best.backend} {best.precision}, one thread an actor", flush=True)
         for stitch in (part for part in parts if part != "actors"):

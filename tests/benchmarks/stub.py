@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config.recipe import Recipe
 from pipeline.models import Model, Predict
-from pipeline.recipe import Recipe
 
 __all__ = ["Stub"]
 

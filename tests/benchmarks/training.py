@@ -23,16 +23,16 @@ import torch
 import yaml
 from PIL import Image
 
-from pipeline.allocator import keep_freed_memory
-from pipeline.config import load_form
-from pipeline.training.config import TRAIN
+from pipeline.backends._allocator import keep_freed_memory
+from pipeline.config.loading import load_form
 from pipeline.training.crops import Crops, Shelf
 from pipeline.training.launch import work
 from pipeline.training.learner import Learner
-from pipeline.training.pace import make_optimizer
 from pipeline.training.plan import TrainPlan, make_plan
+from pipeline.training.rate_schedule import make_optimizer
 from pipeline.training.scan import scan
-from pipeline.training.team import Team
+from pipeline.training.schema import TRAIN
+from pipeline.training.worker_group import WorkerGroup
 from tests.benchmarks.images import tile
 
 CROP, BATCH, STEPS = 256, 8, 12
@@ -63,7 +63,7 @@ def scene(folder: Path) -> TrainPlan:
 def bare(plan: TrainPlan) -> float:
     """Seconds of bare steps; crops are in memory."""
     keep_freed_memory()
-    learner = Learner(plan, Team())
+    learner = Learner(plan, WorkerGroup())
     network, optimizer = learner.network, make_optimizer(learner.network, plan.config.optimizer)
     shelf = Shelf(2**30)
     with closing(Crops(plan, shelf).batches(0, 0, 1, 1)) as batches:
@@ -84,7 +84,7 @@ def bare(plan: TrainPlan) -> float:
 def ours(plan: TrainPlan) -> float:
     """Seconds of the training's own steps."""
     keep_freed_memory()
-    learner, steps = Learner(plan, Team()), iter(range(10**6))
+    learner, steps = Learner(plan, WorkerGroup()), iter(range(10**6))
     with closing(Crops(plan, Shelf(2**30)).batches(0, 0, 1, 1)) as batches:
         return timed(lambda: learner.learn(next(batches), 1e-3, next(steps)))
 
@@ -116,7 +116,7 @@ def workers(plan: TrainPlan, size: int) -> float:
     output = Path(tempfile.mkdtemp(prefix="gs-train-"))
     config = plan.config.model_copy(update={"output": output, "steps": 60, "validate_every": 10**6})
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": size, "threads": 1, "runner": "ray"})})
-    launch(replace(plan, config=config), size, Team(0, size, "cpu", 1, 1), output / "stop", lambda: None)
+    launch(replace(plan, config=config), size, WorkerGroup(0, size, "cpu", 1, 1), output / "stop", lambda: None)
     rows = [row for row in csv.DictReader((output / "history.csv").read_text().splitlines()) if row["crops_per_second"]]
     return median(float(row["crops_per_second"]) for row in rows[10:])
 

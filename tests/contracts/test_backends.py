@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from pipeline.backends import Backend
+from pipeline.config.recipe import Recipe
 from pipeline.errors import BlockError, InputError
 from pipeline.plugins import available, build, find
-from pipeline.recipe import Recipe
-from pipeline.stitch import argmax
+from pipeline.tiling.stitching import argmax
 from tests.conftest import NORMALIZE, blobs
 
 torch = pytest.importorskip("torch")

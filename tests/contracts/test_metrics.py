@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.confusion import Counts
 from pipeline.plugins import available, build, find
+from pipeline.statistics.pixel_counts import Counts
 
 
 def specs_of(name):

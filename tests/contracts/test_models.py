@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
 from pipeline.plugins import available, build, find
-from pipeline.recipe import Recipe
 
 MODELS = available("models")
 

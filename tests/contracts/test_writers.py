@@ -17,10 +17,10 @@ import yaml
 
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
-from pipeline.grid import Grid
 from pipeline.plugins import available, build, find
-from pipeline.readers import Raster
-from pipeline.stores import ArrayRaster, BlockStore
+from pipeline.raster import ArrayRaster, Raster
+from pipeline.storage.block_store import BlockStore
+from pipeline.tiling.grid import Grid
 from pipeline.writers import MaskMeta
 
 CLASSES = ({"id": 0, "name": "background", "color": "#000000"}, {"id": 1, "name": "nucleus", "color": "#e6194b"})

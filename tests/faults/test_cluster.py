@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.config.schema import Compute
 from pipeline.geometry import Box
-from pipeline.ledger import latest, read_rows
-from pipeline.readers import Header
-from pipeline.receipts import Block, Image
-from pipeline.runners.ray import authenticate
-from pipeline.schedule import Schedule, Stage
-from pipeline.tree import Compute
+from pipeline.inputs.image import Image
+from pipeline.raster import Header
+from pipeline.records.ledger import latest, read_rows
+from pipeline.records.receipts import Block
+from pipeline.scheduling.block_queue import BlockQueue, Stage
+from pipeline.scheduling.runners.ray import authenticate
 from tests.faults.scene import REPOSITORY, Scene, assert_same, gigaseg, has_rows, is_alive, log_of, run, run_json, started, wait_for
 
 # a head without room, and two machines of one core and two make-believe GPUs; one of them dies at the first line it reads
@@ -42,9 +43,9 @@ PINNED = """
 import json, os, sys
 import ray
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe
-from pipeline.runners._cluster import join
-from pipeline.tree import Compute
+from pipeline.config.recipe import Recipe
+from pipeline.scheduling.runners._cluster import join
+from pipeline.config.schema import Compute
 
 class Probe:
     def __init__(self, job):
@@ -164,13 +165,13 @@ def test_a_block_that_takes_machines_down_is_charged_in_the_end(monkeypatch):
     authenticate(None)  # Ray reads how when it is imported, once for this process
     import ray
 
-    from pipeline.runners import Work
-    from pipeline.runners._pool import _Hand, _Pool
+    from pipeline.scheduling.runners import Work
+    from pipeline.scheduling.runners._pool import _Hand, _Pool
 
     header = Header((64, 128), 1, "uint8")
     image = Image(0, "a", "a.tif", header, {})
     blocks = [Block("predict", image, 0, 0, col, Box(0, 64 * col, 64, 64 * col + 64)) for col in range(2)]
-    schedule = Schedule({"a": [Stage("predict", blocks)]}, merge=lambda one, other: one, conclude=lambda summary: {})
+    schedule = BlockQueue({"a": [Stage("predict", blocks)]}, merge=lambda one, other: one, conclude=lambda summary: {})
     schedule.begin({})
     committed = []
     pool = _Pool(
@@ -198,7 +199,7 @@ def test_a_block_that_takes_machines_down_is_charged_in_the_end(monkeypatch):
 def test_finishing_an_image_has_time_that_grows_with_it():
     """A deadline is a block's: an image of a hundred gigapixels is given hours to be finished, its blocks no more than they had."""
     authenticate(None)
-    from pipeline.runners._pool import START_S, _Hand
+    from pipeline.scheduling.runners._pool import START_S, _Hand
 
     image = Image(0, "a", "a.tif", Header((400_000, 250_000), 1, "uint8"), {})
     finish, predict = (

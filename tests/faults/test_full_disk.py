@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import pytest
 
+from pipeline.engine.prediction import digest
 from pipeline.geometry import Box
-from pipeline.ledger import latest, read_rows
-from pipeline.predict import digest
-from pipeline.stores import BlockStore
+from pipeline.records.ledger import latest, read_rows
+from pipeline.storage.block_store import BlockStore
 from tests.faults.scene import CORE, Scene, assert_same, has_rows, run, run_json, started, wait_for
 
 

@@ -17,8 +17,8 @@ import pytest
 
 import pipeline
 from pipeline.errors import InputError, StoreError
-from pipeline.ledger import Ledger, read_rows
-from pipeline.receipts import Receipt
+from pipeline.records.ledger import Ledger, read_rows
+from pipeline.records.receipts import Receipt
 
 REPOSITORY = Path(pipeline.__file__).parents[1]
 
@@ -26,8 +26,8 @@ REPOSITORY = Path(pipeline.__file__).parents[1]
 WRITER = """
 import itertools, sys
 from pipeline.errors import LeaseLost
-from pipeline.ledger import Ledger
-from pipeline.receipts import Receipt
+from pipeline.records.ledger import Ledger
+from pipeline.records.receipts import Receipt
 
 try:
     with Ledger.open(sys.argv[1], stale_s=600) as ledger:
@@ -43,10 +43,10 @@ except LeaseLost as lost:
 # commits a row, and another one when it is told to
 LATE = """
 import dataclasses, sys
-from pipeline import ledger as module
+from pipeline.records import ledger as module
 from pipeline.errors import LeaseLost
-from pipeline.lease import Holder
-from pipeline.receipts import Receipt
+from pipeline.records.run_lock import Holder
+from pipeline.records.receipts import Receipt
 
 module.COMMIT_S = 3600
 try:
@@ -66,8 +66,8 @@ except LeaseLost as lost:
 RACER = """
 import contextlib, sys
 from pipeline.errors import InputError
-from pipeline.ledger import Ledger
-from pipeline.receipts import Receipt
+from pipeline.records.ledger import Ledger
+from pipeline.records.receipts import Receipt
 
 print("ready", flush=True)
 for line in sys.stdin:

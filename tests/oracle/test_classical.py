@@ -17,15 +17,15 @@ from scipy.stats import multivariate_normal
 from skimage.data import camera
 from skimage.filters import threshold_li, threshold_local, threshold_otsu, threshold_triangle
 
-from pipeline.confusion import confusion
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
-from pipeline.fits import Histogram, decode, encode
 from pipeline.geometry import Box
 from pipeline.models._expansion import Energy, minimise
 from pipeline.models._pixels import Grey
 from pipeline.models._sample import pixel_hash
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
+from pipeline.statistics.image_statistics import Histogram, decode, encode
+from pipeline.statistics.pixel_counts import confusion
 from tests.benchmarks import classical
 from tests.conftest import blobs, save_tiff
 

@@ -7,14 +7,14 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from pipeline.config.recipe import Recipe
+from pipeline.engine.job import read_reflected
+from pipeline.engine.prediction import Predict
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.job import read_reflected
 from pipeline.models._tta import orientations
 from pipeline.plugins import build
-from pipeline.predict import Predict
-from pipeline.recipe import Recipe
-from pipeline.stores import ArrayRaster
+from pipeline.raster import ArrayRaster
 from tests.conftest import NORMALIZE, blobs, engine_yaml, mask_at, save_tiff
 
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.config.recipe import Recipe
 from pipeline.geometry import ceil_to
 from pipeline.models.bundle import save_bundle
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
 from tests.oracle.network_files import TINY
 from workflows._description import SEEDS, _pixels, _steady_pixels
 

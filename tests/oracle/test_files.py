@@ -9,10 +9,10 @@ import warnings
 import numpy as np
 import pytest
 
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
-from pipeline.fixed import fixed_tile
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
+from pipeline.tuning.fixed_tile_size import fixed_tile
 from tests.conftest import NORMALIZE, blobs, save_tiff
 from tests.contracts import test_models as contract
 from tests.oracle.network_files import MARGIN, SIZE, spec_of, zoo, zoo_scene

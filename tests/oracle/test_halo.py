@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.halo import Trial, smallest_halo
+from pipeline.config.recipe import Recipe
 from pipeline.plugins import build
-from pipeline.readers import Header
-from pipeline.recipe import Recipe
-from pipeline.stores import ArrayRaster
+from pipeline.raster import ArrayRaster, Header
+from pipeline.tuning.halo_search import HaloTrial, smallest_halo
 from tests.conftest import NORMALIZE, blobs, engine_yaml, save_tiff
 
 FIELD, STRIDE = 24, 4  # of the small U-Net: 22, rounded up to its stride
@@ -24,7 +23,7 @@ def test_the_smallest_halo_flips_no_sure_pixel_and_one_step_less_does(networks, 
     model = build("models", networks[name])
     least = -(-model.margin // STRIDE) * STRIDE
     with model.open(Recipe(), NORMALIZE) as predict:
-        trial = Trial(predict, ArrayRaster(blobs((300, 260))), {}, STRIDE, FIELD)
+        trial = HaloTrial(predict, ArrayRaster(blobs((300, 260))), {}, STRIDE, FIELD)
         found = smallest_halo(trial, STRIDE, least, FIELD)
         assert trial.error(FIELD).logits < 1e-4
         assert found.sure == 0
@@ -44,7 +43,7 @@ def test_the_zoos_network_errs_as_it_was_published_to():
     spec = {"name": "torchscript", "path": folder / "weights.pt", "trust": True, "classes": 2, "stride": 8, "field": 54}
     fixed = {"mean": [float(pixels_YX.mean())], "std": [float(pixels_YX.std())]}
     with build("models", spec).open(Recipe(), fixed) as predict:
-        trial = Trial(predict, ArrayRaster(pixels_YX), {}, 8, 56)
+        trial = HaloTrial(predict, ArrayRaster(pixels_YX), {}, 8, 56)
         errors = {halo: trial.error(halo).logits for halo in (16, 32, 48)}
         found = smallest_halo(trial, 8, 0, 56)
     assert errors[16] > 0.02
@@ -55,7 +54,7 @@ def test_the_zoos_network_errs_as_it_was_published_to():
 
 def test_a_run_says_what_its_halo_costs(networks, tmp_path, monkeypatch, capsys):
     """`auto` takes the measured halo when the run is worth a trial; a smaller one is accepted with its error."""
-    from pipeline import measure
+    from pipeline.tuning import halo_measure as measure
     from workflows.segment import run
 
     monkeypatch.setattr(measure, "WORTH", 0)
@@ -87,11 +86,11 @@ def test_a_middle_without_anything_to_see_halves_no_halo(networks, hole):
     pixels_YX[200:400, 200:400] = {"blank": 100.0, "nan": np.nan, "nodata": -3.4e38}[hole]
     header = Header(pixels_YX.shape, 1, "float32", nodata=-3.4e38 if hole == "nodata" else None)
     with model.open(Recipe(), NORMALIZE) as predict:
-        trial = Trial(predict, ArrayRaster(pixels_YX, header), {}, STRIDE, FIELD)
+        trial = HaloTrial(predict, ArrayRaster(pixels_YX, header), {}, STRIDE, FIELD)
         assert trial.tells
         assert trial.error(0).sure > 0
         assert 0 < smallest_halo(trial, STRIDE, 0, FIELD).halo <= FIELD
-        blank = Trial(predict, ArrayRaster(np.full((300, 300), 100, np.uint8)), {}, STRIDE, FIELD)
+        blank = HaloTrial(predict, ArrayRaster(np.full((300, 300), 100, np.uint8)), {}, STRIDE, FIELD)
         assert not blank.tells
 
 
@@ -99,7 +98,7 @@ def test_an_image_that_shows_nothing_gets_the_exact_halo(networks, tmp_path, mon
     """A trial on a blank image tells nothing of others, so that the halo is the field."""
     import json
 
-    from pipeline import measure
+    from pipeline.tuning import halo_measure as measure
     from workflows.segment import run
 
     monkeypatch.setattr(measure, "WORTH", 0)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from skimage.data import astronaut, camera
 from skimage.filters import threshold_multiotsu, threshold_otsu
 
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
-from pipeline.fits import Histogram, decode, encode
 from pipeline.geometry import Box
 from pipeline.models.histogram import thresholds
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
+from pipeline.statistics.image_statistics import Histogram, decode, encode
 
 
 def fitted(pixels_CYX, valid_YX=None, **options):

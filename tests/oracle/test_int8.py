@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline import calibrate as module
-from pipeline.calibrate import calibrate
-from pipeline.config import config_from
+from pipeline.config.loading import config_from
+from pipeline.config.recipe import CALIBRATED, Recipe
 from pipeline.errors import InputError
-from pipeline.excerpts import Comparison, Excerpt, spread
-from pipeline.recipe import CALIBRATED, Recipe
-from pipeline.survey import survey
-from pipeline.trial import compute
-from pipeline.tune import choose
+from pipeline.inputs.catalogue import build_catalogue
+from pipeline.tuning import int8_calibration as module
+from pipeline.tuning.backend_trial import compute
+from pipeline.tuning.int8_calibration import calibrate
+from pipeline.tuning.recipe_choice import choose
+from pipeline.tuning.sample_tiles import Comparison, SampleTile, spread
 from tests.conftest import blobs, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -61,8 +61,8 @@ def test_who_cannot_is_refused(eight, tmp_path):
 def tolerant(monkeypatch):
     """Random networks are seldom sure of a class; what is tested here is something else."""
     pytest.importorskip("nncf")
-    monkeypatch.setattr("pipeline.calibrate.AGREEMENT", 0.5)
-    monkeypatch.setattr("pipeline.calibrate.LOST", 0.5)
+    monkeypatch.setattr("pipeline.tuning.int8_calibration.AGREEMENT", 0.5)
+    monkeypatch.setattr("pipeline.tuning.int8_calibration.LOST", 0.5)
 
 
 def test_everybody_has_the_same_network(eight, tolerant, tmp_path):
@@ -92,7 +92,7 @@ def test_a_changed_network_is_refused(eight, tolerant, tmp_path):
 def test_what_changes_too_much_is_refused(eight, monkeypatch, tmp_path):
     """Eight bits that change more classes than they may are refused with the share that agrees, and nothing is written."""
     pytest.importorskip("nncf")
-    monkeypatch.setattr("pipeline.calibrate.AGREEMENT", 1.01)
+    monkeypatch.setattr("pipeline.tuning.int8_calibration.AGREEMENT", 1.01)
     with pytest.raises(InputError, match=r"int8, with which \d+\.\d+% of the pixels"):
         eight()
     assert not (tmp_path / "out").exists()
@@ -116,13 +116,13 @@ def slide(monkeypatch, tmp_path):
 
     def go(*, has_specimen):
         save_tiff(tmp_path / "slide.tif", pixels)
-        found = survey(config_from(spec, tmp_path, "x", []))
+        found = build_catalogue(config_from(spec, tmp_path, "x", []))
         blind = {(place.box.y0, place.box.x0) for place in spread(found.images, 12, 256)}
         free = [(y, x) for y in range(0, SLIDE, 256) for x in range(0, SLIDE, 256) if (y, x) not in blind][:2]
         for y, x in free if has_specimen else ():
             pixels[y : y + 256, x : x + 256] += nuclei(rng)
         save_tiff(tmp_path / "slide.tif", pixels)
-        return survey(config_from(spec, tmp_path, "x", [])), [pixels[None, None, y : y + 256, x : x + 256] for y, x in free]
+        return build_catalogue(config_from(spec, tmp_path, "x", [])), [pixels[None, None, y : y + 256, x : x + 256] for y, x in free]
 
     return go
 
@@ -140,7 +140,7 @@ def test_it_is_calibrated_on_the_specimen(slide, tmp_path):
     found, specimen = slide(has_specimen=True)
     recipe, worth = calibrate(found, choose(found).recipe, tmp_path / "out")
     assert worth.iou["nucleus"] is not None
-    tiles = [Excerpt(pixels_BCYX, {}) for pixels_BCYX in specimen]
+    tiles = [SampleTile(pixels_BCYX, {}) for pixels_BCYX in specimen]
     eight, expected = (
         compute(found, one, tiles)[0] for one in (replace(recipe, place=str(tmp_path / "out" / CALIBRATED)), Recipe(threads=1))
     )

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.confusion import cross_entropy
+from pipeline.engine.seam_files import SeamFiles, seam_folders
+from pipeline.engine.seams import Join
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
-from pipeline.grid import Grid
-from pipeline.join import Join
-from pipeline.ledger import latest, read_rows
-from pipeline.parts import Parts, places_of
+from pipeline.inputs.image import Image
 from pipeline.plugins import build
-from pipeline.receipts import Image
-from pipeline.stitch import weights
+from pipeline.records.ledger import latest, read_rows
+from pipeline.statistics.pixel_counts import cross_entropy
+from pipeline.tiling.grid import Grid
+from pipeline.tiling.stitching import weights
 from tests.conftest import Done, blobs, save_tiff
 from tests.oracle.test_resume import ending_after
 from workflows.inspect import status
@@ -205,14 +205,14 @@ def test_a_block_that_could_not_join_keeps_all_scores(engine, scene, whole, monk
 def test_a_kill_right_after_the_end_loses_nothing(engine, scene, monkeypatch):
     """When the scores of an image are removed, all that was made of them is in the ledger."""
     seen = []
-    discard = Parts.discard
+    discard = SeamFiles.discard
 
     def look(self):
         receipts = latest(read_rows(self.output / "ledger"))
         seen.append([sum(phase == name for phase, _ in receipts) for name in ("score", "predict", "finish")])
         discard(self)
 
-    monkeypatch.setattr(Parts, "discard", look)
+    monkeypatch.setattr(SeamFiles, "discard", look)
     engine(**SCORED)
     assert seen[0] == [BLOCKS, BLOCKS, 1]
 
@@ -223,7 +223,7 @@ def test_what_a_kill_left_is_removed(engine, scene, whole, fresh):
     done = engine(**SCORED)
     shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "1" / "1"
     for _ in range(2):
-        for place in places_of(Image(0, "a", "", None, {})):
+        for place in seam_folders(Image(0, "a", "", None, {})):
             (done.folder / place).mkdir(parents=True)
             (done.folder / place / "0.0.0.npz").write_bytes(b"half")
         shard.unlink()

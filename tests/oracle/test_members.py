@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.config import load_config, to_yaml
+from pipeline.config.loading import load_config, to_yaml
+from pipeline.config.recipe import Recipe
 from pipeline.geometry import Box
+from pipeline.inputs.catalogue import build_catalogue
 from pipeline.models.bundle import save_bundle
-from pipeline.normalize import NormalizeFitter
-from pipeline.plan import make_job
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
-from pipeline.survey import survey
+from pipeline.scheduling.plan import make_job
+from pipeline.statistics.normalization import NormalizeFitter
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 RAW = {"name": "unet", "channels": 1, "classes": 2, "depth": 1, "base": 8, "seed": 2}
@@ -42,7 +42,7 @@ def test_raw_members_see_raw_values_unless_the_yaml_asks(tmp_path, asking, asked
     save_tiff(tmp_path / "a.tif", pixels_CYX[0])
     pair = {"name": "ensemble", "members": [asking, RAW]}
     members = [pair, asking] if nested else pair["members"]
-    found = survey(load_config(engine_yaml(tmp_path, model={"name": "ensemble", "members": members}, normalize=asked)))
+    found = build_catalogue(load_config(engine_yaml(tmp_path, model={"name": "ensemble", "members": members}, normalize=asked)))
     job = make_job(found, Recipe())
     fit = job.conclude(job.observe(pixels_CYX, None, Box(0, 0, 64, 64), 0))
     wish = NormalizeFitter("percentile")

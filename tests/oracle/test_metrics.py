@@ -10,8 +10,8 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.confusion import Counts, areas, confusion, cross_entropy
 from pipeline.metrics.semantic import Semantic
+from pipeline.statistics.pixel_counts import Counts, areas, confusion, cross_entropy
 
 IGNORED = 255
 

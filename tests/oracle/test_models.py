@@ -13,15 +13,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
+from pipeline.inputs.catalogue import build_catalogue
 from pipeline.models import num_parameters
+from pipeline.models._probe import answer_key, probe_field
 from pipeline.models.bundle import list_bundles, save_bundle
 from pipeline.plugins import build
-from pipeline.probe import answer_key, probe_field
-from pipeline.recipe import Recipe
-from pipeline.survey import survey
-from pipeline.tune import choose, measure_file
+from pipeline.tuning.recipe_choice import choose, measure_file
 from tests.conftest import UNET, engine_yaml, save_tiff
 
 
@@ -322,7 +322,7 @@ def test_a_bundle_may_ask_for_float32(tmp_path, monkeypatch, says):
     assert build("models", model).allows_bf16 == (says is not False)
     save_tiff(tmp_path / "a.tif", np.zeros((90, 90), np.uint8))
     for asked, wanted in (("auto", "fp32" if says is False else "bf16"), ("bf16", "bf16")):
-        found = survey(load_config(engine_yaml(tmp_path, model=model, normalize=None, compute={"precision": asked})))
+        found = build_catalogue(load_config(engine_yaml(tmp_path, model=model, normalize=None, compute={"precision": asked})))
         assert choose(found, lambda: False).recipe.precision == wanted
 
 
@@ -335,7 +335,7 @@ def test_a_bundle_that_says_its_field_is_not_measured(tmp_path, monkeypatch):
     assert (model.field, model.unmeasured, dict(model.tile)) == (301, None, {"field": 301})
     assert model.architecture.unmeasured == answer_key(folder / "weights.safetensors", **model.architecture._built_from)
     save_tiff(tmp_path / "a.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb")
-    found = survey(
+    found = build_catalogue(
         load_config(engine_yaml(tmp_path, model={"name": "bundle", "path": f"{folder}{os.sep}"}, normalize=None, tiling={"halo": "auto"}))
     )
     assert choose(found, lambda: False).recipe.halo == 320
@@ -353,7 +353,7 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
     save_tiff(tmp_path / "a.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb")
     bundle = {"name": "bundle", "path": f"{folder}{os.sep}"}
     model = {"name": "ensemble", "members": [{**UNET, "channels": 3, "classes": 2}, bundle]} if merged else bundle
-    found = survey(load_config(engine_yaml(tmp_path, model=model, normalize=None)))
+    found = build_catalogue(load_config(engine_yaml(tmp_path, model=model, normalize=None)))
     assert found.model.field is None
     assert found.model.constituents[-1].unmeasured
     assert any("measured when the run begins" in note for note in choose(found, lambda: False).notes)
@@ -368,5 +368,5 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
     def measured_twice(*_):
         raise AssertionError
 
-    monkeypatch.setattr("pipeline.probe.probe", measured_twice)
+    monkeypatch.setattr("pipeline.models._probe.probe", measured_twice)
     measure_file(found)

@@ -12,18 +12,18 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
 from pipeline.models import frrn as frrn_file
 from pipeline.models import num_parameters
 from pipeline.models._frrn import FRRNModule
+from pipeline.models._probe import Probe, probe_field, probe_stride, remember
 from pipeline.models._segnet_module import SegNetModule, _pool, _unpool
 from pipeline.models.frrn import FRRN
 from pipeline.models.segnet import SegNet
 from pipeline.models.segnet_basic import SegNetBasic
 from pipeline.plugins import build
-from pipeline.probe import Probe, probe_field, probe_stride, remember
-from pipeline.recipe import Recipe
 
 RESNET18 = {"name": "smp", "encoder": "resnet18"}
 ARCHITECTURES = [

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.normalize import HIGH, LOW, NormalizeFitter, constants, fitter, resolve
 from pipeline.plugins import build
+from pipeline.statistics.normalization import HIGH, LOW, NormalizeFitter, constants, fitter, resolve
 
 
 def image(dtype):

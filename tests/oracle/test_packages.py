@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.models._moments import mean_and_std, moments
+from pipeline.models._probe import Probe, answer_key, remember
 from pipeline.plugins import build
-from pipeline.probe import Probe, answer_key, remember
-from pipeline.recipe import Recipe
 from tests.conftest import blobs, save_tiff
 from tests.oracle.network_files import SIZE, TINY, zoo, zoo_scene
 

@@ -7,19 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.confusion import confusion, cross_entropy
+from pipeline.config.recipe import Recipe
+from pipeline.engine.block_pipeline import Watch
+from pipeline.engine.job import Job, Resources
+from pipeline.engine.prediction import Pixels, Predict
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
-from pipeline.job import Bench, Job
+from pipeline.inputs.image import Image
 from pipeline.models import Model
-from pipeline.place import Host
 from pipeline.plugins import build
-from pipeline.predict import Pixels, Predict
-from pipeline.process import Watch
-from pipeline.readers import Header
-from pipeline.receipts import Block, Image
-from pipeline.recipe import Recipe
-from pipeline.stitch import softmax_bytes, weights
+from pipeline.raster import Header
+from pipeline.records.receipts import Block
+from pipeline.statistics.pixel_counts import confusion, cross_entropy
+from pipeline.tiling.array_ops import NumpyOps
+from pipeline.tiling.stitching import softmax_bytes, weights
 from tests.conftest import blobs, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -57,7 +58,7 @@ class Stub:
         return scores_KYX
 
     def __call__(self, pixels_BCYX, fits):
-        assert isinstance(pixels_BCYX, np.ndarray) == isinstance(self.place, Host)
+        assert isinstance(pixels_BCYX, np.ndarray) == isinstance(self.place, NumpyOps)
         height, width = (side - 2 * self.margin for side in pixels_BCYX.shape[2:])
         tiles = [self.scores(int(one[0, 0, 0]), int(one[1, 0, 0]), (height, width)) for one in pixels_BCYX]
         return self.place.put(np.stack(tiles))
@@ -65,9 +66,9 @@ class Stub:
 
 def places():
     """Numpy, torch's CPU as the device that it stands for, and a GPU where there is one."""
-    from pipeline.device import Device
+    from pipeline.tiling.torch_ops import TorchOps
 
-    return Host(), Device("cpu"), *([Device("cuda")] if torch.cuda.is_available() else [])
+    return NumpyOps(), TorchOps("cpu"), *([TorchOps("cuda")] if torch.cuda.is_available() else [])
 
 
 class Scene:
@@ -94,7 +95,7 @@ class Scene:
     def run(self, place, spoilt=None):
         stub = Stub(place, self.classes, self.margin)
         stub.spoilt = spoilt
-        phase = Predict(Bench(self.job, stub))
+        phase = Predict(Resources(self.job, stub))
         region = Box(0, 0, *self.image.header.shape).grow(2 * self.grid.core + 2 * self.grid.halo)
         coordinates_CYX = _coordinates(region)
         given = [None if one is None else place.put(one) for one in (coordinates_CYX, self.valid_YX, self.truth_YX)]
@@ -107,7 +108,7 @@ class Scene:
         whole = Box(0, 0, *grid.shape)
         for tile in grid.tiles(whole):
             seen = tile.outer.grow(-self.margin)
-            scores_KYX = Stub(Host(), self.classes, 0).scores(tile.outer.y0 + FAR, tile.outer.x0 + FAR, seen.shape)
+            scores_KYX = Stub(NumpyOps(), self.classes, 0).scores(tile.outer.y0 + FAR, tile.outer.x0 + FAR, seen.shape)
             inside = tile.core if kind == "crop" else seen.meet(whole)
             rows, cols = inside.within(seen).slices
             weight_YX = np.float32(1)

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from pipeline.errors import GigasegError, InputError, StoreError
-from pipeline.execution import _Execution
-from pipeline.lease import Holder
-from pipeline.ledger import Ledger, read_rows
+from pipeline.records.ledger import Ledger, read_rows
+from pipeline.records.run_lock import Holder
+from pipeline.scheduling.execution import _Execution
 from tests.conftest import NORMALIZE, UNET, Done, blobs, save_tiff
 from workflows.segment import report, retry, run, stop
 
@@ -115,7 +115,7 @@ def test_stop_is_obeyed_and_forgotten(engine, scene, tmp_path, capsys):
 
     scene.on_call = stop_at_third
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.execution.LOOK_S", 0.0)
+        patch.setattr("pipeline.scheduling.execution.LOOK_S", 0.0)
         assert engine(**TRACED).code == 130
     assert 3 <= len(calls) <= 8
     assert engine(**TRACED).code == 0
@@ -257,7 +257,7 @@ def test_a_damaged_last_shard_is_done_again(engine, scene):
 
 def test_last_means_last_written(engine, scene, monkeypatch):
     """A block that was done again is among the last ones, wherever it stands in the plan."""
-    monkeypatch.setattr("pipeline.execution.REREAD", 1)
+    monkeypatch.setattr("pipeline.scheduling.execution.REREAD", 1)
     with ending_after(6, KeyboardInterrupt()):
         done = engine(**TRACED)
     shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "0" / "1"

@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.ledger import latest, read_rows
-from pipeline.runners.serial import Serial
-from pipeline.schedule import Schedule
+from pipeline.records.ledger import latest, read_rows
+from pipeline.scheduling.block_queue import BlockQueue
+from pipeline.scheduling.runners.serial import Serial
 from tests.conftest import UNET, blobs, save_tiff
 
 OUTPUTS = [{"name": "ome_zarr"}, {"name": "tiff"}]
@@ -38,7 +38,7 @@ def scene(tmp_path):
 @pytest.fixture(scope="module")
 def ray():
     """A Ray of three processors that every run joins."""
-    from pipeline.runners._cluster import STORE_BYTES
+    from pipeline.scheduling.runners._cluster import STORE_BYTES
 
     ray = pytest.importorskip("ray")
     ray.init(
@@ -107,7 +107,7 @@ def test_any_order_gives_the_same(scene, engine, networks, monkeypatch):
     for seed in range(3):
         shuffle = random.Random(seed).shuffle
         with monkeypatch.context() as patch:
-            patch.setattr(Schedule, "lease", lambda self, pixels, blocks, shuffle=shuffle: shuffled(self, shuffle))
+            patch.setattr(BlockQueue, "lease", lambda self, pixels, blocks, shuffle=shuffle: shuffled(self, shuffle))
             assert_agree(serial, engine(**SHARED, **network, output=f"shuffled{seed}"))
         order = [row.block for row in read_rows(serial.folder.parent / f"shuffled{seed}" / "ledger")]
         assert order != [row.block for row in read_rows(serial.folder / "ledger")]

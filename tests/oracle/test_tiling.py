@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.geometry import ceil_to
 from pipeline.plugins import build
-from pipeline.stitch import weights
+from pipeline.tiling.stitching import weights
 from tests.conftest import NORMALIZE, blobs, save_tiff
 
 torch = pytest.importorskip("torch")

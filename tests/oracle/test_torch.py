@@ -11,8 +11,8 @@ from torch import nn
 
 from pipeline.backends._fold import fold_batch_norms
 from pipeline.backends.torch import Torch, bf16_supported
+from pipeline.config.recipe import Recipe
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.models import num_parameters
+from pipeline.models._probe import probe
 from pipeline.plugins import build
-from pipeline.probe import probe
-from pipeline.recipe import Recipe
 
 SPEC = {"name": "unet", "channels": 1, "classes": 2, "depth": 2, "base": 4}
 

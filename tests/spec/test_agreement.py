@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.agreement import Agreement
-from pipeline.grid import Grid
-from pipeline.place import Host
+from pipeline.tiling.agreement import Agreement
+from pipeline.tiling.array_ops import NumpyOps
+from pipeline.tiling.grid import Grid
 
 
 def brute_force(grid, box, seen, classes):
@@ -46,7 +46,7 @@ def test_agreement_is_that_of_every_shared_pixel(shape, core, halo, margin, core
     grid = Grid(shape, core, halo, core * cores)
     box = next(iter(grid.blocks())).box
     rng = np.random.default_rng(seed)
-    agreement, seen, classes = Agreement(box, Host()), {}, {}
+    agreement, seen, classes = Agreement(box, NumpyOps()), {}, {}
     for tile in grid.tiles(box):
         key = tile.row, tile.col
         seen[key] = tile.outer.grow(-margin)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.ndimage import correlate1d, map_coordinates, maximum_filter, minimum_filter
 
-from pipeline.messages import problems_of
 from pipeline.training.augment import Augment
+from pipeline.validation import problems_of
 
 OFF = Augment.none().model_dump()
 SEEDS = st.integers(0, 2**32 - 1)

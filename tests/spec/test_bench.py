@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from pipeline.backends.torch import Torch
 from pipeline.cli import main
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
+from pipeline.config.recipe import Recipe
 from pipeline.errors import GigasegError, InputError
 from pipeline.geometry import Box
-from pipeline.plan import make_job
-from pipeline.receipts import Block, Image, Receipt
-from pipeline.recipe import Recipe
-from pipeline.survey import survey
+from pipeline.inputs.catalogue import build_catalogue
+from pipeline.inputs.image import Image
+from pipeline.records.receipts import Block, Receipt
+from pipeline.scheduling.plan import make_job
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 from workflows import _forward, _piece
 from workflows import bench as workflow
@@ -34,7 +35,7 @@ RECIPE = Recipe(core=64, halo=16, block=128)
 def found(tmp_path):
     """A survey of one small image."""
     save_tiff(tmp_path / "a.tif", blobs((200, 150)))
-    return survey(load_config(engine_yaml(tmp_path)))
+    return build_catalogue(load_config(engine_yaml(tmp_path)))
 
 
 def hurry(monkeypatch):
@@ -219,7 +220,7 @@ def test_the_limit_is_the_best_of_two_moments(measured, monkeypatch):
 
 def test_a_block_that_fails_ends_the_measurement(measured, monkeypatch):
     """No speed is told of what did not work: the block and its cause are."""
-    monkeypatch.setattr("pipeline.predict.write_mask", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipeline.engine.prediction.write_mask", lambda *_: 1 / 0)
     with pytest.raises(GigasegError, match=r"predict .*:0\.0\.0: ZeroDivisionError"):
         measured(compute={"backend": "torch"})
 

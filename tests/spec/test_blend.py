@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.blend import Blend, added, cells, seam_shares, spans
 from pipeline.geometry import Box
-from pipeline.grid import Grid
-from pipeline.place import Host
-from pipeline.stitch import weights
+from pipeline.tiling.array_ops import NumpyOps
+from pipeline.tiling.blending import Blend, added, cells, seam_shares, spans
+from pipeline.tiling.grid import Grid
+from pipeline.tiling.stitching import weights
 
 CUTS = st.builds(
     lambda shape, core, halo, cores, full: Grid(shape, core, halo, core * cores, full=full),
@@ -64,7 +64,7 @@ def test_spans_are_reached_by_the_same_tiles(core, halo, count, cores, data):
 
 def blended(grid, kind, margin, block, order):
     """Give a block's tiles to a blend, in some order; returns the blend, and what it gave."""
-    blend, given = Blend(grid, kind, Host()), []
+    blend, given = Blend(grid, kind, NumpyOps()), []
     for tile in order(list(grid.tiles(block.box))):
         seen = tile.outer.grow(-margin)
         shared = seen.meet(Box(0, 0, *grid.shape))
@@ -125,7 +125,7 @@ def test_shares_of_seams_are_counted(grid, reach):
 def test_finished_rows_are_let_go(core, halo):
     """After a row of tiles only what the next row reaches is held, whatever the size of the block."""
     grid = Grid((160, 64), core, halo, 160 // core * core)
-    blend, most = Blend(grid, "linear", Host()), 0
+    blend, most = Blend(grid, "linear", NumpyOps()), 0
     for tile in grid.tiles(next(iter(grid.blocks())).box):
         shared = tile.outer.meet(Box(0, 0, *grid.shape))
         list(blend.add(tile, tile.outer, shared, np.zeros((1, *shared.shape), np.float32)))

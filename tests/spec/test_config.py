@@ -15,7 +15,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Config, config_from, json_schema, load_classes, load_config, parse_bytes, to_yaml
+from pipeline.config.loading import Config, config_from, json_schema, load_classes, load_config, parse_bytes, to_yaml
 from pipeline.errors import InputError
 
 SMALL = "images: [a.tif]\nmodel: histogram\noutput: out\n"
@@ -487,7 +487,7 @@ def test_the_schema_describes_every_key(load):
 def test_reading_a_config_imports_nothing_heavy(load):
     """Config and schema need no torch, no Zarr and no Ray."""
     load(SMALL)
-    code = "import sys; from pathlib import Path; from pipeline.config import *; load_config(Path('run.yaml')); json_schema()"
+    code = "import sys; from pathlib import Path; from pipeline.config.loading import *; load_config(Path('run.yaml')); json_schema()"
     code += "; print([name for name in ('torch', 'zarr', 'ray', 'dask', 'tifffile', 'scipy', 'skimage') if name in sys.modules])"
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.confusion import Counts, areas, confusion, cross_entropy
+from pipeline.statistics.pixel_counts import Counts, areas, confusion, cross_entropy
 
 DTYPES = ["bool", "uint8", "int8", "uint16", ">u2", "int16", "int32", "uint32", "int64"]
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=9)

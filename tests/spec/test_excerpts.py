@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import excerpts
-from pipeline.config import config_from
+from pipeline.config.loading import config_from
 from pipeline.errors import BlockError
-from pipeline.excerpts import read_excerpts, spread
-from pipeline.survey import survey
+from pipeline.inputs.catalogue import build_catalogue
+from pipeline.tuning import sample_tiles as excerpts
+from pipeline.tuning.sample_tiles import read_sample_tiles, spread
 from tests.conftest import UNET, blobs, save_tiff
 
 SIDE, CELLS = 32, 12  # of a tile; tiles along a side of the slide
@@ -34,7 +34,7 @@ def surveyed(tmp_path):
         for name, pixels in images.items():
             save_tiff(tmp_path / f"{name}.tif", pixels)
         spec = {"images": ["*.tif"], "model": UNET, "normalize": normalize, "output": "out"}
-        return survey(config_from({**spec, "reader": {"name": "auto", **reader}}, tmp_path, "x", []))
+        return build_catalogue(config_from({**spec, "reader": {"name": "auto", **reader}}, tmp_path, "x", []))
 
     return go
 
@@ -52,7 +52,7 @@ def test_the_specimen_is_found(surveyed):
     rest = [(row, col) for row in range(CELLS) for col in range(CELLS) if (row, col) not in blind]
     for row, col in rest[:: len(rest) - 1]:
         put(slide, row, col, blobs((SIDE, SIDE)))
-    tiles = read_excerpts(surveyed({"a": slide}), found.images, 8, SIDE, CELLS**2)
+    tiles = read_sample_tiles(surveyed({"a": slide}), found.images, 8, SIDE, CELLS**2)
     assert [width > 200 for width in widths(tiles)] == [True] * 2 + [False] * 6
 
 
@@ -62,7 +62,7 @@ def test_only_so_many_places_are_read(surveyed, monkeypatch):
     real = excerpts.read_reflected
     monkeypatch.setattr(excerpts, "read_reflected", lambda *seen: read.append(seen) or real(*seen))
     found = surveyed({name: glass() for name in "abc"})
-    assert len(read_excerpts(found, found.images, 4, SIDE, 16)) == 4
+    assert len(read_sample_tiles(found, found.images, 4, SIDE, 16)) == 4
     assert len(read) == 16
 
 
@@ -71,8 +71,8 @@ def test_each_image_has_its_share(surveyed):
     images = {name: glass(seed) // (1 if name == "a" else 2) for seed, name in enumerate("abcd")}
     images["a"] = blobs(images["a"].shape)
     found = surveyed(images)
-    assert [width > 200 for width in widths(read_excerpts(found, found.images, 8, SIDE, 64))] == [True] * 2 + [False] * 6
-    assert widths(read_excerpts(found, found.images, 1, SIDE, 64))[0] > 200
+    assert [width > 200 for width in widths(read_sample_tiles(found, found.images, 8, SIDE, 64))] == [True] * 2 + [False] * 6
+    assert widths(read_sample_tiles(found, found.images, 1, SIDE, 64))[0] > 200
 
 
 def test_the_fit_is_of_all_that_was_looked_at(surveyed):
@@ -80,7 +80,7 @@ def test_the_fit_is_of_all_that_was_looked_at(surveyed):
     slide = glass()
     put(slide, 3, 5, blobs((SIDE, SIDE)))
     found = surveyed({"a": slide}, normalize="zscore")
-    (tile,) = read_excerpts(found, found.images, 1, SIDE, CELLS**2)
+    (tile,) = read_sample_tiles(found, found.images, 1, SIDE, CELLS**2)
     assert widths([tile])[0] > 200
     assert tile.fit["normalize"]["mean"] == pytest.approx([slide.mean()])
     assert tile.fit["normalize"]["std"] == pytest.approx([slide.std()])
@@ -94,7 +94,7 @@ def test_what_is_no_data_widens_nothing(surveyed):
     put(slide, 0, 2, np.nan)
     slide[-1, -1] = 90
     found = surveyed({"a": slide})
-    tiles = read_excerpts(found, found.images, CELLS**2 - 3, SIDE, CELLS**2)
+    tiles = read_sample_tiles(found, found.images, CELLS**2 - 3, SIDE, CELLS**2)
     assert widths(tiles)[0] > 80
     assert all(np.isfinite(one.pixels_BCYX).all() for one in tiles)
 
@@ -110,18 +110,18 @@ def test_a_damaged_place_is_left_out(surveyed, monkeypatch):
 
     monkeypatch.setattr(excerpts, "read_reflected", damaged)
     found = surveyed({"a": glass()})
-    assert len(read_excerpts(found, found.images, CELLS**2, SIDE, CELLS**2)) == CELLS**2 - CELLS
+    assert len(read_sample_tiles(found, found.images, CELLS**2, SIDE, CELLS**2)) == CELLS**2 - CELLS
 
 
 def test_files_that_decode_whole_are_few(tmp_path, monkeypatch):
     """Of pictures, which have no parts, so many are opened as decode within the limit, and no fewer than the tiles that are wanted."""
     for at in range(6):
         Image.fromarray(blobs((SIDE, SIDE), seed=at)).save(tmp_path / f"{at}.png")
-    found = survey(config_from({"images": ["*.png"], "model": UNET, "output": "out"}, tmp_path, "x", []))
+    found = build_catalogue(config_from({"images": ["*.png"], "model": UNET, "output": "out"}, tmp_path, "x", []))
     opened = set()
     monkeypatch.setattr(excerpts, "_widest", lambda places, *_: opened.add(places[0].image.name) or [])
     for limit, number in ((2**28, 6), (4 * SIDE**2, 4), (1, 2)):
         opened.clear()
         monkeypatch.setattr(excerpts, "WHOLE", limit)
-        read_excerpts(found, found.images, 2, SIDE, 64)
+        read_sample_tiles(found, found.images, 2, SIDE, 64)
         assert len(opened) == number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import gpus
+from pipeline.tuning import gpus
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.geometry import Box
-from pipeline.grid import Grid
+from pipeline.tiling.grid import Grid
 
 
 @st.composite

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Config
-from pipeline.inputs import Inputs, list_inputs
-from pipeline.names import Candidate, flaw, resolve_names
-from pipeline.training.footprint import OWN
+from pipeline.config.loading import Config
+from pipeline.inputs.discovery import Inputs, list_inputs
+from pipeline.inputs.names import Candidate, flaw, resolve_names
+from pipeline.training.output_files import OWN
 
 SUFFIXES = [".tif", ".ome.tif", ".png", ".zarr", ".ome.zarr"]
 
@@ -345,7 +345,7 @@ def test_truth_of_a_csv_wins(make, listed, tmp_path):
 def test_a_sample_is_an_image_and_its_truth(make, listed, monkeypatch, tmp_path):
     """A sample is an input of its own name; its truth is taken only where it is asked for."""
     make("i.tif", "m.tif")
-    from pipeline import samples
+    from pipeline.inputs import samples
 
     sample = samples.Sample("nuclei", tmp_path / "i.tif", tmp_path / "m.tif", "", "")
     monkeypatch.setitem(samples.SAMPLES, "nuclei", lambda: sample)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.config.recipe import Recipe
+from pipeline.engine.job import Job, Resources, read_reflected
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, reflect_index
-from pipeline.job import Bench, Job, read_reflected
-from pipeline.recipe import Recipe
-from pipeline.stores import ArrayRaster
+from pipeline.raster import ArrayRaster
 
 
 @given(shape=st.tuples(st.integers(1, 7), st.integers(1, 7)), pads=st.tuples(*[st.integers(-3, 12)] * 4))
@@ -44,7 +44,7 @@ def test_a_file_opened_after_the_end_is_closed(tmp_path):
 
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
     path = str(tmp_path / "a.tif")
-    bench = Bench(Job(tmp_path, Recipe()), None)
+    bench = Resources(Job(tmp_path, Recipe()), None)
     bench.raster(path, {"name": "tiff"})
     assert path in held()
     bench.close()
@@ -57,8 +57,8 @@ def test_a_file_opened_after_the_end_is_closed(tmp_path):
 @pytest.mark.parametrize("limit", [0, 100, 10**6])
 def test_an_image_and_its_truth_are_decoded_once(tmp_path, monkeypatch, limit):
     """Both stay open while blocks take turns of them, however large; an image that comes next takes the place of both."""
-    monkeypatch.setattr("pipeline.job.WHOLE_BYTES", limit)
-    bench = Bench(Job(tmp_path, Recipe()), None)
+    monkeypatch.setattr("pipeline.engine.job.WHOLE_BYTES", limit)
+    bench = Resources(Job(tmp_path, Recipe()), None)
     opened, held = [], []
     for name in "ab":
         for kind in ("image", "truth"):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lease as lease_module
-from pipeline.errors import InputError, LeaseLost
-from pipeline.lease import Holder, current_holder
-from pipeline.ledger import Ledger, read_rows
-from pipeline.receipts import Receipt
-from pipeline.storage import LocalStorage
+from pipeline.errors import InputError, LockLost
+from pipeline.records import run_lock as lease_module
+from pipeline.records.ledger import Ledger, read_rows
+from pipeline.records.receipts import Receipt
+from pipeline.records.run_lock import Holder, current_holder
+from pipeline.storage.local import LocalStorage
 
 
 def write(folder, **options):
@@ -39,10 +39,10 @@ def losing(folder):
     try:
         yield ledger
     except BaseException:
-        with suppress(LeaseLost):  # what the test found comes first
+        with suppress(LockLost):  # what the test found comes first
             stack.close()
         raise
-    with pytest.raises(LeaseLost, match=str(os.getpid())):
+    with pytest.raises(LockLost, match=str(os.getpid())):
         stack.close()
 
 

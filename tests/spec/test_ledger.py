@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import lease as lease_module
-from pipeline import ledger as ledger_module
-from pipeline.confusion import Counts
-from pipeline.errors import LeaseLost, StoreError
-from pipeline.ledger import Ledger, latest, read_rows, read_rows_of
-from pipeline.receipts import Receipt
-from pipeline.storage import LocalStorage
+from pipeline.errors import LockLost, StoreError
+from pipeline.records import ledger as ledger_module
+from pipeline.records import run_lock as lease_module
+from pipeline.records.ledger import Ledger, latest, read_rows, read_rows_of
+from pipeline.records.receipts import Receipt
+from pipeline.statistics.pixel_counts import Counts
+from pipeline.storage.local import LocalStorage
 
 
 def receipt(number, **options):
@@ -47,10 +47,10 @@ def losing(folder):
     try:
         yield ledger
     except BaseException:
-        with suppress(LeaseLost):  # what the test found comes first
+        with suppress(LockLost):  # what the test found comes first
             stack.close()
         raise
-    with pytest.raises(LeaseLost, match=str(os.getpid())):
+    with pytest.raises(LockLost, match=str(os.getpid())):
         stack.close()
 
 
@@ -249,9 +249,9 @@ def test_rows_of_a_superseded_holder_are_ignored(tmp_path):
         old.flush()
         with Ledger.open(tmp_path, take_over=True) as new:
             old.append(receipt("late"))
-            with pytest.raises(LeaseLost):
+            with pytest.raises(LockLost):
                 old.flush()
-            with pytest.raises(LeaseLost):
+            with pytest.raises(LockLost):
                 old.check()
             new.append(receipt(2))
             assert blocks(new.rows()) == ["a:0.0.1", "a:0.0.2"]
@@ -272,7 +272,7 @@ def test_a_commit_that_a_take_over_crosses_is_not_acknowledged(tmp_path, monkeyp
     with losing(tmp_path) as old:
         old.append(receipt("late"))
         monkeypatch.setattr(LocalStorage, "append", after_a_take_over)
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LockLost):
             old.flush()
     assert blocks(read_rows(tmp_path)) == ["a:0.0.1"]
 
@@ -283,7 +283,7 @@ def test_a_holder_superseded_before_its_first_row_is_ignored(tmp_path):
     storage = LocalStorage(tmp_path)
     with lease_module.hold(storage) as slept:
         write(tmp_path, 2, take_over=True)
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LockLost):
             Ledger(storage, slept)
     assert (tmp_path / "000002.jsonl").exists()
     late = b"".join(ledger_module._encode("receipt", receipt(number).to_json()) for number in ("late", "later"))

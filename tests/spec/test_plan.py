@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from pipeline.errors import InputError
-from pipeline.plan import FORMAT, block_keys, complete, count_key, make_job
-from pipeline.survey import survey
-from pipeline.tune import choose
+from pipeline.inputs.catalogue import build_catalogue
+from pipeline.scheduling.plan import FORMAT, block_keys, complete, count_key, make_job
+from pipeline.tuning.recipe_choice import choose
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 from workflows.inspect import plan
 
@@ -22,7 +22,7 @@ from workflows.inspect import plan
 @pytest.fixture
 def surveyed(tmp_path):
     """Survey a YAML: ``surveyed(**keys)``."""
-    return lambda **keys: survey(load_config(engine_yaml(tmp_path, **keys)))
+    return lambda **keys: build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
 
 
 @pytest.fixture

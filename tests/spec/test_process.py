@@ -9,11 +9,12 @@ import weakref
 
 import pytest
 
+from pipeline.engine.block_pipeline import Watch, process
 from pipeline.errors import BlockError, InputError, StoreError
 from pipeline.geometry import Box
-from pipeline.process import Watch, process
-from pipeline.readers import Header
-from pipeline.receipts import Block, Image
+from pipeline.inputs.image import Image
+from pipeline.raster import Header
+from pipeline.records.receipts import Block
 
 IMAGE = Image(0, "a", "/a.tif", Header((10, 1000), 1, "uint8"), {"name": "auto"})
 

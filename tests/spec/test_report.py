@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.confusion import Counts
 from pipeline.metrics import Metric
 from pipeline.metrics.semantic import Semantic
 from pipeline.report import Failure, ImageCounts, ReportInput, build_report, print_table, write_report
+from pipeline.statistics.pixel_counts import Counts
 
 SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 NAMES = ("background", "nucleus")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipeline import samples
 from pipeline.errors import InputError, StoreError
-from pipeline.samples import resolve_sample
+from pipeline.inputs import samples
+from pipeline.inputs.samples import resolve_sample
 
 
 def need(package: str) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.fits import encode
 from pipeline.geometry import Box
-from pipeline.plan import block_keys
-from pipeline.readers import Header
-from pipeline.receipts import Block, Image, Receipt
-from pipeline.schedule import Schedule, Stage
+from pipeline.inputs.image import Image
+from pipeline.raster import Header
+from pipeline.records.receipts import Block, Receipt
+from pipeline.scheduling.block_queue import BlockQueue, Stage
+from pipeline.scheduling.plan import block_keys
+from pipeline.statistics.image_statistics import encode
 
 MERGE = lambda one, other: {"n": one["n"] + other["n"]}
 CONCLUDE = lambda summary: {"n": int(summary["n"][0])}
@@ -33,7 +34,7 @@ def stages(name, phases=("fit", "predict", "finish"), count=4, key="k"):
 
 
 def schedule(images, known=None):
-    one = Schedule(images, MERGE, CONCLUDE, block_keys)
+    one = BlockQueue(images, MERGE, CONCLUDE, block_keys)
     one.begin(known or {})
     return one
 

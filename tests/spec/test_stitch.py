@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import stitch
 from pipeline.errors import BlockError
-from pipeline.stitch import argmax, softmax_bytes, weights
+from pipeline.tiling import stitching as stitch
+from pipeline.tiling.stitching import argmax, softmax_bytes, weights
 
 WIDTH, ROWS = 7, 9  # of the arrays that follow; and rows of theirs that are worked on at a time
 

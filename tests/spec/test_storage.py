@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError, StoreError
-from pipeline.ledger import read_rows
-from pipeline.storage import LocalStorage
+from pipeline.records.ledger import read_rows
+from pipeline.storage.local import LocalStorage
 
 
 def fail_with(number):

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import BlockError, StoreError
 from pipeline.geometry import Box
-from pipeline.grid import Grid
-from pipeline.readers import Header
-from pipeline.stores import ArrayRaster, BlockStore, chunk_side, put_text, store_errors
+from pipeline.raster import ArrayRaster, Header
+from pipeline.storage.block_store import BlockStore, chunk_side, put_text, store_errors
+from pipeline.tiling.grid import Grid
 
 
 def cells(store):
@@ -208,8 +208,9 @@ import numpy as np, sys
 from pathlib import Path
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
-from pipeline.readers import Header
-from pipeline.stores import ArrayRaster, BlockStore
+from pipeline.raster import Header
+from pipeline.storage.block_store import BlockStore
+from pipeline.raster import ArrayRaster
 from pipeline.writers import MaskMeta
 from pipeline.writers.tiff import Tiff
 

@@ -11,10 +11,10 @@ import tifffile
 import zarr
 from PIL import Image
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from pipeline.errors import InputError
-from pipeline.plan import count_key
-from pipeline.survey import survey
+from pipeline.inputs.catalogue import build_catalogue
+from pipeline.scheduling.plan import count_key
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 from workflows.evaluate import evaluate
 
@@ -22,7 +22,7 @@ from workflows.evaluate import evaluate
 @pytest.fixture
 def surveyed(tmp_path):
     """Survey a YAML: ``surveyed(**keys)``."""
-    return lambda **keys: survey(load_config(engine_yaml(tmp_path, **keys)))
+    return lambda **keys: build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
 
 
 def test_members_with_files_of_one_name_are_told_apart(tmp_path, surveyed):

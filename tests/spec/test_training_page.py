@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.confusion import Counts, confusion
+from pipeline.config.class_colors import palette
 from pipeline.metrics.semantic import Semantic
-from pipeline.palette import palette
 from pipeline.report import ImageCounts, ReportInput, build_report
+from pipeline.statistics.pixel_counts import Counts, confusion
 from pipeline.training.chart import BOTTOM, LEFT, RIGHT, TOP, Curve, draw
 from pipeline.training.history import History
 from pipeline.training.page import Picture, write_page

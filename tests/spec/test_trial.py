@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from pipeline import trial
 from pipeline.backends import Backend
 from pipeline.backends.torch import Torch
 from pipeline.errors import BlockError, InputError
+from pipeline.tuning import backend_trial as trial
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 torch = pytest.importorskip("torch")

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import ClassSpec
+from pipeline.config.loading import ClassSpec
 from pipeline.errors import TruthError
 from pipeline.geometry import Box
-from pipeline.readers import Header
-from pipeline.truth import TruthMap
+from pipeline.inputs.truth_map import TruthMap
+from pipeline.raster import Header
 
 DTYPES = ["bool", "uint8", "int8", "uint16", ">u2", "int16", "uint32", "int32", "int64", "uint64", "float16", "float32", "float64"]
 VALUES = [-(2**63), -(2**31), -129, -1, 0, 1, 2, 3, 4, 127, 128, 254, 255, 256, 300, 2047, 65535, 65536, 70000, 2**24 + 1, 2**31, 2**63 - 1]

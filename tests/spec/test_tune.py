@@ -10,16 +10,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.blend import seam_shares
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
-from pipeline.grid import Grid
-from pipeline.memory import part_bytes, print_bytes, projected_bytes
+from pipeline.inputs.catalogue import build_catalogue
 from pipeline.plugins import build
-from pipeline.runners._auto import runner_of
-from pipeline.survey import survey
-from pipeline.tune import choose, keep
+from pipeline.tiling.blending import seam_shares
+from pipeline.tiling.grid import Grid
+from pipeline.tuning.memory_model import part_bytes, print_bytes, projected_bytes
+from pipeline.tuning.recipe_choice import choose, keep
+from pipeline.tuning.runner_choice import runner_of
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 
 AUTO = {"core": "auto", "halo": "auto", "block": "auto"}
@@ -32,7 +32,7 @@ def tuned(tmp_path):
     def go(shape=(90, 90), gpu=False, **keys):
         if not (tmp_path / "a.tif").exists():
             save_tiff(tmp_path / "a.tif", blobs(shape))
-        found = survey(load_config(engine_yaml(tmp_path, **keys)))
+        found = build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
         return choose(found, has_gpu=lambda: gpu), found
 
     return go

@@ -13,16 +13,17 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config import load_form
+from pipeline.config.loading import load_form
 from pipeline.errors import GigasegError, InputError
 from pipeline.geometry import Box
-from pipeline.training.config import TRAIN, Optimizer, Schedule
-from pipeline.training.crops import Crops, Shelf
-from pipeline.training.pace import make_optimizer, rate_at
+from pipeline.training.crops import Crops
+from pipeline.training.image_cache import ImageCache
 from pipeline.training.plan import make_plan
+from pipeline.training.rate_schedule import make_optimizer, rate_at
 from pipeline.training.scan import scan
+from pipeline.training.schema import TRAIN, Optimizer, RateSchedule
 from pipeline.training.targets import with_border
-from pipeline.training.team import Team
+from pipeline.training.worker_group import WorkerGroup
 from tests.training.scene import discs, train_yaml, write_scene
 
 OFF = {"flips": False, "turns": False, "scale": [1, 1], "brightness": 0.0, "contrast": 0.0, "color": 0.0, "noise": 0.0}
@@ -154,7 +155,7 @@ def test_what_the_scan_finds_is_what_numpy_finds(mine):
 def test_a_crop_is_what_its_place_says(mine):
     """Without augmentation a crop holds the normalised pixels and the classes of its box, whether the image is kept or read by region."""
     plan = planned(mine, augment=OFF, normalize={"mean": [10.0], "std": [2.0]})
-    kept, by_region = Crops(plan, Shelf(2**28)), Crops(plan, Shelf(1))
+    kept, by_region = Crops(plan, ImageCache(2**28)), Crops(plan, ImageCache(1))
     for index in range(12):
         crop, again = kept[index], by_region[index]
         name, _, place = crop.where.partition(" at ")
@@ -169,7 +170,7 @@ def test_a_crop_is_what_its_place_says(mine):
 
 def test_workers_share_a_batch_and_steps_go_on(mine):
     """The shares of all workers are the crops of the whole batch, and a resumed training sees what it would have seen."""
-    crops = Crops(planned(mine, batch=5), Shelf(2**28))
+    crops = Crops(planned(mine, batch=5), ImageCache(2**28))
 
     def first(step, rank, size):
         batches = crops.batches(step, rank, size, 1)
@@ -191,7 +192,7 @@ def test_workers_share_a_batch_and_steps_go_on(mine):
 def test_processes_load_what_a_thread_loads(mine):
     """Two loading processes give the batches of one thread, in order; one that cannot read says which image; no signal handler stays."""
     handler = signal.getsignal(signal.SIGCHLD)
-    crops = Crops(planned(mine, batch=3), Shelf(2**28))
+    crops = Crops(planned(mine, batch=3), ImageCache(2**28))
     with closing(crops.batches(1, 0, 1, 1)) as thread, closing(crops.batches(1, 0, 1, 2)) as processes:
         for wanted, found in itertools.islice(zip(thread, processes, strict=True), 5):
             np.testing.assert_array_equal(found.pixels_BCYX, wanted.pixels_BCYX)
@@ -200,7 +201,7 @@ def test_processes_load_what_a_thread_loads(mine):
     assert signal.getsignal(signal.SIGCHLD) == handler
     for path in (mine / "images").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    with closing(Crops(crops.plan, Shelf(2**28)).batches(0, 0, 1, 2)) as processes, pytest.raises(GigasegError, match="images"):
+    with closing(Crops(crops.plan, ImageCache(2**28)).batches(0, 0, 1, 2)) as processes, pytest.raises(GigasegError, match="images"):
         next(processes)
 
 
@@ -216,12 +217,12 @@ def test_a_step_that_takes_long_is_not_taken(mine, monkeypatch):
 
     monkeypatch.setattr(trial.Learner, "learn", watched)
     plan = planned(mine, batch=6)
-    quick = trial.try_steps(plan, 1, Team())
+    quick = trial.try_steps(plan, 1, WorkerGroup())
     assert seen == [2, 6, 6, 6, 6]
     monkeypatch.setattr(trial, "SECONDS", 0)
     monkeypatch.setattr(trial, "_seconds", lambda learner, batches, step: watched(learner, next(batches), 0.0, step) and 7.0)
     seen.clear()
-    slow = trial.try_steps(plan, 1, Team())
+    slow = trial.try_steps(plan, 1, WorkerGroup())
     assert (seen, slow.seconds) == ([2], 21.0)
     assert quick.seconds < 7
     assert slow.peak_bytes >= quick.peak_bytes
@@ -232,7 +233,7 @@ def test_classes_can_be_balanced(mine):
     share = {}
     for balance in (0.0, 1.0):
         plan = planned(mine, augment=OFF, crop=16, sampling={"balance": balance})
-        crops = Crops(plan, Shelf(2**28))
+        crops = Crops(plan, ImageCache(2**28))
         share[balance] = np.mean([crops[at].truth_YX[8, 8] == 1 for at in range(300)])
     assert share[0.0] < 0.35
     assert 0.38 < share[1.0] < 0.62
@@ -242,7 +243,7 @@ def shares_of_empty(folder, side, *limits):
     """The share of crops without a disc, by limit."""
     shares = []
     for empty in limits:
-        crops = Crops(planned(folder, augment=OFF, crop=side, sampling={"empty": empty}), Shelf(2**28))
+        crops = Crops(planned(folder, augment=OFF, crop=side, sampling={"empty": empty}), ImageCache(2**28))
         shares.append(np.mean([not crops[at].truth_YX.any() for at in range(400)]))
     return shares
 
@@ -275,7 +276,7 @@ def test_an_image_smaller_than_a_crop_is_reflected(mine):
         Image.fromarray(small).save(mine / "images" / f"a{at}.png")
         Image.fromarray((small > 100).astype(np.uint8)).save(mine / "truth" / f"a{at}.png")
     plan = planned(mine, augment=OFF, crop=48, normalize="none")
-    crop = Crops(plan, Shelf(2**28))[0]
+    crop = Crops(plan, ImageCache(2**28))[0]
     wanted = np.pad(small, ((9, 9), (14, 14)), mode="reflect")
     np.testing.assert_array_equal(crop.pixels_CYX[0], wanted)
     np.testing.assert_array_equal(crop.truth_YX, wanted > 100)
@@ -295,7 +296,7 @@ def test_the_border_is_what_brute_force_says(mine):
 @pytest.mark.parametrize("name", ["cosine", "poly", "step", "constant"])
 def test_the_rate_rises_then_falls(name):
     """Every schedule warms up in a straight line to the full rate and never rises again."""
-    schedule = Schedule(name=name, warmup=0.2)
+    schedule = RateSchedule(name=name, warmup=0.2)
     rates = [rate_at(schedule, done) for done in np.linspace(0, 1, 101)]
     np.testing.assert_allclose(rates[:20], np.linspace(0, 0.95, 20), atol=1e-9)
     assert rates[20] == pytest.approx(1)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_form
+from pipeline.config.loading import load_form
 from pipeline.models import num_parameters
-from pipeline.training.config import TRAIN
 from pipeline.training.plan import make_plan
+from pipeline.training.schema import TRAIN
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 CAMVID = sorted((WORKFLOWS / "camvid").glob("*.yaml"))

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config import load_form
+from pipeline.config.loading import load_form
 from pipeline.errors import InputError
 from pipeline.models.bundle import read_spec
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.config import TRAIN
 from pipeline.training.plan import make_plan
 from pipeline.training.scan import scan
+from pipeline.training.schema import TRAIN
 from tests.training.scene import BASE, discs, report_of, train_yaml, weights_at, write_scene
 from workflows import train as workflow
 from workflows.train import train

@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.cli import main
 from pipeline.errors import InputError
 from pipeline.models.bundle import read_spec
-from pipeline.training.soup import STATISTICS, measure_norms, mix
+from pipeline.training.weight_averaging import STATISTICS, measure_norms, mix
 from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at
 from workflows.plan_training import plan_training
 from workflows.train import train

@@ -16,16 +16,16 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config import load_form
+from pipeline.config.loading import load_form
+from pipeline.config.recipe import Recipe
 from pipeline.errors import GigasegError
 from pipeline.models.bundle import read_spec
 from pipeline.plugins import build
-from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.config import TRAIN
 from pipeline.training.crops import Crops, Shelf
 from pipeline.training.plan import make_plan
 from pipeline.training.scan import scan
+from pipeline.training.schema import TRAIN
 from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at, write_scene
 from workflows.train import train
 

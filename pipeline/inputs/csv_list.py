@@ -1,0 +1,119 @@
+"""A CSV list of images: ``image[,name,truth,pixel_size,channels,level]``, paths relative to the CSV."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import is_remote, is_sample, plain
+from pipeline.errors import InputError, Problem, nearest
+
+__all__ = ["COLUMNS", "Row", "read_csv_list"]
+
+COLUMNS = ("image", "name", "truth", "pixel_size", "channels", "level")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the list.
+
+    Attributes:
+        where: file and line.
+        image: absolute path or URL.
+        name: NAME as given; empty: named after the file.
+        truth: absolute path or URL of the reference mask; None: as the YAML's ``truth`` says.
+        overrides: reader options of this image: ``pixel_size``, ``channels``, ``level``.
+    """
+
+    where: str
+    image: str
+    name: str = ""
+    truth: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError
+    return int(text)
+
+
+def _size(text: str) -> float:
+    size = float(text)
+    if not 0 < size < float("inf"):
+        raise ValueError
+    return size
+
+
+def _channels(text: str) -> tuple[int, ...]:
+    return tuple(_whole(part) for part in re.split(r"[\s,;]+", text))
+
+
+_OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "pixel_size": (_size, "a number above 0"),
+    "channels": (_channels, "whole numbers separated by spaces, such as 0 2"),
+    "level": (_whole, "a whole number of at least 0"),
+}
+
+
+def read_csv_list(path: Path) -> list[Row]:
+    """Read a list; empty cells are as if the column were not there.
+
+    Raises:
+        InputError: every problem, each with file and line.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True, skipinitialspace=True)
+            columns = [cell.strip() for cell in next(lines, [])]
+            problems = _check_columns(columns, f"{path}:1")
+            if problems:
+                raise InputError(problems)
+            given = [(f"{path}:{lines.line_num}", [cell.strip() for cell in cells]) for cells in lines if any(cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(Problem(str(path), str(error), "a CSV list in UTF-8")) from error
+    rows = [_row(where, cells, columns, path.parent, problems) for where, cells in given]
+    if not rows:
+        problems.append(Problem(str(path), "no images", "a line for each image below the names of the columns"))
+    if problems:
+        raise InputError(problems)
+    return rows
+
+
+def _check_columns(columns: list[str], where: str) -> list[Problem]:
+    allowed = ", ".join(COLUMNS)
+    if len(columns) == 1 and ";" in columns[0]:
+        return [Problem(where, repr(columns[0]), allowed, "Separate columns by commas.")]
+    unknown = [column for column in dict.fromkeys(columns) if column not in COLUMNS]
+    problems = [Problem(where, f"the column {column!r}", allowed, nearest(column, COLUMNS)) for column in unknown]
+    problems += [Problem(where, f"the column {name!r} twice", "each column once") for name in COLUMNS if columns.count(name) > 1]
+    if "image" not in columns:
+        problems.append(Problem(where, "no column 'image'", allowed))
+    return problems
+
+
+def _row(where: str, cells: list[str], columns: list[str], folder: Path, problems: list[Problem]) -> Row:
+    if len(cells) > len(columns):
+        problems.append(Problem(where, f"{len(cells)} cells", f"{len(columns)}, as in the first line", "Put a cell with commas in quotes."))
+    given = {column: cell for column, cell in zip(columns, cells, strict=False) if cell}
+    if "image" not in given:
+        problems.append(Problem(f"{where}: image", "nothing", "a file or a URL"))
+    overrides: dict[str, Any] = {}
+    for option, (read, allowed) in _OPTIONS.items():
+        if option in given:
+            try:
+                overrides[option] = read(given[option])
+            except ValueError:
+                problems.append(Problem(f"{where}: {option}", repr(given[option]), allowed))
+    truth = _absolute(given["truth"], folder) if "truth" in given else None
+    if truth and not (is_remote(truth) or is_sample(truth) or Path(truth).exists()):
+        problems.append(Problem(f"{where}: truth", f"{truth!r}, which does not exist", "a file, or nothing"))
+    return Row(where, _absolute(given.get("image", ""), folder), given.get("name", ""), truth, overrides)
+
+
+def _absolute(text: str, folder: Path) -> str:
+    return text if is_remote(text) or is_sample(text) else plain(text, folder)

@@ -1,0 +1,183 @@
+"""What the truth holds, turned into class ids: exact values and exact colours, never a guess.
+
+A truth raster has one channel of values, or three or four of colour (the fourth, alpha, is not looked
+at). ``ignore`` is applied first, then ``values`` or ``color``; without ``values`` the values are class ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import ClassSpec
+from pipeline.errors import Problem, TruthError
+from pipeline.geometry import Box
+from pipeline.raster import Header
+from pipeline.statistics import unsigned
+
+__all__ = ["TruthMap"]
+
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class TruthMap:
+    """How one run reads its truth; a frozen value that travels.
+
+    Attributes:
+        num_classes: K.
+        classes: K of them, as in the YAML; empty or None: truth values are class ids.
+        ignore: a truth value, or a colour ``#rrggbb``, left out of every count; None: all count.
+
+    Example:
+        >>> specs = [ClassSpec(name="background", values=[0]), ClassSpec(name="nucleus", values="other")]
+        >>> TruthMap(2, specs, ignore=9).apply(np.array([[[0, 9, 70000]]], np.uint32), Box(0, 0, 1, 3))
+        array([[  0, 255,   1]], dtype=uint8)
+    """
+
+    num_classes: int
+    classes: Sequence[ClassSpec] | None = None
+    ignore: int | str | None = None
+
+    @property
+    def ignored(self) -> int:
+        """Class id that pixels of ``ignore`` get: the mask's fill value, 255, or 65535 above 255 classes."""
+        return 255 if self.num_classes <= 255 else 65535
+
+    def check(self, header: Header, where: str = "truth") -> list[Problem]:
+        """Find what in a truth file's header cannot be counted with these classes.
+
+        Args:
+            header: of the truth.
+            where: what to call the file in a message.
+
+        Returns:
+            Every problem; none when :meth:`apply` can read such a file.
+        """
+        if header.channels == 1:
+            return self._check_values(header, where)
+        if header.channels in (3, 4):
+            return self._check_colors(header, where)
+        allowed = "1 channel of values, or 3 or 4 of colour"
+        return [Problem(where, f"{header.channels} channels", allowed, "Save the truth with one channel of class ids.")]
+
+    def apply(self, raw_CYX: NDArray[Any], box: Box) -> NDArray[Any]:
+        """Turn raw truth into class ids.
+
+        Args:
+            raw_CYX: as stored; integers, booleans, or floats that hold whole numbers.
+            box: where these pixels lie in the image.
+
+        Returns:
+            Class ids (Y, X), ``uint8`` or above 255 classes ``uint16``; :attr:`ignored` where the truth is to be left out.
+
+        Raises:
+            TruthError: a value or a colour belongs to no class; names the first one, row by row, in the image's coordinates.
+        """
+        ids_YX = self._of_values(raw_CYX[0]) if len(raw_CYX) == 1 else self._of_colors(raw_CYX)
+        outside_YX = ids_YX == self._outside
+        if outside_YX.any():
+            y, x = divmod(int(outside_YX.argmax()), outside_YX.shape[1])
+            raise TruthError(_plain(raw_CYX[:3, y, x]), box.y0 + y, box.x0 + x)
+        return ids_YX.astype(np.uint8 if self.num_classes <= 255 else np.uint16, copy=False)
+
+    @property
+    def _kind(self) -> np.dtype[Any]:
+        """Type that holds every class id, ``ignored`` and ``_outside``."""
+        return np.dtype(np.uint8 if self.num_classes <= 254 else np.uint16)
+
+    @property
+    def _outside(self) -> int:
+        """Stands for a value that belongs to no class, until it is raised; no class id, and not ``ignored``."""
+        return int(np.iinfo(self._kind).max) - 1
+
+    def _lookup(self) -> tuple[dict[int, int], int]:
+        """Class id of each listed truth value, ``ignore`` last, and that of all other values."""
+        specs = self.classes or ()
+        table = {value: spec_id for spec_id, spec in enumerate(specs) for value in _listed(spec)}
+        if not any(spec.values is not None for spec in specs):
+            table = {spec_id: spec_id for spec_id in range(self.num_classes)}
+        if isinstance(self.ignore, int):
+            table[self.ignore] = self.ignored
+        others = [spec_id for spec_id, spec in enumerate(specs) if spec.values == "other"]
+        return table, others[0] if others else self._outside
+
+    def _of_values(self, raw_YX: NDArray[Any]) -> NDArray[Any]:
+        if raw_YX.dtype.kind == "f":
+            return self._of_floats(raw_YX)
+        if raw_YX.dtype.itemsize > 2 and raw_YX.size and raw_YX.min() >= 0 and raw_YX.max() < 2**16:
+            raw_YX = raw_YX.astype(np.uint16)
+        table, default = self._lookup()
+        if raw_YX.dtype.itemsize > 2:
+            return self._match(raw_YX, table, default)
+        # A table over every 8- or 16-bit pattern; a negative value's pattern is its value modulo 2**bits.
+        bits = 8 * raw_YX.dtype.itemsize
+        span = range(2) if raw_YX.dtype.kind == "b" else range(np.iinfo(raw_YX.dtype).min, np.iinfo(raw_YX.dtype).max + 1)
+        ids = np.full(2**bits, default, self._kind)
+        for value, spec_id in table.items():
+            if value in span:
+                ids[value % 2**bits] = spec_id
+        return np.take(ids, unsigned(raw_YX))
+
+    def _of_floats(self, raw_YX: NDArray[Any]) -> NDArray[Any]:
+        """Accept whole numbers within int64; anything else, NaN too, is outside the classes whatever ``other`` says."""
+        whole_YX = (np.floor(raw_YX) == raw_YX) & (np.abs(raw_YX) < np.float64(2**63))
+        ids_YX = self._of_values(np.where(whole_YX, raw_YX, 0).astype(np.int64))
+        ids_YX[~whole_YX] = self._outside
+        return ids_YX
+
+    def _of_colors(self, raw_CYX: NDArray[Any]) -> NDArray[Any]:
+        packed_YX = raw_CYX[0].astype(np.uint32)
+        for channel_YX in raw_CYX[1:3]:
+            packed_YX *= np.uint32(256)
+            packed_YX += channel_YX
+        table = {int(str(spec.color)[1:], 16): spec_id for spec_id, spec in enumerate(self.classes or ())}
+        if isinstance(self.ignore, str):
+            table[int(self.ignore[1:], 16)] = self.ignored
+        return self._match(packed_YX, table, self._outside)
+
+    def _match(self, raw_YX: NDArray[Any], table: dict[int, int], default: int) -> NDArray[Any]:
+        """Compare with each value of the table in turn; exact for every integer type."""
+        ids_YX = np.full(raw_YX.shape, default, self._kind)
+        for value, spec_id in table.items():
+            # A pixel equals one value at most, so its difference is added once; this is 20 times faster than assigning by a mask.
+            ids_YX += (raw_YX == value) * self._kind.type((spec_id - default) % (self._outside + 2))
+        return ids_YX
+
+    def _check_values(self, header: Header, where: str) -> list[Problem]:
+        problems = []
+        if np.dtype(header.dtype).kind not in "buif":
+            problems.append(Problem(where, f"pixels of type {header.dtype}", "integers, or floats that hold whole numbers"))
+        if isinstance(self.ignore, str):
+            problems.append(Problem("ignore", repr(self.ignore), "a number", f"{where} holds one channel of values, not colours."))
+        return problems
+
+    def _check_colors(self, header: Header, where: str) -> list[Problem]:
+        problems = []
+        specs = self.classes or ()
+        bare = [spec.name for spec in specs if spec.color is None]
+        if header.dtype != "uint8":
+            problems.append(Problem(where, f"colours of type {header.dtype}", "uint8"))
+        if not specs or bare:
+            found = f"colour truth {where}, and no color for " + (", ".join(bare) or "any class")
+            problems.append(Problem("classes", found, "a color for each class", "Add `color: '#rrggbb'`, or save the truth as class ids."))
+        if self.ignore is not None and not _COLOR.fullmatch(str(self.ignore)):
+            problems.append(Problem("ignore", repr(self.ignore), "a colour '#rrggbb'", f"{where} holds colours."))
+        return problems
+
+
+def _listed(spec: ClassSpec) -> tuple[int, ...]:
+    return spec.values if isinstance(spec.values, tuple) else ()
+
+
+def _plain(raw_C: NDArray[Any]) -> float | tuple[int, ...]:
+    """Give one pixel as Python numbers: a value, whole where it is, or a colour."""
+    if len(raw_C) > 1:
+        return tuple(int(value) for value in raw_C)
+    value = raw_C[0].item()
+    return int(value) if np.isfinite(value) and value == int(value) else float(value)

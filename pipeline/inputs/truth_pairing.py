@@ -1,0 +1,81 @@
+"""Which reference mask belongs to which image: by name and existence only, nothing is opened."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.config import expand, is_remote, is_sample
+from pipeline.errors import InputError, Problem
+from pipeline.inputs.samples import resolve_sample
+
+__all__ = ["attach_truth"]
+
+_PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
+
+
+def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str) -> list[str | None]:
+    """Find the truth of each image.
+
+    Args:
+        template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, ``sample:NAME``, any path or None.
+        images: NAME and path of each image.
+        given: truth that a CSV list names, which wins; None: none.
+        where: what messages call the place of the template.
+
+    Returns:
+        A path or URL for each image; None where there is no such file: truth for some images only is no error.
+
+    Raises:
+        InputError: a wildcard matches several files, one plain path for several images, or no image has truth at all.
+    """
+    truths = [resolve_sample(one, where).truth.as_posix() if one and is_sample(one) else one for one in given]
+    without = [index for index, one in enumerate(truths) if one is None]
+    if template is None or not without:
+        return truths
+    if len(without) > 1 and not _PLACEHOLDER.search(template):
+        allowed = "a path with {stem}, {name}, {image} or {folder}, one file for each image"
+        raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", allowed))
+    if is_sample(template):
+        template = resolve_sample(template, where).truth.as_posix()
+    problems: list[Problem] = []
+    for index in without:
+        matches = _matches(template, *images[index])
+        if len(matches) > 1:
+            found = f"{len(matches)} files for {images[index][0]!r}: {', '.join(matches[:3])}"
+            problems.append(Problem(where, found, "a wildcard that matches exactly one"))
+        truths[index] = matches[0] if len(matches) == 1 else None
+    if not problems and not any(truths):
+        tried = _fill(template, *images[without[0]])
+        problems.append(Problem(where, "no truth for any image", "null, or files that exist", f"Looked for {tried}."))
+    if problems:
+        raise InputError(problems)
+    return truths
+
+
+def _fill(template: str, name: str, path: str) -> str:
+    """Return the template with its placeholders filled in; ``{folder}`` is the one that the image lies in.
+
+    Example:
+        >>> _fill("/t/{name}/{stem}.png", "slides/a", "/i/slides/a.tif"), _fill("{image}/labels/x", "a", "/i/a.zarr")
+        ('/t/slides/a/a.png', '/i/a.zarr/labels/x')
+        >>> _fill("{folder}/../masks/{stem}.png", "a", "/train/images/a.tif")
+        '/train/images/../masks/a.png'
+    """
+    words = {"name": name, "stem": name.rpartition("/")[2], "image": path.rstrip("/"), "folder": path.rstrip("/").rpartition("/")[0]}
+    return _PLACEHOLDER.sub(lambda found: words[found[1]], template)
+
+
+def _matches(template: str, name: str, path: str) -> list[str]:
+    """Return the files that the template means for an image; a URL is taken as it is."""
+    plain = _fill(template, name, path)
+    if is_remote(plain):
+        return [plain]
+    plain = os.path.normpath(plain)  # not Path.resolve: a link keeps the name it was given
+    if Path(plain).exists():
+        return [plain]
+    pattern = os.path.normpath(_fill(template, glob.escape(name), glob.escape(path)))
+    return expand(pattern) if glob.has_magic(pattern) else []

@@ -1,0 +1,102 @@
+"""What an opened image is: a header, and pixels by region. Readers, the block store and arrays in memory all give one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box
+
+__all__ = ["ArrayRaster", "Header", "Raster"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before any pixel is read.
+
+    Attributes:
+        shape: height and width of one plane, pixels.
+        channels: number of channels C after channel selection.
+        dtype: numpy name of the stored type, such as ``uint8``, ``uint16``, ``float32``.
+        planes: length of each stack axis in order, ``{"t": 3, "z": 5}``; empty for a single plane.
+        pixel_size: (y, x) size of a pixel in ``unit``; None when the file does not say.
+        unit: ``micrometer``, ``meter``, ``degree``; empty when unknown.
+        offset: (y, x) position of the first pixel's corner in ``unit``.
+        nodata: declared value of pixels that hold no data; None when none is declared.
+        whole_bytes: bytes that one read must decode whatever the box (PNG, JPEG, one-strip TIFF); 0 when regions decode alone.
+        georeference: tags to copy into exports, such as GeoTIFF keys; values are plain Python.
+        channel_names: one name a channel, or empty.
+        notes: what a user may not expect of the pixels, such as that they are indices of a palette.
+    """
+
+    shape: tuple[int, int]
+    channels: int
+    dtype: str
+    planes: Mapping[str, int] = field(default_factory=dict)
+    pixel_size: tuple[float, float] | None = None
+    unit: str = ""
+    offset: tuple[float, float] = (0.0, 0.0)
+    nodata: float | None = None
+    whole_bytes: int = 0
+    georeference: Mapping[str, Any] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_planes(self) -> int:
+        """Number of (t, z) planes, at least 1."""
+        return int(np.prod([1, *self.planes.values()]))
+
+
+class Raster(ABC):
+    """An open image: a header, and pixels by region.
+
+    Attributes:
+        header: what the file says of itself.
+        folder: where the pixels lie in files of their own, which may change while the file that was named does not; None: there.
+    """
+
+    header: Header
+    folder: Path | None = None
+
+    @abstractmethod
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        """Return the pixels of a box.
+
+        Args:
+            box: inside the image, at least one pixel.
+            plane: index over the stack axes in C order, ``0..num_planes-1``.
+
+        Returns:
+            pixels_CYX in the stored dtype; any memory layout (an RGB file gives a view of YXC).
+
+        Raises:
+            BlockError: the file is truncated or damaged here.
+            OSError: the system fails in a way that may pass; another read may succeed.
+        """
+
+
+class ArrayRaster(Raster):
+    """Pixels in memory.
+
+    Args:
+        pixels: ([planes...,] [C,] Y, X).
+        header: what they are; by default one plane, with C channels where there are three axes.
+    """
+
+    def __init__(self, pixels: NDArray[Any], header: Header | None = None) -> None:
+        height, width = pixels.shape[-2:]
+        channels = pixels.shape[0] if pixels.ndim == 3 else 1
+        self.header = header or Header((height, width), channels, pixels.dtype.name)
+        self._pixels = pixels.reshape(self.header.num_planes, self.header.channels, height, width)
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        """Return a view of the box, pixels_CYX."""
+        pixels_CYX: NDArray[Any] = self._pixels[plane]
+        return pixels_CYX[:, *box.slices]

@@ -1,0 +1,27 @@
+"""What a run remembers: its folder, the ledger of receipts, the lock that makes one process its holder.
+
+Owns: run.json, log.txt, ledger segments, blocks and receipts as values. May import: storage, inputs and below.
+Never touches: pixels, models, Ray.
+"""
+
+from __future__ import annotations
+
+from pipeline.records.ledger import Ledger, Tally, latest, read_rows, tally
+from pipeline.records.receipts import Block, Receipt
+from pipeline.records.run_folder import RunFolder, hardware, versions
+from pipeline.records.run_lock import Holder, current_holder
+
+__all__ = [
+    "Block",
+    "Holder",
+    "Ledger",
+    "Receipt",
+    "RunFolder",
+    "Tally",
+    "current_holder",
+    "hardware",
+    "latest",
+    "read_rows",
+    "tally",
+    "versions",
+]

@@ -1,0 +1,147 @@
+"""What is scheduled and what comes back: small values that travel; pixels never do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.geometry import Box
+from pipeline.inputs import Image
+from pipeline.statistics import Counts
+
+__all__ = ["Block", "Receipt", "counts_from_json", "counts_to_json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The unit of scheduling, retry, writing and progress.
+
+    Attributes:
+        phase: ``fit``, ``score``, ``predict``, ``count``, ``copy`` or ``finish``.
+        image: the image it belongs to.
+        plane: index of the (t, z) plane.
+        row: row in the image's grid of blocks.
+        col: column in the image's grid of blocks.
+        box: its pixels, inside the image; for ``finish`` the whole plane.
+        key: hash of all that its pixels depend on; a row of the ledger counts only under the same key.
+        fit: what the fit phase found for the image.
+        attempt: how often it was charged with a failure before.
+        lost: ids of the image's blocks that failed in the phase before.
+    """
+
+    phase: str
+    image: Image
+    plane: int
+    row: int
+    col: int
+    box: Box
+    key: str = ""
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 0
+    lost: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Name for people, unique within a phase: ``NAME:plane.row.col``."""
+        return f"{self.image.name}:{self.plane}.{self.row}.{self.col}"
+
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The small row that a finished (or failed) block returns; one JSON line of the ledger.
+
+    Attributes:
+        phase: as the block's.
+        image: NAME.
+        block: the block's id.
+        key: the block's key.
+        count_key: hash of truth, classes and ignore, where pixels were counted; empty otherwise.
+        written: hash of writers and classes, where the exports of a single-block image were written; empty otherwise.
+        attempts: tries it took, this one included.
+        cause: why it could not be done; empty when it was.
+        transient: whether another try may succeed.
+        seconds: share of each stage, ``{"read", "compute", "stitch", "count", "write"}``.
+        peak_bytes: largest resident size of the process so far.
+        digest: of the decoded pixels written; empty when nothing was.
+        files: files written, relative to the output folder, with their size in bytes.
+        counts: pixels counted; None when the phase counts nothing.
+        truth_error: why the truth could not be counted, with value and first position; empty when it could.
+        payload: a fit summary, packed (:func:`pipeline.statistics.image_statistics.encode`).
+        notes: anything else worth a line in the log, such as a halved batch.
+    """
+
+    phase: str
+    image: str
+    block: str
+    key: str = ""
+    count_key: str = ""
+    written: str = ""
+    attempts: int = 1
+    cause: str = ""
+    transient: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+    digest: str = ""
+    files: Mapping[str, int] = field(default_factory=dict)
+    counts: Counts | None = None
+    truth_error: str = ""
+    payload: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the block was done."""
+        return not self.cause
+
+    def brief(self) -> Receipt:
+        """What a report needs of it: a run of a million blocks keeps a million of these at its end.
+
+        One that counted nothing and did not fail is not even told from the others of its phase and image: it has no block.
+        """
+        if self.ok and self.counts is None and not self.truth_error and not self.notes:
+            return Receipt(sys.intern(self.phase), sys.intern(self.image), "")
+        return replace(self, image=sys.intern(self.image), key="", seconds=_NOTHING, digest="", files=_NOTHING, payload="")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; fields at their default are left out."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        row = {name: value for name, value in values.items() if value or name in ("phase", "image", "block")}
+        if self.counts is not None:
+            row["counts"] = counts_to_json(self.counts)
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Receipt:
+        """The receipt that :meth:`to_json` wrote."""
+        counts = counts_from_json(row["counts"]) if "counts" in row else None
+        return cls(**{**row, "counts": counts, "notes": tuple(row.get("notes", ()))})
+
+
+def counts_to_json(counts: Counts) -> dict[str, Any]:
+    """Counts as plain JSON; the matrix as its nonzero entries ``[truth, predicted, pixels]``."""
+    values = {one.name: getattr(counts, one.name) for one in fields(counts)}
+    row = {name: value for name, value in values.items() if value is not None and name not in ("predicted", "confusion")}
+    row["predicted"] = counts.predicted.tolist()
+    if counts.confusion is not None:
+        rows, cols = np.nonzero(counts.confusion)
+        row["confusion"] = [[int(y), int(x), int(counts.confusion[y, x])] for y, x in zip(rows, cols, strict=True)]
+    return row
+
+
+def counts_from_json(row: Mapping[str, Any]) -> Counts:
+    """The counts that :func:`counts_to_json` wrote."""
+    predicted = np.array(row["predicted"], np.int64)
+    matrix = None
+    if "confusion" in row:
+        matrix = np.zeros((len(predicted), len(predicted)), np.int64)
+        for truth, mask, pixels in row["confusion"]:
+            matrix[truth, mask] = pixels
+    rest = {name: value for name, value in row.items() if name not in ("predicted", "confusion")}
+    return Counts(predicted=predicted, confusion=matrix, **rest)

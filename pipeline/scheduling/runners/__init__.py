@@ -1,0 +1,75 @@
+"""Runners: who carries the blocks of a schedule out. The serial one is the definition; every other agrees with it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pipeline.config import Compute
+from pipeline.engine import Job
+from pipeline.plugins import Plugin
+from pipeline.records import Block, Receipt
+from pipeline.scheduling.block_queue import BlockQueue
+
+__all__ = ["Runner", "Work", "failure"]
+
+LEASE_PIXELS = 2**24  # enough that an actor never waits for the driver, little to do again when it dies
+LEASE_BLOCKS = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run as a runner sees it.
+
+    Attributes:
+        job: what every actor is told.
+        schedule: blocks to take and give back.
+        commit: books a receipt in the ledger and in the schedule.
+        stopping: whether no new block may begin; those in flight are finished.
+        compute: the YAML's ``compute``.
+        log: writes one line of the run's log.
+        arm: installs the signal handlers; to be called once more after starting anything that replaces them.
+        check: gives the receipt back, failed if what it says was written is not there.
+    """
+
+    job: Job
+    schedule: BlockQueue
+    commit: Callable[[Block, Receipt], None]
+    stopping: Callable[[], bool]
+    compute: Compute
+    log: Callable[[str], None]
+    arm: Callable[[], None] = lambda: None
+    check: Callable[[Receipt], Receipt] = lambda receipt: receipt
+
+    @property
+    def lease_pixels(self) -> int:
+        """Pixels that an actor is given to work on: a few blocks more than it reads, computes and writes at a time."""
+        recipe = self.job.recipe
+        return max(LEASE_PIXELS, (sum(recipe.io_threads) + 2) * recipe.block**2)
+
+    def settle(self, block: Block, receipt: Receipt) -> None:
+        """Book what came back for a block, or try it again while it may yet succeed."""
+        receipt = self.check(receipt)
+        if receipt.transient and receipt.attempts < self.compute.attempts:
+            self.log(f"try again {block.phase} {block.id}: {receipt.cause}")
+            self.schedule.give_back([replace(block, attempt=receipt.attempts)])
+        else:
+            self.commit(block, receipt)
+
+
+class Runner(Plugin):
+    """Base of the runners."""
+
+    @abstractmethod
+    def run(self, work: Work) -> None:
+        """Carry out blocks until the schedule is finished, or until the work is stopping and none is in flight.
+
+        Raises:
+            GigasegError: the run cannot go on.
+        """
+
+
+def failure(block: Block, cause: str) -> Receipt:
+    """The receipt of a block whose process cannot write one itself."""
+    return Receipt(block.phase, block.image.name, block.id, block.key, attempts=block.attempt + 1, cause=cause)

@@ -1,0 +1,150 @@
+"""Normalisation: ``(raw - mean) / std``, with numbers that belong to a data set or to a whole image, never to a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError, Problem
+from pipeline.geometry import Box
+from pipeline.statistics.image_statistics import Fit, Fitter, Histogram, Summary
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+__all__ = ["HIGH", "LOW", "NormalizeFitter", "Normalizer", "check_fixed", "constants", "fitter", "resolve"]
+
+LOW, HIGH = 1.0, 99.8
+"""Percentiles that ``percentile`` maps to 0 and 1."""
+
+Normalizer = Mapping[str, Sequence[float]] | Literal["percentile", "zscore"] | None
+"""``{"mean": [..], "std": [..]}`` in raw units, one each or one a channel; a name: per image; None: raw values."""
+
+
+@dataclass(frozen=True)
+class NormalizeFitter(Fitter):
+    """Gathers a histogram of each channel and fits mean and std.
+
+    ``zscore``: mean and standard deviation. ``percentile``: the 1st percentile becomes 0 and the 99.8th becomes 1,
+    both as the smallest value that at least so many pixels do not exceed. Exact for 8- and 16-bit integers; other types
+    are binned (:class:`pipeline.statistics.image_statistics.Histogram`), within 1 % of the value. A constant channel gets std 1.
+    """
+
+    kind: Literal["percentile", "zscore"]
+
+    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
+        """Count the valid, finite values of each channel of one block."""
+        del box, plane
+        bins = Histogram(str(pixels_CYX.dtype))
+        counts = []
+        for values in pixels_CYX:
+            kept = values if valid_YX is None else values[valid_YX]
+            counts.append(bins.counts(kept[np.isfinite(kept)] if kept.dtype.kind == "f" else kept))
+        return {str(pixels_CYX.dtype): np.stack(counts)}
+
+    def fit(self, summary: Summary) -> dict[str, Any]:
+        """Return ``{"mean": [..], "std": [..]}``, one a channel, raw units."""
+        ((dtype, counts_CV),) = summary.items()
+        values = Histogram(dtype).centers()
+        pairs = [self._fit(counts, values) for counts in counts_CV]
+        return {"mean": [mean for mean, _ in pairs], "std": [std for _, std in pairs]}
+
+    def _fit(self, counts: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[float, float]:
+        used = np.flatnonzero(counts)
+        if not used.size:
+            return 0.0, 1.0
+        counts, values = counts[used], values[used]
+        if self.kind == "percentile":
+            below = np.cumsum(counts)
+            low, high = (values[np.searchsorted(below, share / 100 * below[-1])] for share in (LOW, HIGH))
+            mean, std = float(low), float(high - low)
+        else:
+            mean = float(np.average(values, weights=counts))
+            std = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
+        return mean, std or 1.0
+
+
+def resolve(asked: Normalizer, model: Model) -> Normalizer:
+    """Return what normalises a run: what the YAML asks for, else what the model asks for.
+
+    Args:
+        asked: ``normalize`` of the YAML.
+        model: its own wish counts where the YAML has none.
+
+    Raises:
+        InputError: the model takes raw values only, or mean and std are not of a length that fits its channels.
+
+    Example:
+        >>> from pipeline.plugins import build
+        >>> resolve({"mean": [128], "std": [64]}, build("models", {"name": "unet"}))
+        {'mean': [128], 'std': [64]}
+    """
+    chosen: Normalizer = model.normalize if asked is None else asked
+    if asked is not None and not model.takes_normalize:
+        raise InputError(Problem("normalize", repr(asked), "null for this model", "It works on raw values; remove the key."))
+    if isinstance(chosen, Mapping):
+        if problems := check_fixed(chosen, model.num_channels):
+            raise InputError(problems)
+    elif chosen not in {None, "percentile", "zscore"}:
+        raise InputError(Problem("normalize", repr(chosen), "null, {mean: [..], std: [..]}, percentile, zscore"))
+    return chosen
+
+
+def fitter(normalizer: Normalizer) -> NormalizeFitter | None:
+    """What the fit phase gathers for it; None: nothing.
+
+    Example:
+        >>> fitter("zscore")
+        NormalizeFitter(kind='zscore')
+    """
+    return NormalizeFitter(normalizer) if isinstance(normalizer, str) else None
+
+
+def constants(
+    normalize: Mapping[str, Any] | None, fits: Sequence[Fit], channels: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return mean and std of each tile and channel, float32 (B, C); None: raw values.
+
+    Args:
+        normalize: fixed for all tiles; None: ``fit["normalize"]`` of each, where there is one.
+        fits: what the fit phase found for each tile's image.
+        channels: C of the pixels.
+
+    Raises:
+        InputError: neither one number nor one a channel.
+    """
+    chosen = [normalize if normalize is not None else fit.get("normalize") for fit in fits]
+    if not chosen or all(one is None for one in chosen):
+        return None
+    raw = {"mean": [0.0], "std": [1.0]}
+    both = []
+    for key in ("mean", "std"):
+        rows = [(one or raw)[key] for one in chosen]
+        wrong = next((row for row in rows if len(row) not in (1, channels)), None)
+        if wrong is not None:
+            raise InputError(
+                Problem(f"normalize.{key}", f"{len(wrong)} numbers", f"one, or one for each of the image's {channels} channels")
+            )
+        both.append(np.array([np.broadcast_to(row, channels) for row in rows], np.float32))
+    return both[0], both[1]
+
+
+def check_fixed(chosen: Mapping[str, Sequence[float]], channels: int | None) -> list[Problem]:
+    """Return what is wrong with a fixed ``{"mean": [..], "std": [..]}``; channels None: any number."""
+    problems = []
+    for key in ("mean", "std"):
+        numbers = chosen.get(key)
+        if not numbers:
+            problems.append(Problem(f"normalize.{key}", "nothing", "a list of numbers in raw units"))
+        elif channels is not None and len(numbers) not in (1, channels):
+            problems.append(
+                Problem(f"normalize.{key}", f"{len(numbers)} numbers", f"one, or one for each of the model's {channels} channels")
+            )
+        elif key == "std" and not all(number > 0 for number in numbers):
+            problems.append(Problem("normalize.std", str(list(numbers)), "numbers above 0"))
+    problems += [Problem(f"normalize.{key}", f"unknown key {key!r}", "mean, std") for key in chosen if key not in {"mean", "std"}]
+    return problems
