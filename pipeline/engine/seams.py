@@ -23,7 +23,7 @@ from pipeline.engine.seam_files import SeamFiles
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.records import Block
-from pipeline.tiling import Grid, NumpyOps, OverlapCell, added, cells, weight_of
+from pipeline.tiling import Grid, NumpyOps, OverlapRegion, overlap_regions, sum_shares, tile_weights
 
 __all__ = ["Join", "Score"]
 
@@ -36,9 +36,9 @@ class Score(Predict):
         """Predict every tile, and blend as far as the block's tiles go."""
         result, blend = self.segment(block, loaded, watch)
         assert blend is not None
-        shares = {_name(cell, tile): share_KYX for cell, given in blend.shares.items() for tile, share_KYX in given.items()}
+        shares = {_name(region, tile): share_KYX for region, given in blend.shares.items() for tile, share_KYX in given.items()}
         values = {**result.values(), "reach": blend.reach, "truth_digest": loaded.truth_digest, **shares}
-        return Predicted(self.place.fetch(values), "", self.notes())
+        return Predicted(self.ops.fetch(values), "", self.notes())
 
     def save(self, block: Block, worked: Predicted, watch: Watch) -> dict[str, Any]:
         """Write the part."""
@@ -95,25 +95,25 @@ class Join(Predict):
             if truth_YX is not None:
                 loaded.truth_YX = np.where(loaded.valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
             grid, kind, reach = job.grid(block.image), job.recipe.stitch, int(part["reach"])
-            for cell, owners in _seams(grid, reach, block):
-                found = zip(cell.tiles, (part_of(*owner) for owner in owners), strict=True)
-                shares = {tile: one[_name(cell, tile)] for tile, one in found if one is not None}
-                sum_KYX = added(shares)
+            for region, owners in _seams(grid, reach, block):
+                found = zip(region.tiles, (part_of(*owner) for owner in owners), strict=True)
+                shares = {tile: one[_name(region, tile)] for tile, one in found if one is not None}
+                sum_KYX = sum_shares(shares)
                 if len(shares) < len(owners):
-                    sum_KYX /= sum(weight_of(grid, kind, reach, tile, cell.box) for tile in shares)
-                seams.append((cell.box, sum_KYX))
+                    sum_KYX /= sum(tile_weights(grid, kind, reach, tile, region.box) for tile in shares)
+                seams.append((region.box, sum_KYX))
         return Joined(result, seams, has_nats)
 
 
-def _seams(grid: Grid, reach: int, block: Block) -> Iterator[tuple[OverlapCell, list[tuple[int, int]]]]:
+def _seams(grid: Grid, reach: int, block: Block) -> Iterator[tuple[OverlapRegion, list[tuple[int, int]]]]:
     """The cells of a block that tiles of other blocks reach, too, and the block of each tile."""
     cores = grid.block // grid.core
-    for cell in cells(grid, reach, block.box):
-        owners = [(row // cores, col // cores) for row, col in cell.tiles]
+    for region in overlap_regions(grid, reach, block.box):
+        owners = [(row // cores, col // cores) for row, col in region.tiles]
         if set(owners) != {(block.row, block.col)}:
-            yield cell, owners
+            yield region, owners
 
 
-def _name(cell: OverlapCell, tile: tuple[int, int]) -> str:
-    """What a tile's share of a cell is called in a part: the cell's first pixel, and the tile."""
-    return f"{cell.box.y0}.{cell.box.x0}.{tile[0]}.{tile[1]}"
+def _name(region: OverlapRegion, tile: tuple[int, int]) -> str:
+    """What a tile's share of a region is called in a part: the region's first pixel, and the tile."""
+    return f"{region.box.y0}.{region.box.x0}.{tile[0]}.{tile[1]}"

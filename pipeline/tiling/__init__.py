@@ -8,25 +8,25 @@ from __future__ import annotations
 
 from pipeline.tiling.agreement import Agreement
 from pipeline.tiling.array_ops import ArrayOps, Fetched, NumpyOps
-from pipeline.tiling.blending import Blend, OverlapCell, added, cells, seam_shares, spans, weight_of
-from pipeline.tiling.grid import Grid, Tile
-from pipeline.tiling.stitching import argmax, softmax_bytes, weights
+from pipeline.tiling.blending import Blender, OverlapRegion, num_seam_shares, overlap_regions, sum_shares, tile_weights
+from pipeline.tiling.grid import Grid, GridBlock, Tile
+from pipeline.tiling.stitching import argmax_into, axis_weights, softmax_bytes
 
 __all__ = [
     "Agreement",
     "ArrayOps",
-    "Blend",
+    "Blender",
     "Fetched",
     "Grid",
+    "GridBlock",
     "NumpyOps",
-    "OverlapCell",
+    "OverlapRegion",
     "Tile",
-    "added",
-    "argmax",
-    "cells",
-    "seam_shares",
+    "argmax_into",
+    "axis_weights",
+    "num_seam_shares",
+    "overlap_regions",
     "softmax_bytes",
-    "spans",
-    "weight_of",
-    "weights",
+    "sum_shares",
+    "tile_weights",
 ]

@@ -27,15 +27,15 @@ class Agreement:
 
     Args:
         box: the block's pixels; what neighbouring blocks predict is not looked at.
-        place: where the classes are.
+        ops: where the classes are.
 
     Attributes:
         equal: pixels on which both tiles agree; may be an array of one element.
         pixels: pixels that both tiles predict.
     """
 
-    def __init__(self, box: Box, place: ArrayOps) -> None:
-        self.box, self.place = box, place
+    def __init__(self, box: Box, ops: ArrayOps) -> None:
+        self.box, self.ops = box, ops
         self.equal: Any = 0
         self.pixels = 0
         self._waiting: dict[Border, Any] = {}
@@ -70,4 +70,4 @@ class Agreement:
             self._waiting[border] = strip_YX
         else:
             self.pixels += inside.area
-            self.equal += self.place.count_equal(strip_YX, other_YX)
+            self.equal += self.ops.count_equal(strip_YX, other_YX)

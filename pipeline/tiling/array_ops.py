@@ -34,7 +34,7 @@ class ArrayOps(ABC):
         """Make a batch of arrays of one shape; of one array, a view."""
 
     @abstractmethod
-    def take(self, outputs: Any) -> Any:
+    def as_array(self, outputs: Any) -> Any:
         """See what a model returned as an array of this place."""
 
     @abstractmethod
@@ -53,8 +53,8 @@ class ArrayOps(ABC):
         """
 
     @abstractmethod
-    def weights(self, kind: str, core: int, halo: int, index: int, count: int) -> Any:
-        """As :func:`pipeline.tiling.stitching.weights`."""
+    def axis_weights(self, kind: str, core: int, halo: int, index: int, count: int) -> Any:
+        """As :func:`pipeline.tiling.stitching.axis_weights`."""
 
     @abstractmethod
     def weigh(self, scores_KYX: Any, weight_Y: Any, weight_X: Any) -> Any:
@@ -96,7 +96,7 @@ class NumpyOps(ArrayOps):
         """A single view is not copied."""
         return views[0][None] if len(views) == 1 else np.stack(views)
 
-    def take(self, outputs: Any) -> NDArray[Any]:
+    def as_array(self, outputs: Any) -> NDArray[Any]:
         """Those of a GPU are copied."""
         return np.asarray(outputs.cpu() if hasattr(outputs, "cpu") else outputs)
 
@@ -105,14 +105,14 @@ class NumpyOps(ArrayOps):
         return np.zeros(shape, np.uint8 if num_classes <= 255 or len(shape) == 3 else np.uint16)
 
     def argmax(self, scores_KYX: NDArray[Any]) -> tuple[NDArray[Any], float]:
-        """As :func:`pipeline.tiling.stitching.argmax`."""
+        """As :func:`pipeline.tiling.stitching.argmax_into`."""
         ids_YX = self.zeros(scores_KYX.shape[1:], len(scores_KYX))
-        stitch.argmax(scores_KYX, ids_YX)
+        stitch.argmax_into(scores_KYX, ids_YX)
         return ids_YX, 0.0
 
-    def weights(self, kind: str, core: int, halo: int, index: int, count: int) -> NDArray[np.float32]:
+    def axis_weights(self, kind: str, core: int, halo: int, index: int, count: int) -> NDArray[np.float32]:
         """Numpy's own."""
-        return stitch.weights(kind, core, halo, index, count)
+        return stitch.axis_weights(kind, core, halo, index, count)
 
     def weigh(self, scores_KYX: NDArray[Any], weight_Y: NDArray[np.float32], weight_X: NDArray[np.float32]) -> NDArray[np.float32]:
         """One multiplication a score."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from pipeline.geometry import Box, ceil_to
 
-__all__ = ["Cell", "Grid", "Tile"]
+__all__ = ["Grid", "GridBlock", "Tile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class GridBlock:
     """One block's place: its row and column in the grid of blocks, and its pixels."""
 
     row: int
@@ -64,7 +64,7 @@ class Grid:
 
     Example:
         >>> grid = Grid((100, 70), core=32, halo=8, block=64, stride=8)
-        >>> [cell.box.shape for cell in grid.blocks()]
+        >>> [block.box.shape for block in grid.blocks()]
         [(64, 64), (64, 6), (36, 64), (36, 6)]
         >>> last = list(grid.tiles(Box(64, 64, 100, 70)))[-1]
         >>> last.core, last.outer.shape
@@ -99,12 +99,12 @@ class Grid:
         """Rows and columns of cores."""
         return -(-self.shape[0] // self.core), -(-self.shape[1] // self.core)
 
-    def blocks(self) -> Iterator[Cell]:
+    def blocks(self) -> Iterator[GridBlock]:
         """Every block, row by row; together they hold every pixel once."""
         rows, cols = self.num_blocks
         for row in range(rows):
             for col in range(cols):
-                yield Cell(row, col, self.block_box(row, col))
+                yield GridBlock(row, col, self.block_box(row, col))
 
     def block_box(self, row: int, col: int) -> Box:
         """The pixels of one block, clipped to the image."""

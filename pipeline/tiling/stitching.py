@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError
 
-__all__ = ["argmax", "softmax_bytes", "weights"]
+__all__ = ["argmax_into", "axis_weights", "softmax_bytes"]
 
 BAND = 1 << 16  # pixels at a time, so that a band stays in the processor's cache
 GAUSSIAN_SIGMA = 0.125  # of the outer side, as in nnU-Net (Isensee et al., 2021) and MONAI
 
 
-def argmax(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
+def argmax_into(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
     """Write the class of the largest score; ties go to the lowest class.
 
     A running comparison in the mask's own small type, band by band: many times faster than an argmax
@@ -36,7 +36,7 @@ def argmax(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
 
     Example:
         >>> mask = np.zeros((1, 3), np.uint8)
-        >>> argmax(np.array([[[0.0, 1.0, 2.0]], [[0.0, 3.0, 1.0]]]), mask)
+        >>> argmax_into(np.array([[[0.0, 1.0, 2.0]], [[0.0, 3.0, 1.0]]]), mask)
         >>> mask.tolist()
         [[0, 1, 0]]
     """
@@ -85,7 +85,7 @@ def softmax_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 @functools.lru_cache(maxsize=64)
-def weights(kind: str, core: int, halo: int, index: int, count: int) -> NDArray[np.float32]:
+def axis_weights(kind: str, core: int, halo: int, index: int, count: int) -> NDArray[np.float32]:
     """Weights of one tile along one axis; over all tiles they sum to one at every pixel inside the image.
 
     Args:
@@ -99,9 +99,9 @@ def weights(kind: str, core: int, halo: int, index: int, count: int) -> NDArray[
         Weights (core + 2 halo,), float32, positive.
 
     Example:
-        >>> weights("linear", 4, 1, 1, 3).tolist()
+        >>> axis_weights("linear", 4, 1, 1, 3).tolist()
         [0.25, 0.75, 1.0, 1.0, 0.75, 0.25]
-        >>> weights("linear", 4, 1, 0, 3).tolist()
+        >>> axis_weights("linear", 4, 1, 0, 3).tolist()
         [1.0, 1.0, 1.0, 1.0, 0.75, 0.25]
     """
     outer = core + 2 * halo

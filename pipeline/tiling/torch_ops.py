@@ -69,7 +69,7 @@ class TorchOps(ArrayOps):
         """A single view is not copied."""
         return views[0][None] if len(views) == 1 else torch.stack(list(views))
 
-    def take(self, outputs: Any) -> Tensor:
+    def as_array(self, outputs: Any) -> Tensor:
         """Those of a model that computes elsewhere are copied."""
         return torch.as_tensor(outputs, device=self.device)
 
@@ -81,11 +81,11 @@ class TorchOps(ArrayOps):
         """Classes, and the sum of all scores: in float64 it is finite unless one of them is not."""
         return scores_KYX.argmax(0).to(_ids(len(scores_KYX))), scores_KYX.sum(dtype=torch.float64)
 
-    def weights(self, kind: str, core: int, halo: int, index: int, count: int) -> Tensor:
+    def axis_weights(self, kind: str, core: int, halo: int, index: int, count: int) -> Tensor:
         """Sent once."""
         key = (kind, core, halo, index, count)
         if key not in self._weights:
-            self._weights[key] = self.send(stitch.weights(*key))
+            self._weights[key] = self.send(stitch.axis_weights(*key))
         return self._weights[key]
 
     def weigh(self, scores_KYX: Tensor, weight_Y: Tensor, weight_X: Tensor) -> Tensor:

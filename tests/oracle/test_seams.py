@@ -17,7 +17,7 @@ from pipeline.plugins import build
 from pipeline.records.ledger import latest, read_rows
 from pipeline.statistics.pixel_counts import cross_entropy
 from pipeline.tiling.grid import Grid
-from pipeline.tiling.stitching import weights
+from pipeline.tiling.stitching import axis_weights
 from tests.conftest import Done, blobs, save_tiff
 from tests.oracle.test_resume import ending_after
 from workflows.inspect import status
@@ -135,7 +135,7 @@ def without(box):
                 continue
             seen, inside = tile.outer, tile.outer.meet(everything)
             (scores_KYX,) = predict(padded_YX[None, None, seen.y0 + pad : seen.y1 + pad, seen.x0 + pad : seen.x1 + pad], [{}])
-            along = [weights("linear", 16, 4, at, count) for at, count in zip((tile.row, tile.col), grid.num_cores, strict=True)]
+            along = [axis_weights("linear", 16, 4, at, count) for at, count in zip((tile.row, tile.col), grid.num_cores, strict=True)]
             rows, cols = inside.within(seen).slices
             weight_YX = np.outer(along[0][rows], along[1][cols])
             total_KYX[(slice(None), *inside.slices)] += scores_KYX[:, rows, cols] * weight_YX

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pipeline.geometry import Box
 from pipeline.tiling.array_ops import NumpyOps
-from pipeline.tiling.blending import Blend, added, cells, seam_shares, spans
+from pipeline.tiling.blending import Blender, axis_spans, num_seam_shares, overlap_regions, sum_shares
 from pipeline.tiling.grid import Grid
-from pipeline.tiling.stitching import weights
+from pipeline.tiling.stitching import axis_weights
 
 CUTS = st.builds(
     lambda shape, core, halo, cores, full: Grid(shape, core, halo, core * cores, full=full),
@@ -38,7 +38,7 @@ def accumulated(grid, kind, margin):
         inside = seen.meet(whole)
         rows, cols = inside.within(seen).slices
         weight_Y, weight_X = (
-            weights(kind, grid.core, halo, at, count) for at, count in zip((tile.row, tile.col), grid.num_cores, strict=True)
+            axis_weights(kind, grid.core, halo, at, count) for at, count in zip((tile.row, tile.col), grid.num_cores, strict=True)
         )
         weight_YX = weight_Y[rows, None] * weight_X[None, cols]
         total[(slice(None), *inside.slices)] += scores_of(tile, seen)[:, rows, cols] * weight_YX
@@ -52,7 +52,7 @@ def test_spans_are_reached_by_the_same_tiles(core, halo, count, cores, data):
     stop = data.draw(st.integers(core * (count - 1) + 1, core * count))
     start = data.draw(st.integers(0, stop - 1))
     at = start
-    for span in spans(core, halo, block, count, start, stop):
+    for span in axis_spans(core, halo, block, count, start, stop):
         assert span.start == at < span.stop
         assert span.start // block == (span.stop - 1) // block
         for pixel in range(span.start, span.stop):
@@ -64,7 +64,7 @@ def test_spans_are_reached_by_the_same_tiles(core, halo, count, cores, data):
 
 def blended(grid, kind, margin, block, order):
     """Give a block's tiles to a blend, in some order; returns the blend, and what it gave."""
-    blend, given = Blend(grid, kind, NumpyOps()), []
+    blend, given = Blender(grid, kind, NumpyOps()), []
     for tile in order(list(grid.tiles(block.box))):
         seen = tile.outer.grow(-margin)
         shared = seen.meet(Box(0, 0, *grid.shape))
@@ -90,47 +90,47 @@ def test_sums_are_those_of_one_accumulator(grid, kind, margin, data):
     held = {}
     for block in grid.blocks():
         blend, given = blended(grid, kind, margin, block, lambda tiles: data.draw(st.permutations(tiles)))
-        for cell, shares in blend.shares.items():
-            held.setdefault(cell, {}).update(shares)
+        for region, shares in blend.shares.items():
+            held.setdefault(region, {}).update(shares)
         for box, kept_KYX in given:
             found_KYX[(slice(None), *box.slices)] = kept_KYX
             times_YX[box.slices] += 1
-    for cell, shares in held.items():
-        assert set(shares) == set(cell.tiles)
-        found_KYX[(slice(None), *cell.box.slices)] = added(shares)
-        times_YX[cell.box.slices] += 1
+    for region, shares in held.items():
+        assert set(shares) == set(region.tiles)
+        found_KYX[(slice(None), *region.box.slices)] = sum_shares(shares)
+        times_YX[region.box.slices] += 1
     assert (times_YX == 1).all()
     assert np.array_equal(found_KYX, total_KYX)
 
 
 @given(grid=CUTS, reach=st.integers(0, 12))
-def test_cells_cut_the_image(grid, reach):
-    """Cells of the whole image are those of its blocks, hold every pixel once, and lie in one block each."""
-    whole = list(cells(grid, reach, Box(0, 0, *grid.shape)))
-    assert {cell for block in grid.blocks() for cell in cells(grid, reach, block.box)} == set(whole)
-    assert sum(cell.box.area for cell in whole) == grid.shape[0] * grid.shape[1]
+def test_regions_cut_the_image(grid, reach):
+    """Regions of the whole image are those of its blocks, hold every pixel once, and lie in one block each."""
+    whole = list(overlap_regions(grid, reach, Box(0, 0, *grid.shape)))
+    assert {region for block in grid.blocks() for region in overlap_regions(grid, reach, block.box)} == set(whole)
+    assert sum(region.box.area for region in whole) == grid.shape[0] * grid.shape[1]
 
 
 @given(grid=CUTS, reach=st.integers(0, 30))
 def test_shares_of_seams_are_counted(grid, reach):
     """They are one for each tile of each pixel that tiles of several blocks predict."""
     cores, counted = grid.block // grid.core, 0
-    for cell in cells(grid, reach, Box(0, 0, *grid.shape)):
-        if len({(row // cores, col // cores) for row, col in cell.tiles}) > 1:
-            counted += cell.box.area * len(cell.tiles)
-    assert seam_shares(grid, reach) == counted
+    for region in overlap_regions(grid, reach, Box(0, 0, *grid.shape)):
+        if len({(row // cores, col // cores) for row, col in region.tiles}) > 1:
+            counted += region.box.area * len(region.tiles)
+    assert num_seam_shares(grid, reach) == counted
 
 
 @pytest.mark.parametrize(("core", "halo"), [(32, 4), (16, 8), (8, 12)])
 def test_finished_rows_are_let_go(core, halo):
     """After a row of tiles only what the next row reaches is held, whatever the size of the block."""
     grid = Grid((160, 64), core, halo, 160 // core * core)
-    blend, most = Blend(grid, "linear", NumpyOps()), 0
+    blend, most = Blender(grid, "linear", NumpyOps()), 0
     for tile in grid.tiles(next(iter(grid.blocks())).box):
         shared = tile.outer.meet(Box(0, 0, *grid.shape))
         list(blend.add(tile, tile.outer, shared, np.zeros((1, *shared.shape), np.float32)))
         most = max(most, sum(share_KYX.size for shares in blend.shares.values() for share_KYX in shares.values()))
         if tile.col == grid.num_cores[1] - 1:
-            assert all(cell.box.y0 >= (tile.row + 1) * core - halo for cell in blend.shares)
+            assert all(region.box.y0 >= (tile.row + 1) * core - halo for region in blend.shares)
     waiting = sum(range(2 * halo, 0, -core))  # of a tile's rows, for the rows of tiles that reach into it
     assert 0 < most <= waiting * (64 // core + 1) * (core + 2 * halo)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import BlockError
 from pipeline.tiling import stitching as stitch
-from pipeline.tiling.stitching import argmax, softmax_bytes, weights
+from pipeline.tiling.stitching import argmax_into, axis_weights, softmax_bytes
 
 WIDTH, ROWS = 7, 9  # of the arrays that follow; and rows of theirs that are worked on at a time
 
@@ -32,7 +32,7 @@ SCORES = hnp.arrays(
 def test_argmax_is_numpys(scores_KYX):
     """The first of the largest, ties to the lowest class, also where the sum of all scores overflows."""
     mask_YX = np.full(scores_KYX.shape[1:], 77, np.uint8)
-    argmax(scores_KYX, mask_YX)
+    argmax_into(scores_KYX, mask_YX)
     assert (mask_YX == scores_KYX.argmax(axis=0)).all()
 
 
@@ -43,7 +43,7 @@ def test_argmax_of_many_rows_and_classes(height, kind):
     classes = 5 if kind == np.uint8 else 300
     scores_KYX = np.random.default_rng(height).integers(0, 9, (classes, height, WIDTH)).astype(np.float32)
     whole = np.zeros((height + 2, 11), kind)
-    argmax(scores_KYX, whole[1:-1, 2:-2])
+    argmax_into(scores_KYX, whole[1:-1, 2:-2])
     assert (whole[1:-1, 2:-2] == scores_KYX.argmax(axis=0)).all()
     assert not whole[0].any()
     assert not whole[:, :2].any()
@@ -61,7 +61,7 @@ def test_scores_that_are_not_finite_are_refused(bad, where, also):
     if also is not None:
         scores_KYX[(where[0] + 1) % 3, where[1], where[2]] = also
     with pytest.raises(BlockError, match="NaN or infinite"):
-        argmax(scores_KYX, np.zeros(scores_KYX.shape[1:], np.uint8))
+        argmax_into(scores_KYX, np.zeros(scores_KYX.shape[1:], np.uint8))
 
 
 @given(
@@ -74,7 +74,7 @@ def test_weights_sum_to_one(kind, core, halo, count):
     """At every pixel of the axis the weights of all tiles that reach it sum to one, also where the halo is wider than the core."""
     total = np.zeros(core * count + 2 * halo)
     for index in range(count):
-        own = weights(kind, core, halo, index, count)
+        own = axis_weights(kind, core, halo, index, count)
         assert own.shape == (core + 2 * halo,)
         assert own.dtype == np.float32
         assert (own > 0).all()
@@ -85,9 +85,9 @@ def test_weights_sum_to_one(kind, core, halo, count):
 @given(st.sampled_from(["linear", "gaussian"]), st.integers(1, 20), st.integers(0, 30))
 def test_weights_look_alike_from_both_sides(kind, core, halo):
     """The first tile's weights are the last one's in reverse; of a lone tile all are one."""
-    first, last = weights(kind, core, halo, 0, 5), weights(kind, core, halo, 4, 5)
+    first, last = axis_weights(kind, core, halo, 0, 5), axis_weights(kind, core, halo, 4, 5)
     assert first == pytest.approx(last[::-1], abs=1e-6)
-    assert weights(kind, core, halo, 0, 1) == pytest.approx(np.ones(core + 2 * halo))
+    assert axis_weights(kind, core, halo, 0, 1) == pytest.approx(np.ones(core + 2 * halo))
 
 
 @given(hnp.arrays(np.float32, (3, ROWS + 3, 2), elements=st.floats(-90, 90, width=32)))
