@@ -16,7 +16,7 @@ from pipeline.engine import Job, read_reflected, valid_pixels
 from pipeline.errors import GigasegError
 from pipeline.inputs import Catalogue, Image
 from pipeline.plugins import available, build, find
-from pipeline.tuning import AGREEMENT, Tried, compare
+from pipeline.tuning import AGREEMENT, TriedBackend, compare
 
 __all__ = ["Tile", "again", "candidates", "fastest", "largest_tile", "try_all"]
 
@@ -85,7 +85,7 @@ def needs_scores(found: Catalogue, recipe: Recipe) -> bool:
     return recipe.stitch != "crop" or probs or any(image.truth for image in found.images)
 
 
-def try_all(found: Catalogue, job: Job, tile: Tile, say: Callable[[str], None]) -> list[Tried]:
+def try_all(found: Catalogue, job: Job, tile: Tile, say: Callable[[str], None]) -> list[TriedBackend]:
     """Time one tile with every candidate.
 
     Args:
@@ -97,19 +97,19 @@ def try_all(found: Catalogue, job: Job, tile: Tile, say: Callable[[str], None]) 
     Raises:
         GigasegError: nothing runs the model here.
     """
-    tried: list[Tried] = []
+    tried: list[TriedBackend] = []
     expected: NDArray[Any] | None = None
     for name, precision in candidates(found, job.recipe):
         recipe = _with(job.recipe, name, precision)
         refused = _missing(name, recipe) if found.model.takes_backend else ""
         if refused:
-            tried.append(Tried(name, precision, refused=refused))
+            tried.append(TriedBackend(name, precision, refused=refused))
             continue
         say(f"{name} {precision}" if found.model.takes_backend else found.config.model["name"])
         try:
             scores, seconds = _run(job, recipe, tile, scores=needs_scores(found, recipe))
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything, and then it is not the one to use
-            tried.append(Tried(name, precision, refused=" ".join(f"{type(error).__name__}: {error}".split())[:300]))
+            tried.append(TriedBackend(name, precision, refused=" ".join(f"{type(error).__name__}: {error}".split())[:300]))
             continue
         expected = scores if expected is None else expected
         tried.append(_judged(name, precision, seconds / tile.megapixels, scores, expected))
@@ -118,7 +118,7 @@ def try_all(found: Catalogue, job: Job, tile: Tile, say: Callable[[str], None]) 
     return tried
 
 
-def again(found: Catalogue, job: Job, tile: Tile, tried: Sequence[Tried]) -> list[Tried]:
+def again(found: Catalogue, job: Job, tile: Tile, tried: Sequence[TriedBackend]) -> list[TriedBackend]:
     """Time the fastest once more, at another moment: on a machine that does other things too, the fewer seconds are nearer the truth."""
     best = fastest(tried)
     recipe = _with(job.recipe, best.backend, best.precision)
@@ -140,9 +140,9 @@ def _missing(name: str, recipe: Recipe) -> str:
 def _run(job: Job, recipe: Recipe, tile: Tile, *, scores: bool) -> tuple[NDArray[Any], float]:
     """What the model says of the tile, and the fewest seconds that the engine's call of it takes once it is warm."""
     assert job.model is not None
-    with job.model.open(recipe, job.normalize) as predict:
+    with job.model.predictor(recipe, job.normalize) as predict:
         found = np.array(_on_host(predict(tile.pixels_BCYX, tile.fits)))
-        call = predict if scores else getattr(predict, "classes", predict)
+        call = predict if scores else predict.classes
         _on_host(call(tile.pixels_BCYX, tile.fits))
         seconds: list[float] = []
         while len(seconds) < ROUNDS or (sum(seconds) < ENOUGH_S and len(seconds) < MOST_ROUNDS):
@@ -157,19 +157,19 @@ def _on_host(scores: Any) -> NDArray[Any]:
     return np.asarray(scores.cpu() if hasattr(scores, "cpu") else scores)
 
 
-def _judged(name: str, precision: str, seconds: float, scores: NDArray[Any], expected: NDArray[Any]) -> Tried:
+def _judged(name: str, precision: str, seconds: float, scores: NDArray[Any], expected: NDArray[Any]) -> TriedBackend:
     """Compare as a trial does; what it would refuse has no seconds."""
     if scores.ndim == 3:
-        return Tried(name, precision, seconds)
+        return TriedBackend(name, precision, seconds)
     agreement, sure = compare([scores], [expected])
     if not np.isfinite(scores).all():
-        return Tried(name, precision, agreement=agreement, sure=sure, refused="NaN or infinite scores")
+        return TriedBackend(name, precision, agreement=agreement, sure=sure, refused="NaN or infinite scores")
     if agreement < AGREEMENT or sure:
         refused = f"{agreement:.2%} of the pixels agree with eager float32, and {sure} that were sure of their class do not"
-        return Tried(name, precision, agreement=agreement, sure=sure, refused=refused)
-    return Tried(name, precision, seconds, agreement, sure)
+        return TriedBackend(name, precision, agreement=agreement, sure=sure, refused=refused)
+    return TriedBackend(name, precision, seconds, agreement, sure)
 
 
-def fastest(tried: Sequence[Tried]) -> Tried:
+def fastest(tried: Sequence[TriedBackend]) -> TriedBackend:
     """The one that needs the fewest seconds, of those that may be taken."""
     return min((one for one in tried if one.seconds is not None), key=lambda one: one.seconds or 0.0)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.config import Recipe
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, one_of
 from pipeline.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class Backend(Plugin):
             way_out = f"It needs what is not installed: pip install {' '.join(missing)}"
             found.append(Problem("compute.backend", repr(name), "", way_out))
         if device not in cls.devices:
-            found.append(Problem("compute.device", f"{device} with backend {name}", ", ".join(cls.devices)))
+            found.append(Problem("compute.device", f"{device} with backend {name}", one_of(cls.devices)))
         if precision not in cls.precisions:
-            found.append(Problem("compute.precision", f"{precision} with backend {name}", ", ".join(cls.precisions)))
+            found.append(Problem("compute.precision", f"{precision} with backend {name}", one_of(cls.precisions)))
         return found
 
     def require(self, recipe: Recipe) -> None:
@@ -64,12 +64,10 @@ class Backend(Plugin):
 
     @abstractmethod
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> AbstractContextManager[Predict]:
-        """Prepare a network; the context yields ``predict(pixels_BCYX, fits)`` (see :data:`pipeline.models.Predict`).
+        """Prepare a network; the context yields a plain function (:data:`pipeline.models.Predict`).
 
-        Where ``predict`` has a method ``classes`` of the same arguments, the engine asks that instead when nothing needs
-        scores: it returns classes (B, Y, X), exactly those of the largest scores; where a score is not finite it returns
-        the scores, or raises BlockError. Where ``predict`` has a ``place`` (:class:`pipeline.tiling.array_ops.ArrayOps`), it is given
-        arrays of that place and may leave its scores there.
+        A :class:`pipeline.models.Predictor` can do more: return class ids where nothing needs scores, keep its arrays on a device,
+        and note what differs from the recipe.
 
         Args:
             network: takes float32 NCHW, returns logits (N, K, H, W); K = 1 means two classes, class 1 where the logit > 0.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.backends._fold import fold_batch_norms
 from pipeline.errors import BlockError, InputError, Problem
+from pipeline.models import Predictor
 from pipeline.statistics import constants
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Classes(nn.Module):
         return logits_BKYX.argmax(1).to(small), logits_BKYX.sum(dim=(1, 2, 3))
 
 
-class GraphPredictor:
+class GraphPredictor(Predictor):
     """A network and the graphs that have been made of it: one for each number of channels, type and layout of pixels.
 
     Where a graph takes one size of tiles only, there is one for each size that was used last.
@@ -70,10 +71,9 @@ class GraphPredictor:
         normalize: see :class:`pipeline.backends.Backend`.
         prepare: makes a graph ready to run on pixels like these; returns the function, and whether it takes any size.
         raw: types of pixels that a graph takes as they are; all others become float32.
-
-    Attributes:
-        notes: what is done otherwise than the recipe says.
     """
+
+    has_own_classes = True
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class GraphPredictor:
         prepare: Callable[[Graph, NDArray[Any]], tuple[Run, bool]],
         raw: Sequence[str],
     ) -> None:
+        super().__init__()
         self.network, self.normalize, self.prepare, self.raw = network, normalize, prepare, raw
-        self.notes: list[str] = []
         self.graphs: dict[tuple[Any, ...], Run] = {}
         self.sized: dict[tuple[Any, ...], Run] = {}  # used last comes last
 

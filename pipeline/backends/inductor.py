@@ -20,7 +20,7 @@ from pipeline.storage import cache_folder
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.models import Predict
+    from pipeline.models import Predictor
 
 __all__ = ["Inductor"]
 
@@ -46,7 +46,7 @@ class Inductor(Backend):
         return found
 
     @contextmanager
-    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; it is compiled at the first tile of a batch size."""
         self.require(recipe)
         import torch

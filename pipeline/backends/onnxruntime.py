@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.backends._graph import Graph, Run
-    from pipeline.models import Predict
+    from pipeline.models import Predictor
 
 __all__ = ["Onnxruntime"]
 
@@ -43,14 +43,16 @@ class Onnxruntime(Backend):
     compiles: ClassVar[bool] = True
 
     @contextmanager
-    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. It is exported when the type of the pixels is known."""
         self.require(recipe)
         from pipeline.backends._graph import GraphPredictor
         from pipeline.models._onnx_session import CUDA, providers
 
         if recipe.device == "cuda" and CUDA not in providers():
-            raise InputError(Problem("compute.device", "cuda, which this ONNX Runtime has not", "cpu", "pip install onnxruntime-gpu"))
+            raise InputError(
+                Problem("compute.device", "cuda, which this ONNX Runtime lacks", "cpu", "pip install onnxruntime-gpu")
+            )
         keep_freed_memory()
         with torch_threads(recipe.threads):
             yield GraphPredictor(network, normalize, lambda graph, pixels: _load(graph, pixels, recipe), RAW)

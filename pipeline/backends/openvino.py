@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.backends._graph import Graph, Run
-    from pipeline.models import Predict
+    from pipeline.models import Predictor
 
 __all__ = ["Openvino"]
 
@@ -49,7 +49,7 @@ class Openvino(Backend):
         return [name for name in (*cls.needs, "nncf") if find_spec(name) is None]
 
     @contextmanager
-    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. It is compiled when the type of the pixels is known."""
         self.require(recipe)
         from pipeline.backends._graph import GraphPredictor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +16,16 @@ from pipeline.backends._allocator import keep_freed_memory
 from pipeline.backends._threads import torch_threads
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
+from pipeline.models import Predictor
 from pipeline.statistics import constants
-from pipeline.tiling import argmax
+from pipeline.tiling import argmax_into
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.models import Predict
     from pipeline.statistics import Fit
+    from pipeline.tiling.torch_ops import TorchOps
 
 __all__ = ["Torch"]
 
@@ -46,26 +47,25 @@ class Torch(Backend):
     """
 
     @contextmanager
-    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predict]:
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over (it is changed in place); see :class:`pipeline.backends.Backend`."""
         self.require(recipe)
         import torch
 
         keep_freed_memory()
         if recipe.device == "cuda" and not torch.cuda.is_available():
-            raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu, auto", "See `gigaseg doctor`."))
+            raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu or auto", "See `gigaseg doctor`."))
         # TF32 would make fp32 a name only; benchmarking could pick another kernel in another process.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32")
         with torch_threads(recipe.threads), exact:
             yield _predictor(network, recipe, normalize)
 
 
-class _Predictor(ABC):
+class _TorchPredictor(Predictor):
     """A loaded network.
 
     Attributes:
         batch: the largest batch that has fitted into memory so far; None: any.
-        notes: says when it shrank.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
@@ -73,13 +73,13 @@ class _Predictor(ABC):
 
         from pipeline.backends._fold import fold_batch_norms
 
+        super().__init__()
         network = network.eval()
         fold_batch_norms(network)
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
         self.network = network.to(torch.device(recipe.device), self.dtype).to(memory_format=torch.channels_last)
         self.normalize = normalize
         self.batch: int | None = None
-        self.notes: list[str] = []
 
     def run(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
         """Return logits (B, K, Y, X) as the network leaves them, with at least two classes."""
@@ -114,8 +114,10 @@ class _Predictor(ABC):
         """Convert to float32, channels last, and normalise."""
 
 
-class _HostPredictor(_Predictor):
+class _HostPredictor(_TorchPredictor):
     """Numpy in, numpy out."""
+
+    has_own_classes = True
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X), float32."""
@@ -137,7 +139,7 @@ class _HostPredictor(_Predictor):
         classes_BYX = np.empty((batch, *sides), np.uint8 if num_classes <= 255 else np.uint16)
         for logits_KYX, classes_YX in zip(logits_BKYX, classes_BYX, strict=True):
             for rows, band_KYX in _bands(logits_KYX):
-                argmax(band_KYX, classes_YX[rows])
+                argmax_into(band_KYX, classes_YX[rows])
         return classes_BYX
 
     def prepare(self, pixels_BCYX: NDArray[Any], numbers: Numbers | None) -> torch.Tensor:
@@ -171,24 +173,22 @@ def _bands(logits_KYX: torch.Tensor) -> Iterator[tuple[slice, NDArray[np.float32
         yield rows, logits_KYX[:, rows].to(torch.float32).contiguous().numpy()
 
 
-class _DevicePredictor(_Predictor):
-    """Pixels may be on the device already, and logits stay there.
+class _DevicePredictor(_TorchPredictor):
+    """Pixels may be on the device already, and logits stay there."""
 
-    Attributes:
-        place: the device.
-    """
+    ops: TorchOps
 
     def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
         from pipeline.tiling.torch_ops import TorchOps
 
         super().__init__(network, recipe, normalize)
-        self.place = TorchOps(recipe.device)
+        self.ops = TorchOps(recipe.device)
 
     def __call__(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
-        """Return logits (B, K, Y, X), float32, for pixels of numpy's or of the place; nothing waits for them."""
+        """Return logits (B, K, Y, X), float32, for pixels as a numpy array or a tensor of the device; nothing waits for them."""
         import torch
 
-        there_BCYX = self.place.put(pixels_BCYX) if isinstance(pixels_BCYX, np.ndarray) else pixels_BCYX
+        there_BCYX = self.ops.put(pixels_BCYX) if isinstance(pixels_BCYX, np.ndarray) else pixels_BCYX
         return self.run(there_BCYX, fits).to(torch.float32)
 
     def prepare(self, pixels_BCYX: torch.Tensor, numbers: Numbers | None) -> torch.Tensor:
@@ -197,12 +197,12 @@ class _DevicePredictor(_Predictor):
 
         x_BCYX = pixels_BCYX.to(torch.float32, memory_format=torch.channels_last, copy=True)
         if numbers is not None:
-            mean_BC, std_BC = (self.place.send(one)[:, :, None, None] for one in numbers)
+            mean_BC, std_BC = (self.ops.send(one)[:, :, None, None] for one in numbers)
             x_BCYX.sub_(mean_BC).div_(std_BC)
         return x_BCYX
 
 
-def _predictor(network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Predict:
+def _predictor(network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> _TorchPredictor:
     """The one for a recipe's device."""
     if recipe.device == "cpu":
         return _HostPredictor(network, recipe, normalize)

@@ -19,7 +19,7 @@ from pipeline.config import Recipe
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, reflect_index
 from pipeline.inputs import Image, TruthMap
-from pipeline.models import Model, Predict
+from pipeline.models import Model, Predictor
 from pipeline.plugins import build
 from pipeline.raster import Header, Raster
 from pipeline.statistics import Fitter, Summary
@@ -153,7 +153,7 @@ def _part(summary: Summary, name: str) -> Summary:
 class Resources:
     """The open things of one actor: its network, and the files it touched last."""
 
-    def __init__(self, job: Job, predict: Predict | None) -> None:
+    def __init__(self, job: Job, predict: Predictor | None) -> None:
         self.job, self.predict = job, predict
         self._open: dict[str, OrderedDict[tuple[str, str, bool], tuple[Raster, ExitStack]]] = {}
         self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
@@ -207,7 +207,7 @@ def open_resources(job: Job) -> Iterator[Resources]:
     """Load the model once, and close everything at the end."""
     keep_freed_memory()  # blocks are mostly of one size; a backend may know better
     with ExitStack() as stack:
-        predict = stack.enter_context(job.model.open(job.recipe, job.normalize)) if job.model else None
+        predict = stack.enter_context(job.model.predictor(job.recipe, job.normalize)) if job.model else None
         bench = Resources(job, predict)
         stack.callback(bench.close)
         yield bench

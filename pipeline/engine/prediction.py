@@ -22,9 +22,10 @@ from pipeline.engine.exports import write_mask, write_probs
 from pipeline.engine.job import Job, Resources, read_reflected, valid_pixels
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
+from pipeline.models import Predictor
 from pipeline.records import Block
 from pipeline.statistics import Counts
-from pipeline.tiling import Agreement, ArrayOps, Blend, Fetched, NumpyOps, Tile
+from pipeline.tiling import Agreement, ArrayOps, Blender, Fetched, Tile
 
 __all__ = ["Pixels", "Predict", "Predicted", "Result", "digest", "read_truth"]
 
@@ -103,7 +104,7 @@ class Predict:
             pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
             valid_YX = valid_YX[block.box.within(region).slices]
             truth_YX = None if truth_YX is None else np.where(valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
-        pixels, valid, truth = (None if array is None else self.place.put(array) for array in (pixels_CYX, valid_YX, truth_YX))
+        pixels, valid, truth = (None if array is None else self.ops.put(array) for array in (pixels_CYX, valid_YX, truth_YX))
         return Pixels(region, pixels, valid, truth, truth_error, truth_digest)
 
     def work(self, block: Block, loaded: Any, watch: Watch) -> Predicted:
@@ -112,18 +113,18 @@ class Predict:
         with watch("count"):
             return result.finish(self.notes())
 
-    def segment(self, block: Block, loaded: Pixels, watch: Watch) -> tuple[Result, Blend | None]:
+    def segment(self, block: Block, loaded: Pixels, watch: Watch) -> tuple[Result, Blender | None]:
         """Predict every tile; what tiles of other blocks share stays in the blend."""
-        job, place, grid = self.bench.job, self.place, self.bench.job.grid(block.image)
-        result = Result(block, loaded, job, place)
-        blend = Blend(grid, job.recipe.stitch, place) if job.blends else None
+        job, ops, grid = self.bench.job, self.ops, self.bench.job.grid(block.image)
+        result = Result(block, loaded, job, ops)
+        blend = Blender(grid, job.recipe.stitch, ops) if job.blends else None
         whole = Box(0, 0, *grid.shape) if blend else block.box
         for tile, outputs in self._predict(block, loaded):
             seen = tile.outer.grow((outputs.shape[-2] - tile.outer.shape[0]) // 2)  # valid padding takes the same off every side
             shared = seen.meet(whole)
             assert shared is not None
             with watch("stitch"):
-                scores = place.take(outputs[(..., *shared.within(seen).slices)])
+                scores = ops.as_array(outputs[(..., *shared.within(seen).slices)])
                 classes_YX = result.classes(scores)
                 found = blend.add(tile, seen, shared, scores) if blend else _core(tile, shared, scores)
                 for box, kept, is_own in found:
@@ -144,15 +145,20 @@ class Predict:
 
     def notes(self) -> tuple[str, ...]:
         """What the backend had to change since it was last asked, such as a halved batch."""
-        notes: list[str] = getattr(self.bench.predict, "notes", [])
+        notes = self.predict.notes
         taken, notes[:] = tuple(notes), []
         return taken
 
     @property
-    def place(self) -> ArrayOps:
+    def ops(self) -> ArrayOps:
         """Where the backend takes pixels and leaves scores."""
-        place: ArrayOps | None = getattr(self.bench.predict, "place", None)
-        return place or _HOST
+        return self.predict.ops
+
+    @property
+    def predict(self) -> Predictor:
+        """The opened model."""
+        assert self.bench.predict is not None
+        return self.bench.predict
 
     def _needs_scores(self, loaded: Pixels) -> bool:
         """Cross-entropy, probabilities and blending do; a mask and the counts of it are made of classes."""
@@ -160,20 +166,15 @@ class Predict:
 
     def _predict(self, block: Block, loaded: Pixels) -> Iterator[tuple[Tile, Any]]:
         """Run the network over tiles of equal size together, so that batches are full."""
-        predict, batch = self.bench.predict, self.bench.job.recipe.batch
-        assert predict is not None
-        if not self._needs_scores(loaded):
-            predict = getattr(predict, "classes", predict)  # some backends have them cheaper than logits
+        batch = self.bench.job.recipe.batch
+        predict = self.predict if self._needs_scores(loaded) else self.predict.classes
         tiles = sorted(self.bench.job.grid(block.image).tiles(block.box), key=lambda tile: tile.outer.shape)
         for _, same in groupby(tiles, key=lambda tile: tile.outer.shape):
             alike = list(same)
             for first in range(0, len(alike), batch):
                 some = alike[first : first + batch]
                 views = [loaded.pixels_CYX[(slice(None), *tile.outer.within(loaded.region).slices)] for tile in some]
-                yield from zip(some, predict(self.place.stack(views), [block.fit] * len(some)), strict=True)
-
-
-_HOST = NumpyOps()
+                yield from zip(some, predict(self.ops.stack(views), [block.fit] * len(some)), strict=True)
 
 
 def _core(tile: Tile, shared: Box, scores: Any) -> Iterator[tuple[Box, Any, bool]]:
@@ -184,12 +185,12 @@ def _core(tile: Tile, shared: Box, scores: Any) -> Iterator[tuple[Box, Any, bool
 class Result:
     """The mask of a block and its counts, filled cell by cell."""
 
-    def __init__(self, block: Block, loaded: Pixels, job: Job, place: ArrayOps) -> None:
-        self.block, self.loaded, self.place = block, loaded, place
+    def __init__(self, block: Block, loaded: Pixels, job: Job, ops: ArrayOps) -> None:
+        self.block, self.loaded, self.ops = block, loaded, ops
         self.num_classes, self.fill = job.num_classes, job.fill
-        self.mask_YX = place.zeros(block.box.shape, job.num_classes)
-        self.probs_KYX = place.zeros((job.num_classes, *block.box.shape), job.num_classes) if job.probs else None
-        self.agreement = Agreement(block.box, place)
+        self.mask_YX = ops.zeros(block.box.shape, job.num_classes)
+        self.probs_KYX = ops.zeros((job.num_classes, *block.box.shape), job.num_classes) if job.probs else None
+        self.agreement = Agreement(block.box, ops)
         self.finite: Any = 0.0
         self.nats: Any = None
         self.nats_pixels: Any = 0
@@ -200,7 +201,7 @@ class Result:
             return scores
         if len(scores) != self.num_classes:
             raise BlockError(f"the model gave {len(scores)} classes, {self.num_classes} are named")
-        classes_YX, finite = self.place.argmax(scores)
+        classes_YX, finite = self.ops.argmax(scores)
         self.finite += finite
         return classes_YX
 
@@ -211,9 +212,9 @@ class Result:
         if kept.ndim == 2:
             return
         if self.probs_KYX is not None:
-            self.probs_KYX[(slice(None), *here)] = self.place.softmax_bytes(kept)
+            self.probs_KYX[(slice(None), *here)] = self.ops.softmax_bytes(kept)
         if self.loaded.truth_YX is not None:
-            nats, pixels = self.place.cross_entropy(kept, self.loaded.truth_YX[here])
+            nats, pixels = self.ops.cross_entropy(kept, self.loaded.truth_YX[here])
             self.nats = nats if self.nats is None else self.nats + nats
             self.nats_pixels += pixels
 
@@ -242,8 +243,8 @@ class Result:
 
     def finish(self, notes: tuple[str, ...]) -> Predicted:
         """Count the mask, and ask for all of it."""
-        values = {**self.values(), **self.place.count(self.mask_YX, self.loaded.truth_YX, self.num_classes)}
-        return Predicted(self.place.fetch(values), self.loaded.truth_error, notes)
+        values = {**self.values(), **self.ops.count(self.mask_YX, self.loaded.truth_YX, self.num_classes)}
+        return Predicted(self.ops.fetch(values), self.loaded.truth_error, notes)
 
 
 def read_truth(bench: Resources, block: Block) -> tuple[NDArray[Any] | None, str]:

@@ -8,7 +8,7 @@ Two kinds share one engine. A :class:`Model` brings its own ``open`` (thresholds
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, Strict
 
 from pipeline.config import Recipe
+from pipeline.models._predictor import Predict, Predictor, as_predictor
 from pipeline.models._shapes import Shapes
 from pipeline.models._tta import TTA, Orientations
 from pipeline.plugins import Plugin, build
@@ -23,22 +24,9 @@ from pipeline.plugins import Plugin, build
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.statistics import Fit, Fitter
+    from pipeline.statistics import Fitter
 
-__all__ = ["Model", "Network", "Predict", "TorchModel", "num_parameters"]
-
-Predict = Callable[[Any, Sequence["Fit"]], Any]
-"""``predict(pixels_BCYX, fits)``.
-
-Args:
-    pixels_BCYX: raw values as stored (no normalisation), numpy; B tiles of one size, each a multiple of ``stride``.
-    fits: B mappings, what the fit phase found for each tile's image.
-
-Returns:
-    Logits (B, K, Y, X), float, numpy or torch; or classes (B, Y, X), unsigned integers, where the
-    model decides itself. Y and X may be smaller than the input by the same margin on opposite
-    sides (valid padding); the centre is meant. Logits may be overwritten by the next call.
-"""
+__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "num_parameters"]
 
 
 class Model(Plugin):
@@ -154,12 +142,18 @@ class Model(Plugin):
 
     @abstractmethod
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> AbstractContextManager[Predict]:
-        """Load once an actor; the context yields :data:`Predict`.
+        """Load what predicts; written by a plug-in, called through :meth:`predictor`. The context yields :data:`Predict`.
 
         Args:
             recipe: backend, device, precision and threads to use.
             normalize: fixed ``{"mean": [..], "std": [..]}`` in raw units; None: raw values, or per image by ``fit["normalize"]``.
         """
+
+    @contextmanager
+    def predictor(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
+        """Open the model, once an actor; takes what :meth:`open` takes."""
+        with self.open(recipe, normalize) as predict:
+            yield as_predictor(predict)
 
 
 class TorchModel(Model):
@@ -206,11 +200,12 @@ class TorchModel(Model):
         """
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
         """Load the network into the recipe's backend."""
         backend = build("backends", {"name": recipe.backend})
         with backend.open(self.load(), recipe, normalize) as predict:
-            yield predict if self.tta == "none" else Orientations(predict, self.tta)
+            predictor = as_predictor(predict)
+            yield predictor if self.tta == "none" else Orientations(predictor, self.tta)
 
 
 class Network(TorchModel):

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, Strict, model_validator
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
-from pipeline.models import Predict, TorchModel
+from pipeline.models import Predictor, TorchModel
 from pipeline.models import _probe as probe
 
 __all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "reason"]
@@ -163,7 +163,7 @@ class NetworkFile(TorchModel):
             raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
         """Load the file into the recipe's backend.
 
         The first tile is also the check of what nobody could know before: that the network takes such input and
@@ -198,17 +198,16 @@ def _shape(sides: Sides) -> str:
     return f"({', '.join('any' if side is None else str(side) for side in sides)})"
 
 
-class _FirstTileChecked:
-    """A predictor that turns what goes wrong on the first tile into a message about the file."""
+class _FirstTileChecked(Predictor):
+    """A predictor that turns an error on the first tile into a message about the file."""
 
-    def __init__(self, predict: Predict, model: NetworkFile) -> None:
+    def __init__(self, predict: Predictor, model: NetworkFile) -> None:
+        super().__init__(predict.ops, predict.notes)
         self.predict, self.model, self.is_checked = predict, model, False
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the backend's predictor tells, such as its notes; classes without logits only after the check."""
-        if name == "classes" and not self.__dict__["is_checked"]:
-            raise AttributeError(name)
-        return getattr(self.__dict__["predict"], name)
+    def classes(self, pixels_BCYX: Any, fits: Any) -> Any:
+        """Return the backend's class ids; logits of the first tiles, which the check needs."""
+        return self.predict.classes(pixels_BCYX, fits) if self.is_checked else self(pixels_BCYX, fits)
 
     def __call__(self, pixels_BCYX: Any, fits: Any) -> Any:
         if self.is_checked:

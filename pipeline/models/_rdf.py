@@ -128,7 +128,7 @@ def read_package(file: Path) -> Package:
         raise InputError(Problem(str(file), "no description of a model", "type: model"))
     version = ".".join(str(data.get("format_version", "")).split(".")[:2])
     if version not in ("0.4", "0.5"):
-        raise InputError(Problem(f"{file}: format_version", repr(data.get("format_version")), "0.4, 0.5"))
+        raise InputError(Problem(f"{file}: format_version", repr(data.get("format_version")), "0.4 or 0.5"))
     try:
         return _package(file, data, is_new=version == "0.5")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError, Problem, nearest
+from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models._fill import fill
 
 __all__ = ["check_output", "make_network"]
@@ -37,7 +37,7 @@ def make_network(
     if pretrained is not None and not is_timm:
         known = list(smp.encoders.encoders[name]["pretrained_settings"])
         if pretrained not in known:
-            raise InputError(Problem("model.pretrained", repr(pretrained), ", ".join(["null", *known]), nearest(pretrained, known)))
+            raise InputError(Problem("model.pretrained", repr(pretrained), one_of(["null", *known]), nearest(pretrained, known)))
     if not is_timm:
         _refuse_unknown(architecture, options)
     try:
@@ -95,9 +95,7 @@ def _refuse_unknown(architecture: str, options: dict[str, Any]) -> None:
     known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name not in (*ELSEWHERE, "kwargs")]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise InputError(
-            [Problem(f"model.options.{name}", repr(options[name]), ", ".join(known), nearest(name, known)) for name in unknown]
-        )
+        raise InputError([Problem(f"model.options.{name}", repr(options[name]), one_of(known), nearest(name, known)) for name in unknown])
 
 
 def _any_size(network: nn.Module, stride: int) -> nn.Module:

@@ -6,14 +6,14 @@ After Wang et al., "Aleatoric uncertainty estimation with test-time augmentation
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.models._predictor import Predictor
+
 if TYPE_CHECKING:
-    from pipeline.models import Predict
     from pipeline.statistics import Fit
 
 __all__ = ["TTA", "Orientations", "average", "orientations"]
@@ -80,17 +80,17 @@ def average(answers: Iterable[NDArray[Any]], weights: Sequence[float]) -> NDArra
     return np.log(np.maximum(total, TINY, out=total), out=total)
 
 
-@dataclass
-class Orientations:
-    """A predictor that asks another one several times."""
+class Orientations(Predictor):
+    """A predictor that asks another one several times; its notes are the other's.
 
-    predict: Predict
-    kind: TTA
+    Args:
+        predict: the other one.
+        kind: which orientations.
+    """
 
-    @property
-    def notes(self) -> list[str]:
-        """What the backend had to change."""
-        return getattr(self.predict, "notes", [])
+    def __init__(self, predict: Predictor, kind: TTA) -> None:
+        super().__init__(notes=predict.notes)
+        self.predict, self.kind = predict, kind
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""

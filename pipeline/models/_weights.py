@@ -58,7 +58,7 @@ def read_weights(weights: Path) -> dict[str, torch.Tensor]:
     elif weights.suffix in (".pt", ".pth"):
         state = read_pickle(weights)
     else:
-        raise InputError(Problem(str(weights), f"a file ending in {weights.suffix!r}", ".safetensors, .pt, .pth"))
+        raise InputError(Problem(str(weights), f"a file ending in {weights.suffix!r}", "a .safetensors, .pt or .pth file"))
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]  # what most trainers save
     if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):

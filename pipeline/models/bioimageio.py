@@ -17,7 +17,7 @@ from pydantic import Field, Strict, model_validator
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.models import Predict, TorchModel
+from pipeline.models import Predictor, TorchModel
 from pipeline.models._architecture_file import ArchitectureFile, architecture_of
 from pipeline.models._file import NetworkFile
 from pipeline.models._probe import file_sha256
@@ -198,7 +198,7 @@ class BioImageIO(TorchModel):
             raise InputError(Problem(str(self.inner.path), f"sha256 {found[:12]}...", f"{wanted[:12]}..., as the package says", way_out))
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
         """Load the network; tiles are prepared as the package says."""
         del normalize
         self._verify()
@@ -233,16 +233,15 @@ class BioImageIO(TorchModel):
             raise InputError(Problem(str(self.package.file), told, f"{allowed:.3g}", way_out))
 
 
-class _Prepared:
-    """A predictor from raw values to logits, by the package's own rules."""
+class _Prepared(Predictor):
+    """A predictor from raw values to logits, by the package's own rules.
 
-    def __init__(self, model: BioImageIO, predict: Predict) -> None:
+    It takes numpy's arrays and computes no class ids of its own: those of the backend are of prepared pixels.
+    """
+
+    def __init__(self, model: BioImageIO, predict: Predictor) -> None:
+        super().__init__(notes=predict.notes)
         self.model, self.package, self.predict = model, model.package, predict
-
-    @property
-    def notes(self) -> list[str]:
-        """What the backend had to change; whatever else it offers is of pixels that have not been prepared."""
-        return getattr(self.predict, "notes", [])
 
     def raw(self, pixels_BCYX: NDArray[Any], fits: Any) -> Any:
         """What the network returns, as a tensor (B, K, Y, X); K = 1 as two channels, the first of them 0."""

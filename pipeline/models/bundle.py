@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.errors import InputError, Problem, nearest
+from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network, TorchModel
 from pipeline.models._bundle_spec import BundleSpec
 from pipeline.models._probe import file_sha256
@@ -192,7 +192,7 @@ def find_bundle(path: str) -> Path:
         way_out = (
             local or nearest(path, list(bundles)) or "A folder is named with a slash, as ./mine; GIGASEG_MODELS lists folders of bundles."
         )
-        raise InputError(Problem("bundle", repr(path), ", ".join(bundles), way_out))
+        raise InputError(Problem("bundle", repr(path), one_of(list(bundles)), way_out))
     return bundles[path]
 
 
@@ -270,8 +270,8 @@ def _architecture(spec: BundleSpec, folder: Path) -> Network:
     if outputs is None and classes != network.num_classes:
         problems.append(Problem(f"{file}: classes", f"{classes} classes", f"{network.num_classes}, as the architecture predicts"))
     if outputs is not None and (len(outputs) != network.num_classes or sorted(set(outputs)) != list(range(classes))):
-        allowed = f"{network.num_classes} class ids, one an output channel, naming each of 0..{classes - 1}"
-        problems.append(Problem(f"{file}: outputs", str(list(outputs)), allowed))
+        expected = f"{network.num_classes} class ids, one an output channel, naming each of 0..{classes - 1}"
+        problems.append(Problem(f"{file}: outputs", str(list(outputs)), expected))
     if spec.merge_channels and network.num_channels != MERGED:
         problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED}"))
     elif spec.channels is not None and network.num_channels not in (None, spec.channels):

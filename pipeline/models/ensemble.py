@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict, model_validator
 
 from pipeline.config import Recipe
-from pipeline.models import Model, Predict
+from pipeline.models import Model, Predictor
 from pipeline.models._tta import average
 from pipeline.plugins import build
 from pipeline.statistics import NormalizeFitter
@@ -169,33 +168,35 @@ class Ensemble(Model):
         )
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
         """Load every member."""
         counts = self.shares or [1] * len(self.members)
         shares = [share / sum(counts) for share in counts]
         with ExitStack() as stack:
-            yield _Members([(model, stack.enter_context(model.open(recipe, normalize or _fixed(model)))) for model in self.models], shares)
+            opened = [stack.enter_context(model.predictor(recipe, normalize or _fixed(model))) for model in self.models]
+            yield _Members(self.models, opened, shares)
 
 
-@dataclass
-class _Members:
-    """A predictor that asks several others.
+class _Members(Predictor):
+    """A predictor that asks several others, and gathers their notes call by call.
 
-    Attributes:
-        notes: what the members' backends had to change, gathered call by call.
+    Args:
+        models: the members.
+        opened: a predictor of each.
+        shares: weight of each, adding up to 1.
     """
 
-    opened: Sequence[tuple[Model, Predict]]
-    shares: Sequence[float]
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, models: Sequence[Model], opened: Sequence[Predictor], shares: Sequence[float]) -> None:
+        super().__init__()
+        self.models, self.opened, self.shares = models, opened, shares
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""
-        answers = [_host(one(pixels_BCYX, _fits_of(model, fits))) for model, one in self.opened]
-        for at, (_, one) in enumerate(self.opened):
-            told: list[str] = getattr(one, "notes", [])
-            self.notes += [f"members.{at}: {note}" for note in told]
-            told.clear()  # they are told once
+        pairs = zip(self.models, self.opened, strict=True)
+        answers = [_host(predict(pixels_BCYX, _fits_of(model, fits))) for model, predict in pairs]
+        for at, predict in enumerate(self.opened):
+            self.notes += [f"members.{at}: {note}" for note in predict.notes]
+            predict.notes.clear()
         return average(_same_size(answers), self.shares)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
-from pipeline.models import Predict
+from pipeline.models import Predictor
 from pipeline.models._file import FileFacts, NetworkFile, facts_of_shapes
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Onnx(NetworkFile):
         return Stepped(LazySession(self.path), self.facts.batch)
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
         """Run the graph by ONNX Runtime, whatever ``compute.backend`` may do for torch modules."""
         if recipe.backend != "torch" or recipe.precision != "fp32":
             found = f"backend {recipe.backend} with {recipe.precision}"

@@ -23,13 +23,14 @@ from pipeline.backends import Backend
 from pipeline.config import Recipe
 from pipeline.errors import BlockError, InputError
 from pipeline.inputs import Catalogue, fingerprint
+from pipeline.models import Predict
 from pipeline.models._probe import file_sha256
 from pipeline.plugins import find
 from pipeline.statistics import resolve
 from pipeline.storage import recall, remember
 from pipeline.tuning.sample_tiles import Comparison, SampleTile, read_sample_tiles
 
-__all__ = ["Outcome", "Tried", "compare", "compute", "expect", "find_fastest", "is_worth"]
+__all__ = ["BackendChoice", "TriedBackend", "compare", "compute", "expect", "find_fastest", "is_trial_worthwhile"]
 
 ORDER = ("openvino", "onnxruntime", "torch")  # the usual order of speed; of two that are about as fast, the earlier one is taken
 WORTH = 20  # times the pixels of a trial that a run must have
@@ -45,7 +46,7 @@ COMPILE_S = 30.0  # that torch's compiler takes, about; it is asked only where n
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedBackend:
     """One backend in one precision.
 
     Attributes:
@@ -68,7 +69,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BackendChoice:
     """What a trial decided.
 
     Attributes:
@@ -82,7 +83,7 @@ class Outcome:
     backend: str
     precision: str
     seconds: float = 0.0
-    tried: tuple[Tried, ...] = ()
+    tried: tuple[TriedBackend, ...] = ()
     cached: bool = False
 
     def __str__(self) -> str:
@@ -94,12 +95,12 @@ class Outcome:
         return f"compute.backend: {self.backend} {self.precision}, by {trial}: {'; '.join(told)}"
 
 
-def _told(one: Tried) -> str:
+def _told(one: TriedBackend) -> str:
     agreement = "" if one.agreement is None else f"{one.agreement:.2%} of the pixels agree with eager float32"
     return f"refused, {one.refused}" if one.seconds is None else f"{one.seconds:.2g} s a megapixel, {agreement}"
 
 
-def is_worth(found: Catalogue, recipe: Recipe) -> bool:
+def is_trial_worthwhile(found: Catalogue, recipe: Recipe) -> bool:
     """Whether a trial is held: the choice is open, there is one, and the run is long enough to repay it."""
     config, model = found.config, found.model
     side = _side(found)
@@ -117,15 +118,15 @@ def is_worth(found: Catalogue, recipe: Recipe) -> bool:
     return len(names) > 1 and found.pixels > WORTH * pixels
 
 
-def expect(found: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> Outcome | None:
+def expect(found: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> BackendChoice | None:
     """What :func:`find_fastest` will decide, or probably decide, without a trial; None: none will be held."""
-    if not is_worth(found, recipe):
+    if not is_trial_worthwhile(found, recipe):
         return None
     known = _recall(found, _key(found, recipe, precisions), recipe.device)
-    return known or Outcome(_candidates(recipe.device, precisions[0])[0], precisions[0])
+    return known or BackendChoice(_candidates(recipe.device, precisions[0])[0], precisions[0])
 
 
-def find_fastest(found: Catalogue, recipe: Recipe, precisions: Sequence[str], *, anew: bool = False) -> Outcome | None:
+def find_fastest(found: Catalogue, recipe: Recipe, precisions: Sequence[str], *, anew: bool = False) -> BackendChoice | None:
     """Hold a trial, or take what one found that an earlier run held.
 
     Args:
@@ -137,7 +138,7 @@ def find_fastest(found: Catalogue, recipe: Recipe, precisions: Sequence[str], *,
     Returns:
         None where it is not worth it, or the images or the network cannot be used: the run will say why.
     """
-    if not is_worth(found, recipe):
+    if not is_trial_worthwhile(found, recipe):
         return None
     key = _key(found, recipe, precisions)
     if not anew and (known := _recall(found, key, recipe.device)):
@@ -149,7 +150,7 @@ def find_fastest(found: Catalogue, recipe: Recipe, precisions: Sequence[str], *,
         expected = [logits for logits, *_ in answers]
     except Exception:  # noqa: BLE001 - whatever it is, the run meets it again and says where
         return None
-    tried: list[Tried] = []
+    tried: list[TriedBackend] = []
     best = None
     for precision in precisions:
         tried += [_try(found, name, precision, recipe.threads, tiles, expected) for name in _candidates(recipe.device, precision)]
@@ -160,17 +161,17 @@ def find_fastest(found: Catalogue, recipe: Recipe, precisions: Sequence[str], *,
         if best:
             break
     chosen = (best.backend, best.precision) if best else (EAGER, precisions[-1])
-    outcome = Outcome(*chosen, round(time.perf_counter() - start, 3), tuple(tried))
+    outcome = BackendChoice(*chosen, round(time.perf_counter() - start, 3), tuple(tried))
     if Comparison.of(answers, expected).is_telling and not any(one.passing for one in tried):
         remember("trials", key, asdict(outcome))
     return outcome
 
 
-def _recall(found: Catalogue, key: str, device: str) -> Outcome | None:
+def _recall(found: Catalogue, key: str, device: str) -> BackendChoice | None:
     """What an earlier trial decides for this run; None: there was none, or a run as long as this one asks for more."""
     known = recall("trials", key)
     try:
-        outcome = Outcome(**{**known, "tried": tuple(Tried(**one) for one in known["tried"]), "cached": True}) if known else None
+        outcome = BackendChoice(**{**known, "tried": tuple(TriedBackend(**one) for one in known["tried"]), "cached": True}) if known else None
     except (KeyError, TypeError):
         return None  # of another version
     if outcome is None or not (quick := [one for one in outcome.tried if one.backend != COMPILER]):
@@ -226,7 +227,7 @@ def _side(found: Catalogue) -> int:
     return found.model.fixed_size or max(SIDE // stride, 1) * stride
 
 
-def _best(tried: Sequence[Tried]) -> Tried | None:
+def _best(tried: Sequence[TriedBackend]) -> TriedBackend | None:
     allowed = [(one, one.seconds) for one in tried if one.seconds is not None]
     if not allowed:
         return None
@@ -234,7 +235,7 @@ def _best(tried: Sequence[Tried]) -> Tried | None:
     return next(one for one, seconds in allowed if seconds <= ABOUT * least)
 
 
-def _repays_compiling(found: Catalogue, best: Tried, device: str) -> bool:
+def _repays_compiling(found: Catalogue, best: TriedBackend, device: str) -> bool:
     """Whether torch's compiler is worth its time: nothing else is quicker than eager torch, and the run is long."""
     projected = (best.seconds or 0.0) * found.pixels / 1e6
     is_long = best.backend == EAGER and projected > WORTH * COMPILE_S
@@ -250,9 +251,8 @@ def compute(found: Catalogue, recipe: Recipe, tiles: Sequence[SampleTile], round
         BlockError: a logit is not finite.
     """
     normalize = resolve(found.config.normalize, found.model)
-    with found.model.open(recipe, normalize if isinstance(normalize, Mapping) else None) as predict:
-        classes = getattr(predict, "classes", None)
-        asked = [predict, classes] if classes else [predict]
+    with found.model.predictor(recipe, normalize if isinstance(normalize, Mapping) else None) as predict:
+        asked: list[Predict] = [predict, predict.classes] if predict.has_own_classes else [predict]
         answers = [[np.array(ask(pixels_BCYX, [fit])) for ask in asked] for pixels_BCYX, fit in tiles]
         seconds = float("inf")
         for _ in range(rounds):
@@ -264,18 +264,18 @@ def compute(found: Catalogue, recipe: Recipe, tiles: Sequence[SampleTile], round
     return answers, seconds
 
 
-def _try(found: Catalogue, name: str, precision: str, threads: int, tiles: Sequence[SampleTile], expected: Sequence[NDArray[Any]]) -> Tried:
+def _try(found: Catalogue, name: str, precision: str, threads: int, tiles: Sequence[SampleTile], expected: Sequence[NDArray[Any]]) -> TriedBackend:
     try:
         answers, seconds = compute(found, Recipe(backend=name, precision=precision, threads=threads), tiles, ROUNDS)
         compared = Comparison.of(answers, expected)
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything, and then it is not the one to use
         told = " ".join(f"{type(error).__name__}: {error}".split())
-        return Tried(name, precision, refused=told[:300], passing=_is_passing(error))
+        return TriedBackend(name, precision, refused=told[:300], passing=_is_passing(error))
     agreement, sure = compared.agreement, compared.num_lost
     if agreement < AGREEMENT or sure:
         refused = f"{agreement:.2%} of the pixels agree with eager float32, and {sure} that were sure of their class do not"
-        return Tried(name, precision, agreement=agreement, sure=sure, refused=refused)
-    return Tried(name, precision, seconds * 1e6 / tiles[0].pixels_BCYX[0, 0].size, agreement, sure)
+        return TriedBackend(name, precision, agreement=agreement, sure=sure, refused=refused)
+    return TriedBackend(name, precision, seconds * 1e6 / tiles[0].pixels_BCYX[0, 0].size, agreement, sure)
 
 
 def _is_passing(error: Exception) -> bool:

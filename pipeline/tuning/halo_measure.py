@@ -12,9 +12,9 @@ from pipeline.inputs import Catalogue, Image
 from pipeline.models import TorchModel
 from pipeline.plugins import build
 from pipeline.statistics import fitter, resolve
-from pipeline.tuning.halo_search import HaloError, HaloTrial, smallest_halo, trial_pixels
+from pipeline.tuning.halo_search import HaloDifference, HaloTrial, smallest_halo, trial_pixels
 
-__all__ = ["MOST_HALO", "measure", "measure_file"]
+__all__ = ["MOST_HALO", "measure_halo", "measure_stride_and_field"]
 
 MOST_HALO = 512
 """The widest field that is computed exactly, or measured, pixels."""
@@ -23,7 +23,7 @@ WORTH = 20  # times the pixels of a trial that a run must have before one is hel
 SAMPLE = 2048  # side of what the normalisation of a trial is fitted to, pixels
 
 
-def measure(found: Catalogue, images: Sequence[Image] = ()) -> HaloError | None:
+def measure_halo(found: Catalogue, images: Sequence[Image] = ()) -> HaloDifference | None:
     """Measure what nobody has said of a network: stride and field once a file, and the error of a halo below the field.
 
     Args:
@@ -34,7 +34,7 @@ def measure(found: Catalogue, images: Sequence[Image] = ()) -> HaloError | None:
         The halo that ``auto`` takes, or the one asked for, with its error, where that is largest; None where it is exact or
         not worth a trial.
     """
-    measure_file(found)
+    measure_stride_and_field(found)
     model, asked = found.model, found.config.tiling.halo
     if not isinstance(model, TorchModel) or not found.images or model.fixed_size or model.fitter():
         return None
@@ -47,7 +47,7 @@ def measure(found: Catalogue, images: Sequence[Image] = ()) -> HaloError | None:
     return max((one for one in measured if one), key=lambda one: (one.halo, one.sure, one.flipped), default=None)
 
 
-def measure_file(found: Catalogue) -> None:
+def measure_stride_and_field(found: Catalogue) -> None:
     """Measure stride and field of a network that does not say them; the answer is kept for later runs."""
     for model in found.model.constituents if found.images else ():
         if isinstance(model, TorchModel) and (key := model.unmeasured) is not None:
@@ -57,14 +57,14 @@ def measure_file(found: Catalogue) -> None:
             remember(key, probe(model.load(), channels, model.fixed_size))
 
 
-def _measured_halo(found: Catalogue, image: Image, field: int, wanted: int) -> HaloError | None:
+def _measured_halo(found: Catalogue, image: Image, field: int, wanted: int) -> HaloDifference | None:
     """Try halos in one place of an image, in float32; a halo of 0 asks for the smallest that will do; None: it cannot be told."""
     model = found.model
     stride, normalize = model.stride, resolve(found.config.normalize, model)
     exact, least = ceil_to(max(field, model.margin), stride), ceil_to(model.margin, stride)
     fixed = normalize if isinstance(normalize, Mapping) else None
     try:
-        with build("readers", image.reader).open(image.path) as raster, model.open(Recipe(), fixed) as predict:
+        with build("readers", image.reader).open(image.path) as raster, model.predictor(Recipe(), fixed) as predict:
             fit = {}
             if per_image := fitter(normalize):
                 box = Box(0, 0, *raster.header.shape).clip((SAMPLE, SAMPLE))

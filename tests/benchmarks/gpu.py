@@ -40,7 +40,7 @@ from pipeline.geometry import Box
 from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
-from pipeline.tuning.recipe_choice import choose
+from pipeline.tuning.recipe_choice import choose_recipe
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import MEAN, STD
 from workflows._forward import largest_tile
@@ -92,10 +92,9 @@ def bare(found: Catalogue, job: Job) -> tuple[float, float]:
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=True):
         alone = tile.megapixels * 1e6 / seconds(lambda: network(x_BCYX))
     assert job.model is not None
-    with job.model.open(job.recipe, job.normalize) as predict:
-        call = getattr(predict, "classes", predict)
-        pixels_BCYX = predict.place.put(np.ascontiguousarray(tile.pixels_BCYX))
-        return alone, tile.megapixels * 1e6 / seconds(lambda: call(pixels_BCYX, tile.fits))
+    with job.model.predictor(job.recipe, job.normalize) as predict:
+        pixels_BCYX = predict.ops.put(np.ascontiguousarray(tile.pixels_BCYX))
+        return alone, tile.megapixels * 1e6 / seconds(lambda: predict.classes(pixels_BCYX, tile.fits))
 
 
 @contextmanager
@@ -164,7 +163,7 @@ def compare(folder: Path, image: Path, name: str) -> float:
 def measure(folder: Path, image: Path, small: Path, name: str) -> None:
     """Print what is known of one network."""
     found = build_catalogue(load_config(write_yaml(folder, image, name)))
-    job = make_job(found, choose(found).recipe)
+    job = make_job(found, choose_recipe(found).recipe)
     recipe = job.recipe
     print(f"\n{name}: core {recipe.core} halo {recipe.halo} batch {recipe.batch} block {recipe.block} {recipe.backend} {recipe.precision}")
     limit, call = (rate / overhead(found.images, job) for rate in bare(found, job))

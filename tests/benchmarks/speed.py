@@ -37,13 +37,13 @@ from pipeline.config.recipe import Recipe
 from pipeline.engine.job import read_reflected
 from pipeline.geometry import Box
 from pipeline.inputs.catalogue import Catalogue, build_catalogue
-from pipeline.models import Predict
+from pipeline.models import Predict, Predictor
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
 from pipeline.tiling.grid import Grid
-from pipeline.tuning.backend_trial import Tried
-from pipeline.tuning.memory_model import print_bytes
-from pipeline.tuning.recipe_choice import choose
+from pipeline.tuning.backend_trial import TriedBackend
+from pipeline.tuning.memory_model import format_bytes
+from pipeline.tuning.recipe_choice import choose_recipe
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import LEAST_SHARE, MEAN, STD
 from workflows._forward import fastest, largest_tile, try_all
@@ -89,9 +89,9 @@ def write_yaml(folder: Path, image: Path, **keys: Any) -> Path:
     return path
 
 
-def best_backend(found: Catalogue) -> Tried:
+def best_backend(found: Catalogue) -> TriedBackend:
     """The fastest of all that are installed and agree with eager float32, on one tile."""
-    job = make_job(found, choose(found).recipe)
+    job = make_job(found, choose_recipe(found).recipe)
     tried = try_all(found, job, largest_tile(found.images[0], job), lambda _: None)
     for one in tried:
         told = f"{1 / one.seconds:.2f} tile Mpx/s, {one.agreement:.3%} as eager fp32" if one.seconds else one.refused
@@ -99,27 +99,27 @@ def best_backend(found: Catalogue) -> Tried:
     return fastest(tried)
 
 
-def call_of(predict: Predict, recipe: Recipe) -> Predict:
+def call_of(predict: Predictor, recipe: Recipe) -> Predict:
     """What the engine calls: classes where nothing needs logits."""
-    return getattr(predict, "classes", predict) if recipe.stitch == "crop" else predict
+    return predict.classes if recipe.stitch == "crop" else predict
 
 
 def measure(folder: Path, yaml: Path, image: Path, rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each side, round by round."""
     found = build_catalogue(load_config(yaml))
-    recipe = choose(found).recipe
+    recipe = choose_recipe(found).recipe
     side = found.images[0].header.shape[0]
     normalize = dict(found.config.normalize)
     with_halo, without = tiles_of(image, HALO, side), tiles_of(image, 0, side)
 
     def begin() -> None:
         """What every run begins with: some backends compile at the first tile."""
-        with found.model.open(recipe, normalize) as predict:
+        with found.model.predictor(recipe, normalize) as predict:
             call_of(predict, recipe)(with_halo[0][None, :, :64, :64], [{}])
 
     load = min(cpu(begin) for _ in range(2))
     rows: dict[str, list[float]] = {"bare": [], "no halo": [], "run": []}
-    with found.model.open(recipe, normalize) as predict:
+    with found.model.predictor(recipe, normalize) as predict:
         call = call_of(predict, recipe)
         bare(call, with_halo[:2])
         for number in range(rounds):
@@ -142,7 +142,7 @@ def tell(folder: Path, stitch: str, rows: dict[str, list[float]]) -> None:
     for label, one, other in (("run / bare, CPU s", "run", "bare"), ("rate, of that without any halo", "no halo", "run")):
         ratios = [first / second for first, second in zip(rows[one], rows[other], strict=True)]
         print(f"{stitch}: {label}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    print("seconds by stage:", report["timing"]["stage_seconds"], "peak", print_bytes(report["timing"]["peak_actor_bytes"]), flush=True)
+    print("seconds by stage:", report["timing"]["stage_seconds"], "peak", format_bytes(report["timing"]["peak_actor_bytes"]), flush=True)
 
 
 def rate(yaml: Path, runner: str, actors: int) -> Timing:
@@ -150,7 +150,7 @@ def rate(yaml: Path, runner: str, actors: int) -> Timing:
     found = build_catalogue(load_config(yaml))
     compute = found.config.compute.model_copy(update={"actors": actors})
     with tempfile.TemporaryDirectory() as text:
-        job = replace(make_job(found, choose(found).recipe), output=Path(text))
+        job = replace(make_job(found, choose_recipe(found).recipe), output=Path(text))
         return run_piece(found, job, compute, runner, Path(text))
 
 

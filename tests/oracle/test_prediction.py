@@ -14,13 +14,13 @@ from pipeline.engine.prediction import Pixels, Predict
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.inputs.image import Image
-from pipeline.models import Model
+from pipeline.models import Model, Predictor
 from pipeline.plugins import build
 from pipeline.raster import Header
 from pipeline.records.receipts import Block
 from pipeline.statistics.pixel_counts import confusion, cross_entropy
 from pipeline.tiling.array_ops import NumpyOps
-from pipeline.tiling.stitching import softmax_bytes, weights
+from pipeline.tiling.stitching import axis_weights, softmax_bytes
 from tests.conftest import blobs, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -45,26 +45,27 @@ class Scored(Model):
         raise AssertionError("the tests bring a predictor of their own")
 
 
-class Stub:
+class Stub(Predictor):
     """Scores that belong to a tile, found by its first pixel, whoever asks, in whatever batch."""
 
-    def __init__(self, place, classes, margin):
-        self.place, self.classes_, self.margin, self.spoilt = place, classes, margin, None
+    def __init__(self, ops, classes, margin):
+        super().__init__(ops)
+        self.num_classes, self.margin, self.spoilt = classes, margin, None
 
     def scores(self, y, x, shape):
-        scores_KYX = np.random.default_rng((y, x)).standard_normal((self.classes_, *shape), np.float32)
+        scores_KYX = np.random.default_rng((y, x)).standard_normal((self.num_classes, *shape), np.float32)
         if self.spoilt is not None:
             scores_KYX[-1, shape[0] // 2, shape[1] // 2] = self.spoilt
         return scores_KYX
 
     def __call__(self, pixels_BCYX, fits):
-        assert isinstance(pixels_BCYX, np.ndarray) == isinstance(self.place, NumpyOps)
+        assert isinstance(pixels_BCYX, np.ndarray) == isinstance(self.ops, NumpyOps)
         height, width = (side - 2 * self.margin for side in pixels_BCYX.shape[2:])
         tiles = [self.scores(int(one[0, 0, 0]), int(one[1, 0, 0]), (height, width)) for one in pixels_BCYX]
-        return self.place.put(np.stack(tiles))
+        return self.ops.put(np.stack(tiles))
 
 
-def places():
+def array_operations():
     """Numpy, torch's CPU as the device that it stands for, and a GPU where there is one."""
     from pipeline.tiling.torch_ops import TorchOps
 
@@ -72,7 +73,7 @@ def places():
 
 
 class Scene:
-    """One block of an image, its truth and its holes, and what becomes of them at a place; to blend, there is no other block."""
+    """One block of an image, its truth and its holes, computed with numpy or on a device; blending has no other block."""
 
     def __init__(self, shape, core, halo, cores, stitch, classes, *, margin=0, batch=1, truth=True, holes=False, probs=False, row=0):
         self.margin, self.classes = margin, classes
@@ -92,13 +93,13 @@ class Scene:
         if truth and holes:
             self.truth_YX[~self.valid_YX] = np.iinfo(kind).max
 
-    def run(self, place, spoilt=None):
-        stub = Stub(place, self.classes, self.margin)
+    def run(self, ops, spoilt=None):
+        stub = Stub(ops, self.classes, self.margin)
         stub.spoilt = spoilt
         phase = Predict(Resources(self.job, stub))
         region = Box(0, 0, *self.image.header.shape).grow(2 * self.grid.core + 2 * self.grid.halo)
         coordinates_CYX = _coordinates(region)
-        given = [None if one is None else place.put(one) for one in (coordinates_CYX, self.valid_YX, self.truth_YX)]
+        given = [None if one is None else ops.put(one) for one in (coordinates_CYX, self.valid_YX, self.truth_YX)]
         return phase.work(self.block, Pixels(region, *given, ""), Watch())
 
     def naive(self):
@@ -114,7 +115,7 @@ class Scene:
             weight_YX = np.float32(1)
             if kind != "crop":
                 sides = zip((tile.row, tile.col), grid.num_cores, strict=True)
-                weight_Y, weight_X = (weights(kind, grid.core, halo, at, count) for at, count in sides)
+                weight_Y, weight_X = (axis_weights(kind, grid.core, halo, at, count) for at, count in sides)
                 weight_YX = weight_Y[rows, None] * weight_X[None, cols]
             total_KYX[(slice(None), *inside.slices)] += scores_KYX[:, rows, cols] * weight_YX
         return total_KYX[(slice(None), *box.slices)]
@@ -152,8 +153,8 @@ def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
     if scene.valid_YX is not None:
         mask_YX[~scene.valid_YX] = fill
     agreements = set()
-    for place in places():
-        done = scene.run(place)
+    for ops in array_operations():
+        done = scene.run(ops)
         assert done.values["mask"].dtype == mask_YX.dtype
         assert np.array_equal(done.values["mask"], mask_YX)
         counts = done.counts
@@ -179,24 +180,24 @@ def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
 def test_scores_that_are_not_finite_are_found_wherever_they_are(stitch, value):
     """A single NaN or infinity in the block refuses it, at once or when its mask is asked for; huge scores do not."""
     scene = Scene((30, 30), 10, 4, 3, stitch, 3, truth=False)
-    for place in places():
+    for ops in array_operations():
         with pytest.raises(BlockError, match="NaN or infinite"):
-            assert scene.run(place, value).values
-        assert scene.run(place, 3e38).counts.predicted.sum() == 900
+            assert scene.run(ops, value).values
+        assert scene.run(ops, 3e38).counts.predicted.sum() == 900
 
 
 def test_a_model_with_other_classes_is_refused():
     """Scores of more classes than are named never become a mask."""
     scene = Scene((20, 20), 10, 4, 2, "crop", 3)
     scene.classes = 4
-    for place in places():
+    for ops in array_operations():
         with pytest.raises(BlockError, match="gave 4 classes, 3 are named"):
-            scene.run(place)
+            scene.run(ops)
 
 
 def test_pixels_of_any_type_and_layout_arrive_as_they_are():
     """Interleaved, reversed, big-endian and read-only arrays of any type keep their values and shape on a device."""
-    device = places()[1]
+    device = array_operations()[1]
     for dtype in ("bool", "uint8", "int8", ">u2", "int16", "uint32", "float16", "float32", ">f8"):
         pixels_YXC = (blobs((20, 30), channels=3).transpose(1, 2, 0) > 99).astype(dtype)
         for layout in (pixels_YXC.transpose(2, 0, 1), pixels_YXC.transpose(2, 0, 1)[:, ::-1], pixels_YXC[..., 0], pixels_YXC[:1, :1]):

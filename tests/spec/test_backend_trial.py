@@ -14,6 +14,7 @@ import pytest
 from pipeline.backends import Backend
 from pipeline.backends.torch import Torch
 from pipeline.errors import BlockError, InputError
+from pipeline.models import Predictor
 from pipeline.tuning import backend_trial as trial
 from tests.conftest import blobs, engine_yaml, save_tiff
 
@@ -67,17 +68,26 @@ def plant(monkeypatch, tmp_path):
                 if error:
                     raise error
                 with Torch().open(network, recipe, normalize) as predict:
+                    yield Liar(predict, recipe)
 
-                    def planted(pixels_BCYX, fits):
-                        logits_BKYX = np.asarray(predict(pixels_BCYX, fits))
-                        time.sleep(sleep_s)
-                        return (
-                            lie(logits_BKYX, recipe) if lie and lie.__code__.co_argcount == 2 else lie(logits_BKYX) if lie else logits_BKYX
-                        )
+        class Liar(Predictor):
+            has_own_classes = classes is not None
 
-                    if classes:
-                        planted.classes = lambda pixels_BCYX, fits: classes(np.asarray(predict(pixels_BCYX, fits)).argmax(axis=1))
-                    yield planted
+            def __init__(self, predict, recipe):
+                super().__init__()
+                self.predict, self.recipe = predict, recipe
+
+            def __call__(self, pixels_BCYX, fits):
+                logits_BKYX = np.asarray(self.predict(pixels_BCYX, fits))
+                time.sleep(sleep_s)
+                if lie and lie.__code__.co_argcount == 2:
+                    return lie(logits_BKYX, self.recipe)
+                return lie(logits_BKYX) if lie else logits_BKYX
+
+            def classes(self, pixels_BCYX, fits):
+                if classes is None:
+                    return self(pixels_BCYX, fits)
+                return classes(np.asarray(self.predict(pixels_BCYX, fits)).argmax(axis=1))
 
         module = types.ModuleType(f"planted.{name}")
         module.__all__, module.Planted = ["Planted"], Planted
