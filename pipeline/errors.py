@@ -5,11 +5,11 @@ The tree::
     GigasegError              exit 1   the run could not go on
     ├── InputError            exit 2   the user's input is wrong: every problem, in one message
     ├── StoreError            exit 1   the output cannot be written (full disk, lost store)
-    ├── LeaseLost             exit 1   another process took the run over
+    ├── LockLost              exit 1   another process took the run over
     └── BlockError            (none)   one block cannot be done; it is quarantined and the others go on
         └── TruthError        (none)   truth holds a value outside the classes
 
-A problem says where it is, what was found there, what is allowed and the way out.
+A :class:`Problem` says where the mistake is, what was found there, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -28,35 +28,38 @@ __all__ = [
     "TruthError",
     "lines_of",
     "nearest",
+    "one_of",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the user's input.
+    """One mistake in the user's input.
 
     Attributes:
         where: file and line, YAML key or path, as in ``run.yaml:4: tiling.core``.
-        found: what is there.
-        allowed: what may be there; empty where the way out says it all.
-        fix: the way out: the nearest valid name, a command to type.
+        found: what is there; None: the key is missing.
+        expected: what may be there; empty where ``fix`` says enough.
+        fix: what to do, as a sentence: the nearest valid name, a command to type.
 
     Example:
-        >>> print(Problem("run.yaml:3: model.name", "'treshold'", "histogram, unet", "Did you mean 'histogram'?"))
-        run.yaml:3: model.name: found 'treshold'; allowed: histogram, unet. Did you mean 'histogram'?
+        >>> print(Problem("run.yaml:3: model.name", "'treshold'", "histogram or unet", "Did you mean 'histogram'?"))
+        run.yaml:3: model.name: found 'treshold'; expected histogram or unet. Did you mean 'histogram'?
+        >>> print(Problem("run.yaml:5: model.classes", None, "a whole number"))
+        run.yaml:5: model.classes is missing; expected a whole number
     """
 
     where: str
-    found: str
-    allowed: str = ""
+    found: str | None
+    expected: str = ""
     fix: str = ""
 
     def __str__(self) -> str:
         """Return the problem as one line."""
-        text = f"{self.where}: found {self.found}"
-        if self.allowed:
-            text += f"; allowed: {self.allowed}"
-        return f"{text}. {self.fix}".rstrip() if self.fix else text
+        text = f"{self.where} is missing" if self.found is None else f"{self.where}: found {self.found}"
+        if self.expected:
+            text += f"; expected {self.expected}"
+        return f"{text}. {self.fix}" if self.fix else text
 
 
 class GigasegError(Exception):
@@ -66,10 +69,10 @@ class GigasegError(Exception):
 
 
 class InputError(GigasegError):
-    """The user's input is wrong; carries every problem found, not only the first.
+    """The user's input is wrong; holds every problem found, not only the first.
 
     Args:
-        problems: one or more problems; a plain string stands for a problem that needs no parts.
+        problems: one or more problems; a string is a message that names its place itself.
     """
 
     exit_code = 2
@@ -80,12 +83,12 @@ class InputError(GigasegError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem | str, ...]]]:
-        """Travel between processes with the problems, not only their text."""
+        """Pickle the problems rather than their text."""
         return type(self), (self.problems,)
 
 
 class StoreError(GigasegError):
-    """The output cannot be written: the disk is full or the store is gone."""
+    """The output cannot be written: the disk is full, or the store cannot be reached."""
 
 
 class LockLost(GigasegError):
@@ -97,7 +100,7 @@ class BlockError(GigasegError):
 
 
 class TruthError(BlockError):
-    """Truth holds a value that belongs to no class.
+    """The truth holds a value that belongs to no class.
 
     Args:
         value: the value as read, or the colour.
@@ -110,12 +113,12 @@ class TruthError(BlockError):
         self.value, self.y, self.x = value, y, x
 
     def __reduce__(self) -> tuple[type[TruthError], tuple[float | tuple[int, ...], int, int]]:
-        """Travel between processes with the position."""
+        """Pickle the value and its position."""
         return type(self), (self.value, self.y, self.x)
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """Return what a user is told of an error that ended the command, without a traceback: every problem, then its notes.
+    """Return the lines that the command prints for an error that ended it: every problem, then the notes, no traceback.
 
     Example:
         >>> lines_of(InputError(["one", "two"])), lines_of(KeyError("x"))[0]
@@ -130,7 +133,7 @@ def lines_of(error: BaseException) -> list[str]:
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """Return the way out for a misspelt name: the closest valid one, or nothing.
+    """Return a question that offers the closest valid name; an empty text where none is close.
 
     Example:
         >>> nearest("treshold", ["threshold", "unet"])
@@ -140,3 +143,13 @@ def nearest(word: str, words: Sequence[str]) -> str:
     """
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Return the choices as a message lists them.
+
+    Example:
+        >>> one_of(["crop", "linear", "gaussian"]), one_of(["serial"])
+        ('crop, linear or gaussian', 'serial')
+    """
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

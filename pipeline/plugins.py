@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import InputError, Problem, nearest
+from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.validation import problems_of
 
 __all__ = ["KINDS", "Plugin", "available", "build", "find", "problems_of"]
@@ -77,14 +77,14 @@ def find(kind: str, name: str, where: str = "") -> type[Plugin]:
     names = available(kind)
     if "." not in name and name not in names:
         way_out = nearest(name, names) or f"To add it, create {package_of(kind).replace('.', '/')}/{name}.py."
-        raise InputError(Problem(where, repr(name), ", ".join(names), way_out))
+        raise InputError(Problem(where, repr(name), one_of(names), way_out))
     target = name if "." in name else f"{package_of(kind)}.{name}"
     try:
         module = importlib.import_module(target)
     except ModuleNotFoundError as missing:
         if missing.name and target.startswith(missing.name):
-            raise InputError(Problem(where, repr(name), ", ".join(names), "No such module.")) from missing
-        way_out = f"It needs a package that is not installed: pip install {missing.name}"
+            raise InputError(Problem(where, repr(name), one_of(names), "There is no such module.")) from missing
+        way_out = f"{name!r} needs a package that is not installed: pip install {missing.name}"
         raise InputError(Problem(where, repr(name), "", way_out)) from missing
     public = getattr(module, "__all__", [])
     if len(public) != 1:

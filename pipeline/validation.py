@@ -1,7 +1,10 @@
-"""What pydantic found wrong, in words: the place, what is there, what is allowed, the nearest valid name.
+"""Pydantic's errors in the project's words: the place, what was found, what was expected, the nearest valid name.
 
-Pydantic reports each branch of ``int | "auto"`` on its own and in its own terms. Here one mistake is one
-problem, and what is allowed is read off the field's annotation.
+Pydantic reports each branch of ``int | "auto"`` as an error of its own and in its own terms. Here one mistake is one
+:class:`~pipeline.errors.Problem`, and the field's annotation says what was expected.
+
+This module lies below ``pipeline.config`` because plug-ins need it as well: their fields are YAML options, checked by
+the same rules, and the config is checked with the plug-ins.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from pipeline.errors import Problem, nearest
+from pipeline.errors import Problem, nearest, one_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["Allowed", "describe", "join", "members", "problems_of", "show", "wrong"]
+__all__ = ["Expected", "describe", "join", "members", "problems_of", "show", "wrong"]
 
 _WORDS: Mapping[Any, str] = {
     str: "text",
@@ -49,8 +52,8 @@ _OF_VALUE = (
 
 
 @dataclass(frozen=True)
-class Allowed:
-    """Mark in an annotation: what messages call the values that it takes."""
+class Expected:
+    """Mark in an annotation: the words in which a message describes the values that the field takes."""
 
     text: str
 
@@ -109,9 +112,9 @@ def _problems(errors: Sequence[ErrorDetails], model: type[BaseModel], path: tupl
     _, annotation, parent = _follow(model, one["loc"])
     if "extra_forbidden" in kinds:
         names, key = list(parent.model_fields) if parent else [], str(path[-1])
-        return [Problem(place, f"unknown key {key!r}", ", ".join(names) or "no options", nearest(key, names))]
+        return [Problem(place, f"unknown key {key!r}", one_of(names) or "no options", nearest(key, names))]
     if "missing" in kinds:
-        return [Problem(place, "nothing", describe(annotation))]
+        return [Problem(place, None, describe(annotation))]
     for error in errors:
         if error["type"] == "problems":
             return [replace(problem, where=join(place, problem.where)) for problem in error["ctx"]["problems"]]
@@ -119,8 +122,8 @@ def _problems(errors: Sequence[ErrorDetails], model: type[BaseModel], path: tupl
             return [Problem(place, show(error["input"]), error["msg"].partition(", ")[2])]
     value = one["input"]
     way_out = nearest(value, list(_names(annotation))) if isinstance(value, str) else ""
-    allowed = one["msg"] if annotation is None else describe(annotation)
-    return [Problem(place, show(value, kind=not kinds.issubset(_OF_VALUE)), allowed, way_out or _as_number(value, annotation))]
+    expected = one["msg"] if annotation is None else describe(annotation)
+    return [Problem(place, show(value, kind=not kinds.issubset(_OF_VALUE)), expected, way_out or _as_number(value, annotation))]
 
 
 def _as_number(value: Any, annotation: Any) -> str:
@@ -184,8 +187,8 @@ def _names(annotation: Any) -> list[str]:
     return [str(word) for member in members(annotation) if get_origin(member) is Literal for word in get_args(member)]
 
 
-def describe(annotation: Any, marks: Sequence[Any] = ()) -> str:
-    """Say what an annotation takes.
+def describe(annotation: Any) -> str:
+    """Return in words which values an annotation takes.
 
     Example:
         >>> describe(Annotated[int, Ge(1)] | Literal["auto"])
@@ -193,23 +196,27 @@ def describe(annotation: Any, marks: Sequence[Any] = ()) -> str:
         >>> describe(Annotated[int, Ge(2), Le(255)]), describe(Annotated[float, Ge(0), Lt(1)])
         ('a whole number of at least 2 and at most 255', 'a number of at least 0 and below 1')
     """
+    return one_of(_choices(annotation))
+
+
+def _choices(annotation: Any, marks: Sequence[Any] = ()) -> list[str]:
+    """Return what each branch of an annotation takes; the values themselves where they are listed."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return describe(inner[0], (*(mark for outer in inner[1:] for mark in _flat(outer)), *marks))
+        return _choices(inner[0], (*(mark for outer in inner[1:] for mark in _flat(outer)), *marks))
     for mark in marks:
-        if isinstance(mark, Allowed):
-            return mark.text
+        if isinstance(mark, Expected):
+            return [mark.text]
     if origin in (Union, types.UnionType):
-        branches = [describe(branch) for branch in inner]
-        return " or ".join([", ".join(branches[:-1]), branches[-1]])
+        return [choice for branch in inner for choice in _choices(branch)]
     if origin is Literal:
-        return ", ".join(map(str, inner))
+        return [str(value) for value in inner]
     bounds = " and".join(filter(None, map(_bound, marks)))
     if origin in (tuple, list):
-        return f"a list{bounds}, each {describe(inner[0])}"
+        return [f"a list{bounds}, each {describe(inner[0])}"]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f"a mapping with {', '.join(annotation.model_fields)}"
-    return _WORDS.get(origin or annotation, str(annotation)) + bounds
+        return [f"a mapping with {', '.join(annotation.model_fields)}"]
+    return [_WORDS.get(origin or annotation, str(annotation)) + bounds]
 
 
 def _flat(mark: Any) -> Sequence[Any]:

@@ -36,9 +36,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return record
 
-    for module in ("segment", "inspect", "evaluate", "convert", "submit"):
-        fake = SimpleNamespace(**{name: workflow(name) for name in COMMANDS})
-        monkeypatch.setattr(workflows, module, fake, raising=False)
+    for name in COMMANDS:
+        monkeypatch.setattr(workflows, name, SimpleNamespace(**{name: workflow(name)}), raising=False)
     return calls
 
 
@@ -50,7 +49,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         def run(*_arguments: Any, **_options: Any) -> int:
             raise error
 
-        monkeypatch.setattr(workflows, "segment", SimpleNamespace(run=run), raising=False)
+        monkeypatch.setattr(workflows, "run", SimpleNamespace(run=run), raising=False)
         monkeypatch.delenv("GIGASEG_DEBUG", raising=False)
 
     return arrange
@@ -64,7 +63,14 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
             "run c.yaml --set a.b=1 --set c=2 --fresh --take-over --max-failed 5",
             ("run", Path("c.yaml"), ["a.b=1", "c=2"], {"fresh": True, "take_over": True, "max_failed": 5}),
         ),
-        ("segment a.tif b/ --model unet -o out", ("segment", ["a.tif", "b/"], "unet", Path("out"), [], {})),
+        (
+            "segment a.tif b/ --model unet -o out",
+            ("segment", ["a.tif", "b/"], "unet", Path("out"), [], {"fresh": False, "take_over": False}),
+        ),
+        (
+            "segment a.tif -m unet -o out --set a.b=1 --fresh --take-over",
+            ("segment", ["a.tif"], "unet", Path("out"), ["a.b=1"], {"fresh": True, "take_over": True}),
+        ),
         ("plan c.yaml --json", ("plan", Path("c.yaml"), [], {"as_json": True})),
         ("status out", ("status", Path("out"), {"as_json": False})),
         ("retry out", ("retry", Path("out"), None, {})),
@@ -106,7 +112,7 @@ def test_every_problem_is_shown_at_once(fails: Any, capsys: pytest.CaptureFixtur
     """Wrong input ends with 2 and one line a problem."""
     fails(InputError([Problem("c.yaml:3: model.name", "'treshold'", "unet"), "two"]))
     assert main(["run", "c.yaml"]) == 2
-    assert capsys.readouterr() == ("", "gigaseg: c.yaml:3: model.name: found 'treshold'; allowed: unet\ngigaseg: two\n")
+    assert capsys.readouterr() == ("", "gigaseg: c.yaml:3: model.name: found 'treshold'; expected unet\ngigaseg: two\n")
 
 
 @pytest.mark.parametrize("error", [GigasegError("no actor lives"), StoreError("no space left")], ids=repr)
@@ -236,8 +242,8 @@ def test_a_misspelt_model_is_offered_models_and_bundles(
     monkeypatch.chdir(tmp_path)
     assert main(["segment", "x.png", "-m", name, "-o", "out"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"gigaseg: --model: found {name!r}; allowed: ")
-    assert {"histogram", "nuclei", "unet"} <= set(said.partition("allowed: ")[2].partition(".")[0].split(", "))
+    assert said.startswith(f"gigaseg: --model: found {name!r}; expected ")
+    assert {"histogram", "nuclei", "unet"} <= set(said.partition("expected ")[2].partition(".")[0].replace(" or ", ", ").split(", "))
     assert said.endswith(f"Did you mean {meant!r}?\n")
     assert not list(tmp_path.iterdir())
 

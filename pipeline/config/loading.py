@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.paths import absolute, missing
 from pipeline.config.schema import DEFAULTS, ClassList, ClassSpec, Compute, Config, Tiling, parse_bytes
 from pipeline.config.yaml_lines import Document, read_yaml
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, one_of
 from pipeline.plugins import Plugin, available, build, find
 from pipeline.validation import join, members, problems_of, show
 
@@ -88,10 +88,11 @@ def load_form(form: Form, path: Path, overrides: Sequence[str] = ()) -> Any:
     """
     document = read_yaml(path)
     if not isinstance(document.data, dict):
-        raise InputError([*document.problems, Problem(str(path), show(document.data, kind=True), "keys: images, model, output, ...")])
-    # Where all keys are a run's and some of them nothing else's, each of those would be told as unknown.
+        problem = Problem(str(path), show(document.data, kind=True), "a mapping with images, model, output, ...")
+        raise InputError([*document.problems, problem])
+    # A run's YAML given to another command would report every run-only key as unknown; say once that the command is wrong.
     if document.data.keys() <= RUN.tree.model_fields.keys() and (own := sorted(document.data.keys() - form.tree.model_fields.keys())):
-        raise InputError(Problem(str(path), f"{', '.join(own)}, as in a run", "", f"Is `gigaseg run {path}` meant?"))
+        raise InputError(Problem(str(path), f"keys of a run ({', '.join(own)})", "", f"Did you mean `gigaseg run {path}`?"))
     return _resolve(form, _overridden(form, document, overrides), path.absolute().parent)
 
 
@@ -203,7 +204,7 @@ def _check_plugins(form: Form, data: dict[str, Any], resolved: Callable[[Any, st
                 continue  # the tree says what is wrong with it
             name = spec.get("name")
             if name in seen:
-                problems.append(Problem(join(place, "name"), f"{name!r} again", "each name once"))
+                problems.append(Problem(join(place, "name"), f"{name!r} a second time", "each name once"))
             seen.add(str(name))
             try:
                 filled = _filled(kind, spec, place, resolved)
@@ -217,8 +218,8 @@ def _filled(kind: str, spec: Mapping[str, Any], place: str, resolved: Callable[[
     """Return all options of a plug-in, its paths absolute."""
     name = spec.get("name")
     if not isinstance(name, str):
-        found = "nothing" if name is None else show(name, kind=True)
-        raise InputError(Problem(join(place, "name"), found, ", ".join(available(kind))))
+        found = None if name is None else show(name, kind=True)
+        raise InputError(Problem(join(place, "name"), found, one_of(available(kind))))
     plugin: Any = find(kind, name, join(place, "name"))  # a module of the user may hold anything
     if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
         raise InputError(Problem(join(place, "name"), f"{plugin!r}", f"a class of pipeline.{kind}"))

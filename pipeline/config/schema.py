@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.config.paths import is_remote
 from pipeline.config.yaml_lines import Places
-from pipeline.errors import Problem, nearest
+from pipeline.errors import Problem, nearest, one_of
 from pipeline.plugins import available
-from pipeline.validation import Allowed, show, wrong
+from pipeline.validation import Expected, show, wrong
 
 __all__ = ["DEFAULTS", "ClassList", "ClassSpec", "Compute", "Config", "Tiling", "parse_bytes", "settled"]
 
@@ -34,7 +34,7 @@ def parse_bytes(text: str | int) -> int:
     """Return a size in bytes.
 
     Raises:
-        ValueError: it is no size, or not above 0; the message says what is allowed.
+        ValueError: the text is no size, or the size is not above 0; the message says what is expected.
 
     Example:
         >>> parse_bytes("4GiB"), parse_bytes("500 MB"), parse_bytes(4096)
@@ -58,8 +58,8 @@ def _all_named(value: Any) -> Any:
     return [_named(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-Spec = Annotated[dict[str, Any], BeforeValidator(_named), Allowed(f"a name, or {_SPEC}")]
-Specs = Annotated[tuple[Spec, ...], BeforeValidator(_all_named), Strict(strict=False), Allowed(f"a list of names or of {_SPEC}")]
+Spec = Annotated[dict[str, Any], BeforeValidator(_named), Expected(f"a name, or {_SPEC}")]
+Specs = Annotated[tuple[Spec, ...], BeforeValidator(_all_named), Strict(strict=False), Expected(f"a list of names or of {_SPEC}")]
 
 
 class _Tree(BaseModel):
@@ -70,7 +70,7 @@ class ClassSpec(_Tree):
     """One class: its id is its position in the list."""
 
     name: Text = Field(description="shown in reports and in the masks' metadata")
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$"), Allowed("'#rrggbb'")] | None = Field(
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$"), Expected("'#rrggbb'")] | None = Field(
         default=None, description="#rrggbb, in quotes; RGB truth matches it; null: from a palette"
     )
     values: Integers | Literal["other"] | None = Field(default=None, description="what the truth holds for it: a list, or other")
@@ -100,7 +100,7 @@ class Compute(_Tree):
     runner: str = Field(default="auto", description="auto, serial or ray; auto: serial for small jobs")
     address: str | None = Field(default=None, description="address of a running Ray cluster; null: this machine")
     actors: Count | Auto = Field(default="auto", description="processes that segment")
-    gpus_per_actor: Annotated[float, Allowed("1, or 1/k with a whole k (0.5, 0.25, ...)")] | Auto = Field(
+    gpus_per_actor: Annotated[float, Expected("1, or 1/k with a whole k (0.5, 0.25, ...)")] | Auto = Field(
         default="auto", description="share of a GPU that an actor takes: 1, or 1/k with a whole k"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where tiles are predicted")
@@ -110,7 +110,7 @@ class Compute(_Tree):
         default="auto", description="of the network's arithmetic; int8: calibrated on tiles of the images, by OpenVINO"
     )
     batch: Count | Auto = Field(default="auto", description="tiles a forward pass")
-    memory: Annotated[str | int, Allowed("a size such as 4GiB, 500MB or a number of bytes")] = Field(
+    memory: Annotated[str | int, Expected("a size such as 4GiB, 500MB or a number of bytes")] = Field(
         default="4GiB", description="what an actor may use above its loaded model"
     )
     deadline: float = Field(default=600.0, gt=0, description="seconds that one block may take before its actor is killed")
@@ -121,7 +121,7 @@ class Compute(_Tree):
     def _known(cls, name: str, info: ValidationInfo) -> str:
         names = ["auto", *available(f"{info.field_name}s")]
         if name not in names and "." not in name:
-            raise wrong([Problem("", show(name), ", ".join(names), nearest(name, names))])
+            raise wrong([Problem("", show(name), one_of(names), nearest(name, names))])
         return name
 
     @field_validator("gpus_per_actor")
@@ -152,14 +152,15 @@ def _check_classes(classes: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
     given = [one.name for one in classes if one.values is not None]
     for index, one in enumerate(classes):
         if names.setdefault(one.name, index) != index:
-            problems.append(Problem(f"{index}.name", f"{one.name!r} again", "each name once"))
+            problems.append(Problem(f"{index}.name", f"{one.name!r} a second time", "each name once"))
         if given and one.values is None:
-            problems.append(Problem(f"{index}.values", "nothing", f"none of the classes has it or all need it ({given[0]!r} has it)"))
+            reason = f"{given[0]!r} has `values`, so every class needs it. Add values, or remove them from all."
+            problems.append(Problem(f"{index}.values", None, "a list or other", reason))
         values: set[int | str] = {one.values} if isinstance(one.values, str) else set(one.values or ())
         for value in sorted(values, key=str):
             if value in owners:
-                allowed = "one class with other" if value == "other" else "each truth value in one class"
-                problems.append(Problem(f"{index}.values", f"{value}, which {owners[value]!r} has already", allowed))
+                expected = "one class with `values: other`" if value == "other" else "each truth value in one class"
+                problems.append(Problem(f"{index}.values", f"{value}, which {owners[value]!r} has already", expected))
             owners.setdefault(value, one.name)
     if problems:
         raise wrong(problems)
@@ -178,8 +179,9 @@ class ClassList(_Tree):
 def _check_fixed(fixed: dict[str, list[float]]) -> list[Problem]:
     """Return what is wrong with ``{mean: [..], std: [..]}``."""
     keys = ["mean", "std"]
-    problems = [Problem(key, f"unknown key {key!r}", "mean, std", nearest(key, keys)) for key in fixed if key not in keys]
-    problems += [Problem(key, "nothing", "a list of numbers, one a channel") for key in keys if not fixed.get(key)]
+    expected = "a list of numbers, one for each channel"
+    problems = [Problem(key, f"unknown key {key!r}", one_of(keys), nearest(key, keys)) for key in fixed if key not in keys]
+    problems += [Problem(key, show(fixed[key]) if key in fixed else None, expected) for key in keys if not fixed.get(key)]
     problems += [Problem(f"std.{at}", show(value), "a number above 0") for at, value in enumerate(fixed.get("std", ())) if value <= 0]
     if not problems and len(fixed["mean"]) != len(fixed["std"]):
         problems.append(Problem("std", f"{len(fixed['std'])} numbers", f"as many as in mean ({len(fixed['mean'])})"))
@@ -189,24 +191,24 @@ def _check_fixed(fixed: dict[str, list[float]]) -> list[Problem]:
 class Config(_Tree):
     """A whole run. Paths are absolute once loaded."""
 
-    images: Annotated[tuple[Text, ...], Strict(strict=False), Allowed("a list of files, folders, globs, URLs or CSV lists")] = Field(
+    images: Annotated[tuple[Text, ...], Strict(strict=False), Expected("a list of files, folders, globs, URLs or CSV lists")] = Field(
         min_length=1, description="files, folders, globs, URLs, sample:NAME, or a CSV: image[,name,truth,pixel_size,channels,level]"
     )
     truth: Text | None = Field(
         default=None, description="reference masks, such as truth/{stem}.png; {stem}, {name}, {image}, {folder}; null: none"
     )
     classes: Classes | None = Field(default=None, description="in the order of their ids; null: as the model names them")
-    ignore: int | Annotated[str, Allowed("a colour '#rrggbb'")] | None = Field(
+    ignore: int | Annotated[str, Expected("a colour '#rrggbb'")] | None = Field(
         default=None, description="a truth value, or #rrggbb in RGB truth, that is left out of every count"
     )
     model: Spec = Field(description="a model and its options")
-    normalize: Literal["percentile", "zscore"] | Annotated[dict[str, list[float]], Allowed("{mean: [..], std: [..]}")] | None = Field(
+    normalize: Literal["percentile", "zscore"] | Annotated[dict[str, list[float]], Expected("{mean: [..], std: [..]}")] | None = Field(
         default=None, description="{mean: [..], std: [..]} in raw units, percentile or zscore; null: the model's, else raw values"
     )
     reader: Spec = Field(default=DEFAULTS["reader"], description="how images are read: channels, axes, level, pixel_size, planes")
     tiling: Tiling = Field(default=Tiling(), description="how an image is cut")
-    skip: Annotated[None, Allowed("null: skipping is not known yet")] = Field(default=None, description="nothing yet")
-    instances: Annotated[None, Allowed("null: instances are not known yet")] = Field(default=None, description="nothing yet")
+    skip: Annotated[None, Expected("null: skipping is not known yet")] = Field(default=None, description="nothing yet")
+    instances: Annotated[None, Expected("null: instances are not known yet")] = Field(default=None, description="nothing yet")
     metrics: Specs = Field(default=tuple(DEFAULTS["metrics"]), description="what the report computes from the counts")
     writers: Specs = Field(default=tuple(DEFAULTS["writers"]), description="what masks are written as")
     compute: Compute = Field(default=Compute(), description="where and how it runs")
@@ -225,7 +227,7 @@ class Config(_Tree):
         names = ["stem", "name", "image", "folder"]
         unknown = [word for word in re.findall(r"\{([^{}]*)\}", truth or "") if word not in names]
         if unknown:
-            raise wrong([Problem("", f"{{{word}}}", "{stem}, {name}, {image}, {folder}", nearest(word, names)) for word in unknown])
+            raise wrong([Problem("", f"{{{word}}}", "{stem}, {name}, {image} or {folder}", nearest(word, names)) for word in unknown])
         return truth
 
     @field_validator("ignore")

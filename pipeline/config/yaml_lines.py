@@ -132,8 +132,8 @@ class Document:
         elif key.isdecimal() and int(key) < len(holder):
             return int(key)
         else:
-            allowed = f"0 to {len(holder) - 1}" if holder else "nothing: the list is empty"
-            self.problems.append(Problem(place, f"index {key!r}", allowed))
+            expected = f"0 to {len(holder) - 1}" if holder else "no index, as the list is empty"
+            self.problems.append(Problem(place, f"index {key!r}", expected))
         return None
 
 
@@ -148,7 +148,7 @@ def read_yaml(path: Path) -> Document:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise InputError(Problem(origin, error.strerror or str(error), "a YAML file")) from error
+        raise InputError(Problem(origin, f"no readable file ({error.strerror or error})", "a YAML file")) from error
     if len(raw) > _MAX_BYTES:
         raise InputError(Problem(origin, f"more than {_MAX_BYTES >> 20} MiB", "a YAML file", "List many images in a CSV file."))
     try:
@@ -170,12 +170,13 @@ def _parse(text: str, origin: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        found = (error.problem or "a mistake").removeprefix("found ")
-        raise InputError(Problem(f"{origin}{line}", found, "YAML", _quotes(text, error))) from error
+        raise InputError(
+            Problem(f"{origin}{line}", f"invalid YAML ({error.problem or error.context})", "", _quotes(text, error))
+        ) from error
     except yaml.YAMLError as error:
-        raise InputError(Problem(origin, " ".join(str(error).split()), "YAML")) from error
+        raise InputError(Problem(origin, f"invalid YAML ({' '.join(str(error).split())})")) from error
     except RecursionError as error:
-        raise InputError(Problem(origin, "lists or mappings nested too deeply", f"{_MAX_DEPTH} levels")) from error
+        raise InputError(Problem(origin, "lists or mappings nested too deeply", f"at most {_MAX_DEPTH} levels")) from error
     return builder.out
 
 
@@ -193,15 +194,15 @@ class _Builder:
     def __init__(self, loader: yaml.SafeLoader, origin: str) -> None:
         self.loader, self.out, self.count = loader, Document(None, origin), 0
 
-    def refuse(self, node: yaml.Node, path: str, found: str, allowed: str, fix: str = "") -> None:
+    def refuse(self, node: yaml.Node, path: str, found: str, expected: str, fix: str = "") -> None:
         place = join(path)
         where = f"{self.out.origin}:{node.start_mark.line + 1}" + (f": {place}" if place else "")
-        self.out.problems.append(Problem(where, found, allowed, fix))
+        self.out.problems.append(Problem(where, found, expected, fix))
 
     def build(self, node: yaml.Node, path: str, depth: int) -> Any:
         self.count += 1
         if self.count > _MAX_NODES or depth > _MAX_DEPTH:
-            limit = f"{_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"{_MAX_NODES} values, aliases followed"
+            limit = f"at most {_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"at most {_MAX_NODES} values, aliases followed"
             raise InputError(Problem(f"{self.out.origin}:{node.start_mark.line + 1}", "more than a config can hold", limit))
         if node.tag not in _PLAIN:
             self.refuse(node, path, f"the tag {node.tag.replace(_CORE, '!!')}", "plain YAML without tags")
@@ -222,7 +223,7 @@ class _Builder:
         try:
             return self.loader.construct_object(node)
         except (ValueError, AttributeError):  # !!int with a text, a number of a million digits
-            self.refuse(node, path, show(node.value), f"a value that is {node.tag.replace(_CORE, '')}")
+            self.refuse(node, path, show(node.value), f"a value of type {node.tag.replace(_CORE, '')}")
             return None
 
     def mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
@@ -245,7 +246,7 @@ class _Builder:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             place = join(path, key)
             if key in own:
-                self.refuse(key_node, place, f"the key {key!r} again (first on line {first[key]})", "each key once")
+                self.refuse(key_node, place, f"the key {key!r} a second time (first on line {first[key]})", "each key once")
                 continue
             first[key] = self.out.lines[place] = line
             own[key] = self.build(value_node, place, depth + 1)

@@ -140,4 +140,4 @@ def _require_ids(ids_YX: NDArray[Any], box: Box, classes: int, what: str) -> Non
     if strange_YX.any():
         y, x = divmod(int(strange_YX.argmax()), strange_YX.shape[1])
         where = f"(y={box.y0 + y}, x={box.x0 + x})"
-        raise BlockError(f"{what} {ids_YX[y, x]} at {where} is not a class id; allowed: 0..{classes - 1}, or {fill} for none")
+        raise BlockError(f"{what} {ids_YX[y, x]} at {where} is not a class id; expected 0..{classes - 1}, or {fill} for none")

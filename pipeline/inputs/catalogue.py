@@ -102,7 +102,7 @@ def build_catalogue(config: Config) -> Catalogue:
     if config.normalize is not None and not model.takes_normalize:
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
     if not images and not problems and not rejected:
-        problems.append(Problem("images", "no image", "", f"{inputs.ignored} other files were ignored."))
+        problems.append(Problem("images", "no image", "at least one", f"{inputs.ignored} files that are no images were ignored."))
     if problems:
         raise InputError(problems)
     notes = [*_truth_notes(images), *_header_notes(images)]
@@ -132,15 +132,15 @@ def classes_of(config: Config, model: Model) -> tuple[list[dict[str, Any]], list
     named = named or [{"name": f"class {k}"} for k in range(model.num_classes)]
     problems = []
     if len(named) != model.num_classes:
-        way_out = "Name as many classes as the model gives."
-        problems.append(Problem("classes", f"{len(named)} classes", f"{model.num_classes}, as {config.model['name']} gives", way_out))
+        way_out = "List as many classes as the model predicts."
+        problems.append(Problem("classes", f"{len(named)} classes", f"{model.num_classes}, as {config.model['name']} predicts", way_out))
     colors = palette(len(named))
     classes = [{"id": k, "name": one["name"], "color": one.get("color") or colors[k]} for k, one in enumerate(named)]
     return classes, problems
 
 
 def _missing_files(model: Model) -> list[Problem]:
-    return [Problem("model", f"{path}, which is no file", "a file that exists") for path in model.files() if not Path(path).is_file()]
+    return [Problem("model", f"{path}, which does not exist", "a file") for path in model.files() if not Path(path).is_file()]
 
 
 def open_all(found: Sequence[Input], config: Config) -> tuple[list[Image], list[Rejected], list[Problem | str]]:
@@ -184,7 +184,9 @@ def header_of(path: str, reader: Mapping[str, Any]) -> Header:
             header: Header = raster.header
             return header
     except OSError as error:
-        raise InputError(Problem(path, f"a file that cannot be opened ({error})", "", "It may be possible later.")) from error
+        raise InputError(
+            Problem(path, f"a file that cannot be opened ({error})", "", "Try again: the failure may be temporary.")
+        ) from error
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import is_remote, is_sample, plain
-from pipeline.errors import InputError, Problem, nearest
+from pipeline.errors import InputError, Problem, nearest, one_of
 
 __all__ = ["COLUMNS", "Row", "read_csv_list"]
 
@@ -85,14 +85,14 @@ def read_csv_list(path: Path) -> list[Row]:
 
 
 def _check_columns(columns: list[str], where: str) -> list[Problem]:
-    allowed = ", ".join(COLUMNS)
+    expected = one_of(COLUMNS)
     if len(columns) == 1 and ";" in columns[0]:
-        return [Problem(where, repr(columns[0]), allowed, "Separate columns by commas.")]
+        return [Problem(where, repr(columns[0]), ", ".join(COLUMNS), "Separate columns by commas.")]
     unknown = [column for column in dict.fromkeys(columns) if column not in COLUMNS]
-    problems = [Problem(where, f"the column {column!r}", allowed, nearest(column, COLUMNS)) for column in unknown]
+    problems = [Problem(where, f"the column {column!r}", expected, nearest(column, COLUMNS)) for column in unknown]
     problems += [Problem(where, f"the column {name!r} twice", "each column once") for name in COLUMNS if columns.count(name) > 1]
     if "image" not in columns:
-        problems.append(Problem(where, "no column 'image'", allowed))
+        problems.append(Problem(f"{where}: the column 'image'", None, f"a first line such as {','.join(COLUMNS)}"))
     return problems
 
 
@@ -101,17 +101,17 @@ def _row(where: str, cells: list[str], columns: list[str], folder: Path, problem
         problems.append(Problem(where, f"{len(cells)} cells", f"{len(columns)}, as in the first line", "Put a cell with commas in quotes."))
     given = {column: cell for column, cell in zip(columns, cells, strict=False) if cell}
     if "image" not in given:
-        problems.append(Problem(f"{where}: image", "nothing", "a file or a URL"))
+        problems.append(Problem(f"{where}: image", None, "a file or a URL"))
     overrides: dict[str, Any] = {}
-    for option, (read, allowed) in _OPTIONS.items():
+    for option, (read, expected) in _OPTIONS.items():
         if option in given:
             try:
                 overrides[option] = read(given[option])
             except ValueError:
-                problems.append(Problem(f"{where}: {option}", repr(given[option]), allowed))
+                problems.append(Problem(f"{where}: {option}", repr(given[option]), expected))
     truth = _absolute(given["truth"], folder) if "truth" in given else None
     if truth and not (is_remote(truth) or is_sample(truth) or Path(truth).exists()):
-        problems.append(Problem(f"{where}: truth", f"{truth!r}, which does not exist", "a file, or nothing"))
+        problems.append(Problem(f"{where}: truth", f"{truth!r}, which does not exist", "a file, or an empty cell"))
     return Row(where, _absolute(given.get("image", ""), folder), given.get("name", ""), truth, overrides)
 
 

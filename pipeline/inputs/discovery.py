@@ -113,8 +113,8 @@ def _bad_names(names: Sequence[str], found: Sequence[_Found]) -> Iterator[Proble
     way_out = "Give it another name in a CSV list: image,name."
     for name, one in zip(names, found, strict=True):
         if flaw(name):
-            allowed = "folders and a name, such as slides/a, below the output folder"
-            yield Problem(one.where, f"the name {name!r} with {flaw(name)}", allowed, way_out)
+            expected = "folders and a name, such as slides/a, below the output folder"
+            yield Problem(one.where, f"the name {name!r} with {flaw(name)}", expected, way_out)
         elif name in first:
             yield Problem(one.where, f"the name {name!r} of {one.path}, which {first[name].path} has already", "each name once", way_out)
         first.setdefault(name, one)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import InputError, Problem, StoreError, nearest
+from pipeline.errors import InputError, Problem, StoreError, nearest, one_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +84,7 @@ def resolve_sample(text: str, where: str = "sample") -> Sample:
     """
     name = text.removeprefix("sample:")
     if name not in SAMPLES:
-        raise InputError(Problem(where, repr(name), ", ".join(SAMPLES), nearest(name, list(SAMPLES))))
+        raise InputError(Problem(where, repr(name), one_of(list(SAMPLES)), nearest(name, list(SAMPLES))))
     try:
         return SAMPLES[name]()
     except InputError as error:

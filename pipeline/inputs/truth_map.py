@@ -63,8 +63,8 @@ class TruthMap:
             return self._check_values(header, where)
         if header.channels in (3, 4):
             return self._check_colors(header, where)
-        allowed = "1 channel of values, or 3 or 4 of colour"
-        return [Problem(where, f"{header.channels} channels", allowed, "Save the truth with one channel of class ids.")]
+        expected = "1 channel of values, or 3 or 4 of colour"
+        return [Problem(where, f"{header.channels} channels", expected, "Save the truth with one channel of class ids.")]
 
     def apply(self, raw_CYX: NDArray[Any], box: Box) -> NDArray[Any]:
         """Turn raw truth into class ids.

@@ -37,8 +37,8 @@ def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given:
     if template is None or not without:
         return truths
     if len(without) > 1 and not _PLACEHOLDER.search(template):
-        allowed = "a path with {stem}, {name}, {image} or {folder}, one file for each image"
-        raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", allowed))
+        expected = "a path with {stem}, {name}, {image} or {folder}, one file for each image"
+        raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", expected))
     if is_sample(template):
         template = resolve_sample(template, where).truth.as_posix()
     problems: list[Problem] = []
@@ -50,7 +50,7 @@ def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given:
         truths[index] = matches[0] if len(matches) == 1 else None
     if not problems and not any(truths):
         tried = _fill(template, *images[without[0]])
-        problems.append(Problem(where, "no truth for any image", "null, or files that exist", f"Looked for {tried}."))
+        problems.append(Problem(where, "no truth for any image", "files that exist, or null", f"The first file looked for is {tried}."))
     if problems:
         raise InputError(problems)
     return truths

@@ -71,7 +71,7 @@ class ClassWeighted(Loss):
         if not isinstance(self.class_weights, tuple):
             raise TypeError(f"class_weights: {self.class_weights} is not fitted")
         if len(self.class_weights) != classes:
-            raise InputError(Problem("loss.class_weights", f"{len(self.class_weights)} numbers", f"{classes}, one a class"))
+            raise InputError(Problem("loss.class_weights", f"{len(self.class_weights)} numbers", f"{classes}, one for each class"))
         return self.class_weights
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, Strict, field_validator
 
-from pipeline.errors import InputError, Problem, nearest
+from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.losses import Areas, Loss, Term
 from pipeline.plugins import available, build
 from pipeline.validation import join, show, wrong
@@ -91,7 +91,7 @@ class Combined(Loss):
 
 def _nameless(spec: dict[str, Any], where: str) -> Problem:
     meant = next((f"Is {key!r} meant to be 'name'?" for key in spec if nearest(str(key), ["name"])), "")
-    return Problem(where, "nothing", ", ".join(available("losses")), meant)
+    return Problem(where, None, one_of(available("losses")), meant)
 
 
 def _built(spec: dict[str, Any], where: str) -> Loss:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import BlockError, GigasegError, InputError, Problem
+from pipeline.errors import BlockError, GigasegError, InputError, Problem, one_of
 from pipeline.raster import Header
 from pipeline.readers import Reader
 
@@ -128,8 +128,8 @@ def _kept(planes: Mapping[str, int | tuple[int, ...]], stacks: Mapping[str, int]
     """The positions that ``reader.planes`` keeps of each stack axis; all where it does not say."""
     for letter in planes:
         if letter not in stacks:
-            there = ", ".join(f"{name}: 0..{size - 1}" for name, size in stacks.items()) or "no stack axis"
-            raise InputError(Problem(path, f"reader.planes {letter!r}", there))
+            expected = one_of([f"{name}: 0..{size - 1}" for name, size in stacks.items()]) or "no planes, as the file holds a single one"
+            raise InputError(Problem(path, f"reader.planes {letter!r}", expected))
     kept = {}
     for letter, size in stacks.items():
         chosen = planes.get(letter, tuple(range(size)))
@@ -155,7 +155,7 @@ def native(dtype: Any, path: str) -> np.dtype[Any]:
     """
     name = getattr(dtype, "name", str(dtype))
     if name not in DTYPES:
-        raise InputError(Problem(path, f"pixels of type {name}", ", ".join(DTYPES), "Convert the file first."))
+        raise InputError(Problem(path, f"pixels of type {name}", one_of(DTYPES), "Convert the file first."))
     return np.dtype(np.uint8 if name == "bool" else name)
 
 
@@ -250,7 +250,7 @@ def opening(path: str) -> Iterator[None]:
     except GigasegError:
         raise
     except FileNotFoundError as error:
-        raise InputError(Problem(path, "nothing at this path")) from error
+        raise InputError(Problem(path, "no file at this path")) from error
     except Exception as error:  # decoders raise anything at all on a damaged header
         wrong = InputError(Problem(path, f"a file that cannot be opened ({type(error).__name__}: {error})"))
         raise (hiccup(error, path) or wrong) from error

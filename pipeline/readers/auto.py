@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 
-from pipeline.errors import InputError, Problem, nearest
+from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available, find
 from pipeline.raster import Raster
 from pipeline.readers import Reader, known_suffixes
@@ -32,7 +32,7 @@ class Auto(Reader):
             suffix = PurePosixPath(path).suffix.lower()
             known = known_suffixes()
             way_out = nearest(suffix, known) or "Name the reader: reader: {name: tiff}."
-            raise InputError(Problem(path, f"suffix {suffix!r}", ", ".join(known), way_out))
+            raise InputError(Problem(path, f"suffix {suffix!r}", one_of(known), way_out))
         return reader.open(path)
 
     def _reader(self, path: str) -> Reader | None:

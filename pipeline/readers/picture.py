@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BlockError, InputError, Problem
+from pipeline.errors import BlockError, InputError, Problem, one_of
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
@@ -116,7 +116,7 @@ def _open_pillow(file: str) -> Image.Image:
 def _look_pillow(file: str, path: str) -> _Look:
     with _open_pillow(file) as image:
         if image.mode not in MODES:
-            raise InputError(Problem(path, f"a picture of mode {image.mode}", ", ".join(MODES)))
+            raise InputError(Problem(path, f"a picture of mode {image.mode}", one_of(list(MODES))))
         dtype = "uint16" if image.mode == "I;16" else "uint8"
         return _Look(file, (image.height, image.width, MODES[image.mode]), dtype, mode=image.mode)
 

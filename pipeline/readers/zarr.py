@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
@@ -66,9 +66,9 @@ def _open_store(path: str) -> zarr.Array[Any] | zarr.Group:
 
     folder = Path(local_path(path))
     if not folder.exists():
-        raise InputError(Problem(path, "nothing at this path"))
+        raise InputError(Problem(path, "no file at this path"))
     if not any((folder / name).is_file() for name in METADATA):
-        raise InputError(Problem(path, "a folder without Zarr metadata", ", ".join(METADATA)))
+        raise InputError(Problem(path, "a folder without Zarr metadata", f"{one_of(METADATA)} in it"))
     return zarr.open(store=folder, mode="r", zarr_format=3 if (folder / "zarr.json").is_file() else 2)
 
 
@@ -104,7 +104,8 @@ def _image(node: zarr.Array[Any] | zarr.Group, path: str, options: Reader) -> _I
     inside = attributes.get("labels") or [image["path"] for image in attributes.get("well", {}).get("images", [])]
     inside = inside or [well["path"] for well in attributes.get("plate", {}).get("wells", [])] or sorted(node)
     named = ", ".join(f"{path.rstrip('/')}/{name}" for name in inside[:8])
-    raise InputError(Problem(path, "a Zarr group that is not one image", named or "an image", "Name one of them." if named else ""))
+    fix = f"Name one of its members: {named}." if named else ""
+    raise InputError(Problem(path, "a Zarr group that is not one image", "an image", fix))
 
 
 def _array_names(array: zarr.Array[Any]) -> str | None:
@@ -134,7 +135,7 @@ def _level(group: zarr.Group, attributes: Mapping[str, Any], path: str, options:
     dataset = datasets[resolution(options, len(datasets), path)]
     array = group.get(dataset["path"])
     if not isinstance(array, zarr.Array):
-        raise InputError(Problem(path, f"no array at {dataset['path']!r}, where the metadata puts this level"))
+        raise InputError(Problem(path, f"no array at {dataset['path']!r}", "the array that the metadata gives for this level"))
     axes = [{"name": axis} if isinstance(axis, str) else axis for axis in image.get("axes", "tczyx")]
     inner = _transform(dataset, len(axes))
     outer = _transform(image, len(axes))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
 from pipeline.statistics.image_statistics import Fit, Fitter, Histogram, Summary
 
@@ -85,12 +85,12 @@ def resolve(asked: Normalizer, model: Model) -> Normalizer:
     """
     chosen: Normalizer = model.normalize if asked is None else asked
     if asked is not None and not model.takes_normalize:
-        raise InputError(Problem("normalize", repr(asked), "null for this model", "It works on raw values; remove the key."))
+        raise InputError(Problem("normalize", repr(asked), "null, as the model works on raw values", "Remove the key."))
     if isinstance(chosen, Mapping):
         if problems := check_fixed(chosen, model.num_channels):
             raise InputError(problems)
     elif chosen not in {None, "percentile", "zscore"}:
-        raise InputError(Problem("normalize", repr(chosen), "null, {mean: [..], std: [..]}, percentile, zscore"))
+        raise InputError(Problem("normalize", repr(chosen), "null, {mean: [..], std: [..]}, percentile or zscore"))
     return chosen
 
 
@@ -137,14 +137,17 @@ def check_fixed(chosen: Mapping[str, Sequence[float]], channels: int | None) -> 
     """Return what is wrong with a fixed ``{"mean": [..], "std": [..]}``; channels None: any number."""
     problems = []
     for key in ("mean", "std"):
-        numbers = chosen.get(key)
+        numbers = chosen.get(key) or ()
         if not numbers:
-            problems.append(Problem(f"normalize.{key}", "nothing", "a list of numbers in raw units"))
+            found = str(list(numbers)) if key in chosen else None
+            problems.append(Problem(f"normalize.{key}", found, "a list of numbers in raw units"))
         elif channels is not None and len(numbers) not in (1, channels):
             problems.append(
                 Problem(f"normalize.{key}", f"{len(numbers)} numbers", f"one, or one for each of the model's {channels} channels")
             )
         elif key == "std" and not all(number > 0 for number in numbers):
             problems.append(Problem("normalize.std", str(list(numbers)), "numbers above 0"))
-    problems += [Problem(f"normalize.{key}", f"unknown key {key!r}", "mean, std") for key in chosen if key not in {"mean", "std"}]
+    problems += [
+        Problem(f"normalize.{key}", f"unknown key {key!r}", one_of(["mean", "std"])) for key in chosen if key not in {"mean", "std"}
+    ]
     return problems

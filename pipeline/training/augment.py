@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
-from pipeline.validation import Allowed
+from pipeline.validation import Expected
 
 __all__ = ["Augment", "Change"]
 
@@ -33,7 +33,7 @@ class Augment(BaseModel):
         default=True, description="mirror each axis, or not, at random; horizontal: left and right alone, where up is up"
     )
     turns: bool = Field(default=True, description="turn by 0, 90, 180 or 270 degrees")
-    scale: Annotated[tuple[float, float], Strict(strict=False), Allowed(_SCALES)] = Field(
+    scale: Annotated[tuple[float, float], Strict(strict=False), Expected(_SCALES)] = Field(
         default=(0.8, 1.25), description="smallest and largest zoom, log-uniform; 2 shows objects twice as large"
     )
     rotate: float = Field(default=0.0, ge=0, description="largest rotation either way, degrees, uniform")

@@ -152,7 +152,7 @@ def _try(plan: TrainPlan, image: Image, fitter: NormalizeFitter | None) -> tuple
     try:
         return _look(plan, image, fitter)
     except (BlockError, InputError) as error:
-        return Problem(image.truth or image.path, str(error), "", "Mend it, or leave the image out with `exclude`.")
+        return Problem(image.truth or image.path, str(error), "", "Correct the file, or leave the image out with `exclude`.")
 
 
 def _look(plan: TrainPlan, image: Image, fitter: NormalizeFitter | None) -> tuple[ImageScan, Summary]:

@@ -12,7 +12,7 @@ from pipeline.config import Config, Form, Places, parse_bytes
 from pipeline.config.schema import DEFAULTS, Auto, Classes, Count, Spec, Text
 from pipeline.errors import Problem, nearest
 from pipeline.training.augment import Augment
-from pipeline.validation import Allowed, wrong
+from pipeline.validation import Expected, wrong
 
 __all__ = ["TRAIN", "About", "Border", "Names", "Optimizer", "RateSchedule", "Sampling", "TrainCompute", "TrainConfig", "is_training"]
 
@@ -78,7 +78,7 @@ class TrainCompute(_Tree):
         default="auto",
         description="what prepares a worker's crops: 1, a thread; more: so many processes; auto: 1 on CPU, its share of the cores on a GPU",
     )
-    memory: Annotated[str | int, Allowed("a size such as 4GiB, 500MB or a number of bytes")] = Field(
+    memory: Annotated[str | int, Expected("a size such as 4GiB, 500MB or a number of bytes")] = Field(
         default="4GiB", description="what a worker may use to keep images decoded; larger ones are read by region"
     )
     failures: int = Field(default=3, ge=0, description="times that a lost worker is replaced")
@@ -113,7 +113,9 @@ class TrainConfig(_Tree):
         default=0.2, description="a share of the images, {names: ..}, or files, folders and globs of their own"
     )
     classes: Classes = Field(description="in the order of their ids")
-    ignore: int | Annotated[str, Allowed("a colour '#rrggbb'")] | None = Field(default=None, description="a truth value or colour left out")
+    ignore: int | Annotated[str, Expected("a colour '#rrggbb'")] | None = Field(
+        default=None, description="a truth value or colour left out"
+    )
     reader: Spec = Field(default=DEFAULTS["reader"], description="how images are read")
     model: Spec = Field(description="a network and its options; channels and classes follow the images and the list above")
     mean_of: Texts = Field(

@@ -161,11 +161,11 @@ def test_bands_of_a_block_are_counted_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"smooth": 1.0, "texture": 2.0}, "model.smooth: found 1.0; allowed: 0 where texture takes the grey value's place."),
-        ({"method": "li", "classes": 3}, "model.classes: found 3; allowed: 2, as method: li has one threshold. Use method: otsu for more."),
-        ({"local": {"window": 5}, "classes": 4}, "model.classes: found 4; allowed: 2, as local has one threshold."),
-        ({"local": {"window": 5}, "method": "li"}, "model.method: found li; allowed: no other method where local gives the thresholds."),
-        ({"local": {"window": 8}}, "model.local.window: found 8; allowed: an odd number of pixels, such as 9"),
+        ({"smooth": 1.0, "texture": 2.0}, "model.smooth: found 1.0; expected 0 where texture takes the grey value's place."),
+        ({"method": "li", "classes": 3}, "model.classes: found 3; expected 2, as method: li has one threshold. Use method: otsu for more."),
+        ({"local": {"window": 5}, "classes": 4}, "model.classes: found 4; expected 2, as local has one threshold."),
+        ({"local": {"window": 5}, "method": "li"}, "model.method: found li; expected no other method where local gives the thresholds."),
+        ({"local": {"window": 8}}, "model.local.window: found 8; expected an odd number of pixels, such as 9"),
         ({"method": "ostu"}, "Did you mean 'otsu'?"),
     ],
 )
@@ -285,18 +285,18 @@ def test_few_colours_are_few_classes():
 @pytest.mark.parametrize(
     ("spec", "messages"),
     [
-        ({"name": "kmeans", "texture": [1.0, 0.0]}, ["model.texture.1: found 0.0; allowed: a number above 0"]),
+        ({"name": "kmeans", "texture": [1.0, 0.0]}, ["model.texture.1: found 0.0; expected a number above 0"]),
         (
             {"name": "watershed", "outputs": [0, 2, -1]},
-            ["model.outputs.1: found 2; allowed: a class id, 0..1", "model.outputs.2: found -1; allowed: a class id, 0..1"],
+            ["model.outputs.1: found 2; expected a class id, 0..1", "model.outputs.2: found -1; expected a class id, 0..1"],
         ),
-        ({"name": "kmeans", "classes": 300}, ["model.classes: found 300; allowed: a whole number of at least 2 and at most 255"]),
-        ({"name": "graphcut", "outputs": [0] * 17}, ["model.outputs: found 17 parts; allowed: at most 16."]),
+        ({"name": "kmeans", "classes": 300}, ["model.classes: found 300; expected a whole number of at least 2 and at most 255"]),
+        ({"name": "graphcut", "outputs": [0] * 17}, ["model.outputs: found 17 parts; expected at most 16."]),
         (
             {"name": "histogram", "classes": 6},
-            ["model.classes: found 6; allowed: at most 5. Several parts may share a class: see outputs."],
+            ["model.classes: found 6; expected at most 5. Several parts may share a class: see outputs."],
         ),
-        ({"name": "histogram", "method": "li", "outputs": [0, 1, 1]}, ["model.outputs: found 3 parts; allowed: 2, as method: li has one"]),
+        ({"name": "histogram", "method": "li", "outputs": [0, 1, 1]}, ["model.outputs: found 3 parts; expected 2, as method: li has one"]),
     ],
     ids=str,
 )

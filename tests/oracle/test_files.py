@@ -104,7 +104,7 @@ def test_what_a_file_cannot_do_is_refused_by_the_plan(tmp_path, engine, networks
     """Images of other channels than the file's, and a GPU that its runtime cannot use, are told together with the rest."""
     _, paths = decided_files(networks, tmp_path)
     save_tiff(tmp_path / "a.tif", blobs((30, 40), channels=3).transpose(1, 2, 0), photometric="rgb")
-    with pytest.raises(InputError, match="3 channels; allowed: 1, as the model takes"):
+    with pytest.raises(InputError, match="3 channels; expected 1, as the model takes"):
         engine(model=spec_of(paths[1]))
     save_tiff(tmp_path / "a.tif", blobs((30, 40)))
     if build("models", spec_of(paths[0])).uses_gpu:

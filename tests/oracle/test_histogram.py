@@ -127,7 +127,7 @@ def test_sixteen_bit_multi_otsu_is_binned():
 
 def test_channel_out_of_range_is_refused():
     """A channel that the image does not have is the user's error, with the range."""
-    with pytest.raises(InputError, match=r"model.channel: found 3; allowed: 0..1"):
+    with pytest.raises(InputError, match=r"model.channel: found 3; expected 0..1"):
         fitted(np.zeros((2, 4, 4), np.uint8), channel=3)
 
 

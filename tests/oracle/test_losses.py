@@ -332,7 +332,7 @@ def test_class_weights_are_fitted():
 def test_class_weights_that_do_not_fit_are_refused():
     """Too few numbers, or zeros alone, are the YAML's mistake, told with their place; names that are not fitted are the program's."""
     logits_BKYX, truth_BYX = batch(5)
-    with pytest.raises(InputError, match="2 numbers; allowed: 5, one a class"):
+    with pytest.raises(InputError, match="2 numbers; expected 5, one for each class"):
         loss_of("cross_entropy", class_weights=[1.0, 2.0]).fitted(Areas((1,) * 5, (5,) * 5))
     parts = [{"name": "dice"}, {"name": "focal", "class_weights": [1.0, 2.0]}]
     with pytest.raises(InputError, match=r"^loss\.losses\.1\.class_weights: found 2 numbers"):
@@ -385,7 +385,7 @@ def test_combined_refuses_every_mistake_at_once():
     places = ["loss.losses.0.name", "loss.losses.1.smoth", "loss.losses.2.weight", "loss.losses.3.weight"]
     assert [problem.where for problem in refused.value.problems] == places
     assert "Did you mean 'dice'?" in str(refused.value)
-    with pytest.raises(InputError, match=r"losses\.0\.name: found nothing; allowed: .*, dice, .*\. Is 'nam' meant to be 'name'\?"):
+    with pytest.raises(InputError, match=r"losses\.0\.name is missing; expected .*, dice, .*\. Is 'nam' meant to be 'name'\?"):
         loss_of("combined", losses=[{"nam": "dice"}])
     with pytest.raises(InputError, match="at most one loss"):
         loss_of("combined", losses=[{"name": "border"}, {"name": "border", "sigma": 2.0}])

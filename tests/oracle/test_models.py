@@ -21,7 +21,7 @@ from pipeline.models import num_parameters
 from pipeline.models._probe import answer_key, probe_field
 from pipeline.models.bundle import list_bundles, save_bundle
 from pipeline.plugins import build
-from pipeline.tuning.recipe_choice import choose, measure_file
+from pipeline.tuning.recipe_choice import choose_recipe, measure_stride_and_field
 from tests.conftest import UNET, engine_yaml, save_tiff
 
 
@@ -144,7 +144,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         InputError, match=r"weights.safetensors.*33 missing.*of another shape: encoder.0.0.weight \(4, 1, 3, 3\) instead of"
     ):
         unet(depth=1, base=2, norm="batch", weights=file).load()
-    with pytest.raises(InputError, match=r"found 10 missing.*allowed: the 26 tensors of the model"):
+    with pytest.raises(InputError, match=r"found 10 missing.*expected the 26 tensors of the model"):
         unet(depth=2, base=4, norm="none", weights=file).load()
 
 
@@ -211,8 +211,8 @@ def test_bundle_refuses_other_weights(saved, spoil):
     ("change", "message"),
     [
         ({"outputs": [0, 1]}, r"model.yaml: outputs: found \[0, 1\]"),
-        ({"classes": CLASSES[:2]}, "model.yaml: classes: found 2 classes; allowed: 3"),
-        ({"channels": 5}, "model.yaml: channels: found 5; allowed: 2"),
+        ({"classes": CLASSES[:2]}, "model.yaml: classes: found 2 classes; expected 3"),
+        ({"channels": 5}, "model.yaml: channels: found 5; expected 2"),
         ({"pixel_sizes": 1}, "model.yaml: pixel_sizes"),
         ({"tile": {"cores": 1}}, "model.yaml: tile.cores"),
         ({"architecture": {"name": "unett"}}, "model.yaml: architecture.name.*Did you mean 'unet'"),
@@ -289,7 +289,7 @@ def test_torchscript_problems_are_the_users(script, tmp_path):
         build("models", {**spec, "path": str(tmp_path / "text.pt")}).load()
     with build("models", {**spec, "classes": 3}).open(Recipe()) as predict, pytest.raises(InputError, match="fails on input.*1 channels"):
         predict(np.zeros((1, 1, 16, 16), np.uint8), [{}])
-    with build("models", spec).open(Recipe()) as predict, pytest.raises(InputError, match=r"output \(1, 3, 16, 16\).*allowed: \(N, 2"):
+    with build("models", spec).open(Recipe()) as predict, pytest.raises(InputError, match=r"output \(1, 3, 16, 16\).*expected \(N, 2"):
         predict(np.zeros((1, 2, 16, 16), np.uint8), [{}])
 
 
@@ -323,7 +323,7 @@ def test_a_bundle_may_ask_for_float32(tmp_path, monkeypatch, says):
     save_tiff(tmp_path / "a.tif", np.zeros((90, 90), np.uint8))
     for asked, wanted in (("auto", "fp32" if says is False else "bf16"), ("bf16", "bf16")):
         found = build_catalogue(load_config(engine_yaml(tmp_path, model=model, normalize=None, compute={"precision": asked})))
-        assert choose(found, lambda: False).recipe.precision == wanted
+        assert choose_recipe(found, lambda: False).recipe.precision == wanted
 
 
 def test_a_bundle_that_says_its_field_is_not_measured(tmp_path, monkeypatch):
@@ -338,7 +338,7 @@ def test_a_bundle_that_says_its_field_is_not_measured(tmp_path, monkeypatch):
     found = build_catalogue(
         load_config(engine_yaml(tmp_path, model={"name": "bundle", "path": f"{folder}{os.sep}"}, normalize=None, tiling={"halo": "auto"}))
     )
-    assert choose(found, lambda: False).recipe.halo == 320
+    assert choose_recipe(found, lambda: False).recipe.halo == 320
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -356,8 +356,8 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
     found = build_catalogue(load_config(engine_yaml(tmp_path, model=model, normalize=None)))
     assert found.model.field is None
     assert found.model.constituents[-1].unmeasured
-    assert any("measured when the run begins" in note for note in choose(found, lambda: False).notes)
-    measure_file(found)
+    assert any("measured when the run begins" in note for note in choose_recipe(found, lambda: False).notes)
+    measure_stride_and_field(found)
     alone = build("models", {**spec, "weights": folder / "weights.safetensors"})
     expected = probe_field(alone.load(), 3, alone.stride)
     assert expected
@@ -369,4 +369,4 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
         raise AssertionError
 
     monkeypatch.setattr("pipeline.models._probe.probe", measured_twice)
-    measure_file(found)
+    measure_stride_and_field(found)

@@ -65,7 +65,7 @@ def test_constants_are_per_tile_and_channel():
     assert (mean.tolist(), std.tolist()) == ([[1, 1], [3, 4]], [[2, 2], [5, 6]])
     assert constants({"mean": [7.0], "std": [8.0]}, fits, 2)[0].tolist() == [[7, 7], [7, 7]]
     assert constants(None, [{}, {}], 2) is None
-    with pytest.raises(InputError, match="normalize.mean: found 2 numbers; allowed: one, or one for each of the image's 3"):
+    with pytest.raises(InputError, match="normalize.mean: found 2 numbers; expected one, or one for each of the image's 3"):
         constants(None, fits[1:], 3)
 
 
@@ -80,9 +80,9 @@ def test_the_yaml_wins_over_the_model():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("zcore", "allowed: null, .*zscore"),
-        ({"mean": [1.0]}, "normalize.std: found nothing"),
-        ({"mean": [1.0, 2.0], "std": [1.0]}, "normalize.mean: found 2 numbers; allowed: one, or one for each of the model's 3"),
+        ("zcore", "expected null, .*zscore"),
+        ({"mean": [1.0]}, "normalize.std is missing"),
+        ({"mean": [1.0, 2.0], "std": [1.0]}, "normalize.mean: found 2 numbers; expected one, or one for each of the model's 3"),
         ({"mean": [1.0], "std": [0.0]}, "normalize.std: .*above 0"),
         ({"mean": [1.0], "std": [1.0], "sd": [1.0]}, "unknown key 'sd'"),
     ],
@@ -95,5 +95,5 @@ def test_wrong_numbers_are_refused(asked, message):
 
 def test_a_model_of_raw_values_takes_no_normalize():
     """Asking to normalise for a model that works on raw values is an error, not ignored."""
-    with pytest.raises(InputError, match="It works on raw values"):
+    with pytest.raises(InputError, match="expected null, as the model works on raw values. Remove the key."):
         resolve("zscore", build("models", {"name": "histogram"}))

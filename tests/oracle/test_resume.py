@@ -16,7 +16,10 @@ from pipeline.records.ledger import Ledger, read_rows
 from pipeline.records.run_lock import Holder
 from pipeline.scheduling.execution import _Execution
 from tests.conftest import NORMALIZE, UNET, Done, blobs, save_tiff
-from workflows.segment import report, retry, run, stop
+from workflows.report import report
+from workflows.retry import retry
+from workflows.run import run
+from workflows.stop import stop
 
 CLASSES = [{"name": "low", "values": [0]}, {"name": "high", "values": "other"}]
 TRACED = {
@@ -200,7 +203,7 @@ def test_another_model_is_another_run(engine, scene):
     """A changed option is refused, and the difference is named; --fresh starts over."""
     first = engine(**TRACED)
     other = {**TRACED, "model": {"name": "traced.model", "power": 0}}
-    with pytest.raises(InputError, match=r"model\.power: found 0; allowed: 1, as this folder was begun with") as refused:
+    with pytest.raises(InputError, match=r"model\.power: found 0; expected 1, as this folder was begun with") as refused:
         engine(**other)
     assert "--fresh" in str(refused.value)
     assert engine(**TRACED).report == first.report

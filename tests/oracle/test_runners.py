@@ -145,6 +145,6 @@ def test_more_actors_than_processors_are_refused(scene, engine, ray):
     from pipeline.errors import InputError
 
     with pytest.raises(
-        InputError, match=r"compute.actors: found 9 of 1 CPU each; allowed: 3, as the cluster has 3 CPU. Use compute.actors: 3"
+        InputError, match=r"compute.actors: found 9 of 1 CPU each; expected 3, as the cluster has 3 CPU. Use compute.actors: 3"
     ):
         engine(**SHARED, **HISTOGRAM, compute={"runner": "ray", "actors": 9})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.geometry import ceil_to
 from pipeline.plugins import build
-from pipeline.tiling.stitching import weights
+from pipeline.tiling.stitching import axis_weights
 from tests.conftest import NORMALIZE, blobs, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -120,7 +120,7 @@ def test_a_halo_too_small_shows(tmp_path, engine, networks, padding):
     else:
         from pipeline.errors import InputError
 
-        with pytest.raises(InputError, match=r"tiling.halo: found 16; allowed: at least 20.*halo: 20"):
+        with pytest.raises(InputError, match=r"tiling.halo: found 16; expected at least 20.*halo: 20"):
             engine(model=spec, tiling={"halo": 16})
 
 
@@ -200,7 +200,7 @@ def blended(spec, pixels_CYX, kind, core, halo):
             y, x = row * core, col * core
             logits = forward(spec, padded[:, y : y + high + 2 * halo, x : x + wide + 2 * halo])
             lost = (high + 2 * halo - logits.shape[1]) // 2
-            weight_Y, weight_X = (weights(kind, core, halo - lost, *place) for place in ((row, rows), (col, cols)))
+            weight_Y, weight_X = (axis_weights(kind, core, halo - lost, *place) for place in ((row, rows), (col, cols)))
             weight_YX = weight_Y[: logits.shape[1], None] * weight_X[None, : logits.shape[2]]
             total[:, y + lost : y + lost + logits.shape[1], x + lost : x + lost + logits.shape[2]] += logits * weight_YX
     return total[:, halo : halo + shape[0], halo : halo + shape[1]]
@@ -245,7 +245,7 @@ def test_a_block_with_ids_that_are_no_class_fails(tmp_path, engine, strange, fil
     done = engine(model={"name": "identity", "classes": 2}, normalize=None, tiling={"halo": halo})
     assert done.code == 3
     assert [(one["block"], one["cause"]) for one in done.report["failures"]] == [
-        ("a:0.1.1", f"value {strange} at (y=70, x=67) is not a class id; allowed: 0..1, or {fill} for none")
+        ("a:0.1.1", f"value {strange} at (y=70, x=67) is not a class id; expected 0..1, or {fill} for none")
     ]
     wanted = np.where(ids == fill, 255, 1)
     wanted[64:, 64:] = 255
@@ -328,5 +328,5 @@ def test_a_gpu_that_is_not_there_is_said_so(tmp_path, engine):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     save_tiff(tmp_path / "a.tif", blobs((40, 40)))
-    with pytest.raises(InputError, match=r"compute\.device: found cuda, where torch finds no GPU; allowed: cpu, auto"):
+    with pytest.raises(InputError, match=r"compute\.device: found cuda, where torch finds no GPU; expected cpu or auto"):
         engine(compute={"device": "cuda"})

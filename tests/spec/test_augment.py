@@ -369,16 +369,16 @@ def test_a_region_of_another_size_is_refused():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("flip: true", "augment.flip: found unknown key 'flip'; allowed: flips, turns, scale, rotate, elastic, brightness,"),
-        ("turns: 2", "augment.turns: found 2 (a whole number); allowed: true or false"),
-        ("scale: 1.5", "augment.scale: found 1.5 (a number); allowed: two numbers from 0.25 to 4, the smaller first"),
-        ("scale: [1.25, 0.8]", "augment.scale: found [1.25, 0.8]; allowed: two numbers from 0.25 to 4, the smaller first"),
-        ("scale: [0, 1]", "augment.scale: found [0, 1]; allowed: two numbers from 0.25 to 4, the smaller first"),
-        ("scale: [1, 2, 3]", "augment.scale: found [1, 2, 3] (a list); allowed: two numbers from 0.25 to 4, the smaller first"),
-        ("scale: ['1', 2]", "augment.scale.0: found '1' (text); allowed: a number. Write 1, without quotes."),
-        ("noise: -0.1", "augment.noise: found -0.1; allowed: a number of at least 0"),
-        ("elastic: true", "augment.elastic: found true; allowed: a number of at least 0"),
-        ("blur: .inf", "augment.blur: found inf (a number); allowed: a number of at least 0"),
+        ("flip: true", "augment.flip: found unknown key 'flip'; expected flips, turns, scale, rotate, elastic, brightness,"),
+        ("turns: 2", "augment.turns: found 2 (a whole number); expected true or false"),
+        ("scale: 1.5", "augment.scale: found 1.5 (a number); expected two numbers from 0.25 to 4, the smaller first"),
+        ("scale: [1.25, 0.8]", "augment.scale: found [1.25, 0.8]; expected two numbers from 0.25 to 4, the smaller first"),
+        ("scale: [0, 1]", "augment.scale: found [0, 1]; expected two numbers from 0.25 to 4, the smaller first"),
+        ("scale: [1, 2, 3]", "augment.scale: found [1, 2, 3] (a list); expected two numbers from 0.25 to 4, the smaller first"),
+        ("scale: ['1', 2]", "augment.scale.0: found '1' (text); expected a number. Write 1, without quotes."),
+        ("noise: -0.1", "augment.noise: found -0.1; expected a number of at least 0"),
+        ("elastic: true", "augment.elastic: found true; expected a number of at least 0"),
+        ("blur: .inf", "augment.blur: found inf (a number); expected a number of at least 0"),
     ],
 )
 def test_wrong_values_are_refused(text, message):

@@ -240,7 +240,7 @@ def test_people_read_the_same_numbers(tmp_path, monkeypatch, capsys):
 def test_wrong_input_is_refused_with_the_way_out(tmp_path):
     """An image needs a model, a YAML has one, and what cannot be opened is named."""
     save_tiff(tmp_path / "a.tif", blobs((20, 20)))
-    with pytest.raises(InputError, match=r"--model: found nothing"):
+    with pytest.raises(InputError, match=r"--model is missing"):
         bench(str(tmp_path / "a.tif"), None)
     with pytest.raises(InputError, match=r"names its own"):
         bench(str(engine_yaml(tmp_path)), "unet")

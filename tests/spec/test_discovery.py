@@ -168,7 +168,7 @@ def test_what_is_not_there_is_refused(make, listed, tmp_path):
     text = told(listed("gone.tif", "*.png", "empty", "n/*"))
     assert f"images.0: found '{tmp_path}/gone.tif', which does not exist" in text
     assert f"images.1: found '{tmp_path}/*.png', which matches nothing" in text
-    assert f"images.2: found '{tmp_path}/empty', a folder without images; allowed: files ending in " in text
+    assert f"images.2: found '{tmp_path}/empty', a folder without images; expected files ending in " in text
     assert f"images.3: found '{tmp_path}/n/*', which matches no image" in text
 
 
@@ -236,24 +236,24 @@ def test_a_csv_name_is_taken_as_it_is(make, listed, tmp_path):
     [
         (
             "image,nam\na.tif,x\n",
-            [":1: found the column 'nam'; allowed: image, name, truth, pixel_size, channels, level. Did you mean 'name'?"],
+            [":1: found the column 'nam'; expected image, name, truth, pixel_size, channels or level. Did you mean 'name'?"],
         ),
-        ("name\nx\n", [":1: found no column 'image'"]),
-        ("image;name\na.tif;x\n", [":1: found 'image;name'; allowed: image, name", "Separate columns by commas."]),
+        ("name\nx\n", [":1: the column 'image' is missing; expected a first line such as image,name,"]),
+        ("image;name\na.tif;x\n", [":1: found 'image;name'; expected image, name", "Separate columns by commas."]),
         ("image,image\na.tif,a.tif\n", [":1: found the column 'image' twice"]),
-        ("", [":1: found no column 'image'"]),
-        ("image\n", ["l.csv: found no images; allowed: a line for each image"]),
-        ("image,level\na.tif,x\n,1\n", [":2: level: found 'x'; allowed: a whole number of at least 0", ":3: image: found nothing"]),
+        ("", [":1: the column 'image' is missing; expected a first line such as image,name,"]),
+        ("image\n", ["l.csv: found no images; expected a line for each image"]),
+        ("image,level\na.tif,x\n,1\n", [":2: level: found 'x'; expected a whole number of at least 0", ":3: image is missing"]),
         ("image,level\na.tif,-1\n", [":2: level: found '-1'"]),
         (
             "image,pixel_size\na.tif,0\na.tif,nan\na.tif,inf\n",
             [":2: pixel_size: found '0'", ":3: pixel_size: found 'nan'", ":4: pixel_size"],
         ),
-        ("image,channels\na.tif,r g\n", [":2: channels: found 'r g'; allowed: whole numbers separated by spaces, such as 0 2"]),
-        ("image\na.tif,0,1\n", [":2: found 3 cells; allowed: 1, as in the first line. Put a cell with commas in quotes."]),
+        ("image,channels\na.tif,r g\n", [":2: channels: found 'r g'; expected whole numbers separated by spaces, such as 0 2"]),
+        ("image\na.tif,0,1\n", [":2: found 3 cells; expected 1, as in the first line. Put a cell with commas in quotes."]),
         ("image,truth\na.tif,gone.png\n", [":2: truth: found '", "gone.png', which does not exist"]),
         ('image\n"a.tif\n', ["l.csv: found unexpected end of data"]),
-        ("image\nsample:nucleii\n", [":2: found 'nucleii'; allowed: bluemarble, nuclei. Did you mean 'nuclei'?"]),
+        ("image\nsample:nucleii\n", [":2: found 'nucleii'; expected bluemarble or nuclei. Did you mean 'nuclei'?"]),
     ],
 )
 def test_mistakes_in_a_csv_have_their_line(listed, tmp_path, make, text, messages):
@@ -267,7 +267,7 @@ def test_mistakes_in_a_csv_have_their_line(listed, tmp_path, make, text, message
 def test_a_csv_that_is_no_text_is_refused(listed, tmp_path):
     """Bytes that are no UTF-8 are one message."""
     (tmp_path / "l.csv").write_bytes(b"image\n\xff\xfe\n")
-    assert "allowed: a CSV list in UTF-8" in told(listed("l.csv"))
+    assert "expected a CSV list in UTF-8" in told(listed("l.csv"))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_template_that_finds_nothing_is_refused(make, listed, tmp_path):
     """Truth for no image at all is a mistake, and the message says what was looked for."""
     make("s/a.tif", "s/b.tif")
     message = told(listed("s", truth="t/{stem}.png"))
-    assert message == f"truth: found no truth for any image; allowed: null, or files that exist. Looked for {tmp_path}/t/a.png."
+    assert message == f"truth: found no truth for any image; expected files that exist, or null. The first file looked for is {tmp_path}/t/a.png."
 
 
 def test_a_wildcard_with_two_matches_is_refused(make, listed):
@@ -321,14 +321,14 @@ def test_a_wildcard_with_two_matches_is_refused(make, listed):
     make("a.tif", "t/a_1.png", "t/a_2.png")
     message = told(listed("a.tif", truth="t/{stem}_*.png"))
     assert message.startswith("truth: found 2 files for 'a': ")
-    assert message.endswith("allowed: a wildcard that matches exactly one")
+    assert message.endswith("expected a wildcard that matches exactly one")
 
 
 def test_one_plain_truth_is_for_one_image(make, listed, tmp_path):
     """A path without a placeholder cannot be the truth of several images."""
     make("a.tif", "b.tif", "t.png")
     assert listed("a.tif", truth="t.png").found[0].truth == f"{tmp_path}/t.png"
-    assert "one path for 2 images; allowed: a path with {stem}, {name}, {image} or {folder}" in told(
+    assert "one path for 2 images; expected a path with {stem}, {name}, {image} or {folder}" in told(
         listed("a.tif", "b.tif", truth="t.png")
     )
     assert "found no truth for any image" in told(listed("a.tif", truth="gone.png"))
@@ -352,7 +352,7 @@ def test_a_sample_is_an_image_and_its_truth(make, listed, monkeypatch, tmp_path)
     alone, both = listed("sample:nuclei"), listed("sample:nuclei", truth="sample:nuclei")
     assert [(one.name, one.path, one.direct, one.truth) for one in alone.found] == [("nuclei", f"{tmp_path}/i.tif", True, None)]
     assert both.found[0].truth == f"{tmp_path}/m.tif"
-    assert "images.0: found 'nuclie'; allowed: bluemarble, nuclei. Did you mean 'nuclei'?" in told(listed("sample:nuclie"))
+    assert "images.0: found 'nuclie'; expected bluemarble or nuclei. Did you mean 'nuclei'?" in told(listed("sample:nuclie"))
 
 
 def test_a_folder_that_cannot_be_read_is_told(make, listed, tmp_path, monkeypatch):
@@ -368,4 +368,4 @@ def test_a_folder_that_cannot_be_read_is_told(make, listed, tmp_path, monkeypatc
         return real(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    assert "closed': Permission denied; allowed: a folder that can be read" in told(listed("s"))
+    assert "closed': Permission denied; expected a folder that can be read" in told(listed("s"))

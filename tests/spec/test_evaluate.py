@@ -135,7 +135,7 @@ def test_an_output_that_is_a_file_is_told(score, tmp_path, place):
         save(tmp_path / name / "a.tif", halves(0, 1))
     code, _, err = score("pred", output=place)
     assert code == 2
-    assert err == f"gigaseg: {tmp_path / 'taken'}: found a file; allowed: a folder, as the output is one. Choose another output folder.\n"
+    assert err == f"gigaseg: {tmp_path / 'taken'}: found a file; expected a folder, as the output is one. Choose another output folder.\n"
 
 
 def test_a_run_json_that_cannot_be_read_is_told(score, tmp_path):

@@ -179,7 +179,7 @@ def test_going_on_with_other_classes_is_refused(tmp_path):
     with History(tmp_path, ["a", "b"], 100) as history:
         train(history, 8)
     before = (tmp_path / "history.csv").read_bytes()
-    with pytest.raises(InputError, match="iou a, iou b; allowed: .*iou background, iou nucleus"):
+    with pytest.raises(InputError, match="iou a, iou b; expected .*iou background, iou nucleus"):
         History(tmp_path, NAMES, 100, step=8)
     assert (tmp_path / "history.csv").read_bytes() == before
 

@@ -9,7 +9,8 @@ import yaml
 from pipeline.errors import InputError
 from tests.conftest import Done, blobs, engine_yaml, save_tiff
 from workflows.convert import convert
-from workflows.segment import retry, run
+from workflows.retry import retry
+from workflows.run import run
 
 HISTOGRAM = {"model": {"name": "histogram", "classes": 2}, "normalize": None, "tiling": {"core": 64, "halo": 0, "block": 64}}
 
@@ -63,7 +64,7 @@ def test_a_file_is_no_output_folder(refused, tmp_path):
     save_tiff(tmp_path / "a.tif", blobs((90, 80)))
     (tmp_path / "out").write_text("mine")
     for fresh in (False, True):
-        assert "allowed: a folder" in refused(fresh, output="out")
+        assert "expected a folder" in refused(fresh, output="out")
 
 
 def test_convert_does_not_write_over_its_source(tmp_path):

@@ -14,9 +14,9 @@ from pipeline.config.loading import load_config
 from pipeline.errors import InputError
 from pipeline.inputs.catalogue import build_catalogue
 from pipeline.scheduling.plan import FORMAT, block_keys, complete, count_key, make_job
-from pipeline.tuning.recipe_choice import choose
+from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
-from workflows.inspect import plan
+from workflows.plan import plan
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def planned(surveyed):
 
     def stages(**keys):
         found = surveyed(**keys)
-        return complete(found, make_job(found, choose(found).recipe))
+        return complete(found, make_job(found, choose_recipe(found).recipe))
 
     return stages
 
@@ -52,12 +52,12 @@ def test_everything_wrong_is_told_at_once(tmp_path, surveyed, capsys):
     told = problems(raised)
     assert len(told) == 3
     assert any("broken.tif" in one for one in told)
-    assert any("rgb.tif: found 3 channels; allowed: 1, as the model takes. Choose them with reader.channels: [0]." in one for one in told)
-    assert any("classes: found 2 classes; allowed: 3, as unet gives" in one for one in told)
+    assert any("rgb.tif: found 3 channels; expected 1, as the model takes. Choose them with reader.channels: [0]." in one for one in told)
+    assert any("classes: found 2 classes; expected 3, as unet predicts" in one for one in told)
     with pytest.raises(InputError) as raised:
         surveyed(images=["rgb.tif", "grey.tif", "broken.tif"], truth="truth/{stem}.tif")
     assert any(
-        "truth/grey.tif: found 50 x 40 for an image of 40 x 50; allowed: truth of the image's size" in one for one in problems(raised)
+        "truth/grey.tif: found 50 x 40 for an image of 40 x 50; expected truth of the image's size" in one for one in problems(raised)
     )
     assert not (tmp_path / "out").exists()
 
@@ -120,7 +120,7 @@ def test_truth_of_other_planes_or_kinds_is_refused(tmp_path, surveyed):
 def test_normalising_what_takes_raw_values_is_refused(tmp_path, surveyed):
     """A threshold works on raw values: `normalize` would mean nothing."""
     save_tiff(tmp_path / "a.tif", blobs((20, 20)))
-    with pytest.raises(InputError, match="normalize: found 'zscore'; allowed: null, as histogram works on raw values"):
+    with pytest.raises(InputError, match="normalize: found 'zscore'; expected null, as histogram works on raw values"):
         surveyed(model={"name": "histogram"}, normalize="zscore")
 
 
@@ -235,7 +235,7 @@ def test_planning_imports_no_torch(tmp_path):
     """A dry run starts fast and runs where no network could."""
     save_tiff(tmp_path / "a.tif", blobs((130, 70)))
     code = (
-        "import sys; from pathlib import Path; from workflows.inspect import plan; "
+        "import sys; from pathlib import Path; from workflows.plan import plan; "
         f"plan(Path({str(engine_yaml(tmp_path))!r})); print(sorted(n for n in ('torch', 'ray', 'dask') if n in sys.modules))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,11 +15,11 @@ from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
 from pipeline.inputs.catalogue import build_catalogue
 from pipeline.plugins import build
-from pipeline.tiling.blending import seam_shares
+from pipeline.tiling.blending import num_seam_shares
 from pipeline.tiling.grid import Grid
-from pipeline.tuning.memory_model import part_bytes, print_bytes, projected_bytes
-from pipeline.tuning.recipe_choice import choose, keep
-from pipeline.tuning.runner_choice import runner_of
+from pipeline.tuning.memory_model import format_bytes, part_bytes, project_actor_bytes
+from pipeline.tuning.recipe_choice import choose_recipe, reuse_recipe
+from pipeline.tuning.runner_choice import choose_runner
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 
 AUTO = {"core": "auto", "halo": "auto", "block": "auto"}
@@ -33,7 +33,7 @@ def tuned(tmp_path):
         if not (tmp_path / "a.tif").exists():
             save_tiff(tmp_path / "a.tif", blobs(shape))
         found = build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
-        return choose(found, has_gpu=lambda: gpu), found
+        return choose_recipe(found, has_gpu=lambda: gpu), found
 
     return go
 
@@ -120,7 +120,7 @@ def test_memory_makes_tiles_smaller(tuned):
     sizes = []
     for memory in ("4GiB", "900MiB", "200MiB", "60MiB"):
         choice, found = tuned((5000, 4000), tiling=AUTO, compute={"memory": memory})
-        assert choice.memory_bytes == projected_bytes(found, choice.recipe) <= found.config.compute.memory_bytes
+        assert choice.memory_bytes == project_actor_bytes(found, choice.recipe) <= found.config.compute.memory_bytes
         sizes.append((choice.recipe.core, choice.recipe.block))
         assert any(note.startswith("compute.memory") for note in choice.notes) == (sizes[-1] != sizes[0])
     assert sizes == sorted(sizes, reverse=True)
@@ -162,9 +162,9 @@ def test_blending_holds_more_and_says_so(tuned):
     seams = 4 * 2 * 64 * 2 * outer * planes - 1024**2  # four sides of two tiles, instead of a copy of the mask
     sums = 1024**2 + 4 * 64 * 1024 * planes - (1024 + 2 * 64) ** 2  # mask and seams of a block, instead of its pixels
     assert linear.memory_bytes - crop.memory_bytes == inside * planes + 2 * (seams + sums)  # of two blocks at a time
-    shares = seam_shares(Grid((5000, 4000), 512, 64, 1024), 64)
+    shares = num_seam_shares(Grid((5000, 4000), 512, 64, 1024), 64)
     assert shares > (4 * 4000 + 3 * 5000) * 2 * 64 * 2  # both sides of each line between blocks keep what they know of it
-    size = print_bytes(5000 * 4000 + shares * planes, up=True)
+    size = format_bytes(5000 * 4000 + shares * planes, up=True)
     assert any(note == f"tiling.stitch: linear keeps up to {size} beside the masks until an image is finished" for note in linear.notes)
     assert part_bytes(found, replace(linear.recipe, block=5120)) == 0
     for other in (crop, tuned((5000, 4000), tiling={**tiling, "block": 5120, "stitch": "linear"})[0]):
@@ -192,8 +192,8 @@ def test_a_small_run_needs_no_ray_and_uses_all_cores(tuned, monkeypatch, side, c
     _, found = tuned(compute={"runner": "auto"} | compute)
     header = replace(found.images[0].header, shape=(side, side))
     found = replace(found, images=[replace(found.images[0], header=header)])
-    assert runner_of(found) == runner
-    assert choose(found, lambda: "device" in compute).recipe.threads == threads
+    assert choose_runner(found) == runner
+    assert choose_recipe(found, lambda: "device" in compute).recipe.threads == threads
 
 
 @pytest.mark.parametrize("stitch", ["crop", "linear"])
@@ -201,7 +201,7 @@ def test_blocks_are_of_the_usual_size_however_tiles_are_stitched(tuned, stitch):
     """Nothing is computed twice around a block, so blending needs none that are larger."""
     _, found = tuned(tiling={**AUTO, "stitch": stitch})
     header = replace(found.images[0].header, shape=(20_000, 20_000))
-    assert 1500 < choose(replace(found, images=[replace(found.images[0], header=header)]), lambda: False).recipe.block < 3000
+    assert 1500 < choose_recipe(replace(found, images=[replace(found.images[0], header=header)]), lambda: False).recipe.block < 3000
 
 
 def test_combinations_that_cannot_work_are_refused(tuned):
@@ -222,10 +222,10 @@ def test_combinations_that_cannot_work_are_refused(tuned):
 def test_a_recorded_recipe_is_kept_or_refused(tuned):
     """A resumed run keeps its recipe; where the memory no longer allows that, it says what to do."""
     choice, found = tuned((5000, 4000), tiling=AUTO)
-    kept = keep(found, choice.recipe.to_dict())
+    kept = reuse_recipe(found, choice.recipe.to_dict())
     assert (kept.recipe, kept.memory_bytes) == (choice.recipe, choice.memory_bytes)
     _, less = tuned((5000, 4000), tiling=AUTO, compute={"memory": "60MiB"})
     with pytest.raises(
-        InputError, match=r"core 800 and block 2400, needing \d+MiB an actor; allowed: 60MiB. Use compute.memory: \d+MiB, or .*--fresh"
+        InputError, match=r"core 800 and block 2400, needing \d+MiB an actor; expected 60MiB. Use compute.memory: \d+MiB, or .*--fresh"
     ):
-        keep(less, choice.recipe.to_dict())
+        reuse_recipe(less, choice.recipe.to_dict())

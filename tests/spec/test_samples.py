@@ -65,7 +65,7 @@ def test_bluemarble_has_land_where_there_is_land(tmp_path, monkeypatch):
 
 def test_an_unknown_sample_names_the_nearest():
     """A misspelt sample is refused with the names there are."""
-    with pytest.raises(InputError, match=r"^images\.0: found 'nucleii'; allowed: bluemarble, nuclei\. Did you mean 'nuclei'\?$"):
+    with pytest.raises(InputError, match=r"^images\.0: found 'nucleii'; expected bluemarble or nuclei\. Did you mean 'nuclei'\?$"):
         resolve_sample("sample:nucleii", "images.0")
 
 

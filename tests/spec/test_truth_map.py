@@ -160,20 +160,20 @@ CHECKS = [  # truth header (channels, dtype), classes, ignore -> what the messag
     (1, "float32", None, 255, []),
     (3, "uint8", (RED, GREEN), None, []),
     (4, "uint8", (RED, GREEN), "#000000", []),
-    (2, "uint8", None, None, ["t.png: found 2 channels; allowed: 1 channel of values, or 3 or 4 of colour"]),
+    (2, "uint8", None, None, ["t.png: found 2 channels; expected 1 channel of values, or 3 or 4 of colour"]),
     (5, "uint8", (RED, GREEN), None, ["t.png: found 5 channels"]),
     (1, "complex64", None, None, ["t.png: found pixels of type complex64"]),
-    (1, "uint8", None, "#000000", ["ignore: found '#000000'; allowed: a number. t.png holds one channel"]),
+    (1, "uint8", None, "#000000", ["ignore: found '#000000'; expected a number. t.png holds one channel"]),
     (3, "uint8", None, None, ["classes: found colour truth t.png, and no color for any class"]),
-    (3, "uint8", (RED, spec("b")), None, ["no color for b; allowed: a color for each class"]),
+    (3, "uint8", (RED, spec("b")), None, ["no color for b; expected a color for each class"]),
     (
         3,
         "uint16",
         (RED, GREEN),
         255,
-        ["t.png: found colours of type uint16; allowed: uint8", "ignore: found 255; allowed: a colour '#rrggbb'"],
+        ["t.png: found colours of type uint16; expected uint8", "ignore: found 255; expected a colour '#rrggbb'"],
     ),
-    (3, "uint8", (RED, GREEN), "black", ["ignore: found 'black'; allowed: a colour '#rrggbb'"]),
+    (3, "uint8", (RED, GREEN), "black", ["ignore: found 'black'; expected a colour '#rrggbb'"]),
 ]
 
 

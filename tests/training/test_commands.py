@@ -32,7 +32,7 @@ def test_the_folder_of_a_training_is_no_run(scene, said):
     output = scene / "taken"
     assert train(train_yaml(scene, "taken.yaml", output="taken", steps=1)) == 0
     assert said("report", output).endswith(f"Its scores are in {output}/val: gigaseg report {output}/val")
-    assert said("retry", output).endswith(f"Is `gigaseg train {output}/config.yaml` meant?")
+    assert said("retry", output).endswith(f"Did you mean `gigaseg train {output}/config.yaml`?")
     assert main(["report", f"{output}/val"]) == 0
 
 
@@ -41,7 +41,7 @@ def test_the_yaml_of_a_training_is_no_run(scene, said, command):
     """A command for runs, given a training, names the keys that tell and the other command."""
     path = train_yaml(scene, "mine.yaml")
     assert said(*command, path) == (
-        f"gigaseg: {path}: found crop, batch, steps, as in a training; allowed: the keys of a run. Is `gigaseg train {path}` meant?"
+        f"gigaseg: {path}: found keys of a training (crop, batch, steps); expected the keys of a run. Did you mean `gigaseg train {path}`?"
     )
 
 
@@ -49,7 +49,7 @@ def test_the_yaml_of_a_run_is_no_training(tmp_path, said):
     """`train` of a run names the keys that tell and the other command."""
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(RUN))
-    assert said("train", path) == f"gigaseg: {path}: found tiling, writers, as in a run. Is `gigaseg run {path}` meant?"
+    assert said("train", path) == f"gigaseg: {path}: found keys of a run (tiling, writers). Did you mean `gigaseg run {path}`?"
 
 
 def test_a_run_that_never_began_has_no_report(tmp_path, said):

@@ -68,7 +68,7 @@ def test_what_is_read_is_not_written_over(mine, refused, what, begun):
         begin(mine)
     name = {"truth": "events", "list": "val.csv"}.get(what, "val")
     said = refused(**keys, output=".")
-    assert f"which is read, where the training would write {name}; allowed: a folder without it. Choose another output folder." in said
+    assert f"which is read, where the training would write {name}; expected a folder without it. Choose another output folder." in said
     assert "train.yaml:" in said
 
 
@@ -87,7 +87,7 @@ def test_files_of_others_are_not_written_over(mine, refused, name):
     (mine / name).parent.mkdir(exist_ok=True)
     (mine / name).write_text("mine")
     said = refused(output=".")
-    assert f"{mine / name.partition('/')[0]}, which no training has written; allowed: a folder without it" in said
+    assert f"{mine / name.partition('/')[0]}, which no training has written; expected a folder without it" in said
 
 
 def test_a_run_is_not_written_over(mine, refused):

@@ -72,7 +72,7 @@ def test_all_mistakes_come_at_once(mine):
         ({"classes": [{"name": "ground", "values": [0]}, {"name": "disc", "values": [1, 2]}]}, "truth value"),
         (
             {"loss": {"name": "cross_entropy", "class_weights": [1.0, 2.0, 3.0]}},
-            ": loss.class_weights: found 3 numbers; allowed: 2, one a class",
+            ": loss.class_weights: found 3 numbers; expected 2, one for each class",
         ),
         (
             {"loss": {"name": "combined", "losses": [{"name": "focal", "class_weights": [1.0, 2.0, 3.0]}, {"name": "dice"}]}},
