@@ -41,6 +41,8 @@ MaybeModel = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME|B
 BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this one, as failures.csv names it.")]
 Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="A sample and a bundle by default.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: earlier results in the output folder are removed.")]
+TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the run from the process that holds it.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -67,28 +69,30 @@ def run(
     config: ConfigFile,
     overrides: Overrides = None,
     *,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: earlier results in the output folder are removed.")] = False,
-    take_over: Annotated[bool, typer.Option("--take-over", help="Take the run from the process that holds it.")] = False,
+    fresh: Fresh = False,
+    take_over: TakeOver = False,
     max_failed: Annotated[int | None, typer.Option("--max-failed", min=0, metavar="N", help="Give up above N quarantined blocks.")] = None,
 ) -> None:
     """Plan, segment, report; run again to resume."""
-    from workflows import segment as workflow
+    from workflows import run as workflow
 
     done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, max_failed=max_failed))
 
 
 @app.command()
-def segment(images: Images, model: ModelName, output: Output, overrides: Overrides = None) -> None:
+def segment(
+    images: Images, model: ModelName, output: Output, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False
+) -> None:
     """Do as run does, without a YAML: it writes the one it used."""
     from workflows import segment as workflow
 
-    done(workflow.segment(images, model, output, overrides or []))
+    done(workflow.segment(images, model, output, overrides or [], fresh=fresh, take_over=take_over))
 
 
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = False) -> None:
     """Say what a run or a training would do; nothing is written."""
-    from workflows import inspect as workflow
+    from workflows import plan as workflow
 
     done(workflow.plan(config, overrides or [], as_json=as_json))
 
@@ -96,7 +100,7 @@ def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = Fal
 @app.command()
 def status(folder: Folder, *, as_json: Json = False) -> None:
     """Say how far a run is."""
-    from workflows import inspect as workflow
+    from workflows import status as workflow
 
     done(workflow.status(folder, as_json=as_json))
 
@@ -104,7 +108,7 @@ def status(folder: Folder, *, as_json: Json = False) -> None:
 @app.command()
 def retry(folder: Folder, block: BlockName = None) -> None:
     """Try quarantined blocks again."""
-    from workflows import segment as workflow
+    from workflows import retry as workflow
 
     done(workflow.retry(folder, block))
 
@@ -112,7 +116,7 @@ def retry(folder: Folder, block: BlockName = None) -> None:
 @app.command()
 def report(folder: Folder) -> None:
     """Write the report of a run again, from its ledger."""
-    from workflows import segment as workflow
+    from workflows import report as workflow
 
     done(workflow.report(folder))
 
@@ -120,7 +124,7 @@ def report(folder: Folder) -> None:
 @app.command()
 def stop(folder: Folder) -> None:
     """Ask a run to stop after the blocks in hand; resumable."""
-    from workflows import segment as workflow
+    from workflows import stop as workflow
 
     done(workflow.stop(folder))
 
@@ -188,11 +192,11 @@ def models(
     """List the models and the trained bundles, or describe one."""
     if context.invoked_subcommand is not None:
         return
-    from workflows import catalog
+    from workflows import models as workflow
 
     if describe is not None or probe is not None:
-        done(catalog.describe(probe or describe or "", measure=probe is not None, as_json=as_json))
-    done(catalog.show("models", as_json=as_json))
+        done(workflow.describe_model(probe or describe or "", measure=probe is not None, as_json=as_json))
+    done(workflow.list_models(as_json=as_json))
 
 
 @models_app.command()
@@ -212,33 +216,33 @@ def export(
 @app.command()
 def readers(*, as_json: Json = False) -> None:
     """List the readers and the suffixes that they take."""
-    from workflows import catalog
+    from workflows import plugins as workflow
 
-    done(catalog.show("readers", as_json=as_json))
+    done(workflow.list_plugins("readers", as_json=as_json))
 
 
 @app.command()
 def writers(*, as_json: Json = False) -> None:
     """List the writers."""
-    from workflows import catalog
+    from workflows import plugins as workflow
 
-    done(catalog.show("writers", as_json=as_json))
+    done(workflow.list_plugins("writers", as_json=as_json))
 
 
 @app.command()
 def schema(*, training: Annotated[bool, typer.Option("--training", help="Of a training's YAML.")] = False) -> None:
     """Print the JSON schema of the YAML, for editors."""
-    from workflows import catalog
+    from workflows import schema as workflow
 
-    done(catalog.schema(training=training))
+    done(workflow.schema(training=training))
 
 
 @app.command()
 def init(kind: Annotated[str, typer.Argument(metavar="KIND", help="microscopy, aerial or training.")]) -> None:
     """Write a ready, commented YAML into this folder."""
-    from workflows import catalog
+    from workflows import init as workflow
 
-    done(catalog.init(kind, Path.cwd()))
+    done(workflow.init(kind, Path.cwd()))
 
 
 @app.command()

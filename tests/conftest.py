@@ -155,7 +155,7 @@ class Done:
 @pytest.fixture
 def engine(tmp_path, capsys):
     """Run a YAML in this process: ``engine(fresh=..., **keys)``."""
-    from workflows.segment import run
+    from workflows.run import run
 
     def go(*, fresh=False, max_failed=None, folder=tmp_path, **keys):
         path = engine_yaml(folder, **keys)

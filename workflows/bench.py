@@ -16,13 +16,13 @@ from pipeline.config import Config, Recipe, config_from, load_config
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue, build_catalogue
+from pipeline.models import parse_model
 from pipeline.plugins import find
 from pipeline.records import hardware
 from pipeline.scheduling import make_job
-from pipeline.tuning import Outcome, Tried, choose, is_worth, measure, num_gpus, runner_of
+from pipeline.tuning import BackendChoice, TriedBackend, choose_recipe, choose_runner, is_trial_worthwhile, measure_halo, num_gpus
 from workflows._forward import again, fastest, largest_tile, try_all
 from workflows._piece import Timing, choose_piece, overhead, run_piece
-from workflows.catalog import parse
 
 __all__ = ["bench"]
 
@@ -68,15 +68,15 @@ def _config(what: str | None, model: str | None, overrides: Sequence[str]) -> Co
             raise InputError(Problem("--model", repr(model), "", f"{what} names its own; change it with --set model=..."))
         return load_config(Path(what), overrides)
     if what is not None and model is None:
-        raise InputError(Problem("--model", "nothing", "a model's name or a bundle; `gigaseg models` lists them"))
+        raise InputError(Problem("--model", None, "a model's name or a bundle", "`gigaseg models` lists them."))
     output = str(Path.cwd() / "bench")  # only a name: everything is written to a temporary folder
-    mapping = {"images": [what or IMAGE], "model": parse(model or MODEL, "--model"), "output": output}
+    mapping = {"images": [what or IMAGE], "model": parse_model(model or MODEL, "--model"), "output": output}
     return config_from(mapping, Path.cwd(), "command line", overrides)
 
 
 def _measure(found: Catalogue, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Time forward passes at the tile of a run, then a piece of that run."""
-    choice = choose(found, measured=measure(found), outcome=_likely(found))
+    choice = choose_recipe(found, measured=measure_halo(found), outcome=_likely(found))
     job = make_job(found, choice.recipe)
     image = max(found.images, key=lambda one: one.header.shape[0] * one.header.shape[1])
     tile = largest_tile(image, job)
@@ -87,7 +87,7 @@ def _measure(found: Catalogue, folder: Path, say: Callable[[str], None]) -> dict
     recipe = choice.recipe
     if found.model.takes_backend and found.config.compute.backend == "auto":
         recipe = replace(recipe, backend=best.backend, precision=best.precision)
-        if recipe.device == "cpu" and not is_worth(found, recipe):
+        if recipe.device == "cpu" and not is_trial_worthwhile(found, recipe):
             notes.append(
                 f"a run of so few pixels tries no backends and takes torch; compute.backend: {best.backend} asks for what is timed here"
             )
@@ -102,15 +102,15 @@ def _measure(found: Catalogue, folder: Path, say: Callable[[str], None]) -> dict
     return _content(found, job, tile.pixels_BCYX.shape[2:], tried, timing, overhead(images, job), runner, notes)
 
 
-def _likely(found: Catalogue) -> Outcome | None:
+def _likely(found: Catalogue) -> BackendChoice | None:
     """The backend that a long run would probably take, which decides the tile; None: the YAML or the model says."""
-    start = choose(found).recipe
+    start = choose_recipe(found).recipe
     if found.config.compute.backend != "auto" or not found.model.takes_backend or start.device != "cpu":
         return None
     for name in ("openvino", "torch"):
         plugin = find("backends", name)
         if issubclass(plugin, Backend) and not plugin.problems(start.device, start.precision):
-            return Outcome(name, start.precision)
+            return BackendChoice(name, start.precision)
     return None
 
 
@@ -120,7 +120,7 @@ def _runner(found: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[str, in
     address = compute.address or os.environ.get("RAY_ADDRESS")
     if address:
         notes.append(f"the Ray at {address} is not asked: one actor on this machine is timed, which is a share of the run's speed")
-    if address or runner_of(found) == "serial":
+    if address or choose_runner(found) == "serial":
         return "serial", 1
     room = len(os.sched_getaffinity(0)) // recipe.threads if recipe.device == "cpu" else num_gpus()
     return "ray", max(1, room) if compute.actors == "auto" else compute.actors
@@ -130,7 +130,7 @@ def _content(
     found: Catalogue,
     job: Job,
     tile: Sequence[int],
-    tried: Sequence[Tried],
+    tried: Sequence[TriedBackend],
     timing: Timing,
     halo: float,
     runner: str,

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline import __version__
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import ceil_to
-from pipeline.models import Model, TorchModel
+from pipeline.models import Model, TorchModel, parse_model
+from pipeline.models._rdf_description import OPSET, describe
 from pipeline.plugins import build
-from workflows._description import OPSET, describe
-from workflows.catalog import parse
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +51,11 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
         InputError: no such model or format, no network, nothing to run the check with, or a file that is there already.
     """
     if to not in FORMATS:
-        raise InputError(Problem("--to", repr(to), ", ".join(FORMATS)))
+        raise InputError(Problem("--to", repr(to), one_of(list(FORMATS))))
     output = output or Path(f"{_name(spec)}{FORMATS[to]}")
     if output.exists():
         raise InputError(Problem(str(output), "a file or folder that is there already", "", "Move it away or choose another name."))
-    model: Model = build("models", parse(spec, "models export"), "models export")
+    model: Model = build("models", parse_model(spec, "models export"), "models export")
     if not isinstance(model, TorchModel) or model.num_channels is None:
         found = "a model without a network" if not isinstance(model, TorchModel) else "a network of unknown channels"
         raise InputError(Problem("models export", found, "a network, such as unet; of a file, with its channels"))
@@ -76,7 +75,7 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
 
 def _name(spec: str) -> str:
     """What a model is called: the last part of a bundle's path, or its architecture."""
-    options = parse(spec, "models export")
+    options = parse_model(spec, "models export")
     return Path(str(options["path"])).stem if "path" in options else str(options.get("name"))
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, load_config, to_yaml
-from pipeline.errors import GigasegError, InputError, Problem, nearest
+from pipeline.errors import GigasegError, InputError, Problem, nearest, one_of
 from pipeline.inputs import fingerprint
 from pipeline.scheduling.runners.ray import authenticate
-from workflows.segment import refuse_training
+from workflows.run import refuse_training
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -49,7 +49,7 @@ def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | No
         InputError: wrong input, or no cluster answers.
     """
     if to not in TARGETS:
-        raise InputError(Problem("--to", repr(to), ", ".join(TARGETS), nearest(to, TARGETS)))
+        raise InputError(Problem("--to", repr(to), one_of(TARGETS), nearest(to, TARGETS)))
     refuse_training(config)
     resolved = load_config(config, overrides)
     address = address or ADDRESS

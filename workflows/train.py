@@ -35,7 +35,7 @@ from pipeline.training.validation import measured_halo, validate
 from pipeline.training.weight_averaging import begin, weights_file
 from pipeline.training.worker_group import WorkerGroup
 from pipeline.tuning import num_gpus
-from workflows.segment import run_resolved
+from workflows.run import run_config
 
 __all__ = ["train"]
 
@@ -138,7 +138,7 @@ def _judge_aloud(plan: TrainPlan, folder: RunFolder) -> int:
         "model": {"name": "bundle", "path": str(bundle_of(plan))},
         "output": str(folder.path / "val"),
     }
-    code = run_resolved(config_from(mapping, folder.path, str(folder.path / "val.csv")))
+    code = run_config(config_from(mapping, folder.path, str(folder.path / "val.csv")))
     report = json.loads((folder.path / "val" / "report" / "report.json").read_text())
     colored = [{**one, "color": given["color"]} for one, given in zip(report["classes"], plan.classes, strict=True)]
     page = folder.path / "training.html"

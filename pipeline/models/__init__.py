@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, Strict
 
 from pipeline.config import Recipe
+from pipeline.models._model_text import parse_model
 from pipeline.models._predictor import Predict, Predictor, as_predictor
 from pipeline.models._shapes import Shapes
 from pipeline.models._tta import TTA, Orientations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.statistics import Fitter
 
-__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "num_parameters"]
+__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "num_parameters", "parse_model"]
 
 
 class Model(Plugin):

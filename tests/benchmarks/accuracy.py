@@ -20,7 +20,7 @@ from pipeline.errors import GigasegError
 from pipeline.models.bundle import list_bundles
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.schema import TRAIN
-from workflows.segment import run_resolved
+from workflows.run import run_config
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 DATA = {
@@ -53,7 +53,7 @@ def scores_of(bundle: str, plan: TrainPlan, folder: Path, backend: str, precisio
         "output": str(output),
     }
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        run_resolved(config_from(mapping, folder, str(listed)))
+        run_config(config_from(mapping, folder, str(listed)))
     report = json.loads((output / "report" / "report.json").read_text())
     return {one["name"]: one["iou"] for one in report["classes"]} | {"mean": report["mean_iou"]}
 

@@ -25,7 +25,7 @@ import numpy as np
 import tifffile
 import yaml
 
-from workflows.segment import run
+from workflows.run import run
 
 SIDE = 768
 MAPS = Path(__file__).with_suffix(".yaml")

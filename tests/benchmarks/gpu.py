@@ -45,7 +45,7 @@ from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import MEAN, STD
 from workflows._forward import largest_tile
 from workflows._piece import overhead, run_piece
-from workflows.segment import run
+from workflows.run import run
 
 CORNER = 8192
 MODELS = {

@@ -30,7 +30,7 @@ from pipeline.models._fill import fill
 from pipeline.models.bundle import list_bundles, read_spec
 from pipeline.plugins import build
 from tests.benchmarks.peers import JOBS, TOOLS, checked, python_of
-from workflows.segment import run_resolved
+from workflows.run import run_config
 
 BUNDLE, DATA = "aerial-landcover", "aerial/dubai-mbrsc"
 PARTS = (3, 7)  # of each scene, which the bundle was not trained on
@@ -88,7 +88,7 @@ def by_gigaseg(stitch: str, folder: Path, names: list[str]) -> dict[str, NDArray
     output = folder / stitch
     content = {"images": images, "model": {"name": "bundle", "path": BUNDLE}, "tiling": {"stitch": stitch}, "compute": compute}
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        run_resolved(config_from({**content, "output": str(output)}, folder, "peers_iou"))
+        run_config(config_from({**content, "output": str(output)}, folder, "peers_iou"))
     return {name: zarr.open_array(output / "masks" / f"{name}.ome.zarr" / "0", mode="r")[...] for name in names}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import tifffile
 
 from tests.benchmarks.images import tile
-from workflows.segment import run
+from workflows.run import run
 
 SIDE = 256
 MODELS = {

@@ -48,7 +48,7 @@ from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import LEAST_SHARE, MEAN, STD
 from workflows._forward import fastest, largest_tile, try_all
 from workflows._piece import Timing, run_piece
-from workflows.segment import run
+from workflows.run import run
 
 CORE, HALO, FIELD = 1024, 64, 305
 

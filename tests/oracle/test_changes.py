@@ -9,8 +9,8 @@ import pytest
 import tifffile
 
 from tests.conftest import blobs, save_tiff
-from workflows.inspect import status
-from workflows.segment import report
+from workflows.report import report
+from workflows.status import status
 
 IDENTITY = {"model": {"name": "identity", "classes": 3}, "normalize": None, "tiling": {"core": 64, "halo": 0, "block": 64}}
 TRACED = {"model": {"name": "traced.model"}, "normalize": None, "tiling": {"core": 64, "halo": 4, "block": 64}, "images": ["*.tif"]}

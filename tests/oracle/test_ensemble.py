@@ -71,7 +71,7 @@ def test_augmentation_makes_a_network_indifferent_to_orientation(networks, kind)
 
 def test_augmented_ensembles_tile_exactly(networks, tmp_path):
     """At the exact halo, tiles give the mask of one pass over the reflect-padded picture."""
-    from workflows.segment import run
+    from workflows.run import run
 
     spec = {"name": "ensemble", "members": [{**networks["same"], "tta": "d4"}, networks["valid"]]}
     pixels_YX = blobs((132, 150))

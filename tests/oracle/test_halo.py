@@ -55,7 +55,7 @@ def test_the_zoos_network_errs_as_it_was_published_to():
 def test_a_run_says_what_its_halo_costs(networks, tmp_path, monkeypatch, capsys):
     """`auto` takes the measured halo when the run is worth a trial; a smaller one is accepted with its error."""
     from pipeline.tuning import halo_measure as measure
-    from workflows.segment import run
+    from workflows.run import run
 
     monkeypatch.setattr(measure, "WORTH", 0)
     save_tiff(tmp_path / "a.tif", blobs((300, 260)))
@@ -70,7 +70,7 @@ def test_a_small_run_takes_the_exact_halo(networks, tmp_path, capsys):
     """Where a trial would cost more than it saves, nothing is tried: the field, rounded up to the stride."""
     import json
 
-    from workflows.segment import run
+    from workflows.run import run
 
     save_tiff(tmp_path / "a.tif", blobs((300, 260)))
     assert run(engine_yaml(tmp_path, model=networks["same"], tiling={"halo": "auto"})) == 0
@@ -99,7 +99,7 @@ def test_an_image_that_shows_nothing_gets_the_exact_halo(networks, tmp_path, mon
     import json
 
     from pipeline.tuning import halo_measure as measure
-    from workflows.segment import run
+    from workflows.run import run
 
     monkeypatch.setattr(measure, "WORTH", 0)
     save_tiff(tmp_path / "a.tif", np.full((300, 260), 100, np.uint8))

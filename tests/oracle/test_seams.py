@@ -20,8 +20,9 @@ from pipeline.tiling.grid import Grid
 from pipeline.tiling.stitching import axis_weights
 from tests.conftest import Done, blobs, save_tiff
 from tests.oracle.test_resume import ending_after
-from workflows.inspect import status
-from workflows.segment import report, retry
+from workflows.report import report
+from workflows.retry import retry
+from workflows.status import status
 
 torch = pytest.importorskip("torch")
 

@@ -366,7 +366,7 @@ def test_a_home_that_cannot_be_written_in_does_no_harm(plant, segmented, monkeyp
 
 def test_plan_says_what_will_be_chosen(plant, segmented, networks, tmp_path, capsys):
     """Before a trial, plan names what it expects; after one, what was found, with speeds; and the run then does that."""
-    from workflows.inspect import plan
+    from workflows.plan import plan
 
     opened = plant(slow={"sleep_s": SLOW_S}, quick={})
 

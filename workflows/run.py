@@ -1,0 +1,205 @@
+"""Segment what a YAML describes: plan, predict, report. Run again to resume."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RUN, Config, Recipe, load_config, read_yaml, settled, to_yaml
+from pipeline.engine import Job
+from pipeline.errors import InputError, Problem
+from pipeline.inputs import Catalogue, build_catalogue, file_hash, fingerprint
+from pipeline.records import Receipt, RunFolder, latest, read_rows
+from pipeline.report import print_table, report_of, write_report
+from pipeline.scheduling import EXIT_INTERRUPTED, Order, Stage, complete, execute, make_job, plan_row, recount
+from pipeline.training.schema import TRAIN, is_training
+from pipeline.tuning import (
+    RecipeChoice,
+    calibrate_int8,
+    choose_recipe,
+    choose_runner,
+    measure_halo,
+    measure_stride_and_field,
+    reuse_recipe,
+    try_backends,
+)
+from workflows._overwriting import refuse_overwriting
+
+__all__ = ["execute_config", "refuse_training", "run", "run_config"]
+
+
+def run(
+    config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False, max_failed: int | None = None
+) -> int:
+    """Plan, segment and report what a YAML describes; a second call resumes.
+
+    Args:
+        config_path: the YAML.
+        overrides: ``key.sub=value`` each, as after ``--set``.
+        fresh: remove earlier results from the output folder first.
+        take_over: take the run from the live process that holds it.
+        max_failed: give up above so many quarantined blocks; None: never.
+
+    Returns:
+        The exit code: 0 done, 3 done but for what is quarantined, 130 interrupted.
+
+    Raises:
+        GigasegError: the input is wrong, or the run could not go on.
+    """
+    refuse_training(config_path)
+    return run_config(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
+
+
+def refuse_training(config_path: Path) -> None:
+    """Refuse the YAML of a training with one message, where each of its keys would be reported as unknown."""
+    data = read_yaml(config_path).data
+    of_run, of_training = (form.tree.model_fields.keys() for form in (RUN, TRAIN))
+    if is_training(data) and data.keys().isdisjoint(of_run - of_training):
+        found = f"keys of a training ({', '.join([key for key in data if key not in of_run][:3])})"
+        raise InputError(Problem(str(config_path), found, "the keys of a run", f"Did you mean `gigaseg train {config_path}`?"))
+
+
+def run_config(
+    config: Config,
+    *,
+    fresh: bool = False,
+    take_over: bool = False,
+    max_failed: int | None = None,
+    retried: Callable[[Receipt], bool] = lambda _: False,
+) -> int:
+    """Do as :func:`run` does with a resolved config: write masks and report, then print the table.
+
+    Args:
+        config: the resolved config.
+        fresh: see :func:`run`.
+        take_over: see :func:`run`.
+        max_failed: see :func:`run`.
+        retried: whether the block of a failed receipt is tried again.
+    """
+    exit_code = execute_config(config, fresh=fresh, take_over=take_over, max_failed=max_failed, retried=retried)
+    print_result(RunFolder(config.output), exit_code)
+    return exit_code
+
+
+def execute_config(
+    config: Config,
+    *,
+    fresh: bool = False,
+    take_over: bool = False,
+    max_failed: int | None = None,
+    retried: Callable[[Receipt], bool] = lambda _: False,
+) -> int:
+    """Write masks and report as :func:`run_config` does, and print nothing on stdout; notes and progress go to stderr."""
+    catalogue = build_catalogue(config)
+    folder = RunFolder(config.output)
+    if not fresh:
+        folder.refuse_other(catalogue.identity)
+    choice = settle_recipe(catalogue, folder, fresh=fresh)
+    refuse_overwriting(catalogue, folder, ["config.yaml", *plan_row(catalogue, make_job(catalogue, choice.recipe), {})["outputs"]])
+    if fresh:  # after validation, so that a refused run deletes nothing
+        folder.clear(take_over=take_over)
+    choice = calibrated(catalogue, choice)
+    job = make_job(catalogue, choice.recipe)
+    model = {"name": config.model["name"], "sha256": model_hash(catalogue)}
+    notes = [*catalogue.notes, *choice.notes]
+    order = Order(
+        folder=folder,
+        job=job,
+        stages=stages_of(catalogue, job, folder),
+        plan=plan_row(catalogue, job, model),
+        runner=choose_runner(catalogue),
+        compute=config.compute,
+        run=run_fields(catalogue, choice, model, notes),
+        config=to_yaml(without_auto(config, choice.recipe)),
+        again=retried,
+        max_failed=max_failed,
+    )
+    for note in notes:
+        print(note, file=sys.stderr)
+    with no_folder_left_behind(folder):
+        exit_code, done = execute(order, take_over=take_over)
+    write_report(report_of(order.plan, done, folder.read().get("state", "running")), folder.report)
+    return exit_code
+
+
+def settle_recipe(catalogue: Catalogue, folder: RunFolder, *, fresh: bool) -> RecipeChoice:
+    """Keep the recipe that the folder records, so that a resumed run gives the same masks; choose one where none is recorded."""
+    recorded = None if fresh else folder.read().get("recipe")
+    if recorded is not None:
+        measure_stride_and_field(catalogue)
+        kept = reuse_recipe(catalogue, recorded)
+        return replace(kept, notes=(*kept.notes, *folder.other_versions()))
+    catalogue.model.check()
+    return choose_recipe(catalogue, measured=measure_halo(catalogue), outcome=try_backends(catalogue, anew=fresh))
+
+
+def calibrated(catalogue: Catalogue, choice: RecipeChoice) -> RecipeChoice:
+    """Calibrate an int8 recipe that has not been calibrated yet; return any other choice as it is."""
+    if choice.recipe.precision != "int8" or choice.recipe.calibrated:
+        return choice
+    recipe, calibration = calibrate_int8(catalogue, choice.recipe, catalogue.config.output)
+    return replace(choice, recipe=recipe, notes=(*choice.notes, str(calibration)), calibration=calibration)
+
+
+def stages_of(catalogue: Catalogue, job: Job, folder: RunFolder) -> dict[str, list[Stage]]:
+    """Return the stages of each image by name; where only the truth is new, finished masks are counted again and stay."""
+    stages = complete(catalogue, job)
+    if not folder.ledger.is_dir():
+        return stages
+    known = latest(read_rows(folder.ledger))
+    return {name: recount(catalogue, job, list(some), known) for name, some in stages.items()}
+
+
+def model_hash(catalogue: Catalogue) -> str | None:
+    """Return the SHA-256 of the model's file, or a hash of the hashes where it has several; None where it has none."""
+    hashes = [file_hash(Path(path)) for path in catalogue.model.files()]
+    return None if not hashes else hashes[0] if len(hashes) == 1 else fingerprint(hashes)
+
+
+def run_fields(catalogue: Catalogue, choice: RecipeChoice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of run.json that are known before the run begins."""
+    tried = {"trial": choice.trial, "calibration": choice.calibration}
+    fields = {"identity": catalogue.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model}
+    return {**fields, **{name: asdict(result) for name, result in tried.items() if result}}
+
+
+def without_auto(config: Config, recipe: Recipe) -> Config:
+    """Return the config with the recipe's values in place of ``auto``: another machine then gives the same masks."""
+    sections = {name: getattr(config, name) for name in ("tiling", "compute")}
+    chosen = settled({name: section.model_dump() for name, section in sections.items()}, recipe.to_dict())
+    return config.model_copy(update={name: section.model_copy(update=chosen[name]) for name, section in sections.items()})
+
+
+@contextmanager
+def no_folder_left_behind(folder: RunFolder) -> Iterator[None]:
+    """Remove a new output folder where the input proves wrong before the first block is done: actors load weights late."""
+    is_new = not folder.ledger.exists()
+    try:
+        yield
+    except InputError:
+        if is_new and folder.ledger.exists() and not any(row.ok for row in read_rows(folder.ledger)):
+            folder.clear()
+            with suppress(OSError):
+                folder.path.rmdir()  # fails, as it should, where the folder holds files of the user
+        raise
+
+
+def print_result(folder: RunFolder, exit_code: int) -> None:
+    """Print the table and where masks and report are; on stderr, what failed or that the run was interrupted."""
+    from rich.console import Console
+
+    if exit_code == EXIT_INTERRUPTED:
+        print(f"interrupted; the same command goes on where it stopped. {folder.path}", file=sys.stderr)
+        return
+    report = json.loads((folder.report / "report.json").read_text(encoding="utf-8"))
+    print_table(report, Console(soft_wrap=True))
+    print(f"masks:  {folder.path / 'masks'}")
+    print(f"report: {folder.report / 'index.html'}")
+    if failures := report["failures"]:
+        listed = f"{len(failures)} failures, listed in {folder.report / 'failures.csv'}"
+        print(f"{listed}; try them again: gigaseg retry {folder.path}", file=sys.stderr)

@@ -1,0 +1,20 @@
+"""Print the JSON schema of the YAML, for editors."""
+
+from __future__ import annotations
+
+import json
+
+from pipeline.config import RUN, json_schema
+from pipeline.training.schema import TRAIN
+
+__all__ = ["schema"]
+
+
+def schema(*, training: bool = False) -> int:
+    """Print the JSON schema of the YAML of a run, or of a training.
+
+    Returns:
+        0.
+    """
+    print(json.dumps(json_schema(TRAIN if training else RUN), indent=2))
+    return 0

@@ -1,0 +1,103 @@
+"""Say how far a run or a training is, from its output folder alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline.records import Holder, RunFolder, current_holder, read_rows, tally
+from pipeline.report import num_blocks, planned, report_of
+
+__all__ = ["state_of", "status"]
+
+PHASES = {"scored": ("score",), "done": ("predict", "count", "copy")}
+"""Phases whose blocks are counted together, by the word that is printed."""
+
+
+def status(folder_path: Path, *, as_json: bool = False) -> int:
+    """Print how far a run or a training is.
+
+    Args:
+        folder_path: its output folder.
+        as_json: print one object instead of text.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: no run is here.
+    """
+    folder = RunFolder(folder_path.absolute())
+    if folder.require().get("kind") == "training":
+        return training_status(folder, as_json=as_json)
+    summary = run_summary(folder)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print_run(folder, summary)
+    return 0
+
+
+def state_of(folder: RunFolder) -> str:
+    """Return the recorded state; ``interrupted`` where it is ``running`` and the process is gone, as a killed one cannot record it."""
+    recorded: str = folder.require()["state"]
+    holder = current_holder(folder.ledger) if recorded == "running" else None
+    is_dead = recorded == "running" and (holder is None or holder.is_gone(Holder.here()) is True)
+    return "interrupted" if is_dead else recorded
+
+
+def run_summary(folder: RunFolder) -> dict[str, Any]:
+    """Return state, images, pixels, blocks and failures of a run; pixels and blocks count what the ledger holds."""
+    recorded, plan = folder.require(), folder.last_plan()
+    done = planned(plan, tally(read_rows(folder.ledger)))
+    report = report_of(plan, done, recorded["state"]) if plan else {}
+    committed = [key for key, receipt in done.receipts.items() if receipt.ok]
+    blocks = {what: {block for phase, block in committed if phase in phases} for what, phases in PHASES.items()}
+    pixels = report.get("pixels", 0)
+    return {
+        "state": state_of(folder),
+        "images": report.get("images", 0),
+        "pixels": pixels,
+        "predicted": pixels - report.get("no_prediction", 0),
+        "blocks": sum(map(math.prod, num_blocks(plan).values())),
+        "blocks_scored": len(blocks["scored"]),
+        "blocks_done": len(blocks["done"]),
+        "failures": report.get("failures", []),
+        "started": recorded.get("started"),
+        "ended": recorded.get("ended"),
+        "recipe": recorded.get("recipe"),
+    }
+
+
+def print_run(folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Print state, share of the pixels and of the blocks, and a line a failure."""
+    share = summary["predicted"] / summary["pixels"] if summary["pixels"] else 0.0
+    counts = {what: summary[f"blocks_{what}"] for what in PHASES}
+    parts = [
+        f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted",
+        *(f"{count} of {summary['blocks']} blocks {what}" for what, count in counts.items() if count),
+    ]
+    print(f"{folder.path}: {summary['state']}, {summary['images']} images")
+    print(", ".join(parts))
+    for failure in summary["failures"]:
+        print(f"{failure['phase']} {failure['block'] or failure['image']} after {failure['attempts']} tries: {failure['cause']}")
+
+
+def training_status(folder: RunFolder, *, as_json: bool) -> int:
+    """Print state, step, loss and best mean IoU of a training, from the rows of its history."""
+    history = folder.path / "history.csv"
+    rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.is_file() else []
+    last: dict[str, str] = next((row for row in reversed(rows) if row["loss"]), {})
+    best = max((row for row in rows if row["mean_iou"]), key=lambda row: float(row["mean_iou"]), default={})
+    state, step, steps = state_of(folder), int(last.get("step", 0)), folder.read()["training"]["steps"]
+    if as_json:
+        numbers = {"loss": last.get("loss"), "best": best.get("mean_iou")}
+        floats = {key: text if text is None else float(text) for key, text in numbers.items()}
+        print(json.dumps({"state": state, "step": step, "steps": steps, **floats}))
+        return 0
+    print(f"{folder.path}: training {state}, step {step:,} of {'?' if steps is None else f'{steps:,}'}")
+    print(f"loss {last.get('loss') or '-'}, best mean IoU {best.get('mean_iou') or '-'} at step {best.get('step', '-')}")
+    return 0
