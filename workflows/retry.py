@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import load_config
+from pipeline.config import load_written_config
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.records import RunFolder, latest, read_rows
 from workflows.run import run_config
@@ -37,5 +37,5 @@ def retry(folder_path: Path, block: str | None = None) -> int:
     if block is not None and block not in {receipt.block for receipt in failed}:
         names = one_of(list(dict.fromkeys(receipt.block for receipt in failed))) or "no block, as none is quarantined"
         raise InputError(Problem("--block", repr(block), names))
-    config = load_config(folder.path / "config.yaml").model_copy(update={"output": folder.path})  # the folder may have been moved
+    config = load_written_config(folder.path / "config.yaml").model_copy(update={"output": folder.path})  # the folder may have been moved
     return run_config(config, retried=lambda receipt: block is None or receipt.block == block)

@@ -7,7 +7,7 @@ May import: plug-in names and base modules. Never touches: images, models, the o
 from __future__ import annotations
 
 from pipeline.config.class_colors import palette
-from pipeline.config.loading import RUN, Form, config_from, json_schema, load_classes, load_config, load_form, to_yaml
+from pipeline.config.loading import RUN, Form, config_from, json_schema, load_classes, load_config, load_form, load_written_config, to_yaml
 from pipeline.config.paths import expand, is_pattern, is_remote, is_sample, missing, plain, split_pattern
 from pipeline.config.recipe import CALIBRATED, Recipe
 from pipeline.config.schema import ClassSpec, Compute, Config, Tiling, parse_bytes, settled
@@ -32,6 +32,7 @@ __all__ = [
     "load_classes",
     "load_config",
     "load_form",
+    "load_written_config",
     "missing",
     "palette",
     "parse_bytes",

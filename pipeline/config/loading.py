@@ -33,6 +33,7 @@ __all__ = [
     "load_classes",
     "load_config",
     "load_form",
+    "load_written_config",
     "parse_bytes",
     "to_yaml",
 ]
@@ -59,6 +60,8 @@ class Form:
     sparse: frozenset[str] = frozenset()
 
 
+_ONCE_WRITTEN_AS_NULL = ("skip", "instances")
+
 RUN = Form(Config, {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}, DEFAULTS)
 """A run."""
 
@@ -77,6 +80,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         InputError: no such file, not YAML, or wrong keys and values: every problem, each with its line.
     """
     config: Config = load_form(RUN, path, overrides)
+    return config
+
+
+def load_written_config(path: Path) -> Config:
+    """Read the ``config.yaml`` that a run wrote into its output folder.
+
+    Keys that runs once wrote as null, and that had no meaning yet, are left out.
+
+    Raises:
+        InputError: as :func:`load_config`.
+    """
+    document = read_yaml(path)
+    for key in _ONCE_WRITTEN_AS_NULL:
+        if document.data.get(key, 0) is None:
+            del document.data[key]
+    config: Config = _resolve(RUN, document, path.absolute().parent)
     return config
 
 

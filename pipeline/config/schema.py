@@ -207,8 +207,6 @@ class Config(_Tree):
     )
     reader: Spec = Field(default=DEFAULTS["reader"], description="how images are read: channels, axes, level, pixel_size, planes")
     tiling: Tiling = Field(default=Tiling(), description="how an image is cut")
-    skip: Annotated[None, Expected("null: skipping is not known yet")] = Field(default=None, description="nothing yet")
-    instances: Annotated[None, Expected("null: instances are not known yet")] = Field(default=None, description="nothing yet")
     metrics: Specs = Field(default=tuple(DEFAULTS["metrics"]), description="what the report computes from the counts")
     writers: Specs = Field(default=tuple(DEFAULTS["writers"]), description="what masks are written as")
     compute: Compute = Field(default=Compute(), description="where and how it runs")

@@ -26,7 +26,7 @@ class Counts:
         cross_entropy_pixels: pixels in that sum.
         overlap_equal: halo pixels on which two neighbouring tiles agree.
         overlap_pixels: halo pixels that two neighbouring tiles both predict.
-        skipped: pixels left out on purpose, part of ``no_prediction``.
+        skipped: pixels left out on purpose, part of ``no_prediction``; no run leaves any out yet.
         quarantined: pixels that could not be done, part of ``no_prediction``.
     """
 

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.loading import Config, config_from, json_schema, load_classes, load_config, parse_bytes, to_yaml
+from pipeline.config.loading import Config, config_from, json_schema, load_classes, load_config, load_written_config, parse_bytes, to_yaml
 from pipeline.errors import InputError
 
 SMALL = "images: [a.tif]\nmodel: histogram\noutput: out\n"
@@ -45,7 +45,7 @@ def test_only_three_keys_are_required(load, tmp_path):
     config = load(SMALL)
     assert config.images == (str(tmp_path / "a.tif"),)
     assert config.output == tmp_path / "out"
-    assert (config.truth, config.classes, config.ignore, config.normalize, config.skip, config.instances) == (None,) * 6
+    assert (config.truth, config.classes, config.ignore, config.normalize) == (None,) * 4
     assert (config.reader["name"], [one["name"] for one in config.metrics], [one["name"] for one in config.writers]) == (
         "auto",
         ["semantic"],
@@ -97,7 +97,7 @@ tiling:
   stitch: crob
 writers: [tif]
 compute: {memory: lots, prcision: fp16}
-skip: tissue
+skipp: tissue
 output: out
 """
 
@@ -116,7 +116,7 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         "run.yaml:11: writers.0.name: found 'tif'; expected ",
         "run.yaml:12: compute.memory: found 'lots'; expected a size above 0 such as 4GiB, 500MB or a number of bytes",
         f"run.yaml:12: compute.prcision: found unknown key 'prcision'; expected {compute}. Did you mean 'precision'?",
-        "run.yaml:13: skip: found 'tissue' (text); expected null: skipping is not known yet",
+        "run.yaml:13: skipp: found unknown key 'skipp'; expected images, ",
     ]
     assert [line[: len(start)] for line, start in zip(got, starts, strict=True)] == starts
     assert got[3].endswith("Did you mean 'classes'?")
@@ -150,7 +150,7 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ("truth: t/{stam}.png", "run.yaml:4: truth: found {stam}; expected {stem}, {name}, {image} or {folder}. Did you mean 'stem'?"),
         ("ignore: red", "run.yaml:4: ignore: found 'red'; expected a whole number, a colour '#rrggbb' or null"),
         ("ignore: 1.5", "run.yaml:4: ignore: found 1.5 (a number); expected a whole number, a colour '#rrggbb' or null"),
-        ("instances: {}", "run.yaml:4: instances: found {} (a mapping); expected null: instances are not known yet"),
+        ("instances: null", "run.yaml:4: instances: found unknown key 'instances'; expected images, "),
         (
             "normalize: percentil",
             "found 'percentil' (text); expected percentile, zscore, {mean: [..], std: [..]} or null. Did you mean 'percentile'?",
@@ -164,8 +164,7 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ("classes:\n  - {name: a}\n  - {values: [1]}", "run.yaml:6: classes.1.name is missing; expected text"),
         (
             "classes:\n  - {name: a}\n  - {name: b, values: [1]}",
-            "run.yaml:5: classes.0.values is missing; expected a list or other. 'b' has `values`, so every class needs it. "
-            "Add values, or remove them from all.",
+            "classes.0.values is missing; expected a list or other. 'b' has `values`, so every class needs it. Add values, or remove them",
         ),
         (
             "classes:\n  - {name: a, values: other}\n  - {name: b, values: other}",
@@ -387,6 +386,16 @@ output: 2024-01-01
     assert config.model["padding"] == "same"
     assert config.output.name == "2024-01-01"
     assert yaml.safe_load(text)["compute"]["deadline"] == 600.0
+
+
+def test_a_folder_of_an_earlier_run_can_be_gone_on_with(load, tmp_path):
+    """A written config may hold null for keys that meant nothing; any other unknown key is refused there, too."""
+    written = tmp_path / "config.yaml"
+    written.write_text(to_yaml(load(SMALL)) + "skip: null\ninstances: null\n")
+    assert load_written_config(written) == load(SMALL)
+    written.write_text(to_yaml(load(SMALL)) + "skip: tissue\n")
+    with pytest.raises(InputError, match="found unknown key 'skip'"):
+        load_written_config(written)
 
 
 @settings(deadline=None)
