@@ -59,7 +59,7 @@ def available(kind: str) -> list[str]:
 @lru_cache(maxsize=2 * len(KINDS))
 def _listed(folders: tuple[str, ...], _changed: tuple[int, ...]) -> tuple[str, ...]:
     """List a folder once, until a file is added: a run of many small images asks for every one of them."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(folders) if not found.name.startswith("_")))
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(folders) if not found.ispkg and not found.name.startswith("_")))
 
 
 def find(kind: str, name: str, where: str = "") -> type[Plugin]:

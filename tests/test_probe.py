@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models._probe import Probe, answer_key, cached, file_sha256, probe, probe_field, probe_stride, remember
+from pipeline.models.networks.stride_and_field import Probe, answer_key, cached, file_sha256, probe, probe_field, probe_stride, remember
 from pipeline.plugins import build
 
 

@@ -17,7 +17,7 @@ from pipeline import __version__
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import ceil_to
 from pipeline.models import Model, TorchModel, parse_model
-from pipeline.models._rdf_description import OPSET, describe
+from pipeline.models.model_zoo.description import OPSET, describe
 from pipeline.plugins import build
 
 if TYPE_CHECKING:

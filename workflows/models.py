@@ -86,7 +86,7 @@ def facts_of(model: Model) -> dict[str, Any]:
 def measured(model: Model) -> dict[str, Any]:
     """Measure stride and field, in pixels; nothing for a model that is no network."""
     from pipeline.models import TorchModel
-    from pipeline.models._probe import probe, remember
+    from pipeline.models.networks.stride_and_field import probe, remember
 
     if not isinstance(model, TorchModel):
         return {}

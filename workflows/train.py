@@ -16,8 +16,8 @@ from pipeline.config import config_from, load_form, to_yaml
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import COLUMNS, Image, fingerprint
 from pipeline.interrupts import handled_by
-from pipeline.models._probe import file_sha256
 from pipeline.models.bundle import read_spec
+from pipeline.models.networks.stride_and_field import file_sha256
 from pipeline.plugins import build
 from pipeline.records import Ledger, RunFolder, hardware, versions
 from pipeline.scheduling import EXIT_INTERRUPTED

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline.backends import Backend
 from pipeline.backends._allocator import keep_freed_memory
-from pipeline.backends._threads import torch_threads
+from pipeline.backends._torch_threads import torch_threads
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.backends._graph import Graph, Run
+    from pipeline.backends._graph_predictor import Graph, Run
     from pipeline.models import Predictor
 
 __all__ = ["Onnxruntime"]
@@ -46,13 +46,11 @@ class Onnxruntime(Backend):
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. It is exported when the type of the pixels is known."""
         self.require(recipe)
-        from pipeline.backends._graph import GraphPredictor
-        from pipeline.models._onnx_session import CUDA, providers
+        from pipeline.backends._graph_predictor import GraphPredictor
+        from pipeline.models.network_files.onnx_session import CUDA, providers
 
         if recipe.device == "cuda" and CUDA not in providers():
-            raise InputError(
-                Problem("compute.device", "cuda, which this ONNX Runtime lacks", "cpu", "pip install onnxruntime-gpu")
-            )
+            raise InputError(Problem("compute.device", "cuda, which this ONNX Runtime lacks", "cpu", "pip install onnxruntime-gpu"))
         keep_freed_memory()
         with torch_threads(recipe.threads):
             yield GraphPredictor(network, normalize, lambda graph, pixels: _load(graph, pixels, recipe), RAW)
@@ -64,7 +62,7 @@ def _load(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool
     Raises:
         InputError: the network does something that ONNX cannot say, or ONNX Runtime cannot do.
     """
-    from pipeline.models._onnx_session import open_session
+    from pipeline.models.network_files.onnx_session import open_session
 
     file, takes_any = _export(graph, pixels)
     session = open_session(file, threads=recipe.threads, cuda=recipe.device == "cuda", where="compute.backend")
@@ -80,7 +78,7 @@ def _load(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool
 def _export(graph: Graph, pixels: NDArray[Any]) -> tuple[bytes, bool]:
     import torch
 
-    from pipeline.backends._graph import refusal, trace
+    from pipeline.backends._graph_predictor import refusal, trace
 
     traced, takes_any = trace(graph, pixels.shape, "onnxruntime")
     channels = pixels.shape[3 if graph.interleaved else 1]

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from pipeline.backends import Backend
 from pipeline.backends._allocator import give_back, give_back_freed_memory
-from pipeline.backends._threads import torch_threads
+from pipeline.backends._torch_threads import torch_threads
 from pipeline.config import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.backends._graph import Graph, Run
+    from pipeline.backends._graph_predictor import Graph, Run
     from pipeline.models import Predictor
 
 __all__ = ["Openvino"]
@@ -52,7 +52,7 @@ class Openvino(Backend):
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. It is compiled when the type of the pixels is known."""
         self.require(recipe)
-        from pipeline.backends._graph import GraphPredictor
+        from pipeline.backends._graph_predictor import GraphPredictor
         from pipeline.backends.torch import bf16_supported
 
         give_back_freed_memory()  # it plans the memory of a tile, and holds it
@@ -69,7 +69,7 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
     Raises:
         InputError: the network does something that OpenVINO cannot.
     """
-    from pipeline.backends._graph import refusal
+    from pipeline.backends._graph_predictor import refusal
 
     try:
         if recipe.precision == "int8":
@@ -152,7 +152,7 @@ def _config(recipe: Recipe, floats: str) -> dict[str, Any]:
 
 
 def _calibrated(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any, bool, str]:
-    from pipeline.backends._int8 import floats_of, read, surround
+    from pipeline.backends._int8_calibration import floats_of, read, surround
 
     model = read(recipe, pixels.shape[3 if graph.interleaved else 1])
     floats = floats_of(model)
@@ -163,7 +163,7 @@ def convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
     """Make OpenVINO's graph of a torch one, and say whether it takes any size."""
     from openvino import Type
 
-    from pipeline.backends._graph import trace
+    from pipeline.backends._graph_predictor import trace
 
     traced, takes_any = trace(graph, pixels.shape, "openvino")
     batch, *rest = pixels.shape

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from pipeline.backends import Backend
 from pipeline.backends._allocator import keep_freed_memory
-from pipeline.backends._threads import torch_threads
+from pipeline.backends._torch_threads import torch_threads
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor
-from pipeline.statistics import constants
+from pipeline.statistics import mean_and_std
 from pipeline.tiling import argmax_into
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.statistics import Fit
+    from pipeline.statistics import ImageFit
     from pipeline.tiling.torch_ops import TorchOps
 
 __all__ = ["Torch"]
@@ -71,7 +71,7 @@ class _TorchPredictor(Predictor):
     def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
         import torch
 
-        from pipeline.backends._fold import fold_batch_norms
+        from pipeline.backends._batch_norm_folding import fold_batch_norms
 
         super().__init__()
         network = network.eval()
@@ -81,7 +81,7 @@ class _TorchPredictor(Predictor):
         self.normalize = normalize
         self.batch: int | None = None
 
-    def run(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
+    def run(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> torch.Tensor:
         """Return logits (B, K, Y, X) as the network leaves them, with at least two classes."""
         import torch
 
@@ -100,10 +100,10 @@ class _TorchPredictor(Predictor):
             self.notes.append(f"batch {step} did not fit into device memory; {self.batch} from here on")
             torch.cuda.empty_cache()
 
-    def _forward(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
+    def _forward(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> torch.Tensor:
         import torch
 
-        numbers = constants(self.normalize, fits, pixels_BCYX.shape[1])
+        numbers = mean_and_std(self.normalize, fits, pixels_BCYX.shape[1])
         # no_grad, not inference_mode: whoever gets the logits may change them in place.
         with torch.no_grad():
             logits_BKYX: torch.Tensor = self.network(self.prepare(pixels_BCYX, numbers).to(self.dtype))
@@ -119,7 +119,7 @@ class _HostPredictor(_TorchPredictor):
 
     has_own_classes = True
 
-    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
+    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X), float32."""
         logits_BKYX = self.run(pixels_BCYX, fits)
         planes_BKYX = np.empty(logits_BKYX.shape, np.float32)
@@ -128,7 +128,7 @@ class _HostPredictor(_TorchPredictor):
                 planes_KYX[:, rows] = band_KYX
         return planes_BKYX
 
-    def classes(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[Any]:
+    def classes(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[Any]:
         """Return classes (B, Y, X), those of the largest logits, the lowest in ties; whole planes of logits are never made.
 
         Raises:
@@ -184,7 +184,7 @@ class _DevicePredictor(_TorchPredictor):
         super().__init__(network, recipe, normalize)
         self.ops = TorchOps(recipe.device)
 
-    def __call__(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> torch.Tensor:
+    def __call__(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> torch.Tensor:
         """Return logits (B, K, Y, X), float32, for pixels as a numpy array or a tensor of the device; nothing waits for them."""
         import torch
 

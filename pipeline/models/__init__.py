@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, Strict
 
 from pipeline.config import Recipe
-from pipeline.models._model_text import parse_model
+from pipeline.models._orientations import TTA, Orientations
 from pipeline.models._predictor import Predict, Predictor, as_predictor
-from pipeline.models._shapes import Shapes
-from pipeline.models._tta import TTA, Orientations
+from pipeline.models.bundle_files.model_text import parse_model
+from pipeline.models.networks.tensor_shapes import Shapes
 from pipeline.plugins import Plugin, build
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class TorchModel(Model):
 
     @property
     def unmeasured(self) -> str | None:
-        """What :func:`pipeline.models._probe.remember` keeps stride and field under; None where both are known, or the file is missing."""
+        """What :func:`pipeline.models.networks.stride_and_field.remember` keeps stride and field under; None where both are known, or the file is missing."""
         return None
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
@@ -244,7 +244,7 @@ class Network(TorchModel):
         Raises:
             InputError: keys or shapes of the file do not match the module; the first few are named.
         """
-        from pipeline.models._weights import load_weights
+        from pipeline.models.networks.weights import load_weights
 
         return load_weights(self.build, self.weights, self.seed)
 

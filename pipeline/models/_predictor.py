@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.tiling import ArrayOps, NumpyOps
 
 if TYPE_CHECKING:
-    from pipeline.statistics import Fit
+    from pipeline.statistics import ImageFit
 
 __all__ = ["Predict", "Predictor", "as_predictor"]
 
@@ -43,10 +43,10 @@ class Predictor(ABC):
         self.notes: list[str] = [] if notes is None else notes
 
     @abstractmethod
-    def __call__(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> Any:
+    def __call__(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> Any:
         """Return logits or class ids; see :data:`Predict`."""
 
-    def classes(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> Any:
+    def classes(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> Any:
         """Return class ids (B, Y, X), exactly those of the largest logits; or logits, where ids save nothing or a logit is not finite.
 
         Raises:
@@ -62,7 +62,7 @@ class _Function(Predictor):
         super().__init__()
         self.function = function
 
-    def __call__(self, pixels_BCYX: Any, fits: Sequence[Fit]) -> Any:
+    def __call__(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> Any:
         return self.function(pixels_BCYX, fits)
 
 

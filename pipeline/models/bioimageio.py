@@ -18,11 +18,11 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.models import Predictor, TorchModel
-from pipeline.models._architecture_file import ArchitectureFile, architecture_of
-from pipeline.models._file import NetworkFile
-from pipeline.models._probe import file_sha256
-from pipeline.models._rdf import Package, locate, read_package
-from pipeline.models._tta import Orientations
+from pipeline.models._orientations import Orientations
+from pipeline.models.model_zoo.package import Package, locate, read_package
+from pipeline.models.network_files.architecture_file import ArchitectureFile, architecture_of
+from pipeline.models.network_files.network_file import NetworkFile
+from pipeline.models.networks.stride_and_field import file_sha256
 from pipeline.plugins import build
 from pipeline.statistics import Fitter
 

@@ -16,10 +16,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network, TorchModel
-from pipeline.models._bundle_spec import BundleSpec
-from pipeline.models._probe import file_sha256
+from pipeline.models.bundle_files.spec import BundleSpec
+from pipeline.models.networks.stride_and_field import file_sha256
 from pipeline.plugins import build, find, problems_of
-from pipeline.statistics import check_fixed
+from pipeline.statistics import check_mean_std
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,7 +157,7 @@ class Bundle(TorchModel):
         if (found := file_sha256(weights)) != wanted:
             way_out = "The file was tampered with or truncated: get the bundle again."
             raise InputError(Problem(str(weights), f"sha256 {found[:12]}...", f"{wanted[:12]}..., as model.yaml says", way_out))
-        from pipeline.models._merge import MergedChannels, MergedOutputs
+        from pipeline.models.networks.merged import MergedChannels, MergedOutputs
 
         module = self.architecture.load()
         if self.spec.merge_channels:
@@ -278,7 +278,7 @@ def _architecture(spec: BundleSpec, folder: Path) -> Network:
         problems.append(Problem(f"{file}: channels", str(spec.channels), f"{network.num_channels}, as the architecture takes"))
     if isinstance(spec.normalize, dict):
         channels = None if spec.merge_channels else network.num_channels
-        problems += [_in_file(problem, file) for problem in check_fixed(spec.normalize, channels)]
+        problems += [_in_file(problem, file) for problem in check_mean_std(spec.normalize, channels)]
     if problems:
         raise InputError(problems)
     return network

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pipeline.models import Network
-from pipeline.models._shapes import Shapes, ends
+from pipeline.models.networks.tensor_shapes import Shapes, ends
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +70,7 @@ class DeepLabV3Plus(Network):
 
     def build(self) -> nn.Module:
         """Build the module."""
-        from pipeline.models._smp import make_network
+        from pipeline.models.networks.smp import make_network
 
         return make_network(
             "DeepLabV3Plus",

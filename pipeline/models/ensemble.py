@@ -15,12 +15,12 @@ from pydantic import Field, Strict, model_validator
 
 from pipeline.config import Recipe
 from pipeline.models import Model, Predictor
-from pipeline.models._tta import average
+from pipeline.models._orientations import average
 from pipeline.plugins import build
-from pipeline.statistics import NormalizeFitter
+from pipeline.statistics import NormalizationFitter
 
 if TYPE_CHECKING:
-    from pipeline.statistics import Fit, Fitter
+    from pipeline.statistics import ImageFit, Fitter
 
 __all__ = ["Ensemble"]
 
@@ -149,7 +149,7 @@ class Ensemble(Model):
     def fitter(self) -> Fitter | None:
         """What some members ask for, where others work on raw values and must not be given it."""
         asked = self._wishes - {None}
-        return NormalizeFitter(asked.pop()) if asked and None in self._wishes else None
+        return NormalizationFitter(asked.pop()) if asked and None in self._wishes else None
 
     def files(self) -> Sequence[Path]:
         """All members' files."""
@@ -190,7 +190,7 @@ class _Members(Predictor):
         super().__init__()
         self.models, self.opened, self.shares = models, opened, shares
 
-    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
+    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""
         pairs = zip(self.models, self.opened, strict=True)
         answers = [_host(predict(pixels_BCYX, _fits_of(model, fits))) for model, predict in pairs]
@@ -204,7 +204,7 @@ def _fixed(model: Model) -> Mapping[str, Any] | None:
     return model.normalize if isinstance(model.normalize, Mapping) else None
 
 
-def _fits_of(model: Model, fits: Sequence[Fit]) -> Sequence[Fit]:
+def _fits_of(model: Model, fits: Sequence[ImageFit]) -> Sequence[ImageFit]:
     """Give a member the normalisation that it asks for, where it is not everybody's and the YAML asks for none."""
     return [{"normalize": fit["model"], **fit} if isinstance(model.normalize, str) and "model" in fit else fit for fit in fits]
 

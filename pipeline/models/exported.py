@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.models._file import FileFacts, NetworkFile, facts_of_shapes, reason
+from pipeline.models.network_files.network_file import FileFacts, NetworkFile, facts_of_shapes, reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +71,7 @@ class Exported(NetworkFile):
         """
         import torch
 
-        from pipeline.models._stepped import Stepped
+        from pipeline.models.network_files.fixed_batch import Stepped
 
         self.require()
         batch = self.facts.batch

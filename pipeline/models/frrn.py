@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pipeline.models import Network
-from pipeline.models._shapes import Shapes, ends
+from pipeline.models.networks.tensor_shapes import Shapes, ends
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,6 +89,6 @@ class FRRN(Network):
 
     def build(self) -> nn.Module:
         """Build the module."""
-        from pipeline.models._frrn import FRRNModule
+        from pipeline.models.networks.frrn import FRRNModule
 
         return FRRNModule(self.channels, self.classes, self.stages, units=_UNITS)

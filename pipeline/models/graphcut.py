@@ -13,10 +13,10 @@ from pydantic import Field, PositiveFloat, Strict
 
 from pipeline.config import Recipe
 from pipeline.models import Predict
-from pipeline.models._expansion import Energy, minimise, steps
-from pipeline.models._parts import PartsModel
-from pipeline.models._sample import Features, SampleFitter, cluster
-from pipeline.statistics import Fit, Fitter, Summary
+from pipeline.models.classical.alpha_expansion import Energy, minimise, steps
+from pipeline.models.classical.base import PartsModel
+from pipeline.models.classical.pixel_samples import Features, SampleFitter, cluster
+from pipeline.statistics import ImageFit, Fitter, Summary
 
 __all__ = ["GraphCut"]
 
@@ -77,7 +77,7 @@ class GraphCut(PartsModel):
         del recipe, normalize
         yield self._predict
 
-    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.uint8]:
+    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.uint8]:
         energies = (self._energy(pixels_CYX, fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True))
         return np.stack([minimise(energy, self.sweeps) for energy in energies])
 

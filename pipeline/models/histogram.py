@@ -16,14 +16,14 @@ from pipeline.config import Recipe
 from pipeline.errors import Problem
 from pipeline.geometry import Box
 from pipeline.models import Predict
-from pipeline.models._parts import PartsModel
-from pipeline.models._pixels import Grey, counted, gaussian, window_sum
-from pipeline.models._thresholds import li, thresholds, triangle
+from pipeline.models.classical.base import PartsModel
+from pipeline.models.classical.grey_values import Grey, counted, gaussian, window_sum
+from pipeline.models.classical.thresholds import li, thresholds, triangle
 from pipeline.statistics import Fitter, Summary
 from pipeline.validation import wrong
 
 if TYPE_CHECKING:
-    from pipeline.statistics import Fit
+    from pipeline.statistics import ImageFit
 
 __all__ = ["HistogramThreshold"]
 
@@ -121,7 +121,7 @@ class HistogramThreshold(PartsModel):
         del recipe, normalize
         yield self._predict
 
-    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.uint8]:
+    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.uint8]:
         batch, _, height, width = pixels_BCYX.shape
         parts_BYX = np.empty((batch, height, width), np.uint8)
         for pixels_CYX, fit, parts_YX in zip(pixels_BCYX, fits, parts_BYX, strict=True):

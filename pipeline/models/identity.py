@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.config import Recipe
 from pipeline.models import Model, Predict
-from pipeline.statistics import Fit
+from pipeline.statistics import ImageFit
 
 __all__ = ["Identity"]
 
@@ -50,7 +50,7 @@ class Identity(Model):
         kind = np.dtype(np.uint8 if self.classes <= 255 else np.uint16)
         fill = kind.type(255 if self.classes <= 255 else 65535)
 
-        def predict(pixels_BCYX: NDArray[Any], _: Sequence[Fit]) -> NDArray[Any]:
+        def predict(pixels_BCYX: NDArray[Any], _: Sequence[ImageFit]) -> NDArray[Any]:
             ids_BYX = pixels_BCYX[:, 0]
             known_BYX = (ids_BYX >= 0) & (ids_BYX < self.classes)
             return np.where(known_BYX, ids_BYX, fill).astype(kind)

@@ -14,13 +14,13 @@ from pydantic import Field, Strict, field_validator
 from pipeline.config import Recipe
 from pipeline.errors import Problem
 from pipeline.models import Predict
-from pipeline.models._parts import PartsModel
-from pipeline.models._sample import Features, SampleFitter, cluster
+from pipeline.models.classical.base import PartsModel
+from pipeline.models.classical.pixel_samples import Features, SampleFitter, cluster
 from pipeline.statistics import Fitter, Summary
 from pipeline.validation import wrong
 
 if TYPE_CHECKING:
-    from pipeline.statistics import Fit
+    from pipeline.statistics import ImageFit
 
 __all__ = ["KMeans"]
 
@@ -77,7 +77,7 @@ class KMeans(PartsModel):
         del recipe, normalize
         yield self._predict
 
-    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.uint8]:
+    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.uint8]:
         parts = [_nearest(self._features.of(pixels_CYX), fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)]
         return self.classes_of(np.stack(parts))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor
-from pipeline.models._file import FileFacts, NetworkFile, facts_of_shapes
+from pipeline.models.network_files.network_file import FileFacts, NetworkFile, facts_of_shapes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ class Onnx(NetworkFile):
         Raises:
             InputError: ONNX Runtime is missing, or the file is none that it can run.
         """
-        from pipeline.models._onnx_session import open_session
+        from pipeline.models.network_files.onnx_session import open_session
 
         session = open_session(path, threads=1, optimize=False)
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -60,7 +60,7 @@ class Onnx(NetworkFile):
     @property
     def uses_gpu(self) -> bool:
         """Whether the ONNX Runtime that is installed can."""
-        from pipeline.models._onnx_session import CUDA, providers
+        from pipeline.models.network_files.onnx_session import CUDA, providers
 
         return CUDA in providers()
 
@@ -70,8 +70,8 @@ class Onnx(NetworkFile):
         Raises:
             InputError: there is no such file.
         """
-        from pipeline.models._onnx_session import LazySession
-        from pipeline.models._stepped import Stepped
+        from pipeline.models.network_files.fixed_batch import Stepped
+        from pipeline.models.network_files.onnx_session import LazySession
 
         self.require()
         return Stepped(LazySession(self.path), self.facts.batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.models._segnet import Layers, SegNetBase
+from pipeline.models._segnet_base import Layers, SegNetBase
 
 __all__ = ["SegNet"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.models import Network
-from pipeline.models import _probe as probe
-from pipeline.models._shapes import Shapes
+from pipeline.models.networks import stride_and_field as probe
+from pipeline.models.networks.tensor_shapes import Shapes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,7 +120,7 @@ class Smp(Network):
     @classmethod
     def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """The architecture by its decoder, and every encoder of the family that the names tell; none of timm's."""
-        from pipeline.models._smp_names import read_names
+        from pipeline.models.networks.smp_tensor_names import read_names
 
         return read_names(shapes)
 
@@ -134,15 +134,15 @@ class Smp(Network):
         Raises:
             InputError: no such encoder, weights that cannot be had, or options that do not fit.
         """
-        from pipeline.models._smp import check_output
-        from pipeline.models._weights import load_weights
+        from pipeline.models.networks.smp import check_output
+        from pipeline.models.networks.weights import load_weights
 
         module = load_weights(lambda: self._make(None if self.weights else self.pretrained), self.weights, self.seed)
         check_output(module, self.channels, self.stride)
         return module
 
     def _make(self, pretrained: str | None) -> nn.Module:
-        from pipeline.models._smp import make_network
+        from pipeline.models.networks.smp import make_network
 
         # Tiles at the border of an image are smaller than others.
         resized = {"dynamic_img_size": True} if self.architecture == "DPT" else {}

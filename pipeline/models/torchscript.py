@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, field_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.models._file import NetworkFile, reason
+from pipeline.models.network_files.network_file import NetworkFile, reason
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pipeline.errors import Problem
 from pipeline.models import Network
-from pipeline.models._shapes import Shapes, ends
+from pipeline.models.networks.tensor_shapes import Shapes, ends
 from pipeline.validation import wrong
 
 if TYPE_CHECKING:
@@ -122,6 +122,6 @@ class UNet(Network):
 
     def build(self) -> nn.Module:
         """Build the module."""
-        from pipeline.models._unet import UNetModule
+        from pipeline.models.networks.unet import UNetModule
 
         return UNetModule(self.channels, self.classes, self.padding == "valid", self.norm == "batch", self.depth, self.base, self.patch)

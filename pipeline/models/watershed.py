@@ -14,9 +14,9 @@ from pydantic import Field
 from pipeline.config import Recipe
 from pipeline.geometry import Box
 from pipeline.models import Predict
-from pipeline.models._parts import PartsModel
-from pipeline.models._pixels import Grey, counted, gaussian, window_sum
-from pipeline.models._thresholds import thresholds
+from pipeline.models.classical.base import PartsModel
+from pipeline.models.classical.grey_values import Grey, counted, gaussian, window_sum
+from pipeline.models.classical.thresholds import thresholds
 from pipeline.statistics import Fitter, Summary
 
 __all__ = ["Watershed"]

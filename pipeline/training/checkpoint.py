@@ -60,7 +60,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     Raises:
         InputError: the file is damaged.
     """
-    from pipeline.models._weights import read_pickle
+    from pipeline.models.networks.weights import read_pickle
 
     if not path.is_file():
         return None

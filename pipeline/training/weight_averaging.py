@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, Problem
-from pipeline.models._bundle_spec import BundleSpec
 from pipeline.models.bundle import find_bundle, read_spec
+from pipeline.models.bundle_files.spec import BundleSpec
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ def mix(network: nn.Module, paths: Iterable[Path]) -> bool:
     """
     import torch
 
-    from pipeline.models._weights import read_weights, refuse_mismatch
+    from pipeline.models.networks.weights import read_weights, refuse_mismatch
 
     wanted, states = network.state_dict(), []
     for path in map(weights_file, paths):

@@ -33,18 +33,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.backends._fold import fold_batch_norms
+from pipeline.backends._batch_norm_folding import fold_batch_norms
 from pipeline.config.loading import load_config
 from pipeline.engine.job import Job
 from pipeline.geometry import Box
 from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
+from pipeline.tuning.forward_timing import read_largest_tile
 from pipeline.tuning.recipe_choice import choose_recipe
+from pipeline.tuning.run_timing import halo_overhead, time_piece
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import MEAN, STD
-from workflows._forward import largest_tile
-from workflows._piece import overhead, run_piece
 from workflows.run import run
 
 CORNER = 8192
@@ -84,7 +84,7 @@ def seconds(work: Callable[[], object], least: float = 2.0) -> float:
 
 def bare(found: Catalogue, job: Job) -> tuple[float, float]:
     """Tile pixels a second of the network alone, and of the engine's call of it, with everything on the card."""
-    tile = largest_tile(found.images[0], job)
+    tile = read_largest_tile(found.images[0], job)
     network = found.model.load().eval()
     fold_batch_norms(network)
     network = network.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
@@ -121,7 +121,7 @@ def watched() -> Iterator[list[int]]:
 def engine(found: Catalogue, job: Job) -> tuple[float, float, dict[str, float]]:
     """Image pixels a second under way, the busy share, and the seconds of each stage."""
     with tempfile.TemporaryDirectory() as text, watched() as seen:
-        timing = run_piece(found, replace(job, output=Path(text)), found.config.compute, "serial", Path(text))
+        timing = time_piece(found, replace(job, output=Path(text)), found.config.compute, "serial", Path(text))
     first = min(len(seen) - 1, int(timing.start_s / 0.1))
     return timing.pixels_s, float(np.mean(seen[first:])) / 100, dict(timing.stages)
 
@@ -166,7 +166,7 @@ def measure(folder: Path, image: Path, small: Path, name: str) -> None:
     job = make_job(found, choose_recipe(found).recipe)
     recipe = job.recipe
     print(f"\n{name}: core {recipe.core} halo {recipe.halo} batch {recipe.batch} block {recipe.block} {recipe.backend} {recipe.precision}")
-    limit, call = (rate / overhead(found.images, job) for rate in bare(found, job))
+    limit, call = (rate / halo_overhead(found.images, job) for rate in bare(found, job))
     print(f"  bare   {limit / 1e6:8.1f} image Mpx/s\n  call   {call / 1e6:8.1f} image Mpx/s", flush=True)
     rate, busy, stages = engine(found, job)
     told = {stage: round(value, 2) for stage, value in stages.items()}

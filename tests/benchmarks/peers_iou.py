@@ -26,8 +26,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.config.loading import config_from
-from pipeline.models._fill import fill
 from pipeline.models.bundle import list_bundles, read_spec
+from pipeline.models.networks.padding import fill
 from pipeline.plugins import build
 from tests.benchmarks.peers import JOBS, TOOLS, checked, python_of
 from workflows.run import run_config

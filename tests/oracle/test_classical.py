@@ -20,12 +20,12 @@ from skimage.filters import threshold_li, threshold_local, threshold_otsu, thres
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.models._expansion import Energy, minimise
-from pipeline.models._pixels import Grey
-from pipeline.models._sample import pixel_hash
+from pipeline.models.classical.alpha_expansion import Energy, minimise
+from pipeline.models.classical.grey_values import Grey
+from pipeline.models.classical.pixel_samples import pixel_hash
 from pipeline.plugins import build
-from pipeline.statistics.image_statistics import Histogram, decode, encode
-from pipeline.statistics.pixel_counts import confusion
+from pipeline.statistics.image_statistics import Histogram, decode_summary, encode_summary
+from pipeline.statistics.pixel_counts import confusion_matrix
 from tests.benchmarks import classical
 from tests.conftest import blobs, save_tiff
 
@@ -231,7 +231,7 @@ def test_the_sample_does_not_depend_on_the_cut(texture):
 
     def observed(box):
         rows, cols = slice(box.y0, box.y1 + 2 * halo), slice(box.x0, box.x1 + 2 * halo)
-        return decode(encode(fitter.observe(padded_CYX[:, rows, cols], padded_YX[rows, cols], box, 0)))
+        return decode_summary(encode_summary(fitter.observe(padded_CYX[:, rows, cols], padded_YX[rows, cols], box, 0)))
 
     whole = observed(Box(0, 0, 90, 70))
     first = np.sort(pixel_hash(0, 0, Box(0, 0, 90, 70))[valid_YX])[:300]
@@ -410,7 +410,7 @@ def noisy_shapes(classes):
 
 
 def mean_iou(mask, truth):
-    counts = confusion(truth, mask, classes=int(truth.max()) + 1)
+    counts = confusion_matrix(truth, mask, classes=int(truth.max()) + 1)
     return np.mean(counts.diagonal() / (counts.sum(0) + counts.sum(1) - counts.diagonal()))
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline.config.recipe import Recipe
-from pipeline.engine.job import read_reflected
-from pipeline.engine.prediction import Predict
+from pipeline.engine.block_pixels import read_reflected
+from pipeline.engine.prediction import take_notes
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.models._tta import orientations
+from pipeline.models._orientations import orientations
 from pipeline.plugins import build
 from pipeline.raster import ArrayRaster
 from tests.conftest import NORMALIZE, blobs, engine_yaml, mask_at, save_tiff
@@ -52,10 +52,10 @@ def test_what_members_note_is_told_once(networks, monkeypatch):
         monkeypatch.setattr(torch.nn.Module, "__call__", small)
         x = blobs((5 * 32, 48)).reshape(5, 1, 32, 48)
         predict(x, [{}] * 5)
-        phase = Predict(Mock(predict=predict))
-        assert phase.notes() == tuple(f"members.{at}: batch 5 did not fit into device memory; 2 from here on" for at in range(2))
+        resources = Mock(predictor=predict)
+        assert take_notes(resources) == tuple(f"members.{at}: batch 5 did not fit into device memory; 2 from here on" for at in range(2))
         predict(x, [{}] * 5)
-        assert phase.notes() == ()
+        assert take_notes(resources) == ()
 
 
 @pytest.mark.parametrize("kind", ["flips", "d4"])

@@ -18,10 +18,11 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.inputs.catalogue import build_catalogue
 from pipeline.models import num_parameters
-from pipeline.models._probe import answer_key, probe_field
 from pipeline.models.bundle import list_bundles, save_bundle
+from pipeline.models.networks.stride_and_field import answer_key, probe_field
 from pipeline.plugins import build
-from pipeline.tuning.recipe_choice import choose_recipe, measure_stride_and_field
+from pipeline.tuning.network_probe import measure_stride_and_field
+from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import UNET, engine_yaml, save_tiff
 
 
@@ -368,5 +369,5 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
     def measured_twice(*_):
         raise AssertionError
 
-    monkeypatch.setattr("pipeline.models._probe.probe", measured_twice)
+    monkeypatch.setattr("pipeline.models.networks.stride_and_field.probe", measured_twice)
     measure_stride_and_field(found)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipeline.errors import InputError
 from pipeline.models import Network
-from pipeline.models._nearest import _shapes_of, nearest_network
+from pipeline.models.networks.recognition import _shapes_of, nearest_network
 from pipeline.plugins import available, build, find
 
 UNET = {"name": "unet", "depth": 2, "base": 4, "channels": 3}

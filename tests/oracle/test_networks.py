@@ -17,10 +17,10 @@ from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
 from pipeline.models import frrn as frrn_file
 from pipeline.models import num_parameters
-from pipeline.models._frrn import FRRNModule
-from pipeline.models._probe import Probe, probe_field, probe_stride, remember
-from pipeline.models._segnet_module import SegNetModule, _pool, _unpool
 from pipeline.models.frrn import FRRN
+from pipeline.models.networks.frrn import FRRNModule
+from pipeline.models.networks.segnet import SegNetModule, _pool, _unpool
+from pipeline.models.networks.stride_and_field import Probe, probe_field, probe_stride, remember
 from pipeline.models.segnet import SegNet
 from pipeline.models.segnet_basic import SegNetBasic
 from pipeline.plugins import build

@@ -15,8 +15,8 @@ import yaml
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.models._moments import mean_and_std, moments
-from pipeline.models._probe import Probe, answer_key, remember
+from pipeline.models.model_zoo.exact_moments import mean_and_std, moments
+from pipeline.models.networks.stride_and_field import Probe, answer_key, remember
 from pipeline.plugins import build
 from pipeline.tiling import NumpyOps
 from tests.conftest import blobs, save_tiff

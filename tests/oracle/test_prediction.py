@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.recipe import Recipe
-from pipeline.engine.block_pipeline import Watch
-from pipeline.engine.job import Job, Resources
-from pipeline.engine.prediction import Pixels, Predict
+from pipeline.engine.job import Job
+from pipeline.engine.phases.predict import Predict
+from pipeline.engine.prediction import BlockPixels
+from pipeline.engine.resources import Resources
+from pipeline.engine.stopwatch import Stopwatch
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.inputs.image import Image
@@ -18,7 +20,7 @@ from pipeline.models import Model, Predictor
 from pipeline.plugins import build
 from pipeline.raster import Header
 from pipeline.records.receipts import Block
-from pipeline.statistics.pixel_counts import confusion, cross_entropy
+from pipeline.statistics.pixel_counts import confusion_matrix, sum_cross_entropy
 from pipeline.tiling.array_ops import NumpyOps
 from pipeline.tiling.stitching import axis_weights, softmax_bytes
 from tests.conftest import blobs, save_tiff
@@ -96,11 +98,10 @@ class Scene:
     def run(self, ops, spoilt=None):
         stub = Stub(ops, self.classes, self.margin)
         stub.spoilt = spoilt
-        phase = Predict(Resources(self.job, stub))
         region = Box(0, 0, *self.image.header.shape).grow(2 * self.grid.core + 2 * self.grid.halo)
         coordinates_CYX = _coordinates(region)
         given = [None if one is None else ops.put(one) for one in (coordinates_CYX, self.valid_YX, self.truth_YX)]
-        return phase.work(self.block, Pixels(region, *given, ""), Watch())
+        return Predict().work(Resources(self.job, stub), self.block, BlockPixels(region, *given, ""), Stopwatch())
 
     def naive(self):
         """Mask, probabilities, nats and agreement, from one float32 array over the whole image."""
@@ -168,8 +169,8 @@ def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
             assert counts.confusion is None
             assert counts.cross_entropy is None
             continue
-        assert np.array_equal(counts.confusion, confusion(scene.truth_YX, mask_YX, classes=scene.classes))
-        nats, pixels = cross_entropy(sum_KYX, scene.truth_YX)
+        assert np.array_equal(counts.confusion, confusion_matrix(scene.truth_YX, mask_YX, classes=scene.classes))
+        nats, pixels = sum_cross_entropy(sum_KYX, scene.truth_YX)
         assert counts.cross_entropy == pytest.approx(nats, rel=1e-9, abs=1e-9)
         assert counts.cross_entropy_pixels == pixels
     assert len(agreements) == 1
@@ -256,7 +257,7 @@ def test_a_run_on_a_device_is_a_run_on_the_processor(tmp_path, engine, networks,
 
 def test_a_batch_that_does_not_fit_on_a_device_is_halved(tmp_path, engine, networks, on_device, monkeypatch):
     """Out of memory halves the batch for good, is noted, and changes no mask."""
-    from pipeline.models._unet import UNetModule
+    from pipeline.models.networks.unet import UNetModule
 
     save_tiff(tmp_path / "a.tif", blobs((140, 200), seed=2))
     keys = {"model": networks["same"], "tiling": {"core": 32, "halo": 24, "block": 96}, "compute": {"backend": "torch", "batch": 8}}

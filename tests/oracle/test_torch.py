@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.backends._fold import fold_batch_norms
+from pipeline.backends._batch_norm_folding import fold_batch_norms
 from pipeline.backends.torch import Torch, bf16_supported
 from pipeline.config.recipe import Recipe
 from pipeline.plugins import build

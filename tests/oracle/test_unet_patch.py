@@ -8,7 +8,7 @@ import pytest
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.models import num_parameters
-from pipeline.models._probe import probe
+from pipeline.models.networks.stride_and_field import probe
 from pipeline.plugins import build
 
 SPEC = {"name": "unet", "channels": 1, "classes": 2, "depth": 2, "base": 4}

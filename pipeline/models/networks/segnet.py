@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models._fill import fill
-from pipeline.models._segnet import Layers
+from pipeline.models._segnet_base import Layers
+from pipeline.models.networks.padding import fill
 
 __all__ = ["SegNetModule"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.models._shapes import Shapes, ends
+from pipeline.models.networks.tensor_shapes import Shapes, ends
 
 __all__ = ["read_names"]
 

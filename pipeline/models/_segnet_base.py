@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pipeline.models import Network
-from pipeline.models._shapes import Shapes, ends
+from pipeline.models.networks.tensor_shapes import Shapes, ends
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,6 +103,6 @@ class SegNetBase(Network):
 
     def build(self) -> nn.Module:
         """Build the module."""
-        from pipeline.models._segnet_module import SegNetModule
+        from pipeline.models.networks.segnet import SegNetModule
 
         return SegNetModule(self.channels, self.classes, self.layers)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, Problem
-from pipeline.models._chain import Step
+from pipeline.models.model_zoo.preprocessing import Step
 
 __all__ = ["after", "before"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.models._moments import mean_and_std, moments
+from pipeline.models.model_zoo.exact_moments import mean_and_std, moments
 from pipeline.statistics import Fitter, Histogram, Summary
 
 __all__ = ["Chain", "ChainFitter", "Op", "Step"]

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from pipeline.errors import InputError, Problem
-from pipeline.models._chain import Chain
-from pipeline.models._rdf_steps import after, before
+from pipeline.models.model_zoo.preprocessing import Chain
+from pipeline.models.model_zoo.steps import after, before
 
 __all__ = ["FORMATS", "Package", "Weights", "locate", "read_package"]
 

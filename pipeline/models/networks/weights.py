@@ -115,7 +115,7 @@ def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torc
     }
     parts = [f"{len(names)} {kind}: {_shortened(names)}" for kind, names in differences.items() if names]
     if parts:
-        from pipeline.models._nearest import advice
+        from pipeline.models.networks.recognition import advice
 
         way_out = advice({name: tuple(value.shape) for name, value in found.items()}, weights)
         raise InputError(Problem(str(weights), "; ".join(parts), f"the {len(wanted)} tensors of the model", way_out))

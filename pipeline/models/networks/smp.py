@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.models._fill import fill
+from pipeline.models.networks.padding import fill
 
 __all__ = ["check_output", "make_network"]
 

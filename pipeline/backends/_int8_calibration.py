@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backends._graph import Classes, Graph, prepared, refusal
+from pipeline.backends._graph_predictor import Classes, Graph, prepared, refusal
 from pipeline.backends.openvino import convert, to_openvino
 from pipeline.backends.torch import bf16_supported
 from pipeline.errors import InputError, Problem
-from pipeline.statistics import constants
+from pipeline.statistics import mean_and_std
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.config import Recipe
-    from pipeline.statistics import Fit
+    from pipeline.statistics import ImageFit
 
 __all__ = ["floats_of", "quantize", "read", "surround"]
 
@@ -39,7 +39,7 @@ FLOATS = ["gigaseg", "floats"]  # where a graph says it
 PASSING = {"Slice", "StridedSlice", "Pad", "MaxPool", "Reshape", "Transpose", "Interpolate"}
 
 
-def quantize(network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Sequence[tuple[NDArray[Any], Fit]], folder: Path) -> str:
+def quantize(network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Sequence[tuple[NDArray[Any], ImageFit]], folder: Path) -> str:
     """Calibrate a network and write it into a folder, once for each number of channels that the tiles have.
 
     Args:
@@ -74,9 +74,9 @@ def quantize(network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Seq
     return _digest(folder)
 
 
-def _inputs(pixels_BCYX: NDArray[Any], normalize: Mapping[str, Any] | None, fit: Fit) -> list[NDArray[np.float32]]:
+def _inputs(pixels_BCYX: NDArray[Any], normalize: Mapping[str, Any] | None, fit: ImageFit) -> list[NDArray[np.float32]]:
     batch, channels = pixels_BCYX.shape[:2]
-    numbers = constants(normalize, [fit] * batch, channels)
+    numbers = mean_and_std(normalize, [fit] * batch, channels)
     mean_BC, std_BC = numbers or (np.zeros((batch, channels), np.float32), np.ones((batch, channels), np.float32))
     return [pixels_BCYX.astype(np.float32), mean_BC[:, :, None, None], std_BC[:, :, None, None]]
 

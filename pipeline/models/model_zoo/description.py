@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
-from pipeline.models._chain import Chain
-from pipeline.models._probe import file_sha256
-from pipeline.models._rdf_steps import before
+from pipeline.models.model_zoo.preprocessing import Chain
+from pipeline.models.model_zoo.steps import before
+from pipeline.models.networks.stride_and_field import file_sha256
 from pipeline.statistics.normalization import HIGH, LOW
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.models._pixels import gaussian, grey, moments, window_sum
+from pipeline.models.classical.grey_values import gaussian, grey, moments, window_sum
 from pipeline.statistics import Fitter, Summary
 
 __all__ = ["Features", "SampleFitter", "cluster", "pixel_hash"]

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.backends._fold import fold_batch_norms
+from pipeline.backends._batch_norm_folding import fold_batch_norms
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.models import Predictor
-from pipeline.statistics import constants
+from pipeline.statistics import mean_and_std
 
 if TYPE_CHECKING:
-    from pipeline.statistics import Fit
+    from pipeline.statistics import ImageFit
 
 __all__ = ["Classes", "Graph", "GraphPredictor", "prepared", "refusal", "trace"]
 
@@ -87,21 +87,21 @@ class GraphPredictor(Predictor):
         self.graphs: dict[tuple[Any, ...], Run] = {}
         self.sized: dict[tuple[Any, ...], Run] = {}  # used last comes last
 
-    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
+    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X)."""
         logits_BKYX: NDArray[np.float32] = self._run(pixels_BCYX, fits, classes=False)[0]
         return logits_BKYX
 
-    def classes(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[Any]:
+    def classes(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[Any]:
         """Return classes (B, Y, X), those of the largest logits, the lowest in ties; logits where one of them is not finite."""
         classes_BYX, sums_B = self._run(pixels_BCYX, fits, classes=True)
         return classes_BYX if np.isfinite(sums_B).all() else self(pixels_BCYX, fits)
 
-    def _run(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit], *, classes: bool) -> list[NDArray[Any]]:
+    def _run(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit], *, classes: bool) -> list[NDArray[Any]]:
         batch, channels = pixels_BCYX.shape[:2]
         interleaved = channels > 1 and pixels_BCYX.strides[1] < pixels_BCYX.strides[3]
         pixels = self._as_taken(np.moveaxis(pixels_BCYX, 1, -1) if interleaved else pixels_BCYX)
-        numbers = constants(self.normalize, fits, channels)
+        numbers = mean_and_std(self.normalize, fits, channels)
         mean_BC, std_BC = numbers or (np.zeros((batch, channels), np.float32), np.ones((batch, channels), np.float32))
         run = self._graph(pixels, channels, interleaved=interleaved, classes=classes)
         return run([pixels, mean_BC[:, :, None, None], std_BC[:, :, None, None]])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pipeline.errors import InputError, Problem
-from pipeline.models._file import NetworkFile, reason
-from pipeline.models._weights import read_pickle, refuse_mismatch
+from pipeline.models.network_files.network_file import NetworkFile, reason
+from pipeline.models.networks.weights import read_pickle, refuse_mismatch
 
 if TYPE_CHECKING:
     from torch import nn

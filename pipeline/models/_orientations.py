@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.models._predictor import Predictor
 
 if TYPE_CHECKING:
-    from pipeline.statistics import Fit
+    from pipeline.statistics import ImageFit
 
 __all__ = ["TTA", "Orientations", "average", "orientations"]
 
@@ -92,7 +92,7 @@ class Orientations(Predictor):
         super().__init__(notes=predict.notes)
         self.predict, self.kind = predict, kind
 
-    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[Fit]) -> NDArray[np.float32]:
+    def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""
         turns = list(orientations(self.kind))
         given = (self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits) for turn, _ in turns)

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.errors import InputError
 from pipeline.models import Network
-from pipeline.models._shapes import Shapes
+from pipeline.models.networks.tensor_shapes import Shapes
 from pipeline.plugins import available, build, find
 
 __all__ = ["advice", "nearest_network"]
@@ -74,7 +74,7 @@ def _guesses(found: Shapes) -> Iterator[dict[str, Any]]:
 
 
 def _shapes_of(spec: dict[str, Any]) -> Shapes:
-    from pipeline.models._meta import weightless
+    from pipeline.models.networks.weightless import weightless
 
     network: Network = build("models", spec)
     with weightless(), warnings.catch_warnings():

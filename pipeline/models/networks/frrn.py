@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models._fill import fill
+from pipeline.models.networks.padding import fill
 
 __all__ = ["FRRNModule"]
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, Strict, model_validator
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor, TorchModel
-from pipeline.models import _probe as probe
+from pipeline.models.networks import stride_and_field as probe
 
 __all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "reason"]
 
