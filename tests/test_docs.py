@@ -25,7 +25,8 @@ from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.raster import Header, Raster
 from pipeline.statistics.pixel_counts import Counts
-from pipeline.training.schema import TRAIN, is_training
+from pipeline.storage import LocalStorage
+from pipeline.training import TRAIN, is_training
 from pipeline.writers import MaskMeta
 
 ROOT = Path(__file__).parents[1]
@@ -182,7 +183,7 @@ def test_the_writer_recipe_works(recipes: Recipes, tmp_path: Path) -> None:
     """The writer of CONTRIBUTING.md writes every pixel, and leaves nothing else behind."""
     (tmp_path / "masks").mkdir()
     mask_YX = np.arange(2500 * 3, dtype=np.uint16).astype(np.uint8).reshape(2500, 3)
-    recipes.build("writer").export(Still(mask_YX), MaskMeta(mask_YX.shape), tmp_path / "masks" / "a.raw")
+    recipes.build("writer").export(Still(mask_YX), MaskMeta(mask_YX.shape), LocalStorage(tmp_path / "masks"), "a.raw")
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a.raw"]
     assert (tmp_path / "masks" / "a.raw").read_bytes() == mask_YX.tobytes()
 

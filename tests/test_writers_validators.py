@@ -20,8 +20,8 @@ from PIL import Image as Picture
 from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.raster import ArrayRaster, Header
-from pipeline.storage.block_store import BlockStore
-from pipeline.tiling.grid import Grid
+from pipeline.storage import BlockStore, LocalStorage
+from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta
 from pipeline.writers._pyramid import mean, mode, nearest
 from pipeline.writers.ome_zarr import OmeZarr
@@ -185,7 +185,7 @@ def test_a_half_written_pyramid_is_replaced(tmp_path):
     (broken / "2" / "zarr.json").unlink()
     BlockStore(broken / "3", Header((9, 9), 1, "uint8"), 64).create(replace=True)
     (broken / "zarr.json").unlink()
-    OmeZarr().export(BlockStore.open(broken / "0"), meta, broken)
+    OmeZarr().export(BlockStore.open(broken / "0"), meta, LocalStorage(broken.parent), broken.name)
     files = [{str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()} for path in (whole, broken)]
     assert files[0] == files[1]
 
@@ -206,7 +206,9 @@ def test_a_source_that_is_ome_zarr_is_linked(tmp_path):
         path = tmp_path / str(len(found)) / "a.ome.zarr"
         OmeZarr().create(path, MaskMeta((9, 9), classes=CLASSES, source=source), 512)
         found.append(zarr.open_group(path, mode="r").attrs["ome"]["image-label"].get("source"))
-        OmeZarr().export(ArrayRaster(mask_of((9, 9))), MaskMeta((9, 9), classes=CLASSES, source=source), path)
+        OmeZarr().export(
+            ArrayRaster(mask_of((9, 9))), MaskMeta((9, 9), classes=CLASSES, source=source), LocalStorage(path.parent), path.name
+        )
         assert zarr.open_group(path, mode="r").attrs["ome"]["image-label"].get("source") == found[-1]
     assert found == [{"image": "../../in/a.ome.zarr"}, None, None]
 
@@ -229,7 +231,7 @@ def test_our_own_reader_sees_scale_and_classes(tmp_path):
 def test_tiff_levels_are_pixel_equal(tmp_path, shape, compression):
     """Every level of a TIFF is the mask with a stride, marked as reduced and tiled; small masks have one page."""
     mask = mask_of(shape)
-    Tiff(compression=compression).export(ArrayRaster(mask), MaskMeta(shape, classes=CLASSES), tmp_path / "a.tif")
+    Tiff(compression=compression).export(ArrayRaster(mask), MaskMeta(shape, classes=CLASSES), LocalStorage(tmp_path), "a.tif")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert len(file.pages) == {1: 1, 5: 3, 300: 1, 1024: 2, 2600: 3}[shape[0]]
         assert len(file.series[0].levels) == len(file.pages)
@@ -242,7 +244,7 @@ def test_pillow_reads_the_tiff(tmp_path):
     """A reader that shares no code with the writer's library sees the same pixels, and the fill value as nodata."""
     mask = mask_of((700, 600))
     for compression in ("deflate", "lzw", "none"):
-        Tiff(compression=compression).export(ArrayRaster(mask), MaskMeta((700, 600), classes=CLASSES), tmp_path / "a.tif")
+        Tiff(compression=compression).export(ArrayRaster(mask), MaskMeta((700, 600), classes=CLASSES), LocalStorage(tmp_path), "a.tif")
         with Picture.open(tmp_path / "a.tif") as picture:
             np.testing.assert_array_equal(np.asarray(picture), mask)
             assert picture.tag_v2[42113] == "255"
@@ -251,7 +253,7 @@ def test_pillow_reads_the_tiff(tmp_path):
 def test_georeference_and_scale_survive(tmp_path):
     """GeoTIFF tags are copied as they are, the source's nodata is not, and micrometres become pixels per centimetre of each level."""
     meta = MaskMeta((1100, 1100), classes=CLASSES, georeference=UTM, pixel_size=(0.5, 0.25), unit="micrometer")
-    Tiff().export(ArrayRaster(mask_of((1100, 1100))), meta, tmp_path / "a.tif")
+    Tiff().export(ArrayRaster(mask_of((1100, 1100))), meta, LocalStorage(tmp_path), "a.tif")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         first, second = file.pages
         for code in ("33550", "33922", "34735"):
@@ -267,7 +269,7 @@ def test_gdal_reads_place_and_levels(tmp_path):
     """GDAL sees the coordinate system, the transform, the overviews and the nodata value."""
     rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
     mask = mask_of((1100, 1100))
-    Tiff().export(ArrayRaster(mask), MaskMeta((1100, 1100), classes=CLASSES, georeference=UTM), tmp_path / "a.tif")
+    Tiff().export(ArrayRaster(mask), MaskMeta((1100, 1100), classes=CLASSES, georeference=UTM), LocalStorage(tmp_path), "a.tif")
     with rasterio.open(tmp_path / "a.tif") as opened:
         np.testing.assert_array_equal(opened.read(1), mask)
         assert (opened.crs.to_epsg(), opened.nodata, opened.overviews(1)) == (32632, 255, [2])
@@ -278,7 +280,7 @@ def test_openslide_reads_every_level(tmp_path):
     """OpenSlide, and so QuPath, sees the levels of a single-plane mask."""
     openslide = pytest.importorskip("openslide", reason="openslide is not installed")
     mask = mask_of((2600, 1500))
-    Tiff().export(ArrayRaster(mask), MaskMeta((2600, 1500), classes=CLASSES), tmp_path / "a.tif")
+    Tiff().export(ArrayRaster(mask), MaskMeta((2600, 1500), classes=CLASSES), LocalStorage(tmp_path), "a.tif")
     with openslide.OpenSlide(tmp_path / "a.tif") as slide:
         assert slide.level_dimensions == ((1500, 2600), (750, 1300), (375, 650))
         np.testing.assert_array_equal(np.asarray(slide.read_region((0, 0), 0, (1500, 2600)))[..., 0], mask)
@@ -289,7 +291,7 @@ def test_a_stack_is_an_ome_tiff(tmp_path):
     planes = {"t": 2, "z": 3}
     meta = MaskMeta((1100, 70), planes=planes, classes=CLASSES, pixel_size=(0.5, 0.25), unit="micrometer")
     mask = np.stack([mask_of((1100, 70), seed) for seed in range(6)]).reshape(2, 3, 1100, 70)
-    Tiff().export(ArrayRaster(mask, meta.header), meta, tmp_path / "a.tif")
+    Tiff().export(ArrayRaster(mask, meta.header), meta, LocalStorage(tmp_path), "a.tif")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         (series,) = file.series
         assert (file.is_ome, series.axes, len(series.levels)) == (True, "TZYX", 2)
@@ -303,7 +305,7 @@ def test_a_large_mask_gets_large_offsets(tmp_path, monkeypatch):
     found = []
     for limit in (10**4, 10**9):
         monkeypatch.setattr("pipeline.writers.tiff.CLASSIC_BYTES", limit)
-        Tiff().export(ArrayRaster(mask_of((300, 300))), MaskMeta((300, 300), classes=CLASSES), tmp_path / "a.tif")
+        Tiff().export(ArrayRaster(mask_of((300, 300))), MaskMeta((300, 300), classes=CLASSES), LocalStorage(tmp_path), "a.tif")
         with tifffile.TiffFile(tmp_path / "a.tif") as file:
             found.append(file.is_bigtiff)
     assert found == [True, False]
@@ -314,7 +316,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from pipeline.geometry import Box
-from pipeline.tiling.grid import Grid
+from pipeline.storage import LocalStorage
+from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta
 from pipeline.writers.ome_zarr import OmeZarr
 from pipeline.writers.tiff import Tiff
@@ -325,7 +328,7 @@ def export(folder, side, block):
     for cell in Grid(meta.shape, 2048, 0, 2048).blocks():
         level.write(cell.box, block)
     OmeZarr(downsample="mode").finish(folder / "a.ome.zarr", meta)
-    Tiff(compression="zstd").export(level, meta, folder / "a.tif")
+    Tiff(compression="zstd").export(level, meta, LocalStorage(folder), "a.tif")
 
 block = np.kron(np.random.default_rng(0).integers(0, 3, (64, 64), np.uint8), np.ones((32, 32), np.uint8))
 folder = Path(sys.argv[1])
@@ -350,15 +353,15 @@ def test_no_writer_warns(tmp_path):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         for number, writer in enumerate((OmeZarr(), Tiff())):
-            writer.export(ArrayRaster(mask_of((70, 70))), MaskMeta((70, 70), classes=CLASSES), tmp_path / str(number))
+            writer.export(ArrayRaster(mask_of((70, 70))), MaskMeta((70, 70), classes=CLASSES), LocalStorage(tmp_path), str(number))
     assert not heard
 
 
 def test_waiting_tiles_may_spill_to_disk(tmp_path, monkeypatch):
     """Tiles of smaller levels that outgrow memory wait beside the output, unseen, and come back in order."""
     mask, meta = mask_of((2600, 1500)), MaskMeta((2600, 1500), classes=CLASSES)
-    Tiff().export(ArrayRaster(mask), meta, tmp_path / "memory.tif")
+    Tiff().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "memory.tif")
     monkeypatch.setattr("pipeline.writers.tiff.SPOOL_BYTES", 100)
-    Tiff().export(ArrayRaster(mask), meta, tmp_path / "disk.tif")
+    Tiff().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "disk.tif")
     assert (tmp_path / "memory.tif").read_bytes() == (tmp_path / "disk.tif").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.tif", "memory.tif"]

@@ -23,7 +23,7 @@ from zlib import crc32
 from pipeline.errors import GigasegError
 from pipeline.records.receipts import Receipt
 from pipeline.records.run_lock import Holder, RunLock, every, hold
-from pipeline.storage import LocalStorage, Storage
+from pipeline.storage import Storage, open_storage
 
 __all__ = ["Ledger", "Tally", "latest", "read_rows", "read_rows_of", "tally"]
 
@@ -70,7 +70,8 @@ class Ledger:
             LeaseLost: it was taken over meanwhile.
             StoreError: the folder cannot be written.
         """
-        storage = LocalStorage(folder, make=True)
+        storage = open_storage(folder)
+        storage.make()
         with hold(storage, take_over=take_over, stale_s=stale_s, holder=holder) as lease:
             ledger = cls(storage, lease)
             try:
@@ -146,12 +147,12 @@ def read_rows(folder: str | Path) -> Iterator[Receipt]:
     Raises:
         StoreError: it cannot be read.
     """
-    return _receipts(LocalStorage(folder))
+    return _receipts(open_storage(folder))
 
 
 def read_rows_of(folder: str | Path, kind: str) -> Iterator[Row]:
     """Every committed row of one kind (``header``, ``receipt``, ...); otherwise as :func:`read_rows`."""
-    return _rows(LocalStorage(folder), kind)
+    return _rows(open_storage(folder), kind)
 
 
 def latest(rows: Iterable[Receipt]) -> dict[tuple[str, str], Receipt]:
@@ -176,11 +177,13 @@ class Tally:
     Attributes:
         receipts: the brief receipt (:meth:`Receipt.brief`) that holds for each (phase, block), in commit order.
         seconds: of all blocks, by stage; work that was done again counts again.
+        phase_seconds: the same, by phase.
         peak_bytes: the largest process.
     """
 
     receipts: dict[tuple[str, str], Receipt] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
 
 
@@ -195,6 +198,7 @@ def tally(rows: Iterable[Receipt]) -> Tally:
         found.peak_bytes = max(found.peak_bytes, row.peak_bytes)
         for stage, seconds in row.seconds.items():
             found.seconds[stage] = found.seconds.get(stage, 0.0) + seconds
+            found.phase_seconds[row.phase] = found.phase_seconds.get(row.phase, 0.0) + seconds
     return found
 
 

@@ -140,7 +140,7 @@ def hold(storage: Storage, *, take_over: bool = False, stale_s: float = 30.0, ho
             yield RunLock(storage, epoch, holder)
     finally:
         with suppress(StoreError):  # the next run then sees for itself that this process is gone
-            storage.create_if_absent(_released_name(epoch), b"")
+            storage.create(_released_name(epoch), b"")
 
 
 def current_holder(folder: str | Path) -> Holder | None:
@@ -177,7 +177,7 @@ def _claim(storage: Storage, me: Holder, take_over: bool, stale_s: float) -> int
         epoch = _latest_epoch(storage)
         if not take_over and not _is_free(storage, epoch):
             _wait_for_end(storage, epoch, me, stale_s)
-        if storage.create_if_absent(_epoch_name(epoch + 1), json.dumps(asdict(me)).encode()):
+        if storage.create(_epoch_name(epoch + 1), json.dumps(asdict(me)).encode()):
             return epoch + 1
         take_over = False  # somebody was faster: that one was not the holder meant
 

@@ -1,23 +1,34 @@
-"""Where bytes live: named files, sharded Zarr arrays written block by block, atomic replacement, the user's cache.
+"""Where bytes live: files by key, sharded Zarr arrays written block by block, the user's cache.
 
-Owns: every write of a run. May import: base modules. Never touches: what the bytes mean to a run.
+Owns: every write of a run, each atomic. May import: base modules. Never touches: what the bytes mean to a run.
+
+``base.py`` says what a storage promises; ``local.py`` and ``memory.py`` are the kinds there are, and a new kind is a new file.
 """
 
 from __future__ import annotations
 
-from pipeline.storage.block_store import PARTIAL, BlockStore, appears_whole, chunk_side, put_text, store_errors
+from pipeline.storage.base import Storage, StorageLike
+from pipeline.storage.block_store import BlockStore, chunk_side
+from pipeline.storage.by_path import appears_whole, put_text
 from pipeline.storage.codecs import quickened
-from pipeline.storage.local import LocalStorage, Storage
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.memory import MemoryStorage
+from pipeline.storage.opening import open_storage
+from pipeline.storage.os_errors import store_errors
+from pipeline.storage.partial_files import PARTIAL
 from pipeline.storage.user_cache import cache_folder, recall, remember
 
 __all__ = [
     "PARTIAL",
     "BlockStore",
     "LocalStorage",
+    "MemoryStorage",
     "Storage",
+    "StorageLike",
     "appears_whole",
     "cache_folder",
     "chunk_side",
+    "open_storage",
     "put_text",
     "quickened",
     "recall",

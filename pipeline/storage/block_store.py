@@ -2,22 +2,18 @@
 
 One block is one shard is one file, and it is always written whole::
 
-    path/zarr.json               shape, dtype, axes: written by whoever comes first, the same bytes by all
-    path/c/[plane.../][0/]row/col    one block: its chunks, and the index that finds them
+    zarr.json                    shape, dtype, axes: written by the first process, with the same bytes by all
+    c/[plane.../][0/]row/col     one block: its chunks, and the index that finds them
 
-So no two processes write one file, nothing is read before it is written, and a write that is cut short
-leaves the file of before. The format is Zarr v3; any reader of sharded arrays opens it.
+So no two processes write one file, nothing is read before it is written, and a write that is cut short leaves the file of
+before. The format is Zarr v3; any reader of sharded arrays opens it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +24,17 @@ from numpy.typing import NDArray
 from pipeline.errors import BlockError, StoreError
 from pipeline.geometry import Box, ceil_to
 from pipeline.raster import Header, Raster
+from pipeline.storage.base import StorageLike
 from pipeline.storage.codecs import quickened
+from pipeline.storage.opening import open_storage
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["PARTIAL", "BlockStore", "appears_whole", "chunk_side", "put_text", "store_errors"]
+__all__ = ["BlockStore", "chunk_side"]
 
-PARTIAL = ".partial"
-"""How the name of every file and folder ends that is not finished yet."""
-
-ZSTD_LEVEL = 1  # on label images level 3 and 5 save under 1 % to 16 % of the bytes and cost up to twice the time
+METADATA = "zarr.json"
+ZSTD_LEVEL = 1  # on label images levels 3 and 5 save 1 % to 16 % of the bytes and cost up to twice the time
 
 
 def chunk_side(block: int) -> int:
@@ -52,68 +48,43 @@ def chunk_side(block: int) -> int:
     return min(divisors, key=lambda side: abs(side - 512), default=block)
 
 
-@contextmanager
-def store_errors(path: Path | str) -> Iterator[None]:
-    """Turn what the disk refuses into a :class:`StoreError` that names the path and the reason."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def appears_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and move it to this one in the end: readers see the old file or the new, whoever else writes it.
-
-    Raises:
-        StoreError: the disk refuses.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
-    with store_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def put_text(path: Path, text: str) -> None:
-    """Write a small file as :func:`appears_whole` does."""
-    with appears_whole(path) as partial:
-        partial.write_text(text)
-
-
 class BlockStore(Raster):
-    """An array on disk, written in whole blocks and read in any box. A value: it travels between processes.
+    """An array that is written in whole blocks and read in any box. A value: it travels between processes.
 
     Args:
-        path: folder of the array.
+        where: storage of the array, or its URL or path.
         header: shape, channels, dtype and planes.
         block: side of a block, pixels.
-        fill: what is read where no block has been written.
+        fill: value of pixels whose block has not been written.
     """
 
-    def __init__(self, path: Path, header: Header, block: int, fill: float = 0) -> None:
-        self.path, self.header, self.block, self.fill = path, header, block, fill
+    def __init__(self, where: StorageLike, header: Header, block: int, fill: float = 0) -> None:
+        self.storage, self.header, self.block, self.fill = open_storage(where), header, block, fill
 
     @classmethod
-    def open(cls, path: Path) -> BlockStore:
+    def open(cls, where: StorageLike) -> BlockStore:
         """Open an array that exists.
 
         Raises:
             StoreError: there is none.
         """
+        storage = open_storage(where)
         try:
-            found = json.loads((path / "zarr.json").read_text())
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: holds no array: {error}") from error
-        length = dict(zip(found["dimension_names"], found["shape"], strict=True))
+            metadata = json.loads(storage.get(METADATA) or b"")
+        except (StoreError, ValueError) as error:
+            raise StoreError(f"{storage}: holds no array: {error}") from error
+        length = dict(zip(metadata["dimension_names"], metadata["shape"], strict=True))
         planes = {axis: length[axis] for axis in length if axis not in "cyx"}
-        header = Header((length["y"], length["x"]), length.get("c", 1), found["data_type"], planes)
-        store = cls(path, header, max(found["chunk_grid"]["configuration"]["chunk_shape"][-2:]), float(found["fill_value"]))
-        store.metadata, store.axes = found, tuple(found["dimension_names"])
+        header = Header((length["y"], length["x"]), length.get("c", 1), metadata["data_type"], planes)
+        block = max(metadata["chunk_grid"]["configuration"]["chunk_shape"][-2:])
+        store = cls(storage, header, block, float(metadata["fill_value"]))
+        store.metadata, store.axes = metadata, tuple(metadata["dimension_names"])
         return store
+
+    @property
+    def path(self) -> Path:
+        """The array's folder; for callers that still work with paths."""
+        return Path(self.storage.url)
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
@@ -129,9 +100,9 @@ class BlockStore(Raster):
         return _metadata(self)
 
     def create(self, *, replace: bool = False) -> None:
-        """Make the array, without pixels; one that is already there and equal stays as it is, pixels included.
+        """Make the array, without pixels; an equal one that exists stays as it is, pixels included.
 
-        Several processes may do so at once.
+        Several processes may call this at once.
 
         Args:
             replace: remove a different array that is in the way.
@@ -139,22 +110,21 @@ class BlockStore(Raster):
         Raises:
             StoreError: a different array is in the way, or the disk refuses.
         """
-        file = self.path / "zarr.json"
+        self.storage.make()
         try:
-            found = json.loads(file.read_text())
-        except (OSError, ValueError):
-            found = None
-        if found is not None and found != self.metadata:
-            if not replace:
-                have, want = (f"{one['shape']} {one['data_type']} in {one['chunk_grid']}" for one in (found, self.metadata))
-                raise StoreError(f"{self.path}: holds another array: {have}; this run writes {want}. Remove the folder, or use --fresh")
-            shutil.rmtree(self.path)
-            found = None
-        if found is None:
-            put_text(file, json.dumps(self.metadata))
+            existing = json.loads(self.storage.get(METADATA) or b"null")
+        except ValueError:
+            existing = None
+        if existing == self.metadata:
+            return
+        if existing is not None and not replace:
+            have, want = (f"{one['shape']} {one['data_type']} in {one['chunk_grid']}" for one in (existing, self.metadata))
+            raise StoreError(f"{self.storage}: holds another array: {have}; this run writes {want}. Remove the folder, or use --fresh")
+        self.storage.delete_tree("c")
+        self.storage.put(METADATA, json.dumps(self.metadata).encode(), durable=False)
 
     def write(self, box: Box, pixels: NDArray[Any], plane: int = 0) -> dict[str, int]:
-        """Write one whole block; what was there before is replaced at once, even if it was damaged.
+        """Write one whole block; an earlier one is replaced as a whole, even if it was damaged.
 
         Args:
             box: the block's pixels, clipped to the image.
@@ -162,7 +132,7 @@ class BlockStore(Raster):
             plane: index over the stack axes in C order.
 
         Returns:
-            Size in bytes by file, relative to the array's folder.
+            Size in bytes by key of the file.
 
         Raises:
             StoreError: the disk refuses.
@@ -170,13 +140,14 @@ class BlockStore(Raster):
         whole = Box(box.y0, box.x0, box.y0 + self.block, box.x0 + self.block).clip(self.header.shape)
         if box.y0 % self.block or box.x0 % self.block or box != whole:
             raise ValueError(f"{box} is not a block of side {self.block} in {self.header.shape}")
-        where = self._where(box, plane)
+        index = self._index(box, plane)
         row, col = box.y0 // self.block, box.x0 // self.block
-        key = "/".join(["c", *(str(place) if isinstance(place, int) else "0" for place in where[:-2]), str(row), str(col)])
-        shape = tuple(place.stop - place.start for place in where if isinstance(place, slice))
-        with store_errors(self.path / key):
-            self._writable[where] = pixels.reshape(shape)
-            return {key: (self.path / key).stat().st_size}
+        key = "/".join(["c", *(str(at) if isinstance(at, int) else "0" for at in index[:-2]), str(row), str(col)])
+        self._writable[index] = pixels.reshape(tuple(at.stop - at.start for at in index if isinstance(at, slice)))
+        size = self.storage.size(key)
+        if size is None:
+            raise StoreError(f"{self.storage}/{key}: was written and is not there")
+        return {key: size}
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Return the pixels of a box, pixels_CYX; the fill value where nothing was written.
@@ -185,12 +156,12 @@ class BlockStore(Raster):
             BlockError: a file is damaged.
         """
         try:
-            pixels = np.asarray(self._readable[self._where(box, plane)])
+            pixels = np.asarray(self._readable[self._index(box, plane)])
         except (OSError, RuntimeError, ValueError) as error:
-            raise BlockError(f"{self.path}: cannot be read at (y={box.y0}, x={box.x0}): {error}") from error
+            raise BlockError(f"{self.storage}: cannot be read at (y={box.y0}, x={box.x0}): {error}") from error
         return pixels.reshape(self.header.channels, *box.shape)
 
-    def _where(self, box: Box, plane: int) -> tuple[int | slice, ...]:
+    def _index(self, box: Box, plane: int) -> tuple[int | slice, ...]:
         """Index of a box of a plane in the whole array."""
         planes = self.header.planes
         position = dict(zip(planes, map(int, np.unravel_index(plane, tuple(planes.values()))), strict=True)) if planes else {}
@@ -199,38 +170,29 @@ class BlockStore(Raster):
 
     @cached_property
     def _readable(self) -> zarr.Array[Any]:
-        return _array(self, forget=False)
+        import zarr
+        from zarr.storage import StorePath
+
+        return quickened(zarr.Array.from_dict(StorePath(self.storage.zarr()), self.metadata))
 
     @cached_property
     def _writable(self) -> zarr.Array[Any]:
-        return _array(self, forget=True)
+        import zarr
+        from zarr.storage import StorePath
+
+        from pipeline.storage.zarr_store import ZarrStore
+
+        array = zarr.Array.from_dict(StorePath(ZarrStore(self.storage, write_only=True)), self.metadata)
+        # A block that holds only the fill value is written as well: its file is what proves that the block is done.
+        return array.with_config({"write_empty_chunks": True})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without the open array."""
+        """Travel without the open arrays."""
         return {name: value for name, value in vars(self).items() if name not in ("_readable", "_writable")}
 
 
-def _array(store: BlockStore, *, forget: bool) -> zarr.Array[Any]:
-    """Open the array for reading; or, with ``forget``, for writing without a look at what is there."""
-    import zarr
-    from zarr.storage import LocalStore, StorePath, WrapperStore
-
-    class Forgetful(WrapperStore[LocalStore]):
-        """Finds nothing: zarr reads a shard before it writes it, even whole, and stumbles over a damaged one."""
-
-        async def get(self, *_: Any, **__: Any) -> None:
-            return None
-
-    local = LocalStore(store.path)
-    array = zarr.Array.from_dict(StorePath(Forgetful(local) if forget else local), store.metadata)
-    if not forget:
-        return quickened(array)
-    # A block of nothing but fill gives a file all the same, so that what was done can be verified by its size.
-    return array.with_config({"write_empty_chunks": True})
-
-
 def _metadata(store: BlockStore) -> dict[str, Any]:
-    """``zarr.json`` of an array, by the Zarr v3 specification; written here so that it takes one atomic write."""
+    """Content of ``zarr.json`` by the Zarr v3 specification; zarr-python itself would write it in several steps."""
     header, side = store.header, chunk_side(store.block)
     length = {**header.planes, "c": header.channels, "y": header.shape[0], "x": header.shape[1]}
     chunk = {**dict.fromkeys(store.axes, 1), "y": min(side, length["y"]), "x": min(side, length["x"])}
@@ -258,7 +220,7 @@ def _metadata(store: BlockStore) -> dict[str, Any]:
 
 
 def _fill_json(fill: float, dtype: str) -> float | int | bool | str:
-    """The fill value as Zarr's JSON has it: of the array's own type, and not-a-number by name."""
+    """The fill value as JSON: of the array's own type, and not-a-number by name."""
     kind = np.dtype(dtype).kind
     if kind == "f":
         return "NaN" if math.isnan(fill) else float(fill)

@@ -1,4 +1,4 @@
-"""Quicker codecs for Zarr, where they are installed."""
+"""Faster codecs for Zarr, where they are installed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["quickened"]
 
 
 def quickened(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The same array, decoded by zarrs where it is installed: the same pixels for half the processor's time.
+    """Return the array with zarrs as its decoder, where zarrs is installed: the same pixels for half the processor time.
 
-    Arrays of Zarr v2 stay as they are: zarrs refuses some of their byte orders, and only when it reads.
+    Arrays of Zarr v2 are returned as they are: zarrs cannot read some of their byte orders, and says so only when it reads.
     """
     if array.metadata.zarr_format != 3 or find_spec("zarrs") is None:
         return array
     import zarr
 
-    # Only while this array is opened, so that what else a program does with Zarr stays as it is.
+    # The setting holds only while this array is opened: other arrays of the program keep their codecs.
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it does not know a codec, and leaves the array to Zarr
+        warnings.simplefilter("ignore")  # zarrs warns where it leaves an array to Zarr
         return zarr.Array.from_dict(array.store_path, array.metadata.to_dict())

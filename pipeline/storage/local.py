@@ -1,167 +1,117 @@
-"""Where the small files of a run live: whole files, put atomically, and segments that grow at their end.
-
-The ledger needs no more of a store than this, so that an object store can stand in for a folder.
-"""
+"""A folder of a local disk, or of a network share that behaves like one."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
-from abc import ABC, abstractmethod
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from pipeline.errors import InputError, Problem, StoreError
+from typing_extensions import override
 
-__all__ = ["LocalStorage", "Storage", "store_errors"]
+from pipeline.errors import InputError, Problem
+from pipeline.storage.base import Storage
+from pipeline.storage.os_errors import store_errors
+from pipeline.storage.partial_files import PARTIAL, is_older, is_unfinished, scratch_folder, with_parents
 
-WAYS_OUT = {
-    errno.ENOSPC: "free space",
-    errno.EDQUOT: "free space in your quota",
-    errno.EACCES: "give yourself access",
-    errno.EPERM: "give yourself access",
-    errno.EROFS: "make it writable",
-}
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+__all__ = ["LocalStorage"]
+
+NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-@contextmanager
-def store_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says into one line with a way out.
-
-    Raises:
-        StoreError: the block inside raised an OSError.
-
-    Example:
-        >>> with store_errors(Path("/full/run.json")):
-        ...     raise OSError(errno.ENOSPC, "No space left on device")
-        Traceback (most recent call last):
-        pipeline.errors.StoreError: /full/run.json: No space left on device; free space and run again: it resumes
-    """
-    try:
-        yield
-    except OSError as error:
-        way_out = WAYS_OUT.get(error.errno or 0, "see to the disk")
-        raise StoreError(f"{path}: {error.strerror or error}; {way_out} and run again: it resumes") from error
-
-
-class Storage(ABC):
-    """Named bytes under one root; names are relative, with ``/`` between parts.
-
-    What a call has written is on the disk when it returns. Every call raises StoreError when the store fails
-    and InputError for a name that leads out of the root.
-    """
-
-    @abstractmethod
-    def __str__(self) -> str:
-        """Return where it is, for messages."""
-
-    @abstractmethod
-    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes | None:
-        """Return bytes ``start`` to ``stop`` (None: the end), fewer where the file is shorter; None where there is no such file."""
-
-    @abstractmethod
-    def size(self, name: str) -> int | None:
-        """Return the size in bytes; None where there is no such file."""
-
-    @abstractmethod
-    def list(self, prefix: str = "") -> list[str]:
-        """Return every name that begins with ``prefix``, sorted."""
-
-    @abstractmethod
-    def put(self, name: str, data: bytes) -> None:
-        """Write or replace a file; whoever reads sees the old bytes or the new ones, never a part."""
-
-    @abstractmethod
-    def create_if_absent(self, name: str, data: bytes) -> bool:
-        """Write a file that is not there yet; of any number of callers exactly one gets True."""
-
-    @abstractmethod
-    def append(self, name: str, data: bytes, at: int) -> None:
-        """Let ``data`` stand from byte ``at`` on, the number of bytes written so far (0: a new file).
-
-        After a failure the same call may be made again: whatever part was written is overwritten.
-        """
-
-    @abstractmethod
-    def delete(self, name: str) -> None:
-        """Remove a file; nothing happens where there is none."""
-
-
 class LocalStorage(Storage):
-    """A folder.
+    """A folder. Where it is missing every method raises StoreError, so that a lost disk is never taken for an empty one.
+
+    Folders below it come and go with the files in them. Links are followed as long as they lead nowhere but below the folder.
 
     Args:
-        root: the folder.
-        make: create it where it is missing; otherwise every call on a missing folder raises StoreError.
+        where: path of the folder, or its URL, ``file://PATH``.
 
     Example:
         >>> import tempfile
         >>> storage = LocalStorage(tempfile.mkdtemp())
-        >>> storage.create_if_absent("claim", b"mine"), storage.create_if_absent("claim", b"mine too")
+        >>> storage.create("claim", b"mine"), storage.create("claim", b"mine too")
         (True, False)
         >>> storage.get("claim"), storage.list()
         (b'mine', ['claim'])
     """
 
-    def __init__(self, root: str | Path, *, make: bool = False) -> None:
-        self.root = Path(root).resolve()
-        if make:
-            with store_errors(self.root):
-                self.root.mkdir(parents=True, exist_ok=True)
+    segment_bytes: ClassVar[int] = sys.maxsize
 
-    def __str__(self) -> str:
-        """As :meth:`Storage.__str__`."""
+    def __init__(self, where: str | os.PathLike[str]) -> None:
+        path = Path(os.fspath(where).removeprefix("file://")).absolute()
+        self.root = Path(os.path.normpath(path))  # not Path.resolve: messages show the name that the user gave
+
+    @property
+    @override
+    def url(self) -> str:
         return str(self.root)
 
-    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes | None:
-        """As :meth:`Storage.get`."""
-        path = self._path(name)
+    @override
+    def below(self, prefix: str) -> LocalStorage:
+        """Return the folder ``prefix``, which may be a link to any place."""
+        return LocalStorage(self.root / self._checked(prefix))
+
+    @override
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
+        path = self._path(key)
         with store_errors(path):
             try:
                 file = path.open("rb")
-            except FileNotFoundError:
+            except NO_FILE:
                 self._require_root()
                 return None
             with file:
                 file.seek(start)
                 return file.read() if stop is None else file.read(max(0, stop - start))
 
-    def size(self, name: str) -> int | None:
-        """As :meth:`Storage.size`."""
-        path = self._path(name)
+    @override
+    def size(self, key: str) -> int | None:
+        path = self._path(key)
         with store_errors(path):
             try:
-                return path.stat().st_size
-            except FileNotFoundError:
+                found = path.stat()
+            except NO_FILE:
                 self._require_root()
                 return None
+            return found.st_size if S_ISREG(found.st_mode) else None
 
+    @override
     def list(self, prefix: str = "") -> list[str]:
-        """As :meth:`Storage.list`; files half written are not there yet."""
-        top = self._path(prefix.rpartition("/")[0] or ".")
+        folder = self._checked_prefix(prefix).rpartition("/")[0]
+        top = self._path(folder) if folder else self.root
+        keys = []
         with store_errors(top):
             self._require_root()
-            paths = [
-                Path(folder, file)
-                for folder, _, files in os.walk(top, onerror=_unless_absent)
-                for file in files
-                if not file.endswith(".tmp")
-            ]
-        names = (path.relative_to(self.root).as_posix() for path in paths)
-        return sorted(name for name in names if name.startswith(prefix))
+            for parent, folders, files in os.walk(top, onerror=_raise_unless_absent):
+                folders[:] = [name for name in folders if not is_unfinished(name)]
+                keys += [Path(parent, name).relative_to(self.root).as_posix() for name in files if not is_unfinished(name)]
+        return sorted(key for key in keys if key.startswith(prefix))
 
-    def put(self, name: str, data: bytes) -> None:
-        """As :meth:`Storage.put`."""
-        with store_errors(path := self._path(name)), self._temporary(path, data) as temporary:
+    @override
+    def put(self, key: str, data: bytes | memoryview, *, durable: bool = True) -> None:
+        path = self._path(key)
+        with store_errors(path), self._temporary(path, data, durable=durable) as temporary:
             temporary.replace(path)
-            _sync_folder(path.parent)
+            if durable:
+                _sync_folder(path.parent)
 
-    def create_if_absent(self, name: str, data: bytes) -> bool:
-        """As :meth:`Storage.create_if_absent`; the winner's bytes appear whole wherever hard links exist."""
-        with store_errors(path := self._path(name)), self._temporary(path, data) as temporary:
+    @override
+    def create(self, key: str, data: bytes) -> bool:
+        """Create as every storage does; the file appears whole, wherever hard links exist."""
+        path = self._path(key)
+        with store_errors(path), self._temporary(path, data, durable=True) as temporary:
             try:
                 path.hardlink_to(temporary)
             except FileExistsError:
@@ -170,79 +120,202 @@ class LocalStorage(Storage):
                 if error.errno not in NO_HARD_LINKS:
                     raise
                 try:
-                    _write(path, os.O_EXCL, data)
+                    _write(path, os.O_EXCL, data, 0, durable=True)
                 except FileExistsError:
                     return False
             _sync_folder(path.parent)
         return True
 
-    def append(self, name: str, data: bytes, at: int) -> None:
-        """As :meth:`Storage.append`."""
-        with store_errors(path := self._path(name)):
+    @override
+    def append(self, key: str, data: bytes, at: int | None = None, *, durable: bool = True) -> None:
+        """Append as every storage does; only ``data`` is written, and with ``at`` None several processes may append."""
+        path = self._path(key)
+        with store_errors(path):
             self._require_root()
             if at and path.stat().st_size < at:
                 raise OSError(errno.EIO, f"{at} bytes were written, fewer are left: something else has cut the file")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, 0, data, at)
-            if not at:
+            flags = os.O_APPEND if at is None else 0
+            with_parents(path, self.root, lambda: _write(path, flags, data, at, durable=durable))
+            if durable and not at:
                 _sync_folder(path.parent)
 
-    def delete(self, name: str) -> None:
-        """As :meth:`Storage.delete`."""
-        with store_errors(path := self._path(name)):
+    @override
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with store_errors(path):
             self._require_root()
-            path.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            with suppress(*NO_FILE):
+                path.unlink()
+                _sync_folder(path.parent)
+                self._remove_empty_parents(path)
 
-    def _path(self, name: str) -> Path:
-        path = Path(self.root, name.replace("\0", "/../../")).resolve()
-        if not path.is_relative_to(self.root):
-            raise InputError(Problem(str(self.root), repr(name), "a path inside this folder"))
+    @override
+    def delete_tree(self, prefix: str) -> None:
+        """Remove every file below ``prefix``; a folder disappears at once, before its files are removed one by one."""
+        path = self._path(prefix)
+        with store_errors(path):
+            self._require_root()
+            if path.is_dir() and not path.is_symlink():
+                with scratch_folder(path, self.root) as scratch:
+                    path.rename(scratch / path.name)
+                    shutil.rmtree(scratch / path.name)
+                self._remove_empty_parents(path)
+
+    @override
+    @contextmanager
+    def replace_tree(self, prefix: str) -> Iterator[Storage]:
+        path = self._path(prefix)
+        with store_errors(path):
+            self._require_root()
+            with scratch_folder(path, self.root) as scratch:
+                made = scratch / path.name
+                made.mkdir()
+                yield LocalStorage(made)
+                _rename_over(made, path, scratch)
+
+    @override
+    def open(self, key: str) -> BinaryIO:
+        path = self._path(key)
+        with store_errors(path):
+            self._require_root()
+        return path.open("rb")
+
+    @override
+    @contextmanager
+    def local_file(self, key: str, *, durable: bool = True) -> Iterator[Path]:
+        """Give a path in a folder beside the file, and rename what was written there: nothing is copied."""
+        path = self._path(key)
+        with store_errors(path):
+            self._require_root()
+            with scratch_folder(path, self.root) as scratch:
+                made = scratch / path.name
+                yield made
+                if durable:
+                    _sync_file(made)
+                made.replace(path)
+                if durable:
+                    _sync_folder(path.parent)
+
+    @override
+    def zarr(self, prefix: str = "") -> Store:
+        from zarr.storage import LocalStore
+
+        return LocalStore(self._path(prefix) if prefix else self.root, read_only=True)
+
+    @override
+    def exists(self) -> bool:
+        """Return whether the folder exists.
+
+        Raises:
+            InputError: a file stands where the folder or one above it would be.
+        """
+        with store_errors(self.root):
+            if self.root.is_dir():
+                return True
+            file = next((path for path in (self.root, *self.root.parents) if path.is_file()), None)
+        if file:
+            raise InputError(Problem(str(file), "a file", "a folder, as the output is one", "Choose another output folder."))
+        return False
+
+    @override
+    def make(self) -> None:
+        with store_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+
+    @override
+    def remove_if_empty(self) -> None:
+        with suppress(OSError):  # files that are not ours keep it
+            self.root.rmdir()
+
+    @override
+    def remove_leftovers(self, older_than_s: float) -> None:
+        with store_errors(self.root):
+            self._require_root()
+            for path in self.root.rglob(f"*{PARTIAL}"):
+                if path.is_file() and is_older(path, older_than_s):
+                    path.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        """The file of a key.
+
+        Raises:
+            InputError: the key leads out of the folder, also through a link.
+        """
+        path = self.root / self._checked(key)
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise InputError(Problem(self.url, repr(key), "a path inside this folder"))
         return path
 
     def _require_root(self) -> None:
-        """A missing file is an answer, a missing root is a lost store."""
         if not self.root.is_dir():
             raise FileNotFoundError(errno.ENOENT, "the folder is gone")
 
     @contextmanager
-    def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
-        """A finished file beside ``path``, under a name that nobody else has."""
+    def _temporary(self, path: Path, data: bytes | memoryview, *, durable: bool) -> Iterator[Path]:
+        """Give a finished file beside ``path``, under a name that no other process uses."""
         self._require_root()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
         try:
-            _write(temporary, os.O_EXCL, data)
+            with_parents(path, self.root, lambda: _write(temporary, os.O_EXCL, data, 0, durable=durable))
             yield temporary
         finally:
-            with suppress(OSError):  # the error that led here is the one to tell
+            with suppress(OSError):  # the error that led here is the one to raise
                 temporary.unlink(missing_ok=True)
 
+    def _remove_empty_parents(self, path: Path) -> None:
+        """Remove the folders between the root and ``path`` that hold nothing any more."""
+        with suppress(OSError):  # one holds something, or another process has removed it
+            for parent in path.parents:
+                if parent == self.root:
+                    break
+                parent.rmdir()
 
-def _unless_absent(error: OSError) -> None:
+
+def _rename_over(made: Path, path: Path, scratch: Path) -> None:
+    """Rename a folder, moving aside the one that has the name, as often as another process gives it to one of its own."""
+    for number in count():
+        with suppress(FileNotFoundError):
+            path.rename(scratch / str(number))
+        try:
+            made.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+
+
+def _raise_unless_absent(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
-def _write(path: Path, flags: int, data: bytes, at: int = 0) -> None:
+def _write(path: Path, flags: int, data: bytes | memoryview, at: int | None, *, durable: bool) -> None:
+    """Write bytes at an offset, or with O_APPEND and None at the end, however few of them the system takes at a time."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o666)
     try:
-        rest = memoryview(data)
+        rest = memoryview(data).cast("B")
         while rest:
-            written = os.pwrite(file, rest, at)
-            rest, at = rest[written:], at + written
+            written = os.write(file, rest) if at is None else os.pwrite(file, rest, at)
+            rest, at = rest[written:], None if at is None else at + written
+        if durable:
+            os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync_file(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
         os.fsync(file)
     finally:
         os.close(file)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name last; file systems that cannot (some network shares) keep names their own way."""
-    file = os.open(folder, os.O_RDONLY)
+    """Make new names survive a power cut; file systems that cannot (some network shares) keep names their own way."""
     try:
-        os.fsync(file)
+        _sync_file(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-    finally:
-        os.close(file)

@@ -1,41 +1,41 @@
-"""Small answers that cost something to find, kept in the user's cache folder for later runs.
+"""Small results that cost time to compute, kept in the user's cache folder for later runs.
 
-An answer is JSON under a key that names all it depends on. The cache is a convenience: one that cannot be read is
-empty, and one that cannot be written stays as it is.
+A result is JSON, under a key that names everything it depends on. The cache is a convenience: one that cannot be read counts as
+empty, and one that cannot be written is left alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import StoreError
+from pipeline.storage.local import LocalStorage
+
 __all__ = ["cache_folder", "recall", "remember"]
 
 
 def cache_folder(kind: str) -> Path:
-    """Where answers of one kind lie; nothing is made."""
+    """Return the folder of one kind of results; it need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg" / kind
 
 
 def recall(kind: str, key: str) -> dict[str, Any] | None:
-    """Return what was remembered; None: nothing, or nothing that can be read."""
+    """Return what was kept under a key; None where that is nothing, or nothing that can be read."""
     try:
-        found = json.loads((cache_folder(kind) / f"{key}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = json.loads(LocalStorage(cache_folder(kind)).get(f"{key}.json") or b"null")
+    except (StoreError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return result if isinstance(result, dict) else None
 
 
-def remember(kind: str, key: str, answer: Mapping[str, Any]) -> None:
-    """Keep an answer; readers see the old one or the new one, never half of it."""
-    folder = cache_folder(kind)
-    with suppress(OSError):  # a home that cannot be written in costs the next run its time, not this one its life
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(dict(answer), file)
-        Path(file.name).replace(folder / f"{key}.json")
+def remember(kind: str, key: str, result: Mapping[str, Any]) -> None:
+    """Keep a result; readers see the old one or the new one, never a part."""
+    storage = LocalStorage(cache_folder(kind))
+    with suppress(StoreError):  # a home that is read-only costs the next run time; this run has what it needs
+        storage.make()
+        storage.put(f"{key}.json", json.dumps(dict(result)).encode(), durable=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.plugins import Plugin
 from pipeline.raster import Header, Raster
+from pipeline.storage import Storage
 
 __all__ = ["MaskMeta", "Writer"]
 
@@ -52,16 +52,20 @@ class MaskMeta:
 
 
 class Writer(Plugin):
-    """Base of the writers: one method, called when every block of an image has been committed."""
+    """Base of the writers: one method, called when every block of an image is committed."""
 
     suffix: ClassVar[str] = ""
 
     @abstractmethod
-    def export(self, mask: Raster, meta: MaskMeta, path: Path) -> None:
-        """Write a whole mask, reading it region by region; repeatable, and never half-written under its final name.
+    def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
+        """Write a whole mask under a key; repeatable.
+
+        The mask is read region by region, so that memory does not grow with the image. What is written appears under its key
+        when it is whole: :meth:`pipeline.storage.Storage.local_file` sees to that for a file, ``replace_tree`` for a folder.
 
         Args:
             mask: one channel, read by box and plane.
             meta: classes, colours, scale.
-            path: ``masks/NAME`` + ``suffix`` in the output folder; its parent exists.
+            storage: where to; ``masks`` of the output folder.
+            key: NAME + ``suffix``.
         """

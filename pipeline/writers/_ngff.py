@@ -52,20 +52,20 @@ def _axis(axis: str, header: Header) -> dict[str, str]:
     return {"name": axis, "type": kind, **({"unit": header.unit} if has_unit else {})}
 
 
-def image_label(meta: MaskMeta, folder: str) -> dict[str, Any]:
+def image_label(meta: MaskMeta, url: str) -> dict[str, Any]:
     """Say what each value of a mask means and how it is drawn; *no prediction* is transparent.
 
     Args:
         meta: classes and colours.
-        folder: of the mask, which a source that is OME-Zarr too is named relative to.
+        url: where the mask lies; a source in another folder that is OME-Zarr too is linked relative to it.
     """
     colors = [{"label-value": one["id"], "rgba": [*bytes.fromhex(one["color"].lstrip("#")), 255]} for one in meta.classes]
     colors.append({"label-value": meta.fill, "rgba": [0, 0, 0, 0]})
     properties = [{"label-value": one["id"], "name": one["name"]} for one in meta.classes]
     properties.append({"label-value": meta.fill, "name": "no prediction"})
     label: dict[str, Any] = {"colors": colors, "properties": properties}
-    if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source:
-        label["source"] = {"image": os.path.relpath(meta.source, folder)}
+    if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source + url:
+        label["source"] = {"image": os.path.relpath(meta.source, url)}
     return label
 
 

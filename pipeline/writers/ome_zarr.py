@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5: multiscale label images, and images of channels by the same road.
+"""OME-Zarr 0.5: multiscale label images, and images of channels in the same way.
 
 Level 0 is what a run writes block by block while it predicts; so the group exists before the first block
 (:meth:`OmeZarr.create`), and the smaller levels are added when the last block is there (:meth:`OmeZarr.finish`).
@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
-from errno import EEXIST, ENOTEMPTY
-from itertools import count
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
-from pipeline.storage import PARTIAL, BlockStore, put_text, store_errors
+from pipeline.storage import BlockStore, Storage, StorageLike, open_storage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer, _ngff, _pyramid
-from pipeline.writers._workshop import is_older, workshop
 
 __all__ = ["OmeZarr"]
 
-SMALLEST = 512  # sides of the last level are at most this: what a viewer shows first fits a screen
+METADATA = "zarr.json"
+SMALLEST = 512  # sides of the last level are at most this, so that what a viewer shows first fits a screen
 BLOCK = 2048  # side of a block where none is given
-STALE_S = 60.0  # a chunk is written in less
+STALE_S = 60.0  # no block takes that long to write
 
 
 class OmeZarr(Writer):
@@ -48,11 +45,11 @@ class OmeZarr(Writer):
     probs: bool = Field(default=False, description="also write class probabilities, probs/NAME.ome.zarr (K,Y,X) uint8")
     downsample: Literal["nearest", "mode"] = Field(default="nearest", description="how smaller levels of a mask are made")
 
-    def create(self, path: Path, meta: MaskMeta | Header, block: int) -> BlockStore:
-        """Make the group and an empty level 0; what is already there stays, pixels included.
+    def create(self, where: StorageLike, meta: MaskMeta | Header, block: int) -> BlockStore:
+        """Make the group and an empty level 0; what exists stays, pixels included.
 
         Args:
-            path: folder of the group.
+            where: of the group.
             meta: a mask's, or the header of an image of channels.
             block: side of a block, pixels.
 
@@ -62,18 +59,19 @@ class OmeZarr(Writer):
         Raises:
             StoreError: a different array is in the way, or the disk refuses.
         """
+        group = open_storage(where)
         header = meta.header if isinstance(meta, MaskMeta) else meta
-        level = BlockStore(path / "0", header, block, _fill(meta))
+        level = BlockStore(group.below("0"), header, block, _fill(meta))
         level.create()
-        if not (path / "zarr.json").exists():
-            put_text(path / "zarr.json", self._group(path, meta, [level]))
+        if group.size(METADATA) is None:
+            group.put(METADATA, self._metadata(group, meta, [level]), durable=False)
         return level
 
-    def finish(self, path: Path, meta: MaskMeta | Header, home: Path | None = None) -> None:
-        """Add the smaller levels and say so in the metadata; repeatable, whatever an earlier try left behind.
+    def finish(self, where: StorageLike, meta: MaskMeta | Header, home: Storage | None = None) -> None:
+        """Add the smaller levels and list them in the metadata; repeatable, whatever a killed process left behind.
 
         Args:
-            path: folder of the group.
+            where: of the group.
             meta: as in :meth:`create`.
             home: where the group will lie in the end, which links are relative to; None: where it is.
 
@@ -81,68 +79,50 @@ class OmeZarr(Writer):
             StoreError: there is no level 0, or the disk refuses.
             BlockError: level 0 is damaged.
         """
+        group = open_storage(where)
         header = meta.header if isinstance(meta, MaskMeta) else meta
-        levels = [BlockStore.open(path / "0")]
+        levels = [BlockStore.open(group.below("0"))]
         halve = self._halve(meta)
         for number, shape in enumerate(_pyramid.shapes(header.shape, SMALLEST)[1:], 1):
             smaller = replace(levels[0].header, shape=shape, channel_names=header.channel_names)
-            level = BlockStore(path / str(number), smaller, levels[0].block, levels[0].fill)
+            level = BlockStore(group.below(str(number)), smaller, levels[0].block, levels[0].fill)
             level.create(replace=True)
             _pyramid.fill_level(levels[-1], level, halve)
             levels.append(level)
-        text = self._group(home or path, meta, levels)
-        with store_errors(path):
-            for leftover in path.rglob(f"*{PARTIAL}"):
-                if is_older(leftover, STALE_S):  # else another process may be writing it
-                    leftover.unlink(missing_ok=True)
-            if not (path / "zarr.json").exists() or (path / "zarr.json").read_text() != text:
-                put_text(path / "zarr.json", text)
+        group.remove_leftovers(STALE_S)
+        metadata = self._metadata(home or group, meta, levels)
+        if group.get(METADATA) != metadata:
+            group.put(METADATA, metadata, durable=False)
 
-    def export(self, mask: Raster, meta: MaskMeta, path: Path) -> None:
-        """Finish the group where the mask is its own level 0; else write a new one from the mask's pixels."""
-        if isinstance(mask, BlockStore) and mask.path == path / "0":
-            self.finish(path, meta)
+    @override
+    def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
+        """Finish the group where the mask is its own level 0; else write a new group from the mask's pixels."""
+        group = storage.below(key)
+        if isinstance(mask, BlockStore) and mask.storage == group.below("0"):
+            self.finish(group, meta)
             return
-        with workshop(path) as place:
-            self._copy(mask, meta, place / path.name, path)
-            _put(place, path)
-
-    def _copy(self, mask: Raster, meta: MaskMeta, path: Path, home: Path) -> None:
-        level = self.create(path, meta, BLOCK)
-        for plane in range(level.header.num_planes):
-            for cell in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
-                level.write(cell.box, mask.read(cell.box, plane), plane)
-        self.finish(path, meta, home)
+        with storage.replace_tree(key) as made:
+            level = self.create(made, meta, BLOCK)
+            for plane in range(level.header.num_planes):
+                for cell in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
+                    level.write(cell.box, mask.read(cell.box, plane), plane)
+            self.finish(made, meta, group)
 
     def _halve(self, meta: MaskMeta | Header) -> _pyramid.Halve:
         if isinstance(meta, Header):
             return _pyramid.mean(_nodata(meta))
         return {"nearest": _pyramid.nearest, "mode": _pyramid.mode}[self.downsample]
 
-    def _group(self, path: Path, meta: MaskMeta | Header, levels: list[BlockStore]) -> str:
-        """Text of the group's ``zarr.json``."""
-        name = path.name.removesuffix(self.suffix)
+    def _metadata(self, home: Storage, meta: MaskMeta | Header, levels: list[BlockStore]) -> bytes:
+        """Content of the group's ``zarr.json``."""
+        name = home.url.rpartition("/")[2].removesuffix(self.suffix)
         if isinstance(meta, MaskMeta):
             scales = _ngff.multiscales(name, levels[0].axes, meta.header, len(levels), self.downsample)
-            described: Mapping[str, Any] = {"image-label": _ngff.image_label(meta, str(path))}
+            described: Mapping[str, Any] = {"image-label": _ngff.image_label(meta, home.url)}
         else:
             scales = _ngff.multiscales(name, levels[0].axes, meta, len(levels), "mean")
             described = {"omero": _ngff.omero(meta, _ranges(meta, levels[-1]))} if "c" in levels[0].axes else {}
-        return json.dumps(_ngff.group({"multiscales": scales, **described}))
-
-
-def _put(place: Path, path: Path) -> None:
-    """Give a group its name; what has that name already goes, which may be another process's that was quicker."""
-    for number in count():
-        with suppress(FileNotFoundError):
-            path.rename(place / str(number))
-        try:
-            (place / path.name).rename(path)
-        except OSError as error:
-            if error.errno not in (ENOTEMPTY, EEXIST):
-                raise
-        else:
-            return
+        return json.dumps(_ngff.group({"multiscales": scales, **described})).encode()
 
 
 def _fill(meta: MaskMeta | Header) -> float:

@@ -22,12 +22,13 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import override
 
 from pipeline.geometry import Box, ceil_to
 from pipeline.raster import Raster
+from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers._pyramid import halved, nearest, shapes
-from pipeline.writers._workshop import workshop
 
 if TYPE_CHECKING:
     import tifffile
@@ -60,15 +61,17 @@ class Tiff(Writer):
     compression: Literal["deflate", "lzw", "zstd", "none"] = Field(default="deflate", description="deflate is read everywhere")
     pyramid: bool = Field(default=True, description="also write smaller levels, for images of 1024 pixels and more")
 
-    def export(self, mask: Raster, meta: MaskMeta, path: Path) -> None:
-        """Write a mask in one pass; the file appears under its name when it is whole."""
+    @override
+    def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         import tifffile
 
         raw_bytes = mask.header.num_planes * meta.shape[0] * meta.shape[1] * np.dtype(meta.dtype).itemsize
-        with workshop(path) as place:
-            with tifffile.TiffWriter(place / path.name, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=bool(meta.planes)) as file:
-                self._write(file, mask, meta, path)
-            (place / path.name).replace(path)
+        # Not durable: what a power cut takes, a resumed run misses by its size, and exports again.
+        with (
+            storage.local_file(key, durable=False) as path,
+            tifffile.TiffWriter(path, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=bool(meta.planes)) as file,
+        ):
+            self._write(file, mask, meta, path)
 
     def _write(self, file: tifffile.TiffWriter, mask: Raster, meta: MaskMeta, path: Path) -> None:
         tile = min(TILE, ceil_to(meta.shape[0], 16)), min(TILE, ceil_to(meta.shape[1], 16))

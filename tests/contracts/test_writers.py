@@ -19,8 +19,8 @@ from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
 from pipeline.plugins import available, build, find
 from pipeline.raster import ArrayRaster, Raster
-from pipeline.storage.block_store import BlockStore
-from pipeline.tiling.grid import Grid
+from pipeline.storage import BlockStore, LocalStorage, MemoryStorage
+from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta
 
 CLASSES = ({"id": 0, "name": "background", "color": "#000000"}, {"id": 1, "name": "nucleus", "color": "#e6194b"})
@@ -71,6 +71,11 @@ def content(path):
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
+def at(path):
+    """Storage and key of a path."""
+    return LocalStorage(path.parent), path.name
+
+
 def target(folder, writer):
     """Where a writer is told to write."""
     folder.mkdir()
@@ -82,11 +87,21 @@ def test_memory_and_disk_give_the_same_file(writer, shape, tmp_path):
     """A mask in memory and the same mask in a store export to equal bytes, and nothing else is left in the folder."""
     mask, meta = mask_of(shape), MaskMeta(shape, classes=CLASSES)
     one, two = target(tmp_path / "one", writer), target(tmp_path / "two", writer)
-    writer.export(ArrayRaster(mask), meta, one)
-    writer.export(stored(tmp_path, mask, meta), meta, two)
+    writer.export(ArrayRaster(mask), meta, *at(one))
+    writer.export(stored(tmp_path, mask, meta), meta, *at(two))
     assert content(one) == content(two)
     assert content(one)
     assert [list(path.parent.iterdir()) for path in (one, two)] == [[one], [two]]
+
+
+def test_every_storage_holds_the_same_bytes(writer, tmp_path):
+    """An export into memory gives the files that an export into a folder gives."""
+    mask, meta = mask_of((1030, 70)), MaskMeta((1030, 70), classes=CLASSES)
+    folder, memory = LocalStorage(tmp_path), MemoryStorage(f"memory://{tmp_path.name}")
+    for storage in (folder, memory):
+        writer.export(ArrayRaster(mask), meta, storage, f"masks/a{writer.suffix}")
+    assert folder.list() == memory.list()
+    assert all(folder.get(key) == memory.get(key) for key in folder.list())
 
 
 @pytest.mark.parametrize("planes", [{}, {"z": 2}, {"t": 2, "z": 3}], ids=str)
@@ -95,9 +110,9 @@ def test_exporting_again_changes_nothing(writer, planes, tmp_path):
     mask = mask_of((*planes.values(), 1030, 70))
     meta = MaskMeta((1030, 70), planes=planes, classes=CLASSES, pixel_size=(0.5, 0.25), unit="micrometer")
     path = target(tmp_path / "masks", writer)
-    writer.export(ArrayRaster(mask, meta.header), meta, path)
+    writer.export(ArrayRaster(mask, meta.header), meta, *at(path))
     first = content(path)
-    writer.export(ArrayRaster(mask, meta.header), meta, path)
+    writer.export(ArrayRaster(mask, meta.header), meta, *at(path))
     assert content(path) == first
     assert list(path.parent.iterdir()) == [path]
 
@@ -106,8 +121,8 @@ def test_a_smaller_mask_replaces_a_larger_one(writer, tmp_path):
     """What an export finds under its name is replaced, not added to."""
     path, fresh = target(tmp_path / "masks", writer), target(tmp_path / "fresh", writer)
     for shape in ((1100, 90), (30, 30)):
-        writer.export(ArrayRaster(mask_of(shape)), MaskMeta(shape, classes=CLASSES), path)
-    writer.export(ArrayRaster(mask_of((30, 30))), MaskMeta((30, 30), classes=CLASSES), fresh)
+        writer.export(ArrayRaster(mask_of(shape)), MaskMeta(shape, classes=CLASSES), *at(path))
+    writer.export(ArrayRaster(mask_of((30, 30))), MaskMeta((30, 30), classes=CLASSES), *at(fresh))
     assert content(path) == content(fresh)
 
 
@@ -129,12 +144,12 @@ def test_a_broken_export_leaves_what_was_there(writer, tmp_path):
     shape = (2500, 600)
     mask, meta, path = mask_of(shape), MaskMeta(shape, classes=CLASSES), target(tmp_path / "masks", writer)
     with pytest.raises(BlockError, match="damaged"):
-        writer.export(Damaged(mask), meta, path)
+        writer.export(Damaged(mask), meta, *at(path))
     assert list(path.parent.iterdir()) == []
-    writer.export(ArrayRaster(mask), meta, path)
+    writer.export(ArrayRaster(mask), meta, *at(path))
     before = content(path)
     with pytest.raises(BlockError, match="damaged"):
-        writer.export(Damaged(mask), meta, path)
+        writer.export(Damaged(mask), meta, *at(path))
     assert content(path) == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -162,18 +177,18 @@ def test_two_exports_at_once_do_not_collide(writer, tmp_path):
         first.result(20)
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(writer.export, Hooked(mask, lambda: second_began.wait(20)), meta, path)
-        second = pool.submit(writer.export, Hooked(mask, wait_for_first), meta, path)
+        first = pool.submit(writer.export, Hooked(mask, lambda: second_began.wait(20)), meta, *at(path))
+        second = pool.submit(writer.export, Hooked(mask, wait_for_first), meta, *at(path))
         first.result(20)
         second.result(20)
-    writer.export(ArrayRaster(mask), meta, fresh)
+    writer.export(ArrayRaster(mask), meta, *at(fresh))
     assert content(path) == content(fresh)
     assert list(path.parent.iterdir()) == [path]
 
 
 def killed_in_the_middle(writer, meta, path):
     """Export, and be killed while the mask is read."""
-    writer.export(Hooked(mask_of(meta.shape), lambda: os.kill(os.getpid(), signal.SIGKILL)), meta, path)
+    writer.export(Hooked(mask_of(meta.shape), lambda: os.kill(os.getpid(), signal.SIGKILL)), meta, *at(path))
 
 
 def test_what_killed_processes_left_is_removed(writer, tmp_path):
@@ -189,11 +204,11 @@ def test_what_killed_processes_left_is_removed(writer, tmp_path):
     live, foreign = left.with_name(f"{machine}.{os.getppid()}.{thread}"), left.with_name(f"elsewhere.{number}.{thread}")
     for other in (live, foreign):
         shutil.copytree(left, other)
-    writer.export(ArrayRaster(mask_of(meta.shape)), meta, path)
+    writer.export(ArrayRaster(mask_of(meta.shape)), meta, *at(path))
     assert set(left.parent.iterdir()) == {live, foreign}
     os.utime(foreign, (0, 0))
     live.rename(left)
-    writer.export(ArrayRaster(mask_of(meta.shape)), meta, path)
+    writer.export(ArrayRaster(mask_of(meta.shape)), meta, *at(path))
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -201,7 +216,7 @@ def test_sixteen_bits(writer, tmp_path):
     """More than 255 classes are written as 16 bits: another file than the same ids in 8 bits."""
     paths = [target(tmp_path / dtype, writer) for dtype in ("uint8", "uint16")]
     for path, dtype in zip(paths, ("uint8", "uint16"), strict=True):
-        writer.export(ArrayRaster(mask_of((64, 64), dtype)), MaskMeta((64, 64), dtype=dtype, classes=CLASSES), path)
+        writer.export(ArrayRaster(mask_of((64, 64), dtype)), MaskMeta((64, 64), dtype=dtype, classes=CLASSES), *at(path))
     assert content(paths[0]) != content(paths[1])
 
 
@@ -209,8 +224,8 @@ def test_the_metadata_decides_the_type(writer, tmp_path):
     """Class ids that arrive in a wider type are written as the metadata says: the bytes are the same."""
     one, two = target(tmp_path / "one", writer), target(tmp_path / "two", writer)
     mask, meta = mask_of((1100, 30)), MaskMeta((1100, 30), classes=CLASSES)
-    writer.export(ArrayRaster(mask), meta, one)
-    writer.export(ArrayRaster(mask.astype(np.int64)), meta, two)
+    writer.export(ArrayRaster(mask), meta, *at(one))
+    writer.export(ArrayRaster(mask.astype(np.int64)), meta, *at(two))
     assert content(one) == content(two)
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pipeline.errors import BlockError, StoreError
 from pipeline.geometry import Box
 from pipeline.raster import ArrayRaster, Header
-from pipeline.storage.block_store import BlockStore, chunk_side, put_text, store_errors
-from pipeline.tiling.grid import Grid
+from pipeline.storage import BlockStore, LocalStorage, chunk_side, store_errors
+from pipeline.tiling import Grid
 
 
 def cells(store):
@@ -197,9 +197,9 @@ def test_chunks_divide_the_block(block):
 def test_a_name_that_cannot_be_written_is_a_store_error(tmp_path):
     """What the system refuses becomes a StoreError with the path and the reason."""
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match=r"file.*cannot be written: (Not a directory|File exists)"):
-        put_text(tmp_path / "file" / "zarr.json", "{}")
-    with pytest.raises(StoreError, match=r"a\.tif: cannot be written: Input/output error"), store_errors("a.tif"):
+    with pytest.raises(StoreError, match=r"file.*(Not a directory|File exists); remove the file that stands where a folder is needed"):
+        LocalStorage(tmp_path).put("file/zarr.json", b"{}")
+    with pytest.raises(StoreError, match=r"a\.tif: Input/output error; see to the disk"), store_errors("a.tif"):
         raise OSError(5, os.strerror(5))
 
 
@@ -209,8 +209,8 @@ from pathlib import Path
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
 from pipeline.raster import Header
-from pipeline.storage.block_store import BlockStore
 from pipeline.raster import ArrayRaster
+from pipeline.storage import BlockStore, LocalStorage
 from pipeline.writers import MaskMeta
 from pipeline.writers.tiff import Tiff
 
@@ -219,7 +219,9 @@ noise = np.random.default_rng(0).integers(0, 255, (2048, 2048), np.uint8)
 store = BlockStore(folder / "0", Header((2048, 2048), 1, "uint8"), 2048)
 store.create()
 meta = MaskMeta((2048, 2048))
-for write in (lambda: store.write(Box(0, 0, 2048, 2048), noise), lambda: Tiff().export(ArrayRaster(noise), meta, folder / "a.tif")):
+block = lambda: store.write(Box(0, 0, 2048, 2048), noise)
+export = lambda: Tiff().export(ArrayRaster(noise), meta, LocalStorage(folder), "a.tif")
+for write in (block, export):
     try:
         write()
     except StoreError as error:
@@ -242,5 +244,5 @@ def test_a_full_disk(tmp_path):
     assert done.returncode == 0, done.stderr
     block, export, files = done.stdout.splitlines()
     assert "c/0/0" in block
-    assert all("cannot be written: No space left on device" in line for line in (block, export))
+    assert all("No space left on device; free space and run again" in line for line in (block, export))
     assert json.loads(files.replace("'", '"')) == ["0/zarr.json"]
