@@ -21,7 +21,7 @@ class Block:
     """The unit of scheduling, retry, writing and progress.
 
     Attributes:
-        phase: ``fit``, ``score``, ``predict``, ``count``, ``copy`` or ``finish``.
+        phase: what is done to it: the name of a phase.
         image: the image it belongs to.
         plane: index of the (t, z) plane.
         row: row in the image's grid of blocks.
@@ -73,7 +73,8 @@ class Receipt:
         files: files written, relative to the output folder, with their size in bytes.
         counts: pixels counted; None when the phase counts nothing.
         truth_error: why the truth could not be counted, with value and first position; empty when it could.
-        payload: a fit summary, packed (:func:`pipeline.statistics.image_statistics.encode`).
+        payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.image_statistics.encode_summary`).
+        numbers: integers that add over the blocks of an image, by name; shown in the report.
         notes: anything else worth a line in the log, such as a halved batch.
     """
 
@@ -93,6 +94,7 @@ class Receipt:
     counts: Counts | None = None
     truth_error: str = ""
     payload: str = ""
+    numbers: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -105,7 +107,7 @@ class Receipt:
 
         One that counted nothing and did not fail is not even told from the others of its phase and image: it has no block.
         """
-        if self.ok and self.counts is None and not self.truth_error and not self.notes:
+        if self.ok and self.counts is None and not self.truth_error and not self.numbers and not self.notes:
             return Receipt(sys.intern(self.phase), sys.intern(self.image), "")
         return replace(self, image=sys.intern(self.image), key="", seconds=_NOTHING, digest="", files=_NOTHING, payload="")
 

@@ -1,31 +1,44 @@
-"""Numbers that add up over blocks: pixel counts, image statistics of the fit phase, normalisation.
+"""Numbers that add up over blocks: pixel counts, and the statistics of whole images.
 
-Owns: counting against a truth, global statistics and what they are fitted to, normalising pixels.
-May import: base modules. Never touches: files, tiles, models.
+Owns: counting a mask against its truth, the fitters of the fit phase, histograms, normalisation.
+May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 """
 
 from __future__ import annotations
 
-from pipeline.statistics.image_statistics import Fit, Fitter, Histogram, Summary, decode, encode
-from pipeline.statistics.normalization import NormalizeFitter, check_fixed, constants, fitter, resolve
-from pipeline.statistics.pixel_counts import Counts, areas, confusion, count, cross_entropy, unsigned
+from pipeline.statistics.fitters import Fitters
+from pipeline.statistics.histogram import Histogram
+from pipeline.statistics.image_statistics import Fitter, ImageFit, Summary, decode_summary, encode_summary
+from pipeline.statistics.normalization import (
+    HIGH_PERCENTILE,
+    LOW_PERCENTILE,
+    NormalizationFitter,
+    check_mean_std,
+    mean_and_std,
+    normalization_fitter,
+    resolve_normalization,
+)
+from pipeline.statistics.pixel_counts import Counts, as_unsigned, class_areas, confusion_matrix, count_pixels, sum_cross_entropy
 
 __all__ = [
+    "HIGH_PERCENTILE",
+    "LOW_PERCENTILE",
     "Counts",
-    "Fit",
     "Fitter",
+    "Fitters",
     "Histogram",
-    "NormalizeFitter",
+    "ImageFit",
+    "NormalizationFitter",
     "Summary",
-    "areas",
-    "check_fixed",
-    "confusion",
-    "constants",
-    "count",
-    "cross_entropy",
-    "decode",
-    "encode",
-    "fitter",
-    "resolve",
-    "unsigned",
+    "as_unsigned",
+    "check_mean_std",
+    "class_areas",
+    "confusion_matrix",
+    "count_pixels",
+    "decode_summary",
+    "encode_summary",
+    "mean_and_std",
+    "normalization_fitter",
+    "resolve_normalization",
+    "sum_cross_entropy",
 ]

@@ -1,4 +1,4 @@
-"""Normalisation: ``(raw - mean) / std``, with numbers that belong to a data set or to a whole image, never to a tile."""
+"""Normalisation: ``(raw - mean) / std`` with a mean and a std of the data set or of the whole image, never of a tile."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
-from pipeline.statistics.image_statistics import Fit, Fitter, Histogram, Summary
+from pipeline.statistics.histogram import Histogram
+from pipeline.statistics.image_statistics import Fitter, ImageFit, Summary
 
 if TYPE_CHECKING:
     from pipeline.models import Model
 
-__all__ = ["HIGH", "LOW", "NormalizeFitter", "Normalizer", "check_fixed", "constants", "fitter", "resolve"]
+__all__ = [
+    "HIGH_PERCENTILE",
+    "LOW_PERCENTILE",
+    "NormalizationFitter",
+    "check_mean_std",
+    "mean_and_std",
+    "normalization_fitter",
+    "resolve_normalization",
+]
 
-LOW, HIGH = 1.0, 99.8
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 """Percentiles that ``percentile`` maps to 0 and 1."""
 
-Normalizer = Mapping[str, Sequence[float]] | Literal["percentile", "zscore"] | None
-"""``{"mean": [..], "std": [..]}`` in raw units, one each or one a channel; a name: per image; None: raw values."""
+Normalization = Mapping[str, Sequence[float]] | Literal["percentile", "zscore"] | None
+"""How a run normalises: a mean and a std, in raw units, for all channels or for each; a method that is fitted to each image;
+or None, which keeps raw values."""
 
 
 @dataclass(frozen=True)
-class NormalizeFitter(Fitter):
-    """Gathers a histogram of each channel and fits mean and std.
+class NormalizationFitter(Fitter):
+    """Fits mean and std of each channel to its histogram.
 
-    ``zscore``: mean and standard deviation. ``percentile``: the 1st percentile becomes 0 and the 99.8th becomes 1,
-    both as the smallest value that at least so many pixels do not exceed. Exact for 8- and 16-bit integers; other types
-    are binned (:class:`pipeline.statistics.image_statistics.Histogram`), within 1 % of the value. A constant channel gets std 1.
+    ``zscore``: mean and standard deviation. ``percentile``: the 1st percentile becomes 0 and the 99.8th becomes 1, each the
+    smallest value that at least so many pixels do not exceed. The numbers are exact for 8- and 16-bit integers and within
+    1 % for other types, which are binned (:class:`~pipeline.statistics.histogram.Histogram`). A constant channel gets std 1.
     """
 
     kind: Literal["percentile", "zscore"]
@@ -60,7 +70,7 @@ class NormalizeFitter(Fitter):
         counts, values = counts[used], values[used]
         if self.kind == "percentile":
             below = np.cumsum(counts)
-            low, high = (values[np.searchsorted(below, share / 100 * below[-1])] for share in (LOW, HIGH))
+            low, high = (values[np.searchsorted(below, share / 100 * below[-1])] for share in (LOW_PERCENTILE, HIGH_PERCENTILE))
             mean, std = float(low), float(high - low)
         else:
             mean = float(np.average(values, weights=counts))
@@ -68,62 +78,62 @@ class NormalizeFitter(Fitter):
         return mean, std or 1.0
 
 
-def resolve(asked: Normalizer, model: Model) -> Normalizer:
-    """Return what normalises a run: what the YAML asks for, else what the model asks for.
+def resolve_normalization(asked: Normalization, model: Model) -> Normalization:
+    """Return how a run normalises: as the YAML says, else as the model says.
 
     Args:
         asked: ``normalize`` of the YAML.
-        model: its own wish counts where the YAML has none.
+        model: its ``normalize`` counts where the YAML has none.
 
     Raises:
-        InputError: the model takes raw values only, or mean and std are not of a length that fits its channels.
+        InputError: the model takes raw values only, or the lengths of mean and std do not fit its channels.
 
     Example:
         >>> from pipeline.plugins import build
-        >>> resolve({"mean": [128], "std": [64]}, build("models", {"name": "unet"}))
+        >>> resolve_normalization({"mean": [128], "std": [64]}, build("models", {"name": "unet"}))
         {'mean': [128], 'std': [64]}
     """
-    chosen: Normalizer = model.normalize if asked is None else asked
+    chosen: Normalization = model.normalize if asked is None else asked
     if asked is not None and not model.takes_normalize:
         raise InputError(Problem("normalize", repr(asked), "null, as the model works on raw values", "Remove the key."))
     if isinstance(chosen, Mapping):
-        if problems := check_fixed(chosen, model.num_channels):
+        if problems := check_mean_std(chosen, model.num_channels):
             raise InputError(problems)
     elif chosen not in {None, "percentile", "zscore"}:
         raise InputError(Problem("normalize", repr(chosen), "null, {mean: [..], std: [..]}, percentile or zscore"))
     return chosen
 
 
-def fitter(normalizer: Normalizer) -> NormalizeFitter | None:
-    """What the fit phase gathers for it; None: nothing.
+def normalization_fitter(normalization: Normalization) -> NormalizationFitter | None:
+    """Return the fitter that a normalisation needs; None where it needs no statistics.
 
     Example:
-        >>> fitter("zscore")
-        NormalizeFitter(kind='zscore')
+        >>> normalization_fitter("zscore")
+        NormalizationFitter(kind='zscore')
     """
-    return NormalizeFitter(normalizer) if isinstance(normalizer, str) else None
+    return NormalizationFitter(normalization) if isinstance(normalization, str) else None
 
 
-def constants(
-    normalize: Mapping[str, Any] | None, fits: Sequence[Fit], channels: int
+def mean_and_std(
+    normalize: Mapping[str, Any] | None, fits: Sequence[ImageFit], channels: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Return mean and std of each tile and channel, float32 (B, C); None: raw values.
 
     Args:
-        normalize: fixed for all tiles; None: ``fit["normalize"]`` of each, where there is one.
-        fits: what the fit phase found for each tile's image.
+        normalize: mean and std for all tiles; None: those that the fit phase concluded for each tile's image, if any.
+        fits: what the fit phase concluded for each tile's image.
         channels: C of the pixels.
 
     Raises:
-        InputError: neither one number nor one a channel.
+        InputError: the length of mean or std is neither 1 nor C.
     """
-    chosen = [normalize if normalize is not None else fit.get("normalize") for fit in fits]
-    if not chosen or all(one is None for one in chosen):
+    by_tile = [normalize if normalize is not None else fit.get("normalize") for fit in fits]
+    if not by_tile or all(numbers is None for numbers in by_tile):
         return None
     raw = {"mean": [0.0], "std": [1.0]}
     both = []
     for key in ("mean", "std"):
-        rows = [(one or raw)[key] for one in chosen]
+        rows = [(numbers or raw)[key] for numbers in by_tile]
         wrong = next((row for row in rows if len(row) not in (1, channels)), None)
         if wrong is not None:
             raise InputError(
@@ -133,8 +143,8 @@ def constants(
     return both[0], both[1]
 
 
-def check_fixed(chosen: Mapping[str, Sequence[float]], channels: int | None) -> list[Problem]:
-    """Return what is wrong with a fixed ``{"mean": [..], "std": [..]}``; channels None: any number."""
+def check_mean_std(chosen: Mapping[str, Sequence[float]], channels: int | None) -> list[Problem]:
+    """Return what is wrong with ``{"mean": [..], "std": [..]}``; ``channels`` is the model's number of them, None: any."""
     problems = []
     for key in ("mean", "std"):
         numbers = chosen.get(key) or ()

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Counts", "areas", "confusion", "count", "cross_entropy", "unsigned"]
+__all__ = ["Counts", "as_unsigned", "class_areas", "confusion_matrix", "count_pixels", "sum_cross_entropy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is known about one block, one image or all images; ``one + other`` is their union.
+    """Pixel counts of a block, an image or all images; a sum counts both.
 
     Attributes:
         predicted: pixels per predicted class (K,), int64, wherever there is a prediction.
@@ -46,27 +46,27 @@ class Counts:
         return int(self.predicted.sum()) + self.no_prediction
 
     def __add__(self, other: Counts) -> Counts:
-        """Add field by field; a part without truth (None) leaves the other's counts as they are.
+        """Add field by field; None, which stands for no truth, adds nothing.
 
         Example:
-            >>> one = Counts(np.array([2, 1]), confusion=np.array([[2, 0], [0, 1]]))
-            >>> (one + Counts(np.array([5, 0]))).confusion.tolist()
+            >>> counts = Counts(np.array([2, 1]), confusion=np.array([[2, 0], [0, 1]]))
+            >>> (counts + Counts(np.array([5, 0]))).confusion.tolist()
             [[2, 0], [0, 1]]
         """
-        return Counts(**{one.name: _add(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)})
+        return Counts(**{field.name: _add(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)})
 
 
-def _add(one: Any, other: Any) -> Any:
-    if one is None or other is None:
-        return other if one is None else one
-    return one + other
+def _add(first: Any, second: Any) -> Any:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
-_BAND = 1 << 19  # pixels counted at a time: the temporaries stay near the cache, whatever the array
-_BINS = 1 << 16  # a histogram above this no longer fits the cache, and packing pixels stops paying
+_BAND = 1 << 19  # pixels counted at a time, so that temporary arrays stay in the cache
+_BINS = 1 << 16  # above this a histogram no longer fits the cache, and packing pixels is no longer faster
 
 
-def confusion(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: int) -> NDArray[np.int64]:
+def confusion_matrix(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: int) -> NDArray[np.int64]:
     """Count how each true class was predicted.
 
     Args:
@@ -82,49 +82,49 @@ def confusion(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: int) ->
         TypeError: one of the arrays does not hold integers.
 
     Example:
-        >>> confusion(np.array([[0, 1, 9]]), np.array([[0, 0, 1]]), classes=2).tolist()
+        >>> confusion_matrix(np.array([[0, 1, 9]]), np.array([[0, 0, 1]]), classes=2).tolist()
         [[1, 0], [1, 0]]
     """
     if truth_YX.shape != mask_YX.shape:
         raise ValueError(f"truth {truth_YX.shape} and mask {mask_YX.shape} differ in shape")
-    return _count((unsigned(truth_YX), unsigned(mask_YX)), classes)[1:].reshape(classes, classes)
+    return _count((as_unsigned(truth_YX), as_unsigned(mask_YX)), classes)[1:].reshape(classes, classes)
 
 
-def areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int64], int]:
-    """Count pixels per predicted class, and those without a prediction.
+def class_areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int64], int]:
+    """Count the pixels of each predicted class, and those without a prediction.
 
     Returns:
         Pixels per class (K,), int64, and the number of all other pixels.
 
     Example:
-        >>> areas(np.array([[0, 1, 1, 255]], np.uint8), classes=2)
+        >>> class_areas(np.array([[0, 1, 1, 255]], np.uint8), classes=2)
         (array([1, 2]), 1)
     """
-    counts = _count((unsigned(mask_YX),), classes)
+    counts = _count((as_unsigned(mask_YX),), classes)
     return counts[1:], int(counts[0])
 
 
-def count(mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> Counts:
-    """Count areas, and the confusion where there is truth.
+def count_pixels(mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> Counts:
+    """Count the pixels of each class, and the confusion where there is truth.
 
     Example:
-        >>> counts = count(np.array([[0, 1, 255]], np.uint8), None, 2)
+        >>> counts = count_pixels(np.array([[0, 1, 255]], np.uint8), None, 2)
         >>> counts.predicted.tolist(), counts.no_prediction, counts.confusion
         ([1, 1], 1, None)
     """
-    predicted, missing = areas(mask_YX, classes=num_classes)
-    matrix = None if truth_YX is None else confusion(truth_YX, mask_YX, classes=num_classes)
+    predicted, missing = class_areas(mask_YX, classes=num_classes)
+    matrix = None if truth_YX is None else confusion_matrix(truth_YX, mask_YX, classes=num_classes)
     return Counts(predicted, missing, matrix)
 
 
-def unsigned(ids: NDArray[Any]) -> NDArray[Any]:
-    """See integers as unsigned ones of the same size, so that a negative id is one too large like any other.
+def as_unsigned(ids: NDArray[Any]) -> NDArray[Any]:
+    """View integers as unsigned ones of the same size, so that a negative id becomes one that is too large.
 
     Raises:
         TypeError: the array does not hold integers.
 
     Example:
-        >>> unsigned(np.array([-1, 1], np.int8))
+        >>> as_unsigned(np.array([-1, 1], np.int8))
         array([255,   1], dtype=uint8)
     """
     if ids.dtype.kind not in "bui":
@@ -133,11 +133,11 @@ def unsigned(ids: NDArray[Any]) -> NDArray[Any]:
 
 
 def _count(layers: tuple[NDArray[Any], ...], classes: int) -> NDArray[np.int64]:
-    """Count the combinations of class ids over layers of one shape (Y, X).
+    """Count each combination of class ids over layers of one shape (Y, X).
 
     Returns:
-        Pixels, int64 (1 + classes**len(layers),): first those with an id outside the classes in any
-        layer, then every combination, the last layer running fastest.
+        Pixels, int64 (1 + classes**len(layers),): first those whose id lies outside the classes in any layer,
+        then every combination, the last layer fastest.
     """
     size = 1 + classes ** len(layers)
     kind = np.min_scalar_type(size)
@@ -152,7 +152,7 @@ def _count(layers: tuple[NDArray[Any], ...], classes: int) -> NDArray[np.int64]:
             known_YX &= band_YX < classes
             code_YX *= kind.type(classes)
             code_YX += band_YX.astype(kind, copy=False)
-        # An id outside the classes may have wrapped around; multiplying by 0 or 1 sends it to bin 0 for less than an index would.
+        # An id outside the classes may have wrapped around. Multiplying by 0 sends it to bin 0, faster than indexing does.
         code_YX += kind.type(1)
         code_YX *= known_YX
         counts += _histogram(code_YX.ravel(), size)
@@ -162,8 +162,8 @@ def _count(layers: tuple[NDArray[Any], ...], classes: int) -> NDArray[np.int64]:
 def _histogram(codes: NDArray[Any], size: int) -> NDArray[np.int64]:
     """Count codes ``0..size-1``.
 
-    bincount costs about 3 ns an element, so several codes are packed into one number (``size`` to the power
-    of their count, at most ``_BINS``) and the joint histogram is summed along each of its axes.
+    ``bincount`` takes about 3 ns for each element. So several codes are packed into one number (of at most ``_BINS`` values),
+    and the joint histogram is summed along each of its axes.
     """
     packed = max(n for n in (1, 2, 3, 4) if n == 1 or size**n <= _BINS)
     whole = len(codes) // packed * packed
@@ -179,10 +179,10 @@ def _histogram(codes: NDArray[Any], size: int) -> NDArray[np.int64]:
     return counts
 
 
-def cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
+def sum_cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
     """Sum the negative log-likelihood of the truth under the softmax of the logits.
 
-    Computed in float64 without any clamp, a band of rows at a time.
+    Computed in float64 and without clamping, a band of rows at a time.
 
     Args:
         logits_KYX: float, finite; a single layer is the logit of class 1 against class 0.
@@ -192,12 +192,12 @@ def cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[flo
         The sum in nats (float64) and the number of pixels in it.
 
     Example:
-        >>> total, pixels = cross_entropy(np.zeros((2, 1, 2)), np.array([[0, 9]]))
+        >>> total, pixels = sum_cross_entropy(np.zeros((2, 1, 2)), np.array([[0, 9]]))
         >>> round(total, 4), pixels
         (0.6931, 1)
     """
     total, pixels = 0.0, 0
-    ids_YX = unsigned(truth_YX)
+    ids_YX = as_unsigned(truth_YX)
     known_YX = ids_YX < max(2, len(logits_KYX))
     rows = max(1, (_BAND >> 2) // max(1, logits_KYX.shape[0] * logits_KYX.shape[2]))  # about 1 MB of float64
     for y in range(0, len(ids_YX), rows):
@@ -208,9 +208,9 @@ def cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[flo
 
 
 def _nats(logits_KYX: NDArray[Any], ids_YX: NDArray[Any], known_YX: NDArray[np.bool_]) -> float:
-    """Sum the negative log-likelihood over the known pixels of a band."""
+    """Return the sum of the negative log-likelihood over the known pixels of a band."""
     scores_KYX = logits_KYX.astype(np.float64)
-    # Selecting the known pixels costs more than computing them all: the others get equal scores and weight zero.
+    # Computing all pixels is faster than selecting the known ones: the others get equal scores and weight zero.
     np.copyto(scores_KYX, 0.0, where=~known_YX)
     if len(scores_KYX) == 1:
         scores_KYX = np.concatenate([np.zeros_like(scores_KYX), scores_KYX])

@@ -66,7 +66,7 @@ class ArrayOps(ABC):
 
     @abstractmethod
     def cross_entropy(self, scores_KYX: Any, truth_YX: Any) -> tuple[Any, Any]:
-        """As :func:`pipeline.statistics.pixel_counts.cross_entropy`; the sum and the number of pixels may be arrays of one element."""
+        """As :func:`pipeline.statistics.pixel_counts.sum_cross_entropy`; the sum and the number of pixels may be arrays of one element."""
 
     @abstractmethod
     def count_equal(self, one_YX: Any, other_YX: Any) -> Any:
@@ -125,7 +125,7 @@ class NumpyOps(ArrayOps):
 
     def cross_entropy(self, scores_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
         """In float64."""
-        return pixel_counts.cross_entropy(scores_KYX, truth_YX)
+        return pixel_counts.sum_cross_entropy(scores_KYX, truth_YX)
 
     def count_equal(self, one_YX: NDArray[Any], other_YX: NDArray[Any]) -> int:
         """A plain number."""
@@ -133,7 +133,7 @@ class NumpyOps(ArrayOps):
 
     def count(self, mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> dict[str, Any]:
         """By histograms of small integers."""
-        counts = pixel_counts.count(mask_YX, truth_YX, num_classes)
+        counts = pixel_counts.count_pixels(mask_YX, truth_YX, num_classes)
         return {"predicted": counts.predicted, "no_prediction": counts.no_prediction, "confusion": counts.confusion}
 
     def fetch(self, values: Mapping[str, Any]) -> Fetched:

@@ -24,7 +24,7 @@ from pipeline.models.classical.alpha_expansion import Energy, minimise
 from pipeline.models.classical.grey_values import Grey
 from pipeline.models.classical.pixel_samples import pixel_hash
 from pipeline.plugins import build
-from pipeline.statistics.image_statistics import Histogram, decode_summary, encode_summary
+from pipeline.statistics import Histogram, decode_summary, encode_summary
 from pipeline.statistics.pixel_counts import confusion_matrix
 from tests.benchmarks import classical
 from tests.conftest import blobs, save_tiff

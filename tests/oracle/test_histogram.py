@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.models.histogram import thresholds
 from pipeline.plugins import build
-from pipeline.statistics.image_statistics import Histogram, decode, encode
+from pipeline.statistics import Histogram, decode_summary, encode_summary
 
 
 def fitted(pixels_CYX, valid_YX=None, **options):
@@ -111,7 +111,7 @@ def test_blocks_add_up_to_the_image():
     spoilt = pixels_CYX.copy()
     spoilt[:, :3], spoilt[:, 3:5] = np.nan, 1e6
     boxes = [Box(0, 0, 17, 60), Box(17, 0, 40, 33), Box(17, 33, 40, 60)]
-    parts = [decode(encode(fitter.observe(spoilt[:, *box.slices], valid_YX[box.slices], box, 0))) for box in boxes]
+    parts = [decode_summary(encode_summary(fitter.observe(spoilt[:, *box.slices], valid_YX[box.slices], box, 0))) for box in boxes]
     assert fitter.fit(fitter.merge(fitter.merge(parts[2], parts[0]), parts[1])) == whole
 
 

@@ -9,10 +9,10 @@ from pipeline.config.loading import load_config, to_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.geometry import Box
 from pipeline.inputs.catalogue import build_catalogue
-from pipeline.models.bundle import save_bundle
+from pipeline.models.bundle_files import save_bundle
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
-from pipeline.statistics.normalization import NormalizeFitter
+from pipeline.statistics import NormalizationFitter
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 RAW = {"name": "unet", "channels": 1, "classes": 2, "depth": 1, "base": 8, "seed": 2}
@@ -44,8 +44,8 @@ def test_raw_members_see_raw_values_unless_the_yaml_asks(tmp_path, asking, asked
     members = [pair, asking] if nested else pair["members"]
     found = build_catalogue(load_config(engine_yaml(tmp_path, model={"name": "ensemble", "members": members}, normalize=asked)))
     job = make_job(found, Recipe())
-    fit = job.conclude(job.observe(pixels_CYX, None, Box(0, 0, 64, 64), 0))
-    wish = NormalizeFitter("percentile")
+    fit = job.fitters.conclude(job.fitters.observe(pixels_CYX, None, Box(0, 0, 64, 64), 0))
+    wish = NormalizationFitter("percentile")
     percentiles = {"normalize": wish.fit(wish.observe(pixels_CYX, None, Box(0, 0, 64, 64), 0))}
     for_asking, for_raw = (percentiles, {}) if asked is None else (fit, fit)
     alone = build("models", RAW)

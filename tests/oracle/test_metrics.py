@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.metrics.semantic import Semantic
-from pipeline.statistics.pixel_counts import Counts, areas, confusion, cross_entropy
+from pipeline.statistics.pixel_counts import Counts, class_areas, confusion_matrix, sum_cross_entropy
 
 IGNORED = 255
 
 
 def scored(truth_YX, mask_YX, classes):
-    predicted, missing = areas(mask_YX, classes=classes)
-    return Semantic().compute(Counts(predicted, missing, confusion(truth_YX, mask_YX, classes=classes)))
+    predicted, missing = class_areas(mask_YX, classes=classes)
+    return Semantic().compute(Counts(predicted, missing, confusion_matrix(truth_YX, mask_YX, classes=classes)))
 
 
 @st.composite
@@ -49,7 +49,7 @@ def test_agrees_with_scikit_learn(case):
         assert found["mean_iou"] is found["micro_f1"] is found["pixel_accuracy"] is found["frequency_weighted_iou"] is None
         return
     labels = list(range(classes))
-    assert (confusion(truth_YX, mask_YX, classes=classes) == sklearn.metrics.confusion_matrix(truth, mask, labels=labels)).all()
+    assert (confusion_matrix(truth_YX, mask_YX, classes=classes) == sklearn.metrics.confusion_matrix(truth, mask, labels=labels)).all()
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(truth, mask, labels=labels, zero_division=np.nan)
     per_class = {name: none_to_nan(one[name] for one in found["classes"]) for name in ("iou", "dice", "f1", "precision", "recall")}
     present = [label for label in labels if label in truth or label in mask]
@@ -111,7 +111,7 @@ def test_cross_entropy_is_that_of_torch(classes, scale, seed, ignores):
     theirs = torch.nn.functional.cross_entropy(
         torch.from_numpy(logits_KYX).double()[None], torch.from_numpy(truth_YX).long()[None], reduction="sum", ignore_index=IGNORED
     )
-    total, pixels = cross_entropy(logits_KYX, truth_YX)
+    total, pixels = sum_cross_entropy(logits_KYX, truth_YX)
     assert total == pytest.approx(theirs.item(), rel=1e-12)
     assert pixels == (truth_YX != IGNORED).sum()
 

@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from pipeline.geometry import Box
 from pipeline.inputs.image import Image
 from pipeline.raster import Header
-from pipeline.records.receipts import Block, Receipt
+from pipeline.records import Block, Receipt
 from pipeline.scheduling.block_queue import BlockQueue, Stage
-from pipeline.scheduling.plan import block_keys
-from pipeline.statistics.image_statistics import encode
+from pipeline.statistics import encode_summary
 
-MERGE = lambda one, other: {"n": one["n"] + other["n"]}
-CONCLUDE = lambda summary: {"n": int(summary["n"][0])}
+RESTS_ON = {"fit": None, "predict": ("fit",), "finish": ("predict",)}
+
+
+class Sum:
+    """How the payloads of an image are reduced: they are added."""
+
+    def merge(self, one, other):
+        return {"n": one["n"] + other["n"]}
+
+    def conclude(self, total):
+        return {"n": int(total["n"][0])}
 
 
 def image(name):
@@ -30,17 +38,22 @@ def block(phase, name, number, key="k", side=10):
 
 
 def stages(name, phases=("fit", "predict", "finish"), count=4, key="k"):
-    return [Stage(phase, [block(phase, name, at, key) for at in range(1 if phase == "finish" else count)]) for phase in phases]
+    made = []
+    for phase in phases:
+        blocks = [block(phase, name, at, key) for at in range(1 if phase == "finish" else count)]
+        rests_on = RESTS_ON[phase] and tuple(one for one in RESTS_ON[phase] if one in phases)
+        made.append(Stage(phase, blocks, rests_on, "fit" if phase == "predict" else "", Sum() if phase == "fit" else None))
+    return made
 
 
-def schedule(images, known=None):
-    one = BlockQueue(images, MERGE, CONCLUDE, block_keys)
+def queue_of(images, known=None):
+    one = BlockQueue(images)
     one.begin(known or {})
     return one
 
 
 def receipt(taken, digest="d"):
-    payload = encode({"n": np.array([taken.col + 1])}) if taken.phase == "fit" else ""
+    payload = encode_summary({"n": np.array([taken.col + 1])}) if taken.phase == "fit" else ""
     return Receipt(taken.phase, taken.image.name, taken.id, taken.key, digest=digest if taken.phase == "predict" else "", payload=payload)
 
 
@@ -64,7 +77,7 @@ def test_every_block_once_and_phases_in_order(counts, random, fits):
     """However receipts come back, each block is given once, and no phase of an image begins before the one before is settled."""
     phases = ("fit", "predict", "finish") if fits else ("predict", "finish")
     images = {f"i{at}": stages(f"i{at}", phases, count) for at, count in enumerate(counts)}
-    one = schedule(images)
+    one = queue_of(images)
     total = one.total_blocks
     given_out, flying, settled = Counter(), [], Counter()
     while not one.is_finished:
@@ -85,7 +98,7 @@ def test_every_block_once_and_phases_in_order(counts, random, fits):
 
 def test_images_are_taken_in_order_and_ended_before_the_next():
     """Blocks come in the plan's order; what an image has left goes before what the next image begins."""
-    one = schedule({"a": stages("a", ("predict", "finish"), 2), "b": stages("b", ("predict", "finish"), 2)})
+    one = queue_of({"a": stages("a", ("predict", "finish"), 2), "b": stages("b", ("predict", "finish"), 2)})
     assert [(each.phase, each.id) for each in drain(one)] == [
         ("predict", "a:0.0.0"),
         ("predict", "a:0.0.1"),
@@ -98,11 +111,11 @@ def test_images_are_taken_in_order_and_ended_before_the_next():
 
 def test_the_fit_is_the_sum_and_part_of_the_key():
     """Every block of an image is predicted with the fit of all its blocks; another fit is another key."""
-    one = schedule({"a": stages("a")})
+    one = queue_of({"a": stages("a")})
     done = drain(one)
-    assert one.fit_of("a") == {"n": 1 + 2 + 3 + 4}
+    assert one.results_of("a")["fit"] == {"n": 1 + 2 + 3 + 4}
     assert all(each.fit == {"n": 10} for each in done if each.phase == "predict")
-    other = drain(schedule({"a": stages("a", count=3)}))
+    other = drain(queue_of({"a": stages("a", count=3)}))
     keys = [{each.key for each in some if each.phase == "predict"} for some in (done, other)]
     assert len(keys[0]) == len(keys[1]) == 1
     assert keys[0] != keys[1]
@@ -110,16 +123,16 @@ def test_the_fit_is_the_sum_and_part_of_the_key():
 
 def test_a_failed_block_settles_its_phase():
     """A quarantined block is settled and counted once, whatever phases it fails in, and adds nothing to the fit."""
-    one = schedule({"a": stages("a", count=2)})
+    one = queue_of({"a": stages("a", count=2)})
     failed = drain(one, lambda each: replace(receipt(each), cause="broken", payload="") if each.id.endswith(".1") else receipt(each))
     assert len(failed) == 5
     assert (one.is_finished, one.failed) == (True, {"a:0.0.1"})
-    assert one.fit_of("a") == {"n": 1}
+    assert one.results_of("a")["fit"] == {"n": 1}
 
 
 def test_leases_are_bounded_by_pixels_and_blocks_but_never_empty():
     """At least one block if any is ready, however large; no more pixels or blocks than asked for."""
-    one = schedule({"a": stages("a", ("predict",), 4)})
+    one = queue_of({"a": stages("a", ("predict",), 4)})
     assert [each.id for each in one.lease(1, 9)] == ["a:0.0.0"]
     assert [each.id for each in one.lease(200, 9)] == ["a:0.0.1", "a:0.0.2"]
     assert one.num_ready == 1
@@ -129,7 +142,7 @@ def test_leases_are_bounded_by_pixels_and_blocks_but_never_empty():
 
 def test_what_is_given_back_comes_next_in_order():
     """Blocks that were taken and not done go to the front, as they were."""
-    one = schedule({"a": stages("a", ("predict",), 4)})
+    one = queue_of({"a": stages("a", ("predict",), 4)})
     taken = one.lease(10**9, 3)
     one.give_back(taken)
     assert one.lease(10**9, 3) == taken
@@ -138,7 +151,7 @@ def test_what_is_given_back_comes_next_in_order():
 
 def test_suspects_are_not_leased_with_others():
     """What may have killed its process is taken one by one, and by `suspect` alone."""
-    one = schedule({"a": stages("a", ("predict",), 4)})
+    one = queue_of({"a": stages("a", ("predict",), 4)})
     taken = one.lease(10**9, 2)
     one.give_back(taken, alone=True)
     assert one.has_suspects
@@ -150,13 +163,13 @@ def test_suspects_are_not_leased_with_others():
 
 def test_a_receipt_counts_once_and_for_its_own_phase():
     """The same block done twice is booked once; a late receipt of another phase does not settle this one."""
-    one = schedule({"a": stages("a", ("fit", "predict"), 2)})
+    one = queue_of({"a": stages("a", ("fit", "predict"), 2)})
     fits = one.lease(10**9, 9)
     for each in fits:
         one.settle(receipt(each))
         one.settle(receipt(each))
     assert one.num_settled == 2
-    assert one.fit_of("a") == {"n": 3}
+    assert one.results_of("a")["fit"] == {"n": 3}
     one.settle(receipt(fits[0]))
     assert one.num_settled == 2
     assert [(each.phase, each.id) for each in drain(one)] == [("predict", "a:0.0.0"), ("predict", "a:0.0.1")]
@@ -168,9 +181,9 @@ def test_a_receipt_counts_once_and_for_its_own_phase():
 def test_replay_takes_over_what_is_known(known):
     """Whatever part of an execution was committed, the rest and only the rest is done, with the same keys."""
     images = {"a": stages("a")}
-    whole = drain(schedule(images))
+    whole = drain(queue_of(images))
     kept = {(each.phase, each.id) for at, each in enumerate(whole) if at in known}
-    one = schedule(images, replayed(each for each in whole if (each.phase, each.id) in kept))
+    one = queue_of(images, replayed(each for each in whole if (each.phase, each.id) in kept))
     todo = {(each.phase, each.id) for each in whole} - kept
     phases = {phase for phase, _ in todo}
     # What is done again may come out otherwise, so that all that rests on it is done again too.
@@ -180,32 +193,32 @@ def test_replay_takes_over_what_is_known(known):
     assert Counter((each.phase, each.id) for each in done) == Counter(todo)
     assert all(each in whole for each in done)
     assert one.is_finished
-    assert one.fit_of("a") == {"n": 10}
+    assert one.results_of("a")["fit"] == {"n": 10}
 
 
 def test_a_changed_key_is_done_again():
     """A receipt counts only under the key that the block has now."""
-    whole = drain(schedule({"a": stages("a", key="old")}))
-    assert drain(schedule({"a": stages("a", key="old")}, replayed(whole))) == []
-    assert [each.phase for each in drain(schedule({"a": stages("a", key="new")}, replayed(whole)))] == [each.phase for each in whole]
+    whole = drain(queue_of({"a": stages("a", key="old")}))
+    assert drain(queue_of({"a": stages("a", key="old")}, replayed(whole))) == []
+    assert [each.phase for each in drain(queue_of({"a": stages("a", key="new")}, replayed(whole)))] == [each.phase for each in whole]
 
 
 def test_finish_is_stale_when_other_pixels_were_written():
     """An image whose mask changed is exported again; one whose mask was written again the same may be."""
     images = {"a": stages("a", ("predict", "finish"), 2)}
-    whole = drain(schedule(images))
+    whole = drain(queue_of(images))
     known = replayed(whole)
     known["predict", "a:0.0.1"] = replace(known["predict", "a:0.0.1"], digest="other")
-    assert [each.phase for each in drain(schedule(images, known))] == ["finish"]
+    assert [each.phase for each in drain(queue_of(images, known))] == ["finish"]
     del known["predict", "a:0.0.1"]
-    assert [each.phase for each in drain(schedule(images, known))] == ["predict", "finish"]
+    assert [each.phase for each in drain(queue_of(images, known))] == ["predict", "finish"]
 
 
 def test_nothing_to_do_is_finished():
     """A run whose every receipt is known, or without images, is finished before it begins."""
     images = {"a": stages("a")}
-    one = schedule(images, replayed(drain(schedule(images))))
+    one = queue_of(images, replayed(drain(queue_of(images))))
     assert one.is_finished
     assert one.num_settled == one.total_blocks
-    assert schedule({}).is_finished
+    assert queue_of({}).is_finished
     assert one.lease(10**9, 1) == []

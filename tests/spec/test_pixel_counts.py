@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.statistics.pixel_counts import Counts, areas, confusion, cross_entropy
+from pipeline.statistics.pixel_counts import Counts, class_areas, confusion_matrix, sum_cross_entropy
 
 DTYPES = ["bool", "uint8", "int8", "uint16", ">u2", "int16", "int32", "uint32", "int64"]
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=9)
@@ -45,7 +45,7 @@ def reference(truth_YX, mask_YX, classes):
 def test_every_pair_is_counted_once(case):
     """The confusion is that of a loop over pixels, for every integer type, and its type is int64."""
     truth_YX, mask_YX, classes = case
-    found = confusion(truth_YX, mask_YX, classes=classes)
+    found = confusion_matrix(truth_YX, mask_YX, classes=classes)
     assert found.dtype == np.int64
     assert found.tolist() == reference(truth_YX, mask_YX, classes).tolist()
 
@@ -61,13 +61,13 @@ def test_the_sum_over_any_cut_is_the_whole(case, rows, cols):
     for y0, y1 in pairwise(ys):
         for x0, x1 in pairwise(xs):
             block = np.s_[y0:y1, x0:x1]
-            predicted, missing = areas(mask_YX[block], classes=classes)
-            total += Counts(predicted, missing, confusion(truth_YX[block], mask_YX[block], classes=classes))
-    predicted, missing = areas(mask_YX, classes=classes)
+            predicted, missing = class_areas(mask_YX[block], classes=classes)
+            total += Counts(predicted, missing, confusion_matrix(truth_YX[block], mask_YX[block], classes=classes))
+    predicted, missing = class_areas(mask_YX, classes=classes)
     assert total.pixels == mask_YX.size
     assert (total.predicted.tolist(), total.no_prediction) == (predicted.tolist(), missing)
     if mask_YX.size:
-        assert total.confusion.tolist() == confusion(truth_YX, mask_YX, classes=classes).tolist()
+        assert total.confusion.tolist() == confusion_matrix(truth_YX, mask_YX, classes=classes).tolist()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 15, 16, 255, 300])
@@ -77,8 +77,8 @@ def test_large_images_are_counted_band_by_band(classes):
     truth_YX, mask_YX = rng.integers(0, classes + 2, (2, 1801, 1203)).astype(np.uint16)[:, ::2]
     joint = np.bincount(truth_YX.ravel().astype(np.int64) * (classes + 2) + mask_YX.ravel(), minlength=(classes + 2) ** 2)
     expected = joint.reshape(classes + 2, classes + 2)[:classes, :classes]
-    assert (confusion(truth_YX, mask_YX, classes=classes) == expected).all()
-    predicted, missing = areas(mask_YX, classes=classes)
+    assert (confusion_matrix(truth_YX, mask_YX, classes=classes) == expected).all()
+    predicted, missing = class_areas(mask_YX, classes=classes)
     assert (predicted == np.bincount(mask_YX.ravel(), minlength=classes)[:classes]).all()
     assert missing == (mask_YX >= classes).sum()
 
@@ -86,7 +86,7 @@ def test_large_images_are_counted_band_by_band(classes):
 def test_counts_are_exact_where_float32_stops():
     """Past 2**24 pixels, and past 2**53, one pixel more is one pixel more; the control shows that float32 loses it."""
     image_YX = np.zeros((4097, 4096), np.uint8)
-    assert confusion(image_YX, image_YX, classes=2)[0, 0] == 4097 * 4096 > 2**24
+    assert confusion_matrix(image_YX, image_YX, classes=2)[0, 0] == 4097 * 4096 > 2**24
     one = Counts(np.array([1, 0]), confusion=np.array([[1, 0], [0, 0]]))
     for many in (2**24, 2**53):
         total = Counts(np.array([many, 0]), confusion=np.array([[many, 0], [0, 0]])) + one
@@ -113,15 +113,15 @@ def test_counts_travel():
 def test_what_cannot_be_counted_is_refused():
     """Shapes that differ and ids that are not integers are errors, never a count."""
     with pytest.raises(ValueError, match="differ in shape"):
-        confusion(np.zeros((2, 2), int), np.zeros((2, 3), int), classes=2)
+        confusion_matrix(np.zeros((2, 2), int), np.zeros((2, 3), int), classes=2)
     with pytest.raises(TypeError, match="float64"):
-        areas(np.zeros((2, 2)), classes=2)
+        class_areas(np.zeros((2, 2)), classes=2)
 
 
 def test_cross_entropy_has_no_clamp():
     """A confident mistake costs its whole logit, and a certain hit nothing."""
     logits_KYX = np.array([[[1000.0, 1000.0]], [[0.0, 0.0]]], np.float32)
-    assert cross_entropy(logits_KYX, np.array([[1, 0]])) == (1000.0, 2)
+    assert sum_cross_entropy(logits_KYX, np.array([[1, 0]])) == (1000.0, 2)
 
 
 @settings(deadline=None)
@@ -130,7 +130,7 @@ def test_one_logit_is_class_one_against_zero(seed):
     """K = 1: the logit of class 1 alone gives what the pair (0, logit) gives."""
     rng = np.random.default_rng(seed)
     logit_YX, truth_YX = rng.normal(size=(5, 7)).astype(np.float32), rng.integers(0, 3, (5, 7))
-    assert cross_entropy(logit_YX[None], truth_YX) == cross_entropy(np.stack([0 * logit_YX, logit_YX]), truth_YX)
+    assert sum_cross_entropy(logit_YX[None], truth_YX) == sum_cross_entropy(np.stack([0 * logit_YX, logit_YX]), truth_YX)
 
 
 def test_ignored_pixels_may_hold_anything():
@@ -139,9 +139,9 @@ def test_ignored_pixels_may_hold_anything():
     logits_KYX[:, 1] = np.nan
     truth_YX = np.zeros((3, 4), np.uint8)
     truth_YX[1] = 255
-    total, pixels = cross_entropy(logits_KYX, truth_YX)
+    total, pixels = sum_cross_entropy(logits_KYX, truth_YX)
     assert (total, pixels) == (pytest.approx(8 * np.log(2)), 8)
-    assert cross_entropy(logits_KYX, np.full((3, 4), 255, np.uint8)) == (0.0, 0)
+    assert sum_cross_entropy(logits_KYX, np.full((3, 4), 255, np.uint8)) == (0.0, 0)
 
 
 @pytest.mark.parametrize("classes", [2, 19])
@@ -152,9 +152,9 @@ def test_counting_needs_little_memory(classes):
     truth_YX = rng.integers(0, classes, (1024, 1024)).astype(np.uint8)
     tracemalloc.start()
     try:
-        cross_entropy(logits_KYX, truth_YX)
-        confusion(truth_YX, truth_YX, classes=classes)
-        areas(truth_YX, classes=classes)
+        sum_cross_entropy(logits_KYX, truth_YX)
+        confusion_matrix(truth_YX, truth_YX, classes=classes)
+        class_areas(truth_YX, classes=classes)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
