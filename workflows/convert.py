@@ -1,4 +1,4 @@
-"""Copy anything readable into OME-Zarr: sharded, with a pyramid, its metadata kept; resumable like any run."""
+"""Copy anything readable into OME-Zarr: sharded, with a pyramid, its metadata kept. Run again to resume."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pipeline.config import Recipe, config_from
 from pipeline.engine import Job
 from pipeline.inputs import build_catalogue
 from pipeline.records import RunFolder
-from pipeline.scheduling import Order, execute, one_stage, plan_row
+from pipeline.scheduling import RunSpec, execute, plan_blocks, plan_row
 from workflows._overwriting import refuse_overwriting
 
-__all__ = ["convert"]
+__all__ = ["convert", "copy_images"]
 
 BLOCK = 2048
 
@@ -23,29 +23,41 @@ def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) 
     Args:
         images: files, folders, globs, URLs or CSV lists.
         output: folder of the results.
-        overrides: ``reader.*`` and ``compute.*`` keys of a run's YAML.
+        overrides: ``key.sub=value`` each, of a run's ``reader`` and ``compute``.
 
     Returns:
         The exit code: 0 done, 3 done but for what cannot be read, 130 interrupted.
 
     Raises:
-        GigasegError: wrong input, or it could not go on.
+        GigasegError: the input is wrong, or the conversion could not go on.
+    """
+    exit_code, copies, failures = copy_images(images, output, overrides)
+    for failure in failures:
+        print(f"failed: {failure}")
+    for copy in copies:
+        print(copy)
+    return exit_code
+
+
+def copy_images(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) -> tuple[int, list[Path], list[str]]:
+    """Convert as :func:`convert` does, and print nothing on stdout.
+
+    Returns:
+        The exit code, the path of each copy in the order of the images, and what failed, a line each.
     """
     mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": str(output)}
     config = config_from(mapping, Path.cwd(), "convert", overrides)
-    found = build_catalogue(config)
+    catalogue = build_catalogue(config)
     folder = RunFolder(config.output)
     identity = {"convert": {"reader": config.reader}}
     folder.refuse_other(identity)
-    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), masks="")
-    outputs = [f"{image.name}.ome.zarr" for image in found.images]
-    refuse_overwriting(found, folder, outputs)
+    outputs = [f"{image.name}.ome.zarr" for image in catalogue.images]
+    refuse_overwriting(catalogue, folder, outputs)
+    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), goal="convert", masks="")
     runner = "serial" if config.compute.runner == "auto" else config.compute.runner
-    plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": outputs}
-    code, done = execute(Order(folder, job, one_stage(found, job, "copy"), plan, runner, config.compute, run={"identity": identity}))
-    failed = [f"{one.path}: {one.cause}" for one in found.rejected] + [f"{r.block}: {r.cause}" for r in done.receipts.values() if not r.ok]
-    for line in failed:
-        print(f"failed: {line}")
-    for image in found.images:
-        print(job.path(image, ".ome.zarr"))
-    return code
+    plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": outputs}
+    spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, runner, config.compute, run={"identity": identity})
+    exit_code, done = execute(spec)
+    failures = [f"{image.path}: {image.cause}" for image in catalogue.rejected]
+    failures += [f"{receipt.block}: {receipt.cause}" for receipt in done.receipts.values() if not receipt.ok]
+    return exit_code, [job.path(image, ".ome.zarr") for image in catalogue.images], failures

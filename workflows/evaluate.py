@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Config, Recipe, config_from, load_classes
+from pipeline.config import ClassSpec, Config, Recipe, config_from, load_classes
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
@@ -22,18 +22,18 @@ from pipeline.plugins import build
 from pipeline.readers import known_suffixes
 from pipeline.records import RunFolder, Tally
 from pipeline.report import print_table, report_of, write_report
-from pipeline.scheduling import Order, execute, one_stage, plan_row
+from pipeline.scheduling import RunSpec, execute, plan_blocks, plan_row
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "score_masks"]
 
 BLOCK = 2048
 
 
 def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: Path) -> int:
-    """Count predicted masks against truth, and report.
+    """Count predicted masks against truth, write the report and print its table.
 
     Args:
-        pred: masks that hold class ids: file, folder, glob, CSV or the output folder of a run; 255 (65535 in 16 bits) means no prediction.
+        pred: masks that hold class ids: file, folder, glob, CSV or the output folder of a run; 255 (65535 in 16 bits) is no prediction.
         truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``.
         classes: a YAML with the list of classes; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out.
@@ -43,65 +43,88 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
         The exit code: 0 done, 3 done but for masks that cannot be counted.
 
     Raises:
-        InputError: wrong input, or a mask that holds what is no class id.
+        InputError: the input is wrong, or a mask holds a value that is no class id.
     """
     from rich.console import Console
 
-    with _listed(pred) as masks:
-        config = _config(masks, truth, classes, ignore, output)
-        found = build_catalogue(config)
-    _require_masks(found)
+    ignored = int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore
+    exit_code, report = score_masks([pred], truth, load_classes(classes) if classes else None, ignored, output)
+    folder = RunFolder(output.absolute())
+    print_table(report, Console(soft_wrap=True))
+    print(f"report: {folder.report / 'index.html'}")
+    if report["failures"]:
+        print(f"{len(report['failures'])} failures, listed in {folder.report / 'failures.csv'}", file=sys.stderr)
+    return exit_code
+
+
+def score_masks(
+    pred: Sequence[str], truth: str, classes: Sequence[ClassSpec] | None, ignore: int | str | None, output: Path
+) -> tuple[int, dict[str, Any]]:
+    """Score masks as :func:`evaluate` does, and print nothing on stdout.
+
+    Returns:
+        The exit code and the content of report.json.
+    """
+    with masks_of(pred) as masks:
+        config = config_of(masks, truth, classes, ignore, output)
+        catalogue = build_catalogue(config)
+    require_masks(catalogue)
     folder = RunFolder(config.output)
     is_new = not folder.ledger.exists()
-    identity = {"evaluate": {"pred": pred, "truth": config.truth}}
+    identity = {"evaluate": {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": config.truth}}
     folder.refuse_other(identity)
-    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), classes=found.classes, truth_map=found.truth_map)
-    plan = plan_row(found, job, {"name": None, "sha256": None}) | {"outputs": []}
-    order = Order(folder, job, one_stage(found, job, "count"), plan, "serial", config.compute, run={"identity": identity})
-    code, done = execute(order)
-    paths = {image.name: image.path for image in found.images}
-    strange = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if "is not a class id" in one.cause}
-    if strange:
+    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), goal="evaluate", classes=catalogue.classes, truth_map=catalogue.truth_map)
+    plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": []}
+    spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", config.compute, run={"identity": identity})
+    exit_code, done = execute(spec)
+    if problems := unknown_ids(catalogue, done):
         if is_new:
             folder.discard()
-        problems = [f"{path}: {cause}" for path, cause in sorted(strange.items())]
-        raise InputError([*problems, "Name the classes with --classes, or mend the masks."])
-    content = report_of(plan, done, folder.read().get("state", "running"))
-    write_report(content, folder.report)
-    print_table(content, Console(soft_wrap=True))
-    print(f"report: {folder.report / 'index.html'}")
-    _warn(found, done)
-    if content["failures"]:
-        print(f"{len(content['failures'])} failures, listed in {folder.report / 'failures.csv'}", file=sys.stderr)
-    return code
+        raise InputError([*problems, "Name the classes with --classes, or correct the masks."])
+    report = report_of(plan, done, folder.read().get("state", "running"))
+    write_report(report, folder.report)
+    warn_of_fill_values(catalogue, done)
+    return exit_code, report
 
 
 @contextmanager
-def _listed(pred: str) -> Iterator[str]:
-    """What to read: for the output folder of a run, or its ``masks``, a list of one file a mask, else what was given."""
-    path = Path(pred)
-    run = RunFolder((path.parent if path.name == "masks" and not (path / "ledger").is_dir() else path).absolute())
-    masks, suffixes = dict[str, Path](), known_suffixes()
-    for place in run.last_plan().get("outputs", []):  # OME-Zarr first
-        if place.startswith("masks/") and place.endswith(suffixes) and (run.path / place).exists():
-            masks.setdefault(Candidate(place.removeprefix("masks/")).short(suffixes), run.path / place)
+def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the images to read: for the output folder of a run, or its ``masks``, a CSV list of one file a mask, else ``pred`` itself."""
+    masks = run_masks(Path(pred[0])) if len(pred) == 1 else {}
     if not masks:
-        yield pred
+        yield list(pred)
         return
     with TemporaryDirectory() as folder:
         listed = Path(folder) / "masks.csv"
         with listed.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image", "name"), *((path, name) for name, path in masks.items())])
-        yield str(listed)
+        yield [str(listed)]
 
 
-def _warn(found: Catalogue, done: Tally) -> None:
-    """Say on stderr that masks which no run of ours has written hold the value of no prediction: a class may be meant."""
-    images = {image.name: image for image in found.images if not _is_ours(Path(image.path))}
+def run_masks(path: Path) -> dict[str, Path]:
+    """Return the masks of a run by image, given its output folder or the ``masks`` in it; nothing for any other path."""
+    run = RunFolder((path.parent if path.name == "masks" and not (path / "ledger").is_dir() else path).absolute())
+    masks, suffixes = dict[str, Path](), known_suffixes()
+    for output in run.last_plan().get("outputs", []):  # OME-Zarr first
+        if output.startswith("masks/") and output.endswith(suffixes) and (run.path / output).exists():
+            masks.setdefault(Candidate(output.removeprefix("masks/")).short(suffixes), run.path / output)
+    return masks
+
+
+def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
+    """Return a line for each mask that holds a value which is no class id."""
+    paths = {image.name: image.path for image in catalogue.images}
+    causes = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if "is not a class id" in one.cause}
+    return [f"{path}: {cause}" for path, cause in sorted(causes.items())]
+
+
+def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
+    """Warn on stderr where a mask that no run has written holds the value of no prediction: its author may have meant a class."""
+    images = {image.name: image for image in catalogue.images if not is_of_a_run(Path(image.path))}
     missing: Counter[str] = Counter()
-    for one in done.receipts.values():
-        if one.counts is not None and one.image in images:
-            missing[one.image] += one.counts.no_prediction
+    for receipt in done.receipts.values():
+        if receipt.counts is not None and receipt.image in images:
+            missing[receipt.image] += receipt.counts.no_prediction
     names = list(+missing)
     if names:
         first = images[names[0]]
@@ -111,66 +134,77 @@ def _warn(found: Catalogue, done: Tally) -> None:
         print(f"{first.path}{more}: {fill} means no prediction ({missing.total():,} px). {way_out}", file=sys.stderr)
 
 
-def _is_ours(mask: Path) -> bool:
+def is_of_a_run(mask: Path) -> bool:
     """Whether a mask lies in the output folder of a run."""
     return any(parent.name == "masks" and (parent.parent / "ledger").is_dir() for parent in mask.parents)
 
 
-def _config(pred: str, truth: str, classes: Path | None, ignore: str | None, output: Path) -> Config:
-    """The YAML that says the same."""
+def config_of(masks: Sequence[str], truth: str, classes: Sequence[ClassSpec] | None, ignore: int | str | None, output: Path) -> Config:
+    """Return the config of a run that counts these masks."""
     mapping: dict[str, Any] = {
-        "images": [pred],
-        "truth": _template(truth),
-        "ignore": int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore,
+        "images": list(masks),
+        "truth": truth_template(truth),
+        "ignore": ignore,
         "model": {"name": "identity", "classes": 2},
         "output": str(output),
     }
     if classes:
-        specs = load_classes(classes)
-        mapping["classes"] = [spec.model_dump(mode="json", exclude_none=True) for spec in specs]
-        mapping["model"] = {"name": "identity", "classes": max(len(specs), 2)}
+        mapping["classes"] = [spec.model_dump(mode="json", exclude_none=True) for spec in classes]
+        mapping["model"] = {"name": "identity", "classes": max(len(classes), 2)}
     else:
-        mapping["model"] = {"name": "identity", "classes": _count_classes(config_from(mapping, Path.cwd(), "evaluate"))}
+        mapping["model"] = {"name": "identity", "classes": count_classes(config_from(mapping, Path.cwd(), "evaluate"))}
     return config_from(mapping, Path.cwd(), "evaluate")
 
 
-def _template(truth: str) -> str:
-    """A folder means the file of the same name in it."""
+def truth_template(truth: str) -> str:
+    """Return the template of a folder of truth, the file of the mask's name in it; any other text as it is."""
     folder = Path(truth)
     is_store = any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
     return f"{truth.rstrip('/')}/{{name}}.*" if folder.is_dir() and not is_store else truth
 
 
-def _count_classes(config: Config) -> int:
-    """One more than the largest id in any mask or truth, block by block; the values of no prediction and ``ignore`` are no ids."""
-    found = build_catalogue(config)
-    largest = 1
-    paths = [(image.path, dict(image.reader)) for image in found.images]
-    paths += [(image.truth, {"name": "auto"}) for image in found.images if image.truth]
-    for path, reader in paths:
-        with build("readers", reader).open(path) as raster:
-            header = raster.header
-            fill = 255 if header.dtype == "uint8" else 65535
-            for plane in range(header.num_planes):
-                for top in range(0, header.shape[0], BLOCK):
-                    for left in range(0, header.shape[1], BLOCK):
-                        box = Box(top, left, top + BLOCK, left + BLOCK).clip(header.shape)
-                        ids_YX = raster.read(box, plane)[0]
-                        ids = ids_YX[(ids_YX != fill) & (ids_YX != (config.ignore if isinstance(config.ignore, int) else fill))]
-                        largest = max(largest, int(ids.max(initial=0)))
+def count_classes(config: Config) -> int:
+    """Return one more than the largest id in any mask or truth; the values of no prediction and of ``ignore`` are no ids.
+
+    Raises:
+        InputError: the largest id is too large for a mask.
+    """
+    catalogue = build_catalogue(config)
+    paths = [(image.path, dict(image.reader)) for image in catalogue.images]
+    paths += [(image.truth, {"name": "auto"}) for image in catalogue.images if image.truth]
+    largest = max([1, *(largest_id(path, reader, config.ignore) for path, reader in paths)])
     if largest >= 65535:
         raise InputError(Problem("--classes", f"ids up to {largest}", "class ids", "Are these instance ids? Map them with --classes."))
     return largest + 1
 
 
-def _require_masks(found: Catalogue) -> None:
-    """Refuse what cannot be masks."""
+def largest_id(path: str, reader: dict[str, Any], ignore: int | str | None) -> int:
+    """Return the largest id of one file, read block by block."""
+    largest = 0
+    with build("readers", reader).open(path) as raster:
+        header = raster.header
+        fill = 255 if header.dtype == "uint8" else 65535
+        for plane in range(header.num_planes):
+            for top in range(0, header.shape[0], BLOCK):
+                for left in range(0, header.shape[1], BLOCK):
+                    ids_YX = raster.read(Box(top, left, top + BLOCK, left + BLOCK).clip(header.shape), plane)[0]
+                    ids = ids_YX[(ids_YX != fill) & (ids_YX != (ignore if isinstance(ignore, int) else fill))]
+                    largest = max(largest, int(ids.max(initial=0)))
+    return largest
+
+
+def require_masks(catalogue: Catalogue) -> None:
+    """Refuse images that cannot be masks, and masks without truth.
+
+    Raises:
+        InputError: every problem at once.
+    """
     problems = [
         Problem(image.path, f"{image.header.channels} channels of {image.header.dtype}", "one channel of class ids")
-        for image in found.images
+        for image in catalogue.images
         if image.header.channels != 1 or image.header.dtype.startswith("float")
     ]
-    if found.truth_map is None:
+    if catalogue.truth_map is None:
         problems.append(Problem("--truth", "no truth for any mask", "one file a mask"))
     if problems:
         raise InputError(problems)

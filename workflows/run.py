@@ -16,8 +16,8 @@ from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue, build_catalogue, file_hash, fingerprint
 from pipeline.records import Receipt, RunFolder, latest, read_rows
 from pipeline.report import print_table, report_of, write_report
-from pipeline.scheduling import EXIT_INTERRUPTED, Order, Stage, complete, execute, make_job, plan_row, recount
-from pipeline.training.schema import TRAIN, is_training
+from pipeline.scheduling import EXIT_INTERRUPTED, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
+from pipeline.training import TRAIN, is_training
 from pipeline.tuning import (
     RecipeChoice,
     calibrate_int8,
@@ -107,7 +107,7 @@ def execute_config(
     job = make_job(catalogue, choice.recipe)
     model = {"name": config.model["name"], "sha256": model_hash(catalogue)}
     notes = [*catalogue.notes, *choice.notes]
-    order = Order(
+    order = RunSpec(
         folder=folder,
         job=job,
         stages=stages_of(catalogue, job, folder),
@@ -116,7 +116,7 @@ def execute_config(
         compute=config.compute,
         run=run_fields(catalogue, choice, model, notes),
         config=to_yaml(without_auto(config, choice.recipe)),
-        again=retried,
+        forgets=retried,
         max_failed=max_failed,
     )
     for note in notes:
@@ -135,7 +135,7 @@ def settle_recipe(catalogue: Catalogue, folder: RunFolder, *, fresh: bool) -> Re
         kept = reuse_recipe(catalogue, recorded)
         return replace(kept, notes=(*kept.notes, *folder.other_versions()))
     catalogue.model.check()
-    return choose_recipe(catalogue, measured=measure_halo(catalogue), outcome=try_backends(catalogue, anew=fresh))
+    return choose_recipe(catalogue, halo=measure_halo(catalogue), backend=try_backends(catalogue, anew=fresh))
 
 
 def calibrated(catalogue: Catalogue, choice: RecipeChoice) -> RecipeChoice:
@@ -148,7 +148,7 @@ def calibrated(catalogue: Catalogue, choice: RecipeChoice) -> RecipeChoice:
 
 def stages_of(catalogue: Catalogue, job: Job, folder: RunFolder) -> dict[str, list[Stage]]:
     """Return the stages of each image by name; where only the truth is new, finished masks are counted again and stay."""
-    stages = complete(catalogue, job)
+    stages = plan_blocks(catalogue, job)
     if not folder.ledger.is_dir():
         return stages
     known = latest(read_rows(folder.ledger))

@@ -8,12 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine import all_phases
 from pipeline.records import Holder, RunFolder, current_holder, read_rows, tally
-from pipeline.report import num_blocks, planned, report_of
+from pipeline.report import num_blocks, phase_rows, planned, report_of
 
 __all__ = ["state_of", "status"]
 
-PHASES = {"scored": ("score",), "done": ("predict", "count", "copy")}
+COUNTED = {"scored": [one.name for one in all_phases() if one.prepares], "done": [one.name for one in all_phases() if one.is_result]}
 """Phases whose blocks are counted together, by the word that is printed."""
 
 
@@ -55,7 +56,7 @@ def run_summary(folder: RunFolder) -> dict[str, Any]:
     done = planned(plan, tally(read_rows(folder.ledger)))
     report = report_of(plan, done, recorded["state"]) if plan else {}
     committed = [key for key, receipt in done.receipts.items() if receipt.ok]
-    blocks = {what: {block for phase, block in committed if phase in phases} for what, phases in PHASES.items()}
+    blocks = {what: {block for phase, block in committed if phase in phases} for what, phases in COUNTED.items()}
     pixels = report.get("pixels", 0)
     return {
         "state": state_of(folder),
@@ -65,6 +66,7 @@ def run_summary(folder: RunFolder) -> dict[str, Any]:
         "blocks": sum(map(math.prod, num_blocks(plan).values())),
         "blocks_scored": len(blocks["scored"]),
         "blocks_done": len(blocks["done"]),
+        "phases": phase_rows(done),
         "failures": report.get("failures", []),
         "started": recorded.get("started"),
         "ended": recorded.get("ended"),
@@ -75,13 +77,15 @@ def run_summary(folder: RunFolder) -> dict[str, Any]:
 def print_run(folder: RunFolder, summary: dict[str, Any]) -> None:
     """Print state, share of the pixels and of the blocks, and a line a failure."""
     share = summary["predicted"] / summary["pixels"] if summary["pixels"] else 0.0
-    counts = {what: summary[f"blocks_{what}"] for what in PHASES}
+    counts = {what: summary[f"blocks_{what}"] for what in COUNTED}
     parts = [
         f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted",
         *(f"{count} of {summary['blocks']} blocks {what}" for what, count in counts.items() if count),
     ]
     print(f"{folder.path}: {summary['state']}, {summary['images']} images")
     print(", ".join(parts))
+    if phases := [f"{name} {row['blocks']:.0f}" for name, row in summary["phases"].items()]:
+        print(f"blocks by phase: {', '.join(phases)}")
     for failure in summary["failures"]:
         print(f"{failure['phase']} {failure['block'] or failure['image']} after {failure['attempts']} tries: {failure['cause']}")
 

@@ -6,26 +6,30 @@ May import: records, models, backends, writers and below. Never touches: the que
 
 from __future__ import annotations
 
-from pipeline.engine.block_pipeline import Watch, cause_of, process
-from pipeline.engine.exports import mask_of
-from pipeline.engine.job import Job, open_resources, read_reflected, valid_pixels
-from pipeline.engine.phases import phases_of
-from pipeline.engine.prediction import Predict, digest
+from pipeline.engine.block_pipeline import cause_of, process
+from pipeline.engine.block_pixels import read_reflected, valid_pixels
+from pipeline.engine.job import Job
+from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
+from pipeline.engine.resources import Resources, open_resources
 from pipeline.engine.seam_files import SEAM_FOLDER, SeamFiles, seam_folders
+from pipeline.engine.stopwatch import Stopwatch
 
 __all__ = [
     "SEAM_FOLDER",
     "Job",
-    "Predict",
+    "Phase",
+    "ReceiptFields",
+    "Reduction",
+    "Resources",
     "SeamFiles",
-    "Watch",
+    "Stopwatch",
+    "all_phases",
     "cause_of",
-    "digest",
-    "mask_of",
     "open_resources",
-    "phases_of",
+    "phase",
     "process",
     "read_reflected",
+    "rests_on",
     "seam_folders",
     "valid_pixels",
 ]

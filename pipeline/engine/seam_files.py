@@ -1,6 +1,6 @@
-"""What blocks that blend with each other leave for each other: a file a block, until their image is finished.
+"""Seam files: what blocks that blend with each other leave for each other, one file a block, until their image is finished.
 
-A part is numpy's ``.npz``, uncompressed: arrays and numbers by name, each read when it is asked for.
+A seam file is numpy's ``.npz``, uncompressed: arrays and numbers by name. Each is read when it is asked for.
 """
 
 from __future__ import annotations
@@ -26,29 +26,32 @@ from pipeline.storage import PARTIAL, appears_whole, store_errors
 __all__ = ["SEAM_FOLDER", "SeamFiles", "seam_folders"]
 
 SEAM_FOLDER = "parts"
-"""Folder of the output."""
+"""Folder below the output folder."""
 
-AGAIN = "`gigaseg retry` makes them again"
+RETRY = "Run `gigaseg retry` to compute them again."
 
 
 def seam_folders(image: Image) -> tuple[str, str]:
-    """Where parts of an image may lie, below the output folder: no other image's name leads there; and while they are removed."""
-    place = f"{SEAM_FOLDER}/{hashlib.blake2b(image.name.encode(), digest_size=12).hexdigest()}"
-    return place, place + PARTIAL
+    """Return the folder of an image's seam files, below the output folder, and its name while it is being removed.
+
+    The folder is named by a hash, so that no image's name leads into another image's folder.
+    """
+    folder = f"{SEAM_FOLDER}/{hashlib.blake2b(image.name.encode(), digest_size=12).hexdigest()}"
+    return folder, folder + PARTIAL
 
 
 class SeamFiles:
-    """The parts of one image."""
+    """The seam files of one image."""
 
     def __init__(self, job: Job, image: Image) -> None:
         self.output = job.output
-        self.folder, self.gone = (job.output / place for place in seam_folders(image))
+        self.folder, self.gone = (job.output / folder for folder in seam_folders(image))
 
     def write(self, block: Block, values: Mapping[str, Any]) -> dict[str, int]:
-        """Write the part of a block, to last; values that are None are left out.
+        """Write the seam file of a block, and sync it to the disk; values that are None are left out.
 
         Returns:
-            Its size in bytes by path, relative to the output folder.
+            The size in bytes by path, relative to the output folder.
 
         Raises:
             StoreError: the disk refuses.
@@ -62,24 +65,29 @@ class SeamFiles:
 
     @contextmanager
     def open(self, block: Block) -> Iterator[Callable[[int, int], Mapping[str, Any] | None]]:
-        """Give what finds the part of a row and a column of blocks, for one block; files stay open meanwhile.
+        """Yield a function that returns the seam file at a (row, column) of blocks, or None where that block failed.
 
-        It gives None where that block failed.
+        Files stay open until the context ends.
 
         Raises:
-            BlockError: a part is gone or damaged.
+            BlockError: a seam file is gone or damaged.
         """
         with ExitStack() as stack:
 
             @cache
-            def part(row: int, col: int) -> Mapping[str, Any] | None:
-                other = replace(block, row=row, col=col)
-                return None if other.id in block.lost else stack.enter_context(_Part(self._path(other)))
+            def seam_file(row: int, col: int) -> Mapping[str, Any] | None:
+                owner = replace(block, row=row, col=col)
+                return None if owner.id in block.lost else stack.enter_context(_SeamFile(self._path(owner)))
 
-            yield part
+            yield seam_file
+
+    @property
+    def exist(self) -> bool:
+        """Whether any are there."""
+        return self.folder.is_dir()
 
     def discard(self) -> None:
-        """Remove all of them, at once: half of them are never seen.
+        """Remove all of them at once: no reader ever sees only some of them.
 
         Raises:
             StoreError: the disk refuses.
@@ -99,8 +107,8 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-class _Part(Mapping[str, Any], AbstractContextManager["_Part"]):
-    """An open part. One that is damaged is removed, so that it is made again."""
+class _SeamFile(Mapping[str, Any], AbstractContextManager["_SeamFile"]):
+    """An open seam file; a damaged one is removed, so that it is written again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,7 +117,7 @@ class _Part(Mapping[str, Any], AbstractContextManager["_Part"]):
             self.close = stack.pop_all().close
 
     def __getitem__(self, name: str) -> Any:
-        with self._reading():  # a name that is not there is damage
+        with self._reading():  # a missing name means a damaged file
             return self.file[name]
 
     def __contains__(self, name: object) -> bool:
@@ -129,9 +137,9 @@ class _Part(Mapping[str, Any], AbstractContextManager["_Part"]):
         try:
             yield
         except FileNotFoundError as error:
-            raise BlockError(f"{self.path}: scores of a block are gone; {AGAIN}") from error
-        except (OSError, MemoryError):  # what may go away by itself
+            raise BlockError(f"{self.path}: the scores of a block are gone. {RETRY}") from error
+        except (OSError, MemoryError):  # may succeed on another try
             raise
-        except Exception as error:  # damage raises anything at all
+        except Exception as error:  # a damaged file may raise anything
             self.path.unlink(missing_ok=True)
-            raise BlockError(f"{self.path}: scores of a block cannot be read ({type(error).__name__}: {error}); {AGAIN}") from error
+            raise BlockError(f"{self.path}: the scores of a block cannot be read ({type(error).__name__}: {error}). {RETRY}") from error

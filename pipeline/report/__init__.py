@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
 from pipeline.report.files import write_report
-from pipeline.report.from_ledger import num_blocks, planned, report_of
+from pipeline.report.from_ledger import num_blocks, phase_rows, planned, report_of
 from pipeline.report.table import print_table
 
-__all__ = ["Failure", "ImageCounts", "ReportInput", "build_report", "num_blocks", "planned", "print_table", "report_of", "write_report"]
+__all__ = [
+    "Failure",
+    "ImageCounts",
+    "ReportInput",
+    "build_report",
+    "num_blocks",
+    "phase_rows",
+    "planned",
+    "print_table",
+    "report_of",
+    "write_report",
+]

@@ -22,7 +22,7 @@ class Failure:
     Attributes:
         image: NAME.
         block: id of the block; None: the whole image.
-        phase: ``plan``, ``fit``, ``score``, ``predict``, ``count``, ``copy`` or ``finish``.
+        phase: the phase that failed; ``plan`` where the image could not be opened.
         cause: what went wrong, one line.
         attempts: how often it was tried.
     """
@@ -43,12 +43,14 @@ class ImageCounts:
         counts: summed over its blocks in plan order; None: nothing could be counted.
         has_truth: whether it was given truth.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
+        numbers: sums over its blocks, by phase and name.
     """
 
     name: str
     counts: Counts | None = None
     has_truth: bool = False
     truth_error: str = ""
+    numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def build_report(given: ReportInput) -> dict[str, Any]:
             "images": len(given.images),
             **_fields(pooled, given),
             "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
-            "per_image": [{"name": image.name, **_fields(counts, given)} for image, counts in zip(given.images, counted, strict=True)],
+            "per_image": [_row(image, counts, given) for image, counts in zip(given.images, counted, strict=True)],
             "without_truth": [image.name for image in given.images if some_truth and not image.has_truth],
             "failures": [asdict(failure) for failure in (*given.failures, *spoilt)],
             "model": dict(given.model),
@@ -104,6 +106,11 @@ def build_report(given: ReportInput) -> dict[str, Any]:
         }
     )
     return report
+
+
+def _row(image: ImageCounts, counts: Counts, given: ReportInput) -> dict[str, Any]:
+    """Return what is reported of one image."""
+    return {"name": image.name, **_fields(counts, given), **({"numbers": image.numbers} if image.numbers else {})}
 
 
 def _usable(image: ImageCounts, empty: Counts) -> Counts:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from pipeline.engine import all_phases, phase
 from pipeline.plugins import build
 from pipeline.records import Receipt, Tally
 from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
 from pipeline.statistics import Counts
 from pipeline.tiling import Grid
 
-__all__ = ["num_blocks", "planned", "report_of"]
+__all__ = ["RESULTS", "num_blocks", "phase_rows", "planned", "report_of"]
+
+PHASES = tuple(one.name for one in all_phases())
+RESULTS = tuple(one.name for one in all_phases() if one.is_result)
+"""Names of phases, each behind those that it comes after. A ledger may hold receipts of other ones."""
 
 
 def num_blocks(plan: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
@@ -49,12 +55,10 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
             of_image.setdefault(receipt.image, []).append(receipt)
     images, failures = [], [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]]
     for image in plan["images"]:
-        # Plan order makes the sums of floats, and so the report, the same whatever the order of work was.
+        # In the plan's order, sums of floats, and so the report, do not depend on the order of work.
         ordered = sorted(of_image.get(image["name"], []), key=lambda receipt: (receipt.phase, _place(receipt)))
         images.append(_image_counts(image, ordered, plan))
-        # A block without scores has no mask, which is the same failure.
-        failed = {(r.block, r.phase.replace("score", "predict")): r for r in ordered if not r.ok}
-        failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in failed.values()]
+        failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in _failures(ordered)]
     images += [ImageCounts(one["name"]) for one in plan["rejected"]]
     return build_report(
         ReportInput(
@@ -95,19 +99,44 @@ def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: M
                 errors[_place(receipt)[0], *_position(receipt.truth_error)] = receipt.truth_error
     undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
     counts += replace(empty, no_prediction=undone)
-    return ImageCounts(image["name"], counts, bool(image["truth"]), errors[min(errors)] if errors else "")
+    return ImageCounts(image["name"], counts, bool(image["truth"]), errors[min(errors)] if errors else "", _numbers(receipts))
+
+
+def _numbers(receipts: Sequence[Receipt]) -> dict[str, dict[str, int]]:
+    """Add the numbers of an image's receipts, by phase and name."""
+    sums: dict[str, Counter[str]] = {}
+    for receipt in receipts:
+        if receipt.numbers:
+            sums.setdefault(receipt.phase, Counter()).update(receipt.numbers)
+    return {name: dict(numbers) for name, numbers in sums.items()}
+
+
+def _failures(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Return the failed receipts, each failure once: a block that could not be prepared cannot be done either."""
+    found: dict[tuple[str, str], Receipt] = {}
+    for receipt in receipts:
+        if not receipt.ok:
+            prepares = phase(receipt.phase).prepares if receipt.phase in PHASES else ""
+            key = (receipt.block, prepares or receipt.phase)
+            if prepares or key not in found:
+                found[key] = receipt
+    return list(found.values())
 
 
 def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:
-    """The receipt of each block that holds its counts: a later count of the same mask goes first."""
-    again = {receipt.block: receipt for receipt in receipts if receipt.phase == "count" and receipt.count_key == count_key}
-    predicted = {receipt.block for receipt in receipts if receipt.phase == "predict"}
+    """Yield the receipt of each block that holds its counts.
+
+    A block is counted by the first phase that gives a result; where its truth or classes have changed since, by a later one.
+    """
+    of_block: dict[str, dict[str, Receipt]] = {}
     for receipt in receipts:
-        if receipt.phase == "predict":
-            is_fresh = not receipt.ok or receipt.count_key == count_key  # what was counted again may be of an earlier mask
-            yield receipt if is_fresh else again.get(receipt.block, receipt)
-        elif receipt.phase == "count" and receipt.block not in predicted:
-            yield receipt
+        of_block.setdefault(receipt.block, {})[receipt.phase] = receipt
+    for found in sorted(of_block.values(), key=lambda found: _place(next(iter(found.values())))):
+        results = [found[name] for name in RESULTS if name in found]
+        if results:
+            first = results[0]
+            is_fresh = not first.ok or first.count_key == count_key  # a later count may be of an earlier mask
+            yield first if is_fresh else next((later for later in results[1:] if later.count_key == count_key), first)
 
 
 def _area(image: Mapping[str, Any], receipt: Receipt, block: int) -> int:
@@ -117,6 +146,16 @@ def _area(image: Mapping[str, Any], receipt: Receipt, block: int) -> int:
 
 
 def _timing(done: Tally) -> dict[str, Any]:
-    """Seconds of all blocks by stage, and the largest process."""
+    """Return seconds of all blocks by stage, blocks and seconds by phase, and the peak memory of a process, bytes."""
     seconds = {stage: round(value, 3) for stage, value in sorted(done.seconds.items())}
-    return {"stage_seconds": seconds, "peak_actor_bytes": done.peak_bytes}
+    return {"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes}
+
+
+def phase_rows(done: Tally) -> dict[str, dict[str, float]]:
+    """Return how many blocks of each phase are done or failed, and their seconds, by phase."""
+    failed = Counter(name for (name, _), receipt in done.receipts.items() if not receipt.ok)
+    blocks = Counter(name for name, _ in done.receipts)
+    return {
+        name: {"blocks": blocks[name] - failed[name], "failed": failed[name], "seconds": round(done.phase_seconds.get(name, 0.0), 3)}
+        for name in sorted(blocks, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name))
+    }

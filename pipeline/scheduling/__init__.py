@@ -1,25 +1,14 @@
 """From a plan to a finished run: the queue of blocks, its execution, progress, and the runners that carry it out.
 
-Owns: plan, queue, execution, runners (``runners/`` alone imports Ray). May import: engine, records and below.
+Owns: plan, queue, execution, audit, runners (``runners/`` alone imports Ray). May import: engine, records and below.
 Never touches: pixels; how a recipe is chosen; how a report looks.
 """
 
 from __future__ import annotations
 
 from pipeline.scheduling.block_queue import BlockQueue, Stage
-from pipeline.scheduling.execution import EXIT_INTERRUPTED, Order, execute
-from pipeline.scheduling.plan import block_keys, complete, make_job, one_stage, plan_row, recount
+from pipeline.scheduling.execution import EXIT_INTERRUPTED, execute
+from pipeline.scheduling.plan import make_job, plan_blocks, plan_row, recount
+from pipeline.scheduling.run_spec import RunSpec
 
-__all__ = [
-    "EXIT_INTERRUPTED",
-    "BlockQueue",
-    "Order",
-    "Stage",
-    "block_keys",
-    "complete",
-    "execute",
-    "make_job",
-    "one_stage",
-    "plan_row",
-    "recount",
-]
+__all__ = ["EXIT_INTERRUPTED", "BlockQueue", "RunSpec", "Stage", "execute", "make_job", "plan_blocks", "plan_row", "recount"]

@@ -1,21 +1,23 @@
 """What is to be done next: blocks go out, receipts come in, and each image moves from phase to phase.
 
-``fit`` (all blocks of an image) -> ``score`` -> ``predict`` -> ``finish`` (once). No clock, no process, no
-pixel: the same schedule drives the serial runner and Ray, and a resumed run replays the ledger into it.
+A phase of an image begins when the one before it is settled. There is no clock, no process and no pixel here: the same queue
+drives the serial runner and Ray, and a resumed run replays its ledger into it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.engine import Reduction
+from pipeline.inputs import fingerprint
 from pipeline.records import Block, Receipt
-from pipeline.statistics import Summary, decode
+from pipeline.statistics import Summary, decode_summary
 
-__all__ = ["BlockQueue", "ImageProgress", "Stage"]
+__all__ = ["BlockQueue", "Stage"]
 
 
 @dataclass(frozen=True)
@@ -24,29 +26,48 @@ class Stage:
 
     Attributes:
         phase: as the blocks'.
-        blocks: without their fit, which is known only when the stage begins.
+        blocks: with a key that holds all that is known before the run: what other phases find is added when the stage begins.
+        rests_on: earlier phases of this image whose digests are part of the key; None: the key is complete.
+        reads: the earlier phase whose reduced result the blocks get, and which is part of the key; empty: none.
+        reduction: how the payloads of this stage's receipts are reduced; None: they are not.
     """
 
     phase: str
     blocks: Sequence[Block]
+    rests_on: tuple[str, ...] | None = None
+    reads: str = ""
+    reduction: Reduction | None = None
 
 
 @dataclass
-class ImageProgress:
+class _Outcome:
+    """What a settled stage left: a digest of all its blocks' digests, and the ids of those that failed."""
+
+    digest: str
+    lost: tuple[str, ...]
+
+
+@dataclass
+class _ImageProgress:
     """Where one image stands.
 
     Attributes:
-        stages: phases still to begin.
-        waiting: (phase, id) of the current stage's blocks that have no receipt yet.
-        fit: what the fit phase found.
-        digests: of the current stage's receipts, by block id; None for those that failed.
+        stages: stages still to begin.
+        stage: the one that goes on; None: none has begun.
+        waiting: (phase, id) of its blocks that have no receipt yet.
+        digests: of its receipts, by block id; None for those that failed.
+        total: the sum of its payloads so far.
+        outcomes: of settled stages, by phase.
+        results: of reduced stages, by phase.
     """
 
     stages: deque[Stage]
+    stage: Stage | None = None
     waiting: set[tuple[str, str]] = field(default_factory=set)
-    summary: Summary | None = None
-    fit: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str | None] = field(default_factory=dict)
+    total: Summary | None = None
+    outcomes: dict[str, _Outcome] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class BlockQueue:
@@ -54,21 +75,10 @@ class BlockQueue:
 
     Args:
         images: the stages of each image, by name, in the plan's order.
-        merge: adds two fit summaries.
-        conclude: turns the sum over an image into its fit.
-        rekey: gives a block its fit and its key, once what it depends on is known: the fit of its image,
-            and what the stage before has left.
     """
 
-    def __init__(
-        self,
-        images: Mapping[str, Sequence[Stage]],
-        merge: Callable[[Summary, Summary], Summary],
-        conclude: Callable[[Summary], dict[str, Any]],
-        rekey: Callable[[Block, Mapping[str, Any], str], Block] = lambda block, fit, _: replace(block, fit=fit),
-    ) -> None:
-        self._merge, self._conclude, self._rekey = merge, conclude, rekey
-        self._images = {name: ImageProgress(deque(stages)) for name, stages in images.items()}
+    def __init__(self, images: Mapping[str, Sequence[Stage]]) -> None:
+        self._images = {name: _ImageProgress(deque(stages)) for name, stages in images.items()}
         self._ready: deque[Block] = deque()
         self._alone: deque[Block] = deque()
         self._known: dict[tuple[str, str], Receipt] = {}
@@ -93,9 +103,19 @@ class BlockQueue:
         """Whether every block has a receipt."""
         return self._unfinished == 0
 
-    def fit_of(self, image: str) -> Mapping[str, Any]:
-        """What the fit phase found for an image; empty before that."""
-        return self._images[image].fit
+    def is_image_finished(self, image: str) -> bool:
+        """Whether every block of an image has a receipt."""
+        progress = self._images[image]
+        return not progress.stages and not progress.waiting
+
+    def has_failed(self, image: str) -> bool:
+        """Whether a block of an image is quarantined, in a stage that is settled or goes on."""
+        progress = self._images[image]
+        return None in progress.digests.values() or any(outcome.lost for outcome in progress.outcomes.values())
+
+    def results_of(self, image: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the reduced phases of an image have found so far, by phase."""
+        return self._images[image].results
 
     def lease(self, pixels: int, blocks: int) -> list[Block]:
         """Take the next blocks, across images: at least one if any is ready, no more than these pixels or blocks.
@@ -148,34 +168,32 @@ class BlockQueue:
         if not progress.waiting:
             self._advance(receipt.image)
 
-    def _book(self, progress: ImageProgress, receipt: Receipt) -> None:
+    def _book(self, progress: _ImageProgress, receipt: Receipt) -> None:
         progress.waiting.discard((receipt.phase, receipt.block))
         progress.digests[receipt.block] = receipt.digest if receipt.ok else None
         self.num_settled += 1
         if not receipt.ok:
             self.failed.add(receipt.block)
-        elif receipt.payload:
-            summary = decode(receipt.payload)
-            progress.summary = summary if progress.summary is None else self._merge(progress.summary, summary)
+        elif receipt.payload and progress.stage and (reduction := progress.stage.reduction):
+            summary = decode_summary(receipt.payload)
+            progress.total = summary if progress.total is None else reduction.merge(progress.total, summary)
 
     def _advance(self, name: str, *, last: bool = False) -> None:
         """Begin the stages of an image until one has work left."""
         progress = self._images[name]
         while not progress.waiting:
-            if progress.summary is not None:
-                progress.fit, progress.summary = self._conclude(progress.summary), None
+            _conclude(progress)
             if not progress.stages:
                 self._unfinished -= 1
                 return
             todo = list(self._open(progress, progress.stages.popleft()))
-            # An image that has begun is ended before the next one is: its files stay warm and its state small.
+            # An image that has begun is ended before the next one begins: its files stay open and its state small.
             (self._ready.extend if last else self._ready.extendleft)(todo if last else reversed(todo))
 
-    def _open(self, progress: ImageProgress, stage: Stage) -> Iterator[Block]:
-        """Give the blocks of a stage that are not known to be settled."""
-        before, progress.digests = progress.digests, {}
-        left, lost = _hash(before), tuple(sorted(block for block, digest in before.items() if digest is None))
-        blocks = [replace(self._rekey(block, progress.fit, left), lost=lost) for block in stage.blocks]
+    def _open(self, progress: _ImageProgress, stage: Stage) -> Iterator[Block]:
+        """Begin a stage; yield its blocks that are not known to be settled."""
+        progress.stage = stage
+        blocks = [_complete(block, stage, progress) for block in stage.blocks]
         progress.waiting = {(block.phase, block.id) for block in blocks}
         for block in blocks:
             receipt = self._known.get((stage.phase, block.id))
@@ -185,6 +203,28 @@ class BlockQueue:
                 yield block
 
 
+def _conclude(progress: _ImageProgress) -> None:
+    """Keep what the stage that is settled leaves for later ones."""
+    if (stage := progress.stage) is None:
+        return
+    lost = tuple(sorted(block for block, digest in progress.digests.items() if digest is None))
+    progress.outcomes[stage.phase] = _Outcome(_hash(progress.digests), lost)
+    if stage.reduction and progress.total is not None:
+        progress.results[stage.phase] = stage.reduction.conclude(progress.total)
+    progress.stage, progress.digests, progress.total = None, {}, None
+
+
+def _complete(block: Block, stage: Stage, progress: _ImageProgress) -> Block:
+    """Give a block the result that it reads, and make all that it depends on part of its key."""
+    if stage.rests_on is None:
+        return replace(block, key=fingerprint(block.key, block.phase, None))
+    outcomes = [progress.outcomes[phase] for phase in stage.rests_on]
+    digest = outcomes[0].digest if len(outcomes) == 1 else _hash({phase: progress.outcomes[phase].digest for phase in stage.rests_on})
+    lost = tuple(sorted({block_id for outcome in outcomes for block_id in outcome.lost}))
+    fit = progress.results.get(stage.reads, {})
+    return replace(block, fit=fit, lost=lost, key=fingerprint(block.key, block.phase, [fit, digest] if stage.reads else digest))
+
+
 def _hash(digests: Mapping[str, str | None]) -> str:
-    """One digest of all, whatever their order."""
+    """Return one digest of all, whatever their order."""
     return hashlib.blake2b(repr(sorted(digests.items())).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""From a survey and a recipe to what will be done: the job that every actor is told, and the blocks of every image."""
+"""From a catalogue and a recipe to what will be done: the job that every actor is told, and the blocks of every image."""
 
 from __future__ import annotations
 
@@ -6,110 +6,141 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.config import CALIBRATED, Recipe, settled
-from pipeline.engine import Job, mask_of, seam_folders
+from pipeline.config import CALIBRATED_FOLDER, Recipe, replace_auto
+from pipeline.engine import Job, Phase, all_phases, phase, rests_on, seam_folders
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, fingerprint
 from pipeline.plugins import build
 from pipeline.records import Block, Receipt
 from pipeline.scheduling.block_queue import Stage
-from pipeline.statistics import NormalizeFitter, resolve
+from pipeline.statistics import Fitters, NormalizationFitter, resolve_normalization
 from pipeline.tiling import Grid
 
-__all__ = ["FORMAT", "block_keys", "complete", "count_key", "make_job", "one_stage", "plan_row", "recount"]
+__all__ = ["FORMAT", "count_key", "make_job", "plan_blocks", "plan_row", "recount"]
 
 FORMAT = 1  # of what blocks depend on: raise it when the same recipe gives other pixels
 
 
-def make_job(found: Catalogue, recipe: Recipe) -> Job:
+def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
     """Gather what every actor is told."""
-    config, model = found.config, found.model
-    normalize = resolve(config.normalize, model)
+    config, model = catalogue.config, catalogue.model
+    normalize = resolve_normalization(config.normalize, model)
     fitters = {}
     if fitter := model.fitter():
         fitters["model"] = fitter
     if isinstance(normalize, str):
-        fitters["normalize"] = NormalizeFitter(kind=normalize)
+        fitters["normalize"] = NormalizationFitter(kind=normalize)
     return Job(
         output=config.output,
-        recipe=replace(recipe, place=str(config.output / CALIBRATED)) if recipe.calibrated else recipe,
+        recipe=replace(recipe, place=str(config.output / CALIBRATED_FOLDER)) if recipe.calibrated else recipe,
         model=model,
         stride=model.stride,
         full=model.fixed_size is not None,
         normalize=normalize if isinstance(normalize, Mapping) else None,
-        fitters=fitters,
-        classes=found.classes,
-        truth_map=found.truth_map,
+        fitters=Fitters(fitters),
+        classes=catalogue.classes,
+        truth_map=catalogue.truth_map,
         writers=[build("writers", spec, "writers") for spec in config.writers],
     )
 
 
-def count_key(found: Catalogue, image: Image) -> str:
-    """What the counts of an image depend on besides its mask; empty without truth."""
-    if image.truth is None or found.truth_map is None:
+def count_key(catalogue: Catalogue, image: Image) -> str:
+    """Return what the counts of an image depend on besides its mask; empty without truth."""
+    if image.truth is None or catalogue.truth_map is None:
         return ""
-    values = [(spec.values, spec.color) for spec in found.config.classes or ()]
-    return fingerprint(image.truth_identity, values, found.config.ignore, len(found.classes))
+    values = [(spec.values, spec.color) for spec in catalogue.config.classes or ()]
+    return fingerprint(image.truth_identity, values, catalogue.config.ignore, len(catalogue.classes))
 
 
-def plan_row(found: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
+def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
     suffixes = dict.fromkeys([".ome.zarr", *(writer.suffix for writer in job.writers)])
-    outputs = [f"{folder}/{image.name}{suffix}" for image in found.images for folder in ("masks", "probs") for suffix in suffixes]
+    outputs = [f"{folder}/{image.name}{suffix}" for image in catalogue.images for folder in ("masks", "probs") for suffix in suffixes]
     return {
         "classes": list(job.classes),
-        "metrics": list(found.config.metrics),
+        "metrics": list(catalogue.config.metrics),
         "model": dict(model),
         "block": job.recipe.block,
-        "written": fingerprint(*_exports(job)),
+        "written": fingerprint(*job.exports),
         "images": [
             {
                 "name": image.name,
                 "shape": list(image.header.shape),
                 "planes": image.header.num_planes,
                 "truth": image.truth,
-                "count_key": count_key(found, image),
+                "count_key": count_key(catalogue, image),
             }
-            for image in found.images
+            for image in catalogue.images
         ],
-        "rejected": [asdict(one) for one in found.rejected],
-        "outputs": [*outputs, *(place for image in found.images if job.joins(image) for place in seam_folders(image))],
+        "rejected": [asdict(one) for one in catalogue.rejected],
+        "outputs": [*outputs, *(folder for image in catalogue.images if job.blends_blocks(image) for folder in seam_folders(image))],
     }
 
 
-def recount(found: Catalogue, job: Job, stages: list[Stage], known: Mapping[tuple[str, str], Receipt]) -> list[Stage]:
-    """Add a count stage for blocks whose masks stay and whose truth, classes or ``ignore`` have changed."""
-    predict = next(stage for stage in stages if stage.phase == "predict")
-    image = predict.blocks[0].image
-    key = count_key(found, image)
-    mask = mask_of(job, image)
-    if not key or mask is None:
-        return stages
-    stale = [block for block in predict.blocks if (row := known.get(("predict", block.id))) and row.ok and row.count_key != key]
-    again = [replace(block, phase="count", image=mask, key=fingerprint(block.key, key)) for block in stale]
-    return [*stages, Stage("count", again)] if again else stages
+def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:
+    """Cut every image into the blocks of every phase that it goes through.
 
-
-def complete(found: Catalogue, job: Job) -> dict[str, list[Stage]]:
-    """Cut every image: its stages, in the plan's order."""
+    Returns:
+        The stages of each image by name, in the plan's order.
+    """
+    if job.goal != "segment":
+        planned = {}
+        for image in catalogue.images:
+            image_key = fingerprint(FORMAT, job.recipe.block, image.identity, count_key(catalogue, image))
+            planned[image.name] = _stages(image, job, fingerprint(image_key, image.identity), image_key)
+        return planned
     recipe = job.recipe.to_dict()
-    base = fingerprint(settled(found.identity, recipe), recipe, FORMAT)
-    return {image.name: stages_of(image, job, base) for image in found.images}
+    base = fingerprint(replace_auto(catalogue.identity, recipe), recipe, FORMAT)
+    parts = ["probs"] if job.probs else []  # probabilities cannot be made from masks
+    keys = {image.name: fingerprint(base, image.identity, *parts) for image in catalogue.images}
+    return {image.name: _stages(image, job, keys[image.name], keys[image.name]) for image in catalogue.images}
 
 
-def stages_of(image: Image, job: Job, base: str) -> list[Stage]:
-    """The phases of one image and their blocks, keyed by all that they depend on but the fit."""
-    key = fingerprint(base, image.identity, *(["probs"] if job.probs else []))  # these cannot be made of masks
-    phases = [*(["fit"] if job.fitters else []), *(["score"] if job.joins(image) else []), "predict"]
-    stages = [Stage(phase, Blocks(phase, image, job.grid(image), key)) for phase in phases]
-    if len(stages[0].blocks) > 1:
-        stages.append(Stage("finish", [finish_block(image, key, job)]))
+def recount(catalogue: Catalogue, job: Job, stages: list[Stage], known: Mapping[tuple[str, str], Receipt]) -> list[Stage]:
+    """Add a stage for blocks whose masks stay and whose truth, classes or ``ignore`` have changed.
+
+    Args:
+        catalogue: the images.
+        job: what every actor is told.
+        stages: the planned stages of one image.
+        known: committed receipts by (phase, block id).
+    """
+    masks = next(stage.blocks for stage in stages if phase(stage.phase).is_result)
+    key = count_key(catalogue, masks[0].image)
+    present = [stage.phase for stage in stages]
+    again = {one: one.recounts(job, masks, known, key) for one in all_phases()}
+    return [*stages, *(_stage(one, job, blocks, [*present, one.name]) for one, blocks in again.items() if blocks)]
+
+
+def _stages(image: Image, job: Job, block_key: str, image_key: str) -> list[Stage]:
+    """Return the phases of one image, in order, with their blocks.
+
+    Args:
+        image: the image.
+        job: what every actor is told.
+        block_key: what every block depends on.
+        image_key: what a phase with key parts of its own depends on besides these.
+    """
+    phases = [one for one in all_phases() if one.applies(job, image)]
+    present = [one.name for one in phases]
+    stages = []
+    for one in phases:
+        parts = one.key_parts(job)
+        key = fingerprint(image_key, *parts) if parts else block_key
+        whole = Block(one.name, image, 0, 0, 0, Box(0, 0, *image.header.shape), key)
+        blocks: Sequence[Block] = [whole] if one.is_per_image else Blocks(one.name, image, job.grid(image), key)
+        stages.append(_stage(one, job, blocks, present))
     return stages
+
+
+def _stage(one: Phase[Any, Any], job: Job, blocks: Sequence[Block], present: Sequence[str]) -> Stage:
+    depends = rests_on(one.name, present) if one.after else None
+    return Stage(one.name, blocks, depends, one.reads, one.reduction(job))
 
 
 @dataclass(frozen=True)
 class Blocks(Sequence[Block]):
-    """The blocks of one phase of one image, made as they are asked for: an image of a million costs no memory."""
+    """The blocks of one phase of one image, made when they are asked for: a million of them need no memory."""
 
     phase: str
     image: Image
@@ -117,41 +148,14 @@ class Blocks(Sequence[Block]):
     key: str
 
     def __len__(self) -> int:
-        """Planes, rows and columns."""
+        """Number of blocks: planes x rows x columns."""
         rows, cols = self.grid.num_blocks
         return self.image.header.num_planes * rows * cols
 
     def __getitem__(self, index: int) -> Block:  # type: ignore[override]  # nobody asks for a slice
-        """The block at a place of the plan's order: plane by plane, row by row."""
+        """Return the block at a position of the plan's order: plane by plane, row by row."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         rows, cols = self.grid.num_blocks
         plane, row, col = index // (rows * cols), index // cols % rows, index % cols
         return Block(self.phase, self.image, plane, row, col, self.grid.block_box(row, col), self.key)
-
-
-def finish_block(image: Image, key: str, job: Job) -> Block:
-    """The one block of the finish phase."""
-    return Block("finish", image, 0, 0, 0, Box(0, 0, *image.header.shape), fingerprint(key, *_exports(job)))
-
-
-def _exports(job: Job) -> tuple[Any, Any]:
-    """What the exports of a mask depend on besides its pixels."""
-    return job.classes, [{"name": type(writer).__name__, **writer.model_dump(mode="json")} for writer in job.writers]
-
-
-def block_keys(block: Block, fit: Mapping[str, Any], before: str) -> Block:
-    """Give a block its fit, and make what it depends on part of its key."""
-    depends = before if block.phase in ("finish", "count") else [fit, before] if block.phase in ("score", "predict") else None
-    return replace(block, fit=fit, key=fingerprint(block.key, block.phase, depends))
-
-
-def one_stage(found: Catalogue, job: Job, phase: str) -> dict[str, list[Stage]]:
-    """Stages of a run that predicts nothing: one phase over every block, and the pyramid where pixels are written."""
-    planned = {}
-    for image in found.images:
-        key = fingerprint(FORMAT, job.recipe.block, image.identity, count_key(found, image))
-        blocks = Blocks(phase, image, job.grid(image), fingerprint(key, image.identity))
-        finish = [Stage("finish", [finish_block(image, key, job)])] if phase == "copy" and len(blocks) > 1 else []
-        planned[image.name] = [Stage(phase, blocks), *finish]
-    return planned

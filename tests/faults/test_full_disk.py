@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import pytest
 
-from pipeline.engine.prediction import digest
+from pipeline.engine.block_pixels import pixel_digest
 from pipeline.geometry import Box
-from pipeline.records.ledger import latest, read_rows
+from pipeline.records import latest, read_rows
 from pipeline.storage.block_store import BlockStore
 from tests.faults.scene import CORE, Scene, assert_same, has_rows, run, run_json, started, wait_for
 
@@ -35,7 +35,7 @@ def assert_whole(folder):
     for row in done:
         y, x = (CORE * int(part) for part in row.block.split(".")[-2:])
         pixels_CYX = BlockStore.open(folder / "masks" / f"{row.image}.ome.zarr" / "0").read(Box(y, x, y + CORE, x + CORE))
-        assert digest(pixels_CYX[0]) == row.digest
+        assert pixel_digest(pixels_CYX[0]) == row.digest
     return len(done)
 
 

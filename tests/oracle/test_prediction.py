@@ -19,7 +19,7 @@ from pipeline.inputs.image import Image
 from pipeline.models import Model, Predictor
 from pipeline.plugins import build
 from pipeline.raster import Header
-from pipeline.records.receipts import Block
+from pipeline.records import Block
 from pipeline.statistics.pixel_counts import confusion_matrix, sum_cross_entropy
 from pipeline.tiling.array_ops import NumpyOps
 from pipeline.tiling.stitching import axis_weights, softmax_bytes

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.records.ledger import latest, read_rows
+from pipeline.records import latest, read_rows
 from pipeline.scheduling.block_queue import BlockQueue
 from pipeline.scheduling.runners.serial import Serial
 from tests.conftest import UNET, blobs, save_tiff
@@ -113,9 +113,9 @@ def test_any_order_gives_the_same(scene, engine, networks, monkeypatch):
         assert order != [row.block for row in read_rows(serial.folder / "ledger")]
 
 
-def shuffled(schedule, shuffle):
-    shuffle(schedule._ready)
-    return [schedule._ready.popleft()] if schedule._ready else []
+def shuffled(queue, shuffle):
+    shuffle(queue._ready)
+    return [queue._ready.popleft()] if queue._ready else []
 
 
 def test_a_run_begun_by_one_runner_is_ended_by_another(scene, engine, ray):

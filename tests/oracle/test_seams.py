@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import zarr
 
+from pipeline.engine.phases import predict
 from pipeline.engine.seam_files import SeamFiles, seam_folders
-from pipeline.engine.seams import Join
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
 from pipeline.inputs.image import Image
 from pipeline.plugins import build
-from pipeline.records.ledger import latest, read_rows
-from pipeline.statistics.pixel_counts import cross_entropy
+from pipeline.records import latest, read_rows
+from pipeline.statistics.pixel_counts import sum_cross_entropy
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.stitching import axis_weights
 from tests.conftest import Done, blobs, save_tiff
@@ -170,7 +170,7 @@ def test_a_block_that_failed_costs_no_other(engine, scene, whole, tmp_path):
     assert np.array_equal(broken.mask(), expected_YX)
     truth_YX = (blobs(SHAPE, seed=9) > 120).astype(np.uint8)
     truth_YX[box.slices] = 255
-    nats, pixels = cross_entropy(scores_KYX.astype(np.float32), truth_YX)
+    nats, pixels = sum_cross_entropy(scores_KYX.astype(np.float32), truth_YX)
     assert broken.report["cross_entropy"] == pytest.approx(nats / pixels, rel=1e-6)
     assert broken.report["no_prediction"] == broken.report["quarantined"] == 32 * 32
     assert len(list(parts(broken)[0].iterdir())) == BLOCKS - 1
@@ -185,15 +185,15 @@ def test_a_block_that_failed_costs_no_other(engine, scene, whole, tmp_path):
 
 def test_a_block_that_could_not_join_keeps_all_scores(engine, scene, whole, monkeypatch, tmp_path):
     """Where joining failed, no tile is computed again."""
-    gather = Join._gather
+    gather = predict.gather_seams
 
-    def fail(self, block):
+    def fail(resources, block):
         if (block.row, block.col) == (1, 1):
             raise MemoryError
-        return gather(self, block)
+        return gather(resources, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Join, "_gather", fail)
+        patch.setattr(predict, "gather_seams", fail)
         broken = engine(**SCORED)
     assert [(one["phase"], one["block"]) for one in broken.report["failures"]] == [("predict", "a:0.1.1")]
     assert len(list(parts(broken)[0].iterdir())) == BLOCKS

@@ -9,12 +9,13 @@ import weakref
 
 import pytest
 
-from pipeline.engine.block_pipeline import Watch, process
+from pipeline.engine.block_pipeline import process
+from pipeline.engine.stopwatch import Stopwatch
 from pipeline.errors import BlockError, InputError, StoreError
 from pipeline.geometry import Box
 from pipeline.inputs.image import Image
 from pipeline.raster import Header
-from pipeline.records.receipts import Block
+from pipeline.records import Block
 
 IMAGE = Image(0, "a", "/a.tif", Header((10, 1000), 1, "uint8"), {"name": "auto"})
 
@@ -38,26 +39,31 @@ class Steps:
         if (error := self.fail.get((step, block.col))) is not None:
             raise error
 
-    def load(self, block, watch):
+    def load(self, resources, block, watch):
         with self.lock:
             self.held += 1
             self.most = max(self.most, self.held)
         self._do("load", block)
         return f"pixels {block.col}"
 
-    def work(self, block, loaded, watch):
+    def work(self, resources, block, loaded, watch):
         assert loaded == f"pixels {block.col}"
         with watch("stitch"):
             time.sleep(0.002)
         self._do("work", block)
         return f"mask {block.col}"
 
-    def save(self, block, worked, watch):
+    def save(self, resources, block, worked, watch):
         assert worked == f"mask {block.col}"
         with self.lock:
             self.held -= 1
         self._do("save", block)
         return {"digest": f"digest {block.col}"}
+
+
+def run(feed, steps, *threads):
+    """Do every block with one phase, whatever it is called but ``unknown``."""
+    return process(feed, None, *threads, phase_of={"predict": steps}.__getitem__)
 
 
 def feed_of(blocks):
@@ -68,7 +74,7 @@ def feed_of(blocks):
 def test_each_block_gives_one_receipt_in_order():
     """Receipts come in the order of the feed and say whose they are, which try it was, and what every stage took."""
     steps, given = Steps(), blocks(9)
-    receipts = list(process(feed_of(given), {"predict": steps}))
+    receipts = list(run(feed_of(given), steps))
     assert [receipt.block for receipt in receipts] == [block.id for block in given]
     assert [receipt.digest for receipt in receipts] == [f"digest {at}" for at in range(9)]
     assert [receipt.key for receipt in receipts] == [block.key for block in given]
@@ -82,7 +88,7 @@ def test_a_stage_inside_another_is_counted_once(monkeypatch):
     """What a stage takes is its own time: that of the stages inside it is theirs, however deep, also where one fails."""
     now = iter([0, 1, 3, 3, 3, 7, 12, 20])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    watch = Watch()
+    watch = Stopwatch()
     with watch("compute"):  # 0 to 20
         with watch("stitch"):  # 1 to 3
             pass
@@ -94,7 +100,7 @@ def test_a_stage_inside_another_is_counted_once(monkeypatch):
 def test_reading_and_writing_have_threads_of_their_own():
     """The network is only ever touched by the caller's thread."""
     steps = Steps()
-    list(process(feed_of(blocks(4)), {"predict": steps}))
+    list(run(feed_of(blocks(4)), steps))
     assert steps.threads["work"] == {threading.current_thread().name}
     assert steps.threads["load"] == {"read 0"}
     assert steps.threads["save"] == {"write"}
@@ -106,12 +112,12 @@ def test_no_more_than_three_blocks_are_held():
         steps = Steps()
         step = getattr(steps, slow)
 
-        def slowly(block, *given, step=step):
+        def slowly(resources, block, *given, step=step):
             time.sleep(0.004)
-            return step(block, *given)
+            return step(resources, block, *given)
 
         setattr(steps, slow, slowly)
-        assert len(list(process(feed_of(blocks(20)), {"predict": steps}))) == 20
+        assert len(list(run(feed_of(blocks(20)), steps))) == 20
         assert steps.most <= 3
 
 
@@ -120,18 +126,18 @@ def test_a_block_is_read_while_another_computes():
     steps, may_end = Steps(), threading.Event()
     work, load = steps.work, steps.load
 
-    def load_and_tell(block, watch):
-        loaded = load(block, watch)
+    def load_and_tell(resources, block, watch):
+        loaded = load(resources, block, watch)
         if block.col == 1:
             may_end.set()
         return loaded
 
-    def wait(block, loaded, watch):
+    def wait(resources, block, loaded, watch):
         assert may_end.wait(5), "block 1 was not read while block 0 computed"
-        return work(block, loaded, watch)
+        return work(resources, block, loaded, watch)
 
     steps.load, steps.work = load_and_tell, wait
-    assert all(receipt.ok for receipt in process(feed_of(blocks(3)), {"predict": steps}))
+    assert all(receipt.ok for receipt in run(feed_of(blocks(3)), steps))
 
 
 @pytest.mark.parametrize("step", ["load", "work", "save"])
@@ -146,7 +152,7 @@ def test_a_block_is_read_while_another_computes():
 def test_a_failure_is_a_receipt(step, error, cause, transient):
     """Whatever a step raises is that block's, in one line; only what is not known to be hopeless is worth another try."""
     steps = Steps({(step, 1): error})
-    receipts = list(process(feed_of(blocks(4)), {"predict": steps}))
+    receipts = list(run(feed_of(blocks(4)), steps))
     assert sorted(receipt.block for receipt in receipts) == [block.id for block in blocks(4)]
     (failed,) = [receipt for receipt in receipts if not receipt.ok]
     assert (failed.block, failed.cause, failed.transient, failed.attempts) == ("a:0.0.1", cause, transient, 2)
@@ -158,15 +164,15 @@ def test_a_failure_is_a_receipt(step, error, cause, transient):
 def test_a_network_that_does_not_fit_ends_the_run():
     """An error of the user's that only the first tile can show is raised: every other block would fail alike."""
     with pytest.raises(InputError, match="3 channels"):
-        list(process(feed_of(blocks(3)), {"predict": Steps({("work", 0): InputError("a network of 3 channels")})}))
-    quarantined = list(process(feed_of(blocks(3)), {"predict": Steps({("load", 0): InputError("a file that is gone")})}))
+        list(run(feed_of(blocks(3)), Steps({("work", 0): InputError("a network of 3 channels")})))
+    quarantined = list(run(feed_of(blocks(3)), Steps({("load", 0): InputError("a file that is gone")})))
     assert [receipt.cause for receipt in quarantined] == ["a file that is gone", "", ""]
 
 
 def test_a_phase_that_nobody_knows_is_the_blocks_failure():
     """A block of an unknown phase does not take the others with it."""
     mixed = [blocks(2)[0], blocks(2, "unknown")[1]]
-    receipts = list(process(feed_of(mixed), {"predict": Steps()}))
+    receipts = list(run(feed_of(mixed), Steps()))
     assert [receipt.ok for receipt in receipts] == [True, False]
 
 
@@ -176,7 +182,7 @@ def test_a_store_that_fails_ends_the_run(step):
     before = threading.active_count()
     steps, receipts = Steps({(step, 2): StoreError("disk full")}), []
     with pytest.raises(StoreError, match="disk full"):
-        receipts.extend(iterated(process(feed_of(blocks(9)), {"predict": steps}), receipts))
+        receipts.extend(iterated(run(feed_of(blocks(9)), steps), receipts))
     assert [receipt.block for receipt in receipts] == ["a:0.0.0", "a:0.0.1"]
     assert_threads(before)
 
@@ -197,7 +203,7 @@ def assert_threads(wanted):
 def test_an_abandoned_line_lets_its_threads_go():
     """Whoever stops asking for receipts leaves no thread behind."""
     before = threading.active_count()
-    line = process(feed_of(blocks(50)), {"predict": Steps()})
+    line = run(feed_of(blocks(50)), Steps())
     next(line)
     line.close()
     assert_threads(before)
@@ -217,15 +223,15 @@ def test_several_threads_read_and_write(readers, writers):
             with lock:
                 now[step] -= 1
 
-        def load(self, block, watch):
+        def load(self, resources, block, watch):
             self.busy("load")
-            return super().load(block, watch)
+            return super().load(resources, block, watch)
 
-        def save(self, block, worked, watch):
+        def save(self, resources, block, worked, watch):
             self.busy("save")
-            return super().save(block, worked, watch)
+            return super().save(resources, block, worked, watch)
 
-    receipts = list(process(feed_of(blocks(24)), {"predict": Slow()}, readers, writers))
+    receipts = list(run(feed_of(blocks(24)), Slow(), readers, writers))
     assert sorted(receipt.block for receipt in receipts) == sorted(block.id for block in blocks(24))
     assert all(receipt.ok for receipt in receipts)
     assert most == {"load": readers, "save": writers}
@@ -242,20 +248,20 @@ def test_what_has_been_written_is_let_go_of(threads, error):
         """A large mask."""
 
     class Large(Steps):
-        def work(self, block, loaded, watch):
+        def work(self, resources, block, loaded, watch):
             result = Result()
             with lock:
                 live.add(result)
                 most[0] = max(most[0], len(live))
             return result
 
-        def save(self, block, worked, watch):
+        def save(self, resources, block, worked, watch):
             time.sleep(0.01)
             if error is not None:
                 raise error("planted")
             return {}
 
-    line = process(feed_of(blocks(24)), {"predict": Large()}, threads, threads)
+    line = run(feed_of(blocks(24)), Large(), threads, threads)
     receipts = [next(line) for _ in range(24)]
     assert [receipt.ok for receipt in receipts] == [error is None] * 24
     assert most[0] <= threads + 1
@@ -269,7 +275,7 @@ def test_the_feed_may_wait():
     given = blocks(5)
     feed.put(given.pop(0))
     done = []
-    for receipt in process(feed.get, {"predict": Steps()}):
+    for receipt in run(feed.get, Steps()):
         done.append(receipt.block)
         feed.put(given.pop(0) if given else None)
     assert done == [block.id for block in blocks(5)]
@@ -282,9 +288,9 @@ def test_a_feed_that_fails_ends_the_run():
         raise PermissionError("the folder is gone")
 
     with pytest.raises(PermissionError, match="the folder is gone"):
-        list(process(feed, {"predict": Steps()}))
+        list(run(feed, Steps()))
 
 
 def test_no_blocks_no_receipts():
     """An empty feed ends at once."""
-    assert list(process(lambda: None, {})) == []
+    assert list(run(lambda: None, Steps())) == []

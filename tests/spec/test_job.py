@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.config.recipe import Recipe
-from pipeline.engine.job import Job, Resources, read_reflected
+from pipeline.engine.block_pixels import read_reflected
+from pipeline.engine.job import Job
+from pipeline.engine.resources import Resources
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, reflect_index
 from pipeline.raster import ArrayRaster
@@ -44,32 +46,32 @@ def test_a_file_opened_after_the_end_is_closed(tmp_path):
 
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
     path = str(tmp_path / "a.tif")
-    bench = Resources(Job(tmp_path, Recipe()), None)
-    bench.raster(path, {"name": "tiff"})
+    resources = Resources(Job(tmp_path, Recipe()), None)
+    resources.raster(path, {"name": "tiff"})
     assert path in held()
-    bench.close()
+    resources.close()
     assert path not in held()
     with pytest.raises(BlockError, match="the run has ended"):
-        bench.raster(path, {"name": "tiff"})
+        resources.raster(path, {"name": "tiff"})
     assert path not in held()
 
 
 @pytest.mark.parametrize("limit", [0, 100, 10**6])
 def test_an_image_and_its_truth_are_decoded_once(tmp_path, monkeypatch, limit):
     """Both stay open while blocks take turns of them, however large; an image that comes next takes the place of both."""
-    monkeypatch.setattr("pipeline.engine.job.WHOLE_BYTES", limit)
-    bench = Resources(Job(tmp_path, Recipe()), None)
+    monkeypatch.setattr("pipeline.engine.resources.WHOLE_BYTES", limit)
+    resources = Resources(Job(tmp_path, Recipe()), None)
     opened, held = [], []
     for name in "ab":
         for kind in ("image", "truth"):
             Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / f"{name}_{kind}.png")
         for _ in range(4):
-            image = bench.raster(str(tmp_path / f"{name}_image.png"), {"name": "auto"})
-            truth = bench.raster(str(tmp_path / f"{name}_truth.png"), bench.job.truth_reader)
+            image = resources.raster(str(tmp_path / f"{name}_image.png"), {"name": "auto"})
+            truth = resources.raster(str(tmp_path / f"{name}_truth.png"), resources.job.truth_reader)
             opened += [image, truth]
-            (mine,) = bench._open.values()
+            (mine,) = resources._open.values()
             held.append([Path(key[0]).stem for key in mine])
     assert len({id(one) for one in opened}) == 4
     assert held[3] == ["a_image", "a_truth"]
     assert held[7] == (["a_image", "a_truth"] if limit > 800 else []) + ["b_image", "b_truth"]
-    bench.close()
+    resources.close()

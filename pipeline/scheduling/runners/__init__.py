@@ -1,4 +1,4 @@
-"""Runners: who carries the blocks of a schedule out. The serial one is the definition; every other agrees with it."""
+"""Runners carry out the blocks of a run. The serial runner is the definition, and every other runner agrees with it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Work:
 
     Attributes:
         job: what every actor is told.
-        schedule: blocks to take and give back.
-        commit: books a receipt in the ledger and in the schedule.
-        stopping: whether no new block may begin; those in flight are finished.
+        queue: blocks to take and give back.
+        commit: books a receipt in the ledger and in the queue.
+        stopping: whether the run is to stop: blocks in flight are finished, no new one begins.
         compute: the YAML's ``compute``.
         log: writes one line of the run's log.
-        arm: installs the signal handlers; to be called once more after starting anything that replaces them.
-        check: gives the receipt back, failed if what it says was written is not there.
+        arm: installs the signal handlers; call it again after starting anything that replaces them.
+        check: returns the receipt, failed where a file that it names is missing.
     """
 
     job: Job
-    schedule: BlockQueue
+    queue: BlockQueue
     commit: Callable[[Block, Receipt], None]
     stopping: Callable[[], bool]
     compute: Compute
@@ -44,16 +44,16 @@ class Work:
 
     @property
     def lease_pixels(self) -> int:
-        """Pixels that an actor is given to work on: a few blocks more than it reads, computes and writes at a time."""
+        """Pixels that an actor holds at most: a few blocks more than it reads, computes and writes at a time."""
         recipe = self.job.recipe
         return max(LEASE_PIXELS, (sum(recipe.io_threads) + 2) * recipe.block**2)
 
     def settle(self, block: Block, receipt: Receipt) -> None:
-        """Book what came back for a block, or try it again while it may yet succeed."""
+        """Book the receipt of a block, or give the block back where another try may succeed."""
         receipt = self.check(receipt)
         if receipt.transient and receipt.attempts < self.compute.attempts:
             self.log(f"try again {block.phase} {block.id}: {receipt.cause}")
-            self.schedule.give_back([replace(block, attempt=receipt.attempts)])
+            self.queue.give_back([replace(block, attempt=receipt.attempts)])
         else:
             self.commit(block, receipt)
 
@@ -63,7 +63,7 @@ class Runner(Plugin):
 
     @abstractmethod
     def run(self, work: Work) -> None:
-        """Carry out blocks until the schedule is finished, or until the work is stopping and none is in flight.
+        """Carry out blocks until the queue is finished, or until the work is stopping and none is in flight.
 
         Raises:
             GigasegError: the run cannot go on.
@@ -71,5 +71,5 @@ class Runner(Plugin):
 
 
 def failure(block: Block, cause: str) -> Receipt:
-    """The receipt of a block whose process cannot write one itself."""
+    """Return the receipt of a block whose process died before it wrote one."""
     return Receipt(block.phase, block.image.name, block.id, block.key, attempts=block.attempt + 1, cause=cause)

@@ -7,16 +7,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.engine import Job, open_resources, phases_of, process
+from pipeline.engine import Job, open_resources, process
 from pipeline.records import Block
 
 __all__ = ["Actor"]
 
 
 class Actor:
-    """Holds one core or GPU, loads the model once, and works through what it is fed.
+    """Hold one core or GPU, load the model once, and work through the blocks that come.
 
-    Two calls run side by side: :meth:`receipts` for the whole life of the actor, and the short ones.
+    Two calls run at the same time: :meth:`receipts` for the whole life of the actor, and one of the short ones.
     """
 
     def __init__(self, job: Job) -> None:
@@ -25,12 +25,12 @@ class Actor:
         self.draining = threading.Event()
 
     def receipts(self) -> Iterator[Any]:
-        """Give the node's id once the model is loaded, then a receipt for every block."""
+        """Yield the node's id once the model is loaded, then a receipt for every block."""
         import ray
 
-        with open_resources(self.job) as bench:
+        with open_resources(self.job) as resources:
             yield ray.get_runtime_context().get_node_id()
-            yield from process(self._next, phases_of(bench), *self.job.recipe.io_threads)
+            yield from process(self._next, resources, *self.job.recipe.io_threads)
 
     def feed(self, blocks: Sequence[Block]) -> None:
         """Take more blocks; they are worked through in order."""

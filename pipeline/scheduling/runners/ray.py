@@ -20,7 +20,7 @@ class Ray(Runner):
     """
 
     def run(self, work: Work) -> None:
-        """Carry out the schedule with actors."""
+        """Carry out the blocks with actors."""
         authenticate(work.compute.address or os.environ.get("RAY_ADDRESS"))
         from pipeline.scheduling.runners import _pool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from contextlib import closing
 
-from pipeline.engine import open_resources, phases_of, process
+from pipeline.engine import open_resources, process
 from pipeline.records import Block
 from pipeline.scheduling.runners import LEASE_BLOCKS, Runner, Work
 
@@ -23,14 +23,14 @@ class Serial(Runner):
     """
 
     def run(self, work: Work) -> None:
-        """Carry out the schedule in this process."""
+        """Carry out the blocks in this process."""
         feed: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
         held: dict[tuple[str, str], Block] = {}
 
         def top_up() -> None:
             pixels = sum(block.box.area for block in held.values())
             if pixels < work.lease_pixels / 2 and len(held) < LEASE_BLOCKS / 2 and not work.stopping():
-                for block in work.schedule.lease(work.lease_pixels - pixels, LEASE_BLOCKS - len(held)):
+                for block in work.queue.lease(work.lease_pixels - pixels, LEASE_BLOCKS - len(held)):
                     held[block.phase, block.id] = block
                     feed.put(block)
             if not held:
@@ -40,7 +40,7 @@ class Serial(Runner):
             block = feed.get()
             return None if work.stopping() else block
 
-        with open_resources(work.job) as bench, closing(process(following, phases_of(bench), *work.job.recipe.io_threads)) as receipts:
+        with open_resources(work.job) as resources, closing(process(following, resources, *work.job.recipe.io_threads)) as receipts:
             top_up()
             for receipt in receipts:
                 work.settle(held.pop((receipt.phase, receipt.block)), receipt)

@@ -1,0 +1,112 @@
+"""Pixels and truth of one block as every phase reads them: reflected beyond the image, valid or not, as class ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine.resources import Resources
+from pipeline.errors import BlockError, InputError
+from pipeline.geometry import Box, reflect_index
+from pipeline.raster import Header, Raster
+from pipeline.records import Block
+
+__all__ = ["pixel_digest", "read_reflected", "read_truth", "require_class_ids", "valid_pixels"]
+
+
+def read_reflected(raster: Raster, box: Box, plane: int) -> NDArray[Any]:
+    """Read a box that may reach beyond the image; pixels outside are reflected (:func:`reflect_index`).
+
+    Returns:
+        pixels_CYX of the box's shape, in the reader's memory layout. Only pixels inside the image are read.
+    """
+    rows = reflect_index(box.y0, box.y1, raster.header.shape[0])
+    cols = reflect_index(box.x0, box.x1, raster.header.shape[1])
+    inside = Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1)
+    pixels_CYX = raster.read(inside, plane)
+    if inside == box:
+        return pixels_CYX
+    # Slices keep the reader's memory layout and copy whole rows; indexing with arrays of numbers does neither.
+    out_CYX = np.empty_like(pixels_CYX, shape=(len(pixels_CYX), *box.shape))
+    for rows_to, rows_from in _runs(rows - inside.y0):
+        for cols_to, cols_from in _runs(cols - inside.x0):
+            out_CYX[:, rows_to, cols_to] = pixels_CYX[:, rows_from, cols_from]
+    return out_CYX
+
+
+def _runs(index_N: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
+    """Cut positions into stretches that go up by one, go down by one, or stay.
+
+    Yields:
+        The slice of each stretch, and the slice that it copies.
+
+    Example:
+        >>> list(_runs(np.array([2, 1, 0, 1, 2, 3])))
+        [(slice(0, 3, None), slice(2, None, -1)), (slice(3, 6, None), slice(1, 4, 1))]
+    """
+    turns = np.flatnonzero(np.diff(index_N, n=2)) + 2
+    for start, stop in pairwise([0, *turns.tolist(), len(index_N)]):
+        first, last = int(index_N[start]), int(index_N[stop - 1])
+        if first == last:
+            yield slice(start, stop), slice(first, first + 1)
+        else:
+            step = 1 if last > first else -1
+            yield slice(start, stop), slice(first, last + step if last + step >= 0 else None, step)
+
+
+def valid_pixels(pixels_CYX: NDArray[Any], header: Header) -> NDArray[np.bool_] | None:
+    """Find the pixels that hold data: no channel is NaN, and not all channels are nodata.
+
+    Returns:
+        valid_YX, or None when every pixel is valid.
+    """
+    valid_YX = None
+    if pixels_CYX.dtype.kind == "f":
+        valid_YX = ~np.isnan(pixels_CYX).any(axis=0)
+    if header.nodata is not None and not np.isnan(header.nodata):
+        has_data_YX = (pixels_CYX != header.nodata).any(axis=0)
+        valid_YX = has_data_YX if valid_YX is None else valid_YX & has_data_YX
+    return None if valid_YX is None or valid_YX.all() else valid_YX
+
+
+def read_truth(resources: Resources, block: Block) -> tuple[NDArray[Any] | None, str]:
+    """Read a block's truth as class ids.
+
+    Returns:
+        truth_YX, and why it cannot be counted: a truth value outside the classes costs the image its metrics, not its mask.
+        None where the image has no truth.
+    """
+    image, job = block.image, resources.job
+    if image.truth is None or job.truth_map is None:
+        return None, ""
+    try:
+        raw_CYX = resources.raster(image.truth, job.truth_reader).read(block.box, block.plane)
+        return job.truth_map.apply(raw_CYX, block.box), ""
+    except (BlockError, InputError) as error:
+        return None, f"{image.truth}: {error}"
+
+
+def require_class_ids(ids_YX: NDArray[Any], box: Box, classes: int, what: str) -> None:
+    """Check that pixels are class ids or the value of *no prediction*.
+
+    Raises:
+        BlockError: a pixel is neither; the message says what and where.
+    """
+    fill = 255 if ids_YX.dtype.itemsize == 1 else 65535
+    strange_YX = (ids_YX < 0) | ((ids_YX >= classes) & (ids_YX != fill))
+    if ids_YX.dtype.kind == "f":
+        strange_YX |= ids_YX != np.floor(ids_YX)
+    if strange_YX.any():
+        y, x = divmod(int(strange_YX.argmax()), strange_YX.shape[1])
+        where = f"(y={box.y0 + y}, x={box.x0 + x})"
+        raise BlockError(f"{what} {ids_YX[y, x]} at {where} is not a class id; expected 0..{classes - 1}, or {fill} for none")
+
+
+def pixel_digest(pixels: NDArray[Any]) -> str:
+    """Return the fingerprint of decoded pixels, whatever their memory layout."""
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()

@@ -1,0 +1,200 @@
+"""Phases: what is done to the blocks of an image, one after the other. One file = one phase.
+
+::
+
+    segment    fit ──▶ score ──▶ predict ──▶ finish        (fit: only with global statistics; score: only where blocks blend)
+    evaluate                     count
+    convert                      copy ─────▶ finish
+
+A phase says how it fits in (:class:`Phase`), and plan, queue, execution, deadline, progress and report read what it says:
+no other module asks for a phase by its name. A file put here is a phase of every run that it applies to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cache
+from graphlib import TopologicalSorter
+from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
+
+from pipeline.engine.job import Job
+from pipeline.engine.resources import Resources
+from pipeline.engine.seam_files import SeamFiles
+from pipeline.engine.stopwatch import Stopwatch
+from pipeline.inputs import Image
+from pipeline.records import Block, Receipt
+from pipeline.statistics import Counts, Summary
+
+__all__ = ["Phase", "ReceiptFields", "Reduction", "all_phases", "phase", "rests_on"]
+
+Loaded = TypeVar("Loaded")
+Worked = TypeVar("Worked")
+
+
+class ReceiptFields(TypedDict, total=False):
+    """What a phase puts on the receipt of a block: see :class:`pipeline.records.Receipt`."""
+
+    digest: str
+    files: Mapping[str, int]
+    counts: Counts
+    truth_error: str
+    payload: str
+    numbers: Mapping[str, int]
+    written: str
+    notes: tuple[str, ...]
+
+
+class Reduction(Protocol):
+    """How the payloads of an image's blocks become one result, in the driver: a sum, then a pure function of it."""
+
+    def merge(self, one: Summary, other: Summary) -> Summary:
+        """Add two summaries; the order never matters."""
+
+    def conclude(self, total: Summary) -> dict[str, Any]:
+        """Turn the sum over an image into plain JSON, for the blocks of the phases that read it."""
+
+
+class Phase(ABC, Generic[Loaded, Worked]):
+    """One phase. Its class attributes and planning methods say how it fits in; its three steps do the work on a block.
+
+    The steps run inside an actor, each in a thread of its own: ``load`` reads, ``work`` computes, ``save`` writes. A phase
+    holds no state: what an actor holds open comes as ``resources``.
+
+    Attributes:
+        after: phases that come before this one, where an image has them.
+        before: phases that come after this one, for a phase that is put between two others.
+        reads: the phase whose :class:`Reduction` is given to each block as ``block.fit``; empty: none.
+        prepares: the phase that cannot do a block where this one failed: the failure is reported once.
+        is_per_image: one piece of work for the whole image, with a deadline that grows with the image; otherwise one a block.
+        is_result: its blocks are what the run is for: status counts them, and the report counts their pixels.
+    """
+
+    after: ClassVar[tuple[str, ...]] = ()
+    before: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[str] = ""
+    prepares: ClassVar[str] = ""
+    is_per_image: ClassVar[bool] = False
+    is_result: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The name of its file: what blocks, receipts and messages call the phase."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def applies(self, job: Job, image: Image) -> bool:
+        """Whether an image goes through this phase."""
+
+    def key_parts(self, job: Job) -> tuple[Any, ...]:
+        """What its result depends on besides pixels, recipe and model, such as the writers; plain values."""
+        return ()
+
+    def reduction(self, job: Job) -> Reduction | None:
+        """How the payloads on its receipts are reduced over an image; None: they are not."""
+        return None
+
+    def takes_time(self, job: Job, image: Image) -> bool:
+        """Whether its work counts as progress."""
+        return True
+
+    def arrays(self, job: Job, image: Image) -> Sequence[str]:
+        """The arrays that it writes block by block: keys below the output folder, removed when the image is begun anew."""
+        return ()
+
+    def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:
+        """The digest of what is stored of a committed block now; None: it cannot be told.
+
+        Raises:
+            StoreError, BlockError: what is stored is damaged.
+        """
+        return None
+
+    def recounts(self, job: Job, masks: Sequence[Block], known: Mapping[tuple[str, str], Receipt], count_key: str) -> Sequence[Block]:
+        """The blocks to count again, as their masks stay but their truth, classes or ``ignore`` have changed.
+
+        Args:
+            job: what every actor is told.
+            masks: the blocks of the phase that makes the mask of one image.
+            known: committed receipts by (phase, block id).
+            count_key: what the image's counts depend on besides its mask; empty: it has no truth.
+        """
+        return ()
+
+    def temporary_files(self, job: Job, image: Image) -> SeamFiles | None:
+        """Files that its blocks leave for the phase that it prepares, until the image is finished; None: it leaves none."""
+        return None
+
+    @abstractmethod
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Loaded:
+        """Read; runs in the reading thread."""
+
+    @abstractmethod
+    def work(self, resources: Resources, block: Block, loaded: Loaded, watch: Stopwatch) -> Worked:
+        """Compute; runs in the caller's thread, where the network lives."""
+
+    @abstractmethod
+    def save(self, resources: Resources, block: Block, worked: Worked, watch: Stopwatch) -> ReceiptFields:
+        """Write; runs in the writing thread."""
+
+
+@cache
+def phase(name: str) -> Phase[Any, Any]:
+    """Return the phase of a name.
+
+    Example:
+        >>> phase("finish").is_per_image
+        True
+    """
+    module = importlib.import_module(f"{__name__}.{name}")
+    made: Phase[Any, Any] = getattr(module, module.__all__[0])()
+    return made
+
+
+@cache
+def all_phases() -> tuple[Phase[Any, Any], ...]:
+    """Return every phase, each one behind those that it comes after.
+
+    Example:
+        >>> names = [one.name for one in all_phases()]
+        >>> names.index("fit") < names.index("score") < names.index("predict") < names.index("finish") < names.index("count")
+        True
+    """
+    return tuple(phase(name) for name in TopologicalSorter(_predecessors()).static_order())
+
+
+def rests_on(name: str, present: Sequence[str]) -> tuple[str, ...]:
+    """Return the phases that a phase's blocks depend on directly, of those that an image goes through.
+
+    A phase that another of them depends on is left out: the digest of the later one covers it.
+
+    Example:
+        >>> rests_on("predict", ["fit", "score", "predict"]), rests_on("predict", ["fit", "predict"]), rests_on("fit", ["fit"])
+        (('score',), ('fit',), ())
+    """
+    before = _closure()
+    found = [other for other in present if other in before[name]]
+    return tuple(other for other in found if not any(other in before[later] for later in found))
+
+
+@cache
+def _predecessors() -> dict[str, set[str]]:
+    """The phases that come before each one, as their files say."""
+    names = sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_"))
+    before = {name: {other for other in phase(name).after if other in names} for name in names}
+    for name in names:
+        for later in phase(name).before:
+            before[later].add(name)
+    return before
+
+
+@cache
+def _closure() -> dict[str, set[str]]:
+    """All phases that come before each one, at any distance."""
+    closed: dict[str, set[str]] = {}
+    direct = _predecessors()
+    for name in TopologicalSorter(direct).static_order():
+        closed[name] = direct[name].union(*(closed[other] for other in direct[name]))
+    return closed

@@ -1,0 +1,50 @@
+"""Copying pixels as they are: ``convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.engine.block_pixels import pixel_digest
+from pipeline.engine.exports import block_store_arrays, read_stored, write_copy
+from pipeline.engine.job import Job
+from pipeline.engine.phases import Phase, ReceiptFields
+from pipeline.engine.resources import Resources
+from pipeline.engine.stopwatch import Stopwatch
+from pipeline.inputs import Image
+from pipeline.records import Block, Receipt
+
+__all__ = ["Copy"]
+
+
+class Copy(Phase[NDArray[Any], NDArray[Any]]):
+    """Copy all channels of a block into the block store."""
+
+    is_result = True
+
+    def applies(self, job: Job, image: Image) -> bool:
+        """Every image that is converted."""
+        return job.goal == "convert"
+
+    def arrays(self, job: Job, image: Image) -> Sequence[str]:
+        """The converted image."""
+        return block_store_arrays(job, image)
+
+    def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:
+        """The digest of the pixels in the block store."""
+        pixels_CYX = read_stored(job, block, receipt)
+        return None if pixels_CYX is None else pixel_digest(pixels_CYX)
+
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> NDArray[Any]:
+        """Read all channels of the block."""
+        return resources.raster(block.image.path, block.image.reader).read(block.box, block.plane)
+
+    def work(self, resources: Resources, block: Block, loaded: NDArray[Any], watch: Stopwatch) -> NDArray[Any]:
+        """Change nothing."""
+        return loaded
+
+    def save(self, resources: Resources, block: Block, worked: NDArray[Any], watch: Stopwatch) -> ReceiptFields:
+        """Write the block's shard."""
+        return {"digest": pixel_digest(worked), "files": write_copy(resources, block, worked)}

@@ -1,0 +1,58 @@
+"""Counting a mask that exists: ``evaluate``, and masks whose truth or classes have changed since they were predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.engine.block_pixels import read_truth, require_class_ids
+from pipeline.engine.exports import mask_of
+from pipeline.engine.job import Job
+from pipeline.engine.phases import Phase, ReceiptFields
+from pipeline.engine.resources import Resources
+from pipeline.engine.stopwatch import Stopwatch
+from pipeline.inputs import Image, fingerprint
+from pipeline.records import Block, Receipt
+from pipeline.statistics import Counts, count_pixels
+
+__all__ = ["Count"]
+
+
+class Count(Phase[tuple[NDArray[Any], NDArray[Any] | None, str], tuple[Counts, str]]):
+    """Count a mask against its truth."""
+
+    after = ("predict", "finish")
+    is_result = True
+
+    def applies(self, job: Job, image: Image) -> bool:
+        """Where masks come from elsewhere; a run of its own masks counts them while it predicts."""
+        return job.goal == "evaluate"
+
+    def recounts(self, job: Job, masks: Sequence[Block], known: Mapping[tuple[str, str], Receipt], count_key: str) -> list[Block]:
+        """Blocks whose receipt was counted under another key."""
+        mask = mask_of(job, masks[0].image)
+        if not count_key or mask is None:
+            return []
+        rows = ((block, known.get((block.phase, block.id))) for block in masks)
+        stale = [block for block, row in rows if row is not None and row.ok and row.count_key != count_key]
+        return [replace(block, phase=self.name, image=mask, key=fingerprint(block.key, count_key)) for block in stale]
+
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+        """Read mask and truth."""
+        mask_CYX = resources.raster(block.image.path, block.image.reader).read(block.box, block.plane)
+        return mask_CYX[0], *read_truth(resources, block)
+
+    def work(
+        self, resources: Resources, block: Block, loaded: tuple[NDArray[Any], NDArray[Any] | None, str], watch: Stopwatch
+    ) -> tuple[Counts, str]:
+        """Count pixels by true and predicted class."""
+        mask_YX, truth_YX, truth_error = loaded
+        require_class_ids(mask_YX, block.box, resources.job.num_classes, "prediction")
+        return count_pixels(mask_YX, truth_YX, resources.job.num_classes), truth_error
+
+    def save(self, resources: Resources, block: Block, worked: tuple[Counts, str], watch: Stopwatch) -> ReceiptFields:
+        """Write nothing: the counts travel on the receipt."""
+        return {"counts": worked[0], "truth_error": worked[1]}

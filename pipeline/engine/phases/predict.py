@@ -1,0 +1,74 @@
+"""The mask of a block: from its tiles, or where blocks blend with each other from their seam files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.engine.block_pixels import pixel_digest, require_class_ids
+from pipeline.engine.exports import block_store_arrays, read_stored, write_mask, write_probs
+from pipeline.engine.job import Job
+from pipeline.engine.phases import Phase, ReceiptFields
+from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, take_notes
+from pipeline.engine.resources import Resources
+from pipeline.engine.seams import JoinedBlock, gather_seams
+from pipeline.engine.stopwatch import Stopwatch
+from pipeline.inputs import Image, fingerprint
+from pipeline.records import Block, Receipt
+
+__all__ = ["Predict"]
+
+
+class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
+    """Segment a block, count its mask against the truth, and write it."""
+
+    after = ("fit", "score")
+    reads = "fit"
+    is_result = True
+
+    def applies(self, job: Job, image: Image) -> bool:
+        """Every image that is segmented."""
+        return job.goal == "segment"
+
+    def takes_time(self, job: Job, image: Image) -> bool:
+        """Where blocks blend, the time goes into scores: adding them up takes hardly any."""
+        return not job.blends_blocks(image)
+
+    def arrays(self, job: Job, image: Image) -> Sequence[str]:
+        """The mask, and the probabilities."""
+        return block_store_arrays(job, image)
+
+    def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:
+        """The digest of the mask in the block store."""
+        pixels_CYX = read_stored(job, block, receipt)
+        return None if pixels_CYX is None else pixel_digest(pixels_CYX[0])
+
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> BlockPixels | JoinedBlock:
+        """Read pixels, or seam files."""
+        return gather_seams(resources, block) if resources.job.blends_blocks(block.image) else read_block(resources, block)
+
+    def work(self, resources: Resources, block: Block, loaded: BlockPixels | JoinedBlock, watch: Stopwatch) -> Predicted:
+        """Make the mask, and count it."""
+        job = resources.job
+        if isinstance(loaded, JoinedBlock):
+            with watch("stitch"):
+                result = loaded.stitch()
+            with watch("count"):
+                return result.finish()
+        if job.model is not None and job.model.takes_ids:
+            require_class_ids(loaded.pixels_CYX[0][block.box.within(loaded.region).slices], block.box, job.num_classes, "value")
+        result, _ = predict_tiles(resources, block, loaded, watch)
+        with watch("count"):
+            return result.finish(take_notes(resources))
+
+    def save(self, resources: Resources, block: Block, worked: Predicted, watch: Stopwatch) -> ReceiptFields:
+        """Write the block's shards; for an image of one block, every export."""
+        job = resources.job
+        with watch("compute"):
+            mask_YX, probs_KYX = worked.values["mask"], worked.values["probs"]
+        files = write_mask(resources, block, mask_YX)
+        if probs_KYX is not None:
+            files |= write_probs(resources, block, probs_KYX)
+        fields: ReceiptFields = {"digest": pixel_digest(mask_YX), "files": files, "counts": worked.counts}
+        if job.is_single(block.image):
+            fields["written"] = fingerprint(*job.exports)
+        return {**fields, "truth_error": worked.truth_error, "notes": worked.notes}

@@ -1,0 +1,50 @@
+"""Scores of blocks that blend with each other: predict a block's own tiles, and leave the scores in a seam file."""
+
+from __future__ import annotations
+
+from pipeline.engine.block_pixels import pixel_digest
+from pipeline.engine.job import Job
+from pipeline.engine.phases import Phase, ReceiptFields
+from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, take_notes
+from pipeline.engine.resources import Resources
+from pipeline.engine.seam_files import SeamFiles
+from pipeline.engine.seams import seam_shares_of
+from pipeline.engine.stopwatch import Stopwatch
+from pipeline.inputs import Image
+from pipeline.records import Block
+
+__all__ = ["Score"]
+
+
+class Score(Phase[BlockPixels, Predicted]):
+    """Predict the tiles of a block, and leave its mask away from the seams and its shares of the seams for ``predict``."""
+
+    after = ("fit",)
+    reads = "fit"
+    prepares = "predict"
+
+    def applies(self, job: Job, image: Image) -> bool:
+        """Where tiles of several blocks are blended."""
+        return job.goal == "segment" and job.blends_blocks(image)
+
+    def temporary_files(self, job: Job, image: Image) -> SeamFiles | None:
+        """The seam files."""
+        return SeamFiles(job, image) if self.applies(job, image) else None
+
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> BlockPixels:
+        """Read pixels and truth."""
+        return read_block(resources, block)
+
+    def work(self, resources: Resources, block: Block, loaded: BlockPixels, watch: Stopwatch) -> Predicted:
+        """Predict every tile, and blend as far as the block's own tiles go."""
+        result, blender = predict_tiles(resources, block, loaded, watch)
+        assert blender is not None
+        values = {**result.values(), "reach": blender.reach, "truth_digest": loaded.truth_digest, **seam_shares_of(blender)}
+        return Predicted(resources.predictor.ops.fetch(values), "", take_notes(resources))
+
+    def save(self, resources: Resources, block: Block, worked: Predicted, watch: Stopwatch) -> ReceiptFields:
+        """Write the seam file."""
+        with watch("compute"):
+            values = worked.values
+        files = SeamFiles(resources.job, block.image).write(block, values)
+        return {"digest": pixel_digest(values["mask"]), "files": files, "notes": worked.notes}

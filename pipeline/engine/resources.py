@@ -1,0 +1,99 @@
+"""What one actor holds open: its network, and the files that it touched last."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.backends import keep_freed_memory
+from pipeline.engine.job import Job
+from pipeline.errors import BlockError
+from pipeline.models import Predictor
+from pipeline.plugins import build
+from pipeline.raster import Raster
+from pipeline.storage import BlockStore
+
+__all__ = ["Resources", "open_resources"]
+
+OPEN_FILES = 16  # images held open at once by an actor; enough for a lease of small ones
+WHOLE_BYTES = 2**27  # of images that must be decoded whole, before the oldest one is closed
+
+
+class Resources:
+    """The open network and files of one actor.
+
+    Args:
+        job: what the actor was told.
+        predictor: the open model; None where nothing is predicted.
+    """
+
+    def __init__(self, job: Job, predictor: Predictor | None) -> None:
+        self.job = job
+        self._predictor = predictor
+        self._open: dict[str, OrderedDict[tuple[str, str, bool], tuple[Raster, ExitStack]]] = {}
+        self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
+        self._making = threading.Lock()
+        self._closed = False
+
+    @property
+    def predictor(self) -> Predictor:
+        """The open model."""
+        assert self._predictor is not None, "a phase that predicts needs a model"
+        return self._predictor
+
+    def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
+        """Return the open image at a path; each reading thread has files of its own.
+
+        The files used last stay open. A truth (its reader is the job's own) is read beside an image, so opening it never
+        closes the image that was asked for last.
+        """
+        mine = self._open.setdefault(threading.current_thread().name, OrderedDict())
+        is_truth = reader is self.job.truth_reader
+        key = (path, repr(sorted(reader.items())), is_truth)
+        if key not in mine:
+            spare = list(mine)
+            if is_truth and spare and not spare[-1][2]:
+                spare.pop()
+            while spare and (len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES):
+                mine.pop(spare.pop(0))[1].close()
+            stack = ExitStack()
+            raster = stack.enter_context(build("readers", reader).open(path))
+            with self._making:
+                if self._closed:  # a thread may still be reading ahead when the run ends
+                    stack.close()
+                    raise BlockError(f"{path}: opened too late, the run has ended")
+                mine[key] = raster, stack
+        mine.move_to_end(key)
+        return mine[key][0]
+
+    def store(self, path: Path, make: Callable[[], BlockStore]) -> BlockStore:
+        """Return the block store at a path; the stores used last are kept."""
+        with self._making:
+            if path not in self._stores:
+                if len(self._stores) >= OPEN_FILES:
+                    self._stores.popitem(last=False)
+                self._stores[path] = make()
+            return self._stores[path]
+
+    def close(self) -> None:
+        """Close every file; none can be opened again."""
+        with self._making:
+            self._closed = True
+            for files in list(self._open.values()):
+                while files:
+                    files.popitem()[1][1].close()
+
+
+@contextmanager
+def open_resources(job: Job) -> Iterator[Resources]:
+    """Load the model, and close the model and every file at the end."""
+    keep_freed_memory()  # blocks are mostly of one size; a backend may know better
+    with ExitStack() as stack:
+        predictor = stack.enter_context(job.model.predictor(job.recipe, job.normalize)) if job.model else None
+        resources = Resources(job, predictor)
+        stack.callback(resources.close)
+        yield resources
