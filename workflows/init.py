@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.training.schema import is_training
+from pipeline.training import is_training
 
 __all__ = ["init", "kinds"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pipeline.config import RUN, json_schema
-from pipeline.training.schema import TRAIN
+from pipeline.config import RUN_YAML, json_schema
+from pipeline.training import TRAIN
 
 __all__ = ["schema"]
 
@@ -16,5 +16,5 @@ def schema(*, training: bool = False) -> int:
     Returns:
         0.
     """
-    print(json.dumps(json_schema(TRAIN if training else RUN), indent=2))
+    print(json.dumps(json_schema(TRAIN if training else RUN_YAML), indent=2))
     return 0

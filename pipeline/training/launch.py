@@ -1,129 +1,133 @@
-"""Where workers come from: this process, or Ray Train."""
+"""Starts the workers of a training: this process, or Ray Train."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.training.loop import fit
 from pipeline.training.plan import TrainPlan
+from pipeline.training.schema import TrainCompute
 from pipeline.training.worker_group import WorkerGroup
 
-__all__ = ["crew_of", "launch"]
+__all__ = ["choose_workers", "launch", "run_ray_worker"]
 
-LOADERS = 16  # processes a GPU, at most: more memory, and the fastest networks are fed by fewer
+LOADERS = 16  # loading processes for each GPU, at most: more take memory, and fewer already feed the fastest networks
 
 
-def crew_of(plan: TrainPlan, gpus: int) -> tuple[int, WorkerGroup]:
-    """How many workers there are, and what each has.
+def choose_workers(plan: TrainPlan, num_gpus: int) -> WorkerGroup:
+    """Choose the number of workers and what each of them has.
 
     Args:
-        plan: says what is asked for.
-        gpus: on this machine.
+        plan: says what the user asks for.
+        num_gpus: of this machine.
+
+    Returns:
+        The group as rank 0 sees it.
 
     Raises:
         InputError: a GPU is asked for, and there is none; or there are workers that cannot share the batch.
     """
     compute, cores = plan.config.compute, len(os.sched_getaffinity(0))
-    if compute.device == "cuda" and not gpus and compute.address is None:
+    if compute.device == "cuda" and not num_gpus and compute.address is None:
         raise InputError(Problem(plan.config.place("compute.device"), "cuda, where no GPU is found", "cpu, auto", "See `gigaseg doctor`."))
-    device = "cuda" if compute.device == "cuda" or (compute.device == "auto" and gpus) else "cpu"
-    workers = compute.workers if compute.workers != "auto" else max(1, gpus if device == "cuda" else 1)
-    if workers > plan.config.batch:
-        raise InputError(Problem(plan.config.place("compute.workers"), str(workers), f"at most batch, {plan.config.batch}"))
-    if compute.runner == "serial" and not _is_alone(plan, workers):
+    device = "cuda" if compute.device == "cuda" or (compute.device == "auto" and num_gpus) else "cpu"
+    size = compute.workers if compute.workers != "auto" else max(1, num_gpus if device == "cuda" else 1)
+    if size > plan.config.batch:
+        raise InputError(Problem(plan.config.place("compute.workers"), str(size), f"at most batch, {plan.config.batch}"))
+    if compute.runner == "serial" and _needs_ray(compute, size):
         way_out = "Use compute.runner: ray."
-        raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {workers} workers", "one worker", way_out))
-    threads = compute.threads if compute.threads != "auto" else max(1, cores // workers)
-    loaders = compute.loaders if compute.loaders != "auto" else (max(1, min(LOADERS, cores // workers - 1)) if device == "cuda" else 1)
-    return workers, WorkerGroup(0, workers, device, threads, loaders)
+        raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {size} workers", "one worker", way_out))
+    threads = compute.threads if compute.threads != "auto" else max(1, cores // size)
+    loaders = compute.loaders if compute.loaders != "auto" else (max(1, min(LOADERS, cores // size - 1)) if device == "cuda" else 1)
+    return WorkerGroup(0, size, device, threads, loaders)
 
 
-def launch(plan: TrainPlan, workers: int, team: WorkerGroup, stop_flag: Path, arm: Callable[[], None]) -> bool:
-    """Train with so many workers.
+def launch(plan: TrainPlan, workers: WorkerGroup, stop_flag: Path, install_handlers: Callable[[], None]) -> bool:
+    """Train, in this process or on Ray.
 
     Args:
         plan: scanned.
-        workers: that share each batch.
-        team: what each of them has.
+        workers: as :func:`choose_workers` returned them.
         stop_flag: a file whose presence asks to stop.
-        arm: installs the signal handlers, which Ray replaces when it starts.
+        install_handlers: installs the signal handlers again, which Ray replaces when it starts.
 
     Returns:
         Whether the end was reached.
 
     Raises:
-        GigasegError: the training could not go on; what its checkpoint holds is kept.
+        GigasegError: the training could not go on; its checkpoint stays.
     """
-    if plan.config.compute.runner == "ray" or not _is_alone(plan, workers):
-        return _on_ray(plan, team, stop_flag, arm)
-    return fit(plan, team, stop_flag.exists)
+    if plan.config.compute.runner == "ray" or _needs_ray(plan.config.compute, workers.size):
+        return _train_on_ray(plan, workers, stop_flag, install_handlers)
+    return fit(plan, workers, stop_flag.exists)
 
 
-def _is_alone(plan: TrainPlan, workers: int) -> bool:
-    """Whether this process is enough."""
-    return workers == 1 and plan.config.compute.address is None
+def _needs_ray(compute: TrainCompute, num_workers: int) -> bool:
+    return num_workers > 1 or compute.address is not None
 
 
-def _on_ray(plan: TrainPlan, team: WorkerGroup, stop_flag: Path, arm: Callable[[], None]) -> bool:
-    """A group of Ray Train workers; lost ones are replaced, and the group goes on from the checkpoint."""
+def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, stop_flag: Path, install_handlers: Callable[[], None]) -> bool:
+    """Train with a group of Ray Train workers; Ray replaces lost workers, and the group continues from the checkpoint."""
     from pipeline.scheduling.runners.ray import authenticate
 
-    compute = plan.config.compute
-    address = compute.address or os.environ.get("RAY_ADDRESS")
+    address = plan.config.compute.address or os.environ.get("RAY_ADDRESS")
     authenticate(address)
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from pipeline.scheduling.runners._cluster import start
 
-    ours = not ray.is_initialized()
-    if ours:
-        start(address, max(len(os.sched_getaffinity(0)), team.size * team.threads + 1))
-    arm()
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        start(address, max(len(os.sched_getaffinity(0)), workers.size * workers.threads + 1))
+    install_handlers()
     try:
-        TorchTrainer(
-            work,
-            train_loop_config={"plan": plan, "team": team, "stop_flag": stop_flag},
-            torch_config=TorchConfig("gloo" if team.device == "cpu" else "nccl"),
-            scaling_config=ScalingConfig(
-                num_workers=team.size,
-                use_gpu=team.device != "cpu",
-                resources_per_worker={"CPU": team.threads} if team.device == "cpu" else None,
-            ),
-            run_config=RunConfig(
-                name="ray", storage_path=str(plan.config.output / "ray"), failure_config=FailureConfig(max_failures=compute.failures)
-            ),
-        ).fit()
+        _ray_trainer(plan, workers, stop_flag).fit()
     except TrainingFailedError as error:
         raise GigasegError(_cause(error)) from error
     finally:
-        if ours:
+        if is_ours:
             ray.shutdown()
     return not stop_flag.exists()
 
 
-def work(config: dict[str, Any]) -> None:
-    """What each Ray Train worker does."""
+def _ray_trainer(plan: TrainPlan, workers: WorkerGroup, stop_flag: Path) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    is_cpu, failures = workers.device == "cpu", FailureConfig(max_failures=plan.config.compute.failures)
+    return TorchTrainer(
+        run_ray_worker,
+        train_loop_config={"plan": plan, "workers": workers, "stop_flag": stop_flag},
+        torch_config=TorchConfig("gloo" if is_cpu else "nccl"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.size, use_gpu=not is_cpu, resources_per_worker={"CPU": workers.threads} if is_cpu else None
+        ),
+        run_config=RunConfig(name="ray", storage_path=str(plan.config.output / "ray"), failure_config=failures),
+    )
+
+
+def run_ray_worker(config: dict[str, Any]) -> None:
+    """Train as one worker of Ray Train; its rank and its GPU are known here only."""
     import ray.train
     import torch
 
-    context = ray.train.get_context()
-    plan, team, stop_flag = config["plan"], config["team"], config["stop_flag"]
-    device = "cpu" if team.device == "cpu" else str(ray.train.torch.get_device())
+    context, workers = ray.train.get_context(), config["workers"]
+    device = "cpu" if workers.device == "cpu" else str(ray.train.torch.get_device())
     if device != "cpu":
         torch.cuda.set_device(device)
-    fit(plan, WorkerGroup(context.get_world_rank(), context.get_world_size(), device, team.threads, team.loaders), stop_flag.exists)
+    group = replace(workers, rank=context.get_world_rank(), size=context.get_world_size(), device=device)
+    fit(config["plan"], group, config["stop_flag"].exists)
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of what a worker said."""
+    """Return the last error message that a worker printed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    own = [line for line in lines if "GigasegError:" in line or "Error:" in line]
-    return (own or lines or ["the training failed"])[-1].rpartition("Error: ")[2]
+    errors = [line for line in lines if "Error:" in line]
+    return (errors or lines or ["the training failed"])[-1].rpartition("Error: ")[2]

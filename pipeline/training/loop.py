@@ -1,49 +1,37 @@
-"""The training loop of one worker: crops in, a bundle out, and a checkpoint to go on from."""
+"""The training loop of one worker: crops in, a bundle out, and a checkpoint to continue from."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from pathlib import Path
-from typing import Any
 
-from pipeline.backends._allocator import keep_freed_memory
-from pipeline.models.bundle import save_bundle
-from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.backends import keep_freed_memory
+from pipeline.training.batch_loading import load_batches
+from pipeline.training.bundle_output import candidate_bundle, keep_candidate, save_candidate
+from pipeline.training.checkpoint import Checkpoint, checkpoint_file, read_checkpoint, write_checkpoint
 from pipeline.training.crops import Crops
 from pipeline.training.history import History
 from pipeline.training.image_cache import ImageCache
-from pipeline.training.learner import Learner, enough_memory
 from pipeline.training.plan import TrainPlan
 from pipeline.training.rate_schedule import rate_at
-from pipeline.training.validation import validate
+from pipeline.training.trainable_network import StepLoss, TrainableNetwork, memory_errors
+from pipeline.training.validation_scores import validate_bundle
 from pipeline.training.worker_group import WorkerGroup
 
-__all__ = ["bundle_of", "checkpoint_of", "fit", "save"]
+__all__ = ["fit"]
 
 VALIDATIONS = 20
-ROWS = 500  # of the history, about
+HISTORY_ROWS = 500  # of training, about
 
 
-def bundle_of(plan: TrainPlan) -> Path:
-    """Where the best bundle so far lies."""
-    return plan.config.output / "bundle"
-
-
-def checkpoint_of(plan: TrainPlan) -> Path:
-    """Where the checkpoint lies."""
-    return plan.config.output / "checkpoint.pt"
-
-
-def fit(plan: TrainPlan, team: WorkerGroup, stopping: Callable[[], bool] = lambda: False) -> bool:
+def fit(plan: TrainPlan, workers: WorkerGroup, is_stopping: Callable[[], bool] = lambda: False) -> bool:
     """Train until the end, from the checkpoint if there is one.
 
     Args:
         plan: scanned.
-        team: this worker and the others.
-        stopping: whether to write a checkpoint and end; asked after every step.
+        workers: this worker and the others.
+        is_stopping: whether to write a checkpoint and end; asked after every step.
 
     Returns:
         Whether the end was reached.
@@ -53,148 +41,129 @@ def fit(plan: TrainPlan, team: WorkerGroup, stopping: Callable[[], bool] = lambd
     """
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(team.threads)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(workers.threads)
     keep_freed_memory()  # every step takes and frees the same
     try:
         with ExitStack() as stack:
-            return _Training(plan, team, stack).run(stopping)
+            return _Loop(plan, workers, stack).run(is_stopping)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)
 
 
-def save(plan: TrainPlan, folder: Path, network: Any, tile: dict[str, int], scores: dict[str, Any]) -> None:
-    """Write a bundle of a network as it is."""
-    about = plan.config.about.model_dump()
-    options = plan.network.model_dump(mode="json", exclude={"weights", "seed", "tta", "pretrained"})
-    spec: dict[str, Any] = {
-        "architecture": {"name": plan.config.model["name"], **options},
-        "classes": [dict(one) for one in plan.classes],
-        "outputs": None if plan.outputs is None else list(plan.outputs),
-        "normalize": plan.normalize,
-        "merge_channels": plan.config.merge_channels,
-        "tile": tile,
-        **about,
-        "scores": scores,
-    }
-    save_bundle(folder, network, half=plan.config.half, **spec)
+class _Loop:
+    """What changes while a training goes on.
 
+    Args:
+        plan: scanned.
+        workers: this worker and the others.
+        stack: closes what the loop opens.
+    """
 
-class _Training:
-    """What changes while a training goes on."""
-
-    def __init__(self, plan: TrainPlan, team: WorkerGroup, stack: ExitStack) -> None:
-        self.plan, self.team, self.output = plan, team, plan.config.output
-        self.learner = Learner(plan, team)
-        self.at = self._resumed()
-        cache = ImageCache(plan.config.compute.memory_bytes // team.loaders)
+    def __init__(self, plan: TrainPlan, workers: WorkerGroup, stack: ExitStack) -> None:
+        self.plan, self.workers = plan, workers
+        self.network = TrainableNetwork(plan, workers)
+        self.progress = self._restore()
+        cache = ImageCache(plan.config.compute.memory_bytes // workers.loaders)
         stack.callback(cache.close)
-        names = [str(one["name"]) for one in plan.classes]
-        writes = team.rank == 0
-        self.history = stack.enter_context(History(self.output, names, plan.steps, step=self.at.step)) if writes else None
-        # Closed before the cache is: the threads behind it read from there.
+        self.history = stack.enter_context(self._open_history()) if workers.rank == 0 else None
         crops = Crops(plan, cache)
-        if self.at.is_new and not self.learner.norms_fit:
-            with closing(crops.batches(0, team.rank, team.size, team.loaders)) as batches:
-                self.learner.measure_norms(batches)
-        self.batches = crops.batches(self.at.step, team.rank, team.size, team.loaders)
-        stack.callback(self.batches.close)
-        self.saved, self.told = time.monotonic(), (self.at.step, self.at.seconds)
+        if self.progress.is_new and not self.network.has_fitting_norms:
+            with closing(load_batches(crops, workers)) as batches:
+                self.network.measure_norms(batches)
+        self.batches = load_batches(crops, workers, self.progress.step)
+        stack.callback(self.batches.close)  # closed before the cache, which the loading threads read from
+        self.last_checkpoint_s = time.monotonic()
+        self.last_row = (self.progress.step, self.progress.seconds)
 
-    def run(self, stopping: Callable[[], bool]) -> bool:
-        """Step by step to the end."""
-        if self._done() >= 1 and self.at.is_new:  # steps: 0
+    def run(self, is_stopping: Callable[[], bool]) -> bool:
+        """Train step by step; return whether the end was reached."""
+        if self._share_done() >= 1 and self.progress.is_new:  # steps: 0
             self._validate()
-        config, start = self.plan.config, time.monotonic() - self.at.seconds
-        while (done := self._done()) < 1 and not self._is_stale():
-            with enough_memory(self.plan):
-                step = self.learner.learn(next(self.batches), config.optimizer.rate * rate_at(config.schedule, done), self.at.step)
-            self.at.step += 1
-            self.at.seconds = time.monotonic() - start
-            self._tell(step.loss, step.parts, done)
-            if self._is_due(done):
+        progress, start_s = self.progress, time.monotonic() - self.progress.seconds
+        while (done := self._share_done()) < 1 and not self._is_early_stop():
+            rate = self.plan.config.optimizer.rate * rate_at(self.plan.config.schedule, done)
+            with memory_errors(self.plan):
+                loss = self.network.learn(next(self.batches), rate, progress.step)
+            progress.step += 1
+            progress.seconds = time.monotonic() - start_s
+            self._record(loss, rate)
+            if self._is_validation_due(done):
                 self._validate()
-                start = time.monotonic() - self.at.seconds
-            elif time.monotonic() - self.saved > 60 * config.checkpoint_minutes:
-                self._save()
-            if self._agreed(stopping()):
-                self._save()
+                start_s = time.monotonic() - progress.seconds
+            elif time.monotonic() - self.last_checkpoint_s > 60 * self.plan.config.checkpoint_minutes:
+                self._write_checkpoint()
+            if self._is_stop_agreed(is_stopping()):
+                self._write_checkpoint()
                 return False
         return True
 
-    def _done(self) -> float:
-        """Share of the training that is done; the same on every worker."""
+    def _share_done(self) -> float:
+        """Return the share of the training that is done; the same on every worker."""
         if self.plan.config.minutes is None:
-            assert self.plan.steps is not None
-            return self.at.step / self.plan.steps if self.plan.steps else 1.0
-        seconds: float = self.team.gather(self.at.seconds)[0]
+            assert self.plan.num_steps is not None
+            return self.progress.step / self.plan.num_steps if self.plan.num_steps else 1.0
+        seconds: float = self.workers.gather(self.progress.seconds)[0]
         return min(1.0, seconds / (60 * self.plan.config.minutes))
 
-    def _is_stale(self) -> bool:
-        """Whether the score has not risen for so long that the training ends; a checkpoint may say so too."""
+    def _is_early_stop(self) -> bool:
         early_stop = self.plan.config.early_stop
-        return early_stop is not None and self.at.stale >= early_stop
+        return early_stop is not None and self.progress.stale >= early_stop
 
-    def _agreed(self, stopping: bool) -> bool:
-        """Whether any worker has been asked to stop; looked at together, now and then."""
-        return any(self.team.gather(stopping)) if self.team.size == 1 or self.at.step % 10 == 0 else False
+    def _is_stop_agreed(self, is_stopping: bool) -> bool:
+        """Whether any worker was asked to stop; several workers ask each other at every tenth step only."""
+        if self.workers.size > 1 and self.progress.step % 10:
+            return False
+        return any(self.workers.gather(is_stopping))
 
-    def _is_due(self, before: float) -> bool:
-        every, now = self.plan.config.validate_every, self._done()
-        if now >= 1:
+    def _is_validation_due(self, done_before: float) -> bool:
+        every, done = self.plan.config.validate_every, self._share_done()
+        if done >= 1:
             return True
-        return int(now * VALIDATIONS) > int(before * VALIDATIONS) if every == "auto" else self.at.step % every == 0
+        return int(done * VALIDATIONS) > int(done_before * VALIDATIONS) if every == "auto" else self.progress.step % every == 0
 
     def _validate(self) -> None:
-        """Score the network as a bundle, and keep the bundle if it is the best so far; then a checkpoint."""
-        candidate = self.output / "candidate"
-        if self.team.rank == 0:
-            save(self.plan, candidate, self.learner.kept(), {}, {})
-        self.team.wait()
-        report = validate(self.plan, candidate, self.team)
+        """Score the network as a bundle, keep the bundle if it is the best so far, and write a checkpoint."""
+        if self.workers.rank == 0:
+            save_candidate(self.plan, self.network.network_to_keep())
+        self.workers.barrier()
+        report = validate_bundle(self.plan, candidate_bundle(self.plan), self.workers)
         score = report["mean_iou"] or 0.0
-        is_best = self.at.best is None or score > self.at.best
-        self.at.best, self.at.stale = (score, 0) if is_best else (self.at.best, self.at.stale + 1)
-        self.team.wait()
-        if self.team.rank == 0:
-            if self.history is not None:
-                self.history.validate(self.at.step, report)
-            if is_best:
-                replace_folder(candidate, bundle_of(self.plan))
-        self._save()
+        is_best = self.progress.best is None or score > self.progress.best
+        self.progress.best, self.progress.stale = (score, 0) if is_best else (self.progress.best, self.progress.stale + 1)
+        self.workers.barrier()
+        if self.history is not None:
+            self.history.record_validation(self.progress.step, report)
+        if self.workers.rank == 0 and is_best:
+            keep_candidate(self.plan)
+        self._write_checkpoint()
 
-    def _save(self) -> None:
-        self.saved = time.monotonic()
-        if self.team.rank == 0:
-            self.at.learner = self.learner.state()
-            write_checkpoint(checkpoint_of(self.plan), self.at)
+    def _write_checkpoint(self) -> None:
+        self.last_checkpoint_s = time.monotonic()
+        if self.workers.rank == 0:
+            self.progress.state = self.network.state_dict()
+            write_checkpoint(checkpoint_file(self.plan.config.output), self.progress)
 
-    def _resumed(self) -> Checkpoint:
-        found = read_checkpoint(checkpoint_of(self.plan))
-        if found is None:
+    def _restore(self) -> Checkpoint:
+        """Continue from the checkpoint, or start."""
+        checkpoint = read_checkpoint(checkpoint_file(self.plan.config.output))
+        if checkpoint is None:
             return Checkpoint()
-        self.learner.load(found.learner)
-        found.learner = {}
-        return found
+        self.network.load_state_dict(checkpoint.state)
+        checkpoint.state = {}
+        return checkpoint
 
-    def _tell(self, loss: float, parts: dict[str, float], done: float) -> None:
-        """A row of the history; which steps have one does not depend on the clock, so that a resumed curve is the same."""
-        config, steps = self.plan.config, self.plan.steps
-        every = max(1, (steps or 10 * ROWS) // ROWS)
-        if self.history is None or (self.at.step % every and self.at.step not in (1, steps)):
+    def _open_history(self) -> History:
+        names = [str(spec["name"]) for spec in self.plan.classes]
+        return History(self.plan.config.output, names, self.plan.num_steps, step=self.progress.step)
+
+    def _record(self, loss: StepLoss, rate: float) -> None:
+        """Write a row of the history after some steps; the clock does not choose them, so that a resumed training has the same rows."""
+        step, num_steps = self.progress.step, self.plan.num_steps
+        every = max(1, (num_steps or 10 * HISTORY_ROWS) // HISTORY_ROWS)
+        if self.history is None or (step % every and step not in (1, num_steps)):
             return
-        step, seconds = self.told
-        speed = (self.at.step - step) * config.batch / max(self.at.seconds - seconds, 1e-9)
-        rate = config.optimizer.rate * rate_at(config.schedule, done)
-        self.history.train(self.at.step, loss=loss, parts=parts, rate=rate, crops_per_second=speed)
-        self.told = self.at.step, self.at.seconds
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Put a folder in another's place."""
-    aside = old.with_name(f".{old.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        old.rename(aside)
-    new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
+        last_step, last_seconds = self.last_row
+        speed = (step - last_step) * self.plan.config.batch / max(self.progress.seconds - last_seconds, 1e-9)
+        self.history.record_training(step, loss=loss.total, parts=loss.parts, rate=rate, crops_per_second=speed)
+        self.last_row = step, self.progress.seconds

@@ -1,30 +1,29 @@
-"""What a training writes into its output folder: over nothing that is not its own, and nothing else is ever removed."""
+"""The files that a training writes into its output folder: it writes over no others and removes no others."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.config import is_remote, is_sample
-from pipeline.errors import InputError, Problem
+from pipeline import records
+from pipeline.errors import InputError
 from pipeline.records import Ledger, RunFolder
 from pipeline.storage import store_errors
 from pipeline.training.plan import TrainPlan
 from pipeline.training.weight_averaging import weights_file
 
-__all__ = ["clear", "is_begun", "refuse_overwriting"]
+__all__ = ["OUTPUTS", "is_begun", "refuse_overwriting", "remove_outputs"]
 
 _FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
 _FILES = ("checkpoint.pt", "history.csv", "val.csv", "training.html", "config.yaml", "run.json")
-OWN = (*_FOLDERS, *_FILES)
-"""In the order in which they are removed: run.json, which says whose they are, is the last."""
+OUTPUTS = (*_FOLDERS, *_FILES)
+"""In the order of removal: run.json, which marks the others as a training's, is the last."""
 
 
 def is_begun(folder: RunFolder) -> bool:
-    """Whether a training has begun in a folder, so that what has its names there is its own."""
+    """Whether a training has begun in a folder, so that files with the names of outputs are its own."""
     with suppress(InputError):
         return folder.read().get("kind") == "training"
     return False
@@ -34,23 +33,15 @@ def refuse_overwriting(plan: TrainPlan, folder: RunFolder) -> None:
     """Refuse a training that would write over what it reads, or over what was in the output folder before any training.
 
     Raises:
-        InputError: one problem for each name that would be lost.
+        InputError: the first few problems.
     """
-    written = {form: name for name in OWN for form in _forms(folder.path / name)}
-    lost: dict[str, str] = {}
-    for path in _read(plan):
-        for name in (written[one] for form in _forms(path) for one in (form, *form.parents) if one in written):
-            lost.setdefault(name, f"{path}, which is read, where the training would write {name}")
-    if not is_begun(folder):
-        for name in (name for name in OWN if os.path.lexists(folder.path / name)):
-            lost.setdefault(name, f"{folder.path / name}, which no training has written")
-    if lost:
-        where, way_out = plan.config.place("output"), "Choose another output folder."
-        raise InputError([Problem(where, found, "a folder without it", way_out) for found in lost.values()])
+    where = plan.config.place("output")
+    reads = _inputs(plan)
+    records.refuse_overwriting(folder.path, where, reads=reads, outputs=OUTPUTS, command="training", is_begun=is_begun(folder))
 
 
-def clear(folder: RunFolder, *, take_over: bool = False) -> None:
-    """Remove what an earlier training wrote; a folder that holds none stays as it is.
+def remove_outputs(folder: RunFolder, *, take_over: bool = False) -> None:
+    """Remove what an earlier training wrote; a folder without one stays as it is.
 
     Raises:
         InputError: a live process holds the training.
@@ -62,25 +53,18 @@ def clear(folder: RunFolder, *, take_over: bool = False) -> None:
         with Ledger.open(folder.ledger, take_over=take_over):
             pass
     with store_errors(folder.path):
-        for path in (folder.path / name for name in OWN):
+        for path in (folder.path / name for name in OUTPUTS):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
 
-def _read(plan: TrainPlan) -> Iterator[str]:
-    """Every path of this machine that the training reads: as the YAML says, and as was found there."""
+def _inputs(plan: TrainPlan) -> Iterator[str]:
+    """Yield all that the training reads: as the YAML names it, and as it was found."""
     config = plan.config
-    texts = [*config.images, *(config.val if isinstance(config.val, tuple) else ()), *map(str, plan.network.files())]
-    texts += [str(weights_file(Path(text))) for text in config.mean_of]
-    texts += [path for image in (*plan.train, *plan.val) for path in (image.path, image.truth) if path]
-    for text in texts:
-        local = text.removeprefix("file://")
-        if not is_remote(local) and not is_sample(local):
-            yield local
-
-
-def _forms(path: str | Path) -> set[Path]:
-    """A path as it was written, and where it leads: either may be what is lost."""
-    return {Path(path).absolute(), Path(path).resolve()}
+    yield from config.images
+    yield from config.val if isinstance(config.val, tuple) else ()
+    yield from map(str, plan.network.files())
+    yield from (str(weights_file(Path(text))) for text in config.mean_of)
+    yield from (path for image in (*plan.train, *plan.val) for path in (image.path, image.truth) if path)

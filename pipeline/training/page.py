@@ -1,4 +1,4 @@
-"""training.html: one page that shows how a training went, and needs nothing else."""
+"""training.html: one page without further files that shows how a training went."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import palette
+from pipeline.config import default_colors
 from pipeline.training.chart import HEIGHT, LEFT, RIGHT, WIDTH, Chart, Curve, draw
 
 __all__ = ["Picture", "write_page"]
@@ -26,13 +26,13 @@ _ACCENT, _SECOND = "#1e78dc", "#f58231"
 
 @dataclass(frozen=True)
 class Picture:
-    """One validation picture, small enough for a page.
+    """A part of a validation image, small enough for a page.
 
     Attributes:
         name: of the image.
-        image_YXC: what the model saw; the first three channels are shown as red, green and blue, fewer as grey.
+        image_YXC: pixels of the image; the first three channels are shown as red, green and blue, fewer channels as grey.
         truth_YX: class ids; any other value, such as 255, is ignored.
-        mask_YX: class ids; any other value, such as 255, is no prediction.
+        mask_YX: class ids; any other value, such as 255, means no prediction.
     """
 
     name: str
@@ -44,21 +44,21 @@ class Picture:
 def write_page(
     path: Path, *, title: str, facts: Mapping[str, str], history: Path, report: Mapping[str, Any], pictures: Sequence[Picture]
 ) -> None:
-    """Write the page; it appears whole under its name or not at all, and is the same for the same input.
+    """Write the page at once, so that no reader sees a part of it; the same input gives the same bytes.
 
     Args:
-        path: of the page; its folder is there.
+        path: of the page; its folder exists.
         title: what was trained.
-        facts: what else there is to know, by name.
+        facts: further lines, by name.
         history: history.csv as :class:`pipeline.training.history.History` writes it; missing or without rows: no curves.
-        report: the content of report.json for the validation images. A class may carry a ``color``, ``#rrggbb``; the others
+        report: the content of report.json for the validation images. A class may have a ``color``, ``#rrggbb``; others
             get one of the palette by their id.
-        pictures: shown in this order: image, truth, prediction, error.
+        pictures: each is shown as image, truth, prediction and error.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    spare = palette(len(report["classes"]))
-    classes = [{"color": color, **one} for color, one in zip(spare, report["classes"], strict=True)]
+    colors = default_colors(len(report["classes"]))
+    classes = [{"color": color, **row} for color, row in zip(colors, report["classes"], strict=True)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -68,7 +68,7 @@ def write_page(
         facts=facts,
         report=report,
         classes=classes,
-        charts=_charts(history, [one["color"] for one in classes]),
+        charts=_charts(history, [row["color"] for row in classes]),
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT},
         pictures=[_panels(picture, classes) for picture in pictures],
         most_classes=_MOST_CLASSES,
@@ -99,11 +99,11 @@ def _charts(history: Path, colors: Sequence[str]) -> list[Chart]:
         return Curve(name, color, [int(row["step"]) for row in filled], [float(row[column]) for row in filled])
 
     ious = [column for column in (rows[0] if rows else ()) if column.startswith("iou ")]
-    each = [curve(column, column.removeprefix("iou "), color) for column, color in zip(ious, colors, strict=True)] if ious else []
+    of_classes = [curve(column, column.removeprefix("iou "), color) for column, color in zip(ious, colors, strict=True)] if ious else []
     loss = [curve("loss", "training loss", _ACCENT), curve("cross_entropy", "cross-entropy on validation images", _SECOND)]
     charts = [
         draw("Loss", loss),
-        draw("IoU on validation images", [*each, curve("mean_iou", "mean", "")], fixed=(0.0, 1.0)),
+        draw("IoU on validation images", [*of_classes, curve("mean_iou", "mean", "")], fixed=(0.0, 1.0)),
         draw("Learning rate", [curve("rate", "learning rate", _ACCENT)]),
         draw("Speed", [curve("crops_per_second", "crops a second", _ACCENT)]),
     ]
@@ -111,14 +111,14 @@ def _charts(history: Path, colors: Sequence[str]) -> list[Chart]:
 
 
 def _panels(picture: Picture, classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Four pictures as data URIs, and how much is wrong."""
-    truth_YX, mask_YX = (_known(ids_YX, len(classes)) for ids_YX in (picture.truth_YX, picture.mask_YX))
+    """Return four pictures as data URIs, and the share of wrong pixels."""
+    truth_YX, mask_YX = (_known_ids(ids_YX, len(classes)) for ids_YX in (picture.truth_YX, picture.mask_YX))
     counted_YX = (truth_YX < len(classes)) & (mask_YX < len(classes))
     wrong_YX = counted_YX & (truth_YX != mask_YX)
     image_YXC = picture.image_YXC[..., :3]
     grey_YX1 = image_YXC.mean(axis=-1, keepdims=True).astype(np.uint8)
     grey_YXC = np.repeat(grey_YX1, 3, axis=-1)
-    lut_KC = np.array([(*bytes.fromhex(one["color"][1:]), 255) for one in classes] + [(0, 0, 0, 0)], np.uint8)
+    lut_KC = np.array([(*bytes.fromhex(row["color"][1:]), 255) for row in classes] + [(0, 0, 0, 0)], np.uint8)
     panels = {
         "image": image_YXC if image_YXC.shape[-1] == 3 else grey_YXC,
         "truth": lut_KC[truth_YX],
@@ -134,9 +134,9 @@ def _panels(picture: Picture, classes: Sequence[Mapping[str, Any]]) -> dict[str,
     }
 
 
-def _known(ids_YX: NDArray[Any], classes: int) -> NDArray[np.intp]:
-    """Class ids, and K for all that is none."""
-    return np.where((ids_YX >= 0) & (ids_YX < classes), ids_YX, classes).astype(np.intp)
+def _known_ids(ids_YX: NDArray[Any], num_classes: int) -> NDArray[np.intp]:
+    """Return class ids, and ``num_classes`` for every other value."""
+    return np.where((ids_YX >= 0) & (ids_YX < num_classes), ids_YX, num_classes).astype(np.intp)
 
 
 def _png(pixels_YXC: NDArray[np.uint8]) -> str:

@@ -1,24 +1,19 @@
-"""How far a training is, and the learning rate there: pure functions of the share that is done."""
+"""The learning rate: a pure function of the share of the training that is done."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
-from pipeline.training.schema import Optimizer, RateSchedule
+from pipeline.training.schema import RateSchedule
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-__all__ = ["make_optimizer", "rate_at"]
+__all__ = ["rate_at"]
 
 
 def rate_at(schedule: RateSchedule, done: float) -> float:
     """Return the learning rate as a share of the largest one.
 
     Args:
-        schedule: its shape.
+        schedule: warm-up and shape.
         done: share of the training that is done, 0 to 1.
 
     Example:
@@ -37,17 +32,3 @@ def rate_at(schedule: RateSchedule, done: float) -> float:
     if schedule.name == "step":
         return float(schedule.factor ** sum(done >= at for at in schedule.at))
     return 1.0
-
-
-def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """Make the optimizer; weight decay is for weights with more than one axis, not for norms and biases."""
-    import torch
-
-    weights = [one for one in network.parameters() if one.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [one for one in weights if one.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [one for one in weights if one.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if spec.name == "sgd":
-        return torch.optim.SGD(groups, lr=spec.rate, momentum=spec.momentum, nesterov=spec.momentum > 0)
-    return torch.optim.AdamW(groups, lr=spec.rate)

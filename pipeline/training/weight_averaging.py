@@ -1,34 +1,31 @@
-"""Weights to begin with that are the mean of several trainings': a model soup (Wortsman et al., ICML 2022)."""
+"""Averages of weights: over trainings to start from (model soups, Wortsman et al., ICML 2022), and over the steps of one training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.bundle import find_bundle, read_spec
+from pipeline.models import Network
+from pipeline.models.bundle_files import find_bundle, read_spec
 from pipeline.models.bundle_files.spec import BundleSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.training.plan import TrainPlan
+__all__ = ["load_initial_network", "load_mean", "moving_average", "read_bundle_specs", "weights_file"]
 
-__all__ = ["begin", "bundles_of", "measure_norms", "mix", "weights_file"]
-
-BATCHES = 100  # that norms' statistics are measured on
 STATISTICS = ("running_mean", "running_var")
 
 
 def weights_file(path: Path) -> Path:
-    """Return a file of weights: the path itself, or what a bundle, or that of a training, says.
+    """Return the file of weights that a path stands for: the file itself, or that of a bundle or of a training's output folder.
 
     Raises:
-        InputError: a folder that is no bundle.
+        InputError: the path is a folder without a bundle.
     """
     if not path.is_dir():
         return path
@@ -36,73 +33,90 @@ def weights_file(path: Path) -> Path:
     return folder / read_spec(folder).weights.file
 
 
-def bundles_of(paths: Iterable[str]) -> dict[str, BundleSpec]:
-    """What the bundles among files of weights say of themselves, by path.
+def read_bundle_specs(paths: Iterable[str]) -> dict[str, BundleSpec]:
+    """Read model.yaml of every path that is a folder; files of weights have none.
+
+    Returns:
+        The specs by path.
 
     Raises:
-        InputError: a folder that is no bundle.
+        InputError: a folder without a bundle.
     """
     return {path: read_spec(weights_file(Path(path)).parent) for path in paths if Path(path).is_dir()}
 
 
-def begin(plan: TrainPlan) -> tuple[nn.Module, bool]:
-    """Load a training's network as it begins, and say whether the statistics of its batch norms belong to its weights.
-
-    Raises:
-        InputError: weights that are missing, damaged or another network's.
-    """
-    network = plan.network.load()
-    return network, not plan.config.mean_of or mix(network, map(Path, plan.config.mean_of))
-
-
-def mix(network: nn.Module, paths: Iterable[Path]) -> bool:
-    """Give a network the mean of weights.
+def load_initial_network(network: Network, mean_of: Sequence[str]) -> tuple[nn.Module, bool]:
+    """Load the weights that a training starts from.
 
     Args:
-        network: what they belong to.
-        paths: bundles, or files of weights.
+        network: the network as the YAML describes it.
+        mean_of: bundles, trainings or files of weights whose mean to take; empty: the weights of ``network``.
 
     Returns:
-        Whether the batch norms' statistics are the same in all, and so still belong to the mean.
+        The module, and whether the statistics of its batch norms fit its weights.
 
     Raises:
-        InputError: weights that are missing, damaged or another network's.
+        InputError: weights are missing, damaged or belong to another network.
+    """
+    module = network.load()
+    return module, not mean_of or load_mean(module, map(Path, mean_of))
+
+
+def load_mean(module: nn.Module, paths: Iterable[Path]) -> bool:
+    """Load the mean of several weights into a module.
+
+    Args:
+        module: the network that all weights belong to.
+        paths: bundles, trainings or files of weights.
+
+    Returns:
+        Whether all have the same batch norm statistics, which then fit the mean too.
+
+    Raises:
+        InputError: weights are missing, damaged or belong to another network.
     """
     import torch
 
     from pipeline.models.networks.weights import read_weights, refuse_mismatch
 
-    wanted, states = network.state_dict(), []
+    expected, states = module.state_dict(), []
     for path in map(weights_file, paths):
         state = read_weights(path)
         try:
-            refuse_mismatch(wanted, state, path)
+            refuse_mismatch(expected, state, path)
         except InputError as error:
-            # The network that such a file does fit is of no help: all of them must fit one.
+            # Naming the network that this one file fits would not help: all files must fit the same network.
             way_out = "All must be weights of the model that the YAML names."
-            raise InputError([replace(one, fix=way_out) for one in error.problems if isinstance(one, Problem)]) from error
+            raise InputError([replace(problem, fix=way_out) for problem in error.problems if isinstance(problem, Problem)]) from error
         states.append(state)
     first, *others = states
-    network.load_state_dict({name: _mean([state[name] for state in states]) for name in first})
+    module.load_state_dict({name: _mean([state[name] for state in states]) for name in first})
     return all(torch.equal(first[name], other[name]) for name in first if name.endswith(STATISTICS) for other in others)
 
 
-def measure_norms(network: nn.Module, batches: Iterable[torch.Tensor], device: str) -> None:
-    """Measure the statistics of batch norms anew: those of a mean of weights are not the mean of theirs (Izmailov et al., UAI 2018).
+def moving_average(module: nn.Module, decay: float) -> Any:
+    """Return a copy of a module that follows its weights and batch norm statistics by an exponential moving average.
 
     Args:
-        network: in training mode again when this ends.
-        batches: pixels (B, C, Y, X), as the network is shown; the first ones are used, in float32.
-        device: where the network is.
+        module: the network that is trained; the average starts as its copy.
+        decay: weight of the past in each update, 0 to 1. Early updates use less, min(decay, (1 + n) / (10 + n)) after n updates,
+            because the average would otherwise keep the random initial weights for long.
     """
     import torch
-    from torch.optim.swa_utils import update_bn
+    from torch.optim.swa_utils import AveragedModel
 
-    update_bn(islice(batches, BATCHES), network.train(), torch.device(device))
+    def update(averages: Any, values: Any, num_updates: Any) -> None:
+        keep = min(decay, (1 + float(num_updates)) / (10 + float(num_updates)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - keep)
+        else:  # the batch counters of norms
+            torch._foreach_copy_(averages, values)
+
+    return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
 
 
 def _mean(values: list[torch.Tensor]) -> torch.Tensor:
-    """Counters of norms are no numbers to average: the first stands for all."""
+    """Average in float64; the batch counters of norms are not averaged, the first one stands for all."""
     import torch
 
     return torch.stack([value.double() for value in values]).mean(0) if values[0].is_floating_point() else values[0]

@@ -1,4 +1,4 @@
-"""The workers of a training: who I am, and what we know together. One worker alone needs no process group."""
+"""The workers of a training and what they exchange. One worker alone needs no process group."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["WorkerGroup"]
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """One worker's view.
+    """All workers, as one of them sees them.
 
     Attributes:
         rank: of this worker, from 0; rank 0 writes files.
         size: number of workers.
-        device: ``cpu`` or ``cuda:0`` and so on.
-        threads: compute threads of this worker.
-        loaders: of crops: 1, a thread; more: so many processes.
+        device: of this worker: ``cpu``, ``cuda``, or ``cuda:0`` and so on.
+        threads: compute threads of each worker.
+        loaders: what prepares the crops of each worker: 1: a thread; above 1: that many processes.
     """
 
     rank: int = 0
@@ -31,8 +31,8 @@ class WorkerGroup:
     threads: int = 1
     loaders: int = 1
 
-    def add(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all workers; the argument is left as it is."""
+    def sum(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all workers; the argument does not change."""
         if self.size == 1:
             return numbers
         import torch.distributed as dist
@@ -42,26 +42,26 @@ class WorkerGroup:
         return total
 
     def gather(self, value: Any) -> Sequence[Any]:
-        """Return the values of all workers, in the order of their ranks; every worker must call."""
+        """Return the values of all workers, in the order of their ranks; every worker must call this."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
-    def wait(self) -> None:
-        """Go on when every worker is here."""
+    def barrier(self) -> None:
+        """Wait until every worker has called this."""
         self.gather(None)
 
-    def share(self, network: nn.Module) -> nn.Module:
-        """Return the network as one that adds up the gradients of all workers."""
+    def distribute(self, network: nn.Module) -> nn.Module:
+        """Return the network as one that averages the gradients of all workers."""
         if self.size == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel
 
-        # Statistics of norms are those of rank 0, which saves them; sent to all before each step, they would only make workers wait.
+        # Rank 0 saves the statistics of batch norms, so the others need no copy; sending one before each step would make workers wait.
         return DistributedDataParallel(
             network, device_ids=None if self.device == "cpu" else [self.device], broadcast_buffers=False, gradient_as_bucket_view=True
         )

@@ -23,15 +23,18 @@ import torch
 import yaml
 from PIL import Image
 
-from pipeline.backends._allocator import keep_freed_memory
-from pipeline.config.loading import load_form
-from pipeline.training.crops import Crops, Shelf
-from pipeline.training.launch import work
-from pipeline.training.learner import Learner
+from pipeline.backends import keep_freed_memory
+from pipeline.config.loading import load_yaml
+from pipeline.training import TRAIN
+from pipeline.training.batch_loading import load_batches
+from pipeline.training.crops import Crops
+from pipeline.training.dataset_scan import scan_dataset
+from pipeline.training.image_cache import ImageCache
+from pipeline.training.launch import launch, run_ray_worker
+from pipeline.training.mixed_precision import autocast, resolve_precision
+from pipeline.training.optimizer import make_optimizer
 from pipeline.training.plan import TrainPlan, make_plan
-from pipeline.training.rate_schedule import make_optimizer
-from pipeline.training.scan import scan
-from pipeline.training.schema import TRAIN
+from pipeline.training.trainable_network import TrainableNetwork
 from pipeline.training.worker_group import WorkerGroup
 from tests.benchmarks.images import tile
 
@@ -57,25 +60,24 @@ def scene(folder: Path) -> TrainPlan:
         "output": "out",
     }
     (folder / "train.yaml").write_text(yaml.safe_dump(content))
-    return scan(make_plan(load_form(TRAIN, folder / "train.yaml")))
+    return scan_dataset(make_plan(load_yaml(TRAIN, folder / "train.yaml")))
 
 
 def bare(plan: TrainPlan) -> float:
     """Seconds of bare steps; crops are in memory."""
     keep_freed_memory()
-    learner = Learner(plan, WorkerGroup())
-    network, optimizer = learner.network, make_optimizer(learner.network, plan.config.optimizer)
-    shelf = Shelf(2**30)
-    with closing(Crops(plan, shelf).batches(0, 0, 1, 1)) as batches:
+    network = TrainableNetwork(plan, WorkerGroup()).network
+    optimizer, precision = make_optimizer(network, plan.config.optimizer), resolve_precision(plan.config, "cpu")
+    with closing(load_batches(Crops(plan, ImageCache(2**30)), WorkerGroup())) as batches:
         batch = next(batches)
     x_BCYX = batch.pixels_BCYX.to(memory_format=torch.channels_last)
-    truth_BYX = batch.truth_BYX.long()
+    target_BYX = batch.target_BYX.long()
 
     def step() -> None:
-        with learner._autocast():
+        with autocast(precision, "cpu"):
             logits_BKYX = network(x_BCYX)
         optimizer.zero_grad(set_to_none=True)
-        plan.loss(logits_BKYX.float(), truth_BYX).backward()
+        plan.loss(logits_BKYX.float(), target_BYX).backward()
         optimizer.step()
 
     return timed(step)
@@ -84,9 +86,9 @@ def bare(plan: TrainPlan) -> float:
 def ours(plan: TrainPlan) -> float:
     """Seconds of the training's own steps."""
     keep_freed_memory()
-    learner, steps = Learner(plan, WorkerGroup()), iter(range(10**6))
-    with closing(Crops(plan, Shelf(2**30)).batches(0, 0, 1, 1)) as batches:
-        return timed(lambda: learner.learn(next(batches), 1e-3, next(steps)))
+    network, steps = TrainableNetwork(plan, WorkerGroup()), iter(range(10**6))
+    with closing(load_batches(Crops(plan, ImageCache(2**30)), WorkerGroup())) as batches:
+        return timed(lambda: network.learn(next(batches), 1e-3, next(steps)))
 
 
 def timed(step: Callable[[], object]) -> float:
@@ -111,12 +113,10 @@ def workers(plan: TrainPlan, size: int) -> float:
     """Steps a second of so many Ray Train workers of one thread, start-up apart, by the history's own clock."""
     import csv
 
-    from pipeline.training.launch import launch
-
     output = Path(tempfile.mkdtemp(prefix="gs-train-"))
     config = plan.config.model_copy(update={"output": output, "steps": 60, "validate_every": 10**6})
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": size, "threads": 1, "runner": "ray"})})
-    launch(replace(plan, config=config), size, WorkerGroup(0, size, "cpu", 1, 1), output / "stop", lambda: None)
+    launch(replace(plan, config=config), WorkerGroup(size=size), output / "stop", lambda: None)
     rows = [row for row in csv.DictReader((output / "history.csv").read_text().splitlines()) if row["crops_per_second"]]
     return median(float(row["crops_per_second"]) for row in rows[10:])
 
@@ -137,5 +137,5 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    assert work  # Ray finds the worker's function by its module
+    assert run_ray_worker  # Ray finds the worker's function by its module
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.config.loading import Config
 from pipeline.inputs.discovery import Inputs, list_inputs
 from pipeline.inputs.names import Candidate, flaw, resolve_names
-from pipeline.training.output_files import OWN
+from pipeline.training.output_files import OUTPUTS
 
 SUFFIXES = [".tif", ".ome.tif", ".png", ".zarr", ".ome.zarr"]
 
@@ -183,7 +183,7 @@ def test_the_run_does_not_find_its_own_masks(make, listed):
 
 def test_the_output_of_a_training_is_no_image(make, listed, tmp_path):
     """What a training wrote is left out, whoever lists the images and wherever it lies; folders of such names elsewhere are searched."""
-    own = [name for name in OWN if not Path(name).suffix]
+    own = [name for name in OUTPUTS if not Path(name).suffix]
     make("a.tif", "val/own.tif", "out/b.tif", *(f"out/{name}/masks/c.tif" for name in own))
     assert len(names(listed("", output="else"))) == 3 + len(own)
     (tmp_path / "out" / "run.json").write_text('{"format": "gigaseg.run/1", "kind": "training"}')

@@ -27,7 +27,9 @@ def steps(folder):
 
 
 def train(history, step, **more):
-    history.train(step, **{"loss": 1 / step, "parts": {"cross_entropy": 0.3, "dice": 0.2}, "rate": 1e-3, "crops_per_second": 31.25, **more})
+    history.record_training(
+        step, **{"loss": 1 / step, "parts": {"cross_entropy": 0.3, "dice": 0.2}, "rate": 1e-3, "crops_per_second": 31.25, **more}
+    )
 
 
 def events(folder, kinds=("scalar",)):
@@ -60,7 +62,7 @@ def test_columns_are_the_same_from_the_start(tmp_path):
     with History(tmp_path, NAMES, None) as history:
         header = (tmp_path / "history.csv").read_text(encoding="utf-8")
         train(history, 1)
-        history.validate(1, REPORT)
+        history.record_validation(1, REPORT)
     columns = ["step", "seconds", "loss", "rate", "crops_per_second", *SCORES, "iou background", "iou nucleus"]
     assert header == ",".join(columns) + "\n"
     assert [len(line.split(",")) for line in (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines()] == [len(columns)] * 3
@@ -70,7 +72,7 @@ def test_a_row_holds_what_was_booked_and_is_empty_elsewhere(tmp_path):
     """Numbers read back exactly; what a row has not, and what a report has as None, are empty cells."""
     with History(tmp_path, NAMES, 100) as history:
         train(history, 3)
-        history.validate(3, REPORT)
+        history.record_validation(3, REPORT)
     trained, judged = table(tmp_path)
     assert [float(trained[name]) for name in TRAINING] == [1 / 3, 1e-3, 31.25]
     assert {trained[name] for name in (*SCORES, "iou background", "iou nucleus")} == {""}
@@ -92,9 +94,9 @@ def test_a_row_is_there_before_the_next_step(tmp_path):
 def test_any_class_name_is_a_column(tmp_path, name):
     """Commas, quotes and line ends in a class name spoil no row, also after a resume."""
     with History(tmp_path, [name, "other"], 9) as history:
-        history.validate(1, REPORT)
+        history.record_validation(1, REPORT)
     with History(tmp_path, [name, "other"], 9, step=1) as history:
-        history.validate(2, REPORT)
+        history.record_validation(2, REPORT)
     assert [list(row.values())[-2:] for row in table(tmp_path)] == [["0.9", ""]] * 2
     assert list(table(tmp_path)[0])[-2:] == [f"iou {name}".replace("\r", " "), "iou other"]
 
@@ -102,10 +104,10 @@ def test_any_class_name_is_a_column(tmp_path, name):
 def test_resume_drops_what_the_checkpoint_does_not_know(tmp_path):
     """Rows after the checkpoint's step go, those up to it stay byte for byte, and seconds go on from the last of them."""
     with History(tmp_path, NAMES, 100) as history:
-        history._begin -= 1000
+        history._start_s -= 1000
         for step in (5, 10, 15, 20):
             train(history, step)
-        history.validate(10, REPORT)
+        history.record_validation(10, REPORT)
     before = (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines()
     with History(tmp_path, NAMES, 100, step=10) as history:
         assert (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines() == [*before[:3], before[5]]
@@ -122,7 +124,7 @@ def test_a_resumed_table_is_that_of_a_training_without_interruption(tmp_path):
             for step in range(first, last + 1):
                 train(history, step)
                 if step % 10 == 0:
-                    history.validate(step, REPORT)
+                    history.record_validation(step, REPORT)
 
     go(tmp_path / "whole", 1, 30, 0)
     go(tmp_path / "broken", 1, 17, 0)
@@ -188,7 +190,7 @@ def test_event_files_read_back(tmp_path):
     """Every number of the table is a scalar with its step, as float32, the terms of the loss as well; None is left out."""
     with History(tmp_path, ["sky & sea", "sky + sea"], 100) as history:
         train(history, 4)
-        history.validate(4, REPORT)
+        history.record_validation(4, REPORT)
     found = {tag: (step, value) for _, step, tag, value in events(tmp_path)}
     assert {step for step, _ in found.values()} == {4}
     trained = {"train/loss": 0.25, "train/rate": 1e-3, "train/crops_per_second": 31.25, "loss/cross_entropy": 0.3, "loss/dice": 0.2}
@@ -199,7 +201,7 @@ def test_event_files_read_back(tmp_path):
 def test_event_files_keep_apart_classes_whose_names_become_equal(tmp_path):
     """Two names that differ only in what a tag may not hold are two curves."""
     with History(tmp_path, ["a+b", "a&b"], 100) as history:
-        history.validate(4, {**REPORT, "classes": [{"iou": 0.25}, {"iou": 0.75}]})
+        history.record_validation(4, {**REPORT, "classes": [{"iou": 0.25}, {"iou": 0.75}]})
     assert {tag: value for _, _, tag, value in events(tmp_path) if tag.startswith("iou/")} == {"iou/0_a_b": 0.25, "iou/1_a_b": 0.75}
 
 
@@ -238,7 +240,7 @@ def test_nothing_is_drawn_where_nobody_looks(tmp_path, capfd):
     """Without a terminal neither stdout nor stderr gets a byte."""
     with History(tmp_path, NAMES, 100) as history:
         train(history, 1)
-        history.validate(1, REPORT)
+        history.record_validation(1, REPORT)
     assert capfd.readouterr() == ("", "")
 
 
@@ -250,7 +252,7 @@ def test_a_terminal_shows_step_loss_speed_and_the_last_validation(tmp_path, capf
     monkeypatch.setenv("TERM", "xterm")
     with History(tmp_path, ["[red]sky", "<b>sea"], total) as history:
         train(history, 4)
-        history.validate(4, REPORT)
+        history.record_validation(4, REPORT)
     out, err = capfd.readouterr()
     assert out == ""
     for text in (f"4/{total or '?'}", "loss 0.25", "31.2 crops/s", "mean 0.900", "[red]sky 0.900", "<b>sea –"):

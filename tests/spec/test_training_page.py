@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.class_colors import palette
+from pipeline.config.class_colors import default_colors
 from pipeline.metrics.semantic import Semantic
 from pipeline.report import ImageCounts, ReportInput, build_report
-from pipeline.statistics.pixel_counts import Counts, confusion
+from pipeline.statistics.pixel_counts import Counts, confusion_matrix
 from pipeline.training.chart import BOTTOM, LEFT, RIGHT, TOP, Curve, draw
 from pipeline.training.history import History
 from pipeline.training.page import Picture, write_page
@@ -39,9 +39,9 @@ def report_of(names=NAMES, matrix=((90, 10, 0), (5, 45, 0), (0, 0, 0))):
 def history_of(folder, losses=(2.0, 1.0), names=NAMES, reports=()):
     with History(folder, names, None) as history:
         for step, loss in enumerate(losses, 1):
-            history.train(step, loss=loss, parts={}, rate=0.1, crops_per_second=5.0)
+            history.record_training(step, loss=loss, parts={}, rate=0.1, crops_per_second=5.0)
         for step, report in enumerate(reports, 1):
-            history.validate(step, report)
+            history.record_validation(step, report)
     return folder / "history.csv"
 
 
@@ -154,7 +154,7 @@ def test_pictures_have_the_colours_of_the_classes(page):
 def test_classes_without_a_colour_get_the_palette(page):
     """A report as it is written has no colours: each class has that of its id."""
     found = decoded(page(pictures=[Picture("a", IMAGE, np.array([[0, 1, 2, 2]] * 2), MASK)]))
-    assert found["truth of a"][0, :3, :3].tolist() == [list(rgb(color)) for color in palette(3)]
+    assert found["truth of a"][0, :3, :3].tolist() == [list(rgb(color)) for color in default_colors(3)]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_the_share_of_wrong_pixels_is_that_of_the_confusion(page, truth, mask, s
     """Out of the pixels that have both a true and a predicted class, as the matrix counts them."""
     text = page(pictures=[Picture("a", IMAGE, truth, mask)])
     both = (truth < 3) & (mask < 3)
-    counts = confusion(truth_YX=truth[both][None], mask_YX=mask[both][None], classes=3)
+    counts = confusion_matrix(truth_YX=truth[both][None], mask_YX=mask[both][None], classes=3)
     expected = f"{100 * (1 - np.trace(counts) / counts.sum()):.2f} % wrong" if counts.sum() else "nothing to compare"
     assert f"<span>{expected}</span>" in text
     assert expected == (share or "nothing to compare")
@@ -208,7 +208,7 @@ def test_the_iou_of_each_class_has_its_colour_and_its_name(page, tmp_path):
     report = report_of()
     text = page(history=history_of(tmp_path, reports=[report_of(matrix=((1, 1, 0), (1, 1, 0), (0, 0, 0))), report]), report=report)
     lines = {line.find("title").text: line.get("style") for line in charts(text)["IoU on validation images"].iter("g")}
-    colors = palette(3)
+    colors = default_colors(3)
     assert lines == {"background": f"color: {colors[0]}", "nucleus": f"color: {colors[1]}", "mean": "color: var(--ink)"}
     for name, iou in (("background", 90 / 105), ("nucleus", 45 / 60), ("mean", (90 / 105 + 45 / 60) / 2)):
         assert f"{name} <b>{iou:.4g}</b>" in text

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.loading import load_form
-from pipeline.models.bundle import list_bundles, read_spec
+from pipeline.config.loading import load_yaml
+from pipeline.models.bundle_files import list_bundles, read_spec
 from pipeline.plugins import build
 from pipeline.training.plan import make_plan
 from pipeline.training.schema import TRAIN
-from pipeline.training.validation import validate
+from pipeline.training.validation_scores import validate_bundle
 from pipeline.training.worker_group import WorkerGroup
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def plan_of(name, output):
     """The training that made a bundle, with its data where they are here."""
     images, truth = TRUTH[name]
     sets = [f"images={DATA}/{images}", f"truth={DATA}/{truth}", f"output={output}", "compute={threads: 1}"]
-    return make_plan(load_form(TRAIN, ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml", sets))
+    return make_plan(load_yaml(TRAIN, ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml", sets))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +53,7 @@ def test_a_shipped_bundle_says_all_there_is_to_know(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_bundle_scores_what_it_says(name, tmp_path):
     """The scores of model.yaml come out again on the validation images, rounding of other processors aside."""
-    found = validate(plan_of(name, tmp_path), list_bundles()[name], WorkerGroup())
+    found = validate_bundle(plan_of(name, tmp_path), list_bundles()[name], WorkerGroup())
     said = read_spec(list_bundles()[name]).scores["validation"]
     assert found["images"] == said["images"]
     assert found["mean_iou"] == pytest.approx(said["mean_iou"], abs=0.002)
@@ -69,7 +69,7 @@ def test_nuclei_of_any_kind_are_found(tmp_path):
     kinds = {
         row["id"]: row["modality"] for row in csv.DictReader((Path(DATA) / "microscopy/nuclei-dsb2018/split.csv").read_text().splitlines())
     }
-    found = validate(plan, list_bundles()["nuclei"], WorkerGroup())
+    found = validate_bundle(plan, list_bundles()["nuclei"], WorkerGroup())
     shares = {}
     for kind in ("fluorescence", "purple"):
         some = [one["classes"][1] for one in found["per_image"] if kind in kinds[one["name"]]]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.records.run_folder import RunFolder
+from pipeline.records import RunFolder
 from tests.training.scene import train_yaml
 from workflows.train import train
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.cli import main
-from pipeline.records.run_folder import RunFolder
+from pipeline.records import RunFolder
 from tests.training.scene import train_yaml, write_scene
 from workflows.train import train
 

@@ -13,16 +13,20 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config.loading import load_form
+from pipeline.config.loading import load_yaml
 from pipeline.errors import GigasegError, InputError
 from pipeline.geometry import Box
+from pipeline.training import step_trial
+from pipeline.training.batch_loading import load_batches
 from pipeline.training.crops import Crops
+from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.image_cache import ImageCache
+from pipeline.training.optimizer import make_optimizer
 from pipeline.training.plan import make_plan
-from pipeline.training.rate_schedule import make_optimizer, rate_at
-from pipeline.training.scan import scan
+from pipeline.training.rate_schedule import rate_at
 from pipeline.training.schema import TRAIN, Optimizer, RateSchedule
-from pipeline.training.targets import with_border
+from pipeline.training.targets import split_border
+from pipeline.training.trainable_network import TrainableNetwork
 from pipeline.training.worker_group import WorkerGroup
 from tests.training.scene import discs, train_yaml, write_scene
 
@@ -31,7 +35,7 @@ OFF = {"flips": False, "turns": False, "scale": [1, 1], "brightness": 0.0, "cont
 
 def planned(folder, **keys):
     """The plan of a YAML, scanned."""
-    return scan(make_plan(load_form(TRAIN, train_yaml(folder, **keys))))
+    return scan_dataset(make_plan(load_yaml(TRAIN, train_yaml(folder, **keys))))
 
 
 def refused(folder, **keys):
@@ -145,7 +149,7 @@ def test_what_the_scan_finds_is_what_numpy_finds(mine):
     pixels = np.stack([np.asarray(Image.open(mine / "images" / f"a{at}.png")) for at in range(1, 6)]).reshape(-1, 3)
     truths = [np.asarray(Image.open(mine / "truth" / f"a{at}.png")) for at in range(1, 6)]
     counted = [truth[truth != 2] for truth in truths]
-    areas = plan.scan.areas
+    areas = plan.statistics.areas
     assert areas.pixels == (sum(int((one == 0).sum()) for one in counted), sum(int((one > 0).sum()) for one in counted))
     assert areas.present == (sum(one.size for one in counted), sum(one.size for one in counted if (one > 0).any()))
     np.testing.assert_allclose(plan.normalize["mean"], pixels.mean(axis=0), rtol=1e-6)
@@ -163,7 +167,7 @@ def test_a_crop_is_what_its_place_says(mine):
         pixels = np.asarray(Image.open(mine / "images" / f"{name}.png"))[box.slices]
         truth = np.asarray(Image.open(mine / "truth" / f"{name}.png"))[box.slices]
         np.testing.assert_array_equal(crop.pixels_CYX[0], (pixels.astype(np.float32) - 10) / 2)
-        np.testing.assert_array_equal(crop.truth_YX, truth > 0)
+        np.testing.assert_array_equal(crop.target_YX, truth > 0)
         np.testing.assert_array_equal(crop.pixels_CYX, again.pixels_CYX)
         assert crop.where == again.where
 
@@ -173,7 +177,7 @@ def test_workers_share_a_batch_and_steps_go_on(mine):
     crops = Crops(planned(mine, batch=5), ImageCache(2**28))
 
     def first(step, rank, size):
-        batches = crops.batches(step, rank, size, 1)
+        batches = load_batches(crops, WorkerGroup(rank, size), step)
         try:
             return next(batches)
         finally:
@@ -181,7 +185,7 @@ def test_workers_share_a_batch_and_steps_go_on(mine):
 
     whole, parts = first(3, 0, 1), [first(3, rank, 2) for rank in (0, 1)]
     assert sorted(whole.where) == sorted([*parts[0].where, *parts[1].where])
-    stream = crops.batches(2, 0, 1, 1)
+    stream = load_batches(crops, WorkerGroup(), 2)
     next(stream)
     following = next(stream)
     stream.close()
@@ -193,36 +197,35 @@ def test_processes_load_what_a_thread_loads(mine):
     """Two loading processes give the batches of one thread, in order; one that cannot read says which image; no signal handler stays."""
     handler = signal.getsignal(signal.SIGCHLD)
     crops = Crops(planned(mine, batch=3), ImageCache(2**28))
-    with closing(crops.batches(1, 0, 1, 1)) as thread, closing(crops.batches(1, 0, 1, 2)) as processes:
+    two = WorkerGroup(loaders=2)
+    with closing(load_batches(crops, WorkerGroup(), 1)) as thread, closing(load_batches(crops, two, 1)) as processes:
         for wanted, found in itertools.islice(zip(thread, processes, strict=True), 5):
             np.testing.assert_array_equal(found.pixels_BCYX, wanted.pixels_BCYX)
-            np.testing.assert_array_equal(found.truth_BYX, wanted.truth_BYX)
+            np.testing.assert_array_equal(found.target_BYX, wanted.target_BYX)
             assert found.where == wanted.where
     assert signal.getsignal(signal.SIGCHLD) == handler
     for path in (mine / "images").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    with closing(Crops(crops.plan, ImageCache(2**28)).batches(0, 0, 1, 2)) as processes, pytest.raises(GigasegError, match="images"):
+    with closing(load_batches(Crops(crops.plan, ImageCache(2**28)), two)) as processes, pytest.raises(GigasegError, match="images"):
         next(processes)
 
 
 def test_a_step_that_takes_long_is_not_taken(mine, monkeypatch):
     """Two crops tell what a slow step of six would cost, three times as much; a quick one is taken, and more than once."""
-    from pipeline.training import trial
-
-    seen, learn = [], trial.Learner.learn
+    seen, learn = [], TrainableNetwork.learn
 
     def watched(self, batch, rate, step):
         seen.append(len(batch.where))
         return learn(self, batch, rate, step)
 
-    monkeypatch.setattr(trial.Learner, "learn", watched)
+    monkeypatch.setattr(TrainableNetwork, "learn", watched)
     plan = planned(mine, batch=6)
-    quick = trial.try_steps(plan, 1, WorkerGroup())
+    quick = step_trial.measure_step(plan, WorkerGroup())
     assert seen == [2, 6, 6, 6, 6]
-    monkeypatch.setattr(trial, "SECONDS", 0)
-    monkeypatch.setattr(trial, "_seconds", lambda learner, batches, step: watched(learner, next(batches), 0.0, step) and 7.0)
+    monkeypatch.setattr(step_trial, "SECONDS", 0)
+    monkeypatch.setattr(step_trial, "_step_seconds", lambda network, batches, step: watched(network, next(batches), 0.0, step) and 7.0)
     seen.clear()
-    slow = trial.try_steps(plan, 1, WorkerGroup())
+    slow = step_trial.measure_step(plan, WorkerGroup())
     assert (seen, slow.seconds) == ([2], 21.0)
     assert quick.seconds < 7
     assert slow.peak_bytes >= quick.peak_bytes
@@ -234,7 +237,7 @@ def test_classes_can_be_balanced(mine):
     for balance in (0.0, 1.0):
         plan = planned(mine, augment=OFF, crop=16, sampling={"balance": balance})
         crops = Crops(plan, ImageCache(2**28))
-        share[balance] = np.mean([crops[at].truth_YX[8, 8] == 1 for at in range(300)])
+        share[balance] = np.mean([crops[at].target_YX[8, 8] == 1 for at in range(300)])
     assert share[0.0] < 0.35
     assert 0.38 < share[1.0] < 0.62
 
@@ -244,7 +247,7 @@ def shares_of_empty(folder, side, *limits):
     shares = []
     for empty in limits:
         crops = Crops(planned(folder, augment=OFF, crop=side, sampling={"empty": empty}), ImageCache(2**28))
-        shares.append(np.mean([not crops[at].truth_YX.any() for at in range(400)]))
+        shares.append(np.mean([not crops[at].target_YX.any() for at in range(400)]))
     return shares
 
 
@@ -279,13 +282,13 @@ def test_an_image_smaller_than_a_crop_is_reflected(mine):
     crop = Crops(plan, ImageCache(2**28))[0]
     wanted = np.pad(small, ((9, 9), (14, 14)), mode="reflect")
     np.testing.assert_array_equal(crop.pixels_CYX[0], wanted)
-    np.testing.assert_array_equal(crop.truth_YX, wanted > 100)
+    np.testing.assert_array_equal(crop.target_YX, wanted > 100)
 
 
 def test_the_border_is_what_brute_force_says(mine):
     """A pixel is border where another number lies within the width, rows and columns apart."""
     _, truth = discs(0, 40)
-    found = with_border((truth > 0).astype(np.uint8), truth, split=1, border=2, width=2)
+    found = split_border((truth > 0).astype(np.uint8), truth, split=1, border=2, width=2)
     for y in range(2, 38):
         for x in range(2, 38):
             around = truth[y - 2 : y + 3, x - 2 : x + 3]

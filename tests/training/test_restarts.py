@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config.loading import load_form
+from pipeline.config.loading import load_yaml
 from pipeline.errors import InputError
-from pipeline.models.bundle import read_spec
+from pipeline.models.bundle_files import read_spec
+from pipeline.training import training as training_module
 from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.plan import make_plan
-from pipeline.training.scan import scan
 from pipeline.training.schema import TRAIN
 from tests.training.scene import BASE, discs, report_of, train_yaml, weights_at, write_scene
-from workflows import train as workflow
 from workflows.train import train
 
 GROUND, DISC = BASE["classes"]
@@ -45,7 +45,7 @@ def killed(*_args):
 
 def planned(folder, **keys):
     """The plan of a YAML, scanned."""
-    return scan(make_plan(load_form(TRAIN, train_yaml(folder, **keys))))
+    return scan_dataset(make_plan(load_yaml(TRAIN, train_yaml(folder, **keys))))
 
 
 def test_what_a_csv_says_of_an_image_is_said_to_the_run_that_scores_it(mine):
@@ -71,7 +71,7 @@ def test_a_training_that_stopped_early_stays_stopped(mine, monkeypatch):
     keys = {"model": {**BASE["model"], "norm": "none"}, "optimizer": {"rate": 1e-12}, "validate_every": 1, "early_stop": 2, "steps": 50}
     path = train_yaml(mine, **keys)
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "_settle", killed)
+        patch.setattr(training_module, "complete_bundle", killed)
         with pytest.raises(KeyboardInterrupt):
             train(path)
     assert (mine / "out" / "candidate").exists()
@@ -128,10 +128,10 @@ def test_the_largest_seed_trains(mine):
 
 def test_too_little_memory_is_blamed_on_crop_and_batch(mine, monkeypatch, capsys):
     """What numpy or torch say where memory ends becomes the user's mistake, in a plan and in a training."""
-    from pipeline.training.learner import Learner
+    from pipeline.training.trainable_network import TrainableNetwork
 
     for error in (MemoryError("Unable to allocate"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")):
-        monkeypatch.setattr(Learner, "learn", lambda *_, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(TrainableNetwork, "learn", lambda *_, error=error: (_ for _ in ()).throw(error))
         for command in ("plan", "train"):
             assert main([command, str(train_yaml(mine))]) == 2
             assert "crop: found 48 with a batch of 4 (" in capsys.readouterr().err
@@ -179,7 +179,7 @@ def test_a_mean_keeps_the_normalisation_that_all_were_trained_with(begun):
     other = {"output": "other", "images": ["images/a[123].png"], "val": {"names": ["a1"]}}
     assert planned(begun, **other).normalize != wanted
     kept = planned(begun, **other, mean_of=["root", "root/bundle"])
-    assert kept.normalize == kept.scan.normalize == wanted
+    assert kept.normalize == kept.statistics.normalize == wanted
     assert not [note for note in kept.notes if "normalize" in note]
     asked = planned(begun, **other, mean_of=["root/bundle"], normalize="zscore")
     assert asked.normalize == "zscore"

@@ -16,15 +16,16 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config.loading import load_form
+from pipeline.config.loading import load_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.errors import GigasegError
-from pipeline.models.bundle import read_spec
+from pipeline.models.bundle_files import read_spec
 from pipeline.plugins import build
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.crops import Crops, Shelf
+from pipeline.training.crops import Crops
+from pipeline.training.dataset_scan import scan_dataset
+from pipeline.training.image_cache import ImageCache
 from pipeline.training.plan import make_plan
-from pipeline.training.scan import scan
 from pipeline.training.schema import TRAIN
 from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at, write_scene
 from workflows.train import train
@@ -113,7 +114,7 @@ def test_two_workers_learn_what_one_does(scene, loss):
     assert process.returncode == 0, said
     assert "ray" in {path.name for path in two.iterdir()}
     before = build("models", {**NO_NORM, "channels": 1, "classes": 2}).load().state_dict()
-    alone, shared = (read_checkpoint(output / "checkpoint.pt").learner["network"] for output in (one, two))
+    alone, shared = (read_checkpoint(output / "checkpoint.pt").state["network"] for output in (one, two))
     for name, weight in alone.items():
         np.testing.assert_allclose(shared[name].numpy(), weight.numpy(), rtol=0, atol=2e-6, err_msg=name)
     assert max(float((weight - before[name]).abs().max()) for name, weight in alone.items()) > 1e-3, "nothing was learnt"
@@ -133,8 +134,8 @@ def test_a_killed_worker_is_replaced(scene):
     assert process.returncode == 0, said
     wanted, found = (read_checkpoint(output / "checkpoint.pt") for output in (alone, replaced))
     assert wanted.step == found.step == 30
-    for name, weight in wanted.learner["network"].items():
-        np.testing.assert_allclose(found.learner["network"][name].numpy(), weight.numpy(), rtol=0, atol=2e-5, err_msg=name)
+    for name, weight in wanted.state["network"].items():
+        np.testing.assert_allclose(found.state["network"][name].numpy(), weight.numpy(), rtol=0, atol=2e-5, err_msg=name)
 
 
 def test_a_loss_that_is_no_number_names_its_crops(scene):
@@ -173,16 +174,16 @@ def test_the_network_is_shown_what_a_run_shows_it(tmp_path):
     border = {"of": "disc", "width": 1}
     path = train_yaml(tmp_path, steps=3, augment=off, merge_channels=True, normalize="percentile", crop=96, border=border)
     assert train(path) == 0
-    plan = scan(make_plan(load_form(TRAIN, path)))
-    crop = Crops(plan, Shelf(2**28))[0]
-    assert {0, 1, 2} == set(np.unique(crop.truth_YX).tolist())
+    plan = scan_dataset(make_plan(load_yaml(TRAIN, path)))
+    crop = Crops(plan, ImageCache(2**28))[0]
+    assert {0, 1, 2} == set(np.unique(crop.target_YX).tolist())
     model = build("models", {"name": "bundle", "path": str(tmp_path / "out")})  # the folder of a training stands for its bundle
     network = model.architecture.load()
     with torch.no_grad():
         heads_KYX = network(torch.from_numpy(crop.pixels_CYX)[None])[0].numpy()
     name = crop.where.partition(" ")[0]
     raw_CYX = np.moveaxis(np.asarray(Image.open(tmp_path / "images" / f"{name}.png")), -1, 0)
-    fit = {"normalize": next(one.normalize for one, image in zip(plan.scan.images, plan.train, strict=True) if image.name == name)}
+    fit = {"normalize": next(one.normalize for one, image in zip(plan.statistics.images, plan.train, strict=True) if image.name == name)}
     with model.open(Recipe()) as predict:
         logits_KYX = np.asarray(predict(raw_CYX[None], [fit])[0])
         grey_KYX = np.asarray(predict(raw_CYX[None, :1], [{"normalize": {key: value[:1] for key, value in fit["normalize"].items()}}])[0])

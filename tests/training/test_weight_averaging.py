@@ -9,8 +9,9 @@ from torch import nn
 
 from pipeline.cli import main
 from pipeline.errors import InputError
-from pipeline.models.bundle import read_spec
-from pipeline.training.weight_averaging import STATISTICS, measure_norms, mix
+from pipeline.models.bundle_files import read_spec
+from pipeline.training.batch_norms import measure_batch_norms
+from pipeline.training.weight_averaging import STATISTICS, load_mean
 from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at
 from workflows.plan_training import plan_training
 from workflows.train import train
@@ -64,7 +65,7 @@ def test_measured_statistics_are_those_of_what_a_norm_sees():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5)).eval()
     batches = [torch.randn(4, 2, 9, 9) * scale for scale in (1.0, 2.0, 3.0)]
-    measure_norms(network, iter(batches), "cpu")
+    measure_batch_norms(network, iter(batches), "cpu")
     seen = [network[0](batch).detach() for batch in batches]
     assert torch.allclose(network[1].running_mean, torch.stack([one.mean((0, 2, 3)) for one in seen]).mean(0), atol=1e-6)
     assert torch.allclose(network[1].running_var, torch.stack([one.var((0, 2, 3)) for one in seen]).mean(0), rtol=1e-5)
@@ -118,5 +119,5 @@ def test_a_counter_is_not_averaged(bundles):
         network[0].num_batches_tracked.fill_(count)
         paths.append(bundles / f"count{count}.pt")
         torch.save(network.state_dict(), paths[-1])
-    assert mix(network, paths)
+    assert load_mean(network, paths)
     assert network[0].num_batches_tracked == 3

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.ndimage import correlate1d, map_coordinates, maximum_filter, minimum_filter
 
-from pipeline.training.augment import Augment
+from pipeline.training.augmentation import Augment
 from pipeline.validation import problems_of
 
 OFF = Augment.none().model_dump()

@@ -1,0 +1,128 @@
+"""Which images train the network and which validate it."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.config import Config, KeyLocations
+from pipeline.errors import Problem
+from pipeline.inputs import Image, TruthMap, list_inputs, open_all, truth_problems
+from pipeline.training.schema import Names, TrainConfig
+
+__all__ = ["DataSplit", "make_run_config", "split_images"]
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """Images with truth, in two parts.
+
+    Attributes:
+        train: images that train.
+        val: images that validate.
+        notes: images that were left out and why, for the user.
+        problems: what is wrong with the user's input.
+    """
+
+    train: list[Image]
+    val: list[Image]
+    notes: list[str]
+    problems: list[Problem | str]
+
+
+def split_images(config: TrainConfig, truth_map: TruthMap) -> DataSplit:
+    """Find the images and their truth, and divide them into training and validation images."""
+    listed = _list_images(config, "images", config.images, truth_map)
+    if isinstance(config.val, tuple):
+        own = _list_images(config, "val", config.val, truth_map)
+        parts, val, problems = [listed, own], own.images, [*listed.problems, *own.problems]
+        val_paths = {image.path for image in val}
+        train = [image for image in listed.images if image.path not in val_paths]
+    elif listed.problems:
+        parts, train, val, problems = [listed], listed.images, [], list(listed.problems)
+    else:
+        parts = [listed]
+        train, val, problems = _choose_validation(config, listed.images)
+    if not train and not problems:
+        kept = f"{len(listed.images)} images, all of them kept for validation"
+        problems.append(Problem(config.place("val"), kept, "at least one image to train on", "Give validation images of their own."))
+    names = [name for part in parts for name in part.names]
+    unused = [pattern for pattern in config.exclude if not any(_matches(name, [pattern]) for name in names)]
+    notes = [note for part in parts for note in part.notes]
+    return DataSplit(train, val, [*notes, *(f"exclude: {pattern!r} matches no image" for pattern in unused)], problems)
+
+
+def make_run_config(config: TrainConfig, images: Sequence[str], **keys: Any) -> Config:
+    """Return the config of a run over images of the same kind: to list them, and to score a bundle on them.
+
+    Args:
+        config: says how images and truth are read.
+        images: the entries of ``images`` of the run.
+        **keys: further keys of the run.
+    """
+    shared = {"truth": config.truth, "classes": config.classes, "ignore": config.ignore, "reader": config.reader, "output": config.output}
+    return Config(images=tuple(images), **{**shared, "model": config.model, **keys}).placed(config.places)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What some entries of the YAML stand for.
+
+    Attributes:
+        names: of all images, also of those that are left out.
+        images: those that have truth.
+        notes: what was left out.
+        problems: what is wrong.
+    """
+
+    names: Sequence[str]
+    images: list[Image]
+    notes: Sequence[str]
+    problems: Sequence[Problem | str]
+
+
+class _PlacesOfVal(KeyLocations):
+    """Places of a run whose ``images`` stand in the YAML as ``val``."""
+
+    def of(self, path: str) -> str:
+        return super().of(re.sub(r"^images\b", "val", path))
+
+
+def _list_images(config: TrainConfig, key: str, entries: Sequence[str], truth_map: TruthMap) -> _Listing:
+    run, places = make_run_config(config, entries), config.places
+    inputs = list_inputs(run if key == "images" else run.placed(_PlacesOfVal(places.origin, places.lines, places.sets)))
+    kept = [candidate for candidate in inputs.found if not _matches(candidate.name, config.exclude)]
+    images, rejected, unopenable = open_all(kept, run)
+    paired = [image for image in images if image.truth is not None]
+    problems = [*inputs.problems, *unopenable, *truth_problems(paired, truth_map)]
+    if inputs.found and not kept:
+        problems.append(Problem(config.place("exclude"), f"all {len(inputs.found)} images of {key}", "patterns that leave some"))
+    elif not paired and not problems:
+        problems.append(Problem(config.place("truth"), "no truth for any image", "a pattern such as truth/{stem}.png"))
+    notes = [f"left out, unreadable: {image.name}: {image.cause}" for image in rejected]
+    notes += [f"left out, no truth: {image.name}" for image in images if image.truth is None]
+    return _Listing([candidate.name for candidate in inputs.found], paired, notes, problems)
+
+
+def _choose_validation(config: TrainConfig, images: Sequence[Image]) -> tuple[list[Image], list[Image], list[Problem | str]]:
+    """Keep whole images for validation, because crops of one image are too similar to validate each other."""
+    if isinstance(config.val, Names):
+        chosen = {image.name for image in images if _matches(image.name, config.val.names)}
+        unused = [name for name in config.val.names if not any(_matches(image.name, [name]) for image in images)]
+        if unused:
+            return [], [], [Problem(config.place("val.names"), ", ".join(map(repr, unused[:3])), "names or patterns of images")]
+    else:
+        assert isinstance(config.val, float)
+        ranked = sorted(images, key=lambda image: hashlib.sha256(f"{config.seed} {image.name}".encode()).digest())
+        chosen = {image.name for image in ranked[: max(1, round(config.val * len(images)))]}
+    train = [image for image in images if image.name not in chosen]
+    val = [replace(image, index=index) for index, image in enumerate(image for image in images if image.name in chosen)]
+    return train, val, []
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,132 @@
+"""One pass over every image before training begins: class areas, numbers to normalise with, where each class lies.
+
+The pass finds a truth value outside the classes, or a file that cannot be read, before hours of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine import valid_pixels
+from pipeline.errors import BlockError, InputError, Problem
+from pipeline.geometry import Box
+from pipeline.inputs import Image
+from pipeline.losses import Areas, Loss
+from pipeline.plugins import build
+from pipeline.statistics import NormalizationFitter, Summary
+from pipeline.tiling import Grid
+from pipeline.training.dataset_statistics import ClassLocations, DatasetStatistics, ImageStatistics
+from pipeline.training.normalization_choice import normalization_kind
+from pipeline.training.plan import TrainPlan
+from pipeline.training.targets import targets
+from pipeline.training.weight_averaging import read_bundle_specs
+
+__all__ = ["scan_dataset"]
+
+BLOCK = 2048
+LOCATIONS = 32  # positions of a class that are remembered in each block
+
+
+def scan_dataset(plan: TrainPlan) -> TrainPlan:
+    """Read every image once and settle what depends on pixels: statistics, normalisation and class weights.
+
+    Raises:
+        InputError: a file cannot be read, or its truth holds a value outside the classes; every such image.
+    """
+    kind = normalization_kind(plan.config, plan.normalize, plan.train)
+    # Percentiles and z-scores need counts of each value; mean and deviation of a data set are the z-score of all images as one.
+    fitter = None if kind in ("fixed", "none") else NormalizationFitter("percentile" if kind == "percentile" else "zscore")
+    with ThreadPoolExecutor(4) as pool:
+        train = list(pool.map(lambda image: _scan_or_problem(plan, image, fitter), plan.train))
+        val = list(pool.map(lambda image: _scan_or_problem(plan, image, None), plan.val))
+    if problems := [scanned for scanned in (*train, *val) if isinstance(scanned, Problem)]:
+        raise InputError(problems)
+    images, summaries = zip(*(scanned for scanned in train if not isinstance(scanned, Problem)), strict=True)
+    fixed = dict(plan.normalize) if isinstance(plan.normalize, dict) else None
+    if fitter is not None and kind == "dataset":
+        fixed = fitter.fit(reduce(fitter.merge, summaries))
+    elif fitter is not None:
+        images = tuple(replace(image, normalize=fitter.fit(summary)) for image, summary in zip(images, summaries, strict=True))
+    statistics = DatasetStatistics(images, fixed)
+    normalize = fixed or (kind if kind in ("percentile", "zscore") else None)
+    notes = [*plan.notes, *_notes(plan, statistics, normalize)]
+    return replace(plan, notes=notes, normalize=normalize, loss=_weighted_loss(plan, statistics.areas), statistics=statistics)
+
+
+def _notes(plan: TrainPlan, statistics: DatasetStatistics, normalize: Any) -> Iterator[str]:
+    """Name classes without pixels, and bundles of ``mean_of`` that were trained with another normalisation."""
+    # Without `strict`: a class may have no interior where all its objects are thin; the network still learns its border.
+    missing = [spec["name"] for spec, pixels in zip(plan.classes, statistics.areas.pixels, strict=False) if not pixels]
+    if missing:
+        yield f"no training pixel of {', '.join(missing)}: it cannot be learnt"
+    for path, spec in read_bundle_specs(plan.config.mean_of).items():
+        if spec.normalize != normalize:
+            yield f"mean_of: {path} was trained with normalize: {spec.normalize or 'none'}; here it is {normalize or 'none'}"
+
+
+def _weighted_loss(plan: TrainPlan, areas: Areas) -> Loss:
+    """Return the loss of the plan with class weights as numbers; an error names the line of the YAML."""
+    try:
+        return plan.loss.fitted(areas)
+    except InputError as error:
+        problems = [problem for problem in error.problems if isinstance(problem, Problem)]
+        raise InputError([replace(problem, where=plan.config.place(problem.where)) for problem in problems]) from error
+
+
+def _scan_or_problem(plan: TrainPlan, image: Image, fitter: NormalizationFitter | None) -> tuple[ImageStatistics, Summary] | Problem:
+    try:
+        return _scan_image(plan, image, fitter)
+    except (BlockError, InputError) as error:
+        return Problem(image.truth or image.path, str(error), "", "Correct the file, or leave the image out with `exclude`.")
+
+
+def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | None) -> tuple[ImageStatistics, Summary]:
+    """Read an image block by block."""
+    num_outputs = plan.network.num_classes
+    pixels = np.zeros(num_outputs, np.int64)
+    locations: list[list[ClassLocations]] = [[] for _ in range(num_outputs)]
+    needs_locations = bool(plan.config.sampling.balance or plan.config.sampling.empty < 1)
+    summary: Summary = {}
+    rng = np.random.default_rng([plan.config.seed, image.index])
+    for plane, box, pixels_CYX, target_YX in _blocks(plan, image):
+        valid_YX = valid_pixels(pixels_CYX, image.header)
+        if valid_YX is not None:
+            target_YX[~valid_YX] = plan.truth_map.ignored
+        if fitter is not None:
+            part = fitter.observe(pixels_CYX, valid_YX, box, plane)
+            summary = fitter.merge(summary, part) if summary else part
+        counts = np.bincount(target_YX.ravel(), minlength=num_outputs)[:num_outputs]
+        pixels += counts
+        for output in np.flatnonzero(counts) if needs_locations else ():
+            positions = _sample_positions(target_YX == output, box, rng)
+            locations[output].append(ClassLocations(int(counts[output]), plane, positions))
+    return ImageStatistics(tuple(pixels.tolist()), None, locations), summary
+
+
+def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, NDArray[Any], NDArray[Any]]]:
+    """Yield plane, box, pixels (C, Y, X) and target outputs (Y, X) of every block."""
+    assert image.truth is not None
+    with (
+        build("readers", image.reader).open(image.path) as raster,
+        build("readers", {"name": "auto"}).open(image.truth) as truth,
+    ):
+        for plane in range(image.header.num_planes):
+            for cell in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():
+                truth_CYX = truth.read(cell.box, plane)
+                classes_YX = plan.truth_map.apply(truth_CYX, cell.box)
+                yield plane, cell.box, raster.read(cell.box, plane), targets(plan, classes_YX, truth_CYX[0])
+
+
+def _sample_positions(is_class_YX: NDArray[np.bool_], box: Box, rng: np.random.Generator) -> NDArray[np.int32]:
+    """Return rows and columns in the image, (n, 2), of some pixels of a class."""
+    flat = np.flatnonzero(is_class_YX)
+    chosen = flat if len(flat) <= LOCATIONS else flat[rng.integers(0, len(flat), LOCATIONS)]
+    rows, cols = np.divmod(chosen, is_class_YX.shape[1])
+    return np.stack([rows + box.y0, cols + box.x0], axis=1).astype(np.int32)

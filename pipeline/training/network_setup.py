@@ -1,0 +1,118 @@
+"""The network that fits the images and the classes, and the weights that it starts from; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, Problem, one_of
+from pipeline.geometry import ceil_to
+from pipeline.inputs import Image
+from pipeline.models import Network
+from pipeline.models.bundle_files import MERGED_CHANNELS
+from pipeline.plugins import available, build, find
+from pipeline.training.schema import TrainConfig
+from pipeline.training.weight_averaging import read_bundle_specs, weights_file
+from pipeline.tuning import format_bytes
+
+__all__ = ["configure_network", "crop_problems", "mean_problems", "output_classes"]
+
+
+def configure_network(config: TrainConfig, images: Sequence[Image]) -> tuple[Network | None, list[Problem | str]]:
+    """Fill in the channels of the images and one output for each class, and for the border where there is one.
+
+    Returns:
+        The network, and what is wrong with it; None where the model cannot be trained.
+    """
+    problems: list[Problem | str] = []
+    kind = find("models", str(config.model.get("name")), config.place("model.name"))
+    if not issubclass(kind, Network):
+        names = [name for name in available("models") if issubclass(_model_class(name), Network)]
+        return None, [Problem(config.place("model.name"), repr(config.model["name"]), one_of(names), "Only these can be trained.")]
+    channels = sorted({image.header.channels for image in images})
+    if len(channels) > 1 and not config.merge_channels:
+        examples = {count: next(image.name for image in images if image.header.channels == count) for count in channels}
+        found = f"images of different channels: {', '.join(f'{name} has {count}' for count, name in examples.items())}"
+        way_out = "Choose them with reader.channels, or use merge_channels: true."
+        problems.append(Problem(config.place("images"), found, "one number of channels", way_out))
+    num_outputs = len(config.classes) + (config.border is not None)
+    num_channels = MERGED_CHANNELS if config.merge_channels else (channels or [1])[0]
+    defaults = {"channels": num_channels, "classes": num_outputs}
+    spec = {**{key: value for key, value in defaults.items() if key in kind.model_fields}, **config.model}
+    network: Network = build("models", spec, config.place("model"))
+    if network.num_classes != num_outputs:
+        where = config.place("model.classes")
+        problems.append(Problem(where, str(network.num_classes), f"{num_outputs}, one for each output", "Leave it out."))
+    if images and network.num_channels not in (None, num_channels):
+        where = config.place("model.channels")
+        problems.append(Problem(where, str(network.num_channels), f"{num_channels}, as the network sees", "Leave it out."))
+    return network, [*problems, *_weight_problems(config, network)]
+
+
+def output_classes(config: TrainConfig) -> tuple[int, ...] | None:
+    """Return the class of each output channel of the network; None: output and class are the same.
+
+    The border of a class is an output of its own, the last one, and counts as that class.
+    """
+    if config.border is None:
+        return None
+    names = [spec.name for spec in config.classes]
+    return (*range(len(names)), names.index(config.border.of))
+
+
+def mean_problems(config: TrainConfig) -> list[Problem]:
+    """Refuse the mean of networks whose outputs stand for other classes, which the shapes of weights would not show."""
+    expected = [config.classes[index].name for index in output_classes(config) or range(len(config.classes))]
+    problems = []
+    for path, spec in read_bundle_specs(config.mean_of).items():
+        names = [spec.classes[index].name for index in spec.outputs or range(len(spec.classes))]
+        if names != expected:
+            found = f"{path}, whose outputs are {', '.join(names)}"
+            allowed = f"bundles whose outputs are {', '.join(expected)}, as the YAML has them"
+            problems.append(Problem(config.place("mean_of"), found, allowed))
+    return problems
+
+
+def crop_problems(config: TrainConfig, network: Network, crop: int) -> list[Problem]:
+    """Refuse a crop that valid padding would use up, and one that is larger than the memory of this machine."""
+    import psutil
+
+    problems, where = [], config.place("crop")
+    least = ceil_to(2 * network.margin + 1, network.stride)
+    if crop < least:
+        problems.append(Problem(where, str(config.crop), f"at least {least}, as the network takes {network.margin} pixels off each side"))
+    need, total = crop**2 * 4 * ((network.num_channels or 1) + network.num_classes), psutil.virtual_memory().total
+    if config.compute.address is None and need > total:
+        found = f"{config.crop}, {format_bytes(need, up=True)} for pixels and outputs of one"
+        problems.append(Problem(where, found, f"crops that fit into memory, {format_bytes(total)} here"))
+    return problems
+
+
+def _weight_problems(config: TrainConfig, network: Network) -> list[Problem]:
+    """What is wrong with the weights that the network starts from."""
+    problems = [Problem(config.place("model.weights"), str(path), "a file that exists") for path in network.files() if not path.is_file()]
+    problems += [
+        Problem(config.place("mean_of"), text, "a bundle, or a file of weights") for text in config.mean_of if not _has_weights(text)
+    ]
+    given = [key for key in ("weights", "pretrained") if getattr(network, key, None)]
+    if config.mean_of and given:
+        problems.append(Problem(config.place("mean_of"), f"mean_of and model.{given[0]}", "one of them"))
+    if config.freeze_norms and not config.mean_of and not given:
+        way_out = "Give the weights to go on from, or leave it out."
+        problems.append(Problem(config.place("freeze_norms"), "true without model.weights", "true with weights, or false", way_out))
+    return problems
+
+
+def _has_weights(path: str) -> bool:
+    try:
+        return weights_file(Path(path)).is_file()
+    except InputError:
+        return False
+
+
+def _model_class(name: str) -> type[Any]:
+    try:
+        return find("models", name)
+    except InputError:
+        return object  # its package is not installed

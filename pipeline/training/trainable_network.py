@@ -1,0 +1,186 @@
+"""A network in training: one batch in, its weights changed; the same with one worker and with many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.losses import Term
+from pipeline.training.batch_loading import Batch
+from pipeline.training.batch_norms import freeze_batch_norms, measure_batch_norms
+from pipeline.training.mixed_precision import autocast, gradient_scaler, resolve_precision
+from pipeline.training.optimizer import make_optimizer
+from pipeline.training.plan import TrainPlan
+from pipeline.training.weight_averaging import load_initial_network, moving_average
+from pipeline.training.worker_group import WorkerGroup
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["StepLoss", "TrainableNetwork", "memory_errors"]
+
+NO_MEMORY = ("out of memory", "can't allocate memory")  # the words of torch for a GPU and for the processor
+
+
+@contextmanager
+def memory_errors(plan: TrainPlan) -> Iterator[None]:
+    """Turn a lack of memory during a step into the user's mistake.
+
+    Raises:
+        InputError: the step needs more memory than there is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and not any(words in reason for words in NO_MEMORY):
+            raise
+        where, found = plan.config.place("crop"), f"{plan.crop} with a batch of {plan.config.batch} ({reason or 'out of memory'})"
+        raise InputError(Problem(where, found, "a step that fits into memory", "Make crop or batch smaller.")) from error
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of one batch, over all workers.
+
+    Attributes:
+        total: what is minimised.
+        parts: its terms by name, before they are weighted.
+    """
+
+    total: float
+    parts: dict[str, float]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no part is NaN or infinite."""
+        return all(value - value == 0 for value in self.parts.values())
+
+
+class TrainableNetwork:
+    """The network of one worker with its optimizer and its averaged weights.
+
+    Args:
+        plan: scanned.
+        workers: all hold the same weights at any time.
+    """
+
+    def __init__(self, plan: TrainPlan, workers: WorkerGroup) -> None:
+        import torch
+
+        self._plan, self._workers = plan, workers
+        torch.backends.cudnn.benchmark = True  # all crops have one size, so that the time to compare algorithms pays off
+        network, self.has_fitting_norms = load_initial_network(plan.network, plan.config.mean_of)
+        self.network = network.to(workers.device).to(memory_format=torch.channels_last).train()
+        if plan.config.freeze_norms:
+            freeze_batch_norms(self.network)
+        self._distributed = workers.distribute(self.network)
+        self._optimizer = make_optimizer(self.network, plan.config.optimizer)
+        self._precision = resolve_precision(plan.config, workers.device)
+        self._scaler = gradient_scaler(self._precision, workers.device)
+        self._average = None if plan.config.ema is None else moving_average(self.network, plan.config.ema)
+
+    def measure_norms(self, batches: Iterable[Batch]) -> None:
+        """Measure the batch norm statistics of weights that are a mean; call this before the first step."""
+        measure_batch_norms(self.network, (batch.pixels_BCYX for batch in batches), self._workers.device)
+        if self._plan.config.freeze_norms:
+            freeze_batch_norms(self.network)
+        if self._average is not None:
+            self._average.module.load_state_dict(self.network.state_dict())
+
+    def learn(self, batch: Batch, rate: float, step: int) -> StepLoss:
+        """Take one optimizer step.
+
+        Args:
+            batch: this worker's share.
+            rate: learning rate.
+            step: number of the step, from 0; seeds dropout.
+
+        Raises:
+            GigasegError: the loss is NaN or infinite; the message names the crops of the batch, and no weight is changed.
+        """
+        import torch
+
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed((self._plan.config.seed << 32) + step * self._workers.size + self._workers.rank)
+        step_loss, loss = self._combine(self._loss_terms(batch))
+        if not torch.isfinite(loss.detach()) or not step_loss.is_finite:
+            crops = [where for share in self._workers.gather(list(batch.where)) for where in share]
+            raise GigasegError(f"the loss is {step_loss.total} at step {step}; the batch: {'; '.join(crops)}")
+        self._update_weights(loss)
+        return step_loss
+
+    def network_to_keep(self) -> nn.Module:
+        """Return the network that a bundle keeps: that of the averaged weights if there are any."""
+        kept: nn.Module = self.network if self._average is None else self._average.module
+        return kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs to continue as if training had not been interrupted."""
+        parts = {"network": self.network, "optimizer": self._optimizer, "scaler": self._scaler, "average": self._average}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+    def _loss_terms(self, batch: Batch) -> list[Term]:
+        """Predict a batch and compare it with its targets."""
+        import torch
+
+        device = self._workers.device
+        target_BYX = batch.target_BYX.to(device).long()
+        weights_BYX = None if batch.weights_BYX is None else batch.weights_BYX.to(device)
+        x_BCYX = batch.pixels_BCYX.to(device, memory_format=torch.channels_last)
+        with autocast(self._precision, device):
+            logits_BKYX = self._distributed(x_BCYX)
+        return self._plan.loss.terms(logits_BKYX.float(), _crop_to(target_BYX, logits_BKYX), _crop_to(weights_BYX, logits_BKYX))
+
+    def _combine(self, terms: list[Term]) -> tuple[StepLoss, torch.Tensor]:
+        """Divide this worker's sums by the counts of all workers, so that averaged gradients are those of one large batch."""
+        import torch
+
+        sums = torch.stack([number.detach().double() for term in terms for number in (term.total, term.count)])
+        totals, counts = self._workers.sum(sums).reshape(-1, 2).unbind(1)
+        shares = [
+            term.factor * term.total * self._workers.size / count.to(term.total.dtype)
+            for term, count in zip(terms, counts, strict=True)
+            if count > 0
+        ]
+        zero = sum((term.total for term in terms), start=torch.zeros(())) * 0
+        loss = torch.stack(shares).sum() if shares else zero
+        values = [float(total / count) if count > 0 else 0.0 for total, count in zip(totals, counts, strict=True)]
+        total = sum(term.factor * value for term, value in zip(terms, values, strict=True))
+        return StepLoss(total, {f"part {index}": value for index, value in enumerate(values)}), loss
+
+    def _update_weights(self, loss: torch.Tensor) -> None:
+        """Follow the gradient, then let the averaged weights follow."""
+        import torch
+
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self._scaler.scale(loss))
+        if self._plan.config.optimizer.clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._plan.config.optimizer.clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update_parameters(self.network)
+
+
+def _crop_to(plane_BYX: Any, logits_BKYX: torch.Tensor) -> Any:
+    """Cut pixels without logits off a plane: valid padding takes the same off opposite sides."""
+    if plane_BYX is None:
+        return None
+    height, width = logits_BKYX.shape[-2:]
+    top, left = (plane_BYX.shape[-2] - height) // 2, (plane_BYX.shape[-1] - width) // 2
+    return plane_BYX[:, top : top + height, left : left + width]

@@ -1,0 +1,174 @@
+"""A training from its YAML to its bundle and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, to_yaml
+from pipeline.errors import InputError, Problem
+from pipeline.inputs import file_hash, fingerprint
+from pipeline.interrupts import handled_by
+from pipeline.records import Ledger, RunFolder, hardware, versions
+from pipeline.storage import put_text
+from pipeline.training.bundle_output import best_bundle, complete_bundle
+from pipeline.training.checkpoint import checkpoint_file
+from pipeline.training.dataset_scan import scan_dataset
+from pipeline.training.launch import choose_workers, launch
+from pipeline.training.mixed_precision import resolve_precision
+from pipeline.training.output_files import is_begun, refuse_overwriting, remove_outputs
+from pipeline.training.plan import TrainPlan, make_plan
+from pipeline.training.result import validation_run, write_result_page
+from pipeline.training.schema import TrainConfig
+from pipeline.training.step_trial import StepCost, measure_step
+from pipeline.training.trainable_network import memory_errors
+from pipeline.training.weight_averaging import load_initial_network, weights_file
+from pipeline.training.worker_group import WorkerGroup
+from pipeline.tuning import num_gpus
+
+__all__ = ["Training", "prepare_training"]
+
+
+def prepare_training(config: TrainConfig, *, resume: bool) -> Training:
+    """Check a training and read its images once; nothing is written.
+
+    Args:
+        config: the YAML.
+        resume: refuse an output folder that holds another training, or a checkpoint where the YAML says ``resume: false``.
+
+    Raises:
+        InputError: every problem that is found at once.
+    """
+    plan = make_plan(config)
+    workers = choose_workers(plan, num_gpus())
+    folder = RunFolder(config.output)
+    refuse_overwriting(plan, folder)
+    if resume:
+        folder.refuse_other(_identity(plan))
+        _refuse_checkpoint(config)
+    return Training(scan_dataset(plan), workers, folder)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A checked training.
+
+    Attributes:
+        plan: what it learns from, scanned.
+        workers: those that take part, as rank 0 sees them.
+        folder: where it writes.
+    """
+
+    plan: TrainPlan
+    workers: WorkerGroup
+    folder: RunFolder
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``."""
+        return resolve_precision(self.plan.config, self.workers.device)
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the best bundle."""
+        return best_bundle(self.plan)
+
+    def measure_step(self) -> StepCost:
+        """Measure the time and memory of a step on this machine.
+
+        Raises:
+            InputError: the step needs more memory than there is.
+        """
+        with memory_errors(self.plan):
+            return measure_step(self.plan, self.workers)
+
+    def run(self, *, fresh: bool = False, take_over: bool = False) -> bool:
+        """Train, from the checkpoint if there is one, and complete the bundle; a finished training stays as it is.
+
+        Args:
+            fresh: remove an earlier training from the output folder first.
+            take_over: take the output folder from the live process that holds it.
+
+        Returns:
+            Whether the end was reached; False: interrupted.
+
+        Raises:
+            GigasegError: the training could not go on; its checkpoint stays.
+        """
+        facts = {
+            "identity": _identity(self.plan),
+            "training": self._facts(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "notes": self.plan.notes,
+        }
+        if fresh or not is_begun(self.folder):  # the last check of the input, before anything is removed or written
+            load_initial_network(self.plan.network, self.plan.config.mean_of)
+        if fresh:
+            remove_outputs(self.folder, take_over=take_over)
+        if not is_begun(self.folder):  # run.json is the first file, because it marks all others as a training's
+            self.folder.write(kind="training", state="running", **facts)
+        with Ledger.open(self.folder.ledger, take_over=take_over):
+            put_text(self.folder.path / "config.yaml", to_yaml(self.plan.config))
+            self.folder.write(**facts)
+            if self.folder.read().get("state") == "done":
+                return True
+            is_done = self._train()
+            self.folder.write(state="done" if is_done else "interrupted")
+            return is_done
+
+    def validation_run(self) -> Config:
+        """Return the config of a run of the bundle over the validation images."""
+        return validation_run(self.plan, self.folder)
+
+    def write_page(self) -> Path:
+        """Write training.html from the history and from the results of the validation run, and return its path."""
+        return write_result_page(self.plan, self.folder)
+
+    def _facts(self) -> dict[str, Any]:
+        workers = self.workers
+        return {"workers": workers.size, "device": workers.device, "precision": self.precision, "steps": self.plan.num_steps}
+
+    def _train(self) -> bool:
+        self.folder.write(state="running")
+        with _stop_on_signal(self.folder.stop_flag) as install_handlers:
+            if not launch(self.plan, self.workers, self.folder.stop_flag, install_handlers):
+                return False
+        complete_bundle(self.plan, replace(self.workers, size=1))
+        return True
+
+
+def _identity(plan: TrainPlan) -> dict[str, Any]:
+    """Return what makes two trainings the same: all but where and how fast they run."""
+    config = plan.config.model_dump(mode="json", exclude={"compute", "output", "resume", "checkpoint_minutes"})
+    files = [*plan.network.files(), *(weights_file(Path(text)) for text in plan.config.mean_of)]
+    parts = {"train": plan.train, "validation": plan.val}
+    images = {name: [fingerprint(image.identity, image.truth_identity) for image in part] for name, part in parts.items()}
+    return {**config, **images, "weights": {str(file): file_hash(file) for file in files}}
+
+
+def _refuse_checkpoint(config: TrainConfig) -> None:
+    path = checkpoint_file(config.output)
+    if not config.resume and path.is_file():
+        raise InputError(Problem(str(path), "a checkpoint", "none, as resume is false", "Use --fresh, or another output folder."))
+
+
+@contextmanager
+def _stop_on_signal(flag: Path) -> Iterator[Callable[[], None]]:
+    """Let the first signal ask every worker to stop after its current step; the second one ends at once.
+
+    Yields:
+        What installs the handlers; call it again after anything that replaces them.
+    """
+
+    def ask(_number: int, _frame: Any) -> None:
+        if flag.exists():
+            raise KeyboardInterrupt
+        put_text(flag, "")
+
+    flag.unlink(missing_ok=True)
+    with handled_by(ask) as install_handlers:
+        yield install_handlers
