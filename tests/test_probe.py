@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.networks.stride_and_field import Probe, answer_key, cached, file_sha256, probe, probe_field, probe_stride, remember
+from pipeline.models.networks.stride_and_field import Probe, answer_key, cached, probe, probe_field, probe_stride, remember
 from pipeline.plugins import build
+from pipeline.storage import file_sha256
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ import yaml
 from pipeline import __version__
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import ceil_to
-from pipeline.models import Model, TorchModel, parse_model
+from pipeline.models import Model, TorchModel
+from pipeline.models.bundle_files import parse_model
 from pipeline.models.model_zoo.description import OPSET, describe
 from pipeline.plugins import build
 

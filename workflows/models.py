@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.models import parse_model
+from pipeline.models.bundle_files import parse_model
 from pipeline.plugins import build
 from workflows.plugins import describe_plugins, print_plugins
 
@@ -32,7 +32,7 @@ def list_models(*, as_json: bool = False) -> int:
 
 def describe_bundles() -> list[dict[str, Any]]:
     """Describe every bundle that ships or lies on GIGASEG_MODELS; the summary of a damaged one says what is wrong."""
-    from pipeline.models.bundle import list_bundles, read_spec
+    from pipeline.models.bundle_files import list_bundles, read_spec
 
     rows = []
     for name, folder in list_bundles().items():

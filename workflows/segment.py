@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.config import config_from
-from pipeline.models import parse_model
+from pipeline.config import config_from_mapping
+from pipeline.models.bundle_files import parse_model
 from workflows.run import run_config
 
 __all__ = ["segment"]
@@ -32,4 +32,4 @@ def segment(
         GigasegError: the input is wrong, or the run could not go on.
     """
     mapping = {"images": list(images), "model": parse_model(model, "--model"), "output": str(output)}
-    return run_config(config_from(mapping, Path.cwd(), "command line", overrides), fresh=fresh, take_over=take_over)
+    return run_config(config_from_mapping(mapping, Path.cwd(), "command line", overrides), fresh=fresh, take_over=take_over)

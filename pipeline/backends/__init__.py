@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.backends._allocator import MALLOC_VARIABLES, keep_freed_memory, libc
+from pipeline.backends._processor import bf16_supported
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.plugins import Plugin
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.models import Predict
 
-__all__ = ["Backend"]
+__all__ = ["MALLOC_VARIABLES", "Backend", "bf16_supported", "keep_freed_memory", "libc"]
 
 
 class Backend(Plugin):

@@ -11,9 +11,9 @@ import os
 import platform
 from collections.abc import Mapping
 
-__all__ = ["VARIABLES", "give_back", "give_back_freed_memory", "keep_freed_memory", "libc"]
+__all__ = ["MALLOC_VARIABLES", "give_back", "give_back_freed_memory", "keep_freed_memory", "libc"]
 
-VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 """Of the environment: where the user has set one, nothing is changed."""
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's malloc.h
@@ -48,7 +48,7 @@ def give_back_freed_memory() -> bool:
 
 
 def _tell(options: Mapping[int, int]) -> bool:
-    if any(name in os.environ for name in VARIABLES):
+    if any(name in os.environ for name in MALLOC_VARIABLES):
         return True
     if not libc().startswith("glibc"):
         return False

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backends._graph_predictor import Classes, Graph, prepared, refusal
-from pipeline.backends.openvino import convert, to_openvino
-from pipeline.backends.torch import bf16_supported
+from pipeline.backends._openvino_graph import convert, core, to_openvino
+from pipeline.backends._processor import bf16_supported
 from pipeline.errors import InputError, Problem
 from pipeline.statistics import mean_and_std
 
@@ -159,8 +159,6 @@ def read(recipe: Recipe, channels: int) -> Any:
     Raises:
         InputError: there is none, or it is not the one that the recipe was recorded with.
     """
-    from pipeline.backends.openvino import core
-
     folder, way_out = Path(recipe.place, recipe.calibrated), "Start over with --fresh."
     if not recipe.calibrated:
         raise InputError(Problem("compute.precision", "int8 without a calibrated network", "fp32, bf16", "A run calibrates its own."))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend
 from pipeline.backends._allocator import give_back, give_back_freed_memory
+from pipeline.backends._openvino_graph import convert, core
+from pipeline.backends._processor import bf16_supported
 from pipeline.backends._torch_threads import torch_threads
 from pipeline.config import Recipe
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.backends._graph_predictor import Graph, Run
     from pipeline.models import Predictor
+    from pipeline.statistics import ImageFit
 
 __all__ = ["Openvino"]
 
@@ -48,12 +51,20 @@ class Openvino(Backend):
         """Packages that calibrating needs and that are not installed; running what was calibrated needs OpenVINO alone."""
         return [name for name in (*cls.needs, "nncf") if find_spec(name) is None]
 
+    @staticmethod
+    def calibrate(
+        network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Sequence[tuple[NDArray[Any], ImageFit]], folder: Path
+    ) -> str:
+        """Calibrate a network for eight bits; see :func:`pipeline.backends._int8_calibration.quantize`."""
+        from pipeline.backends._int8_calibration import quantize
+
+        return quantize(network, normalize, tiles, folder)
+
     @contextmanager
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. It is compiled when the type of the pixels is known."""
         self.require(recipe)
         from pipeline.backends._graph_predictor import GraphPredictor
-        from pipeline.backends.torch import bf16_supported
 
         give_back_freed_memory()  # it plans the memory of a tile, and holds it
         with torch_threads(recipe.threads):
@@ -127,18 +138,6 @@ class _Requests:
         return request
 
 
-@cache
-def core() -> Any:
-    """OpenVINO itself: one for the process, for good.
-
-    Each makes a stack for signal handlers; of two that come and go, the last one leaves the other's in place, which is gone
-    by then, and the next Ctrl-C would end the process.
-    """
-    import openvino
-
-    return openvino.Core()
-
-
 def _config(recipe: Recipe, floats: str) -> dict[str, Any]:
     """How OpenVINO is to compute, with floats of which type."""
     return {
@@ -157,35 +156,3 @@ def _calibrated(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any
     model = read(recipe, pixels.shape[3 if graph.interleaved else 1])
     floats = floats_of(model)
     return surround(model, graph, pixels), True, floats
-
-
-def convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
-    """Make OpenVINO's graph of a torch one, and say whether it takes any size."""
-    from openvino import Type
-
-    from pipeline.backends._graph_predictor import trace
-
-    traced, takes_any = trace(graph, pixels.shape, "openvino")
-    batch, *rest = pixels.shape
-    channels = rest[-1] if graph.interleaved else rest[0]
-    if takes_any:
-        batch, rest = -1, [-1, -1, channels] if graph.interleaved else [channels, -1, -1]
-    return to_openvino(traced, [([batch, *rest], Type(pixels.dtype)), *[([batch, channels, 1, 1], Type.f32)] * 2]), takes_any
-
-
-def to_openvino(traced: Any, taken: Sequence[tuple[Sequence[int], Any]]) -> Any:
-    """Make OpenVINO's graph of a recorded module, with inputs of these shapes (-1: any) and types.
-
-    The front end is used as it is: ``openvino.convert_model`` would do the same, and report each use over the network.
-    """
-    from openvino import PartialShape
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    front = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(traced)  # held here: the front end asks it again when it converts
-    loaded = front.load(decoder)
-    for place, (shape, kind) in zip(loaded.get_inputs(), taken, strict=True):
-        loaded.set_partial_shape(place, PartialShape(list(shape)))
-        loaded.set_element_type(place, kind)
-    return front.convert(loaded)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -207,16 +206,3 @@ def _predictor(network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] 
     if recipe.device == "cpu":
         return _HostPredictor(network, recipe, normalize)
     return _DevicePredictor(network, recipe, normalize)
-
-
-def bf16_supported(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor computes in bfloat16 itself; elsewhere bf16 is slower than fp32.
-
-    Args:
-        cpuinfo: the kernel's description of the processor; a missing file means no.
-    """
-    try:
-        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return False
-    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})

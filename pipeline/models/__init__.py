@@ -18,16 +18,15 @@ from pydantic import Field, Strict
 from pipeline.config import Recipe
 from pipeline.models._orientations import TTA, Orientations
 from pipeline.models._predictor import Predict, Predictor, as_predictor
-from pipeline.models.bundle_files.model_text import parse_model
-from pipeline.models.networks.tensor_shapes import Shapes
 from pipeline.plugins import Plugin, build
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.models.networks import Shapes
     from pipeline.statistics import Fitter
 
-__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "num_parameters", "parse_model"]
+__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "num_parameters"]
 
 
 class Model(Plugin):
@@ -184,7 +183,7 @@ class TorchModel(Model):
 
     @property
     def unmeasured(self) -> str | None:
-        """What :func:`pipeline.models.networks.stride_and_field.remember` keeps stride and field under; None where both are known, or the file is missing."""
+        """Key under which a measured stride and field are kept; None where both are known, or the file is missing."""
         return None
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
@@ -244,7 +243,7 @@ class Network(TorchModel):
         Raises:
             InputError: keys or shapes of the file do not match the module; the first few are named.
         """
-        from pipeline.models.networks.weights import load_weights
+        from pipeline.models.networks import load_weights
 
         return load_weights(self.build, self.weights, self.seed)
 

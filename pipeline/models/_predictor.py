@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predict", "Predictor", "as_predictor"]
 
-Predict = Callable[[Any, Sequence["Fit"]], Any]
+Predict = Callable[[Any, Sequence["ImageFit"]], Any]
 """``predict(pixels_BCYX, fits)``: a plain function, or a :class:`Predictor`.
 
 Args:

@@ -22,9 +22,9 @@ from pipeline.models._orientations import Orientations
 from pipeline.models.model_zoo.package import Package, locate, read_package
 from pipeline.models.network_files.architecture_file import ArchitectureFile, architecture_of
 from pipeline.models.network_files.network_file import NetworkFile
-from pipeline.models.networks.stride_and_field import file_sha256
 from pipeline.plugins import build
 from pipeline.statistics import Fitter
+from pipeline.storage import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pipeline.models import Network
-from pipeline.models.networks.tensor_shapes import Shapes, ends
+from pipeline.models.networks import Shapes, channels_and_classes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ class DeepLabV3Plus(Network):
         if "decoder.aspp.0.convs.0.0.weight" not in shapes:
             return
         for encoder, stem in _STEMS.items():
-            if options := ends(shapes, f"encoder.{stem}.weight", "segmentation_head.0.weight"):
+            if options := channels_and_classes(shapes, f"encoder.{stem}.weight", "segmentation_head.0.weight"):
                 yield {"encoder": encoder, **options}
 
     def build(self) -> nn.Module:

@@ -20,7 +20,7 @@ from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter
 
 if TYPE_CHECKING:
-    from pipeline.statistics import ImageFit, Fitter
+    from pipeline.statistics import Fitter, ImageFit
 
 __all__ = ["Ensemble"]
 

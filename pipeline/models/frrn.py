@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pipeline.models import Network
-from pipeline.models.networks.tensor_shapes import Shapes, ends
+from pipeline.models.networks import Shapes, channels_and_classes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +84,7 @@ class FRRN(Network):
     @classmethod
     def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """Both variants: they share most names."""
-        options = ends(shapes, "stem.0.weight", "head.weight")
+        options = channels_and_classes(shapes, "stem.0.weight", "head.weight")
         return [{"variant": variant, **options} for variant in _STAGES] if options else []
 
     def build(self) -> nn.Module:

@@ -16,7 +16,7 @@ from pipeline.models import Predict
 from pipeline.models.classical.alpha_expansion import Energy, minimise, steps
 from pipeline.models.classical.base import PartsModel
 from pipeline.models.classical.pixel_samples import Features, SampleFitter, cluster
-from pipeline.statistics import ImageFit, Fitter, Summary
+from pipeline.statistics import Fitter, ImageFit, Summary
 
 __all__ = ["GraphCut"]
 

@@ -20,7 +20,7 @@ from pipeline.models.classical.base import PartsModel
 from pipeline.models.classical.grey_values import Grey, counted, gaussian, window_sum
 from pipeline.models.classical.thresholds import li, thresholds, triangle
 from pipeline.statistics import Fitter, Summary
-from pipeline.validation import wrong
+from pipeline.validation import problems_error
 
 if TYPE_CHECKING:
     from pipeline.statistics import ImageFit
@@ -89,12 +89,12 @@ class HistogramThreshold(PartsModel):
         if self.parts > 2 and (self.method != "otsu" or self.local):
             where, found = ("outputs", f"{self.parts} parts") if self.outputs else ("classes", str(self.classes))
             asker = "local" if self.local else f"method: {self.method}"
-            raise wrong([Problem(where, found, f"2, as {asker} has one threshold", "Use method: otsu for more.")])
+            raise problems_error([Problem(where, found, f"2, as {asker} has one threshold", "Use method: otsu for more.")])
         if self.local and self.method != "otsu":
             way_out = "Leave one of them out."
-            raise wrong([Problem("method", self.method, "no other method where local gives the thresholds", way_out)])
+            raise problems_error([Problem("method", self.method, "no other method where local gives the thresholds", way_out)])
         if self.smooth and self.texture:
-            raise wrong([Problem("smooth", str(self.smooth), "0 where texture takes the grey value's place", "Leave one of them out.")])
+            raise problems_error([Problem("smooth", str(self.smooth), "0 where texture takes the grey value's place", "Leave one of them out.")])
         return self
 
     @property

@@ -17,7 +17,7 @@ from pipeline.models import Predict
 from pipeline.models.classical.base import PartsModel
 from pipeline.models.classical.pixel_samples import Features, SampleFitter, cluster
 from pipeline.statistics import Fitter, Summary
-from pipeline.validation import wrong
+from pipeline.validation import problems_error
 
 if TYPE_CHECKING:
     from pipeline.statistics import ImageFit
@@ -50,7 +50,7 @@ class KMeans(PartsModel):
     @classmethod
     def _has_width(cls, texture: tuple[float, ...]) -> tuple[float, ...]:
         if problems := [Problem(str(at), str(one), "a number above 0") for at, one in enumerate(texture) if not one > 0]:
-            raise wrong(problems)
+            raise problems_error(problems)
         return texture
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.models._segnet_base import Layers, SegNetBase
+from pipeline.models._segnet_base import SegNetBase
+from pipeline.models.networks import SegNetLayers
 
 __all__ = ["SegNet"]
 
@@ -21,7 +22,7 @@ class SegNet(SegNetBase):
         model: {name: segnet, channels: 3, classes: 11}
     """
 
-    layers: ClassVar[Layers] = Layers(
+    layers: ClassVar[SegNetLayers] = SegNetLayers(
         encoder=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
         decoder=((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,)),
         kernel=3,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.models._segnet_base import Layers, SegNetBase
+from pipeline.models._segnet_base import SegNetBase
+from pipeline.models.networks import SegNetLayers
 
 __all__ = ["SegNetBasic"]
 
@@ -21,4 +22,6 @@ class SegNetBasic(SegNetBase):
         model: {name: segnet_basic, channels: 3, classes: 11}
     """
 
-    layers: ClassVar[Layers] = Layers(encoder=((64,),) * 4, decoder=((64,),) * 4, kernel=7, head=1, is_rectified=False, is_normalized=True)
+    layers: ClassVar[SegNetLayers] = SegNetLayers(
+        encoder=((64,),) * 4, decoder=((64,),) * 4, kernel=7, head=1, is_rectified=False, is_normalized=True
+    )

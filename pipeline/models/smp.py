@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.models import Network
+from pipeline.models.networks import Shapes
 from pipeline.models.networks import stride_and_field as probe
-from pipeline.models.networks.tensor_shapes import Shapes
+from pipeline.models.networks.smp_architectures import DEPTH, GIVEN_ELSEWHERE, OUTPUT_STRIDE, UNBOUNDED, Architecture, spelled
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["Smp"]
-
-Architecture = Literal[
-    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"
-]
-_SPELLING = {name.lower(): name for name in get_args(Architecture)}
-_DEPTH = {"PSPNet": 3}  # the library's defaults, where they are not 5 halvings and no dilation
-_OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
-_SEES_ALL = {"MAnet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "DPT"}  # by attention, pooling or group norm
-ELSEWHERE = {
-    "encoder_name": "encoder",
-    "encoder_weights": "pretrained",
-    "in_channels": "channels",
-    "classes": "classes",
-    "activation": "nothing: logits are wanted",
-    "aux_params": "nothing: logits are wanted",
-}
-
-
-def _spelt(name: Any) -> Any:
-    return _SPELLING.get(name.lower(), name) if isinstance(name, str) else name
 
 
 class Smp(Network):
@@ -52,7 +33,7 @@ class Smp(Network):
         model: {name: smp, architecture: FPN, encoder: resnet18, channels: 3, classes: 2}
     """
 
-    architecture: Annotated[Architecture, BeforeValidator(_spelt)] = Field(default="Unet", description="class of the library")
+    architecture: Annotated[Architecture, BeforeValidator(spelled)] = Field(default="Unet", description="class of the library")
     encoder: str = Field(default="resnet34", description="such as resnet34, mit_b0, efficientnet-b0; with tu- before it, any of timm's")
     pretrained: str | None = Field(default=None, description="the encoder's weights, such as imagenet, if `weights` is null; null: random")
     channels: int = Field(default=3, ge=1, description="channels of the input")
@@ -62,7 +43,7 @@ class Smp(Network):
     @field_validator("options")
     @classmethod
     def _fits(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if taken := [f"{key} ({ELSEWHERE[key]})" for key in options if key in ELSEWHERE]:
+        if taken := [f"{key} ({GIVEN_ELSEWHERE[key]})" for key in options if key in GIVEN_ELSEWHERE]:
             raise ValueError(f"other keys; these are said elsewhere: {', '.join(taken)}")
         for key, allowed in (("encoder_depth", range(1, 8)), ("encoder_output_stride", (8, 16, 32))):
             if key in options and options[key] not in allowed:
@@ -90,20 +71,20 @@ class Smp(Network):
         if self.architecture == "DPT":
             patch = re.search(r"patch(\d+)", self.encoder)
             return 2 * int(patch[1]) if patch else 32
-        depth = int(self.options.get("encoder_depth", _DEPTH.get(self.architecture, 5)))
-        most = int(self.options.get("encoder_output_stride", _OUTPUT_STRIDE.get(self.architecture, 2**depth)))
+        depth = int(self.options.get("encoder_depth", DEPTH.get(self.architecture, 5)))
+        most = int(self.options.get("encoder_output_stride", OUTPUT_STRIDE.get(self.architecture, 2**depth)))
         return int(min(2**depth, most)) * (8 if self.architecture == "PAN" else 1)
 
     @property
     def field(self) -> int | None:
         """As probed for the weights."""
-        found = probe.cached(self.weights, **self._built_from) if self.weights and self.architecture not in _SEES_ALL else None
+        found = probe.cached(self.weights, **self._built_from) if self.weights and self.architecture not in UNBOUNDED else None
         return found.field if found else None
 
     @property
     def unmeasured(self) -> str | None:
         """Until the probe has looked at the network, where its architecture may have a field."""
-        if self.weights is None or not self.weights.is_file() or self.architecture in _SEES_ALL:
+        if self.weights is None or not self.weights.is_file() or self.architecture in UNBOUNDED:
             return None
         return None if probe.cached(self.weights, **self._built_from) else probe.answer_key(self.weights, **self._built_from)
 

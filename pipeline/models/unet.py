@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from pipeline.errors import Problem
 from pipeline.models import Network
-from pipeline.models.networks.tensor_shapes import Shapes, ends
-from pipeline.validation import wrong
+from pipeline.models.networks import Shapes, channels_and_classes
+from pipeline.validation import problems_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ class UNet(Network):
     @model_validator(mode="after")
     def _padded_patches(self) -> Self:
         if self.patch > 1 and self.padding == "valid":
-            raise wrong([Problem("patch", f"{self.patch} with padding: valid", "1, or padding: same")])
+            raise problems_error([Problem("patch", f"{self.patch} with padding: valid", "1, or padding: same")])
         return self
 
     @property
@@ -103,7 +103,7 @@ class UNet(Network):
     @classmethod
     def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """All but padding; a patch is told from channels alone, where without it they would be neither 1, 3 nor 4."""
-        found, depth = ends(shapes, "encoder.0.0.weight", "head.weight"), 0
+        found, depth = channels_and_classes(shapes, "encoder.0.0.weight", "head.weight"), 0
         while f"up.{depth}.weight" in shapes:
             depth += 1
         if not (found and depth):

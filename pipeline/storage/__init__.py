@@ -11,6 +11,7 @@ from pipeline.storage.base import Storage, StorageLike
 from pipeline.storage.block_store import BlockStore, chunk_side
 from pipeline.storage.by_path import appears_whole, put_text
 from pipeline.storage.codecs import quickened
+from pipeline.storage.file_hash import file_sha256
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.memory import MemoryStorage
 from pipeline.storage.opening import open_storage
@@ -28,6 +29,7 @@ __all__ = [
     "appears_whole",
     "cache_folder",
     "chunk_side",
+    "file_sha256",
     "open_storage",
     "put_text",
     "quickened",

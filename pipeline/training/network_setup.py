@@ -26,26 +26,26 @@ def configure_network(config: TrainConfig, images: Sequence[Image]) -> tuple[Net
         The network, and what is wrong with it; None where the model cannot be trained.
     """
     problems: list[Problem | str] = []
-    kind = find("models", str(config.model.get("name")), config.place("model.name"))
+    kind = find("models", str(config.model.get("name")), config.where("model.name"))
     if not issubclass(kind, Network):
         names = [name for name in available("models") if issubclass(_model_class(name), Network)]
-        return None, [Problem(config.place("model.name"), repr(config.model["name"]), one_of(names), "Only these can be trained.")]
+        return None, [Problem(config.where("model.name"), repr(config.model["name"]), one_of(names), "Only these can be trained.")]
     channels = sorted({image.header.channels for image in images})
     if len(channels) > 1 and not config.merge_channels:
         examples = {count: next(image.name for image in images if image.header.channels == count) for count in channels}
         found = f"images of different channels: {', '.join(f'{name} has {count}' for count, name in examples.items())}"
         way_out = "Choose them with reader.channels, or use merge_channels: true."
-        problems.append(Problem(config.place("images"), found, "one number of channels", way_out))
+        problems.append(Problem(config.where("images"), found, "one number of channels", way_out))
     num_outputs = len(config.classes) + (config.border is not None)
     num_channels = MERGED_CHANNELS if config.merge_channels else (channels or [1])[0]
     defaults = {"channels": num_channels, "classes": num_outputs}
     spec = {**{key: value for key, value in defaults.items() if key in kind.model_fields}, **config.model}
-    network: Network = build("models", spec, config.place("model"))
+    network: Network = build("models", spec, config.where("model"))
     if network.num_classes != num_outputs:
-        where = config.place("model.classes")
+        where = config.where("model.classes")
         problems.append(Problem(where, str(network.num_classes), f"{num_outputs}, one for each output", "Leave it out."))
     if images and network.num_channels not in (None, num_channels):
-        where = config.place("model.channels")
+        where = config.where("model.channels")
         problems.append(Problem(where, str(network.num_channels), f"{num_channels}, as the network sees", "Leave it out."))
     return network, [*problems, *_weight_problems(config, network)]
 
@@ -70,7 +70,7 @@ def mean_problems(config: TrainConfig) -> list[Problem]:
         if names != expected:
             found = f"{path}, whose outputs are {', '.join(names)}"
             allowed = f"bundles whose outputs are {', '.join(expected)}, as the YAML has them"
-            problems.append(Problem(config.place("mean_of"), found, allowed))
+            problems.append(Problem(config.where("mean_of"), found, allowed))
     return problems
 
 
@@ -78,7 +78,7 @@ def crop_problems(config: TrainConfig, network: Network, crop: int) -> list[Prob
     """Refuse a crop that valid padding would use up, and one that is larger than the memory of this machine."""
     import psutil
 
-    problems, where = [], config.place("crop")
+    problems, where = [], config.where("crop")
     least = ceil_to(2 * network.margin + 1, network.stride)
     if crop < least:
         problems.append(Problem(where, str(config.crop), f"at least {least}, as the network takes {network.margin} pixels off each side"))
@@ -91,16 +91,16 @@ def crop_problems(config: TrainConfig, network: Network, crop: int) -> list[Prob
 
 def _weight_problems(config: TrainConfig, network: Network) -> list[Problem]:
     """What is wrong with the weights that the network starts from."""
-    problems = [Problem(config.place("model.weights"), str(path), "a file that exists") for path in network.files() if not path.is_file()]
+    problems = [Problem(config.where("model.weights"), str(path), "a file that exists") for path in network.files() if not path.is_file()]
     problems += [
-        Problem(config.place("mean_of"), text, "a bundle, or a file of weights") for text in config.mean_of if not _has_weights(text)
+        Problem(config.where("mean_of"), text, "a bundle, or a file of weights") for text in config.mean_of if not _has_weights(text)
     ]
     given = [key for key in ("weights", "pretrained") if getattr(network, key, None)]
     if config.mean_of and given:
-        problems.append(Problem(config.place("mean_of"), f"mean_of and model.{given[0]}", "one of them"))
+        problems.append(Problem(config.where("mean_of"), f"mean_of and model.{given[0]}", "one of them"))
     if config.freeze_norms and not config.mean_of and not given:
         way_out = "Give the weights to go on from, or leave it out."
-        problems.append(Problem(config.place("freeze_norms"), "true without model.weights", "true with weights, or false", way_out))
+        problems.append(Problem(config.where("freeze_norms"), "true without model.weights", "true with weights, or false", way_out))
     return problems
 
 

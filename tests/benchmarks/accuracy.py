@@ -15,11 +15,11 @@ import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from pipeline.config.loading import config_from, load_form
+from pipeline.config.loading import config_from_mapping, load_yaml
 from pipeline.errors import GigasegError
-from pipeline.models.bundle import list_bundles
+from pipeline.models.bundle_files import list_bundles
+from pipeline.training import TRAINING_YAML
 from pipeline.training.plan import TrainPlan, make_plan
-from pipeline.training.schema import TRAIN
 from workflows.run import run_config
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
@@ -36,7 +36,7 @@ def plan_of(bundle: str, folder: Path) -> TrainPlan:
     data = Path(os.environ["GIGASEG_TEST_DATA"])
     images, truth = DATA[bundle]
     sets = [f"images={data / images}", f"truth={data / truth}", f"output={folder / 'training'}"]
-    return make_plan(load_form(TRAIN, WORKFLOWS / f"train_{bundle.replace('-', '_')}.yaml", sets))
+    return make_plan(load_yaml(TRAINING_YAML, WORKFLOWS / f"train_{bundle.replace('-', '_')}.yaml", sets))
 
 
 def scores_of(bundle: str, plan: TrainPlan, folder: Path, backend: str, precision: str) -> dict[str, float]:
@@ -53,7 +53,7 @@ def scores_of(bundle: str, plan: TrainPlan, folder: Path, backend: str, precisio
         "output": str(output),
     }
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        run_config(config_from(mapping, folder, str(listed)))
+        run_config(config_from_mapping(mapping, folder, str(listed)))
     report = json.loads((output / "report" / "report.json").read_text())
     return {one["name"]: one["iou"] for one in report["classes"]} | {"mean": report["mean_iou"]}
 

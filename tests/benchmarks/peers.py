@@ -201,7 +201,7 @@ def make_scene(folder: Path, side: int) -> Scene:
     from PIL import Image
     from safetensors.torch import save_file
 
-    from pipeline.backends.torch import bf16_supported
+    from pipeline.backends import bf16_supported
     from pipeline.plugins import build
 
     image = zarr_image(folder / "image.zarr", side, channels=3)

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.config.loading import config_from
-from pipeline.models.bundle import list_bundles, read_spec
+from pipeline.config.loading import config_from_mapping
+from pipeline.models.bundle_files import list_bundles, read_spec
 from pipeline.models.networks.padding import fill
 from pipeline.plugins import build
 from tests.benchmarks.peers import JOBS, TOOLS, checked, python_of
@@ -88,7 +88,7 @@ def by_gigaseg(stitch: str, folder: Path, names: list[str]) -> dict[str, NDArray
     output = folder / stitch
     content = {"images": images, "model": {"name": "bundle", "path": BUNDLE}, "tiling": {"stitch": stitch}, "compute": compute}
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        run_config(config_from({**content, "output": str(output)}, folder, "peers_iou"))
+        run_config(config_from_mapping({**content, "output": str(output)}, folder, "peers_iou"))
     return {name: zarr.open_array(output / "masks" / f"{name}.ome.zarr" / "0", mode="r")[...] for name in names}
 
 

@@ -118,7 +118,7 @@ def test_bfloat16_that_there_is_not_is_told(tmp_path, engine, networks, monkeypa
     """OpenVINO computes in float32 where the processor has no bfloat16: run.json says that the recipe was not kept."""
     if importlib.util.find_spec("openvino") is None:
         pytest.skip("not installed: openvino")
-    monkeypatch.setattr("pipeline.backends.torch.bf16_supported", lambda *_: has)
+    monkeypatch.setattr("pipeline.backends.openvino.bf16_supported", lambda *_: has)
     save_tiff(tmp_path / "a.tif", blobs(SHAPE, seed=1))
     done = engine(model=networks["same"], tiling=TILING, compute={"backend": "openvino", "precision": "bf16"})
     assert done.run_json["recipe_kept"] is has

@@ -11,7 +11,7 @@ import yaml
 from pipeline.cli import main
 from pipeline.config.recipe import Recipe
 from pipeline.geometry import ceil_to
-from pipeline.models.bundle import save_bundle
+from pipeline.models.bundle_files import save_bundle
 from pipeline.models.model_zoo.description import SEEDS, _pixels, _steady_pixels
 from pipeline.plugins import build
 from tests.oracle.network_files import TINY

@@ -18,7 +18,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.inputs.catalogue import build_catalogue
 from pipeline.models import num_parameters
-from pipeline.models.bundle import list_bundles, save_bundle
+from pipeline.models.bundle_files import list_bundles, save_bundle
 from pipeline.models.networks.stride_and_field import answer_key, probe_field
 from pipeline.plugins import build
 from pipeline.tuning.network_probe import measure_stride_and_field
@@ -316,7 +316,7 @@ def test_saved_weights_are_plain_safetensors(saved):
 @pytest.mark.parametrize("says", [None, True, False])
 def test_a_bundle_may_ask_for_float32(tmp_path, monkeypatch, says):
     """A bundle whose masks suffer from bfloat16 says so, and is computed in float32 unless the YAML wants otherwise."""
-    monkeypatch.setattr("pipeline.backends.torch.bf16_supported", lambda: True)
+    monkeypatch.setattr("pipeline.tuning.recipe_choice.bf16_supported", lambda: True)
     extra, spec = {} if says is None else {"bf16": says}, {**TINY, "channels": 1}
     folder = save_bundle(tmp_path / "mine", build("models", spec).load(), architecture=spec, classes=CLASSES, **extra)
     model = {"name": "bundle", "path": f"{folder}{os.sep}"}

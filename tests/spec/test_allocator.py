@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.backends._allocator import VARIABLES, give_back_freed_memory, keep_freed_memory, libc
+from pipeline.backends._allocator import MALLOC_VARIABLES, give_back_freed_memory, keep_freed_memory, libc
 
 FAULTS = """
 import resource
@@ -64,7 +64,7 @@ def test_each_backend_says_what_suits_it(name, keeps, few):
 
 
 @pytest.mark.parametrize("tell", [keep_freed_memory, give_back_freed_memory])
-@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize("name", MALLOC_VARIABLES)
 def test_what_the_environment_says_stays(name, tell, monkeypatch):
     """Where the user has said how memory is handled, nothing is changed."""
     monkeypatch.setenv(name, "1")
@@ -75,7 +75,7 @@ def test_what_the_environment_says_stays(name, tell, monkeypatch):
 @pytest.mark.parametrize("tell", [keep_freed_memory, give_back_freed_memory])
 def test_other_libraries_are_left_alone(tell, monkeypatch):
     """Without glibc nothing is called, and nobody is told that it was."""
-    for name in VARIABLES:
+    for name in MALLOC_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pipeline.backends._allocator.libc", lambda: "")
     monkeypatch.setattr("pipeline.backends._allocator.ctypes", None)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.models.bundle_files.folders import list_bundles
 from pipeline.plugins import available
 
 __all__ = ["parse_model"]
@@ -40,8 +41,6 @@ def parse_model(text: str, where: str) -> dict[str, Any]:
     if "/" not in text and (text in models or "." in text):
         return {"name": text}
     if "/" not in text and not Path(text, "model.yaml").is_file():
-        from pipeline.models.bundle import list_bundles
-
         bundles = list_bundles()
         if text not in bundles:
             names = sorted({*models, *bundles})

@@ -10,7 +10,7 @@ from pydantic import Field, Strict, model_validator
 
 from pipeline.errors import Problem
 from pipeline.models import Model
-from pipeline.validation import wrong
+from pipeline.validation import problems_error
 
 __all__ = ["PartsModel"]
 
@@ -35,7 +35,7 @@ class PartsModel(Model):
             where, found = ("outputs", f"{self.parts} parts") if self.outputs else ("classes", str(self.classes))
             problems.append(Problem(where, found, f"at most {self.most_parts}", "Several parts may share a class: see outputs."))
         if problems:
-            raise wrong(problems)
+            raise problems_error(problems)
         return self
 
     @property

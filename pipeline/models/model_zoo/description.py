@@ -15,8 +15,8 @@ from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
 from pipeline.models.model_zoo.preprocessing import Chain
 from pipeline.models.model_zoo.steps import before
-from pipeline.models.networks.stride_and_field import file_sha256
-from pipeline.statistics.normalization import HIGH, LOW
+from pipeline.statistics import HIGH_PERCENTILE, LOW_PERCENTILE
+from pipeline.storage import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ def _steps(model: Model) -> list[dict[str, Any]]:
     if wanted == "zscore":
         return [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"]}}]
     if wanted == "percentile":
-        return [{"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW, "max_percentile": HIGH}}]
+        return [{"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW_PERCENTILE, "max_percentile": HIGH_PERCENTILE}}]
     if not wanted:
         return []
     means, stds = ([float(one) for one in wanted[key]] for key in ("mean", "std"))

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.models import Network
 from pipeline.models.networks.tensor_shapes import Shapes
 from pipeline.plugins import available, build, find
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["advice", "nearest_network"]
 
 _LEAST = 0.1  # share of tensors that agree below which a network is not worth naming
 _HIDDEN = "What shapes do not show, such as padding, must be as in training."
+
+
+@runtime_checkable
+class Recognizable(Protocol):
+    """A network that is built here; :class:`pipeline.models.Network` says what its methods do."""
+
+    @classmethod
+    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+        """Read options off the tensors of a file."""
+        ...
+
+    def build(self) -> nn.Module:
+        """Build the module, without weights."""
+        ...
 
 
 def advice(found: Shapes, weights: Path) -> str:
@@ -69,14 +85,14 @@ def _guesses(found: Shapes) -> Iterator[dict[str, Any]]:
             plugin = find("models", name)
         except InputError:
             continue  # a package that it needs is not installed
-        if issubclass(plugin, Network):
+        if issubclass(plugin, Recognizable):
             yield from ({"name": name, **options} for options in plugin.guesses(found))
 
 
 def _shapes_of(spec: dict[str, Any]) -> Shapes:
     from pipeline.models.networks.weightless import weightless
 
-    network: Network = build("models", spec)
+    network: Recognizable = build("models", spec)
     with weightless(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that a library will drop one day: the user has not asked for them
         module = network.build()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models._segnet_base import Layers
 from pipeline.models.networks.padding import fill
+from pipeline.models.networks.segnet_layers import SegNetLayers
 
 __all__ = ["SegNetModule"]
 
@@ -20,7 +20,7 @@ class SegNetModule(nn.Module):
     Sizes that are not multiples of the stride are filled up with zeros at the bottom and right, and the output is cut back.
     """
 
-    def __init__(self, channels: int, classes: int, layers: Layers) -> None:
+    def __init__(self, channels: int, classes: int, layers: SegNetLayers) -> None:
         super().__init__()
         self.stride = layers.stride
         self.norm = nn.LocalResponseNorm(5) if layers.is_normalized else nn.Identity()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models.networks.padding import fill
+from pipeline.models.networks.smp_architectures import GIVEN_ELSEWHERE
 
 __all__ = ["check_output", "make_network"]
 
@@ -90,9 +91,7 @@ def _refuse_unknown(architecture: str, options: dict[str, Any]) -> None:
 
     import segmentation_models_pytorch as smp
 
-    from pipeline.models.smp import ELSEWHERE
-
-    known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name not in (*ELSEWHERE, "kwargs")]
+    known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name not in (*GIVEN_ELSEWHERE, "kwargs")]
     unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError([Problem(f"model.options.{name}", repr(options[name]), one_of(known), nearest(name, known)) for name in unknown])

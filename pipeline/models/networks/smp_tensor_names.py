@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.models.networks.tensor_shapes import Shapes, ends
+from pipeline.models.networks.tensor_shapes import Shapes, channels_and_classes
 
 __all__ = ["read_names"]
 
@@ -50,7 +50,7 @@ def read_names(shapes: Shapes) -> Iterator[dict[str, Any]]:
     """
     decoder = next((name for start, name in _DECODERS.items() if any(one.startswith(f"decoder.{start}") for one in shapes)), None)
     stem = next((stem for stem in _ENCODERS if f"encoder.{stem}.weight" in shapes), None)
-    size = ends(shapes, f"encoder.{stem}.weight", "segmentation_head.0.weight")
+    size = channels_and_classes(shapes, f"encoder.{stem}.weight", "segmentation_head.0.weight")
     if not (decoder and stem and size):
         return
     from segmentation_models_pytorch.encoders import encoders

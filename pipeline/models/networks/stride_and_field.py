@@ -9,19 +9,18 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.geometry import ceil_to
-from pipeline.storage import recall
+from pipeline.storage import file_sha256, recall
 from pipeline.storage import remember as keep_answer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Probe", "answer_key", "cached", "file_sha256", "probe", "probe_field", "probe_stride", "remember"]
+__all__ = ["Probe", "answer_key", "cached", "probe", "probe_field", "probe_stride", "remember"]
 
 VERSION = 2  # of the probe: what an earlier one found is not asked for
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
@@ -248,19 +247,3 @@ def cached(weights: Path, **built_from: Any) -> Probe | None:
 def remember(key: str, found: Probe) -> None:
     """Keep what was found for a network under the name that :func:`answer_key` gives it."""
     keep_answer("probe", key, asdict(found))
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file's bytes; it is read again only after it has changed.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    facts = path.stat()
-    return _sha256(path, facts.st_size, facts.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

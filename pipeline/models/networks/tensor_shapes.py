@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["Shapes", "ends"]
+__all__ = ["Shapes", "channels_and_classes"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each tensor of a state dict, by name."""
@@ -12,7 +12,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _CONV_AXES = 4
 
 
-def ends(shapes: Shapes, first: str, last: str) -> dict[str, int] | None:
+def channels_and_classes(shapes: Shapes, first: str, last: str) -> dict[str, int] | None:
     """Read the channels of a network's input and output.
 
     Args:
@@ -24,7 +24,7 @@ def ends(shapes: Shapes, first: str, last: str) -> dict[str, int] | None:
         ``channels`` and ``classes``; None where there are no such convolutions.
 
     Example:
-        >>> ends({"stem.weight": (48, 3, 5, 5), "head.weight": (19, 48, 1, 1)}, "stem.weight", "head.weight")
+        >>> channels_and_classes({"stem.weight": (48, 3, 5, 5), "head.weight": (19, 48, 1, 1)}, "stem.weight", "head.weight")
         {'channels': 3, 'classes': 19}
     """
     stem, head = shapes.get(first, ()), shapes.get(last, ())

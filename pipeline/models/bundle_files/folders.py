@@ -1,0 +1,157 @@
+"""Folders of bundles: finding, reading and writing them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.models import Network
+from pipeline.models.bundle_files.spec import BundleSpec
+from pipeline.plugins import build, find, problems_of
+from pipeline.statistics import check_mean_std
+from pipeline.storage import file_sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MERGED_CHANNELS", "find_bundle", "list_bundles", "read_architecture", "read_spec", "save_bundle"]
+
+MERGED_CHANNELS = 3  # channels of a network that sees mean, minimum and maximum over any number of them
+
+_SHIPPED = Path(__file__).parents[2] / "bundles"
+
+
+def list_bundles() -> dict[str, Path]:
+    """Bundles that can be named without a path, with their folders, by name; of two with one name the first found counts."""
+    places = [_SHIPPED, *(Path(place) for place in os.environ.get("GIGASEG_MODELS", "").split(os.pathsep) if place)]
+    found = {path.parent.name: path.parent for place in reversed(places) for path in place.glob("*/model.yaml")}
+    return dict(sorted(found.items()))
+
+
+def find_bundle(path: str) -> Path:
+    """Return the folder that a bundle's path or name stands for.
+
+    Raises:
+        InputError: there is no such bundle.
+    """
+    if "/" in path or os.sep in path:
+        folder = Path(path)
+        if not (folder / "model.yaml").is_file() and (folder / "bundle" / "model.yaml").is_file():
+            return folder / "bundle"  # the output folder of a training
+        if not (folder / "model.yaml").is_file():
+            found = "a folder without model.yaml" if folder.is_dir() else "no such folder"
+            raise InputError(Problem(path, found, "a bundle: a folder with model.yaml and weights.safetensors"))
+        return folder
+    bundles = list_bundles()
+    if path not in bundles:
+        local = f"For the folder here, write ./{path}." if Path(path, "model.yaml").is_file() else ""
+        way_out = (
+            local or nearest(path, list(bundles)) or "A folder is named with a slash, as ./mine; GIGASEG_MODELS lists folders of bundles."
+        )
+        raise InputError(Problem("bundle", repr(path), one_of(list(bundles)), way_out))
+    return bundles[path]
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Read and check ``model.yaml``.
+
+    Raises:
+        InputError: it is not YAML, or keys are wrong; every problem at once, each with file and key.
+    """
+    file = folder / "model.yaml"
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(Problem(str(file), f"no readable YAML ({' '.join(str(error).split())})")) from error
+    if not isinstance(data, dict):
+        raise InputError(Problem(str(file), type(data).__name__, "a mapping of keys"))
+    try:
+        return BundleSpec(**{str(key): value for key, value in data.items()})
+    except ValidationError as error:
+        raise InputError([_in_file(problem, file) for problem in problems_of(error, BundleSpec, "")]) from error
+
+
+def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: Any) -> Path:
+    """Write a bundle; whoever looks sees the old folder or the new one, never a part.
+
+    Args:
+        folder: where to; a bundle that is there is replaced.
+        module: its weights are saved as they are, bit for bit.
+        half: save weights with more than one axis as float16, in half the space; norms keep their range.
+        **spec: keys of ``model.yaml`` but ``format`` and ``weights``; ``architecture`` and ``classes`` are required.
+
+    Raises:
+        InputError: a key is wrong, or the architecture does not fit classes and channels.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        new = scratch / "new"
+        new.mkdir()
+        # Clones: tensors that share memory could not be saved.
+        state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+        if half:
+            state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
+        save_file(state, new / "weights.safetensors")
+        (new / "weights.safetensors").chmod(0o644)  # the library leaves it to its writer alone, and a run may be another user's
+        data = {
+            "format": "gigaseg.bundle/1",
+            **spec,
+            "weights": {"file": "weights.safetensors", "sha256": file_sha256(new / "weights.safetensors")},
+        }
+        (new / "model.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        read_architecture(read_spec(new), new)
+        if folder.exists():
+            folder.rename(scratch / "old")
+        new.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def read_architecture(spec: BundleSpec, folder: Path) -> Network:
+    """Build the network that a bundle's weights belong to, without loading them.
+
+    Raises:
+        InputError: no such architecture, wrong options, or classes and channels that do not fit it.
+    """
+    file = folder / "model.yaml"
+    options = {**spec.architecture, "weights": folder / spec.weights.file}
+    name = str(spec.architecture.get("name"))
+    try:
+        if not issubclass(find("models", name, "architecture.name"), Network):
+            raise InputError(Problem("architecture.name", repr(name), "a network, such as unet"))
+        network: Network = build("models", options, "architecture")
+    except InputError as error:
+        raise InputError([_in_file(problem, file) for problem in error.problems]) from error
+    problems, classes, outputs = [], len(spec.classes), spec.outputs
+    if outputs is None and classes != network.num_classes:
+        problems.append(Problem(f"{file}: classes", f"{classes} classes", f"{network.num_classes}, as the architecture predicts"))
+    if outputs is not None and (len(outputs) != network.num_classes or sorted(set(outputs)) != list(range(classes))):
+        expected = f"{network.num_classes} class ids, one an output channel, naming each of 0..{classes - 1}"
+        problems.append(Problem(f"{file}: outputs", str(list(outputs)), expected))
+    if spec.merge_channels and network.num_channels != MERGED_CHANNELS:
+        problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED_CHANNELS}"))
+    elif spec.channels is not None and network.num_channels not in (None, spec.channels):
+        problems.append(Problem(f"{file}: channels", str(spec.channels), f"{network.num_channels}, as the architecture takes"))
+    if isinstance(spec.normalize, dict):
+        channels = None if spec.merge_channels else network.num_channels
+        problems += [_in_file(problem, file) for problem in check_mean_std(spec.normalize, channels)]
+    if problems:
+        raise InputError(problems)
+    return network
+
+
+def _in_file(problem: Problem | str, file: Path) -> Problem:
+    return replace(problem, where=f"{file}: {problem.where}") if isinstance(problem, Problem) else Problem(str(file), problem)
