@@ -6,10 +6,14 @@ Never touches: pixels, models, Ray.
 
 from __future__ import annotations
 
-from pipeline.records.ledger import Ledger, Tally, latest, read_rows, tally
+from pipeline.records.holder import Holder
+from pipeline.records.ledger import Ledger
+from pipeline.records.overwriting import refuse_overwriting
 from pipeline.records.receipts import Block, Receipt
 from pipeline.records.run_folder import RunFolder, hardware, versions
-from pipeline.records.run_lock import Holder, current_holder
+from pipeline.records.run_lock import current_holder
+from pipeline.records.segments import read_rows, read_rows_of
+from pipeline.records.tally import Tally, latest, tally
 
 __all__ = [
     "Block",
@@ -22,6 +26,8 @@ __all__ = [
     "hardware",
     "latest",
     "read_rows",
+    "read_rows_of",
+    "refuse_overwriting",
     "tally",
     "versions",
 ]

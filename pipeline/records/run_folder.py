@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.config import CALIBRATED, settled
+from pipeline.config import CALIBRATED_FOLDER, replace_auto
 from pipeline.errors import InputError, Problem
-from pipeline.records.ledger import Ledger, read_rows_of
+from pipeline.records.ledger import Ledger
+from pipeline.records.segments import read_rows_of
 from pipeline.storage import put_text, store_errors
 
 __all__ = ["RunFolder"]
@@ -108,7 +109,7 @@ class RunFolder:
         ways_out = ways_out[:-1] if identity.keys() & NEVER_FRESH else ways_out
         recipe = self.read().get("recipe", {})  # the config that is written here says what was chosen, not `auto`
         now = json.loads(json.dumps(identity, default=str))
-        pairs = differences(settled(before, recipe), settled(now, recipe))
+        pairs = differences(replace_auto(before, recipe), replace_auto(now, recipe))
         problems = [Problem(f"{self.path}: {key}", f"{new!r}", f"{old!r}, as this folder was begun with") for key, old, new in pairs]
         if problems:
             raise InputError([*problems, f"{', '.join(ways_out[:-1])}, or {ways_out[-1]}."])
@@ -127,7 +128,7 @@ class RunFolder:
         with store_errors(self.path):
             for place in places:
                 self._remove(self.path / place)
-            for name in ("ledger", "report", CALIBRATED, "run.json", "config.yaml", "log.txt"):
+            for name in ("ledger", "report", CALIBRATED_FOLDER, "run.json", "config.yaml", "log.txt"):
                 self._remove(self.path / name)
 
     def discard(self) -> None:

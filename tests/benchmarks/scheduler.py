@@ -21,10 +21,9 @@ from pipeline.geometry import Box
 from pipeline.inputs.image import Image
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
-from pipeline.records.receipts import Block
-from pipeline.records.run_folder import RunFolder
+from pipeline.records import Block, RunFolder
 from pipeline.scheduling.block_queue import Stage
-from pipeline.scheduling.execution import Order, execute
+from pipeline.scheduling.execution import RunSpec, execute
 
 __all__ = ["Blank"]
 
@@ -64,7 +63,7 @@ def seconds_of(blocks: int, actors: int, runner: str) -> float:
         folder = RunFolder(Path(text))
         job = Job(folder.path, Recipe(core=SIDE, block=SIDE), classes=CLASSES)
         start = time.perf_counter()
-        execute(Order(folder, job, {"blank": [stage]}, plan, runner, Compute(actors=actors)))
+        execute(RunSpec(folder, job, {"blank": [stage]}, plan, runner, Compute(actors=actors)))
         return time.perf_counter() - start
 
 

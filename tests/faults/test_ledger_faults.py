@@ -17,17 +17,15 @@ import pytest
 
 import pipeline
 from pipeline.errors import InputError, StoreError
-from pipeline.records.ledger import Ledger, read_rows
-from pipeline.records.receipts import Receipt
+from pipeline.records import Ledger, Receipt, read_rows
 
 REPOSITORY = Path(pipeline.__file__).parents[1]
 
 # appends for ever, and prints the number of each row once it is committed
 WRITER = """
 import itertools, sys
-from pipeline.errors import LeaseLost
-from pipeline.records.ledger import Ledger
-from pipeline.records.receipts import Receipt
+from pipeline.errors import LockLost
+from pipeline.records import Ledger, Receipt
 
 try:
     with Ledger.open(sys.argv[1], stale_s=600) as ledger:
@@ -36,7 +34,7 @@ try:
             if number % 5 == 0:
                 ledger.flush()
                 print(f"{ledger.epoch}:{number}", flush=True)
-except LeaseLost as lost:
+except LockLost as lost:
     print("lost", lost, flush=True)
 """
 
@@ -44,9 +42,8 @@ except LeaseLost as lost:
 LATE = """
 import dataclasses, sys
 from pipeline.records import ledger as module
-from pipeline.errors import LeaseLost
-from pipeline.records.run_lock import Holder
-from pipeline.records.receipts import Receipt
+from pipeline.errors import LockLost
+from pipeline.records import Holder, Receipt
 
 module.COMMIT_S = 3600
 try:
@@ -58,7 +55,7 @@ try:
         ledger.append(Receipt("predict", "a", "late"))
         ledger.flush()
         print("committed", flush=True)
-except LeaseLost as lost:
+except LockLost as lost:
     print("lost", flush=True)
 """
 
@@ -66,8 +63,7 @@ except LeaseLost as lost:
 RACER = """
 import contextlib, sys
 from pipeline.errors import InputError
-from pipeline.records.ledger import Ledger
-from pipeline.records.receipts import Receipt
+from pipeline.records import Ledger, Receipt
 
 print("ready", flush=True)
 for line in sys.stdin:

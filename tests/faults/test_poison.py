@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.records.ledger import latest, read_rows
+from pipeline.records import latest, read_rows
 from tests.faults.scene import (
     SIDE,
     Ended,

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from pipeline.errors import GigasegError, InputError, StoreError
-from pipeline.records.ledger import Ledger, read_rows
-from pipeline.records.run_lock import Holder
+from pipeline.records import Holder, Ledger, read_rows
 from pipeline.scheduling.execution import _Execution
 from tests.conftest import NORMALIZE, UNET, Done, blobs, save_tiff
 from workflows.report import report

@@ -17,12 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import LockLost, StoreError
-from pipeline.records import ledger as ledger_module
-from pipeline.records import run_lock as lease_module
-from pipeline.records.ledger import Ledger, latest, read_rows, read_rows_of
-from pipeline.records.receipts import Receipt
+from pipeline.records import Ledger, Receipt, latest, read_rows, read_rows_of, segments
+from pipeline.records.run_lock import hold_run
 from pipeline.statistics.pixel_counts import Counts
-from pipeline.storage.local import LocalStorage
+from pipeline.storage import LocalStorage, MemoryStorage
 
 
 def receipt(number, **options):
@@ -96,7 +94,7 @@ def test_the_last_row_of_a_block_holds():
 
 def test_a_segment_longer_than_one_piece_is_read_whole(tmp_path, monkeypatch):
     """Rows that lie across the pieces in which a segment is read are not lost."""
-    monkeypatch.setattr(ledger_module, "PIECE_BYTES", 37)
+    monkeypatch.setattr(segments, "PIECE_BYTES", 37)
     write(tmp_path, *range(50))
     assert blocks(read_rows(tmp_path)) == [f"a:0.0.{number}" for number in range(50)]
 
@@ -281,12 +279,12 @@ def test_a_holder_superseded_before_its_first_row_is_ignored(tmp_path):
     """A process that claims the run, sleeps and is taken over cannot bring in rows when it wakes."""
     write(tmp_path, 1)
     storage = LocalStorage(tmp_path)
-    with lease_module.hold(storage) as slept:
+    with hold_run(storage) as slept:
         write(tmp_path, 2, take_over=True)
         with pytest.raises(LockLost):
             Ledger(storage, slept)
     assert (tmp_path / "000002.jsonl").exists()
-    late = b"".join(ledger_module._encode("receipt", receipt(number).to_json()) for number in ("late", "later"))
+    late = b"".join(segments.encode_row("receipt", receipt(number).to_json()) for number in ("late", "later"))
     with (tmp_path / "000002.jsonl").open("ab") as file:
         file.write(late)
     assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2"]
@@ -300,6 +298,49 @@ def test_a_lost_claim_never_costs_a_segment(tmp_path):
     (tmp_path / "epoch-000001.json").unlink()
     write(tmp_path, 2)
     assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2"]
+
+
+# storages that cannot append
+
+
+@pytest.fixture
+def memory(tmp_path, monkeypatch):
+    """A storage that writes a whole file again to append to it, and therefore wants short segments."""
+    monkeypatch.setattr(MemoryStorage, "segment_bytes", 200)
+    return MemoryStorage(f"memory://{tmp_path.name}")
+
+
+def test_a_storage_that_cannot_append_gets_short_segments(memory):
+    """Where appending writes a file again, a holder goes on in a new segment, and all are read in the order of commit."""
+    for numbers in (range(9), range(9, 20)):
+        with Ledger.open(memory) as ledger:
+            for number in numbers:
+                ledger.append(receipt(number))
+                ledger.flush()
+    names = [name for name in memory.list() if name.endswith(".jsonl")]
+    assert names[:3] == ["000001.jsonl", "000001.next-000001.jsonl", "000001.next-000002.jsonl"]
+    assert "000002.next-000001.jsonl" in names
+    assert all(memory.size(name) < 1000 for name in names[1:])
+    assert blocks(read_rows(memory)) == [f"a:0.0.{number}" for number in range(20)]
+    assert [header["epoch"] for header in read_rows_of(memory, "header")] == [1, 2]
+
+
+def test_short_segments_of_a_superseded_holder_are_ignored(memory):
+    """What a holder writes into a new segment after it was taken over is never read."""
+    with losing(memory) as old:
+        for number in range(5):
+            old.append(receipt(number))
+            old.flush()
+        with Ledger.open(memory, take_over=True) as new:
+            for _ in range(9):
+                old.append(receipt("late"))
+                with pytest.raises(LockLost):
+                    old.flush()
+            memory.put("000001.next-000099.jsonl", segments.encode_row("receipt", receipt("later").to_json()))
+            new.append(receipt("new"))
+            expected = [*(f"a:0.0.{number}" for number in range(5)), "a:0.0.new"]
+            assert blocks(new.rows()) == expected
+    assert blocks(read_rows(memory)) == expected
 
 
 @pytest.mark.benchmark

@@ -14,11 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError, LockLost
-from pipeline.records import run_lock as lease_module
-from pipeline.records.ledger import Ledger, read_rows
-from pipeline.records.receipts import Receipt
-from pipeline.records.run_lock import Holder, current_holder
-from pipeline.storage.local import LocalStorage
+from pipeline.records import Holder, Ledger, Receipt, current_holder, holder, read_rows, run_lock
+from pipeline.storage import LocalStorage
 
 
 def write(folder, **options):
@@ -77,7 +74,7 @@ def test_a_released_run_is_taken_at_once(tmp_path):
 def test_a_holder_that_ended_on_this_host_is_followed_at_once(tmp_path, change):
     """A process that is gone, even if its number was given away, is taken over without waiting."""
     gone = replace(Holder.here(), **change)
-    lease_module._claim(LocalStorage(tmp_path), gone, take_over=False, stale_s=600)
+    run_lock._claim(LocalStorage(tmp_path), gone, take_over=False, stale_s=600)
     assert current_holder(tmp_path) == gone
     write(tmp_path, stale_s=600)
 
@@ -96,18 +93,18 @@ def test_a_silent_holder_elsewhere_is_followed_after_a_while(tmp_path, claim, ca
 
 def test_a_holder_elsewhere_that_counts_is_refused(tmp_path, monkeypatch):
     """A holder on another host lives as long as its counter moves."""
-    monkeypatch.setattr(lease_module, "BEAT_S", 0.1)
+    monkeypatch.setattr(run_lock, "BEAT_S", 0.1)
     with Ledger.open(tmp_path, holder=elsewhere()), pytest.raises(InputError, match="host far"):
         write(tmp_path, stale_s=60)
 
 
 def test_a_holder_elsewhere_that_ends_while_watched_is_followed_at_once(tmp_path, monkeypatch):
     """Whoever waits for a holder's end does not wait longer than that."""
-    monkeypatch.setattr(lease_module, "BEAT_S", 3600)
+    monkeypatch.setattr(run_lock, "BEAT_S", 3600)
     with Ledger.open(tmp_path, holder=elsewhere()) as ledger:
-        ended = threading.Timer(0.5, lambda: ledger._storage.create_if_absent("released-000001", b""))
+        ended = threading.Timer(0.5, lambda: ledger._storage.create("released-000001", b""))
         ended.start()
-        lease_module._wait_for_end(ledger._storage, 1, Holder.here(), stale_s=3600)
+        run_lock._wait_for_end(ledger._storage, 1, Holder.here(), stale_s=3600)
         assert ledger._storage.size("released-000001") == 0
         ended.join()
 
@@ -115,7 +112,7 @@ def test_a_holder_elsewhere_that_ends_while_watched_is_followed_at_once(tmp_path
 def test_of_two_that_take_over_the_slower_one_is_refused(tmp_path, monkeypatch):
     """`--take-over` is meant for the holder that was seen, never for another process that was faster."""
     me = Holder.here()
-    real = LocalStorage.create_if_absent
+    real = LocalStorage.create
 
     def slower(self, name, data):
         if name == "epoch-000002.json":
@@ -123,15 +120,16 @@ def test_of_two_that_take_over_the_slower_one_is_refused(tmp_path, monkeypatch):
         return real(self, name, data)
 
     with losing(tmp_path):
-        monkeypatch.setattr(LocalStorage, "create_if_absent", slower)
+        monkeypatch.setattr(LocalStorage, "create", slower)
         with pytest.raises(InputError, match="host faster"):
             write(tmp_path, take_over=True)
 
 
 def test_a_host_without_proc_still_tells_holders_apart(tmp_path, monkeypatch):
     """Without /proc a dead process is still recognised and a live one still refused, by its counter."""
-    monkeypatch.setattr(lease_module, "BEAT_S", 0.1)
-    monkeypatch.setattr(Path, "read_text", fail_with(errno.ENOENT))
+    monkeypatch.setattr(run_lock, "BEAT_S", 0.1)
+    for method in ("read_text", "readlink"):
+        monkeypatch.setattr(Path, method, fail_with(errno.ENOENT))
     me = Holder.here()
     assert (me.space, me.birth) == ("", "")
     assert replace(me, pid=2**22 + 1).is_gone(me) is True
@@ -142,6 +140,6 @@ def test_a_host_without_proc_still_tells_holders_apart(tmp_path, monkeypatch):
 def test_another_users_process_is_not_taken_for_dead(monkeypatch):
     """A process that may not be signalled or looked at is there; only its counter tells more."""
     me = Holder.here()
-    monkeypatch.setattr(lease_module, "_birth", lambda _: "")
+    monkeypatch.setattr(holder, "birth_of", lambda _: "")
     monkeypatch.setattr(os, "kill", fail_with(errno.EPERM))
     assert me.is_gone(me) is None
