@@ -1,4 +1,4 @@
-"""What a run remembers: its folder, the ledger of receipts, the lock that makes one process its holder.
+"""What a run records: its folder, the ledger of receipts, the lock that lets one process write.
 
 Owns: run.json, log.txt, ledger segments, blocks and receipts as values. May import: storage, inputs and below.
 Never touches: pixels, models, Ray.
@@ -6,11 +6,12 @@ Never touches: pixels, models, Ray.
 
 from __future__ import annotations
 
+from pipeline.records.environment import hardware, versions
 from pipeline.records.holder import Holder
 from pipeline.records.ledger import Ledger
 from pipeline.records.overwriting import refuse_overwriting
 from pipeline.records.receipts import Block, Receipt
-from pipeline.records.run_folder import RunFolder, hardware, versions
+from pipeline.records.run_folder import RunFolder
 from pipeline.records.run_lock import current_holder
 from pipeline.records.segments import read_rows, read_rows_of
 from pipeline.records.tally import Tally, latest, tally

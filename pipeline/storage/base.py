@@ -69,11 +69,11 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove a file; nothing happens where there is none."""
+        """Remove a file; nothing happens where there is none. A power cut may bring it back."""
 
     @abstractmethod
     def delete_tree(self, prefix: str) -> None:
-        """Remove every file below ``prefix``, which is not empty."""
+        """Remove every file below ``prefix``, which is not empty. A power cut may bring them back."""
 
     @abstractmethod
     def replace_tree(self, prefix: str) -> AbstractContextManager[Storage]:

@@ -146,7 +146,6 @@ class LocalStorage(Storage):
             self._require_root()
             with suppress(*NO_FILE):
                 path.unlink()
-                _sync_folder(path.parent)
                 self._remove_empty_parents(path)
 
     @override
