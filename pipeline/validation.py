@@ -25,7 +25,7 @@ from pipeline.errors import Problem, nearest, one_of
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["Expected", "describe", "join", "members", "problems_of", "show", "wrong"]
+__all__ = ["Expected", "describe_type", "join_keys", "problems_error", "problems_of", "quote", "union_members"]
 
 _WORDS: Mapping[Any, str] = {
     str: "text",
@@ -58,21 +58,21 @@ class Expected:
     text: str
 
 
-def join(*parts: object) -> str:
+def join_keys(*parts: object) -> str:
     """Return the place of a key in the YAML.
 
     Example:
-        >>> join("", "classes", 1, "name")
+        >>> join_keys("", "classes", 1, "name")
         'classes.1.name'
     """
     return ".".join(str(part) for part in parts if part != "")
 
 
-def show(value: Any, kind: bool = False) -> str:
+def quote(value: Any, kind: bool = False) -> str:
     """Return a value as a message quotes it.
 
     Example:
-        >>> show("abc", kind=True), show(None), show(True)
+        >>> quote("abc", kind=True), quote(None), quote(True)
         ("'abc' (text)", 'null', 'true')
     """
     if value is None or isinstance(value, bool):
@@ -83,7 +83,7 @@ def show(value: Any, kind: bool = False) -> str:
     return f"{text} ({word})" if kind and word else text
 
 
-def wrong(problems: Sequence[Problem]) -> PydanticCustomError:
+def problems_error(problems: Sequence[Problem]) -> PydanticCustomError:
     """Return what a validator raises for several problems; each ``where`` is relative to the validated value."""
     return PydanticCustomError("problems", "wrong", {"problems": tuple(problems)})
 
@@ -103,7 +103,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], where: str) -> l
     for path, errors in found.items():
         # A branch of a union that failed as a whole says nothing where another failed inside.
         if not any(other != path and other[: len(path)] == path for other in found):
-            problems += _problems(errors, model, path, join(where, *path))
+            problems += _problems(errors, model, path, join_keys(where, *path))
     return problems
 
 
@@ -114,21 +114,21 @@ def _problems(errors: Sequence[ErrorDetails], model: type[BaseModel], path: tupl
         names, key = list(parent.model_fields) if parent else [], str(path[-1])
         return [Problem(place, f"unknown key {key!r}", one_of(names) or "no options", nearest(key, names))]
     if "missing" in kinds:
-        return [Problem(place, None, describe(annotation))]
+        return [Problem(place, None, describe_type(annotation))]
     for error in errors:
         if error["type"] == "problems":
-            return [replace(problem, where=join(place, problem.where)) for problem in error["ctx"]["problems"]]
+            return [replace(problem, where=join_keys(place, problem.where)) for problem in error["ctx"]["problems"]]
         if error["type"] in ("value_error", "assertion_error"):
-            return [Problem(place, show(error["input"]), error["msg"].partition(", ")[2])]
+            return [Problem(place, quote(error["input"]), error["msg"].partition(", ")[2])]
     value = one["input"]
     way_out = nearest(value, list(_names(annotation))) if isinstance(value, str) else ""
-    expected = one["msg"] if annotation is None else describe(annotation)
-    return [Problem(place, show(value, kind=not kinds.issubset(_OF_VALUE)), expected, way_out or _as_number(value, annotation))]
+    expected = one["msg"] if annotation is None else describe_type(annotation)
+    return [Problem(place, quote(value, kind=not kinds.issubset(_OF_VALUE)), expected, way_out or _as_number(value, annotation))]
 
 
 def _as_number(value: Any, annotation: Any) -> str:
     """Return how to write a number that YAML took for text, such as 1e-3 or '8'."""
-    wanted = {member for member in members(annotation) if member in (int, float)}
+    wanted = {member for member in union_members(annotation) if member in (int, float)}
     try:
         number = float(value) if wanted and isinstance(value, str) else None
     except ValueError:
@@ -141,13 +141,13 @@ def _as_number(value: Any, annotation: Any) -> str:
     return f"Write {yaml.safe_dump(plain).split()[0]}, without quotes."
 
 
-def members(annotation: Any) -> list[Any]:
+def union_members(annotation: Any) -> list[Any]:
     """Return the branches of a union that are not null, without their marks; the annotation itself if it is no union."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return members(get_args(annotation)[0])
+        return union_members(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return [member for branch in get_args(annotation) for member in members(branch)]
+        return [member for branch in get_args(annotation) for member in union_members(branch)]
     return [] if annotation is type(None) else [annotation]
 
 
@@ -158,7 +158,7 @@ def _follow(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[tuple[int
     path: list[int | str] = []
     parts = [part for part in loc if part != "[key]"]
     while parts:
-        branches = members(annotation)
+        branches = union_members(annotation)
         if len(branches) > 1:
             parts.pop(0)  # pydantic puts the name of the union's branch here
             if not parts:
@@ -184,16 +184,16 @@ def _child(branches: Sequence[Any], part: int | str) -> tuple[Any, type[BaseMode
 
 def _names(annotation: Any) -> list[str]:
     """Return the words that an annotation takes."""
-    return [str(word) for member in members(annotation) if get_origin(member) is Literal for word in get_args(member)]
+    return [str(word) for member in union_members(annotation) if get_origin(member) is Literal for word in get_args(member)]
 
 
-def describe(annotation: Any) -> str:
+def describe_type(annotation: Any) -> str:
     """Return in words which values an annotation takes.
 
     Example:
-        >>> describe(Annotated[int, Ge(1)] | Literal["auto"])
+        >>> describe_type(Annotated[int, Ge(1)] | Literal["auto"])
         'a whole number of at least 1 or auto'
-        >>> describe(Annotated[int, Ge(2), Le(255)]), describe(Annotated[float, Ge(0), Lt(1)])
+        >>> describe_type(Annotated[int, Ge(2), Le(255)]), describe_type(Annotated[float, Ge(0), Lt(1)])
         ('a whole number of at least 2 and at most 255', 'a number of at least 0 and below 1')
     """
     return one_of(_choices(annotation))
@@ -213,7 +213,7 @@ def _choices(annotation: Any, marks: Sequence[Any] = ()) -> list[str]:
         return [str(value) for value in inner]
     bounds = " and".join(filter(None, map(_bound, marks)))
     if origin in (tuple, list):
-        return [f"a list{bounds}, each {describe(inner[0])}"]
+        return [f"a list{bounds}, each {describe_type(inner[0])}"]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [f"a mapping with {', '.join(annotation.model_fields)}"]
     return [_WORDS.get(origin or annotation, str(annotation)) + bounds]

@@ -19,14 +19,13 @@ from sybil.example import Example
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from pipeline.cli import app, main
-from pipeline.config.loading import RUN, load_form
-from pipeline.config.recipe import Recipe
+from pipeline.config import RUN_YAML, Recipe, load_yaml
 from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.raster import Header, Raster
 from pipeline.statistics.pixel_counts import Counts
 from pipeline.storage import LocalStorage
-from pipeline.training import TRAIN, is_training
+from pipeline.training import TRAINING_YAML, is_training
 from pipeline.writers import MaskMeta
 
 ROOT = Path(__file__).parents[1]
@@ -101,8 +100,8 @@ def test_a_config_in_the_readme_loads(number: int, tmp_path: Path) -> None:
         (tmp_path / name).touch()
     text = blocks(README, "yaml")[number]
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
-    form = TRAIN if is_training(yaml.safe_load(text)) else RUN
-    assert load_form(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
+    form = TRAINING_YAML if is_training(yaml.safe_load(text)) else RUN_YAML
+    assert load_yaml(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("path", [ROOT / "config.yaml", *sorted((ROOT / "workflows").glob("*.yaml"))], ids=lambda path: path.stem)
@@ -110,8 +109,8 @@ def test_a_ready_config_loads(path: Path, tmp_path: Path) -> None:
     """The demo and each YAML that `gigaseg init` writes is a config."""
     (tmp_path / "images").mkdir()
     (tmp_path / "run.yaml").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    form = TRAIN if is_training(yaml.safe_load(path.read_text(encoding="utf-8"))) else RUN
-    assert load_form(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
+    form = TRAINING_YAML if is_training(yaml.safe_load(path.read_text(encoding="utf-8"))) else RUN_YAML
+    assert load_yaml(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
 
 
 class Recipes:

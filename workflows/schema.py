@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeline.config import RUN_YAML, json_schema
-from pipeline.training import TRAIN
+from pipeline.training import TRAINING_YAML
 
 __all__ = ["schema"]
 
@@ -16,5 +16,5 @@ def schema(*, training: bool = False) -> int:
     Returns:
         0.
     """
-    print(json.dumps(json_schema(TRAIN if training else RUN_YAML), indent=2))
+    print(json.dumps(json_schema(TRAINING_YAML if training else RUN_YAML), indent=2))
     return 0

@@ -1,44 +1,66 @@
 """The YAML as one frozen, strict tree, and what is resolved from it.
 
-Owns: the schema, loading with line numbers, ``--set`` overrides, paths as the YAML writes them, the recipe.
+Owns: the schema, loading with line numbers, ``--set``, paths as the YAML writes them, the recipe.
 May import: plug-in names and base modules. Never touches: images, models, the output folder.
 """
 
 from __future__ import annotations
 
-from pipeline.config.class_colors import palette
-from pipeline.config.loading import RUN, Form, config_from, json_schema, load_classes, load_config, load_form, load_written_config, to_yaml
-from pipeline.config.paths import expand, is_pattern, is_remote, is_sample, missing, plain, split_pattern
-from pipeline.config.recipe import CALIBRATED, Recipe
-from pipeline.config.schema import ClassSpec, Compute, Config, Tiling, parse_bytes, settled
-from pipeline.config.yaml_lines import Places, read_yaml
+from pipeline.config.byte_size import parse_bytes
+from pipeline.config.class_colors import default_colors
+from pipeline.config.class_list import Classes, ClassSpec
+from pipeline.config.json_schema import json_schema
+from pipeline.config.key_locations import KeyLocations
+from pipeline.config.loading import (
+    config_from_mapping,
+    load_classes,
+    load_config,
+    load_written_config,
+    load_yaml,
+    resolve_mapping,
+    to_yaml,
+)
+from pipeline.config.paths import absolute_path, check_exists, expand_glob, is_glob, is_sample, is_url, split_glob
+from pipeline.config.recipe import CALIBRATED_FOLDER, Recipe, replace_auto
+from pipeline.config.schema import DEFAULT_PLUGINS, Compute, Config, PluginSpec, Tiling
+from pipeline.config.strict_model import Auto, NonEmptyText, PositiveInteger, StrictModel
+from pipeline.config.yaml_document import read_yaml
+from pipeline.config.yaml_kind import RUN_YAML, YamlKind
 
 __all__ = [
-    "CALIBRATED",
-    "RUN",
+    "CALIBRATED_FOLDER",
+    "DEFAULT_PLUGINS",
+    "RUN_YAML",
+    "Auto",
     "ClassSpec",
+    "Classes",
     "Compute",
     "Config",
-    "Form",
-    "Places",
+    "KeyLocations",
+    "NonEmptyText",
+    "PluginSpec",
+    "PositiveInteger",
     "Recipe",
+    "StrictModel",
     "Tiling",
-    "config_from",
-    "expand",
-    "is_pattern",
-    "is_remote",
+    "YamlKind",
+    "absolute_path",
+    "check_exists",
+    "config_from_mapping",
+    "default_colors",
+    "expand_glob",
+    "is_glob",
     "is_sample",
+    "is_url",
     "json_schema",
     "load_classes",
     "load_config",
-    "load_form",
     "load_written_config",
-    "missing",
-    "palette",
+    "load_yaml",
     "parse_bytes",
-    "plain",
     "read_yaml",
-    "settled",
-    "split_pattern",
+    "replace_auto",
+    "resolve_mapping",
+    "split_glob",
     "to_yaml",
 ]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import colorsys
 
-__all__ = ["palette"]
+__all__ = ["default_colors"]
 
 # Black for the background, then colours that stay apart for most colour-blind readers (after S. Trubetskoy's list of distinct colours).
 FIRST = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 GOLDEN = 0.618033988749895
 
 
-def palette(count: int) -> list[str]:
+def default_colors(count: int) -> list[str]:
     """Give each of ``count`` classes a colour of its own, ``#rrggbb``.
 
     Example:
-        >>> palette(2)
+        >>> default_colors(2)
         ['#000000', '#e6194b']
-        >>> len(set(palette(300)))
+        >>> len(set(default_colors(300)))
         300
     """
     colors = dict.fromkeys(FIRST[:count])

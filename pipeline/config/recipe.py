@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["CALIBRATED", "Recipe"]
+__all__ = ["CALIBRATED_FOLDER", "Recipe", "replace_auto"]
 
-CALIBRATED = "calibrated"
+CALIBRATED_FOLDER = "calibrated"
 """Folder of the output that holds the network a run was calibrated with."""
 
 
@@ -26,7 +27,7 @@ class Recipe:
         batch: tiles a forward pass, at most.
         threads: compute threads an actor.
         calibrated: hash of the network that was calibrated for the run; empty: none was.
-        place: folder that holds it, which changes no number.
+        calibration_folder: folder that holds it, which changes no number.
     """
 
     backend: str = "torch"
@@ -39,7 +40,7 @@ class Recipe:
     batch: int = 1
     threads: int = 1
     calibrated: str = ""
-    place: str = ""
+    calibration_folder: str = ""
 
     @property
     def outer(self) -> int:
@@ -52,5 +53,20 @@ class Recipe:
         return (4, 4) if self.device == "cuda" else (1, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as run.json holds it: without the place, and without what was not calibrated."""
-        return {name: value for name, value in asdict(self).items() if name != "place" and (value or name != "calibrated")}
+        """The recipe as run.json holds it: without the calibration folder, and without what was not calibrated."""
+        return {name: value for name, value in asdict(self).items() if name != "calibration_folder" and (value or name != "calibrated")}
+
+
+def replace_auto(keys: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace each ``auto`` under ``tiling`` and ``compute`` by the recipe's value, so that asking for a value equals choosing it.
+
+    Example:
+        >>> replace_auto({"model": "auto", "tiling": {"core": "auto", "halo": 64}}, {"core": 1024, "halo": 32})
+        {'model': 'auto', 'tiling': {'core': 1024, 'halo': 64}}
+    """
+    return {
+        name: {key: recipe.get(key, value) if value == "auto" else value for key, value in part.items()}
+        if name in {"tiling", "compute"}
+        else part
+        for name, part in keys.items()
+    }

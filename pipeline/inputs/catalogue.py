@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, palette
+from pipeline.config import Config, default_colors
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.inputs.discovery import Input, list_inputs
 from pipeline.inputs.image import Image
@@ -134,7 +134,7 @@ def classes_of(config: Config, model: Model) -> tuple[list[dict[str, Any]], list
     if len(named) != model.num_classes:
         way_out = "List as many classes as the model predicts."
         problems.append(Problem("classes", f"{len(named)} classes", f"{model.num_classes}, as {config.model['name']} predicts", way_out))
-    colors = palette(len(named))
+    colors = default_colors(len(named))
     classes = [{"id": k, "name": one["name"], "color": one.get("color") or colors[k]} for k, one in enumerate(named)]
     return classes, problems
 

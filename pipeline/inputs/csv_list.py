@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import is_remote, is_sample, plain
+from pipeline.config import absolute_path, is_sample, is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 
 __all__ = ["COLUMNS", "Row", "read_csv_list"]
@@ -110,10 +110,10 @@ def _row(where: str, cells: list[str], columns: list[str], folder: Path, problem
             except ValueError:
                 problems.append(Problem(f"{where}: {option}", repr(given[option]), expected))
     truth = _absolute(given["truth"], folder) if "truth" in given else None
-    if truth and not (is_remote(truth) or is_sample(truth) or Path(truth).exists()):
+    if truth and not (is_url(truth) or is_sample(truth) or Path(truth).exists()):
         problems.append(Problem(f"{where}: truth", f"{truth!r}, which does not exist", "a file, or an empty cell"))
     return Row(where, _absolute(given.get("image", ""), folder), given.get("name", ""), truth, overrides)
 
 
 def _absolute(text: str, folder: Path) -> str:
-    return text if is_remote(text) or is_sample(text) else plain(text, folder)
+    return text if is_url(text) or is_sample(text) else absolute_path(text, folder)

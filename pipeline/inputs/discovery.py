@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.config import Config, expand, is_pattern, is_remote, is_sample, missing, split_pattern
+from pipeline.config import Config, check_exists, expand_glob, is_glob, is_sample, is_url, split_glob
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
 from pipeline.inputs.names import Candidate, flaw, resolve_names
 from pipeline.inputs.samples import resolve_sample
 from pipeline.inputs.truth_pairing import attach_truth
 from pipeline.plugins import find
-from pipeline.readers import Reader, known_suffixes
-from pipeline.validation import join
+from pipeline.readers import Reader, array_name, is_array_path, known_suffixes
+from pipeline.validation import join_keys
 
 __all__ = ["Input", "Inputs", "list_inputs"]
 
@@ -85,7 +85,7 @@ def list_inputs(config: Config) -> Inputs:
     """
     search = _Search(config)
     for at, text in enumerate(config.images):
-        place = config.place(join("images", at))
+        place = config.where(join_keys("images", at))
         try:
             search.add(text, place)
         except InputError as error:
@@ -95,7 +95,7 @@ def list_inputs(config: Config) -> Inputs:
     problems = [*search.problems, *_bad_names(names, search.found)]
     rows = [one.row.truth if one.row else None for one in search.found]
     try:
-        truths = attach_truth(config.truth, [(one.name, one.path) for one in inputs], rows, config.place("truth"))
+        truths = attach_truth(config.truth, [(one.name, one.path) for one in inputs], rows, config.where("truth"))
     except InputError as error:
         problems += error.problems
         truths = rows
@@ -138,15 +138,17 @@ class _Search:
         Raises:
             InputError: no such sample, or a CSV list with mistakes.
         """
-        problem = missing(text, where)
+        problem = check_exists(text, where)
         if problem:
             self.problems.append(problem)
         elif is_sample(text):
             sample = resolve_sample(text, where)
             self._take(sample.name, str(sample.image), where, direct=True)
-        elif is_remote(text):
+        elif is_array_path(text):
+            self.found.append(_Found(Candidate(array_name(text), fixed=True), text, direct=True, where=where))
+        elif is_url(text):
             self._take(_last_of_url(text), text, where, direct=True)
-        elif is_pattern(text):
+        elif is_glob(text):
             self._glob(text, where)
         elif text.lower().endswith(".csv"):
             self._list(Path(text))
@@ -161,7 +163,7 @@ class _Search:
 
     def _list(self, path: Path) -> None:
         for row in read_csv_list(path):
-            last = _last_of_url(row.image) if is_remote(row.image) else Path(row.image).name
+            last = _last_of_url(row.image) if is_url(row.image) else Path(row.image).name
             image = row.image
             if is_sample(image):
                 sample = resolve_sample(image, row.where)
@@ -176,9 +178,9 @@ class _Search:
             self.problems.append(Problem(where, f"{folder!r}, a folder without images", f"files ending in {', '.join(self.suffixes)}"))
 
     def _glob(self, pattern: str, where: str) -> None:
-        fixed, is_store = split_pattern(pattern)[0], cache(self._is_store)
+        fixed, is_store = split_glob(pattern)[0], cache(self._is_store)
         before = len(self.found)
-        for path in expand(pattern):
+        for path in expand_glob(pattern):
             relative = Path(path).relative_to(fixed)
             inside = any(is_store(Path(fixed, parent)) for parent in relative.parents if parent.name)
             if inside or self._is_output(path, fixed):

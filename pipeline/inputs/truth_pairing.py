@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.config import expand, is_remote, is_sample
+from pipeline.config import expand_glob, is_sample, is_url
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.samples import resolve_sample
 
@@ -72,10 +72,10 @@ def _fill(template: str, name: str, path: str) -> str:
 def _matches(template: str, name: str, path: str) -> list[str]:
     """Return the files that the template means for an image; a URL is taken as it is."""
     plain = _fill(template, name, path)
-    if is_remote(plain):
+    if is_url(plain):
         return [plain]
     plain = os.path.normpath(plain)  # not Path.resolve: a link keeps the name it was given
     if Path(plain).exists():
         return [plain]
     pattern = os.path.normpath(_fill(template, glob.escape(name), glob.escape(path)))
-    return expand(pattern) if glob.has_magic(pattern) else []
+    return expand_glob(pattern) if glob.has_magic(pattern) else []

@@ -12,7 +12,7 @@ from pydantic import Field, Strict, field_validator
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.losses import Areas, Loss, Term
 from pipeline.plugins import available, build
-from pipeline.validation import join, show, wrong
+from pipeline.validation import join_keys, problems_error, quote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class Combined(Loss):
         for index, spec in enumerate(specs):
             weight = spec.get("weight", 1.0)
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                problems.append(Problem(f"{index}.weight", show(weight, kind=True), "a number above 0"))
+                problems.append(Problem(f"{index}.weight", quote(weight, kind=True), "a number above 0"))
             if spec.get("name") is None:
                 problems.append(_nameless(spec, f"{index}.name"))
                 continue
@@ -54,7 +54,7 @@ class Combined(Loss):
             except InputError as error:
                 problems += [problem for problem in error.problems if isinstance(problem, Problem)]
         if problems:
-            raise wrong(problems)
+            raise problems_error(problems)
         if sum(loss.needs_instances for _, loss, _ in parts) > 1:
             raise ValueError("at most one loss that makes pixel weights of instances")
         return tuple(_spec(*part) for part in parts)
@@ -104,7 +104,7 @@ def _fitted(loss: Loss, areas: Areas, index: int) -> Loss:
         return loss.fitted(areas)
     except InputError as error:
         found = [problem for problem in error.problems if isinstance(problem, Problem)]
-        raise InputError([replace(one, where=join("loss.losses", index, one.where.removeprefix("loss."))) for one in found]) from error
+        raise InputError([replace(one, where=join_keys("loss.losses", index, one.where.removeprefix("loss."))) for one in found]) from error
 
 
 def _spec(name: str, loss: Loss, weight: float) -> dict[str, Any]:

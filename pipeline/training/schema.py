@@ -8,16 +8,39 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
 
-from pipeline.config import Config, YamlKind, KeyLocations, parse_bytes
-from pipeline.config.schema import DEFAULT_PLUGINS, Auto, Classes, Count, Spec, Text
+from pipeline.config import (
+    DEFAULT_PLUGINS,
+    Auto,
+    Classes,
+    Config,
+    KeyLocations,
+    NonEmptyText,
+    PluginSpec,
+    PositiveInteger,
+    YamlKind,
+    parse_bytes,
+)
 from pipeline.errors import Problem, nearest
 from pipeline.training.augmentation import Augment
 from pipeline.validation import Expected, problems_error
 
-__all__ = ["TRAIN", "About", "Border", "Names", "Optimizer", "RateSchedule", "Sampling", "TrainCompute", "TrainConfig", "is_training"]
+__all__ = [
+    "TRAINING_YAML",
+    "About",
+    "Border",
+    "Names",
+    "Optimizer",
+    "RateSchedule",
+    "Sampling",
+    "TrainCompute",
+    "TrainConfig",
+    "is_training",
+]
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Strict(strict=False)]
+Texts = Annotated[
+    tuple[NonEmptyText, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Strict(strict=False)
+]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -75,10 +98,12 @@ class TrainCompute(_Tree):
 
     runner: Literal["auto", "serial", "ray"] = Field(default="auto", description="auto: Ray Train for more than one worker")
     address: str | None = Field(default=None, description="address of a running Ray cluster; null: this machine")
-    workers: Count | Auto = Field(default="auto", description="processes that share each batch; auto: one for each GPU, else one")
+    workers: PositiveInteger | Auto = Field(default="auto", description="processes that share each batch; auto: one for each GPU, else one")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the network is trained")
-    threads: Count | Auto = Field(default="auto", description="compute threads of each worker; auto: the cores divided by the workers")
-    loaders: Count | Auto = Field(
+    threads: PositiveInteger | Auto = Field(
+        default="auto", description="compute threads of each worker; auto: the cores divided by the workers"
+    )
+    loaders: PositiveInteger | Auto = Field(
         default="auto",
         description="what prepares the crops of a worker: 1: a thread; above 1: that many processes; "
         "auto: 1 on CPU, the worker's share of the cores on a GPU",
@@ -112,7 +137,7 @@ class TrainConfig(_Tree):
     """A whole training. Paths are absolute once loaded."""
 
     images: Texts = Field(min_length=1, description="files, folders, globs, URLs or a CSV: image[,name,truth,...]")
-    truth: Text | None = Field(default=None, description="reference masks, such as truth/{stem}.png; null: a CSV names them")
+    truth: NonEmptyText | None = Field(default=None, description="reference masks, such as truth/{stem}.png; null: a CSV names them")
     exclude: Texts = Field(default=(), description="images that are left out: NAMEs, or patterns such as bad_*")
     val: Annotated[float, Field(gt=0, lt=1)] | Names | Texts = Field(
         default=0.2, description="validation images: a share of the images, {names: ..}, or files, folders and globs of their own"
@@ -121,8 +146,8 @@ class TrainConfig(_Tree):
     ignore: int | Annotated[str, Expected("a colour '#rrggbb'")] | None = Field(
         default=None, description="a truth value or colour that is not counted"
     )
-    reader: Spec = Field(default=DEFAULT_PLUGINS["reader"], description="how images are read")
-    model: Spec = Field(description="a network and its options; channels and classes follow from the images and from `classes`")
+    reader: PluginSpec = Field(default=DEFAULT_PLUGINS["reader"], description="how images are read")
+    model: PluginSpec = Field(description="a network and its options; channels and classes follow from the images and from `classes`")
     mean_of: Texts = Field(
         default=(),
         description="bundles, trainings or files of weights: training starts from their mean; norms are measured again where they differ",
@@ -137,8 +162,8 @@ class TrainConfig(_Tree):
     )
     border: Border | None = Field(default=None, description="train the border inside the objects of a class as a separate output")
     crop: int = Field(default=256, ge=16, description="side of what the network sees, pixels; rounded up to a multiple of its stride")
-    batch: Count = Field(default=8, description="crops in each step, over all workers")
-    loss: Spec = Field(
+    batch: PositiveInteger = Field(default=8, description="crops in each step, over all workers")
+    loss: PluginSpec = Field(
         default={"name": "combined", "losses": [{"name": "cross_entropy"}, {"name": "dice"}]}, description="a loss and its options"
     )
     optimizer: Optimizer = Field(default=Optimizer(), description="the optimizer and its options")
@@ -156,8 +181,8 @@ class TrainConfig(_Tree):
         default=False, description="batch norms keep their initial statistics: for fine-tuning with few crops in a batch"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, crops and augmentation")
-    validate_every: Count | Auto = Field(default="auto", description="steps between validations; auto: 20 in all")
-    early_stop: Count | None = Field(default=None, description="validations without a better mean IoU before training ends")
+    validate_every: PositiveInteger | Auto = Field(default="auto", description="steps between validations; auto: 20 in all")
+    early_stop: PositiveInteger | None = Field(default=None, description="validations without a better mean IoU before training ends")
     checkpoint_minutes: float = Field(default=5.0, ge=0, description="minutes between checkpoints")
     resume: bool = Field(default=True, description="continue from the checkpoint of the output folder; false: refuse a folder that has one")
     half: bool = Field(default=False, description="store and score the weights of the bundle in 16 bits, half the size")
@@ -165,7 +190,7 @@ class TrainConfig(_Tree):
     compute: TrainCompute = Field(default=TrainCompute(), description="where training runs")
     output: Path = Field(strict=False, description="folder of the bundle, the checkpoint and the history")
 
-    _places: KeyLocations = PrivateAttr(default_factory=KeyLocations)
+    _locations: KeyLocations = PrivateAttr(default_factory=KeyLocations)
 
     # Validators of fields, because pydantic skips those of the whole tree where a field is wrong: their problems would come late.
     @field_validator("steps", "minutes")
@@ -184,28 +209,28 @@ class TrainConfig(_Tree):
             raise problems_error([Problem("of", repr(border.of), ", ".join(names), nearest(border.of, names))])
         return border
 
-    def place(self, path: str) -> str:
+    def where(self, path: str) -> str:
         """Return what a message calls a key: ``train.yaml:4: crop``."""
-        return self._places.of(path)
+        return self._locations.where(path)
 
-    def placed(self, places: KeyLocations) -> Self:
+    def with_locations(self, locations: KeyLocations) -> Self:
         """Return this config with the lines where its keys were written."""
-        self._places = places
+        self._locations = locations
         return self
 
     @property
-    def places(self) -> KeyLocations:
+    def locations(self) -> KeyLocations:
         """The lines where the keys were written."""
-        return self._places
+        return self._locations
 
 
-TRAIN = YamlKind(
+TRAINING_YAML = YamlKind(
     TrainConfig,
     {"model": "models", "reader": "readers", "loss": "losses"},
     {"reader": DEFAULT_PLUGINS["reader"], "loss": TrainConfig.model_fields["loss"].default},
-    paths=frozenset({"images", "truth", "val", "mean_of", "output"}),
-    lists=frozenset({"images", "exclude"}),
-    sparse=frozenset({"model"}),
+    path_keys=frozenset({"images", "truth", "val", "mean_of", "output"}),
+    list_keys=frozenset({"images", "exclude"}),
+    sparse_keys=frozenset({"model"}),
 )
 """How the YAML of a training is read."""
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.loading import config_from
+from pipeline.config import config_from_mapping
 from pipeline.errors import BlockError
 from pipeline.inputs.catalogue import build_catalogue
-from pipeline.tuning import sample_tiles as excerpts
-from pipeline.tuning.sample_tiles import read_sample_tiles, spread
+from pipeline.tuning import sample_tiles as module
+from pipeline.tuning.sample_tiles import read_sample_tiles, spread_locations
 from tests.conftest import UNET, blobs, save_tiff
 
 SIDE, CELLS = 32, 12  # of a tile; tiles along a side of the slide
@@ -27,14 +27,14 @@ def put(slide, row, col, pixels):
 
 
 @pytest.fixture
-def surveyed(tmp_path):
-    """Survey images ``{name: pixels}``."""
+def catalogue_of(tmp_path):
+    """Build the catalogue of images ``{name: pixels}``."""
 
     def go(images, normalize=None, **reader):
         for name, pixels in images.items():
             save_tiff(tmp_path / f"{name}.tif", pixels)
         spec = {"images": ["*.tif"], "model": UNET, "normalize": normalize, "output": "out"}
-        return build_catalogue(config_from({**spec, "reader": {"name": "auto", **reader}}, tmp_path, "x", []))
+        return build_catalogue(config_from_mapping({**spec, "reader": {"name": "auto", **reader}}, tmp_path, "x", []))
 
     return go
 
@@ -44,84 +44,84 @@ def widths(tiles):
     return [int(np.ptp(one.pixels_BCYX)) for one in tiles]
 
 
-def test_the_specimen_is_found(surveyed):
+def test_the_specimen_is_found(catalogue_of):
     """Of a slide that is glass but for two tiles, these two come first, though a blind choice of as many tiles misses both."""
     slide = glass()
-    found = surveyed({"a": slide})
-    blind = {(place.box.y0 // SIDE, place.box.x0 // SIDE) for place in spread(found.images, 8, SIDE)}
+    catalogue = catalogue_of({"a": slide})
+    blind = {(location.box.y0 // SIDE, location.box.x0 // SIDE) for location in spread_locations(catalogue.images, 8, SIDE)}
     rest = [(row, col) for row in range(CELLS) for col in range(CELLS) if (row, col) not in blind]
     for row, col in rest[:: len(rest) - 1]:
         put(slide, row, col, blobs((SIDE, SIDE)))
-    tiles = read_sample_tiles(surveyed({"a": slide}), found.images, 8, SIDE, CELLS**2)
+    tiles = read_sample_tiles(catalogue_of({"a": slide}), catalogue.images, 8, SIDE, CELLS**2)
     assert [width > 200 for width in widths(tiles)] == [True] * 2 + [False] * 6
 
 
-def test_only_so_many_places_are_read(surveyed, monkeypatch):
+def test_only_so_many_places_are_read(catalogue_of, monkeypatch):
     """Never more places are read than were allowed, in however many images."""
     read = []
-    real = excerpts.read_reflected
-    monkeypatch.setattr(excerpts, "read_reflected", lambda *seen: read.append(seen) or real(*seen))
-    found = surveyed({name: glass() for name in "abc"})
-    assert len(read_sample_tiles(found, found.images, 4, SIDE, 16)) == 4
+    real = module.read_reflected
+    monkeypatch.setattr(module, "read_reflected", lambda *seen: read.append(seen) or real(*seen))
+    catalogue = catalogue_of({name: glass() for name in "abc"})
+    assert len(read_sample_tiles(catalogue, catalogue.images, 4, SIDE, 16)) == 4
     assert len(read) == 16
 
 
-def test_each_image_has_its_share(surveyed):
+def test_each_image_has_its_share(catalogue_of):
     """A bright image takes no place from a dim one; where there are more images than tiles, the widest ones are taken."""
     images = {name: glass(seed) // (1 if name == "a" else 2) for seed, name in enumerate("abcd")}
     images["a"] = blobs(images["a"].shape)
-    found = surveyed(images)
-    assert [width > 200 for width in widths(read_sample_tiles(found, found.images, 8, SIDE, 64))] == [True] * 2 + [False] * 6
-    assert widths(read_sample_tiles(found, found.images, 1, SIDE, 64))[0] > 200
+    catalogue = catalogue_of(images)
+    assert [width > 200 for width in widths(read_sample_tiles(catalogue, catalogue.images, 8, SIDE, 64))] == [True] * 2 + [False] * 6
+    assert widths(read_sample_tiles(catalogue, catalogue.images, 1, SIDE, 64))[0] > 200
 
 
-def test_the_fit_is_of_all_that_was_looked_at(surveyed):
+def test_the_fit_is_of_all_that_was_looked_at(catalogue_of):
     """Statistics of an image are those of every place that was read, as the chosen ones are brighter than the image."""
     slide = glass()
     put(slide, 3, 5, blobs((SIDE, SIDE)))
-    found = surveyed({"a": slide}, normalize="zscore")
-    (tile,) = read_sample_tiles(found, found.images, 1, SIDE, CELLS**2)
+    catalogue = catalogue_of({"a": slide}, normalize="zscore")
+    (tile,) = read_sample_tiles(catalogue, catalogue.images, 1, SIDE, CELLS**2)
     assert widths([tile])[0] > 200
     assert tile.fit["normalize"]["mean"] == pytest.approx([slide.mean()])
     assert tile.fit["normalize"]["std"] == pytest.approx([slide.std()])
 
 
-def test_what_is_no_data_widens_nothing(surveyed):
+def test_what_is_no_data_widens_nothing(catalogue_of):
     """Pixels without data, and infinite ones, make no tile worth looking at."""
     slide = glass().astype(np.float32)
     put(slide, 0, 0, np.where(np.eye(SIDE), np.nan, 5))
     put(slide, 0, 1, np.where(np.eye(SIDE), np.inf, 5))
     put(slide, 0, 2, np.nan)
     slide[-1, -1] = 90
-    found = surveyed({"a": slide})
-    tiles = read_sample_tiles(found, found.images, CELLS**2 - 3, SIDE, CELLS**2)
+    catalogue = catalogue_of({"a": slide})
+    tiles = read_sample_tiles(catalogue, catalogue.images, CELLS**2 - 3, SIDE, CELLS**2)
     assert widths(tiles)[0] > 80
     assert all(np.isfinite(one.pixels_BCYX).all() for one in tiles)
 
 
-def test_a_damaged_place_is_left_out(surveyed, monkeypatch):
+def test_a_damaged_place_is_left_out(catalogue_of, monkeypatch):
     """A place that cannot be read is left to the run, which says where it is."""
-    real = excerpts.read_reflected
+    real = module.read_reflected
 
     def damaged(raster, box, plane):
         if box.y0 == 0:
             raise BlockError("a segment is missing")
         return real(raster, box, plane)
 
-    monkeypatch.setattr(excerpts, "read_reflected", damaged)
-    found = surveyed({"a": glass()})
-    assert len(read_sample_tiles(found, found.images, CELLS**2, SIDE, CELLS**2)) == CELLS**2 - CELLS
+    monkeypatch.setattr(module, "read_reflected", damaged)
+    catalogue = catalogue_of({"a": glass()})
+    assert len(read_sample_tiles(catalogue, catalogue.images, CELLS**2, SIDE, CELLS**2)) == CELLS**2 - CELLS
 
 
 def test_files_that_decode_whole_are_few(tmp_path, monkeypatch):
     """Of pictures, which have no parts, so many are opened as decode within the limit, and no fewer than the tiles that are wanted."""
     for at in range(6):
         Image.fromarray(blobs((SIDE, SIDE), seed=at)).save(tmp_path / f"{at}.png")
-    found = build_catalogue(config_from({"images": ["*.png"], "model": UNET, "output": "out"}, tmp_path, "x", []))
+    catalogue = build_catalogue(config_from_mapping({"images": ["*.png"], "model": UNET, "output": "out"}, tmp_path, "x", []))
     opened = set()
-    monkeypatch.setattr(excerpts, "_widest", lambda places, *_: opened.add(places[0].image.name) or [])
+    monkeypatch.setattr(module, "_widest", lambda locations, *_: opened.add(locations[0].image.name) or [])
     for limit, number in ((2**28, 6), (4 * SIDE**2, 4), (1, 2)):
         opened.clear()
-        monkeypatch.setattr(excerpts, "WHOLE", limit)
-        read_sample_tiles(found, found.images, 2, SIDE, 64)
+        monkeypatch.setattr(module, "MOST_DECODED_BYTES", limit)
+        read_sample_tiles(catalogue, catalogue.images, 2, SIDE, 64)
         assert len(opened) == number

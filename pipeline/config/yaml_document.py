@@ -1,0 +1,178 @@
+"""A YAML file as plain data, with the line of every key.
+
+Only a safe subset of YAML is read: plain tags, each key once, keys that are text, and aliases whose expansion stays small.
+A date stays the text that was typed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config.key_locations import KeyLocations
+from pipeline.errors import InputError, Problem
+from pipeline.validation import join_keys, quote
+
+__all__ = ["YamlDocument", "parse_yaml", "read_yaml"]
+
+_MAX_BYTES = 8 * 2**20
+_MAX_NODES = 200_000  # with aliases followed: a few hundred bytes of nested aliases can stand for 10**9 values
+_MAX_DEPTH = 50
+_CORE = "tag:yaml.org,2002:"
+_TEXT = (f"{_CORE}str", f"{_CORE}timestamp")
+_PLAIN = (*_TEXT, *(f"{_CORE}{kind}" for kind in ("null", "bool", "int", "float", "map", "seq", "merge")))
+
+
+@dataclass
+class YamlDocument:
+    """The data of a YAML file or of a mapping, before it is checked.
+
+    Attributes:
+        data: mappings, lists and plain values.
+        origin: the file's name as typed, or what made the data where there is no file.
+        lines: line of each key, from 1, by its dotted name.
+        sets: for each key that a ``--set`` gave, the text left of its ``=``.
+        problems: what is wrong so far; each says itself where it is.
+    """
+
+    data: Any
+    origin: str = ""
+    lines: dict[str, int] = field(default_factory=dict)
+    sets: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def locations(self) -> KeyLocations:
+        """Where the keys were written, as far as is known now."""
+        return KeyLocations(self.origin, dict(self.lines), dict(self.sets))
+
+
+def read_yaml(path: Path) -> YamlDocument:
+    """Read a file.
+
+    Raises:
+        InputError: the file cannot be read or is not YAML, or it stands for more than a config can hold.
+    """
+    origin = str(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(Problem(origin, f"no readable file ({error.strerror or error})", "a YAML file")) from error
+    if len(raw) > _MAX_BYTES:
+        raise InputError(Problem(origin, f"more than {_MAX_BYTES >> 20} MiB", "a YAML file", "List many images in a CSV file."))
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(Problem(origin, f"byte {raw[error.start]:#04x} at position {error.start}", "YAML in UTF-8")) from error
+    return parse_yaml(text, origin)
+
+
+def parse_yaml(text: str, origin: str) -> YamlDocument:
+    """Parse the text of a YAML file, or of the value of a ``--set``.
+
+    Raises:
+        InputError: the text is not YAML, or stands for more than a config can hold.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            builder = _Builder(loader, origin)
+            node = loader.get_single_node()
+            builder.document.data = None if node is None else builder.build(node, "", 0)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(
+            Problem(f"{origin}{line}", f"invalid YAML ({error.problem or error.context})", "", _quotes(text, error))
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(Problem(origin, f"invalid YAML ({' '.join(str(error).split())})")) from error
+    except RecursionError as error:
+        raise InputError(Problem(origin, "lists or mappings nested too deeply", f"at most {_MAX_DEPTH} levels")) from error
+    return builder.document
+
+
+def _quotes(text: str, error: yaml.MarkedYAMLError) -> str:
+    """Return advice on quotes where YAML took a glob for an alias, or the ``{stem}`` of a pattern for a mapping."""
+    begins = [mark.index for mark in (error.context_mark, error.problem_mark) if mark]
+    is_glob = any(text.startswith("*", at) for at in begins)
+    is_pattern = any(text[at - 1 : at] == "}" and text[at : at + 1] not in "}]," for at in begins)
+    return 'Text that begins with * or { needs quotes, as in "*.png" and "{stem}.png".' if is_glob or is_pattern else ""
+
+
+class _Builder:
+    """Turns YAML nodes into data, notes the lines, and refuses what does not belong in a config."""
+
+    def __init__(self, loader: yaml.SafeLoader, origin: str) -> None:
+        self.loader = loader
+        self.document = YamlDocument(None, origin)
+        self.num_nodes = 0
+
+    def refuse(self, node: yaml.Node, key: str, found: str, expected: str, fix: str = "") -> None:
+        where = f"{self.document.origin}:{node.start_mark.line + 1}" + (f": {key}" if key else "")
+        self.document.problems.append(Problem(where, found, expected, fix))
+
+    def build(self, node: yaml.Node, key: str, depth: int) -> Any:
+        self.num_nodes += 1
+        if self.num_nodes > _MAX_NODES or depth > _MAX_DEPTH:
+            limit = f"at most {_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"at most {_MAX_NODES} values, aliases followed"
+            raise InputError(Problem(f"{self.document.origin}:{node.start_mark.line + 1}", "more than a config can hold", limit))
+        if node.tag not in _PLAIN:
+            self.refuse(node, key, f"the tag {node.tag.replace(_CORE, '!!')}", "plain YAML without tags")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, key, depth)
+        if isinstance(node, yaml.SequenceNode):
+            items = []
+            for index, item in enumerate(node.value):
+                self.document.lines[join_keys(key, index)] = item.start_mark.line + 1
+                items.append(self.build(item, join_keys(key, index), depth + 1))
+            return items
+        return self.scalar(node, key)
+
+    def scalar(self, node: yaml.Node, key: str) -> Any:
+        if node.tag in _TEXT:
+            return node.value
+        try:
+            return self.loader.construct_object(node)
+        except (ValueError, AttributeError):  # !!int with a text, a number of a million digits
+            self.refuse(node, key, quote(node.value), f"a value of type {node.tag.replace(_CORE, '')}")
+            return None
+
+    def mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        first_lines: dict[str, int] = {}
+        for name_node, value_node in sorted(node.value, key=lambda pair: pair[0].tag != f"{_CORE}merge"):
+            if name_node.tag == f"{_CORE}merge":
+                merged = {**self.merged(value_node, key, depth), **merged}
+                continue
+            if name_node.tag not in _TEXT or not isinstance(name_node, yaml.ScalarNode):
+                name = name_node.value if isinstance(name_node, yaml.ScalarNode) else "a list or a mapping"
+                self.refuse(name_node, key, f"the key {name!r}", "keys that are text", "Put it in quotes.")
+                continue
+            name, line = str(name_node.value), name_node.start_mark.line + 1
+            child = join_keys(key, name)
+            if name in own:
+                self.refuse(name_node, child, f"the key {name!r} a second time (first on line {first_lines[name]})", "each key once")
+                continue
+            first_lines[name] = self.document.lines[child] = line
+            own[name] = self.build(value_node, child, depth + 1)
+        return {**merged, **own}
+
+    def merged(self, node: yaml.Node, key: str, depth: int) -> dict[str, Any]:
+        """Return the keys that ``<<`` merges into a mapping; of a list, the first mapping that has a key gives its value."""
+        merged: dict[str, Any] = {}
+        given = self.build(node, key, depth + 1)
+        for mapping in given if isinstance(given, list) else [given]:
+            if isinstance(mapping, dict):
+                merged = {**mapping, **merged}
+            else:
+                self.refuse(node, key, f"<<: {quote(mapping)}", "a mapping to merge")
+        return merged
