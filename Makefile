@@ -1,5 +1,5 @@
 # make demo   install, segment a microscopy image, print the IoU of each class and where the masks are
-# make test   install the developer's tools and run everything that CI runs
+# make test   install the developer's tools and run everything that CI runs: ten to fifteen minutes on two cores
 
 SHELL := /bin/bash
 VENV  ?= .venv
@@ -9,12 +9,19 @@ NEW   := import sys; sys.exit(sys.version_info < (3, 11))
 # The first Python of at least 3.11 that is found; 3.11 is what every release is tried on.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do $$p -c '$(NEW)' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: demo test format lint types imports unit clean venv-without-ensurepip
+# Processes that tests run in. Each takes a core and up to 4 GiB.
+WORKERS ?= 2
+
+.PHONY: demo test checks format lint types imports unit clean venv-without-ensurepip
 
 demo: $(VENV)/.installed
 	$(BIN)/gigaseg run config.yaml
 
-test: lint types imports unit
+# The checks run beside the tests.
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 checks unit
+
+checks: lint types imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -29,7 +36,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses=$(WORKERS)
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

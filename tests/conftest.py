@@ -17,6 +17,21 @@ import numpy as np
 import pytest
 import yaml
 
+STARTS_RAY = {
+    "tests/faults/test_actor_death.py",
+    "tests/faults/test_cluster.py",
+    "tests/faults/test_driver_death.py",
+    "tests/faults/test_interrupt.py",
+    "tests/faults/test_loopback.py",
+    "tests/faults/test_poison.py",
+    "tests/oracle/test_backends.py",
+    "tests/oracle/test_int8.py",
+    "tests/oracle/test_runners.py",
+    "tests/spec/test_bench.py",
+    "tests/test_submit.py",
+    "tests/training/test_training.py",
+}  # one at a time: each Ray wants ports, memory and both cores
+
 UNET = {"name": "unet", "channels": 1, "classes": 3, "depth": 2, "base": 4}
 NORMALIZE = {"mean": [128.0], "std": [64.0]}
 
@@ -29,6 +44,22 @@ def pytest_configure(config):
     if "RAY_TMPDIR" not in os.environ:
         os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="gs-", dir="/tmp")  # sockets allow about 100 characters
         config.add_cleanup(lambda: shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core: more threads would wait for each other
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give whole files to the workers of ``pytest -n 2``, so that a module shares its fixtures; files that start a Ray go together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return "ray" if path in STARTS_RAY else path
+
+    config.option.loadscopereorder = False  # else files of few tests come last, and those are the longest
+    return ByFile(config, log)
 
 
 def blobs(shape, seed=0, dtype=np.uint8, channels=None):
