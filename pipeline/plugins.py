@@ -15,12 +15,12 @@ import pkgutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.validation import problems_of
+from pipeline.validation import problems_of, union_members
 
 __all__ = ["KINDS", "Plugin", "available", "build", "find", "problems_of"]
 
@@ -30,9 +30,24 @@ INSIDE = {"runners": "scheduling.runners"}
 
 
 class Plugin(BaseModel):
-    """Base of everything that can be named: frozen, and strict about its options."""
+    """Base of everything that can be named: frozen, and strict about its options.
+
+    Attributes:
+        nested_kinds: the options that hold lists of plug-ins, each with the kind of its plug-ins.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    nested_kinds: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def path_options(cls, options: Mapping[str, Any]) -> list[str]:
+        """Return the names of the options that hold a path, which is relative to the YAML.
+
+        Args:
+            options: as the YAML has them, not checked yet.
+        """
+        return [name for name, field in cls.model_fields.items() if name in options and Path in union_members(field.annotation)]
 
 
 def package_of(kind: str) -> str:

@@ -159,7 +159,7 @@ def read(recipe: Recipe, channels: int) -> Any:
     Raises:
         InputError: there is none, or it is not the one that the recipe was recorded with.
     """
-    folder, way_out = Path(recipe.place, recipe.calibrated), "Start over with --fresh."
+    folder, way_out = Path(recipe.calibration_folder, recipe.calibrated), "Start over with --fresh."
     if not recipe.calibrated:
         raise InputError(Problem("compute.precision", "int8 without a calibrated network", "fp32, bf16", "A run calibrates its own."))
     if not folder.is_dir() or _digest(folder) != recipe.calibrated:

@@ -1,8 +1,7 @@
-"""Models: tiles in, class scores or classes out.
+"""Models: tiles in, class scores or class ids out. One file is one name under the YAML's ``model``.
 
-Two kinds share one engine. A :class:`Model` brings its own ``open`` (thresholds, k-means, ...); a
-:class:`TorchModel` only loads a torch module, and the backend that the recipe names runs it. Most are a
-:class:`Network`: the module is built here, its weights are a file.
+Owns: the base classes, what an opened model is, and in its packages what the files share. May import: tiling, statistics and below.
+Never touches: images, blocks, runs. A backend opens a :class:`TorchModel`; any other :class:`Model` brings its own ``open``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predict
 
 
 class Model(Plugin):
-    """Base of everything that segments."""
+    """Base of every model. Its properties are known before anything is loaded."""
 
     @property
     def num_classes(self) -> int:
@@ -39,17 +38,17 @@ class Model(Plugin):
 
     @property
     def num_channels(self) -> int | None:
-        """Channels that the input must have; None: any."""
+        """Channels that the image must have; None: any number."""
         return None
 
     @property
     def stride(self) -> int:
-        """Total stride: core and halo are rounded up to its multiples, so that every tile origin is one."""
+        """Total stride, pixels. Core and halo are rounded up to multiples of it, so that every tile starts at a multiple."""
         return 1
 
     @property
     def field(self) -> int | None:
-        """How far, in pixels, an input pixel can be outside a cell of ``stride`` x ``stride`` pixels and still change the cell's output.
+        """How far outside a cell of ``stride`` x ``stride`` pixels an input pixel can lie and still change the cell's output, pixels.
 
         Cores are whole cells, so a halo of at least this is exact. None: not finite, or not known.
         """
@@ -57,22 +56,22 @@ class Model(Plugin):
 
     @property
     def margin(self) -> int:
-        """Pixels that ``predict`` takes off every side of a tile at most (valid padding); a smaller halo is refused."""
+        """Pixels that a prediction loses on every side of a tile at most (valid padding); a smaller halo is refused."""
         return 0
 
     @property
     def fixed_size(self) -> int | None:
-        """Side of the only tile that the model takes, core and both halos, pixels; None: any multiple of ``stride``."""
+        """Side of the only tile size that the model takes, core and both halos, pixels; None: any multiple of ``stride``."""
         return None
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether there is anything for a GPU to do."""
+        """Whether the model computes faster on a GPU."""
         return False
 
     @property
     def takes_backend(self) -> bool:
-        """Whether ``compute.backend`` decides what runs it."""
+        """Whether a backend runs the model, so that ``compute.backend`` applies."""
         return False
 
     @property
@@ -82,22 +81,22 @@ class Model(Plugin):
 
     @property
     def gives_scores(self) -> bool:
-        """Whether ``predict`` returns logits, so that blending, probs and cross-entropy are possible."""
+        """Whether predictions are logits, so that blending, probabilities and cross-entropy are possible; else they are class ids."""
         return False
 
     @property
     def takes_normalize(self) -> bool:
-        """Whether the YAML's ``normalize`` means anything to this model."""
+        """Whether the YAML's ``normalize`` applies to this model."""
         return False
 
     @property
     def takes_ids(self) -> bool:
-        """Whether pixels are class ids already, so that a block with anything else fails."""
+        """Whether the image holds class ids already, so that a block with any other value fails."""
         return False
 
     @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
-        """Classes that the model itself names, as in the YAML's ``classes``; empty when it names none."""
+        """Classes that the model names, as in the YAML's ``classes``; empty where it names none."""
         return ()
 
     @property
@@ -107,7 +106,7 @@ class Model(Plugin):
 
     @property
     def tile(self) -> Mapping[str, int]:
-        """``core`` and ``halo`` that the model was measured with, pixels; empty when nobody has measured."""
+        """``core`` and ``halo`` that the model was measured with, pixels; empty where it was not measured."""
         return {}
 
     @property
@@ -116,33 +115,48 @@ class Model(Plugin):
         return None
 
     @property
+    def licence(self) -> str:
+        """Licence of the weights; empty: not known."""
+        return ""
+
+    @property
+    def citation(self) -> str:
+        """What to cite for the model; empty: not known."""
+        return ""
+
+    @property
     def constituents(self) -> Sequence[Model]:
-        """The models that run: itself, or those whose scores it joins."""
+        """The models that compute scores: the model itself, or those whose scores it joins."""
         return (self,)
 
     def files(self) -> Sequence[Path]:
-        """Files that the model is made of; they are hashed into the block key and must exist."""
+        """Return the files that the model is made of; they must exist, and their hashes are part of the block key."""
         return ()
 
     def check(self) -> None:
-        """Prove, once when a run begins, that the model does what its makers say of it; most have nothing to compare with.
+        """Compare the model with the test data that come with it, once when a run begins; most models have none.
 
         Raises:
-            InputError: it does something else.
+            InputError: the model computes something else.
         """
 
     def fitter(self) -> Fitter | None:
-        """What the fit phase gathers over a whole image before it is predicted; None: nothing."""
+        """Return what gathers the statistics of a whole image in the fit phase; None: the model needs none."""
         return None
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Bytes that ``predict`` needs at its peak for one tile, above the loaded model."""
+        """Return the peak bytes of one prediction, above the loaded model.
+
+        Args:
+            tile: height and width, pixels.
+            channels: of the image.
+        """
         height, width = tile
         return height * width * (channels * 4 + self.num_classes * 8)
 
     @abstractmethod
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> AbstractContextManager[Predict]:
-        """Load what predicts; written by a plug-in, called through :meth:`predictor`. The context yields :data:`Predict`.
+        """Load the model; the context yields :data:`Predict`. A plug-in writes this method, the engine calls :meth:`predictor`.
 
         Args:
             recipe: backend, device, precision and threads to use.
@@ -151,34 +165,34 @@ class Model(Plugin):
 
     @contextmanager
     def predictor(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
-        """Open the model, once an actor; takes what :meth:`open` takes."""
+        """Open the model, once an actor; the arguments are those of :meth:`open`."""
         with self.open(recipe, normalize) as predict:
             yield as_predictor(predict)
 
 
 class TorchModel(Model):
-    """A model that is a torch module; the recipe's backend runs it."""
+    """A model that is a torch module, run by the recipe's backend."""
 
-    tta: TTA = Field(default="none", description="test-time augmentation: none, flips (4 passes), d4 (flips and quarter turns, 8)")
+    tta: TTA = Field(default="none", description="test-time augmentation: none, flips (4 passes), d4 (flips and quarter turns, 8 passes)")
 
     @property
     def gives_scores(self) -> bool:
-        """Networks return logits."""
+        """A network returns logits."""
         return True
 
     @property
     def uses_gpu(self) -> bool:
-        """Networks are what GPUs are for."""
+        """A network computes faster on a GPU."""
         return True
 
     @property
     def takes_backend(self) -> bool:
-        """Backends run torch modules."""
+        """A backend runs a torch module."""
         return True
 
     @property
     def takes_normalize(self) -> bool:
-        """Networks are fed normalised values."""
+        """A network takes normalised values."""
         return True
 
     @property
@@ -187,13 +201,13 @@ class TorchModel(Model):
         return None
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """A guess, for networks that do not say better: 128 float32 feature maps of the tile's size at the widest moment."""
+        """Estimate the peak as 128 float32 feature maps of the tile's size; a network that knows better overrides this."""
         height, width = tile
         return height * width * 4 * (channels + 128 + 2 * self.num_classes)
 
     @abstractmethod
     def load(self) -> nn.Module:
-        """Return the module with its weights: float32 (N, C, H, W) in, logits (N, K, H, W) out.
+        """Return the module with its weights, which maps float32 (N, C, H, W) to logits (N, K, H, W).
 
         Raises:
             InputError: the file is missing, damaged or does not fit.
@@ -209,7 +223,7 @@ class TorchModel(Model):
 
 
 class Network(TorchModel):
-    """A torch module that is built here, with weights from a file."""
+    """A torch module that this package builds, with weights from a file."""
 
     weights: Annotated[Path, Strict(strict=False)] | None = Field(
         default=None, description="a .safetensors file; null: random weights of the seed"
@@ -217,31 +231,31 @@ class Network(TorchModel):
     seed: int = Field(default=0, description="of the random weights, where no file is given")
 
     def files(self) -> Sequence[Path]:
-        """The weights file."""
+        """Return the weights file, if any."""
         return (self.weights,) if self.weights else ()
 
     @classmethod
     def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
-        """Read options off the tensors of a file of weights, for the message where a file belongs to another network.
+        """Infer options from the tensors of a weights file, for the message about a file that belongs to another network.
 
         Args:
             shapes: of the file's tensors, by name.
 
         Returns:
-            Options under which this network may have such tensors, the likeliest first; nothing where the names are not its own.
+            Options that may give the network such tensors, the likeliest first; none where the names are not its own.
         """
         del shapes
         return ()
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Build the module, without weights; torch is imported here and not before."""
+        """Build the module with random weights. This method imports torch; its module does not."""
 
     def load(self) -> nn.Module:
-        """Build the module and give it its weights.
+        """Build the module and load its weights.
 
         Raises:
-            InputError: keys or shapes of the file do not match the module; the first few are named.
+            InputError: the names or shapes of the file's tensors do not match the module.
         """
         from pipeline.models.networks import load_weights
 
@@ -249,7 +263,7 @@ class Network(TorchModel):
 
 
 def num_parameters(model: Model) -> int:
-    """Count the trainable parameters; a :class:`Network` is built without memory for its weights, others are loaded.
+    """Count the trainable parameters. A :class:`Network` is built without memory for its weights; any other model is loaded.
 
     Raises:
         InputError: the model cannot be loaded.

@@ -34,6 +34,11 @@ class Bundle(TorchModel):
 
     path: str = Field(description="name of a shipped bundle, or a folder")
 
+    @classmethod
+    def path_options(cls, options: Mapping[str, Any]) -> list[str]:
+        """A path without a slash is a name to look up, not a file."""
+        return ["path"] if "/" in str(options.get("path")) else []
+
     @model_validator(mode="after")
     def _readable(self) -> Bundle:
         _ = self.architecture  # an unreadable bundle is refused where it is named, not where it is loaded
@@ -125,6 +130,16 @@ class Bundle(TorchModel):
     def pixel_size(self) -> float | None:
         """As ``model.yaml`` says."""
         return self.spec.pixel_size
+
+    @property
+    def licence(self) -> str:
+        """As ``model.yaml`` says."""
+        return self.spec.licence
+
+    @property
+    def citation(self) -> str:
+        """As ``model.yaml`` says."""
+        return self.spec.citation
 
     def files(self) -> Sequence[Path]:
         """``model.yaml`` and the weights."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class Ensemble(Model):
             - {name: unet, channels: 1, classes: 2, depth: 2, base: 8, seed: 1}
             - {name: unet, channels: 1, classes: 2, depth: 1, base: 8, seed: 2}
     """
+
+    nested_kinds: ClassVar[Mapping[str, str]] = {"members": "models"}
 
     members: Annotated[tuple[dict[str, Any], ...], Strict(strict=False)] = Field(min_length=2, description="models, as under `model`")
     shares: Annotated[tuple[float, ...], Strict(strict=False)] | None = Field(

@@ -94,7 +94,9 @@ class HistogramThreshold(PartsModel):
             way_out = "Leave one of them out."
             raise problems_error([Problem("method", self.method, "no other method where local gives the thresholds", way_out)])
         if self.smooth and self.texture:
-            raise problems_error([Problem("smooth", str(self.smooth), "0 where texture takes the grey value's place", "Leave one of them out.")])
+            raise problems_error(
+                [Problem("smooth", str(self.smooth), "0 where texture takes the grey value's place", "Leave one of them out.")]
+            )
         return self
 
     @property

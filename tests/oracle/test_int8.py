@@ -8,15 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.config.loading import config_from
-from pipeline.config.recipe import CALIBRATED, Recipe
+from pipeline.config import CALIBRATED_FOLDER, Recipe, config_from_mapping
 from pipeline.errors import InputError
 from pipeline.inputs.catalogue import build_catalogue
 from pipeline.tuning import int8_calibration as module
-from pipeline.tuning.backend_trial import compute
-from pipeline.tuning.int8_calibration import calibrate
-from pipeline.tuning.recipe_choice import choose
-from pipeline.tuning.sample_tiles import Comparison, SampleTile, spread
+from pipeline.tuning.int8_calibration import calibrate_int8
+from pipeline.tuning.model_comparison import Comparison, predict_tiles
+from pipeline.tuning.recipe_choice import choose_recipe
+from pipeline.tuning.sample_tiles import SampleTile, spread_locations
 from tests.conftest import blobs, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -61,8 +60,8 @@ def test_who_cannot_is_refused(eight, tmp_path):
 def tolerant(monkeypatch):
     """Random networks are seldom sure of a class; what is tested here is something else."""
     pytest.importorskip("nncf")
-    monkeypatch.setattr("pipeline.tuning.int8_calibration.AGREEMENT", 0.5)
-    monkeypatch.setattr("pipeline.tuning.int8_calibration.LOST", 0.5)
+    monkeypatch.setattr("pipeline.tuning.int8_calibration.LEAST_AGREEMENT", 0.5)
+    monkeypatch.setattr("pipeline.tuning.int8_calibration.MOST_LOST", 0.5)
 
 
 def test_everybody_has_the_same_network(eight, tolerant, tmp_path):
@@ -92,7 +91,7 @@ def test_a_changed_network_is_refused(eight, tolerant, tmp_path):
 def test_what_changes_too_much_is_refused(eight, monkeypatch, tmp_path):
     """Eight bits that change more classes than they may are refused with the share that agrees, and nothing is written."""
     pytest.importorskip("nncf")
-    monkeypatch.setattr("pipeline.tuning.int8_calibration.AGREEMENT", 1.01)
+    monkeypatch.setattr("pipeline.tuning.int8_calibration.LEAST_AGREEMENT", 1.01)
     with pytest.raises(InputError, match=r"int8, with which \d+\.\d+% of the pixels"):
         eight()
     assert not (tmp_path / "out").exists()
@@ -106,9 +105,9 @@ SLIDE = 2048  # its side, pixels: 64 tiles
 def slide(monkeypatch, tmp_path):
     """Survey a slide of glass for the shipped `nuclei` in int8, with specimen on two tiles that a blind choice of as many misses."""
     pytest.importorskip("nncf")
-    monkeypatch.setattr(module, "TILES", 9)
-    monkeypatch.setattr(module, "HELD_OUT", 3)
-    monkeypatch.setattr(module, "LOOKS", 6)
+    monkeypatch.setattr(module, "NUM_TILES", 9)
+    monkeypatch.setattr(module, "NUM_HELD_OUT", 3)
+    monkeypatch.setattr(module, "LOCATIONS_PER_TILE", 6)
     rng = np.random.default_rng(0)
     pixels = rng.normal(GLASS, 1.5, (SLIDE, SLIDE)).clip(0, 255).astype(np.uint8)
     spec = {"model": {"name": "bundle", "path": "nuclei"}, "normalize": {"mean": [float(GLASS)], "std": [60.0]}}
@@ -116,13 +115,15 @@ def slide(monkeypatch, tmp_path):
 
     def go(*, has_specimen):
         save_tiff(tmp_path / "slide.tif", pixels)
-        found = build_catalogue(config_from(spec, tmp_path, "x", []))
-        blind = {(place.box.y0, place.box.x0) for place in spread(found.images, 12, 256)}
+        found = build_catalogue(config_from_mapping(spec, tmp_path, "x", []))
+        blind = {(location.box.y0, location.box.x0) for location in spread_locations(found.images, 12, 256)}
         free = [(y, x) for y in range(0, SLIDE, 256) for x in range(0, SLIDE, 256) if (y, x) not in blind][:2]
         for y, x in free if has_specimen else ():
             pixels[y : y + 256, x : x + 256] += nuclei(rng)
         save_tiff(tmp_path / "slide.tif", pixels)
-        return build_catalogue(config_from(spec, tmp_path, "x", [])), [pixels[None, None, y : y + 256, x : x + 256] for y, x in free]
+        return build_catalogue(config_from_mapping(spec, tmp_path, "x", [])), [
+            pixels[None, None, y : y + 256, x : x + 256] for y, x in free
+        ]
 
     return go
 
@@ -138,22 +139,23 @@ def nuclei(rng):
 def test_it_is_calibrated_on_the_specimen(slide, tmp_path):
     """On a slide that is all glass but for two tiles, eight bits are calibrated and judged with these, and agree on them."""
     found, specimen = slide(has_specimen=True)
-    recipe, worth = calibrate(found, choose(found).recipe, tmp_path / "out")
+    recipe, worth = calibrate_int8(found, choose_recipe(found).recipe, tmp_path / "out")
     assert worth.iou["nucleus"] is not None
     tiles = [SampleTile(pixels_BCYX, {}) for pixels_BCYX in specimen]
     eight, expected = (
-        compute(found, one, tiles)[0] for one in (replace(recipe, place=str(tmp_path / "out" / CALIBRATED)), Recipe(threads=1))
+        predict_tiles(found, one, tiles)[0]
+        for one in (replace(recipe, calibration_folder=str(tmp_path / "out" / CALIBRATED_FOLDER)), Recipe(threads=1))
     )
     compared = Comparison.of(eight, [logits for logits, *_ in expected])
     assert compared.agreement > 0.99
-    assert (compared.lost <= 0.01 * compared.sure).all()
+    assert (compared.lost_K <= 0.01 * compared.sure_K).all()
 
 
 def test_glass_alone_is_refused(slide, tmp_path):
     """Where eager float32 finds one class, eight bits are refused, as nothing is known of what they do to the others."""
     found, _ = slide(has_specimen=False)
     with pytest.raises(InputError, match=r"finds a single class.*at least two classes"):
-        calibrate(found, choose(found).recipe, tmp_path / "out")
+        calibrate_int8(found, choose_recipe(found).recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -162,8 +164,10 @@ def test_a_class_that_is_lost_is_refused(eight, monkeypatch, share, is_refused):
     """Eight bits that take 2 % of its pixels from a class that they were sure of are refused by its name, though 99 % of all agree."""
     pytest.importorskip("nncf")
 
-    def planted(found, recipe, tiles, rounds=0):
-        answers, seconds = compute(found, replace(recipe, precision="fp32", backend="torch", calibrated="", place=""), tiles, rounds)
+    def planted(found, recipe, tiles, num_rounds=0):
+        answers, seconds = predict_tiles(
+            found, replace(recipe, precision="fp32", backend="torch", calibrated="", calibration_folder=""), tiles, num_rounds
+        )
         if recipe.precision == "int8":
             for given in answers:
                 margins = given[0][0, 2] - given[0][0, :2].max(axis=0)
@@ -171,7 +175,7 @@ def test_a_class_that_is_lost_is_refused(eight, monkeypatch, share, is_refused):
                 given[0].reshape(3, -1)[2, surest] = -100
         return answers, seconds
 
-    monkeypatch.setattr(module, "compute", planted)
+    monkeypatch.setattr(module, "predict_tiles", planted)
     if is_refused:
         with pytest.raises(InputError, match=r"int8, with which \d\.\d+% of the pixels that are sure of class 2 in eager float32 change"):
             eight()
