@@ -1,4 +1,4 @@
-"""What a report says: a pure function of the counts of each image."""
+"""The content of report.json: a pure function of the counts of each image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ImageCounts:
     Attributes:
         name: NAME.
         counts: summed over its blocks in plan order; None: nothing could be counted.
-        has_truth: whether it was given truth.
+        has_truth: whether it has truth.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
         numbers: sums over its blocks, by phase and name.
     """
@@ -55,15 +55,15 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class ReportInput:
-    """Everything that a report is made of.
+    """Everything that a report is built from.
 
     Attributes:
         state: ``done``, ``partial``, ``failed``, ``interrupted`` or ``running``.
         classes: ``{"name", ...}`` of each class; the id is the position.
-        metrics: their fields are put side by side.
-        images: in plan order, which is the order that floats are added in.
-        failures: what is not done; truth that could not be counted need not be listed.
-        model: ``{"name", "sha256"}``; both None where masks were scored that existed.
+        metrics: the fields of all of them are reported side by side.
+        images: in the order of the plan, in which floats are added.
+        failures: what could not be done; truth that could not be counted is added to them.
+        model: ``{"name", "sha256"}``; both None where masks that existed were scored.
         timing: any numbers by name; the one part that differs from run to run.
     """
 
@@ -76,68 +76,68 @@ class ReportInput:
     timing: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_report(given: ReportInput) -> dict[str, Any]:
-    """Make the content of report.json.
+def build_report(inputs: ReportInput) -> dict[str, Any]:
+    """Return the content of report.json.
 
-    Pooled metrics are those of the summed counts, not means over images. An image whose truth could not be
-    counted keeps its areas, has no metrics, is in no pooled metric and is among the failures. Where only some images
-    have truth, the others are named in ``without_truth``.
+    Pooled metrics are those of the summed counts, not means over images. An image whose truth could not be counted keeps its
+    areas, has no metrics, is left out of the pooled metrics and is listed among the failures. Where only some images have
+    truth, the others are named in ``without_truth``.
 
     Returns:
         Plain JSON: what is undefined or not finite is None.
     """
-    empty = Counts(np.zeros(len(given.classes), np.int64))
-    counted = [_usable(image, empty) for image in given.images]
+    empty = Counts(np.zeros(len(inputs.classes), np.int64))
+    counted = [_usable(image, empty) for image in inputs.images]
     pooled = sum(counted, start=empty)
-    spoilt = [Failure(image.name, None, "count", image.truth_error) for image in given.images if image.truth_error]
-    some_truth = any(image.has_truth for image in given.images)
+    broken = [Failure(image.name, None, "count", image.truth_error) for image in inputs.images if image.truth_error]
+    some_truth = any(image.has_truth for image in inputs.images)
     report: dict[str, Any] = _plain(
         {
             "format": "gigaseg.report/1",
-            "state": given.state,
-            "images": len(given.images),
-            **_fields(pooled, given),
+            "state": inputs.state,
+            "images": len(inputs.images),
+            **_fields(pooled, inputs),
             "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
-            "per_image": [_row(image, counts, given) for image, counts in zip(given.images, counted, strict=True)],
-            "without_truth": [image.name for image in given.images if some_truth and not image.has_truth],
-            "failures": [asdict(failure) for failure in (*given.failures, *spoilt)],
-            "model": dict(given.model),
-            "timing": dict(given.timing),
+            "per_image": [_row(image, counts, inputs) for image, counts in zip(inputs.images, counted, strict=True)],
+            "without_truth": [image.name for image in inputs.images if some_truth and not image.has_truth],
+            "failures": [asdict(failure) for failure in (*inputs.failures, *broken)],
+            "model": dict(inputs.model),
+            "timing": dict(inputs.timing),
         }
     )
     return report
 
 
-def _row(image: ImageCounts, counts: Counts, given: ReportInput) -> dict[str, Any]:
+def _row(image: ImageCounts, counts: Counts, inputs: ReportInput) -> dict[str, Any]:
     """Return what is reported of one image."""
-    return {"name": image.name, **_fields(counts, given), **({"numbers": image.numbers} if image.numbers else {})}
+    return {"name": image.name, **_fields(counts, inputs), **({"numbers": image.numbers} if image.numbers else {})}
 
 
 def _usable(image: ImageCounts, empty: Counts) -> Counts:
-    """Leave out what rests on broken truth."""
+    """Return the counts of an image, without those against a truth that could not be counted."""
     counts = image.counts or empty
     return replace(counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0) if image.truth_error else counts
 
 
-def _fields(counts: Counts, given: ReportInput) -> dict[str, Any]:
-    """The fields that the whole and each image share."""
-    classes: list[dict[str, Any]] = [{"id": index, "name": spec["name"]} for index, spec in enumerate(given.classes)]
+def _fields(counts: Counts, inputs: ReportInput) -> dict[str, Any]:
+    """Return the fields that the report and each image in it share."""
+    classes: list[dict[str, Any]] = [{"id": index, "name": spec["name"]} for index, spec in enumerate(inputs.classes)]
     scalars: dict[str, Any] = {}
-    for metric in given.metrics:
-        found = dict(metric.compute(counts))
-        for index, more in enumerate(found.pop("classes", [])):
-            classes[index] |= more
-        scalars |= found
+    for metric in inputs.metrics:
+        fields = dict(metric.compute(counts))
+        for index, class_fields in enumerate(fields.pop("classes", [])):
+            classes[index] |= class_fields
+        scalars |= fields
     areas = {name: getattr(counts, name) for name in ("pixels", "no_prediction", "skipped", "quarantined")}
     return {**areas, "classes": classes, **scalars}
 
 
 def _plain(value: Any) -> Any:
-    """Python's own types only, and None for what JSON has no number for."""
+    """Return a value in Python's own types, with None for numbers that JSON cannot hold."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,49 +1,50 @@
-"""The report as files: report.json, three CSV tables and one page that needs nothing else."""
+"""The report as files: report.json, three CSV tables and one page that loads nothing else."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage import StorageLike, open_storage
+
 __all__ = ["write_report"]
 
 _MOST_ROWS = 1000  # of a table of the page; the CSV files hold every row
-_MOST_CLASSES = 64  # a larger matrix is no longer readable; report.json holds it
+_MOST_CLASSES = 64  # of the matrix of the page: a larger one cannot be read; report.json holds it
 
 
-def write_report(report: Mapping[str, Any], folder: Path) -> None:
+def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     """Write report.json, per_class.csv, per_image.csv, failures.csv and index.html.
 
-    Each file appears whole under its name or not at all; files of an earlier report are replaced. In the CSV files
-    an undefined value is an empty cell, and text that a spreadsheet would take for a formula gets an apostrophe in front.
+    Each file is replaced as a whole. In the CSV files an undefined value is an empty cell, and text that a spreadsheet would
+    take for a formula gets an apostrophe in front.
 
     Args:
         report: as made by :func:`pipeline.report.build_report`.
-        folder: made if it is missing.
+        where: storage of the report, or its URL or path; made where it is missing.
+
+    Raises:
+        StoreError: the storage cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(folder / "per_class.csv", _csv(_per_class(report)))
-    _replace(folder / "per_image.csv", _csv(_per_image(report)))
-    _replace(folder / "failures.csv", _csv(_failures(report)))
-    _replace(folder / "index.html", _page(report))
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    storage = open_storage(where)
+    storage.make()
+    files = {
+        "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "per_class.csv": _csv(_per_class(report)),
+        "per_image.csv": _csv(_per_image(report)),
+        "failures.csv": _csv(_failures(report)),
+        "index.html": _page(report),
+    }
+    for name, text in files.items():
+        storage.put(name, text.encode(), durable=False)  # `gigaseg report` writes them again at any time
 
 
 def _per_class(report: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
+    """One row a class."""
     header = list(report["classes"][0]) if report["classes"] else ["id", "name"]
     return [header, *([one[key] for key in header] for one in report["classes"])]
 
@@ -57,6 +58,7 @@ def _per_image(report: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
 
 
 def _failures(report: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
+    """One row a failure."""
     header = ["image", "block", "phase", "cause", "attempts"]
     return [header, *([one[key] for key in header] for one in report["failures"])]
 
@@ -68,11 +70,12 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
+    """The value of a CSV cell."""
     if not isinstance(value, str):
         return value
-    # The csv module leaves a lone carriage return bare, where a reader would end the row.
+    # The csv module does not quote a lone carriage return, and a reader would end the row there.
     text = value.replace("\r", " ")
-    # A spreadsheet runs text that starts with one of these.
+    # A spreadsheet takes text for a formula that starts with one of these.
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 

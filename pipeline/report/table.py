@@ -14,13 +14,13 @@ _COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "r
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """Print one line a class and a line of means, ``-`` is undefined; and a line on pixels without prediction, if there are any.
+    """Print one line a class, a line of means, and a line on pixels without prediction where there are any; ``-`` is undefined.
 
-    On a terminal long names are folded; elsewhere each class is one line, however long, without colour codes.
+    On a terminal long names are folded. Elsewhere each class is one line, however long, without colour codes.
 
     Args:
         report: as made by :func:`pipeline.report.build_report`.
-        console: where to.
+        console: what prints it.
     """
     from rich.measure import Measurement
     from rich.table import Table

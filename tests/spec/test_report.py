@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pipeline.errors import StoreError
 from pipeline.metrics import Metric
 from pipeline.metrics.semantic import Semantic
 from pipeline.report import Failure, ImageCounts, ReportInput, build_report, print_table, write_report
@@ -163,13 +165,11 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
     write_report(build(A), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full(self, text, **options):
-        with self.open("w", encoding="utf-8") as file:
-            file.write(text[: len(text) // 2])
-        raise OSError(28, os.strerror(28))
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreError, match="No space left on device; free space"):
         write_report(build(A, B), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
