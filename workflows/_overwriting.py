@@ -24,7 +24,7 @@ def refuse_overwriting(catalogue: Catalogue, folder: RunFolder, outputs: Iterabl
     """
     records.refuse_overwriting(
         folder.path,
-        catalogue.config.place("output"),
+        catalogue.config.where("output"),
         reads=[path for image in catalogue.images for path in (image.path, image.truth) if path],
         outputs=["log.txt", *sorted(outputs)],
         command="run",

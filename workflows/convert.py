@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.config import Recipe, config_from
+from pipeline.config import Recipe, config_from_mapping
 from pipeline.engine import Job
 from pipeline.inputs import build_catalogue
 from pipeline.records import RunFolder
@@ -46,7 +46,7 @@ def copy_images(images: Sequence[str], output: Path, overrides: Sequence[str] = 
         The exit code, the path of each copy in the order of the images, and what failed, a line each.
     """
     mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": str(output)}
-    config = config_from(mapping, Path.cwd(), "convert", overrides)
+    config = config_from_mapping(mapping, Path.cwd(), "convert", overrides)
     catalogue = build_catalogue(config)
     folder = RunFolder(config.output)
     identity = {"convert": {"reader": config.reader}}

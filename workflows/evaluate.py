@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import ClassSpec, Config, Recipe, config_from, load_classes
+from pipeline.config import ClassSpec, Config, Recipe, config_from_mapping, load_classes
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.inputs import Candidate, Catalogue, build_catalogue
+from pipeline.inputs import Catalogue, NameCandidate, build_catalogue
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
 from pipeline.records import RunFolder, Tally
@@ -107,7 +107,7 @@ def run_masks(path: Path) -> dict[str, Path]:
     masks, suffixes = dict[str, Path](), known_suffixes()
     for output in run.last_plan().get("outputs", []):  # OME-Zarr first
         if output.startswith("masks/") and output.endswith(suffixes) and (run.path / output).exists():
-            masks.setdefault(Candidate(output.removeprefix("masks/")).short(suffixes), run.path / output)
+            masks.setdefault(NameCandidate(output.removeprefix("masks/")).short(suffixes), run.path / output)
     return masks
 
 
@@ -152,8 +152,8 @@ def config_of(masks: Sequence[str], truth: str, classes: Sequence[ClassSpec] | N
         mapping["classes"] = [spec.model_dump(mode="json", exclude_none=True) for spec in classes]
         mapping["model"] = {"name": "identity", "classes": max(len(classes), 2)}
     else:
-        mapping["model"] = {"name": "identity", "classes": count_classes(config_from(mapping, Path.cwd(), "evaluate"))}
-    return config_from(mapping, Path.cwd(), "evaluate")
+        mapping["model"] = {"name": "identity", "classes": count_classes(config_from_mapping(mapping, Path.cwd(), "evaluate"))}
+    return config_from_mapping(mapping, Path.cwd(), "evaluate")
 
 
 def truth_template(truth: str) -> str:

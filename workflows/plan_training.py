@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import load_yaml
 from pipeline.inputs import Image
 from pipeline.models import num_parameters
-from pipeline.training import TRAIN, StepCost, Training, TrainPlan, prepare_training
+from pipeline.training import TRAINING_YAML, StepCost, Training, TrainPlan, prepare_training
 from pipeline.tuning import format_bytes
 
 __all__ = ["plan_training"]
@@ -32,7 +32,7 @@ def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: 
     Raises:
         InputError: every problem at once.
     """
-    training = prepare_training(load_yaml(TRAIN, config_path, overrides), resume=False)
+    training = prepare_training(load_yaml(TRAINING_YAML, config_path, overrides), resume=False)
     content = _content(training, training.measure_step())
     if as_json:
         print(json.dumps(content, indent=1))

@@ -10,14 +10,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RUN, Config, Recipe, load_config, read_yaml, settled, to_yaml
+from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
-from pipeline.inputs import Catalogue, build_catalogue, file_hash, fingerprint
+from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import Receipt, RunFolder, latest, read_rows
 from pipeline.report import print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
-from pipeline.training import TRAIN, is_training
+from pipeline.storage import file_sha256
+from pipeline.training import TRAINING_YAML, is_training
 from pipeline.tuning import (
     RecipeChoice,
     calibrate_int8,
@@ -58,7 +59,7 @@ def run(
 def refuse_training(config_path: Path) -> None:
     """Refuse the YAML of a training with one message, where each of its keys would be reported as unknown."""
     data = read_yaml(config_path).data
-    of_run, of_training = (form.tree.model_fields.keys() for form in (RUN, TRAIN))
+    of_run, of_training = (form.schema.model_fields.keys() for form in (RUN_YAML, TRAINING_YAML))
     if is_training(data) and data.keys().isdisjoint(of_run - of_training):
         found = f"keys of a training ({', '.join([key for key in data if key not in of_run][:3])})"
         raise InputError(Problem(str(config_path), found, "the keys of a run", f"Did you mean `gigaseg train {config_path}`?"))
@@ -157,8 +158,8 @@ def stages_of(catalogue: Catalogue, job: Job, folder: RunFolder) -> dict[str, li
 
 def model_hash(catalogue: Catalogue) -> str | None:
     """Return the SHA-256 of the model's file, or a hash of the hashes where it has several; None where it has none."""
-    hashes = [file_hash(Path(path)) for path in catalogue.model.files()]
-    return None if not hashes else hashes[0] if len(hashes) == 1 else fingerprint(hashes)
+    hashes = [file_sha256(Path(path)) for path in catalogue.model.files()]
+    return None if not hashes else hashes[0] if len(hashes) == 1 else hash_values(hashes)
 
 
 def run_fields(catalogue: Catalogue, choice: RecipeChoice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def run_fields(catalogue: Catalogue, choice: RecipeChoice, model: Mapping[str, A
 def without_auto(config: Config, recipe: Recipe) -> Config:
     """Return the config with the recipe's values in place of ``auto``: another machine then gives the same masks."""
     sections = {name: getattr(config, name) for name in ("tiling", "compute")}
-    chosen = settled({name: section.model_dump() for name, section in sections.items()}, recipe.to_dict())
+    chosen = replace_auto({name: section.model_dump() for name, section in sections.items()}, recipe.to_dict())
     return config.model_copy(update={name: section.model_copy(update=chosen[name]) for name, section in sections.items()})
 
 

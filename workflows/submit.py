@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, load_config, to_yaml
 from pipeline.errors import GigasegError, InputError, Problem, nearest, one_of
-from pipeline.inputs import fingerprint
+from pipeline.inputs import hash_values
 from pipeline.scheduling.runners.ray import authenticate
 from workflows.run import refuse_training
 
@@ -67,7 +67,7 @@ def _request(config: Config) -> dict[str, Any]:
     """What is asked of the cluster; the name is made of the output folder, so that one run has one name."""
     runner = ["--set", "compute.runner=ray"] if config.compute.runner == "auto" else []
     return {
-        "submission_id": f"gigaseg-{fingerprint(str(config.output))}",
+        "submission_id": f"gigaseg-{hash_values(str(config.output))}",
         "entrypoint": " ".join(["gigaseg", "run", "config.yaml", *runner]),
         "metadata": {"output": str(config.output)},
     }

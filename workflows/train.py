@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.config import load_yaml
 from pipeline.scheduling import EXIT_INTERRUPTED
-from pipeline.training import TRAIN, prepare_training
+from pipeline.training import TRAINING_YAML, prepare_training
 from workflows.run import run_config
 
 __all__ = ["train"]
@@ -29,7 +29,7 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
     Raises:
         GigasegError: the input is wrong, or the training could not go on.
     """
-    training = prepare_training(load_yaml(TRAIN, config_path, overrides), resume=not fresh)
+    training = prepare_training(load_yaml(TRAINING_YAML, config_path, overrides), resume=not fresh)
     for note in training.plan.notes:
         print(note, file=sys.stderr)
     if not training.run(fresh=fresh, take_over=take_over):

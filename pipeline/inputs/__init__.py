@@ -1,30 +1,33 @@
-"""What a run works on: files found, their names, their truth, and the catalogue of images with what their headers say.
+"""What a run works on: the images with their names and their truth, and the catalogue of what their headers say.
 
-Owns: discovery, CSV lists, output names, truth pairing and truth values, samples, fingerprints.
-May import: readers, models (to check an image against one), config and below. Never touches: the output folder, pixels of a whole image.
+Owns: discovery, CSV lists, output names, truth files and truth values, samples, fingerprints.
+May import: readers and models, to check images against them, and below. Never touches: the output folder, an image's pixels.
 """
 
 from __future__ import annotations
 
-from pipeline.inputs.catalogue import Catalogue, build_catalogue, file_hash, fingerprint, open_all, truth_header, truth_problems
-from pipeline.inputs.csv_list import COLUMNS
-from pipeline.inputs.discovery import Inputs, list_inputs
+from pipeline.inputs.catalogue import Catalogue, build_catalogue
+from pipeline.inputs.csv_list import CSV_COLUMNS
+from pipeline.inputs.discovery import ImageList, ListedImage, list_images
+from pipeline.inputs.fingerprints import hash_values
+from pipeline.inputs.headers import read_headers, read_truth_header
 from pipeline.inputs.image import Image
-from pipeline.inputs.names import Candidate
-from pipeline.inputs.truth_map import TruthMap
+from pipeline.inputs.output_names import NameCandidate
+from pipeline.inputs.truth_checks import check_truth
+from pipeline.inputs.truth_values import TruthMap
 
 __all__ = [
-    "COLUMNS",
-    "Candidate",
+    "CSV_COLUMNS",
     "Catalogue",
     "Image",
-    "Inputs",
+    "ImageList",
+    "ListedImage",
+    "NameCandidate",
     "TruthMap",
     "build_catalogue",
-    "file_hash",
-    "fingerprint",
-    "list_inputs",
-    "open_all",
-    "truth_header",
-    "truth_problems",
+    "check_truth",
+    "hash_values",
+    "list_images",
+    "read_headers",
+    "read_truth_header",
 ]

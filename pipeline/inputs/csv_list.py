@@ -12,9 +12,9 @@ from typing import Any
 from pipeline.config import absolute_path, is_sample, is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 
-__all__ = ["COLUMNS", "Row", "read_csv_list"]
+__all__ = ["CSV_COLUMNS", "Row", "read_csv_list"]
 
-COLUMNS = ("image", "name", "truth", "pixel_size", "channels", "level")
+CSV_COLUMNS = ("image", "name", "truth", "pixel_size", "channels", "level")
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ def read_csv_list(path: Path) -> list[Row]:
 
 
 def _check_columns(columns: list[str], where: str) -> list[Problem]:
-    expected = one_of(COLUMNS)
+    expected = one_of(CSV_COLUMNS)
     if len(columns) == 1 and ";" in columns[0]:
-        return [Problem(where, repr(columns[0]), ", ".join(COLUMNS), "Separate columns by commas.")]
-    unknown = [column for column in dict.fromkeys(columns) if column not in COLUMNS]
-    problems = [Problem(where, f"the column {column!r}", expected, nearest(column, COLUMNS)) for column in unknown]
-    problems += [Problem(where, f"the column {name!r} twice", "each column once") for name in COLUMNS if columns.count(name) > 1]
+        return [Problem(where, repr(columns[0]), ", ".join(CSV_COLUMNS), "Separate columns by commas.")]
+    unknown = [column for column in dict.fromkeys(columns) if column not in CSV_COLUMNS]
+    problems = [Problem(where, f"the column {column!r}", expected, nearest(column, CSV_COLUMNS)) for column in unknown]
+    problems += [Problem(where, f"the column {name!r} twice", "each column once") for name in CSV_COLUMNS if columns.count(name) > 1]
     if "image" not in columns:
-        problems.append(Problem(f"{where}: the column 'image'", None, f"a first line such as {','.join(COLUMNS)}"))
+        problems.append(Problem(f"{where}: the column 'image'", None, f"a first line such as {','.join(CSV_COLUMNS)}"))
     return problems
 
 

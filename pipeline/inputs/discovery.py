@@ -18,14 +18,14 @@ from urllib.parse import urlsplit
 from pipeline.config import Config, check_exists, expand_glob, is_glob, is_sample, is_url, split_glob
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
-from pipeline.inputs.names import Candidate, flaw, resolve_names
+from pipeline.inputs.output_names import NameCandidate, name_flaw, resolve_names
 from pipeline.inputs.samples import resolve_sample
-from pipeline.inputs.truth_pairing import attach_truth
+from pipeline.inputs.truth_pairing import pair_truth
 from pipeline.plugins import find
 from pipeline.readers import Reader, array_name, is_array_path, known_suffixes
 from pipeline.validation import join_keys
 
-__all__ = ["Input", "Inputs", "list_inputs"]
+__all__ = ["ImageList", "ListedImage", "list_images"]
 
 _OUTPUT_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "ledger")
 _TRAINING_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
@@ -33,7 +33,7 @@ _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
 
 @dataclass(frozen=True)
-class Input:
+class ListedImage:
     """One image of the run, before it is opened.
 
     Attributes:
@@ -53,16 +53,16 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ImageList:
     """All images of the run.
 
     Attributes:
-        found: in the order of the YAML; a folder's and a glob's sorted.
+        images: in the order of the YAML; those of a folder or a glob are sorted.
         ignored: files left out because their suffix is no image's.
         problems: what is wrong, ``where`` with file and line.
     """
 
-    found: tuple[Input, ...] = ()
+    images: tuple[ListedImage, ...] = ()
     ignored: int = 0
     problems: tuple[Problem | str, ...] = ()
 
@@ -71,14 +71,14 @@ class Inputs:
 class _Found:
     """One image, its name not settled yet."""
 
-    candidate: Candidate
+    candidate: NameCandidate
     path: str
     direct: bool
     where: str
     row: Row | None = None
 
 
-def list_inputs(config: Config) -> Inputs:
+def list_images(config: Config) -> ImageList:
     """List the images of a run and the truth of each.
 
     Problems are returned, not raised, so that they can be told together with those of the images' headers.
@@ -95,16 +95,16 @@ def list_inputs(config: Config) -> Inputs:
     problems = [*search.problems, *_bad_names(names, search.found)]
     rows = [one.row.truth if one.row else None for one in search.found]
     try:
-        truths = attach_truth(config.truth, [(one.name, one.path) for one in inputs], rows, config.where("truth"))
+        truths = pair_truth(config.truth, [(one.name, one.path) for one in inputs], rows, config.where("truth"))
     except InputError as error:
         problems += error.problems
         truths = rows
     found = tuple(replace(one, truth=truth) for one, truth in zip(inputs, truths, strict=True))
-    return Inputs(found, search.ignored, tuple(problems))
+    return ImageList(found, search.ignored, tuple(problems))
 
 
-def _input(name: str, one: _Found) -> Input:
-    return Input(name, one.path, one.direct, overrides=one.row.overrides if one.row else {})
+def _input(name: str, one: _Found) -> ListedImage:
+    return ListedImage(name, one.path, one.direct, overrides=one.row.overrides if one.row else {})
 
 
 def _bad_names(names: Sequence[str], found: Sequence[_Found]) -> Iterator[Problem]:
@@ -112,9 +112,9 @@ def _bad_names(names: Sequence[str], found: Sequence[_Found]) -> Iterator[Proble
     first: dict[str, _Found] = {}
     way_out = "Give it another name in a CSV list: image,name."
     for name, one in zip(names, found, strict=True):
-        if flaw(name):
+        if name_flaw(name):
             expected = "folders and a name, such as slides/a, below the output folder"
-            yield Problem(one.where, f"the name {name!r} with {flaw(name)}", expected, way_out)
+            yield Problem(one.where, f"the name {name!r} with {name_flaw(name)}", expected, way_out)
         elif name in first:
             yield Problem(one.where, f"the name {name!r} of {one.path}, which {first[name].path} has already", "each name once", way_out)
         first.setdefault(name, one)
@@ -145,7 +145,7 @@ class _Search:
             sample = resolve_sample(text, where)
             self._take(sample.name, str(sample.image), where, direct=True)
         elif is_array_path(text):
-            self.found.append(_Found(Candidate(array_name(text), fixed=True), text, direct=True, where=where))
+            self.found.append(_Found(NameCandidate(array_name(text), fixed=True), text, direct=True, where=where))
         elif is_url(text):
             self._take(_last_of_url(text), text, where, direct=True)
         elif is_glob(text):
@@ -159,7 +159,7 @@ class _Search:
 
     def _take(self, name: str, path: str, where: str, *, direct: bool = False, row: Row | None = None) -> None:
         fixed = bool(row and row.name)
-        self.found.append(_Found(Candidate(name, fixed), path, direct, where, row))
+        self.found.append(_Found(NameCandidate(name, fixed), path, direct, where, row))
 
     def _list(self, path: Path) -> None:
         for row in read_csv_list(path):

@@ -12,12 +12,12 @@ from pipeline.config import expand_glob, is_sample, is_url
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.samples import resolve_sample
 
-__all__ = ["attach_truth"]
+__all__ = ["pair_truth"]
 
 _PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
 
 
-def attach_truth(template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str) -> list[str | None]:
+def pair_truth(template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str) -> list[str | None]:
     """Find the truth of each image.
 
     Args:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.engine import Reduction
-from pipeline.inputs import fingerprint
+from pipeline.inputs import hash_values
 from pipeline.records import Block, Receipt
 from pipeline.statistics import Summary, decode_summary
 
@@ -217,12 +217,12 @@ def _conclude(progress: _ImageProgress) -> None:
 def _complete(block: Block, stage: Stage, progress: _ImageProgress) -> Block:
     """Give a block the result that it reads, and make all that it depends on part of its key."""
     if stage.rests_on is None:
-        return replace(block, key=fingerprint(block.key, block.phase, None))
+        return replace(block, key=hash_values(block.key, block.phase, None))
     outcomes = [progress.outcomes[phase] for phase in stage.rests_on]
     digest = outcomes[0].digest if len(outcomes) == 1 else _hash({phase: progress.outcomes[phase].digest for phase in stage.rests_on})
     lost = tuple(sorted({block_id for outcome in outcomes for block_id in outcome.lost}))
     fit = progress.results.get(stage.reads, {})
-    return replace(block, fit=fit, lost=lost, key=fingerprint(block.key, block.phase, [fit, digest] if stage.reads else digest))
+    return replace(block, fit=fit, lost=lost, key=hash_values(block.key, block.phase, [fit, digest] if stage.reads else digest))
 
 
 def _hash(digests: Mapping[str, str | None]) -> str:

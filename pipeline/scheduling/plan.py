@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import CALIBRATED_FOLDER, Recipe, replace_auto
 from pipeline.engine import Job, Phase, all_phases, phase, rests_on, seam_folders
 from pipeline.geometry import Box
-from pipeline.inputs import Catalogue, Image, fingerprint
+from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
 from pipeline.records import Block, Receipt
 from pipeline.scheduling.block_queue import Stage
@@ -32,7 +32,7 @@ def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
         fitters["normalize"] = NormalizationFitter(kind=normalize)
     return Job(
         output=config.output,
-        recipe=replace(recipe, place=str(config.output / CALIBRATED_FOLDER)) if recipe.calibrated else recipe,
+        recipe=replace(recipe, calibration_folder=str(config.output / CALIBRATED_FOLDER)) if recipe.calibrated else recipe,
         model=model,
         stride=model.stride,
         full=model.fixed_size is not None,
@@ -49,7 +49,7 @@ def count_key(catalogue: Catalogue, image: Image) -> str:
     if image.truth is None or catalogue.truth_map is None:
         return ""
     values = [(spec.values, spec.color) for spec in catalogue.config.classes or ()]
-    return fingerprint(image.truth_identity, values, catalogue.config.ignore, len(catalogue.classes))
+    return hash_values(image.truth_identity, values, catalogue.config.ignore, len(catalogue.classes))
 
 
 def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
         "metrics": list(catalogue.config.metrics),
         "model": dict(model),
         "block": job.recipe.block,
-        "written": fingerprint(*job.exports),
+        "written": hash_values(*job.exports),
         "images": [
             {
                 "name": image.name,
@@ -86,13 +86,13 @@ def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:
     if job.goal != "segment":
         planned = {}
         for image in catalogue.images:
-            image_key = fingerprint(FORMAT, job.recipe.block, image.identity, count_key(catalogue, image))
-            planned[image.name] = _stages(image, job, fingerprint(image_key, image.identity), image_key)
+            image_key = hash_values(FORMAT, job.recipe.block, image.identity, count_key(catalogue, image))
+            planned[image.name] = _stages(image, job, hash_values(image_key, image.identity), image_key)
         return planned
     recipe = job.recipe.to_dict()
-    base = fingerprint(replace_auto(catalogue.identity, recipe), recipe, FORMAT)
+    base = hash_values(replace_auto(catalogue.identity, recipe), recipe, FORMAT)
     parts = ["probs"] if job.probs else []  # probabilities cannot be made from masks
-    keys = {image.name: fingerprint(base, image.identity, *parts) for image in catalogue.images}
+    keys = {image.name: hash_values(base, image.identity, *parts) for image in catalogue.images}
     return {image.name: _stages(image, job, keys[image.name], keys[image.name]) for image in catalogue.images}
 
 
@@ -126,7 +126,7 @@ def _stages(image: Image, job: Job, block_key: str, image_key: str) -> list[Stag
     stages = []
     for one in phases:
         parts = one.key_parts(job)
-        key = fingerprint(image_key, *parts) if parts else block_key
+        key = hash_values(image_key, *parts) if parts else block_key
         whole = Block(one.name, image, 0, 0, 0, Box(0, 0, *image.header.shape), key)
         blocks: Sequence[Block] = [whole] if one.is_per_image else Blocks(one.name, image, job.grid(image), key)
         stages.append(_stage(one, job, blocks, present))

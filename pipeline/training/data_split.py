@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import Config, KeyLocations
 from pipeline.errors import Problem
-from pipeline.inputs import Image, TruthMap, list_inputs, open_all, truth_problems
+from pipeline.inputs import Image, TruthMap, check_truth, list_images, read_headers
 from pipeline.training.schema import Names, TrainConfig
 
 __all__ = ["DataSplit", "make_run_config", "split_images"]
@@ -49,7 +49,7 @@ def split_images(config: TrainConfig, truth_map: TruthMap) -> DataSplit:
         train, val, problems = _choose_validation(config, listed.images)
     if not train and not problems:
         kept = f"{len(listed.images)} images, all of them kept for validation"
-        problems.append(Problem(config.place("val"), kept, "at least one image to train on", "Give validation images of their own."))
+        problems.append(Problem(config.where("val"), kept, "at least one image to train on", "Give validation images of their own."))
     names = [name for part in parts for name in part.names]
     unused = [pattern for pattern in config.exclude if not any(_matches(name, [pattern]) for name in names)]
     notes = [note for part in parts for note in part.notes]
@@ -65,7 +65,7 @@ def make_run_config(config: TrainConfig, images: Sequence[str], **keys: Any) -> 
         **keys: further keys of the run.
     """
     shared = {"truth": config.truth, "classes": config.classes, "ignore": config.ignore, "reader": config.reader, "output": config.output}
-    return Config(images=tuple(images), **{**shared, "model": config.model, **keys}).placed(config.places)
+    return Config(images=tuple(images), **{**shared, "model": config.model, **keys}).with_locations(config.locations)
 
 
 @dataclass(frozen=True)
@@ -85,27 +85,27 @@ class _Listing:
     problems: Sequence[Problem | str]
 
 
-class _PlacesOfVal(KeyLocations):
+class _LocationsOfVal(KeyLocations):
     """Places of a run whose ``images`` stand in the YAML as ``val``."""
 
-    def of(self, path: str) -> str:
-        return super().of(re.sub(r"^images\b", "val", path))
+    def where(self, path: str) -> str:
+        return super().where(re.sub(r"^images\b", "val", path))
 
 
 def _list_images(config: TrainConfig, key: str, entries: Sequence[str], truth_map: TruthMap) -> _Listing:
-    run, places = make_run_config(config, entries), config.places
-    inputs = list_inputs(run if key == "images" else run.placed(_PlacesOfVal(places.origin, places.lines, places.sets)))
-    kept = [candidate for candidate in inputs.found if not _matches(candidate.name, config.exclude)]
-    images, rejected, unopenable = open_all(kept, run)
+    run, locations = make_run_config(config, entries), config.locations
+    inputs = list_images(run if key == "images" else run.with_locations(_LocationsOfVal(locations.origin, locations.lines, locations.sets)))
+    kept = [candidate for candidate in inputs.images if not _matches(candidate.name, config.exclude)]
+    images, rejected, unopenable = read_headers(kept, run)
     paired = [image for image in images if image.truth is not None]
-    problems = [*inputs.problems, *unopenable, *truth_problems(paired, truth_map)]
-    if inputs.found and not kept:
-        problems.append(Problem(config.place("exclude"), f"all {len(inputs.found)} images of {key}", "patterns that leave some"))
+    problems = [*inputs.problems, *unopenable, *check_truth(paired, truth_map)]
+    if inputs.images and not kept:
+        problems.append(Problem(config.where("exclude"), f"all {len(inputs.images)} images of {key}", "patterns that leave some"))
     elif not paired and not problems:
-        problems.append(Problem(config.place("truth"), "no truth for any image", "a pattern such as truth/{stem}.png"))
+        problems.append(Problem(config.where("truth"), "no truth for any image", "a pattern such as truth/{stem}.png"))
     notes = [f"left out, unreadable: {image.name}: {image.cause}" for image in rejected]
     notes += [f"left out, no truth: {image.name}" for image in images if image.truth is None]
-    return _Listing([candidate.name for candidate in inputs.found], paired, notes, problems)
+    return _Listing([candidate.name for candidate in inputs.images], paired, notes, problems)
 
 
 def _choose_validation(config: TrainConfig, images: Sequence[Image]) -> tuple[list[Image], list[Image], list[Problem | str]]:
@@ -114,7 +114,7 @@ def _choose_validation(config: TrainConfig, images: Sequence[Image]) -> tuple[li
         chosen = {image.name for image in images if _matches(image.name, config.val.names)}
         unused = [name for name in config.val.names if not any(_matches(image.name, [name]) for image in images)]
         if unused:
-            return [], [], [Problem(config.place("val.names"), ", ".join(map(repr, unused[:3])), "names or patterns of images")]
+            return [], [], [Problem(config.where("val.names"), ", ".join(map(repr, unused[:3])), "names or patterns of images")]
     else:
         assert isinstance(config.val, float)
         ranked = sorted(images, key=lambda image: hashlib.sha256(f"{config.seed} {image.name}".encode()).digest())

@@ -77,7 +77,7 @@ def _weighted_loss(plan: TrainPlan, areas: Areas) -> Loss:
         return plan.loss.fitted(areas)
     except InputError as error:
         problems = [problem for problem in error.problems if isinstance(problem, Problem)]
-        raise InputError([replace(problem, where=plan.config.place(problem.where)) for problem in problems]) from error
+        raise InputError([replace(problem, where=plan.config.where(problem.where)) for problem in problems]) from error
 
 
 def _scan_or_problem(plan: TrainPlan, image: Image, fitter: NormalizationFitter | None) -> tuple[ImageStatistics, Summary] | Problem:

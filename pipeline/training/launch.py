@@ -34,14 +34,14 @@ def choose_workers(plan: TrainPlan, num_gpus: int) -> WorkerGroup:
     """
     compute, cores = plan.config.compute, len(os.sched_getaffinity(0))
     if compute.device == "cuda" and not num_gpus and compute.address is None:
-        raise InputError(Problem(plan.config.place("compute.device"), "cuda, where no GPU is found", "cpu, auto", "See `gigaseg doctor`."))
+        raise InputError(Problem(plan.config.where("compute.device"), "cuda, where no GPU is found", "cpu, auto", "See `gigaseg doctor`."))
     device = "cuda" if compute.device == "cuda" or (compute.device == "auto" and num_gpus) else "cpu"
     size = compute.workers if compute.workers != "auto" else max(1, num_gpus if device == "cuda" else 1)
     if size > plan.config.batch:
-        raise InputError(Problem(plan.config.place("compute.workers"), str(size), f"at most batch, {plan.config.batch}"))
+        raise InputError(Problem(plan.config.where("compute.workers"), str(size), f"at most batch, {plan.config.batch}"))
     if compute.runner == "serial" and _needs_ray(compute, size):
         way_out = "Use compute.runner: ray."
-        raise InputError(Problem(plan.config.place("compute.runner"), f"serial for {size} workers", "one worker", way_out))
+        raise InputError(Problem(plan.config.where("compute.runner"), f"serial for {size} workers", "one worker", way_out))
     threads = compute.threads if compute.threads != "auto" else max(1, cores // size)
     loaders = compute.loaders if compute.loaders != "auto" else (max(1, min(LOADERS, cores // size - 1)) if device == "cuda" else 1)
     return WorkerGroup(0, size, device, threads, loaders)

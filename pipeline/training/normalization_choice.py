@@ -29,7 +29,7 @@ def normalization_problems(config: TrainConfig, normalize: Any, images: Sequence
         return []
     channels: set[int | None] = {image.header.channels for image in images} or {None}
     problems = dict.fromkeys(problem for count in channels for problem in check_mean_std(normalize, count))
-    return [replace(problem, where=config.place(problem.where)) for problem in problems]
+    return [replace(problem, where=config.where(problem.where)) for problem in problems]
 
 
 def normalization_kind(config: TrainConfig, requested: Any, train: Sequence[Image]) -> str:
@@ -48,7 +48,7 @@ def normalization_kind(config: TrainConfig, requested: Any, train: Sequence[Imag
     types = sorted({image.header.dtype for image in train})
     if requested == "dataset" and len(types) > 1:
         found, way_out = f"dataset for images of {', '.join(types)}", "Use normalize: percentile, which is of each image."
-        raise InputError(Problem(config.place("normalize"), found, "images of one type", way_out))
+        raise InputError(Problem(config.where("normalize"), found, "images of one type", way_out))
     if requested == "auto":
         channels = {image.header.channels for image in train}
         # A network of merged channels takes images with any number of channels, which the numbers of these images would not fit.

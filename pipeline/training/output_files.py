@@ -35,7 +35,7 @@ def refuse_overwriting(plan: TrainPlan, folder: RunFolder) -> None:
     Raises:
         InputError: the first few problems.
     """
-    where = plan.config.place("output")
+    where = plan.config.where("output")
     reads = _inputs(plan)
     records.refuse_overwriting(folder.path, where, reads=reads, outputs=OUTPUTS, command="training", is_begun=is_begun(folder))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, config_from_mapping
-from pipeline.inputs import COLUMNS, Image
+from pipeline.inputs import CSV_COLUMNS, Image
 from pipeline.models import num_parameters
 from pipeline.records import RunFolder
 from pipeline.training.bundle_output import best_bundle
@@ -28,7 +28,7 @@ def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
     """
     listed, output = folder.path / "val.csv", folder.path / "val"
     with listed.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.DictWriter(file, COLUMNS)
+        rows = csv.DictWriter(file, CSV_COLUMNS)
         rows.writeheader()
         rows.writerows(_csv_row(plan, image) for image in plan.val)
     mapping = {

@@ -39,7 +39,7 @@ def memory_errors(plan: TrainPlan) -> Iterator[None]:
         reason = str(error).partition("\n")[0]
         if isinstance(error, RuntimeError) and not any(words in reason for words in NO_MEMORY):
             raise
-        where, found = plan.config.place("crop"), f"{plan.crop} with a batch of {plan.config.batch} ({reason or 'out of memory'})"
+        where, found = plan.config.where("crop"), f"{plan.crop} with a batch of {plan.config.batch} ({reason or 'out of memory'})"
         raise InputError(Problem(where, found, "a step that fits into memory", "Make crop or batch smaller.")) from error
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.config import Config, to_yaml
 from pipeline.errors import InputError, Problem
-from pipeline.inputs import file_hash, fingerprint
+from pipeline.inputs import hash_values
 from pipeline.interrupts import handled_by
 from pipeline.records import Ledger, RunFolder, hardware, versions
-from pipeline.storage import put_text
+from pipeline.storage import file_sha256, put_text
 from pipeline.training.bundle_output import best_bundle, complete_bundle
 from pipeline.training.checkpoint import checkpoint_file
 from pipeline.training.dataset_scan import scan_dataset
@@ -146,8 +146,8 @@ def _identity(plan: TrainPlan) -> dict[str, Any]:
     config = plan.config.model_dump(mode="json", exclude={"compute", "output", "resume", "checkpoint_minutes"})
     files = [*plan.network.files(), *(weights_file(Path(text)) for text in plan.config.mean_of)]
     parts = {"train": plan.train, "validation": plan.val}
-    images = {name: [fingerprint(image.identity, image.truth_identity) for image in part] for name, part in parts.items()}
-    return {**config, **images, "weights": {str(file): file_hash(file) for file in files}}
+    images = {name: [hash_values(image.identity, image.truth_identity) for image in part] for name, part in parts.items()}
+    return {**config, **images, "weights": {str(file): file_sha256(file) for file in files}}
 
 
 def _refuse_checkpoint(config: TrainConfig) -> None:

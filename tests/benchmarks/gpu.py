@@ -34,10 +34,10 @@ import numpy as np
 import torch
 
 from pipeline.backends._batch_norm_folding import fold_batch_norms
-from pipeline.config.loading import load_config
+from pipeline.config import load_config
 from pipeline.engine.job import Job
 from pipeline.geometry import Box
-from pipeline.inputs.catalogue import Catalogue, build_catalogue
+from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
 from pipeline.tuning.forward_timing import read_largest_tile

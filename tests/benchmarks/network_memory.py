@@ -27,11 +27,11 @@ import os, sys, time
 from pathlib import Path
 import numpy as np
 import jinja2, rich.console, workflows.run
-from pipeline.config.loading import load_config
-from pipeline.inputs.catalogue import survey
+from pipeline.config import load_config
+from pipeline.inputs import build_catalogue
 from pipeline.tuning.recipe_choice import choose_recipe
-found = survey(load_config(Path(sys.argv[1])))
-with found.model.open(choose_recipe(found).recipe, dict(found.config.normalize)) as predict:
+catalogue = build_catalogue(load_config(Path(sys.argv[1])))
+with catalogue.model.open(choose_recipe(catalogue).recipe, dict(catalogue.config.normalize)) as predict:
     predict(np.zeros((1, 3, 64, 64), np.uint8), [{}])
     print("loaded", flush=True)
     time.sleep(600)

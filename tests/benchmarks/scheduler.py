@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config.recipe import Recipe
-from pipeline.config.schema import Compute
+from pipeline.config import Compute, Recipe
 from pipeline.engine.job import Job
 from pipeline.geometry import Box
-from pipeline.inputs.image import Image
+from pipeline.inputs import Image
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
 from pipeline.records import Block, RunFolder

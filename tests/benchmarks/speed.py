@@ -32,22 +32,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.loading import load_config
-from pipeline.config.recipe import Recipe
-from pipeline.engine.job import read_reflected
+from pipeline.config import Recipe, load_config
+from pipeline.engine import read_reflected
 from pipeline.geometry import Box
-from pipeline.inputs.catalogue import Catalogue, build_catalogue
+from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.models import Predict, Predictor
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
 from pipeline.tiling.grid import Grid
-from pipeline.tuning.backend_trial import TriedBackend
+from pipeline.tuning.backend_choice import TriedBackend, fastest_backend
+from pipeline.tuning.forward_timing import read_largest_tile, time_backends
 from pipeline.tuning.memory_model import format_bytes
 from pipeline.tuning.recipe_choice import choose_recipe
+from pipeline.tuning.run_timing import RunTiming, time_piece
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import LEAST_SHARE, MEAN, STD
-from workflows._forward import fastest, largest_tile, try_all
-from workflows._piece import Timing, run_piece
 from workflows.run import run
 
 CORE, HALO, FIELD = 1024, 64, 305
@@ -92,11 +91,11 @@ def write_yaml(folder: Path, image: Path, **keys: Any) -> Path:
 def best_backend(found: Catalogue) -> TriedBackend:
     """The fastest of all that are installed and agree with eager float32, on one tile."""
     job = make_job(found, choose_recipe(found).recipe)
-    tried = try_all(found, job, largest_tile(found.images[0], job), lambda _: None)
+    tried = time_backends(found, job, read_largest_tile(found.images[0], job), lambda _: None)
     for one in tried:
         told = f"{1 / one.seconds:.2f} tile Mpx/s, {one.agreement:.3%} as eager fp32" if one.seconds else one.refused
         print(f"{one.backend} {one.precision}: {told}", flush=True)
-    return fastest(tried)
+    return fastest_backend(tried)
 
 
 def call_of(predict: Predictor, recipe: Recipe) -> Predict:
@@ -145,13 +144,13 @@ def tell(folder: Path, stitch: str, rows: dict[str, list[float]]) -> None:
     print("seconds by stage:", report["timing"]["stage_seconds"], "peak", format_bytes(report["timing"]["peak_actor_bytes"]), flush=True)
 
 
-def rate(yaml: Path, runner: str, actors: int) -> Timing:
+def rate(yaml: Path, runner: str, actors: int) -> RunTiming:
     """Pixels a second, wall, while all actors are busy."""
     found = build_catalogue(load_config(yaml))
     compute = found.config.compute.model_copy(update={"actors": actors})
     with tempfile.TemporaryDirectory() as text:
         job = replace(make_job(found, choose_recipe(found).recipe), output=Path(text))
-        return run_piece(found, job, compute, runner, Path(text))
+        return time_piece(found, job, compute, runner, Path(text))
 
 
 def main() -> None:

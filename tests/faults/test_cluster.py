@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.config.schema import Compute
+from pipeline.config import Compute
 from pipeline.geometry import Box
-from pipeline.inputs.image import Image
+from pipeline.inputs import Image
 from pipeline.raster import Header
 from pipeline.records import Block, latest, read_rows
 from pipeline.scheduling.block_queue import BlockQueue, Stage
@@ -42,9 +42,9 @@ PINNED = """
 import json, os, sys
 import ray
 from pipeline.errors import InputError
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.scheduling.runners._cluster import join
-from pipeline.config.schema import Compute
+from pipeline.config import Compute
 
 class Probe:
     def __init__(self, job):

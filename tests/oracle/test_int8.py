@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config import CALIBRATED_FOLDER, Recipe, config_from_mapping
 from pipeline.errors import InputError
-from pipeline.inputs.catalogue import build_catalogue
+from pipeline.inputs import build_catalogue
 from pipeline.tuning import int8_calibration as module
 from pipeline.tuning.int8_calibration import calibrate_int8
 from pipeline.tuning.model_comparison import Comparison, predict_tiles

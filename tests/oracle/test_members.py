@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.config.loading import load_config, to_yaml
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe, load_config, to_yaml
 from pipeline.geometry import Box
-from pipeline.inputs.catalogue import build_catalogue
+from pipeline.inputs import build_catalogue
 from pipeline.models.bundle_files import save_bundle
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job

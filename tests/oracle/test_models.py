@@ -13,10 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from pipeline.config.loading import load_config
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe, load_config
 from pipeline.errors import InputError
-from pipeline.inputs.catalogue import build_catalogue
+from pipeline.inputs import build_catalogue
 from pipeline.models import num_parameters
 from pipeline.models.bundle_files import list_bundles, save_bundle
 from pipeline.models.networks.stride_and_field import answer_key, probe_field

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.engine.job import Job
 from pipeline.engine.phases.predict import Predict
 from pipeline.engine.prediction import BlockPixels
@@ -15,7 +15,7 @@ from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
-from pipeline.inputs.image import Image
+from pipeline.inputs import Image
 from pipeline.models import Model, Predictor
 from pipeline.plugins import build
 from pipeline.raster import Header

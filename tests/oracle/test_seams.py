@@ -12,7 +12,7 @@ from pipeline.engine.phases import predict
 from pipeline.engine.seam_files import SeamFiles, seam_folders
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
-from pipeline.inputs.image import Image
+from pipeline.inputs import Image
 from pipeline.plugins import build
 from pipeline.records import latest, read_rows
 from pipeline.statistics.pixel_counts import sum_cross_entropy

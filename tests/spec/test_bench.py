@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 
 from pipeline.backends.torch import Torch
 from pipeline.cli import main
-from pipeline.config.loading import load_config
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe, load_config
 from pipeline.errors import GigasegError, InputError
 from pipeline.geometry import Box
-from pipeline.inputs.catalogue import build_catalogue
-from pipeline.inputs.image import Image
-from pipeline.records.receipts import Block, Receipt
+from pipeline.inputs import Image, build_catalogue
+from pipeline.records import Block, Receipt
 from pipeline.scheduling.plan import make_job
+from pipeline.tuning import forward_timing, run_timing
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
-from workflows import _forward, _piece
 from workflows import bench as workflow
 from workflows.bench import bench
 
@@ -32,8 +30,8 @@ RECIPE = Recipe(core=64, halo=16, block=128)
 
 
 @pytest.fixture
-def found(tmp_path):
-    """A survey of one small image."""
+def catalogue(tmp_path):
+    """The catalogue of one small image."""
     save_tiff(tmp_path / "a.tif", blobs((200, 150)))
     return build_catalogue(load_config(engine_yaml(tmp_path)))
 
@@ -41,9 +39,9 @@ def found(tmp_path):
 def hurry(monkeypatch):
     """Measure hardly anything, and leave out the backend that compiles for half a minute."""
     monkeypatch.setattr(workflow, "WORK_S", 0.05)
-    monkeypatch.setattr(_piece, "MOST_S", 0.3)
-    monkeypatch.setattr(_forward, "ENOUGH_S", 0.0)
-    monkeypatch.setattr(_forward, "available", lambda _: ["onnxruntime", "openvino", "torch"])
+    monkeypatch.setattr(run_timing, "MOST_S", 0.3)
+    monkeypatch.setattr(forward_timing, "ENOUGH_S", 0.0)
+    monkeypatch.setattr(forward_timing, "available", lambda _: ["onnxruntime", "openvino", "torch"])
 
 
 @pytest.fixture
@@ -61,33 +59,33 @@ def measured(tmp_path, monkeypatch, capsys):
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=st.tuples(st.integers(1, 3000), st.integers(1, 3000)), pixels=st.integers(1, 10**7), actors=st.integers(1, 4))
-def test_a_piece_is_whole_blocks_and_bounded(found, shape, pixels, actors):
+def test_a_piece_is_whole_blocks_and_bounded(catalogue, shape, pixels, actors):
     """Whatever is asked for, a piece is whole blocks inside the image, enough for every actor, and about as large as asked."""
-    image = replace(found.images[0], header=replace(found.images[0].header, shape=shape, planes={"z": 5}))
-    images, recipe = _piece.choose_piece(replace(found, images=[image]), RECIPE, pixels, actors)
+    image = replace(catalogue.images[0], header=replace(catalogue.images[0].header, shape=shape, planes={"z": 5}))
+    images, recipe = run_timing.choose_piece(replace(catalogue, images=[image]), RECIPE, pixels, actors)
     sizes = [one.header.shape for one in images]
     assert recipe.block % recipe.core == 0
     assert all(one.header.num_planes == 1 for one in images)
     assert len({one.name for one in images}) == len(images)
     for size in sizes:
         assert all(side == whole or (0 < side < whole and side % recipe.block == 0) for side, whole in zip(size, shape, strict=True))
-    least = _piece.FEWEST * actors * recipe.block**2
+    least = run_timing.FEWEST_PER_ACTOR * actors * recipe.block**2
     assert sum(math.prod(size) for size in sizes) <= 1.5 * max(pixels, least) + math.prod(sizes[-1])
 
 
-def test_a_small_image_is_taken_again_until_every_actor_is_busy(found):
+def test_a_small_image_is_taken_again_until_every_actor_is_busy(catalogue):
     """One block says nothing of a run: there are at least three for each actor, each time under another name."""
-    images, recipe = _piece.choose_piece(found, replace(RECIPE, block=256), 1_000_000, 2)
+    images, recipe = run_timing.choose_piece(catalogue, replace(RECIPE, block=256), 1_000_000, 2)
     assert recipe.block == 256
     assert len(images) == math.ceil(1_000_000 / (200 * 150))
-    assert len(_piece.choose_piece(found, replace(RECIPE, block=256), 30_000, 2)[0]) == 3 * 2
+    assert len(run_timing.choose_piece(catalogue, replace(RECIPE, block=256), 30_000, 2)[0]) == 3 * 2
 
 
-def test_the_overhead_is_what_the_halo_adds(found):
+def test_the_overhead_is_what_the_halo_adds(catalogue):
     """Of an image of 3 x 2 cores of 64, each seen with 16 more on every side and its edge rounded up to the stride of 4."""
-    image = replace(found.images[0], header=replace(found.images[0].header, shape=(192, 126)))
+    image = replace(catalogue.images[0], header=replace(catalogue.images[0].header, shape=(192, 126)))
     seen = 3 * (96 * 96 + 96 * (64 + 32))
-    assert _piece.overhead([image], make_job(found, RECIPE)) == pytest.approx(seen / (192 * 126))
+    assert run_timing.halo_overhead([image], make_job(catalogue, RECIPE)) == pytest.approx(seen / (192 * 126))
 
 
 def receipts(times, areas=None, phase="predict", image="a"):
@@ -101,7 +99,7 @@ def receipts(times, areas=None, phase="predict", image="a"):
 
 def test_the_first_blocks_are_left_out_of_the_rate():
     """What an actor needs to start is in its first block: 10 s here, after which a block of 100 pixels takes 2."""
-    timing = _piece.timing_of(list(receipts([10, 12, 14, 16])), {"a": [], "b": []}, 1)
+    timing = run_timing.summarize_receipts(list(receipts([10, 12, 14, 16])), {"a": [], "b": []}, 1)
     assert (timing.start_s, timing.pixels_s, timing.pixels, timing.blocks) == (10, 50, 400, 4)
     assert timing.stages == {"read": 3.0, "compute": 9.0}
 
@@ -109,14 +107,14 @@ def test_the_first_blocks_are_left_out_of_the_rate():
 def test_idle_actors_are_left_out_of_the_rate():
     """Two actors start at 10 and 11 and do a block in 2 s each; the last block is done by one while the other has nothing to do."""
     times = [10, 11, 12, 13, 14, 15, 30]
-    timing = _piece.timing_of(list(receipts(times)), {"a": [], "b": []}, 2)
+    timing = run_timing.summarize_receipts(list(receipts(times)), {"a": [], "b": []}, 2)
     assert (timing.start_s, timing.pixels_s) == (11, 100)
 
 
 def test_fit_and_finish_of_one_image_are_added_to_its_rate():
     """They lie before and behind the blocks: 2 blocks of 4 s are spread over two actors, finishing is done by one."""
     seen = [*receipts([1, 2], phase="fit"), *receipts([10, 12, 14, 16, 18]), *receipts([22], phase="finish")]
-    timing = _piece.timing_of(seen, {"a": []}, 1)
+    timing = run_timing.summarize_receipts(seen, {"a": []}, 1)
     assert timing.pixels_s == pytest.approx(1 / (2 / 100 + (8 + 4) / 500))
     assert timing.stages["fit"] == 8
     assert timing.stages["finish"] == 4
@@ -125,16 +123,16 @@ def test_fit_and_finish_of_one_image_are_added_to_its_rate():
 def test_blocks_that_blend_with_others_are_timed_where_the_network_is():
     """Of an image with a score phase that one counts, of all others the predict phase; joining is a stage of its own."""
     a, b = [*receipts([10, 12, 14], phase="score"), *receipts([15, 15, 15])], list(receipts([16, 18], image="b"))
-    timing = _piece.timing_of([*a, *b], {"a": [], "b": []}, 1)
+    timing = run_timing.summarize_receipts([*a, *b], {"a": [], "b": []}, 1)
     assert (timing.start_s, timing.pixels, timing.blocks) == (10, 500, 5)
     assert timing.stages["join"] == 12
-    alone = _piece.timing_of([*receipts([10, 12, 14, 16, 18], phase="score"), *receipts([19] * 5)], {"a": []}, 1)
+    alone = run_timing.summarize_receipts([*receipts([10, 12, 14, 16, 18], phase="score"), *receipts([19] * 5)], {"a": []}, 1)
     assert alone.pixels_s == pytest.approx(1 / (2 / 100 + 20 / 500))
 
 
 def test_one_block_has_a_rate_too():
     """Where there is nothing to leave out, all of it counts."""
-    assert _piece.timing_of(list(receipts([4])), {"a": [], "b": []}, 1).pixels_s == 25
+    assert run_timing.summarize_receipts(list(receipts([4])), {"a": [], "b": []}, 1).pixels_s == 25
 
 
 def test_what_is_said_of_a_run_adds_up(measured, tmp_path):
@@ -202,7 +200,7 @@ def test_a_backend_that_disagrees_is_never_the_limit(measured, monkeypatch, netw
     module.Liar, module.__all__ = Liar, ["Liar"]
     monkeypatch.setitem(sys.modules, "planted", types.ModuleType("planted"))
     monkeypatch.setitem(sys.modules, "planted.liar", module)
-    monkeypatch.setattr(_forward, "candidates", lambda found, recipe: [("torch", "fp32"), ("planted.liar", "fp32")])
+    monkeypatch.setattr(forward_timing, "list_candidates", lambda catalogue, recipe: [("torch", "fp32"), ("planted.liar", "fp32")])
     content = measured(model=networks["same"])
     liar = content["backends"][1]
     assert liar["seconds"] is None
@@ -213,7 +211,7 @@ def test_a_backend_that_disagrees_is_never_the_limit(measured, monkeypatch, netw
 def test_the_limit_is_the_best_of_two_moments(measured, monkeypatch):
     """A forward pass that was held up before the piece is timed again behind it, and the fewer seconds count."""
     seconds = iter([4.0, 2.0])
-    monkeypatch.setattr(_forward, "_run", lambda *_, **__: (np.zeros((1, 3, 112, 112)), next(seconds)))
+    monkeypatch.setattr(forward_timing, "_time_batch", lambda *_, **__: (np.zeros((1, 3, 112, 112)), next(seconds)))
     content = measured(compute={"backend": "torch"})
     assert content["backends"][0]["seconds"] == pytest.approx(2.0 / (112 * 112 / 1e6))
 

@@ -13,7 +13,7 @@ from pipeline.engine.block_pipeline import process
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.errors import BlockError, InputError, StoreError
 from pipeline.geometry import Box
-from pipeline.inputs.image import Image
+from pipeline.inputs import Image
 from pipeline.raster import Header
 from pipeline.records import Block
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.geometry import Box
-from pipeline.inputs.image import Image
+from pipeline.inputs import Image
 from pipeline.raster import Header
 from pipeline.records import Block, Receipt
 from pipeline.scheduling.block_queue import BlockQueue, Stage

@@ -11,9 +11,9 @@ import tifffile
 import zarr
 from PIL import Image
 
-from pipeline.config.loading import load_config
+from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.inputs.catalogue import build_catalogue
+from pipeline.inputs import build_catalogue
 from pipeline.scheduling.plan import count_key
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 from workflows.evaluate import evaluate

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.loading import Config
-from pipeline.inputs.discovery import Inputs, list_inputs
-from pipeline.inputs.names import Candidate, flaw, resolve_names
+from pipeline.config import Config
+from pipeline.inputs.discovery import ImageList, list_images
+from pipeline.inputs.output_names import NameCandidate, name_flaw, resolve_names
 from pipeline.training.output_files import OUTPUTS
 
 SUFFIXES = [".tif", ".ome.tif", ".png", ".zarr", ".ome.zarr"]
@@ -38,23 +38,23 @@ def make(tmp_path):
 def listed(tmp_path):
     """List the inputs of a config whose paths are below the test's folder."""
 
-    def inputs(*images: str, truth: str | None = None, output: str = "out", **reader: object) -> Inputs:
+    def inputs(*images: str, truth: str | None = None, output: str = "out", **reader: object) -> ImageList:
         paths = tuple(text if "://" in text or text.startswith("sample:") else f"{tmp_path}/{text}" for text in images)
         template = f"{tmp_path}/{truth}" if truth and not truth.startswith(("{image}", "{folder}", "sample:")) else truth
         config = Config(
             images=paths, truth=template, model={"name": "histogram"}, reader={"name": "auto", **reader}, output=tmp_path / output
         )
-        return list_inputs(config)
+        return list_images(config)
 
     return inputs
 
 
-def names(inputs: Inputs) -> list[str]:
+def names(inputs: ImageList) -> list[str]:
     assert inputs.problems == ()
-    return [one.name for one in inputs.found]
+    return [one.name for one in inputs.images]
 
 
-def told(inputs: Inputs) -> str:
+def told(inputs: ImageList) -> str:
     return "\n".join(str(problem) for problem in inputs.problems)
 
 
@@ -63,8 +63,8 @@ def test_a_file_is_named_by_its_last_component(make, listed, tmp_path):
     make("slides/a.OME.tif", "b.v1.png", "plain")
     inputs = listed("slides/a.OME.tif", "b.v1.png", "plain")
     assert names(inputs) == ["a", "b.v1", "plain"]
-    assert inputs.found[0].path == f"{tmp_path}/slides/a.OME.tif"
-    assert all(one.direct and one.truth is None and one.overrides == {} for one in inputs.found)
+    assert inputs.images[0].path == f"{tmp_path}/slides/a.OME.tif"
+    assert all(one.direct and one.truth is None and one.overrides == {} for one in inputs.images)
 
 
 def test_a_folder_is_searched_to_the_bottom(make, listed):
@@ -73,7 +73,7 @@ def test_a_folder_is_searched_to_the_bottom(make, listed):
     inputs = listed("s")
     assert names(inputs) == ["b", "sub/a", "sub/y", "x"]
     assert inputs.ignored == 2
-    assert not any(one.direct for one in inputs.found)
+    assert not any(one.direct for one in inputs.images)
 
 
 def test_a_zarr_store_without_a_suffix_is_one_image(make, listed, tmp_path):
@@ -82,7 +82,7 @@ def test_a_zarr_store_without_a_suffix_is_one_image(make, listed, tmp_path):
     assert names(listed("s")) == ["a", "old", "store"]
     direct = listed("s/store")
     assert names(direct) == ["store"]
-    assert direct.found[0].direct
+    assert direct.images[0].direct
 
 
 def test_a_glob_names_relative_to_its_fixed_part(make, listed):
@@ -92,7 +92,7 @@ def test_a_glob_names_relative_to_its_fixed_part(make, listed):
     everything = listed("p/**/*")
     assert names(everything) == ["one/img", "store", "two/deep/c", "two/img"]
     assert everything.ignored == 1
-    assert not any(one.direct for one in everything.found)
+    assert not any(one.direct for one in everything.images)
 
 
 def test_a_name_with_brackets_is_a_file(make, listed):
@@ -100,15 +100,15 @@ def test_a_name_with_brackets_is_a_file(make, listed):
     make("a[1].tif")
     inputs = listed("a[1].tif")
     assert names(inputs) == ["a[1]"]
-    assert inputs.found[0].direct
+    assert inputs.images[0].direct
 
 
 def test_urls_are_kept_as_they_are(listed):
     """A URL is an image, named by its last component without query."""
     inputs = listed("s3://bucket/set/a.ome.zarr", "https://host/x/b.tif?token=1/2", "s3://bucket")
     assert names(inputs) == ["a", "b", "bucket"]
-    assert [one.path for one in inputs.found] == ["s3://bucket/set/a.ome.zarr", "https://host/x/b.tif?token=1/2", "s3://bucket"]
-    assert all(one.direct for one in inputs.found)
+    assert [one.path for one in inputs.images] == ["s3://bucket/set/a.ome.zarr", "https://host/x/b.tif?token=1/2", "s3://bucket"]
+    assert all(one.direct for one in inputs.images)
 
 
 def test_colliding_names_keep_their_suffix(make, listed):
@@ -135,7 +135,7 @@ def test_names_that_stay_equal_are_refused(make, listed):
 )
 def test_different_files_have_different_names(files):
     """Cutting suffixes never makes two files of one folder equal, and only cuts known suffixes."""
-    found = resolve_names([Candidate(file) for file in files], SUFFIXES)
+    found = resolve_names([NameCandidate(file) for file in files], SUFFIXES)
     assert len(set(found)) == len(files)
     for file, name in zip(files, found, strict=True):
         assert file.startswith(name)
@@ -145,13 +145,13 @@ def test_different_files_have_different_names(files):
 @pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", "..", "../a", "a/../b", "./a", "a\\b", "a\nb", "a\x00b", "a\udcffb", "s.zarr/a"])
 def test_a_name_never_leaves_the_output_folder(name):
     """Names that are no plain path below the output folder, or lie inside a mask, are refused."""
-    assert flaw(name)
+    assert name_flaw(name)
 
 
 @pytest.mark.parametrize("name", ["a", "slides/a.b", "ü 1", "a...b", "日本", "x.zarr"])
 def test_ordinary_names_are_taken(name):
     """Letters of any script, spaces and dots are fine."""
-    assert flaw(name) == ""
+    assert name_flaw(name) == ""
 
 
 @pytest.mark.parametrize("name", ["../escape", "/abs", "a/../../b", "a\\b", "x.ome.zarr/0"])
@@ -210,10 +210,10 @@ def test_a_csv_list_gives_names_truth_and_options(make, listed, tmp_path):
     (tmp_path / "lists" / "l.csv").write_text(text, encoding="utf-8")
     inputs = listed("lists/l.csv")
     assert names(inputs) == ["a", "x/first", "c"]
-    assert [one.path for one in inputs.found] == [f"{tmp_path}/lists/a.tif", f"{tmp_path}/b.tif", "s3://b/c.zarr"]
-    assert [one.truth for one in inputs.found] == [None, f"{tmp_path}/t/b.png", None]
-    assert [dict(one.overrides) for one in inputs.found] == [{}, {"pixel_size": 0.5, "channels": (0, 2), "level": 1}, {"channels": (1, 0)}]
-    assert not any(one.direct for one in inputs.found)
+    assert [one.path for one in inputs.images] == [f"{tmp_path}/lists/a.tif", f"{tmp_path}/b.tif", "s3://b/c.zarr"]
+    assert [one.truth for one in inputs.images] == [None, f"{tmp_path}/t/b.png", None]
+    assert [dict(one.overrides) for one in inputs.images] == [{}, {"pixel_size": 0.5, "channels": (0, 2), "level": 1}, {"channels": (1, 0)}]
+    assert not any(one.direct for one in inputs.images)
 
 
 def test_an_image_of_a_csv_may_be_missing(listed, tmp_path):
@@ -284,28 +284,28 @@ def test_a_csv_that_is_no_text_is_refused(listed, tmp_path):
 def test_truth_follows_a_template(make, listed, tmp_path, template, truth):
     """The last part of NAME, the whole NAME or the path fill the template, and a wildcard finds the one file."""
     make("s/sub/a.tif", truth)
-    assert [one.truth for one in listed("s/**/a.tif", truth=template).found] == [f"{tmp_path}/{truth}"]
+    assert [one.truth for one in listed("s/**/a.tif", truth=template).images] == [f"{tmp_path}/{truth}"]
 
 
 def test_truth_may_lie_in_the_image(make, listed, tmp_path):
     """``{image}/labels/x`` is a part of the store."""
     make("x.ome.zarr")
     (tmp_path / "x.ome.zarr" / "labels" / "x").mkdir(parents=True)
-    assert listed("x.ome.zarr", truth="{image}/labels/x").found[0].truth == f"{tmp_path}/x.ome.zarr/labels/x"
-    assert listed("s3://b/x.zarr", truth="{image}/labels/x").found[0].truth == "s3://b/x.zarr/labels/x"
+    assert listed("x.ome.zarr", truth="{image}/labels/x").images[0].truth == f"{tmp_path}/x.ome.zarr/labels/x"
+    assert listed("s3://b/x.zarr", truth="{image}/labels/x").images[0].truth == "s3://b/x.zarr/labels/x"
 
 
 def test_wildcards_in_names_are_letters(make, listed, tmp_path):
     """A name with brackets finds its own truth beside a wildcard."""
     make("a[1].tif", "t/a[1]_x.png", "t/a1_x.png")
-    assert listed("a[1].tif", truth="t/{stem}_*.png").found[0].truth == f"{tmp_path}/t/a[1]_x.png"
+    assert listed("a[1].tif", truth="t/{stem}_*.png").images[0].truth == f"{tmp_path}/t/a[1]_x.png"
 
 
 def test_truth_for_some_images_is_no_error(make, listed, tmp_path):
     """Images without a truth file are listed without one."""
     make("s/a.tif", "s/b.tif", "t/a.png")
     inputs = listed("s", truth="t/{stem}.png")
-    assert [(one.name, one.truth) for one in inputs.found] == [("a", f"{tmp_path}/t/a.png"), ("b", None)]
+    assert [(one.name, one.truth) for one in inputs.images] == [("a", f"{tmp_path}/t/a.png"), ("b", None)]
     assert inputs.problems == ()
 
 
@@ -328,7 +328,7 @@ def test_a_wildcard_with_two_matches_is_refused(make, listed):
 def test_one_plain_truth_is_for_one_image(make, listed, tmp_path):
     """A path without a placeholder cannot be the truth of several images."""
     make("a.tif", "b.tif", "t.png")
-    assert listed("a.tif", truth="t.png").found[0].truth == f"{tmp_path}/t.png"
+    assert listed("a.tif", truth="t.png").images[0].truth == f"{tmp_path}/t.png"
     assert "one path for 2 images; expected a path with {stem}, {name}, {image} or {folder}" in told(
         listed("a.tif", "b.tif", truth="t.png")
     )
@@ -339,8 +339,8 @@ def test_truth_of_a_csv_wins(make, listed, tmp_path):
     """A truth that a CSV list names is taken before the template, which serves the others."""
     make("a.tif", "b.tif", "t/a.png", "t/b.png", "own.png")
     (tmp_path / "l.csv").write_text("image,truth\na.tif,own.png\nb.tif,\n")
-    assert [one.truth for one in listed("l.csv", truth="t/{stem}.png").found] == [f"{tmp_path}/own.png", f"{tmp_path}/t/b.png"]
-    assert [one.truth for one in listed("l.csv", truth="t/b.png").found] == [f"{tmp_path}/own.png", f"{tmp_path}/t/b.png"]
+    assert [one.truth for one in listed("l.csv", truth="t/{stem}.png").images] == [f"{tmp_path}/own.png", f"{tmp_path}/t/b.png"]
+    assert [one.truth for one in listed("l.csv", truth="t/b.png").images] == [f"{tmp_path}/own.png", f"{tmp_path}/t/b.png"]
 
 
 def test_a_sample_is_an_image_and_its_truth(make, listed, monkeypatch, tmp_path):
@@ -351,8 +351,8 @@ def test_a_sample_is_an_image_and_its_truth(make, listed, monkeypatch, tmp_path)
     sample = samples.Sample("nuclei", tmp_path / "i.tif", tmp_path / "m.tif", "", "")
     monkeypatch.setitem(samples.SAMPLES, "nuclei", lambda: sample)
     alone, both = listed("sample:nuclei"), listed("sample:nuclei", truth="sample:nuclei")
-    assert [(one.name, one.path, one.direct, one.truth) for one in alone.found] == [("nuclei", f"{tmp_path}/i.tif", True, None)]
-    assert both.found[0].truth == f"{tmp_path}/m.tif"
+    assert [(one.name, one.path, one.direct, one.truth) for one in alone.images] == [("nuclei", f"{tmp_path}/i.tif", True, None)]
+    assert both.images[0].truth == f"{tmp_path}/m.tif"
     assert "images.0: found 'nuclie'; expected bluemarble or nuclei. Did you mean 'nuclei'?" in told(listed("sample:nuclie"))
 
 

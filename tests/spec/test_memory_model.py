@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.loading import load_config
-from pipeline.config.recipe import Recipe
-from pipeline.inputs.catalogue import build_catalogue
+from pipeline.config import Recipe, load_config
+from pipeline.inputs import build_catalogue
 from pipeline.models.unet import UNet
-from pipeline.tuning.memory_model import projected_bytes
+from pipeline.tuning.memory_model import project_actor_bytes
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 UNET = {"name": "unet", "channels": 1, "classes": 40, "depth": 1, "base": 4, "seed": 1}
@@ -33,7 +32,8 @@ def test_probabilities_stay_within_the_projection(tmp_path, engine, monkeypatch,
     done = engine(**keys)
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
-    need = projected_bytes(build_catalogue(load_config(engine_yaml(tmp_path, **keys))), Recipe(core=128, halo=16, block=256, stitch=stitch))
+    catalogue = build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
+    need = project_actor_bytes(catalogue, Recipe(core=128, halo=16, block=256, stitch=stitch))
     assert done.code == 0
     assert peak <= need
 
@@ -47,7 +47,7 @@ def test_a_truth_that_decodes_whole_counts(tmp_path):
     for device, readers in (("cpu", 1), ("cuda", 4)):
         recipe = Recipe(core=64, halo=24, block=64, device=device)
         whole, parts = (
-            projected_bytes(build_catalogue(load_config(engine_yaml(tmp_path, truth=truth, classes=classes))), recipe)
+            project_actor_bytes(build_catalogue(load_config(engine_yaml(tmp_path, truth=truth, classes=classes))), recipe)
             for truth in ("whole.png", "parts.tif")
         )
         assert whole - parts == readers * 300 * 200 * 3

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.config.loading import load_config
+from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.inputs.catalogue import build_catalogue
-from pipeline.scheduling.plan import FORMAT, block_keys, complete, count_key, make_job
+from pipeline.inputs import build_catalogue
+from pipeline.scheduling.plan import FORMAT, count_key, make_job, plan_blocks
 from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 from workflows.plan import plan
@@ -31,7 +31,7 @@ def planned(surveyed):
 
     def stages(**keys):
         found = surveyed(**keys)
-        return complete(found, make_job(found, choose_recipe(found).recipe))
+        return plan_blocks(found, make_job(found, choose_recipe(found).recipe))
 
     return stages
 

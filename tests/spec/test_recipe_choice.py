@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.loading import load_config
+from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
-from pipeline.inputs.catalogue import build_catalogue
+from pipeline.inputs import build_catalogue
 from pipeline.plugins import build
 from pipeline.tiling.blending import num_seam_shares
 from pipeline.tiling.grid import Grid
-from pipeline.tuning.memory_model import format_bytes, part_bytes, project_actor_bytes
+from pipeline.tuning.memory_model import format_bytes, project_actor_bytes, project_seam_file_bytes
 from pipeline.tuning.recipe_choice import choose_recipe, reuse_recipe
 from pipeline.tuning.runner_choice import choose_runner
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
@@ -27,13 +27,13 @@ AUTO = {"core": "auto", "halo": "auto", "block": "auto"}
 
 @pytest.fixture
 def tuned(tmp_path):
-    """Survey a YAML over one image, and choose: ``tuned(shape, gpu=..., **keys)``."""
+    """Build the catalogue of a YAML over one image, and choose its recipe: ``tuned(shape, gpu=..., **keys)``."""
 
     def go(shape=(90, 90), gpu=False, **keys):
         if not (tmp_path / "a.tif").exists():
             save_tiff(tmp_path / "a.tif", blobs(shape))
-        found = build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
-        return choose_recipe(found, has_gpu=lambda: gpu), found
+        catalogue = build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
+        return choose_recipe(catalogue, has_gpu=lambda: gpu), catalogue
 
     return go
 
@@ -57,8 +57,8 @@ def test_sides_are_rounded_up_to_the_stride(tuned, asked, depth, padding):
         with pytest.raises(InputError, match=r"tiling\.halo.*valid padding takes off"):
             tuned(model={**UNET, "depth": depth, "padding": padding}, tiling=asked)
         return
-    choice, found = tuned(model={**UNET, "depth": depth, "padding": padding}, tiling=asked)
-    recipe, stride = choice.recipe, found.model.stride
+    choice, catalogue = tuned(model={**UNET, "depth": depth, "padding": padding}, tiling=asked)
+    recipe, stride = choice.recipe, catalogue.model.stride
     assert recipe.core % stride == recipe.halo % stride == recipe.block % recipe.core == 0
     for name, value in asked.items():
         side = getattr(recipe, name)
@@ -72,8 +72,8 @@ def test_sides_are_rounded_up_to_the_stride(tuned, asked, depth, padding):
         # However odd the block, it is cut into few cores: never into tiles of a few pixels.
         assert recipe.core >= min(512, recipe.block)
     if asked["halo"] == "auto":
-        assert recipe.halo == ceil_to(found.model.field, stride)
-    elif recipe.halo < found.model.field:
+        assert recipe.halo == ceil_to(catalogue.model.field, stride)
+    elif recipe.halo < catalogue.model.field:
         assert any("less than the field" in note for note in choice.notes)
 
 
@@ -103,7 +103,7 @@ def test_tiles_are_balanced_to_the_image(tuned, shape):
 
 def test_trained_bundles_use_the_gpu_too(tuned, tmp_path):
     """A bundle is a network like any other: device and precision are chosen, or taken, for it as well."""
-    from pipeline.models.bundle import save_bundle
+    from pipeline.models.bundle_files import save_bundle
     from pipeline.plugins import build
 
     spec = {key: value for key, value in UNET.items() if key != "weights"}
@@ -119,8 +119,8 @@ def test_memory_makes_tiles_smaller(tuned):
     """What is left to `auto` shrinks until the projection fits, blocks before cores, and it is told."""
     sizes = []
     for memory in ("4GiB", "900MiB", "200MiB", "60MiB"):
-        choice, found = tuned((5000, 4000), tiling=AUTO, compute={"memory": memory})
-        assert choice.memory_bytes == project_actor_bytes(found, choice.recipe) <= found.config.compute.memory_bytes
+        choice, catalogue = tuned((5000, 4000), tiling=AUTO, compute={"memory": memory})
+        assert choice.memory_bytes == project_actor_bytes(catalogue, choice.recipe) <= catalogue.config.compute.memory_bytes
         sizes.append((choice.recipe.core, choice.recipe.block))
         assert any(note.startswith("compute.memory") for note in choice.notes) == (sizes[-1] != sizes[0])
     assert sizes == sorted(sizes, reverse=True)
@@ -156,7 +156,7 @@ def test_blending_holds_more_and_says_so(tuned):
     """What neighbouring tiles and blocks share counts in the projection, and what lies on disk until the end is told."""
     tiling = {"core": 512, "halo": 64, "block": 1024}
     crop, _ = tuned((5000, 4000), tiling=tiling)
-    linear, found = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
+    linear, catalogue = tuned((5000, 4000), tiling={**tiling, "stitch": "linear"})
     outer, planes = 512 + 2 * 64, 3 * 4
     inside = 2 * 64 * (3 * 2 * outer + outer)  # along a row of two tiles, the image's edges, and one tile
     seams = 4 * 2 * 64 * 2 * outer * planes - 1024**2  # four sides of two tiles, instead of a copy of the mask
@@ -166,7 +166,7 @@ def test_blending_holds_more_and_says_so(tuned):
     assert shares > (4 * 4000 + 3 * 5000) * 2 * 64 * 2  # both sides of each line between blocks keep what they know of it
     size = format_bytes(5000 * 4000 + shares * planes, up=True)
     assert any(note == f"tiling.stitch: linear keeps up to {size} beside the masks until an image is finished" for note in linear.notes)
-    assert part_bytes(found, replace(linear.recipe, block=5120)) == 0
+    assert project_seam_file_bytes(catalogue, replace(linear.recipe, block=5120)) == 0
     for other in (crop, tuned((5000, 4000), tiling={**tiling, "block": 5120, "stitch": "linear"})[0]):
         assert not any("beside the masks" in note for note in other.notes)
 
@@ -189,19 +189,19 @@ def test_blending_holds_more_and_says_so(tuned):
 def test_a_small_run_needs_no_ray_and_uses_all_cores(tuned, monkeypatch, side, cores, compute, runner, threads):
     """Where starting Ray would cost more than it saves, one process computes with the threads of all cores, eight at most."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    _, found = tuned(compute={"runner": "auto"} | compute)
-    header = replace(found.images[0].header, shape=(side, side))
-    found = replace(found, images=[replace(found.images[0], header=header)])
-    assert choose_runner(found) == runner
-    assert choose_recipe(found, lambda: "device" in compute).recipe.threads == threads
+    _, catalogue = tuned(compute={"runner": "auto"} | compute)
+    header = replace(catalogue.images[0].header, shape=(side, side))
+    catalogue = replace(catalogue, images=[replace(catalogue.images[0], header=header)])
+    assert choose_runner(catalogue) == runner
+    assert choose_recipe(catalogue, lambda: "device" in compute).recipe.threads == threads
 
 
 @pytest.mark.parametrize("stitch", ["crop", "linear"])
 def test_blocks_are_of_the_usual_size_however_tiles_are_stitched(tuned, stitch):
     """Nothing is computed twice around a block, so blending needs none that are larger."""
-    _, found = tuned(tiling={**AUTO, "stitch": stitch})
-    header = replace(found.images[0].header, shape=(20_000, 20_000))
-    assert 1500 < choose_recipe(replace(found, images=[replace(found.images[0], header=header)]), lambda: False).recipe.block < 3000
+    _, catalogue = tuned(tiling={**AUTO, "stitch": stitch})
+    header = replace(catalogue.images[0].header, shape=(20_000, 20_000))
+    assert 1500 < choose_recipe(replace(catalogue, images=[replace(catalogue.images[0], header=header)]), lambda: False).recipe.block < 3000
 
 
 def test_combinations_that_cannot_work_are_refused(tuned):
@@ -221,8 +221,8 @@ def test_combinations_that_cannot_work_are_refused(tuned):
 
 def test_a_recorded_recipe_is_kept_or_refused(tuned):
     """A resumed run keeps its recipe; where the memory no longer allows that, it says what to do."""
-    choice, found = tuned((5000, 4000), tiling=AUTO)
-    kept = reuse_recipe(found, choice.recipe.to_dict())
+    choice, catalogue = tuned((5000, 4000), tiling=AUTO)
+    kept = reuse_recipe(catalogue, choice.recipe.to_dict())
     assert (kept.recipe, kept.memory_bytes) == (choice.recipe, choice.memory_bytes)
     _, less = tuned((5000, 4000), tiling=AUTO, compute={"memory": "60MiB"})
     with pytest.raises(

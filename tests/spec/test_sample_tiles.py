@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.config import config_from_mapping
 from pipeline.errors import BlockError
-from pipeline.inputs.catalogue import build_catalogue
+from pipeline.inputs import build_catalogue
 from pipeline.tuning import sample_tiles as module
 from pipeline.tuning.sample_tiles import read_sample_tiles, spread_locations
 from tests.conftest import UNET, blobs, save_tiff

@@ -14,7 +14,7 @@ from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
-from pipeline.inputs import Image, fingerprint
+from pipeline.inputs import Image, hash_values
 from pipeline.records import Block, Receipt
 from pipeline.statistics import Counts, count_pixels
 
@@ -38,7 +38,7 @@ class Count(Phase[tuple[NDArray[Any], NDArray[Any] | None, str], tuple[Counts, s
             return []
         rows = ((block, known.get((block.phase, block.id))) for block in masks)
         stale = [block for block, row in rows if row is not None and row.ok and row.count_key != count_key]
-        return [replace(block, phase=self.name, image=mask, key=fingerprint(block.key, count_key)) for block in stale]
+        return [replace(block, phase=self.name, image=mask, key=hash_values(block.key, count_key)) for block in stale]
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
         """Read mask and truth."""

@@ -12,7 +12,7 @@ from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, re
 from pipeline.engine.resources import Resources
 from pipeline.engine.seams import JoinedBlock, gather_seams
 from pipeline.engine.stopwatch import Stopwatch
-from pipeline.inputs import Image, fingerprint
+from pipeline.inputs import Image, hash_values
 from pipeline.records import Block, Receipt
 
 __all__ = ["Predict"]
@@ -70,5 +70,5 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
             files |= write_probs(resources, block, probs_KYX)
         fields: ReceiptFields = {"digest": pixel_digest(mask_YX), "files": files, "counts": worked.counts}
         if job.is_single(block.image):
-            fields["written"] = fingerprint(*job.exports)
+            fields["written"] = hash_values(*job.exports)
         return {**fields, "truth_error": worked.truth_error, "notes": worked.notes}

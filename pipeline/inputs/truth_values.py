@@ -18,7 +18,7 @@ from pipeline.config import ClassSpec
 from pipeline.errors import Problem, TruthError
 from pipeline.geometry import Box
 from pipeline.raster import Header
-from pipeline.statistics import unsigned
+from pipeline.statistics import as_unsigned
 
 __all__ = ["TruthMap"]
 
@@ -122,7 +122,7 @@ class TruthMap:
         for value, spec_id in table.items():
             if value in span:
                 ids[value % 2**bits] = spec_id
-        return np.take(ids, unsigned(raw_YX))
+        return np.take(ids, as_unsigned(raw_YX))
 
     def _of_floats(self, raw_YX: NDArray[Any]) -> NDArray[Any]:
         """Accept whole numbers within int64; anything else, NaN too, is outside the classes whatever ``other`` says."""

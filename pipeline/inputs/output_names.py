@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Candidate", "flaw", "resolve_names"]
+__all__ = ["NameCandidate", "name_flaw", "resolve_names"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class NameCandidate:
     """A name before collisions are settled.
 
     Attributes:
@@ -26,7 +26,7 @@ class Candidate:
         """Return the name without its longest known suffix.
 
         Example:
-            >>> Candidate("a/b.ome.tif").short([".tif", ".ome.tif"]), Candidate(".tif").short([".tif"])
+            >>> NameCandidate("a/b.ome.tif").short([".tif", ".ome.tif"]), NameCandidate(".tif").short([".tif"])
             ('a/b', '.tif')
         """
         last = self.full.rpartition("/")[2].lower()
@@ -34,13 +34,13 @@ class Candidate:
         return self.full[: len(self.full) - max(map(len, known), default=0)]
 
 
-def resolve_names(candidates: Sequence[Candidate], suffixes: Sequence[str]) -> list[str]:
+def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) -> list[str]:
     """Return a name for each image; those that collide without their suffix all keep it.
 
     Names that are still equal are equal in the result: the caller refuses them.
 
     Example:
-        >>> resolve_names([Candidate("a.tif"), Candidate("a.png"), Candidate("b.png")], [".tif", ".png"])
+        >>> resolve_names([NameCandidate("a.tif"), NameCandidate("a.png"), NameCandidate("b.png")], [".tif", ".png"])
         ['a.tif', 'a.png', 'b']
     """
     names = [candidate.short(suffixes) for candidate in candidates]
@@ -53,11 +53,11 @@ def resolve_names(candidates: Sequence[Candidate], suffixes: Sequence[str]) -> l
         names = settled
 
 
-def flaw(name: str) -> str:
+def name_flaw(name: str) -> str:
     """Return what makes a name unfit to be a path below the output folder; empty when it is fit.
 
     Example:
-        >>> flaw("slides/a"), flaw("../a"), flaw("/a"), flaw("a.zarr/b")
+        >>> name_flaw("slides/a"), name_flaw("../a"), name_flaw("/a"), name_flaw("a.zarr/b")
         ('', "a part '..'", 'an empty part', "a folder 'a.zarr', which is where a mask may lie")
     """
     parts = name.split("/")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.loading import ClassSpec
+from pipeline.config import ClassSpec
 from pipeline.errors import TruthError
 from pipeline.geometry import Box
-from pipeline.inputs.truth_map import TruthMap
+from pipeline.inputs import TruthMap
 from pipeline.raster import Header
 
 DTYPES = ["bool", "uint8", "int8", "uint16", ">u2", "int16", "uint32", "int32", "int64", "uint64", "float16", "float32", "float64"]
