@@ -19,7 +19,17 @@ from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore, open_storage
 from pipeline.writers.ome_zarr import OmeZarr
 
-__all__ = ["block_store_arrays", "finish_copy", "finish_mask", "mask_of", "read_stored", "write_copy", "write_mask", "write_probs"]
+__all__ = [
+    "block_store_arrays",
+    "finish_copy",
+    "finish_mask",
+    "mask_of",
+    "read_stored",
+    "stored_files",
+    "write_copy",
+    "write_mask",
+    "write_probs",
+]
 
 Files = dict[str, int]
 """Size in bytes by path, relative to the output folder."""
@@ -32,7 +42,7 @@ def write_mask(resources: Resources, block: Block, mask_YX: NDArray[Any]) -> Fil
         return _export(job, image, ArrayRaster(mask_YX))
     path = job.path(image, OmeZarr.suffix)
     store = resources.store(path, lambda: _zarr_writer(job).create(path, job.meta(image), job.recipe.block))
-    return _named(job, store, store.write(block.box, mask_YX, block.plane))
+    return stored_files(job, store, store.write(block.box, mask_YX, block.plane))
 
 
 def write_probs(resources: Resources, block: Block, probs_KYX: NDArray[Any]) -> Files:
@@ -41,7 +51,7 @@ def write_probs(resources: Resources, block: Block, probs_KYX: NDArray[Any]) -> 
     path = job.path(image, OmeZarr.suffix, "probs")
     header = _probs_header(job, image)
     store = resources.store(path, lambda: OmeZarr().create(path, header, job.recipe.block))
-    files = _named(job, store, store.write(block.box, probs_KYX, block.plane))
+    files = stored_files(job, store, store.write(block.box, probs_KYX, block.plane))
     if job.is_single(image):
         OmeZarr().finish(path, header)
     return files
@@ -64,7 +74,7 @@ def write_copy(resources: Resources, block: Block, pixels_CYX: NDArray[Any]) -> 
     job, image = resources.job, block.image
     path = job.path(image, OmeZarr.suffix)
     store = resources.store(path, lambda: OmeZarr().create(path, image.header, job.recipe.block))
-    files = _named(job, store, store.write(block.box, pixels_CYX, block.plane))
+    files = stored_files(job, store, store.write(block.box, pixels_CYX, block.plane))
     if job.is_single(image):
         finish_copy(job, block)
     return files
@@ -129,7 +139,8 @@ def _probs_header(job: Job, image: Image) -> Header:
     return replace(image.header, channels=job.num_classes, dtype="uint8", nodata=None, channel_names=names)
 
 
-def _named(job: Job, store: BlockStore, files: Files) -> Files:
+def stored_files(job: Job, store: BlockStore, files: Files) -> Files:
+    """Name files of a block store relative to the output folder."""
     return {str((store.path / name).relative_to(job.output)): size for name, size in files.items()}
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.config import is_url, is_sample
+from pipeline.config import is_sample, is_url
 from pipeline.errors import InputError, Problem
 
 __all__ = ["refuse_overwriting"]

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from pipeline.config.loading import config_from_mapping, load_yaml
+from pipeline.config import config_from_mapping, load_yaml
 from pipeline.errors import GigasegError
 from pipeline.models.bundle_files import list_bundles
 from pipeline.training import TRAINING_YAML

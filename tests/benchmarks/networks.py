@@ -49,7 +49,7 @@ def measure(name: str, side: int, batch: int) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from pipeline.config.recipe import Recipe
+    from pipeline.config import Recipe
     from pipeline.plugins import build
 
     torch.set_num_threads(1)

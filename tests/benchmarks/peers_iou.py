@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.config.loading import config_from_mapping
+from pipeline.config import config_from_mapping
 from pipeline.models.bundle_files import list_bundles, read_spec
 from pipeline.models.networks.padding import fill
 from pipeline.plugins import build

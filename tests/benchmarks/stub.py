@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.models import Model, Predict
 
 __all__ = ["Stub"]

@@ -24,8 +24,8 @@ import yaml
 from PIL import Image
 
 from pipeline.backends import keep_freed_memory
-from pipeline.config.loading import load_yaml
-from pipeline.training import TRAIN
+from pipeline.config import load_yaml
+from pipeline.training import TRAINING_YAML
 from pipeline.training.batch_loading import load_batches
 from pipeline.training.crops import Crops
 from pipeline.training.dataset_scan import scan_dataset
@@ -60,7 +60,7 @@ def scene(folder: Path) -> TrainPlan:
         "output": "out",
     }
     (folder / "train.yaml").write_text(yaml.safe_dump(content))
-    return scan_dataset(make_plan(load_yaml(TRAIN, folder / "train.yaml")))
+    return scan_dataset(make_plan(load_yaml(TRAINING_YAML, folder / "train.yaml")))
 
 
 def bare(plan: TrainPlan) -> float:

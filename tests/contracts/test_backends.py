@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.backends import Backend
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.errors import BlockError, InputError
 from pipeline.models import as_predictor
 from pipeline.plugins import available, build, find

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model

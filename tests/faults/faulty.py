@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.models import Model, Predict
 
 __all__ = ["Faulty"]

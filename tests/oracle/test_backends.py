@@ -129,7 +129,7 @@ SIGNALS = """
 import json, signal, sys
 import numpy as np
 from pipeline.plugins import build
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 opened = [build("models", json.loads(sys.argv[1])).open(Recipe(backend="openvino"), None) for _ in range(2)]
 for one in opened:
     one.__enter__()(np.zeros((1, 1, 64, 64), np.uint8), [{}])

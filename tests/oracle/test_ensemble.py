@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.engine.block_pixels import read_reflected
 from pipeline.engine.prediction import take_notes
 from pipeline.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.geometry import ceil_to
 from pipeline.models.bundle_files import save_bundle
 from pipeline.models.model_zoo.description import SEEDS, _pixels, _steady_pixels

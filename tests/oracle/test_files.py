@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.plugins import build
 from pipeline.tuning.fixed_tile_size import fixed_tile

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from skimage.data import astronaut, camera
 from skimage.filters import threshold_multiotsu, threshold_otsu
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.models.histogram import thresholds
+from pipeline.models.classical.thresholds import otsu_thresholds
 from pipeline.plugins import build
 from pipeline.statistics import Histogram, decode_summary, encode_summary
 
@@ -47,7 +47,7 @@ def variance_between(counts, values, cuts):
 def test_no_other_cut_is_better(counts, classes):
     """No choice of thresholds has a larger variance between classes, by trying all of them."""
     counts, values = np.array(counts), np.arange(float(len(counts)))
-    found = thresholds(counts, values, values, classes)
+    found = otsu_thresholds(counts, values, values, classes)
     reached = variance_between(counts, values, found.astype(int) + 1)
     best = max(variance_between(counts, values, cuts) for cuts in itertools.combinations(range(1, len(counts)), classes - 1))
     assert reached == pytest.approx(best)
@@ -65,7 +65,7 @@ def test_counts_of_a_gigapixel_stay_exact():
     values = np.arange(65536.0)
     peaks = sum(weight * np.exp(-0.5 * ((values - centre) / 6000) ** 2) for weight, centre in ((0.7, 20000), (0.3, 40000)))
     counts = np.round(peaks * 30).astype(np.int64) + 1
-    few, many = (thresholds(counts * factor, values, values, 2)[0] for factor in (1, 10_000))
+    few, many = (otsu_thresholds(counts * factor, values, values, 2)[0] for factor in (1, 10_000))
     assert few == many
 
 

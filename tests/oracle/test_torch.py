@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.backends import bf16_supported
 from pipeline.backends._batch_norm_folding import fold_batch_norms
 from pipeline.backends.torch import Torch
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.plugins import build
 
 

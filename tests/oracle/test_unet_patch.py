@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.models import num_parameters
 from pipeline.models.networks.stride_and_field import probe

@@ -23,7 +23,7 @@ GIVE = "from pipeline.backends._allocator import give_back_freed_memory\nassert 
 OPEN = """
 import torch
 from pipeline.plugins import build
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 with build("backends", {{"name": "{name}"}}).open(torch.nn.Conv2d(3, 2, 1), Recipe(backend="{name}"), None):
     pass
 """

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.engine.block_pixels import read_reflected
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources

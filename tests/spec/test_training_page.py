@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.class_colors import default_colors
+from pipeline.config import default_colors
 from pipeline.metrics.semantic import Semantic
 from pipeline.report import ImageCounts, ReportInput, build_report
 from pipeline.statistics.pixel_counts import Counts, confusion_matrix

@@ -11,3 +11,9 @@ from tests.training.scene import write_scene
 def scene(tmp_path_factory):
     """A folder of six grey images with truth."""
     return write_scene(tmp_path_factory.mktemp("discs"))
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder of six grey images with truth that a test may change."""
+    return write_scene(tmp_path, 6)

@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
+
+from pipeline.config import load_yaml
+from pipeline.errors import InputError
+from pipeline.training.dataset_scan import scan_dataset
+from pipeline.training.plan import make_plan
+from pipeline.training.schema import TRAINING_YAML
 
 
 def discs(seed, side=96, channels=1, number=6):
@@ -53,6 +60,22 @@ def train_yaml(folder, name="train.yaml", **keys):
     path = folder / name
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
+
+
+OFF = {"flips": False, "turns": False, "scale": [1, 1], "brightness": 0.0, "contrast": 0.0, "color": 0.0, "noise": 0.0}
+"""Augmentation that changes nothing."""
+
+
+def planned(folder, **keys):
+    """The plan of a YAML, scanned."""
+    return scan_dataset(make_plan(load_yaml(TRAINING_YAML, train_yaml(folder, **keys))))
+
+
+def refusal(folder, **keys):
+    """What is wrong with a YAML, as one text."""
+    with pytest.raises(InputError) as error:
+        planned(folder, **keys)
+    return str(error.value)
 
 
 def weights_at(output):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.loading import load_yaml
+from pipeline.config import load_yaml
 from pipeline.models.bundle_files import list_bundles, read_spec
 from pipeline.plugins import build
 from pipeline.training.plan import make_plan
-from pipeline.training.schema import TRAIN
+from pipeline.training.schema import TRAINING_YAML
 from pipeline.training.validation_scores import validate_bundle
 from pipeline.training.worker_group import WorkerGroup
 
@@ -30,7 +30,7 @@ def plan_of(name, output):
     """The training that made a bundle, with its data where they are here."""
     images, truth = TRUTH[name]
     sets = [f"images={DATA}/{images}", f"truth={DATA}/{truth}", f"output={output}", "compute={threads: 1}"]
-    return make_plan(load_yaml(TRAIN, ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml", sets))
+    return make_plan(load_yaml(TRAINING_YAML, ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml", sets))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,10 +54,10 @@ def test_a_shipped_bundle_says_all_there_is_to_know(name):
 def test_a_shipped_bundle_scores_what_it_says(name, tmp_path):
     """The scores of model.yaml come out again on the validation images, rounding of other processors aside."""
     found = validate_bundle(plan_of(name, tmp_path), list_bundles()[name], WorkerGroup())
-    said = read_spec(list_bundles()[name]).scores["validation"]
-    assert found["images"] == said["images"]
-    assert found["mean_iou"] == pytest.approx(said["mean_iou"], abs=0.002)
-    assert {one["name"]: pytest.approx(one["iou"], abs=0.005) for one in found["classes"]} == said["iou"]
+    stated = read_spec(list_bundles()[name]).scores["validation"]
+    assert found["images"] == stated["images"]
+    assert found["mean_iou"] == pytest.approx(stated["mean_iou"], abs=0.002)
+    assert {one["name"]: pytest.approx(one["iou"], abs=0.005) for one in found["classes"]} == stated["iou"]
 
 
 @needs_data

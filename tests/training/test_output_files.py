@@ -10,14 +10,8 @@ from safetensors.numpy import save_file
 
 from pipeline.cli import main
 from pipeline.records import RunFolder
-from tests.training.scene import train_yaml, write_scene
+from tests.training.scene import train_yaml
 from workflows.train import train
-
-
-@pytest.fixture
-def mine(tmp_path):
-    """A scene that a test may damage."""
-    return write_scene(tmp_path, 6)
 
 
 def files_at(folder):
@@ -27,7 +21,7 @@ def files_at(folder):
 
 @pytest.fixture
 def refused(mine, capsys):
-    """Say what a training is refused for, with and without --fresh, and see to it that no file has changed."""
+    """Return why a training is refused, with and without --fresh, and check that no file has changed."""
 
     def go(*flags, **keys):
         path, before = train_yaml(mine, **keys), files_at(mine)
@@ -67,9 +61,9 @@ def test_what_is_read_is_not_written_over(mine, refused, what, begun):
     if begun:
         begin(mine)
     name = {"truth": "events", "list": "val.csv"}.get(what, "val")
-    said = refused(**keys, output=".")
-    assert f"which is read, where the training would write {name}; expected a folder without it. Choose another output folder." in said
-    assert "train.yaml:" in said
+    message = refused(**keys, output=".")
+    assert f"which is read, where the training would write {name}; expected a folder without it. Choose another output folder." in message
+    assert "train.yaml:" in message
 
 
 def test_weights_to_go_on_from_are_not_removed(mine, refused):
@@ -86,8 +80,8 @@ def test_files_of_others_are_not_written_over(mine, refused, name):
     """A folder that holds what a training would write, but no training, is refused; nothing in it changes."""
     (mine / name).parent.mkdir(exist_ok=True)
     (mine / name).write_text("mine")
-    said = refused(output=".")
-    assert f"{mine / name.partition('/')[0]}, which no training has written; expected a folder without it" in said
+    message = refused(output=".")
+    assert f"{mine / name.partition('/')[0]}, which no training has written; expected a folder without it" in message
 
 
 def test_a_run_is_not_written_over(mine, refused):
@@ -99,7 +93,7 @@ def test_a_run_is_not_written_over(mine, refused):
 
 @pytest.mark.parametrize("wrong", ["truth", "weights", "runner"])
 def test_a_training_stays_where_a_fresh_one_is_refused(mine, refused, wrong):
-    """What only the scan, the weights or the machine can tell is told before an earlier training is removed."""
+    """What only the scan, the weights or the machine show is refused before an earlier training is removed."""
     begin(mine / "out")
     (mine / "out" / "checkpoint.pt").write_text("weeks")
     save_file({"x": np.zeros(1, np.float32)}, mine / "w.safetensors")
@@ -109,8 +103,8 @@ def test_a_training_stays_where_a_fresh_one_is_refused(mine, refused, wrong):
         "runner": {"compute": {"runner": "serial", "workers": 2}},
     }[wrong]
     flags = ["--fresh"] if wrong == "weights" else []  # without it, they are loaded when the training goes on
-    said = refused(*flags, **keys)
-    assert {"truth": "truth value", "weights": "w.safetensors", "runner": "serial for 2 workers"}[wrong] in said
+    message = refused(*flags, **keys)
+    assert {"truth": "truth value", "weights": "w.safetensors", "runner": "serial for 2 workers"}[wrong] in message
 
 
 def test_a_fresh_training_removes_the_earlier_one_alone(mine):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.loading import load_yaml
+from pipeline.config import load_yaml
 from pipeline.models import num_parameters
 from pipeline.training.plan import make_plan
-from pipeline.training.schema import TRAIN
+from pipeline.training.schema import TRAINING_YAML
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 CAMVID = sorted((WORKFLOWS / "camvid").glob("*.yaml"))
@@ -23,7 +23,7 @@ DATA = os.environ.get("GIGASEG_TEST_DATA")
 def test_road_scenes_can_be_planned(path, tmp_path):
     """All frames find their masks, in both parts, and the network has the number of parameters of the table."""
     folder = f"{DATA}/aerial/camvid-noncommercial"
-    plan = make_plan(load_yaml(TRAIN, path, [f"images={folder}/train/images", f"val={folder}/val/images", f"output={tmp_path}"]))
+    plan = make_plan(load_yaml(TRAINING_YAML, path, [f"images={folder}/train/images", f"val={folder}/val/images", f"output={tmp_path}"]))
     assert (len(plan.train), len(plan.val)) == (367, 101)
     assert {one.truth for one in plan.val} == {f"{folder}/val/masks/{one.name}.png" for one in plan.val}
     row = re.search(rf"`{path.name}` \| ([\d,]+) \|", (path.parent / "README.md").read_text(encoding="utf-8"))

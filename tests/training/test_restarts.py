@@ -1,4 +1,4 @@
-"""What a training is, and what it begins with: refused where it is wrong, told apart from another, taken up where it stood."""
+"""What a training starts from: refused where it is wrong, told apart from another training, continued where it stopped."""
 
 from __future__ import annotations
 
@@ -10,24 +10,14 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config.loading import load_yaml
 from pipeline.errors import InputError
 from pipeline.models.bundle_files import read_spec
 from pipeline.training import training as training_module
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.dataset_scan import scan_dataset
-from pipeline.training.plan import make_plan
-from pipeline.training.schema import TRAIN
-from tests.training.scene import BASE, discs, report_of, train_yaml, weights_at, write_scene
+from tests.training.scene import BASE, discs, planned, report_of, train_yaml, weights_at, write_scene
 from workflows.train import train
 
 GROUND, DISC = BASE["classes"]
-
-
-@pytest.fixture
-def mine(tmp_path):
-    """A scene that a test may damage."""
-    return write_scene(tmp_path, 6)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +33,6 @@ def killed(*_args):
     raise KeyboardInterrupt
 
 
-def planned(folder, **keys):
-    """The plan of a YAML, scanned."""
-    return scan_dataset(make_plan(load_yaml(TRAIN, train_yaml(folder, **keys))))
-
-
 def test_what_a_csv_says_of_an_image_is_said_to_the_run_that_scores_it(mine):
     """Channels in another order for each image: the final report is that of the bundle's own validation, and no column is lost."""
     rows = ["image,name,truth,channels,pixel_size"]
@@ -61,9 +46,9 @@ def test_what_a_csv_says_of_an_image_is_said_to_the_run_that_scores_it(mine):
     keys = {"images": "list.csv", "truth": None, "val": {"names": ["a0", "a1"]}, "steps": 40, "optimizer": {"rate": 0.01}}
     assert train(train_yaml(mine, **keys)) == 0
     assert report_of(mine / "out")["mean_iou"] == read_spec(mine / "out" / "bundle").scores["validation"]["mean_iou"] > 0.5
-    said = (mine / "out" / "val.csv").read_text()
-    assert ",0.5,2 1 0," in said
-    assert ",0.5,0 1 2," in said
+    listed = (mine / "out" / "val.csv").read_text()
+    assert ",0.5,2 1 0," in listed
+    assert ",0.5,0 1 2," in listed
 
 
 def test_a_training_that_stopped_early_stays_stopped(mine, monkeypatch):
@@ -149,7 +134,7 @@ def test_a_pattern_that_leaves_nothing_out_is_named(mine):
 
 @pytest.mark.parametrize("changed", ["truth of validation", "weights", "about", "resume"])
 def test_another_training_is_not_taken_for_the_finished_one(begun, capsys, changed):
-    """A folder is refused whose training judged other images, began with other weights, or may not be taken up."""
+    """A folder is refused whose training validated on other images, started from other weights, or must not be continued."""
     weights = shutil.copy(begun / "root" / "bundle" / "weights.safetensors", begun / f"{changed}.safetensors")
     keys = {"output": f"of {changed}", "mean_of": [str(weights)], "val": {"names": ["a0"]}, "steps": 1}
     assert train(train_yaml(begun, **keys)) == 0

@@ -16,8 +16,7 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.config.loading import load_yaml
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe, load_yaml
 from pipeline.errors import GigasegError
 from pipeline.models.bundle_files import read_spec
 from pipeline.plugins import build
@@ -26,8 +25,8 @@ from pipeline.training.crops import Crops
 from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.image_cache import ImageCache
 from pipeline.training.plan import make_plan
-from pipeline.training.schema import TRAIN
-from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at, write_scene
+from pipeline.training.schema import TRAINING_YAML
+from tests.training.scene import BASE, OFF, report_of, rows_at, train_yaml, weights_at, write_scene
 from workflows.train import train
 
 NO_NORM = {"name": "unet", "depth": 2, "base": 4, "norm": "none"}
@@ -95,9 +94,9 @@ def test_a_training_that_is_asked_to_stop_writes_where_it_is(scene, capsys):
     process = started(train_yaml(scene, "stopped.yaml", output="stopped", steps=5000))
     wait_for(lambda: (output / "history.csv").is_file() and len(rows_at(output)) > 2, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "goes on from its checkpoint" in said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "goes on from its checkpoint" in stderr
     assert main(["status", str(output), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "interrupted"
     assert read_checkpoint(output / "checkpoint.pt").step >= 10
@@ -110,8 +109,8 @@ def test_two_workers_learn_what_one_does(scene, loss):
     one, two = (scene / f"{name}-{loss}" for name in ("one", "two"))
     assert train(train_yaml(scene, output=one.name, **keys)) == 0
     process = started(train_yaml(scene, f"{two.name}.yaml", output=two.name, **keys, compute={"threads": 1, "workers": 2}))
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
     assert "ray" in {path.name for path in two.iterdir()}
     before = build("models", {**NO_NORM, "channels": 1, "classes": 2}).load().state_dict()
     alone, shared = (read_checkpoint(output / "checkpoint.pt").state["network"] for output in (one, two))
@@ -130,8 +129,8 @@ def test_a_killed_worker_is_replaced(scene):
     workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(one.cmdline())]
     assert len(workers) == 2
     workers[0].kill()
-    _, said = process.communicate(timeout=400)
-    assert process.returncode == 0, said
+    _, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
     wanted, found = (read_checkpoint(output / "checkpoint.pt") for output in (alone, replaced))
     assert wanted.step == found.step == 30
     for name, weight in wanted.state["network"].items():
@@ -170,11 +169,10 @@ def test_the_network_is_shown_what_a_run_shows_it(tmp_path):
     import torch
 
     write_scene(tmp_path, 3, channels=3)
-    off = {"flips": False, "turns": False, "scale": [1, 1], "brightness": 0.0, "contrast": 0.0, "color": 0.0, "noise": 0.0}
     border = {"of": "disc", "width": 1}
-    path = train_yaml(tmp_path, steps=3, augment=off, merge_channels=True, normalize="percentile", crop=96, border=border)
+    path = train_yaml(tmp_path, steps=3, augment=OFF, merge_channels=True, normalize="percentile", crop=96, border=border)
     assert train(path) == 0
-    plan = scan_dataset(make_plan(load_yaml(TRAIN, path)))
+    plan = scan_dataset(make_plan(load_yaml(TRAINING_YAML, path)))
     crop = Crops(plan, ImageCache(2**28))[0]
     assert {0, 1, 2} == set(np.unique(crop.target_YX).tolist())
     model = build("models", {"name": "bundle", "path": str(tmp_path / "out")})  # the folder of a training stands for its bundle
