@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.config import Config, load_config, read_yaml
 from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.records import RunFolder
-from pipeline.scheduling import Stage, complete, make_job
-from pipeline.training.schema import is_training
+from pipeline.scheduling import Stage, make_job, plan_blocks
+from pipeline.training import is_training
 from pipeline.tuning import (
     Calibration,
     RecipeChoice,
@@ -63,9 +63,9 @@ def plan_config(config: Config) -> dict[str, Any]:
     folder = RunFolder(config.output)
     folder.refuse_other(catalogue.identity)
     recorded = folder.read().get("recipe")
-    choice = choose_recipe(catalogue, outcome=expect_backend(catalogue)) if recorded is None else reuse_recipe(catalogue, recorded)
+    choice = choose_recipe(catalogue, backend=expect_backend(catalogue)) if recorded is None else reuse_recipe(catalogue, recorded)
     choice = replace(choice, notes=(*choice.notes, *calibration_notes(choice, folder)))
-    stages = complete(catalogue, make_job(catalogue, choice.recipe))
+    stages = plan_blocks(catalogue, make_job(catalogue, choice.recipe))
     return plan_content(catalogue, choice, stages)
 
 

@@ -14,8 +14,9 @@ from pydantic import Field, Strict
 
 from pipeline.plugins import Plugin, available, find
 from pipeline.raster import Header, Raster
+from pipeline.readers._held_arrays import SCHEME, HeldArray, array_name, is_array_path
 
-__all__ = ["Header", "Raster", "Reader", "known_suffixes"]
+__all__ = ["SCHEME", "Header", "HeldArray", "Raster", "Reader", "array_name", "is_array_path", "known_suffixes"]
 
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 

@@ -1,0 +1,169 @@
+"""Arrays as input of a run: held under a path of their own, or written to files where another process has to read them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, absolute_path, is_sample, is_url
+from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.readers import SCHEME, HeldArray, array_name
+from pipeline.scheduling import EXIT_INTERRUPTED
+from workflows.convert import copy_images
+
+__all__ = ["ArrayInputs", "gather_inputs"]
+
+
+@dataclass(frozen=True)
+class ArrayInputs:
+    """Images and truth of one call, by how they are read.
+
+    Attributes:
+        files: NAME and path of files, folders, globs and URLs; NAME is None where the path says it.
+        arrays: images in memory; each can be read while its object lives.
+        truth: path or template as in the YAML; None: there is none, or the YAML says it.
+        truth_arrays: truth in memory.
+    """
+
+    files: tuple[tuple[str | None, str], ...] = ()
+    arrays: tuple[HeldArray, ...] = ()
+    truth: str | None = None
+    truth_arrays: tuple[HeldArray, ...] = ()
+
+    @property
+    def held(self) -> tuple[HeldArray, ...]:
+        """Every array in memory."""
+        return (*self.arrays, *self.truth_arrays)
+
+    @property
+    def images(self) -> list[str]:
+        """The YAML's ``images``; files do not have their names yet."""
+        return [*(path for _, path in self.files), *(array.path for array in self.arrays)]
+
+    def with_names(self, config: Config, folder: Path) -> Config:
+        """Return the config in which files have the names that they were given, by a list that is written into a folder."""
+        return config.model_copy(update={"images": tuple(self.names_given(config.images, folder))})
+
+    def names_given(self, images: Sequence[str], folder: Path) -> list[str]:
+        """Give files their names: put a CSV list, written into a folder, in the place of those that have one.
+
+        Args:
+            images: :attr:`images` with absolute paths.
+            folder: made if a list is written.
+        """
+        rows = [(images[at], name) for at, (name, _) in enumerate(self.files) if name is not None]
+        if not rows:
+            return list(images)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("image", "name"), *rows])
+        unnamed = [text for at, text in enumerate(images) if at >= len(self.files) or self.files[at][0] is None]
+        return [*unnamed, str(folder / "images.csv")]
+
+    @property
+    def absolute_images(self) -> list[str]:
+        """:attr:`images`, paths relative to the working directory made absolute."""
+        return [text if is_url(text) or is_sample(text) else absolute_path(text, Path.cwd()) for text in self.images]
+
+    def stored(self, config: Config, folder: Path) -> tuple[ArrayInputs, Config]:
+        """Write every array as OME-Zarr into a folder, unless it is there already.
+
+        Returns:
+            The same inputs as files, and the config that reads them.
+
+        Raises:
+            GigasegError: an array cannot be written.
+        """
+        axes = config.reader.get("axes")
+        if axes and self.files:
+            found = f"{axes!r} for files and for arrays that are written to OME-Zarr, which names its own axes"
+            raise InputError(Problem(config.where("reader.axes"), found, "axes of arrays alone", "Run the files on their own."))
+        overrides = [f"reader.axes={axes}"] if axes else []
+        written = _written(self.arrays, folder, overrides)
+        truth = self.truth
+        if self.truth_arrays:
+            _written(self.truth_arrays, folder / "truth", [])
+            names = [array_name(array.path) for array in self.truth_arrays]
+            truth = str(folder / "truth" / f"{names[0] if len(names) == 1 else '{name}'}.ome.zarr")
+        files = (*self.files, *((array_name(array.path), str(path)) for array, path in zip(self.arrays, written, strict=True)))
+        images = (*config.images[: len(self.files)], *map(str, written))
+        changes = {"images": images, "truth": truth or config.truth, "reader": {**config.reader, "axes": None}}
+        return ArrayInputs(files, truth=truth), config.model_copy(update=changes)
+
+
+def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
+    """Sort what a call was given into files and arrays.
+
+    Args:
+        images: a path or an array; a list of these, or of (name, path or array) pairs; or a mapping from names to them.
+        truth: a path or template, an array, or a mapping from names of images to arrays.
+
+    Raises:
+        InputError: a value is neither a path nor an array.
+    """
+    files: list[tuple[str | None, str]] = []
+    arrays: list[HeldArray] = []
+    unnamed = 0
+    for place, name, value in _pairs(images):
+        if (path := _path_of(value)) is not None:
+            files.append((name, path))
+        elif hasattr(value, "shape") and hasattr(value, "dtype"):
+            arrays.append(HeldArray(value, f"array{unnamed}" if name is None else name))
+            unnamed += name is None
+        else:
+            raise InputError(Problem(place, f"a value of type {type(value).__name__}", "a path, or a numpy, dask or Zarr array"))
+    return ArrayInputs(tuple(files), tuple(arrays), *_gather_truth(truth))
+
+
+def _pairs(images: Any) -> Iterator[tuple[str, str | None, Any]]:
+    """Yield the place for messages, the name (None: none is given) and the value of each image."""
+    if isinstance(images, Mapping):
+        yield from ((f"images.{name}", str(name), value) for name, value in images.items())
+    elif isinstance(images, Sequence) and not isinstance(images, str):
+        for at, one in enumerate(images):
+            is_pair = isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str)
+            yield (f"images.{at}", *(one if is_pair else (None, one)))
+    else:
+        yield "images", None, images
+
+
+def _path_of(value: Any) -> str | None:
+    """Return the path of what lies on a disk; None for an array in memory and for what is neither."""
+    if isinstance(value, str | PathLike):
+        return fspath(value)
+    root = getattr(getattr(value, "store", None), "root", None)
+    return str(Path(root) / value.path) if isinstance(root, Path) else None
+
+
+def _gather_truth(truth: Any) -> tuple[str | None, tuple[HeldArray, ...]]:
+    """Return the YAML's ``truth``, and the arrays that it stands for."""
+    if truth is None or isinstance(truth, str | PathLike):
+        return (None if truth is None else fspath(truth)), ()
+    if not isinstance(truth, Mapping):
+        held = HeldArray(truth, "truth")
+        return held.path, (held,)
+    arrays = tuple(HeldArray(value, str(name)) for name, value in truth.items())
+    group = hashlib.blake2b("".join(array.hash for array in arrays).encode(), digest_size=16).hexdigest()
+    for array in arrays:
+        array.move_to(group)
+    return f"{SCHEME}{group}/{{name}}", arrays
+
+
+def _written(arrays: Sequence[HeldArray], folder: Path, overrides: Sequence[str]) -> list[Path]:
+    """Write arrays as OME-Zarr, all or none at fault.
+
+    Raises:
+        KeyboardInterrupt: the copy was interrupted; the next call goes on.
+        GigasegError: a part of an array cannot be computed or written.
+    """
+    exit_code, paths, failures = copy_images([array.path for array in arrays], folder, overrides)
+    if exit_code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    if failures:
+        raise GigasegError("; ".join(failures))
+    return paths

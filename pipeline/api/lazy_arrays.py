@@ -1,0 +1,143 @@
+"""Images, truth and masks as dask arrays: nothing is read before it is computed."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box
+from pipeline.plugins import build
+
+if TYPE_CHECKING:
+    import dask.array
+
+    from pipeline.raster import Header
+
+__all__ = ["LazyArray", "open_lazily"]
+
+SIDE = 2048  # of a chunk, pixels
+
+
+@dataclass(frozen=True)
+class LazyArray:
+    """A dask array, and what belongs to its pixels.
+
+    ``np.asarray(lazy)`` computes all of it, ``lazy.data[...]`` is dask's own indexing.
+
+    Attributes:
+        name: NAME of the image.
+        data: the dask array; chunks are read, in their file's own type, when they are computed.
+        axes: one letter an axis of ``data``: ``yx`` for masks and truth, ``cyx`` for images; a stack has ``t`` and ``z`` before them.
+        pixel_size: (y, x) size of a pixel in ``unit``; None where the file does not say.
+        unit: ``micrometer``, ``meter`` or ``degree``; empty where it is unknown.
+        classes: names of the classes by id, for masks and truth.
+    """
+
+    name: str
+    data: dask.array.Array
+    axes: str
+    pixel_size: tuple[float, float] | None = None
+    unit: str = ""
+    classes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+        found: np.dtype[Any] = self.data.dtype
+        return found
+
+    def compute(self) -> NDArray[Any]:
+        """Read all of it into memory."""
+        pixels: NDArray[Any] = self.data.compute()
+        return pixels
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all of it, for numpy and whatever takes numpy's arrays."""
+        return np.asarray(self.compute(), dtype=dtype)
+
+    def _repr_html_(self) -> str:
+        size = "" if self.pixel_size is None else f", pixels of {self.pixel_size[0]:g} x {self.pixel_size[1]:g} {self.unit}"
+        classes = f"; classes: {', '.join(self.classes)}" if self.classes else ""
+        return f"<p>{html.escape(f'{self.name}: {self.axes}{size}{classes}')}</p>{self.data._repr_html_()}"
+
+
+def open_lazily(
+    name: str,
+    path: str,
+    reader: Mapping[str, Any],
+    *,
+    to_ids: Callable[[NDArray[Any], Box], NDArray[Any]] | None = None,
+    dtype: str = "",
+    classes: tuple[str, ...] = (),
+) -> LazyArray:
+    """Open a file that a reader takes; only its header is read.
+
+    Args:
+        name: NAME of the image.
+        path: file, store or URL.
+        reader: name and options, as in the YAML.
+        to_ids: makes class ids (Y, X) of pixels_CYX, given the box that they lie in; None: pixels stay (C, Y, X) as stored.
+        dtype: of the class ids; empty: that of the file.
+        classes: names of the classes.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    import dask.array
+
+    with build("readers", reader, "reader").open(path) as raster:
+        header: Header = raster.header
+    planes = tuple(header.planes.values())
+    side = max(header.shape) if header.whole_bytes else SIDE
+    rows, columns = (_cuts(length, side) for length in header.shape)
+    channels = () if to_ids else ((header.channels,),)
+    dtype = dtype or header.dtype
+    data = dask.array.map_blocks(
+        partial(_read, path=path, reader=dict(reader), planes=planes, to_ids=to_ids),
+        chunks=(*((1,) * length for length in planes), *channels, rows, columns),
+        dtype=dtype,
+        meta=np.empty((0,) * (len(planes) + (2 if to_ids else 3)), dtype),
+        name=f"gigaseg-{uuid4().hex}",  # never equal to that of an earlier content of the file
+    )
+    axes = "".join(header.planes) + ("yx" if to_ids else "cyx")
+    return LazyArray(name, data, axes, header.pixel_size, header.unit, classes)
+
+
+def _cuts(length: int, side: int) -> tuple[int, ...]:
+    """Cut an axis into chunks.
+
+    Example:
+        >>> _cuts(5, 2)
+        (2, 2, 1)
+    """
+    return tuple(min(side, length - start) for start in range(0, length, side))
+
+
+def _read(
+    path: str,
+    reader: Mapping[str, Any],
+    planes: tuple[int, ...],
+    to_ids: Callable[[NDArray[Any], Box], NDArray[Any]] | None,
+    block_info: Mapping[Any, Any],
+) -> NDArray[Any]:
+    """Read one chunk."""
+    where = block_info[None]["array-location"]
+    (top, bottom), (left, right) = where[-2:]
+    box = Box(top, left, bottom, right)
+    plane = int(np.ravel_multi_index([start for start, _ in where[: len(planes)]], planes)) if planes else 0
+    with build("readers", reader, "reader").open(path) as raster:
+        pixels_CYX = raster.read(box, plane)
+    pixels = to_ids(pixels_CYX, box) if to_ids else pixels_CYX
+    return np.ascontiguousarray(pixels).reshape((1,) * len(planes) + pixels.shape)

@@ -1,0 +1,322 @@
+"""What the functions of the API return: plans, runs, reports and trainings, which show themselves as tables in a notebook."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.api.lazy_arrays import LazyArray, open_lazily
+from pipeline.config import Config, load_written_config
+from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.inputs import TruthMap, list_images
+from pipeline.plugins import build
+from pipeline.records import RunFolder, read_rows, tally
+from pipeline.report import planned, report_of
+from workflows.status import state_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Plan", "Report", "Run", "TrainingRun"]
+
+ENDED = ("done", "partial")
+SHOWN = ("name", "iou", "dice", "precision", "recall", "truth", "predicted")
+"""Columns of the table that a notebook shows."""
+
+
+class _Content:
+    """Plain values that are read as attributes.
+
+    Args:
+        content: the object that ``--json`` prints, or that report.json holds.
+
+    Attributes:
+        content: the same, for whoever wants a dict.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = dict(content)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a field of the content."""
+        if name.startswith("_") or name == "content" or name not in self.content:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        return self.content[name]
+
+    def __dir__(self) -> list[str]:
+        """List the fields of the content, too."""
+        return sorted({*super().__dir__(), *self.content})
+
+
+class Report(_Content):
+    """The report of a run: every field of report.json is an attribute (``mean_iou``, ``pixels``, ...), and tables are DataFrames.
+
+    What is undefined is None, and NaN in a table.
+    """
+
+    @property
+    def classes(self) -> pd.DataFrame:
+        """One row a class: ``id``, ``name``, ``iou``, ``dice``, ``precision``, ``recall``, ``f1``; pixels: ``truth``, ``predicted``."""
+        return _frame(self.content["classes"], ["id", "name"])
+
+    @property
+    def per_image(self) -> pd.DataFrame:
+        """One row an image: the fields that the whole has, then the IoU of each class, ``iou NAME``."""
+        rows = [
+            {key: value for key, value in image.items() if key != "classes"}
+            | {f"iou {one['name']}": one.get("iou") for one in image["classes"]}
+            for image in self.content["per_image"]
+        ]
+        return _frame(rows, ["name"])
+
+    @property
+    def confusion(self) -> pd.DataFrame | None:
+        """Pixels of each true class (rows) that were predicted as each class (columns); None without truth."""
+        import pandas as pd
+
+        names = [one["name"] for one in self.content["classes"]]
+        matrix = self.content["confusion"]
+        return None if matrix is None else pd.DataFrame(matrix, index=names, columns=names)
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """One row a failure: ``image``, ``block``, ``phase``, ``cause``, ``attempts``; no rows where nothing failed."""
+        return _frame(self.content["failures"], ["image", "block", "phase", "cause", "attempts"])
+
+    def __repr__(self) -> str:
+        """Say in one line what it is."""
+        return f"Report({self.state}, {self.images} images, mean IoU {_number(self.content.get('mean_iou'))})"
+
+    def _repr_html_(self) -> str:
+        shown = self.classes
+        parts = [_table(shown[[name for name in SHOWN if name in shown]])]
+        parts.append(f"<p>mean IoU {_number(self.content.get('mean_iou'))}, {self.pixels:,} pixels of {self.images} images</p>")
+        if self.content["failures"]:
+            parts += [f"<p>{len(self.content['failures'])} failures</p>", _table(self.failures.head(10))]
+        return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as its output folder tells: every attribute is read when it is asked for.
+
+    Attributes:
+        path: the output folder.
+        arrays: arrays that the run reads and that live as long as this object.
+    """
+
+    path: Path
+    arrays: tuple[Any, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """``done``, ``partial`` (some blocks are quarantined), ``running``, ``interrupted`` or ``failed``."""
+        return state_of(self._folder)
+
+    @property
+    def report(self) -> Report:
+        """The report; of a run that has not ended, from what its ledger holds now.
+
+        Raises:
+            InputError: the run ended before its first block.
+        """
+        written = self._folder.report / "report.json"
+        if self.state in ENDED and written.is_file():
+            return Report(json.loads(written.read_text(encoding="utf-8")))
+        plan = self._plan
+        return Report(report_of(plan, planned(plan, tally(read_rows(self._folder.ledger))), self.state))
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """What was not done and why: ``image``, ``block``, ``phase``, ``cause``, ``attempts``."""
+        return self.report.failures
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """NAME of each image that could be opened, in the order of the run."""
+        return tuple(one["name"] for one in self._plan["images"])
+
+    def mask(self, name: str | None = None) -> LazyArray:
+        """Open a mask: class ids (Y, X); 255, or 65535 above 255 classes, is no prediction.
+
+        Args:
+            name: NAME of the image; None where there is only one.
+
+        Raises:
+            InputError: there is no such image, or no mask of it yet.
+        """
+        name, config = self._named(name), self._config
+        suffixes = [".ome.zarr", *(build("writers", spec, "writers").suffix for spec in config.writers)]
+        files = (self.path / "masks" / f"{name}{suffix}" for suffix in suffixes)
+        found = next((path for path in files if path.exists()), None)
+        if found is None:
+            raise InputError(Problem(str(self.path / "masks"), f"no mask of {name!r}", "one", "Run it again, to the end."))
+        return open_lazily(name, str(found), {"name": "auto"}, to_ids=_first_channel, classes=self._classes)
+
+    def image(self, name: str | None = None) -> LazyArray:
+        """Open an image as the run reads it: pixels (C, Y, X) as stored.
+
+        Args:
+            name: NAME of the image; None where there is only one.
+
+        Raises:
+            InputError: there is no such image, or it is not where it was.
+        """
+        name, config = self._named(name), self._config
+        found = next((one for one in list_images(config).images if one.name == name), None)
+        if found is None:
+            raise InputError(Problem(str(self.path), f"{name!r}, which is no longer among the inputs", "the images of the run"))
+        return open_lazily(name, found.path, {**config.reader, **found.overrides})
+
+    def truth(self, name: str | None = None) -> LazyArray:
+        """Open the truth of an image: class ids (Y, X), as they are counted; 255, or 65535 above 255 classes, is ignored.
+
+        Args:
+            name: NAME of the image; None where there is only one.
+
+        Raises:
+            InputError: there is no such image, or no truth of it.
+        """
+        name, config = self._named(name), self._config
+        path = next(one["truth"] for one in self._plan["images"] if one["name"] == name)
+        if path is None:
+            raise InputError(Problem(str(self.path), f"no truth of {name!r}", "an image with truth"))
+        truth_map = TruthMap(len(self._classes), config.classes, config.ignore)
+        dtype = "uint8" if len(self._classes) <= 255 else "uint16"
+        return open_lazily(name, path, {"name": "auto"}, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
+
+    def __repr__(self) -> str:
+        """Say in one line what it is."""
+        return f"Run({str(self.path)!r}, {self.state})"
+
+    def _repr_html_(self) -> str:
+        table = self.report._repr_html_() if self._folder.last_plan() else ""
+        return f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(self.state)}</p>{table}"
+
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    @property
+    def _plan(self) -> dict[str, Any]:
+        plan = self._folder.last_plan()
+        if not plan:
+            found = "a run that ended before it had begun with any block"
+            raise InputError(Problem(str(self.path), found, "one that has", "Run it again."))
+        return plan
+
+    @property
+    def _config(self) -> Config:
+        written = self.path / "config.yaml"
+        if not written.is_file():
+            raise InputError(Problem(str(self.path), "scores of masks that existed", "a run, which has images of its own"))
+        return load_written_config(written)
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return tuple(one["name"] for one in self._plan["classes"])
+
+    def _named(self, name: str | None) -> str:
+        """Return the name of an image of this run; None stands for the only one."""
+        names = self.images
+        if name is None and len(names) == 1:
+            return names[0]
+        if name not in names:
+            raise InputError(Problem(str(self.path), repr(name), one_of(names), nearest(name or "", names)))
+        return name
+
+
+class Plan(_Content):
+    """What a run would do: every field of ``gigaseg plan --json`` is an attribute (``pixels``, ``blocks``, ``recipe``, ``runner``, ...)."""
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """One row an image: ``name``, ``path``, ``shape``, ``planes``, ``channels``, ``dtype``, ``pixel_size``, ``blocks``, ``truth``."""
+        return _frame(self.content["images"], ["name", "path", "shape", "planes", "channels", "dtype", "pixel_size", "blocks", "truth"])
+
+    @property
+    def unreadable(self) -> pd.DataFrame:
+        """Images that were found and cannot be opened: ``name``, ``path``, ``cause``."""
+        return _frame(self.content["unreadable"], ["name", "path", "cause"])
+
+    def __repr__(self) -> str:
+        """Say in one line what it is."""
+        return f"Plan({len(self.content['images'])} images, {self.pixels:,} pixels, {self.blocks} blocks)"
+
+    def _repr_html_(self) -> str:
+        memory = f"{self.memory_bytes_per_actor / 2**20:,.0f} MiB an actor above its model, of {self.memory_budget_bytes / 2**20:,.0f}"
+        lines = [f"{self.pixels:,} pixels, {self.blocks} blocks, runner {self.runner}", f"memory: {memory}"]
+        lines += [f"unreadable: {one['path']}: {one['cause']}" for one in self.content["unreadable"]]
+        lines += [f"note: {note}" for note in self.notes]
+        return _table(self.images) + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training, as its output folder tells.
+
+    Attributes:
+        path: the output folder.
+    """
+
+    path: Path
+
+    @property
+    def state(self) -> str:
+        """``done``, ``running``, ``interrupted`` or ``failed``."""
+        return state_of(RunFolder(self.path))
+
+    @property
+    def bundle(self) -> Path:
+        """The trained model: ``model=str(training.bundle)`` uses it."""
+        return self.path / "bundle"
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row a report of loss or scores, as in history.csv."""
+        import pandas as pd
+
+        return pd.read_csv(self.path / "history.csv")
+
+    @property
+    def validation(self) -> Run:
+        """The run over the validation images, with the best weights."""
+        return Run(self.path / "val")
+
+    @property
+    def report(self) -> Report:
+        """The report of :attr:`validation`."""
+        return self.validation.report
+
+    def __repr__(self) -> str:
+        """Say in one line what it is."""
+        return f"TrainingRun({str(self.path)!r}, {self.state})"
+
+    def _repr_html_(self) -> str:
+        scores = self.report._repr_html_() if (self.path / "val").is_dir() else ""
+        return f"<p><b>{html.escape(str(self.path))}</b>: training {html.escape(self.state)}</p>{scores}"
+
+
+def _first_channel(pixels_CYX: Any, _box: Any) -> Any:
+    return pixels_CYX[0]
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Make a table whose columns are there without any row, too."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows)) if rows else pd.DataFrame(columns=list(columns))
+
+
+def _table(frame: pd.DataFrame) -> str:
+    """Return a table as HTML; text in it is escaped."""
+    text: str = frame.to_html(index=False, escape=True, na_rep="–", float_format=_number)
+    return text
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
