@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 
 STARTS_RAY = {
     "tests/faults/test_actor_death.py",
@@ -34,6 +35,9 @@ STARTS_RAY = {
 
 UNET = {"name": "unet", "channels": 1, "classes": 3, "depth": 2, "base": 4}
 NORMALIZE = {"mean": [128.0], "std": [64.0]}
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes says how busy the machine is, and nothing of the code
+settings.load_profile("untimed")
 
 
 def pytest_configure(config):

@@ -196,17 +196,6 @@ def test_a_model_with_other_classes_is_refused():
             scene.run(ops)
 
 
-def test_pixels_of_any_type_and_layout_arrive_as_they_are():
-    """Interleaved, reversed, big-endian and read-only arrays of any type keep their values and shape on a device."""
-    device = array_operations()[1]
-    for dtype in ("bool", "uint8", "int8", ">u2", "int16", "uint32", "float16", "float32", ">f8"):
-        pixels_YXC = (blobs((20, 30), channels=3).transpose(1, 2, 0) > 99).astype(dtype)
-        for layout in (pixels_YXC.transpose(2, 0, 1), pixels_YXC.transpose(2, 0, 1)[:, ::-1], pixels_YXC[..., 0], pixels_YXC[:1, :1]):
-            there = device.put(layout)
-            assert tuple(there.shape) == layout.shape
-            assert np.array_equal(there.numpy(), layout)
-
-
 @pytest.fixture
 def on_device(monkeypatch):
     """Networks run as on a GPU, on torch's CPU, and blocks are read and written by as many threads."""
