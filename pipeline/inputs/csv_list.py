@@ -19,13 +19,13 @@ CSV_COLUMNS = ("image", "name", "truth", "pixel_size", "channels", "level")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the list.
+    """One line of a CSV list.
 
     Attributes:
         where: file and line.
         image: absolute path or URL.
-        name: NAME as given; empty: named after the file.
-        truth: absolute path or URL of the reference mask; None: as the YAML's ``truth`` says.
+        name: NAME as the list gives it; empty: the name of the file.
+        truth: absolute path or URL of the reference mask; None: the YAML's ``truth`` decides.
         overrides: reader options of this image: ``pixel_size``, ``channels``, ``level``.
     """
 
@@ -36,35 +36,35 @@ class Row:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _whole(text: str) -> int:
+def _parse_integer(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError
     return int(text)
 
 
-def _size(text: str) -> float:
+def _parse_size(text: str) -> float:
     size = float(text)
     if not 0 < size < float("inf"):
         raise ValueError
     return size
 
 
-def _channels(text: str) -> tuple[int, ...]:
-    return tuple(_whole(part) for part in re.split(r"[\s,;]+", text))
+def _parse_channels(text: str) -> tuple[int, ...]:
+    return tuple(_parse_integer(part) for part in re.split(r"[\s,;]+", text))
 
 
 _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "pixel_size": (_size, "a number above 0"),
-    "channels": (_channels, "whole numbers separated by spaces, such as 0 2"),
-    "level": (_whole, "a whole number of at least 0"),
+    "pixel_size": (_parse_size, "a number above 0"),
+    "channels": (_parse_channels, "whole numbers separated by spaces, such as 0 2"),
+    "level": (_parse_integer, "a whole number of at least 0"),
 }
 
 
 def read_csv_list(path: Path) -> list[Row]:
-    """Read a list; empty cells are as if the column were not there.
+    """Read a CSV list; an empty cell means what a missing column means.
 
     Raises:
-        InputError: every problem, each with file and line.
+        InputError: the list has mistakes; every problem, each with file and line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -75,10 +75,10 @@ def read_csv_list(path: Path) -> list[Row]:
                 raise InputError(problems)
             given = [(f"{path}:{lines.line_num}", [cell.strip() for cell in cells]) for cells in lines if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(Problem(str(path), str(error), "a CSV list in UTF-8")) from error
+        raise InputError(Problem(str(path), f"no readable list ({error})", "a CSV list in UTF-8")) from error
     rows = [_row(where, cells, columns, path.parent, problems) for where, cells in given]
     if not rows:
-        problems.append(Problem(str(path), "no images", "a line for each image below the names of the columns"))
+        problems.append(Problem(str(path), "no images", "a line for each image below the column names"))
     if problems:
         raise InputError(problems)
     return rows
@@ -103,10 +103,10 @@ def _row(where: str, cells: list[str], columns: list[str], folder: Path, problem
     if "image" not in given:
         problems.append(Problem(f"{where}: image", None, "a file or a URL"))
     overrides: dict[str, Any] = {}
-    for option, (read, expected) in _OPTIONS.items():
+    for option, (parse, expected) in _OPTIONS.items():
         if option in given:
             try:
-                overrides[option] = read(given[option])
+                overrides[option] = parse(given[option])
             except ValueError:
                 problems.append(Problem(f"{where}: {option}", repr(given[option]), expected))
     truth = _absolute(given["truth"], folder) if "truth" in given else None

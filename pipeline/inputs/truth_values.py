@@ -1,7 +1,7 @@
-"""What the truth holds, turned into class ids: exact values and exact colours, never a guess.
+"""Truth as stored becomes class ids: by exact values or exact colours.
 
-A truth raster has one channel of values, or three or four of colour (the fourth, alpha, is not looked
-at). ``ignore`` is applied first, then ``values`` or ``color``; without ``values`` the values are class ids.
+A truth has one channel of values, or three or four of colour, of which the fourth, alpha, is not read. ``ignore`` is applied
+first, then ``values`` or ``color``. Without ``values`` the values are class ids.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class TruthMap:
-    """How one run reads its truth; a frozen value that travels.
+    """How a run turns its truth into class ids; a frozen value that can be pickled.
 
     Attributes:
         num_classes: K.
-        classes: K of them, as in the YAML; empty or None: truth values are class ids.
-        ignore: a truth value, or a colour ``#rrggbb``, left out of every count; None: all count.
+        classes: as in the YAML; empty or None: truth values are class ids.
+        ignore: a truth value, or a colour ``#rrggbb``, that is left out of every count; None: all pixels count.
 
     Example:
         >>> specs = [ClassSpec(name="background", values=[0]), ClassSpec(name="nucleus", values="other")]
@@ -46,18 +46,15 @@ class TruthMap:
 
     @property
     def ignored(self) -> int:
-        """Class id that pixels of ``ignore`` get: the mask's fill value, 255, or 65535 above 255 classes."""
+        """What stands for ``ignore`` among class ids: the fill value of masks, 255, or 65535 above 255 classes."""
         return 255 if self.num_classes <= 255 else 65535
 
     def check(self, header: Header, where: str = "truth") -> list[Problem]:
-        """Find what in a truth file's header cannot be counted with these classes.
+        """Return why pixels of such a truth cannot be counted with these classes; empty where :meth:`apply` takes them.
 
         Args:
             header: of the truth.
-            where: what to call the file in a message.
-
-        Returns:
-            Every problem; none when :meth:`apply` can read such a file.
+            where: what a message calls the file.
         """
         if header.channels == 1:
             return self._check_values(header, where)
@@ -74,30 +71,30 @@ class TruthMap:
             box: where these pixels lie in the image.
 
         Returns:
-            Class ids (Y, X), ``uint8`` or above 255 classes ``uint16``; :attr:`ignored` where the truth is to be left out.
+            Class ids (Y, X), ``uint8``, or ``uint16`` above 255 classes; :attr:`ignored` where the truth is left out.
 
         Raises:
-            TruthError: a value or a colour belongs to no class; names the first one, row by row, in the image's coordinates.
+            TruthError: a value or a colour belongs to no class; holds the first one, row by row, in the image's coordinates.
         """
         ids_YX = self._of_values(raw_CYX[0]) if len(raw_CYX) == 1 else self._of_colors(raw_CYX)
         outside_YX = ids_YX == self._outside
         if outside_YX.any():
             y, x = divmod(int(outside_YX.argmax()), outside_YX.shape[1])
-            raise TruthError(_plain(raw_CYX[:3, y, x]), box.y0 + y, box.x0 + x)
+            raise TruthError(_to_python(raw_CYX[:3, y, x]), box.y0 + y, box.x0 + x)
         return ids_YX.astype(np.uint8 if self.num_classes <= 255 else np.uint16, copy=False)
 
     @property
-    def _kind(self) -> np.dtype[Any]:
+    def _id_dtype(self) -> np.dtype[Any]:
         """Type that holds every class id, ``ignored`` and ``_outside``."""
         return np.dtype(np.uint8 if self.num_classes <= 254 else np.uint16)
 
     @property
     def _outside(self) -> int:
-        """Stands for a value that belongs to no class, until it is raised; no class id, and not ``ignored``."""
-        return int(np.iinfo(self._kind).max) - 1
+        """What stands for values that belong to no class, until :meth:`apply` raises; neither a class id nor ``ignored``."""
+        return int(np.iinfo(self._id_dtype).max) - 1
 
     def _lookup(self) -> tuple[dict[int, int], int]:
-        """Class id of each listed truth value, ``ignore`` last, and that of all other values."""
+        """Return the class id of each truth value that the YAML lists, and the class id of all other values."""
         specs = self.classes or ()
         table = {value: spec_id for spec_id, spec in enumerate(specs) for value in _listed(spec)}
         if not any(spec.values is not None for spec in specs):
@@ -115,17 +112,17 @@ class TruthMap:
         table, default = self._lookup()
         if raw_YX.dtype.itemsize > 2:
             return self._match(raw_YX, table, default)
-        # A table over every 8- or 16-bit pattern; a negative value's pattern is its value modulo 2**bits.
+        # A table over all 8- or 16-bit patterns; the pattern of a negative value is the value modulo 2**bits.
         bits = 8 * raw_YX.dtype.itemsize
         span = range(2) if raw_YX.dtype.kind == "b" else range(np.iinfo(raw_YX.dtype).min, np.iinfo(raw_YX.dtype).max + 1)
-        ids = np.full(2**bits, default, self._kind)
+        ids = np.full(2**bits, default, self._id_dtype)
         for value, spec_id in table.items():
             if value in span:
                 ids[value % 2**bits] = spec_id
         return np.take(ids, as_unsigned(raw_YX))
 
     def _of_floats(self, raw_YX: NDArray[Any]) -> NDArray[Any]:
-        """Accept whole numbers within int64; anything else, NaN too, is outside the classes whatever ``other`` says."""
+        """Turn whole numbers within int64 into class ids; other floats, such as NaN, belong to no class, even with ``other``."""
         whole_YX = (np.floor(raw_YX) == raw_YX) & (np.abs(raw_YX) < np.float64(2**63))
         ids_YX = self._of_values(np.where(whole_YX, raw_YX, 0).astype(np.int64))
         ids_YX[~whole_YX] = self._outside
@@ -143,10 +140,10 @@ class TruthMap:
 
     def _match(self, raw_YX: NDArray[Any], table: dict[int, int], default: int) -> NDArray[Any]:
         """Compare with each value of the table in turn; exact for every integer type."""
-        ids_YX = np.full(raw_YX.shape, default, self._kind)
+        ids_YX = np.full(raw_YX.shape, default, self._id_dtype)
         for value, spec_id in table.items():
-            # A pixel equals one value at most, so its difference is added once; this is 20 times faster than assigning by a mask.
-            ids_YX += (raw_YX == value) * self._kind.type((spec_id - default) % (self._outside + 2))
+            # A pixel equals one value at most, so one difference is added to it: 20 times faster than assigning through a mask.
+            ids_YX += (raw_YX == value) * self._id_dtype.type((spec_id - default) % (self._outside + 2))
         return ids_YX
 
     def _check_values(self, header: Header, where: str) -> list[Problem]:
@@ -175,8 +172,8 @@ def _listed(spec: ClassSpec) -> tuple[int, ...]:
     return spec.values if isinstance(spec.values, tuple) else ()
 
 
-def _plain(raw_C: NDArray[Any]) -> float | tuple[int, ...]:
-    """Give one pixel as Python numbers: a value, whole where it is, or a colour."""
+def _to_python(raw_C: NDArray[Any]) -> float | tuple[int, ...]:
+    """Return one pixel as Python numbers: a value, as an integer where it is whole, or a colour."""
     if len(raw_C) > 1:
         return tuple(int(value) for value in raw_C)
     value = raw_C[0].item()

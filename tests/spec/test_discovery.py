@@ -252,7 +252,7 @@ def test_a_csv_name_is_taken_as_it_is(make, listed, tmp_path):
         ("image,channels\na.tif,r g\n", [":2: channels: found 'r g'; expected whole numbers separated by spaces, such as 0 2"]),
         ("image\na.tif,0,1\n", [":2: found 3 cells; expected 1, as in the first line. Put a cell with commas in quotes."]),
         ("image,truth\na.tif,gone.png\n", [":2: truth: found '", "gone.png', which does not exist"]),
-        ('image\n"a.tif\n', ["l.csv: found unexpected end of data"]),
+        ('image\n"a.tif\n', ["l.csv: found no readable list (unexpected end of data)"]),
         ("image\nsample:nucleii\n", [":2: found 'nucleii'; expected bluemarble or nuclei. Did you mean 'nuclei'?"]),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, name, command)
         raise metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(samples.metadata, "distribution", gone)
-    with pytest.raises(InputError, match=r"is not installed\. It holds the sample: ") as caught:
+    with pytest.raises(InputError, match=r"which holds the sample, is not installed\. Install it: ") as caught:
         resolve_sample(name, "images.0")
     assert str(caught.value).startswith("images.0: ")
     assert str(caught.value).endswith(command)
@@ -94,7 +94,7 @@ def test_a_package_without_the_image_is_told(monkeypatch, tmp_path):
 
     monkeypatch.setattr(samples.metadata, "distribution", lambda package: Empty())
     monkeypatch.setattr(samples.metadata, "version", lambda package: "0.0.0")
-    with pytest.raises(InputError, match=r"stardist 0\.0\.0 is installed without .*img2d\.tif"):
+    with pytest.raises(InputError, match=r"stardist 0\.0\.0 does not hold .*img2d\.tif"):
         resolve_sample("nuclei")
 
 
