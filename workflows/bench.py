@@ -1,4 +1,4 @@
-"""How fast is it here: the model by itself, the engine around it, and how far the two are apart."""
+"""`gigaseg bench`: how fast the model runs by itself on this machine, and how close the whole pipeline comes to that."""
 
 from __future__ import annotations
 
@@ -6,55 +6,68 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.backends import Backend
-from pipeline.config import Config, Recipe, config_from, load_config
+from pipeline.config import Config, Recipe, config_from_mapping, load_config
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue, build_catalogue
-from pipeline.models import parse_model
-from pipeline.plugins import find
+from pipeline.models.bundle_files import parse_model
 from pipeline.records import hardware
 from pipeline.scheduling import make_job
-from pipeline.tuning import BackendChoice, TriedBackend, choose_recipe, choose_runner, is_trial_worthwhile, measure_halo, num_gpus
-from workflows._forward import again, fastest, largest_tile, try_all
-from workflows._piece import Timing, choose_piece, overhead, run_piece
+from pipeline.tuning import (
+    RunTiming,
+    TriedBackend,
+    choose_piece,
+    choose_recipe,
+    choose_runner,
+    fastest_backend,
+    halo_overhead,
+    is_trial_worthwhile,
+    likely_backend,
+    measure_halo,
+    num_gpus,
+    read_largest_tile,
+    time_backend_again,
+    time_backends,
+    time_piece,
+)
 
 __all__ = ["bench"]
 
 FORMAT = "gigaseg.bench/1"
 IMAGE, MODEL = "sample:nuclei", "nuclei"
-MOST_RATE = 2e7  # pixels a second of an actor, where the model itself costs nothing
+MOST_PIXELS_S = 2e7  # pixels a second of an actor, where the model itself costs nothing
 WORK_S = 12.0  # of computing, about, that the piece of a run is sized for
 
 
 def bench(what: str | None, model: str | None, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
-    """Time the model and the engine on this machine, on the user's own image; no output folder is touched.
+    """Time the model and the pipeline on this machine, on the user's own image.
 
-    A fresh run is meant: what an earlier one in the output folder was done with is not looked at.
+    What is timed is a fresh run: the output folder is neither read nor written.
 
     Args:
-        what: a YAML, an image, or None for a sample.
+        what: a YAML or an image; None: a sample.
         model: for an image: a model's name, a trained bundle or a mapping.
         overrides: keys of a run's YAML.
-        as_json: one object for machines.
+        as_json: print one JSON object.
 
     Returns:
         0.
 
     Raises:
-        GigasegError: wrong input, or nothing runs the model here.
+        GigasegError: the input is wrong, or nothing runs the model here.
     """
-    found = build_catalogue(_config(what, model, overrides))
-    if not found.images:
-        raise InputError([Problem(one.path, one.cause, "an image that can be read") for one in found.rejected])
-    found.model.check()
+    catalogue = build_catalogue(_config(what, model, overrides))
+    if not catalogue.images:
+        raise InputError([Problem(image.path, image.cause, "an image that can be read") for image in catalogue.rejected])
+    catalogue.model.check()
     with TemporaryDirectory(prefix="gigaseg-bench-") as folder:
-        content = _measure(found, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
+        measurement = _measure(catalogue, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
+    content = _content(catalogue, measurement)
     if as_json:
         print(json.dumps(content, indent=1))
     else:
@@ -71,102 +84,119 @@ def _config(what: str | None, model: str | None, overrides: Sequence[str]) -> Co
         raise InputError(Problem("--model", None, "a model's name or a bundle", "`gigaseg models` lists them."))
     output = str(Path.cwd() / "bench")  # only a name: everything is written to a temporary folder
     mapping = {"images": [what or IMAGE], "model": parse_model(model or MODEL, "--model"), "output": output}
-    return config_from(mapping, Path.cwd(), "command line", overrides)
+    return config_from_mapping(mapping, Path.cwd(), "command line", overrides)
 
 
-def _measure(found: Catalogue, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Time forward passes at the tile of a run, then a piece of that run."""
-    choice = choose_recipe(found, measured=measure_halo(found), outcome=_likely(found))
-    job = make_job(found, choice.recipe)
-    image = max(found.images, key=lambda one: one.header.shape[0] * one.header.shape[1])
-    tile = largest_tile(image, job)
-    side = " x ".join(map(str, tile.pixels_BCYX.shape[2:]))
-    tried = try_all(found, job, tile, lambda name: say(f"forward pass over a tile of {side}: {name}"))
-    best = fastest(tried)
-    notes = [*found.notes, *(note for note in choice.notes if not note.startswith("compute.backend:"))]
-    recipe = choice.recipe
-    if found.model.takes_backend and found.config.compute.backend == "auto":
-        recipe = replace(recipe, backend=best.backend, precision=best.precision)
-        if recipe.device == "cpu" and not is_trial_worthwhile(found, recipe):
-            notes.append(
-                f"a run of so few pixels tries no backends and takes torch; compute.backend: {best.backend} asks for what is timed here"
-            )
-    runner, actors = _runner(found, recipe, notes)
-    rate = min(1e6 / (best.seconds or 1.0) / overhead([image], job), MOST_RATE)
-    images, recipe = choose_piece(found, recipe, int(rate * WORK_S * actors), actors)
-    piece = replace(found, images=images, rejected=())
+@dataclass(frozen=True)
+class _Measurement:
+    """What was timed.
+
+    Attributes:
+        job: of the piece.
+        runner: of the piece.
+        tile_shape: height and width of the tile, pixels.
+        tried: every backend on one tile.
+        fastest: of them.
+        overhead: pixels that the network computes for each pixel of the piece.
+        timing: of the piece.
+        notes: for the user.
+    """
+
+    job: Job
+    runner: str
+    tile_shape: tuple[int, int]
+    tried: Sequence[TriedBackend]
+    fastest: TriedBackend
+    overhead: float
+    timing: RunTiming
+    notes: Sequence[str]
+
+
+def _measure(catalogue: Catalogue, folder: Path, say: Callable[[str], None]) -> _Measurement:
+    """Time forward passes over one tile of the run, then a piece of the run, then the fastest forward pass again."""
+    choice = choose_recipe(catalogue, halo=measure_halo(catalogue), backend=likely_backend(catalogue))
+    notes = [*catalogue.notes, *(note for note in choice.notes if not note.startswith("compute.backend:"))]
+    job = make_job(catalogue, choice.recipe)
+    largest = max(catalogue.images, key=lambda image: image.header.shape[0] * image.header.shape[1])
+    tile = read_largest_tile(largest, job)
+    height, width = tile.pixels_BCYX.shape[2:]
+    tried = time_backends(catalogue, job, tile, lambda name: say(f"forward pass over a tile of {height} x {width}: {name}"))
+    fastest = _fastest(tried)
+
+    recipe = _with_backend(catalogue, choice.recipe, fastest, notes)
+    runner, actors = _runner(catalogue, recipe, notes)
+    pixels_s = min(1e6 / (fastest.seconds or 1.0) / halo_overhead([largest], job), MOST_PIXELS_S)
+    images, recipe = choose_piece(catalogue, recipe, int(pixels_s * WORK_S * actors), actors)
+    piece = replace(catalogue, images=images, rejected=())
     job = replace(make_job(piece, recipe), output=folder)
-    say(f"a piece of the run: {sum(i.header.shape[0] * i.header.shape[1] for i in images) / 1e6:.1f} Mpx, {runner}, {actors} actors")
-    timing = run_piece(piece, job, found.config.compute, runner, folder)
-    tried = again(found, job, tile, tried)
-    return _content(found, job, tile.pixels_BCYX.shape[2:], tried, timing, overhead(images, job), runner, notes)
+    say(f"a piece of the run: {piece.pixels / 1e6:.1f} Mpx, {runner}, {actors} actors")
+    timing = time_piece(piece, job, catalogue.config.compute, runner, folder)
+
+    tried = [time_backend_again(catalogue, job, tile, one) if one is fastest else one for one in tried]
+    return _Measurement(job, runner, (height, width), tried, _fastest(tried), halo_overhead(images, job), timing, notes)
 
 
-def _likely(found: Catalogue) -> BackendChoice | None:
-    """The backend that a long run would probably take, which decides the tile; None: the YAML or the model says."""
-    start = choose_recipe(found).recipe
-    if found.config.compute.backend != "auto" or not found.model.takes_backend or start.device != "cpu":
-        return None
-    for name in ("openvino", "torch"):
-        plugin = find("backends", name)
-        if issubclass(plugin, Backend) and not plugin.problems(start.device, start.precision):
-            return BackendChoice(name, start.precision)
-    return None
+def _fastest(tried: Sequence[TriedBackend]) -> TriedBackend:
+    fastest = fastest_backend(tried)
+    assert fastest is not None, "time_backends raises where nothing runs the model"
+    return fastest
 
 
-def _runner(found: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[str, int]:
-    """Who runs the piece: what the run would take on this machine, and how many actors."""
-    compute = found.config.compute
+def _with_backend(catalogue: Catalogue, recipe: Recipe, fastest: TriedBackend, notes: list[str]) -> Recipe:
+    """The recipe with the fastest backend, where the YAML leaves the choice open; a note where a run would not find it."""
+    if not catalogue.model.takes_backend or catalogue.config.compute.backend != "auto":
+        return recipe
+    recipe = replace(recipe, backend=fastest.backend, precision=fastest.precision)
+    if recipe.device == "cpu" and not is_trial_worthwhile(catalogue, recipe):
+        what = f"compute.backend: {fastest.backend} asks for what is timed here"
+        notes.append(f"a run of so few pixels tries no backends and takes torch; {what}")
+    return recipe
+
+
+def _runner(catalogue: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[str, int]:
+    """The runner of the piece, as the run would choose it on this machine, and its number of actors."""
+    compute = catalogue.config.compute
     address = compute.address or os.environ.get("RAY_ADDRESS")
     if address:
         notes.append(f"the Ray at {address} is not asked: one actor on this machine is timed, which is a share of the run's speed")
-    if address or choose_runner(found) == "serial":
+    if address or choose_runner(catalogue) == "serial":
         return "serial", 1
     room = len(os.sched_getaffinity(0)) // recipe.threads if recipe.device == "cpu" else num_gpus()
     return "ray", max(1, room) if compute.actors == "auto" else compute.actors
 
 
-def _content(
-    found: Catalogue,
-    job: Job,
-    tile: Sequence[int],
-    tried: Sequence[TriedBackend],
-    timing: Timing,
-    halo: float,
-    runner: str,
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    """What was measured, and what follows from it; seconds, megapixels a second."""
-    best = fastest(tried)
-    limit = timing.actors / (best.seconds or 1.0) / halo
+def _content(catalogue: Catalogue, measurement: _Measurement) -> dict[str, Any]:
+    """What was measured, and what follows from it, for machines; seconds, and megapixels a second."""
+    timing, fastest = measurement.timing, measurement.fastest
+    limit = timing.actors / (fastest.seconds or 1.0) / measurement.overhead
     total = sum(timing.stages.values())
     rate = timing.pixels_s / 1e6
     return {
         "format": FORMAT,
         "hardware": hardware(),
-        "model": found.config.model,
-        "images": len(found.images),
-        "pixels": found.pixels,
-        "tile": list(tile),
-        "backends": [{**asdict(one), "tile_mpx_s": one.seconds and 1 / one.seconds} for one in tried],
-        "recipe": job.recipe.to_dict(),
-        "runner": runner,
+        "model": catalogue.config.model,
+        "images": len(catalogue.images),
+        "pixels": catalogue.pixels,
+        "tile": list(measurement.tile_shape),
+        "backends": [{**asdict(one), "tile_mpx_s": one.seconds and 1 / one.seconds} for one in measurement.tried],
+        "recipe": measurement.job.recipe.to_dict(),
+        "runner": measurement.runner,
         "actors": timing.actors,
         "piece": {"pixels": timing.pixels, "blocks": timing.blocks, "seconds": timing.seconds},
         "image_mpx_s": rate,
-        "stages": {name: seconds / total for name, seconds in sorted(timing.stages.items(), key=lambda one: -one[1])},
-        "fastest": best.backend,
-        "halo_overhead": halo,
+        "stages": {name: seconds / total for name, seconds in sorted(timing.stages.items(), key=lambda stage: -stage[1])},
+        "fastest": fastest.backend,
+        "halo_overhead": measurement.overhead,
         "limit_mpx_s": limit,
         "share_of_limit": rate / limit,
         "start_s": timing.start_s,
-        "projected_s": timing.start_s + found.pixels / 1e6 / rate,
-        "notes": list(notes),
+        "projected_s": timing.start_s + catalogue.pixels / 1e6 / rate,
+        "notes": list(measurement.notes),
     }
 
 
 def _print(content: Mapping[str, Any]) -> None:
-    """The same for people."""
+    """Print the content for people."""
     recipe, tile = content["recipe"], " x ".join(map(str, content["tile"]))
     takes_backend = any(one["agreement"] is not None for one in content["backends"])
     name = content["model"].get("path") or content["model"]["name"]
@@ -177,8 +207,8 @@ def _print(content: Mapping[str, Any]) -> None:
     for one in content["backends"]:
         label = f"{one['backend']} {one['precision']}" if takes_backend else "the model"
         agreement = "" if one["agreement"] is None else f"{one['agreement']:.3%}"
-        told = f"{one['tile_mpx_s']:<13.3g}{agreement}" if one["seconds"] else f"not used: {one['refused']}"
-        print(f"  {label:<40}{told}")
+        result = f"{one['tile_mpx_s']:<13.3g}{agreement}" if one["seconds"] else f"not used: {one['refused']}"
+        print(f"  {label:<40}{result}")
     piece, rate = content["piece"], content["image_mpx_s"]
     how = f"{recipe['backend']} {recipe['precision']}, core {recipe['core']}, halo {recipe['halo']}, stitch {recipe['stitch']}"
     print(f"\nthe whole pipeline on {piece['pixels'] / 1e6:.1f} Mpx in {piece['blocks']} blocks")
@@ -191,16 +221,16 @@ def _print(content: Mapping[str, Any]) -> None:
     alone = f"forward passes of {content['fastest']} alone" if takes_backend else "the model alone"
     print(f"  {alone}, {content['halo_overhead']:.2f} pixels computed for each one: {content['limit_mpx_s']:.3g} image Mpx/s;", end=" ")
     print(f"the pipeline is at {content['share_of_limit']:.0%} of it")
-    print(f"\nall {content['images']} images, {content['pixels'] / 1e6:.4g} Mpx: about {duration(content['projected_s'])}")
+    print(f"\nall {content['images']} images, {content['pixels'] / 1e6:.4g} Mpx: about {_duration(content['projected_s'])}")
     for note in content["notes"]:
         print(f"note: {note}")
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """A time for people.
 
     Example:
-        >>> duration(4.24), duration(75), duration(7260)
+        >>> _duration(4.24), _duration(75), _duration(7260)
         ('4.2 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 60:

@@ -1,37 +1,49 @@
-"""Chooses the recipe: the only place that tries things out.
+"""Choosing the recipe: the only package that tries things out, and times them.
 
-Owns: backend trials, the halo search, the memory model, calibration to int8, the choice of a runner, sample tiles.
-May import: scheduling, engine and below. Never touches: the output folder, the ledger.
+Owns: trials of backends and halos, sample tiles, the memory model, calibration to int8, the choice of a runner, timings for ``bench``.
+May import: scheduling, engine and below. Never touches: the masks and the ledger of a run.
 """
 
 from __future__ import annotations
 
-from pipeline.tuning.backend_trial import AGREEMENT, Outcome, Tried, compare, is_worth
+from pipeline.tuning.backend_choice import BackendChoice, TriedBackend, fastest_backend
+from pipeline.tuning.backend_trial import is_trial_worthwhile
+from pipeline.tuning.forward_timing import TileBatch, read_largest_tile, time_backend_again, time_backends
 from pipeline.tuning.gpus import num_gpus
-from pipeline.tuning.halo_search import HaloError
-from pipeline.tuning.int8_calibration import Calibration, calibrate
-from pipeline.tuning.memory_model import print_bytes, projected_bytes
-from pipeline.tuning.recipe_choice import Choice, choose, expected, keep, measure, measure_backends, measure_file
-from pipeline.tuning.runner_choice import runner_of
+from pipeline.tuning.halo_trial import HaloDifference, measure_halo
+from pipeline.tuning.int8_calibration import Calibration, calibrate_int8
+from pipeline.tuning.memory_model import format_bytes, project_actor_bytes
+from pipeline.tuning.network_probe import measure_stride_and_field
+from pipeline.tuning.recipe_choice import RecipeChoice, choose_recipe, expect_backend, likely_backend, reuse_recipe, try_backends
+from pipeline.tuning.run_timing import RunTiming, choose_piece, halo_overhead, time_piece
+from pipeline.tuning.runner_choice import choose_runner
 
 __all__ = [
-    "AGREEMENT",
+    "BackendChoice",
     "Calibration",
-    "Choice",
-    "HaloError",
-    "Outcome",
-    "Tried",
-    "calibrate",
-    "choose",
-    "compare",
-    "expected",
-    "is_worth",
-    "keep",
-    "measure",
-    "measure_backends",
-    "measure_file",
+    "HaloDifference",
+    "RecipeChoice",
+    "RunTiming",
+    "TileBatch",
+    "TriedBackend",
+    "calibrate_int8",
+    "choose_piece",
+    "choose_recipe",
+    "choose_runner",
+    "expect_backend",
+    "fastest_backend",
+    "format_bytes",
+    "halo_overhead",
+    "is_trial_worthwhile",
+    "likely_backend",
+    "measure_halo",
+    "measure_stride_and_field",
     "num_gpus",
-    "print_bytes",
-    "projected_bytes",
-    "runner_of",
+    "project_actor_bytes",
+    "read_largest_tile",
+    "reuse_recipe",
+    "time_backend_again",
+    "time_backends",
+    "time_piece",
+    "try_backends",
 ]

@@ -1,4 +1,4 @@
-"""Tiles for a model that takes one size of input only: core and both halos must make up that size."""
+"""Core and halo for a model that takes inputs of one size only: core + 2 x halo must be that size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["fixed_tile", "with_fixed_tile"]
 
 
 def with_fixed_tile(config: Config, model: Model, halo: int) -> Config:
-    """Return the config with ``tiling.core`` and ``tiling.halo`` filled in, where the model takes one size only.
+    """Return the config with ``tiling.core`` and ``tiling.halo`` filled in, where the model takes inputs of one size only.
 
     Args:
-        config: of the run.
-        model: its segmenter.
-        halo: to wish for where the model's field is not known, pixels.
+        config: the run's.
+        model: the run's.
+        halo: the wanted halo where the model's field is not known, pixels.
 
     Raises:
-        InputError: what the YAML asks for does not make up the size.
+        InputError: core and halo of the YAML do not make up the size.
     """
     if model.fixed_size is None:
         return config
@@ -35,13 +35,13 @@ def fixed_tile(size: int, stride: int, *, core: int | None, halo: int | None, le
     Args:
         size: side of the model's input, pixels.
         stride: the model's total stride.
-        core: asked for; None: what the halo leaves.
-        halo: asked for; None: what the core leaves; without a core the smallest from ``wish`` up, at most a quarter of the size.
-        least: the smallest halo that will do.
-        wish: the halo that would be exact.
+        core: asked for, pixels; None: what the halo leaves.
+        halo: asked for, pixels; None: what the core leaves. Without both: the smallest from ``wish`` up, at most a quarter of the size.
+        least: the smallest halo that will do, pixels.
+        wish: the halo that would be exact, pixels.
 
     Raises:
-        InputError: what is asked for does not make up the size; the nearest values that do are named.
+        InputError: core and halo do not make up the size; the message names the nearest values that do.
 
     Example:
         >>> fixed_tile(512, 8, core=None, halo=None, least=0, wish=44)
@@ -53,7 +53,7 @@ def fixed_tile(size: int, stride: int, *, core: int | None, halo: int | None, le
     if size % stride or not halos:
         way_out = f"Give a model.stride that divides {size}." if size % stride else ""
         raise InputError(Problem("model", f"a fixed input of {size} pixels with stride {stride} and margin {least}", "", way_out))
-    pairs = [(size - 2 * one, one) for one in halos]
+    pairs = [(size - 2 * fitting_halo, fitting_halo) for fitting_halo in halos]
     if core is None and halo is None:
         narrow = [pair for pair in pairs if pair[1] <= size // 4] or pairs[:1]
         return next((pair for pair in narrow if pair[1] >= wish), narrow[-1])
@@ -61,7 +61,7 @@ def fixed_tile(size: int, stride: int, *, core: int | None, halo: int | None, le
     if fitting:
         return fitting[0]
     asked = " and ".join(f"{name} {side}" for name, side in (("core", core), ("halo", halo)) if side is not None)
-    way_out = " or ".join(f"core {one} with halo {other}" for one, other in _nearest(pairs, core, halo))
+    way_out = " or ".join(f"core {near_core} with halo {near_halo}" for near_core, near_halo in _nearest(pairs, core, halo))
     allowed = f"core + 2 x halo = {size}, the fixed size of the model's input, in multiples of {stride}"
     raise InputError(Problem("tiling", asked, allowed, f"Use {way_out}."))
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 __all__ = ["num_gpus"]
 
-CARDS = Path("/proc/driver/nvidia/gpus")
+CARDS = Path("/proc/driver/nvidia/gpus")  # the NVIDIA driver's folder: one entry a GPU
 
 
 def num_gpus() -> int:
-    """NVIDIA GPUs of this machine that this process may use.
+    """Count the NVIDIA GPUs of this machine that this process may use.
 
-    ``CUDA_VISIBLE_DEVICES`` is how schedulers and users hand out some of them; its list ends at the first that is none.
+    ``CUDA_VISIBLE_DEVICES`` is how schedulers and users hand out some of them. As in CUDA, the list ends at the first entry that
+    is empty or negative.
     """
     cards = len(list(CARDS.iterdir())) if CARDS.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

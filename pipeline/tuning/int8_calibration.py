@@ -1,6 +1,6 @@
-"""Eight bits: calibrating a network on tiles of the user's own images, and saying what that changes.
+"""Calibrating a network to int8 on tiles of the user's own images, and measuring what that changes.
 
-It is done once, by the driver; what comes out lies in the output folder, and every actor uses it as it is.
+The driver calibrates once. The calibrated network lies in the output folder, and every actor loads it from there.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import CALIBRATED, Recipe
+from pipeline.config import CALIBRATED_FOLDER, Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue
 from pipeline.models import Model, TorchModel
-from pipeline.statistics import confusion, resolve
+from pipeline.statistics import confusion_matrix, resolve_normalization
 from pipeline.storage import store_errors
-from pipeline.tuning.backend_trial import compute
-from pipeline.tuning.sample_tiles import Comparison, SampleTile, read_sample_tiles
+from pipeline.tuning.model_comparison import Comparison, predict_tiles
+from pipeline.tuning.sample_tiles import SampleTile, read_sample_tiles
 
-__all__ = ["Calibration", "calibrate", "problems"]
+__all__ = ["Calibration", "calibrate_int8", "int8_problems"]
 
-SIDE = 256  # of a tile, at least, pixels
-TILES, HELD_OUT = 48, 16  # to calibrate with, and to judge what came of it, about
-AGREEMENT = 0.98  # share of the pixels that must have the class of eager float32
-LOST = 0.02  # share of the pixels sure of one class that may change it: a rare class may not lose what a common one may not
-LOOKS = 4  # times the tiles that they are chosen from
-LEAST = 8  # of both, for a number of channels that few images have
+LEAST_SIDE = 256  # of a tile, pixels
+NUM_TILES, NUM_HELD_OUT = 48, 16  # to calibrate with, and to judge the result on, about
+LEAST_TILES = 8  # of both together, for a number of channels that few images have
+LOCATIONS_PER_TILE = 4  # that are read to choose from
+LEAST_AGREEMENT = 0.98  # share of the pixels that must have the class of eager float32
+MOST_LOST = 0.02  # share of the pixels sure of a class that may change it; held for each class, so that rare classes count
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What came of it, judged on tiles that it has not seen.
+    """What int8 changes, judged on tiles that the calibration has not seen.
 
     Attributes:
-        sha256: of the calibrated network; names its files.
-        tiles: that it was calibrated with.
-        held_out: that it was judged on.
+        sha256: of the calibrated network; its files are named by it.
+        tiles: how many the network was calibrated with.
+        held_out: how many it was judged on.
         agreement: share of the pixels with the class that eager float32 chooses.
-        sure: pixels with another class although they were sure of theirs (margin over 0.1 of the logits' standard deviation).
-        iou: of its mask and eager float32's, by class; None: neither has the class.
-        seconds: that all of it took.
+        sure: pixels with another class although eager float32 was sure of theirs (margin over 0.1 of the logits' standard deviation).
+        iou: of the mask in int8 and in eager float32, by class; None: neither has the class.
+        seconds: that calibrating and judging took.
     """
 
     sha256: str
@@ -66,71 +66,71 @@ class Calibration:
         return f"compute.precision: int8, {how}; on {self.held_out} others {judged}; IoU of both masks: {shares}"
 
 
-def problems(model: Model) -> list[Problem]:
-    """What keeps a model from being calibrated here; empty: nothing that is known before it is tried."""
+def int8_problems(model: Model) -> list[Problem]:
+    """Return what keeps a model from being calibrated here, as far as is known before it is tried; empty: nothing."""
     from pipeline.backends.openvino import Openvino
 
-    found = []
+    problems = []
     if missing := Openvino.missing_for_int8():
-        found.append(Problem("compute.precision", "'int8'", "", f"It needs what is not installed: pip install {' '.join(missing)}"))
+        problems.append(Problem("compute.precision", "'int8'", "", f"It needs what is not installed: pip install {' '.join(missing)}"))
     if not isinstance(model, TorchModel):
-        found.append(Problem("compute.precision", "int8", "auto, fp32 for this model", "Only a single torch network can be calibrated."))
+        problems.append(Problem("compute.precision", "int8", "auto, fp32 for this model", "Only a single torch network can be calibrated."))
     elif model.fixed_size:
-        found.append(Problem("compute.precision", "int8 for a network of one tile size", "auto, fp32, bf16"))
-    return found
+        problems.append(Problem("compute.precision", "int8 for a network of one tile size", "auto, fp32, bf16"))
+    return problems
 
 
-def calibrate(found: Catalogue, recipe: Recipe, output: Path) -> tuple[Recipe, Calibration]:
-    """Calibrate a network, and put it into the output folder once it works.
+def calibrate_int8(catalogue: Catalogue, recipe: Recipe, output: Path) -> tuple[Recipe, Calibration]:
+    """Calibrate the catalogue's network, and copy it into the output folder once it has been judged good enough.
 
     Args:
-        found: the survey; tiles come from its images.
+        catalogue: the run's model, and the images that tiles come from.
         recipe: with precision ``int8``.
         output: of the run.
 
     Returns:
-        The recipe with the network's hash, and what it is worth.
+        The recipe with the calibrated network's hash, and what int8 changes.
 
     Raises:
-        InputError: the images have too few pixels or show too little, or the network cannot be calibrated, or is another one then.
+        InputError: the images have too few pixels or show too little, the network cannot be calibrated, or int8 changes too much.
         BlockError: a score is not finite.
     """
-    model, start = found.model, time.perf_counter()
+    model, start = catalogue.model, time.perf_counter()
     assert isinstance(model, TorchModel)
-    used, held_out = _excerpts(found)
-    normalize = resolve(found.config.normalize, model)
+    used, held_out = _read_tiles(catalogue)
+    normalize = resolve_normalization(catalogue.config.normalize, model)
     fixed = normalize if isinstance(normalize, Mapping) else None
-    from pipeline.backends._int8 import quantize
+    from pipeline.backends.openvino import Openvino
 
-    with tempfile.TemporaryDirectory(prefix="gigaseg-") as place:
-        made = Path(place, "made")
-        made.mkdir()
-        name = quantize(model.load(), fixed, used, made)
-        made.rename(made.with_name(name))
-        tried = replace(recipe, calibrated=name, place=place)
-        answers, expected = (compute(found, one, held_out)[0] for one in (tried, Recipe(threads=recipe.threads)))
-        names = [str(one["name"]) for one in found.classes]
-        logits, right = ([logits for logits, *_ in each] for each in (answers, expected))
-        compared = Comparison.of(answers, right)
-        _check(compared, names)
-        iou = _iou(logits, right, names)
+    with tempfile.TemporaryDirectory(prefix="gigaseg-") as folder:
+        unnamed = Path(folder, "made")
+        unnamed.mkdir()
+        name = Openvino.calibrate(model.load(), fixed, used, unnamed)
+        unnamed.rename(unnamed.with_name(name))
+        recipes = replace(recipe, calibrated=name, calibration_folder=folder), Recipe(threads=recipe.threads)
+        answers, expected_answers = (predict_tiles(catalogue, tried, held_out)[0] for tried in recipes)
+        names = [str(spec["name"]) for spec in catalogue.classes]
+        logits, expected = ([logits for logits, *_ in each] for each in (answers, expected_answers))
+        comparison = Comparison.of(answers, expected)
+        _check(comparison, names)
+        iou = _iou(logits, expected, names)
         with store_errors(output):
-            shutil.copytree(Path(place, name), output / CALIBRATED / name, dirs_exist_ok=True)
+            shutil.copytree(Path(folder, name), output / CALIBRATED_FOLDER / name, dirs_exist_ok=True)
     seconds = round(time.perf_counter() - start, 3)
-    worth = Calibration(name, len(used), len(held_out), compared.agreement, compared.num_lost, iou, seconds)
-    return replace(recipe, calibrated=name), worth
+    calibration = Calibration(name, len(used), len(held_out), comparison.agreement, comparison.num_lost, iou, seconds)
+    return replace(recipe, calibrated=name), calibration
 
 
-def _excerpts(found: Catalogue) -> tuple[list[SampleTile], list[SampleTile]]:
-    """Tiles to calibrate with, and one of four to judge by; of each number of channels that the images have."""
-    stride = found.model.stride
-    side = ceil_to(max(SIDE, 2 * (found.model.margin + stride)), stride)
+def _read_tiles(catalogue: Catalogue) -> tuple[list[SampleTile], list[SampleTile]]:
+    """Tiles to calibrate with, and a quarter of all to judge by, for each number of channels that the images have."""
+    stride = catalogue.model.stride
+    side = ceil_to(max(LEAST_SIDE, 2 * (catalogue.model.margin + stride)), stride)
     used: list[SampleTile] = []
     held_out: list[SampleTile] = []
-    for channels in sorted({image.header.channels for image in found.images}):
-        images = [image for image in found.images if image.header.channels == channels]
-        count = max(LEAST, (TILES + HELD_OUT) * len(images) // len(found.images))
-        tiles = read_sample_tiles(found, images, count, side, LOOKS * count)
+    for channels in sorted({image.header.channels for image in catalogue.images}):
+        images = [image for image in catalogue.images if image.header.channels == channels]
+        count = max(LEAST_TILES, (NUM_TILES + NUM_HELD_OUT) * len(images) // len(catalogue.images))
+        tiles = read_sample_tiles(catalogue, images, count, side, LOCATIONS_PER_TILE * count)
         held_out += tiles[1::4]  # the second one first: where two tiles show something, each kind has one
         used += [tile for at, tile in enumerate(tiles) if at % 4 != 1]
     if not held_out:
@@ -141,21 +141,21 @@ def _excerpts(found: Catalogue) -> tuple[list[SampleTile], list[SampleTile]]:
     return used, held_out
 
 
-def _check(compared: Comparison, names: Sequence[str]) -> None:
-    """Refuse what changes too much, and what cannot be judged.
+def _check(comparison: Comparison, names: Sequence[str]) -> None:
+    """Refuse a calibration that changes too much, or that cannot be judged.
 
     Raises:
         InputError: too few pixels agree, of all or of those sure of one class; or eager float32 finds a single class.
     """
     problems, way_out = [], "Use auto, fp32 or bf16."
-    if compared.agreement < AGREEMENT:
-        asked = f"int8, with which {compared.agreement:.2%} of the pixels have the class of eager float32"
-        problems.append(Problem("compute.precision", asked, f"at least {AGREEMENT:.0%}", way_out))
-    for name, sure, lost in zip(names, compared.sure.tolist(), compared.lost.tolist(), strict=True):
-        if lost > LOST * sure:
+    if comparison.agreement < LEAST_AGREEMENT:
+        asked = f"int8, with which {comparison.agreement:.2%} of the pixels have the class of eager float32"
+        problems.append(Problem("compute.precision", asked, f"at least {LEAST_AGREEMENT:.0%}", way_out))
+    for name, sure, lost in zip(names, comparison.sure_K.tolist(), comparison.lost_K.tolist(), strict=True):
+        if lost > MOST_LOST * sure:
             asked = f"int8, with which {lost / sure:.2%} of the pixels that are sure of {name} in eager float32 change it"
-            problems.append(Problem("compute.precision", asked, f"at most {LOST:.0%}", way_out))
-    if not compared.is_telling:
+            problems.append(Problem("compute.precision", asked, f"at most {MOST_LOST:.0%}", way_out))
+    if not comparison.is_telling:
         asked = "int8 for images in which eager float32 finds a single class, so that nothing is known of the others"
         problems.append(Problem("compute.precision", asked, "at least two classes on the tiles that it is judged on", way_out))
     if problems:
@@ -163,10 +163,10 @@ def _check(compared: Comparison, names: Sequence[str]) -> None:
 
 
 def _iou(logits: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]], names: Sequence[str]) -> dict[str, float | None]:
-    """IoU of two sets of masks, by class."""
-    matrix = np.zeros((len(names), len(names)), np.int64)
-    for one, other in zip(logits, expected, strict=True):
-        masks = (logits_BKYX.argmax(1).astype(np.uint16).reshape(-1, logits_BKYX.shape[-1]) for logits_BKYX in (other, one))
-        matrix += confusion(*masks, classes=len(names))
-    either = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-    return {name: float(matrix[at, at] / either[at]) if either[at] else None for at, name in enumerate(names)}
+    """IoU of two sets of masks, by class; None: neither has the class."""
+    matrix_KK = np.zeros((len(names), len(names)), np.int64)
+    for pair in zip(expected, logits, strict=True):
+        masks = (logits_BKYX.argmax(1).astype(np.uint16).reshape(-1, logits_BKYX.shape[-1]) for logits_BKYX in pair)
+        matrix_KK += confusion_matrix(*masks, classes=len(names))
+    union_K = matrix_KK.sum(0) + matrix_KK.sum(1) - matrix_KK.diagonal()
+    return {name: float(matrix_KK[at, at] / union_K[at]) if union_K[at] else None for at, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""What an actor will need of memory, and a recipe that fits."""
+"""The memory that an actor will need, and the largest tiles that fit into the budget."""
 
 from __future__ import annotations
 
@@ -10,49 +10,57 @@ import numpy as np
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
-from pipeline.inputs import Catalogue, Image, truth_header
-from pipeline.tiling import Grid, seam_shares
+from pipeline.inputs import Catalogue, Image, read_truth_header
+from pipeline.tiling import Grid, num_seam_shares
 
-__all__ = ["fit_memory", "part_bytes", "print_bytes", "projected_bytes"]
+__all__ = ["format_bytes", "project_actor_bytes", "project_seam_file_bytes", "shrink_to_memory"]
 
-SMALLEST = 64  # side below which a core is not shrunk to save memory
+SMALLEST_CORE = 64  # side below which a core is not shrunk to save memory, pixels
+SCORE_BYTES = 4  # float32
 
 
-def projected_bytes(found: Catalogue, recipe: Recipe) -> int:
-    """Bytes that one actor needs at its peak, above its loaded model.
+def project_actor_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
+    """Return the bytes that one actor needs at its peak, above its loaded model: those of the most expensive image.
 
-    Blocks are held as they are read ahead, computed and written, each clipped to the largest image. What a network needs on
-    a GPU is that GPU's, where a batch that does not fit is halved.
+    Blocks are held as they are read ahead, computed and written, each clipped to the image. The network's own memory counts
+    on a CPU only: on a GPU it is the GPU's, where a batch that does not fit is halved.
     """
-    return max((_image_bytes(found, recipe, image) for image in found.images), default=0)
+    return max((_image_bytes(catalogue, recipe, image) for image in catalogue.images), default=0)
 
 
-def _image_bytes(found: Catalogue, recipe: Recipe, image: Image) -> int:
-    header, (readers, writers), classes = image.header, recipe.io_threads, len(found.classes)
-    sides = [ceil_to(side, recipe.core if found.model.fixed_size else found.model.stride) for side in header.shape]
+def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
+    header, model, (readers, writers), classes = image.header, catalogue.model, recipe.io_threads, len(catalogue.classes)
+    sides = [ceil_to(side, recipe.core if model.fixed_size else model.stride) for side in header.shape]
     height, width = (min(side, recipe.block) for side in sides)
     depth = header.channels * np.dtype(header.dtype).itemsize
     read = math.prod(min(side, recipe.block) + 2 * recipe.halo for side in sides) * depth
     truth = height * width * 6 if image.truth else 0
     mask = height * width * (1 if classes <= 255 else 2)
-    probs = height * width * classes if _has_probs(found) else 0
-    shared, given, taken = (scores * classes * 4 for scores in _shared_scores(recipe, header.shape, (height, width)))
+    probs = height * width * classes if _has_probs(catalogue) else 0
+    scores = _blended_scores(recipe, header.shape, (height, width))
+    shared, given, taken = (count * classes * SCORE_BYTES for count in scores)
     # Where blocks blend with each other, what is read last is what they left: mask, probabilities and the sums of their seams.
     loaded = max(read + truth, mask + probs + taken + truth if given else 0)
     tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
-    on_gpu = recipe.device == "cuda" and found.model.gives_scores
-    network = 0 if on_gpu else found.model.projected_bytes(tile, header.channels) * recipe.batch
-    # Each writer has one, and so has whoever waits for a writer; where there is nothing for others, a store makes copies of it.
+    on_gpu = recipe.device == "cuda" and model.gives_scores
+    network = 0 if on_gpu else model.projected_bytes(tile, header.channels) * recipe.batch
+    # Every writing thread holds one result, and so does the thread that waits for them. Beside it lies the store's copy, or what goes into
+    # seam files.
     results = (writers + 1) * (mask + probs + max(mask + probs, given))
-    decoded = header.whole_bytes + (truth_header(image.truth, image.truth_identity).whole_bytes if image.truth else 0)
+    decoded = header.whole_bytes + (read_truth_header(image.truth, image.truth_identity).whole_bytes if image.truth else 0)
     return (readers + 1) * loaded + read + shared + network + results + readers * decoded
 
 
-def _shared_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int]:
-    """How many scores of a class blending holds, of a block of these sides, pixels.
+def _blended_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int]:
+    """How many scores of a class blending holds for a block.
+
+    Args:
+        recipe: tiles, block and stitching.
+        shape: of the image, pixels.
+        sides: of the block, pixels.
 
     Returns:
-        What its tiles share while it is computed, what it gives to seams, and what its own seams take in the end.
+        What the block's tiles share while it is computed, what it leaves for seams, and what its own seams take in the end.
     """
     if recipe.stitch == "crop":
         return 0, 0, 0
@@ -67,39 +75,43 @@ def _shared_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, int
     return shared, each * around * recipe.outer // recipe.core, min(recipe.halo * around, height * width)
 
 
-def _has_probs(found: Catalogue) -> bool:
-    return any(spec.get("probs") for spec in found.config.writers)
+def _has_probs(catalogue: Catalogue) -> bool:
+    return any(spec.get("probs") for spec in catalogue.config.writers)
 
 
-def part_bytes(found: Catalogue, recipe: Recipe) -> int:
-    """Bytes on disk that blocks of the largest image leave for each other until it is finished: masks, and scores along seams."""
+def project_seam_file_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
+    """Return the bytes on disk that the blocks of one image leave for each other until it is finished: those of the largest image.
+
+    They hold masks, probabilities, and scores along seams.
+    """
     if recipe.stitch == "crop":
         return 0
-    worst, classes = 0, len(found.classes)
-    a_pixel = (1 if classes <= 255 else 2) + (classes if _has_probs(found) else 0)
-    for image in found.images:
+    largest, classes = 0, len(catalogue.classes)
+    bytes_per_pixel = (1 if classes <= 255 else 2) + (classes if _has_probs(catalogue) else 0)
+    for image in catalogue.images:
         shape = image.header.shape
-        if shares := seam_shares(Grid(shape, recipe.core, recipe.halo, recipe.block), recipe.halo):
-            worst = max(worst, image.header.num_planes * (math.prod(shape) * a_pixel + shares * classes * 4))
-    return worst
+        if shares := num_seam_shares(Grid(shape, recipe.core, recipe.halo, recipe.block), recipe.halo):
+            plane_bytes = math.prod(shape) * bytes_per_pixel + shares * classes * SCORE_BYTES
+            largest = max(largest, image.header.num_planes * plane_bytes)
+    return largest
 
 
-def print_bytes(size: int, *, up: bool = False) -> str:
-    """A size for people, which the YAML takes too.
+def format_bytes(size: int, *, up: bool = False) -> str:
+    """Return a size for people, which the YAML takes too; rounded down, or ``up``.
 
     Example:
-        >>> print_bytes(4 * 2**30), print_bytes(700 * 2**20 + 1, up=True)
+        >>> format_bytes(4 * 2**30), format_bytes(700 * 2**20 + 1, up=True)
         ('4GiB', '701MiB')
     """
     unit, name = (2**30, "GiB") if size >= 10 * 2**30 or size % 2**30 == 0 else (2**20, "MiB")
     return f"{-(-size // unit) if up else size // unit}{name}"
 
 
-def fit_memory(found: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[Recipe, int]:
-    """Make block, then core, smaller until the projection fits the budget.
+def shrink_to_memory(catalogue: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[Recipe, int]:
+    """Make the block, then the core, smaller until the projection fits the budget; what the YAML fixes stays.
 
     Args:
-        found: the survey; what its YAML asks for is not touched.
+        catalogue: the run's images, model and config.
         recipe: to start from.
         notes: what was made smaller is added.
 
@@ -107,31 +119,31 @@ def fit_memory(found: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[Reci
         The recipe that fits, and its bytes.
 
     Raises:
-        InputError: none does; what would is named.
+        InputError: no recipe fits; the message names a budget and sides that do.
     """
-    tiling, budget, stride = found.config.tiling, found.config.compute.memory_bytes, found.model.stride
+    tiling, budget, stride = catalogue.config.tiling, catalogue.config.compute.memory_bytes, catalogue.model.stride
     asked = recipe
-    while (need := projected_bytes(found, recipe)) > budget:
+    while (need := project_actor_bytes(catalogue, recipe)) > budget:
         if tiling.block == "auto" and recipe.block > recipe.core:
             recipe = replace(recipe, block=max(1, recipe.block // recipe.core // 2) * recipe.core)
-        elif tiling.core == "auto" and recipe.core > ceil_to(SMALLEST, stride):
-            core = ceil_to(max(SMALLEST, recipe.core // 2), stride)
+        elif tiling.core == "auto" and recipe.core > ceil_to(SMALLEST_CORE, stride):
+            core = ceil_to(max(SMALLEST_CORE, recipe.core // 2), stride)
             recipe = replace(recipe, core=core, block=core if tiling.block == "auto" else ceil_to(recipe.block, core))
         else:
-            raise InputError(_too_large(found, recipe, need, budget))
+            raise InputError(_too_large(catalogue, recipe, need, budget))
     if recipe != asked:
         notes.append(
-            f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to fit {print_bytes(budget)}"
+            f"compute.memory: core {asked.core}, block {asked.block} made {recipe.core}, {recipe.block} to fit {format_bytes(budget)}"
         )
     return recipe, need
 
 
-def _too_large(found: Catalogue, recipe: Recipe, need: int, budget: int) -> Problem:
-    core = recipe.core if found.model.fixed_size else ceil_to(SMALLEST, found.model.stride)
+def _too_large(catalogue: Catalogue, recipe: Recipe, need: int, budget: int) -> Problem:
+    core = recipe.core if catalogue.model.fixed_size else ceil_to(SMALLEST_CORE, catalogue.model.stride)
     smaller = replace(recipe, core=core, block=core)
-    least = projected_bytes(found, smaller)
-    way_out = f"Use compute.memory: {print_bytes(need, up=True)}"
+    least = project_actor_bytes(catalogue, smaller)
+    way_out = f"Use compute.memory: {format_bytes(need, up=True)}"
     if least <= budget:
-        way_out += f", or leave tiling.core and tiling.block to auto (core {smaller.core} needs {print_bytes(least, up=True)})"
-    asked = f"core {recipe.core}, halo {recipe.halo}, block {recipe.block} needing {print_bytes(need, up=True)} an actor"
-    return Problem("compute.memory", asked, f"{print_bytes(budget)}", f"{way_out}.")
+        way_out += f", or leave tiling.core and tiling.block to auto (core {smaller.core} needs {format_bytes(least, up=True)})"
+    asked = f"core {recipe.core}, halo {recipe.halo}, block {recipe.block} needing {format_bytes(need, up=True)} an actor"
+    return Problem("compute.memory", asked, f"{format_bytes(budget)}", f"{way_out}.")

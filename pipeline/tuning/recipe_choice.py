@@ -1,138 +1,160 @@
-"""Chooses the recipe: the only place that tries things out.
+"""Choosing the recipe of a run: backend, precision, tiles, blocks and threads.
 
-What the YAML says is taken, rounded up to the model's stride. What it leaves to ``auto`` comes from the
-model and the machine; memory is projected, and what does not fit is made smaller before it is refused.
+What the YAML says is used, rounded up to the model's stride. What it leaves to ``auto`` comes from the model and the machine.
+A recipe whose projected memory is over the budget gets smaller blocks and cores, and is refused where that is not enough.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.backends import Backend
-from pipeline.config import Config, Recipe
+from pipeline.backends import Backend, bf16_supported
+from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue
-from pipeline.models import Model, TorchModel
+from pipeline.models import TorchModel
 from pipeline.plugins import find
-from pipeline.tuning.backend_trial import Outcome, expect, find_fastest
+from pipeline.tuning.backend_choice import BackendChoice
+from pipeline.tuning.backend_trial import find_expected_backend, find_fastest_backend
 from pipeline.tuning.fixed_tile_size import with_fixed_tile
 from pipeline.tuning.gpus import num_gpus
-from pipeline.tuning.halo_measure import MOST_HALO, measure, measure_file
-from pipeline.tuning.halo_search import HaloError
-from pipeline.tuning.int8_calibration import Calibration
-from pipeline.tuning.int8_calibration import problems as uncalibrated
-from pipeline.tuning.memory_model import fit_memory, part_bytes, print_bytes, projected_bytes
-from pipeline.tuning.runner_choice import threads_of
+from pipeline.tuning.halo_trial import HaloDifference
+from pipeline.tuning.int8_calibration import Calibration, int8_problems
+from pipeline.tuning.memory_model import format_bytes, project_actor_bytes, project_seam_file_bytes, shrink_to_memory
+from pipeline.tuning.runner_choice import choose_threads
+from pipeline.tuning.tile_shape import USUAL_HALO, choose_core_and_block, choose_halo
 
-__all__ = ["Choice", "choose", "expected", "keep", "measure", "measure_backends", "measure_file"]
+__all__ = ["RecipeChoice", "choose_recipe", "expect_backend", "likely_backend", "reuse_recipe", "try_backends"]
 
-# Of a core: wide halos are worth large cores, until what lies between two layers no longer fits the processor's cache.
-CORE, EAGER, MOST = (1024, 16), (768, 12), 1536  # least pixels, and times the halo; at most
-STEP = 32  # a core that is balanced to an image is a multiple of
-BLOCK, GPU_BLOCK = 2048, 4096
-LEAST = 512  # side below which a block is not cut to keep its cores at the usual size
-HALO = 64  # where the field is not finite, or larger than what is measured
 GPU_BATCH = 4
+LIKELY_BACKENDS = ("openvino", "torch")  # of a long run, the likelier first
 
 
 @dataclass(frozen=True)
-class Choice:
+class RecipeChoice:
     """A recipe and how it came about.
 
     Attributes:
         recipe: what every actor will use.
         notes: what was rounded, assumed or made smaller; one line each.
         memory_bytes: projected for one actor, above its loaded model.
-        trial: how the backend came about; None: without a trial.
-        calibration: what the eight bits of the run are worth; None: it has more.
+        trial: how the backend was chosen; None: without a trial.
+        calibration: what int8 changes; None: the run has another precision.
     """
 
     recipe: Recipe
     notes: tuple[str, ...]
     memory_bytes: int
-    trial: Outcome | None = None
+    trial: BackendChoice | None = None
     calibration: Calibration | None = None
 
 
-def measure_backends(found: Catalogue, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> Outcome | None:
-    """Try the backends that are installed, where the YAML leaves the choice open and the run is long enough.
+def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> BackendChoice | None:
+    """Try the installed backends, where the YAML leaves the choice open and the run is long enough.
 
     Args:
-        found: the survey.
-        has_gpu: as in :func:`choose`.
-        anew: try, although an earlier run of this model on this machine has.
+        catalogue: the run's images, model and config.
+        has_gpu: as in :func:`choose_recipe`.
+        anew: hold a trial although an earlier run of this model on this machine has held one.
 
     Returns:
-        What was decided, for :func:`choose`; None: nothing was tried.
+        The choice, for :func:`choose_recipe`; None: no trial was held.
     """
-    start = _start(found, has_gpu)
-    return find_fastest(found, start, _precisions(found, start), anew=anew)
+    start = _start(catalogue, has_gpu)
+    return find_fastest_backend(catalogue, start, _precisions(catalogue, start), anew=anew)
 
 
-def expected(found: Catalogue, has_gpu: Callable[[], bool] | None = None) -> Outcome | None:
-    """What :func:`measure_backends` will decide as far as is known, for a plan; None: nothing will be tried."""
-    start = _start(found, has_gpu)
-    return expect(found, start, _precisions(found, start))
+def expect_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> BackendChoice | None:
+    """Return what :func:`try_backends` will choose, as far as is known without a trial; None: no trial will be held."""
+    start = _start(catalogue, has_gpu)
+    return find_expected_backend(catalogue, start, _precisions(catalogue, start))
 
 
-def _precisions(found: Catalogue, start: Recipe) -> list[str]:
-    """Those to try, in turn: where the YAML leaves it open, float32 if nothing agrees in fewer bits."""
-    is_open = found.config.compute.precision == "auto" and start.precision != "fp32"
+def likely_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> BackendChoice | None:
+    """Return the backend that a long run would probably choose; None: no trial decides, but the YAML, the model or the device."""
+    start = _start(catalogue, has_gpu)
+    if catalogue.config.compute.backend != "auto" or not catalogue.model.takes_backend or start.device != "cpu":
+        return None
+    for name in LIKELY_BACKENDS:
+        if not _backend(Recipe(backend=name)).problems(start.device, start.precision):
+            return BackendChoice(name, start.precision)
+    return None
+
+
+def _precisions(catalogue: Catalogue, start: Recipe) -> list[str]:
+    """Precisions to try, in turn: where the YAML leaves it open, float32 follows if nothing agrees in fewer bits."""
+    is_open = catalogue.config.compute.precision == "auto" and start.precision != "fp32"
     return [start.precision, "fp32"] if is_open else [start.precision]
 
 
-def choose(
-    found: Catalogue,
+def choose_recipe(
+    catalogue: Catalogue,
     has_gpu: Callable[[], bool] | None = None,
-    measured: HaloError | None = None,
-    outcome: Outcome | None = None,
-) -> Choice:
+    halo: HaloDifference | None = None,
+    backend: BackendChoice | None = None,
+) -> RecipeChoice:
     """Choose the recipe of a run.
 
     Args:
-        found: the survey.
+        catalogue: the run's images, model and config.
         has_gpu: whether actors will find a GPU; None: whether this machine has one.
-        measured: what :func:`measure` found.
-        outcome: what :func:`measure_backends` decided; None: eager torch, unless the YAML names a backend.
+        halo: what :func:`pipeline.tuning.measure_halo` found.
+        backend: what :func:`try_backends` chose; None: eager torch, unless the YAML names a backend.
 
     Raises:
-        InputError: the YAML asks for what does not fit; every problem at once.
+        InputError: the YAML asks for what does not fit; all problems at once.
     """
-    config, model = with_fixed_tile(found.config, found.model, HALO), found.model
-    notes: list[str] = []
+    model, notes = catalogue.model, list[str]()
+    catalogue = replace(catalogue, config=with_fixed_tile(catalogue.config, model, USUAL_HALO))
     if any(isinstance(part, TorchModel) and part.unmeasured for part in model.constituents):
         notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
-    recipe = _start(found, has_gpu)
-    if outcome:
-        notes.append(str(outcome))
-        recipe = replace(recipe, backend=outcome.backend, precision=outcome.precision)
+    recipe = _start(catalogue, has_gpu)
+    if backend:
+        notes.append(str(backend))
+        recipe = replace(recipe, backend=backend.backend, precision=backend.precision)
     problems = _backend(recipe).problems(recipe.device, recipe.precision) if model.takes_backend else []
-    recipe = replace(recipe, halo=_halo(config, model, notes, measured))
-    core, block = _core_and_block(replace(found, config=config), recipe, notes)
-    recipe = replace(recipe, core=core, block=block, stitch=config.tiling.stitch)
-    _check(found, recipe, problems)
-    recipe, need = fit_memory(replace(found, config=config), recipe, notes)
-    if size := part_bytes(found, recipe):
-        notes.append(f"tiling.stitch: {recipe.stitch} keeps up to {print_bytes(size, up=True)} beside the masks until an image is finished")
-    return Choice(recipe, tuple(notes), need, outcome)
+    recipe = replace(recipe, halo=choose_halo(catalogue, halo, notes), stitch=catalogue.config.tiling.stitch)
+    compiles = model.takes_backend and _backend(recipe).compiles
+    core, block = choose_core_and_block(catalogue, recipe.halo, notes, on_gpu=recipe.device == "cuda", compiles=compiles)
+    recipe = replace(recipe, core=core, block=block)
+    _check(catalogue, recipe, problems)
+    recipe, memory_bytes = shrink_to_memory(catalogue, recipe, notes)
+    if size := project_seam_file_bytes(catalogue, recipe):
+        needed = f"up to {format_bytes(size, up=True)} beside the masks until an image is finished"
+        notes.append(f"tiling.stitch: {recipe.stitch} keeps {needed}")
+    return RecipeChoice(recipe, tuple(notes), memory_bytes, backend)
 
 
-def _start(found: Catalogue, has_gpu: Callable[[], bool] | None) -> Recipe:
-    """What is known of a recipe before tiles are looked at."""
-    compute = found.config.compute
-    usual = "openvino" if compute.precision == "int8" and found.model.takes_backend else "torch"
+def reuse_recipe(catalogue: Catalogue, recorded: Mapping[str, Any]) -> RecipeChoice:
+    """Return the recipe that an output folder was begun with: a resumed run is the same run.
+
+    Raises:
+        InputError: memory is smaller than it was, or an image larger than those that the recipe was chosen for.
+    """
+    recipe, budget = Recipe(**recorded), catalogue.config.compute.memory_bytes
+    need = project_actor_bytes(catalogue, recipe)
+    if need > budget:
+        way_out = f"Use compute.memory: {format_bytes(need, up=True)}, or start over with --fresh."
+        asked = f"the recipe of this run, core {recipe.core} and block {recipe.block}, needing {format_bytes(need, up=True)} an actor"
+        raise InputError(Problem("compute.memory", asked, format_bytes(budget), way_out))
+    return RecipeChoice(recipe, (), need)
+
+
+def _start(catalogue: Catalogue, has_gpu: Callable[[], bool] | None) -> Recipe:
+    """What is known of a recipe before anything is tried, and before tiles are cut."""
+    compute = catalogue.config.compute
+    usual = "openvino" if compute.precision == "int8" and catalogue.model.takes_backend else "torch"
     recipe = Recipe(backend=usual if compute.backend == "auto" else compute.backend)
-    device = _device(found, recipe, has_gpu or (lambda: num_gpus() > 0))
+    device = _device(catalogue, recipe, has_gpu or (lambda: num_gpus() > 0))
     return replace(
         recipe,
         device=device,
-        precision=_precision(found, recipe, device),
+        precision=_precision(catalogue, recipe, device),
         batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch,
-        threads=threads_of(found, device),
+        threads=choose_threads(catalogue, device),
     )
 
 
@@ -142,23 +164,8 @@ def _backend(recipe: Recipe) -> type[Backend]:
     return plugin
 
 
-def keep(found: Catalogue, recorded: Mapping[str, Any]) -> Choice:
-    """The recipe that a folder was begun with: a resumed run is the same run.
-
-    Raises:
-        InputError: memory is smaller than it was, or an image larger than those it was chosen for.
-    """
-    recipe, budget = Recipe(**recorded), found.config.compute.memory_bytes
-    need = projected_bytes(found, recipe)
-    if need > budget:
-        way_out = f"Use compute.memory: {print_bytes(need, up=True)}, or start over with --fresh."
-        asked = f"the recipe of this run, core {recipe.core} and block {recipe.block}, needing {print_bytes(need, up=True)} an actor"
-        raise InputError(Problem("compute.memory", asked, print_bytes(budget), way_out))
-    return Choice(recipe, (), need)
-
-
-def _device(found: Catalogue, recipe: Recipe, has_gpu: Callable[[], bool]) -> str:
-    model, asked = found.model, found.config.compute.device
+def _device(catalogue: Catalogue, recipe: Recipe, has_gpu: Callable[[], bool]) -> str:
+    model, asked = catalogue.model, catalogue.config.compute.device
     if not model.uses_gpu:
         return "cpu"
     if asked == "auto":
@@ -166,97 +173,33 @@ def _device(found: Catalogue, recipe: Recipe, has_gpu: Callable[[], bool]) -> st
     return asked
 
 
-def _precision(found: Catalogue, recipe: Recipe, device: str) -> str:
-    """bf16 where the processor or the GPU has it: five times the speed of fp32."""
-    model, wanted = found.model, found.config.compute.precision
+def _precision(catalogue: Catalogue, recipe: Recipe, device: str) -> str:
+    """bf16 where the processor or the GPU computes in it: five times the speed of fp32."""
+    model, wanted = catalogue.model, catalogue.config.compute.precision
     if not model.gives_scores:
         return "fp32"
     if wanted != "auto":
         return wanted
-    from pipeline.backends.torch import bf16_supported
-
-    is_quick = "bf16" in _backend(recipe).precisions and (device == "cuda" or bf16_supported())
-    return "bf16" if model.allows_bf16 and is_quick else "fp32"
+    is_fast = "bf16" in _backend(recipe).precisions and (device == "cuda" or bf16_supported())
+    return "bf16" if model.allows_bf16 and is_fast else "fp32"
 
 
-def _core_and_block(found: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[int, int]:
-    tiling, stride, usual = found.config.tiling, found.model.stride, GPU_BLOCK if recipe.device == "cuda" else BLOCK
-    if tiling.core == "auto":
-        core = _usual_core(found, recipe)
-        if tiling.block != "auto":
-            # A block is whole cores: as few of at most the usual size as hold it, or a single one where two would be small.
-            cores = 1 if core >= LEAST and tiling.block < 2 * LEAST else -(-tiling.block // core)
-            core = ceil_to(-(-tiling.block // cores), stride)
-            return core, _said("block", tiling.block, cores * core, core, notes)
-        return core, max(1, round(usual / core)) * core
-    core = _said("core", tiling.core, ceil_to(tiling.core, stride), stride, notes)
-    if tiling.block == "auto":
-        return core, max(1, round(usual / core)) * core
-    return core, _said("block", tiling.block, ceil_to(tiling.block, core), core, notes)
-
-
-def _usual_core(found: Catalogue, recipe: Recipe) -> int:
-    """The core that computes least: the usual one of the backend, or one that divides the largest image more evenly."""
-    model, halo, stride = found.model, recipe.halo, found.model.stride
-    if not model.gives_scores or "core" in model.tile:
-        return ceil_to(model.tile.get("core", BLOCK), stride)
-    least, times = CORE if recipe.device == "cuda" or (model.takes_backend and _backend(recipe).compiles) else EAGER
-    usual = ceil_to(min(max(least, times * halo), MOST), stride)
-    if model.field is None or not found.images:
-        return usual  # a network that sees its whole tile: the tile's size must not depend on the images
-    shape = max((image.header.shape for image in found.images), key=math.prod)
-
-    def computed(core: int) -> int:
-        return math.prod(ceil_to(side, stride) + 2 * halo * -(-side // core) for side in shape)
-
-    even = [ceil_to(-(-side // round(side / usual)), ceil_to(STEP, stride)) for side in shape if side > usual]
-    return min([usual, *even], key=computed)  # of equals the first
-
-
-def _said(name: str, asked: int, given: int, step: int, notes: list[str]) -> int:
-    if asked != given:
-        notes.append(f"tiling.{name}: {asked} rounded up to {given}, a multiple of {step}")
-    return given
-
-
-def _halo(config: Config, model: Model, notes: list[str], measured: HaloError | None) -> int:
-    asked, stride, field = config.tiling.halo, model.stride, model.field
-    if asked != "auto" or "halo" in model.tile:
-        wanted = asked if asked != "auto" else max(model.tile["halo"], model.margin)
-        halo = _said("halo", wanted, ceil_to(wanted, stride), stride, notes)
-        if field is not None and halo < field:
-            error = measured if measured and measured.halo == halo else "the mask may differ near tile borders"
-            notes.append(f"tiling.halo: {halo} is less than the field of {field}: {error}")
-        return halo
-    if measured:
-        notes.append(f"tiling.halo: {measured.halo} by measurement: {measured}; {field} is exact")
-        return measured.halo
-    if field is not None and field <= MOST_HALO:
-        return ceil_to(max(field, model.margin), stride)
-    reason = "has no finite field" if field is None else f"has a field of {field}"
-    halo = ceil_to(max(HALO, model.margin), stride)
-    notes.append(f"tiling.halo: the model {reason}; {halo} is used, and the mask may differ near tile borders")
-    return halo
-
-
-def _check(found: Catalogue, recipe: Recipe, more: Sequence[Problem]) -> None:
-    """Refuse combinations that no image could be run with."""
-    model, problems = found.model, list(more)
+def _check(catalogue: Catalogue, recipe: Recipe, known: Sequence[Problem]) -> None:
+    """Refuse combinations that no image could be run with; ``known`` are the problems that were found before."""
+    model, config, problems = catalogue.model, catalogue.config, list(known)
+    name = config.model["name"]
     if recipe.halo < model.margin:
         way_out = f"Use tiling.halo: {ceil_to(model.margin, model.stride)}."
         problems.append(Problem("tiling.halo", str(recipe.halo), f"at least {model.margin}, which valid padding takes off", way_out))
     if recipe.stitch != "crop" and not model.gives_scores:
-        way_out = "Use tiling.stitch: crop."
-        problems.append(
-            Problem("tiling.stitch", repr(recipe.stitch), f"crop, as {found.config.model['name']} gives no scores to blend", way_out)
-        )
-    if not model.gives_scores and any(spec.get("probs") for spec in found.config.writers):
-        way_out = "Leave probs out."
-        problems.append(Problem("writers", "probs: true", f"a model with probabilities; {found.config.model['name']} has none", way_out))
-    if found.config.compute.device == "cuda" and model.gives_scores and not model.uses_gpu:
-        way_out = "ONNX files need onnxruntime-gpu."
-        problems.append(Problem("compute.device", "cuda", f"auto, cpu: what runs {found.config.model['name']} has no CUDA here", way_out))
+        expected = f"crop, as {name} gives no scores to blend"
+        problems.append(Problem("tiling.stitch", repr(recipe.stitch), expected, "Use tiling.stitch: crop."))
+    if not model.gives_scores and any(spec.get("probs") for spec in config.writers):
+        problems.append(Problem("writers", "probs: true", f"a model with probabilities; {name} has none", "Leave probs out."))
+    if config.compute.device == "cuda" and model.gives_scores and not model.uses_gpu:
+        expected = f"auto, cpu: what runs {name} has no CUDA here"
+        problems.append(Problem("compute.device", "cuda", expected, "ONNX files need onnxruntime-gpu."))
     if recipe.precision == "int8":
-        problems += uncalibrated(model)
+        problems += int8_problems(model)
     if problems:
         raise InputError(problems)

@@ -1,4 +1,4 @@
-"""Who runs what the YAML leaves to ``auto``: one process for a small run, Ray for all others."""
+"""Choosing what the YAML leaves to ``auto`` of a runner: one process for a small run, Ray for all others; and its threads."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ import os
 
 from pipeline.inputs import Catalogue
 
-__all__ = ["runner_of", "threads_of"]
+__all__ = ["choose_runner", "choose_threads"]
 
-# Up to so many pixels starting Ray costs more than it saves: with a network, without, and with a network where there are few
-# cores, which threads then keep as busy as actors would.
-SERIAL_PIXELS, SERIAL_FEW, FEW_CORES = {True: 2**22, False: 2**24}, 2**25, 4
+# Up to so many pixels starting Ray costs more than it saves: with a network, without one, and with a network on few cores, which
+# threads keep as busy as actors would.
+NETWORK_PIXELS, OTHER_PIXELS, FEW_CORES_PIXELS = 2**22, 2**24, 2**25
+FEW_CORES = 4
 MOST_THREADS = 8  # that share one tile
 
 
-def runner_of(found: Catalogue) -> str:
-    """``auto``: no Ray where starting it costs more than it saves."""
-    compute, is_network = found.config.compute, found.model.gives_scores
+def choose_runner(catalogue: Catalogue) -> str:
+    """Return the YAML's runner; for ``auto``: serial where starting Ray costs more than it saves."""
+    compute, is_network = catalogue.config.compute, catalogue.model.gives_scores
     if compute.runner != "auto":
         return compute.runner
-    most = SERIAL_FEW if is_network and _cores() <= FEW_CORES else SERIAL_PIXELS[is_network]
-    return "serial" if found.pixels <= most and compute.address is None and compute.actors in ("auto", 1) else "ray"
+    most = OTHER_PIXELS if not is_network else FEW_CORES_PIXELS if _num_cores() <= FEW_CORES else NETWORK_PIXELS
+    return "serial" if catalogue.pixels <= most and compute.address is None and compute.actors in ("auto", 1) else "ray"
 
 
-def threads_of(found: Catalogue, device: str) -> int:
-    """One; all cores where the choice fell on a single process, which would leave the others idle.
+def choose_threads(catalogue: Catalogue, device: str) -> int:
+    """Return the threads of an actor: one, or all cores where a single process would leave them idle.
 
     Args:
-        found: the survey.
+        catalogue: the run's config and images.
         device: that tiles are predicted on.
     """
-    compute = found.config.compute
+    compute = catalogue.config.compute
     if compute.threads != "auto":
         return compute.threads
-    is_alone = compute.runner == compute.actors == "auto" and device == "cpu" and runner_of(found) == "serial"
-    return min(_cores(), MOST_THREADS) if is_alone else 1
+    is_alone = compute.runner == compute.actors == "auto" and device == "cpu" and choose_runner(catalogue) == "serial"
+    return min(_num_cores(), MOST_THREADS) if is_alone else 1
 
 
-def _cores() -> int:
+def _num_cores() -> int:
     return len(os.sched_getaffinity(0))

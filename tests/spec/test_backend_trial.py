@@ -16,6 +16,7 @@ from pipeline.backends.torch import Torch
 from pipeline.errors import BlockError, InputError
 from pipeline.models import Predictor
 from pipeline.tuning import backend_trial as trial
+from pipeline.tuning import trial_cache
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -71,11 +72,11 @@ def plant(monkeypatch, tmp_path):
                     yield Liar(predict, recipe)
 
         class Liar(Predictor):
-            has_own_classes = classes is not None
+            """What the planted backend yields."""
 
             def __init__(self, predict, recipe):
                 super().__init__()
-                self.predict, self.recipe = predict, recipe
+                self.predict, self.recipe, self.has_own_classes = predict, recipe, classes is not None
 
             def __call__(self, pixels_BCYX, fits):
                 logits_BKYX = np.asarray(self.predict(pixels_BCYX, fits))
@@ -97,12 +98,12 @@ def plant(monkeypatch, tmp_path):
 
     def go(**backends):
         names = [make(name, **facts) for name, facts in backends.items()]
-        monkeypatch.setattr(trial, "ORDER", tuple(name for name in names if not name.endswith(".compiler")))
+        monkeypatch.setattr(trial, "BACKENDS", tuple(name for name in names if not name.endswith(".compiler")))
         return opened
 
     monkeypatch.setitem(sys.modules, "planted", types.ModuleType("planted"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(trial, "WORTH", 0)
+    monkeypatch.setattr(trial, "WORTHWHILE", 0)
     save_tiff(tmp_path / "a.tif", blobs(SHAPE))
     return go
 
@@ -235,7 +236,7 @@ def test_what_was_tried_is_recorded(plant, segmented, capsys):
 
 def test_of_equals_the_first_is_taken(plant, segmented, monkeypatch):
     """Of two about as quick as each other, the earlier in the order is taken, whichever the clock favours this time."""
-    monkeypatch.setattr(trial, "ABOUT", 1e6)
+    monkeypatch.setattr(trial, "EQUALLY_FAST", 1e6)
     plant(slow={"sleep_s": SLOW_S}, quick={})
     assert segmented().run_json["recipe"]["backend"] == "planted.slow"
 
@@ -243,14 +244,14 @@ def test_of_equals_the_first_is_taken(plant, segmented, monkeypatch):
 def test_nothing_is_tried_where_it_does_not_pay(plant, segmented, monkeypatch):
     """A run of fewer than 20 times the pixels of the trial tries nothing and runs as if there were one backend."""
     opened = plant(quick={}, slow={})
-    pixels = (2 * (2 * trial.TILES + trial.ROUNDS) + 2 * trial.TILES) * 256**2 + 2 * trial.READYING
-    assert trial.WORTH == 0
-    monkeypatch.setattr(trial, "WORTH", SHAPE[0] * SHAPE[1] / pixels)
+    pixels = (2 * (2 * trial.NUM_TILES + trial.NUM_ROUNDS) + 2 * trial.NUM_TILES) * 256**2 + 2 * trial.SETUP_PIXELS
+    assert trial.WORTHWHILE == 0
+    monkeypatch.setattr(trial, "WORTHWHILE", SHAPE[0] * SHAPE[1] / pixels)
     done = segmented()
     assert not opened
     assert done.run_json["recipe"]["backend"] == "torch"
     assert "trial" not in done.run_json
-    monkeypatch.setattr(trial, "WORTH", (SHAPE[0] * SHAPE[1] - 1) / pixels)
+    monkeypatch.setattr(trial, "WORTHWHILE", (SHAPE[0] * SHAPE[1] - 1) / pixels)
     assert "trial" in segmented("longer").run_json, "a control: one pixel more is enough"
 
 
@@ -264,7 +265,7 @@ def test_nothing_is_tried_where_the_yaml_names_one(plant, segmented):
 
 def test_a_precision_that_is_named_is_the_only_one(plant, segmented, monkeypatch):
     """A precision that the YAML names is the only one tried; left open, float32 is tried where fewer bits agree in nothing."""
-    monkeypatch.setattr("pipeline.backends.torch.bf16_supported", lambda: True)
+    monkeypatch.setattr("pipeline.tuning.recipe_choice.bf16_supported", lambda: True)
 
     def in_bf16(logits_BKYX, recipe):
         return surest(logits_BKYX) if recipe.precision == "bf16" else logits_BKYX
@@ -337,10 +338,10 @@ def test_what_matters_is_tried_anew(plant, engine, networks, monkeypatch, tmp_pa
     assert is_tried("normalize", normalize="zscore")
     assert is_tried("pixels", images=["deep.tif"])
     with monkeypatch.context() as patch:
-        patch.setattr(trial, "_version", lambda package: "99.0")
+        patch.setattr(trial_cache, "_version", lambda package: "99.0")
         assert is_tried("version")
     with monkeypatch.context() as patch:
-        patch.setattr(trial, "_processor", lambda: "a processor of another kind")
+        patch.setattr(trial_cache, "_processor", lambda: "a processor of another kind")
         assert is_tried("processor")
     assert not is_tried("last")
 
@@ -394,7 +395,7 @@ def test_compiling_is_tried_where_it_pays(plant, segmented, monkeypatch):
     opened = plant(eager={"sleep_s": SLOW_S}, slow={"sleep_s": 3 * SLOW_S}, compiler={})
     monkeypatch.setattr(trial, "EAGER", "planted.eager")
     monkeypatch.setattr(trial, "COMPILER", "planted.compiler")
-    monkeypatch.setattr(trial, "WORTH", 1e-9)
+    monkeypatch.setattr(trial, "WORTHWHILE", 1e-9)
 
     def run(name, is_long):
         monkeypatch.setattr(trial, "COMPILE_S", 0 if is_long else 1e12)
