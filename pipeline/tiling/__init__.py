@@ -1,7 +1,7 @@
-"""How an image is cut and put together again: grid, stitching, blending, overlap agreement, array operations.
+"""Cutting an image into blocks and tiles, and joining the scores of tiles to the mask of a block.
 
-Owns: integers that cut an image, and pure functions of arrays (numpy's or a torch device's) that join tiles.
-May import: statistics and base modules. Never touches: files, models, Ray. ``torch_ops`` alone imports torch, and is imported by name.
+Owns: the grid (integers), stitching, blending, overlap agreement, and operations on arrays of numpy or of a device.
+May import: statistics and base modules. Never touches: files, models, Ray. Only ``torch_ops`` imports torch: import it by name.
 """
 
 from __future__ import annotations

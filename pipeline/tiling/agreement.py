@@ -1,7 +1,7 @@
-"""Overlap agreement: how often two neighbouring tiles say the same of a pixel that both predict.
+"""Overlap agreement: how often two neighbouring tiles choose the same class for a pixel that both predict.
 
-A quality that needs no truth: tiles that see enough context agree. Counted along every border between two cores of
-a block, over the halo on both sides of it::
+It is a measure of quality without truth: tiles that see enough context agree. It is counted along every border between two cores of
+a block, over the halo on both sides of the border::
 
     ┌─────────┬─────────┐
     │       ▒▒│▒▒       │   ▒ predicted by both tiles, kept from one
@@ -23,14 +23,14 @@ Border = tuple[str, int, int]
 
 
 class Agreement:
-    """Compares the tiles of one block as they come.
+    """Compares the tiles of one block, in any order.
 
     Args:
-        box: the block's pixels; what neighbouring blocks predict is not looked at.
-        ops: where the classes are.
+        box: the block's pixels; tiles of neighbouring blocks are not compared.
+        ops: operations on the arrays that hold the classes.
 
     Attributes:
-        equal: pixels on which both tiles agree; may be an array of one element.
+        equal: pixels on which both tiles agree; a number, or an array of one element.
         pixels: pixels that both tiles predict.
     """
 
@@ -40,34 +40,34 @@ class Agreement:
         self.pixels = 0
         self._waiting: dict[Border, Any] = {}
 
-    def add(self, tile: Tile, seen: Box, shared: Box, classes_YX: Any) -> None:
-        """Take the prediction of one tile.
+    def add(self, tile: Tile, predicted: Box, inside: Box, classes_YX: Any) -> None:
+        """Compare one tile with those of its neighbours that were added before.
 
         Args:
             tile: of the grid; its core lies in the block.
-            seen: all pixels that it predicts.
-            shared: those of them that are in the block, at least.
-            classes_YX: of ``shared``; kept until the neighbours come.
+            predicted: all pixels that the tile predicts.
+            inside: at least those of them that lie in the block.
+            classes_YX: of ``inside``; held until the neighbours are added.
         """
-        reach = tile.core.y0 - seen.y0
+        reach = tile.core.y0 - predicted.y0
         if reach <= 0:
             return
         core, box = tile.core, self.box
         for col, x in ((tile.col, core.x0), (tile.col + 1, core.x1)):
             if box.x0 < x < box.x1:
-                self._meet(("x", tile.row, col), Box(core.y0, x - reach, core.y1, x + reach), shared, classes_YX)
+                self._compare(("x", tile.row, col), Box(core.y0, x - reach, core.y1, x + reach), inside, classes_YX)
         for row, y in ((tile.row, core.y0), (tile.row + 1, core.y1)):
             if box.y0 < y < box.y1:
-                self._meet(("y", row, tile.col), Box(y - reach, core.x0, y + reach, core.x1), shared, classes_YX)
+                self._compare(("y", row, tile.col), Box(y - reach, core.x0, y + reach, core.x1), inside, classes_YX)
 
-    def _meet(self, border: Border, strip: Box, shared: Box, classes_YX: Any) -> None:
-        """Keep the first tile's classes of a strip until the second one comes."""
-        inside = strip.meet(self.box)
-        assert inside is not None
-        strip_YX = classes_YX[inside.within(shared).slices]
-        other_YX = self._waiting.pop(border, None)
-        if other_YX is None:
-            self._waiting[border] = strip_YX
+    def _compare(self, border: Border, strip: Box, inside: Box, classes_YX: Any) -> None:
+        """Hold the first tile's classes along a border, and compare the second tile's with them."""
+        compared = strip.meet(self.box)
+        assert compared is not None
+        second_YX = classes_YX[compared.within(inside).slices]
+        first_YX = self._waiting.pop(border, None)
+        if first_YX is None:
+            self._waiting[border] = second_YX
         else:
-            self.pixels += inside.area
-            self.equal += self.ops.count_equal(strip_YX, other_YX)
+            self.pixels += compared.area
+            self.equal += self.ops.count_equal(second_YX, first_YX)

@@ -1,7 +1,7 @@
-"""Where scores live and are turned into a mask: the same few steps in the processor's memory or on a device.
+"""The operations that turn scores into a mask and its counts, for numpy arrays or for tensors of a device.
 
-``work`` of the predict phase is written once, over arrays of a :class:`ArrayOps`; :class:`NumpyOps` is numpy's.
-A place's arrays are only sliced, indexed and compared outside of it, which numpy and torch do alike.
+The predict phase is written once, in terms of :class:`ArrayOps`. Everything else that it does with arrays is slicing, indexing and
+comparing, which numpy and torch do alike.
 """
 
 from __future__ import annotations
@@ -12,130 +12,131 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from pipeline.statistics import pixel_counts
 from pipeline.tiling import stitching as stitch
 
-__all__ = ["ArrayOps", "NumpyOps"]
+__all__ = ["ArrayOps", "Fetched", "NumpyOps"]
 
 Fetched = Callable[[], dict[str, Any]]
-"""Waits for what was asked for, and returns it by name: arrays of numpy's, numbers of Python's."""
+"""Waits for values that were fetched, and returns them by name: numpy arrays and Python numbers."""
 
 
 class ArrayOps(ABC):
-    """What the predict phase does with arrays."""
+    """Operations on one kind of array: that of the predictor whose scores they are."""
 
     @abstractmethod
     def put(self, array: NDArray[Any]) -> Any:
-        """Bring an array here; whoever asks may go on computing meanwhile."""
+        """Return a numpy array as one of this kind. Only the calling thread waits for the copy; computing goes on."""
 
     @abstractmethod
     def stack(self, views: Sequence[Any]) -> Any:
-        """Make a batch of arrays of one shape; of one array, a view."""
+        """Return arrays of one shape as a batch; a single one is not copied."""
 
     @abstractmethod
     def as_array(self, outputs: Any) -> Any:
-        """See what a model returned as an array of this place."""
+        """Return a model's outputs as an array of this kind; copied only where the model computes elsewhere."""
 
     @abstractmethod
     def zeros(self, shape: tuple[int, ...], num_classes: int) -> Any:
-        """Zeros, with room for class ids and no prediction, or for probabilities in steps of 1/255 where there are three axes."""
+        """Return zeros: (Y, X) for class ids and the fill value, (K, Y, X) for probabilities in steps of 1/255."""
 
     @abstractmethod
     def argmax(self, scores_KYX: Any) -> tuple[Any, Any]:
         """Find the class of the largest score; ties go to the lowest class.
 
         Returns:
-            Class ids (Y, X), and a number that is finite only where all scores are.
+            Class ids (Y, X), and a number that is finite only if all scores are.
 
         Raises:
-            BlockError: a score is not finite, where that is known at once.
+            BlockError: a score is not finite. Operations on a device do not wait to find out, and return the number instead.
         """
 
     @abstractmethod
     def axis_weights(self, kind: str, core: int, halo: int, index: int, count: int) -> Any:
-        """As :func:`pipeline.tiling.stitching.axis_weights`."""
+        """Return the weights of one tile along one axis, as :func:`pipeline.tiling.stitching.axis_weights`."""
 
     @abstractmethod
     def weigh(self, scores_KYX: Any, weight_Y: Any, weight_X: Any) -> Any:
-        """Return scores times both weights, float32, in memory of their own."""
+        """Return scores times both weights, float32, as a new array."""
 
     @abstractmethod
     def softmax_bytes(self, scores_KYX: Any) -> Any:
-        """As :func:`pipeline.tiling.stitching.softmax_bytes`."""
+        """Return probabilities in steps of 1/255, as :func:`pipeline.tiling.stitching.softmax_bytes`."""
 
     @abstractmethod
     def cross_entropy(self, scores_KYX: Any, truth_YX: Any) -> tuple[Any, Any]:
-        """As :func:`pipeline.statistics.pixel_counts.sum_cross_entropy`; the sum and the number of pixels may be arrays of one element."""
+        """Return sum and number of pixels, as :func:`pipeline.statistics.pixel_counts.sum_cross_entropy`, or as arrays of one element."""
 
     @abstractmethod
-    def count_equal(self, one_YX: Any, other_YX: Any) -> Any:
-        """Count the pixels of one class in both; the number may be an array of one element."""
+    def count_equal(self, first_YX: Any, second_YX: Any) -> Any:
+        """Count the pixels whose class is the same in both; the number may be an array of one element."""
 
     @abstractmethod
     def count(self, mask_YX: Any, truth_YX: Any | None, num_classes: int) -> dict[str, Any]:
-        """Count pixels.
+        """Count the pixels of a mask, by class and against a truth.
 
         Returns:
-            ``predicted`` (K,), ``no_prediction`` and ``confusion`` (K, K), as :class:`pipeline.statistics.pixel_counts.Counts` has them.
+            ``predicted`` (K,), ``no_prediction`` and ``confusion`` (K, K), the fields of :class:`pipeline.statistics.pixel_counts.Counts`.
         """
 
     @abstractmethod
     def fetch(self, values: Mapping[str, Any]) -> Fetched:
-        """Ask for arrays and numbers of this place; whoever asks may go on computing meanwhile."""
+        """Begin to copy arrays and numbers of this kind to numpy and Python; the caller may go on computing."""
 
 
 class NumpyOps(ArrayOps):
-    """Numpy, in the processor's memory."""
+    """Operations on numpy arrays; nothing is copied that is in the processor's memory already."""
 
+    @override
     def put(self, array: NDArray[Any]) -> NDArray[Any]:
-        """It is here."""
         return array
 
+    @override
     def stack(self, views: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """A single view is not copied."""
         return views[0][None] if len(views) == 1 else np.stack(views)
 
+    @override
     def as_array(self, outputs: Any) -> NDArray[Any]:
-        """Those of a GPU are copied."""
         return np.asarray(outputs.cpu() if hasattr(outputs, "cpu") else outputs)
 
+    @override
     def zeros(self, shape: tuple[int, ...], num_classes: int) -> NDArray[Any]:
-        """Eight bits up to 255 classes."""
         return np.zeros(shape, np.uint8 if num_classes <= 255 or len(shape) == 3 else np.uint16)
 
+    @override
     def argmax(self, scores_KYX: NDArray[Any]) -> tuple[NDArray[Any], float]:
-        """As :func:`pipeline.tiling.stitching.argmax_into`."""
         ids_YX = self.zeros(scores_KYX.shape[1:], len(scores_KYX))
         stitch.argmax_into(scores_KYX, ids_YX)
         return ids_YX, 0.0
 
+    @override
     def axis_weights(self, kind: str, core: int, halo: int, index: int, count: int) -> NDArray[np.float32]:
-        """Numpy's own."""
         return stitch.axis_weights(kind, core, halo, index, count)
 
+    @override
     def weigh(self, scores_KYX: NDArray[Any], weight_Y: NDArray[np.float32], weight_X: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One multiplication a score."""
         weighted_KYX: NDArray[np.float32] = np.multiply(scores_KYX, weight_Y[:, None] * weight_X, dtype=np.float32)
         return weighted_KYX
 
+    @override
     def softmax_bytes(self, scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
-        """Band by band."""
         return stitch.softmax_bytes(scores_KYX)
 
+    @override
     def cross_entropy(self, scores_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
-        """In float64."""
         return pixel_counts.sum_cross_entropy(scores_KYX, truth_YX)
 
-    def count_equal(self, one_YX: NDArray[Any], other_YX: NDArray[Any]) -> int:
-        """A plain number."""
-        return int(np.count_nonzero(one_YX == other_YX))
+    @override
+    def count_equal(self, first_YX: NDArray[Any], second_YX: NDArray[Any]) -> int:
+        return int(np.count_nonzero(first_YX == second_YX))
 
+    @override
     def count(self, mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> dict[str, Any]:
-        """By histograms of small integers."""
         counts = pixel_counts.count_pixels(mask_YX, truth_YX, num_classes)
         return {"predicted": counts.predicted, "no_prediction": counts.no_prediction, "confusion": counts.confusion}
 
+    @override
     def fetch(self, values: Mapping[str, Any]) -> Fetched:
-        """It is here."""
         return lambda: dict(values)

@@ -1,16 +1,17 @@
 """Blending neighbouring tiles where they overlap, and nowhere else.
 
-Along each axis the pixels fall into spans that the same tiles reach. Where one span of rows meets one of columns is a
-cell: alone (one tile, weight 1) or shared. The weighted scores of a shared cell are held until its last tile has come,
-then added in the tiles' order over the image: a sum is the same whatever comes first, and however blocks are cut::
+Along each axis, the pixels that the same tiles reach form a span. A span of rows and a span of columns meet in an overlap region:
+one tile predicts it alone (weight 1), or several tiles share it. A tile's share is its weighted scores. The shares of a region are
+held until its last tile is added, then summed in the order of the tiles in the image. So neither the order in which tiles are
+predicted nor the cut into blocks changes a sum::
 
       ┌───────────────┬───┬────
       │     alone     │ s │       s  shared by two tiles
-      ├───────────────┼───┼────   S  shared by four
+      ├───────────────┼───┼────   S  shared by four tiles
       │       s       │ S │
       ├───────────────┼───┼────
 
-What tiles of several blocks share is a seam: each of the blocks has a part of its scores.
+A region that tiles of several blocks share is a seam: each of these blocks computes some of its shares.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["AxisSpan", "Blender", "OverlapRegion", "axis_spans", "num_seam_share
 
 @dataclass(frozen=True, slots=True)
 class AxisSpan:
-    """Neighbouring pixels of one axis and one block, ``start <= pixel < stop``, that the tiles ``first..last`` reach."""
+    """Neighbouring pixels ``start <= pixel < stop`` of one axis and one block that the tiles ``first..last`` reach."""
 
     start: int
     stop: int
@@ -41,14 +42,14 @@ class AxisSpan:
 
 
 def axis_spans(core: int, reach: int, block: int, count: int, start: int, stop: int) -> Iterator[AxisSpan]:
-    """Cut a range of an axis where a block or what a tile predicts begins or ends.
+    """Cut a range of an axis wherever a block or a tile's prediction begins or ends.
 
     Args:
         core: side of a full core, pixels.
-        reach: what a tile predicts beyond its core, pixels.
+        reach: how far a tile predicts beyond its core, pixels.
         block: side of a full block, pixels.
         count: number of tiles along the axis.
-        start: first pixel, inside the image.
+        start: first pixel of the range, inside the image.
         stop: end of the range, inside the image.
 
     Example:
@@ -68,11 +69,11 @@ def axis_spans(core: int, reach: int, block: int, count: int, start: int, stop: 
 
 @dataclass(frozen=True, slots=True)
 class OverlapRegion:
-    """Pixels of one block that the same tiles predict.
+    """A rectangle of one block whose pixels the same tiles predict.
 
     Attributes:
         box: the pixels.
-        tiles: row and column of each tile, in their order over the image.
+        tiles: row and column of each tile, in the order of the tiles in the image.
     """
 
     box: Box
@@ -80,28 +81,28 @@ class OverlapRegion:
 
 
 def overlap_regions(grid: Grid, reach: int, box: Box) -> Iterator[OverlapRegion]:
-    """Cut pixels of the image into cells, row by row; ``reach`` is what a tile predicts beyond its core, pixels."""
+    """Cut a box of the image into overlap regions, row by row; a tile predicts ``reach`` pixels beyond its core."""
     rows, cols = grid.num_cores
-    across = list(axis_spans(grid.core, reach, grid.block, cols, box.x0, box.x1))
-    for down in axis_spans(grid.core, reach, grid.block, rows, box.y0, box.y1):
-        for over in across:
-            tiles = ((row, col) for row in range(down.first, down.last + 1) for col in range(over.first, over.last + 1))
-            yield OverlapRegion(Box(down.start, over.start, down.stop, over.stop), tuple(tiles))
+    spans_X = list(axis_spans(grid.core, reach, grid.block, cols, box.x0, box.x1))
+    for span_Y in axis_spans(grid.core, reach, grid.block, rows, box.y0, box.y1):
+        for span_X in spans_X:
+            tiles = ((row, col) for row in range(span_Y.first, span_Y.last + 1) for col in range(span_X.first, span_X.last + 1))
+            yield OverlapRegion(Box(span_Y.start, span_X.start, span_Y.stop, span_X.stop), tuple(tiles))
 
 
 def num_seam_shares(grid: Grid, reach: int) -> int:
-    """How many weighted scores of a class wait for other blocks: one for each tile at each pixel of a seam."""
+    """Count the weighted scores of one class that lie on the seams of an image: one for each tile at each pixel of a seam."""
     everywhere, inside, cores = 1, 1, grid.block // grid.core
     for count, side in zip(grid.num_cores, grid.shape, strict=True):
-        found = list(axis_spans(grid.core, reach, grid.block, count, 0, side))
-        shares = [(span.stop - span.start) * (span.last - span.first + 1) for span in found]
+        spans = list(axis_spans(grid.core, reach, grid.block, count, 0, side))
+        shares = [(span.stop - span.start) * (span.last - span.first + 1) for span in spans]
         everywhere *= sum(shares)
-        inside *= sum(some for span, some in zip(found, shares, strict=True) if span.first // cores == span.last // cores)
+        inside *= sum(share for span, share in zip(spans, shares, strict=True) if span.first // cores == span.last // cores)
     return everywhere - inside
 
 
 def sum_shares(shares: Mapping[tuple[int, int], Any]) -> Any:
-    """Add up the weighted scores of a cell, given by tile; one of the arrays becomes the sum."""
+    """Sum the shares (K, Y, X) of an overlap region, given by the tile's row and column; one of the arrays becomes the sum."""
     sum_KYX, *rest = (shares[tile] for tile in sorted(shares))
     for share_KYX in rest:
         sum_KYX += share_KYX
@@ -109,7 +110,7 @@ def sum_shares(shares: Mapping[tuple[int, int], Any]) -> Any:
 
 
 def tile_weights(grid: Grid, kind: str, reach: int, tile: tuple[int, int], box: Box) -> NDArray[np.float32]:
-    """The weight (Y, X) of the tile at a row and column, at pixels that it predicts; those of all tiles sum to one."""
+    """Return the weights (Y, X) of the tile at a row and column for pixels that it predicts; those of all tiles sum to one."""
     axes = zip(tile, grid.num_cores, (box.y0, box.x0), box.shape, strict=True)
     along_Y, along_X = (
         axis_weights(kind, grid.core, reach, at, count)[first - at * grid.core + reach :][:side] for at, count, first, side in axes
@@ -118,16 +119,16 @@ def tile_weights(grid: Grid, kind: str, reach: int, tile: tuple[int, int], box: 
 
 
 class Blender:
-    """Takes tiles in any order, and gives the cells that are complete.
+    """Blends the tiles of one block, in any order, and yields each overlap region once it is complete.
 
     Args:
-        grid: the cut of the image.
+        grid: how the image is cut.
         kind: ``linear`` or ``gaussian``.
-        ops: where the scores are.
+        ops: operations on the arrays that hold the scores.
 
     Attributes:
-        shares: weighted scores of cells that are not complete, float32 (K, Y, X), by tile; after the last tile: the seams.
-        reach: what a tile predicts beyond its core, pixels.
+        shares: of the regions that are not complete, float32 (K, Y, X), by tile; after the block's last tile: those of its seams.
+        reach: how far a tile predicts beyond its core, pixels.
     """
 
     def __init__(self, grid: Grid, kind: str, ops: ArrayOps) -> None:
@@ -135,33 +136,33 @@ class Blender:
         self.shares: dict[OverlapRegion, dict[tuple[int, int], Any]] = {}
         self.reach = 0
 
-    def add(self, tile: Tile, seen: Box, shared: Box, scores_KYX: Any) -> Iterator[tuple[Box, Any, bool]]:
-        """Take one tile, and give the cells that it completes.
+    def add(self, tile: Tile, predicted: Box, inside: Box, scores_KYX: Any) -> Iterator[tuple[Box, Any, bool]]:
+        """Add one tile.
 
         Args:
             tile: of the grid.
-            seen: all pixels that it predicts.
-            shared: those of them that are in the image.
-            scores_KYX: of ``shared``.
+            predicted: all pixels that the tile predicts.
+            inside: those of them that lie in the image.
+            scores_KYX: of ``inside``.
 
         Yields:
-            A cell's pixels, its scores (K, Y, X), and whether they are this tile's alone.
+            For each overlap region that is now complete: its pixels, its scores (K, Y, X), and whether this tile alone predicts it.
         """
-        self.reach, (rows, cols) = tile.core.y0 - seen.y0, self.grid.num_cores
+        self.reach, (rows, cols) = tile.core.y0 - predicted.y0, self.grid.num_cores
         weight_Y, weight_X = self._weights(tile.row, rows), self._weights(tile.col, cols)
-        for cell in overlap_regions(self.grid, self.reach, shared):
-            part_KYX = scores_KYX[(slice(None), *cell.box.within(shared).slices)]
-            if len(cell.tiles) == 1:
-                yield cell.box, part_KYX, True
+        for region in overlap_regions(self.grid, self.reach, inside):
+            region_KYX = scores_KYX[(slice(None), *region.box.within(inside).slices)]
+            if len(region.tiles) == 1:
+                yield region.box, region_KYX, True
                 continue
-            here_Y, here_X = cell.box.within(seen).slices
-            shares = self.shares.setdefault(cell, {})
-            shares[tile.row, tile.col] = self.ops.weigh(part_KYX, weight_Y[here_Y], weight_X[here_X])
-            if len(shares) == len(cell.tiles):
-                yield cell.box, sum_shares(self.shares.pop(cell)), False
+            at_Y, at_X = region.box.within(predicted).slices
+            shares = self.shares.setdefault(region, {})
+            shares[tile.row, tile.col] = self.ops.weigh(region_KYX, weight_Y[at_Y], weight_X[at_X])
+            if len(shares) == len(region.tiles):
+                yield region.box, sum_shares(self.shares.pop(region)), False
 
     def _weights(self, index: int, count: int) -> Any:
-        """The weights of a tile along an axis; those far from both ends of it are the same numbers, made once."""
+        """The weights of a tile along an axis. Tiles far from both ends have the same weights, which are computed once."""
         near = -(-2 * self.reach // self.grid.core)
         before, after = min(index, near), min(count - 1 - index, near)
         return self.ops.axis_weights(self.kind, self.grid.core, self.reach, before, before + 1 + after)

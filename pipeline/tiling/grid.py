@@ -10,8 +10,7 @@
     │  core  │  core  │        :     │  └────────┘  │ halo: read, never written
     └────────┴────────┘ ─ ─ ─ ─      └──────────────┘
 
-Cores partition the image, and blocks are whole cores, so every pixel has one owner and every shard
-one writer. Nothing here knows how tiles are predicted or stored.
+Cores partition the image, and blocks are whole cores, so every pixel has one owner and every shard has one writer.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ class Tile:
     Attributes:
         row: row in the grid of cores.
         col: column in the grid of cores.
-        core: its own pixels, inside the image.
-        outer: core and halo, in multiples of the stride; may leave the image, where pixels are reflected.
+        core: the pixels that are written from this tile, inside the image.
+        outer: core and halo, sides in multiples of the stride; it may leave the image, where pixels are reflected.
     """
 
     row: int
@@ -43,7 +42,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class GridBlock:
-    """One block's place: its row and column in the grid of blocks, and its pixels."""
+    """One block: its row and column in the grid of blocks, and its pixels."""
 
     row: int
     col: int
@@ -52,7 +51,7 @@ class GridBlock:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The cut of one image.
+    """How one image is cut.
 
     Attributes:
         shape: height and width of the image, at least 1x1, pixels.
@@ -60,7 +59,7 @@ class Grid:
         halo: context on every side, a multiple of ``stride``, pixels.
         block: side of a full block, a multiple of ``core``, pixels.
         stride: the model's total stride; every tile origin and every outer side is a multiple of it.
-        full: every outer has the side ``core + 2 * halo``, those at the image's edge too, for models that take one size only.
+        full: whether every outer has the side ``core + 2 * halo``, also at the image's edge, for models that take one size only.
 
     Example:
         >>> grid = Grid((100, 70), core=32, halo=8, block=64, stride=8)
@@ -79,10 +78,10 @@ class Grid:
     full: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a cut that breaks the promises above.
+        """Check the sides.
 
         Raises:
-            ValueError: a side that is not positive or not a multiple of what it must be.
+            ValueError: a side is not positive, or not a multiple of what it must be.
         """
         if min(*self.shape, self.core, self.block, self.stride) < 1 or self.halo < 0:
             raise ValueError(f"{self}: sides must be positive")
@@ -100,19 +99,19 @@ class Grid:
         return -(-self.shape[0] // self.core), -(-self.shape[1] // self.core)
 
     def blocks(self) -> Iterator[GridBlock]:
-        """Every block, row by row; together they hold every pixel once."""
+        """Yield every block, row by row; together they hold every pixel once."""
         rows, cols = self.num_blocks
         for row in range(rows):
             for col in range(cols):
                 yield GridBlock(row, col, self.block_box(row, col))
 
     def block_box(self, row: int, col: int) -> Box:
-        """The pixels of one block, clipped to the image."""
+        """Return the pixels of one block, clipped to the image."""
         y0, x0 = row * self.block, col * self.block
         return Box(y0, x0, y0 + self.block, x0 + self.block).clip(self.shape)
 
     def tiles(self, box: Box) -> Iterator[Tile]:
-        """The tiles whose cores make up a block, row by row."""
+        """Yield the tiles whose cores make up a block, row by row."""
         for row in range(box.y0 // self.core, -(-box.y1 // self.core)):
             for col in range(box.x0 // self.core, -(-box.x1 // self.core)):
                 yield self._tile(row, col)

@@ -1,8 +1,7 @@
-"""From the scores of tiles to the mask of a block: pure functions of arrays.
+"""From the scores of tiles to the mask of a block: pure functions of numpy arrays.
 
-``crop`` keeps each tile's core: no accumulator exists. ``linear`` and ``gaussian`` add up weighted
-scores. The weights of all tiles sum to one at every pixel and depend on core and halo alone, and every
-pixel adds its tiles in the same order, so blocks may be cut in any way without changing a mask.
+``crop`` keeps each tile's core and needs no accumulator. ``linear`` and ``gaussian`` add weighted scores. The weights depend on
+core and halo alone and sum to one at every pixel, and each pixel adds its tiles in the same order: the cut into blocks changes no mask.
 """
 
 from __future__ import annotations
@@ -17,19 +16,18 @@ from pipeline.errors import BlockError
 
 __all__ = ["argmax_into", "axis_weights", "softmax_bytes"]
 
-BAND = 1 << 16  # pixels at a time, so that a band stays in the processor's cache
+BAND = 1 << 16  # pixels computed at a time: a band stays in the processor's cache
 GAUSSIAN_SIGMA = 0.125  # of the outer side, as in nnU-Net (Isensee et al., 2021) and MONAI
 
 
 def argmax_into(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
-    """Write the class of the largest score; ties go to the lowest class.
+    """Write the class of the largest score into a mask; ties go to the lowest class.
 
-    A running comparison in the mask's own small type, band by band: many times faster than an argmax
-    over the first axis.
+    A running comparison in the mask's own small type, band by band, is many times faster than numpy's argmax over the first axis.
 
     Args:
         scores_KYX: logits or probabilities, float.
-        out_YX: the mask's pixels, unsigned integers, written in place.
+        out_YX: the mask, unsigned integers, overwritten.
 
     Raises:
         BlockError: a score is NaN or infinite.
@@ -45,28 +43,35 @@ def argmax_into(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
     best_YX, is_more_YX = np.empty((rows, width), scores_KYX.dtype), np.empty((rows, width), np.bool_)
     for top in range(0, height, rows):
         band_KYX, band_YX = scores_KYX[:, top : top + rows], out_YX[top : top + rows]
-        here = slice(0, len(band_YX))
+        used = slice(0, len(band_YX))
         with np.errstate(invalid="ignore"):  # NaN is raised below
-            _argmax_band(band_KYX, band_YX, best_YX[here], is_more_YX[here])
-            # A NaN is both the smallest and the largest; that of two infinities is another.
-            is_finite = np.isfinite(band_KYX.min()) and np.isfinite(best_YX[here].max())
+            _argmax_band(band_KYX, band_YX, best_YX[used], is_more_YX[used])
+            # A NaN makes both minimum and maximum NaN; an infinite score is one of the two.
+            is_finite = np.isfinite(band_KYX.min()) and np.isfinite(best_YX[used].max())
         if not is_finite:
             raise BlockError("the model gave NaN or infinite scores")
 
 
 def _argmax_band(scores_KYX: NDArray[Any], ids_YX: NDArray[Any], best_YX: NDArray[Any], is_more_YX: NDArray[np.bool_]) -> None:
-    """Fill a band of the mask; the last two arguments are room to work in, and ``best_YX`` ends as the largest scores."""
+    """Fill a band of the mask.
+
+    Args:
+        scores_KYX: of the band.
+        ids_YX: the mask's band, overwritten.
+        best_YX: scratch memory; holds the largest scores in the end.
+        is_more_YX: scratch memory.
+    """
     best_YX[...] = scores_KYX[0]
     ids_YX[...] = 0
     for k in range(1, len(scores_KYX)):
         np.greater(scores_KYX[k], best_YX, out=is_more_YX)
         np.maximum(best_YX, scores_KYX[k], out=best_YX)
-        # Of all classes that were once the largest the last one is, so that no masked store is needed.
+        # The last class that was the largest so far is the largest of all, so no masked store is needed.
         np.maximum(ids_YX, is_more_YX * ids_YX.dtype.type(k), out=ids_YX)
 
 
 def softmax_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
-    """Probabilities in steps of 1/255, rounded to the nearest, uint8 (K, Y, X).
+    """Return softmax probabilities in steps of 1/255, rounded to the nearest, uint8 (K, Y, X).
 
     Example:
         >>> softmax_bytes(np.zeros((2, 1, 1))).ravel().tolist()
@@ -86,7 +91,7 @@ def softmax_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
 
 @functools.lru_cache(maxsize=64)
 def axis_weights(kind: str, core: int, halo: int, index: int, count: int) -> NDArray[np.float32]:
-    """Weights of one tile along one axis; over all tiles they sum to one at every pixel inside the image.
+    """Return the weights of one tile along one axis; over all tiles they sum to one at every pixel inside the image.
 
     Args:
         kind: ``linear`` (a ramp over the overlap) or ``gaussian`` (standard deviation 1/8 of the outer side).
@@ -115,7 +120,7 @@ def axis_weights(kind: str, core: int, halo: int, index: int, count: int) -> NDA
 
 
 def _window(kind: str, position: NDArray[Any], core: int, halo: int) -> NDArray[np.float64]:
-    """The unnormalised weight at a position of the outer; 0 outside it."""
+    """The weight at a position of the outer before it is normalised; 0 outside the outer."""
     outer = core + 2 * halo
     if kind == "linear":
         edge = np.minimum(position, outer - 1 - position) + 0.5
