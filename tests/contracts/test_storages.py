@@ -181,15 +181,3 @@ class TestMemoryStorage(StorageTests):
     @pytest.fixture
     def storage(self, tmp_path):
         return MemoryStorage(f"memory://{tmp_path.name}")
-
-
-@pytest.mark.parametrize("url", ["tape://x", "codecs://x", "base://x"])
-def test_an_unknown_scheme_is_refused(url):
-    """A URL whose scheme is no storage is the user's mistake, told with what there is and how to add it."""
-    with pytest.raises(InputError, match=r"expected a path, file:// or memory://. To add it, create pipeline/storage/"):
-        open_storage(url)
-
-
-def test_a_path_and_a_file_url_are_the_same_folder(tmp_path):
-    """A folder is opened by its path, as text or not, or by a file URL."""
-    assert open_storage(tmp_path) == open_storage(str(tmp_path)) == open_storage(f"file://{tmp_path}") == LocalStorage(tmp_path)
