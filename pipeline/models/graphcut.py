@@ -1,4 +1,4 @@
-"""Graph cuts: colours say what a pixel is likely to be, neighbours of like colour want the same class."""
+"""Graph cuts: a pixel prefers the class that fits its colour, and the class of neighbours of similar colour."""
 
 from __future__ import annotations
 
@@ -13,39 +13,37 @@ from pydantic import Field, PositiveFloat, Strict
 
 from pipeline.config import Recipe
 from pipeline.models import Predict
-from pipeline.models.classical.alpha_expansion import Energy, minimise, steps
-from pipeline.models.classical.base import PartsModel
-from pipeline.models.classical.pixel_samples import Features, SampleFitter, cluster
+from pipeline.models.classical import ClassicalModel, Energy, PixelFeatures, SampleFitter, find_centers, minimise, neighbour_steps
 from pipeline.statistics import Fitter, ImageFit, Summary
 
 __all__ = ["GraphCut"]
 
-_PER_NAT = 256  # of energy a nat: costs are whole numbers, and their sums over a tile stay below 2**31
-_MOST = 64.0  # nats between classes: a pixel further off than that is as sure as it can be
+_PER_NAT = 256  # units of energy per nat: costs are integers, and their sums over a tile stay below 2**31
+_MAX_NATS = 64.0  # between classes: a larger difference is as certain as a cost can say
 
 
-class GraphCut(PartsModel):
-    """Classes of least energy: improbable colours cost, and so do borders where the image has no edge; dark classes come first.
+class GraphCut(ClassicalModel):
+    """Classes of least energy: improbable colours cost energy, and so do borders where the image has no edge. Dark classes come first.
 
     Boykov and Jolly 2001, doi:10.1109/ICCV.2001.937505, exactly for two classes; alpha-expansion for more (Boykov, Veksler and
     Zabih 2001, doi:10.1109/34.969114). A pixel costs the negative logarithm of its class's share of the image times the class's
-    density at its colour, and its ``texture`` if any: the sum of a Gaussian for each of its parts, fitted to k-means clusters of a
-    sample of the whole image (as ``kmeans``). A pair of neighbours, eight to a pixel, costs ``smoothness * exp(-d**2 / 2)``,
-    divided by their distance, where its classes differ; d is the step between its colours in units of ``contrast`` times the
-    image's root mean square step, as in GrabCut (Rother, Kolmogorov and Blake 2004, doi:10.1145/1015706.1015720). With
-    ``smoothness: 0`` what remains is the likeliest class of each colour.
+    density at its colour, and its ``texture`` if any. The density is the sum of a Gaussian for each part of the class, fitted to
+    k-means clusters of a sample of the whole image (as ``kmeans``). A pair of neighbours (each pixel has eight) costs
+    ``smoothness * exp(-d**2 / 2)``, divided by their distance, where its classes differ; d is the difference of its colours in units of
+    ``contrast`` times the image's root mean square difference, as in GrabCut (Rother, Kolmogorov and Blake 2004,
+    doi:10.1145/1015706.1015720). With ``smoothness: 0`` each pixel gets the likeliest class of its colour.
 
-    Energy is passed on from pixel to pixel, so no halo is exact; one of 64 pixels changed no pixel of five natural images.
+    Energy spreads from pixel to pixel, so no halo is exact; a halo of 64 pixels changed no pixel of five natural images.
 
     Example::
 
         model: {name: graphcut, classes: 2}
     """
 
-    most_parts: ClassVar[int] = 16
+    max_parts: ClassVar[int] = 16
 
     smoothness: float = Field(default=10.0, ge=0, le=100, description="cost of a border between two pixels of one colour, nats")
-    contrast: float = Field(default=1.0, gt=0, description="how many times the usual step between neighbours makes an edge")
+    contrast: float = Field(default=1.0, gt=0, description="how many times the usual difference of neighbours makes an edge")
     texture: Annotated[tuple[PositiveFloat, ...], Strict(strict=False)] = Field(
         default=(), description="sigmas, pixels: each adds the local mean and standard deviation of the grey value to the colour"
     )
@@ -55,25 +53,25 @@ class GraphCut(PartsModel):
 
     @property
     def tile(self) -> Mapping[str, int]:
-        """Measured: see the class."""
+        """As measured; the class says what the halo costs."""
         return {"core": 512, "halo": 64}
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Measured where most pixels are left to the flow: 670, and half as much again."""
+        """Use one and a half times the 670 bytes per pixel measured where most pixels are left to the flow."""
         height, width = tile
         return height * width * (channels * 48 + len(self.texture) * 24 + self.classes * 48 + 1000)
 
     @property
-    def _features(self) -> Features:
-        return Features(texture=self.texture, has_steps=True)
+    def _features(self) -> PixelFeatures:
+        return PixelFeatures(texture=self.texture, has_steps=True)
 
     def fitter(self) -> Fitter:
-        """A sample of the image."""
-        return _ColourFitter(self._features, self.samples, self.seed, self.parts)
+        """Gather a sample of the image's pixels."""
+        return _ColourFitter(self._features, self.samples, self.seed, self.num_parts)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Nothing is loaded: the colours of the classes come with each tile's fit."""
+        """Load nothing: the colours of the classes come with the fit of each tile's image."""
         del recipe, normalize
         yield self._predict
 
@@ -90,13 +88,13 @@ class GraphCut(PartsModel):
             nats_KYX[k] = -np.logaddexp(-nats_KYX[k], np.log(share) - _nats(features_FYX, mean_F, root_FF))
         nats_KYX -= nats_KYX.min(axis=0)
         scaled_CYX = values_CYX / (np.array(fit["steps"]) * self.contrast * len(values_CYX) ** 0.5)[:, None, None]
-        weights = [self.smoothness / apart * np.exp(-0.5 * (step_CYX**2).sum(axis=0)) for step_CYX, apart in steps(scaled_CYX)]
+        weights = [self.smoothness / apart * np.exp(-0.5 * (step_CYX**2).sum(axis=0)) for step_CYX, apart in neighbour_steps(scaled_CYX)]
         in_row, in_column, falling, rising = (np.rint(one * _PER_NAT).astype(np.int64) for one in weights)
-        return Energy(np.rint(np.minimum(nats_KYX, _MOST) * _PER_NAT).astype(np.int64), (in_row, in_column, falling, rising))
+        return Energy(np.rint(np.minimum(nats_KYX, _MAX_NATS) * _PER_NAT).astype(np.int64), (in_row, in_column, falling, rising))
 
 
 def _nats(features_FYX: NDArray[np.float64], mean_F: Sequence[float], root_FF: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Return minus the logarithm of a Gaussian's density (Y, X), up to a constant.
+    """Return the negative logarithm of a Gaussian's density (Y, X), up to a constant.
 
     Args:
         features_FYX: colours, and textures.
@@ -106,7 +104,7 @@ def _nats(features_FYX: NDArray[np.float64], mean_F: Sequence[float], root_FF: S
     nats_YX = np.zeros(features_FYX.shape[1:])
     for row, weights in enumerate(root_FF):
         along_YX = np.zeros_like(nats_YX)
-        for column in range(row + 1):  # in this order pixel by pixel, so that no cut changes the rounding
+        for column in range(row + 1):  # in this order, so that every tiling rounds the same
             along_YX += weights[column] * (features_FYX[column] - mean_F[column])
         nats_YX += 0.5 * along_YX**2 - np.log(weights[row])
     return nats_YX
@@ -114,28 +112,32 @@ def _nats(features_FYX: NDArray[np.float64], mean_F: Sequence[float], root_FF: S
 
 @dataclass(frozen=True)
 class _ColourFitter(SampleFitter):
-    parts: int
+    num_parts: int
 
     def fit(self, summary: Summary) -> dict[str, Any]:
-        """Return the parts' Gaussians and the usual step of each channel: means (P, F), roots (P, F, F), shares (P,), steps (C,)."""
+        """Return the parts' Gaussians and each channel's root mean square difference of neighbours.
+
+        Returns:
+            ``means`` (P, F), ``roots`` (P, F, F), ``shares`` (P,) and ``steps`` (C,).
+        """
         textures = 2 * len(self.features.texture)
         channels = (summary["features"].shape[1] - textures) // 2
         few_NF, squares_NC = np.split(summary["features"], [channels + textures], axis=1)
         values_NF = few_NF.astype(np.float64)
-        centers_PF, scale_F = cluster(few_NF, self.parts, self.seed, channels)
+        centers_PF, scale_F = find_centers(few_NF, self.num_parts, self.seed, channels)
         distances_PN = np.stack([(((values_NF - center_F) * scale_F) ** 2).sum(axis=1) for center_F in centers_PF])
         off_NF = values_NF - centers_PF[nearest_N := distances_PN.argmin(axis=0)]
-        # A part of one colour has no width: a hundredth of the image's is taken, or one where the image has none either.
+        # The width of a part of one colour is a hundredth of the image's, or 1 where the image is constant.
         floor_F = np.where(scale_F > 0, (0.01 / np.where(scale_F > 0, scale_F, 1)) ** 2, 1.0)
         pooled_FF = np.einsum("ni,nj->ij", off_NF, off_NF) / max(len(off_NF), 1) + np.diag(floor_F)
         roots = []
-        for part in range(self.parts):
-            members_NF, imagined = off_NF[nearest_N == part], values_NF.shape[1]
-            # As many imagined pixels as there are features keep the covariance of a small part near that of all.
-            covariance_FF = (np.einsum("ni,nj->ij", members_NF, members_NF) + imagined * pooled_FF) / (len(members_NF) + imagined)
+        for part in range(self.num_parts):
+            members_NF, num_imagined = off_NF[nearest_N == part], values_NF.shape[1]
+            # As many imagined pixels as features keep the covariance of a small part near that of all pixels.
+            covariance_FF = (np.einsum("ni,nj->ij", members_NF, members_NF) + num_imagined * pooled_FF) / (len(members_NF) + num_imagined)
             roots.append(np.linalg.inv(np.linalg.cholesky(covariance_FF + np.diag(floor_F))).tolist())
-        # A part of no pixel is one imagined pixel; an image without a step has steps of one.
-        shares_P = np.maximum(np.bincount(nearest_N, minlength=self.parts), 1) / max(len(nearest_N), 1)
+        # An empty part counts as one pixel; the steps of a constant image are 1.
+        shares_P = np.maximum(np.bincount(nearest_N, minlength=self.num_parts), 1) / max(len(nearest_N), 1)
         squares_C = squares_NC.mean(axis=0, dtype=np.float64) if len(squares_NC) else np.zeros(channels)
         steps_C = np.sqrt(np.where(squares_C > 0, squares_C, 1))
         return {"means": centers_PF.tolist(), "roots": roots, "shares": shares_P.tolist(), "steps": steps_C.tolist()}

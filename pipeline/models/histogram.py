@@ -1,4 +1,4 @@
-"""Thresholds: of a whole image's histogram (Otsu, Li, triangle), or of each pixel's neighbourhood."""
+"""Thresholds from a whole image's histogram (Otsu, Li, triangle), or from each pixel's neighbourhood."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from pipeline.config import Recipe
 from pipeline.errors import Problem
 from pipeline.geometry import Box
 from pipeline.models import Predict
-from pipeline.models.classical.base import PartsModel
-from pipeline.models.classical.grey_values import Grey, counted, gaussian, window_sum
-from pipeline.models.classical.thresholds import li, thresholds, triangle
+from pipeline.models.classical import (
+    ClassicalModel,
+    GreyValues,
+    gaussian_weights,
+    li_threshold,
+    otsu_thresholds,
+    triangle_threshold,
+    unpack_counts,
+    window_sum,
+)
 from pipeline.statistics import Fitter, Summary
 from pipeline.validation import problems_error
 
@@ -29,7 +36,7 @@ __all__ = ["HistogramThreshold"]
 
 
 class _Local(BaseModel):
-    """A threshold for each pixel from the window around it."""
+    """A threshold for each pixel, computed from the window around it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -47,22 +54,22 @@ class _Local(BaseModel):
         return window
 
     def weights(self) -> NDArray[np.float64]:
-        """Of the window along one axis; whole numbers for the mean, so that sums of integers are exact."""
-        return np.ones(self.window) if self.method == "mean" else gaussian((self.window - 1) / 6, truncate=4.0)
+        """Return the weights of the window along one axis; integers for the mean, so that sums of integers are exact."""
+        return np.ones(self.window) if self.method == "mean" else gaussian_weights((self.window - 1) / 6, truncate=4.0)
 
 
-class HistogramThreshold(PartsModel):
-    """Classes in order of rising intensity, cut by thresholds of the whole image's histogram, or of each pixel's neighbourhood.
+class HistogramThreshold(ClassicalModel):
+    """Classes in order of rising intensity, divided by thresholds of the whole image's histogram, or of each pixel's neighbourhood.
 
-    A value above a threshold is of the higher class. Thresholds are exact for 8- and 16-bit images; with more than
-    two classes and more than 4096 different values, values are first put into 4096 equal bins between the
-    smallest and the largest; other types are counted in bins of 0.8 % of their value. An image of fewer values than classes uses
+    A value above a threshold belongs to the higher class. Thresholds are exact for 8- and 16-bit images; with more than
+    two classes and more than 4096 distinct values, values are first put into 4096 equal bins between the
+    smallest and the largest. Other types are counted in bins of 0.8 % of their value. An image with fewer values than classes uses
     the lower classes; a constant image is class 0.
 
     ``otsu``: Otsu 1979, and Liao, Chen and Chung 2001 for more than two parts. ``li``: minimum cross entropy, Li and Lee 1993, by the
-    iteration of Li and Tam 1998; for images of few bright pixels. ``triangle``: Zack, Rogers and Latt 1977; for one peak with a long tail.
-    ``texture``: a histogram of the local standard deviation, which parts rough from smooth (Gonzalez and Woods 2002).
-    ``local``: the mean of the window around each pixel, less an offset (Gonzalez and Woods 2002); for uneven light. Pixels without
+    iteration of Li and Tam 1998; for images with few bright pixels. ``triangle``: Zack, Rogers and Latt 1977; for one peak with a long
+    tail. ``texture``: a histogram of the local standard deviation, which separates rough from smooth (Gonzalez and Woods 2002).
+    ``local``: the mean of the window around each pixel, minus an offset (Gonzalez and Woods 2002); for uneven light. Pixels without
     data count as 0 in a window.
 
     Example::
@@ -70,7 +77,7 @@ class HistogramThreshold(PartsModel):
         model: {name: histogram, classes: 3}
     """
 
-    most_parts: ClassVar[int] = 5
+    max_parts: ClassVar[int] = 5
 
     channel: int | None = Field(default=None, ge=0, description="which channel, from 0; null: the mean of all")
     smooth: float = Field(default=0.0, ge=0, description="sigma of a Gaussian over the grey value, cut at 3 sigma, pixels; 0: none")
@@ -86,8 +93,8 @@ class HistogramThreshold(PartsModel):
 
     @model_validator(mode="after")
     def _one_threshold(self) -> HistogramThreshold:
-        if self.parts > 2 and (self.method != "otsu" or self.local):
-            where, found = ("outputs", f"{self.parts} parts") if self.outputs else ("classes", str(self.classes))
+        if self.num_parts > 2 and (self.method != "otsu" or self.local):
+            where, found = ("outputs", f"{self.num_parts} parts") if self.outputs else ("classes", str(self.classes))
             asker = "local" if self.local else f"method: {self.method}"
             raise problems_error([Problem(where, found, f"2, as {asker} has one threshold", "Use method: otsu for more.")])
         if self.local and self.method != "otsu":
@@ -100,26 +107,26 @@ class HistogramThreshold(PartsModel):
         return self
 
     @property
-    def _grey(self) -> Grey:
-        return Grey(self.channel, self.smooth, self.texture)
+    def _grey(self) -> GreyValues:
+        return GreyValues(self.channel, self.smooth, self.texture)
 
     @property
     def field(self) -> int:
-        """The windows' radius; 0 where a pixel's class depends on that pixel alone, once the thresholds are known."""
+        """The radius of the windows; 0 without windows, as thresholds are fitted before tiles are predicted."""
         return self._grey.radius + (len(self.local.weights()) // 2 if self.local else 0)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Grey values, and three float64 values a pixel for a window, six for texture."""
+        """Count the grey values, and three float64 values per pixel for a window or six for texture."""
         height, width = tile
         return height * width * (channels * 4 + 16 + (48 if self.texture else 24 if self.field else 0))
 
     def fitter(self) -> Fitter | None:
-        """The whole image's histogram; nothing where each window has its own threshold."""
-        return None if self.local else _ThresholdFitter(self.parts, self._grey, self.method)
+        """Gather the whole image's histogram; None where each window has its own threshold."""
+        return None if self.local else _ThresholdFitter(self.num_parts, self._grey, self.method)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Nothing is loaded: the thresholds come with each tile's fit, or from its pixels."""
+        """Load nothing: thresholds come with the fit of each tile's image, or from its pixels."""
         del recipe, normalize
         yield self._predict
 
@@ -136,7 +143,7 @@ class HistogramThreshold(PartsModel):
                 continue
             cuts = [threshold * summed for threshold in fit["model"]["thresholds"]]
             if values_YX.dtype.kind in "iu":
-                # A Python integer keeps the comparison in the pixels' own type; the fraction undoes the rounding of dividing by `summed`.
+                # A Python integer keeps the comparison in the pixels' own type; 1e-6 undoes the rounding of the division by `summed`.
                 cuts = [math.floor(cut + 1e-6) for cut in cuts]
             np.greater(values_YX, cuts[0], out=parts_YX.view(np.bool_))
             for cut in cuts[1:]:
@@ -148,13 +155,13 @@ class HistogramThreshold(PartsModel):
 class _ThresholdFitter(Fitter):
     """Counts grey values."""
 
-    parts: int
-    grey: Grey
+    num_parts: int
+    grey: GreyValues
     method: str
 
     @property
     def halo(self) -> int:
-        """What windows reach around a pixel."""
+        """Radius of the windows, pixels."""
         return self.grey.radius
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
@@ -163,12 +170,12 @@ class _ThresholdFitter(Fitter):
         return self.grey.counts(pixels_CYX, valid_YX)
 
     def fit(self, summary: Summary) -> dict[str, Any]:
-        """Return ``{"thresholds": [...]}``, rising, one less than parts, in raw units."""
-        counts, bins, summed = counted(summary)
+        """Return ``{"thresholds": [...]}``, rising, one fewer than the parts, in raw units."""
+        counts, bins, summed = unpack_counts(summary)
         if self.method == "li":
-            cuts = [li(counts, bins.centers())]
+            cuts = [li_threshold(counts, bins.centers())]
         elif self.method == "triangle":
-            cuts = [triangle(counts, bins.centers(), bins.tops())]
+            cuts = [triangle_threshold(counts, bins.centers(), bins.tops())]
         else:
-            cuts = list(thresholds(counts, bins.centers(), bins.tops(), self.parts))
+            cuts = list(otsu_thresholds(counts, bins.centers(), bins.tops(), self.num_parts))
         return {"thresholds": [float(cut) / summed for cut in cuts]}

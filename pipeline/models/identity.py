@@ -1,4 +1,4 @@
-"""No model: the image already holds class ids."""
+"""Images that hold class ids already."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ __all__ = ["Identity"]
 
 
 class Identity(Model):
-    """Takes the first channel for the mask: to score, export or copy masks that were made elsewhere.
+    """Takes the first channel as the mask, to score, export or copy masks that were made elsewhere.
 
-    255 (65535 in more than 8 bits) is no prediction; a block with any other value that is no class id fails.
+    255 (65535 above 8 bits) means no prediction; a block with any other value that is no class id fails.
 
     Example::
 
         model: {name: identity, classes: 2}
     """
 
-    classes: int = Field(ge=2, le=65535, description="number of classes; other values than their ids fail")
+    classes: int = Field(ge=2, le=65535, description="number of classes; a value that is none of their ids fails")
 
     @property
     def num_classes(self) -> int:
-        """As many as said."""
+        """As given."""
         return self.classes
 
     @property
     def takes_ids(self) -> bool:
-        """The phases look whether pixels are class ids, as they know where each one lies."""
+        """The engine checks that pixels are class ids, because it can name the position of one that is not."""
         return True
 
     @property
     def field(self) -> int:
-        """A pixel is its own class."""
+        """A pixel's class depends on that pixel alone."""
         return 0
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Nothing to load."""
+        """Load nothing."""
         kind = np.dtype(np.uint8 if self.classes <= 255 else np.uint16)
         fill = kind.type(255 if self.classes <= 255 else 65535)
 

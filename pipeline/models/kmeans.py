@@ -1,4 +1,4 @@
-"""k-means on colour and texture; the centres belong to the whole image."""
+"""k-means on colour and texture, with centres fitted to the whole image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pydantic import Field, Strict, field_validator
 from pipeline.config import Recipe
 from pipeline.errors import Problem
 from pipeline.models import Predict
-from pipeline.models.classical.base import PartsModel
-from pipeline.models.classical.pixel_samples import Features, SampleFitter, cluster
+from pipeline.models.classical import ClassicalModel, PixelFeatures, SampleFitter, find_centers
 from pipeline.statistics import Fitter, Summary
 from pipeline.validation import problems_error
 
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["KMeans"]
 
-_ROWS = 64  # compared with every centre together, so that distances stay in the processor's cache
+_ROWS = 64  # compared at a time, so that distances stay in the processor's cache
 
 
-class KMeans(PartsModel):
-    """Each pixel is of the class of the nearest centre, found by k-means over the whole image; dark classes come first.
+class KMeans(ClassicalModel):
+    """Gives each pixel the class of the nearest k-means centre of the whole image; dark classes come first.
 
     Lloyd 1982, doi:10.1109/TIT.1982.1056489; first centres by k-means++ (Arthur and Vassilvitskii 2007). Centres are fitted to
-    ``samples`` pixels, chosen by a hash of the seed and their place, so that they do not depend on how the image is cut. Distances are
+    ``samples`` pixels, chosen by a hash of the seed and their coordinates, so that blocks do not change them. Distances are
     Euclidean over features, each divided by its standard deviation. Pixels without data are never sampled; in a window they count as 0.
 
     Example::
@@ -59,21 +58,21 @@ class KMeans(PartsModel):
         return self._features.radius
 
     @property
-    def _features(self) -> Features:
-        return Features(self.smooth, self.texture)
+    def _features(self) -> PixelFeatures:
+        return PixelFeatures(self.smooth, self.texture)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Float32 features, once more while they are gathered, and six float64 values a pixel for windows."""
+        """Count the float32 features twice, as they are stacked, and six float64 values per pixel for windows."""
         height, width = tile
         return height * width * (8 * (channels + 2 * len(self.texture)) + (48 if self.field else 0) + 1)
 
     def fitter(self) -> Fitter:
-        """A sample of the image."""
-        return _CentreFitter(self._features, self.samples, self.seed, self.parts)
+        """Gather a sample of the image's pixels."""
+        return _CentreFitter(self._features, self.samples, self.seed, self.num_parts)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Nothing is loaded: the centres come with each tile's fit."""
+        """Load nothing: the centres come with the fit of each tile's image."""
         del recipe, normalize
         yield self._predict
 
@@ -89,13 +88,13 @@ class _CentreFitter(SampleFitter):
     def fit(self, summary: Summary) -> dict[str, Any]:
         """Return ``{"centers": (K, F), "scale": (F,)}``, in raw units."""
         features_NF = summary["features"]
-        colours = features_NF.shape[1] - 2 * len(self.features.texture)
-        centers_KF, scale_F = cluster(features_NF, self.clusters, self.seed, colours)
+        num_channels = features_NF.shape[1] - 2 * len(self.features.texture)
+        centers_KF, scale_F = find_centers(features_NF, self.clusters, self.seed, num_channels)
         return {"centers": centers_KF.tolist(), "scale": scale_F.tolist()}
 
 
 def _nearest(features_FYX: NDArray[np.float32], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Return the nearest centre of each pixel (Y, X), the first of equals; pixel by pixel, so that no cut changes the rounding."""
+    """Return the nearest centre of each pixel (Y, X), the first of equals. Sums run pixel by pixel, so tiles round alike."""
     scale_F = np.array(fit["scale"], np.float32)
     centers_KF = (np.array(fit["centers"]) * fit["scale"]).astype(np.float32)
     nearest_YX = np.zeros(features_FYX.shape[1:], np.uint8)

@@ -1,4 +1,4 @@
-"""Marker-controlled watershed: sure pixels of each class grow until they meet on the ridges of the gradient."""
+"""Marker-controlled watershed: regions grow from certain pixels of each class until they meet on ridges of the gradient."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ from pydantic import Field
 from pipeline.config import Recipe
 from pipeline.geometry import Box
 from pipeline.models import Predict
-from pipeline.models.classical.base import PartsModel
-from pipeline.models.classical.grey_values import Grey, counted, gaussian, window_sum
-from pipeline.models.classical.thresholds import thresholds
+from pipeline.models.classical import ClassicalModel, GreyValues, gaussian_weights, otsu_thresholds, unpack_counts, window_sum
 from pipeline.statistics import Fitter, Summary
 
 __all__ = ["Watershed"]
 
 
-class Watershed(PartsModel):
-    """Classes in order of rising intensity; where brightness alone leaves a pixel in doubt, edges decide.
+class Watershed(ClassicalModel):
+    """Classes in order of rising intensity; edges decide about pixels whose brightness lies near a threshold.
 
     The watershed of the gradient's magnitude from markers (Beucher and Meyer 1993; by flooding, Vincent and Soille 1991,
-    doi:10.1109/34.87344). Otsu's thresholds of the whole image part the classes; a pixel is a marker of its class where it lies at least
-    the share ``sure`` of the way from the threshold to the mean of the class. Every other pixel joins the marker that reaches it
-    over the lowest ridge of the gradient: Sobel, of the grey value smoothed by a Gaussian. With ``texture`` the local standard deviation
-    takes the grey value's place, which parts rough from smooth.
+    doi:10.1109/34.87344). Otsu's thresholds of the whole image separate the classes; a pixel is a marker of its class where it lies at
+    least the share ``sure`` of the way from the threshold to the mean of the class. Every other pixel joins the marker that reaches it
+    over the lowest ridge of the gradient (Sobel) of the grey value, smoothed by a Gaussian. With ``texture`` the local standard deviation
+    replaces the grey value, which separates rough from smooth.
 
-    A ridge may be long, so no halo is exact; one of 64 pixels changed at most 1 pixel in 1,000 of five natural images.
+    A ridge may be long, so no halo is exact; a halo of 64 pixels changed at most 1 pixel in 1,000 of five natural images.
 
     Example::
 
         model: {name: watershed, classes: 2}
     """
 
-    most_parts: ClassVar[int] = 5
+    max_parts: ClassVar[int] = 5
 
     channel: int | None = Field(default=None, ge=0, description="which channel, from 0; null: the mean of all")
     smooth: float = Field(default=1.0, ge=0, description="sigma of the Gaussian, cut at 3 sigma, pixels; 0: none")
@@ -53,25 +51,25 @@ class Watershed(PartsModel):
 
     @property
     def tile(self) -> Mapping[str, int]:
-        """Measured: see the class."""
+        """As measured; the class says what the halo costs."""
         return {"core": 1024, "halo": 64}
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Measured: the gradient, markers, and the queue of the flood."""
+        """As measured for the gradient, the markers and the queue of the flood."""
         height, width = tile
         return height * width * (channels * 4 + 120 + (48 if self.texture else 0))
 
     def fitter(self) -> Fitter:
-        """The whole image's histogram."""
-        return _MarkerFitter(self.parts, self._grey)
+        """Gather the whole image's histogram."""
+        return _MarkerFitter(self.num_parts, self._grey)
 
     @property
-    def _grey(self) -> Grey:
-        return Grey(self.channel, texture=self.texture)
+    def _grey(self) -> GreyValues:
+        return GreyValues(self.channel, texture=self.texture)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Nothing is loaded: what is sure comes with each tile's fit."""
+        """Load nothing: thresholds and means come with the fit of each tile's image."""
         del recipe, normalize
         yield lambda pixels_BCYX, fits: self.classes_of(
             np.stack([self._flood(pixels_CYX, fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)])
@@ -82,9 +80,9 @@ class Watershed(PartsModel):
         from skimage.segmentation import watershed
 
         values_YX, summed = self._grey.of(pixels_CYX)
-        values_YX = window_sum(values_YX, gaussian(self.smooth)) / summed
+        values_YX = window_sum(values_YX, gaussian_weights(self.smooth)) / summed
         cuts, means = np.array(fit["thresholds"]), np.array(fit["means"])
-        parts_YX = np.searchsorted(cuts, values_YX).astype(np.uint8)  # a value on a threshold is of the lower class
+        parts_YX = np.searchsorted(cuts, values_YX).astype(np.uint8)  # a value on a threshold belongs to the lower class
         low_K = np.append(-np.inf, cuts + self.sure * (means[1:] - cuts))
         high_K = np.append(cuts - self.sure * (cuts - means[:-1]), np.inf)
         sure_YX = (values_YX >= low_K[parts_YX]) & (values_YX <= high_K[parts_YX])
@@ -98,12 +96,12 @@ class Watershed(PartsModel):
 
 @dataclass(frozen=True)
 class _MarkerFitter(Fitter):
-    parts: int
-    grey: Grey
+    num_parts: int
+    grey: GreyValues
 
     @property
     def halo(self) -> int:
-        """What windows reach around a pixel."""
+        """Radius of the windows, pixels."""
         return self.grey.radius
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
@@ -112,12 +110,12 @@ class _MarkerFitter(Fitter):
         return self.grey.counts(pixels_CYX, valid_YX)
 
     def fit(self, summary: Summary) -> dict[str, Any]:
-        """Return ``{"thresholds": (K - 1), "means": (K)}``, rising, in raw units; an empty part has the mean of its threshold."""
-        counts, bins, summed = counted(summary)
+        """Return ``{"thresholds": (K - 1), "means": (K)}``, rising, in raw units; the mean of an empty part is its threshold."""
+        counts, bins, summed = unpack_counts(summary)
         centers = bins.centers()
-        cuts = thresholds(counts, centers, bins.tops(), self.parts)
+        cuts = otsu_thresholds(counts, centers, bins.tops(), self.num_parts)
         group = np.searchsorted(cuts, centers)
-        pixels = np.bincount(group, counts, self.parts)
-        total = np.bincount(group, counts * centers, self.parts)
+        pixels = np.bincount(group, counts, self.num_parts)
+        total = np.bincount(group, counts * centers, self.num_parts)
         means = np.divide(total, pixels, out=np.append(cuts, cuts[-1]), where=pixels > 0)
         return {"thresholds": (cuts / summed).tolist(), "means": (means / summed).tolist()}

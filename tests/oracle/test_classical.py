@@ -17,11 +17,11 @@ from scipy.stats import multivariate_normal
 from skimage.data import camera
 from skimage.filters import threshold_li, threshold_local, threshold_otsu, threshold_triangle
 
-from pipeline.config.recipe import Recipe
+from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.models.classical.alpha_expansion import Energy, minimise
-from pipeline.models.classical.grey_values import Grey
+from pipeline.models.classical.grey_values import GreyValues
 from pipeline.models.classical.pixel_samples import pixel_hash
 from pipeline.plugins import build
 from pipeline.statistics import Histogram, decode_summary, encode_summary
@@ -150,7 +150,7 @@ def test_bands_of_a_block_are_counted_once():
     """A block of more rows than are looked at together is counted as a whole, and pixels without data never are."""
     pixels_CYX = np.random.default_rng(0).integers(0, 255, (2, 700, 40), np.uint8)
     valid_YX = np.random.default_rng(1).random((700, 40)) < 0.7
-    seen = Grey(smooth=2.0)
+    seen = GreyValues(smooth=2.0)
     halo = seen.radius
     values_YX = seen.of(np.where(valid_YX, pixels_CYX, 0))[0][halo:-halo, halo:-halo]
     ((name, counts),) = seen.counts(pixels_CYX, valid_YX).items()

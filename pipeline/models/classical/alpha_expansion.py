@@ -1,7 +1,7 @@
-"""Minimum cuts of a grid of pixels: alpha-expansion, of which two classes are the exact special case.
+"""Minimum cuts of a grid of pixels by alpha-expansion, which is exact for two classes.
 
-The move of Boykov, Veksler and Zabih 2001, doi:10.1109/34.969114, on the graph of Kolmogorov and Zabih 2004,
-doi:10.1109/TPAMI.2004.1262177; the flow is scipy's. Energies are whole numbers, so that sums do not depend on their order.
+The move is that of Boykov, Veksler and Zabih 2001, doi:10.1109/34.969114, on the graph of Kolmogorov and Zabih 2004,
+doi:10.1109/TPAMI.2004.1262177; scipy computes the flow. Energies are integers, so that sums do not depend on their order.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Energy", "minimise", "steps"]
+__all__ = ["Energy", "minimise", "neighbour_steps"]
 
 _Integers = NDArray[np.int64]
 _ALL, _BUT_FIRST, _BUT_LAST = slice(None), slice(1, None), slice(None, -1)
-# Pixels that have a neighbour to the right, below, below to the right, below to the left; and those neighbours.
+# Pixels that have a neighbour to the right, below, below right, below left; _SECOND selects those neighbours.
 _FIRST = ((_ALL, _BUT_LAST), (_BUT_LAST, _ALL), (_BUT_LAST, _BUT_LAST), (_BUT_LAST, _BUT_FIRST))
 _SECOND = ((_ALL, _BUT_FIRST), (_BUT_FIRST, _ALL), (_BUT_FIRST, _BUT_FIRST), (_BUT_FIRST, _BUT_LAST))
 
 
 @dataclass(frozen=True)
 class Energy:
-    """What a labelling costs: each pixel its class, and each pair of unlike neighbours its weight.
+    """The cost of a labelling: each pixel costs by its class, each pair of neighbours of different classes costs its weight.
 
     Attributes:
-        unary_KYX: cost of each class at each pixel, whole numbers.
-        weights: cost of unlike classes, at least 0, whole numbers: of neighbours in a row (Y, X - 1), in a column (Y - 1, X), on a
-            falling and on a rising diagonal (Y - 1, X - 1).
+        unary_KYX: cost of each class at each pixel, integers.
+        weights: cost of a pair of different classes, integers of at least 0: for neighbours in a row (Y, X - 1), in a
+            column (Y - 1, X), on a falling and on a rising diagonal (Y - 1, X - 1).
     """
 
     unary_KYX: _Integers
@@ -43,11 +43,11 @@ class Energy:
         return total
 
 
-def steps(values_CYX: NDArray[Any]) -> Iterator[tuple[NDArray[Any], float]]:
-    """Give, for each of the four kinds of neighbours, how much values change from the first to the second, and how far apart they are.
+def neighbour_steps(values_CYX: NDArray[Any]) -> Iterator[tuple[NDArray[Any], float]]:
+    """Yield, for each of the four kinds of neighbours, second value minus first value (C, ...) and their distance in pixels.
 
     Example:
-        >>> [(step_CYX.ravel().tolist(), round(apart, 2)) for step_CYX, apart in steps(np.array([[[1, 2], [4, 8]]]))]
+        >>> [(step_CYX.ravel().tolist(), round(apart, 2)) for step_CYX, apart in neighbour_steps(np.array([[[1, 2], [4, 8]]]))]
         [([1, 4], 1.0), ([3, 6], 1.0), ([7], 1.41), ([2], 1.41)]
     """
     for first, second, apart in zip(_FIRST, _SECOND, (1.0, 1.0, 2**0.5, 2**0.5), strict=True):
@@ -55,14 +55,14 @@ def steps(values_CYX: NDArray[Any]) -> Iterator[tuple[NDArray[Any], float]]:
 
 
 def minimise(energy: Energy, sweeps: int) -> NDArray[np.uint8]:
-    """Find classes (Y, X) of low energy: the lowest there is of two classes, at most twice the lowest of more.
+    """Find class ids (Y, X) of low energy: the minimum for two classes, at most twice the minimum for more.
 
     Args:
         energy: of the tile.
-        sweeps: how often every class may expand at most; it ends as soon as none of them lowers the energy.
+        sweeps: expansions of every class at most; the search ends as soon as no class lowers the energy.
     """
     classes = len(energy.unary_KYX)
-    if classes == 2:  # a move of class 1 over class 0 everywhere chooses among all labellings
+    if classes == 2:  # expanding class 1 over class 0 chooses among all labellings
         return _expand(energy, np.zeros(energy.unary_KYX.shape[1:], np.uint8), 1)
     labels_YX: NDArray[np.uint8] = energy.unary_KYX.argmin(axis=0).astype(np.uint8)
     least, unchanged = energy.of(labels_YX), 0
@@ -78,12 +78,12 @@ def minimise(energy: Energy, sweeps: int) -> NDArray[np.uint8]:
 
 
 def _expand(energy: Energy, labels_YX: NDArray[np.uint8], alpha: int) -> NDArray[np.uint8]:
-    """Let every pixel keep its class or take ``alpha``, whichever is cheapest together: the best of 2**pixels labellings."""
+    """Return the cheapest labelling in which every pixel keeps its class or takes ``alpha``."""
     kept_YX: _Integers = np.take_along_axis(energy.unary_KYX, labels_YX[None].astype(np.intp), axis=0)[0]
     pairs = []
     for weights, first, second in zip(energy.weights, _FIRST, _SECOND, strict=True):
-        one, other = labels_YX[first], labels_YX[second]
-        pairs.append(_Pairs(weights * (one != other), weights * (one != alpha), weights * (other != alpha)))
+        first_ids, second_ids = labels_YX[first], labels_YX[second]
+        pairs.append(_Pairs(weights * (first_ids != second_ids), weights * (first_ids != alpha), weights * (second_ids != alpha)))
     moved_YX = labels_YX.copy()
     moved_YX[_cut(energy.unary_KYX[alpha] - kept_YX, pairs) == 1] = alpha
     return moved_YX
@@ -91,7 +91,7 @@ def _expand(energy: Energy, labels_YX: NDArray[np.uint8], alpha: int) -> NDArray
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Cost of two neighbours where both keep their class, only the second takes alpha, only the first; 0 where both take it."""
+    """Costs of pairs of neighbours, by who takes alpha: none, only the second, only the first; a pair that both take costs 0."""
 
     none: _Integers
     second: _Integers
@@ -99,18 +99,22 @@ class _Pairs:
 
 
 def _cut(gain_YX: _Integers, pairs: Sequence[_Pairs]) -> NDArray[np.int8]:
-    """Choose 0 or 1 for each pixel at the least cost: ``gain_YX`` for a 1, and the pairs'; of equal choices the one of fewest ones.
+    """Choose 0 or 1 for each pixel at the least total cost; of equal choices, the one with the fewest ones.
 
-    Most pixels are decided whatever their neighbours choose, and decide others in turn; only the rest goes to the flow.
+    Most pixels have one best choice whatever their neighbours choose, and then decide others. Only the rest goes to the flow.
+
+    Args:
+        gain_YX: cost of choosing 1 instead of 0, without the pairs.
+        pairs: costs of the four kinds of neighbours.
     """
     choice_YX = np.full(gain_YX.shape, -1, np.int8)
     while True:
-        low_YX, high_YX = gain_YX.copy(), gain_YX.copy()  # cost of a 1 over a 0, at the neighbours' kindest and at their worst
+        low_YX, high_YX = gain_YX.copy(), gain_YX.copy()  # bounds of the cost of 1 over 0, over all choices of the neighbours
         for pair, first, second in zip(pairs, _FIRST, _SECOND, strict=True):
             for here, there, alone in ((first, second, pair.first), (second, first, pair.second)):
-                beside, other = choice_YX[there], pair.second if alone is pair.first else pair.first
-                low_YX[here] += np.where(beside == 0, alone - pair.none, -other)
-                high_YX[here] += np.where(beside == 1, -other, alone - pair.none)
+                neighbour, lost = choice_YX[there], pair.second if alone is pair.first else pair.first
+                low_YX[here] += np.where(neighbour == 0, alone - pair.none, -lost)
+                high_YX[here] += np.where(neighbour == 1, -lost, alone - pair.none)
         free_YX = choice_YX < 0
         choice_YX[free_YX & (low_YX >= 0)] = 0
         choice_YX[free_YX & (high_YX < 0)] = 1
@@ -123,19 +127,19 @@ def _cut(gain_YX: _Integers, pairs: Sequence[_Pairs]) -> NDArray[np.int8]:
 
 
 def _settled(gain_YX: _Integers, pairs: Sequence[_Pairs], choice_YX: NDArray[np.int8]) -> _Integers:
-    """Cost of a 1 over a 0, with what decided neighbours add and with the part of open pairs that is each pixel's own."""
+    """Return the cost of 1 over 0, including what decided neighbours add and each pixel's own share of undecided pairs."""
     total_YX = gain_YX.copy()
     for pair, first, second in zip(pairs, _FIRST, _SECOND, strict=True):
-        # An open pair costs none + (first - none) x_p - first x_q + (second + first - none) (1 - x_p) x_q.
-        beside = choice_YX[second]
-        total_YX[first] += np.where(beside == 1, -pair.second, pair.first - pair.none)
-        beside = choice_YX[first]
-        total_YX[second] += np.where(beside == 0, pair.second - pair.none, -pair.first)
+        # An undecided pair costs none + (first - none) x_p - first x_q + (second + first - none) (1 - x_p) x_q.
+        neighbour = choice_YX[second]
+        total_YX[first] += np.where(neighbour == 1, -pair.second, pair.first - pair.none)
+        neighbour = choice_YX[first]
+        total_YX[second] += np.where(neighbour == 0, pair.second - pair.none, -pair.first)
     return total_YX
 
 
 def _flow(gain_YX: _Integers, pairs: Sequence[_Pairs], open_YX: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Choose for the open pixels, in reading order, by the minimum cut between them."""
+    """Choose for the undecided pixels, row by row, by the minimum cut between them."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
@@ -156,5 +160,5 @@ def _flow(gain_YX: _Integers, pairs: Sequence[_Pairs], open_YX: NDArray[np.bool_
     rest = graph - maximum_flow(graph, source, sink).flow
     rest.eliminate_zeros()
     takes = np.zeros(count + 2, np.int8)
-    takes[breadth_first_order(rest.T.tocsr(), sink, return_predecessors=False)] = 1  # of equal cuts the one of fewest ones
+    takes[breadth_first_order(rest.T.tocsr(), sink, return_predecessors=False)] = 1  # of equal cuts, the one with the fewest ones
     return takes[:count]

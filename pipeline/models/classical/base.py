@@ -1,4 +1,4 @@
-"""What the classical models share: an image falls into parts, from dark to bright, and each part is of a class."""
+"""The base of the models that segment an image without training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.errors import Problem
 from pipeline.models import Model
 from pipeline.validation import problems_error
 
-__all__ = ["PartsModel"]
+__all__ = ["ClassicalModel"]
 
 
-class PartsModel(Model):
-    """Base of models that part each image without having been trained."""
+class ClassicalModel(Model):
+    """A model that divides each image into parts, from dark to bright, and gives each part a class."""
 
-    most_parts: ClassVar[int] = 255
+    max_parts: ClassVar[int] = 255
 
     classes: int = Field(default=2, ge=2, le=255, description="number of classes")
     outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
@@ -28,26 +28,30 @@ class PartsModel(Model):
     )
 
     @model_validator(mode="after")
-    def _parts_have_classes(self) -> PartsModel:
-        wrong_ids = [(at, one) for at, one in enumerate(self.outputs or ()) if not 0 <= one < self.classes]
-        problems = [Problem(f"outputs.{at}", str(one), f"a class id, 0..{self.classes - 1}") for at, one in wrong_ids]
-        if self.parts > self.most_parts:
-            where, found = ("outputs", f"{self.parts} parts") if self.outputs else ("classes", str(self.classes))
-            problems.append(Problem(where, found, f"at most {self.most_parts}", "Several parts may share a class: see outputs."))
+    def _parts_have_classes(self) -> ClassicalModel:
+        wrong_ids = [(part, class_id) for part, class_id in enumerate(self.outputs or ()) if not 0 <= class_id < self.classes]
+        problems = [Problem(f"outputs.{part}", str(class_id), f"a class id, 0..{self.classes - 1}") for part, class_id in wrong_ids]
+        if self.num_parts > self.max_parts:
+            where, found = ("outputs", f"{self.num_parts} parts") if self.outputs else ("classes", str(self.classes))
+            problems.append(Problem(where, found, f"at most {self.max_parts}", "Several parts may share a class: see outputs."))
         if problems:
             raise problems_error(problems)
         return self
 
     @property
-    def parts(self) -> int:
-        """How many parts an image falls into."""
+    def num_parts(self) -> int:
+        """Number of parts that an image is divided into."""
         return len(self.outputs) if self.outputs else self.classes
 
     @property
     def num_classes(self) -> int:
-        """As many as asked for."""
+        """As given."""
         return self.classes
 
     def classes_of(self, parts: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return the class of each part's pixels."""
+        """Return the class id of each pixel.
+
+        Args:
+            parts: part of each pixel, of any shape.
+        """
         return parts if self.outputs is None else np.array(self.outputs, np.uint8)[parts]

@@ -1,7 +1,7 @@
-"""What the classical models see of raw pixels: grey values and their windows.
+"""Grey values of raw pixels, and weighted sums over windows around them.
 
-Every output is the same few float64 operations on the pixels of its own window, in the same order wherever the tile begins: no
-running sum, no Fourier transform. So windows that do not reach the tile's border give the same bits in any tile.
+Every output is the same float64 operations on the pixels of its own window, in the same order wherever the tile starts. There is
+no running sum and no Fourier transform, so a window inside the tile gives the same bits in any tile.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.statistics import Histogram, Summary
 
-__all__ = ["Grey", "counted", "gaussian", "grey", "moments", "window_sum"]
+__all__ = ["GreyValues", "gaussian_weights", "to_grey", "unpack_counts", "window_mean_and_std", "window_sum"]
 
-_ROWS = 256  # seen together: windows cost little memory whatever the size of a block
+_ROWS = 256  # computed at a time, so that windows cost little memory whatever the size of a block
 
 
-def grey(pixels_CYX: NDArray[Any], channel: int | None) -> tuple[NDArray[Any], int]:
-    """Return one value a pixel, and of how many channels it is the sum: sums of small integers are exact.
+def to_grey(pixels_CYX: NDArray[Any], channel: int | None) -> tuple[NDArray[Any], int]:
+    """Return one value per pixel, and the number of channels that it is the sum of.
 
     Args:
         pixels_CYX: raw values.
-        channel: which one; None: all, added up where that is exact, their mean otherwise.
+        channel: the channel to take; None: the sum of all channels where it is exact (small integers), else their mean.
 
     Raises:
         InputError: the image has no such channel.
@@ -40,16 +40,16 @@ def grey(pixels_CYX: NDArray[Any], channel: int | None) -> tuple[NDArray[Any], i
         return (values_YX if Histogram(str(kind)).exact else values_YX.astype(np.float32)), 1
     exact = Histogram(str(kind), count).exact
     total_YX = pixels_CYX[0].astype(np.int32 if exact else np.float32)
-    for values_YX in pixels_CYX[1:]:  # in this order whatever the memory layout, so that floats round alike
+    for values_YX in pixels_CYX[1:]:  # in this order whatever the memory layout, so that floats round the same
         total_YX += values_YX
     return (total_YX, count) if exact else (total_YX / np.float32(count), 1)
 
 
-def gaussian(sigma: float, truncate: float = 3.0) -> NDArray[np.float64]:
-    """Return the weights of a Gaussian window (2 * radius + 1,), which add up to 1; radius is ``truncate`` sigmas, rounded.
+def gaussian_weights(sigma: float, truncate: float = 3.0) -> NDArray[np.float64]:
+    """Return the weights of a Gaussian window (2 * radius + 1,), which add up to 1; the radius is ``truncate * sigma``, rounded.
 
     Example:
-        >>> gaussian(0.0).tolist(), len(gaussian(1.0)), len(gaussian(2.5, truncate=4))
+        >>> gaussian_weights(0.0).tolist(), len(gaussian_weights(1.0)), len(gaussian_weights(2.5, truncate=4))
         ([1.0], 7, 21)
     """
     radius = int(truncate * sigma + 0.5)
@@ -60,28 +60,28 @@ def gaussian(sigma: float, truncate: float = 3.0) -> NDArray[np.float64]:
 
 
 def window_sum(values_YX: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add up each pixel's window, weighted along both axes; beyond the border pixels are reflected as the engine reflects them."""
+    """Return each pixel's window sum, weighted along both axes; pixels beyond the border are reflected as the engine does."""
     from scipy.ndimage import correlate1d
 
     rows_YX = correlate1d(values_YX.astype(np.float64), weights, axis=0, mode="mirror")
     return np.asarray(correlate1d(rows_YX, weights, axis=1, mode="mirror"))
 
 
-def moments(grey_YX: NDArray[Any], sigma: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation of each pixel's Gaussian window."""
-    weights = gaussian(sigma)
+def window_mean_and_std(grey_YX: NDArray[Any], sigma: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean and the standard deviation of each pixel's Gaussian window."""
+    weights = gaussian_weights(sigma)
     mean_YX = window_sum(grey_YX, weights)
     return mean_YX, np.sqrt(np.maximum(window_sum(grey_YX.astype(np.float64) ** 2, weights) - mean_YX**2, 0))
 
 
 @dataclass(frozen=True)
-class Grey:
-    """One value a pixel, which thresholds are taken of.
+class GreyValues:
+    """How to compute one value per pixel from the channels.
 
     Attributes:
-        channel: which one; None: the mean of all.
+        channel: the channel to take; None: the mean of all.
         smooth: sigma of a Gaussian over the grey value, pixels; 0: none.
-        texture: sigma, pixels: the standard deviation in a Gaussian window takes the place of the grey value; 0: it does not.
+        texture: sigma of a Gaussian window, pixels: its standard deviation replaces the grey value; 0: none.
     """
 
     channel: int | None = None
@@ -90,20 +90,20 @@ class Grey:
 
     @property
     def radius(self) -> int:
-        """How far, in pixels, a pixel can be and still count."""
-        return max(len(gaussian(sigma)) // 2 for sigma in (self.smooth, self.texture))
+        """Distance of the furthest pixel that changes a value, pixels."""
+        return max(len(gaussian_weights(sigma)) // 2 for sigma in (self.smooth, self.texture))
 
     def of(self, pixels_CYX: NDArray[Any]) -> tuple[NDArray[Any], int]:
-        """Return values_YX, and of how many channels they are the sum; see :func:`grey`."""
-        values_YX, summed = grey(pixels_CYX, self.channel)
+        """Return values (Y, X), and the number of channels that they are the sum of; see :func:`to_grey`."""
+        values_YX, summed = to_grey(pixels_CYX, self.channel)
         if self.texture:
-            return (moments(values_YX / np.float64(summed), self.texture)[1]).astype(np.float32), 1
+            return (window_mean_and_std(values_YX / np.float64(summed), self.texture)[1]).astype(np.float32), 1
         if self.smooth:
-            return (window_sum(values_YX, gaussian(self.smooth)) / summed).astype(np.float32), 1
+            return (window_sum(values_YX, gaussian_weights(self.smooth)) / summed).astype(np.float32), 1
         return values_YX, summed
 
     def counts(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> Summary:
-        """Count the valid, finite values of a block; the summary's only name says what was counted, for :func:`counted`.
+        """Count the valid, finite values of a block; :func:`unpack_counts` reads the summary.
 
         Args:
             pixels_CYX: the block and ``radius`` pixels on every side; pixels without data count as 0 in windows.
@@ -132,8 +132,8 @@ class Grey:
         return {f"{dtype}.{summed}": Histogram(dtype, summed).counts(values)}
 
 
-def counted(summary: Summary) -> tuple[NDArray[np.int64], Histogram, int]:
-    """Return the pixels per bin, the bins, and of how many channels a value is the sum."""
+def unpack_counts(summary: Summary) -> tuple[NDArray[np.int64], Histogram, int]:
+    """Return pixels per bin, the bins, and the number of channels that a value is the sum of."""
     ((name, counts),) = summary.items()
     dtype, summed = name.rsplit(".", 1)
     return counts, Histogram(dtype, int(summed)), int(summed)

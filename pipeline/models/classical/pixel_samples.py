@@ -1,4 +1,4 @@
-"""Pixels that stand for a whole image, chosen by a hash of their place: the same ones however the image is cut."""
+"""A sample of an image's pixels, chosen by a hash of their coordinates: the same pixels however the image is cut into blocks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.models.classical.grey_values import gaussian, grey, moments, window_sum
+from pipeline.models.classical.grey_values import gaussian_weights, to_grey, window_mean_and_std, window_sum
 from pipeline.statistics import Fitter, Summary
 
-__all__ = ["Features", "SampleFitter", "cluster", "pixel_hash"]
+__all__ = ["PixelFeatures", "SampleFitter", "find_centers", "pixel_hash"]
 
-_ROWS = 256  # looked at together: the sample of a block costs little memory whatever its size
-_STARTS = 10  # of k-means, from different first centres; the best is kept
+_ROWS = 256  # computed at a time, so that the sample of a block costs little memory whatever its size
+_STARTS = 10  # of k-means with different first centres; the best result is kept
 
 
 @dataclass(frozen=True)
-class Features:
-    """What describes a pixel: its channels, and the grey values around it.
+class PixelFeatures:
+    """The features of a pixel: its channels, and statistics of the grey values around it.
 
     Attributes:
-        smooth: sigma of a Gaussian over the channels, pixels; 0: as they are.
+        smooth: sigma of a Gaussian over the channels, pixels; 0: none.
         texture: sigmas of Gaussian windows; each adds the local mean and standard deviation of the grey value.
-        has_steps: whether to add, for each channel, the mean square of the steps to the next pixel in the row and in the column.
+        has_steps: whether to add, for each channel, the mean square of the differences to the next pixel in the row and in the column.
     """
 
     smooth: float = 0.0
@@ -36,19 +36,19 @@ class Features:
 
     @property
     def radius(self) -> int:
-        """How far, in pixels, a pixel can be and still count."""
-        return max(int(self.has_steps), *(len(gaussian(sigma)) // 2 for sigma in (self.smooth, *self.texture)))
+        """Distance of the furthest pixel that changes a feature, pixels."""
+        return max(int(self.has_steps), *(len(gaussian_weights(sigma)) // 2 for sigma in (self.smooth, *self.texture)))
 
     def of(self, pixels_CYX: NDArray[Any]) -> NDArray[np.float32]:
-        """Return features_FYX: the channels, then two for each window, then steps."""
-        weights = gaussian(self.smooth)
+        """Return features (F, Y, X): the channels, then two for each window, then the differences."""
+        weights = gaussian_weights(self.smooth)
         channels = (window_sum(values_YX, weights) if self.smooth else values_YX for values_YX in pixels_CYX)
         features = [values_YX.astype(np.float32) for values_YX in channels]
         if self.texture:
-            values_YX, summed = grey(pixels_CYX, None)
+            values_YX, summed = to_grey(pixels_CYX, None)
             grey_YX = values_YX / np.float64(summed)
             for sigma in self.texture:
-                features += [moment_YX.astype(np.float32) for moment_YX in moments(grey_YX, sigma)]
+                features += [moment_YX.astype(np.float32) for moment_YX in window_mean_and_std(grey_YX, sigma)]
         if self.has_steps:
             values_CYX = np.pad(np.stack(features[: len(pixels_CYX)]), [(0, 0), (0, 1), (0, 1)], mode="edge")
             features += list((np.diff(values_CYX, axis=1)[:, :, :-1] ** 2 + np.diff(values_CYX, axis=2)[:, :-1] ** 2) / 2)
@@ -56,7 +56,7 @@ class Features:
 
 
 def pixel_hash(seed: int, plane: int, box: Box) -> NDArray[np.uint64]:
-    """Hash the place of each pixel of a box, (Y, X); within a plane no two are equal.
+    """Hash the coordinates of each pixel of a box, (Y, X); hashes within a plane are distinct.
 
     Example:
         >>> part = pixel_hash(0, 0, Box(2, 3, 4, 5))
@@ -64,13 +64,13 @@ def pixel_hash(seed: int, plane: int, box: Box) -> NDArray[np.uint64]:
         True
     """
     step = np.uint64(0x9E3779B97F4A7C15)
-    start = _mix(_mix(np.full(1, seed, np.uint64) * step) + np.full(1, plane, np.uint64) * step)  # arrays wrap round in silence
+    start = _mix(_mix(np.full(1, seed, np.uint64) * step) + np.full(1, plane, np.uint64) * step)  # arrays overflow without a warning
     rows = np.arange(box.y0, box.y1, dtype=np.uint64)[:, None] << np.uint64(32)
     return _mix(start + (rows | np.arange(box.x0, box.x1, dtype=np.uint64)) * step)
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): a bijection that leaves no pattern."""
+    """Apply the finaliser of splitmix64 (Steele, Lea and Flood 2014), a bijection that leaves no pattern."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
@@ -78,25 +78,25 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class SampleFitter(Fitter):
-    """Keeps the pixels of the smallest hashes: blocks merge in any order to the sample of the whole image.
+    """Samples the pixels with the smallest hashes, so that blocks merge in any order to the sample of the whole image.
 
     Attributes:
-        features: what is kept of a pixel.
-        samples: how many pixels are kept, of an image that has as many.
+        features: what is kept of each pixel.
+        samples: number of pixels to keep; all pixels of a smaller image.
         seed: of the hash.
     """
 
-    features: Features
+    features: PixelFeatures
     samples: int
     seed: int
 
     @property
     def halo(self) -> int:
-        """What the features reach around a pixel."""
+        """Pixels around a block that its features depend on."""
         return self.features.radius
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
-        """Sample the valid, finite pixels of a block; around it pixels without data count as 0, as they do in a prediction."""
+        """Sample the valid, finite pixels of a block; pixels without data count as 0 in windows, as in a prediction."""
         halo = self.halo
         if valid_YX is not None:
             pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
@@ -117,7 +117,7 @@ class SampleFitter(Fitter):
         return kept
 
     def merge(self, one: Summary, other: Summary) -> Summary:
-        """Keep the smallest hashes of both."""
+        """Keep the pixels with the smallest hashes of both samples."""
         return self._smallest({name: np.concatenate([one[name], other[name]]) for name in one})
 
     def _smallest(self, summary: Summary) -> Summary:
@@ -125,26 +125,28 @@ class SampleFitter(Fitter):
         if len(keys) > self.samples:
             near = np.flatnonzero(keys <= np.partition(keys, self.samples - 1)[self.samples - 1])
             keys, features_NF = keys[near], features_NF[near]
-        order = np.lexsort((*features_NF.T, keys))[: self.samples]  # features decide where planes share a hash
+        order = np.lexsort((*features_NF.T, keys))[: self.samples]  # pixels of two planes may share a hash; their features decide then
         return {"keys": keys[order], "features": features_NF[order]}
 
     @abstractmethod
     def fit(self, summary: Summary) -> dict[str, Any]:
-        """Fit ``summary["features"]``, float32 (N, F), in the order of the hashes."""
+        """Fit ``summary["features"]``, float32 (N, F), which is in the order of the hashes."""
 
 
-def cluster(features_NF: NDArray[np.float32], clusters: int, seed: int, colours: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find centres by k-means (Lloyd 1982; first centres: Arthur and Vassilvitskii 2007), in rising order of brightness.
+def find_centers(
+    features_NF: NDArray[np.float32], clusters: int, seed: int, num_channels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find cluster centres by k-means (Lloyd 1982; first centres: Arthur and Vassilvitskii 2007), in rising order of brightness.
 
     Args:
         features_NF: the sample.
-        clusters: how many centres; where the sample has fewer different pixels, the last one is repeated.
+        clusters: number of centres; where the sample has fewer distinct pixels, the last centre is repeated.
         seed: of the first centres.
-        colours: how many features, the first ones, are channels: their mean is the brightness.
+        num_channels: number of leading features that are channels; their mean is the brightness.
 
     Returns:
-        centres (clusters, F) in raw units, and what features are multiplied by before distances are taken: one over
-        the sample's standard deviation, 0 for a feature that never changes.
+        Centres (clusters, F) in raw units, and the factor (F,) of each feature before distances are taken: one over
+        the sample's standard deviation, 0 for a constant feature.
     """
     values_NF = features_NF.astype(np.float64)
     if not len(values_NF):
@@ -155,8 +157,8 @@ def cluster(features_NF: NDArray[np.float32], clusters: int, seed: int, colours:
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # sums of threads are added in any order
+    with threadpool_limits(1):  # threads would add their sums in any order
         found = KMeans(count, n_init=_STARTS, random_state=seed, algorithm="lloyd").fit(values_NF * scale_F)
     centres_KF = found.cluster_centers_ / np.where(scale_F > 0, scale_F, 1) + values_NF[0] * (scale_F == 0)
-    order = np.lexsort((*centres_KF.T[::-1], centres_KF[:, :colours].mean(axis=1)))
+    order = np.lexsort((*centres_KF.T[::-1], centres_KF[:, :num_channels].mean(axis=1)))
     return centres_KF[order][np.minimum(np.arange(clusters), count - 1)], scale_F

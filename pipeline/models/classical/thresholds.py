@@ -1,9 +1,9 @@
-"""Thresholds of a histogram: float64 over exact counts, so that they are the same at any size of image.
+"""Thresholds of a histogram, computed in float64 from exact counts, so that the size of the image does not change them.
 
 Otsu 1979, doi:10.1109/TSMC.1979.4310076; several thresholds: Liao, Chen and Chung 2001, J. Inf. Sci. Eng. 17, 713. Li and Lee 1993,
 doi:10.1016/0031-3203(93)90115-D, by the iteration of Li and Tam 1998, doi:10.1016/S0167-8655(98)00057-9. Zack, Rogers and
-Latt 1977, doi:10.1177/25.7.70454. The searches are ours because common libraries want all pixels at once, and some add the
-histogram up in float32, which puts thresholds of large images wrong by hundreds of grey levels.
+Latt 1977, doi:10.1177/25.7.70454. The searches are our own because common libraries need all pixels at once, and some sum the
+histogram in float32, which moves thresholds of large images by hundreds of grey levels.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["li", "thresholds", "triangle"]
+__all__ = ["li_threshold", "otsu_thresholds", "triangle_threshold"]
 
-_MAX_BINS = 4096  # of the search for two and more thresholds, which costs their square; 12-bit images stay exact
-_FLOAT_BINS = 256  # of the triangle, whose legs need bins of equal width
+_MAX_BINS = 4096  # of the search for two and more thresholds, whose cost is quadratic; 12-bit images stay exact
+_FLOAT_BINS = 256  # of the triangle, which needs bins of equal width
 
 
-def li(counts: NDArray[np.int64], centers: NDArray[np.float64]) -> float:
+def li_threshold(counts: NDArray[np.int64], centers: NDArray[np.float64]) -> float:
     """Find the threshold of least cross entropy between an image and its two means (Li and Lee 1993; Li and Tam 1998).
 
     Args:
@@ -27,10 +27,10 @@ def li(counts: NDArray[np.int64], centers: NDArray[np.float64]) -> float:
         centers: the value that a bin stands for, rising.
 
     Returns:
-        Values above it are class 1; 0 for an empty histogram, the value itself for a single one.
+        Values above the threshold are class 1. 0 for an empty histogram; the only value for a histogram of one value.
 
     Example:
-        >>> round(li(np.array([90, 10, 0, 0, 50]), np.arange(5.0)), 2)
+        >>> round(li_threshold(np.array([90, 10, 0, 0, 50]), np.arange(5.0)), 2)
         1.06
     """
     used = np.flatnonzero(counts)
@@ -38,19 +38,19 @@ def li(counts: NDArray[np.int64], centers: NDArray[np.float64]) -> float:
         return float(centers[used[0]]) if used.size else 0.0
     weights, values = counts[used].astype(np.float64), centers[used] - centers[used[0]]
     pixels, total = np.cumsum(weights), np.cumsum(weights * values)
-    tolerance = float(np.diff(centers).min()) / 2  # half a grey level of integers; less than any difference of floats
+    tolerance = float(np.diff(centers).min()) / 2  # half a grey level for integers; less than any difference for floats
     guess, before = total[-1] / pixels[-1], -np.inf
     while abs(guess - before) > tolerance:
         before = guess
         last = int(np.searchsorted(values, guess, side="right")) - 1  # the last bin of class 0
         low, high = total[last] / pixels[last], (total[-1] - total[last]) / (pixels[-1] - pixels[last])
         if low == 0:
-            break  # only the smallest value is left below, and its logarithm does not exist
+            break  # only the smallest value is left below; its logarithm is not defined
         guess = (low - high) / (np.log(low) - np.log(high))
     return float(guess + centers[used[0]])
 
 
-def triangle(counts: NDArray[Any], centers: NDArray[np.float64], tops: NDArray[np.float64]) -> float:
+def triangle_threshold(counts: NDArray[Any], centers: NDArray[np.float64], tops: NDArray[np.float64]) -> float:
     """Find the value whose count lies furthest below the line from the histogram's peak to the end of its longer tail (Zack 1977).
 
     Args:
@@ -60,10 +60,10 @@ def triangle(counts: NDArray[Any], centers: NDArray[np.float64], tops: NDArray[n
             largest value.
 
     Returns:
-        Values above it are class 1; 0 for an empty histogram, the value itself for a single one.
+        Values above the threshold are class 1. 0 for an empty histogram; the only value for a histogram of one value.
 
     Example:
-        >>> triangle(np.array([1, 2, 2, 3, 90, 60]), np.arange(6.0), np.arange(6.0))
+        >>> triangle_threshold(np.array([1, 2, 2, 3, 90, 60]), np.arange(6.0), np.arange(6.0))
         3.0
     """
     used = np.flatnonzero(counts)
@@ -76,17 +76,19 @@ def triangle(counts: NDArray[Any], centers: NDArray[np.float64], tops: NDArray[n
         counts = np.diff(np.interp(edges, tops, np.cumsum(counts), left=0))
         centers = (edges[:-1] + edges[1:]) / 2
     peak, size = int(np.argmax(counts)), len(counts)
-    flip = peak < size - 1 - peak  # the longer tail is measured from its end
+    flip = peak < size - 1 - peak  # the line starts at the end of the longer tail
     if flip:
         counts, peak = counts[::-1], size - 1 - peak
-    # Up to a factor, how far each count lies below the line.
+    # Distance of each count below the line, up to a factor.
     distance = float(counts[peak]) * np.arange(peak) - peak * counts[:peak].astype(np.float64)
     furthest = int(np.argmax(distance))
     return float(centers[size - 1 - furthest if flip else furthest])
 
 
-def thresholds(counts: NDArray[np.int64], centers: NDArray[np.float64], tops: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Find the thresholds that maximise the variance between classes; exact, by dynamic programming.
+def otsu_thresholds(
+    counts: NDArray[np.int64], centers: NDArray[np.float64], tops: NDArray[np.float64], classes: int
+) -> NDArray[np.float64]:
+    """Find the thresholds that maximise the variance between classes, exactly, by dynamic programming.
 
     Args:
         counts: pixels per bin.
@@ -95,12 +97,12 @@ def thresholds(counts: NDArray[np.int64], centers: NDArray[np.float64], tops: ND
         classes: at least 2.
 
     Returns:
-        Rising thresholds (classes - 1,): the largest value of each class but the last. The last one is repeated where
+        Rising thresholds (classes - 1,): the largest value of each class but the last. The last threshold is repeated where
         there are fewer values than classes; zeros for an empty histogram.
 
     Example:
         >>> counts, values = np.array([9, 1, 0, 0, 5]), np.arange(5.0)
-        >>> thresholds(counts, values, values, 2).tolist()
+        >>> otsu_thresholds(counts, values, values, 2).tolist()
         [1.0]
     """
     used = np.flatnonzero(counts)
@@ -117,7 +119,7 @@ def thresholds(counts: NDArray[np.int64], centers: NDArray[np.float64], tops: ND
 def _coarsen(
     counts: NDArray[np.int64], centers: NDArray[np.float64], tops: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Gather bins into equal ones between the smallest and the largest value; a new bin's value is its mean."""
+    """Merge bins into bins of equal width between the smallest and the largest value; a merged bin stands for its mean."""
     share = (centers - centers[0]) / (centers[-1] - centers[0])
     group = np.minimum((share * _MAX_BINS).astype(np.intp), _MAX_BINS - 1)
     first = np.flatnonzero(np.diff(group, prepend=-1))
@@ -127,13 +129,13 @@ def _coarsen(
 
 
 def _best_cuts(counts: NDArray[np.int64], centers: NDArray[np.float64], classes: int) -> NDArray[np.intp]:
-    """Return where each class but the first begins: the best cut of the first j bins into k classes, for rising k."""
+    """Return the first bin of each class but the first, from the best cuts of the first j bins into k classes for rising k."""
     size = len(counts)
     pixels = np.append(0, np.cumsum(counts)).astype(np.float64)
     total = np.append(0.0, np.cumsum(counts * (centers - centers.mean())))
 
     def score(start: Any, stop: Any) -> Any:
-        """What bins start..stop add to the variance between classes: pixels times squared mean."""
+        """Return what bins start..stop add to the variance between classes: pixels times squared mean."""
         return (total[stop] - total[start]) ** 2 / (pixels[stop] - pixels[start])
 
     best = np.append(-np.inf, score(0, np.arange(1, size + 1)))
