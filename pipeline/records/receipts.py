@@ -1,4 +1,4 @@
-"""What is scheduled and what comes back: small values that travel; pixels never do."""
+"""Blocks, which are scheduled, and receipts, which come back: small values that travel between processes, without pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.statistics import Counts
 
-__all__ = ["Block", "Receipt", "counts_from_json", "counts_to_json"]
+__all__ = ["Block", "Receipt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,31 +103,31 @@ class Receipt:
         return not self.cause
 
     def brief(self) -> Receipt:
-        """What a report needs of it: a run of a million blocks keeps a million of these at its end.
+        """Return what a report needs of the receipt: a run of a million blocks holds a million of these when it ends.
 
-        One that counted nothing and did not fail is not even told from the others of its phase and image: it has no block.
+        Receipts that counted nothing and did not fail are equal for all blocks of a phase and an image: they name no block.
         """
         if self.ok and self.counts is None and not self.truth_error and not self.numbers and not self.notes:
             return Receipt(sys.intern(self.phase), sys.intern(self.image), "")
         return replace(self, image=sys.intern(self.image), key="", seconds=_NOTHING, digest="", files=_NOTHING, payload="")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; fields at their default are left out."""
+        """Return plain JSON, without the fields that have their default."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         row = {name: value for name, value in values.items() if value or name in ("phase", "image", "block")}
         if self.counts is not None:
-            row["counts"] = counts_to_json(self.counts)
+            row["counts"] = _counts_to_json(self.counts)
         return row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Receipt:
-        """The receipt that :meth:`to_json` wrote."""
-        counts = counts_from_json(row["counts"]) if "counts" in row else None
+        """Return the receipt that :meth:`to_json` wrote."""
+        counts = _counts_from_json(row["counts"]) if "counts" in row else None
         return cls(**{**row, "counts": counts, "notes": tuple(row.get("notes", ()))})
 
 
-def counts_to_json(counts: Counts) -> dict[str, Any]:
-    """Counts as plain JSON; the matrix as its nonzero entries ``[truth, predicted, pixels]``."""
+def _counts_to_json(counts: Counts) -> dict[str, Any]:
+    """Return counts as plain JSON, the matrix as its nonzero entries ``[truth, predicted, pixels]``."""
     values = {one.name: getattr(counts, one.name) for one in fields(counts)}
     row = {name: value for name, value in values.items() if value is not None and name not in ("predicted", "confusion")}
     row["predicted"] = counts.predicted.tolist()
@@ -137,8 +137,8 @@ def counts_to_json(counts: Counts) -> dict[str, Any]:
     return row
 
 
-def counts_from_json(row: Mapping[str, Any]) -> Counts:
-    """The counts that :func:`counts_to_json` wrote."""
+def _counts_from_json(row: Mapping[str, Any]) -> Counts:
+    """Return the counts that :func:`_counts_to_json` wrote."""
     predicted = np.array(row["predicted"], np.int64)
     matrix = None
     if "confusion" in row:

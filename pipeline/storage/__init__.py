@@ -8,9 +8,9 @@ Owns: every write of a run, each atomic. May import: base modules. Never touches
 from __future__ import annotations
 
 from pipeline.storage.base import Storage, StorageLike
-from pipeline.storage.block_store import BlockStore, chunk_side
+from pipeline.storage.block_store import BlockStore
 from pipeline.storage.by_path import appears_whole, put_text
-from pipeline.storage.codecs import quickened
+from pipeline.storage.codecs import with_fast_codecs
 from pipeline.storage.file_hash import file_sha256
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.memory import MemoryStorage
@@ -28,12 +28,11 @@ __all__ = [
     "StorageLike",
     "appears_whole",
     "cache_folder",
-    "chunk_side",
     "file_sha256",
     "open_storage",
     "put_text",
-    "quickened",
     "recall",
     "remember",
     "store_errors",
+    "with_fast_codecs",
 ]

@@ -25,7 +25,7 @@ from pipeline.errors import BlockError, StoreError
 from pipeline.geometry import Box, ceil_to
 from pipeline.raster import Header, Raster
 from pipeline.storage.base import StorageLike
-from pipeline.storage.codecs import quickened
+from pipeline.storage.codecs import with_fast_codecs
 from pipeline.storage.opening import open_storage
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class BlockStore(Raster):
         import zarr
         from zarr.storage import StorePath
 
-        return quickened(zarr.Array.from_dict(StorePath(self.storage.zarr()), self.metadata))
+        return with_fast_codecs(zarr.Array.from_dict(StorePath(self.storage.zarr()), self.metadata))
 
     @cached_property
     def _writable(self) -> zarr.Array[Any]:

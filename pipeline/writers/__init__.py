@@ -1,4 +1,4 @@
-"""Writers: a finished mask in, a file that other tools open out."""
+"""Writers: each turns a finished mask into a file that other tools open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["MaskMeta", "Writer"]
 
 @dataclass(frozen=True)
 class MaskMeta:
-    """What is known of a mask besides its pixels.
+    """Everything about a mask but its pixels.
 
     Attributes:
         shape: height and width of a plane, pixels.
@@ -47,7 +47,7 @@ class MaskMeta:
 
     @property
     def header(self) -> Header:
-        """The mask as a reader would describe it."""
+        """The header that a reader of the mask would give."""
         return Header(self.shape, 1, self.dtype, planes=self.planes, pixel_size=self.pixel_size, unit=self.unit, offset=self.offset)
 
 

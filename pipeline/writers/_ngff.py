@@ -1,4 +1,4 @@
-"""The words of OME-Zarr 0.5: what a group says of its levels, axes, classes and channels. Plain JSON, no I/O."""
+"""Metadata of OME-Zarr 0.5: levels, axes, classes and channels of a group, as plain JSON."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def multiscales(name: str, axes: Sequence[str], header: Header, num_levels: int, method: str) -> list[dict[str, Any]]:
-    """Say where each level lies.
+    """Return the scale and position of each level.
 
-    A pixel's position is its centre's, as viewers draw it: level n starts (2**n - 1) / 2 pixels of level 0
-    further in, so that all levels cover the same ground.
+    The position of a pixel is that of its centre, as viewers draw it: level n starts (2**n - 1) / 2 pixels of level 0 further
+    in, so that all levels cover the same area.
 
     Args:
         name: of the image.
         axes: of the arrays, in order.
         header: pixel size, unit and offset.
         num_levels: levels at paths ``0``, ``1``, ...
-        method: how a level was made from the one before.
+        method: how a level was computed from the one before.
     """
     size = dict(zip("yx", header.pixel_size or (1.0, 1.0), strict=True))
     offset = dict(zip("yx", header.offset, strict=True))
@@ -47,21 +47,21 @@ def multiscales(name: str, axes: Sequence[str], header: Header, num_levels: int,
 
 def _axis(axis: str, header: Header) -> dict[str, str]:
     kind = {"t": "time", "c": "channel"}.get(axis, "space")
-    # Degrees are in no list of OME-Zarr's, which only recommends its units: dropped, a map would lose its scale's meaning.
+    # OME-Zarr recommends units and does not list degrees; without its unit the scale of a map would mean nothing.
     has_unit = axis in "yx" and header.pixel_size is not None and header.unit
     return {"name": axis, "type": kind, **({"unit": header.unit} if has_unit else {})}
 
 
 def image_label(meta: MaskMeta, url: str) -> dict[str, Any]:
-    """Say what each value of a mask means and how it is drawn; *no prediction* is transparent.
+    """Return the name and colour of each value of a mask; *no prediction* is transparent.
 
     Args:
         meta: classes and colours.
         url: where the mask lies; a source in another folder that is OME-Zarr too is linked relative to it.
     """
-    colors = [{"label-value": one["id"], "rgba": [*bytes.fromhex(one["color"].lstrip("#")), 255]} for one in meta.classes]
+    colors = [{"label-value": spec["id"], "rgba": [*bytes.fromhex(spec["color"].lstrip("#")), 255]} for spec in meta.classes]
     colors.append({"label-value": meta.fill, "rgba": [0, 0, 0, 0]})
-    properties = [{"label-value": one["id"], "name": one["name"]} for one in meta.classes]
+    properties = [{"label-value": spec["id"], "name": spec["name"]} for spec in meta.classes]
     properties.append({"label-value": meta.fill, "name": "no prediction"})
     label: dict[str, Any] = {"colors": colors, "properties": properties}
     if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source + url:
@@ -70,11 +70,11 @@ def image_label(meta: MaskMeta, url: str) -> dict[str, Any]:
 
 
 def omero(header: Header, ranges: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Say how each channel is drawn.
+    """Return how viewers draw each channel.
 
     Args:
         header: channels and their names.
-        ranges: darkest and brightest value a channel that are worth telling apart.
+        ranges: of each channel, the values that are drawn black and in full colour.
     """
     channels = []
     for index, (start, end) in enumerate(ranges):

@@ -1,7 +1,7 @@
 """Smaller levels of an image: each halves the one before, block by block.
 
-Every level has the block side of level 0, so one of its blocks is made of four of the level before;
-these are read one at a time, which bounds memory by one block whatever the image.
+Every level has the block side of level 0, so one of its blocks is computed from four of the level before. These are read one at
+a time, so that memory holds about one block, whatever the size of the image.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Halve = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def halved(shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the shape of the next level: an odd side rounds up."""
+    """Return the shape of the next smaller level; odd sides round up."""
     return -(-shape[0] // 2), -(-shape[1] // 2)
 
 
 def shapes(shape: tuple[int, int], largest: int) -> list[tuple[int, int]]:
-    """List the levels, the image itself first, down to one whose sides are at most ``largest``.
+    """Return the shapes of the levels, the image first, down to one whose sides are at most ``largest`` pixels.
 
     Example:
         >>> shapes((3000, 700), 1024)
@@ -42,12 +42,12 @@ def shapes(shape: tuple[int, int], largest: int) -> list[tuple[int, int]]:
 
 
 def nearest(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Keep the first pixel of each square."""
+    """Return the first pixel of each square."""
     return pixels[..., ::2, ::2]
 
 
 def mode(classes: NDArray[Any]) -> NDArray[Any]:
-    """Keep the most frequent value of each square; ties go to the lowest, so that *no prediction* loses them.
+    """Return the most frequent value of each square; ties go to the lowest, so that *no prediction* never wins one.
 
     Example:
         >>> mode(np.array([[3, 3, 7, 255], [1, 2, 255, 7]], np.uint8)).tolist()
@@ -60,13 +60,13 @@ def mode(classes: NDArray[Any]) -> NDArray[Any]:
     low, high = np.minimum(a, c), np.maximum(b, d)
     a, b = np.maximum(a, c), np.minimum(b, d)
     second, third = np.minimum(a, b), np.maximum(a, b)
-    # Sorted, so what occurs twice or more lies side by side: the lowest such pair, else the lowest value.
+    # Equal values are neighbours once sorted: take the lowest pair of equal ones, else the lowest value.
     pair: NDArray[Any] = np.where(second == third, second, np.where(third == high, third, low))
     return np.where(low == second, low, pair)
 
 
 def mean(nodata: float | None = None) -> Halve:
-    """Make the rule that averages each square, in the pixels' own type; a square with any nodata is nodata.
+    """Return the rule that averages each square, in the type of the pixels; a square with any nodata is nodata.
 
     Example:
         >>> mean()(np.array([[1, 2], [3, 4]], np.uint8)).tolist()
@@ -79,11 +79,11 @@ def mean(nodata: float | None = None) -> Halve:
         corners = _corners(pixels)
         floating = pixels.dtype.kind == "f"
         total = corners[0].astype(np.float64 if floating else np.int64)
-        for part in corners[1:]:
-            total += part
+        for corner in corners[1:]:
+            total += corner
         out: NDArray[Any] = (total / 4 if floating else (total + 2) // 4).astype(pixels.dtype)
         if nodata is not None:
-            out[np.any([part == nodata for part in corners], axis=0)] = nodata
+            out[np.any([corner == nodata for corner in corners], axis=0)] = nodata
         return out
 
     return halve
@@ -94,7 +94,7 @@ def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
 
     Args:
         source: the level before.
-        target: created; its shape is the source's, halved.
+        target: the level, created; its shape is that of the source, halved.
         halve: how a square becomes a pixel.
 
     Raises:
@@ -112,7 +112,7 @@ def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
 
 
 def _quarters(box: Box, block: int) -> Iterator[Box]:
-    """Cut a box into what can be read one at a time: about one block of the level before each."""
+    """Cut a box into parts of about one block of the level before, to be read one at a time."""
     half = -(-block // 2)
     for y0 in range(box.y0, box.y1, half):
         for x0 in range(box.x0, box.x1, half):
@@ -120,7 +120,7 @@ def _quarters(box: Box, block: int) -> Iterator[Box]:
 
 
 def _corners(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The four pixels of each square, as four images; an odd edge counts its last pixels twice."""
+    """Return the four pixels of each square as four images; at an odd edge the last pixels count twice."""
     height, width = pixels.shape[-2:]
     if height % 2 or width % 2:
         pixels = np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + [(0, height % 2), (0, width % 2)], mode="edge")

@@ -1,7 +1,7 @@
 """OME-Zarr 0.5: multiscale label images, and images of channels in the same way.
 
-Level 0 is what a run writes block by block while it predicts; so the group exists before the first block
-(:meth:`OmeZarr.create`), and the smaller levels are added when the last block is there (:meth:`OmeZarr.finish`).
+A run writes level 0 block by block while it predicts. So the group exists before the first block (:meth:`OmeZarr.create`), and
+the smaller levels are added after the last one (:meth:`OmeZarr.finish`).
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ class OmeZarr(Writer):
 
 
 def _fill(meta: MaskMeta | Header) -> float:
-    """What an unwritten pixel holds: *no prediction*, or nodata where an image declares it."""
+    """Return the value of pixels that are not written: *no prediction*, or nodata where an image declares it."""
     return meta.fill if isinstance(meta, MaskMeta) else _nodata(meta) or 0
 
 
 def _nodata(header: Header) -> float | None:
-    """The declared nodata value, if the image's type can hold it."""
+    """Return the declared nodata value, if the image's type can hold it."""
     if header.nodata is None:
         return None
     with np.errstate(invalid="ignore"):
@@ -140,7 +140,7 @@ def _nodata(header: Header) -> float | None:
 
 
 def _ranges(header: Header, smallest: BlockStore) -> list[tuple[float, float]]:
-    """Range of values worth drawing of each channel: all of 8 bits, else what the middle plane of the smallest level holds."""
+    """Return the range of values to draw of each channel: all of 8 bits, else that of the middle plane of the smallest level."""
     if header.dtype == "uint8" or max(smallest.header.shape) > SMALLEST:
         limits = np.iinfo(header.dtype) if np.dtype(header.dtype).kind in "iu" else None
         low, high = (int(limits.min), int(limits.max)) if limits else (0.0, 1.0)

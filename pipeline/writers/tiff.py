@@ -1,7 +1,7 @@
 """Tiled, compressed, pyramidal TIFF, streamed: level 0 is read once, in rows of tiles.
 
-The smaller levels come from the same pass. As TIFF wants one level after the other, their tiles wait,
-compressed, in a file without a name that spills to disk only when it grows::
+The smaller levels are computed in the same pass. A TIFF stores one level after the other, so their tiles wait, compressed, in a
+spool: a temporary file without a name, which goes to disk only when it has grown::
 
     level 0  ████████ row of tiles ──▶ file
     level 1  ████ ─ half of it, until a row of tiles is full ──▶ spool ──▶ file, after level 0
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Tiff"]
 
 TILE = 512
-SPAN = 8 * TILE  # pixels read at once along a row: a store answers a few wide reads faster than many narrow ones
+SPAN = 8 * TILE  # pixels read at once along a row: few wide reads are faster than many narrow ones
 SPOOL_BYTES = 16 << 20  # compressed tiles of one level kept in memory before they go to disk
 CLASSIC_BYTES = 4 * 10**9  # a TIFF above 4 GiB needs 8-byte offsets; judged by the size without compression
 GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel scale, tie points, transformation, geokeys and their values
@@ -104,14 +104,14 @@ class Tiff(Writer):
 
 
 def _level0(mask: Raster, dtype: np.dtype[Any], tile: tuple[int, int], encode: Encode, below: _Reduced | None) -> Iterator[bytes]:
-    """Compress the tiles of every plane, row by row, and hand what was read to the level below."""
+    """Yield the compressed tiles of every plane, row by row, and give what was read to the level below."""
     height, width = mask.header.shape
     for plane in range(mask.header.num_planes):
         for y in range(0, height, tile[0]):
             for x in range(0, width, SPAN):
                 box = Box(y, x, y + tile[0], x + SPAN).clip((height, width))
                 rows_YX = mask.read(box, plane)[0].astype(dtype, copy=False)
-                if below:  # before the tiles: whoever takes the last one does not come back
+                if below:  # before the tiles, because nobody asks for more after the last one
                     below.put(x // 2, nearest(rows_YX))
                     if box.x1 == width:
                         below.advance(halved(box.shape)[0])
@@ -119,45 +119,45 @@ def _level0(mask: Raster, dtype: np.dtype[Any], tile: tuple[int, int], encode: E
 
 
 class _Reduced:
-    """One smaller level: gathers a row of tiles from the level above, compresses it, halves it for the level below."""
+    """One smaller level: collects a row of tiles from the level above, compresses it, halves it for the level below."""
 
     def __init__(
         self, shape: tuple[int, int], rows_YX: NDArray[Any], tile: tuple[int, int], encode: Encode, spool: IO[bytes], below: _Reduced | None
     ) -> None:
         self.shape, self.tile, self.encode, self.below = shape, tile, encode, below
         self.rows_YX = rows_YX  # one row of tiles
-        self.gathered = 0  # rows in rows_YX
-        self.done = 0  # rows compressed of this plane
+        self.num_rows = 0  # of rows_YX that are filled
+        self.num_done = 0  # rows of this plane that are compressed
         self.spool = spool
         self.sizes: list[int] = []
 
     def put(self, x: int, part_YX: NDArray[Any]) -> None:
-        """Take some columns of the rows being gathered."""
-        self.rows_YX[self.gathered : self.gathered + part_YX.shape[0], x : x + part_YX.shape[1]] = part_YX
+        """Take some columns of the rows that are being collected."""
+        self.rows_YX[self.num_rows : self.num_rows + part_YX.shape[0], x : x + part_YX.shape[1]] = part_YX
 
-    def advance(self, rows: int) -> None:
-        """Count rows as gathered in every column."""
-        self.gathered += rows
-        if self.gathered < self.tile[0] and self.done + self.gathered < self.shape[0]:
+    def advance(self, num_rows: int) -> None:
+        """Count rows as complete, in every column, and compress them when they fill a row of tiles."""
+        self.num_rows += num_rows
+        if self.num_rows < self.tile[0] and self.num_done + self.num_rows < self.shape[0]:
             return
-        rows_YX = self.rows_YX[: self.gathered]
+        rows_YX = self.rows_YX[: self.num_rows]
         for part_YX in _cut(rows_YX, self.tile):
             self.sizes.append(self.spool.write(self.encode(part_YX)))
-        self.done = (self.done + self.gathered) % self.shape[0]
-        self.gathered = 0
+        self.num_done = (self.num_done + self.num_rows) % self.shape[0]
+        self.num_rows = 0
         if self.below:
             self.below.put(0, nearest(rows_YX))
             self.below.advance(halved(rows_YX.shape)[0])
 
     def tiles(self) -> Iterator[bytes]:
-        """Hand the compressed tiles on, in order."""
+        """Yield the compressed tiles in order."""
         self.spool.seek(0)
         for size in self.sizes:
             yield self.spool.read(size)
 
 
 def _cut(rows_YX: NDArray[Any], tile: tuple[int, int]) -> Iterator[NDArray[Any]]:
-    """Cut a row of tiles; the last ones are filled up with zeros, which no reader shows."""
+    """Yield the tiles of a row; those at the edge are filled up with zeros, which no reader shows."""
     for x in range(0, rows_YX.shape[1], tile[1]):
         part_YX = rows_YX[:, x : x + tile[1]]
         if part_YX.shape != tile:
@@ -177,8 +177,8 @@ def _encoder(compression: str) -> Encode:
 
 
 def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
-    """OME metadata of a stack."""
-    uuid = uuid5(NAMESPACE_URL, f"{meta.source}#{name}")  # the same on every export
+    """Return the OME metadata of a stack."""
+    uuid = uuid5(NAMESPACE_URL, f"{meta.source}#{name}")  # not random, so that exporting again gives the same bytes
     described: dict[str, Any] = {"axes": "".join(meta.planes).upper() + "YX", "Name": name, "UUID": f"urn:uuid:{uuid}"}
     unit = {"micrometer": "µm", "meter": "m"}.get(meta.unit)
     if meta.pixel_size and unit:
@@ -188,7 +188,7 @@ def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
 
 
 def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
-    """Resolution tags: pixels per centimetre (x, y), for pixel sizes in micrometres."""
+    """Return the resolution tags: pixels per centimetre (x, y), for pixel sizes in micrometres."""
     if not meta.pixel_size or meta.unit != "micrometer":
         return {}
     y, x = (10_000 / size / 2**level for size in meta.pixel_size)
@@ -196,7 +196,7 @@ def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
 
 
 def _tags(meta: MaskMeta) -> list[tuple[int, int, int, Any, bool]]:
-    """Tags to add to the first page: where on Earth, and which value is no data."""
+    """Return the tags of the first page that tell the place on Earth and the value that is no data."""
     tags: list[tuple[int, int, int, Any, bool]] = [(GDAL_NODATA, 2, 0, str(meta.fill), True)]
     for code in GEOTIFF:
         tag: Mapping[str, Any] | None = meta.georeference.get(str(code))

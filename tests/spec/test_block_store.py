@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pipeline.errors import BlockError, StoreError
 from pipeline.geometry import Box
 from pipeline.raster import ArrayRaster, Header
-from pipeline.storage import BlockStore, LocalStorage, chunk_side, store_errors
+from pipeline.storage import BlockStore, LocalStorage, store_errors
+from pipeline.storage.block_store import chunk_side
 from pipeline.tiling import Grid
 
 
