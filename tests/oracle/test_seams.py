@@ -361,7 +361,7 @@ def test_a_damaged_part_is_named(engine, scene, whole, tmp_path, damage):
     assert broken.code == 3
     failures = broken.report["failures"]
     causes = [one["cause"] for one in failures]
-    assert all(cause.startswith(f"{part}: scores of a block ") and "gigaseg retry" in cause for cause in causes)
+    assert all(cause.startswith(f"{part}: the scores of a block ") and "gigaseg retry" in cause for cause in causes)
     assert sum("cannot be read" in cause for cause in causes) == 1
     assert not part.exists()
     around = {f"a:0.{row}.{col}" for row in range(3) for col in range(3)}
