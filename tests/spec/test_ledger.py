@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.errors import LockLost, StoreError
 from pipeline.records import Ledger, Receipt, latest, read_rows, read_rows_of, segments
@@ -50,94 +46,6 @@ def losing(folder):
         raise
     with pytest.raises(LockLost, match=str(os.getpid())):
         stack.close()
-
-
-def test_a_receipt_comes_back_as_it_was(tmp_path):
-    """Every field of a receipt, counts included, survives the ledger."""
-    counts = Counts(
-        np.array([3, 4]), no_prediction=2, confusion=np.array([[3, 0], [1, 3]]), cross_entropy=0.1 + 0.2, cross_entropy_pixels=7
-    )
-    row = receipt(1, key="k", seconds={"read": 0.1}, files={"masks/ä\udcff\n.zarr": 9}, counts=counts, notes=("halved",))
-    with Ledger.open(tmp_path) as ledger:
-        ledger.append(row)
-    (back,) = read_rows(tmp_path)
-    assert back.to_json() == row.to_json()
-
-
-@settings(max_examples=30, deadline=None)
-@given(rows=st.lists(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.floats(allow_nan=False)))))
-def test_rows_of_any_kind_come_back_in_order(rows, tmp_path_factory):
-    """Plain JSON of any kind comes back equal, in the order of appending, apart from other kinds."""
-    folder = tmp_path_factory.mktemp("rows")
-    with Ledger.open(folder) as ledger:
-        for row in rows:
-            ledger.append_row("image", row)
-            ledger.append_row("fit", {"crc": row})
-    assert list(read_rows_of(folder, "image")) == rows
-    assert list(read_rows_of(folder, "fit")) == [{"crc": row} for row in rows]
-    assert list(read_rows(folder)) == []
-
-
-def test_a_line_is_json_for_other_tools(tmp_path):
-    """A segment is JSON lines that any tool reads."""
-    write(tmp_path, 1)
-    header, row = (json.loads(line) for line in (tmp_path / "000001.jsonl").read_text().splitlines())
-    assert header["header"]["epoch"] == 1
-    assert row["receipt"]["block"] == "a:0.0.1"
-
-
-def test_the_last_row_of_a_block_holds():
-    """A later row for the same phase and block replaces the earlier one; another phase does not."""
-    rows = [receipt(1, cause="bad"), receipt(2), receipt(1, attempts=2), replace(receipt(1), phase="finish")]
-    assert latest(rows) == {("predict", "a:0.0.1"): rows[2], ("predict", "a:0.0.2"): rows[1], ("finish", "a:0.0.1"): rows[3]}
-
-
-def test_a_segment_longer_than_one_piece_is_read_whole(tmp_path, monkeypatch):
-    """Rows that lie across the pieces in which a segment is read are not lost."""
-    monkeypatch.setattr(segments, "PIECE_BYTES", 37)
-    write(tmp_path, *range(50))
-    assert blocks(read_rows(tmp_path)) == [f"a:0.0.{number}" for number in range(50)]
-
-
-# damage
-
-
-def test_a_torn_tail_is_dropped_wherever_it_tears(tmp_path):
-    """Cut at any byte, a segment gives exactly the rows that lie before the cut."""
-    write(tmp_path, 1, 2, 3)
-    segment = tmp_path / "000001.jsonl"
-    whole = segment.read_bytes()
-    ends = np.cumsum([len(line) + 1 for line in whole.splitlines()]) - 1  # a row is whole without its end of line
-    for cut in range(len(whole)):
-        segment.write_bytes(whole[:cut])
-        assert blocks(read_rows(tmp_path)) == [f"a:0.0.{number}" for number in (1, 2, 3) if ends[number] <= cut], cut
-
-
-def test_rows_after_a_torn_tail_are_read(tmp_path):
-    """A run resumed on a torn segment loses only the torn row."""
-    write(tmp_path, 1, 2)
-    segment = tmp_path / "000001.jsonl"
-    segment.write_bytes(segment.read_bytes()[:-9])
-    write(tmp_path, 3)
-    assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.3"]
-
-
-def test_a_flipped_bit_costs_one_row_and_never_changes_one(tmp_path):
-    """Whatever bit flips, at most one row is lost and no other row is altered."""
-    write(tmp_path, 1, 2, 3)
-    segment = tmp_path / "000001.jsonl"
-    whole = segment.read_bytes()
-    kept = list(read_rows(tmp_path))
-    lost = 0
-    for bit in range(8 * len(whole)):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        segment.write_bytes(damaged)
-        rows = list(read_rows(tmp_path))
-        assert len(rows) >= 2
-        assert [row for row in kept if row in rows] == rows
-        lost += len(rows) == 2
-    assert lost == 8 * len(whole[whole.index(b"\n") + 1 :])  # every flip in a row or its end was noticed
 
 
 # commit
