@@ -455,9 +455,11 @@ def test_an_evaluation_is_the_commands(here, output, capsys):
 
 def test_a_training_returns_its_bundle_and_scores(here):
     """A training from a dict: the bundle works as a model, history and report are tables, and its folder opens again."""
+    for name in ("b.tif", "truth/b.tif"):
+        save_tiff(here / name, (blobs((90, 80), seed=5) > 120).astype(np.uint8))
     config = {
-        "images": "a.tif",
-        "val": ["a.tif"],
+        "images": ["a.tif", "b.tif"],
+        "val": ["b.tif"],
         "truth": "truth/{stem}.tif",
         "classes": [{"name": "low", "values": [0]}, {"name": "high", "values": "other"}],
         "model": {"name": "unet", "depth": 1, "base": 4},

@@ -60,9 +60,16 @@ def test_no_block_escapes(path: Path) -> None:
     assert {language for language, _ in FENCE.findall(path.read_text(encoding="utf-8"))} <= {"text", "bash", "yaml", "python"}
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what the examples of the documents write."""
+    return tmp_path_factory.mktemp("examples")
+
+
 @pytest.mark.parametrize("example", examples())
-def test_python_in_the_documents_runs(example: Example) -> None:
+def test_python_in_the_documents_runs(example: Example, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python in a document gives what the document shows."""
+    monkeypatch.chdir(scratch)
     example.evaluate()
 
 

@@ -10,7 +10,7 @@ from pipeline.engine import Job
 from pipeline.inputs import build_catalogue
 from pipeline.records import RunFolder
 from pipeline.scheduling import RunSpec, execute, plan_blocks, plan_row
-from workflows._overwriting import refuse_overwriting
+from workflows.run import protect_files
 
 __all__ = ["convert", "copy_images"]
 
@@ -52,7 +52,7 @@ def copy_images(images: Sequence[str], output: Path, overrides: Sequence[str] = 
     identity = {"convert": {"reader": config.reader}}
     folder.refuse_other(identity)
     outputs = [f"{image.name}.ome.zarr" for image in catalogue.images]
-    refuse_overwriting(catalogue, folder, outputs)
+    protect_files(catalogue, folder, outputs)
     job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), goal="convert", masks="")
     runner = "serial" if config.compute.runner == "auto" else config.compute.runner
     plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": outputs}

@@ -86,11 +86,11 @@ def facts_of(model: Model) -> dict[str, Any]:
 def measured(model: Model) -> dict[str, Any]:
     """Measure stride and field, in pixels; nothing for a model that is no network."""
     from pipeline.models import TorchModel
-    from pipeline.models.networks.stride_and_field import probe, remember
+    from pipeline.models.networks import probe, remember_probe
 
     if not isinstance(model, TorchModel):
         return {}
     found = probe(model.load(), model.num_channels or 1, model.fixed_size)
-    if model.unmeasured:
-        remember(model.unmeasured, found)
+    if model.unmeasured_key:
+        remember_probe(model.unmeasured_key, found)
     return asdict(found)

@@ -14,7 +14,7 @@ from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, re
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
-from pipeline.records import Receipt, RunFolder, latest, read_rows
+from pipeline.records import Receipt, RunFolder, latest, read_rows, refuse_overwriting
 from pipeline.report import print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
@@ -29,9 +29,8 @@ from pipeline.tuning import (
     reuse_recipe,
     try_backends,
 )
-from workflows._overwriting import refuse_overwriting
 
-__all__ = ["execute_config", "refuse_training", "run", "run_config"]
+__all__ = ["execute_config", "protect_files", "refuse_training", "run", "run_config"]
 
 
 def run(
@@ -59,7 +58,7 @@ def run(
 def refuse_training(config_path: Path) -> None:
     """Refuse the YAML of a training with one message, where each of its keys would be reported as unknown."""
     data = read_yaml(config_path).data
-    of_run, of_training = (form.schema.model_fields.keys() for form in (RUN_YAML, TRAINING_YAML))
+    of_run, of_training = (kind.schema.model_fields.keys() for kind in (RUN_YAML, TRAINING_YAML))
     if is_training(data) and data.keys().isdisjoint(of_run - of_training):
         found = f"keys of a training ({', '.join([key for key in data if key not in of_run][:3])})"
         raise InputError(Problem(str(config_path), found, "the keys of a run", f"Did you mean `gigaseg train {config_path}`?"))
@@ -101,14 +100,14 @@ def execute_config(
     if not fresh:
         folder.refuse_other(catalogue.identity)
     choice = settle_recipe(catalogue, folder, fresh=fresh)
-    refuse_overwriting(catalogue, folder, ["config.yaml", *plan_row(catalogue, make_job(catalogue, choice.recipe), {})["outputs"]])
+    protect_files(catalogue, folder, ["config.yaml", *plan_row(catalogue, make_job(catalogue, choice.recipe), {})["outputs"]])
     if fresh:  # after validation, so that a refused run deletes nothing
         folder.clear(take_over=take_over)
     choice = calibrated(catalogue, choice)
     job = make_job(catalogue, choice.recipe)
     model = {"name": config.model["name"], "sha256": model_hash(catalogue)}
     notes = [*catalogue.notes, *choice.notes]
-    order = RunSpec(
+    spec = RunSpec(
         folder=folder,
         job=job,
         stages=stages_of(catalogue, job, folder),
@@ -123,9 +122,30 @@ def execute_config(
     for note in notes:
         print(note, file=sys.stderr)
     with no_folder_left_behind(folder):
-        exit_code, done = execute(order, take_over=take_over)
-    write_report(report_of(order.plan, done, folder.read().get("state", "running")), folder.report)
+        exit_code, done = execute(spec, take_over=take_over)
+    write_report(report_of(spec.plan, done, folder.read().get("state", "running")), folder.report)
     return exit_code
+
+
+def protect_files(catalogue: Catalogue, folder: RunFolder, outputs: Sequence[str]) -> None:
+    """Refuse a run that would write over an image, a truth, or a file that no run has written.
+
+    Args:
+        catalogue: what the run reads.
+        folder: where the run writes.
+        outputs: what it writes there, relative paths.
+
+    Raises:
+        InputError: the first few problems.
+    """
+    refuse_overwriting(
+        folder.path,
+        catalogue.config.where("output"),
+        reads=[path for image in catalogue.images for path in (image.path, image.truth) if path],
+        outputs=["log.txt", *sorted(outputs)],
+        command="run",
+        is_begun=(folder.path / "run.json").exists() or folder.ledger.exists(),
+    )
 
 
 def settle_recipe(catalogue: Catalogue, folder: RunFolder, *, fresh: bool) -> RecipeChoice:

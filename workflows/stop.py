@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from pipeline.records import RunFolder
-from pipeline.storage import put_text
 
 __all__ = ["stop"]
 
@@ -25,6 +24,6 @@ def stop(folder_path: Path) -> int:
     """
     folder = RunFolder(folder_path.absolute())
     recorded = folder.require()
-    put_text(folder.stop_flag, "")
+    folder.ask_to_stop()
     print(f"asked to stop: {folder.path} ({recorded['state']})", file=sys.stderr)
     return 0

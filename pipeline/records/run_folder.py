@@ -122,7 +122,7 @@ class RunFolder:
         before = content.get("identity")
         if before is None:
             return
-        ways_out = ["Choose another output folder", "go back to the old value", "start over with --fresh"]
+        ways_out = ["Choose another output folder", "go back to the old value", "start over with --fresh of `run`, `segment` or `train`"]
         ways_out = ways_out[:-1] if identity.keys() & NEVER_FRESH else ways_out
         recipe = content.get("recipe", {})  # a config that was written here has the chosen value where another one has `auto`
         now = json.loads(json.dumps(identity, default=str))

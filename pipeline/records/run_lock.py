@@ -121,7 +121,7 @@ def _wait_for_end(storage: Storage, epoch: int, me: Holder, stale_s: float) -> N
         return
     found, way_out = (
         f"a run that is still going ({holder or 'by an unknown process'})",
-        "Wait for it, stop it, or take its place with --take-over.",
+        "Wait for it, stop it, or take its place with --take-over of `run`, `segment` or `train`.",
     )
     refusal = InputError(Problem(str(storage), found, "one run at a time in one output folder", way_out))
     if gone is False:

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "ray", "zarr", "dask", "tifffile", "imagecodecs", "skimage", "sklearn", "scipy", "timm", "segmentation_models_pytorch")
+HEAVY = (
+    "torch",
+    "ray",
+    "zarr",
+    "dask",
+    "pandas",
+    "tifffile",
+    "imagecodecs",
+    "skimage",
+    "sklearn",
+    "scipy",
+    "timm",
+    "segmentation_models_pytorch",
+)
 PRINTS_MODULES = """
 import sys
 from pipeline.cli import main

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ import pytest
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.inputs import build_catalogue
+from pipeline.records import Receipt
+from pipeline.scheduling import BlockQueue
 from pipeline.scheduling.plan import FORMAT, count_key, make_job, plan_blocks
+from pipeline.statistics.image_statistics import encode_summary
 from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 from workflows.plan import plan
@@ -176,15 +180,38 @@ def test_other_pixels_are_another_key(tmp_path, planned):
     assert FORMAT >= 1
 
 
-def test_fits_and_digests_are_part_of_the_key(tmp_path, planned):
-    """What follows a stage depends on what that has left: a fit, scores or pixels; a fit depends on nothing."""
-    save_tiff(tmp_path / "a.tif", blobs((70, 70)))
-    predict, finish = (stage.blocks[0] for stage in planned()["a"])
-    assert block_keys(predict, {"n": 1}, "x").key != block_keys(predict, {"n": 2}, "x").key
-    for block in (predict, replace(predict, phase="score"), finish):
-        assert block_keys(block, {"n": 1}, "x").key != block_keys(block, {"n": 1}, "y").key
-    assert block_keys(replace(predict, phase="fit"), {}, "x").key == block_keys(replace(predict, phase="fit"), {}, "y").key
-    assert block_keys(predict, {"n": 1}, "").fit == {"n": 1}
+def keys_where(stages, phase, *, digest="d", fit=1):
+    """Keys of an image's blocks by phase, where one phase leaves another digest, and the fit phase another result."""
+    constant = SimpleNamespace(merge=lambda first, _second: first, conclude=lambda _total: {"n": fit})
+    queue = BlockQueue({"a": [replace(stage, reduction=stage.reduction and constant) for stage in stages]})
+    queue.begin({})
+    keys = {stage.phase: [] for stage in stages}
+    while taken := queue.lease(10**9, 1):
+        for block in taken:
+            keys[block.phase].append(block.key)
+            left = digest if block.phase == phase else "d"
+            payload = encode_summary({"n": np.array([1])}) if block.phase == "fit" else ""
+            queue.settle(Receipt(block.phase, block.image.name, block.id, block.key, digest=left, payload=payload))
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "follows"),
+    [
+        ({}, {"phase": "predict", "digest": "other"}, {"finish"}),
+        ({"tiling": {"stitch": "linear"}}, {"phase": "score", "digest": "other"}, {"predict"}),
+        ({"normalize": "percentile"}, {"phase": "fit", "fit": 2}, {"predict"}),
+    ],
+    ids=["pixels", "scores", "fit"],
+)
+def test_fits_and_digests_are_part_of_the_key(tmp_path, planned, options, changed, follows):
+    """What follows a phase depends on what that has left: a fit, scores or pixels; what goes before depends on nothing."""
+    save_tiff(tmp_path / "a.tif", blobs((150, 150)))
+    stages = planned(**options)["a"]
+    before, after = keys_where(stages, changed["phase"]), keys_where(stages, **changed)
+    assert before == keys_where(stages, changed["phase"])
+    assert {phase for phase in before if before[phase] != after[phase]} == follows
+    assert all(set(before[phase]).isdisjoint(after[phase]) for phase in follows)
 
 
 def test_counts_have_a_key_of_their_own(tmp_path, surveyed):
