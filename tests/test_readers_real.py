@@ -23,7 +23,7 @@ import zarr
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
 from pipeline.plugins import build
-from pipeline.readers._axes import DTYPES
+from pipeline.readers._header import DTYPES
 
 ROOT = Path(os.environ.get("GIGASEG_TEST_DATA", "no test data")) / "formats"
 LISTED = (ROOT / "INDEX.tsv").read_text() if (ROOT / "INDEX.tsv").is_file() else ""
@@ -150,7 +150,7 @@ def test_memory_is_bounded_by_the_region(name):
     """A box of a 10000 x 5000 image decodes the strips or tiles that it touches, and takes memory for no more."""
     with build("readers", {"name": "tiff"}).open(str(ROOT / "big-dims" / name)) as raster:
         page, decoded = raster._page, []
-        raster._decode = lambda *args, decode=raster._decode: decoded.append(args) or decode(*args)
+        raster.segments._decode = lambda *args, decode=raster.segments._decode: decoded.append(args) or decode(*args)
         box = Box(2000, 3000, 2256, 3256)
         tracemalloc.start()
         raster.read(box)

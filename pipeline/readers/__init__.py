@@ -1,7 +1,7 @@
-"""Readers: a path in, pixels by region out.
+"""Readers: each opens one kind of file and reads its pixels by region.
 
-A reader answers two questions and no others: what is in this file (:class:`~pipeline.raster.Header`, from its header
-alone), and what are the pixels of this box. It never normalises, resamples or caches pixels.
+Owns: what a file says about itself (:class:`~pipeline.raster.Header`, without reading a pixel), the pixels of a box.
+May import: storage and base modules. Never touches: normalisation, resampling, caches of pixels.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a 
 
 
 class Reader(Plugin):
-    """Base of the readers. Its fields are the options that every reader has.
+    """Base of the readers; its fields are the options that every reader has.
 
-    A new reader says which ``suffixes`` it takes (lower case, longest first) and how to :meth:`open` a path.
+    A new reader lists the ``suffixes`` that it claims (lower case, longest first) and opens a path.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -38,7 +38,7 @@ class Reader(Plugin):
     )
 
     def claims(self, path: str) -> bool:
-        """Whether this reader is for such a path, judged by its name alone."""
+        """Whether this reader opens such paths, judged by the name alone."""
         return path.lower().rstrip("/").endswith(self.suffixes)
 
     @abstractmethod
@@ -47,12 +47,12 @@ class Reader(Plugin):
 
         Raises:
             InputError: the file cannot be opened, or the options do not fit it.
-            OSError: the system fails in a way that may pass.
+            OSError: the system failed, and another try may succeed.
         """
 
 
 def known_suffixes() -> tuple[str, ...]:
-    """Every suffix that a reader takes, lower case, longest first: what counts as an image in a folder.
+    """Return every suffix that a reader claims, lower case, longest first: files of a folder that have one are images.
 
     Example:
         >>> ".ome.tif" in known_suffixes()

@@ -1,4 +1,4 @@
-"""What TIFF tags and the descriptions inside them say of scale, place and names."""
+"""Scale, georeference and channel names from the tags of a TIFF and the descriptions inside them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42113)
 MICROMETERS = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0}
 RESOLUTION_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}
-METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG's foot and US survey foot; every other code is taken as metre
+METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG's foot and US survey foot; every other code counts as metre
 
 
 def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str, dict[str, Any]]:
-    """The GeoTIFF tags of a page, fitted to a level that is ``zoom`` (y, x) times coarser.
+    """Return the GeoTIFF tags of a page, changed for a level that is ``zoom`` (y, x) times coarser.
 
     Returns:
-        ``{"33550": {"type": 12, "value": [...]}, ...}``: TIFF's own type numbers, plain Python values.
+        ``{"33550": {"type": 12, "value": [...]}, ...}``, with TIFF's type numbers and plain Python values.
     """
     tags = {}
     for code in GEO_TAGS:
@@ -47,7 +47,7 @@ def _plain(value: Any) -> int | float:
 
 
 def _coarsen(tags: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> None:
-    """Make the tags of the largest level say where the pixels of a smaller one lie."""
+    """Change the tags of the largest level, in place, so that they locate the pixels of a smaller one."""
     by_axis = (zoom[1], zoom[0], 1.0)
     if "33550" in tags:
         tags["33550"]["value"] = [size * factor for size, factor in zip(tags["33550"]["value"], by_axis, strict=False)]
@@ -58,12 +58,12 @@ def _coarsen(tags: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> None
 
 
 def scale(tif: tifffile.TiffFile, page: tifffile.TiffPage, geo: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> Scale:
-    """Find the size of a pixel: GeoTIFF, else OME-XML, Aperio, ImageJ, else the resolution tags.
+    """Return the size of a pixel: from GeoTIFF, else OME-XML, Aperio, ImageJ, else the resolution tags.
 
     Args:
         tif: the open file.
         page: first page of the largest level.
-        geo: what :func:`georeference` gave, so of the level that is read.
+        geo: result of :func:`georeference` for the level that is read.
         zoom: how many times coarser (y, x) that level is.
     """
     mapped = _map_scale(geo)
@@ -95,7 +95,7 @@ def _map_scale(geo: dict[str, dict[str, Any]]) -> Scale:
 
 
 def _geo_keys(geo: dict[str, dict[str, Any]]) -> dict[int, int]:
-    """The GeoKeys that are plain numbers: model type 1024, raster type 1025, linear unit 3076."""
+    """Return the GeoKeys that are plain numbers: model type 1024, raster type 1025, linear unit 3076."""
     values = geo.get("34735", {"value": []})["value"][4:]
     return {key: value for key, where, _, value in zip(*[iter(values)] * 4, strict=False) if where == 0}
 
@@ -141,7 +141,7 @@ def _tag_size(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[float, f
 
 
 def missing_value(page: tifffile.TiffPage) -> float | None:
-    """The value that GDAL_NODATA declares; None where the tag is absent or no number."""
+    """Return the value that GDAL_NODATA declares; None where the tag is absent or no number."""
     tag = page.tags.get(42113)
     try:
         return float(tag.value) if tag is not None else None
@@ -150,7 +150,7 @@ def missing_value(page: tifffile.TiffPage) -> float | None:
 
 
 def band_names(tif: tifffile.TiffFile) -> tuple[str, ...]:
-    """Names of the channels in OME-XML; empty where one has none."""
+    """Return the names of the channels in OME-XML; empty where a channel has none."""
     pixels = _ome_pixels(tif)
     names = [channel.get("Name", "") for channel in pixels.findall("{*}Channel")] if pixels is not None else []
     return tuple(names) if all(names) else ()

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
-from pipeline.readers._axes import CHANNEL, Layout, decoded_bytes, layout, make_header, native, opening, reading, resolution
+from pipeline.readers._files import opening, reading
+from pipeline.readers._header import check_level, decoded_bytes, make_header, pixel_dtype
 from pipeline.readers._held_arrays import held_array, is_array_path
+from pipeline.readers._layout import CHANNEL_AXES, Layout, resolve_layout
 
 __all__ = ["Array"]
 
@@ -39,21 +41,21 @@ class Array(Reader):
         """Look the array up; nothing is computed yet."""
         with opening(path):
             held = held_array(path)
-            resolution(self, 1, path)
-            found = layout(self, held.axes, held.array.shape, path)
-            header = make_header(self, found, native(held.array.dtype, path), whole_bytes=_chunk_bytes(found, held.array))
-        yield _HeldRaster(path, header, found, held.array)
+            check_level(self, 1, path)
+            layout = resolve_layout(self, held.axes, held.array.shape, path)
+            header = make_header(self, layout, pixel_dtype(held.array.dtype, path), whole_bytes=_chunk_bytes(layout, held.array))
+        yield _HeldRaster(path, header, layout, held.array)
 
 
-def _chunk_bytes(found: Layout, array: Any) -> int:
+def _chunk_bytes(layout: Layout, array: Any) -> int:
     """Return the bytes that one read computes whatever its box: only where the chunks of a dask array are huge or whole planes."""
     if not hasattr(array, "chunks"):
         return 0
-    largest = {letter: max(sizes) for letter, sizes in zip(found.axes, array.chunks, strict=True)}
-    across = math.prod(largest.get(letter, 1) for letter in CHANNEL)
-    apart: int = -(-found.length("c") * found.length("s") // across)
+    largest = {letter: max(sizes) for letter, sizes in zip(layout.axes, array.chunks, strict=True)}
+    across = math.prod(largest.get(letter, 1) for letter in CHANNEL_AXES)
+    apart: int = -(-layout.length("c") * layout.length("s") // across)
     itemsize: int = array.dtype.itemsize
-    plane_bytes = found.length("y") * found.length("x") * across * itemsize
+    plane_bytes = layout.length("y") * layout.length("x") * across * itemsize
     chunk_bytes: int = math.prod(largest.values()) * itemsize
     return decoded_bytes(chunk_bytes, plane_bytes) * apart
 
@@ -61,24 +63,22 @@ def _chunk_bytes(found: Layout, array: Any) -> int:
 class _HeldRaster(Raster):
     """One array; numpy and dask may be read by several threads."""
 
-    def __init__(self, path: str, header: Header, found: Layout, array: Any) -> None:
+    def __init__(self, path: str, header: Header, layout: Layout, array: Any) -> None:
         self.header = header
-        self._path, self._layout, self._array = path, found, array
+        self._path, self._layout, self._array = path, layout, array
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Slice the array, and compute what a dask array has there."""
-        found = self._layout
+        layout = self._layout
         rows, columns = box.slices
-        channels: Any = list(found.channels)
-        picks: dict[str, Any] = {letter: slice(at, at + 1) for letter, at in found.position(plane).items()} | {"y": rows, "x": columns}
-        axis = "c" if found.length("s") == 1 else "s"
-        if found.length("c") * found.length("s") == found.length(axis) and axis in found.axes:
+        channels: Any = list(layout.channels)
+        picks: dict[str, Any] = {letter: slice(at, at + 1) for letter, at in layout.position(plane).items()} | {"y": rows, "x": columns}
+        axis = "c" if layout.length("s") == 1 else "s"
+        if layout.length("c") * layout.length("s") == layout.length(axis) and axis in layout.axes:
             picks[axis], channels = channels, slice(None)  # a dask array then computes the chunks of these channels only
         with reading(self._path, box):
-            part = self._array[tuple(picks.get(letter, slice(None)) for letter in found.axes)]
+            part = self._array[tuple(picks.get(letter, slice(None)) for letter in layout.axes)]
             pixels = np.asarray(part.compute() if hasattr(part, "compute") else part)
-        left = [letter for letter in found.axes if letter in "csyx"]
-        pixels = pixels.reshape([size for size, letter in zip(pixels.shape, found.axes, strict=True) if letter in "csyx"])
-        pixels_CYX = pixels.transpose([left.index(letter) for letter in "csyx" if letter in left]).reshape(-1, *box.shape)
-        out_CYX: NDArray[Any] = pixels_CYX[channels].astype(self.header.dtype, copy=False)
+        pixels = pixels.reshape([size for size, letter in zip(pixels.shape, layout.axes, strict=True) if letter in "csyx"])
+        out_CYX: NDArray[Any] = layout.channels_first(pixels)[channels].astype(self.header.dtype, copy=False)
         return out_CYX

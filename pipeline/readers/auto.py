@@ -1,4 +1,4 @@
-"""The reader of a path, chosen by its name."""
+"""The reader that a path's name asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Auto"]
 
 
 class Auto(Reader):
-    """The first reader that claims the path by its name, with the same options.
+    """Opens a path with the first reader that claims its name; that reader gets the same options.
 
     Example::
 
@@ -31,8 +31,8 @@ class Auto(Reader):
         if reader is None:
             suffix = PurePosixPath(path).suffix.lower()
             known = known_suffixes()
-            way_out = nearest(suffix, known) or "Name the reader: reader: {name: tiff}."
-            raise InputError(Problem(path, f"suffix {suffix!r}", one_of(known), way_out))
+            fix = nearest(suffix, known) or "Name the reader: reader: {name: tiff}."
+            raise InputError(Problem(path, f"suffix {suffix!r}", one_of(known), fix))
         return reader.open(path)
 
     def _reader(self, path: str) -> Reader | None:

@@ -18,7 +18,9 @@ from pipeline.errors import BlockError, InputError, Problem, one_of
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
-from pipeline.readers._axes import Layout, color_notes, layout, local_path, make_header, native, opening, reading, resolution
+from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._header import check_level, color_notes, make_header, pixel_dtype
+from pipeline.readers._layout import Layout, resolve_layout
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,9 +36,9 @@ MODES = {"1": 1, "L": 1, "P": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK"
 class Picture(Reader):
     """PNG, JPEG, BMP and JPEG 2000 files.
 
-    Palette images give their indices, so that a truth drawn with a palette holds class ids; grey of 1, 2 or 4 bits
-    gives its small numbers, 0 and 1 for one bit. The first read decodes the whole picture, which stays
-    in memory while the file is open: ``whole_bytes`` says how much that is.
+    Palette images are read as indices, so that a truth drawn with a palette holds class ids. Grey of 1, 2 or 4 bits is read as
+    its small numbers, 0 and 1 for one bit. The first read decodes the whole picture (``whole_bytes``), which stays in memory
+    while the file is open.
 
     Example::
 
@@ -47,24 +49,33 @@ class Picture(Reader):
 
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
-        """Read the header; the pixels wait for the first read."""
+        """Read the header; the first read decodes the pixels."""
         with opening(path):
-            resolution(self, 1, path)
-            look = _look(local_path(path), path)
-            stored = look.shape if look.shape[2] > 1 else look.shape[:2]
-            found = layout(self, "yxs"[: len(stored)], stored, path)
-            dtype = native(np.dtype(look.dtype), path)
-            whole_bytes = math.prod(look.shape) * dtype.itemsize
+            check_level(self, 1, path)
+            picture = _read_header(local_path(path), path)
+            stored = picture.shape if picture.shape[2] > 1 else picture.shape[:2]
+            layout = resolve_layout(self, "yxs"[: len(stored)], stored, path)
+            dtype = pixel_dtype(np.dtype(picture.dtype), path)
+            whole_bytes = math.prod(picture.shape) * dtype.itemsize
             notes = color_notes(
-                found, palette=look.mode == "P", cmyk=look.mode == "CMYK", alpha={"LA": [1], "RGBA": [3]}.get(look.mode, ())
+                layout, palette=picture.mode == "P", cmyk=picture.mode == "CMYK", alpha={"LA": [1], "RGBA": [3]}.get(picture.mode, ())
             )
-            raster = _PictureRaster(path, make_header(self, found, dtype, whole_bytes=whole_bytes, notes=notes), found, look)
+            raster = _PictureRaster(path, make_header(self, layout, dtype, whole_bytes=whole_bytes, notes=notes), layout, picture)
         yield raster
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What the header of a picture says: (Y, X, S), type, who decodes it, what its grey steps are, and Pillow's name of its colours."""
+class _PictureFile:
+    """A picture whose header was read.
+
+    Attributes:
+        path: of the file.
+        shape: (Y, X, S).
+        dtype: numpy name of the samples' type.
+        codec: what decodes it: ``pillow``, or a codec of imagecodecs.
+        step: what decoded values are divided by, as Pillow stretches grey of few bits to 0..255.
+        mode: Pillow's name for its colours.
+    """
 
     path: str
     shape: tuple[int, int, int]
@@ -74,7 +85,7 @@ class _Look:
     mode: str = ""
 
     def decode(self) -> NDArray[Any]:
-        """All pixels (Y, X, S)."""
+        """Decode all pixels (Y, X, S)."""
         if self.codec == "pillow":
             with _open_pillow(self.path) as image:
                 pixels = np.asarray(image)
@@ -89,56 +100,56 @@ class _Look:
         return pixels // self.step if self.step > 1 else pixels
 
 
-def _look(file: str, path: str) -> _Look:
+def _read_header(file: str, path: str) -> _PictureFile:
     """Read a header without decoding a pixel."""
     with Path(file).open("rb") as stream:
         head = stream.read(HEAD_BYTES)
     start = head.find(JPEG2000_SIZE)
     if start == 0 or (start > 0 and head[4:8] == b"jP  "):
-        return _look_jpeg2000(file, head[start + 4 :], path)
+        return _read_jpeg2000(file, head[start + 4 :], path)
     if head.startswith(PNG_START):
         width, height, bits, kind = struct.unpack(">IIBB", head[16:26])
         samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
         if bits == 16 and samples > 1:  # Pillow would cut these to 8 bits
-            return _Look(file, (height, width, samples), "uint16", codec="png", mode={4: "LA", 6: "RGBA"}.get(kind, ""))
+            return _PictureFile(file, (height, width, samples), "uint16", codec="png", mode={4: "LA", 6: "RGBA"}.get(kind, ""))
         if kind == 0 and bits in (2, 4):  # Pillow stretches these to 0..255
-            return _Look(file, (height, width, 1), "uint8", step=255 // (2**bits - 1))
-    return _look_pillow(file, path)
+            return _PictureFile(file, (height, width, 1), "uint8", step=255 // (2**bits - 1))
+    return _read_pillow(file, path)
 
 
 def _open_pillow(file: str) -> Image.Image:
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # whole_bytes and the memory limit stand guard here, not Pillow's fixed number
+    Image.MAX_IMAGE_PIXELS = None  # the memory limit bounds whole_bytes; Pillow's fixed number is not needed
     return Image.open(file)
 
 
-def _look_pillow(file: str, path: str) -> _Look:
+def _read_pillow(file: str, path: str) -> _PictureFile:
     with _open_pillow(file) as image:
         if image.mode not in MODES:
             raise InputError(Problem(path, f"a picture of mode {image.mode}", one_of(list(MODES))))
         dtype = "uint16" if image.mode == "I;16" else "uint8"
-        return _Look(file, (image.height, image.width, MODES[image.mode]), dtype, mode=image.mode)
+        return _PictureFile(file, (image.height, image.width, MODES[image.mode]), dtype, mode=image.mode)
 
 
-def _look_jpeg2000(file: str, size: bytes, path: str) -> _Look:
+def _read_jpeg2000(file: str, size: bytes, path: str) -> _PictureFile:
     """Parse the SIZ marker segment: sizes and offsets on the reference grid, then bits and sampling of each component."""
     x1, y1, x0, y0 = struct.unpack(">4I", size[4:20])
     count = struct.unpack(">H", size[36:38])[0]
-    bits = {(size[38 + 3 * one] & 0x7F) + 1 for one in range(count)}
-    signed = {size[38 + 3 * one] >> 7 for one in range(count)}
+    bits = {(size[38 + 3 * component] & 0x7F) + 1 for component in range(count)}
+    signed = {size[38 + 3 * component] >> 7 for component in range(count)}
     if len(signed) != 1 or max(bits) > 16:
         raise InputError(Problem(path, f"JPEG 2000 components of {sorted(bits)} bits", "at most 16 bits, all with or all without a sign"))
     dtype = f"{'int' if signed == {1} else 'uint'}{8 if max(bits) <= 8 else 16}"
-    return _Look(file, (y1 - y0, x1 - x0, count), dtype, codec="jpeg2k")
+    return _PictureFile(file, (y1 - y0, x1 - x0, count), dtype, codec="jpeg2k")
 
 
 class _PictureRaster(Raster):
-    """An open picture; decoded by the first read."""
+    """An open picture; the first read decodes it."""
 
-    def __init__(self, path: str, header: Header, found: Layout, look: _Look) -> None:
+    def __init__(self, path: str, header: Header, layout: Layout, file: _PictureFile) -> None:
         self.header = header
-        self._path, self._look, self._layout = path, look, found
+        self._path, self._picture, self._layout = path, file, layout
         self._pixels: NDArray[Any] | None = None
         self._lock = threading.Lock()
 
@@ -146,14 +157,12 @@ class _PictureRaster(Raster):
         """Cut the box out of the decoded picture."""
         with reading(self._path, box), self._lock:
             if self._pixels is None:
-                self._pixels = self._arrange(self._look.decode())
+                self._pixels = self._arrange(self._picture.decode())
             rows, columns = box.slices
             cut_CYX = self._pixels[:, rows, columns]
         channels = self._layout.channels
         return cut_CYX if channels == tuple(range(len(cut_CYX))) else cut_CYX[list(channels)]
 
     def _arrange(self, pixels_YXS: NDArray[Any]) -> NDArray[Any]:
-        """The same pixels seen as channels, rows, columns."""
-        axes = self._layout.axes
-        order = [axes.index(letter) for letter in "csyx" if letter in axes]
-        return pixels_YXS.reshape(self._layout.shape).transpose(order).reshape(-1, *self.header.shape)
+        """Return a view of the pixels as channels, rows, columns."""
+        return self._layout.channels_first(pixels_YXS.reshape(self._layout.shape))

@@ -1,4 +1,4 @@
-"""Zarr and OME-Zarr: arrays read by region, axes and pixel size from the metadata."""
+"""Zarr and OME-Zarr: arrays are read by region; axes and pixel size come from the metadata."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
-from pipeline.readers._axes import CHANNEL, Layout, decoded_bytes, layout, local_path, make_header, native, opening, reading, resolution
-from pipeline.storage import quickened
+from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._header import check_level, decoded_bytes, make_header, pixel_dtype
+from pipeline.readers._layout import CHANNEL_AXES, Layout, resolve_layout
+from pipeline.storage import with_fast_codecs
 
 if TYPE_CHECKING:
     import zarr
@@ -26,14 +28,14 @@ __all__ = ["Zarr"]
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")
 MICROMETERS = {"angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
-LETTERS = {"time": "t", "channel": "c", "band": "c"}  # names other than one letter that mean something here
+LETTERS = {"time": "t", "channel": "c", "band": "c"}  # known names of axes that are longer than a letter
 
 
 class Zarr(Reader):
     """Zarr v2 and v3 arrays, OME-Zarr 0.1 to 0.5 images, and images inside them such as ``a.ome.zarr/labels/nuclei``.
 
-    The axes of an array that is no OME-Zarr come from its dimension names. A folder with Zarr's
-    metadata is recognised whatever its name. A chunk that is not stored holds the fill value.
+    The axes of an array that is no OME-Zarr come from its dimension names. A folder with Zarr's metadata is recognised
+    whatever its name. A chunk that is not stored holds the fill value.
 
     Example::
 
@@ -49,19 +51,19 @@ class Zarr(Reader):
 
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
-        """Open an array, or one level of an image; no chunk is read yet."""
+        """Open an array, or one level of an image; no chunk is read."""
         with opening(path):
             image = _image(_open_store(path), path, self)
-            found = layout(self, image.names, image.array.shape, path)
-            dtype = native(image.array.dtype, path)
-            header = make_header(self, found, dtype, whole_bytes=_whole_bytes(found, image.array), **_scale(image, found))
-            raster = _ZarrRaster(path, header, found, quickened(image.array))
+            layout = resolve_layout(self, image.names, image.array.shape, path)
+            dtype = pixel_dtype(image.array.dtype, path)
+            header = make_header(self, layout, dtype, whole_bytes=_whole_bytes(layout, image.array), **_scale(image, layout))
+            raster = _ZarrRaster(path, header, layout, with_fast_codecs(image.array))
             raster.folder = Path(local_path(path), image.array.path)
         yield raster
 
 
 def _open_store(path: str) -> zarr.Array[Any] | zarr.Group:
-    """Open what lies at a path; the one place that knows what kind of store that is."""
+    """Open an array or a group; only this function knows the kind of store."""
     import zarr
 
     folder = Path(local_path(path))
@@ -74,7 +76,7 @@ def _open_store(path: str) -> zarr.Array[Any] | zarr.Group:
 
 @dataclass(frozen=True)
 class _Image:
-    """One array, and what the group around it says: axes, units, scale and translation of each axis."""
+    """One array, and what the group around it says about each axis: letter, unit, scale and translation."""
 
     array: zarr.Array[Any]
     names: str | None
@@ -85,7 +87,7 @@ class _Image:
 
 
 def _image(node: zarr.Array[Any] | zarr.Group, path: str, options: Reader) -> _Image:
-    """Find the array of the wanted level.
+    """Find the array of the level that the options name.
 
     Raises:
         InputError: the group holds no image, or several.
@@ -93,7 +95,7 @@ def _image(node: zarr.Array[Any] | zarr.Group, path: str, options: Reader) -> _I
     import zarr
 
     if isinstance(node, zarr.Array):
-        resolution(options, 1, path)
+        check_level(options, 1, path)
         return _Image(node, _array_names(node))
     attributes: dict[str, Any] = dict(node.attrs.asdict())
     attributes = {**attributes, **attributes.get("ome", {})}
@@ -109,14 +111,14 @@ def _image(node: zarr.Array[Any] | zarr.Group, path: str, options: Reader) -> _I
 
 
 def _array_names(array: zarr.Array[Any]) -> str | None:
-    """One letter an axis from the dimension names; None where they do not name y and x."""
+    """Return one letter for each axis, from the dimension names; None where they do not name y and x."""
     names: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")
     letters = _letters(names) if names and all(names) else ""
     return letters if "y" in letters and "x" in letters else None
 
 
 def _letters(names: Sequence[str]) -> str:
-    """One letter an axis; a name that means nothing here becomes ``?``.
+    """Return one letter for each axis; an unknown name becomes ``?``.
 
     Example:
         >>> _letters(["time", "C", "y", "x", "lambda"])
@@ -127,12 +129,12 @@ def _letters(names: Sequence[str]) -> str:
 
 
 def _level(group: zarr.Group, attributes: Mapping[str, Any], path: str, options: Reader) -> _Image:
-    """One level of the first multiscale image, with the transformations of both the level and the image."""
+    """Return one level of the first multiscale image, with the transformations of both the level and the image."""
     import zarr
 
     image = attributes["multiscales"][0]
     datasets = image["datasets"]
-    dataset = datasets[resolution(options, len(datasets), path)]
+    dataset = datasets[check_level(options, len(datasets), path)]
     array = group.get(dataset["path"])
     if not isinstance(array, zarr.Array):
         raise InputError(Problem(path, f"no array at {dataset['path']!r}", "the array that the metadata gives for this level"))
@@ -145,71 +147,70 @@ def _level(group: zarr.Group, attributes: Mapping[str, Any], path: str, options:
         array,
         _letters([axis["name"] for axis in axes]),
         units=[axis.get("unit") or "" for axis in axes],
-        scale=[one * whole for one, whole in zip(inner[0], outer[0], strict=True)],
-        translation=[one * whole + moved for one, whole, moved in zip(inner[1], outer[0], outer[1], strict=True)],
+        scale=[level * whole for level, whole in zip(inner[0], outer[0], strict=True)],
+        translation=[level * whole + moved for level, whole, moved in zip(inner[1], outer[0], outer[1], strict=True)],
         channel_names=labels if all(labels) else (),
     )
 
 
 def _transform(node: Mapping[str, Any], axes: int) -> tuple[list[float], list[float]]:
-    """Scale and translation of a level or an image; 1 and 0 where none is written."""
-    found = {"scale": [1.0] * axes, "translation": [0.0] * axes}
+    """Return scale and translation of a level or an image; 1 and 0 where the metadata gives none."""
+    numbers = {"scale": [1.0] * axes, "translation": [0.0] * axes}
     for step in node.get("coordinateTransformations", []):
-        if step.get("type") in found and step["type"] in step:
-            found[step["type"]] = [float(one) for one in step[step["type"]]]
-    return found["scale"], found["translation"]
+        kind = step.get("type")
+        if kind in numbers and kind in step:
+            numbers[kind] = [float(number) for number in step[kind]]
+    return numbers["scale"], numbers["translation"]
 
 
-def _scale(image: _Image, found: Layout) -> dict[str, Any]:
-    """Pixel size, unit and offset as a header has them; the offset is the translation as written."""
+def _scale(image: _Image, layout: Layout) -> dict[str, Any]:
+    """Return pixel size, unit and offset for the header; the offset is the translation as written."""
     facts: dict[str, Any] = {"channel_names": image.channel_names}
-    at = [found.axes.index(letter) for letter in "yx"]
+    y, x = (layout.axes.index(letter) for letter in "yx")
     if not image.scale:
         return facts
-    unit = image.units[at[0]]
-    if not unit and [image.scale[one] for one in at] == [1.0, 1.0]:
-        return facts  # an untouched default says nothing
-    factors = [MICROMETERS.get(image.units[one], 1.0) for one in at]
-    facts["pixel_size"] = tuple(image.scale[one] * factor for one, factor in zip(at, factors, strict=True))
-    facts["offset"] = tuple(image.translation[one] * factor for one, factor in zip(at, factors, strict=True))
+    unit = image.units[y]
+    if not unit and image.scale[y] == image.scale[x] == 1.0:
+        return facts  # a default that nobody has changed
+    factors = {axis: MICROMETERS.get(image.units[axis], 1.0) for axis in (y, x)}
+    facts["pixel_size"] = tuple(image.scale[axis] * factor for axis, factor in factors.items())
+    facts["offset"] = tuple(image.translation[axis] * factor for axis, factor in factors.items())
     facts["unit"] = "micrometer" if unit in MICROMETERS else unit if unit in ("meter", "degree") else ""
     return facts
 
 
-def _whole_bytes(found: Layout, array: zarr.Array[Any]) -> int:
-    """Bytes that one read must decode whatever its box: only where chunks are huge or hold whole planes."""
-    chunks = dict(zip(found.axes, array.chunks, strict=True))
-    across = math.prod(chunks.get(letter, 1) for letter in CHANNEL)
-    apart = -(-found.length("c") * found.length("s") // across)
-    plane_bytes = found.length("y") * found.length("x") * across * array.dtype.itemsize
+def _whole_bytes(layout: Layout, array: zarr.Array[Any]) -> int:
+    """Return the bytes that every read decodes: those of chunks that are huge or hold whole planes, else 0."""
+    chunks = dict(zip(layout.axes, array.chunks, strict=True))
+    across = math.prod(chunks.get(letter, 1) for letter in CHANNEL_AXES)
+    apart = -(-layout.length("c") * layout.length("s") // across)
+    plane_bytes = layout.length("y") * layout.length("x") * across * array.dtype.itemsize
     return decoded_bytes(math.prod(array.chunks) * array.dtype.itemsize, plane_bytes) * apart
 
 
 class _ZarrRaster(Raster):
-    """One open array; Zarr's own reads are safe from several threads."""
+    """One open array; Zarr allows reads from several threads."""
 
-    def __init__(self, path: str, header: Header, found: Layout, array: zarr.Array[Any]) -> None:
+    def __init__(self, path: str, header: Header, layout: Layout, array: zarr.Array[Any]) -> None:
         self.header = header
-        self._path, self._layout, self._array = path, found, array
+        self._path, self._layout, self._array = path, layout, array
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Decode the chunks that the box touches."""
-        found = self._layout
+        layout = self._layout
         rows, columns = box.slices
-        picks: dict[str, Any] = {**found.position(plane), "y": rows, "x": columns, "c": slice(None), "s": slice(None), ".": 0}
-        channels: Any = list(found.channels)
-        one_axis = "c" if found.length("s") == 1 else "s"
-        if found.length("c") * found.length("s") == found.length(one_axis):
-            picks[one_axis], channels = _narrow(found.channels), slice(None)  # only the chunks of these channels are decoded
+        picks: dict[str, Any] = {**layout.position(plane), "y": rows, "x": columns, "c": slice(None), "s": slice(None), ".": 0}
+        channels: Any = list(layout.channels)
+        one_axis = "c" if layout.length("s") == 1 else "s"
+        if layout.length("c") * layout.length("s") == layout.length(one_axis):
+            picks[one_axis], channels = _narrow(layout.channels), slice(None)  # only the chunks of these channels are decoded
         with reading(self._path, box):
-            block = np.asarray(self._array.oindex[tuple(picks[letter] for letter in found.axes)])
-            left = [letter for letter in found.axes if letter in "csyx"]
-            pixels_CYX = block.transpose([left.index(letter) for letter in "csyx" if letter in left]).reshape(-1, *box.shape)
-            out_CYX: NDArray[Any] = pixels_CYX[channels].astype(self.header.dtype, copy=False)
+            pixels = np.asarray(self._array.oindex[tuple(picks[letter] for letter in layout.axes)])
+            out_CYX: NDArray[Any] = layout.channels_first(pixels)[channels].astype(self.header.dtype, copy=False)
             return out_CYX
 
 
 def _narrow(channels: tuple[int, ...]) -> slice | list[int]:
-    """The same channels as a slice where they follow one another, which Zarr reads without an index array."""
+    """Return consecutive channels as a slice, which Zarr reads without an index array; others as a list."""
     span = range(channels[0], channels[0] + len(channels))
     return slice(span.start, span.stop) if channels == tuple(span) else list(channels)

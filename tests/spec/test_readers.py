@@ -262,7 +262,7 @@ def test_what_lasts_is_a_block_error(error, tmp_path, monkeypatch):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, noise(32, 32), tile=(16, 16), compression="zlib")
     with build("readers", {"name": "tiff"}).open(str(path)) as raster:
-        monkeypatch.setattr(raster, "_bytes", fails_once(raster._bytes, error))
+        monkeypatch.setattr(raster.segments, "_bytes", fails_once(raster.segments._bytes, error))
         with pytest.raises(BlockError, match=r"a\.tif: rows 10\.\.20, columns 12\.\.20: cannot be decoded"):
             raster.read(Box(10, 12, 20, 20))
 
@@ -428,7 +428,7 @@ def test_whole_bytes(tmp_path):
         with build("readers", {"name": "tiff"}).open(str(path)) as raster:
             assert raster.header.whole_bytes == expected
             decoded = []
-            raster._decode = lambda *args, decode=raster._decode, decoded=decoded: decoded.append(args) or decode(*args)
+            raster.segments._decode = lambda *args, decode=raster.segments._decode, decoded=decoded: decoded.append(args) or decode(*args)
             for y in range(0, 300, 50):
                 np.testing.assert_array_equal(raster.read(Box(y, 7, y + 50, 99)), pixels_YXC.transpose(2, 0, 1)[:, y : y + 50, 7:99])
             assert len(decoded) == (3 if separate else 1) or not expected

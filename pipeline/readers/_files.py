@@ -1,0 +1,85 @@
+"""Paths on this machine, and the errors of the libraries that open and decode them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
+from typing import TYPE_CHECKING
+
+from pipeline.errors import BlockError, GigasegError, InputError, Problem
+
+if TYPE_CHECKING:
+    from pipeline.geometry import Box
+
+__all__ = ["local_path", "opening", "reading"]
+
+LASTING = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EINVAL)
+"""Failures of the system that another try does not cure; a damaged offset in a file gives the last."""
+
+
+def local_path(path: str) -> str:
+    """Return a path on this machine, without ``file://``.
+
+    Raises:
+        InputError: the path is another kind of URL.
+
+    Example:
+        >>> local_path("file:///data/a.tif")
+        '/data/a.tif'
+    """
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        return path
+    if scheme != "file":
+        raise InputError(Problem(path, f"a {scheme}:// URL", "a path or a file:// URL", "Copy the file to a disk first."))
+    return rest
+
+
+@contextmanager
+def opening(path: str) -> Iterator[None]:
+    """Turn what a library raises while it reads a header into an :class:`~pipeline.errors.InputError` that names the file.
+
+    Raises:
+        OSError: the failure may be temporary, see :func:`_temporary`.
+    """
+    try:
+        yield
+    except GigasegError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(Problem(path, "no file at this path")) from error
+    except Exception as error:  # decoders raise anything at all on a damaged header
+        damaged = InputError(Problem(path, f"a file that cannot be opened ({type(error).__name__}: {error})"))
+        raise (_temporary(error, path) or damaged) from error
+
+
+@contextmanager
+def reading(path: str, box: Box) -> Iterator[None]:
+    """Turn what a library raises while it decodes into a :class:`~pipeline.errors.BlockError` that names file and region.
+
+    Raises:
+        OSError: the failure may be temporary, see :func:`_temporary`.
+    """
+    try:
+        yield
+    except (GigasegError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise anything at all on damaged pixels
+        where = f"{path}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1}"
+        damaged = BlockError(f"{where}: cannot be decoded ({type(error).__name__}: {error})")
+        raise (_temporary(error, where) or damaged) from error
+
+
+def _temporary(error: Exception, where: str) -> OSError | None:
+    """Return an error that names the place of a failure of the system (a lost mount, no free handle); None for any other failure.
+
+    Example:
+        >>> _temporary(OSError(5, "Input/output error"), "a.tif"), _temporary(OSError("image file is truncated"), "a.tif")
+        (OSError(5, 'a.tif: Input/output error'), None)
+    """
+    in_text = re.search(r"\(os error (\d+)\)", str(error))  # zarrs puts the number into the text alone
+    number = error.errno if isinstance(error, OSError) else int(in_text[1]) if in_text else None
+    return None if number is None or number in LASTING else OSError(number, f"{where}: {os.strerror(number)}")

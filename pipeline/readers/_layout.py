@@ -1,0 +1,139 @@
+"""The axes of an array, and the selection of planes and channels.
+
+An image is a 2-D raster of channels, and everything else a file holds is a stack of such planes. One letter says what an
+axis means::
+
+    y x   rows and columns, both required
+    c s   channels; a file with both has C x S channels, numbered over s first
+    t z   planes, always in the order t, z, whatever the order in the file
+    i q   pages that a file numbers without a name: read as z where there is no z
+    .     an axis of length 1 without meaning; any other letter of length 1 becomes this one
+
+Axes that a file does not name: two are ``yx``; three are ``yxc`` where the last is at most 4; any other array needs
+``reader.axes``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError, Problem, one_of
+from pipeline.readers import Reader
+
+__all__ = ["CHANNEL_AXES", "Layout", "resolve_layout"]
+
+STACK_AXES, CHANNEL_AXES = "tz", "cs"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What each stored axis means, and which planes and channels are kept.
+
+    Attributes:
+        axes: one letter for each stored axis, see the module.
+        shape: length of each stored axis.
+        kept: stored positions that are kept on each stack axis, t before z.
+        channels: stored channels that are kept, in this order.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    kept: Mapping[str, tuple[int, ...]]
+    channels: tuple[int, ...]
+
+    def length(self, letter: str) -> int:
+        """Return the length of an axis; 1 where the array has no axis of this name."""
+        return self.shape[self.axes.index(letter)] if letter in self.axes else 1
+
+    @property
+    def stack(self) -> dict[str, int]:
+        """Length of each kept stack axis above 1, t before z: ``Header.planes``."""
+        return {letter: len(kept) for letter, kept in self.kept.items() if len(kept) > 1}
+
+    def position(self, plane: int) -> dict[str, int]:
+        """Return the index of a kept plane on each stored stack axis.
+
+        Example:
+            >>> Layout("zyx", (9, 5, 5), {"z": (2, 7)}, (0,)).position(1)
+            {'z': 7}
+        """
+        indices = np.unravel_index(plane, [len(kept) for kept in self.kept.values()])
+        return {letter: kept[int(index)] for (letter, kept), index in zip(self.kept.items(), indices, strict=True)}
+
+    def channels_first(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return pixels (C, Y, X), with C over s first, from an array that has only the c, s, y and x of the stored axes."""
+        stored = [letter for letter in self.axes if letter in "csyx"]
+        pixels_CSYX = pixels.transpose([stored.index(letter) for letter in "csyx" if letter in stored])
+        return pixels_CSYX.reshape(-1, *pixels_CSYX.shape[-2:])
+
+
+def resolve_layout(options: Reader, names: str | None, shape: tuple[int, ...], path: str) -> Layout:
+    """Decide what each axis of an array means, and which planes and channels the reader's options keep.
+
+    Args:
+        options: the reader, with ``axes``, ``planes`` and ``channels``.
+        names: one letter for each axis, as the file says; None where it says nothing.
+        shape: length of each axis.
+        path: the file, for messages.
+
+    Raises:
+        InputError: the axes are unnamed or unknown, or the options choose planes or channels that do not exist.
+    """
+    if 0 in shape:
+        raise InputError(Problem(path, f"an array of {' x '.join(map(str, shape))} without pixels"))
+    axes = _resolve_axes(options.axes.lower() if options.axes else names, shape, path)
+    sizes = dict(zip(axes, shape, strict=True))
+    stacks = {letter: sizes[letter] for letter in STACK_AXES if letter in sizes}
+    num_channels = math.prod(sizes.get(letter, 1) for letter in CHANNEL_AXES)
+    chosen = options.channels if options.channels is not None else tuple(range(num_channels))
+    _check(chosen, num_channels, path, "reader.channels")
+    return Layout(axes, tuple(shape), _kept(options.planes or {}, stacks, path), chosen)
+
+
+def _resolve_axes(names: str | None, shape: tuple[int, ...], path: str) -> str:
+    """Return one letter of ``tzcsyx.`` for each axis."""
+    listed = " x ".join(map(str, shape))
+    fix = f"Set reader.axes: one letter for each axis of {listed}, such as {'tzcyx'[-len(shape) :]}."
+    if names is None:
+        if len(shape) == 2:
+            return "yx"
+        if len(shape) == 3 and shape[-1] <= 4:
+            return "yxc"
+        raise InputError(Problem(path, f"an array of {listed} whose axes have no names", "y, x; or y, x and at most 4 channels", fix))
+    if len(names) != len(shape):
+        raise InputError(Problem(path, f"{len(names)} axes {names!r} for an array of {listed}", f"{len(shape)} letters", fix))
+    known = STACK_AXES + CHANNEL_AXES + "yx"
+    kept = [letter if letter in known or size > 1 else "." for letter, size in zip(names, shape, strict=True)]
+    unknown = [letter for letter in kept if letter not in known + "."]
+    if len(unknown) == 1 and unknown[0] in "iq" and "z" not in kept:
+        kept[kept.index(unknown[0])] = "z"
+        unknown = []
+    named = [letter for letter in kept if letter != "."]
+    if unknown or len(set(named)) < len(named) or "y" not in named or "x" not in named:
+        raise InputError(Problem(path, f"axes {names!r} for an array of {listed}", "y and x, and each of t, z, c, s at most once", fix))
+    return "".join(kept)
+
+
+def _kept(planes: Mapping[str, int | tuple[int, ...]], stacks: Mapping[str, int], path: str) -> dict[str, tuple[int, ...]]:
+    """Return the positions of each stack axis that ``reader.planes`` keeps: all where it names none."""
+    for letter in planes:
+        if letter not in stacks:
+            expected = one_of([f"{name}: 0..{size - 1}" for name, size in stacks.items()]) or "no planes, as the file holds a single one"
+            raise InputError(Problem(path, f"reader.planes {letter!r}", expected))
+    kept = {}
+    for letter, size in stacks.items():
+        chosen = planes.get(letter, tuple(range(size)))
+        kept[letter] = (chosen,) if isinstance(chosen, int) else chosen
+        _check(kept[letter], size, path, f"reader.planes.{letter}")
+    return kept
+
+
+def _check(chosen: tuple[int, ...], size: int, path: str, option: str) -> None:
+    if not chosen or min(chosen) < 0 or max(chosen) >= size:
+        raise InputError(Problem(path, f"{option} {list(chosen)}", f"0..{size - 1}"))

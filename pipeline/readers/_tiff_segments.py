@@ -1,0 +1,163 @@
+"""The strips and tiles of a TIFF: bytes of the file, decoded by tifffile."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import BlockError
+from pipeline.geometry import Box
+
+if TYPE_CHECKING:
+    import tifffile
+
+__all__ = ["TiffSegments", "segment_shape"]
+
+JPEG = (6, 7, 34892, 33007)
+APERIO_YCC = 33003
+
+
+def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Return height and width of a tile or strip, pixels."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
+class TiffSegments:
+    """Stored pixels of the pages of one pyramid level, which are all alike. The lock covers file seeks, not decoding.
+
+    Args:
+        path: the file, for messages.
+        page: the page that stands for all others.
+        whole_bytes: bytes that every read decodes; as many stay in memory. 0: regions decode alone.
+
+    Attributes:
+        lock: held while the file's position or a page's tags are used.
+        is_over: set when reading is over, so that no thread opens the file again.
+    """
+
+    def __init__(self, path: str, page: tifffile.TiffPage, whole_bytes: int) -> None:
+        self._path, self._page, self._whole_bytes = path, page, whole_bytes
+        self._page.decode  # noqa: B018 - builds the decoder here, once, rather than in two threads at once
+        file = page.parent.filehandle
+        file.set_lock(True)
+        self.lock = file.lock
+        self.is_over = False
+        self._kept: OrderedDict[tuple[int, int], NDArray[Any] | None] = OrderedDict()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Close the file when the system fails, so that the next read opens it again: a stale handle stays stale."""
+        file = self._page.parent.filehandle
+        with self.lock:
+            self._open(file)
+        try:
+            yield
+        except OSError:
+            with self.lock:
+                file.close()
+            raise
+
+    def rows(self, page: Any, start: int, within: int, box: Box) -> NDArray[Any]:
+        """Return uncompressed pixels (Y, X, S); only the part of each row is read where the box is narrow.
+
+        Args:
+            page: the page that holds them.
+            start: offset of the page's first pixel in the file, bytes.
+            within: index of the plane within the page.
+            box: which pixels.
+        """
+        _, _, length, width, samples = self._page.shaped
+        stored = np.dtype(self._page.dtype).newbyteorder(self._page.parent.byteorder)
+        pixel_bytes = stored.itemsize * samples
+        first = start + (within * length + box.y0) * width * pixel_bytes
+        rows, columns = box.shape
+        if columns * 2 >= width:
+            data = self._bytes(page, first, rows * width * pixel_bytes)
+            return np.frombuffer(data, stored).reshape(rows, width, samples)[:, box.x0 : box.x1]
+        starts = range(first + box.x0 * pixel_bytes, first + rows * width * pixel_bytes, width * pixel_bytes)
+        data = b"".join(self._bytes(page, row_start, columns * pixel_bytes) for row_start in starts)
+        return np.frombuffer(data, stored).reshape(rows, columns, samples)
+
+    def segment(self, page: Any, number: int, within: int, position: tuple[int, int]) -> NDArray[Any] | None:
+        """Return one strip or tile, (Y, X, S); None where the file holds none.
+
+        Args:
+            page: the page that holds it.
+            number: index of the page.
+            within: index of the plane within the page.
+            position: row and column of the segment, in segments.
+        """
+        depth, tiledepth = self._page.shaped[1], self._page.tiledepth if self._page.is_tiled else 1
+        down, across = (-(-size // step) for size, step in zip(self._page.shaped[2:4], segment_shape(self._page), strict=True))
+        sample, level = divmod(within, depth)
+        index = ((sample * -(-depth // tiledepth) + level // tiledepth) * down + position[0]) * across + position[1]
+        if not self._whole_bytes:
+            volume_DYXS = self._decode(page, index)
+        else:
+            with self.lock:
+                volume_DYXS = self._decode_once(page, number, index)
+        return None if volume_DYXS is None else volume_DYXS[level % tiledepth]
+
+    def _decode_once(self, page: Any, number: int, index: int) -> NDArray[Any] | None:
+        """Decode a segment that is too large to be decoded for each box; at most ``whole_bytes`` stay in memory."""
+        key = (number, index)
+        if key not in self._kept:
+            decoded = self._decode(page, index)
+            room = self._whole_bytes - (0 if decoded is None else decoded.nbytes)
+            while self._kept and sum(kept.nbytes for kept in self._kept.values() if kept is not None) > room:
+                self._kept.popitem(last=False)
+            self._kept[key] = decoded
+        return self._kept[key]
+
+    def _decode(self, page: Any, index: int) -> NDArray[Any] | None:
+        """Decode one segment (D, Y, X, S); None where the file holds none."""
+        with self.lock:  # tifffile may read tags from the file only now
+            offsets, counts = page.dataoffsets, page.databytecounts
+            tables = {"jpegtables": page.jpegtables, "jpegheader": self._page.jpegheader} if self._page.compression in JPEG else {}
+        if index >= min(len(offsets), len(counts)):
+            raise BlockError(f"{self._path}: segment {index} is not listed, the file lists {len(offsets)}")
+        if not offsets[index] or not counts[index]:
+            return None
+        data = self._bytes(page, offsets[index], counts[index])
+        pixels_DYXS = self._page.decode(data, index, **tables)[0]
+        if pixels_DYXS is None:
+            return None
+        return _rgb(pixels_DYXS) if self._page.compression == APERIO_YCC and _holds_ycc(data) else pixels_DYXS
+
+    def _bytes(self, page: Any, start: int, count: int) -> bytes:
+        """Return bytes of the file, never fewer than asked for."""
+        file = page.parent.filehandle
+        with self.lock:
+            self._open(file)
+            if start + count > file.size:
+                raise BlockError(f"{self._path}: truncated, needs bytes {start}..{start + count} of {file.size}")
+            file.seek(start)
+            data: bytes = file.read(count)
+        return data
+
+    def _open(self, file: tifffile.FileHandle) -> None:
+        """Open a file that is closed: after a failure, or another file of a multi-file OME-TIFF; never once reading is over."""
+        if self.is_over:  # a thread was still reading ahead
+            raise BlockError(f"{self._path}: closed, reading is over")
+        file.open()
+
+
+def _holds_ycc(codestream: bytes) -> bool:
+    """Whether JPEG 2000 code leaves its colour transform to the reader: COD marker, multiple component transform 0."""
+    marker = codestream.find(b"\xff\x52")
+    return marker >= 0 and codestream[marker + 8 : marker + 9] == b"\x00"
+
+
+def _rgb(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Convert full-range BT.601 YCbCr on the last axis to RGB, uint8, rounded."""
+    luma, blue, red = np.moveaxis(pixels.astype(np.float32), -1, 0)
+    blue, red = blue - 128, red - 128
+    rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
+    return np.asarray(np.clip(np.rint(rgb), 0, 255), pixels.dtype)
