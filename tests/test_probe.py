@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.networks.stride_and_field import Probe, answer_key, cached, probe, probe_field, probe_stride, remember
+from pipeline.models.networks.probe_cache import probe_key, recall_probe, remember_probe
+from pipeline.models.networks.stride_and_field import Probe, probe, probe_field, probe_stride
 from pipeline.plugins import build
 from pipeline.storage import file_sha256
 
@@ -149,16 +150,16 @@ def test_answers_are_kept_by_content(tmp_path, monkeypatch):
     one.write_bytes(b"weights")
     copy.write_bytes(b"weights")
     other.write_bytes(b"others")
-    assert cached(one) is None
-    remember(answer_key(one), Probe(8, 54))
-    assert cached(copy) == Probe(8, 54)
-    assert cached(one, options={"smooth": True}) is None, "the same weights, and another network"
-    assert cached(other) is cached(tmp_path / "absent.pt") is None
-    remember(answer_key(one), Probe(8, None))
-    assert cached(copy) == Probe(8, None)
+    assert recall_probe(one) is None
+    remember_probe(probe_key(one), Probe(8, 54))
+    assert recall_probe(copy) == Probe(8, 54)
+    assert recall_probe(one, options={"smooth": True}) is None, "the same weights, and another network"
+    assert recall_probe(other) is recall_probe(tmp_path / "absent.pt") is None
+    remember_probe(probe_key(one), Probe(8, None))
+    assert recall_probe(copy) == Probe(8, None)
     (entry,) = (tmp_path / "cache" / "gigaseg" / "probe").iterdir()
     entry.write_text('{"stride": ')
-    assert cached(one) is None
+    assert recall_probe(one) is None
     one.write_bytes(b"changed")
     assert file_sha256(one) != file_sha256(copy)
 
@@ -170,7 +171,7 @@ def test_torchscript_reads_the_answers(tmp_path, monkeypatch):
     file.write_bytes(b"weights")
     spec = {"name": "torchscript", "path": str(file), "trust": True}
     assert (build("models", spec).stride, build("models", spec).field) == (1, None)
-    remember(answer_key(file), Probe(8, 54))
+    remember_probe(probe_key(file), Probe(8, 54))
     assert (build("models", spec).stride, build("models", spec).field) == (8, 54)
     given = build("models", {**spec, "stride": 16, "field": 60})
     assert (given.stride, given.field) == (16, 60)

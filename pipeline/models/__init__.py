@@ -196,7 +196,7 @@ class TorchModel(Model):
         return True
 
     @property
-    def unmeasured(self) -> str | None:
+    def unmeasured_key(self) -> str | None:
         """Key under which a measured stride and field are kept; None where both are known, or the file is missing."""
         return None
 
@@ -235,7 +235,7 @@ class Network(TorchModel):
         return (self.weights,) if self.weights else ()
 
     @classmethod
-    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """Infer options from the tensors of a weights file, for the message about a file that belongs to another network.
 
         Args:

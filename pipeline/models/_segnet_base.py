@@ -50,7 +50,7 @@ class SegNetBase(Network):
         return height * width * 4 * (channels + 4 * self.layers.encoder[0][0] + 2 * self.num_classes)
 
     @classmethod
-    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """Channels and classes."""
         options = channels_and_classes(shapes, "encoder.0.0.weight", "head.weight")
         return [options] if options else []

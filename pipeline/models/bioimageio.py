@@ -135,9 +135,9 @@ class BioImageIO(TorchModel):
         return self.inner.fixed_size or self.package.size
 
     @property
-    def unmeasured(self) -> str | None:
+    def unmeasured_key(self) -> str | None:
         """The network's file, until its stride and field are known."""
-        return self.inner.unmeasured
+        return self.inner.unmeasured_key
 
     @property
     def uses_gpu(self) -> bool:

@@ -107,9 +107,9 @@ class Bundle(TorchModel):
         return self.architecture.allows_bf16 and self.spec.bf16
 
     @property
-    def unmeasured(self) -> str | None:
+    def unmeasured_key(self) -> str | None:
         """The weights, until stride and field of an architecture that does not say them have been measured, here or in training."""
-        return self.architecture.unmeasured if self.spec.tile.field is None else None
+        return self.architecture.unmeasured_key if self.spec.tile.field is None else None
 
     @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:

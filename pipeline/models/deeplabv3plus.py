@@ -60,7 +60,7 @@ class DeepLabV3Plus(Network):
         return
 
     @classmethod
-    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """The encoders whose first convolution has the name; the output stride leaves no trace."""
         if "decoder.aspp.0.convs.0.0.weight" not in shapes:
             return

@@ -82,7 +82,7 @@ class FRRN(Network):
         return height * width * 4 * (channels + 12 * 48 + 2 * self.num_classes)
 
     @classmethod
-    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """Both variants: they share most names."""
         options = channels_and_classes(shapes, "stem.0.weight", "head.weight")
         return [{"variant": variant, **options} for variant in _STAGES] if options else []

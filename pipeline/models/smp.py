@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.models import Network
-from pipeline.models.networks import Shapes
-from pipeline.models.networks import stride_and_field as probe
+from pipeline.models.networks import Shapes, probe_key, recall_probe
 from pipeline.models.networks.smp_architectures import DEPTH, GIVEN_ELSEWHERE, OUTPUT_STRIDE, UNBOUNDED, Architecture, spelled
 
 if TYPE_CHECKING:
@@ -78,15 +77,15 @@ class Smp(Network):
     @property
     def field(self) -> int | None:
         """As probed for the weights."""
-        found = probe.cached(self.weights, **self._built_from) if self.weights and self.architecture not in UNBOUNDED else None
+        found = recall_probe(self.weights, **self._built_from) if self.weights and self.architecture not in UNBOUNDED else None
         return found.field if found else None
 
     @property
-    def unmeasured(self) -> str | None:
+    def unmeasured_key(self) -> str | None:
         """Until the probe has looked at the network, where its architecture may have a field."""
         if self.weights is None or not self.weights.is_file() or self.architecture in UNBOUNDED:
             return None
-        return None if probe.cached(self.weights, **self._built_from) else probe.answer_key(self.weights, **self._built_from)
+        return None if recall_probe(self.weights, **self._built_from) else probe_key(self.weights, **self._built_from)
 
     @property
     def _built_from(self) -> dict[str, Any]:
@@ -99,11 +98,11 @@ class Smp(Network):
         return height * width * 4 * (channels + 256 + 2 * self.num_classes)
 
     @classmethod
-    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """The architecture by its decoder, and every encoder of the family that the names tell; none of timm's."""
-        from pipeline.models.networks.smp_tensor_names import read_names
+        from pipeline.models.networks.smp_tensor_names import infer_options
 
-        return read_names(shapes)
+        return infer_options(shapes)
 
     def build(self) -> nn.Module:
         """Build the module, with random weights."""

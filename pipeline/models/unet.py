@@ -101,7 +101,7 @@ class UNet(Network):
         return height * width * 4 * (channels + 5 * self.base // self.patch**2 + 2 * self.num_classes)
 
     @classmethod
-    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """All but padding; a patch is told from channels alone, where without it they would be neither 1, 3 nor 4."""
         found, depth = channels_and_classes(shapes, "encoder.0.0.weight", "head.weight"), 0
         while f"up.{depth}.weight" in shapes:

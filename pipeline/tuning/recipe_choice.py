@@ -109,7 +109,7 @@ def choose_recipe(
     """
     model, notes = catalogue.model, list[str]()
     catalogue = replace(catalogue, config=with_fixed_tile(catalogue.config, model, USUAL_HALO))
-    if any(isinstance(part, TorchModel) and part.unmeasured for part in model.constituents):
+    if any(isinstance(part, TorchModel) and part.unmeasured_key for part in model.constituents):
         notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
     recipe = _start(catalogue, has_gpu)
     if backend:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.config import config_from_mapping
 from pipeline.models.bundle_files import list_bundles, read_spec
-from pipeline.models.networks.padding import fill
+from pipeline.models.networks.padding import pad_to_multiple
 from pipeline.plugins import build
 from tests.benchmarks.peers import JOBS, TOOLS, checked, python_of
 from workflows.run import run_config
@@ -48,7 +48,7 @@ class Normalized(nn.Module):
 
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits."""
-        logits: Tensor = self.network(fill((pixels_NCYX - self.mean) / self.std, self.stride))
+        logits: Tensor = self.network(pad_to_multiple((pixels_NCYX - self.mean) / self.std, self.stride))
         return logits[..., : pixels_NCYX.shape[-2], : pixels_NCYX.shape[-1]]
 
 

@@ -18,7 +18,8 @@ from pipeline.errors import InputError
 from pipeline.inputs import build_catalogue
 from pipeline.models import num_parameters
 from pipeline.models.bundle_files import list_bundles, save_bundle
-from pipeline.models.networks.stride_and_field import answer_key, probe_field
+from pipeline.models.networks.probe_cache import probe_key
+from pipeline.models.networks.stride_and_field import probe_field
 from pipeline.plugins import build
 from pipeline.tuning.network_probe import measure_stride_and_field
 from pipeline.tuning.recipe_choice import choose_recipe
@@ -332,8 +333,8 @@ def test_a_bundle_that_says_its_field_is_not_measured(tmp_path, monkeypatch):
     spec = {"name": "smp", "architecture": "Unet", "encoder": "resnet18", "channels": 3, "classes": 2}
     folder = save_bundle(tmp_path / "mine", build("models", spec).load(), architecture=spec, classes=CLASSES[:2], tile={"field": 301})
     model = build("models", {"name": "bundle", "path": f"{folder}{os.sep}"})
-    assert (model.field, model.unmeasured, dict(model.tile)) == (301, None, {"field": 301})
-    assert model.architecture.unmeasured == answer_key(folder / "weights.safetensors", **model.architecture._built_from)
+    assert (model.field, model.unmeasured_key, dict(model.tile)) == (301, None, {"field": 301})
+    assert model.architecture.unmeasured_key == probe_key(folder / "weights.safetensors", **model.architecture._built_from)
     save_tiff(tmp_path / "a.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb")
     found = build_catalogue(
         load_config(engine_yaml(tmp_path, model={"name": "bundle", "path": f"{folder}{os.sep}"}, normalize=None, tiling={"halo": "auto"}))
@@ -355,18 +356,18 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
     model = {"name": "ensemble", "members": [{**UNET, "channels": 3, "classes": 2}, bundle]} if merged else bundle
     found = build_catalogue(load_config(engine_yaml(tmp_path, model=model, normalize=None)))
     assert found.model.field is None
-    assert found.model.constituents[-1].unmeasured
+    assert found.model.constituents[-1].unmeasured_key
     assert any("measured when the run begins" in note for note in choose_recipe(found, lambda: False).notes)
     measure_stride_and_field(found)
     alone = build("models", {**spec, "weights": folder / "weights.safetensors"})
     expected = probe_field(alone.load(), 3, alone.stride)
     assert expected
     again = build("models", {"name": "bundle", "path": f"{folder}{os.sep}"})
-    assert (again.field, again.stride, again.unmeasured) == (expected, alone.stride, None)
-    assert alone.unmeasured is None
+    assert (again.field, again.stride, again.unmeasured_key) == (expected, alone.stride, None)
+    assert alone.unmeasured_key is None
 
     def measured_twice(*_):
         raise AssertionError
 
-    monkeypatch.setattr("pipeline.models.networks.stride_and_field.probe", measured_twice)
+    monkeypatch.setattr("pipeline.models.networks.probe", measured_twice)
     measure_stride_and_field(found)

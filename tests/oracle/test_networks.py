@@ -19,8 +19,9 @@ from pipeline.models import frrn as frrn_file
 from pipeline.models import num_parameters
 from pipeline.models.frrn import FRRN
 from pipeline.models.networks.frrn import FRRNModule
+from pipeline.models.networks.probe_cache import remember_probe
 from pipeline.models.networks.segnet import SegNetModule, _pool, _unpool
-from pipeline.models.networks.stride_and_field import Probe, probe_field, probe_stride, remember
+from pipeline.models.networks.stride_and_field import Probe, probe_field, probe_stride
 from pipeline.models.segnet import SegNet
 from pipeline.models.segnet_basic import SegNetBasic
 from pipeline.plugins import build
@@ -356,12 +357,12 @@ def test_smp_takes_the_librarys_weights(tmp_path, monkeypatch):
     save_file(own.state_dict(), file)
     model = build("models", {**RESNET18, "weights": file, "pretrained": "imagenet"})
     assert model.field is None
-    assert model.unmeasured
-    remember(model.unmeasured, Probe(32, 296))
-    assert (model.field, model.unmeasured) == (296, None)
+    assert model.unmeasured_key
+    remember_probe(model.unmeasured_key, Probe(32, 296))
+    assert (model.field, model.unmeasured_key) == (296, None)
     smooth = model.model_copy(update={"options": {"decoder_interpolation": "bicubic"}})
     assert smooth.field is None, "the same file, and another network"
     pooling = model.model_copy(update={"architecture": "PSPNet"})  # sees the whole tile, whatever the file
-    assert (pooling.field, pooling.unmeasured) == (None, None)
+    assert (pooling.field, pooling.unmeasured_key) == (None, None)
     x = pixels(1, 3, 64, 96)
     assert torch.equal(forward(model.load(), x), forward(own, x))

@@ -16,7 +16,8 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.models.model_zoo.exact_moments import mean_and_std, moments
-from pipeline.models.networks.stride_and_field import Probe, answer_key, remember
+from pipeline.models.networks.probe_cache import probe_key, remember_probe
+from pipeline.models.networks.stride_and_field import Probe
 from pipeline.plugins import build
 from pipeline.tiling import NumpyOps
 from tests.conftest import blobs, save_tiff
@@ -55,7 +56,7 @@ def test_a_zoo_package_runs_with_statistics_of_the_whole_image(tmp_path, engine)
             archive.write(path, path.name)
     model = {"name": "bioimageio", "path": str(tmp_path / "package.zip")}
     read = build("models", model)
-    remember(read.unmeasured, Probe(8, 54))
+    remember_probe(read.unmeasured_key, Probe(8, 54))
     done = engine(model=model, normalize=None, tiling={"core": 400, "halo": 56, "block": 400})
     assert done.code == 0
     sure = np.abs(logits) > 1e-3  # the package's own 1e-6 in the divisor
@@ -221,7 +222,7 @@ def test_a_package_that_fails_its_own_test_is_refused(tmp_path, engine, files):
     spec = package(tmp_path / "p", files=files)
     save_tiff(tmp_path / "a.tif", blobs((40, 50), channels=2), photometric="minisblack")
     keys = {"normalize": None, "reader": {"name": "auto", "axes": "cyx"}, "model": spec}
-    remember(answer_key(tmp_path / "p" / "any.onnx"), Probe(4, 22))
+    remember_probe(probe_key(tmp_path / "p" / "any.onnx"), Probe(4, 22))
     assert engine(**keys, output="good").code == 0
     np.save(tmp_path / "p" / "out.npy", np.load(tmp_path / "p" / "out.npy") * 0.9)
     with pytest.raises(InputError, match=r"rdf.yaml: found a test output that differs by up to 0\.\d+.*expected [\d.e-]+"):

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, Strict, model_validator
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor, TorchModel
-from pipeline.models.networks import stride_and_field as probe
+from pipeline.models.networks import probe_key, recall_probe
 
 __all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "reason"]
 
@@ -118,7 +118,7 @@ class NetworkFile(TorchModel):
         """As given, else as the file says, else as probed, else 1."""
         if known := self.given_stride or self.facts.stride:
             return known
-        found = probe.cached(self.path, **self._built_from)
+        found = recall_probe(self.path, **self._built_from)
         return found.stride if found else 1
 
     @property
@@ -128,16 +128,16 @@ class NetworkFile(TorchModel):
             return self.given_field
         if self.facts.stride is not None:
             return self.facts.field
-        found = probe.cached(self.path, **self._built_from)
+        found = recall_probe(self.path, **self._built_from)
         return found.field if found else None
 
     @property
-    def unmeasured(self) -> str | None:
+    def unmeasured_key(self) -> str | None:
         """Until the probe has looked at the file, or stride and field are known."""
         known = (self.given_stride is not None and self.given_field is not None) or self.facts.stride is not None
-        if known or not self.path.is_file() or probe.cached(self.path, **self._built_from):
+        if known or not self.path.is_file() or recall_probe(self.path, **self._built_from):
             return None
-        return probe.answer_key(self.path, **self._built_from)
+        return probe_key(self.path, **self._built_from)
 
     @property
     def _built_from(self) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""Torch modules that are built here, their weights, and what is measured of them.
+"""Torch modules that this package builds, their weights, and the measurement of stride and field.
 
-Owns: reading and recognising files of weights, stride and field found by trial. May import: base modules and storage.
-Never touches: models. The modules that import torch are imported by name, where a network is built.
+Owns: reading and recognising weights files, finding stride and field by experiment. May import: storage, plugins and base modules.
+Never touches: models, pixels. Modules that import torch are imported by name, inside the functions that build networks.
 """
 
 from __future__ import annotations
 
+from pipeline.models.networks.probe_cache import probe_key, recall_probe, remember_probe
 from pipeline.models.networks.segnet_layers import SegNetLayers
-from pipeline.models.networks.stride_and_field import Probe, answer_key, cached, probe, remember
+from pipeline.models.networks.stride_and_field import Probe, probe
 from pipeline.models.networks.tensor_shapes import Shapes, channels_and_classes
 from pipeline.models.networks.weights import load_weights, read_pickle, read_weights, refuse_mismatch
 
@@ -15,13 +16,13 @@ __all__ = [
     "Probe",
     "SegNetLayers",
     "Shapes",
-    "answer_key",
-    "cached",
     "channels_and_classes",
     "load_weights",
     "probe",
+    "probe_key",
     "read_pickle",
     "read_weights",
+    "recall_probe",
     "refuse_mismatch",
-    "remember",
+    "remember_probe",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models.networks.padding import fill
+from pipeline.models.networks.padding import pad_to_multiple
 
 __all__ = ["FRRNModule"]
 
@@ -16,13 +16,13 @@ __all__ = ["FRRNModule"]
 class FRRNModule(nn.Module):
     """FRRN.
 
-    Sizes that are not multiples of the stride are filled up with zeros at the bottom and right, and the output is cut back.
+    Zeros pad a size that is not a multiple of the stride at the bottom and right, and the output is cropped to the input's size.
 
     Args:
         channels: of the input.
         classes: of the output.
         stages: (scale, feature maps, units) of each stage, in order.
-        units: residual units before the streams part, and after they join.
+        units: residual units before the streams divide, and after they join.
         base: feature maps before and after the stages.
         lanes: feature maps of the residual stream.
     """
@@ -45,7 +45,7 @@ class FRRNModule(nn.Module):
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits (N, K, Y, X)."""
         height, width = pixels_NCYX.shape[-2], pixels_NCYX.shape[-1]
-        pooled = self.stem(fill(pixels_NCYX, self.stride))
+        pooled = self.stem(pad_to_multiple(pixels_NCYX, self.stride))
         residual = self.part(pooled)
         for stage in self.stages:
             pooled, residual = stage(pooled, residual)
@@ -69,7 +69,7 @@ class _Stage(nn.Module):
 
 
 class _FullResolutionUnit(nn.Module):
-    """Reads both streams at the pooled one's scale, and adds what it finds to the residual stream at full resolution."""
+    """Reads both streams at the scale of the pooled one, and adds its result to the residual stream at full resolution."""
 
     def __init__(self, channels: int, width: int, lanes: int, scale: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _FullResolutionUnit(nn.Module):
 
 
 class _ResidualUnit(nn.Module):
-    """Two convolutions beside the identity, or beside a bare projection where the number of feature maps changes."""
+    """Two convolutions added to the identity, or to a 1x1 projection where the number of feature maps changes."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _ResidualUnit(nn.Module):
 
 
 def _conv(channels: int, width: int, kernel: int, *, is_rectified: bool = True) -> nn.Sequential:
-    """A convolution without bias, batch norm, and ReLU unless told otherwise."""
+    """Return a convolution without bias, a batch norm, and a ReLU unless ``is_rectified`` is false."""
     conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), *[nn.ReLU(inplace=True)] * is_rectified)
 

@@ -1,4 +1,4 @@
-"""Which network a file of weights belongs to, told by the names and shapes of its tensors."""
+"""Finding the network that a weights file belongs to, by the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pipeline.plugins import available, build, find
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["advice", "nearest_network"]
+__all__ = ["advise", "nearest_network"]
 
-_LEAST = 0.1  # share of tensors that agree below which a network is not worth naming
-_HIDDEN = "What shapes do not show, such as padding, must be as in training."
+_MIN_SHARE = 0.1  # of tensors that agree; below it a network is not worth naming
+_NOT_IN_SHAPES = "What shapes do not show, such as padding, must be as in training."
 
 
 @runtime_checkable
 class Recognizable(Protocol):
-    """A network that is built here; :class:`pipeline.models.Network` says what its methods do."""
+    """What recognition needs of a :class:`pipeline.models.Network`, which documents the methods."""
 
     @classmethod
-    def guesses(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
+    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """Read options off the tensors of a file."""
         ...
 
@@ -36,42 +36,42 @@ class Recognizable(Protocol):
         ...
 
 
-def advice(found: Shapes, weights: Path) -> str:
-    """Say which network's weights these are, with options to paste, or that they are nobody's.
+def advise(shapes: Shapes, weights: Path) -> str:
+    """Return a sentence that names the network of a weights file, with options to paste, or says that there is none.
 
     Args:
-        found: tensors of the file.
+        shapes: of the file's tensors.
         weights: the file.
     """
-    prefix = _common_prefix(found)
+    prefix = _common_prefix(shapes)
     names = f" once {prefix!r} is cut off its names" if prefix else ""
-    found = {name.removeprefix(prefix): shape for name, shape in found.items()}
-    spec, share = nearest_network(found)
+    shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+    spec, share = nearest_network(shapes)
     text = yaml.safe_dump({**spec, "weights": str(weights)}, default_flow_style=True, sort_keys=False, width=10**6).strip()
     if share == 1:
-        return f"Use model: {text}: every tensor agrees{names}. {_HIDDEN}"
-    if share >= _LEAST:
+        return f"Use model: {text}: every tensor agrees{names}. {_NOT_IN_SHAPES}"
+    if share >= _MIN_SHARE:
         return f"The nearest is model: {text}: {int(100 * share)} % of the tensors agree in name and shape{names}."
-    return f"No network here has tensors of these names and shapes.{_clue(found)}"
+    return f"No network here has tensors of these names and shapes.{_clue(shapes)}"
 
 
-def nearest_network(found: Shapes) -> tuple[dict[str, Any], float]:
+def nearest_network(shapes: Shapes) -> tuple[dict[str, Any], float]:
     """Find the network whose tensors agree best with those of a file.
 
     Args:
-        found: tensors of the file.
+        shapes: of the file's tensors.
 
     Returns:
-        Its name and options, as in the YAML's ``model``, and the share of all tensors, of both, that agree in name and shape.
-        No options and 0.0 where none does; 1.0 where the file would load.
+        Name and options of the network, as in the YAML's ``model``, and the share of all tensors, the file's and the network's,
+        that agree in name and shape. No options and 0.0 where none agrees; 1.0 where the file would load.
     """
     best: tuple[dict[str, Any], float] = {}, 0.0
-    for spec in _guesses(found):
+    for spec in _candidates(shapes):
         try:
             wanted = _shapes_of(spec)
         except InputError:
-            continue  # the shapes promised options that do not exist
-        share = sum(found.get(name) == shape for name, shape in wanted.items()) / len(found.keys() | wanted.keys())
+            continue  # the options that the shapes suggest do not exist
+        share = sum(shapes.get(name) == shape for name, shape in wanted.items()) / len(shapes.keys() | wanted.keys())
         if share > best[1]:
             best = spec, share
         if share == 1:
@@ -79,14 +79,14 @@ def nearest_network(found: Shapes) -> tuple[dict[str, Any], float]:
     return best
 
 
-def _guesses(found: Shapes) -> Iterator[dict[str, Any]]:
+def _candidates(shapes: Shapes) -> Iterator[dict[str, Any]]:
     for name in available("models"):
         try:
             plugin = find("models", name)
         except InputError:
-            continue  # a package that it needs is not installed
+            continue  # the model needs a package that is not installed
         if issubclass(plugin, Recognizable):
-            yield from ({"name": name, **options} for options in plugin.guesses(found))
+            yield from ({"name": name, **options} for options in plugin.guess_options(shapes))
 
 
 def _shapes_of(spec: dict[str, Any]) -> Shapes:
@@ -94,26 +94,26 @@ def _shapes_of(spec: dict[str, Any]) -> Shapes:
 
     network: Recognizable = build("models", spec)
     with weightless(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that a library will drop one day: the user has not asked for them
+        warnings.simplefilter("ignore")  # deprecated names of a library, which the user did not write
         module = network.build()
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _common_prefix(found: Shapes) -> str:
-    """What wrappers put before every name: ``module.``, ``model.``, ``_orig_mod.``."""
+def _common_prefix(shapes: Shapes) -> str:
+    """Return the prefix that a wrapper put before every name, such as ``module.``, ``model.`` or ``_orig_mod.``."""
     prefix = ""
     while True:
-        firsts = {name.removeprefix(prefix).partition(".")[::2] for name in found}
+        firsts = {name.removeprefix(prefix).partition(".")[::2] for name in shapes}
         heads = {head for head, _ in firsts}
         if len(heads) != 1 or not all(rest for _, rest in firsts):
             return prefix
         prefix += f"{heads.pop()}."
 
 
-def _clue(found: Shapes) -> str:
-    """Where the names come from, for networks that have no name here."""
-    if any(name.startswith("backbone.") for name in found):
+def _clue(shapes: Shapes) -> str:
+    """Return a hint at the library that the names come from; empty without one."""
+    if any(name.startswith("backbone.") for name in shapes):
         return " They look like torchvision's: export the module, and use model: {name: torchscript, path: FILE, trust: true}."
-    if "segmentation_head.0.weight" in found:
+    if "segmentation_head.0.weight" in shapes:
         return " They look like segmentation-models-pytorch's with an encoder of timm: name it, as in model: {name: smp, encoder: tu-NAME}."
     return ""

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models.networks.padding import fill
+from pipeline.models.networks.padding import pad_to_multiple
 from pipeline.models.networks.segnet_layers import SegNetLayers
 
 __all__ = ["SegNetModule"]
 
 
 class SegNetModule(nn.Module):
-    """SegNet: the decoder puts each value back where the encoder's pooling found the largest.
+    """SegNet: the decoder puts each value at the position of the maximum that the encoder's pooling found.
 
-    Sizes that are not multiples of the stride are filled up with zeros at the bottom and right, and the output is cut back.
+    Zeros pad a size that is not a multiple of the stride at the bottom and right, and the output is cropped to the input's size.
     """
 
     def __init__(self, channels: int, classes: int, layers: SegNetLayers) -> None:
@@ -37,22 +37,22 @@ class SegNetModule(nn.Module):
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits (N, K, Y, X)."""
         height, width = pixels_NCYX.shape[-2], pixels_NCYX.shape[-1]
-        x = fill(pixels_NCYX, self.stride)
+        x = pad_to_multiple(pixels_NCYX, self.stride)
         x = self.norm(x.float()).to(x.dtype)  # torch has no such norm in bfloat16
-        places: list[Tensor] = []
+        positions: list[Tensor] = []
         for stage in self.encoder:
-            x, place = _pool(stage(x))
-            places.append(place)
+            x, position = _pool(stage(x))
+            positions.append(position)
         for stage in self.decoder:
-            x = stage(_unpool(x, places.pop()))
+            x = stage(_unpool(x, positions.pop()))
         logits: Tensor = self.head(x)
         return logits[..., :height, :width]
 
 
 def _pool(x_NCYX: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest of each 2x2 pixels, and where it was found: 0 to 3, row by row, uint8.
+    """Return the maximum of each 2x2 pixels, and its position: 0 to 3, row by row, uint8.
 
-    Torch's own indices take eight bytes, and its unpooling by them cannot be exported.
+    Torch's own indices take eight bytes each, and unpooling by them cannot be exported.
     """
     pooled_NCYX, index_NCYX = functional.max_pool2d_with_indices(x_NCYX, (2, 2))
     height, width = pooled_NCYX.shape[-2], x_NCYX.shape[-1]
@@ -60,13 +60,13 @@ def _pool(x_NCYX: Tensor) -> tuple[Tensor, Tensor]:
     return pooled_NCYX, (index_NCYX & 1).to(torch.uint8) + 2 * (index_NCYX >= lower_Y1).to(torch.uint8)
 
 
-def _unpool(x_NCYX: Tensor, place_NCYX: Tensor) -> Tensor:
-    """Put each value where its place says, among zeros."""
+def _unpool(x_NCYX: Tensor, position_NCYX: Tensor) -> Tensor:
+    """Put each value at its position among 2x2 pixels; the others are 0."""
     height, width = 2 * x_NCYX.shape[-2], 2 * x_NCYX.shape[-1]
     rows_Y, columns_X = torch.arange(height, device=x_NCYX.device), torch.arange(width, device=x_NCYX.device)
     own_YX = 2 * (rows_Y[:, None] & 1) + (columns_X & 1)
-    place_NCYX = functional.interpolate(place_NCYX, scale_factor=2.0, mode="nearest")
-    return torch.where(place_NCYX == own_YX.to(torch.uint8), functional.interpolate(x_NCYX, scale_factor=2.0, mode="nearest"), 0.0)
+    position_NCYX = functional.interpolate(position_NCYX, scale_factor=2.0, mode="nearest")
+    return torch.where(position_NCYX == own_YX.to(torch.uint8), functional.interpolate(x_NCYX, scale_factor=2.0, mode="nearest"), 0.0)
 
 
 def _stage(channels: int, widths: Sequence[int], kernel: int, is_rectified: bool) -> nn.Sequential:

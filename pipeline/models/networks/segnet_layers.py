@@ -1,4 +1,4 @@
-"""The layers of a SegNet as a table, and what follows from it without torch."""
+"""The layers of a SegNet as a table, and the stride and field that follow from it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SegNetLayers:
 
     @property
     def field(self) -> int:
-        """Exact: the first pixel of a cell, followed back to what it sees; indices see no further than what they place."""
+        """Exact radius in pixels: the first pixel of a cell, followed back to its inputs. Unpooling sees no further than pooling."""
         reach, low = self.kernel // 2, -(self.head // 2)
         for stage in reversed(self.decoder):
             low = (low - reach * len(stage)) // 2
@@ -43,10 +43,10 @@ class SegNetLayers:
         return -low
 
     def narrowed(self, share: int) -> SegNetLayers:
-        """The same layers with a share of the feature maps, for studies.
+        """Return the same layers with fewer feature maps, for studies.
 
         Args:
-            share: what the numbers of feature maps are divided by.
+            share: divisor of the numbers of feature maps.
         """
-        encoder, decoder = (tuple(tuple(width // share for width in stage) for stage in part) for part in (self.encoder, self.decoder))
+        encoder, decoder = (tuple(tuple(width // share for width in stage) for stage in half) for half in (self.encoder, self.decoder))
         return replace(self, encoder=encoder, decoder=decoder)

@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch: built by name, taught to take any size, checked before the first tile."""
+"""Networks of segmentation-models-pytorch: built by name, adapted to any size, checked before the first tile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.models.networks.padding import fill
+from pipeline.models.networks.padding import pad_to_multiple
 from pipeline.models.networks.smp_architectures import GIVEN_ELSEWHERE
 
 __all__ = ["check_output", "make_network"]
@@ -24,8 +24,8 @@ def make_network(
         encoder: name in any case; with ``tu-`` before it, any of timm's.
         channels: of the input.
         classes: of the output.
-        stride: inputs of other sizes than its multiples are filled up with zeros, and the output is cut back.
-        pretrained: name of the encoder's weights on the hub; None: random ones.
+        stride: zeros pad a size that is not a multiple of it, and the output is cropped to the input's size.
+        pretrained: name of the encoder's weights on the hub; None: random weights.
         **options: further arguments of the class.
 
     Raises:
@@ -42,7 +42,7 @@ def make_network(
     if not is_timm:
         _refuse_unknown(architecture, options)
     try:
-        # timm's encoders carry the name of their weights in their own: tu-resnet18.a1_in1k.
+        # The name of a timm encoder includes its weights: tu-resnet18.a1_in1k.
         weights: Any = True if is_timm and pretrained else pretrained
         network = _create(architecture, name, weights, channels, classes, options)
     except (OSError, RuntimeError) as error:
@@ -86,7 +86,7 @@ def _create(architecture: str, encoder: str, weights: Any, channels: int, classe
 
 
 def _refuse_unknown(architecture: str, options: dict[str, Any]) -> None:
-    """The library hands what it does not know to the encoder, where only timm's complain."""
+    """Refuse unknown options: the library passes them to the encoder, and only timm's encoders report them."""
     import inspect
 
     import segmentation_models_pytorch as smp
@@ -98,11 +98,11 @@ def _refuse_unknown(architecture: str, options: dict[str, Any]) -> None:
 
 
 def _any_size(network: nn.Module, stride: int) -> nn.Module:
-    """Fill up and cut back inside ``forward``, by a subclass: the names of the weights stay those of the library."""
+    """Pad and crop inside ``forward`` by a subclass, so that the weights keep the library's names."""
     base = type(network)
 
     def forward(self: nn.Module, x_NCYX: Tensor) -> Tensor:
-        logits_NKYX: Tensor = base.forward(self, fill(x_NCYX, stride))
+        logits_NKYX: Tensor = base.forward(self, pad_to_multiple(x_NCYX, stride))
         return logits_NKYX[..., : x_NCYX.shape[-2], : x_NCYX.shape[-1]]
 
     network.__class__ = type(base.__name__, (base,), {"forward": forward})
@@ -110,7 +110,7 @@ def _any_size(network: nn.Module, stride: int) -> nn.Module:
 
 
 def _encoder_name(encoder: str) -> str:
-    """The library's own spelling."""
+    """Return the library's spelling of an encoder's name."""
     import timm
     from segmentation_models_pytorch.encoders import encoders
 

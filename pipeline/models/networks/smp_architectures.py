@@ -1,4 +1,4 @@
-"""The architectures of segmentation-models-pytorch: names, defaults, and what they see of a tile."""
+"""The architectures of segmentation-models-pytorch: names, and the defaults that stride and field depend on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ Architecture = Literal[
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"
 ]
 _SPELLING = {name.lower(): name for name in get_args(Architecture)}
-DEPTH = {"PSPNet": 3}  # the library's defaults, where they are not 5 halvings and no dilation
+DEPTH = {"PSPNet": 3}  # default encoder depth where it is not 5
+# Default output stride where the encoder is dilated.
 OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
-UNBOUNDED = {"MAnet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "DPT"}  # by attention, pooling or group norm
+UNBOUNDED = {
+    "MAnet",
+    "FPN",
+    "PSPNet",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "PAN",
+    "UPerNet",
+    "DPT",
+}  # attention, image pooling or group norm see the whole tile
+# Arguments of the library that are not among the options, and the key that gives each of them.
 GIVEN_ELSEWHERE = {
     "encoder_name": "encoder",
     "encoder_weights": "pretrained",
@@ -24,5 +35,5 @@ GIVEN_ELSEWHERE = {
 
 
 def spelled(name: Any) -> Any:
-    """Return the library's spelling of an architecture, and what is none as it is."""
+    """Return the library's spelling of an architecture; any other value is returned unchanged."""
     return _SPELLING.get(name.lower(), name) if isinstance(name, str) else name

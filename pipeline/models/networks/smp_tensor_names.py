@@ -1,4 +1,4 @@
-"""What the names of a segmentation-models-pytorch network's tensors say of it."""
+"""Options of a segmentation-models-pytorch network, inferred from the names of its tensors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.models.networks.tensor_shapes import Shapes, channels_and_classes
 
-__all__ = ["read_names"]
+__all__ = ["infer_options"]
 
-# How a tensor of the decoder begins; what comes first decides.
+# The start of a decoder tensor's name for each architecture; the first match decides.
 _DECODERS = {
     "blocks.x_0_0.": "UnetPlusPlus",
     "center.top_conv.": "MAnet",
@@ -24,7 +24,7 @@ _DECODERS = {
     "mlp_stage.": "Segformer",
     "blocks.0.conv1.": "Unet",
 }
-# The first convolution of an encoder, and the names of those that begin with it.
+# The name of an encoder's first convolution, and a pattern of the encoders that begin with it.
 _ENCODERS = {
     "conv1": "resnet|resnext|xception|timm-skres",
     "layer0.conv1": "senet|se_res",
@@ -39,16 +39,16 @@ _ENCODERS = {
     "patch_embed1.proj": "mit_",
     "stage0.rbr_conv.0.conv": "mobileone",
 }
-_WIDTHS = [256, 128, 64, 32, 16]  # of a U-Net's decoder, unless told otherwise
+_WIDTHS = [256, 128, 64, 32, 16]  # default feature maps of a U-Net's decoder
 
 
-def read_names(shapes: Shapes) -> Iterator[dict[str, Any]]:
-    """Give options of the model ``smp``, one set for each encoder of the family that the names tell.
+def infer_options(shapes: Shapes) -> Iterator[dict[str, Any]]:
+    """Yield options of the model ``smp``, one set for each encoder that the names allow.
 
     Args:
         shapes: of the tensors of a file, by name.
     """
-    decoder = next((name for start, name in _DECODERS.items() if any(one.startswith(f"decoder.{start}") for one in shapes)), None)
+    decoder = next((name for start, name in _DECODERS.items() if any(tensor.startswith(f"decoder.{start}") for tensor in shapes)), None)
     stem = next((stem for stem in _ENCODERS if f"encoder.{stem}.weight" in shapes), None)
     size = channels_and_classes(shapes, f"encoder.{stem}.weight", "segmentation_head.0.weight")
     if not (decoder and stem and size):

@@ -1,38 +1,30 @@
-"""Finding out by trial what a network does not say of itself: its total stride and its field.
-
-The answers are kept in a small cache by what makes the network, so that a plan can read them without torch.
-"""
+"""Measuring a network's total stride and field by experiment, where the model does not declare them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.geometry import ceil_to
-from pipeline.storage import file_sha256, recall
-from pipeline.storage import remember as keep_answer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Probe", "answer_key", "cached", "probe", "probe_field", "probe_stride", "remember"]
+__all__ = ["VERSION", "Probe", "probe", "probe_field", "probe_stride"]
 
-VERSION = 2  # of the probe: what an earlier one found is not asked for
+VERSION = 2  # of the measurement; results of earlier versions are ignored
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
-_CANVASES = (128, 256, 512, 1024)  # sides tried in turn, pixels: small ones are quick, large ones hold wide fields
-_BREADTH = 64  # of the strips that a field is measured on, pixels: what reaches along a strip does so on a square too
+_CANVASES = (128, 256, 512, 1024)  # sides tried in turn, pixels: small canvases are fast, large ones hold wide fields
+_BREADTH = 64  # of the strips that a field is measured on, pixels: a network reaches as far along a strip as on a square
 _AXES = (-2, -1)
-_ROUNDING = 1e-4  # share of the largest output by which float32 may differ from itself elsewhere in the image
+_ROUNDING = 1e-4  # share of the largest output by which float32 may differ between positions in the image
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found.
+    """A measurement.
 
     Attributes:
         stride: total stride, pixels.
@@ -44,29 +36,29 @@ class Probe:
 
 
 def probe(network: nn.Module, channels: int, size: int | None = None) -> Probe:
-    """Find stride and field of a network.
+    """Measure stride and field of a network.
 
     Args:
-        network: float32 (N, C, H, W) in, (N, K, H', W') out, in evaluation mode on the CPU.
+        network: maps float32 (N, C, H, W) to (N, K, H', W'); in evaluation mode, on the CPU.
         channels: C.
-        size: the only H and W that it takes, pixels; None: it takes many.
+        size: the only H and W that the network takes, pixels; None: it takes many.
 
     Raises:
-        ValueError: no stride up to 64 will do.
+        ValueError: the network accepts no stride up to 64.
     """
     stride = probe_stride(network, channels, size)
     return Probe(stride, probe_field(network, channels, stride, size))
 
 
 def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> int:
-    """Return the smallest stride whose multiples the network takes as sizes, and whose shifts move its output along.
+    """Return the smallest stride whose multiples the network takes as sizes, and whose shifts of the input shift the output.
 
-    Two things must move along: the output in the middle of a canvas, and the reach of a single line, which shows
-    paths that this output happens not to use. A network that sees its whole input moves nothing exactly: there,
-    the smallest stride that is no worse than the largest.
+    Two things must shift: the output in the middle of a canvas, and the reach of a single line, which shows
+    paths that this output happens not to use. The output of a network that sees its whole input never shifts exactly;
+    for it, the smallest stride whose error is no larger than that of the largest is returned.
 
     Raises:
-        ValueError: no stride up to 64 will do.
+        ValueError: the network accepts no stride up to 64.
     """
     forward = _forward(network)
     accepted = [stride for stride in STRIDES if size % (4 * stride) == 0] or [1] if size else _accepted(forward, channels)
@@ -84,17 +76,17 @@ def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> 
             if errors[stride] < _ROUNDING and all(start and moved[axis] == [at + stride for at in start] for axis, start in starts.items()):
                 return stride
     if size:
-        return accepted[-1]  # nothing moves exactly on so small a canvas: the largest is a multiple of the true one
+        return accepted[-1]  # no shift is exact on so small a canvas; the largest is a multiple of the true stride
     return next(stride for stride in accepted if errors[stride] <= max(2 * errors[accepted[-1]], _ROUNDING))
 
 
 def probe_field(network: nn.Module, channels: int, stride: int, size: int | None = None) -> int | None:
-    """Return how far an input pixel outside a cell of the stride can change the cell's output, pixels.
+    """Return how far outside a cell of the stride an input pixel can lie and still change the cell's output, pixels.
 
     Every position in a cell is tried, along both axes.
 
     Returns:
-        The radius; None where it reaches the border of the largest canvas, as in networks that see their whole input.
+        The radius; None where it reaches the border of the largest canvas, as for a network that sees its whole input.
     """
     forward = _forward(network)
     for side in (size,) if size else _CANVASES:
@@ -111,7 +103,7 @@ Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 def _forward(network: nn.Module) -> Forward:
-    """A copy of the network as a function."""
+    """Return a copy of the network as a function."""
     import copy
 
     import torch
@@ -134,7 +126,7 @@ def _random(channels: int, side: int) -> torch.Tensor:
 
 
 def _accepted(forward: Forward, channels: int) -> list[int]:
-    """Strides for which a size that is a multiple of this one and of no larger one goes in and loses an even margin."""
+    """Return the strides that the network accepts: a size divisible by the stride, and by no larger one, loses an even margin."""
     import torch
 
     def accepts(side: int) -> bool:
@@ -145,7 +137,7 @@ def _accepted(forward: Forward, channels: int) -> list[int]:
         return 0 < output.shape[-1] <= side and (side - output.shape[-1]) % 2 == 0
 
     for least in _CANVASES[:3]:
-        # A multiple of every stride: refused, it is too small, and what is said to a little more would be of no use.
+        # A multiple of every stride. A network that refuses it needs a larger canvas, so nothing slightly larger is tried.
         accepted = [stride for stride in STRIDES if accepts(least + stride)] if accepts(least) else []
         if accepted:
             return accepted
@@ -153,7 +145,7 @@ def _accepted(forward: Forward, channels: int) -> list[int]:
 
 
 def _shift_errors(forward: Forward, pixels: torch.Tensor, strides: list[int], side: int) -> tuple[torch.Tensor, dict[int, float]]:
-    """The output of the first window, and for each stride how far the output of the window shifted by it is off."""
+    """Return the output of the first window, and for each stride the error of the output of the window shifted by the stride."""
     plain = forward(pixels[..., :side, :side])
     middle = side // 8
     start = (plain.shape[-1] - middle) // 2
@@ -168,13 +160,13 @@ def _shift_errors(forward: Forward, pixels: torch.Tensor, strides: list[int], si
 
 
 def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int, axis: int) -> list[int] | None:
-    """The first and the last row (axis -2) or column (-1) of the output that row or column ``at`` changes; in coordinates of the input.
+    """Return the first and last row (axis -2) or column (-1) of the output that input line ``at`` changes, in input coordinates.
 
-    The line is set to NaN, which passes through every weight that is not left out altogether, and to a large finite
-    value, which moves what only comparisons see.
+    The line is set to NaN, which passes through every weight, and to a large finite value, which changes what only
+    comparisons see.
 
     Returns:
-        An empty list where nothing changes; None where the change touches the output's border, or the line is outside.
+        An empty list where nothing changes; None where the change touches the output's border, or the line lies outside.
     """
     import torch
 
@@ -185,7 +177,7 @@ def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int,
     for value in (float("nan"), 1e4):
         touched = pixels.clone()
         touched.select(axis, at).fill_(value)
-        changed |= (forward(touched) != plain).movedim(axis, 0).flatten(1).any(1)  # NaN differs from everything
+        changed |= (forward(touched) != plain).movedim(axis, 0).flatten(1).any(1)  # NaN differs from every value
     hit = torch.nonzero(changed).flatten().tolist()
     if hit and (hit[0] == 0 or hit[-1] == length - 1):
         return None
@@ -194,12 +186,12 @@ def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int,
 
 
 def _holds(field: int, on_larger: int | None) -> bool:
-    """Whether a larger canvas shows nothing further: a dilated kernel can jump over the border of a small one."""
+    """Return whether a larger canvas shows the same field: a dilated kernel can jump over the border of a small one."""
     return on_larger is not None and on_larger <= field
 
 
 def _field_on(forward: Forward, channels: int, stride: int, side: int, lines: int) -> int | None:
-    """The field of some lines along both axes of a canvas; None where it touches the canvas's border."""
+    """Return the field of some lines along both axes of a canvas; None where it touches the canvas's border."""
     worst, middle = 0, ceil_to(side // 2, stride)
     for axis in _AXES:
         pixels, plain = _narrow(forward, channels, side, axis)
@@ -208,42 +200,16 @@ def _field_on(forward: Forward, channels: int, stride: int, side: int, lines: in
             if reach is None:
                 return None
             if reach:
-                # Distances from the line to the nearer edges of the outermost cells that it changes.
+                # Distances from the line to the nearer edges of the outermost cells that the line changes.
                 worst = max(worst, line - (reach[0] // stride * stride + stride - 1), reach[1] // stride * stride - line)
     return worst
 
 
 def _narrow(forward: Forward, channels: int, side: int, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A canvas of a side along an axis, and the network's output: a strip where that is taken, else a square."""
+    """Return a canvas of a side along an axis, and the network's output: a strip where the network takes it, else a square."""
     square = _random(channels, side)
     strip = square.narrow(-3 - axis, 0, min(_BREADTH, side))
     try:
         return strip, forward(strip)
     except (RuntimeError, ValueError, AssertionError):  # valid padding, or one size alone
         return square, forward(square)
-
-
-def answer_key(weights: Path, **built_from: Any) -> str:
-    """Name what is found for a network: by its weights, all else that it is built from, and the probe that looks.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    parts = {"probe": VERSION, "weights": file_sha256(weights), **built_from}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def cached(weights: Path, **built_from: Any) -> Probe | None:
-    """Return what was found for a network before; None: nothing, or its file is not there."""
-    if not weights.is_file():
-        return None
-    found = recall("probe", answer_key(weights, **built_from)) or {}
-    try:
-        return Probe(stride=int(found["stride"]), field=None if found["field"] is None else int(found["field"]))
-    except (ValueError, KeyError, TypeError):
-        return None  # a cache that cannot be read is an empty one
-
-
-def remember(key: str, found: Probe) -> None:
-    """Keep what was found for a network under the name that :func:`answer_key` gives it."""
-    keep_answer("probe", key, asdict(found))

@@ -1,4 +1,4 @@
-"""Names and shapes of a network's tensors, and what they say of its options."""
+"""Names and shapes of a network's tensors, and the options that follow from them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CONV_AXES = 4
 
 
 def channels_and_classes(shapes: Shapes, first: str, last: str) -> dict[str, int] | None:
-    """Read the channels of a network's input and output.
+    """Read the channels of a network's input and output from its convolutions.
 
     Args:
-        shapes: of its tensors.
-        first: name of the weights of its first convolution, (maps, channels, height, width).
-        last: name of those of its last.
+        shapes: of the network's tensors.
+        first: name of the weights of the first convolution, (maps, channels, height, width).
+        last: name of the weights of the last convolution.
 
     Returns:
         ``channels`` and ``classes``; None where there are no such convolutions.

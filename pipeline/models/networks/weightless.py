@@ -1,4 +1,4 @@
-"""Networks without memory for their weights: for their names and shapes."""
+"""Building networks without memory for their weights, to learn names and shapes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["weightless"]
 
-# What initialises weights; on the meta device each of them takes a while, and changes nothing.
+# Functions that initialise weights; on the meta device they take time and change nothing.
 _FILLS = {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "constant_", "erfinv_"}
 _FILLS |= {"mul_", "add_", "clamp_", "fill_", "zero_"}
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out what fills tensors, and keeps numbers that some encoders read while they are built on the CPU."""
+    """Skips functions that fill tensors, and keeps on the CPU the numbers that some encoders read while they are built."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         del types
@@ -31,7 +31,7 @@ class _Unfilled(TorchFunctionMode):
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Give modules that are built inside shapes, but neither memory nor values.
+    """Build modules inside this context with shapes, but without memory or values.
 
     Example:
         >>> with weightless():

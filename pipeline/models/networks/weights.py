@@ -1,4 +1,4 @@
-"""Weights: from a file that cannot run code, or from a seed."""
+"""Loading weights from a file that cannot run code, or drawing them from a seed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["load_weights", "read_pickle", "read_weights", "refuse_mismatch"]
 
-_SHOWN = 3  # names in a message; a wrong file differs in hundreds
+_MAX_NAMES = 3  # in a message; a wrong file differs in hundreds
 
 
 def load_weights(build: Callable[[], nn.Module], weights: Path | None, seed: int = 0) -> nn.Module:
-    """Build a module and give it its weights.
+    """Build a module and load its weights.
 
     Args:
         build: makes the module.
         weights: a ``.safetensors`` file, or a ``.pt``/``.pth`` state dict; None: random weights.
-        seed: of the random weights; the global random state is left as it was.
+        seed: of the random weights; the global random state does not change.
 
     Returns:
         The module in evaluation mode, float32, on the CPU.
@@ -46,7 +46,7 @@ def load_weights(build: Callable[[], nn.Module], weights: Path | None, seed: int
 
 
 def read_weights(weights: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict; no code in the file is ever run.
+    """Read a state dict; no code in the file is run.
 
     Raises:
         InputError: the file is missing, of another kind, truncated or tampered with.
@@ -60,7 +60,7 @@ def read_weights(weights: Path) -> dict[str, torch.Tensor]:
     else:
         raise InputError(Problem(str(weights), f"a file ending in {weights.suffix!r}", "a .safetensors, .pt or .pth file"))
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]  # what most trainers save
+        state = state["state_dict"]  # most trainers save the state dict under this key
     if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
         raise InputError(Problem(str(weights), "something other than tensors by name", "a state dict"))
     return dict(state)
@@ -77,10 +77,10 @@ def _read_safetensors(weights: Path) -> Mapping[str, torch.Tensor]:
 
 
 def read_pickle(weights: Path) -> Any:
-    """Read what ``torch.save`` wrote, tensors and plain values only.
+    """Read tensors and plain values that ``torch.save`` wrote.
 
     Raises:
-        InputError: the file is damaged, or holds what would run code.
+        InputError: the file is damaged, or loading it would run code.
     """
     import torch
 
@@ -93,15 +93,16 @@ def read_pickle(weights: Path) -> Any:
 
 
 def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], weights: Path) -> None:
-    """Name the first few differences of each kind, with their number, and the network that the weights belong to.
+    """Refuse tensors that do not fit a model.
 
     Args:
         wanted: tensors of the model, by name.
-        found: tensors of the file.
+        found: tensors of the file, by name.
         weights: the file.
 
     Raises:
-        InputError: names or shapes differ.
+        InputError: names or shapes differ; the message has the number and the first few of each kind of difference, and the
+            network that the weights belong to.
     """
     shapes = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -115,11 +116,11 @@ def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torc
     }
     parts = [f"{len(names)} {kind}: {_shortened(names)}" for kind, names in differences.items() if names]
     if parts:
-        from pipeline.models.networks.recognition import advice
+        from pipeline.models.networks.recognition import advise
 
-        way_out = advice({name: tuple(value.shape) for name, value in found.items()}, weights)
+        way_out = advise({name: tuple(value.shape) for name, value in found.items()}, weights)
         raise InputError(Problem(str(weights), "; ".join(parts), f"the {len(wanted)} tensors of the model", way_out))
 
 
 def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
