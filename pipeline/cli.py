@@ -22,7 +22,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="gigaseg",
     help="Segment images too large for memory: a YAML goes in; masks and a per-class IoU report come out.",
-    epilog="Exit codes: 0 done; 1 could not go on; 2 wrong input; 3 done but for what is quarantined; 130 interrupted (resumable).",
+    epilog="Exit codes: 0 done; 1 could not go on; 2 wrong input; 3 done but for what is quarantined; 130 interrupted, resumable.",
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,22 +32,24 @@ app = typer.Typer(
 models_app = typer.Typer()
 app.add_typer(models_app, name="models")
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to do; see `gigaseg schema` and `gigaseg init`.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML; `gigaseg init` writes one to start from.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.")]
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]
-MaybeModel = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="For an image that is not in a YAML.")]
-BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this one, as failures.csv names it.")]
-Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="A sample and a bundle by default.")]
+MaybeModel = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="Needed where an image is given instead of a YAML.")
+]
+BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this block, as failures.csv names it.")]
+Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="By default a sample image and a shipped bundle.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: earlier results in the output folder are removed.")]
-TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the run from the process that holds it.")]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Remove earlier results from the output folder and start over.")]
+TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the run from the live process that holds it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def show_version(asked: bool) -> None:
-    """Print the version and end, whatever else is asked."""
+    """Print the version and end; other options are ignored."""
     if asked:
         print(f"gigaseg {__version__}")
         raise typer.Exit
@@ -83,7 +85,7 @@ def run(
 def segment(
     images: Images, model: ModelName, output: Output, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False
 ) -> None:
-    """Do as run does, without a YAML: it writes the one it used."""
+    """Segment images without a YAML; the output folder's config.yaml is the one that was used."""
     from workflows import segment as workflow
 
     done(workflow.segment(images, model, output, overrides or [], fresh=fresh, take_over=take_over))
@@ -91,7 +93,7 @@ def segment(
 
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = False) -> None:
-    """Say what a run or a training would do; nothing is written."""
+    """Print what a run or a training would do; nothing is written."""
     from workflows import plan as workflow
 
     done(workflow.plan(config, overrides or [], as_json=as_json))
@@ -99,7 +101,7 @@ def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = Fal
 
 @app.command()
 def status(folder: Folder, *, as_json: Json = False) -> None:
-    """Say how far a run is."""
+    """Print how far a run is."""
     from workflows import status as workflow
 
     done(workflow.status(folder, as_json=as_json))
@@ -123,7 +125,7 @@ def report(folder: Folder) -> None:
 
 @app.command()
 def stop(folder: Folder) -> None:
-    """Ask a run to stop after the blocks in hand; resumable."""
+    """Ask a run to stop after the blocks in flight; it can be resumed."""
     from workflows import stop as workflow
 
     done(workflow.stop(folder))
@@ -145,11 +147,11 @@ def evaluate(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="What to learn, and from what; see `gigaseg init training`.")],
+    config: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="The YAML; `gigaseg init training` writes one to start from.")],
     overrides: Overrides = None,
     *,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: an earlier training in the output folder is removed.")] = False,
-    take_over: Annotated[bool, typer.Option("--take-over", help="Take the training from the process that holds it.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier training from the output folder and start over.")] = False,
+    take_over: Annotated[bool, typer.Option("--take-over", help="Take the training from the live process that holds it.")] = False,
 ) -> None:
     """Train a network; run again to resume."""
     from workflows import train as workflow
@@ -168,12 +170,14 @@ def convert(images: Images, output: Output, overrides: Overrides = None) -> None
 @app.command()
 def submit(
     config: ConfigFile,
-    to: Annotated[str, typer.Option("--to", metavar="ray", help="What kind of cluster.")],
+    to: Annotated[str, typer.Option("--to", metavar="ray", help="The kind of cluster: ray.")],
     overrides: Overrides = None,
-    address: Annotated[str | None, typer.Option("--address", metavar="URL", help="Of the cluster's head.")] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="URL", help="Address of the cluster's Jobs API, http://HEAD:8265.")
+    ] = None,
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and exit as the run does.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; contact nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run ends, and return its exit code.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; contact nothing.")] = False,
 ) -> None:
     """Start a run on a cluster."""
     from workflows import submit as workflow
@@ -185,8 +189,11 @@ def submit(
 def models(
     context: typer.Context,
     *,
-    describe: Annotated[str | None, typer.Option("--describe", metavar="SPEC", help="Size and reach of a name or bundle.")] = None,
-    probe: Annotated[str | None, typer.Option("--probe", metavar="SPEC", help="As --describe, and measure how far inputs reach.")] = None,
+    describe: Annotated[
+        str | None,
+        typer.Option("--describe", metavar="SPEC", help="Print parameters, stride, field, channels and classes of a model or bundle."),
+    ] = None,
+    probe: Annotated[str | None, typer.Option("--probe", metavar="SPEC", help="As --describe, and measure stride and field.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the models and the trained bundles, or describe one."""
@@ -203,7 +210,9 @@ def models(
 def export(
     spec: Annotated[str, typer.Argument(metavar="NAME", help="A model's name, a trained bundle, or {name: ..}.")],
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript or bioimageio.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="Where to; by default here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PATH", help="The file to write; by default in this folder.")
+    ] = None,
     *,
     as_json: Json = False,
 ) -> None:
@@ -215,7 +224,7 @@ def export(
 
 @app.command()
 def readers(*, as_json: Json = False) -> None:
-    """List the readers and the suffixes that they take."""
+    """List the readers and what they read."""
     from workflows import plugins as workflow
 
     done(workflow.list_plugins("readers", as_json=as_json))
@@ -230,7 +239,7 @@ def writers(*, as_json: Json = False) -> None:
 
 
 @app.command()
-def schema(*, training: Annotated[bool, typer.Option("--training", help="Of a training's YAML.")] = False) -> None:
+def schema(*, training: Annotated[bool, typer.Option("--training", help="The schema of a training's YAML.")] = False) -> None:
     """Print the JSON schema of the YAML, for editors."""
     from workflows import schema as workflow
 
@@ -247,7 +256,7 @@ def init(kind: Annotated[str, typer.Argument(metavar="KIND", help="microscopy, a
 
 @app.command()
 def bench(what: Subject = None, model: MaybeModel = None, overrides: Overrides = None, *, as_json: Json = False) -> None:
-    """Say how fast it is here: the model alone, and a piece of the run."""
+    """Measure the speed here: of the model alone, and of a piece of the run."""
     from workflows import bench as workflow
 
     done(workflow.bench(what, model, overrides or [], as_json=as_json))
@@ -255,7 +264,7 @@ def bench(what: Subject = None, model: MaybeModel = None, overrides: Overrides =
 
 @app.command()
 def doctor(*, as_json: Json = False) -> None:
-    """Say what this machine has and what is missing."""
+    """Print what this machine has, and what is missing."""
     from workflows import doctor as workflow
 
     done(workflow.doctor(as_json=as_json))
@@ -268,23 +277,27 @@ def done(exit_code: int) -> NoReturn:
 
 @interrupts.remembered()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (the epilog lists them); arguments None: this process's own."""
+    """Run one command and return its exit code, as ``--help`` lists them.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+    """
     try:
         exit_code = invoke(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output is gone; without this Python would complain once more when it closes stdout.
+        # The reader of stdout is gone; without this, Python prints another error when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line and an exit code
+    except Exception as error:  # noqa: BLE001 - the user gets one line and an exit code whatever is raised
         return explain(error)
     return exit_code
 
 
 def invoke(arguments: Sequence[str] | None) -> int:
-    """Parse the arguments, run the command and return its exit code; wrong usage is explained, and 2."""
+    """Parse the arguments, run the command and return its exit code; typer explains wrong usage, which is 2."""
     try:
         typer.main.get_command(app).main(args=arguments, prog_name="gigaseg")
     except SystemExit as end:
@@ -293,7 +306,7 @@ def invoke(arguments: Sequence[str] | None) -> int:
 
 
 def explain(error: Exception) -> int:
-    """Say on stderr what went wrong, with GIGASEG_DEBUG as a traceback, and return the exit code that it stands for."""
+    """Print an error on stderr, with GIGASEG_DEBUG as a traceback, and return its exit code."""
     is_debug = os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0")
     lines = traceback.format_exception(error) if is_debug else [f"gigaseg: {line}\n" for line in lines_of(error)]
     sys.stderr.writelines(lines)

@@ -60,4 +60,4 @@ def copy_images(images: Sequence[str], output: Path, overrides: Sequence[str] = 
     exit_code, done = execute(spec)
     failures = [f"{image.path}: {image.cause}" for image in catalogue.rejected]
     failures += [f"{receipt.block}: {receipt.cause}" for receipt in done.receipts.values() if not receipt.ok]
-    return exit_code, [job.path(image, ".ome.zarr") for image in catalogue.images], failures
+    return exit_code, [folder.path / job.key(image, ".ome.zarr") for image in catalogue.images], failures

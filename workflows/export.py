@@ -30,14 +30,15 @@ __all__ = ["FORMATS", "export"]
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
 """What can be written, and the suffix of its file."""
 
-TOLERANCE = 1e-4  # of the largest logit
+TOLERANCE = 1e-4
+"""Difference of a logit that is allowed between the network and the file, as a share of the largest logit."""
 
 
 def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = False) -> int:
-    """Write a network, and prove that what was written computes what the network does.
+    """Write a network to a file, and check that the file computes the network's logits.
 
-    Weights are float32 and unfolded, whatever a run would make of them. What a model asks to be done to raw values
-    is part of a package; the other formats take values that are normalised already.
+    Weights are float32, and batch norms are not folded. A package contains the model's normalisation; the other formats take
+    values that are normalised already.
 
     Args:
         spec: a model's name, a bundle, or a mapping as in the YAML's ``model``.
@@ -49,7 +50,7 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
         0.
 
     Raises:
-        InputError: no such model or format, no network, nothing to run the check with, or a file that is there already.
+        InputError: there is no such model or format, the model is no network, a package for the check is missing, or the file exists.
     """
     if to not in FORMATS:
         raise InputError(Problem("--to", repr(to), one_of(list(FORMATS))))
@@ -75,13 +76,13 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
 
 
 def _name(spec: str) -> str:
-    """What a model is called: the last part of a bundle's path, or its architecture."""
+    """Return the last part of a bundle's path, or the name of the architecture."""
     options = parse_model(spec, "models export")
     return Path(str(options["path"])).stem if "path" in options else str(options.get("name"))
 
 
 class _Source:
-    """A network in evaluation mode, float32, with inputs of two sizes to try it on."""
+    """A network in evaluation mode, float32, and inputs of two sizes to check files with."""
 
     def __init__(self, spec: str, model: TorchModel) -> None:
         self.name = _name(spec)
@@ -90,7 +91,7 @@ class _Source:
         self.channels = model.num_channels or 1
 
     def inputs(self) -> list[torch.Tensor]:
-        """The first to export with, the second to check with."""
+        """Return pixels_NCYX of two sizes: a file is traced with the first one and checked with both."""
         import torch
 
         stride, size = self.model.stride, self.model.fixed_size
@@ -99,31 +100,40 @@ class _Source:
         generator = torch.Generator().manual_seed(0)
         return [torch.randn(1, self.channels, *shape, generator=generator) for shape in shapes]
 
-    def agree(self, file: Path, spec: Mapping[str, Any]) -> None:
-        """Refuse a file that computes something else."""
+    def check_file(self, file: Path, spec: Mapping[str, Any]) -> None:
+        """Compare the logits of a file with the network's.
+
+        Args:
+            file: what was written.
+            spec: name and options of the model that reads it, besides path and channels.
+
+        Raises:
+            InputError: they differ by more than :data:`TOLERANCE`.
+        """
         import torch
 
         written = build("models", {"path": file, "channels": self.channels, **spec}, "models export").load()
         with torch.no_grad():
             for pixels_NCYX in self.inputs():
-                expected, found = self.network(pixels_NCYX), written(pixels_NCYX)
-                worst = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+                expected, computed = self.network(pixels_NCYX), written(pixels_NCYX)
+                worst = float((computed - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
                 if not worst < TOLERANCE:
-                    told = f"a network that the file computes otherwise, by {worst:.1g} of the largest logit, at {tuple(pixels_NCYX.shape)}"
-                    raise InputError(Problem("models export", told, f"{TOLERANCE}", "Its code depends on the input; try another format."))
+                    found = f"a file whose logits differ by {worst:.1g} of the largest, for pixels of {tuple(pixels_NCYX.shape)}"
+                    way_out = "The network's code depends on its input; try another format."
+                    raise InputError(Problem("models export", found, f"at most {TOLERANCE}", way_out))
 
 
 def _to_torchscript(source: _Source, file: Path) -> None:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls the format deprecated; other programs live on it
+        warnings.simplefilter("ignore")  # torch calls the format deprecated; other programs need it
         try:
             script = torch.jit.script(source.network)
-        except Exception:  # noqa: BLE001 - whatever a compiler may dislike; then the operations of one pass are taken
+        except Exception:  # noqa: BLE001 - the compiler may raise anything; then one pass is traced
             script = torch.jit.trace(source.network, source.inputs()[0], check_trace=False)  # type: ignore[no-untyped-call]  # torch has no types here
         torch.jit.save(script, str(file))
-    source.agree(file, {"name": "torchscript", "trust": True})
+    source.check_file(file, {"name": "torchscript", "trust": True})
 
 
 def _to_onnx(source: _Source, file: Path) -> None:
@@ -132,7 +142,7 @@ def _to_onnx(source: _Source, file: Path) -> None:
     try:
         import onnx
     except ModuleNotFoundError as missing:
-        way_out = "It needs packages that are not installed: pip install onnx onnxruntime"
+        way_out = "ONNX needs packages that are not installed: pip install onnx onnxruntime"
         raise InputError(Problem("--to", "onnx", "", way_out)) from missing
     axes = {0: "n"} if source.model.fixed_size else {0: "n", 2: "h", 3: "w"}
     with warnings.catch_warnings():
@@ -149,18 +159,18 @@ def _to_onnx(source: _Source, file: Path) -> None:
                 dynamic_axes={"pixels": axes, "logits": axes},
             )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-            found = f"a network that ONNX cannot say ({str(error).splitlines()[0][:200]})"
+            found = f"a network that ONNX cannot express ({str(error).splitlines()[0][:200]})"
             raise InputError(Problem("models export", found, "", "Try --to torchscript.")) from error
     graph = onnx.load(str(file))
-    said = {"stride": source.model.stride, "field": source.model.field, "version": __version__}
-    onnx.helper.set_model_props(graph, {"gigaseg": json.dumps(said)})
+    facts = {"stride": source.model.stride, "field": source.model.field, "version": __version__}
+    onnx.helper.set_model_props(graph, {"gigaseg": json.dumps(facts)})
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, str(file))
-    source.agree(file, {"name": "onnx"})
+    source.check_file(file, {"name": "onnx"})
 
 
 def _to_package(source: _Source, target: Path) -> None:
-    """A folder or, by its name, a zip of: description, both kinds of weights, test tensors, a page to read."""
+    """Write a folder, or a zip where the name ends so: description, both kinds of weights, test tensors, README."""
     folder = target.with_suffix("") if target.suffix == ".zip" else target
     folder.mkdir()
     _to_torchscript(source, folder / "weights.pt")
@@ -175,7 +185,7 @@ def _to_package(source: _Source, target: Path) -> None:
 
 
 def _usage(source: _Source, to: str, output: Path) -> dict[str, Any]:
-    """The keys of a YAML that run what was written as the model itself."""
+    """Return the keys of a YAML with which a run gives the masks of the model itself."""
     model: dict[str, Any] = {"name": to, "path": str(output)}
     if to == "torchscript":
         facts = {"classes": source.model.num_classes, "channels": source.channels, "stride": source.model.stride}

@@ -1,4 +1,4 @@
-"""Start a run elsewhere: only the driver's start is ours, the run is the same run."""
+"""Start a run on a cluster: only the driver starts elsewhere, the run is the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["submit"]
 
 TARGETS = ("ray",)
-ADDRESS = "http://127.0.0.1:8265"  # where Ray's Jobs API listens unless told otherwise
+ADDRESS = "http://127.0.0.1:8265"
+"""Where Ray's Jobs API listens by default."""
+
 POLL_S = 1.0
 INTERRUPTED = 130
 
@@ -32,11 +34,11 @@ INTERRUPTED = 130
 def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | None, wait: bool, dry_run: bool) -> int:
     """Start a run on a cluster through Ray's Job Submission API.
 
-    Submitting a run that is under way attaches to it; one that has ended is submitted again, and resumes.
+    A run that is under way is not started twice; one that has ended is submitted again, and resumes.
 
     Args:
-        config: the YAML; paths in it must mean the same on the cluster's nodes, where gigaseg is installed.
-        overrides: as for ``run``.
+        config: the YAML; its paths must mean the same on the cluster's nodes, and gigaseg must be installed there.
+        overrides: ``key.sub=value`` each, as after ``--set``.
         to: ``ray``.
         address: of the Jobs API, ``http://HEAD:8265``; None: this machine's.
         wait: follow the run and return its exit code.
@@ -46,7 +48,8 @@ def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | No
         0, or with ``wait`` the exit code of the run.
 
     Raises:
-        InputError: wrong input, or no cluster answers.
+        InputError: the input is wrong, or no cluster answers.
+        GigasegError: the cluster refused the run.
     """
     if to not in TARGETS:
         raise InputError(Problem("--to", repr(to), one_of(TARGETS), nearest(to, TARGETS)))
@@ -64,7 +67,7 @@ def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | No
 
 
 def _request(config: Config) -> dict[str, Any]:
-    """What is asked of the cluster; the name is made of the output folder, so that one run has one name."""
+    """Return the job to submit; its id is a hash of the output folder, so that one run has one id."""
     runner = ["--set", "compute.runner=ray"] if config.compute.runner == "auto" else []
     return {
         "submission_id": f"gigaseg-{hash_values(str(config.output))}",
@@ -79,13 +82,13 @@ def _connect(address: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.WARNING)
-    # Ray lets this variable win over the address that it is given.
+    # Ray prefers this variable to the address that it is given.
     elsewhere = os.environ.pop("RAY_ADDRESS", None)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
         fix = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token."
-        raise InputError(Problem("--address", f"{address}, which asks for another token", "", fix)) from error
+        raise InputError(Problem("--address", f"{address}, which refuses this token", "", fix)) from error
     except (ConnectionError, RuntimeError) as error:
         raise InputError(Problem("--address", f"{address}, where no Jobs API answers", "http://HEAD:8265", "Is it running?")) from error
     finally:
@@ -94,7 +97,7 @@ def _connect(address: str) -> JobSubmissionClient:
 
 
 def _start(client: JobSubmissionClient, request: dict[str, Any], config: Config) -> str:
-    """Submit, or find the submission that is under way."""
+    """Submit the job and return its id, or return the id of the submission that is under way."""
     name = request["submission_id"]
     known = {job.submission_id: job.status for job in client.list_jobs() if (job.submission_id or "").startswith(f"{name}-")}
     for submission, status in known.items():
@@ -102,7 +105,7 @@ def _start(client: JobSubmissionClient, request: dict[str, Any], config: Config)
             print(f"already {status.value.lower()}: {submission}", file=sys.stderr)
             return str(submission)
     submission = f"{name}-{len(known) + 1}"
-    # The cluster's own PATH may not have the command where an environment of the same path does.
+    # The command may lie in an environment of the same path on the node, which the cluster's own PATH lacks.
     environment = {"PATH": f"{Path(sys.executable).parent}:${{PATH}}"}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.yaml").write_text(to_yaml(config))
