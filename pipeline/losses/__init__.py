@@ -1,7 +1,7 @@
-"""Losses: what training makes small.
+"""Losses: what training minimises, as quotients that add over workers and small batches, which means would not.
 
-A loss gives its parts as quotients (:class:`Term`): a sum over items and how many items there were. Numerators and
-denominators of several workers, or of several small batches, add up to those of one large batch; means do not.
+Owns: the losses, class weights, pixel weights, which pixels count.
+May import: base modules; torch only inside functions. Never touches: networks, optimizers, files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ConfigDict
 
-from pipeline.losses._pixels import counted, one_hot, two_classes
+from pipeline.losses._pixels import as_two_classes, mask_ignored, one_hot
 from pipeline.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Areas", "Loss", "Term", "counted", "one_hot", "two_classes"]
+__all__ = ["ClassAreas", "Loss", "Term", "as_two_classes", "mask_ignored", "one_hot"]
 
 
 @dataclass(frozen=True)
-class Areas:
-    """Pixels of each class over the training images, from which class weights are made.
+class ClassAreas:
+    """Areas of the classes in the training images, from which class weights follow.
 
     Attributes:
-        pixels: of each class.
-        present: all pixels, ignored ones apart, of the images in which the class occurs.
+        pixels: number of pixels of each class.
+        present: number of pixels, without ignored ones, in the images in which the class occurs.
     """
 
     pixels: tuple[int, ...]
@@ -41,9 +41,9 @@ class Term:
     """One part of a loss, as a quotient.
 
     Attributes:
-        total: scalar, differentiable: the sum over items.
-        count: scalar, no gradient: what it is divided by (summed pixel weights; pairs of image and class; ...).
-        factor: how much the part counts.
+        total: scalar with a gradient, the sum over items.
+        count: scalar without a gradient, the divisor (the sum of pixel weights, the number of pairs of image and class, ...).
+        factor: weight of the part in the loss.
     """
 
     total: torch.Tensor
@@ -51,7 +51,7 @@ class Term:
     factor: float = 1.0
 
     def value(self) -> torch.Tensor:
-        """Return ``factor * total / count``; 0, with a gradient of zero, where nothing was counted.
+        """Return ``factor * total / count``; 0 with a gradient of zero where ``count`` is 0.
 
         Example:
             >>> import torch
@@ -62,8 +62,8 @@ class Term:
         """
         import torch
 
-        counted = self.count > 0
-        return self.factor * torch.where(counted, self.total, 0) / torch.where(counted, self.count, 1)
+        has_items = self.count > 0
+        return self.factor * torch.where(has_items, self.total, 0) / torch.where(has_items, self.count, 1)
 
 
 class Loss(Plugin):
@@ -77,36 +77,36 @@ class Loss(Plugin):
 
         Args:
             logits_BKYX: float; 16-bit types are computed in float32. K = 1: two classes, class 1 where the logit is above 0.
-            truth_BYX: class ids, any integer type; pixels with any other value are ignored: they have no gradient.
-            weights_BYX: of each pixel, at least 0, as :meth:`pixel_weights` made them; None: all 1.
+            truth_BYX: class ids, any integer type; pixels with another value are ignored, and have no gradient.
+            weights_BYX: result of :meth:`pixel_weights` for each crop, at least 0; None: all 1.
 
         Returns:
             The parts of the loss.
         """
 
     def __call__(self, logits_BKYX: torch.Tensor, truth_BYX: torch.Tensor, weights_BYX: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the loss of one batch: the sum of its terms' values, a scalar."""
+        """Return the loss of one batch, a scalar: the sum of the values of its terms."""
         import torch
 
         return torch.stack([term.value() for term in self.terms(logits_BKYX, truth_BYX, weights_BYX)]).sum()
 
-    def fitted(self, areas: Areas) -> Self:
-        """Return the loss with class weights that are named as numbers; itself where nothing is to be fitted.
+    def with_class_weights(self, areas: ClassAreas) -> Self:
+        """Return the loss with numbers in place of class weights that the YAML names; itself where it has none.
 
         Raises:
-            InputError: the loss is meant for another number of classes.
+            InputError: the YAML gives weights for another number of classes.
         """
         return self
 
     @property
     def needs_instances(self) -> bool:
-        """Whether :meth:`pixel_weights` wants instance ids."""
+        """Whether :meth:`pixel_weights` needs the truth's instance ids."""
         return False
 
     def pixel_weights(self, instances_YX: NDArray[Any]) -> NDArray[np.float32] | None:
-        """Return the weight of each pixel of one crop, (Y, X); None: there are none.
+        """Return the weight of each pixel of one crop, (Y, X); None: all pixels weigh 1.
 
         Args:
-            instances_YX: instance ids, any integer type; 0 and below are none.
+            instances_YX: instance ids, any integer type; 0 and below are no instance.
         """
         return None

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, Strict, field_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.losses import Areas, Loss, Term, counted, two_classes
+from pipeline.losses import ClassAreas, Loss, Term, as_two_classes, mask_ignored
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ClassWeighted", "inverse", "median_frequency"]
+__all__ = ["ClassWeighted", "inverse_frequency", "median_frequency"]
 
 
 class ClassWeighted(Loss):
-    """Base: the sum of weight times loss over pixels, divided by the sum of weights."""
+    """Base of these losses: the sum of weight times loss over pixels, divided by the sum of weights."""
 
     class_weights: (
         Literal["none", "median_frequency", "inverse"]
         | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Strict(strict=False), Field(min_length=2)]
-    ) = Field(default="none", description="how much a pixel of each class counts: none, median_frequency, inverse, or a number a class")
+    ) = Field(default="none", description="how much a pixel of each class counts: none, median_frequency, inverse, or a number each")
 
     @field_validator("class_weights")
     @classmethod
     def _some_count(cls, class_weights: str | tuple[float, ...]) -> str | tuple[float, ...]:
         if isinstance(class_weights, tuple) and not any(class_weights):
-            raise ValueError("at least one number above 0, or no class would count")
+            raise ValueError("at least one number above 0")
         return class_weights
 
     @abstractmethod
@@ -38,23 +38,23 @@ class ClassWeighted(Loss):
         """Return the loss of each pixel before any weight, (B, Y, X); K is at least 2 and every truth is a class."""
 
     def weigh(self, classes_BYX: torch.Tensor, pixels_BYX: torch.Tensor) -> torch.Tensor:
-        """Join the weight of each pixel's class with its own, which is 0 where it is ignored."""
+        """Return the weight of each pixel, from that of its class and its own, which is 0 where the pixel is ignored."""
         return classes_BYX * pixels_BYX
 
     def terms(self, logits_BKYX: torch.Tensor, truth_BYX: torch.Tensor, weights_BYX: torch.Tensor | None = None) -> list[Term]:
-        """One: the weighted mean over pixels."""
+        """Return one term: the weighted mean over pixels."""
         import torch
 
-        scores_BKYX, ids_BYX, pixels_BYX = counted(logits_BKYX, truth_BYX, weights_BYX)
-        scores_BKYX = two_classes(scores_BKYX)
-        joined_BYX = pixels_BYX
+        scores_BKYX, ids_BYX, pixels_BYX = mask_ignored(logits_BKYX, truth_BYX, weights_BYX)
+        scores_BKYX = as_two_classes(scores_BKYX)
+        weighed_BYX = pixels_BYX
         if self.class_weights != "none":
             numbers_K = torch.tensor(self._numbers(scores_BKYX.shape[1]), dtype=scores_BKYX.dtype, device=scores_BKYX.device)
-            joined_BYX = self.weigh(numbers_K[ids_BYX], pixels_BYX)
-        return [Term((joined_BYX * self.losses(scores_BKYX, ids_BYX)).sum(), joined_BYX.sum())]
+            weighed_BYX = self.weigh(numbers_K[ids_BYX], pixels_BYX)
+        return [Term((weighed_BYX * self.losses(scores_BKYX, ids_BYX)).sum(), weighed_BYX.sum())]
 
-    def fitted(self, areas: Areas) -> Self:
-        """Return the loss with a number a class.
+    def with_class_weights(self, areas: ClassAreas) -> Self:
+        """Return the loss with a number for each class.
 
         Raises:
             InputError: the YAML gives weights for another number of classes.
@@ -64,24 +64,25 @@ class ClassWeighted(Loss):
         if isinstance(self.class_weights, tuple):
             self._numbers(len(areas.pixels))
             return self
-        make = {"median_frequency": median_frequency, "inverse": inverse}[self.class_weights]
+        make = {"median_frequency": median_frequency, "inverse": inverse_frequency}[self.class_weights]
         return self.model_copy(update={"class_weights": make(areas)})
 
     def _numbers(self, classes: int) -> Sequence[float]:
         if not isinstance(self.class_weights, tuple):
-            raise TypeError(f"class_weights: {self.class_weights} is not fitted")
+            raise TypeError(f"class_weights: {self.class_weights} has no numbers yet")
         if len(self.class_weights) != classes:
             raise InputError(Problem("loss.class_weights", f"{len(self.class_weights)} numbers", f"{classes}, one for each class"))
         return self.class_weights
 
 
-def median_frequency(areas: Areas) -> tuple[float, ...]:
-    """Median frequency balancing (Eigen and Fergus 2015): the median of all frequencies over that of the class.
+def median_frequency(areas: ClassAreas) -> tuple[float, ...]:
+    """Return the weight of each class by median frequency balancing: the median frequency over that of the class.
 
-    A class's frequency is its share of the pixels of the images in which it occurs. A class without pixels weighs 1.
+    The frequency of a class is its share of the pixels of the images in which it occurs. A class without pixels weighs 1.
+    (Eigen and Fergus 2015.)
 
     Example:
-        >>> median_frequency(Areas(pixels=(50, 25, 25), present=(100, 100, 50)))
+        >>> median_frequency(ClassAreas(pixels=(50, 25, 25), present=(100, 100, 50)))
         (1.0, 2.0, 1.0)
     """
     shares = [pixels / present if pixels else 0.0 for pixels, present in zip(areas.pixels, areas.present, strict=True)]
@@ -89,14 +90,14 @@ def median_frequency(areas: Areas) -> tuple[float, ...]:
     return tuple(middle / share if share else 1.0 for share in shares)
 
 
-def inverse(areas: Areas) -> tuple[float, ...]:
-    """Inverse frequency (King and Zeng 2001), so that all classes weigh the same in sum and pixels weigh 1 on average.
+def inverse_frequency(areas: ClassAreas) -> tuple[float, ...]:
+    """Return the weight of each class by inverse frequency: the pixels of all classes weigh the same in sum, and 1 on average.
 
-    A class without pixels weighs 1.
+    A class without pixels weighs 1. (King and Zeng 2001.)
 
     Example:
-        >>> inverse(Areas(pixels=(75, 25), present=(100, 100)))
+        >>> inverse_frequency(ClassAreas(pixels=(75, 25), present=(100, 100)))
         (0.6666666666666666, 2.0)
     """
-    found = sum(1 for pixels in areas.pixels if pixels)
-    return tuple(sum(areas.pixels) / (found * pixels) if pixels else 1.0 for pixels in areas.pixels)
+    num_present = sum(1 for pixels in areas.pixels if pixels)
+    return tuple(sum(areas.pixels) / (num_present * pixels) if pixels else 1.0 for pixels in areas.pixels)

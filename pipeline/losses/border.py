@@ -20,9 +20,9 @@ __all__ = ["Border"]
 class Border(CrossEntropy):
     """Cross-entropy in which pixels between two instances weigh more, so that touching cells part (Ronneberger et al. 2015).
 
-    A pixel weighs ``w = class weight + w0 exp(-(d1 + d2)^2 / (2 sigma^2))`` (equations 1 and 2), d1 and d2 the distances to the
-    nearest and to the second nearest instance, in pixels, 0 inside; the sum is divided by that of the weights. The truth must hold
-    instance ids; where there are none, it is cross-entropy.
+    A pixel weighs ``class weight + w0 exp(-(d1 + d2)^2 / (2 sigma^2))`` (equations 1 and 2), where d1 and d2 are the distances
+    to the nearest and to the second nearest instance, in pixels, 0 inside. The sum is divided by that of the weights. The truth
+    must hold instance ids; without instances the loss is cross-entropy.
 
     Example::
 
@@ -34,18 +34,18 @@ class Border(CrossEntropy):
 
     @property
     def needs_instances(self) -> bool:
-        """Distances are those to instances."""
+        """True: the weights follow from distances to instances."""
         return True
 
     def weigh(self, classes_BYX: torch.Tensor, pixels_BYX: torch.Tensor) -> torch.Tensor:
-        """Put the class's weight in the place of the 1 in :meth:`pixel_weights`."""
+        """Replace the 1 in :meth:`pixel_weights` by the weight of the class."""
         return (classes_BYX + pixels_BYX - 1) * (pixels_BYX > 0)
 
     def pixel_weights(self, instances_YX: NDArray[Any]) -> NDArray[np.float32]:
         """Return ``1 + w0 exp(-(d1 + d2)^2 / (2 sigma^2))``, (Y, X), exact to float32.
 
         Args:
-            instances_YX: instance ids, any integer type; 0 and below are none.
+            instances_YX: instance ids, any integer type; 0 and below are no instance.
 
         Example:
             >>> Border(w0=10, sigma=1).pixel_weights(np.array([[7, 0, 9]])).astype(float).round(2).tolist()
@@ -56,7 +56,7 @@ class Border(CrossEntropy):
         ids, labels = np.unique(np.maximum(instances_YX, 0), return_inverse=True)
         labels_YX = labels.reshape(instances_YX.shape) + int(ids[0] != 0)
         nearest_YX, second_YX = np.full((2, *instances_YX.shape), np.inf)
-        # Farther away the weight is lost in the rounding of 1.
+        # Farther away the added weight is below the rounding error of 1.
         reach = math.ceil(self.sigma * math.sqrt(2 * math.log(max(1, self.w0 * 2**24))))
         for label, box in enumerate(find_objects(labels_YX), 1):
             window = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)

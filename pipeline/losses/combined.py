@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, Strict, field_validator
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.losses import Areas, Loss, Term
+from pipeline.losses import ClassAreas, Loss, Term
 from pipeline.plugins import available, build
 from pipeline.validation import join_keys, problems_error, quote
 
@@ -25,7 +25,7 @@ __all__ = ["Combined"]
 class Combined(Loss):
     """The weighted sum of other losses.
 
-    Pixel weights that one of them makes of instances are its own; the others count all pixels alike.
+    Pixel weights that a loss computes from instances apply to that loss alone.
 
     Example::
 
@@ -39,7 +39,7 @@ class Combined(Loss):
     @field_validator("losses")
     @classmethod
     def _filled(cls, specs: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        """Fill in every default; refuse what is no loss or no weight, every problem at once."""
+        """Fill in every default; refuse unknown losses and wrong weights, every problem at once."""
         problems: list[Problem] = []
         parts: list[tuple[str, Loss, float]] = []
         for index, spec in enumerate(specs):
@@ -47,64 +47,65 @@ class Combined(Loss):
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
                 problems.append(Problem(f"{index}.weight", quote(weight, kind=True), "a number above 0"))
             if spec.get("name") is None:
-                problems.append(_nameless(spec, f"{index}.name"))
+                problems.append(_missing_name(spec, f"{index}.name"))
                 continue
             try:
-                parts.append((str(spec["name"]), _built(spec, str(index)), weight))
+                parts.append((str(spec["name"]), _build(spec, str(index)), weight))
             except InputError as error:
                 problems += [problem for problem in error.problems if isinstance(problem, Problem)]
         if problems:
             raise problems_error(problems)
         if sum(loss.needs_instances for _, loss, _ in parts) > 1:
-            raise ValueError("at most one loss that makes pixel weights of instances")
+            raise ValueError("at most one loss that computes pixel weights from instances")
         return tuple(_spec(*part) for part in parts)
 
     @cached_property
     def parts(self) -> list[tuple[str, Loss, float]]:
         """Name, loss and weight of each part."""
-        return [(spec["name"], _built(spec, f"losses.{index}"), spec["weight"]) for index, spec in enumerate(self.losses)]
+        return [(spec["name"], _build(spec, f"losses.{index}"), spec["weight"]) for index, spec in enumerate(self.losses)]
 
     def terms(self, logits_BKYX: torch.Tensor, truth_BYX: torch.Tensor, weights_BYX: torch.Tensor | None = None) -> list[Term]:
-        """Those of the parts, in their order."""
+        """Return the terms of all parts, in their order."""
         return [
             replace(term, factor=weight * term.factor)
             for _, loss, weight in self.parts
             for term in loss.terms(logits_BKYX, truth_BYX, weights_BYX if loss.needs_instances or not self.needs_instances else None)
         ]
 
-    def fitted(self, areas: Areas) -> Self:
-        """Fit every part."""
-        fitted = [(name, _fitted(loss, areas, index), weight) for index, (name, loss, weight) in enumerate(self.parts)]
-        if all(new is old for (_, new, _), (_, old, _) in zip(fitted, self.parts, strict=True)):
+    def with_class_weights(self, areas: ClassAreas) -> Self:
+        """Return the loss with the class weights of every part as numbers."""
+        parts = [(name, _with_class_weights(loss, areas, index), weight) for index, (name, loss, weight) in enumerate(self.parts)]
+        if all(new is old for (_, new, _), (_, old, _) in zip(parts, self.parts, strict=True)):
             return self
-        return type(self)(losses=tuple(_spec(*part) for part in fitted))
+        return type(self)(losses=tuple(_spec(*part) for part in parts))
 
     @property
     def needs_instances(self) -> bool:
-        """Where a part does."""
+        """Whether a part needs instance ids."""
         return any(loss.needs_instances for _, loss, _ in self.parts)
 
     def pixel_weights(self, instances_YX: NDArray[Any]) -> NDArray[np.float32] | None:
-        """Those of the part that makes them of instances."""
+        """Return the pixel weights of the part that needs instance ids; None where none does."""
         return next((loss.pixel_weights(instances_YX) for _, loss, _ in self.parts if loss.needs_instances), None)
 
 
-def _nameless(spec: dict[str, Any], where: str) -> Problem:
-    meant = next((f"Is {key!r} meant to be 'name'?" for key in spec if nearest(str(key), ["name"])), "")
-    return Problem(where, None, one_of(available("losses")), meant)
+def _missing_name(spec: dict[str, Any], where: str) -> Problem:
+    fix = next((f"Did you mean 'name' by {key!r}?" for key in spec if nearest(str(key), ["name"])), "")
+    return Problem(where, None, one_of(available("losses")), fix)
 
 
-def _built(spec: dict[str, Any], where: str) -> Loss:
+def _build(spec: dict[str, Any], where: str) -> Loss:
     loss: Loss = build("losses", {key: value for key, value in spec.items() if key != "weight"}, where)
     return loss
 
 
-def _fitted(loss: Loss, areas: Areas, index: int) -> Loss:
+def _with_class_weights(loss: Loss, areas: ClassAreas, index: int) -> Loss:
     try:
-        return loss.fitted(areas)
+        return loss.with_class_weights(areas)
     except InputError as error:
-        found = [problem for problem in error.problems if isinstance(problem, Problem)]
-        raise InputError([replace(one, where=join_keys("loss.losses", index, one.where.removeprefix("loss."))) for one in found]) from error
+        problems = [problem for problem in error.problems if isinstance(problem, Problem)]
+        where = [join_keys("loss.losses", index, problem.where.removeprefix("loss.")) for problem in problems]
+        raise InputError([replace(problem, where=key) for problem, key in zip(problems, where, strict=True)]) from error
 
 
 def _spec(name: str, loss: Loss, weight: float) -> dict[str, Any]:

@@ -15,8 +15,8 @@ __all__ = ["CrossEntropy"]
 class CrossEntropy(ClassWeighted):
     """Cross-entropy of the softmax, in nats, the mean over pixels; rare classes may weigh more.
 
-    ``median_frequency`` is what SegNet was trained with (Eigen and Fergus 2015; Badrinarayanan et al. 2017);
-    ``inverse`` lets all classes weigh the same. Both are made from the training images.
+    ``median_frequency`` weighs classes as in the training of SegNet (Eigen and Fergus 2015; Badrinarayanan et al. 2017);
+    with ``inverse`` all classes weigh the same. Both follow from the training images.
 
     Example::
 
@@ -24,7 +24,7 @@ class CrossEntropy(ClassWeighted):
     """
 
     def losses(self, scores_BKYX: torch.Tensor, truth_BYX: torch.Tensor) -> torch.Tensor:
-        """Minus the log-probability of the truth."""
+        """Return minus the log-probability of the truth."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(scores_BKYX, truth_BYX, reduction="none")

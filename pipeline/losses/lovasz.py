@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.losses import Loss, Term, counted, one_hot
+from pipeline.losses import Loss, Term, mask_ignored, one_hot
 
 if TYPE_CHECKING:
     import torch
@@ -13,10 +13,10 @@ __all__ = ["Lovasz"]
 
 
 class Lovasz(Loss):
-    """Lovász loss: a convex, piecewise linear stand-in for 1 - IoU, from 0 for a perfect mask (Berman et al. 2018).
+    """Lovász loss: a convex, piecewise linear substitute for 1 - IoU; 0 for a perfect mask (Berman et al. 2018).
 
-    Several logits: Lovász-softmax, per image the mean over the classes in it. One logit: Lovász hinge of class 1. Then the mean
-    over images. A pixel's weight is its area in the IoU.
+    Several logits: Lovász-softmax, the mean over the classes in an image. One logit: Lovász hinge of class 1. Then the mean over
+    images. The weight of a pixel is its area in the IoU.
 
     Example::
 
@@ -24,8 +24,8 @@ class Lovasz(Loss):
     """
 
     def terms(self, logits_BKYX: torch.Tensor, truth_BYX: torch.Tensor, weights_BYX: torch.Tensor | None = None) -> list[Term]:
-        """One: the mean over images."""
-        scores_BKYX, ids_BYX, pixels_BYX = counted(logits_BKYX, truth_BYX, weights_BYX)
+        """Return one term: the mean over images."""
+        scores_BKYX, ids_BYX, pixels_BYX = mask_ignored(logits_BKYX, truth_BYX, weights_BYX)
         classes = scores_BKYX.shape[1]
         if classes == 1:
             is_class_BKYX = ids_BYX[:, None] == 1
@@ -41,14 +41,14 @@ class Lovasz(Loss):
 
 
 def _extension(errors_BKP: torch.Tensor, is_class_BKP: torch.Tensor, areas_B1P: torch.Tensor) -> torch.Tensor:
-    """Return the Lovász extension of the Jaccard loss at the errors, (B, K): algorithm 1 of the paper, with an area a pixel.
+    """Return the Lovász extension of the Jaccard loss at the errors, (B, K): algorithm 1 of the paper, with an area for each pixel.
 
-    Errors are taken in falling order; each is multiplied by what its pixel adds to 1 - IoU of those before it.
+    Errors are sorted in falling order; each is multiplied by what its pixel adds to the 1 - IoU of the pixels before it.
     """
     import torch
 
     errors_BKP, order_BKP = errors_BKP.sort(dim=2, descending=True)
-    # In float64: neighbours differ by one pixel in the area of an image.
+    # In float64, because neighbours differ by one pixel in the area of an image.
     areas_BKP = areas_B1P.double().expand(order_BKP.shape).gather(2, order_BKP)
     inside_BKP = areas_BKP * is_class_BKP.gather(2, order_BKP)
     truth_BK1 = inside_BKP.sum(2, keepdim=True)

@@ -1,4 +1,8 @@
-"""Metrics: pure functions of summed counts, so that a report never needs a pixel twice."""
+"""Metrics: pure functions of summed counts, so that a report needs no pixels.
+
+Owns: the report's fields that follow from counts.
+May import: statistics and base modules. Never touches: pixels, files.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,6 @@ class Metric(Plugin):
             counts: summed over an image or over all images.
 
         Returns:
-            Fields of ``report.json``: scalars by name, and under ``classes`` one mapping a class with its
-            fields by name. A value that is not defined is None, never 0.
+            Fields of ``report.json``: scalars by name, and under ``classes`` one mapping for each class.
+            A value that is not defined is None, never 0.
         """

@@ -14,9 +14,9 @@ __all__ = ["Semantic"]
 class Semantic(Metric):
     """IoU, Dice, precision and recall per class, their means, accuracy, cross-entropy, overlap agreement.
 
-    A ratio whose denominator is zero is None: IoU and Dice of a class that neither truth nor mask has (it is
-    left out of the means), precision where nothing was predicted, recall where there is no truth. A class
-    that only one of them has scores 0. Ratios count pixels that have both truth and a prediction.
+    A ratio whose denominator is zero is None: IoU and Dice of a class that is neither in the truth nor in the mask, and that
+    the means leave out; precision where nothing was predicted; recall where there is no truth. A class in only one of them
+    scores 0. Ratios count pixels that have both truth and a prediction.
 
     Example::
 
@@ -27,9 +27,9 @@ class Semantic(Metric):
         """Turn counts into the fields of the report.
 
         Returns:
-            ``classes``: per class ``iou``, ``dice``, ``precision``, ``recall``, ``f1`` (the same as ``dice``), ``truth``
-            (pixels of the class among those with a prediction) and ``predicted`` (all pixels of the class in the mask,
-            with truth or without); then the scalars. Without truth all but ``predicted`` and ``overlap_agreement`` is None.
+            ``classes``: per class ``iou``, ``dice``, ``precision``, ``recall``, ``f1`` (equal to ``dice``), ``truth`` (pixels of
+            the class that have a prediction) and ``predicted`` (all pixels of the class in the mask, with truth or without);
+            then the scalars. Without truth all values but ``predicted`` and ``overlap_agreement`` are None.
         """
         if counts.confusion is None:
             blank = dict.fromkeys(("iou", "dice", "precision", "recall", "f1", "truth"))
@@ -42,7 +42,7 @@ class Semantic(Metric):
 
 
 def _class(hit: int, truth: int, claim: int, area: int) -> dict[str, Any]:
-    """Score one class: pixels found right, true, predicted where there is truth, predicted anywhere; Python integers never overflow."""
+    """Return the scores of one class from its pixels: right, in the truth, predicted where there is truth, predicted anywhere."""
     dice = _ratio(2 * hit, truth + claim)
     return {
         "iou": _ratio(hit, truth + claim - hit),
@@ -56,14 +56,14 @@ def _class(hit: int, truth: int, claim: int, area: int) -> dict[str, Any]:
 
 
 def _scalars(classes: Sequence[dict[str, Any]], hits: int, pixels: int) -> dict[str, float | None]:
-    """Score all classes together; ``hits`` of ``pixels`` are right."""
-    weighted = [one["iou"] * one["truth"] for one in classes if one["truth"]]
+    """Return the scores over all classes; ``hits`` of ``pixels`` are right."""
+    weighted = [fields["iou"] * fields["truth"] for fields in classes if fields["truth"]]
     mean_dice, accuracy = _mean(classes, "dice"), _ratio(hits, pixels)
     return {
         "mean_iou": _mean(classes, "iou"),
         "mean_dice": mean_dice,
         "macro_f1": mean_dice,
-        # Every pixel has one true and one predicted class, so false positives and false negatives are the same pixels.
+        # Every pixel has one true and one predicted class, so each false positive is a false negative of another class.
         "micro_f1": accuracy,
         "frequency_weighted_iou": _ratio(sum(weighted), pixels),
         "pixel_accuracy": accuracy,
@@ -76,7 +76,7 @@ def _sums(counts: Counts) -> dict[str, float | None]:
 
 
 def _mean(classes: Sequence[dict[str, Any]], field: str) -> float | None:
-    present = [one[field] for one in classes if one[field] is not None]
+    present = [fields[field] for fields in classes if fields[field] is not None]
     return _ratio(sum(present), len(present))
 
 

@@ -18,7 +18,7 @@ from pipeline.engine import valid_pixels
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.inputs import Image
-from pipeline.losses import Areas, Loss
+from pipeline.losses import ClassAreas, Loss
 from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter, Summary
 from pipeline.tiling import Grid
@@ -71,10 +71,10 @@ def _notes(plan: TrainPlan, statistics: DatasetStatistics, normalize: Any) -> It
             yield f"mean_of: {path} was trained with normalize: {spec.normalize or 'none'}; here it is {normalize or 'none'}"
 
 
-def _weighted_loss(plan: TrainPlan, areas: Areas) -> Loss:
+def _weighted_loss(plan: TrainPlan, areas: ClassAreas) -> Loss:
     """Return the loss of the plan with class weights as numbers; an error names the line of the YAML."""
     try:
-        return plan.loss.fitted(areas)
+        return plan.loss.with_class_weights(areas)
     except InputError as error:
         problems = [problem for problem in error.problems if isinstance(problem, Problem)]
         raise InputError([replace(problem, where=plan.config.where(problem.where)) for problem in problems]) from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.losses import Areas
+from pipeline.losses import ClassAreas
 
 __all__ = ["ClassLocations", "DatasetStatistics", "ImageStatistics"]
 
@@ -57,8 +57,8 @@ class DatasetStatistics:
     normalize: Mapping[str, Any] | None = None
 
     @property
-    def areas(self) -> Areas:
+    def areas(self) -> ClassAreas:
         """The pixel counts from which class weights are made."""
         totals = np.array([image.pixels for image in self.images], np.int64)
         present = (totals > 0) * totals.sum(axis=1, keepdims=True)
-        return Areas(tuple(totals.sum(axis=0).tolist()), tuple(present.sum(axis=0).tolist()))
+        return ClassAreas(tuple(totals.sum(axis=0).tolist()), tuple(present.sum(axis=0).tolist()))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.losses import Areas, Loss
+from pipeline.losses import ClassAreas, Loss
 from pipeline.plugins import available, build, find
 
 torch = pytest.importorskip("torch")
@@ -42,8 +42,8 @@ def example_of(name):
 def built(name, num_logits=2):
     """The loss of the example, fitted to classes of unlike size."""
     classes = max(2, num_logits)
-    areas = Areas(tuple(100 * (one + 1) for one in range(classes)), (10_000,) * classes)
-    return build("losses", example_of(name)).fitted(areas)
+    areas = ClassAreas(tuple(100 * (one + 1) for one in range(classes)), (10_000,) * classes)
+    return build("losses", example_of(name)).with_class_weights(areas)
 
 
 def batch(num_logits, *, size=(4, 6, 7), seed=0, dtype=torch.float64):
@@ -94,15 +94,15 @@ def test_a_loss_is_a_value(name):
 def test_fitting_again_changes_nothing(name):
     """A fitted loss is fitted: other areas leave it as it is."""
     loss = built(name)
-    assert loss.fitted(Areas((1, 2), (3, 3))) is loss
+    assert loss.with_class_weights(ClassAreas((1, 2), (3, 3))) is loss
 
 
 @each
 def test_plans_without_torch(name):
     """Building and fitting a loss, and asking what it needs, imports no torch."""
     code = (
-        "import json, sys; from pipeline.plugins import build; from pipeline.losses import Areas\n"
-        "loss = build('losses', json.loads(sys.argv[1])).fitted(Areas((1, 2), (3, 3)))\n"
+        "import json, sys; from pipeline.plugins import build; from pipeline.losses import ClassAreas\n"
+        "loss = build('losses', json.loads(sys.argv[1])).with_class_weights(ClassAreas((1, 2), (3, 3)))\n"
         "loss.needs_instances, loss.model_dump(mode='json')\n"
         "print(*{'torch', 'scipy'} & set(sys.modules))"
     )

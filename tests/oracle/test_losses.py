@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchmetrics.functional.segmentation import dice_score
 
 from pipeline.errors import InputError
-from pipeline.losses import Areas
+from pipeline.losses import ClassAreas
 from pipeline.plugins import build
 
 IGNORE = 255
@@ -302,7 +302,7 @@ def areas_of(images, classes):
         for k in range(classes):
             pixels[k] += int((truth_YX == k).sum())
             present[k] += int((truth_YX != IGNORE).sum()) if (truth_YX == k).any() else 0
-    return Areas(tuple(pixels), tuple(present))
+    return ClassAreas(tuple(pixels), tuple(present))
 
 
 def test_class_weights_are_fitted():
@@ -321,23 +321,23 @@ def test_class_weights_are_fitted():
         "inverse": [*compute_class_weight("balanced", classes=np.arange(5), y=every), 1.0],
     }
     for (kind, numbers), name in itertools.product(expected.items(), ("cross_entropy", "focal", "border")):
-        fitted = loss_of(name, class_weights=kind).fitted(areas)
+        fitted = loss_of(name, class_weights=kind).with_class_weights(areas)
         assert fitted.class_weights == pytest.approx(numbers, rel=1e-12)
-        parts = loss_of("combined", losses=[{"name": "dice"}, {"name": name, "class_weights": kind}]).fitted(areas).losses
+        parts = loss_of("combined", losses=[{"name": "dice"}, {"name": name, "class_weights": kind}]).with_class_weights(areas).losses
         assert parts[1]["class_weights"] == pytest.approx(numbers, rel=1e-12)
-    nothing = Areas((0, 0), (0, 0))
-    assert {loss_of("focal", class_weights=kind).fitted(nothing).class_weights for kind in expected} == {(1.0, 1.0)}
+    nothing = ClassAreas((0, 0), (0, 0))
+    assert {loss_of("focal", class_weights=kind).with_class_weights(nothing).class_weights for kind in expected} == {(1.0, 1.0)}
 
 
 def test_class_weights_that_do_not_fit_are_refused():
     """Too few numbers, or zeros alone, are the YAML's mistake, told with their place; names that are not fitted are the program's."""
     logits_BKYX, truth_BYX = batch(5)
     with pytest.raises(InputError, match="2 numbers; expected 5, one for each class"):
-        loss_of("cross_entropy", class_weights=[1.0, 2.0]).fitted(Areas((1,) * 5, (5,) * 5))
+        loss_of("cross_entropy", class_weights=[1.0, 2.0]).with_class_weights(ClassAreas((1,) * 5, (5,) * 5))
     parts = [{"name": "dice"}, {"name": "focal", "class_weights": [1.0, 2.0]}]
     with pytest.raises(InputError, match=r"^loss\.losses\.1\.class_weights: found 2 numbers"):
-        loss_of("combined", losses=parts).fitted(Areas((1,) * 5, (5,) * 5))
-    with pytest.raises(TypeError, match="inverse is not fitted"):
+        loss_of("combined", losses=parts).with_class_weights(ClassAreas((1,) * 5, (5,) * 5))
+    with pytest.raises(TypeError, match="inverse has no numbers yet"):
         loss_of("cross_entropy", class_weights="inverse")(logits_BKYX, truth_BYX)
     for wrong in ([1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("inf")], "median"):
         with pytest.raises(InputError, match=r"loss\.class_weights"):
@@ -385,7 +385,7 @@ def test_combined_refuses_every_mistake_at_once():
     places = ["loss.losses.0.name", "loss.losses.1.smoth", "loss.losses.2.weight", "loss.losses.3.weight"]
     assert [problem.where for problem in refused.value.problems] == places
     assert "Did you mean 'dice'?" in str(refused.value)
-    with pytest.raises(InputError, match=r"losses\.0\.name is missing; expected .*, dice, .*\. Is 'nam' meant to be 'name'\?"):
+    with pytest.raises(InputError, match=r"losses\.0\.name is missing; expected .*, dice, .*\. Did you mean 'name' by 'nam'\?"):
         loss_of("combined", losses=[{"nam": "dice"}])
     with pytest.raises(InputError, match="at most one loss"):
         loss_of("combined", losses=[{"name": "border"}, {"name": "border", "sigma": 2.0}])
