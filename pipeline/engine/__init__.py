@@ -11,7 +11,7 @@ from pipeline.engine.block_pixels import read_reflected, valid_pixels
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
-from pipeline.engine.seam_files import SEAM_FOLDER, SeamFiles, seam_folders
+from pipeline.engine.seam_files import SEAM_FOLDER, SeamFiles, seam_folder
 from pipeline.engine.stopwatch import Stopwatch
 
 __all__ = [
@@ -30,6 +30,6 @@ __all__ = [
     "process",
     "read_reflected",
     "rests_on",
-    "seam_folders",
+    "seam_folder",
     "valid_pixels",
 ]

@@ -5,8 +5,8 @@ The mask of an image of one block is exported straight from memory, without a bl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,25 +14,26 @@ from numpy.typing import NDArray
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
 from pipeline.inputs import Image
-from pipeline.raster import ArrayRaster, Header
+from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
-from pipeline.storage import BlockStore, open_storage
+from pipeline.storage import BlockStore
+from pipeline.writers import MaskMeta
 from pipeline.writers.ome_zarr import OmeZarr
 
 __all__ = [
-    "block_store_arrays",
+    "block_store_keys",
     "finish_copy",
     "finish_mask",
     "mask_of",
     "read_stored",
-    "stored_files",
+    "write_block",
     "write_copy",
     "write_mask",
     "write_probs",
 ]
 
 Files = dict[str, int]
-"""Size in bytes by path, relative to the output folder."""
+"""Size in bytes by key, in the storage of the output."""
 
 
 def write_mask(resources: Resources, block: Block, mask_YX: NDArray[Any]) -> Files:
@@ -40,51 +41,62 @@ def write_mask(resources: Resources, block: Block, mask_YX: NDArray[Any]) -> Fil
     job, image = resources.job, block.image
     if job.is_single(image):
         return _export(job, image, ArrayRaster(mask_YX))
-    path = job.path(image, OmeZarr.suffix)
-    store = resources.store(path, lambda: _zarr_writer(job).create(path, job.meta(image), job.recipe.block))
-    return stored_files(job, store, store.write(block.box, mask_YX, block.plane))
+    return write_block(resources, block, mask_YX, job.key(image, OmeZarr.suffix), job.meta(image), _zarr_writer(job))
 
 
 def write_probs(resources: Resources, block: Block, probs_KYX: NDArray[Any]) -> Files:
     """Write one block of class probabilities, in steps of 1/255."""
     job, image = resources.job, block.image
-    path = job.path(image, OmeZarr.suffix, "probs")
-    header = _probs_header(job, image)
-    store = resources.store(path, lambda: OmeZarr().create(path, header, job.recipe.block))
-    files = stored_files(job, store, store.write(block.box, probs_KYX, block.plane))
+    key, header = job.key(image, OmeZarr.suffix, "probs"), _probs_header(job, image)
+    files = write_block(resources, block, probs_KYX, key, header)
     if job.is_single(image):
-        OmeZarr().finish(path, header)
+        OmeZarr().finish(job.storage.below(key), header)
     return files
-
-
-def finish_mask(job: Job, block: Block) -> Files:
-    """Write the pyramid and every export of a mask whose blocks are all done; may be repeated."""
-    image = block.image
-    if job.probs:
-        path = job.path(image, OmeZarr.suffix, "probs")
-        if path.exists():
-            OmeZarr().finish(path, _probs_header(job, image))
-    # A quarantined block left no file. Where every block is quarantined, there is no array yet: it is all *no prediction*.
-    level = _zarr_writer(job).create(job.path(image, OmeZarr.suffix), job.meta(image), job.recipe.block)
-    return _export(job, image, level)
 
 
 def write_copy(resources: Resources, block: Block, pixels_CYX: NDArray[Any]) -> Files:
     """Write one block of a converted image."""
     job, image = resources.job, block.image
-    path = job.path(image, OmeZarr.suffix)
-    store = resources.store(path, lambda: OmeZarr().create(path, image.header, job.recipe.block))
-    files = stored_files(job, store, store.write(block.box, pixels_CYX, block.plane))
+    files = write_block(resources, block, pixels_CYX, job.key(image, OmeZarr.suffix), image.header)
     if job.is_single(image):
         finish_copy(job, block)
     return files
 
 
+def write_block(
+    resources: Resources, block: Block, pixels: NDArray[Any], key: str, meta: MaskMeta | Header, writer: OmeZarr | None = None
+) -> Files:
+    """Write one block of an OME-Zarr array, which is made where it is missing.
+
+    Args:
+        resources: what this actor holds open.
+        block: the block.
+        pixels: (C, Y, X), or (Y, X) of a single channel.
+        key: of the OME-Zarr group.
+        meta: of the mask, or the header of an image of channels.
+        writer: None: with default options.
+    """
+    job = resources.job
+    store = resources.store(key, lambda: (writer or OmeZarr()).create(job.storage.below(key), meta, job.recipe.block))
+    return {f"{key}/0/{name}": size for name, size in store.write(block.box, pixels, block.plane).items()}
+
+
+def finish_mask(job: Job, block: Block) -> Files:
+    """Write the pyramid and every export of a mask whose blocks are all done; may be repeated."""
+    image = block.image
+    probs = job.storage.below(job.key(image, OmeZarr.suffix, "probs"))
+    if job.probs and probs.exists():
+        OmeZarr().finish(probs, _probs_header(job, image))
+    # A quarantined block left no file. Where every block is quarantined, there is no array yet: it is all *no prediction*.
+    mask = job.storage.below(job.key(image, OmeZarr.suffix))
+    return _export(job, image, _zarr_writer(job).create(mask, job.meta(image), job.recipe.block))
+
+
 def finish_copy(job: Job, block: Block) -> Files:
     """Write the pyramid of a converted image."""
-    path = job.path(block.image, OmeZarr.suffix)
-    OmeZarr().finish(path, block.image.header)
-    return _sizes(job, [path / "zarr.json"])
+    key = job.key(block.image, OmeZarr.suffix)
+    OmeZarr().finish(job.storage.below(key), block.image.header)
+    return _sizes(job, [key])
 
 
 def mask_of(job: Job, image: Image) -> Image | None:
@@ -92,15 +104,15 @@ def mask_of(job: Job, image: Image) -> Image | None:
     # Exports of larger images come from the block store, which is therefore never older than they are.
     exported = [writer.suffix for writer in job.writers] if job.is_single(image) else []
     for suffix in dict.fromkeys([*exported, OmeZarr.suffix]):
-        path = job.path(image, suffix)
-        if path.exists():
-            return replace(image, path=str(path), reader={"name": "auto"})
+        key = job.key(image, suffix)
+        if _sizes(job, [key]):
+            return replace(image, path=f"{job.storage}/{key}", reader={"name": "auto"})
     return None
 
 
-def block_store_arrays(job: Job, image: Image) -> list[str]:
-    """Return the arrays that are written block by block for an image: paths relative to the output folder."""
-    return [str(job.path(image, OmeZarr.suffix, folder).relative_to(job.output)) for folder in (None, "probs")]
+def block_store_keys(job: Job, image: Image) -> list[str]:
+    """Return the keys of the arrays that are written block by block for an image."""
+    return [job.key(image, OmeZarr.suffix, folder) for folder in (None, "probs")]
 
 
 def read_stored(job: Job, block: Block, receipt: Receipt) -> NDArray[Any] | None:
@@ -112,21 +124,17 @@ def read_stored(job: Job, block: Block, receipt: Receipt) -> NDArray[Any] | None
     Raises:
         StoreError, BlockError: the array or its pixels are damaged.
     """
-    path = job.path(block.image, OmeZarr.suffix) / "0"
-    if not path.is_dir() or not any(f"{OmeZarr.suffix}/" in name for name in receipt.files):
+    array = job.storage.below(job.key(block.image, OmeZarr.suffix)).below("0")
+    if not array.exists() or not any(f"{OmeZarr.suffix}/" in name for name in receipt.files):
         return None
-    return BlockStore.open(path).read(block.box, block.plane)
+    return BlockStore.open(array).read(block.box, block.plane)
 
 
-def _export(job: Job, image: Image, mask: Any) -> Files:
+def _export(job: Job, image: Image, mask: Raster) -> Files:
     """Run every writer; a resumed run looks for the files returned here."""
-    paths = []
     for writer in job.writers:
-        path = job.path(image, writer.suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.export(mask, job.meta(image), open_storage(path.parent), path.name)
-        paths.append(path / "zarr.json" if path.is_dir() else path)
-    return _sizes(job, paths)
+        writer.export(mask, job.meta(image), job.storage, job.key(image, writer.suffix))
+    return _sizes(job, [job.key(image, writer.suffix) for writer in job.writers])
 
 
 def _zarr_writer(job: Job) -> OmeZarr:
@@ -139,10 +147,7 @@ def _probs_header(job: Job, image: Image) -> Header:
     return replace(image.header, channels=job.num_classes, dtype="uint8", nodata=None, channel_names=names)
 
 
-def stored_files(job: Job, store: BlockStore, files: Files) -> Files:
-    """Name files of a block store relative to the output folder."""
-    return {str((store.path / name).relative_to(job.output)): size for name, size in files.items()}
-
-
-def _sizes(job: Job, paths: list[Path]) -> Files:
-    return {str(path.relative_to(job.output)): path.stat().st_size for path in paths}
+def _sizes(job: Job, keys: Iterable[str]) -> Files:
+    """Return the size of each output that exists: of its file, or of the metadata that every Zarr group has."""
+    files = ((name, job.storage.size(name)) for key in keys for name in (key, f"{key}/zarr.json"))
+    return {name: size for name, size in files if size is not None}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import Recipe
 from pipeline.inputs import Image, TruthMap
 from pipeline.models import Model
 from pipeline.statistics import Fitters
+from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer
 
@@ -22,7 +22,7 @@ class Job:
     """Everything about a run that does not change from block to block; a frozen value that travels.
 
     Attributes:
-        output: the output folder.
+        output: the output folder: its storage, or the URL or path that opens it.
         recipe: what fixes the numbers.
         model: the segmenter; None where nothing is predicted (``evaluate``, ``convert``).
         stride: the model's, as the plan found it: an actor elsewhere may not have what it was measured with.
@@ -37,7 +37,7 @@ class Job:
         goal: what the run is for, which decides which phases apply.
     """
 
-    output: Path
+    output: StorageLike
     recipe: Recipe
     model: Model | None = None
     stride: int = 1
@@ -108,6 +108,18 @@ class Job:
             source=image.path,
         )
 
-    def path(self, image: Image, suffix: str, folder: str | None = None) -> Path:
-        """Return where an output of an image lies; the name keeps its folders."""
-        return self.output / (self.masks if folder is None else folder) / f"{image.name}{suffix}"
+    @property
+    def storage(self) -> Storage:
+        """The output folder."""
+        return open_storage(self.output)
+
+    def key(self, image: Image, suffix: str, folder: str | None = None) -> str:
+        """Return the key of an output of an image in the storage.
+
+        Args:
+            image: its name keeps its folders.
+            suffix: of the output's kind.
+            folder: below the output folder, not empty; None: that of the masks.
+        """
+        folder = self.masks if folder is None else folder
+        return f"{folder}/{image.name}{suffix}" if folder else f"{image.name}{suffix}"

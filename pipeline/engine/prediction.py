@@ -119,7 +119,7 @@ class BlockResult:
             scores: final scores (K, Y, X), or classes (Y, X), of the box.
             classes_YX: the classes of the scores.
         """
-        here = box.within(self.block.box).slices
+        here = box.relative_to(self.block.box).slices
         self.mask_YX[here] = classes_YX
         if scores.ndim == 2:
             return
@@ -172,7 +172,7 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
     if valid_YX is not None:
         # A NaN or a nodata of -3e38 would spread over the network's whole field; the pixel itself gets no prediction anyway.
         pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
-        valid_YX = valid_YX[block.box.within(region).slices]
+        valid_YX = valid_YX[block.box.relative_to(region).slices]
         truth_YX = None if truth_YX is None else np.where(valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
     pixels, valid, truth = (None if array is None else ops.put(array) for array in (pixels_CYX, valid_YX, truth_YX))
     return BlockPixels(region, pixels, valid, truth, truth_error, truth_digest)
@@ -190,14 +190,14 @@ def predict_tiles(resources: Resources, block: Block, loaded: BlockPixels, watch
     whole = Box(0, 0, *grid.shape) if blender else block.box
     for tile, outputs in _outputs(resources, block, loaded):
         seen = tile.outer.grow((outputs.shape[-2] - tile.outer.shape[0]) // 2)  # valid padding takes the same off every side
-        shared = seen.meet(whole)
+        shared = seen.intersection(whole)
         assert shared is not None
         with watch("stitch"):
-            scores = ops.as_array(outputs[(..., *shared.within(seen).slices)])
+            scores = ops.as_array(outputs[(..., *shared.relative_to(seen).slices)])
             classes_YX = result.classes_of(scores)
             boxes = blender.add(tile, seen, shared, scores) if blender else _core(tile, shared, scores)
             for box, kept, is_own in boxes:
-                result.put(box, kept, classes_YX[box.within(shared).slices] if is_own else result.classes_of(kept))
+                result.put(box, kept, classes_YX[box.relative_to(shared).slices] if is_own else result.classes_of(kept))
         with watch("count"):
             result.agreement.add(tile, seen, shared, classes_YX)
     return result, blender
@@ -221,10 +221,10 @@ def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterato
         alike = list(same)
         for first in range(0, len(alike), job.recipe.batch):
             batch = alike[first : first + job.recipe.batch]
-            views = [loaded.pixels_CYX[(slice(None), *tile.outer.within(loaded.region).slices)] for tile in batch]
+            views = [loaded.pixels_CYX[(slice(None), *tile.outer.relative_to(loaded.region).slices)] for tile in batch]
             yield from zip(batch, predict(predictor.ops.stack(views), [block.fit] * len(batch)), strict=True)
 
 
 def _core(tile: Tile, shared: Box, scores: Any) -> Iterator[tuple[Box, Any, bool]]:
     """Keep the core of a tile: scores (K, Y, X) or classes (Y, X)."""
-    yield tile.core, scores[(..., *tile.core.within(shared).slices)], True
+    yield tile.core, scores[(..., *tile.core.relative_to(shared).slices)], True

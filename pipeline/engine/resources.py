@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipeline.backends import keep_freed_memory
@@ -35,7 +34,7 @@ class Resources:
         self.job = job
         self._predictor = predictor
         self._open: dict[str, OrderedDict[tuple[str, str, bool], tuple[Raster, ExitStack]]] = {}
-        self._stores: OrderedDict[Path, BlockStore] = OrderedDict()
+        self._stores: OrderedDict[str, BlockStore] = OrderedDict()
         self._making = threading.Lock()
         self._closed = False
 
@@ -70,14 +69,14 @@ class Resources:
         mine.move_to_end(key)
         return mine[key][0]
 
-    def store(self, path: Path, make: Callable[[], BlockStore]) -> BlockStore:
-        """Return the block store at a path; the stores used last are kept."""
+    def store(self, key: str, make: Callable[[], BlockStore]) -> BlockStore:
+        """Return the block store of a key; the stores used last are kept."""
         with self._making:
-            if path not in self._stores:
+            if key not in self._stores:
                 if len(self._stores) >= OPEN_FILES:
                     self._stores.popitem(last=False)
-                self._stores[path] = make()
-            return self._stores[path]
+                self._stores[key] = make()
+            return self._stores[key]
 
     def close(self) -> None:
         """Close every file; none can be opened again."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 
-from pipeline.engine import SEAM_FOLDER
 from pipeline.errors import GigasegError
 from pipeline.records import Receipt
 from pipeline.scheduling.run_spec import RunSpec
@@ -52,6 +50,3 @@ def _discard_temporary_files(spec: RunSpec, receipts: Mapping[tuple[str, str], R
     for name, files in temporary_files.items():
         if name not in failed:
             files.discard()
-    if temporary_files:
-        with suppress(OSError):  # the folder is not empty
-            (spec.folder.path / SEAM_FOLDER).rmdir()

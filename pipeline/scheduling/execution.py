@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from dataclasses import replace
 
 from pipeline.engine import cause_of, phase
 from pipeline.errors import GigasegError, StoreError
-from pipeline.interrupts import handled_by
+from pipeline.interrupts import handle_signals
 from pipeline.plugins import build
 from pipeline.records import Block, Ledger, Receipt, Tally, hardware, latest, tally, versions
 from pipeline.scheduling.audit import conclude
@@ -23,7 +22,6 @@ from pipeline.scheduling.progress import Progress, show_progress
 from pipeline.scheduling.resume import remove_outdated_arrays, still_valid
 from pipeline.scheduling.run_spec import RunSpec
 from pipeline.scheduling.runners import Work
-from pipeline.storage import put_text
 
 __all__ = ["EXIT_INTERRUPTED", "execute"]
 
@@ -41,9 +39,9 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
         GigasegError: the run could not go on; what is committed stays.
     """
     with Ledger.open(spec.folder.ledger, take_over=take_over) as ledger:
-        spec.folder.stop_flag.unlink(missing_ok=True)
+        spec.folder.forget_stop()
         if spec.config:  # written once the run is ours: until then another process may be working here
-            put_text(spec.folder.path / "config.yaml", spec.config)
+            spec.folder.write_config(spec.config)
         rows = latest(ledger.rows())
         known = still_valid(spec, {key: receipt for key, receipt in rows.items() if receipt.ok or not spec.forgets(receipt)})
         queue = BlockQueue(spec.stages)
@@ -91,7 +89,7 @@ class _Execution:
         folder.log(f"begin: {left} of {self.queue.total_blocks} blocks to do, runner {spec.runner}, epoch {self.ledger.epoch}")
         state = "failed"
         try:
-            with show_progress(self._pixels) as self.progress, handled_by(self._on_signal) as arm:
+            with show_progress(self._pixels) as self.progress, handle_signals(self._on_signal) as arm:
                 work = Work(spec.job, self.queue, self.commit, self.stopping, spec.compute, folder.log, arm, self.check)
                 build("runners", {"name": spec.runner}, "compute.runner").run(work)
             state = "running" if self.queue.is_finished else "interrupted"
@@ -122,10 +120,9 @@ class _Execution:
 
     def check(self, receipt: Receipt) -> Receipt:
         """Return the receipt, failed where a file that it names is not there; chunks that are all background are not stored."""
-        for name, size in receipt.files.items():
-            path = self.spec.folder.path / name
-            if not path.is_file() or path.stat().st_size != size:
-                return replace(receipt, cause=f"{name} was written and is not there with its {size} bytes", transient=True, counts=None)
+        for key, size in receipt.files.items():
+            if self.spec.folder.storage.size(key) != size:
+                return replace(receipt, cause=f"{key} was written and is not there with its {size} bytes", transient=True, counts=None)
         return receipt
 
     def commit(self, block: Block, receipt: Receipt) -> None:
@@ -160,18 +157,19 @@ class _Execution:
 
     def _forget(self, files: Mapping[str, int]) -> None:
         """Remove what an earlier execution wrote of a block that fails now: its pixels have no prediction."""
-        for name in files:
-            path = self.spec.folder.path / name
-            if path.name == "zarr.json":
-                shutil.rmtree(path.parent, ignore_errors=True)  # the whole export of a single-block image
-            path.unlink(missing_ok=True)
+        storage = self.spec.folder.storage
+        for key in files:
+            group, _, name = key.rpartition("/")
+            if name == "zarr.json":
+                storage.delete_tree(group)  # the whole export of a single-block image
+            storage.delete(key)
 
     def stopping(self) -> bool:
         """Whether a signal came, or ``gigaseg stop`` was called."""
         now = time.monotonic()
         if now - self.looked > LOOK_S:
             self.looked = now
-            self.flagged = self.spec.folder.stop_flag.exists()
+            self.flagged = self.spec.folder.is_asked_to_stop()
         return self.num_signals > 0 or self.flagged
 
     def _on_signal(self, *_: object) -> None:

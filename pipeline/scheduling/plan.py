@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.config import CALIBRATED_FOLDER, Recipe, replace_auto
-from pipeline.engine import Job, Phase, all_phases, phase, rests_on, seam_folders
+from pipeline.engine import Job, Phase, all_phases, phase, rests_on, seam_folder
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
@@ -73,7 +73,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
             for image in catalogue.images
         ],
         "rejected": [asdict(one) for one in catalogue.rejected],
-        "outputs": [*outputs, *(folder for image in catalogue.images if job.blends_blocks(image) for folder in seam_folders(image))],
+        "outputs": [*outputs, *(seam_folder(image) for image in catalogue.images if job.blends_blocks(image))],
     }
 
 

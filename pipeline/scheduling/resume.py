@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Mapping
 
 from pipeline.engine import phase
@@ -55,7 +54,7 @@ def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Ma
             keys = [(block.phase, block.id) for block in stage.blocks]
             if any(key in outdated for key in keys) and all(key in waiting for key in keys):
                 for array in phase(stage.phase).arrays(spec.job, stage.blocks[0].image):
-                    shutil.rmtree(spec.folder.path / array, ignore_errors=True)
+                    spec.folder.storage.delete_tree(array)
 
 
 def _last_pixels(kept: Mapping[Key, Receipt], temporary: Collection[Key]) -> list[Key]:
@@ -69,8 +68,7 @@ def _is_there(spec: RunSpec, receipt: Receipt) -> bool:
     if receipt.written not in ("", spec.plan["written"]):
         spec.folder.log(f"do again {receipt.phase} {receipt.block}: for other writers, or classes of other names or colours")
         return False
-    root = spec.folder.path
-    if not receipt.ok or all((root / name).is_file() and (root / name).stat().st_size == size for name, size in receipt.files.items()):
+    if not receipt.ok or all(spec.folder.storage.size(key) == size for key, size in receipt.files.items()):
         return True
     spec.folder.log(f"do again {receipt.phase} {receipt.block}: its files are gone")
     return False

@@ -31,11 +31,12 @@ import os
 import time
 from dataclasses import replace
 
+import numpy as np
+
 from pipeline.engine.block_pixels import pixel_digest
-from pipeline.engine.exports import mask_of, stored_files
+from pipeline.engine.exports import mask_of, write_block
 from pipeline.engine.phases import Phase
 from pipeline.statistics import encode_summary
-from pipeline.writers.ome_zarr import OmeZarr
 
 __all__ = ["Bright"]
 
@@ -63,7 +64,7 @@ class Bright(Phase):
         return Share()
 
     def arrays(self, job, image):
-        return [f"bright/{image.name}.ome.zarr"]
+        return [job.key(image, ".ome.zarr", "bright")]
 
     def load(self, resources, block, watch):
         mask = mask_of(resources.job, block.image)
@@ -74,16 +75,14 @@ class Bright(Phase):
         return (loaded == 1).astype("uint8")
 
     def save(self, resources, block, worked, watch):
-        job, image = resources.job, block.image
-        path = job.path(image, ".ome.zarr", "bright")
-        header = replace(image.header, dtype="uint8", channels=1)
-        store = resources.store(path, lambda: OmeZarr().create(path, header, job.recipe.block))
-        files = stored_files(job, store, store.write(block.box, worked, block.plane))
+        image = block.image
+        key = resources.job.key(image, ".ome.zarr", "bright")
+        files = write_block(resources, block, worked, key, replace(image.header, dtype="uint8", channels=1))
         pixels = [int(worked.sum()), worked.size]
         return {
             "digest": pixel_digest(worked),
             "files": files,
-            "payload": encode_summary({"pixels": __import__("numpy").array(pixels)}),
+            "payload": encode_summary({"pixels": np.array(pixels)}),
             "numbers": {"bright_pixels": pixels[0]},
         }
 '''

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from pipeline.engine.phases import predict
-from pipeline.engine.seam_files import SeamFiles, seam_folders
+from pipeline.engine.seam_files import SeamFiles, seam_folder
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
@@ -132,12 +132,12 @@ def without(box):
     total_KYX, sum_YX = np.zeros((2, *SHAPE)), np.full(SHAPE, 1e-9)
     with build("models", SCORED["model"]).open(None) as predict:
         for tile in grid.tiles(everything):
-            if box.meet(tile.core) == tile.core:
+            if box.intersection(tile.core) == tile.core:
                 continue
-            seen, inside = tile.outer, tile.outer.meet(everything)
+            seen, inside = tile.outer, tile.outer.intersection(everything)
             (scores_KYX,) = predict(padded_YX[None, None, seen.y0 + pad : seen.y1 + pad, seen.x0 + pad : seen.x1 + pad], [{}])
             along = [axis_weights("linear", 16, 4, at, count) for at, count in zip((tile.row, tile.col), grid.num_cores, strict=True)]
-            rows, cols = inside.within(seen).slices
+            rows, cols = inside.relative_to(seen).slices
             weight_YX = np.outer(along[0][rows], along[1][cols])
             total_KYX[(slice(None), *inside.slices)] += scores_KYX[:, rows, cols] * weight_YX
             sum_YX[inside.slices] += weight_YX
@@ -209,7 +209,7 @@ def test_a_kill_right_after_the_end_loses_nothing(engine, scene, monkeypatch):
     discard = SeamFiles.discard
 
     def look(self):
-        receipts = latest(read_rows(self.output / "ledger"))
+        receipts = latest(read_rows(self.storage.below("ledger")))
         seen.append([sum(phase == name for phase, _ in receipts) for name in ("score", "predict", "finish")])
         discard(self)
 
@@ -224,9 +224,9 @@ def test_what_a_kill_left_is_removed(engine, scene, whole, fresh):
     done = engine(**SCORED)
     shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "1" / "1"
     for _ in range(2):
-        for place in seam_folders(Image(0, "a", "", None, {})):
-            (done.folder / place).mkdir(parents=True)
-            (done.folder / place / "0.0.0.npz").write_bytes(b"half")
+        place = done.folder / seam_folder(Image(0, "a", "", None, {}))
+        place.mkdir(parents=True)
+        (place / "0.0.0.npz").write_bytes(b"half")
         shard.unlink()
         again = engine(**SCORED, fresh=fresh)
         assert again.code == 0

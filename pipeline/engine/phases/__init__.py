@@ -101,7 +101,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
         return True
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
-        """The arrays that it writes block by block: keys below the output folder, removed when the image is begun anew."""
+        """The keys of the arrays that it writes block by block; they are removed when the image is begun anew."""
         return ()
 
     def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:

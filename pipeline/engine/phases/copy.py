@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.engine.block_pixels import pixel_digest
-from pipeline.engine.exports import block_store_arrays, read_stored, write_copy
+from pipeline.engine.exports import block_store_keys, read_stored, write_copy
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.resources import Resources
@@ -30,7 +30,7 @@ class Copy(Phase[NDArray[Any], NDArray[Any]]):
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
         """The converted image."""
-        return block_store_arrays(job, image)
+        return block_store_keys(job, image)
 
     def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:
         """The digest of the pixels in the block store."""

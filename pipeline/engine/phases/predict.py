@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.engine.block_pixels import pixel_digest, require_class_ids
-from pipeline.engine.exports import block_store_arrays, read_stored, write_mask, write_probs
+from pipeline.engine.exports import block_store_keys, read_stored, write_mask, write_probs
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, take_notes
@@ -35,7 +35,7 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
         """The mask, and the probabilities."""
-        return block_store_arrays(job, image)
+        return block_store_keys(job, image)
 
     def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:
         """The digest of the mask in the block store."""
@@ -55,7 +55,7 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
             with watch("count"):
                 return result.finish()
         if job.model is not None and job.model.takes_ids:
-            require_class_ids(loaded.pixels_CYX[0][block.box.within(loaded.region).slices], block.box, job.num_classes, "value")
+            require_class_ids(loaded.pixels_CYX[0][block.box.relative_to(loaded.region).slices], block.box, job.num_classes, "value")
         result, _ = predict_tiles(resources, block, loaded, watch)
         with watch("count"):
             return result.finish(take_notes(resources))
