@@ -1,4 +1,4 @@
-"""What a faster backend costs: the shipped bundles' IoU on their validation images, by every backend that is installed.
+"""What a faster backend costs in accuracy: the shipped bundles' IoU on their validation images with every installed backend.
 
 Run: ``GIGASEG_TEST_DATA=FOLDER python -m tests.benchmarks.accuracy [BUNDLE...]`` (all). Each row is a whole run with one backend and
 precision; the first is eager float32. Every IoU is wanted within 0.001 of it; int8, which is calibrated on the run's images, says its own.

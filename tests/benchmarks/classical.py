@@ -65,7 +65,7 @@ class DataSet:
     val: Sequence[tuple[np.ndarray, np.ndarray]]
 
     def baseline(self) -> float:
-        """Mean IoU of saying the validation images' commonest class everywhere."""
+        """Mean IoU of a mask that has the validation images' commonest class everywhere."""
         counts = sum(np.bincount(truth[truth != 255], minlength=self.classes) for _, truth in self.val)
         return float(counts.max() / counts.sum() / (counts > 0).sum())
 
@@ -203,7 +203,7 @@ def outputs_of(folder: Path, data: DataSet, model: dict[str, object]) -> tuple[f
 
 
 def scores(data: DataSet, maps: dict[str, Fitted], methods: Sequence[str] = tuple(METHODS)) -> Iterator[tuple[str, float]]:
-    """Give the mean IoU of each method on the validation images."""
+    """Return the mean IoU of each method on the validation images."""
     for method in methods:
         model = {**METHODS[method], **maps[method], "classes": data.classes}
         with tempfile.TemporaryDirectory() as text:

@@ -1,18 +1,18 @@
-"""What a GPU is kept busy with: the engine against the bare forward passes of the same tiles, and MONAI on the same card.
+"""How busy the engine keeps a GPU: against bare forward passes over the same tiles, and MONAI on the same GPU.
 
 Run: ``python -m tests.benchmarks.gpu [SIDE] [MODEL...]`` (32768; a U-Net-ResNet18 of four classes) on a machine with an NVIDIA GPU;
-MONAI is compared where it is installed. An RGB image of SIDE^2 as Zarr, one actor in this process, bf16. Told are, in image Mpx/s:
+MONAI is compared where it is installed. An RGB image of SIDE^2 as Zarr, one actor in this process, bf16. It prints, in image Mpx/s:
 
-- ``bare``: forward passes of the network over tiles that lie on the card, normalised, halo included, in batches of the recipe, by
+- ``bare``: forward passes of the network over tiles that lie on the GPU, normalised, halo included, in batches of the recipe, by
   eager torch in bf16 with channels last, batch norms folded and cuDNN's choice of algorithms measured; logits are dropped;
-- ``call``: the engine's call of it: raw pixels on the card in, classes on the card out;
-- ``engine``: read, send, predict, stitch, count, fetch and write, while it is under way (no start, no end);
-- ``busy``: the share of that time in which the card ran a kernel, as its driver says;
+- ``call``: the engine's call of the network: raw pixels on the GPU in, classes on the GPU out;
+- ``engine``: read, send, predict, stitch, count, fetch and write, without start and end;
+- ``busy``: the share of that time in which the GPU ran a kernel, as its driver says;
 - ``run``: the whole command, start and end included, by the wall clock;
 - ``MONAI``: sliding-window inference over the picture in memory (a corner of 8192^2), eager bf16, channels last, same tile and halo,
-  its sums on the card; no reading, no writing, no counting.
+  its sums on the GPU; no reading, no writing, no counting.
 
-Masks of the card are compared with those of the processor in float32.
+Masks of the GPU are compared with those of the processor in float32.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def write_yaml(folder: Path, image: Path, name: str, **compute: Any) -> Path:
 
 
 def seconds(work: Callable[[], object], least: float = 2.0) -> float:
-    """Wall seconds of a call on the card, the mean of as many as fill a while."""
+    """Mean wall seconds of a call on the GPU."""
     work()
     torch.cuda.synchronize()
     start, count = time.perf_counter(), 0
@@ -82,10 +82,10 @@ def seconds(work: Callable[[], object], least: float = 2.0) -> float:
     return (time.perf_counter() - start) / count
 
 
-def bare(found: Catalogue, job: Job) -> tuple[float, float]:
-    """Tile pixels a second of the network alone, and of the engine's call of it, with everything on the card."""
-    tile = read_largest_tile(found.images[0], job)
-    network = found.model.load().eval()
+def bare(catalogue: Catalogue, job: Job) -> tuple[float, float]:
+    """Tile pixels a second of the network alone, and of the engine's call of it, with everything on the GPU."""
+    tile = read_largest_tile(catalogue.images[0], job)
+    network = catalogue.model.load().eval()
     fold_batch_norms(network)
     network = network.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
     x_BCYX = torch.randn(tile.pixels_BCYX.shape, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
@@ -99,7 +99,7 @@ def bare(found: Catalogue, job: Job) -> tuple[float, float]:
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """Ask the driver, again and again, for the share of the last moment in which the card ran a kernel, percent."""
+    """Sample the share of time in which the GPU runs a kernel, as its driver says, percent."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -118,21 +118,21 @@ def watched() -> Iterator[list[int]]:
         thread.join()
 
 
-def engine(found: Catalogue, job: Job) -> tuple[float, float, dict[str, float]]:
+def engine(catalogue: Catalogue, job: Job) -> tuple[float, float, dict[str, float]]:
     """Image pixels a second under way, the busy share, and the seconds of each stage."""
     with tempfile.TemporaryDirectory() as text, watched() as seen:
-        timing = time_piece(found, replace(job, output=Path(text)), found.config.compute, "serial", Path(text))
+        timing = time_piece(catalogue, replace(job, output=Path(text)), catalogue.config.compute, "serial", Path(text))
     first = min(len(seen) - 1, int(timing.start_s / 0.1))
     return timing.pixels_s, float(np.mean(seen[first:])) / 100, dict(timing.stages)
 
 
-def monai(found: Catalogue, job: Job) -> float:
+def monai(catalogue: Catalogue, job: Job) -> float:
     """Image pixels a second of MONAI's sliding window."""
     from monai.inferers import sliding_window_inference
 
-    recipe, image = job.recipe, found.images[0]
+    recipe, image = job.recipe, catalogue.images[0]
     side = min(CORNER, *image.header.shape)
-    network = found.model.load().eval().to("cuda", torch.bfloat16, memory_format=torch.channels_last)
+    network = catalogue.model.load().eval().to("cuda", torch.bfloat16, memory_format=torch.channels_last)
     with build("readers", image.reader).open(image.path) as raster:
         pixels_CYX = raster.read(Box(0, 0, side, side))
     x_BCYX = (torch.from_numpy(np.ascontiguousarray(pixels_CYX))[None].float() - MEAN) / STD
@@ -148,7 +148,7 @@ def monai(found: Catalogue, job: Job) -> float:
 
 
 def compare(folder: Path, image: Path, name: str) -> float:
-    """The share of pixels on which bf16 on the card and float32 on the processor agree."""
+    """The share of pixels on which bf16 on the GPU and float32 on the processor agree."""
     masks = []
     for device, precision in (("cuda", "bf16"), ("cpu", "fp32")):
         yaml = write_yaml(folder, image, name, device=device, precision=precision, backend="torch")
@@ -161,28 +161,28 @@ def compare(folder: Path, image: Path, name: str) -> float:
 
 
 def measure(folder: Path, image: Path, small: Path, name: str) -> None:
-    """Print what is known of one network."""
-    found = build_catalogue(load_config(write_yaml(folder, image, name)))
-    job = make_job(found, choose_recipe(found).recipe)
+    """Print the results of one network."""
+    catalogue = build_catalogue(load_config(write_yaml(folder, image, name)))
+    job = make_job(catalogue, choose_recipe(catalogue).recipe)
     recipe = job.recipe
     print(f"\n{name}: core {recipe.core} halo {recipe.halo} batch {recipe.batch} block {recipe.block} {recipe.backend} {recipe.precision}")
-    limit, call = (rate / halo_overhead(found.images, job) for rate in bare(found, job))
+    limit, call = (rate / halo_overhead(catalogue.images, job) for rate in bare(catalogue, job))
     print(f"  bare   {limit / 1e6:8.1f} image Mpx/s\n  call   {call / 1e6:8.1f} image Mpx/s", flush=True)
-    rate, busy, stages = engine(found, job)
-    told = {stage: round(value, 2) for stage, value in stages.items()}
-    print(f"  engine {rate / 1e6:8.1f} image Mpx/s, {rate / limit:.3f} of bare; busy {busy:.2f}; {told}", flush=True)
+    rate, busy, stages = engine(catalogue, job)
+    seconds_by_stage = {stage: round(value, 2) for stage, value in stages.items()}
+    print(f"  engine {rate / 1e6:8.1f} image Mpx/s, {rate / limit:.3f} of bare; busy {busy:.2f}; {seconds_by_stage}", flush=True)
     start = time.perf_counter()
     with redirect_stdout(io.StringIO()):
         run(folder / f"{name}.yaml", [])
     wall = time.perf_counter() - start
-    pixels = found.images[0].header.shape[0] ** 2
+    pixels = catalogue.images[0].header.shape[0] ** 2
     report = json.loads((folder / name / "report" / "report.json").read_text())
     shares = ", ".join(f"{one['predicted'] / report['pixels']:.0%}" for one in report["classes"])
     print(f"  run    {pixels / wall / 1e6:8.1f} image Mpx/s ({wall:.1f} s); classes {shares}", flush=True)
     if find_spec("monai"):
-        other = monai(found, job)
+        other = monai(catalogue, job)
         print(f"  MONAI  {other / 1e6:8.1f} image Mpx/s; engine / MONAI {rate / other:.2f}", flush=True)
-    print(f"  masks of the card and of the processor agree on {compare(folder, small, name):.4%}", flush=True)
+    print(f"  masks of the GPU and of the processor agree on {compare(folder, small, name):.4%}", flush=True)
 
 
 def main() -> None:

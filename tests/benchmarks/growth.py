@@ -2,7 +2,7 @@
 
 Run: ``python -m tests.benchmarks.growth [SIDE|COUNT ...]`` (1024 4096 16384 65536, then 10 100 1000 10000 files; numbers
 from 1024 on that are powers of two are sides). One process, a threshold of fixed level as the model, which costs next to
-nothing: what is seen is the pipeline. Each run is a process of its own, and what a run over one pixel takes is taken off:
+nothing: what is measured is the pipeline. Each run is a process of its own, and the cost of a run over one pixel is subtracted:
 imports, plan, report. At most 1.15 times the seconds a pixel of the cheapest size, and
 1.5 times the seconds a file of the cheapest number, are wanted.
 """
@@ -88,7 +88,7 @@ def of_files(counts: Sequence[int]) -> None:
 
 
 def tell(what: str, seconds: float, start: float, amount: float, unit: str, costs: list[float]) -> None:
-    """Print one line, and keep its cost where there was enough to measure it by."""
+    """Print one line, and record the cost where the work was long enough to measure."""
     work = seconds - start
     is_enough = work > LEAST_S
     if is_enough:
@@ -98,7 +98,7 @@ def tell(what: str, seconds: float, start: float, amount: float, unit: str, cost
 
 
 def ratio(costs: Sequence[float]) -> str:
-    """The last one against the least."""
+    """The largest size against the cheapest."""
     return f"{costs[-1] / min(costs):.2f}" if len(costs) > 1 else "-"
 
 

@@ -50,7 +50,7 @@ def peak_bytes(yaml: Path, sample_s: float) -> int:
 
 
 def measure(side: int, folder: Path, runner: str) -> tuple[int, float]:
-    """Run one size; give its peak PSS in bytes and its seconds."""
+    """Run one size; return its peak PSS in bytes and its seconds."""
     image = zarr_image(folder / f"{side}.zarr", side)
     yaml = folder / f"{side}.yaml"
     compute = {"runner": runner, **({"actors": 2} if runner == "ray" else {})}

@@ -1,4 +1,4 @@
-"""A U-Net with a ResNet-18 encoder, the size that people run: for benchmarks, with weights that nobody trained."""
+"""A U-Net with a ResNet-18 encoder and untrained weights, of the size that people run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 from scipy.ndimage import gaussian_filter
+from typing_extensions import override
 
 from pipeline.models import Network
 from pipeline.models.unet import UNet
@@ -32,30 +33,30 @@ class ResNet18UNet(Network):
     """
 
     radius: int | None = Field(default=None, description="field radius, pixels: 305 as probed for the built-in weights")
-    light: bool = Field(default=False, description="a small U-Net in its place, for images of gigapixels")
+    light: bool = Field(default=False, description="a small U-Net instead, for images of gigapixels")
 
     @property
+    @override
     def field(self) -> int | None:
-        """As given."""
         return self.radius
 
     @property
+    @override
     def num_classes(self) -> int:
-        """Four."""
         return 4
 
     @property
+    @override
     def num_channels(self) -> int:
-        """RGB."""
         return 3
 
     @property
+    @override
     def stride(self) -> int:
-        """Five halvings."""
         return 32
 
+    @override
     def build(self) -> nn.Module:
-        """The module."""
         if self.light:
             return UNet(depth=2, base=4, padding="same", channels=3, classes=4).build()
         import segmentation_models_pytorch as smp
@@ -63,7 +64,7 @@ class ResNet18UNet(Network):
         return smp.Unet("resnet18", encoder_weights=None, in_channels=3, classes=4)
 
     def load(self) -> nn.Module:
-        """Give it the weights of the file; without one random features, and a head that is fitted to four levels of brightness.
+        """Build the network with the weights of the file; without one, with random features and a head fitted to four levels of brightness.
 
         A random head is all but constant, which makes argmax and writing look free, or noise, which no precision repeats.
         """

@@ -2,8 +2,8 @@
 
 Run: ``python -m tests.benchmarks.network_memory [SIDE...] [openvino|torch] [crop|gaussian] [light]`` (2048 4096, all four).
 An RGB image of SIDE^2 as Zarr, a U-Net-ResNet18 of four classes, one process of one thread, a halo of 64, each backend in bfloat16,
-cropped and blended. At most 400 MiB are wanted, whatever the size. ``light`` puts a small U-Net in its place: 65536^2 in half an hour,
-for all that grows with the image.
+cropped and blended. At most 400 MiB are wanted, whatever the size. ``light`` uses a small U-Net instead:
+65536^2 takes half an hour, and shows what grows with the image.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def yaml_of(folder: Path, image: Path, backend: str, stitch: str, *, light: bool
 
 
 def status_bytes(pid: int, key: str) -> int:
-    """What the kernel says of a process: ``VmRSS``, or ``VmHWM``, the most that it ever was. Others that share its files move neither."""
+    """Memory of a process as the kernel counts it: ``VmRSS``, or ``VmHWM``, its peak; processes that share its files change neither."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
 
 
 def peak_bytes(yaml: Path) -> int:
-    """The most that a run of one process held.
+    """Peak memory of a run in one process.
 
     Raises:
         SystemExit: the run failed.

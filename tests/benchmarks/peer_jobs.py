@@ -130,7 +130,7 @@ def ray_data(job: Job) -> None:
     given = job.given
 
     class Predictor:
-        """Holds the network, as the recipe says."""
+        """Holds the network, as Ray Data's recipe does."""
 
         def __init__(self) -> None:
             self.job = Job(given)
@@ -158,7 +158,7 @@ def ray_data(job: Job) -> None:
 
 
 def reflected(start: int, size: int) -> np.ndarray:
-    """Places of a tile's pixels along an axis, reflected at its ends."""
+    """Indices of a tile's pixels along an axis, reflected at the image's edges."""
     folded = np.arange(start, start + TILE) % (2 * (size - 1))
     return np.minimum(folded, 2 * (size - 1) - folded)
 

@@ -65,7 +65,7 @@ TOOLS = ("naive", "monai", "dask", "tiatoolbox", "ray_data", "gigaseg")
 
 @dataclass
 class Seen:
-    """What the rounds of one row gave."""
+    """Results of the rounds of one row."""
 
     wall: list[float] = field(default_factory=list)
     work: list[float] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Seen:
 
 
 def python_of(tool: str) -> str:
-    """The Python of a tool's environment, which is made where it is not there.
+    """Return the Python of a tool's environment, and create the environment where it is missing.
 
     Raises:
         SystemExit: pip cannot install it, or it cannot be imported; the message is the reason.
@@ -106,7 +106,7 @@ def checked(command: list[str]) -> str:
 
 
 class Watch(threading.Thread):
-    """Looks at a process and its children: peak memory, and the CPU seconds of each that was seen."""
+    """Samples a process and its children: peak memory, and the CPU seconds of each."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -125,7 +125,7 @@ class Watch(threading.Thread):
 
 
 def measure(command: list[str], environment: dict[str, str], seen: Seen) -> str:
-    """Run a command, add a round to a row, and give what it printed."""
+    """Run a command, add a round to a row, and return what the command printed."""
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, **environment}, cwd=ROOT)
@@ -156,7 +156,7 @@ class Scene:
     precision: str
 
     def job(self, name: str, settings: dict[str, Any]) -> Path:
-        """The file that tells a tool what to do."""
+        """Write the file that describes the job of a tool."""
         content = {"image": str(self.image), "png": str(self.folder / "image.png"), "network": str(self.folder / "network.pt")}
         content |= {"out": str(self.folder / f"{name}.zarr"), "mean": MEAN, "std": STD, "cores": len(os.sched_getaffinity(0)), **settings}
         path = self.folder / f"{name}.json"

@@ -1,4 +1,4 @@
-"""Whose masks are right: tools with the same trained network on the same real scenes, against their truth.
+"""How right the masks of each tool are: with the same trained network, on the same real scenes, against their truth.
 
 Run: ``GIGASEG_TEST_DATA=FOLDER python -m tests.benchmarks.peers_iou [TOOL...]``. The bundle ``aerial-landcover``, float32, on its
 validation scenes; each tool as in :mod:`tests.benchmarks.peers`, gigaseg with the halo of the bundle, once cropped and once

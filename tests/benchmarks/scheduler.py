@@ -1,4 +1,4 @@
-"""How many blocks a second one driver keeps going: blocks that do nothing, through Ray actors, leases and the ledger.
+"""How many blocks a second one driver schedules: blocks that do nothing, through Ray actors, leases and the ledger.
 
 Run: ``python -m tests.benchmarks.scheduler [BLOCKS] [ACTORS]`` (20000 2). At least 1000 a second are wanted.
 """
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from pipeline.config import Compute, Recipe
 from pipeline.engine.job import Job
@@ -31,7 +32,7 @@ CLASSES = [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]
 
 
 class Blank(Reader):
-    """An image without a file: 16 x 16 zeros wherever one looks.
+    """An image of 16 x 16 zeros without a file.
 
     Example::
 
@@ -39,8 +40,8 @@ class Blank(Reader):
     """
 
     @contextmanager
+    @override
     def open(self, path: str) -> Iterator[Raster]:
-        """Nothing to open."""
         yield _Zeros()
 
 

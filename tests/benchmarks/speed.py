@@ -1,16 +1,16 @@
-"""What the engine costs: a whole run against the bare forward passes of the same tiles by the fastest backend.
+"""What the engine costs: a whole run against bare forward passes over the same tiles with the fastest backend.
 
 Run: ``python -m tests.benchmarks.speed [SIDE] [ROUNDS] [crop|gaussian|actors...]`` (4096 3, all of them). An RGB image of SIDE^2
-as Zarr, a U-Net-ResNet18 whose four classes all occur, cores of 1024, a halo of 64, one thread an actor. Compared are, for
-``stitch: crop`` and ``gaussian``:
+as Zarr, a U-Net-ResNet18 whose four classes all occur, cores of 1024, a halo of 64, one thread an actor. For
+``stitch: crop`` and ``gaussian`` it compares:
 
 - ``bare``: forward passes over every tile once, its halo included, the input in memory, the output dropped, by the backend
   that was the fastest on one tile; the call is the engine's (classes for crop, logits for blending);
-- ``no halo``: the same over the image cut without any halo: what could be had if context cost nothing;
+- ``no halo``: the same over the image cut without any halo: the speed if context cost nothing;
 - ``run``: plan, read, predict, stitch, count, write, pyramid and report in one process, less building, loading and compiling the
   network. For ``gaussian`` the network's field is known, and the error of a smaller halo is measured first, as runs do.
 
-These are CPU seconds of this process; rounds alternate, after one that warms up. Besides: pixels a second of two actors under
+These are CPU seconds of this process; rounds alternate, after one that warms up. It also compares pixels a second of two actors under
 Ray against one process, wall, while all are busy (crop, blocks of one core, so that 4096^2 has 16), which needs a machine
 that does nothing else. At most 1.15 for run / bare with crop, and at least 1.8 for two actors on two cores, are wanted.
 """
@@ -88,13 +88,13 @@ def write_yaml(folder: Path, image: Path, **keys: Any) -> Path:
     return path
 
 
-def best_backend(found: Catalogue) -> TriedBackend:
-    """The fastest of all that are installed and agree with eager float32, on one tile."""
-    job = make_job(found, choose_recipe(found).recipe)
-    tried = time_backends(found, job, read_largest_tile(found.images[0], job), lambda _: None)
+def best_backend(catalogue: Catalogue) -> TriedBackend:
+    """The fastest of the installed backends that agree with eager float32, on one tile."""
+    job = make_job(catalogue, choose_recipe(catalogue).recipe)
+    tried = time_backends(catalogue, job, read_largest_tile(catalogue.images[0], job), lambda _: None)
     for one in tried:
-        told = f"{1 / one.seconds:.2f} tile Mpx/s, {one.agreement:.3%} as eager fp32" if one.seconds else one.refused
-        print(f"{one.backend} {one.precision}: {told}", flush=True)
+        result = f"{1 / one.seconds:.2f} tile Mpx/s, {one.agreement:.3%} as eager fp32" if one.seconds else one.refused
+        print(f"{one.backend} {one.precision}: {result}", flush=True)
     return fastest_backend(tried)
 
 
@@ -105,20 +105,20 @@ def call_of(predict: Predictor, recipe: Recipe) -> Predict:
 
 def measure(folder: Path, yaml: Path, image: Path, rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each side, round by round."""
-    found = build_catalogue(load_config(yaml))
-    recipe = choose_recipe(found).recipe
-    side = found.images[0].header.shape[0]
-    normalize = dict(found.config.normalize)
+    catalogue = build_catalogue(load_config(yaml))
+    recipe = choose_recipe(catalogue).recipe
+    side = catalogue.images[0].header.shape[0]
+    normalize = dict(catalogue.config.normalize)
     with_halo, without = tiles_of(image, HALO, side), tiles_of(image, 0, side)
 
     def begin() -> None:
-        """What every run begins with: some backends compile at the first tile."""
-        with found.model.predictor(recipe, normalize) as predict:
+        """Load the network and predict a first tile, at which some backends compile."""
+        with catalogue.model.predictor(recipe, normalize) as predict:
             call_of(predict, recipe)(with_halo[0][None, :, :64, :64], [{}])
 
     load = min(cpu(begin) for _ in range(2))
     rows: dict[str, list[float]] = {"bare": [], "no halo": [], "run": []}
-    with found.model.predictor(recipe, normalize) as predict:
+    with catalogue.model.predictor(recipe, normalize) as predict:
         call = call_of(predict, recipe)
         bare(call, with_halo[:2])
         for number in range(rounds):
@@ -131,8 +131,8 @@ def measure(folder: Path, yaml: Path, image: Path, rounds: int) -> dict[str, lis
     return rows
 
 
-def tell(folder: Path, stitch: str, rows: dict[str, list[float]]) -> None:
-    """Print what follows, and refuse a mask that is all but constant."""
+def print_ratios(folder: Path, stitch: str, rows: dict[str, list[float]]) -> None:
+    """Print the ratios, and refuse a mask that is all but constant."""
     report = json.loads((folder / f"{stitch}0" / "report" / "report.json").read_text())
     shares = [one["predicted"] / report["pixels"] for one in report["classes"]]
     if min(shares) < LEAST_SHARE:
@@ -146,11 +146,11 @@ def tell(folder: Path, stitch: str, rows: dict[str, list[float]]) -> None:
 
 def rate(yaml: Path, runner: str, actors: int) -> RunTiming:
     """Pixels a second, wall, while all actors are busy."""
-    found = build_catalogue(load_config(yaml))
-    compute = found.config.compute.model_copy(update={"actors": actors})
+    catalogue = build_catalogue(load_config(yaml))
+    compute = catalogue.config.compute.model_copy(update={"actors": actors})
     with tempfile.TemporaryDirectory() as text:
-        job = replace(make_job(found, choose_recipe(found).recipe), output=Path(text))
-        return time_piece(found, job, compute, runner, Path(text))
+        job = replace(make_job(catalogue, choose_recipe(catalogue).recipe), output=Path(text))
+        return time_piece(catalogue, job, compute, runner, Path(text))
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def main() -> None:
             tiling = {"core": CORE, "halo": HALO, "stitch": stitch}
             model = {"name": "tests.benchmarks.network", "radius": None if stitch == "crop" else FIELD}
             yaml = write_yaml(folder, image, tiling=tiling, compute=compute, model=model)
-            tell(folder, stitch, measure(folder, yaml, image, rounds))
+            print_ratios(folder, stitch, measure(folder, yaml, image, rounds))
         if "actors" not in parts:
             return
         yaml = write_yaml(folder, image, tiling={"core": CORE, "halo": HALO, "block": CORE}, compute=compute)

@@ -1,4 +1,4 @@
-"""How long until the first block begins, beside what Ray and torch take by themselves.
+"""How long until the first block begins, compared with what Ray and torch take by themselves.
 
 Run: ``python -m tests.benchmarks.startup [ROUNDS]`` (3). At most 1 s more than both is wanted when the recipe is known.
 """
@@ -43,7 +43,7 @@ def bare() -> float:
 
 
 def until_ready(folder: Path, yaml: Path, name: str) -> float:
-    """Seconds from the command to the moment that an actor is fed its first block."""
+    """Seconds from the command until an actor begins its first block."""
     output = folder / name
     start = time.time()
     command = [sys.executable, "-m", "pipeline.cli", "run", str(yaml), "--set", f"output={output}"]

@@ -1,4 +1,4 @@
-"""A threshold of fixed level: a model that costs next to nothing, so that benchmarks see what is around it."""
+"""A threshold of fixed level: a model that costs next to nothing, so that a benchmark measures the pipeline around it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from pipeline.config import Recipe
 from pipeline.models import Model, Predict
@@ -23,16 +24,16 @@ class Stub(Model):
     """
 
     @property
+    @override
     def num_classes(self) -> int:
-        """Dark and bright."""
         return 2
 
     @property
+    @override
     def field(self) -> int:
-        """A pixel changes no other."""
         return 0
 
     @contextmanager
+    @override
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Nothing to load."""
         yield lambda pixels_BCYX, fits: (pixels_BCYX[:, 0] >= 128).view(np.uint8)
