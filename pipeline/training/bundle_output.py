@@ -1,4 +1,4 @@
-"""The bundle of a training: candidates while it goes on, the best one, and what is measured of that one in the end."""
+"""The bundle of a training: a candidate for each validation, the best of them, and what is measured of the best in the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save_candidate(plan: TrainPlan, network: nn.Module) -> None:
 
 
 def keep_candidate(plan: TrainPlan) -> None:
-    """Put the candidate in the place of the best bundle."""
+    """Replace the best bundle by the candidate."""
     best = best_bundle(plan)
     aside = best.with_name(f".{best.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
@@ -68,7 +68,7 @@ def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int
     options = plan.network.model_dump(mode="json", exclude={"weights", "seed", "tta", "pretrained"})
     spec: dict[str, Any] = {
         "architecture": {"name": plan.config.model["name"], **options},
-        "classes": [dict(one) for one in plan.classes],
+        "classes": [dict(spec) for spec in plan.classes],
         "outputs": None if plan.output_classes is None else list(plan.output_classes),
         "normalize": plan.normalize,
         "merge_channels": plan.config.merge_channels,

@@ -34,7 +34,9 @@ def choose_workers(plan: TrainPlan, num_gpus: int) -> WorkerGroup:
     """
     compute, cores = plan.config.compute, len(os.sched_getaffinity(0))
     if compute.device == "cuda" and not num_gpus and compute.address is None:
-        raise InputError(Problem(plan.config.where("compute.device"), "cuda, where no GPU is found", "cpu, auto", "See `gigaseg doctor`."))
+        raise InputError(
+            Problem(plan.config.where("compute.device"), "cuda, where no GPU is found", "cpu or auto", "See `gigaseg doctor`.")
+        )
     device = "cuda" if compute.device == "cuda" or (compute.device == "auto" and num_gpus) else "cpu"
     size = compute.workers if compute.workers != "auto" else max(1, num_gpus if device == "cuda" else 1)
     if size > plan.config.batch:

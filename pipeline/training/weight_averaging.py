@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, Problem
 from pipeline.models import Network
-from pipeline.models.bundle_files import find_bundle, read_spec
-from pipeline.models.bundle_files.spec import BundleSpec
+from pipeline.models.bundle_files import BundleSpec, find_bundle, read_spec
 
 if TYPE_CHECKING:
     import torch

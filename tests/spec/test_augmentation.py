@@ -88,7 +88,7 @@ def test_global_generators_are_left_alone():
 
 
 @given(CROPS, SEEDS)
-def test_nothing_asked_changes_nothing(crop, seed):
+def test_no_augmentation_changes_nothing(crop, seed):
     """With everything off, the region is the crop, to the bit."""
     change = draw(Augment.none(), crop, seed)
     assert change.side == crop
@@ -103,7 +103,7 @@ def test_nothing_asked_changes_nothing(crop, seed):
     [(True, True, range(8)), (True, False, (0, 2, 4, 6)), (False, True, range(4)), (False, False, [0]), ("horizontal", False, (0, 4))],
 )
 def test_flips_and_turns_are_exact(flips, turns, ways):
-    """A crop lies in one of the asked ways, each as often, pixels and labels alike, and no value changes."""
+    """A crop lies in one of the allowed ways, each equally often, pixels and labels alike, and no value changes."""
     counts = [0] * 8
     for seed in range(800):
         change = draw(off(flips=flips, turns=turns), 5, seed)
@@ -331,7 +331,7 @@ def test_blur_is_gaussian():
 
 
 def test_labels_keep_out_of_what_changes_brightness():
-    """What changes values changes pixels alone."""
+    """Changes of brightness, contrast, colour, noise and blur leave labels as they are."""
     change = draw(off(brightness=1, contrast=1, color=1, noise=1, blur=1))
     ids_YX = np.arange(change.side**2).reshape(change.side, change.side)
     _, (found_YX,) = change.apply(noise(change), [ids_YX])
@@ -358,7 +358,7 @@ def test_any_channels_and_any_labels(augment, seed, channels, count, strided, bl
 
 
 def test_a_region_of_another_size_is_refused():
-    """Pixels or labels that are not of the size that was asked for are never moved by guess."""
+    """Pixels or labels of another size than the change needs are refused."""
     change = draw(Augment())
     side = change.side
     for pixels, labels in (((side + 1, side), (side, side)), ((side, side), (side, side - 1))):
@@ -382,13 +382,13 @@ def test_a_region_of_another_size_is_refused():
     ],
 )
 def test_wrong_values_are_refused(text, message):
-    """What the YAML may not say is refused with what was found and what is allowed."""
+    """A wrong option is refused with its key, what was found and what is expected."""
     with pytest.raises(ValidationError) as error:
         Augment.model_validate(yaml.safe_load(text))
     assert [str(one)[: len(message)] for one in problems_of(error.value, Augment, "augment")] == [message]
 
 
-def test_the_yaml_says_it_all():
+def test_every_option_can_be_set_in_the_yaml():
     """An augmentation written to YAML and read again is the same, and every key says what it means."""
     augment = Augment(scale=(0.5, 2), rotate=10, elastic=10, flips=False)
     assert Augment.model_validate(yaml.safe_load(yaml.safe_dump(augment.model_dump(mode="json")))) == augment

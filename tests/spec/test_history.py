@@ -1,4 +1,4 @@
-"""The history of a training: one table, event files that TensorBoard reads, and a resume that leaves no trace."""
+"""The history of a training: one table, event files that TensorBoard reads, and a resume that does not show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def train(history, step, **more):
 
 
 def events(folder, kinds=("scalar",)):
-    """What the event files hold, in the order of TensorBoard: (kind, step, tag, value), each record checked by its checksums."""
+    """The records of the event files in the order of TensorBoard, (kind, step, tag, value), after checking their checksums."""
     from tensorboardX.crc32c import crc32c
     from tensorboardX.proto.event_pb2 import Event
 
@@ -58,7 +58,7 @@ def events(folder, kinds=("scalar",)):
 
 
 def test_columns_are_the_same_from_the_start(tmp_path):
-    """The header is that of the promise before a single row is booked, and each row has all of its cells."""
+    """The table has its documented header before its first row, and each row has a cell in every column."""
     with History(tmp_path, NAMES, None) as history:
         header = (tmp_path / "history.csv").read_text(encoding="utf-8")
         train(history, 1)
@@ -68,8 +68,8 @@ def test_columns_are_the_same_from_the_start(tmp_path):
     assert [len(line.split(",")) for line in (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines()] == [len(columns)] * 3
 
 
-def test_a_row_holds_what_was_booked_and_is_empty_elsewhere(tmp_path):
-    """Numbers read back exactly; what a row has not, and what a report has as None, are empty cells."""
+def test_a_row_holds_what_was_recorded_and_is_empty_elsewhere(tmp_path):
+    """Numbers are read back exactly; a value that is missing or None is an empty cell."""
     with History(tmp_path, NAMES, 100) as history:
         train(history, 3)
         history.record_validation(3, REPORT)
@@ -83,7 +83,7 @@ def test_a_row_holds_what_was_booked_and_is_empty_elsewhere(tmp_path):
 
 
 def test_a_row_is_there_before_the_next_step(tmp_path):
-    """A row can be read by others as soon as it is booked, long before the history is closed."""
+    """Others can read a row as soon as it is recorded, long before the history is closed."""
     with History(tmp_path, NAMES, 100) as history:
         for step in (1, 2, 3):
             train(history, step)
@@ -92,7 +92,7 @@ def test_a_row_is_there_before_the_next_step(tmp_path):
 
 @pytest.mark.parametrize("name", ["a,b", 'say "x"', "two\nlines", "bare\rreturn", "=1+1", "größe", "<b>"])
 def test_any_class_name_is_a_column(tmp_path, name):
-    """Commas, quotes and line ends in a class name spoil no row, also after a resume."""
+    """Commas, quotes and line ends in a class name damage no row, also after a resume."""
     with History(tmp_path, [name, "other"], 9) as history:
         history.record_validation(1, REPORT)
     with History(tmp_path, [name, "other"], 9, step=1) as history:
@@ -102,7 +102,7 @@ def test_any_class_name_is_a_column(tmp_path, name):
 
 
 def test_resume_drops_what_the_checkpoint_does_not_know(tmp_path):
-    """Rows after the checkpoint's step go, those up to it stay byte for byte, and seconds go on from the last of them."""
+    """Rows after the step of the checkpoint are dropped, earlier rows stay byte for byte, and seconds continue from the last of these."""
     with History(tmp_path, NAMES, 100) as history:
         history._start_s -= 1000
         for step in (5, 10, 15, 20):
@@ -117,7 +117,7 @@ def test_resume_drops_what_the_checkpoint_does_not_know(tmp_path):
 
 
 def test_a_resumed_table_is_that_of_a_training_without_interruption(tmp_path):
-    """But for the clock, crash and resume leave no trace in the table."""
+    """Apart from times, a crash and a resume do not show in the table."""
 
     def go(folder, first, last, start):
         with History(folder, NAMES, 30, step=start) as history:
@@ -134,8 +134,8 @@ def test_a_resumed_table_is_that_of_a_training_without_interruption(tmp_path):
 
 
 @pytest.mark.parametrize("torn", ["1", "12,3", "9,3.1,0.2", '9,3.1,"'])
-def test_a_torn_last_line_is_mended(tmp_path, torn):
-    """A line without its end is the trace of a crash: dropped, even where what is left of it looks like an early step."""
+def test_a_torn_last_line_is_dropped(tmp_path, torn):
+    """A last line without its end, which a crash leaves, is dropped, even if its rest looks like an early step."""
     with History(tmp_path, NAMES, 100) as history:
         train(history, 8)
     with (tmp_path / "history.csv").open("a", encoding="utf-8") as file:
@@ -147,8 +147,8 @@ def test_a_torn_last_line_is_mended(tmp_path, torn):
 
 
 @pytest.mark.parametrize("left", [b"", b"step,sec", None, b"\0" * 40])
-def test_a_table_without_a_header_starts_anew(tmp_path, left):
-    """A crash before the first row, or a table that was removed, costs the rows and not the training."""
+def test_a_table_without_a_header_starts_over(tmp_path, left):
+    """After a crash before the first row, or without the table, a training continues with an empty table."""
     if left is not None:
         (tmp_path / "history.csv").write_bytes(left)
     with History(tmp_path, NAMES, 100, step=10) as history:
@@ -156,8 +156,8 @@ def test_a_table_without_a_header_starts_anew(tmp_path, left):
     assert steps(tmp_path) == [11]
 
 
-def test_lines_that_a_dead_disk_left_are_dropped(tmp_path):
-    """A line of zero bytes between whole rows is no row."""
+def test_lines_of_zero_bytes_are_dropped(tmp_path):
+    """A line of zero bytes between rows, which a power failure leaves, is dropped."""
     with History(tmp_path, NAMES, 100) as history:
         train(history, 8)
     with (tmp_path / "history.csv").open("ab") as file:
@@ -167,7 +167,7 @@ def test_lines_that_a_dead_disk_left_are_dropped(tmp_path):
 
 
 def test_a_start_at_zero_forgets_an_earlier_training(tmp_path):
-    """Without a step to go on from, nothing of an older table is left, whatever its classes."""
+    """A training that starts over keeps no row of an older table, whatever its classes."""
     with History(tmp_path, ["a", "b", "c"], 100) as history:
         train(history, 8)
     with History(tmp_path, NAMES, 100) as history:
@@ -177,7 +177,7 @@ def test_a_start_at_zero_forgets_an_earlier_training(tmp_path):
 
 
 def test_going_on_with_other_classes_is_refused(tmp_path):
-    """The table of other classes is left as it is, and the message names both."""
+    """A table of other classes stays as it is, and the message names both lists of columns."""
     with History(tmp_path, ["a", "b"], 100) as history:
         train(history, 8)
     before = (tmp_path / "history.csv").read_bytes()
@@ -187,7 +187,7 @@ def test_going_on_with_other_classes_is_refused(tmp_path):
 
 
 def test_event_files_read_back(tmp_path):
-    """Every number of the table is a scalar with its step, as float32, the terms of the loss as well; None is left out."""
+    """Every number of the table and every term of the loss is a float32 scalar with its step; None is left out."""
     with History(tmp_path, ["sky & sea", "sky + sea"], 100) as history:
         train(history, 4)
         history.record_validation(4, REPORT)
@@ -199,14 +199,14 @@ def test_event_files_read_back(tmp_path):
 
 
 def test_event_files_keep_apart_classes_whose_names_become_equal(tmp_path):
-    """Two names that differ only in what a tag may not hold are two curves."""
+    """Two names that differ only in characters that a tag may not hold are two curves."""
     with History(tmp_path, ["a+b", "a&b"], 100) as history:
         history.record_validation(4, {**REPORT, "classes": [{"iou": 0.25}, {"iou": 0.75}]})
     assert {tag: value for _, _, tag, value in events(tmp_path) if tag.startswith("iou/")} == {"iou/0_a_b": 0.25, "iou/1_a_b": 0.75}
 
 
-def test_a_resume_tells_tensorboard_where_it_goes_on(tmp_path):
-    """Within one second, a second file beside the first: it starts a session at the first step that is done again."""
+def test_a_resume_tells_tensorboard_where_it_continues(tmp_path):
+    """A second file of the same second does not replace the first, and starts a session at the first step that is done again."""
     for first, resumed in ((1, 0), (6, 5)):
         with History(tmp_path, NAMES, 100, step=resumed) as history:
             for step in range(first, first + 8):
@@ -217,8 +217,8 @@ def test_a_resume_tells_tensorboard_where_it_goes_on(tmp_path):
     assert [step for _, step, tag, _ in events(tmp_path) if tag == "train/loss"] == [*range(1, 9), *range(6, 14)]
 
 
-def test_a_loss_that_is_no_number_is_booked_as_it_is(tmp_path):
-    """A training that diverges shows as nan, in the table and in the event files."""
+def test_a_loss_that_is_not_finite_is_recorded_as_it_is(tmp_path):
+    """A training that diverges has nan in the table and in the event files."""
     with History(tmp_path, NAMES, 100) as history:
         train(history, 2, loss=float("nan"))
     assert table(tmp_path)[0]["loss"] == "nan"
@@ -226,7 +226,7 @@ def test_a_loss_that_is_no_number_is_booked_as_it_is(tmp_path):
 
 
 def test_it_closes_when_training_fails_and_twice(tmp_path):
-    """An error inside leaves a whole table and whole event files; closing again does nothing."""
+    """An error during training leaves a complete table and complete event files; closing again does nothing."""
     history = History(tmp_path, NAMES, 100)
     with contextlib.suppress(ZeroDivisionError), history:
         train(history, 1)
@@ -236,7 +236,7 @@ def test_it_closes_when_training_fails_and_twice(tmp_path):
     assert [tag for _, _, tag, _ in events(tmp_path)][:1] == ["train/loss"]
 
 
-def test_nothing_is_drawn_where_nobody_looks(tmp_path, capfd):
+def test_nothing_is_drawn_without_a_terminal(tmp_path, capfd):
     """Without a terminal neither stdout nor stderr gets a byte."""
     with History(tmp_path, NAMES, 100) as history:
         train(history, 1)
@@ -246,7 +246,7 @@ def test_nothing_is_drawn_where_nobody_looks(tmp_path, capfd):
 
 @pytest.mark.parametrize("total", [100, None])
 def test_a_terminal_shows_step_loss_speed_and_the_last_validation(tmp_path, capfd, monkeypatch, total):
-    """On a terminal, stderr has steps, loss, crops a second and each class's IoU, names as they are; stdout stays clean."""
+    """On a terminal, stderr shows steps, loss, crops per second and the IoU of each class by its exact name; stdout stays empty."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")

@@ -1,4 +1,4 @@
-"""The page of a training: drawn to scale, safe to open, and complete whatever is missing."""
+"""The page of a training: drawn to scale, safe to open, and complete even if parts of its input are missing."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_page_needs_nothing_else(page, tmp_path):
 
 
 def test_text_is_shown_as_it_is(page, tmp_path):
-    """Markup in a title, fact, class or picture name is text: no element of theirs is in the page."""
+    """Markup in a title, fact, class or picture name is shown as text and adds no element to the page."""
     nasty = '<b onclick="x">&\'"</b>'
     names = [nasty, "other", "third"]
     report = report_of(names)
@@ -136,7 +136,7 @@ def test_text_is_shown_as_it_is(page, tmp_path):
 
 
 def test_pictures_have_the_colours_of_the_classes(page):
-    """Image as it is; truth and prediction in the report's colours; what is no class is transparent; wrong pixels red over grey."""
+    """The image is unchanged; truth and prediction have the colours of the report, no class is transparent, wrong pixels are red on grey."""
     report = report_of()
     report["classes"] = [{**one, "color": color} for one, color in zip(report["classes"], ("#102030", "#a0b0c0", "#ffffff"), strict=True)]
     found = decoded(page(report=report, pictures=[Picture("a", IMAGE, TRUTH, MASK)]))
@@ -152,7 +152,7 @@ def test_pictures_have_the_colours_of_the_classes(page):
 
 
 def test_classes_without_a_colour_get_the_palette(page):
-    """A report as it is written has no colours: each class has that of its id."""
+    """Without colours in the report, each class has the palette colour of its id."""
     found = decoded(page(pictures=[Picture("a", IMAGE, np.array([[0, 1, 2, 2]] * 2), MASK)]))
     assert found["truth of a"][0, :3, :3].tolist() == [list(rgb(color)) for color in default_colors(3)]
 
@@ -161,7 +161,7 @@ def test_classes_without_a_colour_get_the_palette(page):
     ("truth", "mask", "share"), [(TRUTH, MASK, "40.00 % wrong"), (MASK, MASK, "0.00 % wrong"), (TRUTH * 0 + 255, MASK, None)]
 )
 def test_the_share_of_wrong_pixels_is_that_of_the_confusion(page, truth, mask, share):
-    """Out of the pixels that have both a true and a predicted class, as the matrix counts them."""
+    """It is the share among pixels with a true and a predicted class, as the matrix counts them."""
     text = page(pictures=[Picture("a", IMAGE, truth, mask)])
     both = (truth < 3) & (mask < 3)
     counts = confusion_matrix(truth_YX=truth[both][None], mask_YX=mask[both][None], classes=3)
@@ -172,14 +172,14 @@ def test_the_share_of_wrong_pixels_is_that_of_the_confusion(page, truth, mask, s
 
 @pytest.mark.parametrize(("channels", "shown"), [(1, [0, 0, 0]), (2, [15, 15, 15]), (3, [0, 30, 60]), (5, [0, 30, 60])])
 def test_any_number_of_channels_can_be_shown(page, channels, shown):
-    """Three or more: the first are red, green and blue; fewer: their mean is grey."""
+    """Of three or more channels, the first three are red, green and blue; of fewer, the mean is grey."""
     image = np.broadcast_to(np.arange(channels, dtype=np.uint8) * 30, (2, 4, channels))
     assert decoded(page(pictures=[Picture("a", image, TRUTH, MASK)]))["image of a"][0, 0].tolist() == shown
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "int16"])
 def test_ids_may_be_of_any_integer_type(page, dtype):
-    """The fill values of wider masks, and negative ones, are no class either."""
+    """Fill values of wider integer types, and negative values, are no classes."""
     top = np.iinfo(dtype).max
     mask = np.array([[0, 1, 2, top], [0, 0, 0, np.iinfo(dtype).min]]).astype(dtype)
     alpha = decoded(page(pictures=[Picture("a", IMAGE, TRUTH, mask)]))["prediction of a"][..., 3]
@@ -187,7 +187,7 @@ def test_ids_may_be_of_any_integer_type(page, dtype):
 
 
 def test_curves_are_drawn_to_scale(page, tmp_path):
-    """Losses 2, 1, 0.5 at steps 1, 2, 4: the points lie where the ticks of both axes say."""
+    """Points of known losses at known steps lie where the ticks of both axes say."""
     path = history_of(tmp_path, [2.0, 1.0, 0.75, 0.5])
     svg = charts(page(history=path))["Loss"]
     texts = [(one.text, float(one.get("x")), float(one.get("y")) - 4, one.get("text-anchor")) for one in svg.iter("text")]
@@ -204,7 +204,7 @@ def test_curves_are_drawn_to_scale(page, tmp_path):
 
 
 def test_the_iou_of_each_class_has_its_colour_and_its_name(page, tmp_path):
-    """One line a class that has an IoU, in the colour of the class, and one for the mean; the legend gives the last values."""
+    """Each class with an IoU has a line in its colour, and so has the mean; the legend shows the last values."""
     report = report_of()
     text = page(history=history_of(tmp_path, reports=[report_of(matrix=((1, 1, 0), (1, 1, 0), (0, 0, 0))), report]), report=report)
     lines = {line.find("title").text: line.get("style") for line in charts(text)["IoU on validation images"].iter("g")}
@@ -218,7 +218,7 @@ def test_the_iou_of_each_class_has_its_colour_and_its_name(page, tmp_path):
     "losses", [[], [0.5], [0.0, 0.0], [float("nan")] * 3, [1.0, float("inf"), float("nan"), 0.5], [-3.0, -3.0], [1e30, 1e-30]]
 )
 def test_no_coordinate_is_broken(page, tmp_path, losses):
-    """No row, one row, flat, negative or huge losses, and what is not finite: every number of the drawing is finite and inside."""
+    """Without rows, with one row, with flat, negative, huge or non-finite losses, every number of the drawing is finite and inside."""
     text = page(history=history_of(tmp_path, losses, reports=[report_of()] if len(losses) == 1 else []))
     drawn = charts(text)
     assert ("Loss" in drawn) == any(np.isfinite(losses))
@@ -232,7 +232,7 @@ def test_no_coordinate_is_broken(page, tmp_path, losses):
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=30))
 def test_every_point_is_inside_the_axes(values):
-    """Whatever 32-bit floats a curve has: finite ones are drawn between the outermost ticks, in order of their steps."""
+    """Of any 32-bit floats, the finite ones are drawn between the outermost ticks, in the order of their steps."""
     chart = draw("any", [Curve("any", "", range(1, len(values) + 1), values)])
     finite = [value for value in values if np.isfinite(value)]
     assert len(chart.lines) == bool(finite)
@@ -250,15 +250,15 @@ def test_steps_are_whole_numbers():
     assert [tick.label for tick in draw("short", [Curve("short", "", [1, 2], [0.5, 0.25])]).x] == ["0", "1", "2"]
 
 
-def test_iou_is_drawn_from_none_to_all(page, tmp_path):
-    """The axis of IoU goes from 0 to 1 whatever was reached, so that pages compare at a glance."""
+def test_iou_is_drawn_from_0_to_1(page, tmp_path):
+    """The axis of IoU always goes from 0 to 1, so that pages can be compared."""
     for matrix in (((90, 10, 0), (5, 45, 0), (0, 0, 0)), ((1, 99, 0), (99, 1, 0), (0, 0, 0))):
         svg = charts(page(history=history_of(tmp_path, reports=[report_of(matrix=matrix)])))["IoU on validation images"]
         assert [one.text for one in svg.iter("text") if one.get("text-anchor") == "end"] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
 
 
 def test_a_long_history_is_thinned_without_hiding_its_extremes():
-    """100,000 steps become some hundred points: means over equal spans of steps, and a band from the least to the greatest."""
+    """100,000 steps become a few hundred points: means over equal spans of steps, and a band from the least to the greatest value."""
     values = np.random.default_rng(0).normal(size=100_000)
     values[777], values[50_000] = 9.0, -9.0
     chart = draw("noise", [Curve("noise", "", range(1, 100_001), values.tolist())])
@@ -276,7 +276,7 @@ def test_a_long_history_is_thinned_without_hiding_its_extremes():
 
 
 def test_what_is_not_defined_is_a_dash(page):
-    """A class that is nowhere has no IoU; without truth there is no matrix, and areas are still there."""
+    """An absent class has no IoU; without truth the page has areas and no matrix."""
     text = page()
     row = re.search(r"<tr><td class=\"n\">2</td>.*</tr>", text).group()
     assert row.count(">–<") == 4
@@ -297,7 +297,7 @@ def test_the_matrix_has_counts_and_shares_of_its_rows(page):
 
 
 def test_many_classes_are_a_page_without_a_matrix(page, tmp_path):
-    """Two hundred classes: every one in the table and in its own colour, the matrix left to report.json."""
+    """Each of two hundred classes is in the table with its own colour; their matrix is in report.json only."""
     names = [f"class {index}" for index in range(200)]
     report = report_of(names, np.eye(200, dtype=int).tolist())
     text = page(history=history_of(tmp_path, names=names, reports=[report]), report=report)
@@ -307,7 +307,7 @@ def test_many_classes_are_a_page_without_a_matrix(page, tmp_path):
 
 
 def test_facts_are_shown_in_their_order(page):
-    """What is known of the training stands as it was given."""
+    """Facts appear in the order in which they were given."""
     text = page(facts={"network": "unet", "crops": "256 px", "best step": "4,000"})
     assert re.findall(r"<dt>(network|crops|best step)</dt><dd>([^<]+)</dd>", text) == [
         ("network", "unet"),
@@ -317,14 +317,14 @@ def test_facts_are_shown_in_their_order(page):
 
 
 def test_the_same_input_gives_the_same_page(page, tmp_path):
-    """Written twice, byte for byte the same."""
+    """A page that is written twice has the same bytes."""
     path = history_of(tmp_path, [3.0, 2.0, 1.0], reports=[report_of()])
     pictures = [Picture("a", IMAGE, TRUTH, MASK)]
     assert page(history=path, pictures=pictures) == page(history=path, pictures=pictures)
 
 
 def test_a_failed_write_leaves_the_old_page(page, tmp_path, monkeypatch):
-    """A disk that fills up leaves the earlier page whole and no temporary one behind."""
+    """A disk that fills up leaves the earlier page complete and no temporary file."""
     before = page()
 
     def full(self, text, **options):
