@@ -136,7 +136,7 @@ def test_text_is_shown_as_it_is(page, tmp_path):
 
 
 def test_pictures_have_the_colours_of_the_classes(page):
-    """The image is unchanged; truth and prediction have the colours of the report, no class is transparent, wrong pixels are red on grey."""
+    """The image is unchanged; masks have the colours of the report and are transparent without a class; wrong pixels are red on grey."""
     report = report_of()
     report["classes"] = [{**one, "color": color} for one, color in zip(report["classes"], ("#102030", "#a0b0c0", "#ffffff"), strict=True)]
     found = decoded(page(report=report, pictures=[Picture("a", IMAGE, TRUTH, MASK)]))
