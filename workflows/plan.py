@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, load_config, read_yaml
+from pipeline.engine import phase
 from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.records import RunFolder
 from pipeline.scheduling import Stage, make_job, plan_blocks
@@ -80,7 +81,7 @@ def calibration_notes(choice: RecipeChoice, folder: RunFolder) -> list[str]:
 
 def plan_content(catalogue: Catalogue, choice: RecipeChoice, stages: Mapping[str, Sequence[Stage]]) -> dict[str, Any]:
     """Gather the object that ``--json`` prints."""
-    blocks = {image: sum(len(stage.blocks) for stage in some if stage.phase == "predict") for image, some in stages.items()}
+    blocks = {image: sum(len(stage.blocks) for stage in some if phase(stage.phase).is_result) for image, some in stages.items()}
     itemsize = 1 if len(catalogue.classes) <= 255 else 2
     return {
         "images": [

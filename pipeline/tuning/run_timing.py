@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.config import Compute, Recipe
-from pipeline.engine import Job
+from pipeline.engine import Job, phase
 from pipeline.errors import GigasegError
 from pipeline.inputs import Catalogue, Image
 from pipeline.plugins import build
@@ -132,7 +132,7 @@ def time_piece(catalogue: Catalogue, job: Job, compute: Compute, runner: str, fo
             committed.append((time.perf_counter() - start, block, receipt))
 
         def is_enough() -> bool:
-            began = next((at for at, block, _ in committed if block.phase in ("score", "predict")), None)
+            began = next((at for at, block, _ in committed if _is_of_the_model(block)), None)
             return began is not None and time.perf_counter() - start - began > MOST_S
 
         start = time.perf_counter()
@@ -151,11 +151,11 @@ def summarize_receipts(committed: Sequence[tuple[float, Block, Receipt]], stages
         stages: of each image, by name.
         actors: that worked.
     """
-    scored = {block.image.name for _, block, _ in committed if block.phase == "score"}
+    prepared = {block.image.name for _, block, _ in committed if phase(block.phase).prepares}
 
     def is_predicted(block: Block) -> bool:
         """Whether the network predicted the block in this phase."""
-        return block.phase == "score" or (block.phase == "predict" and block.image.name not in scored)
+        return _is_of_the_model(block) and (bool(phase(block.phase).prepares) or block.image.name not in prepared)
 
     predicted = [(at, block) for at, block, _ in committed if is_predicted(block)]
     first, last = min(actors, len(predicted)) - 1, max(len(predicted) - actors, 0)
@@ -167,10 +167,16 @@ def summarize_receipts(committed: Sequence[tuple[float, Block, Receipt]], stages
     spent = _stage_seconds(committed, is_predicted, warm_up)
     pixels = sum(block.box.area for _, block in predicted)
     if len(stages) == 1:  # the other phases of a single image come before and after the time that was measured
-        per_pixel += ((spent["fit"] + spent["join"]) / actors + spent["finish"]) / pixels
+        others = [(phase(block.phase).is_per_image, row) for _, block, row in committed if not is_predicted(block)]
+        per_pixel += sum(sum(row.seconds.values()) / (1 if is_per_image else actors) for is_per_image, row in others) / pixels
     seconds = max(at for at, _, _ in committed)
     used = {name: value for name, value in spent.items() if value}
     return RunTiming(actors, predicted[first][0], 1 / per_pixel, pixels, len(predicted), seconds, used)
+
+
+def _is_of_the_model(block: Block) -> bool:
+    """Whether the block is predicted in this phase, or made from what was predicted in the phase that prepared it."""
+    return bool(phase(block.phase).prepares) or phase(block.phase).is_result
 
 
 def _stage_seconds(
@@ -180,7 +186,7 @@ def _stage_seconds(
     spent: defaultdict[str, float] = defaultdict(float)
     for _, block, receipt in committed:
         if not is_predicted(block):
-            spent["join" if block.phase == "predict" else block.phase] += sum(receipt.seconds.values())
+            spent["join" if _is_of_the_model(block) else block.phase] += sum(receipt.seconds.values())
         elif block.id not in warm_up:
             for stage, seconds in receipt.seconds.items():
                 spent[stage] += seconds
