@@ -222,7 +222,7 @@ def test_no_coordinate_is_broken(page, tmp_path, losses):
     text = page(history=history_of(tmp_path, losses, reports=[report_of()] if len(losses) == 1 else []))
     drawn = charts(text)
     assert ("Loss" in drawn) == any(np.isfinite(losses))
-    assert ("No step has been booked yet." in text) == (not losses)
+    assert ("No step has been recorded yet." in text) == (not losses)
     for svg in drawn.values():
         for key, value in ((key, value) for one in svg.iter() for key, value in one.items() if key in ("d", "cx", "cy", "x", "y")):
             numbers = [float(number) for number in re.split(r"[MLHZ, ]+", value) if number]
