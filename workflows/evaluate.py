@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import ClassSpec, Config, Recipe, config_from_mapping, load_classes
+from pipeline.config import Config, Recipe, config_from_mapping, load_classes
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
@@ -24,7 +24,7 @@ from pipeline.records import RunFolder, Tally
 from pipeline.report import print_table, report_of, write_report
 from pipeline.scheduling import RunSpec, execute, plan_blocks, plan_row
 
-__all__ = ["evaluate", "score_masks"]
+__all__ = ["evaluate", "listed_classes", "score_masks"]
 
 BLOCK = 2048
 
@@ -48,7 +48,7 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     from rich.console import Console
 
     ignored = int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore
-    exit_code, report = score_masks([pred], truth, load_classes(classes) if classes else None, ignored, output)
+    exit_code, report = score_masks([pred], truth, listed_classes(classes) if classes else None, ignored, output)
     folder = RunFolder(output.absolute())
     print_table(report, Console(soft_wrap=True))
     print(f"report: {folder.report / 'index.html'}")
@@ -58,9 +58,16 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
 
 
 def score_masks(
-    pred: Sequence[str], truth: str, classes: Sequence[ClassSpec] | None, ignore: int | str | None, output: Path
+    pred: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: Path
 ) -> tuple[int, dict[str, Any]]:
     """Score masks as :func:`evaluate` does, and print nothing on stdout.
+
+    Args:
+        pred: see :func:`evaluate`; several files, folders or globs, too.
+        truth: see :func:`evaluate`.
+        classes: the ``classes`` of a config; None: as many as the largest id in masks and truth says.
+        ignore: see :func:`evaluate`.
+        output: see :func:`evaluate`.
 
     Returns:
         The exit code and the content of report.json.
@@ -139,7 +146,14 @@ def is_of_a_run(mask: Path) -> bool:
     return any(parent.name == "masks" and (parent.parent / "ledger").is_dir() for parent in mask.parents)
 
 
-def config_of(masks: Sequence[str], truth: str, classes: Sequence[ClassSpec] | None, ignore: int | str | None, output: Path) -> Config:
+def listed_classes(path: Path) -> list[dict[str, Any]]:
+    """Return the classes of a YAML file as a config holds them."""
+    return [spec.model_dump(mode="json", exclude_none=True) for spec in load_classes(path)]
+
+
+def config_of(
+    masks: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: Path
+) -> Config:
     """Return the config of a run that counts these masks."""
     mapping: dict[str, Any] = {
         "images": list(masks),
@@ -149,7 +163,7 @@ def config_of(masks: Sequence[str], truth: str, classes: Sequence[ClassSpec] | N
         "output": str(output),
     }
     if classes:
-        mapping["classes"] = [spec.model_dump(mode="json", exclude_none=True) for spec in classes]
+        mapping["classes"] = list(classes)
         mapping["model"] = {"name": "identity", "classes": max(len(classes), 2)}
     else:
         mapping["model"] = {"name": "identity", "classes": count_classes(config_from_mapping(mapping, Path.cwd(), "evaluate"))}

@@ -15,17 +15,17 @@ import yaml
 
 from pipeline.api.array_inputs import ArrayInputs, gather_inputs
 from pipeline.api.results import Plan, Report, Run, TrainingRun
-from pipeline.config import ClassSpec, Config, config_from_mapping, load_classes, load_config, load_yaml, resolve_mapping
+from pipeline.config import Config, config_from_mapping, load_config, load_yaml, resolve_mapping
 from pipeline.errors import InputError
 from pipeline.inputs import build_catalogue
-from pipeline.interrupts import remembered
+from pipeline.interrupts import remember_interrupts
 from pipeline.models.bundle_files import parse_model
 from pipeline.readers import array_name
 from pipeline.records import RunFolder
 from pipeline.scheduling import EXIT_INTERRUPTED
 from pipeline.training import TRAINING_YAML, prepare_training
 from pipeline.tuning import choose_runner
-from workflows.evaluate import score_masks
+from workflows.evaluate import listed_classes, score_masks
 from workflows.plan import plan_config
 from workflows.run import execute_config, refuse_training
 
@@ -62,7 +62,7 @@ def run(
         GigasegError: the input is wrong, or the run could not go on; with the text that the command prints.
         KeyboardInterrupt: the run was interrupted; the same call goes on where it stopped.
     """
-    with remembered():
+    with remember_interrupts():
         resolved, inputs = _resolved(config, set)
         with _removed_if_refused(resolved.output / INPUTS):
             resolved = _placed(resolved, inputs, store=store_arrays)
@@ -131,9 +131,7 @@ def plan(
     with TemporaryDirectory(prefix="gigaseg-plan-") as folder:
         content = plan_config(inputs.with_names(resolved, Path(folder)))
     if inputs.arrays and (store_arrays or content["runner"] != "serial"):
-        names = ", ".join(array_name(array.path) for array in inputs.held)
-        reason = "as store_arrays says" if store_arrays else "as Ray's actors are other processes"
-        content["notes"].append(f"arrays are written to {resolved.output / INPUTS} first, {reason}: {names}")
+        content["notes"].append(_storing_note(resolved, inputs))
     return Plan(content)
 
 
@@ -158,9 +156,9 @@ def evaluate(
         InputError: the input is wrong, or a mask holds a value that is no class id.
     """
     inputs = gather_inputs(pred.path if isinstance(pred, Run) else pred, truth)
-    specs = load_classes(Path(classes)) if isinstance(classes, str | PathLike) else _class_specs(classes)
+    specs = listed_classes(Path(classes)) if isinstance(classes, str | PathLike) else _plain(classes)
     scratch = TemporaryDirectory(prefix="gigaseg-scores-") if output is None else nullcontext(fspath(output))
-    with remembered(), scratch as folder, TemporaryDirectory(prefix="gigaseg-lists-") as lists:
+    with remember_interrupts(), scratch as folder, TemporaryDirectory(prefix="gigaseg-lists-") as lists:
         exit_code, content = score_masks(
             inputs.names_given(inputs.absolute_images, Path(lists)), inputs.truth or "", specs, ignore, Path(folder)
         )
@@ -188,7 +186,7 @@ def train(
         GigasegError: the input is wrong, or the training could not go on; with the text that the command prints.
         KeyboardInterrupt: the training was interrupted; the same call goes on from its checkpoint.
     """
-    with remembered():
+    with remember_interrupts():
         overrides = _overrides(set)
         if isinstance(config, Mapping):
             resolved = resolve_mapping(TRAINING_YAML, _plain(config), Path.cwd(), overrides=overrides)
@@ -263,8 +261,15 @@ def _placed(config: Config, inputs: ArrayInputs, *, store: bool) -> Config:
         with TemporaryDirectory(prefix="gigaseg-plan-") as scratch:
             store = choose_runner(build_catalogue(inputs.with_names(config, Path(scratch)))) != "serial"
     if inputs.arrays and store:
+        sys.stderr.write(f"{_storing_note(config, inputs)}\n")
         inputs, config = inputs.stored(config, folder)
     return inputs.with_names(config, folder)
+
+
+def _storing_note(config: Config, inputs: ArrayInputs) -> str:
+    """Return a note that says which arrays are written where."""
+    names = ", ".join(array_name(array.path) for array in inputs.held)
+    return f"arrays are written to {config.output / INPUTS} as OME-Zarr first, so that other processes can read them: {names}"
 
 
 @contextmanager
@@ -279,13 +284,3 @@ def _removed_if_refused(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 folder.parent.rmdir()
         raise
-
-
-def _class_specs(classes: Sequence[Mapping[str, Any]] | None) -> Sequence[ClassSpec] | None:
-    """Check the list of classes of a call as a config does."""
-    if classes is None:
-        return None
-    with TemporaryDirectory(prefix="gigaseg-classes-") as folder:
-        file = Path(folder, "classes.yaml")
-        file.write_text(yaml.safe_dump(_plain(list(classes))), encoding="utf-8")
-        return load_classes(file)

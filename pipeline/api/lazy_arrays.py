@@ -25,7 +25,7 @@ __all__ = ["LazyArray", "open_lazily"]
 SIDE = 2048  # of a chunk, pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LazyArray:
     """A dask array, and what belongs to its pixels.
 

@@ -83,11 +83,12 @@ def _dimension_names(array: Any) -> str | None:
 
 def _readable(array: Any) -> tuple[Any, str]:
     """Return an array that slices as numpy does, lazily where it may be large, and the hash of its pixels."""
-    if hasattr(array, "__dask_graph__"):
+    library = type(array).__module__.partition(".")[0]
+    if library == "dask":
         from dask.base import tokenize
 
         return array, str(tokenize(array))
-    if type(array).__module__.partition(".")[0] == "zarr":
+    if library == "zarr":
         import dask.array
 
         return dask.array.from_array(array, chunks=array.chunks), _pixel_hash(array)

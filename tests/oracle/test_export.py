@@ -119,7 +119,7 @@ def test_export_refuses_what_it_cannot_write(capsys, tmp_path):
     """A model without a network, an unknown format and an unknown name are exit 2, and leave nothing behind."""
     for arguments, message in (
         (["histogram", "--to", "onnx"], "a network, such as unet"),
-        (["unet", "--to", "keras"], "onnx, torchscript, bioimageio"),
+        (["unet", "--to", "keras"], "onnx, torchscript or bioimageio"),
         (["unett", "--to", "onnx"], "unett"),
     ):
         assert main(["models", "export", *arguments, "-o", str(tmp_path / "x")]) == 2
