@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from pipeline.interrupts import remembered
+from pipeline.interrupts import remember_interrupts
 
 __all__ = ["main"]
 
@@ -16,7 +16,7 @@ INTERRUPTED = 130
 def main() -> int:
     """Run one command and return its exit code; one that was interrupted ends here, whatever its threads wait for."""
     try:
-        with remembered():
+        with remember_interrupts():
             from pipeline.cli import main as run_command
 
             exit_code = run_command()

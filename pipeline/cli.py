@@ -275,7 +275,7 @@ def done(exit_code: int) -> NoReturn:
     raise typer.Exit(exit_code)
 
 
-@interrupts.remembered()
+@interrupts.remember_interrupts()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, as ``--help`` lists them.
 

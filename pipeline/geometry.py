@@ -61,41 +61,41 @@ class Box:
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     def grow(self, margin: int) -> Box:
-        """Add ``margin`` pixels on every side; may leave the image."""
+        """Add ``margin`` pixels on every side; the result may reach beyond the image."""
         return Box(self.y0 - margin, self.x0 - margin, self.y1 + margin, self.x1 + margin)
 
     def clip(self, shape: tuple[int, int]) -> Box:
-        """Keep what lies inside an image of this shape."""
+        """Keep the part inside an image of this shape."""
         return Box(max(self.y0, 0), max(self.x0, 0), min(self.y1, shape[0]), min(self.x1, shape[1]))
 
-    def meet(self, other: Box) -> Box | None:
-        """The pixels of both; None where there are none.
+    def intersection(self, other: Box) -> Box | None:
+        """Return the pixels that both boxes have; None where there are none.
 
         Example:
-            >>> Box(0, 0, 4, 4).meet(Box(2, -3, 9, 1)), Box(0, 0, 4, 4).meet(Box(4, 0, 5, 4))
+            >>> Box(0, 0, 4, 4).intersection(Box(2, -3, 9, 1)), Box(0, 0, 4, 4).intersection(Box(4, 0, 5, 4))
             (Box(y0=2, x0=0, y1=4, x1=1), None)
         """
         y0, x0, y1, x1 = max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
         return Box(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
 
     def shift(self, dy: int, dx: int) -> Box:
-        """Move by (dy, dx); ``box.shift(-origin.y0, -origin.x0)`` gives local coordinates."""
+        """Move by (dy, dx) pixels."""
         return Box(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
 
-    def within(self, outer: Box) -> Box:
-        """The same pixels in the coordinates of ``outer``, whose first pixel becomes (0, 0)."""
+    def relative_to(self, outer: Box) -> Box:
+        """Return the same pixels in coordinates whose (0, 0) is the first pixel of ``outer``."""
         return self.shift(-outer.y0, -outer.x0)
 
 
 def reflect_index(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """Map positions ``start..stop`` of a reflect-padded axis to positions inside the axis.
 
-    The rule is numpy's ``reflect`` at any width: the edge pixel is not repeated, and a pad wider
-    than the axis is reflected again. An axis of one pixel repeats it.
+    The rule is numpy's ``reflect`` at any width: the edge pixel is not repeated, and a pad wider than the axis is reflected
+    again. The pixel of an axis of length 1 is repeated.
 
     Args:
-        start: first position, may be negative, pixels.
-        stop: end of the range, may be larger than ``size``, pixels.
+        start: first position, pixels; it may be negative.
+        stop: end of the range, pixels; it may be larger than ``size``.
         size: length of the axis, at least 1, pixels.
 
     Returns:

@@ -1,9 +1,11 @@
-"""Signals that ask a program to end: who answers them, and that none is lost.
+"""Ctrl-C and SIGTERM: which handler answers them, and that none is lost.
 
-A KeyboardInterrupt may come between taking a lock and giving it back, and whoever wants it next waits for ever. Inside an
-import that would be Python's own lock, so it is raised when the import is over; elsewhere it is raised once more if the
-program has not ended after a while. By a library, or inside a callback of the interpreter, it may be swallowed: it is
-remembered, and raised again before work begins.
+A KeyboardInterrupt may be raised while a lock is held, and the next thread that needs the lock then waits for ever. Python
+holds such a lock while it imports, so that a Ctrl-C inside an import is raised when the import is over. A library, or a
+callback of the interpreter, may swallow a KeyboardInterrupt: it is remembered, raised once more if the program still runs
+after a while, and raised again before work begins.
+
+This module lies at the top level because ``__main__`` needs it before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -14,44 +16,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["handled_by", "remembered"]
+__all__ = ["handle_signals", "remember_interrupts"]
 
-BOTH = (signal.SIGINT, signal.SIGTERM)
-SOON_S, LATER_S = 0.02, 10.0
-_asked = threading.Event()
+RETRY_IN_IMPORT_S, RETRY_S = 0.02, 10.0
+_was_interrupted = threading.Event()
 
 
 @contextmanager
-def remembered() -> Iterator[None]:
-    """Raise KeyboardInterrupt at each Ctrl-C, but not inside imports, and once more where `handled_by` begins if it went unheard."""
-    with _installed(_remember, (signal.SIGINT, signal.SIGALRM)):
+def remember_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt at each Ctrl-C, outside imports; one that was swallowed is raised where :func:`handle_signals` begins."""
+    with _installed(_raise_outside_imports, (signal.SIGINT, signal.SIGALRM)):
         try:
             yield
         finally:
-            _forget_alarm()
-            _asked.clear()
+            _cancel_alarm()
+            _was_interrupted.clear()
 
 
 @contextmanager
-def handled_by(handler: Callable[..., None]) -> Iterator[Callable[[], None]]:
-    """Let a handler, called with the signal's number and frame, answer Ctrl-C and SIGTERM.
+def handle_signals(handler: Callable[..., None]) -> Iterator[Callable[[], None]]:
+    """Let a handler answer Ctrl-C and SIGTERM; Python calls it with the signal's number and frame.
 
     Yields:
-        What installs it, to be called once more after anything that replaces it.
+        A function that installs the handler again, for use after a library has replaced it.
 
     Raises:
-        KeyboardInterrupt: a Ctrl-C came before and went unheard.
+        KeyboardInterrupt: an earlier Ctrl-C was swallowed.
     """
-    with _installed(handler, BOTH) as install:
-        if _asked.is_set():
-            _forget_alarm()
+    with _installed(handler, (signal.SIGINT, signal.SIGTERM)) as install:
+        if _was_interrupted.is_set():
+            _cancel_alarm()
             raise KeyboardInterrupt
         yield install
 
 
 @contextmanager
 def _installed(handler: Callable[..., None], kinds: tuple[signal.Signals, ...]) -> Iterator[Callable[[], None]]:
-    """Install a handler while this lasts; Python allows it in the main thread alone, and elsewhere nothing is done."""
+    """Install a handler for the length of the context; outside the main thread, where Python forbids it, do nothing."""
 
     def install() -> None:
         if threading.current_thread() is threading.main_thread():
@@ -68,17 +69,17 @@ def _installed(handler: Callable[..., None], kinds: tuple[signal.Signals, ...]) 
                 signal.signal(kind, former)
 
 
-def _remember(_: int, frame: FrameType | None) -> None:
-    _asked.set()
+def _raise_outside_imports(_: int, frame: FrameType | None) -> None:
+    _was_interrupted.set()
     while frame:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            signal.setitimer(signal.ITIMER_REAL, SOON_S)  # its alarm comes here, too
+            signal.setitimer(signal.ITIMER_REAL, RETRY_IN_IMPORT_S)  # this function handles the alarm as well
             return
         frame = frame.f_back
-    signal.setitimer(signal.ITIMER_REAL, LATER_S)
+    signal.setitimer(signal.ITIMER_REAL, RETRY_S)
     raise KeyboardInterrupt
 
 
-def _forget_alarm() -> None:
+def _cancel_alarm() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,11 +1,11 @@
-"""What a user can name in the YAML, and how the name finds its file.
+"""Plug-ins: what a user can name in the YAML, found by the name of its file.
 
-``model: {name: histogram, classes: 3}`` means the one public class of ``pipeline/models/histogram.py``;
-its fields are the options. A name with a dot is a module anywhere importable. Only the named file is
-imported, so a missing optional package breaks nobody else; listing names imports nothing.
+``model: {name: histogram, classes: 3}`` means the only public class of ``pipeline/models/histogram.py``, whose fields are the
+options. A name with a dot is any module that can be imported. Only the named file is imported, so that a missing optional
+package breaks nothing else; listing the names imports nothing.
 
-Base classes live in ``pipeline/<kind>/__init__.py``. A plug-in is a frozen value: it travels between
-processes. Heavy things (open files, networks) are made where they are used, by its context manager.
+The base classes are in ``pipeline/<kind>/__init__.py``. A plug-in is a frozen value that can be pickled. Open files and networks
+are made where they are used, by the plug-in's context manager.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.validation import problems_of, union_members
 
-__all__ = ["KINDS", "Plugin", "available", "build", "find", "problems_of"]
+__all__ = ["KINDS", "Plugin", "available", "build", "find"]
 
 KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "runners")
-INSIDE = {"runners": "scheduling.runners"}
-"""Kinds whose folder lies inside another package."""
+_NESTED = {"runners": "scheduling.runners"}
+"""Kinds whose package lies inside another one."""
 
 
 class Plugin(BaseModel):
-    """Base of everything that can be named: frozen, and strict about its options.
+    """Base of all plug-ins: a frozen value that refuses unknown options and options of another type.
 
     Attributes:
         nested_kinds: the options that hold lists of plug-ins, each with the kind of its plug-ins.
@@ -50,57 +50,57 @@ class Plugin(BaseModel):
         return [name for name, field in cls.model_fields.items() if name in options and Path in union_members(field.annotation)]
 
 
-def package_of(kind: str) -> str:
-    """Return the package that holds the files of one kind.
+def _package_of(kind: str) -> str:
+    """Return the package that holds the plug-ins of one kind.
 
     Example:
-        >>> package_of("models"), package_of("runners")
+        >>> _package_of("models"), _package_of("runners")
         ('pipeline.models', 'pipeline.scheduling.runners')
     """
-    return f"pipeline.{INSIDE.get(kind, kind)}"
+    return f"pipeline.{_NESTED.get(kind, kind)}"
 
 
 def available(kind: str) -> list[str]:
-    """List the names of one kind, without importing any of them.
+    """List the names of the plug-ins of one kind, without importing any of them.
 
     Example:
         >>> "histogram" in available("models")
         True
     """
-    folders = importlib.import_module(package_of(kind)).__path__
+    folders = importlib.import_module(_package_of(kind)).__path__
     return list(_listed(tuple(folders), tuple(Path(folder).stat().st_mtime_ns for folder in folders)))
 
 
 @lru_cache(maxsize=2 * len(KINDS))
 def _listed(folders: tuple[str, ...], _changed: tuple[int, ...]) -> tuple[str, ...]:
-    """List a folder once, until a file is added: a run of many small images asks for every one of them."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(folders) if not found.ispkg and not found.name.startswith("_")))
+    """List a folder once, until a file is added: a run asks again for each of its images."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders) if not module.ispkg and not module.name.startswith("_")))
 
 
 def find(kind: str, name: str, where: str = "") -> type[Plugin]:
-    """Return the plug-in class that ``name`` stands for.
+    """Return the class of a plug-in.
 
     Args:
         kind: one of :data:`KINDS`.
-        name: a file name in ``pipeline/<kind>/``, or the dotted name of a module.
-        where: what to call the place of the name in a message; the kind if empty.
+        name: of a file in ``pipeline/<kind>/`` without its suffix, or of a module, dotted.
+        where: what a message calls the name; the kind if empty.
 
     Raises:
-        InputError: no such name, or a package that the plug-in needs is missing.
+        InputError: there is no such name, or a package that the plug-in needs is not installed.
     """
     where = where or f"{kind}: name"
     names = available(kind)
     if "." not in name and name not in names:
-        way_out = nearest(name, names) or f"To add it, create {package_of(kind).replace('.', '/')}/{name}.py."
-        raise InputError(Problem(where, repr(name), one_of(names), way_out))
-    target = name if "." in name else f"{package_of(kind)}.{name}"
+        fix = nearest(name, names) or f"To add it, create {_package_of(kind).replace('.', '/')}/{name}.py."
+        raise InputError(Problem(where, repr(name), one_of(names), fix))
+    target = name if "." in name else f"{_package_of(kind)}.{name}"
     try:
         module = importlib.import_module(target)
     except ModuleNotFoundError as missing:
         if missing.name and target.startswith(missing.name):
             raise InputError(Problem(where, repr(name), one_of(names), "There is no such module.")) from missing
-        way_out = f"{name!r} needs a package that is not installed: pip install {missing.name}"
-        raise InputError(Problem(where, repr(name), "", way_out)) from missing
+        fix = f"{name!r} needs a package that is not installed: pip install {missing.name}"
+        raise InputError(Problem(where, repr(name), "", fix)) from missing
     public = getattr(module, "__all__", [])
     if len(public) != 1:
         raise InputError(Problem(where, f"{target} with __all__ = {public}", "exactly one public name"))
@@ -109,15 +109,15 @@ def find(kind: str, name: str, where: str = "") -> type[Plugin]:
 
 
 def build(kind: str, spec: Mapping[str, Any], where: str = "") -> Any:
-    """Make the plug-in that a mapping of the YAML describes.
+    """Build the plug-in that a mapping of the YAML describes.
 
     Args:
         kind: one of :data:`KINDS`.
         spec: ``name`` and the options.
-        where: the mapping's place in the YAML, for messages.
+        where: the key of the mapping in the YAML, for messages.
 
     Raises:
-        InputError: unknown name or options; every problem at once.
+        InputError: the name or an option is wrong; every problem at once.
 
     Example:
         >>> build("models", {"name": "histogram", "classes": 3}).classes

@@ -1,4 +1,4 @@
-"""What an opened image is: a header, and pixels by region. Readers, the block store and arrays in memory all give one."""
+"""An opened image: a header, and pixels by region. Readers, the block store and arrays in memory all provide one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["ArrayRaster", "Header", "Raster"]
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before any pixel is read.
+    """What a file says about its pixels before any is read.
 
     Attributes:
         shape: height and width of one plane, pixels.
         channels: number of channels C after channel selection.
         dtype: numpy name of the stored type, such as ``uint8``, ``uint16``, ``float32``.
         planes: length of each stack axis in order, ``{"t": 3, "z": 5}``; empty for a single plane.
-        pixel_size: (y, x) size of a pixel in ``unit``; None when the file does not say.
-        unit: ``micrometer``, ``meter``, ``degree``; empty when unknown.
+        pixel_size: (y, x) size of a pixel in ``unit``; None where the file does not say.
+        unit: ``micrometer``, ``meter`` or ``degree``; empty where it is unknown.
         offset: (y, x) position of the first pixel's corner in ``unit``.
-        nodata: declared value of pixels that hold no data; None when none is declared.
-        whole_bytes: bytes that one read must decode whatever the box (PNG, JPEG, one-strip TIFF); 0 when regions decode alone.
+        nodata: value of pixels without data, as the file declares it; None where it declares none.
+        whole_bytes: bytes that every read decodes, whatever the box (PNG, JPEG, one-strip TIFF); 0 where regions decode alone.
         georeference: tags to copy into exports, such as GeoTIFF keys; values are plain Python.
-        channel_names: one name a channel, or empty.
+        channel_names: a name for each channel, or empty.
         notes: what a user may not expect of the pixels, such as that they are indices of a palette.
     """
 
@@ -58,8 +58,8 @@ class Raster(ABC):
     """An open image: a header, and pixels by region.
 
     Attributes:
-        header: what the file says of itself.
-        folder: where the pixels lie in files of their own, which may change while the file that was named does not; None: there.
+        header: what the file says about its pixels.
+        folder: the folder of the pixels' own files, which may change while the file of the image's path does not; None: there is none.
     """
 
     header: Header
@@ -74,11 +74,11 @@ class Raster(ABC):
             plane: index over the stack axes in C order, ``0..num_planes-1``.
 
         Returns:
-            pixels_CYX in the stored dtype; any memory layout (an RGB file gives a view of YXC).
+            pixels_CYX in the stored type and any memory layout (an RGB file may return a view of YXC).
 
         Raises:
             BlockError: the file is truncated or damaged here.
-            OSError: the system fails in a way that may pass; another read may succeed.
+            OSError: the system failed, and another try may succeed.
         """
 
 
@@ -87,7 +87,7 @@ class ArrayRaster(Raster):
 
     Args:
         pixels: ([planes...,] [C,] Y, X).
-        header: what they are; by default one plane, with C channels where there are three axes.
+        header: describes the pixels; by default one plane, with C channels where there are three axes.
     """
 
     def __init__(self, pixels: NDArray[Any], header: Header | None = None) -> None:

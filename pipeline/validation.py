@@ -38,7 +38,7 @@ _WORDS: Mapping[Any, str] = {
     tuple: "a list",
     dict: "a mapping",
 }
-_OF_VALUE = (
+_VALUE_ERRORS = (
     "literal_error",
     "greater_than",
     "greater_than_equal",
@@ -48,7 +48,7 @@ _OF_VALUE = (
     "string_too_short",
     "string_pattern_mismatch",
 )
-"""Errors of a value that has the right type."""
+"""Pydantic's errors of a value that has the right type, so that the message need not name its type."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Expected:
 
 
 def join_keys(*parts: object) -> str:
-    """Return the place of a key in the YAML.
+    """Return the dotted name of a key in the YAML.
 
     Example:
         >>> join_keys("", "classes", 1, "name")
@@ -68,11 +68,11 @@ def join_keys(*parts: object) -> str:
     return ".".join(str(part) for part in parts if part != "")
 
 
-def quote(value: Any, kind: bool = False) -> str:
-    """Return a value as a message quotes it.
+def quote(value: Any, *, with_type: bool = False) -> str:
+    """Return a value as a message shows it: as the YAML writes it, shortened, with its type if asked.
 
     Example:
-        >>> quote("abc", kind=True), quote(None), quote(True)
+        >>> quote("abc", with_type=True), quote(None), quote(True)
         ("'abc' (text)", 'null', 'true')
     """
     if value is None or isinstance(value, bool):
@@ -80,11 +80,11 @@ def quote(value: Any, kind: bool = False) -> str:
     text = repr(value)
     text = text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
     word = _WORDS.get(type(value), "")
-    return f"{text} ({word})" if kind and word else text
+    return f"{text} ({word})" if with_type and word else text
 
 
 def problems_error(problems: Sequence[Problem]) -> PydanticCustomError:
-    """Return what a validator raises for several problems; each ``where`` is relative to the validated value."""
+    """Return the error by which a validator reports several problems; each ``where`` is relative to the validated value."""
     return PydanticCustomError("problems", "wrong", {"problems": tuple(problems)})
 
 
@@ -92,53 +92,52 @@ def problems_of(error: ValidationError, model: type[BaseModel], where: str) -> l
     """Turn pydantic's errors into problems, one for each mistake.
 
     Args:
-        error: what validating ``model`` raised.
+        error: raised by the validation of ``model``.
         model: the validated class.
-        where: place of the validated mapping; empty for the root.
+        where: key of the validated mapping; empty for the root.
     """
-    found: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
-    for one in error.errors(include_url=False):
-        found.setdefault(_follow(model, one["loc"])[0], []).append(one)
+    by_path: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        by_path.setdefault(_follow(model, details["loc"])[0], []).append(details)
     problems = []
-    for path, errors in found.items():
-        # A branch of a union that failed as a whole says nothing where another failed inside.
-        if not any(other != path and other[: len(path)] == path for other in found):
-            problems += _problems(errors, model, path, join_keys(where, *path))
+    for path, errors in by_path.items():
+        # An error of a whole branch of a union adds nothing where another branch reports a key inside.
+        if not any(inner != path and inner[: len(path)] == path for inner in by_path):
+            problems += _problems_at(errors, model, path, join_keys(where, *path))
     return problems
 
 
-def _problems(errors: Sequence[ErrorDetails], model: type[BaseModel], path: tuple[int | str, ...], place: str) -> list[Problem]:
-    one, kinds = errors[0], {error["type"] for error in errors}
-    _, annotation, parent = _follow(model, one["loc"])
+def _problems_at(errors: Sequence[ErrorDetails], model: type[BaseModel], path: tuple[int | str, ...], where: str) -> list[Problem]:
+    """Return the problems of one key; the errors are those of the branches of its union."""
+    first, kinds = errors[0], {error["type"] for error in errors}
+    _, annotation, parent = _follow(model, first["loc"])
     if "extra_forbidden" in kinds:
         names, key = list(parent.model_fields) if parent else [], str(path[-1])
-        return [Problem(place, f"unknown key {key!r}", one_of(names) or "no options", nearest(key, names))]
+        return [Problem(where, f"unknown key {key!r}", one_of(names) or "no options", nearest(key, names))]
     if "missing" in kinds:
-        return [Problem(place, None, describe_type(annotation))]
+        return [Problem(where, None, describe_type(annotation))]
     for error in errors:
         if error["type"] == "problems":
-            return [replace(problem, where=join_keys(place, problem.where)) for problem in error["ctx"]["problems"]]
+            return [replace(problem, where=join_keys(where, problem.where)) for problem in error["ctx"]["problems"]]
         if error["type"] in ("value_error", "assertion_error"):
-            return [Problem(place, quote(error["input"]), error["msg"].partition(", ")[2])]
-    value = one["input"]
-    way_out = nearest(value, list(_names(annotation))) if isinstance(value, str) else ""
-    expected = one["msg"] if annotation is None else describe_type(annotation)
-    return [Problem(place, quote(value, kind=not kinds.issubset(_OF_VALUE)), expected, way_out or _as_number(value, annotation))]
+            return [Problem(where, quote(error["input"]), error["msg"].partition(", ")[2])]
+    value = first["input"]
+    fix = nearest(value, _literals(annotation)) if isinstance(value, str) else ""
+    expected = first["msg"] if annotation is None else describe_type(annotation)
+    return [Problem(where, quote(value, with_type=not kinds.issubset(_VALUE_ERRORS)), expected, fix or _as_number(value, annotation))]
 
 
 def _as_number(value: Any, annotation: Any) -> str:
-    """Return how to write a number that YAML took for text, such as 1e-3 or '8'."""
-    wanted = {member for member in union_members(annotation) if member in (int, float)}
-    try:
-        number = float(value) if wanted and isinstance(value, str) else None
-    except ValueError:
+    """Return how to write a number that YAML takes for text, such as 1e-3 or '8'; empty where no number is expected."""
+    if not isinstance(value, str) or not any(member in (int, float) for member in union_members(annotation)):
         return ""
-    if number is None:
+    try:
+        number = float(value)
+    except ValueError:
         return ""
     import yaml
 
-    plain = int(number) if number.is_integer() else number
-    return f"Write {yaml.safe_dump(plain).split()[0]}, without quotes."
+    return f"Write {yaml.safe_dump(int(number) if number.is_integer() else number).split()[0]}, without quotes."
 
 
 def union_members(annotation: Any) -> list[Any]:
@@ -152,7 +151,7 @@ def union_members(annotation: Any) -> list[Any]:
 
 
 def _follow(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[tuple[int | str, ...], Any, type[BaseModel] | None]:
-    """Return the path of keys that pydantic's location means, the annotation there and the model that holds the last key."""
+    """Follow a location of pydantic's: return the path of keys, the annotation there, and the model that holds the last key."""
     annotation: Any = model
     parent: type[BaseModel] | None = None
     path: list[int | str] = []
@@ -160,7 +159,7 @@ def _follow(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[tuple[int
     while parts:
         branches = union_members(annotation)
         if len(branches) > 1:
-            parts.pop(0)  # pydantic puts the name of the union's branch here
+            parts.pop(0)  # pydantic's name for the branch of the union
             if not parts:
                 break
         part = parts.pop(0)
@@ -182,8 +181,8 @@ def _child(branches: Sequence[Any], part: int | str) -> tuple[Any, type[BaseMode
     return None, None
 
 
-def _names(annotation: Any) -> list[str]:
-    """Return the words that an annotation takes."""
+def _literals(annotation: Any) -> list[str]:
+    """Return the words that an annotation lists."""
     return [str(word) for member in union_members(annotation) if get_origin(member) is Literal for word in get_args(member)]
 
 

@@ -1,4 +1,4 @@
-"""Colours for classes that have none."""
+"""Colours for classes whose colour nobody chose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GOLDEN = 0.618033988749895
 
 
 def default_colors(count: int) -> list[str]:
-    """Give each of ``count`` classes a colour of its own, ``#rrggbb``.
+    """Return ``count`` different colours, ``#rrggbb``.
 
     Example:
         >>> default_colors(2)

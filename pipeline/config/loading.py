@@ -30,26 +30,24 @@ _ONCE_WRITTEN_AS_NULL = ("skip", "instances")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file.
+    """Read the YAML of a run.
 
     Args:
         path: the file.
         overrides: ``key.sub=value`` each, as after ``--set``; paths in them are relative to the working directory.
 
     Returns:
-        The config with absolute paths and every option of every plug-in filled in.
+        The config, with absolute paths and with every option of every plug-in.
 
     Raises:
-        InputError: no such file, not YAML, or wrong keys and values: every problem, each with its line.
+        InputError: the file cannot be read or is not YAML, or keys and values are wrong; every problem, each with its line.
     """
     config: Config = load_yaml(RUN_YAML, path, overrides)
     return config
 
 
 def load_written_config(path: Path) -> Config:
-    """Read the ``config.yaml`` that a run wrote into its output folder.
-
-    Keys that runs once wrote as null, and that had no meaning yet, are left out.
+    """Read the ``config.yaml`` that a run wrote into its output folder; two keys that runs used to write as null are dropped.
 
     Raises:
         InputError: as :func:`load_config`.
@@ -70,7 +68,7 @@ def load_yaml(kind: YamlKind, path: Path, overrides: Sequence[str] = ()) -> Any:
     """
     document = read_yaml(path)
     if not isinstance(document.data, dict):
-        problem = Problem(str(path), quote(document.data, kind=True), "a mapping with images, model, output, ...")
+        problem = Problem(str(path), quote(document.data, with_type=True), "a mapping with images, model, output, ...")
         raise InputError([*document.problems, problem])
     # A run's YAML given to another command would report every run-only key as unknown; say once that the command is wrong.
     if document.data.keys() <= RUN_YAML.schema.model_fields.keys() and (
@@ -81,12 +79,12 @@ def load_yaml(kind: YamlKind, path: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def config_from_mapping(mapping: Mapping[str, Any], base_dir: Path, origin: str = "", overrides: Sequence[str] = ()) -> Config:
-    """Make a config without a file, from what the YAML would hold.
+    """Make the config of a run from a mapping instead of a file.
 
     Args:
-        mapping: the keys of the YAML.
-        base_dir: what relative paths are relative to.
-        origin: what messages call the source, such as ``gigaseg segment``.
+        mapping: the keys of the YAML; it is not changed.
+        base_dir: folder that relative paths are relative to.
+        origin: what messages call the mapping, such as ``gigaseg segment``.
         overrides: as in :func:`load_config`.
 
     Raises:
@@ -97,7 +95,7 @@ def config_from_mapping(mapping: Mapping[str, Any], base_dir: Path, origin: str 
 
 
 def resolve_mapping(kind: YamlKind, mapping: Mapping[str, Any], base_dir: Path, origin: str = "", overrides: Sequence[str] = ()) -> Any:
-    """Make a config of any kind without a file, as :func:`config_from_mapping` does.
+    """Make a config of any kind from a mapping, as :func:`config_from_mapping` does.
 
     Returns:
         An instance of ``kind.schema``.
@@ -106,7 +104,7 @@ def resolve_mapping(kind: YamlKind, mapping: Mapping[str, Any], base_dir: Path, 
 
 
 def load_classes(path: Path) -> tuple[ClassSpec, ...]:
-    """Read the classes of a YAML file: the list alone, or a whole config.
+    """Read the classes of a YAML file, which holds the list alone or a whole config.
 
     Raises:
         InputError: every problem, each with its line.
@@ -117,23 +115,24 @@ def load_classes(path: Path) -> tuple[ClassSpec, ...]:
     try:
         classes = ClassList.model_validate({"classes": given}).classes
     except ValidationError as error:
-        found = [replace(one, where=one.where.removeprefix(prefix)) for one in problems_of(error, ClassList, "")]
-        raise InputError([*document.problems, *(replace(one, where=document.locations.where(one.where)) for one in found)]) from error
+        keys = [(problem, problem.where.removeprefix(prefix)) for problem in problems_of(error, ClassList, "")]
+        problems = [replace(problem, where=document.locations.where(key)) for problem, key in keys]
+        raise InputError([*document.problems, *problems]) from error
     if document.problems:
         raise InputError(document.problems)
     return classes
 
 
 def to_yaml(config: BaseModel) -> str:
-    """Return the resolved config as YAML, every default filled in; loading it gives an equal config."""
+    """Return a config as YAML, with every default; loading the text gives an equal config."""
     data = config.model_dump(mode="json")
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=140)
-    # A few letters, such as U+0085, read back as another when they are not escaped.
+    # A few letters, such as U+0085, are read as another letter unless they are escaped.
     return text if yaml.safe_load(text) == data else yaml.safe_dump(data, sort_keys=False, width=140)
 
 
 def _overridden(kind: YamlKind, document: YamlDocument, overrides: Sequence[str]) -> YamlDocument:
-    """Apply ``--set`` before anything is checked."""
+    """Apply every ``--set``, before anything is checked."""
     expand_short_forms(kind, document.data)
     for override in overrides:
         fill_default_plugin(kind, document.data, override.partition(".")[0])
@@ -144,14 +143,17 @@ def _overridden(kind: YamlKind, document: YamlDocument, overrides: Sequence[str]
 def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     data, locations = document.data, document.locations
 
-    def resolved(text: Any, key: str) -> Any:
+    def to_absolute(text: Any, key: str) -> Any:
         return absolute_source(text, Path.cwd() if locations.is_from_command_line(key) else base_dir) if isinstance(text, str) else text
 
     expand_short_forms(kind, data)
     for key in kind.path_keys & data.keys():
         value = data[key]
-        data[key] = [resolved(one, join_keys(key, at)) for at, one in enumerate(value)] if isinstance(value, list) else resolved(value, key)
-    problems = fill_plugin_options(kind, data, resolved)
+        if isinstance(value, list):
+            data[key] = [to_absolute(item, join_keys(key, index)) for index, item in enumerate(value)]
+        else:
+            data[key] = to_absolute(value, key)
+    problems = fill_plugin_options(kind, data, to_absolute)
     try:
         config = kind.schema.model_validate(data).with_locations(locations)
     except ValidationError as error:
@@ -159,13 +161,13 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     else:
         if not problems and not document.problems:
             return config
-    # A missing image is told together with the mistakes; where there are none, listing the inputs tells.
+    # Missing images are reported together with the mistakes. Where there are no mistakes, listing the images reports them.
     problems = sorted([*problems, *_missing_images(data)], key=lambda problem: locations.line(problem.where))
-    raise InputError([*document.problems, *(replace(one, where=locations.where(one.where)) for one in problems)])
+    raise InputError([*document.problems, *(replace(problem, where=locations.where(problem.where)) for problem in problems)])
 
 
 def _missing_images(data: Mapping[str, Any]) -> list[Problem]:
     images = data.get("images")
     texts = images if isinstance(images, list) else []
-    found = [check_exists(text, join_keys("images", at)) for at, text in enumerate(texts) if isinstance(text, str) and text]
-    return [problem for problem in found if problem]
+    problems = [check_exists(text, join_keys("images", index)) for index, text in enumerate(texts) if isinstance(text, str) and text]
+    return [problem for problem in problems if problem]

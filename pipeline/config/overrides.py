@@ -52,7 +52,7 @@ def _index(document: YamlDocument, holder: Any, parts: list[str], depth: int) ->
     if isinstance(holder, dict):
         return part
     if not isinstance(holder, list):
-        found = f"{quote(holder, kind=True)} at {'.'.join(parts[:depth])}"
+        found = f"{quote(holder, with_type=True)} at {'.'.join(parts[:depth])}"
         document.problems.append(Problem(where, found, "a mapping or a list"))
     elif part.isdecimal() and int(part) < len(holder):
         return int(part)

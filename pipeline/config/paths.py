@@ -16,22 +16,22 @@ _ESCAPED = re.compile(r"\[([*?\[])\]")
 
 
 def is_sample(text: str) -> bool:
-    """Whether it names a sample, such as ``sample:nuclei``."""
+    """Whether a text names a sample, such as ``sample:nuclei``."""
     return text.startswith(SAMPLE)
 
 
 def is_url(text: str) -> bool:
-    """Whether it is a URL (``scheme://``), which is kept as it is."""
+    """Whether a text is a URL (``scheme://``)."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
 def is_glob(text: str) -> bool:
-    """Whether wildcards are meant; a file that has such a name is that file."""
+    """Whether a text holds wildcards and is no file's name."""
     return glob.has_magic(text) and not os.path.lexists(text)
 
 
 def absolute_source(text: str, base: Path) -> str:
-    """Return a path of the YAML as an absolute one; URLs, samples and ``{image}`` or ``{folder}`` in front stay.
+    """Return an entry of ``images`` or ``truth`` with an absolute path; URLs, samples and a leading placeholder stay.
 
     Example:
         >>> absolute_source("more/../slides/*.tif", Path("/data")), absolute_source("s3://bucket/a.ome.zarr", Path("/data"))
@@ -48,14 +48,14 @@ def absolute_source(text: str, base: Path) -> str:
 
 
 def absolute_path(text: str, base: Path) -> str:
-    """Return a path as an absolute one, whatever letters it holds; ``~/`` is the home folder.
+    """Return the absolute path of a text that is no glob; ``~/`` is the home folder.
 
     Example:
         >>> absolute_path("../a[1].tif", Path("/data/lists"))
         '/data/a[1].tif'
     """
     path = Path(text).expanduser() if text.startswith("~/") else Path(text)
-    return os.path.normpath(base / path)  # not Path.resolve: a link keeps the name it was given
+    return os.path.normpath(base / path)  # Path.resolve would replace a link by its target
 
 
 def split_glob(pattern: str) -> tuple[str, str]:
@@ -71,12 +71,12 @@ def split_glob(pattern: str) -> tuple[str, str]:
 
 
 def expand_glob(pattern: str) -> list[str]:
-    """Return what a glob matches, sorted; ``**`` is any number of folders, and hidden files are left out."""
-    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes hidden files too
+    """Return the paths that a glob matches, sorted and without hidden files; ``**`` is any number of folders."""
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob matches hidden files as well
 
 
 def check_exists(text: str, where: str) -> Problem | None:
-    """Return the problem of an image that is not there; None where there is one, or where it cannot be known yet."""
+    """Return the problem of an entry of ``images`` that does not exist; None for URLs and samples, which are looked up later."""
     if is_url(text) or is_sample(text) or Path(text).exists():
         return None
     if not glob.has_magic(text):

@@ -1,4 +1,4 @@
-"""The recipe: what fixes the numbers, chosen once a run, recorded, used by every actor."""
+"""The recipe: what fixes the numbers. It is chosen once in a run, recorded, and used by every actor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["CALIBRATED_FOLDER", "Recipe", "replace_auto"]
 
 CALIBRATED_FOLDER = "calibrated"
-"""Folder of the output that holds the network a run was calibrated with."""
+"""Folder in the output that holds the calibrated network of a run with int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class Recipe:
         halo: context on every side of the core, pixels.
         block: side of a block, pixels; a multiple of ``core``.
         stitch: ``crop``, ``linear`` or ``gaussian``.
-        batch: tiles a forward pass, at most.
-        threads: compute threads an actor.
+        batch: number of tiles in a forward pass, at most.
+        threads: compute threads of each actor.
         calibrated: hash of the network that was calibrated for the run; empty: none was.
-        calibration_folder: folder that holds it, which changes no number.
+        calibration_folder: folder that holds this network; it changes no number.
     """
 
     backend: str = "torch"
@@ -44,16 +44,16 @@ class Recipe:
 
     @property
     def outer(self) -> int:
-        """Side of what a tile reads, pixels."""
+        """Side of the region that a tile reads, pixels."""
         return self.core + 2 * self.halo
 
     @property
     def io_threads(self) -> tuple[int, int]:
-        """Blocks that an actor reads, and writes, at a time: a GPU outruns one reader, and a writer waits for it before it writes."""
+        """How many blocks an actor reads, and writes, at a time: one reader is slower than a GPU, and a writer waits for the GPU."""
         return (4, 4) if self.device == "cuda" else (1, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as run.json holds it: without the calibration folder, and without what was not calibrated."""
+        """Return the recipe as run.json holds it: without the calibration folder, and without an empty ``calibrated``."""
         return {name: value for name, value in asdict(self).items() if name != "calibration_folder" and (value or name != "calibrated")}
 
 

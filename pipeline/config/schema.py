@@ -115,7 +115,9 @@ def _check_mean_std(numbers: dict[str, list[float]]) -> list[Problem]:
     expected = "a list of numbers, one for each channel"
     problems = [Problem(key, f"unknown key {key!r}", one_of(keys), nearest(key, keys)) for key in numbers if key not in keys]
     problems += [Problem(key, quote(numbers[key]) if key in numbers else None, expected) for key in keys if not numbers.get(key)]
-    problems += [Problem(f"std.{at}", quote(value), "a number above 0") for at, value in enumerate(numbers.get("std", ())) if value <= 0]
+    problems += [
+        Problem(f"std.{index}", quote(value), "a number above 0") for index, value in enumerate(numbers.get("std", ())) if value <= 0
+    ]
     if not problems and len(numbers["mean"]) != len(numbers["std"]):
         problems.append(Problem("std", f"{len(numbers['std'])} numbers", f"as many as in mean ({len(numbers['mean'])})"))
     return problems

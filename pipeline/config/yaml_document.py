@@ -100,9 +100,9 @@ def parse_yaml(text: str, origin: str) -> YamlDocument:
 
 def _quotes(text: str, error: yaml.MarkedYAMLError) -> str:
     """Return advice on quotes where YAML took a glob for an alias, or the ``{stem}`` of a pattern for a mapping."""
-    begins = [mark.index for mark in (error.context_mark, error.problem_mark) if mark]
-    is_glob = any(text.startswith("*", at) for at in begins)
-    is_pattern = any(text[at - 1 : at] == "}" and text[at : at + 1] not in "}]," for at in begins)
+    starts = [mark.index for mark in (error.context_mark, error.problem_mark) if mark]
+    is_glob = any(text.startswith("*", start) for start in starts)
+    is_pattern = any(text[start - 1 : start] == "}" and text[start : start + 1] not in "}]," for start in starts)
     return 'Text that begins with * or { needs quotes, as in "*.png" and "{stem}.png".' if is_glob or is_pattern else ""
 
 

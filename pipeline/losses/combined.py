@@ -45,7 +45,7 @@ class Combined(Loss):
         for index, spec in enumerate(specs):
             weight = spec.get("weight", 1.0)
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                problems.append(Problem(f"{index}.weight", quote(weight, kind=True), "a number above 0"))
+                problems.append(Problem(f"{index}.weight", quote(weight, with_type=True), "a number above 0"))
             if spec.get("name") is None:
                 problems.append(_missing_name(spec, f"{index}.name"))
                 continue

@@ -175,7 +175,7 @@ class _TiffRaster(Raster):
                 segment = Box(0, 0, height, width).shift(row * height, column * width)
                 part = Box(max(segment.y0, box.y0), max(segment.x0, box.x0), min(segment.y1, box.y1), min(segment.x1, box.x1))
                 pixels_YXS = self.segments.segment(page, number, within, (row, column))
-                yield self._cut(pixels_YXS, part.within(segment)), part.within(box).slices
+                yield self._cut(pixels_YXS, part.relative_to(segment)), part.relative_to(box).slices
 
     def _uncompressed(self, page: Any, number: int) -> int | None:
         """Return the offset of a page's pixels where they lie uncompressed, row after row; None where they must be decoded."""

@@ -46,7 +46,7 @@ class Fitters:
         summary: Summary = {}
         read = box.grow(self.halo)
         for name, fitter in self.by_name.items():
-            rows, cols = box.grow(fitter.halo).within(read).slices
+            rows, cols = box.grow(fitter.halo).relative_to(read).slices
             seen_YX = None if valid_YX is None else valid_YX[rows, cols]
             arrays = fitter.observe(pixels_CYX[:, rows, cols], seen_YX, box, plane)
             summary.update({f"{name}.{key}": value for key, value in arrays.items()})

@@ -62,9 +62,9 @@ class Agreement:
 
     def _compare(self, border: Border, strip: Box, inside: Box, classes_YX: Any) -> None:
         """Hold the first tile's classes along a border, and compare the second tile's with them."""
-        compared = strip.meet(self.box)
+        compared = strip.intersection(self.box)
         assert compared is not None
-        second_YX = classes_YX[compared.within(inside).slices]
+        second_YX = classes_YX[compared.relative_to(inside).slices]
         first_YX = self._waiting.pop(border, None)
         if first_YX is None:
             self._waiting[border] = second_YX

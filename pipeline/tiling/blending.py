@@ -151,11 +151,11 @@ class Blender:
         self.reach, (rows, cols) = tile.core.y0 - predicted.y0, self.grid.num_cores
         weight_Y, weight_X = self._weights(tile.row, rows), self._weights(tile.col, cols)
         for region in overlap_regions(self.grid, self.reach, inside):
-            region_KYX = scores_KYX[(slice(None), *region.box.within(inside).slices)]
+            region_KYX = scores_KYX[(slice(None), *region.box.relative_to(inside).slices)]
             if len(region.tiles) == 1:
                 yield region.box, region_KYX, True
                 continue
-            at_Y, at_X = region.box.within(predicted).slices
+            at_Y, at_X = region.box.relative_to(predicted).slices
             shares = self.shares.setdefault(region, {})
             shares[tile.row, tile.col] = self.ops.weigh(region_KYX, weight_Y[at_Y], weight_X[at_X])
             if len(shares) == len(region.tiles):

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import Config, to_yaml
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import hash_values
-from pipeline.interrupts import handled_by
+from pipeline.interrupts import handle_signals
 from pipeline.records import Ledger, RunFolder, hardware, versions
 from pipeline.storage import file_sha256, put_text
 from pipeline.training.bundle_output import best_bundle, complete_bundle
@@ -170,5 +170,5 @@ def _stop_on_signal(flag: Path) -> Iterator[Callable[[], None]]:
         put_text(flag, "")
 
     flag.unlink(missing_ok=True)
-    with handled_by(ask) as install_handlers:
+    with handle_signals(ask) as install_handlers:
         yield install_handlers

@@ -61,7 +61,7 @@ def read_largest_tile(image: Image, job: Job) -> TileBatch:
     if valid_YX is not None:
         pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
     fit = job.fitters.conclude(job.fitters.observe(pixels_CYX, valid_YX, tile.outer, 0)) if job.fitters else {}
-    rows, cols = tile.outer.within(region).slices
+    rows, cols = tile.outer.relative_to(region).slices
     tile_CYX = pixels_CYX[:, rows, cols]
     # A batch of one stays a view: backends look at how its channels lie in memory.
     return TileBatch(tile_CYX[None] if job.recipe.batch == 1 else np.stack([tile_CYX] * job.recipe.batch), fit)

@@ -148,7 +148,7 @@ class ExactCore:
             pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))  # as a run does
         scores = self._predict(pixels_CYX[None], [self._fit])[0]
         margin = (outer.shape[0] - scores.shape[-2]) // 2
-        rows, cols = self._box.within(outer.grow(-margin)).slices
+        rows, cols = self._box.relative_to(outer.grow(-margin)).slices
         return np.array(scores[:, rows, cols], np.float32)
 
     def _read(self, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:

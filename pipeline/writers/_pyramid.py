@@ -107,7 +107,7 @@ def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
             pixels_CYX = np.empty((target.header.channels, *cell.box.shape), target.header.dtype)
             for part in _quarters(cell.box, target.block):
                 doubled = Box(2 * part.y0, 2 * part.x0, 2 * part.y1, 2 * part.x1).clip(source.header.shape)
-                pixels_CYX[:, *part.within(cell.box).slices] = halve(source.read(doubled, plane))
+                pixels_CYX[:, *part.relative_to(cell.box).slices] = halve(source.read(doubled, plane))
             target.write(cell.box, pixels_CYX, plane)
 
 

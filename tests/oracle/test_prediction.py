@@ -111,8 +111,8 @@ class Scene:
         for tile in grid.tiles(whole):
             seen = tile.outer.grow(-self.margin)
             scores_KYX = Stub(NumpyOps(), self.classes, 0).scores(tile.outer.y0 + FAR, tile.outer.x0 + FAR, seen.shape)
-            inside = tile.core if kind == "crop" else seen.meet(whole)
-            rows, cols = inside.within(seen).slices
+            inside = tile.core if kind == "crop" else seen.intersection(whole)
+            rows, cols = inside.relative_to(seen).slices
             weight_YX = np.float32(1)
             if kind != "crop":
                 sides = zip((tile.row, tile.col), grid.num_cores, strict=True)

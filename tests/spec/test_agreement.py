@@ -51,6 +51,6 @@ def test_agreement_is_that_of_every_shared_pixel(shape, core, halo, margin, core
         key = tile.row, tile.col
         seen[key] = tile.outer.grow(-margin)
         classes[key] = rng.integers(0, 2, seen[key].shape)
-        shared = seen[key].meet(box)
-        agreement.add(tile, seen[key], shared, classes[key][shared.within(seen[key]).slices].astype(np.uint8))
+        shared = seen[key].intersection(box)
+        agreement.add(tile, seen[key], shared, classes[key][shared.relative_to(seen[key]).slices].astype(np.uint8))
     assert (agreement.equal, agreement.pixels) == brute_force(grid, box, seen, classes)

@@ -35,8 +35,8 @@ def accumulated(grid, kind, margin):
     whole, halo = Box(0, 0, *grid.shape), grid.halo - margin
     for tile in grid.tiles(whole):
         seen = tile.outer.grow(-margin)
-        inside = seen.meet(whole)
-        rows, cols = inside.within(seen).slices
+        inside = seen.intersection(whole)
+        rows, cols = inside.relative_to(seen).slices
         weight_Y, weight_X = (
             axis_weights(kind, grid.core, halo, at, count) for at, count in zip((tile.row, tile.col), grid.num_cores, strict=True)
         )
@@ -67,12 +67,12 @@ def blended(grid, kind, margin, block, order):
     blend, given = Blender(grid, kind, NumpyOps()), []
     for tile in order(list(grid.tiles(block.box))):
         seen = tile.outer.grow(-margin)
-        shared = seen.meet(Box(0, 0, *grid.shape))
-        scores_KYX = scores_of(tile, seen)[(slice(None), *shared.within(seen).slices)]
+        shared = seen.intersection(Box(0, 0, *grid.shape))
+        scores_KYX = scores_of(tile, seen)[(slice(None), *shared.relative_to(seen).slices)]
         for box, kept_KYX, is_own in blend.add(tile, seen, shared, scores_KYX):
-            assert block.box.meet(box) == box
+            assert block.box.intersection(box) == box
             assert np.shares_memory(kept_KYX, scores_KYX) == is_own  # nothing is copied where a tile is alone
-            assert not is_own or tile.core.meet(box) == box
+            assert not is_own or tile.core.intersection(box) == box
             given.append((box, kept_KYX))
     return blend, given
 
@@ -127,7 +127,7 @@ def test_finished_rows_are_let_go(core, halo):
     grid = Grid((160, 64), core, halo, 160 // core * core)
     blend, most = Blender(grid, "linear", NumpyOps()), 0
     for tile in grid.tiles(next(iter(grid.blocks())).box):
-        shared = tile.outer.meet(Box(0, 0, *grid.shape))
+        shared = tile.outer.intersection(Box(0, 0, *grid.shape))
         list(blend.add(tile, tile.outer, shared, np.zeros((1, *shared.shape), np.float32)))
         most = max(most, sum(share_KYX.size for shares in blend.shares.values() for share_KYX in shares.values()))
         if tile.col == grid.num_cores[1] - 1:

@@ -10,7 +10,6 @@ import weakref
 import pytest
 
 from pipeline.engine.block_pipeline import process
-from pipeline.engine.stopwatch import Stopwatch
 from pipeline.errors import BlockError, InputError, StoreError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
@@ -82,19 +81,6 @@ def test_each_block_gives_one_receipt_in_order():
     assert all(receipt.ok and receipt.peak_bytes > 2**20 for receipt in receipts)
     assert all(set(receipt.seconds) == {"read", "compute", "stitch", "write"} for receipt in receipts)
     assert all(min(receipt.seconds.values()) >= 0 for receipt in receipts)
-
-
-def test_a_stage_inside_another_is_counted_once(monkeypatch):
-    """What a stage takes is its own time: that of the stages inside it is theirs, however deep, also where one fails."""
-    now = iter([0, 1, 3, 3, 3, 7, 12, 20])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    watch = Stopwatch()
-    with watch("compute"):  # 0 to 20
-        with watch("stitch"):  # 1 to 3
-            pass
-        with pytest.raises(ValueError, match="planted"), watch("count"), watch("stitch"):  # 3 to 12, and 3 to 7 inside it
-            raise ValueError("planted")
-    assert watch.seconds == {"stitch": 2 + 4, "count": 9 - 4, "compute": 20 - 2 - 9}
 
 
 def test_reading_and_writing_have_threads_of_their_own():

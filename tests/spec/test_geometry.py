@@ -49,7 +49,7 @@ def test_grow_and_clip(box, margin, height, width):
 @given(boxes(), boxes())
 def test_within_keeps_the_pixels(box, outer):
     """Local coordinates plus the origin are the old ones; shape and area stay."""
-    local = box.within(outer)
+    local = box.relative_to(outer)
     assert local.shift(outer.y0, outer.x0) == box
     assert (local.shape, local.area) == (box.shape, len(pixels(box)))
 

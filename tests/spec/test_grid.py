@@ -30,7 +30,7 @@ def painted(shape, boxes):
     """How often each pixel lies in one of the boxes; a box that leaves the image is an error."""
     count_YX = np.zeros(shape, int)
     for box in boxes:
-        assert Box(0, 0, *shape).meet(box) == box, f"{box} leaves {shape}"
+        assert Box(0, 0, *shape).intersection(box) == box, f"{box} leaves {shape}"
         count_YX[box.slices] += 1
     return count_YX
 
@@ -61,7 +61,7 @@ def test_tiles_lie_on_the_stride(grid):
     """Origins and sides of every outer are multiples of the stride, and the outer holds the core with a halo all around."""
     for tile in tiles_of(grid):
         assert all(at % grid.stride == 0 for at in (*(tile.outer.y0, tile.outer.x0), *tile.outer.shape))
-        assert tile.outer.meet(tile.core.grow(grid.halo)) == tile.core.grow(grid.halo)
+        assert tile.outer.intersection(tile.core.grow(grid.halo)) == tile.core.grow(grid.halo)
         assert all(side <= grid.core + 2 * grid.halo for side in tile.outer.shape)
         # Beyond core and halo an edge tile holds less than one stride.
         assert all(outer - core - 2 * grid.halo < grid.stride for outer, core in zip(tile.outer.shape, tile.core.shape, strict=True))
@@ -76,7 +76,7 @@ def test_full_tiles_are_all_of_one_size(grid):
         assert tile.outer.shape == (grid.core + 2 * grid.halo,) * 2
         assert (tile.row, tile.col, tile.core) == (other.row, other.col, other.core)
         assert (tile.outer.y0, tile.outer.x0) == (other.outer.y0, other.outer.x0)
-        assert tile.outer.meet(other.outer) == other.outer
+        assert tile.outer.intersection(other.outer) == other.outer
 
 
 @given(grids())

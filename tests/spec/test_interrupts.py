@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from pipeline.interrupts import handled_by, remembered
+from pipeline.interrupts import handle_signals, remember_interrupts
 
 
 def handlers():
@@ -20,10 +20,10 @@ def handlers():
 def test_a_swallowed_ctrl_c_is_raised_where_work_begins():
     """What a library swallowed while it was imported ends the program before its first block."""
     before = handlers()
-    with remembered():
+    with remember_interrupts():
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt), handled_by(lambda *_: None):
+        with pytest.raises(KeyboardInterrupt), handle_signals(lambda *_: None):
             pytest.fail("work began")
     assert handlers() == before
 
@@ -38,7 +38,7 @@ def test_an_import_is_not_broken_off(tmp_path, monkeypatch):
         seen.append(importlib.import_module("interrupted_module"))
         time.sleep(10)
 
-    with remembered(), pytest.raises(KeyboardInterrupt):
+    with remember_interrupts(), pytest.raises(KeyboardInterrupt):
         work()
     assert seen[0].ended
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
@@ -47,10 +47,10 @@ def test_an_import_is_not_broken_off(tmp_path, monkeypatch):
 
 def test_a_program_that_does_not_end_is_asked_again(monkeypatch):
     """Whatever lock the first KeyboardInterrupt left behind, a second one ends the wait for it."""
-    monkeypatch.setattr("pipeline.interrupts.LATER_S", 0.05)
+    monkeypatch.setattr("pipeline.interrupts.RETRY_S", 0.05)
     lock = threading.Lock()
     lock.acquire()
-    with remembered():
+    with remember_interrupts():
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -59,9 +59,9 @@ def test_a_program_that_does_not_end_is_asked_again(monkeypatch):
 
 def test_an_earlier_program_is_forgotten():
     """A second program of the same process is not ended by what the first one was asked."""
-    with remembered(), suppress(KeyboardInterrupt):
+    with remember_interrupts(), suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    with remembered(), handled_by(lambda *_: None):
+    with remember_interrupts(), handle_signals(lambda *_: None):
         pass
 
 
@@ -69,7 +69,7 @@ def test_an_earlier_program_is_forgotten():
 def test_the_handler_answers_and_goes(kind):
     """Inside, the handler is called, also after another was put in its place; outside, all is as before."""
     before, heard = handlers(), []
-    with remembered(), handled_by(lambda number, _frame: heard.append(number)) as install:
+    with remember_interrupts(), handle_signals(lambda number, _frame: heard.append(number)) as install:
         signal.raise_signal(kind)
         signal.signal(kind, signal.SIG_IGN)
         install()
@@ -83,7 +83,7 @@ def test_another_thread_changes_nothing():
     before, seen = handlers(), []
 
     def work():
-        with remembered(), handled_by(lambda *_: None):
+        with remember_interrupts(), handle_signals(lambda *_: None):
             seen.append(handlers())
 
     thread = threading.Thread(target=work)

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network
 from pipeline.models.bundle_files.spec import BundleSpec
-from pipeline.plugins import build, find, problems_of
+from pipeline.plugins import build, find
 from pipeline.statistics import check_mean_std
 from pipeline.storage import file_sha256
+from pipeline.validation import problems_of
 
 if TYPE_CHECKING:
     from torch import nn
