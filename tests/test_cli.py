@@ -1,4 +1,4 @@
-"""The command line: what it passes on, and how each way to end looks from outside."""
+"""The command line: what each command passes to its workflow, and the exit code and messages of each way to end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMAND = [sys.executable, "-m", "pipeline.cli"]
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Put a recorder in the place of every workflow; what it returns is the exit code 3."""
+    """Replace every workflow by a recorder that returns the exit code 3."""
     calls: list[Any] = []
 
     def workflow(name: str) -> Any:
@@ -100,7 +100,7 @@ def test_arguments_reach_the_workflow(line: str, call: tuple[Any, ...], called: 
     "line", ["", "nope", "run", "run c.yaml --sett a=1", "run c.yaml --max-failed -1", "segment a.tif -o out", "evaluate --pred p -o s"]
 )
 def test_wrong_usage_is_the_users(line: str, called: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """A command line that cannot be understood ends with 2, says so on stderr and starts nothing."""
+    """Wrong usage ends with 2 and a message on stderr, and starts nothing."""
     assert main(line.split()) == 2
     assert not called
     shown = capsys.readouterr()
@@ -117,14 +117,14 @@ def test_every_problem_is_shown_at_once(fails: Any, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("error", [GigasegError("no actor lives"), StoreError("no space left")], ids=repr)
 def test_a_run_that_could_not_go_on_ends_with_1(error: GigasegError, fails: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the user cannot have typed wrong ends with 1, in one line."""
+    """An error that is not the user's mistake ends with 1, in one line."""
     fails(error)
     assert main(["run", "c.yaml"]) == 1
     assert capsys.readouterr().err == f"gigaseg: {error}\n"
 
 
 def test_an_unexpected_error_says_where_to_look(fails: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """A fault of our own ends with 1, without a traceback, with the note that says where the log is."""
+    """An unexpected exception ends with 1, without a traceback, with the note that says where the log is."""
     error = ZeroDivisionError("division by zero")
     error.add_note("log: runs/demo/log.txt")
     fails(error)
@@ -151,12 +151,12 @@ def test_debug_shows_the_traceback(
 
 
 def test_an_interrupt_ends_with_130(fails: Any) -> None:
-    """Ctrl-C is no error of anybody: 130, run again to resume."""
+    """Ctrl-C ends with 130: run again to resume."""
     fails(KeyboardInterrupt())
     assert main(["run", "c.yaml"]) == 130
 
 
-def test_a_reader_that_leaves_early_is_no_scandal() -> None:
+def test_a_closed_pipe_prints_nothing() -> None:
     """`gigaseg models --json | head -0` says nothing on stderr."""
     with subprocess.Popen([*COMMAND, "models", "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,1 +1,1 @@
-"""One recipe a file: each workflow reads from top to bottom."""
+"""One command a file; each reads from top to bottom like a recipe."""

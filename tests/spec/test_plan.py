@@ -1,4 +1,4 @@
-"""What headers can tell is told before any pixel is read: all of it at once, and no folder is made."""
+"""A plan reports every problem that headers show, all at once, before any pixel is read or any folder is made."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from workflows.plan import plan
 
 
 @pytest.fixture
-def surveyed(tmp_path):
-    """Survey a YAML: ``surveyed(**keys)``."""
+def catalogue_of(tmp_path):
+    """Build the catalogue of a YAML: ``catalogue_of(**keys)``."""
     return lambda **keys: build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
 
 
 @pytest.fixture
-def planned(surveyed):
+def planned(catalogue_of):
     """Stages of every image of a YAML."""
 
     def stages(**keys):
-        found = surveyed(**keys)
-        return plan_blocks(found, make_job(found, choose_recipe(found).recipe))
+        catalogue = catalogue_of(**keys)
+        return plan_blocks(catalogue, make_job(catalogue, choose_recipe(catalogue).recipe))
 
     return stages
 
@@ -44,7 +44,7 @@ def problems(raised):
     return [str(problem) for problem in raised.value.problems]
 
 
-def test_everything_wrong_is_told_at_once(tmp_path, surveyed, capsys):
+def test_everything_wrong_is_told_at_once(tmp_path, catalogue_of, capsys):
     """Channels, truth of another size, an unreadable file and classes that do not fit: one message each, and no output folder."""
     save_tiff(tmp_path / "rgb.tif", np.zeros((40, 50, 3), np.uint8), photometric="rgb")
     save_tiff(tmp_path / "grey.tif", blobs((40, 50)))
@@ -52,14 +52,14 @@ def test_everything_wrong_is_told_at_once(tmp_path, surveyed, capsys):
     save_tiff(tmp_path / "truth" / "grey.tif", np.zeros((50, 40), np.uint8))
     classes = [{"name": "one"}, {"name": "two"}]
     with pytest.raises(InputError) as raised:
-        surveyed(images=["rgb.tif", "grey.tif", "broken.tif"], truth="truth/{stem}.tif", classes=classes)
+        catalogue_of(images=["rgb.tif", "grey.tif", "broken.tif"], truth="truth/{stem}.tif", classes=classes)
     told = problems(raised)
     assert len(told) == 3
     assert any("broken.tif" in one for one in told)
     assert any("rgb.tif: found 3 channels; expected 1, as the model takes. Choose them with reader.channels: [0]." in one for one in told)
     assert any("classes: found 2 classes; expected 3, as unet predicts" in one for one in told)
     with pytest.raises(InputError) as raised:
-        surveyed(images=["rgb.tif", "grey.tif", "broken.tif"], truth="truth/{stem}.tif")
+        catalogue_of(images=["rgb.tif", "grey.tif", "broken.tif"], truth="truth/{stem}.tif")
     assert any(
         "truth/grey.tif: found 50 x 40 for an image of 40 x 50; expected truth of the image's size" in one for one in problems(raised)
     )
@@ -67,7 +67,7 @@ def test_everything_wrong_is_told_at_once(tmp_path, surveyed, capsys):
 
 
 def test_unreadable_in_a_folder_is_quarantined(tmp_path, engine):
-    """Found in a folder, a broken file is listed and the others are done: exit code 3; other suffixes are counted as ignored."""
+    """A broken file in a folder is listed and the other images are done: exit code 3; files of other suffixes are counted as ignored."""
     save_tiff(tmp_path / "img" / "good.tif", blobs((40, 50)))
     (tmp_path / "img" / "broken.tif").write_bytes(b"II*\x00 and nothing else")
     (tmp_path / "img" / "notes.txt").write_text("no image")
@@ -83,7 +83,7 @@ def test_unreadable_in_a_folder_is_quarantined(tmp_path, engine):
 
 
 def test_a_run_of_broken_files_only_is_partial(tmp_path, engine):
-    """Nothing could be opened: that is quarantine, not a crash and not success."""
+    """A run none of whose images can be opened ends as partial: neither a crash nor a success."""
     (tmp_path / "img").mkdir()
     (tmp_path / "img" / "broken.tif").write_bytes(b"II*\x00 and nothing else")
     done = engine(images=["img/*.tif"])
@@ -91,41 +91,41 @@ def test_a_run_of_broken_files_only_is_partial(tmp_path, engine):
     assert [one["image"] for one in done.report["failures"]] == ["broken"]
 
 
-def test_two_images_of_one_name(tmp_path, surveyed):
+def test_two_images_of_one_name(tmp_path, catalogue_of):
     """On a collision the suffix stays in the name; what is still equal is refused."""
     for folder, suffix in (("one", "tif"), ("two", "tif"), ("one", "ome.tif")):
         save_tiff(tmp_path / folder / f"a.{suffix}", blobs((20, 20)))
-    assert [image.name for image in surveyed(images=["one/"]).images] == ["a.ome.tif", "a.tif"]
+    assert [image.name for image in catalogue_of(images=["one/"]).images] == ["a.ome.tif", "a.tif"]
     with pytest.raises(InputError, match=r"the name 'a.*' of .*two/a.tif, which .*one/a.tif has already"):
-        surveyed(images=["one/a.tif", "two/a.tif"])
+        catalogue_of(images=["one/a.tif", "two/a.tif"])
 
 
-def test_truth_for_some_images_is_no_error(tmp_path, surveyed):
+def test_truth_for_some_images_is_no_error(tmp_path, catalogue_of):
     """Images without truth are named in a note."""
     for name in "abc":
         save_tiff(tmp_path / "img" / f"{name}.tif", blobs((20, 20)))
     save_tiff(tmp_path / "truth" / "b.tif", np.zeros((20, 20), np.uint8))
-    found = surveyed(images=["img/"], truth="truth/{stem}.tif")
+    found = catalogue_of(images=["img/"], truth="truth/{stem}.tif")
     assert [bool(image.truth) for image in found.images] == [False, True, False]
     assert found.notes == ["2 of 3 images have no truth: a, c"]
 
 
-def test_truth_of_other_planes_or_kinds_is_refused(tmp_path, surveyed):
+def test_truth_of_other_planes_or_kinds_is_refused(tmp_path, catalogue_of):
     """Truth must have the image's planes, and one channel of values or colours that classes name."""
     save_tiff(tmp_path / "a.tif", blobs((20, 20)))
     save_tiff(tmp_path / "stack.ome.tif", np.zeros((3, 20, 20), np.uint8), metadata={"axes": "ZYX"}, photometric="minisblack")
     with pytest.raises(InputError, match="found 3 x 20 x 20 for an image of 20 x 20"):
-        surveyed(truth="stack.ome.tif")
+        catalogue_of(truth="stack.ome.tif")
     save_tiff(tmp_path / "rgb.tif", np.zeros((20, 20, 3), np.uint8), photometric="rgb")
     with pytest.raises(InputError, match="a color for each class"):
-        surveyed(truth="rgb.tif")
+        catalogue_of(truth="rgb.tif")
 
 
-def test_normalising_what_takes_raw_values_is_refused(tmp_path, surveyed):
-    """A threshold works on raw values: `normalize` would mean nothing."""
+def test_normalising_what_takes_raw_values_is_refused(tmp_path, catalogue_of):
+    """`normalize` is refused for a threshold, which works on raw values."""
     save_tiff(tmp_path / "a.tif", blobs((20, 20)))
     with pytest.raises(InputError, match="normalize: found 'zscore'; expected null, as histogram works on raw values"):
-        surveyed(model={"name": "histogram"}, normalize="zscore")
+        catalogue_of(model={"name": "histogram"}, normalize="zscore")
 
 
 def test_phases_and_blocks(tmp_path, planned):
@@ -214,13 +214,13 @@ def test_fits_and_digests_are_part_of_the_key(tmp_path, planned, options, change
     assert all(set(before[phase]).isdisjoint(after[phase]) for phase in follows)
 
 
-def test_counts_have_a_key_of_their_own(tmp_path, surveyed):
+def test_counts_have_a_key_of_their_own(tmp_path, catalogue_of):
     """Truth, classes and `ignore` change what is counted, colours of the legend and names do not."""
     save_tiff(tmp_path / "a.tif", blobs((70, 70)))
     save_tiff(tmp_path / "t.tif", np.zeros((70, 70), np.uint8))
 
     def key(**keys):
-        found = surveyed(**keys)
+        found = catalogue_of(**keys)
         return count_key(found, found.images[0])
 
     classes = [{"name": name, "values": [at]} for at, name in enumerate("abc")]
@@ -233,7 +233,7 @@ def test_counts_have_a_key_of_their_own(tmp_path, surveyed):
 
 
 def test_plan_says_what_a_run_would_do(tmp_path, capsys):
-    """Images, blocks, bytes, memory and runner, as text and as JSON; nothing is written."""
+    """A plan prints images, blocks, bytes, memory and runner, as text and as JSON, and writes nothing."""
     save_tiff(tmp_path / "a.tif", blobs((130, 70)))
     assert plan(engine_yaml(tmp_path), as_json=True) == 0
     said = json.loads(capsys.readouterr().out)
@@ -259,7 +259,7 @@ def test_plan_shows_the_recipe_that_a_resumed_run_keeps(tmp_path, engine, capsys
 
 
 def test_planning_imports_no_torch(tmp_path):
-    """A dry run starts fast and runs where no network could."""
+    """A plan imports neither torch nor Ray nor dask: it starts fast and runs where no network could."""
     save_tiff(tmp_path / "a.tif", blobs((130, 70)))
     code = (
         "import sys; from pathlib import Path; from workflows.plan import plan; "
