@@ -37,12 +37,12 @@ def image_identity(path: str, reader: Mapping[str, Any]) -> str:
         path: of the image, absolute, or a URL.
         reader: name and options, as in the YAML.
     """
-    file = Path(path.removeprefix("file://"))
-    chunk_times = _last_written_chunk(path, reader) if file.is_dir() else []
-    while not file.exists() and file != file.parent:
-        file = file.parent  # an array inside a store: the metadata of the store changes with it
-    files = [file, *(file / name for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray"))]
-    stats = [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files if one.is_file()]
+    root = Path(path.removeprefix("file://"))
+    chunk_times = _last_written_chunk(path, reader) if root.is_dir() else []
+    while not root.exists() and root != root.parent:
+        root = root.parent  # an array inside a store: the metadata of the store changes with it
+    files = [root, *(root / name for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray"))]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return hash_values(path, [*stats, *chunk_times], dict(reader))
 
 

@@ -31,7 +31,7 @@ def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str
     for code in GEO_TAGS:
         tag = page.tags.get(code)
         if tag is not None:
-            value = tag.value if isinstance(tag.value, str) else [_plain(one) for one in _listed(tag.value)]
+            value = tag.value if isinstance(tag.value, str) else [_to_number(number) for number in _listed(tag.value)]
             tags[str(code)] = {"type": int(tag.dtype), "value": value}
     if zoom != (1.0, 1.0):
         _coarsen(tags, zoom)
@@ -42,7 +42,7 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
-def _plain(value: Any) -> int | float:
+def _to_number(value: Any) -> int | float:
     return value if isinstance(value, (int, float)) else float(value)
 
 
@@ -52,9 +52,11 @@ def _coarsen(tags: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> None
     if "33550" in tags:
         tags["33550"]["value"] = [size * factor for size, factor in zip(tags["33550"]["value"], by_axis, strict=False)]
     if "33922" in tags:
-        tags["33922"]["value"] = [one / by_axis[at % 6] if at % 6 < 3 else one for at, one in enumerate(tags["33922"]["value"])]
+        tie = tags["33922"]["value"]  # a pixel and its position, six numbers for each tie point
+        tags["33922"]["value"] = [number / by_axis[index % 6] if index % 6 < 3 else number for index, number in enumerate(tie)]
     if "34264" in tags:
-        tags["34264"]["value"] = [one * (*by_axis, 1.0)[at % 4] for at, one in enumerate(tags["34264"]["value"])]
+        matrix = tags["34264"]["value"]  # 4 x 4, row after row
+        tags["34264"]["value"] = [number * (*by_axis, 1.0)[index % 4] for index, number in enumerate(matrix)]
 
 
 def scale(tif: tifffile.TiffFile, page: tifffile.TiffPage, geo: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> Scale:
@@ -70,7 +72,7 @@ def scale(tif: tifffile.TiffFile, page: tifffile.TiffPage, geo: dict[str, dict[s
     if mapped[0]:
         return mapped
     size = _ome_size(tif) or _aperio_size(page) or _tag_size(tif, page)
-    if size is None or not all(math.isfinite(one) and one > 0 for one in size):
+    if size is None or not all(math.isfinite(side) and side > 0 for side in size):
         return None, "", (0.0, 0.0)
     return (size[0] * zoom[0], size[1] * zoom[1]), "micrometer", (0.0, 0.0)
 

@@ -52,11 +52,11 @@ class Fitters:
             summary.update({f"{name}.{key}": value for key, value in arrays.items()})
         return summary
 
-    def merge(self, one: Summary, other: Summary) -> Summary:
+    def merge(self, first: Summary, second: Summary) -> Summary:
         """Add two summaries; the order never matters."""
         merged: Summary = {}
         for name, fitter in self.by_name.items():
-            arrays = fitter.merge(_arrays_of(name, one), _arrays_of(name, other))
+            arrays = fitter.merge(_arrays_of(name, first), _arrays_of(name, second))
             merged.update({f"{name}.{key}": value for key, value in arrays.items()})
         return merged
 
