@@ -18,7 +18,7 @@ from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import ceil_to
 from pipeline.models import Model, TorchModel
 from pipeline.models.bundle_files import parse_model
-from pipeline.models.model_zoo.description import OPSET, describe
+from pipeline.models.model_zoo import OPSET, describe
 from pipeline.plugins import build
 
 if TYPE_CHECKING:

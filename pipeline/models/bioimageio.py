@@ -1,4 +1,4 @@
-"""Networks of the BioImage Model Zoo, as their packages describe them."""
+"""Packages of the BioImage Model Zoo."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.models import Predictor, TorchModel
 from pipeline.models._orientations import Orientations
-from pipeline.models.model_zoo.package import Package, locate, read_package
-from pipeline.models.network_files.architecture_file import ArchitectureFile, architecture_of
-from pipeline.models.network_files.network_file import NetworkFile
+from pipeline.models.model_zoo import ArchitectureFile, Package, architecture_of, find_description, read_package
+from pipeline.models.network_files import NetworkFile
 from pipeline.plugins import build
 from pipeline.statistics import Fitter
 from pipeline.storage import file_sha256
@@ -35,10 +34,10 @@ __all__ = ["BioImageIO"]
 class BioImageIO(TorchModel):
     """A package of the BioImage Model Zoo, format 0.4 or 0.5: a folder, a zip or its description.
 
-    What the package does to pixels before its network is done here, with statistics of the whole image where it asks
-    for some, never of a tile. Its halo is the least that ``halo: auto`` takes, its fixed size, if any, the size of the
-    tiles. When a run begins, the package must reproduce its own test output. One output channel tells two classes
-    apart; of several, each is a class, unless ``channel`` names the one that tells foreground from background.
+    The package's preprocessing uses statistics of the whole image, never of a tile. ``halo: auto`` takes at least the
+    package's halo; tiles have the package's fixed size, if any. When a run begins, the package must reproduce its own
+    test output. A single output channel separates two classes. Of several channels each is a class, unless ``channel``
+    names the one that separates foreground from background.
 
     Example::
 
@@ -58,105 +57,105 @@ class BioImageIO(TorchModel):
     @model_validator(mode="after")
     def _readable(self) -> BioImageIO:
         if self.path.exists():
-            _ = self.inner  # refused where it is named, not where it is loaded
+            _ = self.network  # an unreadable package is refused when the YAML is read, not when it is loaded
         return self
 
     @cached_property
     def package(self) -> Package:
-        """What the description says.
+        """The package's description.
 
         Raises:
-            InputError: there is none, or it describes what is not done here.
+            InputError: there is none, or something in it is not supported.
         """
-        return read_package(locate(self.path))
+        return read_package(find_description(self.path))
 
     @cached_property
-    def inner(self) -> NetworkFile:
-        """The network's file.
+    def network(self) -> NetworkFile:
+        """The network of the weights that will run.
 
         Raises:
-            InputError: the package has no weights that may be run.
+            InputError: the package has no weights of the wanted format, or they need ``trust``.
         """
         package, name = self.package, self._format()
         entry = package.weights[name]
         options: dict[str, Any] = {"path": entry.file, "channels": package.channels}
         if name == "pytorch_state_dict":
-            return ArchitectureFile(**options, **architecture_of(package.file, entry.more), classes=len(package.names) or None)
+            return ArchitectureFile(**options, **architecture_of(package.file, entry.entry), classes=len(package.names) or None)
         if name == "torchscript":
             options |= {"trust": self.trust, "classes": len(package.names) or None}
         network: NetworkFile = build("models", {"name": name, **options}, "model")
         return network
 
     def _format(self) -> str:
-        have = list(self.package.weights)
-        if self.weights not in ("auto", *have):
-            raise InputError(Problem("model.weights", self.weights, f"auto, {', '.join(have)}, as {self.path} has"))
-        wanted = have if self.weights == "auto" else [self.weights]
-        able = [name for name in wanted if self.trust or name == "onnx"]
-        if not able:
+        present = list(self.package.weights)
+        if self.weights not in ("auto", *present):
+            raise InputError(Problem("model.weights", self.weights, f"auto, {', '.join(present)}, as {self.path} has"))
+        wanted = present if self.weights == "auto" else [self.weights]
+        allowed = [name for name in wanted if self.trust or name == "onnx"]
+        if not allowed:
             way_out = "Loading them can run any code. Set trust: true if you know where the package comes from."
             raise InputError(Problem("model.trust", f"false, for weights as {', '.join(wanted)}", "true, or a package with onnx", way_out))
-        # The runtime of ONNX is an extra: without it, whatever else there is.
-        return able[0] if importlib.util.find_spec("onnxruntime") else min(able, key="onnx".__eq__)
+        # ONNX Runtime is an optional package: without it, any other allowed format comes first.
+        return allowed[0] if importlib.util.find_spec("onnxruntime") else min(allowed, key="onnx".__eq__)
 
     @property
     def takes_normalize(self) -> bool:
-        """The package says what is done to raw values."""
+        """The package has its own preprocessing."""
         return False
 
     @property
     def num_classes(self) -> int:
-        """Two where one channel tells them apart."""
-        return 2 if self.channel is not None else self.inner.num_classes
+        """Two where one channel separates them."""
+        return 2 if self.channel is not None else self.network.num_classes
 
     @property
     def num_channels(self) -> int | None:
         """As the package says."""
-        return self.package.channels or self.inner.num_channels
+        return self.package.channels or self.network.num_channels
 
     @property
     def stride(self) -> int:
-        """What both the network and the sizes that the package allows are multiples of."""
-        return math.lcm(self.package.step, self.inner.stride)
+        """Least common multiple of the network's stride and the step of the sizes that the package allows."""
+        return math.lcm(self.package.step, self.network.stride)
 
     @property
     def field(self) -> int | None:
         """The network's."""
-        return self.inner.field
+        return self.network.field
 
     @property
     def margin(self) -> int:
         """As the package says."""
-        return max(self.package.offset, self.inner.margin)
+        return max(self.package.offset, self.network.margin)
 
     @property
     def fixed_size(self) -> int | None:
         """As the package or its file says."""
-        return self.inner.fixed_size or self.package.size
+        return self.network.fixed_size or self.package.size
 
     @property
     def unmeasured_key(self) -> str | None:
-        """The network's file, until its stride and field are known."""
-        return self.inner.unmeasured_key
+        """The network's."""
+        return self.network.unmeasured_key
 
     @property
     def uses_gpu(self) -> bool:
-        """As the format can."""
-        return self.inner.uses_gpu
+        """The network's."""
+        return self.network.uses_gpu
 
     @property
     def allows_bf16(self) -> bool:
-        """The package was tested as it is."""
+        """The package was tested in float32."""
         return False
 
     @property
     def tile(self) -> Mapping[str, int]:
-        """The halo that the package asks for, or the field where that is wider."""
+        """The package's halo, or the field where it is wider."""
         return {"halo": max(self.package.halo, self.field or 0)} if self.package.halo else {}
 
     @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
-        """The names of the output's channels."""
+        """As the package names its output channels."""
         names = self.package.names
         if self.channel is not None or len(names) == 1:
             chosen = names[self.channel or 0] if (self.channel or 0) < len(names) else "foreground"
@@ -169,95 +168,95 @@ class BioImageIO(TorchModel):
         return self.package.pixel_size
 
     def files(self) -> Sequence[Path]:
-        """The description and the weights; a zip stands for all it holds."""
+        """Return the description and the weights, or the zip that holds them."""
         if not self.path.exists() or self.path.suffix.lower() == ".zip":
             return (self.path,)
-        return (self.package.file, self.inner.path)
+        return (self.package.file, self.network.path)
 
     def fitter(self) -> Fitter | None:
-        """What the package's own normalisation needs of a whole image."""
-        return self.package.before.fitter()
+        """Gather what the package's preprocessing needs of a whole image."""
+        return self.package.preprocessing.fitter()
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """The network's."""
-        return self.inner.projected_bytes(tile, channels)
+        """Return the network's."""
+        return self.network.projected_bytes(tile, channels)
 
     def load(self) -> nn.Module:
-        """The bare network, without what the package does before and after it.
+        """Load the network alone, without the package's pre- and postprocessing.
 
         Raises:
             InputError: the weights are not those that the description names, or cannot be loaded.
         """
         self._verify()
-        return self.inner.load()
+        return self.network.load()
 
     def _verify(self) -> None:
         wanted = self.package.weights[self._format()].sha256
-        if wanted and (found := file_sha256(self.inner.path)) != wanted:
+        if wanted and (found := file_sha256(self.network.path)) != wanted:
             way_out = "The file was changed or truncated: get the package again."
-            raise InputError(Problem(str(self.inner.path), f"sha256 {found[:12]}...", f"{wanted[:12]}..., as the package says", way_out))
+            raise InputError(Problem(str(self.network.path), f"sha256 {found[:12]}...", f"{wanted[:12]}..., as the package says", way_out))
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
-        """Load the network; tiles are prepared as the package says."""
+        """Load the network; the predictor does the package's preprocessing."""
         del normalize
         self._verify()
-        with self.inner.open(recipe) as predict:
-            prepared = _Prepared(self, predict)
-            yield prepared if self.tta == "none" else Orientations(prepared, self.tta)
+        with self.network.open(recipe) as predict:
+            predictor = _PackagePredictor(self, predict)
+            yield predictor if self.tta == "none" else Orientations(predictor, self.tta)
 
     def check(self) -> None:
-        """Reproduce the package's test output.
+        """Compare the network's output for the package's test input with the package's test output.
 
         Raises:
-            InputError: it comes out different; the largest difference is named.
+            InputError: they differ; the message has the largest difference.
         """
         if self.package.test is None:
             return
         taken_NCYX, expected = (np.load(path, allow_pickle=False) for path in self.package.test)
         self._verify()
-        with self.inner.open(Recipe()) as predict:
+        with self.network.open(Recipe()) as predict:
             whole = Box(0, 0, *taken_NCYX.shape[2:])
             fits: list[dict[str, Any]] = [{}] * len(taken_NCYX)
             if fitter := self.fitter():
                 fits = [{"model": fitter.fit(fitter.observe(pixels_CYX, None, whole, 0))} for pixels_CYX in taken_NCYX]
-            found = _Prepared(self, predict).documented(taken_NCYX, fits)
-        if found.shape != expected.shape:
-            raise InputError(Problem(str(self.package.test[1]), f"{expected.shape}", f"{found.shape}, as the network returns"))
+            computed = _PackagePredictor(self, predict).documented_output(taken_NCYX, fits)
+        if computed.shape != expected.shape:
+            raise InputError(Problem(str(self.package.test[1]), f"{expected.shape}", f"{computed.shape}, as the network returns"))
         relative, absolute = self.package.tolerance
-        scale = 1.0 if self.package.activation else float(np.abs(expected).max())  # probabilities reach from 0 to 1
-        worst, allowed = float(np.abs(found - expected).max()), absolute + relative * scale
+        scale = 1.0 if self.package.activation else float(np.abs(expected).max())  # probabilities lie between 0 and 1
+        worst, allowed = float(np.abs(computed - expected).max()), absolute + relative * scale
         if not worst <= allowed:
-            told = f"a test output that differs by up to {worst:.3g} from what {self.inner.path.name} returns here"
+            found = f"a test output that differs by up to {worst:.3g} from what {self.network.path.name} returns here"
             way_out = "Weights, description or runtime do not fit together; try another model.weights."
-            raise InputError(Problem(str(self.package.file), told, f"{allowed:.3g}", way_out))
+            raise InputError(Problem(str(self.package.file), found, f"{allowed:.3g}", way_out))
 
 
-class _Prepared(Predictor):
-    """A predictor from raw values to logits, by the package's own rules.
+class _PackagePredictor(Predictor):
+    """Does the package's preprocessing, asks the network, and turns its output into logits.
 
-    It takes numpy's arrays and computes no class ids of its own: those of the backend are of prepared pixels.
+    It computes no class ids of its own, and takes numpy's arrays: the backend would take preprocessed pixels only.
     """
 
     def __init__(self, model: BioImageIO, predict: Predictor) -> None:
         super().__init__(notes=predict.notes)
         self.model, self.package, self.predict = model, model.package, predict
 
-    def raw(self, pixels_BCYX: NDArray[Any], fits: Any) -> Any:
-        """What the network returns, as a tensor (B, K, Y, X); K = 1 as two channels, the first of them 0."""
+    def network_output(self, pixels_BCYX: NDArray[Any], fits: Any) -> Any:
+        """Return the network's output as a tensor (B, K, Y, X); a single channel comes second, after zeros."""
         import torch
 
-        prepared = [self.package.before.apply(pixels, fit.get("model")) for pixels, fit in zip(pixels_BCYX, fits, strict=True)]
-        return torch.as_tensor(self.predict(np.stack(prepared), [{}] * len(fits)))
+        inputs = [self.package.preprocessing.apply(pixels, fit.get("model")) for pixels, fit in zip(pixels_BCYX, fits, strict=True)]
+        return torch.as_tensor(self.predict(np.stack(inputs), [{}] * len(fits)))
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Any) -> Any:
         import torch
 
-        out_BKYX, package = self.raw(pixels_BCYX, fits), self.package
-        is_single = self.model.inner.num_outputs == 1
+        out_BKYX, package = self.network_output(pixels_BCYX, fits), self.package
+        is_single = self.model.network.num_outputs == 1
         if self.model.channel is not None and not is_single:
-            one = out_BKYX[:, self.model.channel : self.model.channel + 1]
-            out_BKYX, is_single = torch.cat([torch.zeros_like(one), one], 1), True
+            foreground_B1YX = out_BKYX[:, self.model.channel : self.model.channel + 1]
+            out_BKYX, is_single = torch.cat([torch.zeros_like(foreground_B1YX), foreground_B1YX], 1), True
         if self.model.scores == "probabilities" or (self.model.scores == "auto" and package.is_probability):
             values = out_BKYX.clamp(1e-7, 1 - 1e-7)
             out_BKYX = torch.log(values) - (torch.log1p(-values) if is_single else 0)
@@ -267,14 +266,14 @@ class _Prepared(Predictor):
             out_BKYX[:, 1] -= math.log(package.threshold / (1 - package.threshold))
         return out_BKYX if out_BKYX.is_cuda else out_BKYX.numpy()
 
-    def documented(self, pixels_BCYX: NDArray[Any], fits: Any) -> NDArray[Any]:
-        """What the package documents as its output."""
+    def documented_output(self, pixels_BCYX: NDArray[Any], fits: Any) -> NDArray[Any]:
+        """Return what the package documents as its output."""
         import torch
 
-        out_BKYX = self.raw(pixels_BCYX, fits).cpu()
-        if self.model.inner.num_outputs == 1:
+        out_BKYX = self.network_output(pixels_BCYX, fits).cpu()
+        if self.model.network.num_outputs == 1:
             out_BKYX = out_BKYX[:, 1:]
         if self.package.activation is not None:
             out_BKYX = torch.sigmoid(out_BKYX) if self.package.activation == "sigmoid" else torch.softmax(out_BKYX, 1)
-        found: NDArray[Any] = out_BKYX.numpy()
-        return found
+        output_BKYX: NDArray[Any] = out_BKYX.numpy()
+        return output_BKYX

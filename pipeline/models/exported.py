@@ -1,4 +1,4 @@
-"""Any network that was exported with ``torch.export``."""
+"""Networks that were exported with ``torch.export``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.network_files.network_file import FileFacts, NetworkFile, facts_of_shapes, reason
+from pipeline.models.network_files import FileFacts, NetworkFile, facts_of_shapes, last_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +24,8 @@ class Exported(NetworkFile):
     """A ``.pt2`` file of ``torch.export.save``: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
     Channels, classes, a fixed size and a fixed batch are read from the file. Where the program was exported with a
-    fixed size, core and both halos make it up. ``torch.export.load`` falls back to full unpickling for what plain
-    tensors cannot say, so a file can run any code: ``trust`` is needed, as for TorchScript.
+    fixed size, core and both halos make it up. ``torch.export.load`` unpickles what is no plain tensor, so a file can
+    run any code: ``trust`` is needed, as for TorchScript.
 
     Example::
 
@@ -45,10 +45,10 @@ class Exported(NetworkFile):
 
     @classmethod
     def read_facts(cls, path: Path) -> FileFacts:
-        """Read the shapes of input and output from the archive's own JSON.
+        """Read the shapes of input and output from the JSON in the archive.
 
         Raises:
-            InputError: it is no such archive, or not a network from one tensor to one.
+            InputError: the file is no such archive, or its network has several inputs or outputs.
         """
         try:
             with zipfile.ZipFile(path) as archive:
@@ -71,20 +71,20 @@ class Exported(NetworkFile):
         """
         import torch
 
-        from pipeline.models.network_files.fixed_batch import Stepped
+        from pipeline.models.network_files.fixed_batch import FixedBatch
 
-        self.require()
+        self.require_file()
         batch = self.facts.batch
         log = logging.getLogger("torch.export.pt2_archive._package")
         before = log.level
-        log.setLevel(logging.ERROR)  # it warns of archives that are all right
+        log.setLevel(logging.ERROR)  # torch warns about valid archives
         try:
             program = torch.export.load(str(self.path))
         except Exception as error:
             raise InputError(_unreadable(self.path, error)) from error
         finally:
             log.setLevel(before)
-        return Stepped(program.module(), batch)
+        return FixedBatch(program.module(), batch)
 
 
 def _sides(tensors: Mapping[str, Any], name: str) -> list[int | None]:
@@ -93,4 +93,4 @@ def _sides(tensors: Mapping[str, Any], name: str) -> list[int | None]:
 
 def _unreadable(path: Path, error: Exception) -> Problem:
     way_out = "Save it with torch.export.save(torch.export.export(...), path), by a torch no newer than this one."
-    return Problem(str(path), f"not readable as an exported program ({reason(error)})", "a .pt2 file", way_out)
+    return Problem(str(path), f"not readable as an exported program ({last_line(error)})", "a .pt2 file", way_out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor
-from pipeline.models.network_files.network_file import FileFacts, NetworkFile, facts_of_shapes
+from pipeline.models.network_files import CUDA, FileFacts, LazySession, NetworkFile, facts_of_shapes, onnx_providers, open_session
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ class Onnx(NetworkFile):
     """An ONNX file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
     Channels, classes, a fixed size and a fixed batch are read from the file; where the size is fixed, core and both
-    halos make it up. Files that ``gigaseg models export`` wrote say stride and field too. A file cannot run code.
+    halos make it up. A file that ``gigaseg models export`` wrote declares stride and field too. A file cannot run code.
 
     Example::
 
@@ -37,48 +37,47 @@ class Onnx(NetworkFile):
         """Read the shapes of input and output from the graph.
 
         Raises:
-            InputError: ONNX Runtime is missing, or the file is none that it can run.
+            InputError: ONNX Runtime is missing, or it cannot run the file.
         """
-        from pipeline.models.network_files.onnx_session import open_session
-
         session = open_session(path, threads=1, optimize=False)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if (len(inputs), len(outputs)) != (1, 1) or inputs[0].type != "tensor(float)":
-            found = f"{len(inputs)} inputs ({', '.join(one.type for one in inputs)}) and {len(outputs)} outputs"
+            found = f"{len(inputs)} inputs ({', '.join(tensor.type for tensor in inputs)}) and {len(outputs)} outputs"
             raise InputError(Problem(str(path), found, "one tensor(float) in, one tensor out"))
-        said = {}
+        declared = {}
         with suppress(KeyError, ValueError):
-            said = json.loads(session.get_modelmeta().custom_metadata_map["gigaseg"])
-        shapes = [[side if isinstance(side, int) else None for side in one.shape] for one in (*inputs, *outputs)]
-        return facts_of_shapes(path, *shapes, stride=said.get("stride"), field=said.get("field"))
+            declared = json.loads(session.get_modelmeta().custom_metadata_map["gigaseg"])
+        shapes = [[side if isinstance(side, int) else None for side in tensor.shape] for tensor in (*inputs, *outputs)]
+        return facts_of_shapes(path, *shapes, stride=declared.get("stride"), field=declared.get("field"))
 
     @property
     def takes_backend(self) -> bool:
-        """A file in this format is run by ONNX Runtime."""
+        """ONNX Runtime runs the file, not a backend."""
         return False
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether the ONNX Runtime that is installed can."""
-        from pipeline.models.network_files.onnx_session import CUDA, providers
-
-        return CUDA in providers()
+        """Whether the installed ONNX Runtime can use one."""
+        return CUDA in onnx_providers()
 
     def load(self) -> nn.Module:
-        """Return the graph as a module; its session opens with the first tile, on that tile's device.
+        """Return the graph as a module; the first tile opens the session, on its device.
 
         Raises:
             InputError: there is no such file.
         """
-        from pipeline.models.network_files.fixed_batch import Stepped
-        from pipeline.models.network_files.onnx_session import LazySession
+        from pipeline.models.network_files.fixed_batch import FixedBatch
 
-        self.require()
-        return Stepped(LazySession(self.path), self.facts.batch)
+        self.require_file()
+        return FixedBatch(LazySession(self.path), self.facts.batch)
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
-        """Run the graph by ONNX Runtime, whatever ``compute.backend`` may do for torch modules."""
+        """Run the graph in ONNX Runtime.
+
+        Raises:
+            InputError: the YAML asks for another backend or precision.
+        """
         if recipe.backend != "torch" or recipe.precision != "fp32":
             found = f"backend {recipe.backend} with {recipe.precision}"
             raise InputError(Problem("compute", found, "backend: auto, precision: auto", "An ONNX file brings its runtime and its types."))

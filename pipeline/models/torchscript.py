@@ -1,4 +1,4 @@
-"""Any network that was exported as TorchScript."""
+"""Networks that were exported as TorchScript."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, field_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.network_files.network_file import NetworkFile, reason
+from pipeline.models.network_files import NetworkFile, last_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,8 +19,8 @@ __all__ = ["TorchScript"]
 class TorchScript(NetworkFile):
     """A TorchScript file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
-    A file with K = 1 tells exactly two classes apart: class 1 where the logit is above 0. Stride and field are those
-    given, else those that ``gigaseg models --probe`` found, else 1 and not known.
+    A file with K = 1 separates two classes: class 1 where the logit is above 0. Stride and field are those
+    given, else those that ``gigaseg models --probe`` measured, else 1 and not known.
 
     Example::
 
@@ -46,12 +46,12 @@ class TorchScript(NetworkFile):
         """
         import torch
 
-        self.require()
+        self.require_file()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch calls the format deprecated each time; files in it live on
+                warnings.simplefilter("ignore")  # torch reports the format as deprecated each time; such files remain in use
                 module: nn.Module = torch.jit.load(str(self.path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
         except (RuntimeError, ValueError, OSError) as error:
             way_out = "Export it with torch.jit.trace or torch.jit.script; a state dict goes with the name of its architecture."
-            raise InputError(Problem(str(self.path), f"not TorchScript ({reason(error)})", "a TorchScript file", way_out)) from error
+            raise InputError(Problem(str(self.path), f"not TorchScript ({last_line(error)})", "a TorchScript file", way_out)) from error
         return module.eval()

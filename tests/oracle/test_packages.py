@@ -15,7 +15,7 @@ import yaml
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.models.model_zoo.exact_moments import mean_and_std, moments
+from pipeline.models.model_zoo.exact_moments import mean_and_std, sum_moments
 from pipeline.models.networks.probe_cache import probe_key, remember_probe
 from pipeline.models.networks.stride_and_field import Probe
 from pipeline.plugins import build
@@ -36,7 +36,7 @@ def test_a_zoo_package_reproduces_its_reference(options):
     """The package's own input, prepared as it says, gives its published output within 1e-4; the check itself passes."""
     model = build("models", {"name": "bioimageio", "path": str(zoo()), **options})
     assert (model.num_classes, model.num_channels, model.fixed_size) == (2, 1, 512)
-    assert type(model.inner).__name__ == ("TorchScript" if options else "Onnx")
+    assert type(model.network).__name__ == ("TorchScript" if options else "Onnx")
     assert [one["name"] for one in model.class_list] == ["background", "probability"]
     assert pickle.loads(pickle.dumps(model)) == model
     model.check()
@@ -199,7 +199,7 @@ def test_steps_are_exact_over_the_whole_image(tmp_path, files, new, kind, dtype)
         parts = [fitter.observe(pixels[:, rows], None, Box(0, 0, 1, 1), 0) for rows in (slice(20), slice(20, 50))]
         fit = {"model": json.loads(json.dumps(fitter.fit(fitter.merge(parts[1], parts[0]))))}
     expected = reference(pixels[None].astype(np.float64))[0]
-    found = model.package.before.apply(pixels, fit.get("model"))
+    found = model.package.preprocessing.apply(pixels, fit.get("model"))
     if dtype == np.float32 and kind in ("range", "chain"):
         assert np.abs(found - expected).max() < 0.02  # binned: documented as within 1 % of the value
     else:
@@ -211,10 +211,10 @@ def test_mean_and_deviation_of_floats_are_exact():
     rng = np.random.default_rng(0)
     for values in (rng.normal(3000, 1e-2, 70_000), rng.normal(0, 1e30, 1000), np.array([1e-40, -1e-42, 0.0]), rng.exponential(1, 5)):
         values = values.astype(np.float32)
-        mean, std = mean_and_std(moments(values[3:]) + moments(values[:3]))
+        mean, std = mean_and_std(sum_moments(values[3:]) + sum_moments(values[:3]))
         assert mean == pytest.approx(values.mean(dtype=np.float64), rel=1e-12, abs=1e-60)
         assert std == pytest.approx(values.astype(np.float64).std(), rel=1e-9)
-    assert mean_and_std(moments(np.zeros(0))) == (0.0, 1.0)
+    assert mean_and_std(sum_moments(np.zeros(0))) == (0.0, 1.0)
 
 
 def test_a_package_that_fails_its_own_test_is_refused(tmp_path, engine, files):

@@ -1,4 +1,15 @@
-"""Packages of the BioImage Model Zoo: reading them, doing what they ask, writing them.
+"""Packages of the BioImage Model Zoo: reading, preprocessing, writing.
 
-Owns: resource descriptions of the formats 0.4 and 0.5. May import: models and networks. Never touches: tiles and backends.
+Owns: resource descriptions of the formats 0.4 and 0.5, and the steps that they name. May import: models, network files, networks.
+Never touches: tiling, backends.
 """
+
+from __future__ import annotations
+
+from pipeline.models.model_zoo.architecture_file import ArchitectureFile, architecture_of
+from pipeline.models.model_zoo.description import OPSET, describe
+from pipeline.models.model_zoo.package import Package, read_package
+from pipeline.models.model_zoo.preprocessing import Preprocessing
+from pipeline.models.model_zoo.unpacking import find_description
+
+__all__ = ["OPSET", "ArchitectureFile", "Package", "Preprocessing", "architecture_of", "describe", "find_description", "read_package"]

@@ -1,4 +1,4 @@
-"""Describing a network as the BioImage Model Zoo does: ``rdf.yaml``, test tensors and a page to read."""
+"""Writing the description of a network: ``rdf.yaml``, test tensors and a README."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
-from pipeline.models.model_zoo.preprocessing import Chain
-from pipeline.models.model_zoo.steps import before
+from pipeline.models.model_zoo.steps import read_preprocessing
 from pipeline.statistics import HIGH_PERCENTILE, LOW_PERCENTILE
 from pipeline.storage import file_sha256
 
@@ -27,8 +26,8 @@ __all__ = ["OPSET", "describe"]
 OPSET = 18
 """Of the ONNX files."""
 
-SEEDS, TRIES = 8, 3  # pixels to choose a test from, and noises that each is held against
-ROUNDING, STEADY = 2e-7, 1e-5  # of a pixel, relative; what it may change in a probability
+SEEDS, TRIES = 8, 3  # candidates for the test pixels, and noises that each candidate is tried with
+ROUNDING, STEADY = 2e-7, 1e-5  # relative noise of a pixel; the change of a probability that it may cause
 
 
 def describe(folder: Path, name: str, model: Model, network: nn.Module, channels: int) -> None:
@@ -37,8 +36,8 @@ def describe(folder: Path, name: str, model: Model, network: nn.Module, channels
     Args:
         folder: of the package.
         name: of the model.
-        model: its classes, stride, field and normalisation become part of the description.
-        network: gives the test output.
+        model: classes, stride, field and normalisation become part of the description.
+        network: computes the test output.
         channels: of its input.
     """
     import torch
@@ -78,14 +77,12 @@ def describe(folder: Path, name: str, model: Model, network: nn.Module, channels
 
 
 def _credits(name: str, model: Model) -> dict[str, Any]:
-    bundle = getattr(model, "spec", None)
-    cited = getattr(bundle, "citation", "") or "gigaseg"
     return {
         "name": f"gigaseg {name}",
         "description": f"Semantic segmentation, exported by gigaseg {__version__}.",
         "authors": [{"name": "unknown"}],
-        "cite": [{"text": cited, "url": "https://pypi.org/project/gigaseg"}],
-        **({"license": bundle.licence} if bundle is not None and bundle.licence else {}),
+        "cite": [{"text": model.citation or "gigaseg", "url": "https://pypi.org/project/gigaseg"}],
+        **({"license": model.licence} if model.licence else {}),
         "documentation": "README.md",
         "tags": ["segmentation", "gigaseg"],
     }
@@ -101,14 +98,14 @@ def _axes(names: list[str], sides: dict[str, dict[str, Any]]) -> list[dict[str, 
 
 
 def _names(model: Model, outputs: int) -> list[str]:
-    names = [str(one["name"]) for one in model.class_list]
+    names = [str(named["name"]) for named in model.class_list]
     if outputs == 1:
         return names[1:2] or ["foreground"]
     return names if len(names) == outputs else [f"class{k}" for k in range(outputs)]
 
 
 def _steps(model: Model) -> list[dict[str, Any]]:
-    """The model's normalisation as steps of a package."""
+    """Return the model's normalisation as steps of a package."""
     wanted = model.normalize
     if wanted == "zscore":
         return [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"]}}]
@@ -116,7 +113,7 @@ def _steps(model: Model) -> list[dict[str, Any]]:
         return [{"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW_PERCENTILE, "max_percentile": HIGH_PERCENTILE}}]
     if not wanted:
         return []
-    means, stds = ([float(one) for one in wanted[key]] for key in ("mean", "std"))
+    means, stds = ([float(number) for number in wanted[key]] for key in ("mean", "std"))
     if len(means) == len(stds) == 1:
         return [{"id": "fixed_zero_mean_unit_variance", "kwargs": {"mean": means[0], "std": stds[0]}}]
     most = max(len(means), len(stds))
@@ -125,7 +122,7 @@ def _steps(model: Model) -> list[dict[str, Any]]:
 
 
 def _least(model: Model) -> int:
-    """The smallest side that leaves something of the output when its border is cut."""
+    """Return the smallest side whose output has pixels left without its border."""
     return model.fixed_size or ceil_to(2 * max(model.field or 0, model.margin) + model.stride, model.stride)
 
 
@@ -134,24 +131,24 @@ def _sizes(model: Model) -> Any:
 
 
 def _result(model: Model, axis: str) -> dict[str, Any]:
-    """Size and halo of the output."""
+    """Return size and halo of the output."""
     size = {"tensor_id": "raw", "axis_id": axis, **({"offset": -2 * model.margin} if model.margin else {})}
     halo = (model.field or 0) - model.margin
     return {"size": size, **({"halo": halo} if halo > 0 and not model.fixed_size else {})}
 
 
 def _test(folder: Path, model: Model, network: nn.Module, channels: int, steps: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
-    """Write the test tensors; the number of output channels, and the activation that makes probabilities of them."""
+    """Write the test tensors; return the number of output channels, and the activation that turns them into probabilities."""
     import torch
 
     side = model.fixed_size or max(_least(model), ceil_to(64, model.stride))
-    chain = Chain(before(folder, steps, channels))
-    fitter = chain.fitter()
+    preprocessing = read_preprocessing(folder, steps, channels)
+    fitter = preprocessing.fitter()
 
     def scores_of(raw_NCYX: NDArray[np.float32]) -> torch.Tensor:
         fit = fitter.fit(fitter.observe(raw_NCYX[0], None, Box(0, 0, side, side), 0)) if fitter else None
         with torch.no_grad():
-            logits = network(torch.from_numpy(chain.apply(raw_NCYX[0], fit))[None])
+            logits = network(torch.from_numpy(preprocessing.apply(raw_NCYX[0], fit))[None])
         return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
 
     raw_NCYX = _steady_pixels((1, channels, side, side), scores_of)
@@ -162,16 +159,16 @@ def _test(folder: Path, model: Model, network: nn.Module, channels: int, steps: 
 
 
 def _steady_pixels(shape: tuple[int, ...], scores_of: Callable[[NDArray[np.float32]], torch.Tensor]) -> NDArray[np.float32]:
-    """Pixels on which rounding decides nothing.
+    """Return pixels for which rounding changes no choice of the network.
 
-    Where a network chooses (the place of a maximum, as in SegNet's unpooling), two values may be equal but for rounding, and another
-    runtime or processor then chooses otherwise.
+    A network may choose between values that are equal but for rounding, such as the position of a maximum in SegNet's unpooling;
+    another runtime or processor then chooses differently.
     """
     moved: dict[int, float] = {}
     for seed in range(SEEDS):
         raw_NCYX, expected = _pixels(shape, seed), scores_of(_pixels(shape, seed))
         noise = np.random.default_rng(seed + SEEDS).normal(0, ROUNDING, (TRIES, *shape)).astype(np.float32)
-        moved[seed] = max(float((scores_of(raw_NCYX * (1 + one)) - expected).abs().max()) for one in noise)
+        moved[seed] = max(float((scores_of(raw_NCYX * (1 + noise_NCYX)) - expected).abs().max()) for noise_NCYX in noise)
         if moved[seed] < STEADY:
             break
     return _pixels(shape, min(moved, key=lambda seed: moved[seed]))

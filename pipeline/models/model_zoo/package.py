@@ -1,15 +1,10 @@
-"""Reading model packages of the BioImage Model Zoo: resource descriptions of the formats 0.4 and 0.5.
+"""Reading resource descriptions of the formats 0.4 and 0.5, as far as running a model needs them.
 
-Only what running needs is read; https://bioimage-io.github.io/spec-bioimage-io describes the rest.
+https://bioimage-io.github.io/spec-bioimage-io describes the whole format.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,44 +13,49 @@ from typing import Any
 import yaml
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.model_zoo.preprocessing import Chain
-from pipeline.models.model_zoo.steps import after, before
+from pipeline.models.model_zoo.preprocessing import Preprocessing
+from pipeline.models.model_zoo.steps import read_postprocessing, read_preprocessing
 
-__all__ = ["FORMATS", "Package", "Weights", "locate", "read_package"]
+__all__ = ["FORMATS", "Package", "Weights", "read_package"]
 
 FORMATS = ("torchscript", "onnx", "pytorch_state_dict")
-_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
-_TOLERANCE = 1e-4  # share of the largest expected value by which float32 may differ from itself on other machines
+_TOLERANCE = 1e-4  # share of the largest expected value by which float32 may differ between machines
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One entry of ``weights``: file, hash, and for a state dict its architecture."""
+    """One entry of ``weights``.
+
+    Attributes:
+        file: of the weights.
+        sha256: of the file; None: not declared.
+        entry: the whole entry, which for a state dict names its architecture.
+    """
 
     file: Path
     sha256: str | None
-    more: Mapping[str, Any]
+    entry: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Package:
-    """What a resource description says.
+    """What a resource description declares.
 
     Attributes:
         file: the description.
-        weights: by format; only formats that can be run here.
+        weights: by format; supported formats only.
         channels: C of the input; None: any.
-        size: the only height and width, pixels; None: see ``step``.
-        step: sizes are multiples of this.
+        size: the only height and width that the network takes, pixels; None: multiples of ``step``.
+        step: sizes are multiples of this, pixels.
         offset: pixels that valid padding takes off every side.
-        halo: border of the output that its makers distrust, pixels.
-        before: what is done to raw pixels.
-        threshold: probability above which the one output channel stands for class 1.
+        halo: border of the output that the authors call unreliable, pixels.
+        preprocessing: what is done to raw pixels.
+        threshold: probability above which a single output channel means class 1.
         activation: ``sigmoid`` or ``softmax`` after the network; None: its output is used as it is.
-        is_probability: the network itself returns values that are said to lie between 0 and 1.
-        names: of the output channels; empty where they are not named.
-        pixel_size: micrometres; None: not said.
-        test: files of the reference input and output; None: none in the package.
+        is_probability: whether the network itself is declared to return values between 0 and 1.
+        names: of the output channels; empty: not declared.
+        pixel_size: micrometres; None: not declared.
+        test: files of the reference input and output; None: not in the package.
         tolerance: relative and absolute, as documented.
     """
 
@@ -66,7 +66,7 @@ class Package:
     step: int
     offset: int
     halo: int
-    before: Chain
+    preprocessing: Preprocessing
     threshold: float
     activation: str | None
     is_probability: bool
@@ -76,49 +76,11 @@ class Package:
     tolerance: tuple[float, float] = field(default=(_TOLERANCE, 0.0))
 
 
-def locate(path: Path) -> Path:
-    """Return the description that a folder, a zip or a file stands for; a zip is unpacked once, into the user's cache.
-
-    Raises:
-        InputError: there is none.
-    """
-    if path.is_file() and path.suffix.lower() == ".zip":
-        path = _unpacked(path)
-    if path.is_file():
-        return path
-    found = next((path / name for name in _NAMES if (path / name).is_file()), None)
-    if found is None:
-        told = "a folder without rdf.yaml or bioimageio.yaml" if path.is_dir() else "no such file or folder"
-        raise InputError(Problem(str(path), told, "a BioImage Model Zoo package: a folder, a .zip or its .yaml"))
-    return found
-
-
-def _unpacked(archive: Path) -> Path:
-    with archive.open("rb") as file:
-        key = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg" / "packages" / key
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(scratch)  # zipfile itself cuts what leads out of the folder from names
-        if not folder.is_dir():  # another process may have been quicker
-            scratch.rename(folder)
-    except (zipfile.BadZipFile, OSError) as error:
-        if not folder.is_dir():
-            raise InputError(Problem(str(archive), f"no readable zip ({error})", "a package as the zoo offers it")) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
 def read_package(file: Path) -> Package:
     """Read a description.
 
     Raises:
-        InputError: it is none, or describes what is not done here; the key is named.
+        InputError: the file is no description of a model, or a key is missing, wrong or not supported; the message names the key.
     """
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -141,9 +103,9 @@ def _package(file: Path, data: Mapping[str, Any], *, is_new: bool) -> Package:
     if (len(data["inputs"]), len(data["outputs"])) != (1, 1):
         raise InputError(Problem(str(file), f"{len(data['inputs'])} inputs and {len(data['outputs'])} outputs", "one of each"))
     (taken,), (given,) = data["inputs"], data["outputs"]
-    sides, results = (_axes(file, one, is_new=is_new) for one in (taken, given))
+    sides, results = (_axes(file, tensor, is_new=is_new) for tensor in (taken, given))
     size, step = _size(file, sides)
-    activation, threshold = after(file, given.get("postprocessing") or ())
+    activation, threshold = read_postprocessing(file, given.get("postprocessing") or ())
     scale, unit = sides["x"].get("scale"), sides["x"].get("unit")
     channel = sides["c"].get("size")
     low_high = (given.get("data") or {}).get("range") if is_new and isinstance(given.get("data"), Mapping) else given.get("data_range")
@@ -155,7 +117,7 @@ def _package(file: Path, data: Mapping[str, Any], *, is_new: bool) -> Package:
         step=step,
         offset=-int(results["x"].get("offset", 0)),
         halo=int(results["x"].get("halo") or 0),
-        before=Chain(before(file, taken.get("preprocessing") or (), channels=channel)),
+        preprocessing=read_preprocessing(file, taken.get("preprocessing") or (), channel),
         threshold=threshold,
         activation=activation,
         is_probability=activation is None and list(low_high or ()) == [0, 1],
@@ -167,7 +129,7 @@ def _package(file: Path, data: Mapping[str, Any], *, is_new: bool) -> Package:
 
 
 def _axes(file: Path, tensor: Mapping[str, Any], *, is_new: bool) -> dict[str, dict[str, Any]]:
-    """What is said of the axes b, c, y, x: size or minimum and step, offset and halo of one side, names."""
+    """Return what is declared of the axes b, c, y, x: size, or minimum and step; offset and halo of one side; channel names."""
     axes: dict[str, dict[str, Any]] = {}
     if not is_new:
         shape = tensor["shape"]
@@ -197,10 +159,10 @@ def _axes(file: Path, tensor: Mapping[str, Any], *, is_new: bool) -> dict[str, d
 
 
 def _size(file: Path, sides: Mapping[str, Mapping[str, Any]]) -> tuple[int | None, int]:
-    """The only size, or the step of all that are taken."""
+    """Return the only size that the network takes and 1, or None and the step of the sizes."""
     size = sides["y"].get("size")
     if isinstance(size, Mapping) and "min" not in size:
-        size = sides["x"]["size"]  # one side refers to the other
+        size = sides["x"]["size"]  # the size of y refers to that of x
     elif size != sides["x"].get("size") and not isinstance(sides["x"].get("size"), Mapping):
         raise InputError(Problem(f"{file}: inputs", f"{size} x {sides['x'].get('size')}", "as high as wide"))
     if isinstance(size, int):
@@ -210,7 +172,7 @@ def _size(file: Path, sides: Mapping[str, Mapping[str, Any]]) -> tuple[int | Non
     least, step = int(size["min"]), max(int(size["step"]), 1)
     if least % step == 0:
         return None, step
-    return least + -(-max(512 - least, 0) // step) * step, 1  # no multiple of anything: one size of the usual kind is chosen
+    return least + -(-max(512 - least, 0) // step) * step, 1  # sizes are multiples of no step: choose one near 512
 
 
 def _weights(file: Path, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Weights]:
@@ -220,13 +182,15 @@ def _weights(file: Path, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Wei
         if entry and (source := _source(file, entry.get("source"))):
             found[name] = Weights(source, entry.get("sha256"), entry)
     if not found:
-        told = ", ".join(data) or "nothing"
-        raise InputError(Problem(f"{file}: weights", told, f"{', '.join(FORMATS)}, as files of the package", "Download the whole package."))
+        given = ", ".join(data) or "no entry"
+        raise InputError(
+            Problem(f"{file}: weights", given, f"{', '.join(FORMATS)}, as files of the package", "Download the whole package.")
+        )
     return found
 
 
 def _source(file: Path, source: Any) -> Path | None:
-    """A file of the package; None where it is on the network or not there."""
+    """Return a file of the package; None where it lies elsewhere or is missing."""
     name = source.get("source") if isinstance(source, Mapping) else source
     if not isinstance(name, str) or "://" in name:
         return None
@@ -236,13 +200,13 @@ def _source(file: Path, source: Any) -> Path | None:
 
 def _tests(file: Path, data: Mapping[str, Any], taken: Any, given: Any, *, is_new: bool) -> tuple[Path, Path] | None:
     pair = (taken.get("test_tensor"), given.get("test_tensor")) if is_new else (data["test_inputs"][0], data["test_outputs"][0])
-    one, other = (_source(file, source) for source in pair)
-    return (one, other) if one and other else None
+    taken_file, given_file = (_source(file, source) for source in pair)
+    return (taken_file, given_file) if taken_file and given_file else None
 
 
 def _tolerance(data: Mapping[str, Any]) -> tuple[float, float]:
-    """The widest tolerance that is documented, and never less than what float32 needs."""
+    """Return the widest documented tolerance, and at least what float32 needs."""
     config = data.get("config") or {}
-    said = (config.get("bioimageio") or {}).get("reproducibility_tolerance") or ()
-    relative = max([_TOLERANCE, *(float(one.get("relative_tolerance", 1e-3)) for one in said)])
-    return relative, max([0.0, *(float(one.get("absolute_tolerance", 1e-3)) for one in said)])
+    entries = (config.get("bioimageio") or {}).get("reproducibility_tolerance") or ()
+    relative = max([_TOLERANCE, *(float(entry.get("relative_tolerance", 1e-3)) for entry in entries)])
+    return relative, max([0.0, *(float(entry.get("absolute_tolerance", 1e-3)) for entry in entries)])

@@ -1,4 +1,4 @@
-"""What a package does to pixels before its network sees them: steps a pixel at a time, with statistics of the whole image."""
+"""What a package does to pixels before its network: steps that act on each pixel, with statistics of the whole image."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.models.model_zoo.exact_moments import mean_and_std, moments
+from pipeline.models.model_zoo.exact_moments import mean_and_std, sum_moments
 from pipeline.statistics import Fitter, Histogram, Summary
 
-__all__ = ["Chain", "ChainFitter", "Op", "Step"]
+__all__ = ["Op", "Preprocessing", "PreprocessingFitter", "Step"]
 
 Op = Sequence[Any]
-"""A step with its numbers, plain JSON: ``[kind, a, b]``, each of one number or one a channel.
+"""A step with all its numbers as plain JSON: ``[kind, a, b]``; a and b hold one number, or one for each channel.
 
-``scale``: (x - a) / b. ``linear``: x * a + b. ``clip``: into a..b. ``binarize``: 1 above a, else 0. ``sigmoid``.
+``scale``: (x - a) / b. ``linear``: x * a + b. ``clip``: limit to a..b. ``binarize``: 1 above a, else 0. ``sigmoid``.
 """
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step.
+    """One step; ``zscore`` and ``range`` become an :data:`Op` once the image's statistics are known.
 
     Attributes:
-        kind: of an :data:`Op`, or one that needs statistics: ``zscore``, ``range``.
-        a: the op's; of ``range`` the lower percentile.
-        b: the op's; of ``range`` the upper percentile.
-        pooled: statistics over all channels together.
-        eps: added to what ``zscore`` and ``range`` divide by.
+        kind: of an :data:`Op`, or ``zscore`` or ``range``.
+        a: as in the op; for ``range`` the lower percentile.
+        b: as in the op; for ``range`` the upper percentile.
+        pooled: whether all channels share their statistics.
+        eps: added to the divisor of ``zscore`` and ``range``.
     """
 
     kind: Literal["linear", "scale", "clip", "binarize", "sigmoid", "zscore", "range"]
@@ -43,44 +43,47 @@ class Step:
 
     @property
     def needs_fit(self) -> bool:
-        """Whether its numbers are statistics of the image."""
+        """Whether the step needs statistics of the image."""
         return self.kind in ("zscore", "range")
 
     @property
     def op(self) -> Op:
-        """The step where it needs none."""
+        """The step as an op; only for a step that needs no statistics."""
         return [self.kind, list(self.a), list(self.b)]
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Steps in order."""
+class Preprocessing:
+    """The steps of a package, in order."""
 
     steps: tuple[Step, ...] = ()
 
-    def fitter(self) -> ChainFitter | None:
-        """What gathers the statistics; None where no step needs any."""
-        return ChainFitter(self.steps) if any(step.needs_fit for step in self.steps) else None
+    def fitter(self) -> PreprocessingFitter | None:
+        """Return what gathers the statistics; None where no step needs any."""
+        return PreprocessingFitter(self.steps) if any(step.needs_fit for step in self.steps) else None
 
     def apply(self, pixels_CYX: NDArray[Any], fit: dict[str, Any] | None) -> NDArray[np.float32]:
         """Return the network's input, float32.
 
         Args:
             pixels_CYX: raw values.
-            fit: what :meth:`ChainFitter.fit` returned for the image; None where no step needs it.
+            fit: what :meth:`PreprocessingFitter.fit` returned for the image; None where no step needs statistics.
+
+        Raises:
+            ValueError: a step needs statistics, and there are none.
         """
         if fit is None and self.fitter() is not None:
             raise ValueError("statistics of the whole image are missing")
         values_CYX = pixels_CYX.astype(np.float32)
         for op in [step.op for step in self.steps] if fit is None else fit["ops"]:
-            values_CYX = run(op, values_CYX)
+            values_CYX = apply_op(op, values_CYX)
         return values_CYX
 
 
-def run(op: Op, values: NDArray[Any]) -> NDArray[Any]:
-    """Do one step to values (C, ...)."""
+def apply_op(op: Op, values: NDArray[Any]) -> NDArray[Any]:
+    """Apply one op to values (C, ...)."""
     kind, *numbers = op
-    a, b = (np.array(one, values.dtype).reshape(-1, *(1,) * (values.ndim - 1)) for one in numbers)
+    a, b = (np.array(number, values.dtype).reshape(-1, *(1,) * (values.ndim - 1)) for number in numbers)
     if kind == "scale":
         return np.asarray((values - a) / b)
     if kind == "linear":
@@ -93,11 +96,11 @@ def run(op: Op, values: NDArray[Any]) -> NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class ChainFitter(Fitter):
-    """Gathers each channel's values and fits the numbers of ``zscore`` and ``range``, step after step.
+class PreprocessingFitter(Fitter):
+    """Counts each channel's values, and fits the numbers of ``zscore`` and ``range`` step by step.
 
-    Exact for integers of 8 and 16 bits. Of other types mean and standard deviation are exact where only linear steps
-    come before; percentiles, and what follows other steps, are within 1 % of the value.
+    Exact for integers of 8 and 16 bits. For other types, mean and standard deviation are exact where only linear steps
+    come before; percentiles, and statistics after other steps, are within 1 % of the value.
     """
 
     steps: tuple[Step, ...]
@@ -111,7 +114,7 @@ class ChainFitter(Fitter):
         counts_CV = np.stack([bins.counts(values) for values in kept])
         if bins.exact:
             return {str(pixels_CYX.dtype): counts_CV}
-        return {str(pixels_CYX.dtype): counts_CV, "moments": np.stack([moments(values) for values in kept])}
+        return {str(pixels_CYX.dtype): counts_CV, "moments": np.stack([sum_moments(values) for values in kept])}
 
     def fit(self, summary: Summary) -> dict[str, Any]:
         """Return ``{"ops": [...]}``, see :data:`Op`."""
@@ -127,13 +130,13 @@ class ChainFitter(Fitter):
                 op = _zscore(step, values_CV, counts_CV) if sums is None else _exact_zscore(step, sums, ops)
             ops.append(op)
             sums = sums if op[0] in ("linear", "scale") else None
-            values_CV = run(op, values_CV)
+            values_CV = apply_op(op, values_CV)
         return {"ops": ops}
 
 
 def _groups(step: Step, *arrays: NDArray[Any]) -> list[list[NDArray[Any]]]:
-    """The arrays (C, ...) as one group, or one a channel."""
-    return [[one.ravel() for one in arrays]] if step.pooled else [list(rows) for rows in zip(*arrays, strict=True)]
+    """Return the arrays (C, ...) as one group where statistics are pooled, else one group for each channel."""
+    return [[array.ravel() for array in arrays]] if step.pooled else [list(rows) for rows in zip(*arrays, strict=True)]
 
 
 def _zscore(step: Step, values_CV: NDArray[Any], counts_CV: NDArray[np.int64]) -> Op:
@@ -148,11 +151,11 @@ def _zscore(step: Step, values_CV: NDArray[Any], counts_CV: NDArray[np.int64]) -
 
 
 def _exact_zscore(step: Step, sums_CME: NDArray[np.int64], before: Sequence[Op]) -> Op:
-    """From exact sums of the raw values, and the linear steps before."""
-    raw = [mean_and_std(sums) for sums in ([sums_CME.sum(0)] if step.pooled and not before else sums_CME)]
-    means, stds = (np.array(one, np.float64) for one in zip(*raw, strict=True))
+    """Fit a ``zscore`` from exact sums of the raw values and the linear steps before it."""
+    raw = [mean_and_std(sums_ME) for sums_ME in ([sums_CME.sum(0)] if step.pooled and not before else sums_CME)]
+    means, stds = (np.array(column, np.float64) for column in zip(*raw, strict=True))
     for kind, a, b in before:
-        means = np.ravel(run([kind, a, b], means[:, None]))
+        means = np.ravel(apply_op([kind, a, b], means[:, None]))
         stds = np.ravel(stds / np.array(b) if kind == "scale" else stds * np.abs(a))
     if step.pooled and before:
         count_C = sums_CME[:, 0].sum(1) / sums_CME[:, 0].sum()
@@ -171,12 +174,12 @@ def _range(step: Step, values_CV: NDArray[Any], counts_CV: NDArray[np.int64]) ->
 
 
 def _percentile(values: NDArray[Any], counts: NDArray[np.int64], share: float) -> float:
-    """As numpy does: between the two nearest values, in proportion."""
+    """Return a percentile as numpy does: interpolated between the two nearest values."""
     used = np.flatnonzero(counts)
     if not used.size:
         return 0.0
     order = used[np.argsort(values[used])]
     below = np.cumsum(counts[order])
     rank = share / 100 * int(below[-1] - 1)
-    low, high = (float(values[order[np.searchsorted(below, at, side="right")]]) for at in (math.floor(rank), math.ceil(rank)))
+    low, high = (float(values[order[np.searchsorted(below, position, side="right")]]) for position in (math.floor(rank), math.ceil(rank)))
     return low + (high - low) * (rank - math.floor(rank))

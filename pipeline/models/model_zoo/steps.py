@@ -1,4 +1,4 @@
-"""Pre- and post-processing of a resource description, as steps."""
+"""Pre- and postprocessing of a resource description, read as steps."""
 
 from __future__ import annotations
 
@@ -7,35 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.model_zoo.preprocessing import Step
+from pipeline.models.model_zoo.preprocessing import Preprocessing, Step
 
-__all__ = ["after", "before"]
+__all__ = ["read_postprocessing", "read_preprocessing"]
 
-BEFORE = "ensure_dtype, scale_linear, zero_mean_unit_variance, fixed_zero_mean_unit_variance, scale_range, clip, binarize, sigmoid"
-FLOAT_MAX = 3.4028234663852886e38  # infinity is no JSON
-AFTER = "ensure_dtype, sigmoid, softmax, binarize, clip to 0..1"
+PREPROCESSING = "ensure_dtype, scale_linear, zero_mean_unit_variance, fixed_zero_mean_unit_variance, scale_range, clip, binarize, sigmoid"
+FLOAT_MAX = 3.4028234663852886e38  # in place of infinity, which JSON does not have
+POSTPROCESSING = "ensure_dtype, sigmoid, softmax, binarize, clip to 0..1"
 
 
-def before(file: Path, chain: Sequence[Mapping[str, Any]], channels: Any) -> tuple[Step, ...]:
-    """Return the steps that pixels go through.
+def read_preprocessing(file: Path, entries: Sequence[Mapping[str, Any]], channels: Any) -> Preprocessing:
+    """Read the steps that pixels go through before the network.
+
+    Args:
+        file: the description, for messages.
+        entries: the list under ``preprocessing``.
+        channels: number of channels of the input, as the description has it.
 
     Raises:
-        InputError: a step that is not done here, or one whose axes leave out y or x.
+        InputError: a step is not supported, or its axes leave out y or x.
     """
     steps = []
-    for one in chain:
-        name, options = _named(one)
+    for entry in entries:
+        name, options = _name_and_options(entry)
         where = f"{file}: preprocessing {name}"
         if name == "ensure_dtype":
             if options.get("dtype") not in ("float32", "float64"):
                 raise InputError(Problem(where, str(options.get("dtype")), "float32"))
             continue
         steps.append(_step(name, options, where, channels))
-    return tuple(steps)
+    return Preprocessing(tuple(steps))
 
 
-def _named(one: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    return str(one.get("id") or one.get("name")), one.get("kwargs") or {}
+def _name_and_options(entry: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    return str(entry.get("id") or entry.get("name")), entry.get("kwargs") or {}
 
 
 def _step(name: str, options: Mapping[str, Any], where: str, channels: Any) -> Step:
@@ -60,15 +65,15 @@ def _step(name: str, options: Mapping[str, Any], where: str, channels: Any) -> S
         return Step("binarize", _numbers(options["threshold"]), (0.0,))
     if name == "sigmoid":
         return Step("sigmoid", (0.0,), (0.0,))
-    raise InputError(Problem(where, "a step that is not done here", BEFORE))
+    raise InputError(Problem(where, "a step that is not supported", PREPROCESSING))
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(float(one) for one in value) if isinstance(value, Sequence) else (float(value),)
+    return tuple(float(number) for number in value) if isinstance(value, Sequence) else (float(value),)
 
 
 def _pooled(options: Mapping[str, Any], where: str, channels: Any) -> bool:
-    """Whether channels share their statistics; y and x must be among the axes."""
+    """Return whether channels share their statistics; y and x must be among the axes."""
     axes = options.get("axes")
     if axes is None:
         return True
@@ -79,19 +84,23 @@ def _pooled(options: Mapping[str, Any], where: str, channels: Any) -> bool:
     return "c" in found and channels != 1
 
 
-def after(file: Path, chain: Sequence[Mapping[str, Any]]) -> tuple[str | None, float]:
-    """Return the activation behind the network, if any, and the threshold of a last ``binarize``.
+def read_postprocessing(file: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str | None, float]:
+    """Read the activation after the network, if any, and the threshold of a final ``binarize``, else 0.5.
+
+    Args:
+        file: the description, for messages.
+        entries: the list under ``postprocessing``.
 
     Raises:
-        InputError: a step that is not done here.
+        InputError: a step is not supported.
     """
     activation, threshold = None, 0.5
-    for one in chain:
-        name, options = _named(one)
+    for entry in entries:
+        name, options = _name_and_options(entry)
         if name in ("sigmoid", "softmax") and activation is None and options.get("axis", "channel") == "channel":
             activation = name
         elif name == "binarize" and isinstance(options.get("threshold"), (int, float)) and 0 < options["threshold"] < 1:
             threshold = float(options["threshold"])
         elif name != "ensure_dtype" and not (name == "clip" and (options.get("min"), options.get("max")) == (0, 1)):
-            raise InputError(Problem(f"{file}: postprocessing {name}", str(dict(options)), AFTER))
+            raise InputError(Problem(f"{file}: postprocessing {name}", str(dict(options)), POSTPROCESSING))
     return activation, threshold

@@ -1,5 +1,21 @@
-"""Networks that come whole from a file: TorchScript, ``torch.export``, ONNX, or a state dict with its Python code.
+"""Networks whose graph comes from a file: TorchScript, ``torch.export`` or ONNX.
 
-Owns: what such a file says of itself, and the check of its first tile. May import: models and networks.
-Never touches: how the backend runs the network. ``fixed_batch`` imports torch, and is imported by name.
+Owns: the facts that such a file declares, the check of the first tile, sessions of ONNX Runtime. May import: models, networks.
+Never touches: how a backend runs the network. ``fixed_batch`` imports torch, and is imported by name.
 """
+
+from __future__ import annotations
+
+from pipeline.models.network_files.network_file import FileFacts, NetworkFile, facts_of_shapes, last_line
+from pipeline.models.network_files.onnx_session import CUDA, LazySession, onnx_providers, open_session
+
+__all__ = [
+    "CUDA",
+    "FileFacts",
+    "LazySession",
+    "NetworkFile",
+    "facts_of_shapes",
+    "last_line",
+    "onnx_providers",
+    "open_session",
+]

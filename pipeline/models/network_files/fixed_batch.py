@@ -1,4 +1,4 @@
-"""Feeding a graph that takes a fixed number of tiles."""
+"""Running a graph that takes a fixed number of tiles."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Stepped"]
+__all__ = ["FixedBatch"]
 
 
-class Stepped(nn.Module):
-    """A graph as a module; batches are cut into, and filled up to, the number of tiles that it takes.
+class FixedBatch(nn.Module):
+    """A graph as a module that divides a batch into pieces of the graph's size, and fills the last piece up.
 
     Args:
-        graph: float32 (N, C, H, W) in, logits out; its own errors become RuntimeError.
+        graph: maps float32 (N, C, H, W) to logits; its errors become RuntimeError.
         batch: N; None: any.
     """
 
@@ -23,8 +23,8 @@ class Stepped(nn.Module):
         super().__init__()
         self.graph, self.batch = graph, batch
 
-    def train(self, mode: bool = True) -> Stepped:
-        """Change nothing: the mode was fixed when the graph was exported, which refuses to be asked."""
+    def train(self, mode: bool = True) -> FixedBatch:
+        """Change nothing: an exported graph has one mode, and raises an error when it is asked to change."""
         return self
 
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
@@ -32,16 +32,16 @@ class Stepped(nn.Module):
         try:
             if self.batch in (None, len(pixels_NCYX)):
                 return self.graph(pixels_NCYX)
-            parts = [self._one(pixels_NCYX[start : start + self.batch]) for start in range(0, len(pixels_NCYX), self.batch)]
+            pieces = [self._run_piece(pixels_NCYX[start : start + self.batch]) for start in range(0, len(pixels_NCYX), self.batch)]
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             raise RuntimeError(str(error)) from error
-        return torch.cat(parts)
+        return torch.cat(pieces)
 
-    def _one(self, part_NCYX: Tensor) -> Tensor:
-        missing = (self.batch or 1) - len(part_NCYX)
+    def _run_piece(self, piece_NCYX: Tensor) -> Tensor:
+        missing = (self.batch or 1) - len(piece_NCYX)
         if not missing:
-            return self.graph(part_NCYX)
-        filled: Any = torch.cat([part_NCYX, part_NCYX[-1:].expand(missing, -1, -1, -1)])
-        return self.graph(filled)[: len(part_NCYX)]
+            return self.graph(piece_NCYX)
+        filled: Any = torch.cat([piece_NCYX, piece_NCYX[-1:].expand(missing, -1, -1, -1)])
+        return self.graph(filled)[: len(piece_NCYX)]

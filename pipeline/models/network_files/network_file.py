@@ -1,4 +1,4 @@
-"""What networks in files share: facts that the file tells, options for those it does not, the check of the first tile."""
+"""The base of models whose network comes from a file: facts from the file, options for the rest, the check of the first tile."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor, TorchModel
 from pipeline.models.networks import probe_key, recall_probe
 
-__all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "reason"]
+__all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "last_line"]
 
 Sides = Sequence[int | None]
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file says of its network; None: it does not say, or any value will do.
+    """What a file declares of its network; None: not declared, or any value.
 
     Attributes:
-        batch: tiles that it takes at once.
+        batch: number of tiles that the network takes at once.
         channels: C.
-        size: height and width of its input, pixels.
-        classes: K, channels of its output.
-        margin: pixels that it takes off every side; known only where the size is.
+        size: height and width of the input, pixels.
+        classes: K, channels of the output.
+        margin: pixels that the output loses on every side; known only where the size is.
         stride: total stride.
         field: see :attr:`pipeline.models.Model.field`.
     """
@@ -45,23 +45,23 @@ class FileFacts:
 
 
 class NetworkFile(TorchModel):
-    """A network from a file that brings its own graph. Options say what the file does not."""
+    """A network whose graph comes from a file. Options give what the file does not declare."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     kind: ClassVar[str]
-    """What such a file is called in a message."""
+    """Name of the format, for messages."""
 
     path: Annotated[Path, Strict(strict=False)] = Field(description="the file")
-    classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both stand for two classes; null: as the file says, else 2")
+    classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both mean two classes; null: as the file says, else 2")
     channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the file says, else checked by the run")
-    # The aliases are what the YAML says; the bare names are the properties below.
+    # The YAML uses the aliases; the properties below have the names themselves.
     given_stride: int | None = Field(default=None, ge=1, alias="stride", description="total stride; null: as measured, else 1")
     given_field: int | None = Field(default=None, ge=0, alias="field", description="radius of the field, pixels; null: as measured")
 
     @model_validator(mode="after")
     def _fits(self) -> NetworkFile:
-        """Refuse options that contradict the file; one that is not there is refused with the other inputs."""
+        """Refuse options that contradict the file. A missing file is refused later, together with the other inputs."""
         facts, problems = self.facts, []
         for name, given, found in (("channels", self.channels, facts.channels), ("classes", self.classes, facts.classes)):
             if None not in (given, found) and given != found:
@@ -72,10 +72,10 @@ class NetworkFile(TorchModel):
 
     @property
     def facts(self) -> FileFacts:
-        """What the file says; nothing where there is no such file.
+        """What the file declares; nothing where the file is missing.
 
         Raises:
-            InputError: it is damaged, or of another kind.
+            InputError: the file is damaged, or of another format.
         """
         if not self.path.is_file():
             return FileFacts()
@@ -84,18 +84,18 @@ class NetworkFile(TorchModel):
 
     @classmethod
     def read_facts(cls, path: Path) -> FileFacts:
-        """Read what a file says, without torch; an answer is kept until the file changes."""
+        """Read what a file declares, without torch. The result is cached until the file changes."""
         del path
         return FileFacts()
 
     @property
     def num_outputs(self) -> int:
-        """Channels that the network returns."""
+        """Number of channels that the network returns."""
         return self.classes or self.facts.classes or 2
 
     @property
     def num_classes(self) -> int:
-        """One logit tells two classes apart."""
+        """At least 2: one logit separates two classes."""
         return max(self.num_outputs, 2)
 
     @property
@@ -115,7 +115,7 @@ class NetworkFile(TorchModel):
 
     @property
     def stride(self) -> int:
-        """As given, else as the file says, else as probed, else 1."""
+        """As given, else as the file says, else as measured, else 1."""
         if known := self.given_stride or self.facts.stride:
             return known
         found = recall_probe(self.path, **self._built_from)
@@ -123,7 +123,7 @@ class NetworkFile(TorchModel):
 
     @property
     def field(self) -> int | None:
-        """As given, else as the file says, else as probed."""
+        """As given, else as the file says, else as measured."""
         if self.given_field is not None:
             return self.given_field
         if self.facts.stride is not None:
@@ -133,7 +133,7 @@ class NetworkFile(TorchModel):
 
     @property
     def unmeasured_key(self) -> str | None:
-        """Until the probe has looked at the file, or stride and field are known."""
+        """Key of the measurement, until stride and field are given, declared or measured."""
         known = (self.given_stride is not None and self.given_field is not None) or self.facts.stride is not None
         if known or not self.path.is_file() or recall_probe(self.path, **self._built_from):
             return None
@@ -141,23 +141,23 @@ class NetworkFile(TorchModel):
 
     @property
     def _built_from(self) -> dict[str, Any]:
-        """What else than the file makes the network: nothing, where the graph is in it."""
+        """What the network depends on besides the file, for the key of its measurement."""
         return {}
 
     @property
     def allows_bf16(self) -> bool:
-        """A file runs as it was exported: casts and constants inside it are of the type they were traced with."""
+        """A file runs as exported: its casts and constants keep the type they were traced with."""
         return False
 
     def files(self) -> Sequence[Path]:
-        """The file."""
+        """Return the file."""
         return (self.path,)
 
-    def require(self) -> None:
-        """Refuse a file that is not there.
+    def require_file(self) -> None:
+        """Refuse a missing file.
 
         Raises:
-            InputError: there is none.
+            InputError: the file is missing.
         """
         if not self.path.is_file():
             raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
@@ -166,8 +166,8 @@ class NetworkFile(TorchModel):
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
         """Load the file into the recipe's backend.
 
-        The first tile is also the check of what nobody could know before: that the network takes such input and
-        returns K logits a pixel; an error there is the user's to solve (InputError), later ones concern a block.
+        The first tile checks what the file does not declare: that the network takes such input and returns K logits per
+        pixel. An error on the first tile is an InputError, which ends the run; a later one fails a block.
         """
         with super().open(recipe, normalize) as predict:
             yield _FirstTileChecked(predict, self)
@@ -179,10 +179,16 @@ def _facts(kind: type[NetworkFile], path: Path, _size: int, _mtime_ns: int) -> F
 
 
 def facts_of_shapes(path: Path, taken: Sides, given: Sides, **more: int | None) -> FileFacts:
-    """Facts from the shapes (N, C, H, W) that a graph takes and gives; None: any length.
+    """Derive facts from the shapes of a graph's input and output.
+
+    Args:
+        path: the file, for messages.
+        taken: shape of the input (N, C, H, W); None: any length.
+        given: shape of the output (N, K, H, W); None: any length.
+        **more: further facts.
 
     Raises:
-        InputError: not four axes, or a fixed size that is not square.
+        InputError: a shape has not four axes, or a fixed size is not square.
     """
     if len(taken) != 4 or len(given) != 4:
         found = f"a network from {_shape(taken)} to {_shape(given)}"
@@ -206,7 +212,7 @@ class _FirstTileChecked(Predictor):
         self.predict, self.model, self.is_checked = predict, model, False
 
     def classes(self, pixels_BCYX: Any, fits: Any) -> Any:
-        """Return the backend's class ids; logits of the first tiles, which the check needs."""
+        """Return the backend's class ids; for the first tiles return logits, because the check needs them."""
         return self.predict.classes(pixels_BCYX, fits) if self.is_checked else self(pixels_BCYX, fits)
 
     def __call__(self, pixels_BCYX: Any, fits: Any) -> Any:
@@ -221,7 +227,7 @@ class _FirstTileChecked(Predictor):
             raise
         except (RuntimeError, ValueError) as error:
             way_out = "Check channels and stride; `gigaseg models --probe` finds the stride."
-            raise InputError(Problem(where, f"a network that fails on input {shape}: {reason(error)}", "", way_out)) from error
+            raise InputError(Problem(where, f"a network that fails on input {shape}: {last_line(error)}", "", way_out)) from error
         if logits_BKYX.ndim != 4 or logits_BKYX.shape[1] != self.model.num_classes:
             found = f"output {tuple(logits_BKYX.shape)} for input {shape}"
             raise InputError(
@@ -231,7 +237,7 @@ class _FirstTileChecked(Predictor):
         return logits_BKYX
 
 
-def reason(error: Exception) -> str:
-    """The last line of an error: TorchScript puts the cause below its own traceback."""
+def last_line(error: Exception) -> str:
+    """Return the last line of an error's message, where TorchScript puts the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

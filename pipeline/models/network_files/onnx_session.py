@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: one thread pool of a known size, no arena kept, messages instead of tracebacks."""
+"""Sessions of ONNX Runtime: one thread pool of a given size, and messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import InputError, Problem
 
-__all__ = ["CUDA", "LazySession", "open_session", "providers"]
+__all__ = ["CUDA", "LazySession", "onnx_providers", "open_session"]
 
 CUDA = "CUDAExecutionProvider"
 
@@ -21,8 +21,8 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def providers() -> list[str]:
-    """Names of the devices' providers that are installed; none without ONNX Runtime."""
+def onnx_providers() -> list[str]:
+    """Return the names of the installed execution providers; none without ONNX Runtime."""
     try:
         return list(_runtime().get_available_providers())
     except InputError:
@@ -33,9 +33,9 @@ def open_session(source: Path | bytes, *, threads: int, optimize: bool = True, c
     """Open a graph.
 
     Args:
-        source: the ONNX file, or what would be in it.
-        threads: that compute one tile.
-        optimize: prepare the graph for running; False: it is only looked at.
+        source: the ONNX file, or its bytes.
+        threads: number of threads that compute one tile.
+        optimize: prepare the graph for running; False: only inspect it.
         cuda: run on a GPU.
         where: what a message calls the source; the path if empty.
 
@@ -48,7 +48,7 @@ def open_session(source: Path | bytes, *, threads: int, optimize: bool = True, c
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.use_deterministic_compute = True
-    # Threads that spin while they wait would take the cores of the other actors.
+    # Threads that spin while they wait take cores from the other actors.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -64,14 +64,14 @@ def open_session(source: Path | bytes, *, threads: int, optimize: bool = True, c
 
 
 class LazySession:
-    """A graph as a function of tensors; its session opens at the first call, with that call's threads and device."""
+    """A graph as a function of tensors. The first call opens the session, with the threads and device of that call."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.session: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazySession:
-        """A copy opens its own session: sessions cannot be copied."""
+        """Return a graph that opens its own session, because sessions cannot be copied."""
         return LazySession(self.path)
 
     def __call__(self, pixels_NCYX: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A state dict whose architecture is Python code of its package."""
+"""A state dict whose network is built by Python code of its package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.network_files.network_file import NetworkFile, reason
-from pipeline.models.networks.weights import read_pickle, refuse_mismatch
+from pipeline.models.network_files import NetworkFile, last_line
+from pipeline.models.networks import read_pickle, refuse_mismatch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ __all__ = ["ArchitectureFile", "architecture_of"]
 
 
 class ArchitectureFile(NetworkFile):
-    """A state dict, and what builds the module that it belongs to. Only for packages that are trusted."""
+    """A state dict, and the Python code that builds its module. Only for trusted packages, as loading runs the code."""
 
     kind: ClassVar[str] = "PyTorch state dict"
 
@@ -31,21 +31,21 @@ class ArchitectureFile(NetworkFile):
 
     @property
     def _built_from(self) -> dict[str, Any]:
-        """The code, as far as it is a file, and its arguments."""
+        """The code, where it is a file, and its arguments."""
         code = Path(self.source).read_text(encoding="utf-8") if Path(self.source).is_file() else self.source
         return {"code": code, "name": self.name, "options": self.options}
 
     def load(self) -> nn.Module:
-        """Run the package's code, build its module and give it its weights.
+        """Run the package's code, build its module and load its weights.
 
         Raises:
             InputError: the code fails, or the weights do not fit.
         """
-        self.require()
+        self.require_file()
         try:
             module: nn.Module = getattr(self._import(), self.name)(**self.options).eval()
         except Exception as error:
-            raise InputError(Problem(self.source, f"an architecture that fails ({reason(error)})", f"{self.name}(...)")) from error
+            raise InputError(Problem(self.source, f"an architecture that fails ({last_line(error)})", f"{self.name}(...)")) from error
         state = read_pickle(self.path)
         refuse_mismatch(module.state_dict(), state, self.path)
         module.load_state_dict(state)
@@ -63,11 +63,17 @@ class ArchitectureFile(NetworkFile):
 
 
 def architecture_of(file: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of :class:`ArchitectureFile` from ``weights.pytorch_state_dict`` of the formats 0.4 and 0.5."""
-    said = entry["architecture"]
-    if isinstance(said, str):  # 0.4: file.py:Class or package.module.Class
-        source, _, name = said.rpartition(":" if ":" in said else ".")
+    """Return the options of :class:`ArchitectureFile` that ``weights.pytorch_state_dict`` of format 0.4 or 0.5 describes.
+
+    Args:
+        file: the description, which relative paths start from.
+        entry: the mapping under ``pytorch_state_dict``.
+    """
+    architecture = entry["architecture"]
+    if isinstance(architecture, str):  # 0.4: file.py:Class or package.module.Class
+        source, _, name = architecture.rpartition(":" if ":" in architecture else ".")
         options = entry.get("kwargs") or {}
     else:
-        source, name, options = said.get("source") or said["import_from"], said["callable"], said.get("kwargs") or {}
+        source, name = architecture.get("source") or architecture["import_from"], architecture["callable"]
+        options = architecture.get("kwargs") or {}
     return {"source": str(file.parent / source) if source.endswith(".py") else source, "name": name, "options": dict(options)}
