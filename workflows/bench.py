@@ -132,7 +132,7 @@ def _measure(catalogue: Catalogue, folder: Path, say: Callable[[str], None]) -> 
     say(f"a piece of the run: {piece.pixels / 1e6:.1f} Mpx, {runner}, {actors} actors")
     timing = time_piece(piece, job, catalogue.config.compute, runner, folder)
 
-    tried = [time_backend_again(catalogue, job, tile, one) if one is fastest else one for one in tried]
+    tried = [time_backend_again(catalogue, job, tile, backend) if backend is fastest else backend for backend in tried]
     return _Measurement(job, runner, (height, width), tried, _fastest(tried), halo_overhead(images, job), timing, notes)
 
 
@@ -178,7 +178,7 @@ def _content(catalogue: Catalogue, measurement: _Measurement) -> dict[str, Any]:
         "images": len(catalogue.images),
         "pixels": catalogue.pixels,
         "tile": list(measurement.tile_shape),
-        "backends": [{**asdict(one), "tile_mpx_s": one.seconds and 1 / one.seconds} for one in measurement.tried],
+        "backends": [{**asdict(backend), "tile_mpx_s": backend.seconds and 1 / backend.seconds} for backend in measurement.tried],
         "recipe": measurement.job.recipe.to_dict(),
         "runner": measurement.runner,
         "actors": timing.actors,
@@ -198,16 +198,16 @@ def _content(catalogue: Catalogue, measurement: _Measurement) -> dict[str, Any]:
 def _print(content: Mapping[str, Any]) -> None:
     """Print the content for people."""
     recipe, tile = content["recipe"], " x ".join(map(str, content["tile"]))
-    takes_backend = any(one["agreement"] is not None for one in content["backends"])
+    takes_backend = any(backend["agreement"] is not None for backend in content["backends"])
     name = content["model"].get("path") or content["model"]["name"]
     print(
         f"{Path(str(name)).name} on {content['hardware']['cores']} cores; device {recipe['device']}, threads an actor {recipe['threads']}"
     )
     print(f"\n{f'forward pass alone, a tile of {tile}':<42}{'tile Mpx/s':<13}pixels of the class that eager fp32 gives them")
-    for one in content["backends"]:
-        label = f"{one['backend']} {one['precision']}" if takes_backend else "the model"
-        agreement = "" if one["agreement"] is None else f"{one['agreement']:.3%}"
-        result = f"{one['tile_mpx_s']:<13.3g}{agreement}" if one["seconds"] else f"not used: {one['refused']}"
+    for backend in content["backends"]:
+        label = f"{backend['backend']} {backend['precision']}" if takes_backend else "the model"
+        agreement = "" if backend["agreement"] is None else f"{backend['agreement']:.3%}"
+        result = f"{backend['tile_mpx_s']:<13.3g}{agreement}" if backend["seconds"] else f"not used: {backend['refused']}"
         print(f"  {label:<40}{result}")
     piece, rate = content["piece"], content["image_mpx_s"]
     how = f"{recipe['backend']} {recipe['precision']}, core {recipe['core']}, halo {recipe['halo']}, stitch {recipe['stitch']}"

@@ -111,11 +111,11 @@ def axis_weights(kind: str, core: int, halo: int, index: int, count: int) -> NDA
     """
     outer = core + 2 * halo
     reach = -(-2 * halo // core)  # how many tiles away a neighbour still overlaps this one
-    here = np.arange(outer)
-    own = _window(kind, here, core, halo)
+    positions = np.arange(outer)
+    own = _window(kind, positions, core, halo)
     total = np.zeros(outer)
-    for other in range(max(index - reach, 0), min(index + reach, count - 1) + 1):
-        total += _window(kind, here + (index - other) * core, core, halo)
+    for neighbour in range(max(index - reach, 0), min(index + reach, count - 1) + 1):
+        total += _window(kind, positions + (index - neighbour) * core, core, halo)
     return (own / total).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Choosing the recipe: the only package that tries things out, and times them.
+"""Choosing the recipe of a run, by trial where that pays: no other package tries out how to run.
 
 Owns: trials of backends and halos, sample tiles, the memory model, calibration to int8, the choice of a runner, timings for ``bench``.
 May import: scheduling, engine and below. Never touches: the masks and the ledger of a run.

@@ -116,7 +116,7 @@ def time_backends(catalogue: Catalogue, job: Job, tile: TileBatch, say: Callable
         expected_BKYX = scores if expected_BKYX is None else expected_BKYX
         tried.append(_judge(TriedBackend(name, precision, seconds / tile.megapixels), scores, expected_BKYX))
     if fastest_backend(tried) is None:
-        raise GigasegError(f"nothing runs this model here: {'; '.join(f'{one.backend}: {one.refused}' for one in tried)}")
+        raise GigasegError(f"nothing runs this model here: {'; '.join(f'{candidate.backend}: {candidate.refused}' for candidate in tried)}")
     return tried
 
 

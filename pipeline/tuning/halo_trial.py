@@ -80,8 +80,8 @@ def measure_halo(catalogue: Catalogue, images: Sequence[Image] = ()) -> HaloDiff
         return None
     largest = max(catalogue.images, key=lambda image: image.header.shape[0] * image.header.shape[1])
     measured = [_measure_on(catalogue, image, field, wanted) for image in images or [largest]]
-    worst_first = lambda one: (one.halo, one.num_sure_flipped, one.flipped_share)
-    return max((difference for difference in measured if difference), key=worst_first, default=None)
+    differences = (difference for difference in measured if difference)
+    return max(differences, key=lambda worse: (worse.halo, worse.num_sure_flipped, worse.flipped_share), default=None)
 
 
 def _trial_pixels(field: int) -> int:
