@@ -13,13 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.config import Compute
-from pipeline.geometry import Box
-from pipeline.inputs import Image
-from pipeline.raster import Header
-from pipeline.records import Block, latest, read_rows
-from pipeline.scheduling.block_queue import BlockQueue, Stage
-from pipeline.scheduling.runners.ray import authenticate
+from pipeline.records import latest, read_rows
 from tests.faults.scene import REPOSITORY, Scene, assert_same, gigaseg, has_rows, is_alive, log_of, run, run_json, started, wait_for
 
 # a head without room, and two machines of one core and two make-believe GPUs; one of them dies at the first line it reads
@@ -157,56 +151,3 @@ def test_a_machine_that_dies_is_not_missed(tmp_path, cluster):
     assert "(its node is lost)" in log_of(folder)
     assert run_json(folder)["state"] == "done"
     assert gigaseg("status", folder).code == 0
-
-
-def test_a_block_that_takes_machines_down_is_charged_in_the_end(monkeypatch):
-    """A machine that goes away charges no block, but for one that was in hand alone each time: the third loss is its own."""
-    authenticate(None)  # Ray reads how when it is imported, once for this process
-    import ray
-
-    from pipeline.scheduling.runners import Work
-    from pipeline.scheduling.runners._pool import _ActorHandle, _Pool
-
-    header = Header((64, 128), 1, "uint8")
-    image = Image(0, "a", "a.tif", header, {})
-    blocks = [Block("predict", image, 0, 0, col, Box(0, 64 * col, 64, 64 * col + 64)) for col in range(2)]
-    queue = BlockQueue({"a": [Stage("predict", blocks)]})
-    queue.begin({})
-    committed = []
-    pool = _Pool(
-        Work(None, queue, lambda _, receipt: committed.append(receipt), lambda: False, Compute(attempts=1), lambda line: None), None
-    )
-
-    monkeypatch.setattr(ray, "kill", lambda actor, *, no_restart: None)
-
-    def lose(taken, alone):
-        hand = _ActorHandle(0, None, None, {(block.phase, block.id): block for block in taken}, ready=True, alone=alone)
-        pool.actors = [hand]
-        pool._died(hand, "its machine is gone", node_lost=True)
-
-    for _ in range(2):
-        lose(queue.lease(10**9, 2), alone=False)
-        assert queue.num_ready == 2
-        assert not queue.has_suspects
-    lose(queue.lease(10**9, 1), alone=False)
-    assert queue.num_ready == 1
-    lose([queue.suspect()], alone=True)
-    assert [(receipt.block, receipt.attempts) for receipt in committed] == [("a:0.0.0", 1)]
-    assert queue.num_ready == 1
-
-
-def test_finishing_an_image_has_time_that_grows_with_it():
-    """A deadline is a block's: an image of a hundred gigapixels is given hours to be finished, its blocks no more than they had."""
-    authenticate(None)
-    from pipeline.scheduling.runners._pool import START_S, _ActorHandle
-
-    image = Image(0, "a", "a.tif", Header((400_000, 250_000), 1, "uint8"), {})
-    finish, predict = (
-        Block(phase, image, 0, 0, 0, box) for phase, box in (("finish", Box(0, 0, 400_000, 250_000)), ("predict", Box(0, 0, 64, 64)))
-    )
-    hand = _ActorHandle(0, None, None, {("predict", predict.id): predict})
-    assert hand.limit(60) == START_S
-    hand.ready = True
-    assert hand.limit(60) == 60
-    hand.held["finish", finish.id] = finish
-    assert 60 + 5 * 3600 < hand.limit(60) < 60 + 24 * 3600

@@ -160,20 +160,6 @@ def test_a_pixel_of_infinity_is_quarantined(tmp_path, engine, networks, backend)
     assert (done.mask()[104:, 104:] < 3).all()
 
 
-def test_ray_agrees_with_serial(tmp_path, engine, networks, backend):
-    """Two actors give the masks and the report of one process, with images of several types and sizes."""
-    pytest.importorskip("ray")
-    save_tiff(tmp_path / "img" / "a.tif", blobs(SHAPE, seed=1))
-    save_tiff(tmp_path / "img" / "b.tif", blobs((90, 70), seed=2, dtype=np.uint16))
-    common = {"images": ["img/*.tif"], "model": networks["same"], "normalize": "zscore", "tiling": TILING}
-    serial = engine(output="serial", compute={"backend": backend}, **common)
-    actors = engine(output="ray", compute={"backend": backend, "runner": "ray", "actors": 2}, **common)
-    for name in ("a", "b"):
-        assert len(np.unique(serial.mask(name))) > 1
-        assert np.array_equal(serial.mask(name), actors.mask(name))
-    assert serial.report == actors.report
-
-
 def test_test_time_augmentation_runs_on_it(tmp_path, engine, networks, backend):
     """Orientations are averaged as with eager torch."""
     save_tiff(tmp_path / "a.tif", blobs(SHAPE, seed=1))

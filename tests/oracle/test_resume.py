@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,62 +11,18 @@ import pytest
 import yaml
 
 from pipeline.errors import GigasegError, InputError, StoreError
-from pipeline.records import Holder, Ledger, read_rows
-from pipeline.scheduling.execution import _Execution
+from pipeline.records import read_rows
 from tests.conftest import NORMALIZE, UNET, Done, blobs, save_tiff
+from tests.oracle.interrupted_runs import CLASSES, TILES, TRACED, add_image, assert_same, ending_after, write_images
 from workflows.report import report
-from workflows.retry import retry
 from workflows.run import run
-from workflows.stop import stop
-
-CLASSES = [{"name": "low", "values": [0]}, {"name": "high", "values": "other"}]
-TRACED = {
-    "model": {"name": "traced.model"},
-    "normalize": None,
-    "tiling": {"core": 32, "halo": 4, "block": 32},
-    "classes": CLASSES,
-    "truth": "truth/{name}.tif",
-    "images": ["img/*.tif"],
-}
-TILES = 12 + 6  # blocks of one tile, of the two images
 
 
 @pytest.fixture
 def scene(tmp_path, traced):
     """Two images with truth, of 12 and 6 blocks."""
-    add_image(tmp_path, "a", (100, 90))
-    add_image(tmp_path, "b", (40, 70))
+    write_images(tmp_path)
     return traced
-
-
-def add_image(folder, name, shape):
-    save_tiff(folder / "img" / f"{name}.tif", blobs(shape, seed=ord(name)))
-    save_tiff(folder / "truth" / f"{name}.tif", (blobs(shape, seed=9) > 120).astype(np.uint8) * 7)
-
-
-@contextmanager
-def ending_after(count, error):
-    """End the run in the middle: after so many receipts, raise, or ask it to stop."""
-    booked = []
-    commit = _Execution.commit
-
-    def commit_and_end(self, block, receipt):
-        commit(self, block, receipt)
-        booked.append(receipt)
-        if len(booked) == count:
-            if error is not None:
-                raise error
-            self.flagged, self.looked = True, float("inf")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Execution, "commit", commit_and_end)
-        yield booked
-
-
-def assert_same(one, other, names=("a", "b")):
-    assert one.report == other.report
-    for name in names:
-        assert (one.mask(name) == other.mask(name)).all()
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), StoreError("disk full")], ids=["asked", "killed", "broken"])
@@ -104,24 +59,6 @@ def test_a_finished_run_ends_at_once(engine, scene):
     assert scene.opened == opened
     assert (second.folder / "report" / "index.html").exists()
     assert second.report == first.report
-
-
-def test_stop_is_obeyed_and_forgotten(engine, scene, tmp_path, capsys):
-    """`gigaseg stop` ends a run with 130 after the blocks in flight; the next run ignores that it was asked."""
-    calls = []
-
-    def stop_at_third(pixels_CYX):
-        calls.append(1)
-        if len(calls) == 3:
-            stop(tmp_path / "out")
-
-    scene.on_call = stop_at_third
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.scheduling.execution.LOOK_S", 0.0)
-        assert engine(**TRACED).code == 130
-    assert 3 <= len(calls) <= 8
-    assert engine(**TRACED).code == 0
-    assert len(calls) == TILES
 
 
 def test_images_are_added_and_leave(engine, scene, tmp_path):
@@ -270,15 +207,6 @@ def test_last_means_last_written(engine, scene, monkeypatch):
     assert "do again predict a:0.0.1: its pixels" in engine(**TRACED).log
 
 
-def test_a_refused_start_changes_nothing(engine, scene, tmp_path):
-    """While somebody holds the run, a second start is refused before it writes: config.yaml stays the holder's."""
-    done = engine(**TRACED)
-    config = (done.folder / "config.yaml").read_text()
-    with Ledger.open(done.folder / "ledger", holder=Holder.here()), pytest.raises(InputError, match="--take-over"):
-        engine(**{**TRACED, "classes": None})
-    assert (done.folder / "config.yaml").read_text() == config
-
-
 def test_exports_are_made_again(engine, scene):
     """With `writers: [tiff]` a deleted TIFF is exported again from what is stored; a second writer needs no prediction either."""
     keys = {**TRACED, "writers": [{"name": "tiff"}]}
@@ -299,64 +227,6 @@ def test_a_deleted_store_is_never_exported_as_a_hole(engine, scene):
     shutil.rmtree(done.folder / "masks" / "a.ome.zarr")
     both = engine(**{**TRACED, "writers": [{"name": "tiff"}, {"name": "ome_zarr"}]})
     assert_same(both, engine(**TRACED, output="whole"))
-
-
-def test_what_failed_once_and_is_tried_again_leaves_no_trace(engine, scene, tmp_path):
-    """A block that was quarantined and then works gives the masks and the report of a run that never failed."""
-    whole = engine(**TRACED, output="whole")
-    bad = []
-
-    def fail_on_third(pixels_CYX):
-        if pixels_CYX.shape[-1] == 34 and (bad or scene.calls > TILES + 3):
-            bad.append(1)
-            raise ValueError("the third is bad")
-
-    scene.on_call = fail_on_third
-    broken = engine(**TRACED)
-    assert (broken.code, broken.run_json["state"]) == (3, "partial")
-    assert {one["attempts"] for one in broken.report["failures"]} == {3}
-    assert all(one["cause"] == "ValueError: the third is bad" for one in broken.report["failures"])
-    failed = [one["block"] for one in broken.report["failures"]]
-    assert broken.report["quarantined"] == broken.report["no_prediction"] > 0
-    calls = scene.calls
-    assert engine(**TRACED).code == 3, "what is quarantined is not tried again by itself"
-    assert scene.calls == calls
-    scene.on_call = lambda pixels_CYX: None
-    assert retry(tmp_path / "out", failed[0]) == (3 if len(failed) > 1 else 0)
-    assert scene.calls == calls + 1
-    assert retry(tmp_path / "out") == 0
-    assert scene.calls == calls + len(failed)
-    assert_same(Done(0, tmp_path / "out"), whole)
-    with pytest.raises(InputError, match="none is quarantined"):
-        retry(tmp_path / "out", failed[0])
-
-
-def test_a_hiccup_is_tried_again_by_itself(engine, scene):
-    """A failure that goes away within the attempts is none."""
-    whole = engine(**TRACED, output="whole")
-    hiccups = iter([True, True])
-
-    def fail_twice(pixels_CYX):
-        if next(hiccups, False):
-            raise OSError("the network drive sleeps")
-
-    scene.on_call = fail_twice
-    done = engine(**TRACED)
-    assert done.code == 0
-    assert "try again predict a:0.0.0: OSError: the network drive sleeps" in done.log
-    assert_same(done, whole)
-
-
-def test_too_many_failures_end_the_run(engine, scene):
-    """--max-failed gives up instead of failing block after block for hours."""
-
-    def fail(pixels_CYX):
-        raise ValueError("no weights")
-
-    scene.on_call = fail
-    with pytest.raises(GigasegError, match="3 blocks are quarantined, more than --max-failed 2"):
-        engine(**TRACED, max_failed=2)
-    scene.on_call = lambda pixels_CYX: None
 
 
 def test_fits_are_taken_over(engine, tmp_path):

@@ -19,7 +19,7 @@ from pipeline.statistics.pixel_counts import sum_cross_entropy
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.stitching import axis_weights
 from tests.conftest import Done, blobs, save_tiff
-from tests.oracle.test_resume import ending_after
+from tests.oracle.interrupted_runs import ending_after
 from workflows.report import report
 from workflows.retry import retry
 from workflows.status import status

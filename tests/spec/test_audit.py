@@ -1,0 +1,102 @@
+"""The end of a run: no block is missing, the state says whether all is well, and what is no longer needed goes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.errors import GigasegError
+from pipeline.geometry import Box
+from pipeline.inputs import Image
+from pipeline.raster import Header
+from pipeline.records import Block, Receipt, RunFolder
+from pipeline.scheduling.audit import EXIT_PARTIAL, conclude
+
+
+class Files:
+    """Temporary files of an image."""
+
+    def __init__(self):
+        self.discarded = 0
+
+    def discard(self):
+        self.discarded += 1
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """A run of two images with two blocks each, whose scores are still there."""
+    blocks = []
+    for name in "ab":
+        image = Image(0, name, f"/{name}.tif", Header((64, 128), 1, "uint8"), {"name": "auto"})
+        blocks += [Block("predict", image, 0, 0, col, Box(0, 64 * col, 64, 64 * col + 64)) for col in (0, 1)]
+    return SimpleNamespace(
+        folder=RunFolder(tmp_path),
+        blocks=blocks,
+        count_keys={"a": "truth of a", "b": ""},
+        plan={"rejected": []},
+        temporary_files={"a": Files(), "b": Files()},
+    )
+
+
+def receipts(spec, **changes):
+    """A receipt for every block; ``changes`` by block id, without its colon and dots."""
+    return {
+        (block.phase, block.id): Receipt(block.phase, block.image.name, block.id, **changes.get(block.image.name + str(block.col), {}))
+        for block in spec.blocks
+    }
+
+
+def test_all_is_well(spec):
+    """Exit code 0, the state is done, the recipe was kept, and the log says that the run has ended."""
+    assert conclude(spec, receipts(spec)) == 0
+    content = spec.folder.read()
+    assert (content["state"], content["recipe_kept"], content["recipe_changes"]) == ("done", True, [])
+    assert "end: done" in (spec.folder.path / "log.txt").read_text()
+    assert [files.discarded for files in spec.temporary_files.values()] == [1, 1]
+
+
+def test_a_block_without_a_receipt_is_a_fault_of_ours(spec):
+    """It is named, nothing is called done, and nothing is removed."""
+    found = receipts(spec)
+    del found["predict", "b:0.0.1"]
+    with pytest.raises(GigasegError, match=r"audit: 1 blocks have no receipt, the first is b:0\.0\.1"):
+        conclude(spec, found)
+    assert "state" not in spec.folder.read()
+    assert not any(files.discarded for files in spec.temporary_files.values())
+
+
+def test_a_failed_block_is_partial_and_keeps_what_a_retry_needs(spec):
+    """Exit code 3; scores of the image stay for its retry, those of the others go."""
+    assert conclude(spec, receipts(spec, a1={"cause": "no memory"})) == EXIT_PARTIAL == 3
+    assert spec.folder.read()["state"] == "partial"
+    assert {name: files.discarded for name, files in spec.temporary_files.items()} == {"a": 0, "b": 1}
+
+
+def test_an_image_that_could_not_be_read_is_partial(spec):
+    """All blocks of the others are done, and the run still is not."""
+    spec.plan["rejected"] = [{"path": "c.tif", "cause": "broken"}]
+    assert conclude(spec, receipts(spec)) == EXIT_PARTIAL
+
+
+@pytest.mark.parametrize(("count_key", "code"), [("truth of a", EXIT_PARTIAL), ("an earlier truth", 0)])
+def test_a_truth_that_could_not_be_counted_is_partial(spec, count_key, code):
+    """Only the truth as it is now counts: an error in one that was changed since is no more."""
+    wrong = {"truth_error": "7 at (y=0, x=0)", "count_key": count_key}
+    assert conclude(spec, receipts(spec, a0=wrong)) == code
+
+
+def test_what_kept_the_recipe_from_being_kept_is_recorded(spec):
+    """Notes of blocks, such as a halved batch, are told once each: another run of the recipe may give other numbers."""
+    conclude(spec, receipts(spec, a0={"notes": ("batch 8 did not fit",)}, b1={"notes": ("batch 8 did not fit", "float32")}))
+    content = spec.folder.read()
+    assert (content["recipe_kept"], content["recipe_changes"]) == (False, ["batch 8 did not fit", "float32"])
+
+
+def test_a_finished_run_is_left_as_it_is(spec):
+    """Run again, it ends with the same code and writes nothing."""
+    conclude(spec, receipts(spec))
+    before = [(path.name, path.read_bytes()) for path in sorted(spec.folder.path.iterdir()) if path.is_file()]
+    assert conclude(spec, receipts(spec)) == 0
+    assert [(path.name, path.read_bytes()) for path in sorted(spec.folder.path.iterdir()) if path.is_file()] == before
