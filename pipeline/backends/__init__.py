@@ -1,4 +1,8 @@
-"""Backends: how a torch module is run. One file each; the recipe names it."""
+"""Backends: how a torch module is run. One file is one name under ``compute.backend``.
+
+Owns: preparing a network for a runtime, and what the process needs for it: threads, memory, bfloat16. May import: models and below.
+Never touches: images, blocks, runs. torch and the runtimes are imported where they run a network.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +30,10 @@ class Backend(Plugin):
     """Base of the backends.
 
     Attributes:
-        needs: packages that must be installed, by the name that is both imported and given to pip.
-        devices: those of ``compute.device`` that it runs on.
-        precisions: those of ``compute.precision`` that it computes in.
-        compiles: whether it is quick on large tiles too, as what it computes between layers stays in the cache.
+        needs: packages that must be installed, by the name under which they are imported and installed.
+        devices: values of ``compute.device`` that the backend runs on.
+        precisions: values of ``compute.precision`` that the backend computes in.
+        compiles: whether the backend fuses layers, so that large tiles are as fast per pixel as small ones.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -39,24 +43,24 @@ class Backend(Plugin):
 
     @classmethod
     def missing(cls) -> list[str]:
-        """Packages that it needs and that are not installed; nothing is imported."""
+        """Return the needed packages that are not installed, without importing any."""
         return [name for name in cls.needs if find_spec(name) is None]
 
     @classmethod
     def problems(cls, device: str, precision: str) -> Sequence[Problem]:
-        """What keeps it from running here; empty: nothing."""
-        name, found = cls.__module__.rpartition(".")[2], []
+        """Return what keeps the backend from running here; empty: it runs."""
+        name, problems = cls.__module__.rpartition(".")[2], []
         if missing := cls.missing():
-            way_out = f"It needs what is not installed: pip install {' '.join(missing)}"
-            found.append(Problem("compute.backend", repr(name), "", way_out))
+            way_out = f"It needs packages that are not installed: pip install {' '.join(missing)}"
+            problems.append(Problem("compute.backend", repr(name), "", way_out))
         if device not in cls.devices:
-            found.append(Problem("compute.device", f"{device} with backend {name}", one_of(cls.devices)))
+            problems.append(Problem("compute.device", f"{device} with backend {name}", one_of(cls.devices)))
         if precision not in cls.precisions:
-            found.append(Problem("compute.precision", f"{precision} with backend {name}", one_of(cls.precisions)))
-        return found
+            problems.append(Problem("compute.precision", f"{precision} with backend {name}", one_of(cls.precisions)))
+        return problems
 
     def require(self, recipe: Recipe) -> None:
-        """Refuse a recipe that cannot be run here.
+        """Refuse a recipe that the backend cannot run here.
 
         Raises:
             InputError: a package is missing, or the backend has no such device or precision; every problem at once.
@@ -72,7 +76,8 @@ class Backend(Plugin):
         and note what differs from the recipe.
 
         Args:
-            network: takes float32 NCHW, returns logits (N, K, H, W); K = 1 means two classes, class 1 where the logit > 0.
+            network: maps float32 (N, C, H, W) to logits (N, K, H, W); K = 1 means two classes, class 1 where the logit > 0. The
+                backend takes the network over and may change it.
             recipe: device, precision, threads.
             normalize: fixed ``{"mean": [..], "std": [..]}`` in raw units; None: raw values, or ``fit["normalize"]`` of each tile.
         """

@@ -1,4 +1,4 @@
-"""Folding batch norms into the convolutions before them, in any module that runs, traceable or not."""
+"""Folding batch norms into the convolutions before them, in any module, traceable or not."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["fold_batch_norms"]
 
-_SIZES = (64, 256, 1024)  # pixels; the first that the network accepts. Torch's meta device would need no pixels, and a second to import
-_ROUNDING = 1e-3  # of the largest value
+_SIZES = (64, 256, 1024)  # of the trial tile, pixels; the first that the network accepts. Torch's meta device takes a second to import
+_ROUNDING = 1e-3  # allowed change, as a share of the largest value
 
 
 def fold_batch_norms(network: nn.Module) -> int:
-    """Fold each batch norm whose input is a convolution's output and nothing else's; in place.
+    """Fold, in place, each batch norm whose input is the output of one convolution that feeds nothing else.
 
-    Which feeds which is learnt from one forward pass over a small tile, so control flow and shape arithmetic do no
-    harm. A network that takes no such tile, or gives other numbers afterwards, is left as it is.
+    One forward pass over a small tile shows which layer feeds which, so control flow and shape arithmetic are allowed.
+    A network that takes no such tile, or whose output changes by more than rounding, stays unchanged.
 
     Args:
         network: in evaluation mode, on a real device.
 
     Returns:
-        The number of batch norms folded.
+        Number of batch norms that were folded.
     """
     blank_NCYX, pairs = _find_pairs(network)
     if not pairs:
@@ -39,38 +39,38 @@ def fold_batch_norms(network: nn.Module) -> int:
     for conv, norm in pairs:
         changes: tuple[tuple[nn.Module, nn.Module], ...] = ((conv, fuse_conv_bn_eval(conv, norm)), (norm, nn.Identity()))
         for old, new in changes:
-            # A module may have several names, and be called by any of them.
+            # A module may have several names, and may be called by any of them.
             for name in [name for name, module in network.named_modules(remove_duplicate=False) if module is old]:
                 network.set_submodule(name, new)
                 replaced.append((name, old))
     if _is_same(before, _tensors(_run(network, pixels_NCYX))):
         return len(pairs)
-    for name, old in reversed(replaced):  # it reaches its modules by ways that have no name
+    for name, old in reversed(replaced):  # the network calls its modules by references that have no name
         network.set_submodule(name, old)
     return 0
 
 
 class _Uses(TorchFunctionMode):
-    """Counts into how many tensors each tensor goes."""
+    """Counts the operations that use each tensor."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count: Counter[int] = Counter()
-        self.alive: list[Any] = []  # an id is a name only while its object lives
+        self.alive: list[Any] = []  # an id is unique only while its object lives
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not isinstance(result, (int, bool, torch.Size, torch.dtype, torch.device, torch.layout)):
             for value in [*args, *(kwargs or {}).values()]:
-                for one in value if isinstance(value, (list, tuple)) else [value]:
-                    if isinstance(one, Tensor):
-                        self.count[id(one)] += 1
-                        self.alive.append(one)
+                for operand in value if isinstance(value, (list, tuple)) else [value]:
+                    if isinstance(operand, Tensor):
+                        self.count[id(operand)] += 1
+                        self.alive.append(operand)
         return result
 
 
 def _find_pairs(network: nn.Module) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
-    """The pairs to fold, and the tile that showed them."""
+    """Return a tile that the network accepts, and the pairs to fold."""
     none, first = torch.zeros(0), next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return none, []
@@ -79,7 +79,7 @@ def _find_pairs(network: nn.Module) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.Ba
         try:
             return pixels_NCYX, _watch(network, pixels_NCYX)
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError):
-            continue  # too small, or it wants something else: then it merely stays unfolded
+            continue  # the tile is too small, or the network takes other inputs and stays unfolded
     return none, []
 
 
@@ -115,7 +115,7 @@ def _run(network: nn.Module, pixels_NCYX: Tensor) -> Any:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """All tensors that a network returns, whatever it packs them into."""
+    """Return all tensors of a network's output, from nested mappings, lists and tuples."""
     if isinstance(output, Tensor):
         return [output.float()]
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
@@ -123,6 +123,6 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _is_same(before: list[Tensor], after: list[Tensor]) -> bool:
-    """Whether folding has changed no more than rounding does."""
+    """Return whether folding changed the output by no more than rounding."""
     pairs = zip(before, after, strict=True)
     return all(torch.allclose(new, old, rtol=_ROUNDING, atol=_ROUNDING * float(old.abs().max()), equal_nan=True) for old, new in pairs)

@@ -1,7 +1,7 @@
-"""Eight-bit networks for OpenVINO: made once from tiles of the user's own images, then used by every process as they are.
+"""Eight-bit networks for OpenVINO: calibrated once with tiles of the user's images, then used unchanged by every process.
 
-What is kept is one graph from float32 pixels to logits for each number of channels, in a folder that is named by its hash. Around it each
-process puts what its pixels need and what it is asked for, so that scores and classes come from the same arithmetic.
+A folder named by its hash holds one graph from float32 pixels to logits for each number of channels. Each process adds inputs for
+its pixels and outputs for what it needs, so that scores and class ids come from the same arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backends._graph_predictor import Classes, Graph, prepared, refusal
+from pipeline.backends._graph import Argmax, Graph, prepare_network, refuse_network
 from pipeline.backends._openvino_graph import convert, core, to_openvino
 from pipeline.backends._processor import bf16_supported
 from pipeline.errors import InputError, Problem
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from pipeline.config import Recipe
     from pipeline.statistics import ImageFit
 
-__all__ = ["floats_of", "quantize", "read", "surround"]
+__all__ = ["attach_ends", "float_type_of", "quantize", "read_calibrated"]
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
-FLOATS = ["gigaseg", "floats"]  # where a graph says it
+FLOAT_TYPE = ["gigaseg", "floats"]  # key of the float type in a graph
 PASSING = {"Slice", "StridedSlice", "Pad", "MaxPool", "Reshape", "Transpose", "Interpolate"}
 
 
@@ -43,20 +43,20 @@ def quantize(network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Seq
     """Calibrate a network and write it into a folder, once for each number of channels that the tiles have.
 
     Args:
-        network: is taken over and changed.
+        network: the function takes the network over and changes it.
         normalize: see :class:`pipeline.backends.Backend`.
         tiles: raw pixels_BCYX of one height and width, and the fit of their image.
-        folder: empty.
+        folder: an empty folder.
 
     Returns:
-        The hash of what the folder holds now.
+        The hash of the folder's files.
 
     Raises:
         InputError: OpenVINO cannot run the network, or runs it at one size only.
     """
     import openvino
 
-    network = prepared(network)
+    network = prepare_network(network)
     groups: dict[int, list[Any]] = {pixels_BCYX.shape[1]: [] for pixels_BCYX, _ in tiles}
     for pixels_BCYX, fit in tiles:
         groups[pixels_BCYX.shape[1]].append(_inputs(pixels_BCYX, normalize, fit))
@@ -64,12 +64,12 @@ def quantize(network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Seq
         try:
             model, takes_any = convert(Graph(network, interleaved=False, classes=False), inputs[0][0])
             if not takes_any:
-                raise refusal("openvino", "in int8, as it takes one size of tile only")
+                raise refuse_network("openvino", "in int8, as it takes one size of tile only")
             quantized = _quantize(model, inputs)
         except RuntimeError as error:
-            raise refusal("openvino", error) from error
-        # Where bfloat16 is quick, it is the type of what stays a float; kept, so that every process computes the same.
-        quantized.set_rt_info("bf16" if bf16_supported() else "f32", FLOATS)
+            raise refuse_network("openvino", error) from error
+        # The layers that stay floats use bfloat16 where this processor has it. The file says so, and every process computes the same.
+        quantized.set_rt_info("bf16" if bf16_supported() else "f32", FLOAT_TYPE)
         openvino.save_model(quantized, folder / f"{channels}.xml", compress_to_fp16=False)
     return _digest(folder)
 
@@ -92,44 +92,46 @@ def _quantize(model: Any, tiles: Sequence[Any]) -> Any:
             subset_size=len(tiles),
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=_ends(model), validate=False),
-            # Images differ: the mean of their extremes, which is usual, would clip the brightest of them.
+            # The usual range, the mean of all tiles' extremes, would clip the brightest images.
             advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX),
         )
 
 
 def _ends(model: Any) -> list[str]:
-    """Names of what stays float32: up to the first layers with weights, all behind the last ones, and layers of joined inputs.
+    """Return the names of the layers that stay floats.
 
-    Raw pixels have any range, and sums of exponentials are no place for eight bits. With layers behind a concatenation in
+    They are all layers up to the first ones with weights, all layers after the last ones, and layers with concatenated inputs.
+    Raw pixels may have any range, and sums of exponentials need more than eight bits. With layers after a concatenation in
     eight bits, a U-Net lost most of its classes (OpenVINO 2026.4, AMD EPYC: negative values became 0); without, 0.1 % or less.
     """
-    before: set[str] = set()  # behind a layer with weights
     ordered = model.get_ordered_ops()
-    behind = {one.get_friendly_name(): one.get_type_name() in WEIGHTED for one in ordered}
+    has_weights = {layer.get_friendly_name(): layer.get_type_name() in WEIGHTED for layer in ordered}
+    reached: set[str] = set()  # layers with weights, and all layers after one
     ends = []
-    for one in ordered:
-        name = one.get_friendly_name()
-        sources = {place.get_source_output().get_node().get_friendly_name() for place in one.inputs()}
-        if sources & before:
-            before.add(name)
+    for layer in ordered:
+        name = layer.get_friendly_name()
+        sources = {port.get_source_output().get_node().get_friendly_name() for port in layer.inputs()}
+        if sources & reached:
+            reached.add(name)
         else:
             ends.append(name)
-            if behind[name]:
-                before.add(name)
-        if behind[name] and _is_joined(one):
+            if has_weights[name]:
+                reached.add(name)
+        if has_weights[name] and _has_concatenated_input(layer):
             ends.append(name)
-    for one in reversed(ordered):
-        name = one.get_friendly_name()
-        targets = {place.get_node().get_friendly_name() for output in one.outputs() for place in output.get_target_inputs()}
-        if any(behind[target] for target in targets):
-            behind[name] = True
-        elif not behind[name]:
+    leads_on = dict(has_weights)  # layers with weights, and all layers before one
+    for layer in reversed(ordered):
+        name = layer.get_friendly_name()
+        targets = {port.get_node().get_friendly_name() for output in layer.outputs() for port in output.get_target_inputs()}
+        if any(leads_on[target] for target in targets):
+            leads_on[name] = True
+        elif not leads_on[name]:
             ends.append(name)
     return ends
 
 
-def _is_joined(layer: Any) -> bool:
-    """Whether a layer's input is a concatenation, perhaps cut, pooled or resized on the way."""
+def _has_concatenated_input(layer: Any) -> bool:
+    """Return whether a layer's input is a concatenation, directly or cropped, padded, pooled, reshaped or resized."""
     node = layer
     while node.inputs():
         node = node.inputs()[0].get_source_output().get_node()
@@ -140,8 +142,8 @@ def _is_joined(layer: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars and advice off stdout, where results go; the root logger stays as it was."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA, loudly, on machines without a GPU
+    """Keep nncf's progress bars and advice off stdout, which is for results, and leave the root logger unchanged."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns about missing CUDA on machines without a GPU
     named, root = logging.getLogger("nncf"), logging.getLogger()
     before, handlers = named.level, list(root.handlers)
     named.setLevel(logging.ERROR)
@@ -153,11 +155,11 @@ def _quiet() -> Iterator[None]:
         root.handlers[:] = handlers
 
 
-def read(recipe: Recipe, channels: int) -> Any:
-    """Read the calibrated network of a recipe for so many channels.
+def read_calibrated(recipe: Recipe, channels: int) -> Any:
+    """Read a recipe's calibrated network for a number of channels.
 
     Raises:
-        InputError: there is none, or it is not the one that the recipe was recorded with.
+        InputError: there is none, or it is not the one that the recipe recorded.
     """
     folder, way_out = Path(recipe.calibration_folder, recipe.calibrated), "Start over with --fresh."
     if not recipe.calibrated:
@@ -167,18 +169,18 @@ def read(recipe: Recipe, channels: int) -> Any:
         raise InputError(Problem(str(folder), f"a calibrated network that is {found}", "the one that this run began with", way_out))
     file = folder / f"{channels}.xml"
     if not file.is_file():
-        calibrated = ", ".join(sorted(one.stem for one in folder.glob("*.xml")))
+        calibrated = ", ".join(sorted(file.stem for file in folder.glob("*.xml")))
         raise InputError(Problem("compute.precision", f"int8 for an image of {channels} channels", f"{calibrated}, as calibrated", way_out))
     return core().read_model(file)
 
 
-def floats_of(model: Any) -> str:
-    """What stays a float in a calibrated network is of this type, as OpenVINO names it."""
-    return str(model.get_rt_info(FLOATS).astype(str))
+def float_type_of(model: Any) -> str:
+    """Return the type of a calibrated network's floats, as OpenVINO names it."""
+    return str(model.get_rt_info(FLOAT_TYPE).astype(str))
 
 
-def surround(model: Any, graph: Graph, pixels: NDArray[Any]) -> Any:
-    """Give a calibrated network the inputs and outputs of a graph: raw pixels of a type and layout in, logits or classes out."""
+def attach_ends(model: Any, graph: Graph, pixels: NDArray[Any]) -> Any:
+    """Attach the inputs and outputs of a graph to a calibrated network: raw pixels of a dtype and layout, logits or class ids."""
     import torch
     from openvino import Model, PartialShape, Type
     from openvino import opset13 as ops
@@ -195,17 +197,17 @@ def surround(model: Any, graph: Graph, pixels: NDArray[Any]) -> Any:
     logits = result.input_value(0)
     classes = logits.get_partial_shape()[1].get_length()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is old
-        traced = torch.jit.trace(Classes(), torch.zeros(1, classes, 2, 2))  # type: ignore[no-untyped-call]  # torch has no types here
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        traced = torch.jit.trace(Argmax(), torch.zeros(1, classes, 2, 2))  # type: ignore[no-untyped-call]  # torch has no types here
     after = to_openvino(traced, [([-1, classes, -1, -1], Type.f32)])
     after.get_parameters()[0].output(0).replace(logits)
     return Model(after.get_results(), [raw, mean, std])
 
 
 def _digest(folder: Path) -> str:
-    """Hash of a folder's files and their names."""
-    found = hashlib.sha256()
+    """Return the hash of a folder's files and their names."""
+    digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        found.update(f"{file.name} {file.stat().st_size} ".encode())
-        found.update(file.read_bytes())
-    return found.hexdigest()
+        digest.update(f"{file.name} {file.stat().st_size} ".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""OpenVINO's own objects: its runtime, one for a process, and its graphs made of torch modules."""
+"""OpenVINO's runtime, one for each process, and its graphs, converted from torch modules."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pipeline.backends._graph_predictor import Graph
+    from pipeline.backends._graph import Graph
 
 __all__ = ["convert", "core", "to_openvino"]
 
 
 @cache
 def core() -> Any:
-    """OpenVINO itself: one for the process, for good.
+    """Return OpenVINO's runtime, which lives as long as the process.
 
-    Each makes a stack for signal handlers; of two that come and go, the last one leaves the other's in place, which is gone
-    by then, and the next Ctrl-C would end the process.
+    Each runtime installs a stack for signal handlers and restores the former one when it is freed. With two of them, the
+    restored stack may be freed memory, and the next Ctrl-C would crash the process.
     """
     import openvino
 
@@ -27,10 +27,10 @@ def core() -> Any:
 
 
 def convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
-    """Make OpenVINO's graph of a torch one, and say whether it takes any size."""
+    """Convert a torch graph to OpenVINO's, and return it with whether it takes any size."""
     from openvino import Type
 
-    from pipeline.backends._graph_predictor import trace
+    from pipeline.backends._graph import trace
 
     traced, takes_any = trace(graph, pixels.shape, "openvino")
     batch, *rest = pixels.shape
@@ -41,18 +41,18 @@ def convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
 
 
 def to_openvino(traced: Any, taken: Sequence[tuple[Sequence[int], Any]]) -> Any:
-    """Make OpenVINO's graph of a recorded module, with inputs of these shapes (-1: any) and types.
+    """Convert a recorded module to an OpenVINO graph, with inputs of these shapes (-1: any) and types.
 
-    The front end is used as it is: ``openvino.convert_model`` would do the same, and report each use over the network.
+    This function uses the front end directly, because ``openvino.convert_model`` reports each use over the network.
     """
     from openvino import PartialShape
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     front = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(traced)  # held here: the front end asks it again when it converts
+    decoder = TorchScriptPythonDecoder(traced)  # referenced until the end: the front end calls it again when it converts
     loaded = front.load(decoder)
-    for place, (shape, kind) in zip(loaded.get_inputs(), taken, strict=True):
-        loaded.set_partial_shape(place, PartialShape(list(shape)))
-        loaded.set_element_type(place, kind)
+    for port, (shape, kind) in zip(loaded.get_inputs(), taken, strict=True):
+        loaded.set_partial_shape(port, PartialShape(list(shape)))
+        loaded.set_element_type(port, kind)
     return front.convert(loaded)

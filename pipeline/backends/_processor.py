@@ -1,4 +1,4 @@
-"""What this machine's processor can do."""
+"""What this machine's processor supports."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["bf16_supported"]
 
 
 def bf16_supported(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor computes in bfloat16 itself; elsewhere bf16 is slower than fp32.
+    """Return whether this processor computes in bfloat16; on any other, bf16 is slower than fp32.
 
     Args:
-        cpuinfo: the kernel's description of the processor; a missing file means no.
+        cpuinfo: the kernel's description of the processor; a missing file means False.
     """
     try:
         flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())

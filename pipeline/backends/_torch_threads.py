@@ -1,4 +1,4 @@
-"""The number of threads that torch computes with, for a while."""
+"""Torch's number of threads, changed for a while."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["torch_threads"]
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """Set it, and put the former number back at the end."""
+    """Set torch's number of threads, and restore the former number at the end."""
     import torch
 
     before = torch.get_num_threads()

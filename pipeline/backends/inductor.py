@@ -1,4 +1,4 @@
-"""Torch's own compiler: quicker than eager torch, after tens of seconds of compiling that are kept on disk."""
+"""Torch's compiler: faster than eager torch, after tens of seconds of compiling whose result is cached on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Inductor"]
 
 
 class Inductor(Backend):
-    """As ``torch``, with the network compiled and its weights frozen; needs a C++ compiler where it runs.
+    """The backend ``torch`` with the network compiled and its weights frozen; needs a C++ compiler on the machine that runs it.
 
     Example::
 
@@ -37,26 +37,26 @@ class Inductor(Backend):
 
     @classmethod
     def problems(cls, device: str, precision: str) -> Sequence[Problem]:
-        """Those of every backend, and no compiler or none of the headers that it needs."""
-        found = list(super().problems(device, precision))
+        """Return those of every backend, and a missing compiler or missing headers of Python."""
+        problems = list(super().problems(device, precision))
         headers = Path(sysconfig.get_path("include")) / "Python.h"
         if shutil.which(os.environ.get("CXX", "g++")) is None or not headers.is_file():
             way_out = "It needs a C++ compiler and Python's headers: apt-get install g++ python3-dev"
-            found.append(Problem("compute.backend", "'inductor'", "", way_out))
-        return found
+            problems.append(Problem("compute.backend", "'inductor'", "", way_out))
+        return problems
 
     @contextmanager
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
-        """Take the network over; it is compiled at the first tile of a batch size."""
+        """Take the network over; the first tile compiles it."""
         self.require(recipe)
         import torch
         from torch.fx.experimental import _config
 
-        shapes: Any = _config  # its types leave `patch` out
+        shapes: Any = _config  # its types lack `patch`
 
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("inductor")))
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA, loudly, on machines without a GPU
-        # Square tiles must not get code of their own: which code a tile gets would depend on the tiles before it.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns about missing CUDA on machines without a GPU
+        # Square tiles must not be compiled apart: the code that a tile gets would depend on the tiles before it.
         with Torch().open(network, recipe, normalize) as predict, shapes.patch(use_duck_shape=False):
             compiled: Any = predict
             compiled.network = torch.compile(compiled.network, dynamic=True, options={"freezing": True, "compile_threads": recipe.threads})

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the network exported in memory, quicker than eager torch in float32; CPU and CUDA."""
+"""ONNX Runtime: the network exported in memory, faster than eager torch in float32; CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from pipeline.backends._allocator import keep_freed_memory
 from pipeline.backends._torch_threads import torch_threads
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
+from pipeline.models.network_files import CUDA, onnx_providers, open_session
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.backends._graph_predictor import Graph, Run
+    from pipeline.backends._graph import Graph
+    from pipeline.backends._graph_predictor import Run
     from pipeline.models import Predictor
 
 __all__ = ["Onnxruntime"]
@@ -29,7 +31,7 @@ RAW = ("uint8", "float32")
 
 
 class Onnxruntime(Backend):
-    """One graph from raw pixels to logits, or to classes where nobody needs logits; float32.
+    """One graph from raw pixels to logits, or to class ids where nobody needs logits; float32.
 
     Logits come back as float32 numpy, contiguous (B, K, Y, X).
 
@@ -44,12 +46,11 @@ class Onnxruntime(Backend):
 
     @contextmanager
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
-        """Take the network over; see :class:`pipeline.backends.Backend`. It is exported when the type of the pixels is known."""
+        """Take the network over; see :class:`pipeline.backends.Backend`. The first tile of each dtype exports it."""
         self.require(recipe)
         from pipeline.backends._graph_predictor import GraphPredictor
-        from pipeline.models.network_files.onnx_session import CUDA, providers
 
-        if recipe.device == "cuda" and CUDA not in providers():
+        if recipe.device == "cuda" and CUDA not in onnx_providers():
             raise InputError(Problem("compute.device", "cuda, which this ONNX Runtime lacks", "cpu", "pip install onnxruntime-gpu"))
         keep_freed_memory()
         with torch_threads(recipe.threads):
@@ -57,16 +58,14 @@ class Onnxruntime(Backend):
 
 
 def _load(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:
-    """Export a graph and open it, and say whether it takes any size.
+    """Export a graph and open it; return the function, and whether it takes any size.
 
     Raises:
-        InputError: the network does something that ONNX cannot say, or ONNX Runtime cannot do.
+        InputError: the network cannot be exported to ONNX, or ONNX Runtime cannot run it.
     """
-    from pipeline.models.network_files.onnx_session import open_session
-
     file, takes_any = _export(graph, pixels)
     session = open_session(file, threads=recipe.threads, cuda=recipe.device == "cuda", where="compute.backend")
-    names = [one.name for one in session.get_inputs()]
+    names = [port.name for port in session.get_inputs()]
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         outputs: list[NDArray[Any]] = session.run(None, dict(zip(names, inputs, strict=True)))
@@ -78,17 +77,17 @@ def _load(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool
 def _export(graph: Graph, pixels: NDArray[Any]) -> tuple[bytes, bool]:
     import torch
 
-    from pipeline.backends._graph_predictor import refusal, trace
+    from pipeline.backends._graph import refuse_network, trace
 
     traced, takes_any = trace(graph, pixels.shape, "onnxruntime")
     channels = pixels.shape[3 if graph.interleaved else 1]
     numbers = torch.ones(len(pixels), channels, 1, 1)
-    file: Any = io.BytesIO()  # the older exporter takes one, whatever its types say
+    file: Any = io.BytesIO()  # the older exporter accepts a file object, though its types deny it
     sides = (1, 2) if graph.interleaved else (2, 3)
     axes = {"pixels": {0: "n", sides[0]: "h", sides[1]: "w"}, "mean": {0: "n"}, "std": {0: "n"}} if takes_any else {}
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that this exporter is the older one: it needs no further package
+            warnings.simplefilter("ignore")  # this exporter is deprecated; the newer one needs another package
             torch.onnx.export(
                 traced,
                 (torch.from_numpy(pixels.copy()), numbers, numbers),
@@ -99,5 +98,5 @@ def _export(graph: Graph, pixels: NDArray[Any]) -> tuple[bytes, bool]:
                 dynamic_axes=axes,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise refusal("onnxruntime", error) from error
+        raise refuse_network("onnxruntime", error) from error
     return file.getvalue(), takes_any

@@ -1,4 +1,4 @@
-"""Eager torch: runs every network, compiles nothing."""
+"""Eager torch: runs every network without compiling it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Torch"]
 
-BAND = 1 << 18  # logits that are turned into planes at a time, in the processor's cache
+BAND = 1 << 18  # logits that are rearranged at a time, so that they stay in the processor's cache
 
 Numbers = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Mean and std (B, C)."""
 
 
 class Torch(Backend):
-    """Evaluation mode, batch norms folded, channels last; bfloat16 and float16 by their weights.
+    """Evaluation mode, batch norms folded, channels last; bfloat16 and float16 by converting the weights.
 
-    Logits come back as float32: numpy, contiguous (B, K, Y, X), on the CPU; on a GPU they stay there, and pixels may be there
+    Logits come back as float32: on a CPU as contiguous numpy (B, K, Y, X); on a GPU as tensors there, where pixels may lie
     already (:mod:`pipeline.tiling.torch_ops`).
 
     Example::
@@ -47,14 +47,14 @@ class Torch(Backend):
 
     @contextmanager
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
-        """Take the network over (it is changed in place); see :class:`pipeline.backends.Backend`."""
+        """Take the network over and change it in place; see :class:`pipeline.backends.Backend`."""
         self.require(recipe)
         import torch
 
         keep_freed_memory()
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise InputError(Problem("compute.device", "cuda, where torch finds no GPU", "cpu or auto", "See `gigaseg doctor`."))
-        # TF32 would make fp32 a name only; benchmarking could pick another kernel in another process.
+        # fp32 excludes TF32, whose inputs have 10 bits. Benchmarking may choose another kernel in another process.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32")
         with torch_threads(recipe.threads), exact:
             yield _predictor(network, recipe, normalize)
@@ -64,7 +64,7 @@ class _TorchPredictor(Predictor):
     """A loaded network.
 
     Attributes:
-        batch: the largest batch that has fitted into memory so far; None: any.
+        batch: the largest batch that fits into device memory; None: not limited so far.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
@@ -81,7 +81,7 @@ class _TorchPredictor(Predictor):
         self.batch: int | None = None
 
     def run(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> torch.Tensor:
-        """Return logits (B, K, Y, X) as the network leaves them, with at least two classes."""
+        """Return logits (B, K, Y, X) in the network's dtype and layout, with at least two classes."""
         import torch
 
         while True:
@@ -94,7 +94,7 @@ class _TorchPredictor(Predictor):
                     raise
             else:
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
-            # Outside the handler: the exception holds on to the very tensors that must go.
+            # Outside the handler, because the exception keeps the tensors alive that must be freed.
             self.batch = min(step, len(pixels_BCYX)) // 2
             self.notes.append(f"batch {step} did not fit into device memory; {self.batch} from here on")
             torch.cuda.empty_cache()
@@ -103,14 +103,14 @@ class _TorchPredictor(Predictor):
         import torch
 
         numbers = mean_and_std(self.normalize, fits, pixels_BCYX.shape[1])
-        # no_grad, not inference_mode: whoever gets the logits may change them in place.
+        # no_grad, not inference_mode, so that the caller may change the logits in place.
         with torch.no_grad():
             logits_BKYX: torch.Tensor = self.network(self.prepare(pixels_BCYX, numbers).to(self.dtype))
             return torch.cat([torch.zeros_like(logits_BKYX), logits_BKYX], 1) if logits_BKYX.shape[1] == 1 else logits_BKYX
 
     @abstractmethod
     def prepare(self, pixels_BCYX: Any, numbers: Numbers | None) -> torch.Tensor:
-        """Convert to float32, channels last, and normalise."""
+        """Return normalised float32 pixels, channels last."""
 
 
 class _HostPredictor(_TorchPredictor):
@@ -128,7 +128,7 @@ class _HostPredictor(_TorchPredictor):
         return planes_BKYX
 
     def classes(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[Any]:
-        """Return classes (B, Y, X), those of the largest logits, the lowest in ties; whole planes of logits are never made.
+        """Return class ids (B, Y, X) of the largest logits, the lowest in ties, without rearranging whole planes of logits.
 
         Raises:
             BlockError: a logit is NaN or infinite.
@@ -142,7 +142,7 @@ class _HostPredictor(_TorchPredictor):
         return classes_BYX
 
     def prepare(self, pixels_BCYX: NDArray[Any], numbers: Numbers | None) -> torch.Tensor:
-        """With numpy: five times faster than torch on interleaved pixels."""
+        """Convert with numpy, which is five times faster than torch on interleaved pixels."""
         import torch
 
         batch, channels, height, width = pixels_BCYX.shape
@@ -150,7 +150,7 @@ class _HostPredictor(_TorchPredictor):
         for channel in range(channels) if pixels_BCYX.strides[3] == pixels_BCYX.itemsize else (slice(None),):
             values_BYXC[..., channel] = np.moveaxis(pixels_BCYX, 1, -1)[..., channel]
         if numbers is not None:
-            # Whole rows at a time: an inner loop over a few channels would cost more than the arithmetic.
+            # Whole rows, because an inner loop over a few channels costs more than the arithmetic.
             rows = values_BYXC.reshape(batch, height, width * channels)
             mean_BC, std_BC = numbers
             rows -= np.tile(mean_BC, (1, width))[:, None]
@@ -159,9 +159,9 @@ class _HostPredictor(_TorchPredictor):
 
 
 def _bands(logits_KYX: torch.Tensor) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Rows, and their logits as float32 planes: networks leave the classes of a pixel side by side, and many of them.
+    """Yield bands of rows and their logits as float32 planes; networks leave the logits of a pixel side by side.
 
-    A band at a time, which the cache holds, takes a quarter of the time that all at once takes where classes are many.
+    With many classes, bands that fit into the cache take a quarter of the time of the whole tile.
     """
     import torch
 
@@ -184,25 +184,30 @@ class _DevicePredictor(_TorchPredictor):
         self.ops = TorchOps(recipe.device)
 
     def __call__(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> torch.Tensor:
-        """Return logits (B, K, Y, X), float32, for pixels as a numpy array or a tensor of the device; nothing waits for them."""
+        """Return logits (B, K, Y, X), float32, without waiting for them.
+
+        Args:
+            pixels_BCYX: a numpy array, or a tensor of the device.
+            fits: see :data:`pipeline.models.Predict`.
+        """
         import torch
 
-        there_BCYX = self.ops.put(pixels_BCYX) if isinstance(pixels_BCYX, np.ndarray) else pixels_BCYX
-        return self.run(there_BCYX, fits).to(torch.float32)
+        device_BCYX = self.ops.put(pixels_BCYX) if isinstance(pixels_BCYX, np.ndarray) else pixels_BCYX
+        return self.run(device_BCYX, fits).to(torch.float32)
 
     def prepare(self, pixels_BCYX: torch.Tensor, numbers: Numbers | None) -> torch.Tensor:
-        """On the device."""
+        """Convert on the device."""
         import torch
 
         x_BCYX = pixels_BCYX.to(torch.float32, memory_format=torch.channels_last, copy=True)
         if numbers is not None:
-            mean_BC, std_BC = (self.ops.send(one)[:, :, None, None] for one in numbers)
+            mean_BC, std_BC = (self.ops.send(number_BC)[:, :, None, None] for number_BC in numbers)
             x_BCYX.sub_(mean_BC).div_(std_BC)
         return x_BCYX
 
 
 def _predictor(network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> _TorchPredictor:
-    """The one for a recipe's device."""
+    """Return the predictor for the recipe's device."""
     if recipe.device == "cpu":
         return _HostPredictor(network, recipe, normalize)
     return _DevicePredictor(network, recipe, normalize)

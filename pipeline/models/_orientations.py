@@ -1,4 +1,4 @@
-"""Test-time augmentation: predict a tile in several orientations, turn the answers back, average their probabilities.
+"""Test-time augmentation: predict a tile in several orientations, turn the logits back, and average the probabilities.
 
 After Wang et al., "Aleatoric uncertainty estimation with test-time augmentation" (2019, arXiv:1807.07356).
 """
@@ -16,7 +16,7 @@ from pipeline.models._predictor import Predictor
 if TYPE_CHECKING:
     from pipeline.statistics import ImageFit
 
-__all__ = ["TTA", "Orientations", "average", "orientations"]
+__all__ = ["TTA", "Orientations", "average_probs", "orientations"]
 
 TTA = Literal["none", "flips", "d4"]
 Turn = Callable[[Any], Any]
@@ -25,9 +25,9 @@ TINY = np.float32(1e-30)  # keeps the logarithm of a probability of 0 finite
 
 
 def orientations(kind: TTA) -> list[tuple[Turn, Turn]]:
-    """Each way to turn an array (..., Y, X), and the way back.
+    """Return pairs of functions that turn an array (..., Y, X) and turn it back.
 
-    ``flips``: as it is, and mirrored along either axis and both. ``d4``: also those, turned by 90 degrees.
+    ``flips``: unchanged, mirrored along either axis, and along both. ``d4``: also all of these turned by 90 degrees.
 
     Example:
         >>> picture = np.arange(6).reshape(2, 3)
@@ -47,12 +47,12 @@ def orientations(kind: TTA) -> list[tuple[Turn, Turn]]:
         return pairs[:1]
     if kind == "flips":
         return pairs
-    # A flip and then a quarter turn; back is a quarter turn the other way and then the flip.
+    # Turn: flip, then exchange the axes. Back: exchange the axes, then flip.
     return pairs + [(_then(flip, _swap), _then(_swap, flip)) for flip in flips]
 
 
 def _swap(x: Any) -> Any:
-    """Exchange rows and columns: a quarter turn and a flip, and its own inverse."""
+    """Exchange rows and columns."""
     return np.swapaxes(x, -1, -2)
 
 
@@ -60,16 +60,16 @@ def _then(first: Turn, second: Turn) -> Turn:
     return lambda x: second(first(x))
 
 
-def average(answers: Iterable[NDArray[Any]], weights: Sequence[float]) -> NDArray[np.float32]:
-    """Average the softmax of several logits, and return its logarithm, which is logits again.
+def average_probs(answers: Iterable[NDArray[Any]], weights: Sequence[float]) -> NDArray[np.float32]:
+    """Average the softmax of several logits, and return its logarithm, which are logits again.
 
     Args:
-        answers: logits (B, K, Y, X) each, one after the other.
-        weights: one an answer, adding up to 1.
+        answers: logits (B, K, Y, X), computed one after the other.
+        weights: one for each of them, adding up to 1.
 
     Example:
         >>> one, other = np.zeros((1, 2, 1, 1)), np.log([0.9, 0.1]).reshape(1, 2, 1, 1)
-        >>> np.exp(average([one, other], [0.5, 0.5])).astype(float).round(2).ravel().tolist()
+        >>> np.exp(average_probs([one, other], [0.5, 0.5])).astype(float).round(2).ravel().tolist()
         [0.7, 0.3]
     """
     total = np.zeros((), np.float32)
@@ -81,11 +81,11 @@ def average(answers: Iterable[NDArray[Any]], weights: Sequence[float]) -> NDArra
 
 
 class Orientations(Predictor):
-    """A predictor that asks another one several times; its notes are the other's.
+    """Averages the predictions of one predictor over orientations of the tile.
 
     Args:
-        predict: the other one.
-        kind: which orientations.
+        predict: the predictor; its notes become those of this one.
+        kind: the orientations.
     """
 
     def __init__(self, predict: Predictor, kind: TTA) -> None:
@@ -95,6 +95,6 @@ class Orientations(Predictor):
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""
         turns = list(orientations(self.kind))
-        given = (self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits) for turn, _ in turns)
-        found = (logits.cpu().numpy() if hasattr(logits, "cpu") else logits for logits in given)
-        return average((back(logits) for logits, (_, back) in zip(found, turns, strict=True)), [1 / len(turns)] * len(turns))
+        turned = (self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits) for turn, _ in turns)
+        host = (logits.cpu().numpy() if hasattr(logits, "cpu") else logits for logits in turned)
+        return average_probs((back(logits) for logits, (_, back) in zip(host, turns, strict=True)), [1 / len(turns)] * len(turns))

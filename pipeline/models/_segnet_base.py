@@ -1,4 +1,4 @@
-"""What both SegNets share: options, and what follows from their layers without torch."""
+"""The base of both SegNets: options, and the facts that follow from the layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SegNetBase"]
 
 
 class SegNetBase(Network):
-    """A SegNet of the layers that a subclass names."""
+    """A SegNet; a subclass gives its layers."""
 
     layers: ClassVar[SegNetLayers]
 
@@ -26,12 +26,12 @@ class SegNetBase(Network):
 
     @property
     def num_classes(self) -> int:
-        """One logit tells two classes apart."""
+        """At least 2: one logit separates two classes."""
         return max(self.classes, 2)
 
     @property
     def num_channels(self) -> int:
-        """Exactly ``channels``."""
+        """As given."""
         return self.channels
 
     @property
@@ -45,13 +45,13 @@ class SegNetBase(Network):
         return self.layers.field
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """The widest moment, around the first pooling and the last unpooling: four times the first stage's maps, in float32."""
+        """Count four times the first stage's float32 maps, which are in use around the first pooling and the last unpooling."""
         height, width = tile
         return height * width * 4 * (channels + 4 * self.layers.encoder[0][0] + 2 * self.num_classes)
 
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
-        """Channels and classes."""
+        """Infer channels and classes."""
         options = channels_and_classes(shapes, "encoder.0.0.weight", "head.weight")
         return [options] if options else []
 

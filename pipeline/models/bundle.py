@@ -1,4 +1,4 @@
-"""Trained models that say what they need and what they predict: a folder with ``model.yaml`` and its weights."""
+"""Trained models from bundles, which declare what they need and what they predict."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ class Bundle(TorchModel):
 
     @classmethod
     def path_options(cls, options: Mapping[str, Any]) -> list[str]:
-        """A path without a slash is a name to look up, not a file."""
+        """Return ``path``, unless it is the name of a bundle: a name has no slash."""
         return ["path"] if "/" in str(options.get("path")) else []
 
     @model_validator(mode="after")
     def _readable(self) -> Bundle:
-        _ = self.architecture  # an unreadable bundle is refused where it is named, not where it is loaded
+        _ = self.architecture  # an unreadable bundle is refused when the YAML is read, not when it is loaded
         return self
 
     @cached_property
     def folder(self) -> Path:
-        """Where the bundle lies.
+        """The bundle's folder.
 
         Raises:
-            InputError: there is none of this name.
+            InputError: there is no such bundle.
         """
         return find_bundle(self.path)
 
     @cached_property
     def spec(self) -> BundleSpec:
-        """What ``model.yaml`` says.
+        """The content of ``model.yaml``.
 
         Raises:
-            InputError: it is missing, not YAML, or a key is wrong.
+            InputError: the file is missing, no YAML, or a key is wrong.
         """
         return read_spec(self.folder)
 
@@ -103,18 +103,18 @@ class Bundle(TorchModel):
 
     @property
     def allows_bf16(self) -> bool:
-        """The architecture's, unless ``model.yaml`` says no."""
+        """The architecture's, unless ``model.yaml`` denies it."""
         return self.architecture.allows_bf16 and self.spec.bf16
 
     @property
     def unmeasured_key(self) -> str | None:
-        """The weights, until stride and field of an architecture that does not say them have been measured, here or in training."""
+        """The architecture's, unless ``model.yaml`` has the field that training measured."""
         return self.architecture.unmeasured_key if self.spec.tile.field is None else None
 
     @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
-        """Names and colours."""
-        return [one.model_dump(exclude_none=True) for one in self.spec.classes]
+        """Names and colours, as ``model.yaml`` says."""
+        return [named.model_dump(exclude_none=True) for named in self.spec.classes]
 
     @property
     def normalize(self) -> Any:
@@ -142,18 +142,18 @@ class Bundle(TorchModel):
         return self.spec.citation
 
     def files(self) -> Sequence[Path]:
-        """``model.yaml`` and the weights."""
+        """Return ``model.yaml`` and the weights."""
         return (self.folder / "model.yaml", self.folder / self.spec.weights.file)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """The architecture's."""
+        """Return the architecture's."""
         return self.architecture.projected_bytes(tile, channels)
 
     def load(self) -> nn.Module:
-        """Build the architecture with the weights, after checking that they are the ones that were saved.
+        """Build the architecture and load the weights, after comparing their hash with ``model.yaml``.
 
         Raises:
-            InputError: the weights are missing, truncated or tampered with.
+            InputError: the weights are missing, or were changed.
         """
         weights, wanted = self.folder / self.spec.weights.file, self.spec.weights.sha256
         if not weights.is_file():

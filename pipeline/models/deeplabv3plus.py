@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DeepLabV3Plus"]
 
-_ENCODERS = {"xception65": "tu-xception65"}  # the others have one name
+_ENCODERS = {"xception65": "tu-xception65"}  # the library's name where it differs from ours
 _STEMS = {"xception65": "model.stem_0.conv", "resnet101": "conv1", "resnet50": "conv1", "mobilenet_v2": "features.0.0"}
 
 
 class DeepLabV3Plus(Network):
-    """DeepLabv3+: atrous spatial pyramid pooling over a dilated encoder, and a decoder that sharpens it at a quarter of the size.
+    """DeepLabv3+: atrous spatial pyramid pooling over a dilated encoder, refined by a decoder at a quarter of the size.
 
-    It pools the whole tile into one of its branches, so that no halo is exact: the field is not finite, and the tile's
-    size is part of the result. Encoders are those of segmentation-models-pytorch and timm. ``xception65`` is the aligned
+    One of its branches pools the whole tile, so the field is not finite, no halo is exact, and the tile's size changes
+    the result. Encoders are those of segmentation-models-pytorch and timm. ``xception65`` is the aligned
     Xception of the authors, parameter for parameter: strided separable convolutions in place of pooling, norms after both
     halves, a ReLU between them in the exit flow only. Two things differ from the authors' head (41,042,005 parameters for 21
     classes, not 41,055,413): no norm and ReLU inside its separable convolutions, and one of the two 3x3 convolutions of the
@@ -37,21 +37,21 @@ class DeepLabV3Plus(Network):
     encoder: Literal["xception65", "resnet101", "resnet50", "mobilenet_v2"] = Field(default="xception65", description="the backbone")
     channels: int = Field(default=3, ge=1, description="channels of the input")
     classes: int = Field(default=21, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
-    output_stride: Literal[8, 16] = Field(default=16, description="how much smaller than the input the encoder's output is")
+    output_stride: Literal[8, 16] = Field(default=16, description="how many times smaller than the input the encoder's output is")
 
     @property
     def num_classes(self) -> int:
-        """One logit tells two classes apart."""
+        """At least 2: one logit separates two classes."""
         return max(self.classes, 2)
 
     @property
     def num_channels(self) -> int:
-        """Exactly ``channels``."""
+        """As given."""
         return self.channels
 
     @property
     def stride(self) -> int:
-        """The encoder's."""
+        """That of the encoder's output."""
         return self.output_stride
 
     @property
@@ -61,7 +61,7 @@ class DeepLabV3Plus(Network):
 
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
-        """The encoders whose first convolution has the name; the output stride leaves no trace."""
+        """Return the encoders whose first convolution has this name; the output stride does not show in the tensors."""
         if "decoder.aspp.0.convs.0.0.weight" not in shapes:
             return
         for encoder, stem in _STEMS.items():

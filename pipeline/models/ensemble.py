@@ -1,4 +1,4 @@
-"""Several models as one: the average of their probabilities."""
+"""The average of several models' probabilities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import Field, Strict, model_validator
 
 from pipeline.config import Recipe
 from pipeline.models import Model, Predictor
-from pipeline.models._orientations import average
+from pipeline.models._orientations import average_probs
 from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter
 
@@ -28,8 +28,8 @@ __all__ = ["Ensemble"]
 class Ensemble(Model):
     """Averages the class probabilities of its members, each with its own normalisation (Hansen and Salamon 1990).
 
-    Members must agree in classes and channels. A per-image normalisation (``percentile``, ``zscore``) must be the same for all that ask
-    for one; the others see raw values, unless the YAML asks.
+    Members must agree in classes and channels. All members with a per-image normalisation (``percentile``, ``zscore``) must have the
+    same one; the other members see raw values, unless the YAML sets ``normalize``.
 
     Example::
 
@@ -44,7 +44,7 @@ class Ensemble(Model):
 
     members: Annotated[tuple[dict[str, Any], ...], Strict(strict=False)] = Field(min_length=2, description="models, as under `model`")
     shares: Annotated[tuple[float, ...], Strict(strict=False)] | None = Field(
-        default=None, description="how much each member counts; null: all alike"
+        default=None, description="weight of each member; null: equal weights"
     )
 
     @model_validator(mode="after")
@@ -59,9 +59,9 @@ class Ensemble(Model):
             raise ValueError(f"members of one number of channels; these have {[model.num_channels for model in models]}")
         if len({model.fixed_size for model in models} - {None}) > 1:
             raise ValueError(f"members of one input size; these have {[model.fixed_size for model in models]}")
-        if any(part.fitter() for part in self.constituents):
+        if any(model.fitter() for model in self.constituents):
             raise ValueError("members without statistics of their own; a package that normalises by image cannot be averaged")
-        if len(self._wishes - {None}) > 1:
+        if len(self._per_image - {None}) > 1:
             raise ValueError("members of one per-image normalisation")
         if self.shares is not None and (len(self.shares) != len(models) or min(self.shares) <= 0):
             raise ValueError(f"shares: {len(models)} positive numbers")
@@ -75,7 +75,7 @@ class Ensemble(Model):
     @property
     def constituents(self) -> Sequence[Model]:
         """All members'."""
-        return [part for model in self.models for part in model.constituents]
+        return [constituent for model in self.models for constituent in model.constituents]
 
     @property
     def num_classes(self) -> int:
@@ -89,7 +89,7 @@ class Ensemble(Model):
 
     @property
     def stride(self) -> int:
-        """One that is a multiple of every member's."""
+        """The least common multiple of the members'."""
         return math.lcm(*(model.stride for model in self.models))
 
     @property
@@ -105,7 +105,7 @@ class Ensemble(Model):
 
     @property
     def fixed_size(self) -> int | None:
-        """That of the members that have one."""
+        """The one that members have, if any."""
         return next((model.fixed_size for model in self.models if model.fixed_size is not None), None)
 
     @property
@@ -115,7 +115,7 @@ class Ensemble(Model):
 
     @property
     def takes_normalize(self) -> bool:
-        """What the YAML says goes to every member."""
+        """Where all members do; each then gets what the YAML says."""
         return all(model.takes_normalize for model in self.models)
 
     @property
@@ -135,35 +135,35 @@ class Ensemble(Model):
 
     @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
-        """The first member's that has one."""
+        """The first list that a member has."""
         return next((model.class_list for model in self.models if model.class_list), ())
 
     @property
     def normalize(self) -> Any:
-        """The per-image normalisation that members ask for; None where others work on raw values. Fixed ones stay with their member."""
-        return None if None in self._wishes else next(iter(self._wishes), None)
+        """The per-image normalisation of all members; None where some work on raw values. A fixed one stays with its member."""
+        return None if None in self._per_image else next(iter(self._per_image), None)
 
     @property
-    def _wishes(self) -> set[Any]:
-        """Per-image normalisations that members ask for; None: raw values."""
-        return {part.normalize for part in self.constituents if part.takes_normalize and not isinstance(part.normalize, Mapping)}
+    def _per_image(self) -> set[Any]:
+        """The members' per-image normalisations; None stands for raw values."""
+        return {model.normalize for model in self.constituents if model.takes_normalize and not isinstance(model.normalize, Mapping)}
 
     def fitter(self) -> Fitter | None:
-        """What some members ask for, where others work on raw values and must not be given it."""
-        asked = self._wishes - {None}
-        return NormalizationFitter(asked.pop()) if asked and None in self._wishes else None
+        """Gather the per-image normalisation of some members, where others work on raw values."""
+        asked = self._per_image - {None}
+        return NormalizationFitter(asked.pop()) if asked and None in self._per_image else None
 
     def files(self) -> Sequence[Path]:
-        """All members' files."""
+        """Return all members' files."""
         return [path for model in self.models for path in model.files()]
 
     def check(self) -> None:
-        """Every member's."""
+        """Check every member."""
         for model in self.models:
             model.check()
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """The largest member, and the probabilities of all of them."""
+        """Add the largest member's bytes and the probabilities of all members."""
         height, width = tile
         return (
             max(model.projected_bytes(tile, channels) for model in self.models) + len(self.models) * height * width * self.num_classes * 4
@@ -180,7 +180,7 @@ class Ensemble(Model):
 
 
 class _Members(Predictor):
-    """A predictor that asks several others, and gathers their notes call by call.
+    """Averages the predictions of several predictors, and collects their notes after each call.
 
     Args:
         models: the members.
@@ -199,7 +199,7 @@ class _Members(Predictor):
         for at, predict in enumerate(self.opened):
             self.notes += [f"members.{at}: {note}" for note in predict.notes]
             predict.notes.clear()
-        return average(_same_size(answers), self.shares)
+        return average_probs(_same_size(answers), self.shares)
 
 
 def _fixed(model: Model) -> Mapping[str, Any] | None:
@@ -207,7 +207,7 @@ def _fixed(model: Model) -> Mapping[str, Any] | None:
 
 
 def _fits_of(model: Model, fits: Sequence[ImageFit]) -> Sequence[ImageFit]:
-    """Give a member the normalisation that it asks for, where it is not everybody's and the YAML asks for none."""
+    """Return the fits with the member's own per-image normalisation, where not all members have it and the YAML sets none."""
     return [{"normalize": fit["model"], **fit} if isinstance(model.normalize, str) and "model" in fit else fit for fit in fits]
 
 
@@ -216,7 +216,7 @@ def _host(logits: Any) -> NDArray[Any]:
 
 
 def _same_size(answers: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Cut all to the middle that the smallest has: members with valid padding give less."""
+    """Crop all answers around their centre to the size of the smallest; members with valid padding return smaller ones."""
     height, width = (min(answer.shape[axis] for answer in answers) for axis in (-2, -1))
     cut = []
     for answer in answers:

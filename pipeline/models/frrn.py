@@ -18,15 +18,15 @@ __all__ = ["FRRN"]
 _DOWN = ((2, 96, 3), (4, 192, 4), (8, 384, 2), (16, 384, 2))
 _UP = ((8, 192, 2), (4, 192, 2), (2, 96, 2))
 _STAGES = {"a": (*_DOWN, *_UP), "b": (*_DOWN, (32, 384, 2), (16, 192, 2), *_UP)}
-_UNITS = 3  # residual units before the streams part, and after they join
+_UNITS = 3  # residual units before the streams divide, and after they join
 
 
 class FRRN(Network):
-    """FRRN A and B of the paper: a stream that is pooled and unpooled, beside one that keeps the full resolution.
+    """FRRN A and B of the paper: one stream is pooled and unpooled, another keeps the full resolution.
 
     17,746,803 (A) and 24,755,699 (B) parameters for three channels and 19 classes, as in the authors' own code. Each unit
-    of a stage takes the previous unit's output. The pooled stream grows by bilinear interpolation with pixels as areas, not
-    corners, so that a tile on the grid of the stride sees what the whole image would show it.
+    of a stage takes the previous unit's output. The pooled stream grows by bilinear interpolation without aligned corners,
+    so that a tile on the grid of the stride computes what the whole image would give.
 
     Example::
 
@@ -39,22 +39,22 @@ class FRRN(Network):
 
     @property
     def num_classes(self) -> int:
-        """One logit tells two classes apart."""
+        """At least 2: one logit separates two classes."""
         return max(self.classes, 2)
 
     @property
     def num_channels(self) -> int:
-        """Exactly ``channels``."""
+        """As given."""
         return self.channels
 
     @property
     def stages(self) -> tuple[tuple[int, int, int], ...]:
-        """For each stage, how often smaller than the input it is, its feature maps, and its number of units."""
+        """For each stage its scale (the input's size over its own), its feature maps, and its number of units."""
         return _STAGES[self.variant]
 
     @property
     def stride(self) -> int:
-        """The coarsest stage's.
+        """Scale of the coarsest stage.
 
         Example:
             >>> FRRN(variant="a").stride, FRRN(variant="b").stride
@@ -64,11 +64,11 @@ class FRRN(Network):
 
     @property
     def field(self) -> int:
-        """Exact: the first pixel of a cell, followed back to what it sees, in both streams."""
+        """Exact: the first pixel of a cell, followed back to its inputs in both streams."""
         residual = pooled = -2 * _UNITS  # the first pixel seen, in pixels of the stream
         at = 1
         for scale, _, units in reversed(self.stages):
-            # Forward, this step doubled the pooled stream (bilinear: a pixel more) or halved it.
+            # In the forward direction this step halves the pooled stream, or doubles it (bilinear: one pixel more).
             pooled = (pooled - 1) // 2 if scale > at else pooled * at // scale
             for _ in range(units):
                 pooled = min(pooled, residual // scale) - 2
@@ -77,13 +77,13 @@ class FRRN(Network):
         return -(min(residual, pooled * at) - 2 * _UNITS - 2)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """The widest moment, where the streams join: measured as twelve times the 48 maps of the full resolution, in float32."""
+        """Count twelve times the 48 float32 maps of the full resolution, as measured where the streams join."""
         height, width = tile
         return height * width * 4 * (channels + 12 * 48 + 2 * self.num_classes)
 
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
-        """Both variants: they share most names."""
+        """Infer channels and classes, and return both variants, which share most names."""
         options = channels_and_classes(shapes, "stem.0.weight", "head.weight")
         return [{"variant": variant, **options} for variant in _STAGES] if options else []
 

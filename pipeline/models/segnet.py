@@ -11,11 +11,11 @@ __all__ = ["SegNet"]
 
 
 class SegNet(SegNetBase):
-    """The SegNet of the paper: the 13 convolutions of VGG16, max-pooling, and a mirror image that unpools by the poolings' indices.
+    """The SegNet of the paper: the 13 convolutions of VGG16, max-pooling, and a mirrored decoder that unpools by the poolings' indices.
 
     29,449,355 parameters for three channels and 11 classes. As in the authors' own files, each 3x3 convolution has a bias,
-    batch norm and ReLU, but for the last, which gives the logits. Its field of 186 pixels holds where tiles lie on the
-    grid of its stride, 32.
+    batch norm and ReLU, except the last, which computes the logits. The field of 186 pixels holds where tiles lie on the
+    grid of the stride, 32.
 
     Example::
 

@@ -14,8 +14,8 @@ class SegNetBasic(SegNetBase):
     """The small SegNet of the paper: four 7x7 convolutions down, four up by the poolings' indices, and a 1x1 classifier.
 
     1,416,587 parameters for three channels and 11 classes. As in the authors' own files, the input's channels are
-    normalised by their neighbours, all convolutions have a bias, all but the classifier batch norm, and only the encoder
-    has ReLUs. Its field of 93 pixels holds where tiles lie on the grid of its stride, 16.
+    normalised by their neighbours, all convolutions have a bias, all but the classifier have batch norm, and only the encoder
+    has ReLUs. The field of 93 pixels holds where tiles lie on the grid of the stride, 16.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Any network of segmentation-models-pytorch."""
+"""Networks of segmentation-models-pytorch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Smp"]
 class Smp(Network):
     """Any architecture of segmentation-models-pytorch (Iakubovskii 2019) with any of its encoders, or any of timm's.
 
-    Names are taken in any case. The stride is 2 to the power of the option ``encoder_depth`` (5; PSPNet: 3), but at most
+    Names are accepted in any case. The stride is 2 to the power of the option ``encoder_depth`` (5; PSPNet: 3), but at most
     ``encoder_output_stride`` where there is dilation (DeepLabV3, DeepLabV3Plus, PAN). PAN has three poolings of its own;
-    DPT has twice the patch that the encoder's name says. Weights saved by the library load as they are. The field is
-    measured once for a file of weights, and not known before; whoever sees the whole tile (attention, squeeze-and-excitation,
-    image pooling, group norm) has none.
+    DPT has twice the patch that the encoder's name says. Weights saved by the library load unchanged. The field is
+    measured once for each weights file, and not known before. Networks that see the whole tile (by attention,
+    squeeze-and-excitation, image pooling or group norm) have no finite field.
 
     Example::
 
@@ -33,7 +33,7 @@ class Smp(Network):
     """
 
     architecture: Annotated[Architecture, BeforeValidator(spelled)] = Field(default="Unet", description="class of the library")
-    encoder: str = Field(default="resnet34", description="such as resnet34, mit_b0, efficientnet-b0; with tu- before it, any of timm's")
+    encoder: str = Field(default="resnet34", description="such as resnet34, mit_b0, efficientnet-b0; any of timm's with the prefix tu-")
     pretrained: str | None = Field(default=None, description="the encoder's weights, such as imagenet, if `weights` is null; null: random")
     channels: int = Field(default=3, ge=1, description="channels of the input")
     classes: int = Field(default=2, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
@@ -43,7 +43,7 @@ class Smp(Network):
     @classmethod
     def _fits(cls, options: dict[str, Any]) -> dict[str, Any]:
         if taken := [f"{key} ({GIVEN_ELSEWHERE[key]})" for key in options if key in GIVEN_ELSEWHERE]:
-            raise ValueError(f"other keys; these are said elsewhere: {', '.join(taken)}")
+            raise ValueError(f"other keys; these have keys of their own: {', '.join(taken)}")
         for key, allowed in (("encoder_depth", range(1, 8)), ("encoder_output_stride", (8, 16, 32))):
             if key in options and options[key] not in allowed:
                 raise ValueError(f"{key} of {', '.join(map(str, allowed))}")
@@ -51,17 +51,17 @@ class Smp(Network):
 
     @property
     def num_classes(self) -> int:
-        """One logit tells two classes apart."""
+        """At least 2: one logit separates two classes."""
         return max(self.classes, 2)
 
     @property
     def num_channels(self) -> int:
-        """Exactly ``channels``."""
+        """As given."""
         return self.channels
 
     @property
     def stride(self) -> int:
-        """What the encoder halves.
+        """The encoder's, times the decoder's own for PAN.
 
         Example:
             >>> [Smp(architecture=name).stride for name in ("Unet", "PSPNet", "DeepLabV3", "PAN")]
@@ -76,30 +76,30 @@ class Smp(Network):
 
     @property
     def field(self) -> int | None:
-        """As probed for the weights."""
+        """As measured for the weights."""
         found = recall_probe(self.weights, **self._built_from) if self.weights and self.architecture not in UNBOUNDED else None
         return found.field if found else None
 
     @property
     def unmeasured_key(self) -> str | None:
-        """Until the probe has looked at the network, where its architecture may have a field."""
+        """Key of the measurement, until it was made, for an architecture that may have a finite field."""
         if self.weights is None or not self.weights.is_file() or self.architecture in UNBOUNDED:
             return None
         return None if recall_probe(self.weights, **self._built_from) else probe_key(self.weights, **self._built_from)
 
     @property
     def _built_from(self) -> dict[str, Any]:
-        """What else than its weights may change the field."""
+        """What may change the field besides the weights, for the key of the measurement."""
         return self.model_dump(mode="json", include={"architecture", "encoder", "channels", "classes", "options"})
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """A guess that holds for all of them: 256 float32 feature maps of the tile's size at the widest moment."""
+        """Estimate 256 float32 feature maps of the tile's size, which suffices for every architecture."""
         height, width = tile
         return height * width * 4 * (channels + 256 + 2 * self.num_classes)
 
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
-        """The architecture by its decoder, and every encoder of the family that the names tell; none of timm's."""
+        """Infer the architecture from the decoder, and every encoder that the names allow; none of timm's."""
         from pipeline.models.networks.smp_tensor_names import infer_options
 
         return infer_options(shapes)
@@ -109,10 +109,10 @@ class Smp(Network):
         return self._make(None)
 
     def load(self) -> nn.Module:
-        """Build the module and give it its weights, or its encoder those of the hub.
+        """Build the module and load its weights, or the encoder's weights from the hub.
 
         Raises:
-            InputError: no such encoder, weights that cannot be had, or options that do not fit.
+            InputError: there is no such encoder, the weights cannot be loaded, or the options do not fit.
         """
         from pipeline.models.networks.smp import check_output
         from pipeline.models.networks.weights import load_weights

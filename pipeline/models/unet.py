@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UNet"]
 
-_USUAL = (1, 3, 4)  # channels of most images
+_USUAL_CHANNELS = (1, 3, 4)  # of most images
 
 
 class UNet(Network):
@@ -38,7 +38,10 @@ class UNet(Network):
     depth: int = Field(default=4, ge=1, le=7, description="number of poolings")
     base: int = Field(default=64, ge=1, description="feature maps of the first level; doubled at each pooling")
     patch: int = Field(
-        default=1, ge=1, le=8, description="side of the squares of pixels that are one pixel inside (Shi et al. 2016): 2 sees twice as far"
+        default=1,
+        ge=1,
+        le=8,
+        description="side of the squares of pixels that become one pixel of the network (Shi et al. 2016): 2 sees twice as far",
     )
 
     @model_validator(mode="after")
@@ -49,12 +52,12 @@ class UNet(Network):
 
     @property
     def num_classes(self) -> int:
-        """One logit tells two classes apart."""
+        """At least 2: one logit separates two classes."""
         return max(self.classes, 2)
 
     @property
     def num_channels(self) -> int:
-        """Exactly ``channels``."""
+        """As given."""
         return self.channels
 
     @property
@@ -69,7 +72,7 @@ class UNet(Network):
 
     @property
     def field(self) -> int:
-        """Exact: the first pixel of a cell, followed back to what it sees. Valid padding sees no further than it cuts.
+        """Exact: the first pixel of a cell, followed back to its inputs. Valid padding sees no further than its margin.
 
         Example:
             >>> UNet(depth=4).field, UNet(depth=2).field, UNet(depth=2, padding="valid").field, UNet(depth=2, patch=2).field
@@ -87,7 +90,7 @@ class UNet(Network):
 
     @property
     def margin(self) -> int:
-        """What valid convolutions cut off each side, (572 - 388) / 2 = 92 at depth 4, and half the crop that makes a size fit.
+        """Pixels that valid convolutions take off each side, (572 - 388) / 2 = 92 at depth 4, and half the crop that makes a size fit.
 
         Example:
             >>> UNet(depth=4).margin, UNet(depth=4, padding="valid").margin
@@ -96,13 +99,13 @@ class UNet(Network):
         return 0 if self.padding == "same" else 6 * self.stride - 4 + 4 % self.stride // 2
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """The widest moment, the last merge: its concatenated input, its output, and the logits, in float32."""
+        """Count the float32 arrays of the last merge, where most memory is in use: its input, its output, and the logits."""
         height, width = tile
         return height * width * 4 * (channels + 5 * self.base // self.patch**2 + 2 * self.num_classes)
 
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
-        """All but padding; a patch is told from channels alone, where without it they would be neither 1, 3 nor 4."""
+        """Infer all options but padding. A patch is inferred where the channels would otherwise be neither 1, 3 nor 4."""
         found, depth = channels_and_classes(shapes, "encoder.0.0.weight", "head.weight"), 0
         while f"up.{depth}.weight" in shapes:
             depth += 1
@@ -110,7 +113,7 @@ class UNet(Network):
             return
         channels, classes = found["channels"], found["classes"]
         areas = {patch: patch**2 for patch in range(1, 9) if channels % patch**2 == classes % patch**2 == 0}
-        patch = next((patch for patch, area in areas.items() if channels // area in _USUAL), 1)
+        patch = next((patch for patch, area in areas.items() if channels // area in _USUAL_CHANNELS), 1)
         yield {
             "channels": channels // patch**2,
             "classes": classes // patch**2,

@@ -323,16 +323,16 @@ def test_sizes_that_the_code_looks_at_are_respected(name):
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_graphs_of_one_size_are_let_go_of(name):
     """Of a network that needs a graph for each size, only those used last are kept, and what they gave comes again."""
-    from pipeline.backends._graph_predictor import SIZES
+    from pipeline.backends._graph_predictor import MAX_SIZED_GRAPHS
 
     network = Sized()
     with opened(name, network) as predict:
-        for side in (64, *range(32, 32 + 8 * SIZES, 8), 64):
+        for side in (64, *range(32, 32 + 8 * MAX_SIZED_GRAPHS, 8), 64):
             for _ in range(2):
                 assert_near(predict(tiles(1, 1, (64, side)), [{}]), bare(network, tiles(1, 1, (64, side))))
-            assert len(predict.sized) <= SIZES
+            assert len(predict.sized) <= MAX_SIZED_GRAPHS
         predict.prepare = None  # what was used last needs nothing to be made
-        for side in (64, 24 + 8 * SIZES):
+        for side in (64, 24 + 8 * MAX_SIZED_GRAPHS):
             predict(tiles(1, 1, (64, side)), [{}])
 
 

@@ -1,6 +1,7 @@
 """Bundles on disk: a folder with ``model.yaml`` and ``weights.safetensors``.
 
-Owns: the format, finding, reading and writing. May import: models and networks. Never touches: pixels.
+Owns: the format; finding, reading and writing bundles; the short names of models on the command line. May import: models, storage.
+Never touches: pixels.
 """
 
 from __future__ import annotations

@@ -31,14 +31,20 @@ _SHIPPED = Path(__file__).parents[2] / "bundles"
 
 
 def list_bundles() -> dict[str, Path]:
-    """Bundles that can be named without a path, with their folders, by name; of two with one name the first found counts."""
-    places = [_SHIPPED, *(Path(place) for place in os.environ.get("GIGASEG_MODELS", "").split(os.pathsep) if place)]
-    found = {path.parent.name: path.parent for place in reversed(places) for path in place.glob("*/model.yaml")}
-    return dict(sorted(found.items()))
+    """Return the folders of bundles that can be named without a path, by name.
+
+    Shipped bundles come before those of GIGASEG_MODELS, whose folders count in their order, where a name occurs twice.
+    """
+    parents = [_SHIPPED, *(Path(parent) for parent in os.environ.get("GIGASEG_MODELS", "").split(os.pathsep) if parent)]
+    folders = {path.parent.name: path.parent for parent in reversed(parents) for path in parent.glob("*/model.yaml")}
+    return dict(sorted(folders.items()))
 
 
 def find_bundle(path: str) -> Path:
-    """Return the folder that a bundle's path or name stands for.
+    """Return the folder of a bundle.
+
+    Args:
+        path: the folder, with a slash; the output folder of a training; or the name of a bundle.
 
     Raises:
         InputError: there is no such bundle.
@@ -65,7 +71,7 @@ def read_spec(folder: Path) -> BundleSpec:
     """Read and check ``model.yaml``.
 
     Raises:
-        InputError: it is not YAML, or keys are wrong; every problem at once, each with file and key.
+        InputError: the file is no YAML, or keys are wrong; every problem at once, each with file and key.
     """
     file = folder / "model.yaml"
     try:
@@ -81,13 +87,13 @@ def read_spec(folder: Path) -> BundleSpec:
 
 
 def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: Any) -> Path:
-    """Write a bundle; whoever looks sees the old folder or the new one, never a part.
+    """Write a bundle. Other processes see the old folder or the new one, never a part.
 
     Args:
-        folder: where to; a bundle that is there is replaced.
-        module: its weights are saved as they are, bit for bit.
-        half: save weights with more than one axis as float16, in half the space; norms keep their range.
-        **spec: keys of ``model.yaml`` but ``format`` and ``weights``; ``architecture`` and ``classes`` are required.
+        folder: of the bundle; an existing bundle is replaced.
+        module: its weights are saved bit for bit.
+        half: save weights with more than one axis as float16, in half the space; norms stay float32 and keep their range.
+        **spec: keys of ``model.yaml`` except ``format`` and ``weights``; ``architecture`` and ``classes`` are required.
 
     Raises:
         InputError: a key is wrong, or the architecture does not fit classes and channels.
@@ -100,12 +106,12 @@ def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: 
     try:
         new = scratch / "new"
         new.mkdir()
-        # Clones: tensors that share memory could not be saved.
+        # Clones, because safetensors refuses tensors that share memory.
         state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
         if half:
             state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
         save_file(state, new / "weights.safetensors")
-        (new / "weights.safetensors").chmod(0o644)  # the library leaves it to its writer alone, and a run may be another user's
+        (new / "weights.safetensors").chmod(0o644)  # safetensors lets only the owner read, and another user may run the bundle
         data = {
             "format": "gigaseg.bundle/1",
             **spec,

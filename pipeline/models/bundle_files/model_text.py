@@ -1,4 +1,4 @@
-"""A model as the command line names it: a name, a bundle, or a mapping as in the YAML."""
+"""Parsing a model from the command line: a name, a bundle, or a mapping as in the YAML."""
 
 from __future__ import annotations
 
