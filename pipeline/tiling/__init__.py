@@ -10,7 +10,7 @@ from pipeline.tiling.agreement import Agreement
 from pipeline.tiling.array_ops import ArrayOps, Fetched, NumpyOps
 from pipeline.tiling.blending import Blender, OverlapRegion, num_seam_shares, overlap_regions, sum_shares, tile_weights
 from pipeline.tiling.grid import Grid, GridBlock, Tile
-from pipeline.tiling.stitching import argmax_into, axis_weights, softmax_bytes
+from pipeline.tiling.stitching import argmax_into
 
 __all__ = [
     "Agreement",
@@ -23,10 +23,8 @@ __all__ = [
     "OverlapRegion",
     "Tile",
     "argmax_into",
-    "axis_weights",
     "num_seam_shares",
     "overlap_regions",
-    "softmax_bytes",
     "sum_shares",
     "tile_weights",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pipeline.tuning.backend_choice import BackendChoice, TriedBackend, fastest_backend
 from pipeline.tuning.backend_trial import is_trial_worthwhile
-from pipeline.tuning.forward_timing import TileBatch, read_largest_tile, time_backend_again, time_backends
+from pipeline.tuning.forward_timing import read_largest_tile, time_backend_again, time_backends
 from pipeline.tuning.gpus import num_gpus
 from pipeline.tuning.halo_trial import HaloDifference, measure_halo
 from pipeline.tuning.int8_calibration import Calibration, calibrate_int8
@@ -24,7 +24,6 @@ __all__ = [
     "HaloDifference",
     "RecipeChoice",
     "RunTiming",
-    "TileBatch",
     "TriedBackend",
     "calibrate_int8",
     "choose_piece",
