@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import BlockError
-from pipeline.tiling import NumpyOps, axis_weights
+from pipeline.tiling import NumpyOps
+from pipeline.tiling.stitching import axis_weights
 
 torch = pytest.importorskip("torch")
 
