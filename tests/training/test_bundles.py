@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,17 @@ def test_a_shipped_bundle_says_all_there_is_to_know(name):
     assert sum(path.stat().st_size for path in model.files()) < 8 * 2**20
 
 
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    """What a shipped bundle scores on the validation images of its training, by name; found once for all tests."""
+    return cache(lambda name: validate_bundle(plan_of(name, tmp_path_factory.mktemp(name)), list_bundles()[name], WorkerGroup()))
+
+
 @needs_data
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_bundle_scores_what_it_says(name, tmp_path):
+def test_a_shipped_bundle_scores_what_it_says(name, scores):
     """The scores of model.yaml come out again on the validation images, rounding of other processors aside."""
-    found = validate_bundle(plan_of(name, tmp_path), list_bundles()[name], WorkerGroup())
+    found = scores(name)
     stated = read_spec(list_bundles()[name]).scores["validation"]
     assert found["images"] == stated["images"]
     assert found["mean_iou"] == pytest.approx(stated["mean_iou"], abs=0.002)
@@ -61,15 +68,14 @@ def test_a_shipped_bundle_scores_what_it_says(name, tmp_path):
 
 
 @needs_data
-def test_nuclei_of_any_kind_are_found(tmp_path):
+def test_nuclei_of_any_kind_are_found(scores):
     """Fluorescence of one channel, stained tissue of three: the nuclei bundle takes both and finds most of the nuclei."""
     import csv
 
-    plan = plan_of("nuclei", tmp_path)
     kinds = {
         row["id"]: row["modality"] for row in csv.DictReader((Path(DATA) / "microscopy/nuclei-dsb2018/split.csv").read_text().splitlines())
     }
-    found = validate_bundle(plan, list_bundles()["nuclei"], WorkerGroup())
+    found = scores("nuclei")
     shares = {}
     for kind in ("fluorescence", "purple"):
         some = [one["classes"][1] for one in found["per_image"] if kind in kinds[one["name"]]]
