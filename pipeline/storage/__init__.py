@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pipeline.storage.base import Storage, StorageLike
 from pipeline.storage.block_store import BlockStore
-from pipeline.storage.by_path import appears_whole, put_text
 from pipeline.storage.codecs import with_fast_codecs
 from pipeline.storage.file_hash import file_sha256
 from pipeline.storage.local import LocalStorage
@@ -26,11 +25,9 @@ __all__ = [
     "MemoryStorage",
     "Storage",
     "StorageLike",
-    "appears_whole",
     "cache_folder",
     "file_sha256",
     "open_storage",
-    "put_text",
     "recall",
     "remember",
     "store_errors",

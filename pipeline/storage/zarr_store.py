@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from pipeline.storage.base import Storage
+if TYPE_CHECKING:
+    from pipeline.storage.base import Storage
 
 __all__ = ["ZarrStore"]
 

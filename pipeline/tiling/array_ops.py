@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from pipeline.statistics import pixel_counts
+from pipeline.statistics import count_pixels, sum_cross_entropy
 from pipeline.tiling import stitching as stitch
 
 __all__ = ["ArrayOps", "Fetched", "NumpyOps"]
@@ -126,7 +126,7 @@ class NumpyOps(ArrayOps):
 
     @override
     def cross_entropy(self, scores_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
-        return pixel_counts.sum_cross_entropy(scores_KYX, truth_YX)
+        return sum_cross_entropy(scores_KYX, truth_YX)
 
     @override
     def count_equal(self, first_YX: NDArray[Any], second_YX: NDArray[Any]) -> int:
@@ -134,7 +134,7 @@ class NumpyOps(ArrayOps):
 
     @override
     def count(self, mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> dict[str, Any]:
-        counts = pixel_counts.count_pixels(mask_YX, truth_YX, num_classes)
+        counts = count_pixels(mask_YX, truth_YX, num_classes)
         return {"predicted": counts.predicted, "no_prediction": counts.no_prediction, "confusion": counts.confusion}
 
     @override

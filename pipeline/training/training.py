@@ -13,7 +13,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.inputs import hash_values
 from pipeline.interrupts import handle_signals
 from pipeline.records import Ledger, RunFolder, hardware, versions
-from pipeline.storage import file_sha256, put_text
+from pipeline.storage import file_sha256
 from pipeline.training.bundle_output import best_bundle, complete_bundle
 from pipeline.training.checkpoint import checkpoint_file
 from pipeline.training.dataset_scan import scan_dataset
@@ -112,7 +112,7 @@ class Training:
         if not is_begun(self.folder):  # run.json is the first file, because it marks all others as a training's
             self.folder.write(kind="training", state="running", **facts)
         with Ledger.open(self.folder.ledger, take_over=take_over):
-            put_text(self.folder.path / "config.yaml", to_yaml(self.plan.config))
+            self.folder.write_config(to_yaml(self.plan.config))
             self.folder.write(**facts)
             if self.folder.read().get("state") == "done":
                 return True
@@ -167,7 +167,7 @@ def _stop_on_signal(flag: Path) -> Iterator[Callable[[], None]]:
     def ask(_number: int, _frame: Any) -> None:
         if flag.exists():
             raise KeyboardInterrupt
-        put_text(flag, "")
+        flag.touch()
 
     flag.unlink(missing_ok=True)
     with handle_signals(ask) as install_handlers:

@@ -1,4 +1,8 @@
-"""Writers: each turns a finished mask into a file that other tools open."""
+"""Writers: each turns a finished mask into a file that other tools open. One file = one writer.
+
+Owns: the formats of masks, of probabilities and of converted images, and their pyramids.
+May import: storage, tiling and base modules. Never touches: models, the ledger, which blocks are done.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,9 @@
 
 A phase says how it fits in (:class:`Phase`), and plan, queue, execution, deadline, progress and report read what it says:
 no other module asks for a phase by its name. A file put here is a phase of every run that it applies to.
+
+Owns: what each phase reads, computes and writes, and what it depends on. May import: the engine's other modules and below.
+Never touches: the queue, the ledger, other phases.
 """
 
 from __future__ import annotations

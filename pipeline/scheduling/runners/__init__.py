@@ -1,4 +1,8 @@
-"""Runners carry out the blocks of a run. The serial runner is the definition, and every other runner agrees with it."""
+"""Runners carry out the blocks of a run. The serial runner is the definition, and every other runner agrees with it.
+
+Owns: actors, their start, food and death; the cluster. Modules that begin with ``_`` import Ray, and ``ray`` imports it when it runs.
+May import: the queue of blocks, engine, records and below. Never touches: pixels, the ledger (:attr:`Work.commit` books receipts).
+"""
 
 from __future__ import annotations
 
