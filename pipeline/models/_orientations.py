@@ -95,6 +95,5 @@ class Orientations(Predictor):
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""
         turns = list(orientations(self.kind))
-        turned = (self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits) for turn, _ in turns)
-        host = (logits.cpu().numpy() if hasattr(logits, "cpu") else logits for logits in turned)
-        return average_probs((back(logits) for logits, (_, back) in zip(host, turns, strict=True)), [1 / len(turns)] * len(turns))
+        answers = (back(self.ops.as_array(self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits))) for turn, back in turns)
+        return average_probs(answers, [1 / len(turns)] * len(turns))

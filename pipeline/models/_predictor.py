@@ -67,7 +67,7 @@ class _Function(Predictor):
 
 
 def as_predictor(predict: Predict) -> Predictor:
-    """Return a predictor as it is, and wrap a plain function, which is all that a plug-in has to yield.
+    """Return a predictor unchanged, and wrap a plain function, which a plug-in may yield instead.
 
     Example:
         >>> predictor = as_predictor(lambda pixels_BCYX, fits: pixels_BCYX[:, 0] > 128)

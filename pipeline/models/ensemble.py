@@ -195,7 +195,7 @@ class _Members(Predictor):
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         """Return logits (B, K, Y, X) of the averaged probabilities."""
         pairs = zip(self.models, self.opened, strict=True)
-        answers = [_host(predict(pixels_BCYX, _fits_of(model, fits))) for model, predict in pairs]
+        answers = [self.ops.as_array(predict(pixels_BCYX, _fits_of(model, fits))) for model, predict in pairs]
         for at, predict in enumerate(self.opened):
             self.notes += [f"members.{at}: {note}" for note in predict.notes]
             predict.notes.clear()
@@ -209,10 +209,6 @@ def _fixed(model: Model) -> Mapping[str, Any] | None:
 def _fits_of(model: Model, fits: Sequence[ImageFit]) -> Sequence[ImageFit]:
     """Return the fits with the member's own per-image normalisation, where not all members have it and the YAML sets none."""
     return [{"normalize": fit["model"], **fit} if isinstance(model.normalize, str) and "model" in fit else fit for fit in fits]
-
-
-def _host(logits: Any) -> NDArray[Any]:
-    return np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits)
 
 
 def _same_size(answers: list[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -114,8 +114,8 @@ class Smp(Network):
         Raises:
             InputError: there is no such encoder, the weights cannot be loaded, or the options do not fit.
         """
+        from pipeline.models.networks import load_weights
         from pipeline.models.networks.smp import check_output
-        from pipeline.models.networks.weights import load_weights
 
         module = load_weights(lambda: self._make(None if self.weights else self.pretrained), self.weights, self.seed)
         check_output(module, self.channels, self.stride)

@@ -146,7 +146,7 @@ def read_architecture(spec: BundleSpec, folder: Path) -> Network:
     if outputs is None and classes != network.num_classes:
         problems.append(Problem(f"{file}: classes", f"{classes} classes", f"{network.num_classes}, as the architecture predicts"))
     if outputs is not None and (len(outputs) != network.num_classes or sorted(set(outputs)) != list(range(classes))):
-        expected = f"{network.num_classes} class ids, one an output channel, naming each of 0..{classes - 1}"
+        expected = f"{network.num_classes} class ids, one for each output channel, naming each of 0..{classes - 1}"
         problems.append(Problem(f"{file}: outputs", str(list(outputs)), expected))
     if spec.merge_channels and network.num_channels != MERGED_CHANNELS:
         problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED_CHANNELS}"))

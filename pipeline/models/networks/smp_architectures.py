@@ -10,19 +10,12 @@ Architecture = Literal[
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"
 ]
 _SPELLING = {name.lower(): name for name in get_args(Architecture)}
-DEPTH = {"PSPNet": 3}  # default encoder depth where it is not 5
+# Default encoder depth where it is not 5.
+DEPTH = {"PSPNet": 3}
 # Default output stride where the encoder is dilated.
 OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
-UNBOUNDED = {
-    "MAnet",
-    "FPN",
-    "PSPNet",
-    "DeepLabV3",
-    "DeepLabV3Plus",
-    "PAN",
-    "UPerNet",
-    "DPT",
-}  # attention, image pooling or group norm see the whole tile
+# Architectures whose attention, image pooling or group norm sees the whole tile.
+UNBOUNDED = {"MAnet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "DPT"}
 # Arguments of the library that are not among the options, and the key that gives each of them.
 GIVEN_ELSEWHERE = {
     "encoder_name": "encoder",
