@@ -72,7 +72,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     Raises:
         InputError: the file is damaged or no checkpoint.
     """
-    from pipeline.models.networks.weights import read_pickle
+    from pipeline.models.networks import read_pickle
 
     if not path.is_file():
         return None

@@ -76,7 +76,7 @@ def load_mean(module: nn.Module, paths: Iterable[Path]) -> bool:
     """
     import torch
 
-    from pipeline.models.networks.weights import read_weights, refuse_mismatch
+    from pipeline.models.networks import read_weights, refuse_mismatch
 
     expected, states = module.state_dict(), []
     for path in map(weights_file, paths):
