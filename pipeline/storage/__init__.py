@@ -8,18 +8,14 @@ Owns: every write of a run, each atomic. May import: base modules. Never touches
 from __future__ import annotations
 
 from pipeline.storage.base import Storage, StorageLike
-from pipeline.storage.block_store import BlockStore
-from pipeline.storage.codecs import with_fast_codecs
-from pipeline.storage.file_hash import file_sha256
+from pipeline.storage.block_store import BlockStore, with_fast_codecs
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.local_files import file_sha256, store_errors
 from pipeline.storage.memory import MemoryStorage
 from pipeline.storage.opening import open_storage
-from pipeline.storage.os_errors import store_errors
-from pipeline.storage.partial_files import PARTIAL
 from pipeline.storage.user_cache import cache_folder, recall, remember
 
 __all__ = [
-    "PARTIAL",
     "BlockStore",
     "LocalStorage",
     "MemoryStorage",

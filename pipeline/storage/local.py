@@ -18,8 +18,7 @@ from typing_extensions import override
 
 from pipeline.errors import InputError, Problem
 from pipeline.storage.base import Storage
-from pipeline.storage.os_errors import store_errors
-from pipeline.storage.partial_files import PARTIAL, is_older, is_unfinished, scratch_folder, with_parents
+from pipeline.storage.local_files import PARTIAL, is_older, is_unfinished, scratch_folder, store_errors, with_parents
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -31,12 +30,10 @@ NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class LocalStorage(Storage):
-    """A folder. Where it is missing every method raises StoreError, so that a lost disk is never taken for an empty one.
+    """A folder, by its path or ``file://PATH``.
 
-    Folders below it come and go with the files in them. Links are followed as long as they lead nowhere but below the folder.
-
-    Args:
-        where: path of the folder, or its URL, ``file://PATH``.
+    Where it is missing every method raises StoreError, so that a lost disk is never taken for an empty one. Folders below it
+    come and go with the files in them. Links are followed as long as they lead nowhere but below the folder.
 
     Example:
         >>> import tempfile
@@ -109,7 +106,7 @@ class LocalStorage(Storage):
 
     @override
     def create(self, key: str, data: bytes) -> bool:
-        """Create as every storage does; the file appears whole, wherever hard links exist."""
+        """Create a file that appears whole, wherever hard links exist."""
         path = self._path(key)
         with store_errors(path), self._temporary(path, data, durable=True) as temporary:
             try:
@@ -128,10 +125,8 @@ class LocalStorage(Storage):
 
     @override
     def append(self, key: str, data: bytes, at: int | None = None, *, durable: bool = True) -> None:
-        """Append as every storage does; only ``data`` is written, and with ``at`` None several processes may append."""
-        path = self._path(key)
-        with store_errors(path):
-            self._require_root()
+        """Append without writing the file again; with ``at`` None several processes may append."""
+        with self._file(key) as path:
             if at and path.stat().st_size < at:
                 raise OSError(errno.EIO, f"{at} bytes were written, fewer are left: something else has cut the file")
             flags = os.O_APPEND if at is None else 0
@@ -141,19 +136,14 @@ class LocalStorage(Storage):
 
     @override
     def delete(self, key: str) -> None:
-        path = self._path(key)
-        with store_errors(path):
-            self._require_root()
-            with suppress(*NO_FILE):
-                path.unlink()
-                self._remove_empty_parents(path)
+        with self._file(key) as path, suppress(*NO_FILE):
+            path.unlink()
+            self._remove_empty_parents(path)
 
     @override
     def delete_tree(self, prefix: str) -> None:
         """Remove every file below ``prefix``; a folder disappears at once, before its files are removed one by one."""
-        path = self._path(prefix)
-        with store_errors(path):
-            self._require_root()
+        with self._file(prefix) as path:
             if path.is_dir() and not path.is_symlink():
                 with scratch_folder(path, self.root) as scratch:
                     path.rename(scratch / path.name)
@@ -163,14 +153,11 @@ class LocalStorage(Storage):
     @override
     @contextmanager
     def replace_tree(self, prefix: str) -> Iterator[Storage]:
-        path = self._path(prefix)
-        with store_errors(path):
-            self._require_root()
-            with scratch_folder(path, self.root) as scratch:
-                made = scratch / path.name
-                made.mkdir()
-                yield LocalStorage(made)
-                _rename_over(made, path, scratch)
+        with self._file(prefix) as path, scratch_folder(path, self.root) as scratch:
+            made = scratch / path.name
+            made.mkdir()
+            yield LocalStorage(made)
+            _rename_over(made, path, scratch)
 
     @override
     def open(self, key: str) -> BinaryIO:
@@ -183,17 +170,14 @@ class LocalStorage(Storage):
     @contextmanager
     def local_file(self, key: str, *, durable: bool = True) -> Iterator[Path]:
         """Give a path in a folder beside the file, and rename what was written there: nothing is copied."""
-        path = self._path(key)
-        with store_errors(path):
-            self._require_root()
-            with scratch_folder(path, self.root) as scratch:
-                made = scratch / path.name
-                yield made
-                if durable:
-                    _sync_file(made)
-                made.replace(path)
-                if durable:
-                    _sync_folder(path.parent)
+        with self._file(key) as path, scratch_folder(path, self.root) as scratch:
+            made = scratch / path.name
+            yield made
+            if durable:
+                _sync_file(made)
+            made.replace(path)
+            if durable:
+                _sync_folder(path.parent)
 
     @override
     def zarr(self, prefix: str = "") -> Store:
@@ -235,15 +219,19 @@ class LocalStorage(Storage):
                     path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        """The file of a key.
-
-        Raises:
-            InputError: the key leads out of the folder, also through a link.
-        """
+        """The file of a key; raises InputError where the key leads out of the folder, also through a link."""
         path = self.root / self._checked(key)
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise InputError(Problem(self.url, repr(key), "a path inside this folder"))
         return path
+
+    @contextmanager
+    def _file(self, key: str) -> Iterator[Path]:
+        """Give the file of a key; raise StoreError where the root is missing or the ``with`` block raises an OSError."""
+        path = self._path(key)
+        with store_errors(path):
+            self._require_root()
+            yield path
 
     def _require_root(self) -> None:
         if not self.root.is_dir():
@@ -271,7 +259,7 @@ class LocalStorage(Storage):
 
 
 def _rename_over(made: Path, path: Path, scratch: Path) -> None:
-    """Rename a folder, moving aside the one that has the name, as often as another process gives it to one of its own."""
+    """Rename a folder, moving aside the one that has the name; repeated, because another process may give the name to its own."""
     for number in count():
         with suppress(FileNotFoundError):
             path.rename(scratch / str(number))

@@ -18,12 +18,9 @@ _lock = threading.RLock()
 
 
 class MemoryStorage(Storage):
-    """A part of this process's memory, by name; other processes that open the name see a memory of their own.
+    """A part of this process's memory, ``memory://NAME/PREFIX``; other processes that open the name see a memory of their own.
 
     The bytes stay until they are deleted or the process ends. Nothing here outlives a power cut.
-
-    Args:
-        url: ``memory://NAME``, or ``memory://NAME/PREFIX``.
 
     Example:
         >>> storage = MemoryStorage("memory://example")
@@ -64,23 +61,22 @@ class MemoryStorage(Storage):
 
     @override
     def put(self, key: str, data: bytes | memoryview, *, durable: bool = True) -> None:
-        name = self._name(key)
         with _lock:
-            _files[name] = bytes(data)
+            _files[self._name(key)] = bytes(data)
 
     @override
     def create(self, key: str, data: bytes) -> bool:
         name = self._name(key)
         with _lock:
-            is_new = name not in _files
-            _files.setdefault(name, bytes(data))
-        return is_new
+            if name in _files:
+                return False
+            _files[name] = bytes(data)
+        return True
 
     @override
     def delete(self, key: str) -> None:
-        name = self._name(key)
         with _lock:
-            _files.pop(name, None)
+            _files.pop(self._name(key), None)
 
     @override
     def delete_tree(self, prefix: str) -> None:

@@ -36,7 +36,6 @@ def open_storage(where: StorageLike) -> Storage:
 
 
 def _class_of(scheme: str, url: str) -> Callable[[str], Storage]:
-    """Return the class whose file has the name of a scheme."""
     target = f"pipeline.storage.{scheme}"
     unknown = Problem(url, f"the scheme {scheme}://", "a path, file:// or memory://", f"To add it, create pipeline/storage/{scheme}.py.")
     try:

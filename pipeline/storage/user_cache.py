@@ -1,7 +1,6 @@
-"""Small results that cost time to compute, kept in the user's cache folder for later runs.
+"""Small results that cost time to compute, kept as JSON in the user's cache folder under keys that name all they depend on.
 
-A result is JSON, under a key that names everything it depends on. The cache is a convenience: one that cannot be read counts as
-empty, and one that cannot be written is left alone.
+A cache that cannot be read counts as empty, and one that cannot be written is left alone.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def recall(kind: str, key: str) -> dict[str, Any] | None:
-    """Return what was kept under a key; None where that is nothing, or nothing that can be read."""
+    """Return what was kept under a key; None where there is nothing, or it cannot be read."""
     try:
         result = json.loads(LocalStorage(cache_folder(kind)).get(f"{key}.json") or b"null")
     except (StoreError, ValueError):

@@ -17,12 +17,10 @@ __all__ = ["ZarrStore"]
 
 
 class ZarrStore(Store):
-    """The files of a storage.
+    """The files of a storage, to be read only, or written only.
 
-    Args:
-        storage: where they lie.
-        write_only: tell zarr that every file is absent. Zarr would read a shard before it replaces it, even as a whole, and would
-            fail where that shard is damaged. False: the store can only be read.
+    Where a store is written only, zarr finds no file in it: it would read a shard before it replaces it, even as a whole, and
+    fail where that shard is damaged.
     """
 
     supports_writes = True

@@ -8,7 +8,7 @@ import zarr
 
 from pipeline.geometry import Box
 from pipeline.raster import Header
-from pipeline.storage import BlockStore, codecs, with_fast_codecs
+from pipeline.storage import BlockStore, block_store, with_fast_codecs
 
 PIXELS_YX = np.random.default_rng(0).integers(0, 9, (200, 300)).astype(np.uint16)
 
@@ -49,7 +49,7 @@ def test_other_arrays_keep_their_codecs(stored):
 
 def test_without_zarrs_zarr_decodes(stored, monkeypatch):
     """Where zarrs is not installed the array is returned as it is, and reads the same pixels."""
-    monkeypatch.setattr(codecs, "find_spec", lambda _: None)
+    monkeypatch.setattr(block_store, "find_spec", lambda _: None)
     array = zarr.open_array(stored, mode="r")
     assert with_fast_codecs(array) is array
     assert np.array_equal(array[...], wanted())

@@ -271,7 +271,7 @@ def test_what_lasts_is_a_block_error(error, tmp_path, monkeypatch):
 def test_too_many_open_files_may_pass(quick, tmp_path, monkeypatch):
     """Zarr finds no free file handle: with zarrs or without, that is no damage."""
     if not quick:
-        monkeypatch.setattr("pipeline.storage.codecs.find_spec", lambda _: None)
+        monkeypatch.setattr("pipeline.storage.block_store.find_spec", lambda _: None)
     path = plain(tmp_path / "a.zarr", noise(32, 32))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with build("readers", {"name": "zarr"}).open(str(path)) as raster:

@@ -1,13 +1,14 @@
-"""Files in the making on a local disk: how they are named, and a folder for each process and thread that makes one.
+"""Files of a local disk: errors that name the path and the way out, hashes, and names and folders for files in the making.
 
-Several processes may write one file at once: a run was taken over, or an actor was given up for lost and is only slow. The
-folder's name says whose it is, so that what killed processes left is removed, and what a live one writes is not::
+Several processes may write one file at once: a run was taken over, or an actor was given up for lost and is only slow. So each
+process and thread writes in a folder whose name says whose it is, and the next one removes what killed processes left::
 
     .NAME.partial/MACHINE.PROCESS.THREAD/NAME
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,20 +16,64 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.errors import StoreError
 from pipeline.processes import boot_id, has_ended, process_space
 
-__all__ = ["PARTIAL", "is_older", "is_unfinished", "scratch_folder", "with_parents"]
-
-PARTIAL = ".partial"
-"""How the name of every file and folder ends that is not finished yet."""
+__all__ = ["PARTIAL", "file_sha256", "is_older", "is_unfinished", "scratch_folder", "store_errors", "with_parents"]
 
 T = TypeVar("T")
+PARTIAL = ".partial"  # how the name of every unfinished file and folder ends
 MOST_TRIES = 100
 LOST_S = 86_400  # a folder of another machine that has not changed for so long belongs to nobody
+WAYS_OUT = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space in your quota",
+    errno.EACCES: "give yourself access",
+    errno.EPERM: "give yourself access",
+    errno.EROFS: "make it writable",
+    errno.ENOTDIR: "remove the file that stands where a folder is needed",
+    errno.EEXIST: "remove the file that stands where a folder is needed",
+}
+
+
+@contextmanager
+def store_errors(path: Path | str) -> Iterator[None]:
+    """Turn an OSError into one line that says where, why and what to do.
+
+    Raises:
+        StoreError: the ``with`` block raised an OSError.
+
+    Example:
+        >>> with store_errors("/full/run.json"):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        pipeline.errors.StoreError: /full/run.json: No space left on device; free space and run again: it resumes
+    """
+    try:
+        yield
+    except OSError as error:
+        way_out = WAYS_OUT.get(error.errno or 0, "see to the disk")
+        raise StoreError(f"{path}: {error.strerror or error}; {way_out} and run again: it resumes") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's bytes; the file is read again only after it has changed.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
