@@ -23,7 +23,7 @@ import zarr
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
 from pipeline.plugins import build
-from pipeline.readers._header import DTYPES
+from pipeline.readers._layout import DTYPES
 
 ROOT = Path(os.environ.get("GIGASEG_TEST_DATA", "no test data")) / "formats"
 LISTED = (ROOT / "INDEX.tsv").read_text() if (ROOT / "INDEX.tsv").is_file() else ""

@@ -6,11 +6,7 @@ May import: plug-in names and base modules. Never touches: images, models, the o
 
 from __future__ import annotations
 
-from pipeline.config.byte_size import parse_bytes
-from pipeline.config.class_colors import default_colors
-from pipeline.config.class_list import Classes, ClassSpec
 from pipeline.config.json_schema import json_schema
-from pipeline.config.key_locations import KeyLocations
 from pipeline.config.loading import (
     config_from_mapping,
     load_classes,
@@ -22,10 +18,24 @@ from pipeline.config.loading import (
 )
 from pipeline.config.paths import absolute_path, check_exists, expand_glob, is_glob, is_sample, is_url, split_glob
 from pipeline.config.recipe import CALIBRATED_FOLDER, Recipe, replace_auto
-from pipeline.config.schema import DEFAULT_PLUGINS, Compute, Config, PluginSpec, Tiling
-from pipeline.config.strict_model import Auto, NonEmptyText, PositiveInteger, StrictModel
-from pipeline.config.yaml_document import read_yaml
-from pipeline.config.yaml_kind import RUN_YAML, YamlKind
+from pipeline.config.schema import (
+    DEFAULT_PLUGINS,
+    RUN_YAML,
+    Auto,
+    Classes,
+    ClassSpec,
+    Compute,
+    Config,
+    NonEmptyText,
+    PluginSpec,
+    PositiveInteger,
+    StrictModel,
+    Tiling,
+    YamlKind,
+    default_colors,
+    parse_bytes,
+)
+from pipeline.config.yaml_document import KeyLocations, read_yaml
 
 __all__ = [
     "CALIBRATED_FOLDER",

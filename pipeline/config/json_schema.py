@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.yaml_kind import RUN_YAML, YamlKind
+from pipeline.config.schema import RUN_YAML, YamlKind
 from pipeline.errors import InputError
 from pipeline.plugins import available, find
 

@@ -2,23 +2,138 @@
 
 from __future__ import annotations
 
+import colorsys
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, Strict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
 
-from pipeline.config.byte_size import parse_bytes
-from pipeline.config.class_list import Classes
-from pipeline.config.key_locations import KeyLocations
 from pipeline.config.paths import is_url
-from pipeline.config.strict_model import Auto, NonEmptyText, PositiveInteger, StrictModel
+from pipeline.config.yaml_document import KeyLocations
 from pipeline.errors import Problem, nearest, one_of
 from pipeline.plugins import available
 from pipeline.validation import Expected, problems_error, quote
 
-__all__ = ["DEFAULT_PLUGINS", "Compute", "Config", "PluginSpec", "Tiling"]
+__all__ = [
+    "DEFAULT_PLUGINS",
+    "RUN_YAML",
+    "Auto",
+    "ClassList",
+    "ClassSpec",
+    "Classes",
+    "Compute",
+    "Config",
+    "Integers",
+    "NonEmptyText",
+    "PluginSpec",
+    "PositiveInteger",
+    "StrictModel",
+    "Tiling",
+    "YamlKind",
+    "default_colors",
+    "parse_bytes",
+]
+
+Auto = Literal["auto"]
+PositiveInteger = Annotated[int, Field(ge=1)]
+Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
+NonEmptyText = Annotated[str, Field(min_length=1)]
+
+
+class StrictModel(BaseModel):
+    """A frozen mapping of the YAML that refuses unknown keys, values of another type, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=False)
+
+
+_UNITS = {"": 1, "b": 1} | {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
+_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
+
+
+def parse_bytes(text: str | int) -> int:
+    """Return a size in bytes.
+
+    Raises:
+        ValueError: the text is no size, or the size is not above 0; the message says what is expected.
+
+    Example:
+        >>> parse_bytes("4GiB"), parse_bytes("500 MB"), parse_bytes(4096)
+        (4294967296, 500000000, 4096)
+    """
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
+    unit = _UNITS.get(size[2]) if size else None
+    if size is None or unit is None or float(size[1]) * unit < 1:
+        raise ValueError("a size above 0 such as 4GiB, 500MB or a number of bytes")
+    return int(float(size[1]) * unit) if "." in size[1] else int(size[1]) * unit
+
+
+class ClassSpec(StrictModel):
+    """One class: its id is its position in the list."""
+
+    name: NonEmptyText = Field(description="shown in reports and in the masks' metadata")
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$"), Expected("'#rrggbb'")] | None = Field(
+        default=None, description="#rrggbb, in quotes; RGB truth matches it; null: from a palette"
+    )
+    values: Integers | Literal["other"] | None = Field(default=None, description="what the truth holds for it: a list, or other")
+
+
+def _check_classes(classes: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
+    """Refuse a name or a value in two classes, ``values`` for some classes only, and two classes with ``other``."""
+    problems: list[Problem] = []
+    names: dict[str, int] = {}
+    owners: dict[int | str, str] = {}
+    with_values = [spec.name for spec in classes if spec.values is not None]
+    for index, spec in enumerate(classes):
+        if names.setdefault(spec.name, index) != index:
+            problems.append(Problem(f"{index}.name", f"{spec.name!r} a second time", "each name once"))
+        if with_values and spec.values is None:
+            reason = f"{with_values[0]!r} has `values`, so every class needs it. Add values, or remove them from all."
+            problems.append(Problem(f"{index}.values", None, "a list or other", reason))
+        values: set[int | str] = {spec.values} if isinstance(spec.values, str) else set(spec.values or ())
+        for value in sorted(values, key=str):
+            if value in owners:
+                expected = "one class with `values: other`" if value == "other" else "each truth value in one class"
+                problems.append(Problem(f"{index}.values", f"{value}, which {owners[value]!r} has already", expected))
+            owners.setdefault(value, spec.name)
+    if problems:
+        raise problems_error(problems)
+    return classes
+
+
+Classes = Annotated[tuple[ClassSpec, ...], Strict(strict=False), Field(min_length=2), AfterValidator(_check_classes)]
+
+
+class ClassList(StrictModel):
+    """A YAML that holds the classes alone, as ``gigaseg evaluate --classes`` reads it."""
+
+    classes: Classes = Field(description="in the order of their ids")
+
+
+# Black for the background, then colours that stay apart for most colour-blind readers (after S. Trubetskoy's list of distinct colours).
+FIRST = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
+GOLDEN = 0.618033988749895
+
+
+def default_colors(count: int) -> list[str]:
+    """Return ``count`` different colours, ``#rrggbb``.
+
+    Example:
+        >>> default_colors(2)
+        ['#000000', '#e6194b']
+        >>> len(set(default_colors(300)))
+        300
+    """
+    colors = dict.fromkeys(FIRST[:count])
+    step = 0
+    while len(colors) < count:
+        red, green, blue = colorsys.hsv_to_rgb(step * GOLDEN % 1.0, 0.45 + 0.5 * (step % 3) / 2, 0.95 - 0.4 * (step // 3 % 3) / 2)
+        colors[f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"] = None
+        step += 1
+    return list(colors)
+
 
 DEFAULT_PLUGINS: Mapping[str, Any] = {"reader": {"name": "auto"}, "metrics": [{"name": "semantic"}], "writers": [{"name": "ome_zarr"}]}
 """The plug-ins that a YAML need not name."""
@@ -197,3 +312,28 @@ class Config(StrictModel):
         """Remember where the keys were written, for :meth:`where`, and return this config."""
         self._locations = locations
         return self
+
+
+@dataclass(frozen=True)
+class YamlKind:
+    """What one kind of YAML file holds.
+
+    Attributes:
+        schema: the pydantic model of its keys.
+        plugin_kinds: for each key that names plug-ins, their kind, such as ``models``.
+        default_plugins: for each key that need not be written, the plug-ins that it then names.
+        path_keys: keys that hold paths.
+        list_keys: keys that hold a list, where one value may stand for a list of one.
+        sparse_keys: keys whose plug-ins keep only the options that were written; the images decide the others later.
+    """
+
+    schema: type[Any]
+    plugin_kinds: Mapping[str, str]
+    default_plugins: Mapping[str, Any]
+    path_keys: frozenset[str] = frozenset({"images", "truth", "output"})
+    list_keys: frozenset[str] = frozenset({"images", "metrics", "writers"})
+    sparse_keys: frozenset[str] = frozenset()
+
+
+RUN_YAML = YamlKind(Config, {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}, DEFAULT_PLUGINS)
+"""The YAML of a run."""

@@ -1,4 +1,4 @@
-"""A YAML file as plain data, with the line of every key.
+"""A YAML file as plain data, with the line of every key, and what ``--set`` changes in it.
 
 Only a safe subset of YAML is read: plain tags, each key once, keys that are text, and aliases whose expansion stays small.
 A date stays the text that was typed.
@@ -6,17 +6,72 @@ A date stays the text that was typed.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.config.key_locations import KeyLocations
 from pipeline.errors import InputError, Problem
 from pipeline.validation import join_keys, quote
 
-__all__ = ["YamlDocument", "parse_yaml", "read_yaml"]
+__all__ = ["KeyLocations", "YamlDocument", "apply_override", "parse_yaml", "read_yaml"]
+
+
+@dataclass(frozen=True)
+class KeyLocations:
+    """Where each key of a config was written.
+
+    Attributes:
+        origin: the file's name as typed, or what made the config where there is no file.
+        lines: line of each key, from 1, by its dotted name (``classes.1.name``).
+        sets: for each key that a ``--set`` gave, the text left of its ``=``.
+    """
+
+    origin: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    sets: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        """Return True: configs of equal values are equal wherever these were written."""
+        return isinstance(other, KeyLocations)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def where(self, key: str) -> str:
+        """Return what a message calls a key; a key that was not written has the line of the mapping around it.
+
+        Example:
+            >>> locations = KeyLocations("run.yaml", {"tiling": 3, "tiling.core": 4}, {"model": "model"})
+            >>> locations.where("tiling.core"), locations.where("tiling.halo")
+            ('run.yaml:4: tiling.core', 'run.yaml:3: tiling.halo')
+            >>> locations.where("output"), locations.where("model"), locations.where("model.name")
+            ('run.yaml: output', '--set model', '--set model: model.name')
+        """
+        for written in _key_and_parents(key):
+            if written in self.sets:
+                typed = f"--set {self.sets[written]}"
+                return typed if f"{self.sets[written]}.".startswith(f"{key}.") else f"{typed}: {key}"
+            if written in self.lines:
+                return f"{self.origin}:{self.lines[written]}: {key}"
+        return ": ".join(part for part in (self.origin, key) if part)
+
+    def is_from_command_line(self, key: str) -> bool:
+        """Whether a ``--set`` gave the value."""
+        return any(written in self.sets for written in _key_and_parents(key))
+
+    def line(self, key: str) -> int:
+        """Return the line of a key, or of the mapping around it; 0 where there is none."""
+        return next((self.lines[written] for written in _key_and_parents(key) if written in self.lines), 0)
+
+
+def _key_and_parents(key: str) -> Iterator[str]:
+    while key:
+        yield key
+        key = re.sub(r"(^|[.:])[^.:]*$", "", key)
+
 
 _MAX_BYTES = 8 * 2**20
 _MAX_NODES = 200_000  # with aliases followed: a few hundred bytes of nested aliases can stand for 10**9 values
@@ -176,3 +231,54 @@ class _Builder:
             else:
                 self.refuse(node, key, f"<<: {quote(mapping)}", "a mapping to merge")
         return merged
+
+
+def apply_override(document: YamlDocument, override: str) -> None:
+    """Change one value of a document, in place; what is wrong is added to its problems.
+
+    Args:
+        document: its data; mappings that the key passes through are made where they are missing.
+        override: ``key.sub=value``; the value is YAML, and a whole number in the key is the index of a list.
+
+    Raises:
+        InputError: the value is not YAML.
+    """
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    key = ".".join(parts)
+    if not equals or not all(parts):
+        document.problems.append(Problem(f"--set {override}", quote(override), "key.sub=value, such as tiling.core=512"))
+        return
+    parsed = parse_yaml(value, f"--set {key}")
+    document.problems += parsed.problems
+    holder: Any = document.data
+    for depth, part in enumerate(parts):
+        index = _index(document, holder, parts, depth)
+        if index is None:
+            return
+        if depth == len(parts) - 1:
+            holder[index] = parsed.data
+        elif isinstance(holder, dict) and holder.get(part) is None:
+            holder[index] = {}
+            document.sets[".".join(parts[: depth + 1])] = key
+        holder = holder[index]
+    for written in (document.lines, document.sets):
+        for stale in [name for name in written if f"{name}.".startswith(f"{key}.")]:
+            del written[stale]
+    document.sets[key] = key
+
+
+def _index(document: YamlDocument, holder: Any, parts: list[str], depth: int) -> str | int | None:
+    """Return the index of one part of the key in a mapping or a list; add a problem and return None where it has none."""
+    where, part = f"--set {'.'.join(parts)}", parts[depth]
+    if isinstance(holder, dict):
+        return part
+    if not isinstance(holder, list):
+        found = f"{quote(holder, with_type=True)} at {'.'.join(parts[:depth])}"
+        document.problems.append(Problem(where, found, "a mapping or a list"))
+    elif part.isdecimal() and int(part) < len(holder):
+        return int(part)
+    else:
+        expected = f"0 to {len(holder) - 1}" if holder else "no index, as the list is empty"
+        document.problems.append(Problem(where, f"index {part!r}", expected))
+    return None

@@ -6,14 +6,11 @@ May import: readers and models, to check images against them, and below. Never t
 
 from __future__ import annotations
 
-from pipeline.inputs.catalogue import Catalogue, build_catalogue
+from pipeline.inputs.catalogue import Catalogue, build_catalogue, check_truth
 from pipeline.inputs.csv_list import CSV_COLUMNS
 from pipeline.inputs.discovery import ImageList, ListedImage, list_images
-from pipeline.inputs.fingerprints import hash_values
-from pipeline.inputs.headers import read_headers, read_truth_header
-from pipeline.inputs.image import Image
+from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
 from pipeline.inputs.output_names import NameCandidate
-from pipeline.inputs.truth_checks import check_truth
 from pipeline.inputs.truth_values import TruthMap
 
 __all__ = [

@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, default_colors
 from pipeline.errors import InputError, Problem
-from pipeline.inputs.classes import resolve_classes
 from pipeline.inputs.discovery import list_images
-from pipeline.inputs.headers import read_headers
-from pipeline.inputs.image import Image, UnreadableImage
-from pipeline.inputs.truth_checks import check_truth
+from pipeline.inputs.headers import Image, UnreadableImage, read_headers, read_truth_header
 from pipeline.inputs.truth_values import TruthMap
 from pipeline.models import Model
 from pipeline.plugins import build
+from pipeline.raster import Header
 from pipeline.storage import file_sha256
 
-__all__ = ["Catalogue", "build_catalogue"]
+__all__ = ["Catalogue", "build_catalogue", "check_truth", "resolve_classes"]
 
 
 @dataclass(frozen=True)
@@ -123,3 +121,42 @@ def _truth_notes(images: Sequence[Image]) -> list[str]:
     if not without or len(without) == len(images):
         return []
     return [f"{len(without)} of {len(images)} images have no truth: {', '.join(without[:5])}{' ...' if len(without) > 5 else ''}"]
+
+
+def resolve_classes(config: Config, model: Model) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return the classes that the YAML lists, else the model's, else numbered ones; and what is wrong with them.
+
+    Returns:
+        ``{"id", "name", "color"}`` of each class, in the order of the ids; the problems.
+    """
+    named: Sequence[Mapping[str, Any]] = [spec.model_dump() for spec in config.classes] if config.classes else model.class_list
+    named = named or [{"name": f"class {k}"} for k in range(model.num_classes)]
+    problems = []
+    if len(named) != model.num_classes:
+        fix = "List as many classes as the model predicts."
+        problems.append(Problem("classes", f"{len(named)} classes", f"{model.num_classes}, as {config.model['name']} predicts", fix))
+    colors = default_colors(len(named))
+    classes = [{"id": k, "name": spec["name"], "color": spec.get("color") or colors[k]} for k, spec in enumerate(named)]
+    return classes, problems
+
+
+def check_truth(images: Sequence[Image], truth_map: TruthMap) -> list[Problem | str]:
+    """Return what in the headers of the truth does not fit its image or the classes."""
+    problems: list[Problem | str] = []
+    for image in images:
+        if image.truth is None:
+            continue
+        try:
+            header = read_truth_header(image.truth, image.truth_identity)
+        except InputError as error:
+            problems += error.problems
+            continue
+        if header.shape != image.header.shape or header.num_planes != image.header.num_planes:
+            found = f"{_size(header)} for an image of {_size(image.header)}"
+            problems.append(Problem(image.truth, found, "truth of the image's size"))
+        problems += truth_map.check(header, image.truth)
+    return problems
+
+
+def _size(header: Header) -> str:
+    return " x ".join(str(side) for side in (*header.planes.values(), *header.shape))

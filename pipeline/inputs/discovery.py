@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,14 +16,13 @@ from pipeline.config import Config, check_exists, expand_glob, is_glob, is_sampl
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
 from pipeline.inputs.output_names import NameCandidate, name_flaw, resolve_names
-from pipeline.inputs.own_output import is_own_output
 from pipeline.inputs.samples import resolve_sample
 from pipeline.inputs.truth_pairing import pair_truth
 from pipeline.plugins import find
 from pipeline.readers import Reader, array_name, is_array_path, known_suffixes
 from pipeline.validation import join_keys
 
-__all__ = ["ImageList", "ListedImage", "list_images"]
+__all__ = ["ImageList", "ListedImage", "is_own_output", "list_images"]
 
 _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
@@ -228,3 +229,31 @@ def _last_component(url: str) -> str:
     parts = urlsplit(url)
     path = parts.path if parts.scheme in ("http", "https") else url.partition("://")[2]
     return path.rstrip("/").rpartition("/")[2] or parts.netloc
+
+
+_RUN_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "ledger")
+_TRAINING_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
+
+
+def is_own_output(path: str, root: str, output: str) -> bool:
+    """Whether a path belongs to the output of the run, or to that of any training.
+
+    Args:
+        path: of a file or folder below ``root``.
+        root: folder that is searched for images; it may lie in the output folder, or the output folder in it.
+        output: real path of the run's output folder.
+    """
+    relative = Path(path).relative_to(root)
+    if any(part.name in _TRAINING_FOLDERS and _is_training(Path(root, part.parent)) for part in (relative, *relative.parents)):
+        return True
+    holds_root = f"{os.path.realpath(root)}/".startswith(f"{output}/")
+    own = [f"{output}/{name}/" for name in _RUN_FOLDERS] if holds_root else [f"{output}/"]
+    return f"{os.path.realpath(path)}/".startswith(tuple(own))
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a folder is the output of a training, whose pictures and masks are no images to segment."""
+    with suppress(OSError, ValueError):
+        recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return isinstance(recorded, dict) and recorded.get("kind") == "training"
+    return False

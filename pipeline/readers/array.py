@@ -14,9 +14,8 @@ from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
 from pipeline.readers._files import opening, reading
-from pipeline.readers._header import check_level, decoded_bytes, make_header, pixel_dtype
 from pipeline.readers._held_arrays import held_array, is_array_path
-from pipeline.readers._layout import CHANNEL_AXES, Layout, resolve_layout
+from pipeline.readers._layout import CHANNEL_AXES, Layout, check_level, decoded_bytes, make_header, pixel_dtype, resolve_layout
 
 __all__ = ["Array"]
 

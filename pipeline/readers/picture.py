@@ -19,8 +19,7 @@ from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
 from pipeline.readers._files import local_path, opening, reading
-from pipeline.readers._header import check_level, color_notes, make_header, pixel_dtype
-from pipeline.readers._layout import Layout, resolve_layout
+from pipeline.readers._layout import Layout, check_level, color_notes, make_header, pixel_dtype, resolve_layout
 
 if TYPE_CHECKING:
     from PIL import Image

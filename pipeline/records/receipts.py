@@ -73,7 +73,7 @@ class Receipt:
         files: files written, relative to the output folder, with their size in bytes.
         counts: pixels counted; None when the phase counts nothing.
         truth_error: why the truth could not be counted, with value and first position; empty when it could.
-        payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.image_statistics.encode_summary`).
+        payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.encode_summary`).
         numbers: integers that add over the blocks of an image, by name; shown in the report.
         notes: anything else worth a line in the log, such as a halved batch.
     """

@@ -1,7 +1,14 @@
-"""All that the fit phase gathers of an image, as one: the model's own statistics and those of the normalisation."""
+"""Statistics of a whole image: summarised block by block, summed, fitted by a pure function.
+
+A threshold, a percentile or a cluster centre belongs to a whole image, never to a tile. :meth:`Fitter.observe` summarises a
+block, summaries add in any order, and :meth:`Fitter.fit` turns the sum into a few numbers, which the run records.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +17,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.statistics.image_statistics import Fitter, Summary
 
-__all__ = ["Fitters"]
+__all__ = ["Fitter", "Fitters", "ImageFit", "Summary", "decode_summary", "encode_summary"]
+
+ImageFit = Mapping[str, Any]
+"""What the fit phase concluded for one image, plain JSON: ``{"model": {...}, "normalize": {"mean": [..], "std": [..]}}``."""
+
+Summary = dict[str, NDArray[Any]]
+"""What is known about a block, or about several: named arrays of integers, which add."""
+
+
+class Fitter(ABC):
+    """Summarises blocks and fits the sum of their summaries. A frozen value that can be pickled."""
+
+    @property
+    def halo(self) -> int:
+        """Width of the context that :meth:`observe` needs around a block, so that a pixel's summary does not depend on the cut, pixels."""
+        return 0
+
+    @abstractmethod
+    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
+        """Summarise one block; every pixel of the image belongs to exactly one block.
+
+        Args:
+            pixels_CYX: raw values of the block and of ``halo`` pixels on every side; the image is reflected at its edges.
+            valid_YX: False where there is no data, of the size of ``pixels_CYX``; None: all pixels are valid.
+            box: where the block lies in the image, without halo, pixels.
+            plane: index of the (t, z) plane.
+        """
+
+    def merge(self, first: Summary, second: Summary) -> Summary:
+        """Add two summaries; the order never matters."""
+        return {name: first[name] + second[name] for name in first}
+
+    @abstractmethod
+    def fit(self, summary: Summary) -> dict[str, Any]:
+        """Conclude from the sum over an image: a pure function whose result is plain JSON."""
+
+
+def encode_summary(summary: Summary) -> str:
+    """Pack a summary into text for the ledger.
+
+    Example:
+        >>> decode_summary(encode_summary({"counts": np.array([1, 2])}))["counts"].tolist()
+        [1, 2]
+    """
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **summary)  # type: ignore[arg-type]
+    return base64.b64encode(packed.getvalue()).decode("ascii")
+
+
+def decode_summary(text: str) -> Summary:
+    """Unpack what :func:`encode_summary` packed."""
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as packed:
+        return {name: packed[name] for name in packed.files}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pipeline.inputs import build_catalogue
 from pipeline.records import Receipt
 from pipeline.scheduling import BlockQueue
 from pipeline.scheduling.plan import FORMAT, count_key, make_job, plan_blocks
-from pipeline.statistics.image_statistics import encode_summary
+from pipeline.statistics.fitters import encode_summary
 from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 from workflows.plan import plan
