@@ -1,22 +1,23 @@
-"""Augmentation: draws the random change of a crop before any pixel is read.
+"""Augmentation: draws the random change of a crop before any pixel is read, then applies it.
 
-The change says how large a region it needs, so that the reader reads no more than that.
+The change says how large a region it needs, so that the reader reads no more than that. Pixels and labels move by the same map.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
-from pipeline.training.crop_change import CropChange, draw_factor
 from pipeline.validation import Expected
 
-__all__ = ["Augment"]
+__all__ = ["Augment", "CropChange"]
 
 _SCALES = "two numbers from 0.25 to 4, the smaller first"
 _NODES = 3  # Ronneberger et al., 2015: displacements are drawn on a grid of 3 by 3
@@ -59,21 +60,11 @@ class Augment(BaseModel):
 
     @classmethod
     def none(cls) -> Self:
-        """Return the augmentation that changes nothing.
-
-        Example:
-            >>> Augment.none().draw(64, np.random.default_rng(0)).side
-            64
-        """
+        """Return the augmentation that changes nothing."""
         return cls(flips=False, turns=False, scale=(1, 1), brightness=0, contrast=0, color=0, noise=0)
 
     def draw(self, crop: int, rng: np.random.Generator) -> CropChange:
-        """Draw what is done to one crop.
-
-        Args:
-            crop: side of the crop that comes out, pixels.
-            rng: the only source of chance; equal generators give equal changes.
-        """
+        """Draw what is done to one crop of ``crop`` pixels a side; equal generators give equal changes."""
         offsets_YXD = self._draw_offsets(crop, rng)
         reach = (crop - 1) / 2 if offsets_YXD is None else float(max(offsets_YXD.max(), -offsets_YXD.min()))
         blur = self.blur * rng.random()
@@ -85,12 +76,12 @@ class Augment(BaseModel):
             mirrored=(self.flips is True and rng.random() < 0.5, bool(self.flips) and rng.random() < 0.5),
             turns=int(rng.integers(4)) if self.turns else 0,
             blur=blur,
-            gain=float(draw_factor(self.contrast, rng)),
+            gain=float(_draw_factor(self.contrast, rng)),
             shift=rng.uniform(-self.brightness, self.brightness),
             color=self.color,
             noise=self.noise * rng.random(),
             seed=int(rng.integers(2**32)),
-            gamma=float(draw_factor(self.gamma, rng)),
+            gamma=float(_draw_factor(self.gamma, rng)),
         )
 
     def _draw_offsets(self, crop: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
@@ -117,3 +108,115 @@ def _bicubic_weights(crop: int) -> NDArray[np.float32]:
 
     nodes_NN = torch.eye(_NODES)[:, None, :, None]
     return interpolate(nodes_NN, size=(crop, 1), mode="bicubic", align_corners=True)[:, 0, :, 0].T.numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class CropChange:
+    """What is done to one crop. Threads may share it, and it may be applied many times with one result.
+
+    The order: blur, resample, mirror, turn, gamma, gain and shift, noise.
+
+    Attributes:
+        crop: side of what comes out, pixels.
+        side: side of the square region to read, whose middle is that of the crop, pixels.
+        offsets_YXD: (crop, crop, 2), where each pixel comes from: (x, y) from the middle of the region, pixels; None: no resampling.
+        mirrored: whether y and x are mirrored.
+        turns: number of quarter turns.
+        blur, noise: standard deviations, pixels and values.
+        gain, shift: factor of the values, and what is added afterwards.
+        color: how far gain and shift of each channel may differ, as in :class:`Augment`.
+        seed: of the noise and of the differences between channels, because the number of channels is not known when a change is drawn.
+        gamma: power of the absolute values; signs stay.
+    """
+
+    crop: int
+    side: int
+    offsets_YXD: NDArray[np.float32] | None
+    mirrored: tuple[bool, bool]
+    turns: int
+    blur: float
+    gain: float
+    shift: float
+    color: float
+    noise: float
+    seed: int
+    gamma: float
+
+    def apply(self, pixels_CYX: NDArray[np.float32], labels: Sequence[NDArray[Any]] = ()) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
+        """Return the changed crop of a region and of its labels.
+
+        Args:
+            pixels_CYX: (C, side, side), normalised to about mean 0 and standard deviation 1.
+            labels: arrays (side, side) of class or instance ids.
+
+        Returns:
+            The pixels (C, crop, crop), and each of the labels (crop, crop) in its own dtype with no value that it did not hold before.
+            Inputs are never written to; an array that does not change may be returned as it is.
+
+        Raises:
+            ValueError: an array is not of size (side, side).
+        """
+        sizes = {array.shape[-2:] for array in (pixels_CYX, *labels)}
+        if sizes != {(self.side, self.side)}:
+            raise ValueError(f"a change of {self.side} x {self.side} pixels was given {sorted(sizes)}")
+        moved_CYX = self._flip_and_turn(self._resample(self._blur(pixels_CYX)))
+        return self._recolor(moved_CYX), [self._flip_and_turn(self._resample_labels(labels_YX)) for labels_YX in labels]
+
+    def _blur(self, pixels_CYX: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self.blur:
+            return pixels_CYX
+        from scipy.ndimage import gaussian_filter
+
+        blurred_CYX: NDArray[np.float32] = gaussian_filter(pixels_CYX, (0, self.blur, self.blur), radius=math.ceil(3 * self.blur))
+        return blurred_CYX
+
+    def _resample(self, pixels_CYX: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.offsets_YXD is None:
+            return self._middle(pixels_CYX)
+        import torch
+        from torch.nn.functional import grid_sample
+
+        # Torch counts from -1 to 1, from edge to edge of the region.
+        grid_1YXD = torch.from_numpy(self.offsets_YXD * np.float32(2 / self.side))[None]
+        region_1CYX = torch.from_numpy(np.require(pixels_CYX, np.float32, ["C", "W"]))[None]
+        sampled_1CYX = grid_sample(region_1CYX, grid_1YXD, padding_mode="border", align_corners=False)
+        sampled_CYX: NDArray[np.float32] = sampled_1CYX[0].numpy()
+        return sampled_CYX
+
+    def _resample_labels(self, labels_YX: NDArray[Any]) -> NDArray[Any]:
+        """Take the nearest label by index, so that ids of any size stay exact."""
+        if self.offsets_YXD is None:
+            return self._middle(labels_YX)
+        nearest_YXD = np.rint(self.offsets_YXD + np.float32((self.side - 1) / 2)).astype(np.intp)
+        nearest_YX: NDArray[Any] = labels_YX.take(nearest_YXD[..., 1] * self.side + nearest_YXD[..., 0])
+        return nearest_YX
+
+    def _middle(self, region: NDArray[Any]) -> NDArray[Any]:
+        margin = (self.side - self.crop) // 2
+        return region[..., margin : margin + self.crop, margin : margin + self.crop]
+
+    def _flip_and_turn(self, array: NDArray[Any]) -> NDArray[Any]:
+        steps = tuple(slice(None, None, -1 if mirrored else None) for mirrored in self.mirrored)
+        return np.ascontiguousarray(np.rot90(array[(..., *steps)], self.turns, axes=(-2, -1)))
+
+    def _recolor(self, pixels_CYX: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        rng, shape = np.random.default_rng(self.seed), (len(pixels_CYX), 1, 1)
+        if self.gamma != 1:
+            pixels_CYX = np.copysign(np.abs(pixels_CYX) ** np.float32(self.gamma), pixels_CYX)
+        gain_C11 = (self.gain * _draw_factor(self.color, rng, shape)).astype(np.float32)
+        shift_C11 = (self.shift + rng.uniform(-self.color, self.color, shape)).astype(np.float32)
+        if (gain_C11 != 1).any() or (shift_C11 != 0).any():
+            pixels_CYX = pixels_CYX * gain_C11 + shift_C11
+        if self.noise:
+            # A generator of its own: threads share torch's global one.
+            noise_CYX = self.noise * torch.randn(pixels_CYX.shape, generator=torch.Generator().manual_seed(self.seed))
+            pixels_CYX = np.add(pixels_CYX, noise_CYX.numpy(), dtype=np.float32)
+        return pixels_CYX
+
+
+def _draw_factor(largest: float, rng: np.random.Generator, shape: tuple[int, ...] | None = None) -> Any:
+    """Draw factors that shrink as often as they enlarge: log-uniform from 1 / (1 + largest) to 1 + largest."""
+    bound = math.log1p(largest)
+    return np.exp(rng.uniform(-bound, bound, shape))

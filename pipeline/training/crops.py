@@ -1,4 +1,4 @@
-"""Crops: parts of training images, read by region, normalised and varied, ready for the network.
+"""Crops: parts of training images, drawn at random, read by region, normalised and varied, ready for the network.
 
 Crop ``i`` depends on the seed and ``i`` alone, so a resumed training continues with the crops that it would have
 seen, and workers that share a batch see together what one worker would see.
@@ -6,6 +6,7 @@ seen, and workers that share a batch see together what one worker would see.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.engine import read_reflected, valid_pixels
 from pipeline.geometry import Box
-from pipeline.training.crop_sampling import CropLocation, CropSampler
 from pipeline.training.image_cache import ImageCache
-from pipeline.training.plan import TrainPlan
+from pipeline.training.plan import TrainPlan, image_pixels
 from pipeline.training.targets import targets
 
 __all__ = ["Crop", "Crops"]
@@ -44,17 +44,12 @@ class Crop:
 
 
 class Crops:
-    """The crops of a training, by number.
-
-    Args:
-        plan: scanned.
-        cache: holds the images.
-    """
+    """The crops of a training, by number."""
 
     def __init__(self, plan: TrainPlan, cache: ImageCache) -> None:
         self.plan = plan
         self._cache = cache
-        self._sampler = CropSampler(plan)
+        self._sampler = _CropSampler(plan)
 
     def __getitem__(self, index: int) -> Crop:
         """Make crop ``index``, from 0."""
@@ -87,7 +82,7 @@ class Crops:
     def _draw(self, rng: np.random.Generator) -> Crop:
         return self._read(self._sampler.draw(rng), rng)
 
-    def _read(self, location: CropLocation, rng: np.random.Generator) -> Crop:
+    def _read(self, location: _CropLocation, rng: np.random.Generator) -> Crop:
         """Read a crop with the surroundings that its random change needs, and apply the change."""
         plan, image = self.plan, self.plan.train[location.image]
         assert image.truth is not None
@@ -127,3 +122,68 @@ class Crops:
         if self.plan.config.merge_channels:
             values_CYX = np.stack([values_CYX.mean(axis=0), values_CYX.min(axis=0), values_CYX.max(axis=0)])
         return values_CYX
+
+
+@dataclass(frozen=True)
+class _CropLocation:
+    """Where a crop lies: index of the training image and of its (t, z) plane, and a box inside the image unless the image is smaller."""
+
+    image: int
+    plane: int
+    box: Box
+
+
+class _CropSampler:
+    """Draws crop locations; a location depends on the random generator alone."""
+
+    def __init__(self, plan: TrainPlan) -> None:
+        self._plan = plan
+        sizes = [image_pixels(image) if plan.config.sampling.images == "area" else 1 for image in plan.train]
+        self._cumulative_share = np.cumsum(np.array(sizes, np.float64)) / np.array(sizes, np.float64).sum()
+        images = plan.statistics.images
+        self._pixels = np.array([image.pixels for image in images], np.float64)
+        self._outputs = np.flatnonzero(self._pixels.sum(axis=0))
+        classes = plan.output_classes or range(self._pixels.shape[1])
+        outputs: list[int] = self._outputs.tolist()
+        self._foreground = [output for output in outputs if classes[output] and any(image.locations[output] for image in images)]
+
+    def draw(self, rng: np.random.Generator) -> _CropLocation:
+        """Draw a location as ``sampling`` says: centred on a class for the share ``balance``, else anywhere."""
+        plan, side = self._plan, self._plan.crop
+        if rng.random() < plan.config.sampling.balance:
+            return self._centred(self._outputs, rng)
+        image = int(np.searchsorted(self._cumulative_share, rng.random(), side="right"))
+        header = plan.train[image].header
+        plane = int(rng.integers(header.num_planes))
+        y, x = (int(rng.integers(0, max(1, length - side + 1))) for length in header.shape)
+        return _CropLocation(image, plane, self._box(image, y, x))
+
+    def draw_foreground(self, rng: np.random.Generator) -> _CropLocation | None:
+        """Draw a location centred on a pixel of a class other than class 0; None where no such pixel is known."""
+        return self._centred(self._foreground, rng) if self._foreground else None
+
+    def _centred(self, outputs: Sequence[int] | NDArray[np.intp], rng: np.random.Generator) -> _CropLocation:
+        """Choose one of several outputs, all equally often, and one of its pixels."""
+        output = rng.choice(outputs)
+        pixels = self._pixels[:, output]
+        image = int(rng.choice(len(pixels), p=pixels / pixels.sum()))
+        blocks = self._plan.statistics.images[image].locations[output]
+        counts = np.array([block.num_pixels for block in blocks], np.float64)
+        block = blocks[int(rng.choice(len(blocks), p=counts / counts.sum()))]
+        y, x = (block.positions[rng.integers(len(block.positions))] - self._plan.crop // 2).tolist()
+        return _CropLocation(image, block.plane, self._box(image, y, x))
+
+    def _box(self, image: int, y: int, x: int) -> Box:
+        side, shape = self._plan.crop, self._plan.train[image].header.shape
+        y, x = (_move_inside(start, side, length) for start, length in zip((y, x), shape, strict=True))
+        return Box(y, x, y + side, x + side)
+
+
+def _move_inside(start: int, side: int, length: int) -> int:
+    """Move a crop into the image along one axis; a crop that is larger than the image is centred on it.
+
+    Example:
+        >>> _move_inside(-3, 4, 10), _move_inside(9, 4, 10), _move_inside(0, 16, 10)
+        (0, 6, -3)
+    """
+    return min(max(start, 0), length - side) if length >= side else (length - side) // 2

@@ -22,9 +22,8 @@ from pipeline.losses import ClassAreas, Loss
 from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter, Summary
 from pipeline.tiling import Grid
-from pipeline.training.dataset_statistics import ClassLocations, DatasetStatistics, ImageStatistics
-from pipeline.training.normalization_choice import normalization_kind
-from pipeline.training.plan import TrainPlan
+from pipeline.training.network_setup import normalization_kind
+from pipeline.training.plan import ClassLocations, DatasetStatistics, ImageStatistics, TrainPlan
 from pipeline.training.targets import targets
 from pipeline.training.weight_averaging import read_bundle_specs
 
@@ -106,7 +105,7 @@ def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | Non
         pixels += counts
         for output in np.flatnonzero(counts) if needs_locations else ():
             positions = _sample_positions(target_YX == output, box, rng)
-            locations[output].append(ClassLocations(int(counts[output]), plane, positions))
+            locations[output].append(ClassLocations(plane, int(counts[output]), positions))
     return ImageStatistics(tuple(pixels.tolist()), None, locations), summary
 
 

@@ -14,7 +14,6 @@ from pipeline.training.crops import Crops
 from pipeline.training.history import History
 from pipeline.training.image_cache import ImageCache
 from pipeline.training.plan import TrainPlan
-from pipeline.training.rate_schedule import rate_at
 from pipeline.training.trainable_network import StepLoss, TrainableNetwork, memory_errors
 from pipeline.training.validation_scores import validate_bundle
 from pipeline.training.worker_group import WorkerGroup
@@ -82,7 +81,7 @@ class _Loop:
             self._validate()
         progress, start_s = self.progress, time.monotonic() - self.progress.seconds
         while (done := self._share_done()) < 1 and not self._is_early_stop():
-            rate = self.plan.config.optimizer.rate * rate_at(self.plan.config.schedule, done)
+            rate = self.plan.config.optimizer.rate * self.plan.config.schedule.rate_at(done)
             with memory_errors(self.plan):
                 loss = self.network.learn(next(self.batches), rate, progress.step)
             progress.step += 1

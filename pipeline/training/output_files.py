@@ -49,7 +49,7 @@ def remove_outputs(folder: RunFolder, *, take_over: bool = False) -> None:
     """
     if not is_begun(folder):
         return
-    if folder.ledger.is_dir():
+    if folder.ledger.exists():
         with Ledger.open(folder.ledger, take_over=take_over):
             pass
     with store_errors(folder.path):

@@ -1,4 +1,4 @@
-"""What a training consists of: its images, its network and its loss. Headers only; no torch."""
+"""What a training consists of: its images, its network and its loss, and what a scan of the images has found. No torch."""
 
 from __future__ import annotations
 
@@ -6,22 +6,74 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.config import default_colors
 from pipeline.errors import InputError
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Image, TruthMap
-from pipeline.losses import Loss
+from pipeline.losses import ClassAreas, Loss
 from pipeline.models import Network
 from pipeline.plugins import build
 from pipeline.training.data_split import split_images
-from pipeline.training.dataset_statistics import DatasetStatistics
-from pipeline.training.network_setup import configure_network, crop_problems, mean_problems, output_classes
-from pipeline.training.normalization_choice import normalization_problems, requested_normalization
+from pipeline.training.network_setup import (
+    configure_network,
+    crop_problems,
+    mean_problems,
+    normalization_problems,
+    output_classes,
+    requested_normalization,
+)
 from pipeline.training.schema import TrainConfig
 
-__all__ = ["TrainPlan", "image_pixels", "make_plan"]
+__all__ = ["ClassLocations", "DatasetStatistics", "ImageStatistics", "TrainPlan", "image_pixels", "make_plan"]
 
 EPOCHS = 100.0
+
+
+@dataclass(frozen=True)
+class ClassLocations:
+    """Where a class lies in one block of a plane: number of its pixels, and rows and columns in the image, (n, 2), of a sample of them."""
+
+    plane: int
+    num_pixels: int
+    positions: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What was found in one image.
+
+    Attributes:
+        pixels: number of pixels of each output channel: the classes, then the border if there is one; ignored pixels left out.
+        normalize: ``{"mean", "std"}`` of this image alone; None: those of the data set, or raw values, are used.
+        locations: of each output channel, one entry for each block that holds it; empty where sampling does not need them.
+    """
+
+    pixels: tuple[int, ...]
+    normalize: Mapping[str, Any] | None
+    locations: Sequence[Sequence[ClassLocations]]
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """What was found in all training images; empty before the images have been scanned.
+
+    Attributes:
+        images: in the order of the plan.
+        normalize: fixed ``{"mean", "std"}`` of the data set; None: those of each image, or raw values, are used.
+    """
+
+    images: Sequence[ImageStatistics] = ()
+    normalize: Mapping[str, Any] | None = None
+
+    @property
+    def areas(self) -> ClassAreas:
+        """The pixel counts from which class weights are made."""
+        totals = np.array([image.pixels for image in self.images], np.int64)
+        present = (totals > 0) * totals.sum(axis=1, keepdims=True)
+        return ClassAreas(tuple(totals.sum(axis=0).tolist()), tuple(present.sum(axis=0).tolist()))
 
 
 @dataclass(frozen=True)

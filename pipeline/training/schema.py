@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -81,6 +82,26 @@ class RateSchedule(_Tree):
         default=(0.5, 0.75), description="shares of the training after which step lowers the rate"
     )
     factor: float = Field(default=0.1, gt=0, lt=1, description="what step multiplies the rate by")
+
+    def rate_at(self, done: float) -> float:
+        """Return the learning rate as a share of the largest one, where ``done`` is the share of the training that is done, 0 to 1.
+
+        Example:
+            >>> [round(RateSchedule(warmup=0.1).rate_at(done), 3) for done in (0.05, 0.1, 0.55, 1.0)]
+            [0.5, 1.0, 0.5, 0.0]
+            >>> [RateSchedule(name="step", warmup=0.0).rate_at(done) for done in (0.4, 0.5)]
+            [1.0, 0.1]
+        """
+        if done < self.warmup:
+            return done / self.warmup
+        left = (1 - done) / (1 - self.warmup) if self.warmup < 1 else 1.0
+        if self.name == "cosine":
+            return 0.5 - 0.5 * math.cos(math.pi * left)
+        if self.name == "poly":
+            return float(left**self.power)
+        if self.name == "step":
+            return float(self.factor ** sum(done >= at for at in self.at))
+        return 1.0
 
 
 class Sampling(_Tree):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.losses import Term
 from pipeline.training.batch_loading import Batch
-from pipeline.training.batch_norms import freeze_batch_norms, measure_batch_norms
-from pipeline.training.mixed_precision import autocast, gradient_scaler, resolve_precision
-from pipeline.training.optimizer import make_optimizer
 from pipeline.training.plan import TrainPlan
-from pipeline.training.weight_averaging import load_initial_network, moving_average
+from pipeline.training.schema import Optimizer, TrainConfig
+from pipeline.training.weight_averaging import load_initial_network, measure_batch_norms, moving_average
 from pipeline.training.worker_group import WorkerGroup
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["StepLoss", "TrainableNetwork", "memory_errors"]
+__all__ = ["StepLoss", "TrainableNetwork", "autocast", "make_optimizer", "memory_errors", "resolve_precision"]
 
 NO_MEMORY = ("out of memory", "can't allocate memory")  # the words of torch for a GPU and for the processor
 
@@ -43,31 +42,51 @@ def memory_errors(plan: TrainPlan) -> Iterator[None]:
         raise InputError(Problem(where, found, "a step that fits into memory", "Make crop or batch smaller.")) from error
 
 
+def resolve_precision(config: TrainConfig, device: str) -> str:
+    """Return ``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16 where the processor or the GPU has it."""
+    if config.precision != "auto":
+        return config.precision
+    from pipeline.backends import bf16_supported
+
+    return "bf16" if device != "cpu" or bf16_supported() else "fp32"
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
+    """Return the context in which a network computes with this precision."""
+    import torch
+
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
+    """Make the optimizer of a network's trainable parameters.
+
+    Weight decay is for weights with more than one axis, not for norms and biases.
+    """
+    import torch
+
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if spec.name == "sgd":
+        return torch.optim.SGD(groups, lr=spec.rate, momentum=spec.momentum, nesterov=spec.momentum > 0)
+    return torch.optim.AdamW(groups, lr=spec.rate)
+
+
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of one batch, over all workers.
-
-    Attributes:
-        total: what is minimised.
-        parts: its terms by name, before they are weighted.
-    """
+    """The loss of one batch over all workers: what is minimised, and its terms by name before they are weighted."""
 
     total: float
     parts: dict[str, float]
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether no part is NaN or infinite."""
-        return all(value - value == 0 for value in self.parts.values())
-
 
 class TrainableNetwork:
-    """The network of one worker with its optimizer and its averaged weights.
-
-    Args:
-        plan: scanned.
-        workers: all hold the same weights at any time.
-    """
+    """The network of one worker with its optimizer and its averaged weights; all workers hold the same weights at any time."""
 
     def __init__(self, plan: TrainPlan, workers: WorkerGroup) -> None:
         import torch
@@ -76,24 +95,23 @@ class TrainableNetwork:
         torch.backends.cudnn.benchmark = True  # all crops have one size, so that the time to compare algorithms pays off
         network, self.has_fitting_norms = load_initial_network(plan.network, plan.config.mean_of)
         self.network = network.to(workers.device).to(memory_format=torch.channels_last).train()
-        if plan.config.freeze_norms:
-            freeze_batch_norms(self.network)
+        self._freeze_norms()
         self._distributed = workers.distribute(self.network)
         self._optimizer = make_optimizer(self.network, plan.config.optimizer)
         self._precision = resolve_precision(plan.config, workers.device)
-        self._scaler = gradient_scaler(self._precision, workers.device)
+        # Only float16 needs scaling, which keeps small gradients above 0: the other precisions have the range of float32.
+        self._scaler = torch.amp.GradScaler(torch.device(workers.device).type, enabled=self._precision == "fp16")
         self._average = None if plan.config.ema is None else moving_average(self.network, plan.config.ema)
 
     def measure_norms(self, batches: Iterable[Batch]) -> None:
         """Measure the batch norm statistics of weights that are a mean; call this before the first step."""
         measure_batch_norms(self.network, (batch.pixels_BCYX for batch in batches), self._workers.device)
-        if self._plan.config.freeze_norms:
-            freeze_batch_norms(self.network)
+        self._freeze_norms()
         if self._average is not None:
             self._average.module.load_state_dict(self.network.state_dict())
 
     def learn(self, batch: Batch, rate: float, step: int) -> StepLoss:
-        """Take one optimizer step.
+        """Take one optimizer step with this worker's share of a batch.
 
         Args:
             batch: this worker's share.
@@ -109,7 +127,7 @@ class TrainableNetwork:
             group["lr"] = rate
         torch.manual_seed((self._plan.config.seed << 32) + step * self._workers.size + self._workers.rank)
         step_loss, loss = self._combine(self._loss_terms(batch))
-        if not torch.isfinite(loss.detach()) or not step_loss.is_finite:
+        if not torch.isfinite(loss.detach()) or not all(map(math.isfinite, step_loss.parts.values())):
             crops = [where for share in self._workers.gather(list(batch.where)) for where in share]
             raise GigasegError(f"the loss is {step_loss.total} at step {step}; the batch: {'; '.join(crops)}")
         self._update_weights(loss)
@@ -122,19 +140,26 @@ class TrainableNetwork:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to continue as if training had not been interrupted."""
-        parts = {"network": self.network, "optimizer": self._optimizer, "scaler": self._scaler, "average": self._average}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
-        self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"network": self.network, "optimizer": self._optimizer, "scaler": self._scaler, "average": self._average}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _freeze_norms(self) -> None:
+        """Let batch norms use the statistics that they have, if the YAML says so; scale and shift still learn."""
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        for module in self.network.modules() if self._plan.config.freeze_norms else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
 
     def _loss_terms(self, batch: Batch) -> list[Term]:
-        """Predict a batch and compare it with its targets."""
         import torch
 
         device = self._workers.device

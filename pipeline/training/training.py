@@ -18,13 +18,12 @@ from pipeline.training.bundle_output import best_bundle, complete_bundle
 from pipeline.training.checkpoint import checkpoint_file
 from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.launch import choose_workers, launch
-from pipeline.training.mixed_precision import resolve_precision
 from pipeline.training.output_files import is_begun, refuse_overwriting, remove_outputs
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.result import validation_run, write_result_page
 from pipeline.training.schema import TrainConfig
 from pipeline.training.step_trial import StepCost, measure_step
-from pipeline.training.trainable_network import memory_errors
+from pipeline.training.trainable_network import memory_errors, resolve_precision
 from pipeline.training.weight_averaging import load_initial_network, weights_file
 from pipeline.training.worker_group import WorkerGroup
 from pipeline.tuning import num_gpus

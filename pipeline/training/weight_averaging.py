@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["load_initial_network", "load_mean", "moving_average", "read_bundle_specs", "weights_file"]
+__all__ = ["load_initial_network", "load_mean", "measure_batch_norms", "moving_average", "read_bundle_specs", "weights_file"]
 
 STATISTICS = ("running_mean", "running_var")
+NORM_BATCHES = 100
 
 
 def weights_file(path: Path) -> Path:
@@ -33,10 +35,7 @@ def weights_file(path: Path) -> Path:
 
 
 def read_bundle_specs(paths: Iterable[str]) -> dict[str, BundleSpec]:
-    """Read model.yaml of every path that is a folder; files of weights have none.
-
-    Returns:
-        The specs by path.
+    """Return the content of model.yaml of every path that is a folder, by path; files of weights have none.
 
     Raises:
         InputError: a folder without a bundle.
@@ -62,11 +61,7 @@ def load_initial_network(network: Network, mean_of: Sequence[str]) -> tuple[nn.M
 
 
 def load_mean(module: nn.Module, paths: Iterable[Path]) -> bool:
-    """Load the mean of several weights into a module.
-
-    Args:
-        module: the network that all weights belong to.
-        paths: bundles, trainings or files of weights.
+    """Load the mean of bundles, trainings or files of weights into a module.
 
     Returns:
         Whether all have the same batch norm statistics, which then fit the mean too.
@@ -93,13 +88,22 @@ def load_mean(module: nn.Module, paths: Iterable[Path]) -> bool:
     return all(torch.equal(first[name], other[name]) for name in first if name.endswith(STATISTICS) for other in others)
 
 
+def measure_batch_norms(network: nn.Module, batches: Iterable[torch.Tensor], device: str) -> None:
+    """Measure the batch norm statistics of a mean of weights, which are not the mean of the statistics (Izmailov et al., UAI 2018).
+
+    The first 100 batches (B, C, Y, X) are used, in float32; the network ends in training mode.
+    """
+    import torch
+    from torch.optim.swa_utils import update_bn
+
+    update_bn(islice(batches, NORM_BATCHES), network.train(), torch.device(device))
+
+
 def moving_average(module: nn.Module, decay: float) -> Any:
     """Return a copy of a module that follows its weights and batch norm statistics by an exponential moving average.
 
-    Args:
-        module: the network that is trained; the average starts as its copy.
-        decay: weight of the past in each update, 0 to 1. Early updates use less, min(decay, (1 + n) / (10 + n)) after n updates,
-            because the average would otherwise keep the random initial weights for long.
+    ``decay`` is the weight of the past in each update, 0 to 1. Early updates use less, min(decay, (1 + n) / (10 + n)) after n updates,
+    because the average would otherwise keep the random initial weights for long.
     """
     import torch
     from torch.optim.swa_utils import AveragedModel

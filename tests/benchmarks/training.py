@@ -31,10 +31,8 @@ from pipeline.training.crops import Crops
 from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.image_cache import ImageCache
 from pipeline.training.launch import launch, run_ray_worker
-from pipeline.training.mixed_precision import autocast, resolve_precision
-from pipeline.training.optimizer import make_optimizer
 from pipeline.training.plan import TrainPlan, make_plan
-from pipeline.training.trainable_network import TrainableNetwork
+from pipeline.training.trainable_network import TrainableNetwork, autocast, make_optimizer, resolve_precision
 from pipeline.training.worker_group import WorkerGroup
 from tests.benchmarks.images import tile
 

@@ -7,16 +7,15 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.training.optimizer import make_optimizer
-from pipeline.training.rate_schedule import rate_at
 from pipeline.training.schema import Optimizer, RateSchedule
+from pipeline.training.trainable_network import make_optimizer
 
 
 @pytest.mark.parametrize("name", ["cosine", "poly", "step", "constant"])
 def test_the_rate_rises_then_falls(name):
     """Every schedule warms up in a straight line to the full rate and never rises again."""
     schedule = RateSchedule(name=name, warmup=0.2)
-    rates = [rate_at(schedule, done) for done in np.linspace(0, 1, 101)]
+    rates = [schedule.rate_at(done) for done in np.linspace(0, 1, 101)]
     np.testing.assert_allclose(rates[:20], np.linspace(0, 0.95, 20), atol=1e-9)
     assert rates[20] == pytest.approx(1)
     assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(rates[20:]))

@@ -10,8 +10,7 @@ from torch import nn
 from pipeline.cli import main
 from pipeline.errors import InputError
 from pipeline.models.bundle_files import read_spec
-from pipeline.training.batch_norms import measure_batch_norms
-from pipeline.training.weight_averaging import STATISTICS, load_mean
+from pipeline.training.weight_averaging import STATISTICS, load_mean, measure_batch_norms
 from tests.training.scene import BASE, report_of, rows_at, train_yaml, weights_at
 from workflows.plan_training import plan_training
 from workflows.train import train
