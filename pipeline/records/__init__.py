@@ -6,15 +6,10 @@ Never touches: pixels, models, Ray.
 
 from __future__ import annotations
 
-from pipeline.records.environment import hardware, versions
-from pipeline.records.holder import Holder
-from pipeline.records.ledger import Ledger
-from pipeline.records.overwriting import refuse_overwriting
-from pipeline.records.receipts import Block, Receipt
-from pipeline.records.run_folder import RunFolder
-from pipeline.records.run_lock import current_holder
-from pipeline.records.segments import read_rows, read_rows_of
-from pipeline.records.tally import Tally, latest, tally
+from pipeline.records.ledger import Ledger, read_rows, read_rows_of
+from pipeline.records.receipts import Block, Receipt, Tally, latest, tally
+from pipeline.records.run_folder import RunFolder, hardware, refuse_overwriting, versions
+from pipeline.records.run_lock import Holder, current_holder
 
 __all__ = [
     "Block",

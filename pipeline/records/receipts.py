@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.statistics import Counts
 
-__all__ = ["Block", "Receipt"]
+__all__ = ["Block", "Receipt", "Tally", "latest", "tally"]
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,10 @@ class Block:
     """The unit of scheduling, retry, writing and progress.
 
     Attributes:
-        phase: what is done to it: the name of a phase.
-        image: the image it belongs to.
+        phase: name of the phase in which it is done.
         plane: index of the (t, z) plane.
-        row: row in the image's grid of blocks.
-        col: column in the image's grid of blocks.
+        row: in the image's grid of blocks.
+        col: in the image's grid of blocks.
         box: its pixels, inside the image; for ``finish`` the whole plane.
         key: hash of all that its pixels depend on; a row of the ledger counts only under the same key.
         fit: what the fit phase found for the image.
@@ -50,18 +51,13 @@ class Block:
         return f"{self.image.name}:{self.plane}.{self.row}.{self.col}"
 
 
-_NOTHING: Mapping[str, Any] = {}
-
-
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The small row that a finished (or failed) block returns; one JSON line of the ledger.
 
     Attributes:
-        phase: as the block's.
         image: NAME.
         block: the block's id.
-        key: the block's key.
         count_key: hash of truth, classes and ignore, where pixels were counted; empty otherwise.
         written: hash of writers and classes, where the exports of a single-block image were written; empty otherwise.
         attempts: tries it took, this one included.
@@ -138,7 +134,6 @@ def _counts_to_json(counts: Counts) -> dict[str, Any]:
 
 
 def _counts_from_json(row: Mapping[str, Any]) -> Counts:
-    """Return the counts that :func:`_counts_to_json` wrote."""
     predicted = np.array(row["predicted"], np.int64)
     matrix = None
     if "confusion" in row:
@@ -147,3 +142,50 @@ def _counts_from_json(row: Mapping[str, Any]) -> Counts:
             matrix[truth, mask] = pixels
     rest = {name: value for name, value in row.items() if name not in ("predicted", "confusion")}
     return Counts(predicted=predicted, confusion=matrix, **rest)
+
+
+def latest(rows: Iterable[Receipt]) -> dict[tuple[str, str], Receipt]:
+    """Return the receipt that holds for each (phase, block), which is its last one, in the order of these rows.
+
+    Example:
+        >>> rows = [Receipt("predict", "a", "a:0.0.0", cause="no memory"), Receipt("predict", "a", "a:0.0.0")]
+        >>> latest(rows)["predict", "a:0.0.0"].ok
+        True
+    """
+    last: dict[tuple[str, str], Receipt] = {}
+    for row in rows:
+        last.pop((row.phase, row.block), None)
+        last[row.phase, row.block] = row
+    return last
+
+
+@dataclass
+class Tally:
+    """All that a report needs of a run's receipts, gathered in one pass.
+
+    Attributes:
+        receipts: the brief receipt (:meth:`Receipt.brief`) that holds for each (phase, block), in the order of commit.
+        seconds: of all blocks, by stage; work that was done again counts again.
+        phase_seconds: the same, by phase.
+        peak_bytes: of the largest process.
+    """
+
+    receipts: dict[tuple[str, str], Receipt] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+
+def tally(rows: Iterable[Receipt]) -> Tally:
+    """Gather receipts; the last one of a block holds."""
+    total = Tally()
+    shared: dict[tuple[str, str], Receipt] = {}  # blocks that were fitted or finished differ in nothing that a report shows
+    for row in rows:
+        brief = row.brief()
+        total.receipts.pop((row.phase, row.block), None)
+        total.receipts[row.phase, row.block] = brief if brief.block else shared.setdefault((brief.phase, brief.image), brief)
+        total.peak_bytes = max(total.peak_bytes, row.peak_bytes)
+        for stage, seconds in row.seconds.items():
+            total.seconds[stage] = total.seconds.get(stage, 0.0) + seconds
+            total.phase_seconds[row.phase] = total.phase_seconds.get(row.phase, 0.0) + seconds
+    return total

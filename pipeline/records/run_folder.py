@@ -1,27 +1,31 @@
-"""The output folder of a run: its small files, and which run it belongs to. Pixels and receipts have files of their own."""
+"""The output folder of a run: its small files, which run it belongs to, and what may not be written over."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CALIBRATED_FOLDER, replace_auto
+from pipeline import __version__
+from pipeline.config import CALIBRATED_FOLDER, Config, is_sample, load_written_config, replace_auto
 from pipeline.errors import InputError, Problem, StoreError
-from pipeline.records.environment import versions
-from pipeline.records.ledger import Ledger
-from pipeline.records.segments import read_rows_of
-from pipeline.storage import StorageLike, open_storage
+from pipeline.records.ledger import Ledger, read_rows_of
+from pipeline.storage import Storage, StorageLike, open_storage
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "hardware", "refuse_overwriting", "versions"]
 
 FORMAT = "gigaseg.run/1"
 NEVER_FRESH = {"evaluate", "convert"}  # begun by commands that have no --fresh
 RUN_JSON, LOG, CONFIG, LEDGER, REPORT = "run.json", "log.txt", "config.yaml", "ledger", "report"
 STOP = f"{LEDGER}/stop"
+PACKAGES = ("numpy", "torch", "openvino", "onnxruntime", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
+SHOWN = 3  # files that would be overwritten, in a message
 
 
 class RunFolder:
@@ -40,14 +44,14 @@ class RunFolder:
         return Path(self.storage.url)
 
     @property
-    def ledger(self) -> Path:
-        """Folder of the receipts; for callers that still work with paths."""
-        return self.path / LEDGER
+    def ledger(self) -> Storage:
+        """Storage of the receipts; it exists once a run has begun."""
+        return self.storage.below(LEDGER)
 
     @property
-    def report(self) -> Path:
-        """Folder of the report; for callers that still work with paths."""
-        return self.path / REPORT
+    def report(self) -> Storage:
+        """Storage of the report."""
+        return self.storage.below(REPORT)
 
     @property
     def stop_flag(self) -> Path:
@@ -90,6 +94,19 @@ class RunFolder:
         content = {"format": FORMAT, **self.read(), **changes}
         self.storage.make()
         self.storage.put(RUN_JSON, json.dumps(content, indent=1, default=str).encode() + b"\n")
+
+    def read_config(self) -> Config:
+        """Return the config of the run; its output is this folder, which may have been moved.
+
+        Raises:
+            InputError: there is no config.yaml, or it is damaged.
+        """
+        data = self.storage.get(CONFIG)
+        if data is None:
+            found = "no config.yaml, as beside scores of masks that existed"
+            raise InputError(Problem(str(self.storage), found, "the output of a run, which has images of its own"))
+        config = load_written_config(data.decode(errors="replace"), f"{self.storage}/{CONFIG}")
+        return config.model_copy(update={"output": self.storage.url})
 
     def write_config(self, text: str) -> None:
         """Write config.yaml: the YAML as it was resolved."""
@@ -141,9 +158,8 @@ class RunFolder:
             return
         # The outputs of every plan: an image that is missing from a later plan has left its mask here.
         outputs = dict.fromkeys(name for plan in self._plans() for name in plan.get("outputs", []))
-        ledger = self.storage.below(LEDGER)
-        if ledger.exists():
-            with Ledger.open(ledger, take_over=take_over):
+        if self.ledger.exists():
+            with Ledger.open(self.ledger, take_over=take_over):
                 pass
         for name in (*outputs, LEDGER, REPORT, CALIBRATED_FOLDER, RUN_JSON, CONFIG, LOG):
             with suppress(InputError):  # a name that leads out of the folder is none of its files
@@ -170,8 +186,7 @@ class RunFolder:
         return last
 
     def _plans(self) -> Iterator[dict[str, Any]]:
-        ledger = self.storage.below(LEDGER)
-        return read_rows_of(ledger, "plan") if ledger.exists() else iter(())
+        return read_rows_of(self.ledger, "plan") if self.ledger.exists() else iter(())
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -186,3 +201,70 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
             yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
     elif old != new:
         yield key, old, new
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of gigaseg, Python and the packages that can change the numbers."""
+    found = {"gigaseg": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Return the host, system, cores and memory of the machine that the driver runs on."""
+    import psutil
+
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def refuse_overwriting(
+    output: StorageLike, where: str, *, reads: Iterable[str], outputs: Sequence[str], command: str, is_begun: bool
+) -> None:
+    """Refuse a command that would write over what it reads, or over what was in its output folder before.
+
+    Args:
+        output: storage of the output, or its URL or path; it need not exist.
+        where: the key of the YAML that names it, for messages.
+        reads: paths, URLs and samples that the command reads.
+        outputs: names of files and folders that it writes in the output folder.
+        command: what writes them, for messages: run, training.
+        is_begun: whether such a command has begun in the folder before, so that outputs in it are its own.
+
+    Raises:
+        InputError: the folder is a file, or something would be lost; the first few are named.
+    """
+    storage = open_storage(output)
+    existing = [name for name in outputs if storage.has(name)] if storage.exists() else []
+    folder = Path(storage.url)  # a URL's parts compare as those of a path do
+    names = {root / name: name for name in outputs for root in (folder.absolute(), folder.resolve())}
+    names |= {(folder / name).resolve(): name for name in existing}
+    lost: dict[str, str] = {}
+    for path in sorted({text.removeprefix("file://") for text in reads if not is_sample(text)}):
+        if name := next(_replaced_by(path, folder, names), None):
+            lost.setdefault(name, f"{path}, which is read, where the {command} would write {name}")
+    if not is_begun:
+        for name in existing:
+            lost.setdefault(name, f"{storage}/{name}, which no {command} has written")
+    if lost:
+        expected, way_out = "a folder without it", "Choose another output folder."
+        raise InputError([Problem(where, found, expected, way_out) for found in list(lost.values())[:SHOWN]])
+
+
+def _replaced_by(path: str, folder: Path, names: Mapping[Path, str]) -> Iterator[str]:
+    """Yield the outputs that would replace an input: they lie there or above, or inside a Zarr store in the output folder.
+
+    Links count both as they are named and as what they lead to: either may be what is lost.
+    """
+    for form in (Path(path).absolute(), Path(path).resolve()):
+        yield from (names[parent] for parent in (form, *form.parents) if parent in names)
+        if form.suffix == ".zarr" and form.is_relative_to(folder.resolve()):
+            yield from (name for output, name in names.items() if output.is_relative_to(form))

@@ -13,22 +13,64 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from itertools import count
 
 from pipeline.errors import InputError, LockLost, Problem, StoreError
-from pipeline.records.holder import Holder
-from pipeline.records.repeating import repeating
+from pipeline.processes import birth_of, boot_id, has_ended, process_space
 from pipeline.storage import Storage, StorageLike, open_storage
 
-__all__ = ["RunLock", "current_holder", "hold_run"]
+__all__ = ["Holder", "RunLock", "current_holder", "hold_run", "repeating"]
 
 BEAT_S = 3.0
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a run, told apart from every other process there was or will be.
+
+    Attributes:
+        host: for people.
+        boot: one boot of one machine: ``pid`` means nothing elsewhere.
+        space: the name space that ``pid`` belongs to; containers on one machine have their own.
+        birth: when the process began, in the machine's own measure, which tells a reused ``pid``; empty where it is not known.
+        since: local time at which it took the run, for people.
+    """
+
+    host: str
+    boot: str
+    space: str
+    pid: int
+    birth: str
+    since: str
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Return this process."""
+        since = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+        return cls(socket.gethostname(), boot_id(), process_space(), os.getpid(), birth_of(os.getpid()), since)
+
+    def __str__(self) -> str:
+        """Name the process for people."""
+        return f"host {self.host}, pid {self.pid}, since {self.since}"
+
+    def is_gone(self, me: Holder) -> bool | None:
+        """Return whether the process has ended; None where ``me`` cannot tell at once, so that only its counter can."""
+        if (self.boot, self.space) != (me.boot, me.space):
+            return None
+        birth = birth_of(self.pid)
+        if birth and self.birth:
+            return birth != self.birth
+        return True if has_ended(self.pid) else None
 
 
 @dataclass(frozen=True)
@@ -38,7 +80,6 @@ class RunLock:
     Attributes:
         storage: the ledger's.
         epoch: number of this holder, from 1.
-        holder: this process.
     """
 
     storage: Storage
@@ -159,3 +200,21 @@ def _epoch_name(epoch: int) -> str:
 
 def _released_name(epoch: int) -> str:
     return f"released-{epoch:06d}"
+
+
+@contextmanager
+def repeating(action: Callable[[], None], *, pause_s: float) -> Iterator[None]:
+    """Call ``action`` in a thread, again and again with a pause before each call, until the ``with`` block ends."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(pause_s):
+            action()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

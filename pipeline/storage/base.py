@@ -35,6 +35,9 @@ class Storage(ABC):
     without it a call is faster, and what it wrote may be gone after a power cut.
     """
 
+    is_shared: ClassVar[bool] = True
+    """Whether every process that opens the URL finds the same bytes."""
+
     segment_bytes: ClassVar[int] = 1 << 20
     """How large a file should grow by :meth:`append` before the caller begins the next one."""
 
@@ -125,11 +128,25 @@ class Storage(ABC):
             yield path
             self.put(key, path.read_bytes(), durable=durable)
 
+    @contextmanager
+    def local_folder(self, prefix: str) -> Iterator[Path]:
+        """Give the path of a local folder with the files below ``prefix``, to read inside the ``with`` block; empty where there are none."""
+        with tempfile.TemporaryDirectory(prefix="gigaseg-") as folder:
+            for key in self.list(f"{prefix}/"):
+                path = Path(folder, key.removeprefix(f"{prefix}/"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.get(key) or b"")
+            yield Path(folder)
+
     def zarr(self, prefix: str = "") -> Store:
         """Return the files below ``prefix`` as a read-only store of zarr-python."""
         from pipeline.storage.zarr_store import ZarrStore
 
         return ZarrStore(self.below(prefix) if prefix else self)
+
+    def has(self, name: str) -> bool:
+        """Return whether anything has a name: a file, or a folder with files in it; in a folder of a disk also an empty one, or a link."""
+        return self.size(name) is not None or bool(self.list(f"{name}/"))
 
     def exists(self) -> bool:
         """Return whether there is anything at the root: a folder, even an empty one, or a file below it."""

@@ -186,6 +186,15 @@ class LocalStorage(Storage):
         return LocalStore(self._path(prefix) if prefix else self.root, read_only=True)
 
     @override
+    @contextmanager
+    def local_folder(self, prefix: str) -> Iterator[Path]:
+        yield self._path(prefix)
+
+    @override
+    def has(self, name: str) -> bool:
+        return os.path.lexists(self.root / self._checked(name))
+
+    @override
     def exists(self) -> bool:
         """Return whether the folder exists.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 from uuid import uuid4
 
 from typing_extensions import override
@@ -29,6 +30,8 @@ class MemoryStorage(Storage):
         (b'12', ['a/b'])
         >>> storage.delete_tree("a")
     """
+
+    is_shared: ClassVar[bool] = False
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")

@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 
 from pipeline import __version__
-from pipeline.records import environment, hardware, versions
+from pipeline.records import hardware, run_folder, versions
 
 
 def test_versions_are_those_that_are_installed(monkeypatch):
@@ -18,13 +18,13 @@ def test_versions_are_those_that_are_installed(monkeypatch):
     found = versions()
     assert (found["gigaseg"], found["python"]) == (__version__, platform.python_version())
     assert found["numpy"] == metadata.version("numpy")
-    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(run_folder, "PACKAGES", ("numpy", "no-such-package"))
     assert set(versions()) == {"gigaseg", "python", "numpy"}
 
 
 def test_no_package_is_loaded_to_ask_for_its_version():
     """Asking costs no import of torch or Ray."""
-    code = "import sys; from pipeline.records.environment import versions; versions(); print('torch' in sys.modules, 'ray' in sys.modules)"
+    code = "import sys; from pipeline.records import versions; versions(); print('torch' in sys.modules, 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False False\n"
 
 

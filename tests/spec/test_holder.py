@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.records import Holder, holder
+from pipeline.records import Holder, run_lock
 
 
 def fail_with(number):
@@ -34,7 +34,7 @@ def test_this_process_is_there():
 def test_a_process_that_has_ended_is_gone():
     """At once, whether its number is free, or its parent has not noticed yet."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    held = replace(Holder.here(), pid=child.pid, birth=holder.birth_of(child.pid))
+    held = replace(Holder.here(), pid=child.pid, birth=run_lock.birth_of(child.pid))
     assert held.is_gone(Holder.here()) is False
     child.stdin.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -57,6 +57,6 @@ def test_elsewhere_nothing_is_known(change):
 def test_another_users_process_is_not_taken_for_dead(monkeypatch):
     """A process that may not be signalled or looked at is there; only its counter tells more."""
     me = Holder.here()
-    monkeypatch.setattr(holder, "birth_of", lambda _: "")
+    monkeypatch.setattr(run_lock, "birth_of", lambda _: "")
     monkeypatch.setattr(os, "kill", fail_with(errno.EPERM))
     assert me.is_gone(me) is None

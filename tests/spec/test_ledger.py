@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import LockLost, StoreError
-from pipeline.records import Ledger, Receipt, latest, read_rows, read_rows_of, segments
+from pipeline.records import Ledger, Receipt, latest, read_rows, read_rows_of
+from pipeline.records.ledger import encode_row
 from pipeline.records.run_lock import hold_run
 from pipeline.statistics.pixel_counts import Counts
 from pipeline.storage import LocalStorage, MemoryStorage
@@ -192,7 +193,7 @@ def test_a_holder_superseded_before_its_first_row_is_ignored(tmp_path):
         with pytest.raises(LockLost):
             Ledger(storage, slept)
     assert (tmp_path / "000002.jsonl").exists()
-    late = b"".join(segments.encode_row("receipt", receipt(number).to_json()) for number in ("late", "later"))
+    late = b"".join(encode_row("receipt", receipt(number).to_json()) for number in ("late", "later"))
     with (tmp_path / "000002.jsonl").open("ab") as file:
         file.write(late)
     assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2"]
@@ -244,7 +245,7 @@ def test_short_segments_of_a_superseded_holder_are_ignored(memory):
                 old.append(receipt("late"))
                 with pytest.raises(LockLost):
                     old.flush()
-            memory.put("000001.next-000099.jsonl", segments.encode_row("receipt", receipt("later").to_json()))
+            memory.put("000001.next-000099.jsonl", encode_row("receipt", receipt("later").to_json()))
             new.append(receipt("new"))
             expected = [*(f"a:0.0.{number}" for number in range(5)), "a:0.0.new"]
             assert blocks(new.rows()) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from pipeline.records.repeating import repeating
+from pipeline.records.run_lock import repeating
 
 
 def test_it_is_called_again_and_again():

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import Ledger, Receipt, read_rows, read_rows_of, segments
+from pipeline.records import Ledger, Receipt, read_rows, read_rows_of
+from pipeline.records.ledger import accepted_sizes, encode_row, segment_name
 from pipeline.storage import LocalStorage
 
 
@@ -51,7 +52,7 @@ def test_a_line_is_json_for_other_tools(tmp_path):
 
 def test_a_segment_longer_than_one_piece_is_read_whole(tmp_path, monkeypatch):
     """Rows that lie across the pieces in which a segment is read are not lost."""
-    monkeypatch.setattr(segments, "PIECE_BYTES", 37)
+    monkeypatch.setattr("pipeline.records.ledger.PIECE_BYTES", 37)
     write(tmp_path, *range(50))
     assert blocks(read_rows(tmp_path)) == [f"a:0.0.{number}" for number in range(50)]
 
@@ -96,7 +97,7 @@ def test_a_flipped_bit_costs_one_row_and_never_changes_one(tmp_path):
 
 def test_names_sort_in_the_order_of_writing():
     """Segments of a later holder come after all of an earlier one, however many either has written."""
-    written = [segments.segment_name(epoch, number) for epoch in (1, 2, 9, 10, 99_999) for number in (0, 1, 9, 10, 99_999)]
+    written = [segment_name(epoch, number) for epoch in (1, 2, 9, 10, 99_999) for number in (0, 1, 9, 10, 99_999)]
     assert sorted(written) == written
     assert len(set(written)) == len(written)
 
@@ -106,9 +107,9 @@ def test_later_rows_of_earlier_holders_do_not_count(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 2)
     with (tmp_path / "000001.jsonl").open("ab") as late:
-        late.write(segments.encode_row("receipt", receipt("late").to_json()))
+        late.write(encode_row("receipt", receipt("late").to_json()))
     assert blocks(read_rows(tmp_path)) == ["a:0.0.1", "a:0.0.2"]
-    accepted = segments.accepted_sizes(LocalStorage(tmp_path), 3)
+    accepted = accepted_sizes(LocalStorage(tmp_path), 3)
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.jsonl")}
     assert accepted["000001.jsonl"] < sizes["000001.jsonl"]
     assert accepted["000002.jsonl"] == sizes["000002.jsonl"]
