@@ -6,20 +6,7 @@ Never touches: pixels, models; it can be made again from the ledger at any time.
 
 from __future__ import annotations
 
-from pipeline.report.build import Failure, ImageCounts, ReportInput, build_report
-from pipeline.report.files import write_report
-from pipeline.report.from_ledger import num_blocks, phase_rows, planned, report_of
-from pipeline.report.table import print_table
+from pipeline.report.content import num_blocks, phase_rows, planned, report_of
+from pipeline.report.rendering import print_table, write_report
 
-__all__ = [
-    "Failure",
-    "ImageCounts",
-    "ReportInput",
-    "build_report",
-    "num_blocks",
-    "phase_rows",
-    "planned",
-    "print_table",
-    "report_of",
-    "write_report",
-]
+__all__ = ["num_blocks", "phase_rows", "planned", "print_table", "report_of", "write_report"]

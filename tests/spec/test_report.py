@@ -19,7 +19,8 @@ from rich.console import Console
 from pipeline.errors import StoreError
 from pipeline.metrics import Metric
 from pipeline.metrics.semantic import Semantic
-from pipeline.report import Failure, ImageCounts, ReportInput, build_report, print_table, write_report
+from pipeline.report import print_table, write_report
+from pipeline.report.content import Failure, ImageCounts, build_report
 from pipeline.statistics.pixel_counts import Counts
 
 SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
@@ -37,13 +38,13 @@ def areas_only(*pixels):
     return Counts(np.array(pixels), overlap_equal=3, overlap_pixels=4)
 
 
-def given(*images, names=NAMES, **more):
+def unchecked(*images, names=NAMES, **more):
     fields = {"state": "done", "classes": [{"name": name} for name in names], "metrics": (Semantic(),), "images": images, **more}
-    return ReportInput(**fields)
+    return build_report(**fields)
 
 
 def build(*images, **more):
-    report = build_report(given(*images, **more))
+    report = unchecked(*images, **more)
     jsonschema.validate(report, SCHEMA)
     return report
 
@@ -256,7 +257,7 @@ def test_the_page_stays_small(tmp_path):
     """Of thousands of images the page shows the first thousand and names the file with all; a huge matrix is left to report.json."""
     images = [ImageCounts(f"image{index}", areas_only(*[1] * 65)) for index in range(1003)]
     first = ImageCounts("first", Counts(np.ones(65, np.int64), confusion=np.eye(65, dtype=np.int64)), has_truth=True)
-    page = page_of(build_report(given(first, *images, names=[f"class{index}" for index in range(65)])), tmp_path)
+    page = page_of(unchecked(first, *images, names=[f"class{index}" for index in range(65)]), tmp_path)
     assert "image998" in page.words
     assert "image999" not in page.words
     assert "per_image.csv" in page.links

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import default_colors
 from pipeline.metrics.semantic import Semantic
-from pipeline.report import ImageCounts, ReportInput, build_report
+from pipeline.report.content import ImageCounts, build_report
 from pipeline.statistics.pixel_counts import Counts, confusion_matrix
 from pipeline.training.chart import BOTTOM, LEFT, RIGHT, TOP, Curve, draw
 from pipeline.training.history import History
@@ -33,7 +33,7 @@ IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
 def report_of(names=NAMES, matrix=((90, 10, 0), (5, 45, 0), (0, 0, 0))):
     counts = Counts(np.array(matrix).sum(axis=0), confusion=np.array(matrix)) if matrix else Counts(np.arange(len(names)))
     images = [ImageCounts("a", counts, has_truth=bool(matrix))]
-    return build_report(ReportInput("done", [{"name": name} for name in names], (Semantic(),), images))
+    return build_report("done", [{"name": name} for name in names], (Semantic(),), images)
 
 
 def history_of(folder, losses=(2.0, 1.0), names=NAMES, reports=()):

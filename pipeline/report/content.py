@@ -1,0 +1,262 @@
+"""The content of report.json, from the ledger alone: no mask is read, so a report can be made again at any time."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine import all_phases, phase
+from pipeline.metrics import Metric
+from pipeline.plugins import build
+from pipeline.records import Receipt, Tally
+from pipeline.statistics import Counts
+from pipeline.tiling import Grid
+
+__all__ = ["Failure", "ImageCounts", "build_report", "num_blocks", "phase_rows", "planned", "report_of"]
+
+PHASES = tuple(one.name for one in all_phases())
+RESULTS = tuple(one.name for one in all_phases() if one.is_result)
+"""Names of phases, each behind those that it comes after. A ledger may hold receipts of other ones."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that was not done, and why.
+
+    Attributes:
+        image: NAME.
+        block: id of the block; None: the whole image.
+        phase: the phase that failed; ``plan`` where the image could not be opened.
+        cause: one line.
+        attempts: how often it was tried.
+    """
+
+    image: str
+    block: str | None
+    phase: str
+    cause: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """One image of the run.
+
+    Attributes:
+        name: NAME.
+        counts: summed over its blocks in plan order; None: nothing could be counted.
+        has_truth: whether it has truth.
+        truth_error: why its truth could not be counted, with value and first position; empty when it could.
+        numbers: sums over its blocks, by phase and name.
+    """
+
+    name: str
+    counts: Counts | None = None
+    has_truth: bool = False
+    truth_error: str = ""
+    numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
+    """Return the content of report.json.
+
+    Args:
+        plan: the last ``plan`` row of the ledger.
+        done: what the ledger holds.
+        state: of the run.
+    """
+    of_image: dict[str, list[Receipt]] = {}
+    for receipt in done.receipts.values():
+        if receipt.block:
+            of_image.setdefault(receipt.image, []).append(receipt)
+    images, failures = [], [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]]
+    for image in plan["images"]:
+        # In the plan's order, sums of floats, and so the report, do not depend on the order of work.
+        ordered = sorted(of_image.get(image["name"], []), key=lambda receipt: (receipt.phase, _position(receipt)))
+        images.append(_image_counts(image, ordered, plan))
+        failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in _failures(ordered)]
+    images += [ImageCounts(one["name"]) for one in plan["rejected"]]
+    seconds = {stage: round(value, 3) for stage, value in sorted(done.seconds.items())}
+    return build_report(
+        state,
+        plan["classes"],
+        [build("metrics", spec) for spec in plan["metrics"]],
+        images,
+        failures=failures,
+        model=plan["model"],
+        timing={"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes},
+    )
+
+
+def build_report(
+    state: str,
+    classes: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Metric],
+    images: Sequence[ImageCounts],
+    *,
+    failures: Sequence[Failure] = (),
+    model: Mapping[str, Any] | None = None,
+    timing: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the content of report.json: a pure function of the counts of each image.
+
+    Pooled metrics are those of the summed counts, not means over images. An image whose truth could not be counted keeps its
+    areas, has no metrics, is left out of the pooled metrics and is listed among the failures. Where only some images have
+    truth, the others are named in ``without_truth``.
+
+    Args:
+        state: of the run.
+        classes: ``{"name", ...}`` of each class; the id is the position.
+        metrics: their fields are reported side by side.
+        images: in the order of the plan, in which floats are added.
+        failures: what could not be done; truth that could not be counted is added to them.
+        model: ``{"name", "sha256"}``; None where masks that existed were scored.
+        timing: any numbers by name; the one part that differs from run to run.
+
+    Returns:
+        Plain JSON: what is undefined or not finite is None.
+    """
+    empty = Counts(np.zeros(len(classes), np.int64))
+    counted = [_without_truth(image.counts or empty) if image.truth_error else image.counts or empty for image in images]
+    pooled = sum(counted, start=empty)
+    per_image = [
+        {"name": image.name, **_fields(counts, classes, metrics), **({"numbers": image.numbers} if image.numbers else {})}
+        for image, counts in zip(images, counted, strict=True)
+    ]
+    broken = [Failure(image.name, None, "count", image.truth_error) for image in images if image.truth_error]
+    some_truth = any(image.has_truth for image in images)
+    report: dict[str, Any] = _plain(
+        {
+            "format": "gigaseg.report/1",
+            "state": state,
+            "images": len(images),
+            **_fields(pooled, classes, metrics),
+            "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
+            "per_image": per_image,
+            "without_truth": [image.name for image in images if some_truth and not image.has_truth],
+            "failures": [asdict(failure) for failure in (*failures, *broken)],
+            "model": {"name": None, "sha256": None} if model is None else model,
+            "timing": timing or {},
+        }
+    )
+    return report
+
+
+def _fields(counts: Counts, specs: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return the fields that the report and each image in it share."""
+    classes: list[dict[str, Any]] = [{"id": index, "name": spec["name"]} for index, spec in enumerate(specs)]
+    scalars: dict[str, Any] = {}
+    for metric in metrics:
+        fields = dict(metric.compute(counts))
+        for index, class_fields in enumerate(fields.pop("classes", [])):
+            classes[index] |= class_fields
+        scalars |= fields
+    areas = {name: getattr(counts, name) for name in ("pixels", "no_prediction", "skipped", "quarantined")}
+    return {**areas, "classes": classes, **scalars}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in Python's own types, with None for numbers that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def num_blocks(plan: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    """Return planes, rows and columns of the blocks of each image of a plan, by name."""
+    block = plan.get("block", 1)
+    return {one["name"]: (one["planes"], *Grid(tuple(one["shape"]), block, 0, block).num_blocks) for one in plan.get("images", ())}
+
+
+def planned(plan: Mapping[str, Any], done: Tally) -> Tally:
+    """Leave out what the plan does not have: blocks of an image that has become smaller since, images that have left."""
+    limits = num_blocks(plan)
+
+    def is_planned(block_id: str) -> bool:
+        name, _, position = block_id.rpartition(":")
+        return name in limits and all(int(at) < limit for at, limit in zip(position.split("."), limits[name], strict=True))
+
+    return replace(done, receipts={key: receipt for key, receipt in done.receipts.items() if is_planned(key[1])})
+
+
+def phase_rows(done: Tally) -> dict[str, dict[str, float]]:
+    """Return how many blocks of each phase are done or failed, and their seconds, by phase."""
+    failed = Counter(name for (name, _), receipt in done.receipts.items() if not receipt.ok)
+    blocks = Counter(name for name, _ in done.receipts)
+    return {
+        name: {"blocks": blocks[name] - failed[name], "failed": failed[name], "seconds": round(done.phase_seconds.get(name, 0.0), 3)}
+        for name in sorted(blocks, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name))
+    }
+
+
+def _position(receipt: Receipt) -> tuple[int, ...]:
+    """Return plane, row and column of a block, from its id."""
+    return tuple(int(part) for part in receipt.block.rpartition(":")[2].split("."))
+
+
+def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: Mapping[str, Any]) -> ImageCounts:
+    """Sum the blocks of one image; what has no receipt has no prediction."""
+    empty = Counts(np.zeros(len(plan["classes"]), np.int64))
+    grid = Grid(tuple(image["shape"]), plan["block"], 0, plan["block"])
+    counts, errors = empty, {}
+    for receipt in _counted(receipts, image["count_key"]):
+        plane, row, col = _position(receipt)
+        if not receipt.ok:
+            area = grid.block_box(row, col).area
+            counts += replace(empty, no_prediction=area, quarantined=area)
+        elif receipt.counts is not None:
+            is_fresh = receipt.count_key == image["count_key"]
+            counts += receipt.counts if is_fresh else _without_truth(receipt.counts)
+            if is_fresh and receipt.truth_error:
+                # The first error of an image is told, not the first of the blocks that have one.
+                pixel = re.search(r"\(y=(\d+), x=(\d+)\)", receipt.truth_error)
+                errors[plane, *map(int, pixel.groups() if pixel else ())] = receipt.truth_error
+    undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
+    counts += replace(empty, no_prediction=undone)
+    numbers: dict[str, Counter[str]] = {}
+    for receipt in receipts:
+        if receipt.numbers:
+            numbers.setdefault(receipt.phase, Counter()).update(receipt.numbers)
+    return ImageCounts(image["name"], counts, bool(image["truth"]), errors[min(errors)] if errors else "", numbers)
+
+
+def _without_truth(counts: Counts) -> Counts:
+    return replace(counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0)
+
+
+def _failures(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Return the failed receipts, each failure once: a block that could not be prepared cannot be done either."""
+    failed: dict[tuple[str, str], Receipt] = {}
+    for receipt in receipts:
+        if not receipt.ok:
+            prepares = phase(receipt.phase).prepares if receipt.phase in PHASES else ""
+            key = (receipt.block, prepares or receipt.phase)
+            if prepares or key not in failed:
+                failed[key] = receipt
+    return list(failed.values())
+
+
+def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:
+    """Yield the receipt of each block that holds its counts.
+
+    A block is counted by the first phase that gives a result; where its truth or classes have changed since, by a later one.
+    """
+    of_block: dict[str, dict[str, Receipt]] = {}
+    for receipt in receipts:
+        of_block.setdefault(receipt.block, {})[receipt.phase] = receipt
+    for phases in sorted(of_block.values(), key=lambda phases: _position(next(iter(phases.values())))):
+        results = [phases[name] for name in RESULTS if name in phases]
+        if results:
+            first = results[0]
+            is_fresh = not first.ok or first.count_key == count_key  # a later count may be of an earlier mask
+            yield first if is_fresh else next((later for later in results[1:] if later.count_key == count_key), first)

@@ -1,0 +1,107 @@
+"""The report for people and programs: report.json, three CSV tables, one page that loads nothing else, a table on a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.storage import StorageLike, open_storage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_table", "write_report"]
+
+MOST_ROWS = 1000  # of a table of the page; the CSV files hold every row
+MOST_CLASSES = 64  # of the matrix of the page: a larger one cannot be read; report.json holds it
+COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "recall", "truth px": "truth", "predicted px": "predicted"}
+
+
+def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
+    """Write report.json, per_class.csv, per_image.csv, failures.csv and index.html.
+
+    Each file is replaced as a whole. In the CSV files an undefined value is an empty cell, and text that a spreadsheet would
+    take for a formula gets an apostrophe in front.
+
+    Args:
+        report: as made by :func:`pipeline.report.report_of`.
+        where: storage of the report, or its URL or path; made where it is missing.
+
+    Raises:
+        StoreError: the storage cannot be written.
+    """
+    classes, images = report["classes"], report["per_image"]
+    class_columns = list(classes[0]) if classes else ["id", "name"]
+    scalars = [key for key in images[0] if key != "classes"] if images else ["name"]
+    image_columns = [*scalars, *(f"iou {spec['name']}" for spec in classes)]
+    image_rows = ([*(image[key] for key in scalars), *(spec.get("iou") for spec in image["classes"])] for image in images)
+    failure_columns = ["image", "block", "phase", "cause", "attempts"]
+    files = {
+        "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "per_class.csv": _csv([class_columns, *([spec[key] for key in class_columns] for spec in classes)]),
+        "per_image.csv": _csv([image_columns, *image_rows]),
+        "failures.csv": _csv([failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])]),
+        "index.html": _page(report),
+    }
+    storage = open_storage(where)
+    storage.make()
+    for name, text in files.items():
+        storage.put(name, text.encode(), durable=False)  # `gigaseg report` writes them again at any time
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # The csv module does not quote a lone carriage return, and a reader would end the row there.
+    text = value.replace("\r", " ")
+    # A spreadsheet takes text for a formula that starts with one of these.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def _page(report: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:,}" if isinstance(value, int) else _number(value)
+    return environment.get_template("index.html.j2").render(report=report, most_rows=MOST_ROWS, most_classes=MOST_CLASSES)
+
+
+def print_table(report: Mapping[str, Any], console: Console) -> None:
+    """Print one line a class, a line of means, and a line on pixels without prediction where there are any; ``-`` is undefined.
+
+    On a terminal long names are folded. Elsewhere each class is one line, however long, without colour codes.
+    """
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for title in COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    for spec in report["classes"]:
+        table.add_row(Text(spec["name"]), *(_number(spec.get(key)) for key in COLUMNS.values()))
+    table.add_row("mean", _number(report.get("mean_iou")), _number(report.get("mean_dice")), style="bold")
+    if not console.is_terminal:
+        table.width = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
+    console.print(table, crop=console.is_terminal)
+    if missing := report["no_prediction"]:
+        share = 100 * missing / report["pixels"]
+        percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
+        console.print(f"{missing:,} px ({percent} %) have no prediction and are left out", highlight=False)
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
