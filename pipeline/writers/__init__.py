@@ -69,7 +69,7 @@ class Writer(Plugin):
 
         Args:
             mask: one channel, read by box and plane.
-            meta: classes, colours, scale.
-            storage: where to; ``masks`` of the output folder.
+            meta: everything about it but its pixels.
+            storage: ``masks`` of the output folder.
             key: NAME + ``suffix``.
         """

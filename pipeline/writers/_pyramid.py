@@ -1,7 +1,6 @@
 """Smaller levels of an image: each halves the one before, block by block.
 
-Every level has the block side of level 0, so one of its blocks is computed from four of the level before. These are read one at
-a time, so that memory holds about one block, whatever the size of the image.
+A block is computed from four of the level before, which are read one at a time: memory holds about one block, whatever the image.
 """
 
 from __future__ import annotations
@@ -90,12 +89,7 @@ def mean(nodata: float | None = None) -> Halve:
 
 
 def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
-    """Write every block of a level from the level before.
-
-    Args:
-        source: the level before.
-        target: the level, created; its shape is that of the source, halved.
-        halve: how a square becomes a pixel.
+    """Write every block of a level that was created, from the level before.
 
     Raises:
         StoreError: the disk refuses.

@@ -7,7 +7,8 @@ the smaller levels are added after the last one (:meth:`OmeZarr.finish`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +20,7 @@ from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.storage import BlockStore, Storage, StorageLike, open_storage
 from pipeline.tiling import Grid
-from pipeline.writers import MaskMeta, Writer, _ngff, _pyramid
+from pipeline.writers import MaskMeta, Writer, _pyramid
 
 __all__ = ["OmeZarr"]
 
@@ -27,6 +28,7 @@ METADATA = "zarr.json"
 SMALLEST = 512  # sides of the last level are at most this, so that what a viewer shows first fits a screen
 BLOCK = 2048  # side of a block where none is given
 STALE_S = 60.0  # no block takes that long to write
+PALETTE = ("FF0000", "00FF00", "0000FF", "FFFF00", "00FFFF", "FF00FF", "FF8000", "8080FF")
 
 
 class OmeZarr(Writer):
@@ -115,14 +117,21 @@ class OmeZarr(Writer):
 
     def _metadata(self, home: Storage, meta: MaskMeta | Header, levels: list[BlockStore]) -> bytes:
         """Content of the group's ``zarr.json``."""
-        name = home.url.rpartition("/")[2].removesuffix(self.suffix)
+        axes = levels[0].axes
         if isinstance(meta, MaskMeta):
-            scales = _ngff.multiscales(name, levels[0].axes, meta.header, len(levels), self.downsample)
-            described: Mapping[str, Any] = {"image-label": _ngff.image_label(meta, home.url)}
+            header, method = meta.header, str(self.downsample)
+            described: Mapping[str, Any] = {"image-label": _image_label(meta, home.url)}
         else:
-            scales = _ngff.multiscales(name, levels[0].axes, meta, len(levels), "mean")
-            described = {"omero": _ngff.omero(meta, _ranges(meta, levels[-1]))} if "c" in levels[0].axes else {}
-        return json.dumps(_ngff.group({"multiscales": scales, **described})).encode()
+            header, method = meta, "mean"
+            described = {"omero": _omero(meta, _ranges(meta, levels[-1]))} if "c" in axes else {}
+        image = {
+            "name": home.url.rpartition("/")[2].removesuffix(self.suffix),
+            "axes": [_axis(axis, header) for axis in axes],
+            "datasets": _datasets(axes, header, len(levels)),
+            "type": method,
+        }
+        ome = {"version": "0.5", "multiscales": [image], **described}
+        return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}).encode()
 
 
 def _fill(meta: MaskMeta | Header) -> float:
@@ -148,3 +157,53 @@ def _ranges(header: Header, smallest: BlockStore) -> list[tuple[float, float]]:
     pixels_CYX = smallest.read(Box(0, 0, *smallest.header.shape), header.num_planes // 2).astype(np.float64)
     pixels_CYX[~np.isfinite(pixels_CYX)] = 0.0
     return [(float(channel.min()), float(channel.max())) for channel in pixels_CYX]
+
+
+def _datasets(axes: Sequence[str], header: Header, num_levels: int) -> list[dict[str, Any]]:
+    """Return path, scale and position of each level.
+
+    The position of a pixel is that of its centre, as viewers draw it: level n starts (2**n - 1) / 2 pixels of level 0 further
+    in, so that all levels cover the same area.
+    """
+    size = dict(zip("yx", header.pixel_size or (1.0, 1.0), strict=True))
+    offset = dict(zip("yx", header.offset, strict=True))
+    datasets = []
+    for level in range(num_levels):
+        scale = [size[axis] * 2**level if axis in size else 1.0 for axis in axes]
+        start = [offset[axis] + size[axis] * (2**level - 1) / 2 if axis in size else 0.0 for axis in axes]
+        steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": start}]
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
+    return datasets
+
+
+def _axis(axis: str, header: Header) -> dict[str, str]:
+    kind = {"t": "time", "c": "channel"}.get(axis, "space")
+    # OME-Zarr recommends units and does not list degrees; without its unit the scale of a map would mean nothing.
+    has_unit = axis in "yx" and header.pixel_size is not None and header.unit
+    return {"name": axis, "type": kind, **({"unit": header.unit} if has_unit else {})}
+
+
+def _image_label(meta: MaskMeta, url: str) -> dict[str, Any]:
+    """Return the name and colour of each value of the mask at ``url``, and a relative link to a source that is OME-Zarr too."""
+    colors = [{"label-value": spec["id"], "rgba": [*bytes.fromhex(spec["color"].lstrip("#")), 255]} for spec in meta.classes]
+    colors.append({"label-value": meta.fill, "rgba": [0, 0, 0, 0]})
+    properties = [{"label-value": spec["id"], "name": spec["name"]} for spec in meta.classes]
+    properties.append({"label-value": meta.fill, "name": "no prediction"})
+    label: dict[str, Any] = {"colors": colors, "properties": properties}
+    if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source + url:
+        label["source"] = {"image": os.path.relpath(meta.source, url)}
+    return label
+
+
+def _omero(header: Header, ranges: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return how viewers draw each channel: ``ranges`` are the values that are drawn black and in full colour."""
+    channels = []
+    for index, (start, end) in enumerate(ranges):
+        low, high = start, end
+        if np.dtype(header.dtype).kind in "iu":
+            low, high = np.iinfo(header.dtype).min, np.iinfo(header.dtype).max
+        label = header.channel_names[index] if header.channel_names else f"channel {index}"
+        color = "FFFFFF" if len(ranges) == 1 else PALETTE[index % len(PALETTE)]
+        window = {"min": low, "max": high, "start": start, "end": end}
+        channels.append({"label": label, "color": color, "active": True, "window": window})
+    return {"channels": channels}

@@ -83,7 +83,7 @@ class Tiff(Writer):
             "compression": {"deflate": "zlib", "none": None}.get(self.compression, self.compression),
             "software": "gigaseg",
         }
-        stack, planes = tuple(meta.planes.values()), bool(meta.planes)
+        stack = tuple(meta.planes.values())
         with ExitStack() as spools:
             reduced: list[_Reduced] = []
             for shape in reversed(shapes(meta.shape, 2 * TILE - 1)[1:] if self.pyramid else []):
@@ -93,8 +93,8 @@ class Tiff(Writer):
             file.write(
                 _level0(mask, np.dtype(meta.dtype), tile, encode, reduced[0] if reduced else None),
                 shape=stack + meta.shape,
-                metadata=_ome(meta, path.name) if planes else None,
-                subifds=len(reduced) if planes else 0,
+                metadata=_ome(meta, path.name) if stack else None,
+                subifds=len(reduced) if stack else 0,
                 extratags=_tags(meta),
                 **options,
                 **_resolution(meta, 0),
@@ -141,8 +141,7 @@ class _Reduced:
         if self.num_rows < self.tile[0] and self.num_done + self.num_rows < self.shape[0]:
             return
         rows_YX = self.rows_YX[: self.num_rows]
-        for part_YX in _cut(rows_YX, self.tile):
-            self.sizes.append(self.spool.write(self.encode(part_YX)))
+        self.sizes += [self.spool.write(self.encode(part_YX)) for part_YX in _cut(rows_YX, self.tile)]
         self.num_done = (self.num_done + self.num_rows) % self.shape[0]
         self.num_rows = 0
         if self.below:
@@ -152,8 +151,7 @@ class _Reduced:
     def tiles(self) -> Iterator[bytes]:
         """Yield the compressed tiles in order."""
         self.spool.seek(0)
-        for size in self.sizes:
-            yield self.spool.read(size)
+        yield from map(self.spool.read, self.sizes)
 
 
 def _cut(rows_YX: NDArray[Any], tile: tuple[int, int]) -> Iterator[NDArray[Any]]:
@@ -177,7 +175,6 @@ def _encoder(compression: str) -> Encode:
 
 
 def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
-    """Return the OME metadata of a stack."""
     uuid = uuid5(NAMESPACE_URL, f"{meta.source}#{name}")  # not random, so that exporting again gives the same bytes
     described: dict[str, Any] = {"axes": "".join(meta.planes).upper() + "YX", "Name": name, "UUID": f"urn:uuid:{uuid}"}
     unit = {"micrometer": "µm", "meter": "m"}.get(meta.unit)
