@@ -16,36 +16,22 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.paths import absolute_source, check_exists
 from pipeline.config.schema import RUN_YAML, ClassList, ClassSpec, Config, YamlKind
-from pipeline.config.yaml_document import YamlDocument, apply_override, read_yaml
+from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, read_yaml
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.plugins import Plugin, available, build, find
 from pipeline.validation import join_keys, problems_of, quote
 
-__all__ = [
-    "config_from_mapping",
-    "expand_short_forms",
-    "fill_default_plugin",
-    "fill_plugin_options",
-    "load_classes",
-    "load_config",
-    "load_written_config",
-    "load_yaml",
-    "resolve_mapping",
-    "to_yaml",
-]
+__all__ = ["config_from_mapping", "load_classes", "load_config", "load_written_config", "load_yaml", "resolve_mapping", "to_yaml"]
 
 _ONCE_WRITTEN_AS_NULL = ("skip", "instances")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read the YAML of a run.
+    """Read the YAML of a run: a config with absolute paths, and with every option of every plug-in.
 
     Args:
         path: the file.
         overrides: ``key.sub=value`` each, as after ``--set``; paths in them are relative to the working directory.
-
-    Returns:
-        The config, with absolute paths and with every option of every plug-in.
 
     Raises:
         InputError: the file cannot be read or is not YAML, or keys and values are wrong; every problem, each with its line.
@@ -55,11 +41,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_written_config(path: Path) -> Config:
-    """Read the ``config.yaml`` that a run wrote into its output folder; two keys that runs used to write as null are dropped.
-
-    Raises:
-        InputError: as :func:`load_config`.
-    """
+    """Read the ``config.yaml`` that a run wrote into its output folder; two keys that runs used to write as null are dropped."""
     document = read_yaml(path)
     for key in _ONCE_WRITTEN_AS_NULL:
         if document.data.get(key, 0) is None:
@@ -69,19 +51,14 @@ def load_written_config(path: Path) -> Config:
 
 
 def load_yaml(kind: YamlKind, path: Path, overrides: Sequence[str] = ()) -> Any:
-    """Read a YAML file of any kind, as :func:`load_config` does.
-
-    Returns:
-        An instance of ``kind.schema``.
-    """
+    """Read a YAML file of any kind, as :func:`load_config` does, into an instance of ``kind.schema``."""
     document = read_yaml(path)
     if not isinstance(document.data, dict):
         problem = Problem(str(path), quote(document.data, with_type=True), "a mapping with images, model, output, ...")
         raise InputError([*document.problems, problem])
     # A run's YAML given to another command would report every run-only key as unknown; say once that the command is wrong.
-    if document.data.keys() <= RUN_YAML.schema.model_fields.keys() and (
-        own := sorted(document.data.keys() - kind.schema.model_fields.keys())
-    ):
+    own = sorted(document.data.keys() - kind.schema.model_fields.keys())
+    if own and document.data.keys() <= RUN_YAML.schema.model_fields.keys():
         raise InputError(Problem(str(path), f"keys of a run ({', '.join(own)})", "", f"Did you mean `gigaseg run {path}`?"))
     return _resolve(kind, _overridden(kind, document, overrides), path.absolute().parent)
 
@@ -94,29 +71,19 @@ def config_from_mapping(mapping: Mapping[str, Any], base_dir: Path, origin: str 
         base_dir: folder that relative paths are relative to.
         origin: what messages call the mapping, such as ``gigaseg segment``.
         overrides: as in :func:`load_config`.
-
-    Raises:
-        InputError: every problem, as in :func:`load_config`.
     """
     config: Config = resolve_mapping(RUN_YAML, mapping, base_dir, origin, overrides)
     return config
 
 
 def resolve_mapping(kind: YamlKind, mapping: Mapping[str, Any], base_dir: Path, origin: str = "", overrides: Sequence[str] = ()) -> Any:
-    """Make a config of any kind from a mapping, as :func:`config_from_mapping` does.
-
-    Returns:
-        An instance of ``kind.schema``.
-    """
-    return _resolve(kind, _overridden(kind, YamlDocument(deepcopy(dict(mapping)), origin), overrides), base_dir.absolute())
+    """Make an instance of ``kind.schema`` from a mapping, as :func:`config_from_mapping` does."""
+    document = YamlDocument(deepcopy(dict(mapping)), KeyLocations(origin))
+    return _resolve(kind, _overridden(kind, document, overrides), base_dir.absolute())
 
 
 def load_classes(path: Path) -> tuple[ClassSpec, ...]:
-    """Read the classes of a YAML file, which holds the list alone or a whole config.
-
-    Raises:
-        InputError: every problem, each with its line.
-    """
+    """Read the classes of a YAML file, which holds the list alone or a whole config; raises as :func:`load_config` does."""
     document = read_yaml(path)
     data = document.data
     given, prefix = (data.get("classes"), "") if isinstance(data, dict) else (data, "classes.")
@@ -141,9 +108,9 @@ def to_yaml(config: BaseModel) -> str:
 
 def _overridden(kind: YamlKind, document: YamlDocument, overrides: Sequence[str]) -> YamlDocument:
     """Apply every ``--set``, before anything is checked."""
-    expand_short_forms(kind, document.data)
+    _expand_short_forms(kind, document.data)
     for override in overrides:
-        fill_default_plugin(kind, document.data, override.partition(".")[0])
+        _fill_default_plugin(kind, document.data, override.partition(".")[0])
         apply_override(document, override)
     return document
 
@@ -154,14 +121,14 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     def to_absolute(text: Any, key: str) -> Any:
         return absolute_source(text, Path.cwd() if locations.is_from_command_line(key) else base_dir) if isinstance(text, str) else text
 
-    expand_short_forms(kind, data)
+    _expand_short_forms(kind, data)
     for key in kind.path_keys & data.keys():
         value = data[key]
         if isinstance(value, list):
             data[key] = [to_absolute(item, join_keys(key, index)) for index, item in enumerate(value)]
         else:
             data[key] = to_absolute(value, key)
-    problems = fill_plugin_options(kind, data, to_absolute)
+    problems = _fill_plugin_options(kind, data, to_absolute)
     try:
         config = kind.schema.model_validate(data).with_locations(locations)
     except ValidationError as error:
@@ -181,7 +148,7 @@ def _missing_images(data: Mapping[str, Any]) -> list[Problem]:
     return [problem for problem in problems if problem]
 
 
-def expand_short_forms(kind: YamlKind, data: dict[str, Any]) -> None:
+def _expand_short_forms(kind: YamlKind, data: dict[str, Any]) -> None:
     """Replace short forms by the long ones, in place: ``model: unet``, ``writers: [tiff]``, ``images: one.tif``."""
     for key in kind.list_keys & data.keys() - kind.plugin_kinds.keys():
         if isinstance(data[key], str):
@@ -196,22 +163,16 @@ def expand_short_forms(kind: YamlKind, data: dict[str, Any]) -> None:
         data["reader"] = {**kind.default_plugins["reader"], **data["reader"]}
 
 
-def fill_default_plugin(kind: YamlKind, data: dict[str, Any], key: str) -> None:
+def _fill_default_plugin(kind: YamlKind, data: dict[str, Any], key: str) -> None:
     """Write the default of a key into the data, in place, so that a ``--set`` such as ``writers.0.probs`` can change it."""
     if key in kind.default_plugins and data.get(key) is None:
         data[key] = deepcopy(kind.default_plugins[key])
 
 
-def fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Callable[[Any, str], Any]) -> list[Problem]:
-    """Build every plug-in and write all its options into the data, in place.
+def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Callable[[Any, str], Any]) -> list[Problem]:
+    """Build every plug-in and write all its options into the data, in place; return what is wrong with them.
 
-    Args:
-        kind: says which keys name plug-ins.
-        data: of the YAML, with long forms.
-        to_absolute: turns a path of the YAML into an absolute one; takes the path and its key.
-
-    Returns:
-        What is wrong with the plug-ins.
+    ``to_absolute`` turns a path of the YAML into an absolute one; it takes the path and its key.
     """
     problems: list[Problem] = []
     for key, plugin_kind in kind.plugin_kinds.items():
@@ -234,7 +195,6 @@ def fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Calla
 
 
 def _all_options(kind: str, spec: Mapping[str, Any], where: str, to_absolute: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """Return all options of a plug-in, its paths absolute."""
     name = spec.get("name")
     if not isinstance(name, str):
         found = None if name is None else quote(name, with_type=True)

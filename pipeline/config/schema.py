@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
 
 from pipeline.config.paths import is_url
 from pipeline.config.yaml_document import KeyLocations
@@ -54,10 +54,7 @@ _UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 
 
 def parse_bytes(text: str | int) -> int:
-    """Return a size in bytes.
-
-    Raises:
-        ValueError: the text is no size, or the size is not above 0; the message says what is expected.
+    """Return a size in bytes; a text that is none, or a size below 1, is a ValueError that says what is expected.
 
     Example:
         >>> parse_bytes("4GiB"), parse_bytes("500 MB"), parse_bytes(4096)
@@ -81,7 +78,6 @@ class ClassSpec(StrictModel):
 
 
 def _check_classes(classes: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
-    """Refuse a name or a value in two classes, ``values`` for some classes only, and two classes with ``other``."""
     problems: list[Problem] = []
     names: dict[str, int] = {}
     owners: dict[int | str, str] = {}
@@ -141,19 +137,9 @@ DEFAULT_PLUGINS: Mapping[str, Any] = {"reader": {"name": "auto"}, "metrics": [{"
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
-def _plugin_spec(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _plugin_specs(value: Any) -> Any:
-    return [_plugin_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 _SPEC = "{name: ..., option: ...}"
-PluginSpec = Annotated[dict[str, Any], BeforeValidator(_plugin_spec), Expected(f"a name, or {_SPEC}")]
-PluginSpecs = Annotated[
-    tuple[PluginSpec, ...], BeforeValidator(_plugin_specs), Strict(strict=False), Expected(f"a list of names or of {_SPEC}")
-]
+PluginSpec = Annotated[dict[str, Any], Expected(f"a name, or {_SPEC}")]
+PluginSpecs = Annotated[tuple[PluginSpec, ...], Strict(strict=False), Expected(f"a list of names or of {_SPEC}")]
 
 
 class Tiling(StrictModel):
@@ -220,19 +206,16 @@ class Compute(StrictModel):
 
     @property
     def memory_bytes(self) -> int:
-        """``memory`` in bytes."""
+        """Return ``memory`` in bytes."""
         return parse_bytes(self.memory)
 
 
 def _check_mean_std(numbers: dict[str, list[float]]) -> list[Problem]:
-    """Return what is wrong with ``{mean: [..], std: [..]}``."""
-    keys = ["mean", "std"]
-    expected = "a list of numbers, one for each channel"
+    keys, expected = ["mean", "std"], "a list of numbers, one for each channel"
     problems = [Problem(key, f"unknown key {key!r}", one_of(keys), nearest(key, keys)) for key in numbers if key not in keys]
     problems += [Problem(key, quote(numbers[key]) if key in numbers else None, expected) for key in keys if not numbers.get(key)]
-    problems += [
-        Problem(f"std.{index}", quote(value), "a number above 0") for index, value in enumerate(numbers.get("std", ())) if value <= 0
-    ]
+    wrong = [(index, value) for index, value in enumerate(numbers.get("std", ())) if value <= 0]
+    problems += [Problem(f"std.{index}", quote(value), "a number above 0") for index, value in wrong]
     if not problems and len(numbers["mean"]) != len(numbers["std"]):
         problems.append(Problem("std", f"{len(numbers['std'])} numbers", f"as many as in mean ({len(numbers['mean'])})"))
     return problems
@@ -266,20 +249,14 @@ class Config(StrictModel):
 
     _locations: KeyLocations = PrivateAttr(default_factory=KeyLocations)
 
-    @field_validator("images", mode="before")
-    @classmethod
-    def _one_image(cls, images: Any) -> Any:
-        return [images] if isinstance(images, str) else images
-
     @field_validator("truth")
     @classmethod
     def _placeholders(cls, truth: str | None) -> str | None:
         names = ["stem", "name", "image", "folder"]
         unknown = [word for word in re.findall(r"\{([^{}]*)\}", truth or "") if word not in names]
         if unknown:
-            raise problems_error(
-                [Problem("", f"{{{word}}}", "{stem}, {name}, {image} or {folder}", nearest(word, names)) for word in unknown]
-            )
+            expected = "{stem}, {name}, {image} or {folder}"
+            raise problems_error([Problem("", f"{{{word}}}", expected, nearest(word, names)) for word in unknown])
         return truth
 
     @field_validator("ignore")
@@ -292,8 +269,7 @@ class Config(StrictModel):
     @field_validator("normalize")
     @classmethod
     def _normalize(cls, normalize: Any) -> Any:
-        problems = _check_mean_std(normalize) if isinstance(normalize, dict) else []
-        if problems:
+        if isinstance(normalize, dict) and (problems := _check_mean_std(normalize)):
             raise problems_error(problems)
         return normalize
 
@@ -336,4 +312,3 @@ class YamlKind:
 
 
 RUN_YAML = YamlKind(Config, {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}, DEFAULT_PLUGINS)
-"""The YAML of a run."""

@@ -7,7 +7,7 @@ A date stays the text that was typed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from pipeline.validation import join_keys, quote
 __all__ = ["KeyLocations", "YamlDocument", "apply_override", "parse_yaml", "read_yaml"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeyLocations:
-    """Where each key of a config was written.
+    """Where each key of a config was written; any two are equal, so that configs of equal values are.
 
     Attributes:
         origin: the file's name as typed, or what made the config where there is no file.
@@ -30,15 +30,9 @@ class KeyLocations:
         sets: for each key that a ``--set`` gave, the text left of its ``=``.
     """
 
-    origin: str = ""
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
-    sets: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    def __eq__(self, other: object) -> bool:
-        """Return True: configs of equal values are equal wherever these were written."""
-        return isinstance(other, KeyLocations)
-
-    __hash__ = None  # type: ignore[assignment]
+    origin: str = field(default="", compare=False)
+    lines: dict[str, int] = field(default_factory=dict, compare=False)
+    sets: dict[str, str] = field(default_factory=dict, compare=False)
 
     def where(self, key: str) -> str:
         """Return what a message calls a key; a key that was not written has the line of the mapping around it.
@@ -83,33 +77,18 @@ _PLAIN = (*_TEXT, *(f"{_CORE}{kind}" for kind in ("null", "bool", "int", "float"
 
 @dataclass
 class YamlDocument:
-    """The data of a YAML file or of a mapping, before it is checked.
-
-    Attributes:
-        data: mappings, lists and plain values.
-        origin: the file's name as typed, or what made the data where there is no file.
-        lines: line of each key, from 1, by its dotted name.
-        sets: for each key that a ``--set`` gave, the text left of its ``=``.
-        problems: what is wrong so far; each says itself where it is.
-    """
+    """The data of a YAML file or of a mapping, before it is checked; ``problems`` say where they are themselves."""
 
     data: Any
-    origin: str = ""
-    lines: dict[str, int] = field(default_factory=dict)
-    sets: dict[str, str] = field(default_factory=dict)
+    locations: KeyLocations
     problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def locations(self) -> KeyLocations:
-        """Where the keys were written, as far as is known now."""
-        return KeyLocations(self.origin, dict(self.lines), dict(self.sets))
 
 
 def read_yaml(path: Path) -> YamlDocument:
     """Read a file.
 
     Raises:
-        InputError: the file cannot be read or is not YAML, or it stands for more than a config can hold.
+        InputError: the file cannot be read, is not YAML, or stands for more than a config can hold.
     """
     origin = str(path)
     try:
@@ -127,11 +106,7 @@ def read_yaml(path: Path) -> YamlDocument:
 
 
 def parse_yaml(text: str, origin: str) -> YamlDocument:
-    """Parse the text of a YAML file, or of the value of a ``--set``.
-
-    Raises:
-        InputError: the text is not YAML, or stands for more than a config can hold.
-    """
+    """Parse the text of a YAML file, or of the value of a ``--set``; raises as :func:`read_yaml` does."""
     try:
         loader = yaml.SafeLoader(text)
         try:
@@ -143,9 +118,8 @@ def parse_yaml(text: str, origin: str) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(
-            Problem(f"{origin}{line}", f"invalid YAML ({error.problem or error.context})", "", _quotes(text, error))
-        ) from error
+        problem = Problem(f"{origin}{line}", f"invalid YAML ({error.problem or error.context})", "", _quotes(text, error))
+        raise InputError(problem) from error
     except yaml.YAMLError as error:
         raise InputError(Problem(origin, f"invalid YAML ({' '.join(str(error).split())})")) from error
     except RecursionError as error:
@@ -166,18 +140,19 @@ class _Builder:
 
     def __init__(self, loader: yaml.SafeLoader, origin: str) -> None:
         self.loader = loader
-        self.document = YamlDocument(None, origin)
+        self.document = YamlDocument(None, KeyLocations(origin))
+        self.origin, self.lines = origin, self.document.locations.lines
         self.num_nodes = 0
 
     def refuse(self, node: yaml.Node, key: str, found: str, expected: str, fix: str = "") -> None:
-        where = f"{self.document.origin}:{node.start_mark.line + 1}" + (f": {key}" if key else "")
+        where = f"{self.origin}:{node.start_mark.line + 1}" + (f": {key}" if key else "")
         self.document.problems.append(Problem(where, found, expected, fix))
 
     def build(self, node: yaml.Node, key: str, depth: int) -> Any:
         self.num_nodes += 1
         if self.num_nodes > _MAX_NODES or depth > _MAX_DEPTH:
             limit = f"at most {_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"at most {_MAX_NODES} values, aliases followed"
-            raise InputError(Problem(f"{self.document.origin}:{node.start_mark.line + 1}", "more than a config can hold", limit))
+            raise InputError(Problem(f"{self.origin}:{node.start_mark.line + 1}", "more than a config can hold", limit))
         if node.tag not in _PLAIN:
             self.refuse(node, key, f"the tag {node.tag.replace(_CORE, '!!')}", "plain YAML without tags")
             return None
@@ -186,7 +161,7 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             items = []
             for index, item in enumerate(node.value):
-                self.document.lines[join_keys(key, index)] = item.start_mark.line + 1
+                self.lines[join_keys(key, index)] = item.start_mark.line + 1
                 items.append(self.build(item, join_keys(key, index), depth + 1))
             return items
         return self.scalar(node, key)
@@ -217,7 +192,7 @@ class _Builder:
             if name in own:
                 self.refuse(name_node, child, f"the key {name!r} a second time (first on line {first_lines[name]})", "each key once")
                 continue
-            first_lines[name] = self.document.lines[child] = line
+            first_lines[name] = self.lines[child] = line
             own[name] = self.build(value_node, child, depth + 1)
         return {**merged, **own}
 
@@ -237,11 +212,8 @@ def apply_override(document: YamlDocument, override: str) -> None:
     """Change one value of a document, in place; what is wrong is added to its problems.
 
     Args:
-        document: its data; mappings that the key passes through are made where they are missing.
+        document: mappings that the key passes through are made where they are missing.
         override: ``key.sub=value``; the value is YAML, and a whole number in the key is the index of a list.
-
-    Raises:
-        InputError: the value is not YAML.
     """
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
@@ -252,6 +224,7 @@ def apply_override(document: YamlDocument, override: str) -> None:
     parsed = parse_yaml(value, f"--set {key}")
     document.problems += parsed.problems
     holder: Any = document.data
+    lines, sets = document.locations.lines, document.locations.sets
     for depth, part in enumerate(parts):
         index = _index(document, holder, parts, depth)
         if index is None:
@@ -260,16 +233,16 @@ def apply_override(document: YamlDocument, override: str) -> None:
             holder[index] = parsed.data
         elif isinstance(holder, dict) and holder.get(part) is None:
             holder[index] = {}
-            document.sets[".".join(parts[: depth + 1])] = key
+            sets[".".join(parts[: depth + 1])] = key
         holder = holder[index]
-    for written in (document.lines, document.sets):
+    for written in (lines, sets):
         for stale in [name for name in written if f"{name}.".startswith(f"{key}.")]:
             del written[stale]
-    document.sets[key] = key
+    sets[key] = key
 
 
 def _index(document: YamlDocument, holder: Any, parts: list[str], depth: int) -> str | int | None:
-    """Return the index of one part of the key in a mapping or a list; add a problem and return None where it has none."""
+    """Return the index of one part of the key; None where the mapping or list has no such index, which is a problem."""
     where, part = f"--set {'.'.join(parts)}", parts[depth]
     if isinstance(holder, dict):
         return part

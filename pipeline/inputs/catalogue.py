@@ -21,7 +21,7 @@ from pipeline.plugins import build
 from pipeline.raster import Header
 from pipeline.storage import file_sha256
 
-__all__ = ["Catalogue", "build_catalogue", "check_truth", "resolve_classes"]
+__all__ = ["Catalogue", "build_catalogue", "check_truth"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,6 @@ class Catalogue:
     """The images of a run, before it is decided how they are cut.
 
     Attributes:
-        config: the resolved YAML.
-        model: what segments.
         images: those that can be read, in the plan's order.
         rejected: those of folders, globs and lists that cannot be read.
         ignored: number of files in folders and globs that are no images.
@@ -65,16 +63,12 @@ class Catalogue:
 
 
 def build_catalogue(config: Config) -> Catalogue:
-    """List the images, read their headers, and check all that headers can tell.
-
-    Raises:
-        InputError: the input is wrong; holds every problem.
-    """
+    """List the images, read their headers, and check all that headers can tell; an InputError holds every problem."""
     model: Model = build("models", config.model, "model")
     listed = list_images(config)
     images, rejected, header_problems = read_headers(listed.images, config)
     problems = [*listed.problems, *_missing_files(model), *header_problems, *_channel_problems(images, model)]
-    classes, class_problems = resolve_classes(config, model)
+    classes, class_problems = _resolve_classes(config, model)
     problems += class_problems
     truth_map = None
     if any(image.truth for image in images) and not class_problems:
@@ -111,24 +105,23 @@ def _header_notes(images: Sequence[Image]) -> list[str]:
     for image in images:
         for note in image.header.notes:
             names_by_note.setdefault(note, []).append(image.name)
-    return [
-        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {note}" for note, names in names_by_note.items()
-    ]
+    return [f"{_first_of(names, 3)}: {note}" for note, names in names_by_note.items()]
+
+
+def _first_of(names: Sequence[str], count: int) -> str:
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
 
 
 def _truth_notes(images: Sequence[Image]) -> list[str]:
     without = [image.name for image in images if image.truth is None]
     if not without or len(without) == len(images):
         return []
-    return [f"{len(without)} of {len(images)} images have no truth: {', '.join(without[:5])}{' ...' if len(without) > 5 else ''}"]
+    return [f"{len(without)} of {len(images)} images have no truth: {_first_of(without, 5)}"]
 
 
-def resolve_classes(config: Config, model: Model) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Return the classes that the YAML lists, else the model's, else numbered ones; and what is wrong with them.
-
-    Returns:
-        ``{"id", "name", "color"}`` of each class, in the order of the ids; the problems.
-    """
+def _resolve_classes(config: Config, model: Model) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return the classes that the YAML lists, else the model's, else numbered ones; and what is wrong with them."""
     named: Sequence[Mapping[str, Any]] = [spec.model_dump() for spec in config.classes] if config.classes else model.class_list
     named = named or [{"name": f"class {k}"} for k in range(model.num_classes)]
     problems = []

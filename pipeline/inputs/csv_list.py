@@ -19,13 +19,12 @@ CSV_COLUMNS = ("image", "name", "truth", "pixel_size", "channels", "level")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a CSV list.
+    """One line of a CSV list, with absolute paths.
 
     Attributes:
         where: file and line.
-        image: absolute path or URL.
         name: NAME as the list gives it; empty: the name of the file.
-        truth: absolute path or URL of the reference mask; None: the YAML's ``truth`` decides.
+        truth: None: the YAML's ``truth`` decides.
         overrides: reader options of this image: ``pixel_size``, ``channels``, ``level``.
     """
 
@@ -61,11 +60,7 @@ _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 
 
 def read_csv_list(path: Path) -> list[Row]:
-    """Read a CSV list; an empty cell means what a missing column means.
-
-    Raises:
-        InputError: the list has mistakes; every problem, each with file and line.
-    """
+    """Read a CSV list; an empty cell means what a missing column means. An InputError holds every mistake, with its line."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, strict=True, skipinitialspace=True)

@@ -22,7 +22,7 @@ from pipeline.plugins import find
 from pipeline.readers import Reader, array_name, is_array_path, known_suffixes
 from pipeline.validation import join_keys
 
-__all__ = ["ImageList", "ListedImage", "is_own_output", "list_images"]
+__all__ = ["ImageList", "ListedImage", "list_images"]
 
 _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
@@ -33,10 +33,8 @@ class ListedImage:
 
     Attributes:
         name: NAME of the output folder.
-        path: absolute path or URL.
         direct: whether the YAML names it (a file, a URL, a sample), so that the user's input is wrong where it cannot be read;
             an image of a folder, a glob or a CSV list is quarantined instead.
-        truth: path or URL of the reference mask; None: there is none.
         overrides: reader options of this image alone, from a CSV list: ``channels``, ``level``, ``pixel_size``.
     """
 
@@ -49,12 +47,10 @@ class ListedImage:
 
 @dataclass(frozen=True)
 class ImageList:
-    """All images of the run.
+    """All images of the run in the order of the YAML, those of a folder or a glob sorted; and what is wrong.
 
     Attributes:
-        images: in the order of the YAML; those of a folder or a glob are sorted.
         ignored: number of files left out because of their suffix.
-        problems: what is wrong, each with file and line.
     """
 
     images: tuple[ListedImage, ...] = ()
@@ -74,10 +70,7 @@ class _FoundImage:
 
 
 def list_images(config: Config) -> ImageList:
-    """List the images of a run and the truth of each.
-
-    Problems are returned, so that they can be reported together with those of the images' headers.
-    """
+    """List the images of a run and the truth of each; problems are returned, to be reported with those of the headers."""
     search = _Search(config)
     for index, entry in enumerate(config.images):
         where = config.where(join_keys("images", index))
@@ -126,11 +119,7 @@ class _Search:
         self.suffixes = sorted({*known_suffixes(), *own})
 
     def add(self, text: str, where: str) -> None:
-        """Add the images of one entry.
-
-        Raises:
-            InputError: there is no such sample, or a CSV list has mistakes.
-        """
+        """Add the images of one entry; an InputError says that there is no such sample, or that a CSV list has mistakes."""
         problem = check_exists(text, where)
         if problem:
             self.problems.append(problem)
@@ -156,12 +145,12 @@ class _Search:
 
     def _list(self, path: Path) -> None:
         for row in read_csv_list(path):
-            last = _last_component(row.image) if is_url(row.image) else Path(row.image).name
-            image = row.image
-            if is_sample(image):
-                sample = resolve_sample(image, row.where)
-                last, image = sample.name, str(sample.image)
-            self._take(row.name or last, image, row.where, row=row)
+            if is_sample(row.image):
+                sample = resolve_sample(row.image, row.where)
+                self._take(row.name or sample.name, str(sample.image), row.where, row=row)
+            else:
+                last = _last_component(row.image) if is_url(row.image) else Path(row.image).name
+                self._take(row.name or last, row.image, row.where, row=row)
 
     def _folder(self, folder: str, where: str) -> None:
         before = len(self.images)
@@ -176,7 +165,7 @@ class _Search:
         for path in expand_glob(pattern):
             relative = Path(path).relative_to(fixed)
             inside = any(is_store(Path(fixed, parent)) for parent in relative.parents if parent.name)
-            if inside or is_own_output(path, fixed, self.output):
+            if inside or _is_own_output(path, fixed, self.output):
                 continue
             if self._is_image(Path(path)):
                 self._take(relative.as_posix(), path, where)
@@ -201,7 +190,7 @@ class _Search:
             seen.add(real)
             below = [name for name in folders if not name.startswith(".")]
             stores = [name for name in below if self._is_store(Path(parent, name))]
-            folders[:] = [name for name in below if name not in stores and not is_own_output(str(Path(parent, name)), folder, self.output)]
+            folders[:] = [name for name in below if name not in stores and not _is_own_output(str(Path(parent, name)), folder, self.output)]
             yield from (str(Path(parent, name)) for name in stores)
             for name in files:
                 if name.startswith("."):
@@ -235,13 +224,10 @@ _RUN_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "le
 _TRAINING_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
 
 
-def is_own_output(path: str, root: str, output: str) -> bool:
-    """Whether a path belongs to the output of the run, or to that of any training.
+def _is_own_output(path: str, root: str, output: str) -> bool:
+    """Whether a path below ``root`` belongs to the output of the run, or to that of any training.
 
-    Args:
-        path: of a file or folder below ``root``.
-        root: folder that is searched for images; it may lie in the output folder, or the output folder in it.
-        output: real path of the run's output folder.
+    ``root`` is searched for images; it may lie in the output folder, or the output folder in it.
     """
     relative = Path(path).relative_to(root)
     if any(part.name in _TRAINING_FOLDERS and _is_training(Path(root, part.parent)) for part in (relative, *relative.parents)):
@@ -252,7 +238,6 @@ def is_own_output(path: str, root: str, output: str) -> bool:
 
 
 def _is_training(folder: Path) -> bool:
-    """Whether a folder is the output of a training, whose pictures and masks are no images to segment."""
     with suppress(OSError, ValueError):
         recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         return isinstance(recorded, dict) and recorded.get("kind") == "training"

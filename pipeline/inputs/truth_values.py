@@ -30,7 +30,6 @@ class TruthMap:
     """How a run turns its truth into class ids; a frozen value that can be pickled.
 
     Attributes:
-        num_classes: K.
         classes: as in the YAML; empty or None: truth values are class ids.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out of every count; None: all pixels count.
 
@@ -50,18 +49,13 @@ class TruthMap:
         return 255 if self.num_classes <= 255 else 65535
 
     def check(self, header: Header, where: str = "truth") -> list[Problem]:
-        """Return why pixels of such a truth cannot be counted with these classes; empty where :meth:`apply` takes them.
-
-        Args:
-            header: of the truth.
-            where: what a message calls the file.
-        """
+        """Return why pixels of such a truth cannot be counted with these classes; ``where`` is what a message calls the file."""
         if header.channels == 1:
             return self._check_values(header, where)
         if header.channels in (3, 4):
             return self._check_colors(header, where)
-        expected = "1 channel of values, or 3 or 4 of colour"
-        return [Problem(where, f"{header.channels} channels", expected, "Save the truth with one channel of class ids.")]
+        fix = "Save the truth with one channel of class ids."
+        return [Problem(where, f"{header.channels} channels", "1 channel of values, or 3 or 4 of colour", fix)]
 
     def apply(self, raw_CYX: NDArray[Any], box: Box) -> NDArray[Any]:
         """Turn raw truth into class ids.
@@ -96,7 +90,7 @@ class TruthMap:
     def _lookup(self) -> tuple[dict[int, int], int]:
         """Return the class id of each truth value that the YAML lists, and the class id of all other values."""
         specs = self.classes or ()
-        table = {value: spec_id for spec_id, spec in enumerate(specs) for value in _listed(spec)}
+        table = {value: spec_id for spec_id, spec in enumerate(specs) if isinstance(spec.values, tuple) for value in spec.values}
         if not any(spec.values is not None for spec in specs):
             table = {spec_id: spec_id for spec_id in range(self.num_classes)}
         if isinstance(self.ignore, int):
@@ -166,10 +160,6 @@ class TruthMap:
         if self.ignore is not None and not _COLOR.fullmatch(str(self.ignore)):
             problems.append(Problem("ignore", repr(self.ignore), "a colour '#rrggbb'", f"{where} holds colours."))
         return problems
-
-
-def _listed(spec: ClassSpec) -> tuple[int, ...]:
-    return spec.values if isinstance(spec.values, tuple) else ()
 
 
 def _to_python(raw_C: NDArray[Any]) -> float | tuple[int, ...]:
