@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pipeline.scheduling.block_queue import BlockQueue, Stage
 from pipeline.scheduling.execution import EXIT_INTERRUPTED, execute
-from pipeline.scheduling.plan import make_job, plan_blocks, plan_row, recount
-from pipeline.scheduling.run_spec import RunSpec
+from pipeline.scheduling.plan import RunSpec, make_job, plan_blocks, plan_row, recount
 
 __all__ = ["EXIT_INTERRUPTED", "BlockQueue", "RunSpec", "Stage", "execute", "make_job", "plan_blocks", "plan_row", "recount"]

@@ -25,7 +25,6 @@ class Stage:
     """One phase of one image: blocks that may run in any order.
 
     Attributes:
-        phase: as the blocks'.
         blocks: with a key that holds all that is known before the run: what other phases find is added when the stage begins.
         rests_on: earlier phases of this image whose digests are part of the key; None: the key is complete.
         reads: the earlier phase whose reduced result the blocks get, and which is part of the key; empty: none.
@@ -49,33 +48,19 @@ class _Outcome:
 
 @dataclass
 class _ImageProgress:
-    """Where one image stands.
-
-    Attributes:
-        stages: stages still to begin.
-        stage: the one that goes on; None: none has begun.
-        waiting: (phase, id) of its blocks that have no receipt yet.
-        digests: of its receipts, by block id; None for those that failed.
-        total: the sum of its payloads so far.
-        outcomes: of settled stages, by phase.
-        results: of reduced stages, by phase.
-    """
+    """Where one image stands: stages to begin, the stage that goes on, and what settled stages left, by phase."""
 
     stages: deque[Stage]
     stage: Stage | None = None
-    waiting: set[tuple[str, str]] = field(default_factory=set)
-    digests: dict[str, str | None] = field(default_factory=dict)
-    total: Summary | None = None
+    waiting: set[tuple[str, str]] = field(default_factory=set)  # (phase, id) of the stage's blocks that have no receipt yet
+    digests: dict[str, str | None] = field(default_factory=dict)  # of the stage's receipts, by block id; None: failed
+    total: Summary | None = None  # of the stage's payloads so far
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class BlockQueue:
-    """The queue of a run.
-
-    Args:
-        images: the stages of each image, by name, in the plan's order.
-    """
+    """The queue of a run: the stages of each image, by name, in the plan's order."""
 
     def __init__(self, images: Mapping[str, Sequence[Stage]]) -> None:
         self._images = {name: _ImageProgress(deque(stages)) for name, stages in images.items()}
@@ -88,11 +73,7 @@ class BlockQueue:
         self._unfinished = len(self._images)
 
     def begin(self, known: Mapping[tuple[str, str], Receipt]) -> None:
-        """Start every image, taking over what an earlier execution has committed.
-
-        Args:
-            known: receipts by (phase, block id); one counts only if its key is still the block's.
-        """
+        """Start every image, taking over the receipts, by (phase, block id), whose key is still the block's."""
         self._known = dict(known)
         for name in self._images:
             self._advance(name, last=True)
@@ -112,10 +93,6 @@ class BlockQueue:
         """Whether a block of an image is quarantined, in a stage that is settled or goes on."""
         progress = self._images[image]
         return None in progress.digests.values() or any(outcome.lost for outcome in progress.outcomes.values())
-
-    def results_of(self, image: str) -> Mapping[str, Mapping[str, Any]]:
-        """Return what the reduced phases of an image have found so far, by phase."""
-        return self._images[image].results
 
     def lease(self, pixels: int, blocks: int) -> list[Block]:
         """Take the next blocks, across images: at least one if any is ready, no more than these pixels or blocks.
@@ -151,11 +128,9 @@ class BlockQueue:
         return bool(self._alone)
 
     def give_back(self, blocks: Sequence[Block], *, alone: bool = False) -> None:
-        """Return blocks that were taken and not done.
+        """Return blocks that were taken and not done, in the order they were taken.
 
-        Args:
-            blocks: in the order they were taken.
-            alone: whether one of them may have ended its process, so that each must now run by itself.
+        Where one of them may have ended its process, each must now run ``alone``.
         """
         (self._alone if alone else self._ready).extendleft(reversed(blocks))
 

@@ -16,11 +16,10 @@ from pipeline.errors import GigasegError, StoreError
 from pipeline.interrupts import handle_signals
 from pipeline.plugins import build
 from pipeline.records import Block, Ledger, Receipt, Tally, hardware, latest, tally, versions
-from pipeline.scheduling.audit import conclude
+from pipeline.scheduling.audit import conclude, remove_outdated_arrays, still_valid
 from pipeline.scheduling.block_queue import BlockQueue
+from pipeline.scheduling.plan import RunSpec
 from pipeline.scheduling.progress import Progress, show_progress
-from pipeline.scheduling.resume import remove_outdated_arrays, still_valid
-from pipeline.scheduling.run_spec import RunSpec
 from pipeline.scheduling.runners import Work
 
 __all__ = ["EXIT_INTERRUPTED", "execute"]

@@ -1,22 +1,22 @@
-"""From a catalogue and a recipe to what will be done: the job that every actor is told, and the blocks of every image."""
+"""From a catalogue and a recipe to what will be done: the job of every actor, the blocks of every image, all that an execution needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipeline.config import CALIBRATED_FOLDER, Recipe, replace_auto
-from pipeline.engine import Job, Phase, all_phases, phase, rests_on, seam_folder
+from pipeline.config import CALIBRATED_FOLDER, Compute, Recipe, replace_auto
+from pipeline.engine import Job, Phase, SeamFiles, all_phases, phase, rests_on, seam_folder
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
-from pipeline.records import Block, Receipt
+from pipeline.records import Block, Receipt, RunFolder
 from pipeline.scheduling.block_queue import Stage
 from pipeline.statistics import Fitters, NormalizationFitter, resolve_normalization
 from pipeline.tiling import Grid
 
-__all__ = ["FORMAT", "count_key", "make_job", "plan_blocks", "plan_row", "recount"]
+__all__ = ["FORMAT", "RunSpec", "count_key", "make_job", "plan_blocks", "plan_row", "recount"]
 
 FORMAT = 1  # of what blocks depend on: raise it when the same recipe gives other pixels
 
@@ -32,7 +32,7 @@ def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
         fitters["normalize"] = NormalizationFitter(kind=normalize)
     return Job(
         output=config.output,
-        recipe=replace(recipe, calibration_folder=str(config.output / CALIBRATED_FOLDER)) if recipe.calibrated else recipe,
+        recipe=replace(recipe, calibration_folder=f"{config.output}/{CALIBRATED_FOLDER}") if recipe.calibrated else recipe,
         model=model,
         stride=model.stride,
         full=model.fixed_size is not None,
@@ -78,11 +78,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
 
 
 def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:
-    """Cut every image into the blocks of every phase that it goes through.
-
-    Returns:
-        The stages of each image by name, in the plan's order.
-    """
+    """Cut every image into the blocks of every phase that it goes through; by name, in the plan's order."""
     if job.goal != "segment":
         planned = {}
         for image in catalogue.images:
@@ -97,12 +93,12 @@ def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:
 
 
 def recount(catalogue: Catalogue, job: Job, stages: list[Stage], known: Mapping[tuple[str, str], Receipt]) -> list[Stage]:
-    """Add a stage for blocks whose masks stay and whose truth, classes or ``ignore`` have changed.
+    """Return the stages of one image, with one more for blocks whose masks stay and whose truth, classes or ``ignore`` have changed.
 
     Args:
         catalogue: the images.
         job: what every actor is told.
-        stages: the planned stages of one image.
+        stages: the planned ones.
         known: committed receipts by (phase, block id).
     """
     masks = next(stage.blocks for stage in stages if phase(stage.phase).is_result)
@@ -113,13 +109,9 @@ def recount(catalogue: Catalogue, job: Job, stages: list[Stage], known: Mapping[
 
 
 def _stages(image: Image, job: Job, block_key: str, image_key: str) -> list[Stage]:
-    """Return the phases of one image, in order, with their blocks.
+    """Return the phases of one image with their blocks.
 
-    Args:
-        image: the image.
-        job: what every actor is told.
-        block_key: what every block depends on.
-        image_key: what a phase with key parts of its own depends on besides these.
+    Every block depends on ``block_key``, except in phases with key parts of their own: these and ``image_key`` count there.
     """
     phases = [one for one in all_phases() if one.applies(job, image)]
     present = [one.name for one in phases]
@@ -159,3 +151,49 @@ class Blocks(Sequence[Block]):
         rows, cols = self.grid.num_blocks
         plane, row, col = index // (rows * cols), index // cols % rows, index % cols
         return Block(self.phase, self.image, plane, row, col, self.grid.block_box(row, col), self.key)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What is to be executed, and where.
+
+    Attributes:
+        stages: phases and blocks of each image, by name, in the plan's order.
+        plan: the plan row of the ledger: all that a report needs besides receipts.
+        runner: ``serial`` or ``ray``.
+        run: fields of run.json that are known before the run begins.
+        config: the resolved YAML, for the folder's config.yaml; empty: none is written.
+        forgets: which receipts of quarantined blocks are forgotten, so that the blocks are tried again.
+        max_failed: give up above so many quarantined blocks; None: never.
+    """
+
+    folder: RunFolder
+    job: Job
+    stages: Mapping[str, Sequence[Stage]]
+    plan: Mapping[str, Any]
+    runner: str
+    compute: Compute
+    run: Mapping[str, Any] = field(default_factory=dict)
+    config: str = ""
+    forgets: Callable[[Receipt], bool] = lambda _: False
+    max_failed: int | None = None
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """Every block of every phase, in the plan's order."""
+        return (block for stages in self.stages.values() for stage in stages for block in stage.blocks)
+
+    @property
+    def temporary_files(self) -> dict[str, SeamFiles]:
+        """Files that blocks leave for later phases, by image; images without such files are not in it."""
+        temporary = {}
+        for name, stages in self.stages.items():
+            for stage in stages:
+                if files := phase(stage.phase).temporary_files(self.job, stage.blocks[0].image):
+                    temporary[name] = files
+        return temporary
+
+    @property
+    def count_keys(self) -> dict[str, str]:
+        """What the counts of each image depend on besides its mask, by image."""
+        return {image["name"]: image["count_key"] for image in self.plan["images"]}

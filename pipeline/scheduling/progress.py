@@ -16,10 +16,10 @@ __all__ = ["Progress", "show_progress"]
 
 
 class Progress:
-    """Counts pixels, of the image at hand and of all; draws when it has something to draw on.
+    """Counts pixels, of the image at hand and of all; draws when it has a bar to draw on.
 
     Args:
-        bar: a rich progress; None: draw nothing.
+        bar: of rich.
         pixels: what each image has to go through in all its phases, by name.
         done: what of that an earlier execution has committed.
     """

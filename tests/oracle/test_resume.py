@@ -196,7 +196,7 @@ def test_a_damaged_last_shard_is_done_again(engine, scene):
 
 def test_last_means_last_written(engine, scene, monkeypatch):
     """A block that was done again is among the last ones, wherever it stands in the plan."""
-    monkeypatch.setattr("pipeline.scheduling.resume.REREAD", 1)
+    monkeypatch.setattr("pipeline.scheduling.audit.REREAD", 1)
     with ending_after(6, KeyboardInterrupt()):
         done = engine(**TRACED)
     shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "0" / "1"

@@ -13,8 +13,7 @@ from pipeline.inputs import Image
 from pipeline.plugins import build
 from pipeline.raster import Header
 from pipeline.records import Block, Receipt, RunFolder
-from pipeline.scheduling import Stage
-from pipeline.scheduling.run_spec import RunSpec
+from pipeline.scheduling import RunSpec, Stage
 
 UNET = build("models", {"name": "unet", "channels": 1, "classes": 3, "depth": 2, "base": 4})
 SHAPES = {"large": (100, 90), "small": (60, 50)}

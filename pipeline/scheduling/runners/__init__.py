@@ -27,11 +27,9 @@ class Work:
     """A run as a runner sees it.
 
     Attributes:
-        job: what every actor is told.
         queue: blocks to take and give back.
         commit: books a receipt in the ledger and in the queue.
         stopping: whether the run is to stop: blocks in flight are finished, no new one begins.
-        compute: the YAML's ``compute``.
         log: writes one line of the run's log.
         arm: installs the signal handlers; call it again after starting anything that replaces them.
         check: returns the receipt, failed where a file that it names is missing.

@@ -25,12 +25,7 @@ STORE_BYTES = 100 * 2**20  # receipts are small and pixels never pass through Ra
 
 @dataclass
 class Cluster:
-    """A joined Ray.
-
-    Attributes:
-        compute: the YAML's ``compute``.
-        recipe: says device and threads of an actor.
-    """
+    """A joined Ray."""
 
     compute: Compute
     recipe: Recipe
@@ -44,12 +39,12 @@ class Cluster:
         return {"CPU": float(self.recipe.threads)}
 
     def num_actors(self) -> int:
-        """How many actors to keep: what the living nodes have room for, and no more than the YAML says."""
+        """Return how many actors to keep: what the living nodes have room for, and no more than the YAML says."""
         room = max(1, self.room())
         return room if self.compute.actors == "auto" else min(self.compute.actors, room)
 
     def room(self) -> int:
-        """How many actors the living nodes can hold at once."""
+        """Return how many actors the living nodes can hold at once."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in self.needs.items()) for node in nodes)
 

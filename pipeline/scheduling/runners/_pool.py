@@ -55,7 +55,6 @@ class _ActorHandle:
 
     Attributes:
         number: for the log.
-        handle: Ray's handle.
         receipts: the stream of its receipts.
         held: blocks that it was given and has returned no receipt for, in order.
         since: when it last sent a message, seconds of the monotonic clock.
