@@ -21,10 +21,7 @@ LASTING = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EINVAL)
 
 
 def local_path(path: str) -> str:
-    """Return a path on this machine, without ``file://``.
-
-    Raises:
-        InputError: the path is another kind of URL.
+    """Return a path on this machine, without ``file://``; refuse another kind of URL.
 
     Example:
         >>> local_path("file:///data/a.tif")

@@ -16,11 +16,7 @@ SCHEME = "array://"
 
 
 class HeldArray:
-    """An array that can be read by its path while this object lives.
-
-    Args:
-        array: a numpy array, a dask array, or a Zarr array that lies in memory.
-        name: NAME of the image.
+    """An array (numpy, dask, or Zarr in memory) that can be read by its path while this object lives.
 
     Attributes:
         array: numpy or dask.
@@ -47,16 +43,12 @@ _held: WeakValueDictionary[str, HeldArray] = WeakValueDictionary()
 
 
 def held_array(path: str) -> HeldArray:
-    """Return the array of a path.
-
-    Raises:
-        InputError: this process does not hold it.
-    """
-    found = _held.get(path)
-    if found is None:
+    """Return the array of a path; refuse one that this process does not hold."""
+    held = _held.get(path)
+    if held is None:
         way_out = "Make the same call again with the array, or write it to a file first (store_arrays=True does)."
         raise InputError(Problem(path, "an array of another process", "an array that this process holds", way_out))
-    return found
+    return held
 
 
 def is_array_path(path: str) -> bool:

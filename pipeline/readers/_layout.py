@@ -16,7 +16,7 @@ Axes that a file does not name: two are ``yx``; three are ``yxc`` where the last
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem, one_of
+from pipeline.geometry import Box
 from pipeline.raster import Header
 from pipeline.readers import Reader
 
-__all__ = [
-    "CHANNEL_AXES",
-    "DTYPES",
-    "Layout",
-    "check_level",
-    "color_notes",
-    "decoded_bytes",
-    "make_header",
-    "pixel_dtype",
-    "resolve_layout",
-]
+__all__ = ["DTYPES", "Layout", "check_level", "color_notes", "decoded_bytes", "make_header", "pixel_dtype", "resolve_layout"]
 
 STACK_AXES, CHANNEL_AXES = "tz", "cs"
 
@@ -47,8 +38,7 @@ class Layout:
     """What each stored axis means, and which planes and channels are kept.
 
     Attributes:
-        axes: one letter for each stored axis, see the module.
-        shape: length of each stored axis.
+        axes: one letter for each stored axis, see the module; ``shape`` holds their lengths.
         kept: stored positions that are kept on each stack axis, t before z.
         channels: stored channels that are kept, in this order.
     """
@@ -77,18 +67,42 @@ class Layout:
         indices = np.unravel_index(plane, [len(kept) for kept in self.kept.values()])
         return {letter: kept[int(index)] for (letter, kept), index in zip(self.kept.items(), indices, strict=True)}
 
-    def channels_first(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Return pixels (C, Y, X), with C over s first, from an array that has only the c, s, y and x of the stored axes."""
-        stored = [letter for letter in self.axes if letter in "csyx"]
-        pixels_CSYX = pixels.transpose([stored.index(letter) for letter in "csyx" if letter in stored])
-        return pixels_CSYX.reshape(-1, *pixels_CSYX.shape[-2:])
+    def read(self, array: Any, box: Box, plane: int) -> NDArray[Any]:
+        """Return the pixels (C, Y, X) of a box, with C over s first.
+
+        Args:
+            array: takes a slice or a list for each stored axis; a dask array is computed.
+            box: rows and columns.
+            plane: index of a kept plane.
+        """
+        rows, columns = box.slices
+        index: dict[str, slice | list[int]] = {letter: slice(at, at + 1) for letter, at in self.position(plane).items()}
+        index |= {"y": rows, "x": columns}
+        first, last = self.channels[0], self.channels[0] + len(self.channels)
+        channels = slice(first, last) if self.channels == tuple(range(first, last)) else list(self.channels)
+        axis = "c" if self.length("s") == 1 else "s"
+        if axis in self.axes and self.length("c") * self.length("s") == self.length(axis):
+            index[axis], channels = channels, slice(None)  # only the chunks of these channels are decoded
+        part = array[tuple(index.get(letter, slice(None)) for letter in self.axes)]
+        pixels = np.asarray(part.compute() if hasattr(part, "compute") else part)
+        pixels = pixels.transpose(sorted(range(pixels.ndim), key=lambda axis: "csyx".find(self.axes[axis])))
+        out_CYX: NDArray[Any] = pixels.reshape(-1, *pixels.shape[-2:])[channels]
+        return out_CYX
+
+    def whole_bytes(self, chunks: Sequence[int], itemsize: int) -> int:
+        """Return the bytes that every read decodes: those of chunks that are huge or hold whole planes, else 0."""
+        sizes = dict(zip(self.axes, chunks, strict=True))
+        across = math.prod(sizes.get(letter, 1) for letter in CHANNEL_AXES)
+        apart = -(-self.length("c") * self.length("s") // across)
+        plane_bytes = self.length("y") * self.length("x") * across * itemsize
+        return decoded_bytes(math.prod(chunks) * itemsize, plane_bytes) * apart
 
 
 def resolve_layout(options: Reader, names: str | None, shape: tuple[int, ...], path: str) -> Layout:
     """Decide what each axis of an array means, and which planes and channels the reader's options keep.
 
     Args:
-        options: the reader, with ``axes``, ``planes`` and ``channels``.
+        options: the reader.
         names: one letter for each axis, as the file says; None where it says nothing.
         shape: length of each axis.
         path: the file, for messages.
@@ -181,14 +195,7 @@ def decoded_bytes(segment_bytes: int, plane_bytes: int) -> int:
 
 
 def make_header(options: Reader, layout: Layout, dtype: np.dtype[Any], **facts: Any) -> Header:
-    """Return the header of the planes and channels that a layout keeps; ``reader.pixel_size`` wins over the file's.
-
-    Args:
-        options: the reader.
-        layout: shape, channels and planes.
-        dtype: of the pixels as they are read.
-        facts: the other fields of the header, as the file says.
-    """
+    """Return the header of the planes and channels that a layout keeps; ``facts`` are its other fields, as the file says."""
     if options.pixel_size is not None:
         facts["pixel_size"] = (options.pixel_size, options.pixel_size)
         facts["unit"] = "meter" if facts.get("unit") in ("meter", "degree") else "micrometer"
@@ -204,14 +211,7 @@ def make_header(options: Reader, layout: Layout, dtype: np.dtype[Any], **facts: 
 
 
 def color_notes(layout: Layout, *, palette: bool = False, cmyk: bool = False, alpha: Collection[int] = ()) -> tuple[str, ...]:
-    """Return what a user may not expect of samples that are read as stored.
-
-    Args:
-        layout: says which samples are read.
-        palette: whether samples are indices of a colour table.
-        cmyk: whether samples are amounts of ink.
-        alpha: the samples that hold opacity.
-    """
+    """Return what a user may not expect of samples that are read as stored; ``alpha`` are the samples that hold opacity."""
     notes = ["indices of a palette are read as grey values"] if palette else []
     notes += ["cyan, magenta, yellow and black are read as they are, so that dark is large"] if cmyk else []
     opacity = [channel for channel in alpha if channel in layout.channels]
@@ -221,11 +221,7 @@ def color_notes(layout: Layout, *, palette: bool = False, cmyk: bool = False, al
 
 
 def check_level(options: Reader, num_levels: int, path: str) -> int:
-    """Return the pyramid level to read.
-
-    Raises:
-        InputError: the file has fewer levels.
-    """
+    """Return the pyramid level to read; refuse one that the file does not have."""
     if options.level >= num_levels:
         raise InputError(Problem(path, f"reader.level {options.level}", f"0..{num_levels - 1}"))
     return options.level

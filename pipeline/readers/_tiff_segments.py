@@ -67,11 +67,7 @@ class TiffSegments:
     def rows(self, page: Any, start: int, within: int, box: Box) -> NDArray[Any]:
         """Return uncompressed pixels (Y, X, S); only the part of each row is read where the box is narrow.
 
-        Args:
-            page: the page that holds them.
-            start: offset of the page's first pixel in the file, bytes.
-            within: index of the plane within the page.
-            box: which pixels.
+        ``start`` is the offset of the page's first pixel in the file, ``within`` the index of the plane within the page.
         """
         _, _, length, width, samples = self._page.shaped
         stored = np.dtype(self._page.dtype).newbyteorder(self._page.parent.byteorder)
@@ -86,13 +82,9 @@ class TiffSegments:
         return np.frombuffer(data, stored).reshape(rows, columns, samples)
 
     def segment(self, page: Any, number: int, within: int, position: tuple[int, int]) -> NDArray[Any] | None:
-        """Return one strip or tile, (Y, X, S); None where the file holds none.
+        """Return one strip or tile, (Y, X, S), by its row and column in segments; None where the file holds none.
 
-        Args:
-            page: the page that holds it.
-            number: index of the page.
-            within: index of the plane within the page.
-            position: row and column of the segment, in segments.
+        ``number`` is the index of the page, ``within`` that of the plane within the page.
         """
         depth, tiledepth = self._page.shaped[1], self._page.tiledepth if self._page.is_tiled else 1
         down, across = (-(-size // step) for size, step in zip(self._page.shaped[2:4], segment_shape(self._page), strict=True))

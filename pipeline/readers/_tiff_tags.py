@@ -7,6 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
+
 if TYPE_CHECKING:
     import tifffile
 
@@ -31,19 +33,11 @@ def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str
     for code in GEO_TAGS:
         tag = page.tags.get(code)
         if tag is not None:
-            value = tag.value if isinstance(tag.value, str) else [_to_number(number) for number in _listed(tag.value)]
+            value = tag.value if isinstance(tag.value, str) else np.atleast_1d(tag.value).tolist()
             tags[str(code)] = {"type": int(tag.dtype), "value": value}
     if zoom != (1.0, 1.0):
         _coarsen(tags, zoom)
     return tags
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (tuple, list)) else [value]
-
-
-def _to_number(value: Any) -> int | float:
-    return value if isinstance(value, (int, float)) else float(value)
 
 
 def _coarsen(tags: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> None:
@@ -62,11 +56,7 @@ def _coarsen(tags: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> None
 def scale(tif: tifffile.TiffFile, page: tifffile.TiffPage, geo: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> Scale:
     """Return the size of a pixel: from GeoTIFF, else OME-XML, Aperio, ImageJ, else the resolution tags.
 
-    Args:
-        tif: the open file.
-        page: first page of the largest level.
-        geo: result of :func:`georeference` for the level that is read.
-        zoom: how many times coarser (y, x) that level is.
+    ``page`` is the first of the largest level; ``geo`` and ``zoom`` are those of the level that is read.
     """
     mapped = _map_scale(geo)
     if mapped[0]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
@@ -15,7 +13,7 @@ from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
 from pipeline.readers._files import opening, reading
 from pipeline.readers._held_arrays import held_array, is_array_path
-from pipeline.readers._layout import CHANNEL_AXES, Layout, check_level, decoded_bytes, make_header, pixel_dtype, resolve_layout
+from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
 
 __all__ = ["Array"]
 
@@ -42,21 +40,10 @@ class Array(Reader):
             held = held_array(path)
             check_level(self, 1, path)
             layout = resolve_layout(self, held.axes, held.array.shape, path)
-            header = make_header(self, layout, pixel_dtype(held.array.dtype, path), whole_bytes=_chunk_bytes(layout, held.array))
+            chunks = [max(sizes) for sizes in getattr(held.array, "chunks", ())]  # numpy has none
+            whole_bytes = layout.whole_bytes(chunks, held.array.dtype.itemsize) if chunks else 0
+            header = make_header(self, layout, pixel_dtype(held.array.dtype, path), whole_bytes=whole_bytes)
         yield _HeldRaster(path, header, layout, held.array)
-
-
-def _chunk_bytes(layout: Layout, array: Any) -> int:
-    """Return the bytes that one read computes whatever its box: only where the chunks of a dask array are huge or whole planes."""
-    if not hasattr(array, "chunks"):
-        return 0
-    largest = {letter: max(sizes) for letter, sizes in zip(layout.axes, array.chunks, strict=True)}
-    across = math.prod(largest.get(letter, 1) for letter in CHANNEL_AXES)
-    apart: int = -(-layout.length("c") * layout.length("s") // across)
-    itemsize: int = array.dtype.itemsize
-    plane_bytes = layout.length("y") * layout.length("x") * across * itemsize
-    chunk_bytes: int = math.prod(largest.values()) * itemsize
-    return decoded_bytes(chunk_bytes, plane_bytes) * apart
 
 
 class _HeldRaster(Raster):
@@ -68,16 +55,5 @@ class _HeldRaster(Raster):
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Slice the array, and compute what a dask array has there."""
-        layout = self._layout
-        rows, columns = box.slices
-        channels: Any = list(layout.channels)
-        picks: dict[str, Any] = {letter: slice(at, at + 1) for letter, at in layout.position(plane).items()} | {"y": rows, "x": columns}
-        axis = "c" if layout.length("s") == 1 else "s"
-        if layout.length("c") * layout.length("s") == layout.length(axis) and axis in layout.axes:
-            picks[axis], channels = channels, slice(None)  # a dask array then computes the chunks of these channels only
         with reading(self._path, box):
-            part = self._array[tuple(picks.get(letter, slice(None)) for letter in layout.axes)]
-            pixels = np.asarray(part.compute() if hasattr(part, "compute") else part)
-        pixels = pixels.reshape([size for size, letter in zip(pixels.shape, layout.axes, strict=True) if letter in "csyx"])
-        out_CYX: NDArray[Any] = layout.channels_first(pixels)[channels].astype(self.header.dtype, copy=False)
-        return out_CYX
+            return self._layout.read(self._array, box, plane).astype(self.header.dtype, copy=False)

@@ -56,9 +56,8 @@ class Picture(Reader):
             layout = resolve_layout(self, "yxs"[: len(stored)], stored, path)
             dtype = pixel_dtype(np.dtype(picture.dtype), path)
             whole_bytes = math.prod(picture.shape) * dtype.itemsize
-            notes = color_notes(
-                layout, palette=picture.mode == "P", cmyk=picture.mode == "CMYK", alpha={"LA": [1], "RGBA": [3]}.get(picture.mode, ())
-            )
+            alpha = {"LA": [1], "RGBA": [3]}.get(picture.mode, ())
+            notes = color_notes(layout, palette=picture.mode == "P", cmyk=picture.mode == "CMYK", alpha=alpha)
             raster = _PictureRaster(path, make_header(self, layout, dtype, whole_bytes=whole_bytes, notes=notes), layout, picture)
         yield raster
 
@@ -68,9 +67,7 @@ class _PictureFile:
     """A picture whose header was read.
 
     Attributes:
-        path: of the file.
         shape: (Y, X, S).
-        dtype: numpy name of the samples' type.
         codec: what decodes it: ``pillow``, or a codec of imagecodecs.
         step: what decoded values are divided by, as Pillow stretches grey of few bits to 0..255.
         mode: Pillow's name for its colours.
@@ -156,12 +153,5 @@ class _PictureRaster(Raster):
         """Cut the box out of the decoded picture."""
         with reading(self._path, box), self._lock:
             if self._pixels is None:
-                self._pixels = self._arrange(self._picture.decode())
-            rows, columns = box.slices
-            cut_CYX = self._pixels[:, rows, columns]
-        channels = self._layout.channels
-        return cut_CYX if channels == tuple(range(len(cut_CYX))) else cut_CYX[list(channels)]
-
-    def _arrange(self, pixels_YXS: NDArray[Any]) -> NDArray[Any]:
-        """Return a view of the pixels as channels, rows, columns."""
-        return self._layout.channels_first(pixels_YXS.reshape(self._layout.shape))
+                self._pixels = self._picture.decode().reshape(self._layout.shape)
+            return self._layout.read(self._pixels, box, plane)

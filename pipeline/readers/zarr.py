@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem, one_of
@@ -17,7 +15,7 @@ from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
 from pipeline.readers._files import local_path, opening, reading
-from pipeline.readers._layout import CHANNEL_AXES, Layout, check_level, decoded_bytes, make_header, pixel_dtype, resolve_layout
+from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
 from pipeline.storage import with_fast_codecs
 
 if TYPE_CHECKING:
@@ -55,7 +53,9 @@ class Zarr(Reader):
             image = _image(_open_store(path), path, self)
             layout = resolve_layout(self, image.names, image.array.shape, path)
             dtype = pixel_dtype(image.array.dtype, path)
-            header = make_header(self, layout, dtype, whole_bytes=_whole_bytes(layout, image.array), **_scale(image, layout))
+            header = make_header(
+                self, layout, dtype, whole_bytes=layout.whole_bytes(image.array.chunks, image.array.dtype.itemsize), **_scale(image, layout)
+            )
             raster = _ZarrRaster(path, header, layout, with_fast_codecs(image.array))
             raster.folder = Path(local_path(path), image.array.path)
         yield raster
@@ -86,11 +86,7 @@ class _Image:
 
 
 def _image(node: zarr.Array[Any] | zarr.Group, path: str, options: Reader) -> _Image:
-    """Find the array of the level that the options name.
-
-    Raises:
-        InputError: the group holds no image, or several.
-    """
+    """Find the array of the level that the options name; refuse a group that holds no image, or several."""
     import zarr
 
     if isinstance(node, zarr.Array):
@@ -178,15 +174,6 @@ def _scale(image: _Image, layout: Layout) -> dict[str, Any]:
     return facts
 
 
-def _whole_bytes(layout: Layout, array: zarr.Array[Any]) -> int:
-    """Return the bytes that every read decodes: those of chunks that are huge or hold whole planes, else 0."""
-    chunks = dict(zip(layout.axes, array.chunks, strict=True))
-    across = math.prod(chunks.get(letter, 1) for letter in CHANNEL_AXES)
-    apart = -(-layout.length("c") * layout.length("s") // across)
-    plane_bytes = layout.length("y") * layout.length("x") * across * array.dtype.itemsize
-    return decoded_bytes(math.prod(array.chunks) * array.dtype.itemsize, plane_bytes) * apart
-
-
 class _ZarrRaster(Raster):
     """One open array; Zarr allows reads from several threads."""
 
@@ -196,20 +183,5 @@ class _ZarrRaster(Raster):
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Decode the chunks that the box touches."""
-        layout = self._layout
-        rows, columns = box.slices
-        picks: dict[str, Any] = {**layout.position(plane), "y": rows, "x": columns, "c": slice(None), "s": slice(None), ".": 0}
-        channels: Any = list(layout.channels)
-        one_axis = "c" if layout.length("s") == 1 else "s"
-        if layout.length("c") * layout.length("s") == layout.length(one_axis):
-            picks[one_axis], channels = _narrow(layout.channels), slice(None)  # only the chunks of these channels are decoded
         with reading(self._path, box):
-            pixels = np.asarray(self._array.oindex[tuple(picks[letter] for letter in layout.axes)])
-            out_CYX: NDArray[Any] = layout.channels_first(pixels)[channels].astype(self.header.dtype, copy=False)
-            return out_CYX
-
-
-def _narrow(channels: tuple[int, ...]) -> slice | list[int]:
-    """Return consecutive channels as a slice, which Zarr reads without an index array; others as a list."""
-    span = range(channels[0], channels[0] + len(channels))
-    return slice(span.start, span.stop) if channels == tuple(span) else list(channels)
+            return self._layout.read(self._array.oindex, box, plane).astype(self.header.dtype, copy=False)
