@@ -33,9 +33,9 @@ models_app = typer.Typer()
 app.add_typer(models_app, name="models")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML; `gigaseg init` writes one to start from.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="The output folder of a run.")]
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
+Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]
 MaybeModel = Annotated[
     str | None, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="Needed where an image is given instead of a YAML.")
@@ -86,7 +86,7 @@ def segment(
     images: Images, model: ModelName, output: Output, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False
 ) -> None:
     """Segment images without a YAML; the output folder's config.yaml is the one that was used."""
-    from workflows import segment as workflow
+    from workflows import run as workflow
 
     done(workflow.segment(images, model, output, overrides or [], fresh=fresh, take_over=take_over))
 
@@ -110,7 +110,7 @@ def status(folder: Folder, *, as_json: Json = False) -> None:
 @app.command()
 def retry(folder: Folder, block: BlockName = None) -> None:
     """Try quarantined blocks again."""
-    from workflows import retry as workflow
+    from workflows import run as workflow
 
     done(workflow.retry(folder, block))
 
@@ -126,7 +126,7 @@ def report(folder: Folder) -> None:
 @app.command()
 def stop(folder: Folder) -> None:
     """Ask a run to stop after the blocks in flight; it can be resumed."""
-    from workflows import stop as workflow
+    from workflows import status as workflow
 
     done(workflow.stop(folder))
 
@@ -199,7 +199,7 @@ def models(
     """List the models and the trained bundles, or describe one."""
     if context.invoked_subcommand is not None:
         return
-    from workflows import models as workflow
+    from workflows import plugins as workflow
 
     if describe is not None or probe is not None:
         done(workflow.describe_model(probe or describe or "", measure=probe is not None, as_json=as_json))
@@ -241,7 +241,7 @@ def writers(*, as_json: Json = False) -> None:
 @app.command()
 def schema(*, training: Annotated[bool, typer.Option("--training", help="The schema of a training's YAML.")] = False) -> None:
     """Print the JSON schema of the YAML, for editors."""
-    from workflows import schema as workflow
+    from workflows import init as workflow
 
     done(workflow.schema(training=training))
 

@@ -108,7 +108,7 @@ def test_a_config_in_the_readme_loads(number: int, tmp_path: Path) -> None:
     text = blocks(README, "yaml")[number]
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     form = TRAINING_YAML if is_training(yaml.safe_load(text)) else RUN_YAML
-    assert load_yaml(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
+    assert Path(load_yaml(form, tmp_path / "run.yaml").output).parent == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("path", [ROOT / "config.yaml", *sorted((ROOT / "workflows").glob("*.yaml"))], ids=lambda path: path.stem)
@@ -117,7 +117,7 @@ def test_a_ready_config_loads(path: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "run.yaml").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     form = TRAINING_YAML if is_training(yaml.safe_load(path.read_text(encoding="utf-8"))) else RUN_YAML
-    assert load_yaml(form, tmp_path / "run.yaml").output.parent == tmp_path / "runs"
+    assert Path(load_yaml(form, tmp_path / "run.yaml").output).parent == tmp_path / "runs"
 
 
 class Recipes:

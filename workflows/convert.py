@@ -17,12 +17,12 @@ __all__ = ["convert", "copy_images"]
 BLOCK = 2048
 
 
-def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) -> int:
-    """Convert images to OME-Zarr 0.5, ``NAME.ome.zarr`` in the output folder; pixels stay as they are.
+def convert(images: Sequence[str], output: str, overrides: Sequence[str] = ()) -> int:
+    """Convert images to OME-Zarr 0.5, ``NAME.ome.zarr`` in the output; pixels stay as they are.
 
     Args:
         images: files, folders, globs, URLs or CSV lists.
-        output: folder of the results.
+        output: folder or URL of the results.
         overrides: ``key.sub=value`` each, of a run's ``reader`` and ``compute``.
 
     Returns:
@@ -32,20 +32,18 @@ def convert(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) 
         GigasegError: the input is wrong, or the conversion could not go on.
     """
     exit_code, copies, failures = copy_images(images, output, overrides)
-    for failure in failures:
-        print(f"failed: {failure}")
-    for copy in copies:
-        print(copy)
+    for line in (*(f"failed: {failure}" for failure in failures), *copies):
+        print(line)
     return exit_code
 
 
-def copy_images(images: Sequence[str], output: Path, overrides: Sequence[str] = ()) -> tuple[int, list[Path], list[str]]:
+def copy_images(images: Sequence[str], output: str, overrides: Sequence[str] = ()) -> tuple[int, list[str], list[str]]:
     """Convert as :func:`convert` does, and print nothing on stdout.
 
     Returns:
-        The exit code, the path of each copy in the order of the images, and what failed, a line each.
+        The exit code, the path or URL of each copy in the order of the images, and what failed, a line each.
     """
-    mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": str(output)}
+    mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": output}
     config = config_from_mapping(mapping, Path.cwd(), "convert", overrides)
     catalogue = build_catalogue(config)
     folder = RunFolder(config.output)
@@ -53,11 +51,10 @@ def copy_images(images: Sequence[str], output: Path, overrides: Sequence[str] = 
     folder.refuse_other(identity)
     outputs = [f"{image.name}.ome.zarr" for image in catalogue.images]
     protect_files(catalogue, folder, outputs)
-    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), goal="convert", masks="")
+    job = Job(folder.storage, Recipe(core=BLOCK, block=BLOCK), goal="convert", masks="")
     runner = "serial" if config.compute.runner == "auto" else config.compute.runner
     plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": outputs}
-    spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, runner, config.compute, run={"identity": identity})
-    exit_code, done = execute(spec)
+    exit_code, done = execute(RunSpec(folder, job, plan_blocks(catalogue, job), plan, runner, config.compute, run={"identity": identity}))
     failures = [f"{image.path}: {image.cause}" for image in catalogue.rejected]
     failures += [f"{receipt.block}: {receipt.cause}" for receipt in done.receipts.values() if not receipt.ok]
-    return exit_code, [folder.path / job.key(image, ".ome.zarr") for image in catalogue.images], failures
+    return exit_code, [f"{folder.storage}/{name}" for name in outputs], failures

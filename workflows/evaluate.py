@@ -6,7 +6,7 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,23 +21,24 @@ from pipeline.inputs import Catalogue, NameCandidate, build_catalogue
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
 from pipeline.records import RunFolder, Tally
-from pipeline.report import print_table, report_of, write_report
+from pipeline.report import report_of, write_report
 from pipeline.scheduling import RunSpec, execute, plan_blocks, plan_row
+from workflows.run import print_result
 
 __all__ = ["evaluate", "listed_classes", "score_masks"]
 
 BLOCK = 2048
 
 
-def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: Path) -> int:
+def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: str) -> int:
     """Count predicted masks against truth, write the report and print its table.
 
     Args:
-        pred: masks that hold class ids: file, folder, glob, CSV or the output folder of a run; 255 (65535 in 16 bits) is no prediction.
+        pred: masks that hold class ids: file, folder, glob, CSV or the output of a run; 255 (65535 in 16 bits) is no prediction.
         truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``.
         classes: a YAML with the list of classes; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out.
-        output: folder of the report.
+        output: folder or URL of the report.
 
     Returns:
         The exit code: 0 done, 3 done but for masks that cannot be counted.
@@ -45,20 +46,14 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     Raises:
         InputError: the input is wrong, or a mask holds a value that is no class id.
     """
-    from rich.console import Console
-
     ignored = int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore
     exit_code, report = score_masks([pred], truth, listed_classes(classes) if classes else None, ignored, output)
-    folder = RunFolder(output.absolute())
-    print_table(report, Console(soft_wrap=True))
-    print(f"report: {folder.report / 'index.html'}")
-    if report["failures"]:
-        print(f"{len(report['failures'])} failures, listed in {folder.report / 'failures.csv'}", file=sys.stderr)
+    print_result(RunFolder(output), report)
     return exit_code
 
 
 def score_masks(
-    pred: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: Path
+    pred: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: str
 ) -> tuple[int, dict[str, Any]]:
     """Score masks as :func:`evaluate` does, and print nothing on stdout.
 
@@ -80,10 +75,9 @@ def score_masks(
     is_new = not folder.ledger.exists()
     identity = {"evaluate": {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": config.truth}}
     folder.refuse_other(identity)
-    job = Job(folder.path, Recipe(core=BLOCK, block=BLOCK), goal="evaluate", classes=catalogue.classes, truth_map=catalogue.truth_map)
+    job = Job(folder.storage, Recipe(core=BLOCK, block=BLOCK), goal="evaluate", classes=catalogue.classes, truth_map=catalogue.truth_map)
     plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": []}
-    spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", config.compute, run={"identity": identity})
-    exit_code, done = execute(spec)
+    exit_code, done = execute(RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", config.compute, run={"identity": identity}))
     if problems := unknown_ids(catalogue, done):
         if is_new:
             folder.discard()
@@ -96,8 +90,8 @@ def score_masks(
 
 @contextmanager
 def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the images to read: for the output folder of a run, or its ``masks``, a CSV list of one file a mask, else ``pred`` itself."""
-    masks = run_masks(Path(pred[0])) if len(pred) == 1 else {}
+    """Yield the images to read: for the output of a run, or its ``masks``, a CSV list of one file a mask, else ``pred`` itself."""
+    masks = run_masks(pred[0]) if len(pred) == 1 else {}
     if not masks:
         yield list(pred)
         return
@@ -108,14 +102,25 @@ def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
         yield [str(listed)]
 
 
-def run_masks(path: Path) -> dict[str, Path]:
-    """Return the masks of a run by image, given its output folder or the ``masks`` in it; nothing for any other path."""
-    run = RunFolder((path.parent if path.name == "masks" and not (path / "ledger").is_dir() else path).absolute())
-    masks, suffixes = dict[str, Path](), known_suffixes()
-    for output in run.last_plan().get("outputs", []):  # OME-Zarr first
-        if output.startswith("masks/") and output.endswith(suffixes) and (run.path / output).exists():
-            masks.setdefault(NameCandidate(output.removeprefix("masks/")).short(suffixes), run.path / output)
+def run_masks(pred: str) -> dict[str, str]:
+    """Return the masks of a run by image, given its output or the ``masks`` in it; nothing for any other text."""
+    pred = pred.rstrip("/")
+    around = "." if pred == "masks" else pred.removesuffix("/masks")
+    output = next((text for text in (pred, around) if has_run(text)), None)
+    if output is None:
+        return {}
+    run, masks, suffixes = RunFolder(output), dict[str, str](), known_suffixes()
+    for key in run.last_plan().get("outputs", []):  # OME-Zarr first
+        if key.startswith("masks/") and key.endswith(suffixes) and run.storage.has(key):
+            masks.setdefault(NameCandidate(key.removeprefix("masks/")).short(suffixes), f"{run.storage}/{key}")
     return masks
+
+
+def has_run(output: str) -> bool:
+    """Whether a text is the path or URL of an output in which a run has begun."""
+    with suppress(InputError):  # a file, or the URL of no storage
+        return RunFolder(output).ledger.exists()
+    return False
 
 
 def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
@@ -127,13 +132,12 @@ def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
 
 def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
     """Warn on stderr where a mask that no run has written holds the value of no prediction: its author may have meant a class."""
-    images = {image.name: image for image in catalogue.images if not is_of_a_run(Path(image.path))}
+    images = {image.name: image for image in catalogue.images if not is_of_a_run(image.path)}
     missing: Counter[str] = Counter()
     for receipt in done.receipts.values():
         if receipt.counts is not None and receipt.image in images:
             missing[receipt.image] += receipt.counts.no_prediction
-    names = list(+missing)
-    if names:
+    if names := list(+missing):
         first = images[names[0]]
         fill = 255 if np.dtype(first.header.dtype).itemsize == 1 else 65535
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -141,9 +145,10 @@ def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
         print(f"{first.path}{more}: {fill} means no prediction ({missing.total():,} px). {way_out}", file=sys.stderr)
 
 
-def is_of_a_run(mask: Path) -> bool:
-    """Whether a mask lies in the output folder of a run."""
-    return any(parent.name == "masks" and (parent.parent / "ledger").is_dir() for parent in mask.parents)
+def is_of_a_run(mask: str) -> bool:
+    """Whether a mask lies in the output of a run."""
+    parts = mask.split("/masks/")
+    return any(has_run("/masks/".join(parts[:count])) for count in range(1, len(parts)))
 
 
 def listed_classes(path: Path) -> list[dict[str, Any]]:
@@ -152,21 +157,16 @@ def listed_classes(path: Path) -> list[dict[str, Any]]:
 
 
 def config_of(
-    masks: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: Path
+    masks: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: str
 ) -> Config:
     """Return the config of a run that counts these masks."""
-    mapping: dict[str, Any] = {
-        "images": list(masks),
-        "truth": truth_template(truth),
-        "ignore": ignore,
-        "model": {"name": "identity", "classes": 2},
-        "output": str(output),
-    }
+    model = {"name": "identity", "classes": max(len(classes or ()), 2)}
+    mapping: dict[str, Any] = {"images": list(masks), "truth": truth_template(truth), "ignore": ignore}
+    mapping |= {"model": model, "output": output}
     if classes:
         mapping["classes"] = list(classes)
-        mapping["model"] = {"name": "identity", "classes": max(len(classes), 2)}
     else:
-        mapping["model"] = {"name": "identity", "classes": count_classes(config_from_mapping(mapping, Path.cwd(), "evaluate"))}
+        model["classes"] = count_classes(config_from_mapping(mapping, Path.cwd(), "evaluate"))
     return config_from_mapping(mapping, Path.cwd(), "evaluate")
 
 

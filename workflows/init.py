@@ -1,39 +1,29 @@
-"""Write a ready, commented YAML."""
+"""Write a ready, commented YAML; print the schema that every such YAML follows."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
 
+from pipeline.config import RUN_YAML, json_schema
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.training import is_training
+from pipeline.training import TRAINING_YAML, is_training
 
-__all__ = ["init", "kinds"]
+__all__ = ["init", "kinds", "schema"]
 
 FOLDER = Path(__file__).parent
 """Where the ready YAMLs lie, ``KIND.yaml`` each."""
 
 
 def kinds() -> list[str]:
-    """Return the names of the ready YAMLs.
-
-    Example:
-        >>> "microscopy" in kinds()
-        True
-    """
+    """Return the names of the ready YAMLs."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def init(kind: str, folder: Path) -> int:
-    """Copy a ready YAML into a folder; an existing file is never replaced.
-
-    Args:
-        kind: one of :func:`kinds`.
-        folder: where to.
-
-    Returns:
-        0.
+    """Copy a ready YAML, one of :func:`kinds`, into a folder; an existing file is never replaced. Returns 0.
 
     Raises:
         InputError: there is no such kind, or the file exists.
@@ -49,4 +39,10 @@ def init(kind: str, folder: Path) -> int:
         raise InputError(Problem(str(target), "a file that is there already", "", "Move it away or change folder.")) from None
     command = "train" if is_training(yaml.safe_load(text)) else "run"
     print(f"{target}\nEdit it, then: gigaseg {command} {target.name}")
+    return 0
+
+
+def schema(*, training: bool = False) -> int:
+    """Print the JSON schema of the YAML of a run, or of a training, for editors. Returns 0."""
+    print(json.dumps(json_schema(TRAINING_YAML if training else RUN_YAML), indent=2))
     return 0

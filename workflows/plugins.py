@@ -1,63 +1,69 @@
-"""List what a YAML can name: readers, writers, models, each with its options."""
+"""List what a YAML can name: readers, writers, models and trained bundles, each with its options; describe one model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.plugins import Plugin, available, find
+from pipeline.models.bundle_files import list_bundles, parse_model, read_spec
+from pipeline.plugins import available, build, find
 
-__all__ = ["describe_plugins", "list_plugins", "print_plugins"]
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+__all__ = ["describe_model", "list_models", "list_plugins"]
 
 
 def list_plugins(kind: str, *, as_json: bool = False) -> int:
-    """Print the plug-ins of one kind: name, what it does, its options.
-
-    Args:
-        kind: ``readers`` or ``writers``.
-        as_json: print a list of objects instead of text.
-
-    Returns:
-        0.
-    """
-    print_plugins(describe_plugins(kind), as_json=as_json)
+    """Print name, summary and options of the plug-ins of a kind, ``readers`` or ``writers``; as JSON, a list. Returns 0."""
+    print_rows([describe_plugin(kind, name) for name in available(kind)], as_json=as_json)
     return 0
 
 
-def describe_plugins(kind: str) -> list[dict[str, Any]]:
-    """Describe every plug-in of a kind: ``name``, ``summary``, ``options``, and for readers ``suffixes``."""
-    return [describe_plugin(kind, name) for name in available(kind)]
+def list_models(*, as_json: bool = False) -> int:
+    """Print the models as :func:`list_plugins` does, then the bundles that can be named without a path. Returns 0."""
+    print_rows([*(describe_plugin("models", name) for name in available("models")), *describe_bundles()], as_json=as_json)
+    return 0
 
 
 def describe_plugin(kind: str, name: str) -> dict[str, Any]:
     """Describe one plug-in; the summary of one whose package is missing says how to install it."""
+    from pydantic_core import to_jsonable_python
+
     try:
         plugin = find(kind, name)
     except InputError as error:
         return {"name": name, "summary": str(error), "options": {}}
-    summary = (plugin.__doc__ or "").strip().partition("\n")[0]
-    described = {"name": name, "summary": summary, "options": options_of(plugin)}
-    suffixes = getattr(plugin, "suffixes", None)
-    return described if suffixes is None else {**described, "suffixes": list(suffixes)}
-
-
-def options_of(plugin: type[Plugin]) -> dict[str, dict[str, Any]]:
-    """Describe the options of a plug-in by name: whether it is required, its default, its meaning."""
-    from pydantic_core import to_jsonable_python
-
-    return {
-        name: {
+    options = {
+        option: {
             "required": field.is_required(),
             "default": None if field.is_required() else to_jsonable_python(field.get_default(), fallback=str),
             "description": field.description or "",
         }
-        for name, field in plugin.model_fields.items()
+        for option, field in plugin.model_fields.items()
     }
+    described = {"name": name, "summary": (plugin.__doc__ or "").strip().partition("\n")[0], "options": options}
+    suffixes = getattr(plugin, "suffixes", None)
+    return described if suffixes is None else {**described, "suffixes": list(suffixes)}
 
 
-def print_plugins(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+def describe_bundles() -> list[dict[str, Any]]:
+    """Describe every bundle that ships or lies on GIGASEG_MODELS; the summary of a damaged one says what is wrong."""
+    rows = []
+    for name, folder in list_bundles().items():
+        try:
+            spec = read_spec(folder)
+            summary = f"bundle of {spec.architecture.get('name')}: {', '.join(one.name for one in spec.classes)}"
+        except InputError as error:
+            summary = str(error)
+        rows.append({"name": name, "summary": summary, "options": {}, "folder": str(folder)})
+    return rows
+
+
+def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Print descriptions as a list of objects, or a line each."""
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -66,3 +72,47 @@ def print_plugins(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     for row in rows:
         options = f" [{', '.join(row['options'])}]" if row["options"] else ""
         print(f"{row['name']:<{width}}  {row['summary']}{options}")
+
+
+def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -> int:
+    """Print the size of one model and how far its inputs reach. Returns 0.
+
+    Args:
+        text: a model's name, a bundle, or a mapping as in the YAML.
+        measure: find the reach by experiment as well.
+        as_json: print one object instead of text.
+
+    Raises:
+        InputError: there is no such model, or its options are wrong.
+    """
+    from pipeline.models import num_parameters
+
+    where = "--probe" if measure else "--describe"
+    model: Model = build("models", parse_model(text, where), where)
+    facts = {
+        "parameters": num_parameters(model),
+        "stride": model.stride,
+        "field": model.field,
+        "channels": model.num_channels,
+        "classes": model.num_classes,
+        **(measured(model) if measure else {}),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:<12}{'-' if value is None else value}")
+    return 0
+
+
+def measured(model: Model) -> dict[str, Any]:
+    """Measure stride and field, in pixels; nothing for a model that is no network."""
+    from pipeline.models import TorchModel
+    from pipeline.models.networks import probe, remember_probe
+
+    if not isinstance(model, TorchModel):
+        return {}
+    found = probe(model.load(), model.num_channels or 1, model.fixed_size)
+    if model.unmeasured_key:
+        remember_probe(model.unmeasured_key, found)
+    return asdict(found)

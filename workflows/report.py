@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.errors import InputError, Problem
 from pipeline.records import RunFolder, read_rows, tally
 from pipeline.report import planned, print_table, report_of, write_report
+from pipeline.storage import StorageLike
 
 __all__ = ["report"]
 
 
-def report(folder_path: Path) -> int:
-    """Write the report of a run and print its table; no mask is read.
+def report(output: StorageLike) -> int:
+    """Write the report of a run and print its table; no mask is read. Returns 0.
 
     Args:
-        folder_path: the output folder of a run.
-
-    Returns:
-        0.
+        output: the output of a run: its storage, URL or path.
 
     Raises:
         InputError: no run is here, or it ended before its first block.
     """
     from rich.console import Console
 
-    folder = RunFolder(folder_path.absolute())
+    folder = RunFolder(output)
     recorded = folder.require()
     if recorded.get("kind") == "training":
-        scores = folder.path / "val"
+        scores = f"{folder.storage}/val"
         way_out = f"Its scores are in {scores}: gigaseg report {scores}"
-        raise InputError(Problem(str(folder.path), "the output of a training", "that of a run", way_out))
+        raise InputError(Problem(str(folder.storage), "the output of a training", "that of a run", way_out))
     plan = folder.last_plan()
     if not plan:
         found = "a run that ended before it had begun with any block"
-        raise InputError(Problem(str(folder.path), found, "one that has", "Run it again; a report follows."))
+        raise InputError(Problem(str(folder.storage), found, "one that has", "Run it again; a report follows."))
     content = report_of(plan, planned(plan, tally(read_rows(folder.ledger))), recorded.get("state", "running"))
     write_report(content, folder.report)
     print_table(content, Console(soft_wrap=True))
-    print(f"report: {folder.report / 'index.html'}")
+    print(f"report: {folder.report}/index.html")
     return 0

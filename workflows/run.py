@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
+from pipeline.config import RUN_YAML, Config, Recipe, config_from_mapping, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, one_of
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
+from pipeline.models.bundle_files import parse_model
 from pipeline.records import Receipt, RunFolder, latest, read_rows, refuse_overwriting
 from pipeline.report import print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
-from pipeline.storage import file_sha256
+from pipeline.storage import StorageLike, file_sha256
 from pipeline.training import TRAINING_YAML, is_training
 from pipeline.tuning import (
     RecipeChoice,
@@ -30,7 +30,7 @@ from pipeline.tuning import (
     try_backends,
 )
 
-__all__ = ["execute_config", "protect_files", "refuse_training", "run", "run_config"]
+__all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "retry", "run", "run_config", "segment"]
 
 
 def run(
@@ -55,6 +55,48 @@ def run(
     return run_config(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
 
 
+def segment(
+    images: Sequence[str], model: str, output: str, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False
+) -> int:
+    """Segment images without a YAML, as :func:`run` does with one; the output's config.yaml is the one that was used.
+
+    Args:
+        images: files, folders, globs, URLs or CSV lists.
+        model: a model's name, a trained bundle, or a mapping as in the YAML.
+        output: folder or URL of the results.
+        overrides: see :func:`run`, as are ``fresh`` and ``take_over``.
+        fresh: see there.
+        take_over: see there.
+    """
+    mapping = {"images": list(images), "model": parse_model(model, "--model"), "output": output}
+    return run_config(config_from_mapping(mapping, Path.cwd(), "command line", overrides), fresh=fresh, take_over=take_over)
+
+
+def retry(output: StorageLike, block: str | None = None) -> int:
+    """Run quarantined blocks again; what is done stays as it is. Returns the exit code of :func:`run`.
+
+    Args:
+        output: the output of a run: its storage, URL or path.
+        block: the only block to try, as failures.csv names it; None: all.
+
+    Raises:
+        GigasegError: no run with such a block is here, or the run could not go on.
+    """
+    folder = RunFolder(output)
+    recorded = folder.require()
+    if recorded.get("kind") == "training":
+        way_out = f"Did you mean `gigaseg train {folder.storage}/config.yaml`?"
+        raise InputError(Problem(str(folder.storage), "the output of a training", "that of a run", way_out))
+    if command := next((name for name in ("evaluate", "convert") if name in recorded.get("identity", {})), None):
+        found, way_out = f"the output of `gigaseg {command}`", f"Run gigaseg {command} again."
+        raise InputError(Problem(str(folder.storage), found, "that of a run", way_out))
+    failed = [receipt.block for receipt in latest(read_rows(folder.ledger)).values() if not receipt.ok]
+    if block is not None and block not in failed:
+        names = one_of(list(dict.fromkeys(failed))) or "no block, as none is quarantined"
+        raise InputError(Problem("--block", repr(block), names))
+    return run_config(folder.read_config(), retried=lambda receipt: block is None or receipt.block == block)
+
+
 def refuse_training(config_path: Path) -> None:
     """Refuse the YAML of a training with one message, where each of its keys would be reported as unknown."""
     data = read_yaml(config_path).data
@@ -64,25 +106,14 @@ def refuse_training(config_path: Path) -> None:
         raise InputError(Problem(str(config_path), found, "the keys of a run", f"Did you mean `gigaseg train {config_path}`?"))
 
 
-def run_config(
-    config: Config,
-    *,
-    fresh: bool = False,
-    take_over: bool = False,
-    max_failed: int | None = None,
-    retried: Callable[[Receipt], bool] = lambda _: False,
-) -> int:
-    """Do as :func:`run` does with a resolved config: write masks and report, then print the table.
-
-    Args:
-        config: the resolved config.
-        fresh: see :func:`run`.
-        take_over: see :func:`run`.
-        max_failed: see :func:`run`.
-        retried: whether the block of a failed receipt is tried again.
-    """
-    exit_code = execute_config(config, fresh=fresh, take_over=take_over, max_failed=max_failed, retried=retried)
-    print_result(RunFolder(config.output), exit_code)
+def run_config(config: Config, **options: Any) -> int:
+    """Do as :func:`execute_config` does, which takes the same options, and print the result; returns the exit code."""
+    exit_code, report = execute_config(config, **options)
+    folder = RunFolder(config.output)
+    if exit_code == EXIT_INTERRUPTED:
+        print(f"interrupted; the same command goes on where it stopped. {folder.storage}", file=sys.stderr)
+    else:
+        print_result(folder, report, f"; try them again: gigaseg retry {folder.storage}", masks=True)
     return exit_code
 
 
@@ -93,8 +124,19 @@ def execute_config(
     take_over: bool = False,
     max_failed: int | None = None,
     retried: Callable[[Receipt], bool] = lambda _: False,
-) -> int:
-    """Write masks and report as :func:`run_config` does, and print nothing on stdout; notes and progress go to stderr."""
+) -> tuple[int, dict[str, Any]]:
+    """Write masks and report; print nothing on stdout, notes and progress on stderr.
+
+    Args:
+        config: the resolved config.
+        fresh: see :func:`run`, as are ``take_over`` and ``max_failed``.
+        take_over: see there.
+        max_failed: see there.
+        retried: whether the block of a failed receipt is tried again.
+
+    Returns:
+        The exit code of :func:`run`, and the content of report.json.
+    """
     catalogue = build_catalogue(config)
     folder = RunFolder(config.output)
     if not fresh:
@@ -123,28 +165,24 @@ def execute_config(
         print(note, file=sys.stderr)
     with no_folder_left_behind(folder):
         exit_code, done = execute(spec, take_over=take_over)
-    write_report(report_of(spec.plan, done, folder.read().get("state", "running")), folder.report)
-    return exit_code
+    report = report_of(spec.plan, done, folder.read().get("state", "running"))
+    write_report(report, folder.report)
+    return exit_code, report
 
 
 def protect_files(catalogue: Catalogue, folder: RunFolder, outputs: Sequence[str]) -> None:
-    """Refuse a run that would write over an image, a truth, or a file that no run has written.
-
-    Args:
-        catalogue: what the run reads.
-        folder: where the run writes.
-        outputs: what it writes there, relative paths.
+    """Refuse a run that would write ``outputs`` over an image, a truth, or a file that no run has written.
 
     Raises:
         InputError: the first few problems.
     """
     refuse_overwriting(
-        folder.path,
+        folder.storage,
         catalogue.config.where("output"),
         reads=[path for image in catalogue.images for path in (image.path, image.truth) if path],
         outputs=["log.txt", *sorted(outputs)],
         command="run",
-        is_begun=(folder.path / "run.json").exists() or folder.ledger.exists(),
+        is_begun=folder.storage.has("run.json") or folder.ledger.exists(),
     )
 
 
@@ -170,7 +208,7 @@ def calibrated(catalogue: Catalogue, choice: RecipeChoice) -> RecipeChoice:
 def stages_of(catalogue: Catalogue, job: Job, folder: RunFolder) -> dict[str, list[Stage]]:
     """Return the stages of each image by name; where only the truth is new, finished masks are counted again and stay."""
     stages = plan_blocks(catalogue, job)
-    if not folder.ledger.is_dir():
+    if not folder.ledger.exists():
         return stages
     known = latest(read_rows(folder.ledger))
     return {name: recount(catalogue, job, list(some), known) for name, some in stages.items()}
@@ -204,23 +242,17 @@ def no_folder_left_behind(folder: RunFolder) -> Iterator[None]:
         yield
     except InputError:
         if is_new and folder.ledger.exists() and not any(row.ok for row in read_rows(folder.ledger)):
-            folder.clear()
-            with suppress(OSError):
-                folder.path.rmdir()  # fails, as it should, where the folder holds files of the user
+            folder.discard()
         raise
 
 
-def print_result(folder: RunFolder, exit_code: int) -> None:
-    """Print the table and where masks and report are; on stderr, what failed or that the run was interrupted."""
+def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = "", *, masks: bool = False) -> None:
+    """Print the table of a report and where the results are; on stderr how many failures there are, followed by ``way_out``."""
     from rich.console import Console
 
-    if exit_code == EXIT_INTERRUPTED:
-        print(f"interrupted; the same command goes on where it stopped. {folder.path}", file=sys.stderr)
-        return
-    report = json.loads((folder.report / "report.json").read_text(encoding="utf-8"))
     print_table(report, Console(soft_wrap=True))
-    print(f"masks:  {folder.path / 'masks'}")
-    print(f"report: {folder.report / 'index.html'}")
+    if masks:
+        print(f"masks:  {folder.storage}/masks")
+    print(f"report: {folder.report}/index.html")
     if failures := report["failures"]:
-        listed = f"{len(failures)} failures, listed in {folder.report / 'failures.csv'}"
-        print(f"{listed}; try them again: gigaseg retry {folder.path}", file=sys.stderr)
+        print(f"{len(failures)} failures, listed in {folder.report}/failures.csv{way_out}", file=sys.stderr)

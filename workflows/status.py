@@ -1,44 +1,54 @@
-"""Say how far a run or a training is, from its output folder alone."""
+"""Say how far a run or a training is, from its output alone; ask it to stop."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from pathlib import Path
+import sys
 from typing import Any
 
 from pipeline.engine import all_phases
 from pipeline.records import Holder, RunFolder, current_holder, read_rows, tally
 from pipeline.report import num_blocks, phase_rows, planned, report_of
+from pipeline.storage import StorageLike
 
-__all__ = ["state_of", "status"]
+__all__ = ["state_of", "status", "stop"]
 
 COUNTED = {"scored": [one.name for one in all_phases() if one.prepares], "done": [one.name for one in all_phases() if one.is_result]}
 """Phases whose blocks are counted together, by the word that is printed."""
 
 
-def status(folder_path: Path, *, as_json: bool = False) -> int:
-    """Print how far a run or a training is.
+def status(output: StorageLike, *, as_json: bool = False) -> int:
+    """Print how far a run or a training is. Returns 0.
 
     Args:
-        folder_path: its output folder.
+        output: of the run or training: its storage, URL or path.
         as_json: print one object instead of text.
-
-    Returns:
-        0.
 
     Raises:
         InputError: no run is here.
     """
-    folder = RunFolder(folder_path.absolute())
+    folder = RunFolder(output)
     if folder.require().get("kind") == "training":
-        return training_status(folder, as_json=as_json)
-    summary = run_summary(folder)
-    if as_json:
-        print(json.dumps(summary, indent=1))
+        print_training(folder, as_json=as_json)
+    elif as_json:
+        print(json.dumps(run_summary(folder), indent=1))
     else:
-        print_run(folder, summary)
+        print_run(folder, run_summary(folder))
+    return 0
+
+
+def stop(output: StorageLike) -> int:
+    """Ask a run or a training to end after what it is doing; it can be resumed. Returns 0, whether or not a process runs.
+
+    Raises:
+        InputError: no run is here.
+    """
+    folder = RunFolder(output)
+    recorded = folder.require()
+    folder.ask_to_stop()
+    print(f"asked to stop: {folder.storage} ({recorded['state']})", file=sys.stderr)
     return 0
 
 
@@ -77,12 +87,9 @@ def run_summary(folder: RunFolder) -> dict[str, Any]:
 def print_run(folder: RunFolder, summary: dict[str, Any]) -> None:
     """Print state, share of the pixels and of the blocks, and a line a failure."""
     share = summary["predicted"] / summary["pixels"] if summary["pixels"] else 0.0
-    counts = {what: summary[f"blocks_{what}"] for what in COUNTED}
-    parts = [
-        f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted",
-        *(f"{count} of {summary['blocks']} blocks {what}" for what, count in counts.items() if count),
-    ]
-    print(f"{folder.path}: {summary['state']}, {summary['images']} images")
+    parts = [f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted"]
+    parts += [f"{count} of {summary['blocks']} blocks {what}" for what in COUNTED if (count := summary[f"blocks_{what}"])]
+    print(f"{folder.storage}: {summary['state']}, {summary['images']} images")
     print(", ".join(parts))
     if phases := [f"{name} {row['blocks']:.0f}" for name, row in summary["phases"].items()]:
         print(f"blocks by phase: {', '.join(phases)}")
@@ -90,10 +97,9 @@ def print_run(folder: RunFolder, summary: dict[str, Any]) -> None:
         print(f"{failure['phase']} {failure['block'] or failure['image']} after {failure['attempts']} tries: {failure['cause']}")
 
 
-def training_status(folder: RunFolder, *, as_json: bool) -> int:
+def print_training(folder: RunFolder, *, as_json: bool) -> None:
     """Print state, step, loss and best mean IoU of a training, from the rows of its history."""
-    history = folder.path / "history.csv"
-    rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.is_file() else []
+    rows = list(csv.DictReader((folder.storage.get("history.csv") or b"").decode().splitlines()))
     last: dict[str, str] = next((row for row in reversed(rows) if row["loss"]), {})
     best = max((row for row in rows if row["mean_iou"]), key=lambda row: float(row["mean_iou"]), default={})
     state, step, steps = state_of(folder), int(last.get("step", 0)), folder.read()["training"]["steps"]
@@ -101,7 +107,6 @@ def training_status(folder: RunFolder, *, as_json: bool) -> int:
         numbers = {"loss": last.get("loss"), "best": best.get("mean_iou")}
         floats = {key: text if text is None else float(text) for key, text in numbers.items()}
         print(json.dumps({"state": state, "step": step, "steps": steps, **floats}))
-        return 0
-    print(f"{folder.path}: training {state}, step {step:,} of {'?' if steps is None else f'{steps:,}'}")
+        return
+    print(f"{folder.storage}: training {state}, step {step:,} of {'?' if steps is None else f'{steps:,}'}")
     print(f"loss {last.get('loss') or '-'}, best mean IoU {best.get('mean_iou') or '-'} at step {best.get('step', '-')}")
-    return 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, absolute_path, is_sample, is_url
+from pipeline.config import Config
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.readers import SCHEME, HeldArray, array_name
 from pipeline.scheduling import EXIT_INTERRUPTED
+from pipeline.storage import StorageLike, open_storage
 from workflows.convert import copy_images
 
 __all__ = ["ArrayInputs", "gather_inputs"]
@@ -45,33 +47,29 @@ class ArrayInputs:
         """The YAML's ``images``; files do not have their names yet."""
         return [*(path for _, path in self.files), *(array.path for array in self.arrays)]
 
-    def with_names(self, config: Config, folder: Path) -> Config:
-        """Return the config in which files have the names that they were given, by a list that is written into a folder."""
-        return config.model_copy(update={"images": tuple(self.names_given(config.images, folder))})
+    def with_names(self, config: Config, lists: StorageLike) -> Config:
+        """Return the config in which files have the names that they were given, see :meth:`names_given`."""
+        return config.model_copy(update={"images": tuple(self.names_given(config.images, lists))})
 
-    def names_given(self, images: Sequence[str], folder: Path) -> list[str]:
-        """Give files their names: put a CSV list, written into a folder, in the place of those that have one.
+    def names_given(self, images: Sequence[str], lists: StorageLike) -> list[str]:
+        """Give files their names: put a CSV list in the place of those that have one.
 
         Args:
             images: :attr:`images` with absolute paths.
-            folder: made if a list is written.
+            lists: where the list is written, if one is.
         """
         rows = [(images[at], name) for at, (name, _) in enumerate(self.files) if name is not None]
         if not rows:
             return list(images)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("image", "name"), *rows])
-        unnamed = [text for at, text in enumerate(images) if at >= len(self.files) or self.files[at][0] is None]
-        return [*unnamed, str(folder / "images.csv")]
+        text, storage = io.StringIO(), open_storage(lists)
+        csv.writer(text).writerows([("image", "name"), *rows])
+        storage.make()
+        storage.put("images.csv", text.getvalue().encode())
+        unnamed = [image for at, image in enumerate(images) if at >= len(self.files) or self.files[at][0] is None]
+        return [*unnamed, f"{storage}/images.csv"]
 
-    @property
-    def absolute_images(self) -> list[str]:
-        """:attr:`images`, paths relative to the working directory made absolute."""
-        return [text if is_url(text) or is_sample(text) else absolute_path(text, Path.cwd()) for text in self.images]
-
-    def stored(self, config: Config, folder: Path) -> tuple[ArrayInputs, Config]:
-        """Write every array as OME-Zarr into a folder, unless it is there already.
+    def stored(self, config: Config, folder: str) -> tuple[ArrayInputs, Config]:
+        """Write every array as OME-Zarr below a path or URL, unless it is there already.
 
         Returns:
             The same inputs as files, and the config that reads them.
@@ -83,15 +81,14 @@ class ArrayInputs:
         if axes and self.files:
             found = f"{axes!r} for files and for arrays that are written to OME-Zarr, which names its own axes"
             raise InputError(Problem(config.where("reader.axes"), found, "axes of arrays alone", "Run the files on their own."))
-        overrides = [f"reader.axes={axes}"] if axes else []
-        written = _written(self.arrays, folder, overrides)
+        written = _written(self.arrays, folder, [f"reader.axes={axes}"] if axes else [])
         truth = self.truth
         if self.truth_arrays:
-            _written(self.truth_arrays, folder / "truth", [])
-            names = [array_name(array.path) for array in self.truth_arrays]
-            truth = str(folder / "truth" / f"{names[0] if len(names) == 1 else '{name}'}.ome.zarr")
-        files = (*self.files, *((array_name(array.path), str(path)) for array, path in zip(self.arrays, written, strict=True)))
-        images = (*config.images[: len(self.files)], *map(str, written))
+            _written(self.truth_arrays, f"{folder}/truth", [])
+            name = array_name(self.truth_arrays[0].path) if len(self.truth_arrays) == 1 else "{name}"
+            truth = f"{folder}/truth/{name}.ome.zarr"
+        files = (*self.files, *((array_name(array.path), path) for array, path in zip(self.arrays, written, strict=True)))
+        images = (*config.images[: len(self.files)], *written)
         changes = {"images": images, "truth": truth or config.truth, "reader": {**config.reader, "axes": None}}
         return ArrayInputs(files, truth=truth), config.model_copy(update=changes)
 
@@ -109,25 +106,25 @@ def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
     files: list[tuple[str | None, str]] = []
     arrays: list[HeldArray] = []
     unnamed = 0
-    for place, name, value in _pairs(images):
+    for where, name, value in _pairs(images):
         if (path := _path_of(value)) is not None:
             files.append((name, path))
         elif hasattr(value, "shape") and hasattr(value, "dtype"):
             arrays.append(HeldArray(value, f"array{unnamed}" if name is None else name))
             unnamed += name is None
         else:
-            raise InputError(Problem(place, f"a value of type {type(value).__name__}", "a path, or a numpy, dask or Zarr array"))
+            raise InputError(Problem(where, f"a value of type {type(value).__name__}", "a path, or a numpy, dask or Zarr array"))
     return ArrayInputs(tuple(files), tuple(arrays), *_gather_truth(truth))
 
 
 def _pairs(images: Any) -> Iterator[tuple[str, str | None, Any]]:
-    """Yield the place for messages, the name (None: none is given) and the value of each image."""
+    """Yield the key for messages, the name (None: none is given) and the value of each image."""
     if isinstance(images, Mapping):
         yield from ((f"images.{name}", str(name), value) for name, value in images.items())
     elif isinstance(images, Sequence) and not isinstance(images, str):
-        for at, one in enumerate(images):
-            is_pair = isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str)
-            yield (f"images.{at}", *(one if is_pair else (None, one)))
+        for at, image in enumerate(images):
+            is_pair = isinstance(image, tuple) and len(image) == 2 and isinstance(image[0], str)
+            yield (f"images.{at}", *(image if is_pair else (None, image)))
     else:
         yield "images", None, images
 
@@ -154,7 +151,7 @@ def _gather_truth(truth: Any) -> tuple[str | None, tuple[HeldArray, ...]]:
     return f"{SCHEME}{group}/{{name}}", arrays
 
 
-def _written(arrays: Sequence[HeldArray], folder: Path, overrides: Sequence[str]) -> list[Path]:
+def _written(arrays: Sequence[HeldArray], folder: str, overrides: Sequence[str]) -> list[str]:
     """Write arrays as OME-Zarr, all or none at fault.
 
     Raises:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from os import PathLike, fspath
 from pathlib import Path
-from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,7 +14,7 @@ import yaml
 
 from pipeline.api.array_inputs import ArrayInputs, gather_inputs
 from pipeline.api.results import Plan, Report, Run, TrainingRun
-from pipeline.config import Config, config_from_mapping, load_config, load_yaml, resolve_mapping
+from pipeline.config import Config, absolute_path, config_from_mapping, is_sample, is_url, load_config, load_yaml, resolve_mapping
 from pipeline.errors import InputError
 from pipeline.inputs import build_catalogue
 from pipeline.interrupts import remember_interrupts
@@ -23,6 +22,7 @@ from pipeline.models.bundle_files import parse_model
 from pipeline.readers import array_name
 from pipeline.records import RunFolder
 from pipeline.scheduling import EXIT_INTERRUPTED
+from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.training import TRAINING_YAML, prepare_training
 from pipeline.tuning import choose_runner
 from workflows.evaluate import listed_classes, score_masks
@@ -32,7 +32,7 @@ from workflows.run import execute_config, refuse_training
 __all__ = ["evaluate", "open_run", "plan", "run", "segment", "train"]
 
 INPUTS = "inputs"
-"""Folder below the output for arrays that are written to files, and for the list of files that were given a name."""
+"""Folder in the output for arrays that are written to files, and for the list of files that were given a name."""
 
 Location = str | PathLike[str]
 
@@ -64,12 +64,12 @@ def run(
     """
     with remember_interrupts():
         resolved, inputs = _resolved(config, set)
-        with _removed_if_refused(resolved.output / INPUTS):
+        with _removed_if_refused(open_storage(resolved.output)):
             resolved = _placed(resolved, inputs, store=store_arrays)
-            exit_code = execute_config(resolved, fresh=fresh, take_over=take_over, max_failed=max_failed)
+            exit_code, _ = execute_config(resolved, fresh=fresh, take_over=take_over, max_failed=max_failed)
     if exit_code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt(f"interrupted; the same call goes on where it stopped. {resolved.output}")
-    return Run(resolved.output, inputs.held)
+    return Run(open_storage(resolved.output), inputs.held)
 
 
 def segment(
@@ -94,17 +94,13 @@ def segment(
         images: a path, a glob or an array; a list of these, or of (name, array) pairs; or a mapping from names to arrays. Arrays without
             a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them.
         model: a model's name, a bundle, or a mapping as in the YAML.
-        output: folder of the results.
+        output: folder of the results, or a URL such as ``memory://NAME``.
         truth: a path or template as in the YAML, an array, or a mapping from names of images to arrays.
-        set: see :func:`run`.
-        fresh: see :func:`run`.
-        take_over: see :func:`run`.
-        max_failed: see :func:`run`.
-        store_arrays: see :func:`run`.
-
-    Raises:
-        GigasegError: as :func:`run`.
-        KeyboardInterrupt: as :func:`run`.
+        set: see :func:`run`, as are all further arguments and what is raised.
+        fresh: see there.
+        take_over: see there.
+        max_failed: see there.
+        store_arrays: see there.
     """
     spec = parse_model(model, "model") if isinstance(model, str) else model
     config = {"images": images, "model": spec, "output": output} | ({} if truth is None else {"truth": truth})
@@ -117,19 +113,14 @@ def plan(
     set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command's option is called
     store_arrays: bool = False,
 ) -> Plan:
-    """Return what :func:`run` would do, from the headers of the images; nothing is written.
-
-    Args:
-        config: see :func:`run`.
-        set: see :func:`run`.
-        store_arrays: see :func:`run`.
+    """Return what :func:`run`, which takes the same arguments, would do, from the headers of the images; nothing is written.
 
     Raises:
         InputError: every problem at once, with the text that the command prints.
     """
     resolved, inputs = _resolved(config, set)
     with TemporaryDirectory(prefix="gigaseg-plan-") as folder:
-        content = plan_config(inputs.with_names(resolved, Path(folder)))
+        content = plan_config(inputs.with_names(resolved, folder))
     if inputs.arrays and (store_arrays or content["runner"] != "serial"):
         content["notes"].append(_storing_note(resolved, inputs))
     return Plan(content)
@@ -155,13 +146,12 @@ def evaluate(
     Raises:
         InputError: the input is wrong, or a mask holds a value that is no class id.
     """
-    inputs = gather_inputs(pred.path if isinstance(pred, Run) else pred, truth)
+    inputs = gather_inputs(pred.storage.url if isinstance(pred, Run) else pred, truth)
+    images = [text if is_url(text) or is_sample(text) else absolute_path(text, Path.cwd()) for text in inputs.images]
     specs = listed_classes(Path(classes)) if isinstance(classes, str | PathLike) else _plain(classes)
     scratch = TemporaryDirectory(prefix="gigaseg-scores-") if output is None else nullcontext(fspath(output))
     with remember_interrupts(), scratch as folder, TemporaryDirectory(prefix="gigaseg-lists-") as lists:
-        exit_code, content = score_masks(
-            inputs.names_given(inputs.absolute_images, Path(lists)), inputs.truth or "", specs, ignore, Path(folder)
-        )
+        exit_code, content = score_masks(inputs.names_given(images, lists), inputs.truth or "", specs, ignore, folder)
     if exit_code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return Report(content)
@@ -196,21 +186,22 @@ def train(
         for note in training.plan.notes:
             sys.stderr.write(f"{note}\n")
         is_done = training.run(fresh=fresh, take_over=take_over)
-        exit_code = execute_config(training.validation_run()) if is_done else EXIT_INTERRUPTED
+        exit_code = execute_config(training.validation_run())[0] if is_done else EXIT_INTERRUPTED
         if exit_code == EXIT_INTERRUPTED:
-            raise KeyboardInterrupt(f"interrupted; the same call goes on from its checkpoint. {training.folder.path}")
+            raise KeyboardInterrupt(f"interrupted; the same call goes on from its checkpoint. {resolved.output}")
         training.write_page()
-    return TrainingRun(training.folder.path)
+    return TrainingRun(Path(resolved.output))
 
 
-def open_run(folder: Location) -> Run | TrainingRun:
-    """Open the output folder of a run or of a training, in whatever state it is.
+def open_run(output: StorageLike) -> Run | TrainingRun:
+    """Open the output folder (or storage, or URL) of a run or of a training, in whatever state it is.
 
     Raises:
         InputError: no run is there.
     """
-    found = RunFolder(Path(folder).absolute())
-    return TrainingRun(found.path) if found.require().get("kind") == "training" else Run(found.path)
+    folder = RunFolder(output)
+    is_training = folder.require().get("kind") == "training"
+    return TrainingRun(Path(folder.storage.url)) if is_training else Run(folder.storage)
 
 
 def _resolved(config: Location | Mapping[str, Any] | Config, changes: Mapping[str, Any] | None) -> tuple[Config, ArrayInputs]:
@@ -246,9 +237,9 @@ def _overrides(changes: Mapping[str, Any] | None) -> list[str]:
 def _plain(value: Any) -> Any:
     """Return YAML's own types: paths as text, numpy's numbers as Python's, tuples as lists."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(member) for member in value]
     if isinstance(value, PathLike):
         return fspath(value)
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
@@ -256,10 +247,10 @@ def _plain(value: Any) -> Any:
 
 def _placed(config: Config, inputs: ArrayInputs, *, store: bool) -> Config:
     """Return the config that reads every input, after writing what has to be files."""
-    folder = config.output / INPUTS
+    folder = f"{config.output}/{INPUTS}"
     if inputs.arrays and not store:
         with TemporaryDirectory(prefix="gigaseg-plan-") as scratch:
-            store = choose_runner(build_catalogue(inputs.with_names(config, Path(scratch)))) != "serial"
+            store = choose_runner(build_catalogue(inputs.with_names(config, scratch))) != "serial"
     if inputs.arrays and store:
         sys.stderr.write(f"{_storing_note(config, inputs)}\n")
         inputs, config = inputs.stored(config, folder)
@@ -269,18 +260,17 @@ def _placed(config: Config, inputs: ArrayInputs, *, store: bool) -> Config:
 def _storing_note(config: Config, inputs: ArrayInputs) -> str:
     """Return a note that says which arrays are written where."""
     names = ", ".join(array_name(array.path) for array in inputs.held)
-    return f"arrays are written to {config.output / INPUTS} as OME-Zarr first, so that other processes can read them: {names}"
+    return f"arrays are written to {config.output}/{INPUTS} as OME-Zarr first, so that other processes can read them: {names}"
 
 
 @contextmanager
-def _removed_if_refused(folder: Path) -> Iterator[None]:
-    """Remove a new folder, and the output folder around it if nothing else is there, where the input proves wrong."""
-    is_new = not folder.exists()
+def _removed_if_refused(output: Storage) -> Iterator[None]:
+    """Remove new inputs, and the output folder around them if nothing else is there, where the input proves wrong."""
+    is_new = not output.has(INPUTS)
     try:
         yield
     except InputError:
-        if is_new and folder.exists():
-            rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                folder.parent.rmdir()
+        if is_new and output.has(INPUTS):
+            output.delete_tree(INPUTS)
+            output.remove_if_empty()
         raise

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.api.lazy_arrays import LazyArray, open_lazily
-from pipeline.config import Config, load_written_config
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.inputs import TruthMap, list_images
 from pipeline.plugins import build
 from pipeline.records import RunFolder, read_rows, tally
 from pipeline.report import planned, report_of
+from pipeline.storage import LocalStorage, Storage
 from workflows.status import state_of
 
 if TYPE_CHECKING:
@@ -29,14 +29,7 @@ SHOWN = ("name", "iou", "dice", "precision", "recall", "truth", "predicted")
 
 
 class _Content:
-    """Plain values that are read as attributes.
-
-    Args:
-        content: the object that ``--json`` prints, or that report.json holds.
-
-    Attributes:
-        content: the same, for whoever wants a dict.
-    """
+    """Plain values that are read as attributes; ``content`` is the object itself, as ``--json`` prints it or report.json holds it."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = dict(content)
@@ -68,7 +61,7 @@ class Report(_Content):
         """One row an image: the fields that the whole has, then the IoU of each class, ``iou NAME``."""
         rows = [
             {key: value for key, value in image.items() if key != "classes"}
-            | {f"iou {one['name']}": one.get("iou") for one in image["classes"]}
+            | {f"iou {spec['name']}": spec.get("iou") for spec in image["classes"]}
             for image in self.content["per_image"]
         ]
         return _frame(rows, ["name"])
@@ -78,7 +71,7 @@ class Report(_Content):
         """Pixels of each true class (rows) that were predicted as each class (columns); None without truth."""
         import pandas as pd
 
-        names = [one["name"] for one in self.content["classes"]]
+        names = [spec["name"] for spec in self.content["classes"]]
         matrix = self.content["confusion"]
         return None if matrix is None else pd.DataFrame(matrix, index=names, columns=names)
 
@@ -102,15 +95,26 @@ class Report(_Content):
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as its output folder tells: every attribute is read when it is asked for.
+    """A run, as its output tells: every property is read when it is asked for.
 
     Attributes:
-        path: the output folder.
+        storage: the output.
         arrays: arrays that the run reads and that live as long as this object.
     """
 
-    path: Path
+    storage: Storage
     arrays: tuple[Any, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The output folder.
+
+        Raises:
+            InputError: the output is in no folder; :attr:`storage` reads it.
+        """
+        if not isinstance(self.storage, LocalStorage):
+            raise InputError(Problem(str(self.storage), "a run in no folder", "the output folder of a run", "Use Run.storage."))
+        return self.storage.root
 
     @property
     def state(self) -> str:
@@ -124,9 +128,8 @@ class Run:
         Raises:
             InputError: the run ended before its first block.
         """
-        written = self._folder.report / "report.json"
-        if self.state in ENDED and written.is_file():
-            return Report(json.loads(written.read_text(encoding="utf-8")))
+        if self.state in ENDED and (written := self.storage.get("report/report.json")):
+            return Report(json.loads(written))
         plan = self._plan
         return Report(report_of(plan, planned(plan, tally(read_rows(self._folder.ledger))), self.state))
 
@@ -138,7 +141,7 @@ class Run:
     @property
     def images(self) -> tuple[str, ...]:
         """NAME of each image that could be opened, in the order of the run."""
-        return tuple(one["name"] for one in self._plan["images"])
+        return tuple(image["name"] for image in self._plan["images"])
 
     def mask(self, name: str | None = None) -> LazyArray:
         """Open a mask: class ids (Y, X); 255, or 65535 above 255 classes, is no prediction.
@@ -149,13 +152,12 @@ class Run:
         Raises:
             InputError: there is no such image, or no mask of it yet.
         """
-        name, config = self._named(name), self._config
+        name, config = self._named(name), self._folder.read_config()
         suffixes = [".ome.zarr", *(build("writers", spec, "writers").suffix for spec in config.writers)]
-        files = (self.path / "masks" / f"{name}{suffix}" for suffix in suffixes)
-        found = next((path for path in files if path.exists()), None)
-        if found is None:
-            raise InputError(Problem(str(self.path / "masks"), f"no mask of {name!r}", "one", "Run it again, to the end."))
-        return open_lazily(name, str(found), {"name": "auto"}, to_ids=_first_channel, classes=self._classes)
+        key = next((key for suffix in suffixes if self.storage.has(key := f"masks/{name}{suffix}")), None)
+        if key is None:
+            raise InputError(Problem(f"{self.storage}/masks", f"no mask of {name!r}", "one", "Run it again, to the end."))
+        return open_lazily(name, f"{self.storage}/{key}", {"name": "auto"}, to_ids=_first_channel, classes=self._classes)
 
     def image(self, name: str | None = None) -> LazyArray:
         """Open an image as the run reads it: pixels (C, Y, X) as stored.
@@ -166,11 +168,11 @@ class Run:
         Raises:
             InputError: there is no such image, or it is not where it was.
         """
-        name, config = self._named(name), self._config
-        found = next((one for one in list_images(config).images if one.name == name), None)
-        if found is None:
-            raise InputError(Problem(str(self.path), f"{name!r}, which is no longer among the inputs", "the images of the run"))
-        return open_lazily(name, found.path, {**config.reader, **found.overrides})
+        name, config = self._named(name), self._folder.read_config()
+        image = next((image for image in list_images(config).images if image.name == name), None)
+        if image is None:
+            raise InputError(Problem(str(self.storage), f"{name!r}, which is no longer among the inputs", "the images of the run"))
+        return open_lazily(name, image.path, {**config.reader, **image.overrides})
 
     def truth(self, name: str | None = None) -> LazyArray:
         """Open the truth of an image: class ids (Y, X), as they are counted; 255, or 65535 above 255 classes, is ignored.
@@ -181,44 +183,37 @@ class Run:
         Raises:
             InputError: there is no such image, or no truth of it.
         """
-        name, config = self._named(name), self._config
-        path = next(one["truth"] for one in self._plan["images"] if one["name"] == name)
+        name, config = self._named(name), self._folder.read_config()
+        path = next(image["truth"] for image in self._plan["images"] if image["name"] == name)
         if path is None:
-            raise InputError(Problem(str(self.path), f"no truth of {name!r}", "an image with truth"))
+            raise InputError(Problem(str(self.storage), f"no truth of {name!r}", "an image with truth"))
         truth_map = TruthMap(len(self._classes), config.classes, config.ignore)
         dtype = "uint8" if len(self._classes) <= 255 else "uint16"
         return open_lazily(name, path, {"name": "auto"}, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
 
     def __repr__(self) -> str:
         """Say in one line what it is."""
-        return f"Run({str(self.path)!r}, {self.state})"
+        return f"Run({str(self.storage)!r}, {self.state})"
 
     def _repr_html_(self) -> str:
         table = self.report._repr_html_() if self._folder.last_plan() else ""
-        return f"<p><b>{html.escape(str(self.path))}</b>: {html.escape(self.state)}</p>{table}"
+        return f"<p><b>{html.escape(str(self.storage))}</b>: {html.escape(self.state)}</p>{table}"
 
     @property
     def _folder(self) -> RunFolder:
-        return RunFolder(self.path)
+        return RunFolder(self.storage)
 
     @property
     def _plan(self) -> dict[str, Any]:
         plan = self._folder.last_plan()
         if not plan:
             found = "a run that ended before it had begun with any block"
-            raise InputError(Problem(str(self.path), found, "one that has", "Run it again."))
+            raise InputError(Problem(str(self.storage), found, "one that has", "Run it again."))
         return plan
 
     @property
-    def _config(self) -> Config:
-        written = self.path / "config.yaml"
-        if not written.is_file():
-            raise InputError(Problem(str(self.path), "scores of masks that existed", "a run, which has images of its own"))
-        return load_written_config(written)
-
-    @property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(one["name"] for one in self._plan["classes"])
+        return tuple(spec["name"] for spec in self._plan["classes"])
 
     def _named(self, name: str | None) -> str:
         """Return the name of an image of this run; None stands for the only one."""
@@ -226,7 +221,7 @@ class Run:
         if name is None and len(names) == 1:
             return names[0]
         if name not in names:
-            raise InputError(Problem(str(self.path), repr(name), one_of(names), nearest(name or "", names)))
+            raise InputError(Problem(str(self.storage), repr(name), one_of(names), nearest(name or "", names)))
         return name
 
 
@@ -250,18 +245,14 @@ class Plan(_Content):
     def _repr_html_(self) -> str:
         memory = f"{self.memory_bytes_per_actor / 2**20:,.0f} MiB an actor above its model, of {self.memory_budget_bytes / 2**20:,.0f}"
         lines = [f"{self.pixels:,} pixels, {self.blocks} blocks, runner {self.runner}", f"memory: {memory}"]
-        lines += [f"unreadable: {one['path']}: {one['cause']}" for one in self.content["unreadable"]]
+        lines += [f"unreadable: {image['path']}: {image['cause']}" for image in self.content["unreadable"]]
         lines += [f"note: {note}" for note in self.notes]
         return _table(self.images) + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training, as its output folder tells.
-
-    Attributes:
-        path: the output folder.
-    """
+    """A training, as its output folder ``path`` tells."""
 
     path: Path
 
@@ -285,7 +276,7 @@ class TrainingRun:
     @property
     def validation(self) -> Run:
         """The run over the validation images, with the best weights."""
-        return Run(self.path / "val")
+        return Run(LocalStorage(self.path / "val"))
 
     @property
     def report(self) -> Report:

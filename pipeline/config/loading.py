@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.paths import absolute_source, check_exists
 from pipeline.config.schema import RUN_YAML, ClassList, ClassSpec, Config, YamlKind
-from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, read_yaml
+from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, parse_yaml, read_yaml
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.plugins import Plugin, available, build, find
 from pipeline.validation import join_keys, problems_of, quote
@@ -40,13 +40,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def load_written_config(path: Path) -> Config:
-    """Read the ``config.yaml`` that a run wrote into its output folder; two keys that runs used to write as null are dropped."""
-    document = read_yaml(path)
+def load_written_config(text: str, origin: str) -> Config:
+    """Read what a run wrote as ``config.yaml`` into its output folder; two keys that runs used to write as null are dropped."""
+    document = parse_yaml(text, origin)
     for key in _ONCE_WRITTEN_AS_NULL:
         if document.data.get(key, 0) is None:
             del document.data[key]
-    config: Config = _resolve(RUN_YAML, document, path.absolute().parent)
+    config: Config = _resolve(RUN_YAML, document, Path(origin).parent)
     return config
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import colorsys
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
 
-from pipeline.config.paths import is_url
 from pipeline.config.yaml_document import KeyLocations
-from pipeline.errors import Problem, nearest, one_of
+from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available
+from pipeline.storage import open_storage
 from pipeline.validation import Expected, problems_error, quote
 
 __all__ = [
@@ -245,7 +245,9 @@ class Config(StrictModel):
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")
     writers: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as")
     compute: Compute = Field(default=Compute(), description="where and how it runs")
-    output: Path = Field(strict=False, description="folder of masks, report and ledger")
+    output: Annotated[str, Expected("a path, or the URL of a storage")] = Field(
+        description="folder of masks, report and ledger, or the URL of a storage, such as memory://NAME"
+    )
 
     _locations: KeyLocations = PrivateAttr(default_factory=KeyLocations)
 
@@ -275,10 +277,13 @@ class Config(StrictModel):
 
     @field_validator("output", mode="before")
     @classmethod
-    def _folder(cls, output: Any) -> Any:
-        if isinstance(output, str) and (not output or is_url(output)):
-            raise ValueError("a folder on this machine")
-        return output
+    def _storage(cls, output: Any) -> Any:
+        if not isinstance(output, str | PathLike) or not fspath(output):
+            raise ValueError("a path, or the URL of a storage")
+        try:
+            return open_storage(output).url
+        except InputError as error:
+            raise problems_error([replace(problem, where="") for problem in error.problems if isinstance(problem, Problem)]) from error
 
     def where(self, key: str) -> str:
         """Return what a message calls a key: ``run.yaml:4: tiling.core``."""

@@ -130,7 +130,7 @@ class Storage(ABC):
 
     @contextmanager
     def local_folder(self, prefix: str) -> Iterator[Path]:
-        """Give the path of a local folder with the files below ``prefix``, to read inside the ``with`` block; empty where there are none."""
+        """Give the path of a local folder that holds the files below ``prefix`` inside the ``with`` block, to read."""
         with tempfile.TemporaryDirectory(prefix="gigaseg-") as folder:
             for key in self.list(f"{prefix}/"):
                 path = Path(folder, key.removeprefix(f"{prefix}/"))

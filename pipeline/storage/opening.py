@@ -31,8 +31,8 @@ def open_storage(where: StorageLike) -> Storage:
     if isinstance(where, Storage):
         return where
     url = os.fspath(where)
-    scheme = re.match(r"([a-z][a-z0-9]*)://", url)
-    return LocalStorage(url) if scheme is None or scheme[1] == "file" else _class_of(scheme[1], url)(url)
+    scheme = re.match(r"([a-z][a-z0-9]*)://", url, re.IGNORECASE)
+    return LocalStorage(url) if scheme is None or scheme[1] == "file" else _class_of(scheme[1].lower(), url)(url)
 
 
 def _class_of(scheme: str, url: str) -> Callable[[str], Storage]:

@@ -5,7 +5,6 @@ The driver calibrates once. The calibrated network lies in the output folder, an
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,9 +21,8 @@ from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue
 from pipeline.models import Model, TorchModel
 from pipeline.statistics import confusion_matrix, resolve_normalization
-from pipeline.storage import store_errors
-from pipeline.tuning.model_comparison import Comparison, predict_tiles
-from pipeline.tuning.sample_tiles import SampleTile, read_sample_tiles
+from pipeline.storage import StorageLike, open_storage
+from pipeline.tuning.sample_tiles import Comparison, SampleTile, predict_tiles, read_sample_tiles
 
 __all__ = ["Calibration", "calibrate_int8", "int8_problems"]
 
@@ -45,7 +43,7 @@ class Calibration:
         tiles: how many the network was calibrated with.
         held_out: how many it was judged on.
         agreement: share of the pixels with the class that eager float32 chooses.
-        sure: pixels with another class although eager float32 was sure of theirs (margin over 0.1 of the logits' standard deviation).
+        sure: pixels with another class although eager float32 was sure of theirs.
         iou: of the mask in int8 and in eager float32, by class; None: neither has the class.
         seconds: that calibrating and judging took.
     """
@@ -80,13 +78,13 @@ def int8_problems(model: Model) -> list[Problem]:
     return problems
 
 
-def calibrate_int8(catalogue: Catalogue, recipe: Recipe, output: Path) -> tuple[Recipe, Calibration]:
+def calibrate_int8(catalogue: Catalogue, recipe: Recipe, output: StorageLike) -> tuple[Recipe, Calibration]:
     """Calibrate the catalogue's network, and copy it into the output folder once it has been judged good enough.
 
     Args:
         catalogue: the run's model, and the images that tiles come from.
         recipe: with precision ``int8``.
-        output: of the run.
+        output: storage of the run, or its URL or path.
 
     Returns:
         The recipe with the calibrated network's hash, and what int8 changes.
@@ -114,8 +112,11 @@ def calibrate_int8(catalogue: Catalogue, recipe: Recipe, output: Path) -> tuple[
         comparison = Comparison.of(answers, expected)
         _check(comparison, names)
         iou = _iou(logits, expected, names)
-        with store_errors(output):
-            shutil.copytree(Path(folder, name), output / CALIBRATED_FOLDER / name, dirs_exist_ok=True)
+        storage = open_storage(output)
+        storage.make()
+        with storage.replace_tree(f"{CALIBRATED_FOLDER}/{name}") as calibrated:
+            for file in Path(folder, name).iterdir():
+                calibrated.put(file.name, file.read_bytes())
     seconds = round(time.perf_counter() - start, 3)
     calibration = Calibration(name, len(used), len(held_out), comparison.agreement, comparison.num_lost, iou, seconds)
     return replace(recipe, calibrated=name), calibration

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from pipeline.engine.phases import predict
-from pipeline.engine.seam_files import SeamFiles, seam_folder
+from pipeline.engine.seams import SeamFiles, seam_folder
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
@@ -21,7 +21,7 @@ from pipeline.tiling.stitching import axis_weights
 from tests.conftest import Done, blobs, save_tiff
 from tests.oracle.interrupted_runs import ending_after
 from workflows.report import report
-from workflows.retry import retry
+from workflows.run import retry
 from workflows.status import status
 
 torch = pytest.importorskip("torch")

@@ -44,7 +44,7 @@ def test_only_three_keys_are_required(load, tmp_path):
     """Images, model and output make a config; all else has its documented default."""
     config = load(SMALL)
     assert config.images == (str(tmp_path / "a.tif"),)
-    assert config.output == tmp_path / "out"
+    assert config.output == str(tmp_path / "out")
     assert (config.truth, config.classes, config.ignore, config.normalize) == (None,) * 4
     assert (config.reader["name"], [one["name"] for one in config.metrics], [one["name"] for one in config.writers]) == (
         "auto",
@@ -220,8 +220,11 @@ def test_a_mistake_is_told_in_one_line(load, lines, message):
         ("images: a.tif\nmodel: histogramm\noutput: out\n", "Did you mean 'histogram'?"),
         ("images: a.tif\nmodel: no.such.module\noutput: out\n", "run.yaml:2: model.name: found 'no.such.module'; expected "),
         ("images: a.tif\nmodel: histogram\n", "run.yaml: output is missing; expected a path"),
-        ("images: a.tif\nmodel: histogram\noutput: s3://b/o\n", "run.yaml:3: output: found 's3://b/o'; expected a folder on this machine"),
-        ("images: a.tif\nmodel: histogram\noutput: ''\n", "run.yaml:3: output: found ''; expected a folder on this machine"),
+        (
+            "images: a.tif\nmodel: histogram\noutput: s3://b/o\n",
+            "run.yaml:3: output: found the scheme s3://; expected a path, file:// or memory://.",
+        ),
+        ("images: a.tif\nmodel: histogram\noutput: ''\n", "run.yaml:3: output: found ''; expected a path, or the URL of a storage"),
         ("", "run.yaml: found null; expected a mapping with images, model, output, ..."),
         ("- a\n", "run.yaml: found ['a'] (a list); expected a mapping with"),
         ("a: [1\n", "run.yaml:2: found invalid YAML (expected ',' or ']'"),
@@ -327,7 +330,7 @@ def test_paths_are_relative_to_where_they_were_written(load, tmp_path, monkeypat
     config = load_config(tmp_path / "run.yaml", ["output=here", "images.1=b.tif"])
     assert config.images == (f"{tmp_path}/*.tif", f"{elsewhere}/b.tif", "s3://b/a.ome.zarr", "sample:nuclei", "/abs/x.tif")
     assert config.truth == f"{tmp_path}/t/{{stem}}.png"
-    assert config.output == elsewhere / "here"
+    assert config.output == str(elsewhere / "here")
     stays = load_config(tmp_path / "run.yaml", ["truth='{image}/labels/x'"])
     assert stays.truth == "{image}/labels/x"
 
@@ -381,7 +384,7 @@ output: 2024-01-01
     assert again == config
     assert to_yaml(again) == text
     assert config.model["padding"] == "same"
-    assert config.output.name == "2024-01-01"
+    assert config.output.endswith("/2024-01-01")
     assert yaml.safe_load(text)["compute"]["deadline"] == 600.0
 
 
@@ -389,10 +392,10 @@ def test_a_folder_of_an_earlier_run_can_be_gone_on_with(load, tmp_path):
     """A written config may hold null for keys that meant nothing; any other unknown key is refused there, too."""
     written = tmp_path / "config.yaml"
     written.write_text(to_yaml(load(SMALL)) + "skip: null\ninstances: null\n")
-    assert load_written_config(written) == load(SMALL)
+    assert load_written_config(written.read_text(), str(written)) == load(SMALL)
     written.write_text(to_yaml(load(SMALL)) + "skip: tissue\n")
     with pytest.raises(InputError, match="found unknown key 'skip'"):
-        load_written_config(written)
+        load_written_config(written.read_text(), str(written))
 
 
 @settings(deadline=None)
@@ -403,7 +406,7 @@ def test_any_text_survives_the_round_trip(name, value):
     config = Config(
         images=("/a.tif",),
         model={"name": "histogram"},
-        output=Path("/o"),
+        output="/o",
         classes=[{"name": name, "values": [value]}, {"name": name + "2", "values": "other"}],
     )
     assert Config.model_validate(yaml.safe_load(to_yaml(config))) == config
@@ -413,7 +416,7 @@ def test_a_config_can_be_made_without_a_file(tmp_path):
     """A workflow's own mapping is resolved and checked like a file, and is not changed."""
     mapping: dict[str, Any] = {"images": ["a.tif"], "model": {"name": "histogram"}, "output": "out"}
     config = config_from_mapping(mapping, tmp_path, "gigaseg segment")
-    assert config.output == tmp_path / "out"
+    assert config.output == str(tmp_path / "out")
     assert mapping == {"images": ["a.tif"], "model": {"name": "histogram"}, "output": "out"}
     with pytest.raises(InputError, match=r"gigaseg segment: tiling\.core: found 0"):
         config_from_mapping({**mapping, "tiling": {"core": 0}}, tmp_path, "gigaseg segment")
