@@ -51,8 +51,8 @@ def written(path, meta, pixels, block=512, writer=None):
     level = (writer or OmeZarr()).create(path, meta, block)
     raster = ArrayRaster(pixels, level.header)
     for plane in range(level.header.num_planes):
-        for cell in Grid(level.header.shape, core=block, halo=0, block=block).blocks():
-            level.write(cell.box, raster.read(cell.box, plane), plane)
+        for box in Grid(level.header.shape, core=block, halo=0, block=block).blocks():
+            level.write(box, raster.read(box, plane), plane)
     (writer or OmeZarr()).finish(path, meta)
     return zarr.open_group(path, mode="r")
 
@@ -325,8 +325,8 @@ from pipeline.writers.tiff import Tiff
 def export(folder, side, block):
     meta = MaskMeta((side, side))
     level = OmeZarr().create(folder / "a.ome.zarr", meta, 2048)
-    for cell in Grid(meta.shape, 2048, 0, 2048).blocks():
-        level.write(cell.box, block)
+    for box in Grid(meta.shape, 2048, 0, 2048).blocks():
+        level.write(box, block)
     OmeZarr(downsample="mode").finish(folder / "a.ome.zarr", meta)
     Tiff(compression="zstd").export(level, meta, LocalStorage(folder), "a.tif")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline.tiling.agreement import Agreement
 from pipeline.tiling.array_ops import ArrayOps, Fetched, NumpyOps
 from pipeline.tiling.blending import Blender, OverlapRegion, num_seam_shares, overlap_regions, sum_shares, tile_weights
-from pipeline.tiling.grid import Grid, GridBlock, Tile
+from pipeline.tiling.grid import Grid, Tile
 from pipeline.tiling.stitching import argmax_into
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Blender",
     "Fetched",
     "Grid",
-    "GridBlock",
     "NumpyOps",
     "OverlapRegion",
     "Tile",

@@ -19,8 +19,6 @@ from pipeline.tiling.grid import Tile
 
 __all__ = ["Agreement"]
 
-Border = tuple[str, int, int]
-
 
 class Agreement:
     """Compares the tiles of one block, in any order.
@@ -38,13 +36,13 @@ class Agreement:
         self.box, self.ops = box, ops
         self.equal: Any = 0
         self.pixels = 0
-        self._waiting: dict[Border, Any] = {}
+        self._waiting: dict[tuple[str, int, int], Any] = {}
 
     def add(self, tile: Tile, predicted: Box, inside: Box, classes_YX: Any) -> None:
-        """Compare one tile with those of its neighbours that were added before.
+        """Compare one tile, whose core lies in the block, with those of its neighbours that were added before.
 
         Args:
-            tile: of the grid; its core lies in the block.
+            tile: of the grid.
             predicted: all pixels that the tile predicts.
             inside: at least those of them that lie in the block.
             classes_YX: of ``inside``; held until the neighbours are added.
@@ -60,7 +58,7 @@ class Agreement:
             if box.y0 < y < box.y1:
                 self._compare(("y", row, tile.col), Box(y - reach, core.x0, y + reach, core.x1), inside, classes_YX)
 
-    def _compare(self, border: Border, strip: Box, inside: Box, classes_YX: Any) -> None:
+    def _compare(self, border: tuple[str, int, int], strip: Box, inside: Box, classes_YX: Any) -> None:
         """Hold the first tile's classes along a border, and compare the second tile's with them."""
         compared = strip.intersection(self.box)
         assert compared is not None

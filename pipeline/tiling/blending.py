@@ -71,9 +71,7 @@ def axis_spans(core: int, reach: int, block: int, count: int, start: int, stop: 
 class OverlapRegion:
     """A rectangle of one block whose pixels the same tiles predict.
 
-    Attributes:
-        box: the pixels.
-        tiles: row and column of each tile, in the order of the tiles in the image.
+    The tiles are given by row and column, in their order in the image.
     """
 
     box: Box
@@ -119,12 +117,7 @@ def tile_weights(grid: Grid, kind: str, reach: int, tile: tuple[int, int], box: 
 
 
 class Blender:
-    """Blends the tiles of one block, in any order, and yields each overlap region once it is complete.
-
-    Args:
-        grid: how the image is cut.
-        kind: ``linear`` or ``gaussian``.
-        ops: operations on the arrays that hold the scores.
+    """Blends the tiles of one block, in any order, ``linear`` or ``gaussian``, and yields each overlap region once it is complete.
 
     Attributes:
         shares: of the regions that are not complete, float32 (K, Y, X), by tile; after the block's last tile: those of its seams.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from pipeline.geometry import Box, ceil_to
 
-__all__ = ["Grid", "GridBlock", "Tile"]
+__all__ = ["Grid", "Tile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Tile:
     """What the model sees at once.
 
     Attributes:
-        row: row in the grid of cores.
-        col: column in the grid of cores.
+        row: in the grid of cores.
+        col: in the grid of cores.
         core: the pixels that are written from this tile, inside the image.
         outer: core and halo, sides in multiples of the stride; it may leave the image, where pixels are reflected.
     """
@@ -38,15 +38,6 @@ class Tile:
     col: int
     core: Box
     outer: Box
-
-
-@dataclass(frozen=True, slots=True)
-class GridBlock:
-    """One block: its row and column in the grid of blocks, and its pixels."""
-
-    row: int
-    col: int
-    box: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +54,7 @@ class Grid:
 
     Example:
         >>> grid = Grid((100, 70), core=32, halo=8, block=64, stride=8)
-        >>> [block.box.shape for block in grid.blocks()]
+        >>> [box.shape for box in grid.blocks()]
         [(64, 64), (64, 6), (36, 64), (36, 6)]
         >>> last = list(grid.tiles(Box(64, 64, 100, 70)))[-1]
         >>> last.core, last.outer.shape
@@ -98,12 +89,10 @@ class Grid:
         """Rows and columns of cores."""
         return -(-self.shape[0] // self.core), -(-self.shape[1] // self.core)
 
-    def blocks(self) -> Iterator[GridBlock]:
-        """Yield every block, row by row; together they hold every pixel once."""
+    def blocks(self) -> Iterator[Box]:
+        """Yield the pixels of every block, row by row; together they hold every pixel once."""
         rows, cols = self.num_blocks
-        for row in range(rows):
-            for col in range(cols):
-                yield GridBlock(row, col, self.block_box(row, col))
+        return (self.block_box(row, col) for row in range(rows) for col in range(cols))
 
     def block_box(self, row: int, col: int) -> Box:
         """Return the pixels of one block, clipped to the image."""
@@ -112,9 +101,8 @@ class Grid:
 
     def tiles(self, box: Box) -> Iterator[Tile]:
         """Yield the tiles whose cores make up a block, row by row."""
-        for row in range(box.y0 // self.core, -(-box.y1 // self.core)):
-            for col in range(box.x0 // self.core, -(-box.x1 // self.core)):
-                yield self._tile(row, col)
+        rows, cols = range(box.y0 // self.core, -(-box.y1 // self.core)), range(box.x0 // self.core, -(-box.x1 // self.core))
+        return (self._tile(row, col) for row in rows for col in cols)
 
     def _tile(self, row: int, col: int) -> Tile:
         y0, x0 = row * self.core, col * self.core

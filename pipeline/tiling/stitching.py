@@ -53,14 +53,7 @@ def argmax_into(scores_KYX: NDArray[Any], out_YX: NDArray[Any]) -> None:
 
 
 def _argmax_band(scores_KYX: NDArray[Any], ids_YX: NDArray[Any], best_YX: NDArray[Any], is_more_YX: NDArray[np.bool_]) -> None:
-    """Fill a band of the mask.
-
-    Args:
-        scores_KYX: of the band.
-        ids_YX: the mask's band, overwritten.
-        best_YX: scratch memory; holds the largest scores in the end.
-        is_more_YX: scratch memory.
-    """
+    """Fill a band of the mask, and ``best_YX`` with its largest scores; ``is_more_YX`` is scratch memory."""
     best_YX[...] = scores_KYX[0]
     ids_YX[...] = 0
     for k in range(1, len(scores_KYX)):

@@ -30,11 +30,7 @@ MOST_COUNTERS = 1 << 24  # of a histogram
 
 
 class TorchOps(ArrayOps):
-    """Operations on tensors of one device.
-
-    Args:
-        device: ``cuda``, or ``cpu`` for tests.
-    """
+    """Operations on tensors of one device: ``cuda``, or ``cpu`` for tests."""
 
     def __init__(self, device: str) -> None:
         """Create a stream for each direction; the CPU has none and does everything in order."""
@@ -140,12 +136,10 @@ class TorchOps(ArrayOps):
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream of its own; None where the device has none."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch has no types here
 
 
 def _ids(num_classes: int) -> torch.dtype:
-    """The type of class ids."""
     return torch.uint8 if num_classes <= 255 else torch.int32
 
 
@@ -162,7 +156,6 @@ def _pinned(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor as a numpy array or a Python number."""
     if not isinstance(value, Tensor):
         return value
     return value.numpy() if value.ndim else value.item()

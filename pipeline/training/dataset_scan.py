@@ -117,10 +117,10 @@ def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, NDArray[A
         build("readers", {"name": "auto"}).open(image.truth) as truth,
     ):
         for plane in range(image.header.num_planes):
-            for cell in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():
-                truth_CYX = truth.read(cell.box, plane)
-                classes_YX = plan.truth_map.apply(truth_CYX, cell.box)
-                yield plane, cell.box, raster.read(cell.box, plane), targets(plan, classes_YX, truth_CYX[0])
+            for box in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():
+                truth_CYX = truth.read(box, plane)
+                classes_YX = plan.truth_map.apply(truth_CYX, box)
+                yield plane, box, raster.read(box, plane), targets(plan, classes_YX, truth_CYX[0])
 
 
 def _sample_positions(is_class_YX: NDArray[np.bool_], box: Box, rng: np.random.Generator) -> NDArray[np.int32]:

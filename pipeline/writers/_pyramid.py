@@ -97,12 +97,12 @@ def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
     """
     grid = Grid(target.header.shape, core=target.block, halo=0, block=target.block)
     for plane in range(target.header.num_planes):
-        for cell in grid.blocks():
-            pixels_CYX = np.empty((target.header.channels, *cell.box.shape), target.header.dtype)
-            for part in _quarters(cell.box, target.block):
+        for box in grid.blocks():
+            pixels_CYX = np.empty((target.header.channels, *box.shape), target.header.dtype)
+            for part in _quarters(box, target.block):
                 doubled = Box(2 * part.y0, 2 * part.x0, 2 * part.y1, 2 * part.x1).clip(source.header.shape)
-                pixels_CYX[:, *part.relative_to(cell.box).slices] = halve(source.read(doubled, plane))
-            target.write(cell.box, pixels_CYX, plane)
+                pixels_CYX[:, *part.relative_to(box).slices] = halve(source.read(doubled, plane))
+            target.write(box, pixels_CYX, plane)
 
 
 def _quarters(box: Box, block: int) -> Iterator[Box]:

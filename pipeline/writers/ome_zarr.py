@@ -106,8 +106,8 @@ class OmeZarr(Writer):
         with storage.replace_tree(key) as made:
             level = self.create(made, meta, BLOCK)
             for plane in range(level.header.num_planes):
-                for cell in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
-                    level.write(cell.box, mask.read(cell.box, plane), plane)
+                for box in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
+                    level.write(box, mask.read(box, plane), plane)
             self.finish(made, meta, group)
 
     def _halve(self, meta: MaskMeta | Header) -> _pyramid.Halve:

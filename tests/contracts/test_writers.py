@@ -60,8 +60,8 @@ def stored(folder, mask, meta):
     store.create()
     raster = ArrayRaster(mask, meta.header)
     for plane in range(meta.header.num_planes):
-        for cell in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
-            store.write(cell.box, raster.read(cell.box, plane), plane)
+        for box in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
+            store.write(box, raster.read(box, plane), plane)
     return store
 
 

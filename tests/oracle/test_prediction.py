@@ -86,12 +86,12 @@ class Scene:
         writers = [build("writers", {"name": "ome_zarr", "probs": True})] if probs else []
         self.job = Job("out", recipe, Scored(classes=classes), classes=named, writers=writers)
         self.grid = self.job.grid(self.image)
-        cell = list(self.grid.blocks())[-1 if row else 0]
-        self.block = Block("predict", self.image, 0, cell.row, cell.col, cell.box)
+        box = list(self.grid.blocks())[-1 if row else 0]
+        self.block = Block("predict", self.image, 0, box.y0 // self.grid.block, box.x0 // self.grid.block, box)
         rng = np.random.default_rng(1)
         kind = np.uint8 if classes <= 255 else np.uint16
-        self.valid_YX = rng.random(cell.box.shape) < 0.9 if holes else None
-        self.truth_YX = rng.integers(0, classes + 1, cell.box.shape).astype(kind) if truth else None
+        self.valid_YX = rng.random(box.shape) < 0.9 if holes else None
+        self.truth_YX = rng.integers(0, classes + 1, box.shape).astype(kind) if truth else None
         if truth and holes:
             self.truth_YX[~self.valid_YX] = np.iinfo(kind).max
 

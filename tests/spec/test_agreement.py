@@ -44,7 +44,7 @@ def test_agreement_is_that_of_every_shared_pixel(shape, core, halo, margin, core
     """Whatever the cut, valid padding included."""
     margin = min(margin, halo)
     grid = Grid(shape, core, halo, core * cores)
-    box = next(iter(grid.blocks())).box
+    box = next(grid.blocks())
     rng = np.random.default_rng(seed)
     agreement, seen, classes = Agreement(box, NumpyOps()), {}, {}
     for tile in grid.tiles(box):

@@ -65,12 +65,12 @@ def test_spans_are_reached_by_the_same_tiles(core, halo, count, cores, data):
 def blended(grid, kind, margin, block, order):
     """Give a block's tiles to a blend, in some order; returns the blend, and what it gave."""
     blend, given = Blender(grid, kind, NumpyOps()), []
-    for tile in order(list(grid.tiles(block.box))):
+    for tile in order(list(grid.tiles(block))):
         seen = tile.outer.grow(-margin)
         shared = seen.intersection(Box(0, 0, *grid.shape))
         scores_KYX = scores_of(tile, seen)[(slice(None), *shared.relative_to(seen).slices)]
         for box, kept_KYX, is_own in blend.add(tile, seen, shared, scores_KYX):
-            assert block.box.intersection(box) == box
+            assert block.intersection(box) == box
             assert np.shares_memory(kept_KYX, scores_KYX) == is_own  # nothing is copied where a tile is alone
             assert not is_own or tile.core.intersection(box) == box
             given.append((box, kept_KYX))
@@ -107,7 +107,7 @@ def test_sums_are_those_of_one_accumulator(grid, kind, margin, data):
 def test_regions_cut_the_image(grid, reach):
     """Regions of the whole image are those of its blocks, hold every pixel once, and lie in one block each."""
     whole = list(overlap_regions(grid, reach, Box(0, 0, *grid.shape)))
-    assert {region for block in grid.blocks() for region in overlap_regions(grid, reach, block.box)} == set(whole)
+    assert {region for block in grid.blocks() for region in overlap_regions(grid, reach, block)} == set(whole)
     assert sum(region.box.area for region in whole) == grid.shape[0] * grid.shape[1]
 
 
@@ -126,7 +126,7 @@ def test_finished_rows_are_let_go(core, halo):
     """After a row of tiles only what the next row reaches is held, whatever the size of the block."""
     grid = Grid((160, 64), core, halo, 160 // core * core)
     blend, most = Blender(grid, "linear", NumpyOps()), 0
-    for tile in grid.tiles(next(iter(grid.blocks())).box):
+    for tile in grid.tiles(next(grid.blocks())):
         shared = tile.outer.intersection(Box(0, 0, *grid.shape))
         list(blend.add(tile, tile.outer, shared, np.zeros((1, *shared.shape), np.float32)))
         most = max(most, sum(share_KYX.size for shares in blend.shares.values() for share_KYX in shares.values()))

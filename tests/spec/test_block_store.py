@@ -26,7 +26,7 @@ from pipeline.tiling import Grid
 
 def cells(store):
     """Every block of a plane."""
-    return [cell.box for cell in Grid(store.header.shape, core=store.block, halo=0, block=store.block).blocks()]
+    return list(Grid(store.header.shape, core=store.block, halo=0, block=store.block).blocks())
 
 
 def write_all(store, pixels):

@@ -40,7 +40,7 @@ def image(shape, channels=1):
 def written(job, one, pixels, write=write_mask):
     """Write every block of an image; returns the blocks, and the files of each."""
     resources = Resources(job, None)
-    blocks = [Block("predict", one, 0, cell.row, cell.col, cell.box) for cell in job.grid(one).blocks()]
+    blocks = [Block("predict", one, 0, box.y0 // job.recipe.block, box.x0 // job.recipe.block, box) for box in job.grid(one).blocks()]
     files = [write(resources, block, pixels[(..., *block.box.slices)]) for block in blocks]
     resources.close()
     return blocks, files
@@ -95,7 +95,7 @@ def test_a_block_that_failed_is_a_hole(tmp_path):
     """Where no block was written, exports show no prediction; where none was at all, the whole mask is that."""
     job, one, mask_YX = job_in(tmp_path, "ome_zarr", "tiff"), image(LARGE), blobs(LARGE) // 86
     resources = Resources(job, None)
-    first, *_ = (Block("predict", one, 0, cell.row, cell.col, cell.box) for cell in job.grid(one).blocks())
+    first, *_ = (Block("predict", one, 0, box.y0 // job.recipe.block, box.x0 // job.recipe.block, box) for box in job.grid(one).blocks())
     finish_mask(job, first)
     assert (tifffile.imread(tmp_path / "masks" / "a.tif") == 255).all()
     write_mask(resources, first, mask_YX[first.box.slices])

@@ -23,7 +23,7 @@ def grids(draw, most=70, *, full=False):
 
 
 def tiles_of(grid):
-    return [tile for cell in grid.blocks() for tile in grid.tiles(cell.box)]
+    return [tile for box in grid.blocks() for tile in grid.tiles(box)]
 
 
 def painted(shape, boxes):
@@ -38,22 +38,21 @@ def painted(shape, boxes):
 @given(grids())
 def test_every_pixel_is_in_one_core_and_one_block(grid):
     """Cores partition the image, and so do blocks; none is empty, none leaves the image."""
-    cells, tiles = list(grid.blocks()), tiles_of(grid)
-    assert (painted(grid.shape, [cell.box for cell in cells]) == 1).all()
+    boxes, tiles = list(grid.blocks()), tiles_of(grid)
+    assert (painted(grid.shape, boxes) == 1).all()
     assert (painted(grid.shape, [tile.core for tile in tiles]) == 1).all()
-    assert len(cells) == grid.num_blocks[0] * grid.num_blocks[1]
+    assert len(boxes) == grid.num_blocks[0] * grid.num_blocks[1]
     assert len(tiles) == len({(tile.row, tile.col) for tile in tiles}) == grid.num_cores[0] * grid.num_cores[1]
 
 
 @given(grids())
 def test_blocks_are_whole_cores(grid):
     """The cores of a block's tiles are exactly the block."""
-    for cell in grid.blocks():
-        count_YX = painted(grid.shape, [tile.core for tile in grid.tiles(cell.box)])
-        assert (count_YX[cell.box.slices] == 1).all()
-        assert count_YX.sum() == cell.box.area
-        assert cell.box == grid.block_box(cell.row, cell.col)
-        assert (cell.row, cell.col) == (cell.box.y0 // grid.block, cell.box.x0 // grid.block)
+    for box in grid.blocks():
+        count_YX = painted(grid.shape, [tile.core for tile in grid.tiles(box)])
+        assert (count_YX[box.slices] == 1).all()
+        assert count_YX.sum() == box.area
+        assert box == grid.block_box(box.y0 // grid.block, box.x0 // grid.block)
 
 
 @given(grids())
