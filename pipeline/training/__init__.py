@@ -9,9 +9,9 @@ May import: everything below the command line. Never touches: what a run writes,
 
 from __future__ import annotations
 
+from pipeline.training.loop import StepCost
 from pipeline.training.plan import TrainPlan
 from pipeline.training.schema import TRAINING_YAML, TrainConfig, is_training
-from pipeline.training.step_trial import StepCost
 from pipeline.training.training import Training, prepare_training
 
 __all__ = ["TRAINING_YAML", "StepCost", "TrainConfig", "TrainPlan", "Training", "is_training", "prepare_training"]

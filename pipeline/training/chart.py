@@ -19,14 +19,7 @@ _MOST_DOTS = 40  # with fewer points, each is worth seeing
 
 @dataclass(frozen=True)
 class Curve:
-    """Values to be drawn.
-
-    Attributes:
-        name: for the legend.
-        color: of CSS; empty: that of the text.
-        steps: training steps, rising.
-        values: one a step; what is not finite is not drawn.
-    """
+    """Values at rising training steps; those that are not finite are not drawn. An empty colour of CSS is that of the text."""
 
     name: str
     color: str
@@ -36,7 +29,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on an axis: pixels of the drawing."""
+    """A labelled place on an axis, in pixels of the drawing."""
 
     at: float
     label: str
@@ -47,8 +40,7 @@ class Line:
     """A curve in pixels of the drawing.
 
     Attributes:
-        name: for the legend.
-        color: of CSS; empty: that of the text.
+        name, color: those of the curve, for the legend.
         path: `d` of an SVG path: the mean where several steps share a place.
         band: the same from the least to the greatest of them; empty where each step has a place of its own.
         dots: centres (x, y), where there are few.
@@ -65,14 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a template draws.
-
-    Attributes:
-        title: what is shown.
-        x: ticks of the axis of steps.
-        y: ticks of the axis of values.
-        lines: curves that have at least one finite value.
-    """
+    """What a template draws: the ticks of both axes, and the curves that have at least one finite value."""
 
     title: str
     x: tuple[Tick, ...]
@@ -81,15 +66,12 @@ class Chart:
 
 
 def draw(title: str, curves: Sequence[Curve], *, fixed: tuple[float, float] | None = None) -> Chart:
-    """Place curves on common axes.
+    """Place curves on common axes, the last on top.
 
     Args:
         title: what is shown.
-        curves: drawn in this order, the last on top.
+        curves: drawn in this order.
         fixed: ends of the axis of values; None: from 0, or the least value below it, to the greatest.
-
-    Returns:
-        A chart; without lines where nothing is finite.
 
     Example:
         >>> chart = draw("loss", [Curve("loss", "blue", [0, 50, 100], [1.0, float("nan"), 0.0])])
@@ -98,7 +80,7 @@ def draw(title: str, curves: Sequence[Curve], *, fixed: tuple[float, float] | No
         >>> [tick.label for tick in chart.x]
         ['0', '20', '40', '60', '80', '100']
     """
-    finite = [(curve, [one for one in zip(curve.steps, curve.values, strict=True) if math.isfinite(one[1])]) for curve in curves]
+    finite = [(curve, [point for point in zip(curve.steps, curve.values, strict=True) if math.isfinite(point[1])]) for curve in curves]
     drawn = [(curve, points) for curve, points in finite if points]
     if not drawn:
         return Chart(title, (), (), ())
@@ -148,12 +130,7 @@ def _path(places: Sequence[tuple[float, float]]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers that enclose a range, about five (after Heckbert, Nice Numbers for Graph Labels, 1990).
-
-    Example:
-        >>> _ticks(0.03, 0.97)
-        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
+    """Round numbers that enclose a range, about five (after Heckbert, Nice Numbers for Graph Labels, 1990)."""
     high = high if high > low else low + 1
     rough = (high - low) / 5
     decade = 10.0 ** math.floor(math.log10(rough))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, Problem
-from pipeline.storage import store_errors
+from pipeline.storage import Storage
 
-__all__ = ["Checkpoint", "checkpoint_file", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CHECKPOINT", "Checkpoint", "read_checkpoint", "write_checkpoint"]
 
+CHECKPOINT = "checkpoint.pt"
 _STATE_KEY = "learner"  # of `state` in files, so that checkpoints of earlier versions can be read
 
 
@@ -39,13 +38,8 @@ class Checkpoint:
         return self.step == 0 and self.best is None
 
 
-def checkpoint_file(output: Path) -> Path:
-    """Return where the checkpoint of an output folder lies."""
-    return output / "checkpoint.pt"
-
-
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the file at once: a reader sees the old one or the new one.
+def write_checkpoint(output: Storage, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint in the output folder at once: a reader sees the old one or the new one.
 
     Raises:
         StoreError: the file cannot be written.
@@ -54,30 +48,24 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     content = dict(vars(checkpoint))
     content[_STATE_KEY] = content.pop("state")
-    part = path.with_suffix(".part")
-    with store_errors(path):
-        with part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+    with output.local_file(CHECKPOINT) as path, path.open("wb") as file:
+        torch.save(content, file)
 
 
-def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Read a checkpoint, tensors and plain values only.
-
-    Returns:
-        The checkpoint; None if there is no such file.
+def read_checkpoint(output: Storage) -> Checkpoint | None:
+    """Read the checkpoint of an output folder, tensors and plain values only; None if there is none.
 
     Raises:
         InputError: the file is damaged or no checkpoint.
     """
     from pipeline.models.networks import read_pickle
 
-    if not path.is_file():
+    if output.size(CHECKPOINT) is None:
         return None
-    content = read_pickle(path)
+    where = f"{output}/{CHECKPOINT}"
+    with output.open(CHECKPOINT) as file:
+        content = read_pickle(file, where)
     try:
         return Checkpoint(state=content.pop(_STATE_KEY), **content)
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(Problem(str(path), "no checkpoint of a training", "", "Start over with --fresh.")) from error
+        raise InputError(Problem(where, "no checkpoint of a training", "", "Start over with --fresh.")) from error

@@ -6,20 +6,24 @@ seen, and workers that share a batch see together what one worker would see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import read_reflected, valid_pixels
 from pipeline.geometry import Box
-from pipeline.training.image_cache import ImageCache
+from pipeline.plugins import build
+from pipeline.raster import ArrayRaster, Raster
 from pipeline.training.plan import TrainPlan, image_pixels
 from pipeline.training.targets import targets
 
-__all__ = ["Crop", "Crops"]
+__all__ = ["Crop", "Crops", "ImageCache"]
 
 DRAWS = 16  # number of locations that estimate the share of empty crops, which hold only class 0
 
@@ -82,7 +86,7 @@ class Crops:
     def _draw(self, rng: np.random.Generator) -> Crop:
         return self._read(self._sampler.draw(rng), rng)
 
-    def _read(self, location: _CropLocation, rng: np.random.Generator) -> Crop:
+    def _read(self, location: _Location, rng: np.random.Generator) -> Crop:
         """Read a crop with the surroundings that its random change needs, and apply the change."""
         plan, image = self.plan, self.plan.train[location.image]
         assert image.truth is not None
@@ -124,8 +128,63 @@ class Crops:
         return values_CYX
 
 
-@dataclass(frozen=True)
-class _CropLocation:
+class ImageCache:
+    """The most recently used images within a budget of memory for decoded pixels. Safe to use from several threads.
+
+    Small images are decoded once; large ones are kept open and read by region.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes, self._used_bytes = budget_bytes, 0
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[tuple[str, str], _CacheEntry] = OrderedDict()
+
+    def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
+        """Return the image at a path; one that fits into a quarter of the budget is decoded once and kept."""
+        key = (path, repr(sorted(reader.items())))
+        with self._lock:
+            if key not in self._entries:
+                self._entries[key] = self._open(path, reader)
+                self._used_bytes += self._entries[key].num_bytes
+                while self._used_bytes > self._budget_bytes and len(self._entries) > 1:
+                    self._drop_oldest()
+            self._entries.move_to_end(key)
+            return self._entries[key].raster
+
+    def __reduce__(self) -> tuple[type[ImageCache], tuple[int]]:
+        """Pickle the budget alone: another process starts with an empty cache."""
+        return ImageCache, (self._budget_bytes,)
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._entries:
+            self._drop_oldest()
+
+    def _open(self, path: str, reader: Mapping[str, Any]) -> _CacheEntry:
+        stack = ExitStack()
+        raster: Raster = stack.enter_context(build("readers", reader).open(path))
+        header = raster.header
+        height, width = header.shape
+        num_bytes = height * width * header.channels * np.dtype(header.dtype).itemsize * header.num_planes
+        if num_bytes > self._budget_bytes // 4 or header.num_planes > 1:
+            return _CacheEntry(raster, header.whole_bytes, stack)
+        pixels_CYX = np.ascontiguousarray(raster.read(Box(0, 0, height, width)))
+        stack.close()
+        return _CacheEntry(ArrayRaster(pixels_CYX, header), num_bytes, stack)
+
+    def _drop_oldest(self) -> None:
+        _, entry = self._entries.popitem(last=False)
+        self._used_bytes -= entry.num_bytes
+        entry.resources.close()
+
+
+class _CacheEntry(NamedTuple):
+    raster: Raster
+    num_bytes: int
+    resources: ExitStack
+
+
+class _Location(NamedTuple):
     """Where a crop lies: index of the training image and of its (t, z) plane, and a box inside the image unless the image is smaller."""
 
     image: int
@@ -134,12 +193,12 @@ class _CropLocation:
 
 
 class _CropSampler:
-    """Draws crop locations; a location depends on the random generator alone."""
+    """Draws where crops lie; a location depends on the random generator alone."""
 
     def __init__(self, plan: TrainPlan) -> None:
         self._plan = plan
-        sizes = [image_pixels(image) if plan.config.sampling.images == "area" else 1 for image in plan.train]
-        self._cumulative_share = np.cumsum(np.array(sizes, np.float64)) / np.array(sizes, np.float64).sum()
+        sizes = np.array([image_pixels(image) if plan.config.sampling.images == "area" else 1 for image in plan.train], np.float64)
+        self._cumulative_share = np.cumsum(sizes) / sizes.sum()
         images = plan.statistics.images
         self._pixels = np.array([image.pixels for image in images], np.float64)
         self._outputs = np.flatnonzero(self._pixels.sum(axis=0))
@@ -147,7 +206,7 @@ class _CropSampler:
         outputs: list[int] = self._outputs.tolist()
         self._foreground = [output for output in outputs if classes[output] and any(image.locations[output] for image in images)]
 
-    def draw(self, rng: np.random.Generator) -> _CropLocation:
+    def draw(self, rng: np.random.Generator) -> _Location:
         """Draw a location as ``sampling`` says: centred on a class for the share ``balance``, else anywhere."""
         plan, side = self._plan, self._plan.crop
         if rng.random() < plan.config.sampling.balance:
@@ -156,13 +215,13 @@ class _CropSampler:
         header = plan.train[image].header
         plane = int(rng.integers(header.num_planes))
         y, x = (int(rng.integers(0, max(1, length - side + 1))) for length in header.shape)
-        return _CropLocation(image, plane, self._box(image, y, x))
+        return _Location(image, plane, self._box(image, y, x))
 
-    def draw_foreground(self, rng: np.random.Generator) -> _CropLocation | None:
+    def draw_foreground(self, rng: np.random.Generator) -> _Location | None:
         """Draw a location centred on a pixel of a class other than class 0; None where no such pixel is known."""
         return self._centred(self._foreground, rng) if self._foreground else None
 
-    def _centred(self, outputs: Sequence[int] | NDArray[np.intp], rng: np.random.Generator) -> _CropLocation:
+    def _centred(self, outputs: Sequence[int] | NDArray[np.intp], rng: np.random.Generator) -> _Location:
         """Choose one of several outputs, all equally often, and one of its pixels."""
         output = rng.choice(outputs)
         pixels = self._pixels[:, output]
@@ -171,19 +230,13 @@ class _CropSampler:
         counts = np.array([block.num_pixels for block in blocks], np.float64)
         block = blocks[int(rng.choice(len(blocks), p=counts / counts.sum()))]
         y, x = (block.positions[rng.integers(len(block.positions))] - self._plan.crop // 2).tolist()
-        return _CropLocation(image, block.plane, self._box(image, y, x))
+        return _Location(image, block.plane, self._box(image, y, x))
 
     def _box(self, image: int, y: int, x: int) -> Box:
+        """Move a crop into the image; along an axis that is shorter than the crop, the crop is centred on the image."""
         side, shape = self._plan.crop, self._plan.train[image].header.shape
-        y, x = (_move_inside(start, side, length) for start, length in zip((y, x), shape, strict=True))
+        y, x = (
+            min(max(start, 0), length - side) if length >= side else (length - side) // 2
+            for start, length in zip((y, x), shape, strict=True)
+        )
         return Box(y, x, y + side, x + side)
-
-
-def _move_inside(start: int, side: int, length: int) -> int:
-    """Move a crop into the image along one axis; a crop that is larger than the image is centred on it.
-
-    Example:
-        >>> _move_inside(-3, 4, 10), _move_inside(9, 4, 10), _move_inside(0, 16, 10)
-        (0, 6, -3)
-    """
-    return min(max(start, 0), length - side) if length >= side else (length - side) // 2

@@ -12,8 +12,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.errors import InputError, Problem
+from pipeline.storage import open_storage
 
-__all__ = ["SCORES", "TRAINING", "History"]
+__all__ = ["HISTORY", "SCORES", "TRAINING", "History"]
+
+HISTORY = "history.csv"
+"""Name of the table in the output folder."""
 
 TRAINING = ("loss", "rate", "crops_per_second")
 """Columns of history.csv that a row of training fills; ``rate`` is the learning rate."""
@@ -31,7 +35,7 @@ class History:
     appear on stderr, if stderr is a terminal.
 
     Args:
-        folder: output folder of the training; made if it is missing.
+        output: folder of the training; made if it is missing.
         classes: name of each class; the id is the position.
         total_steps: where training ends; None: unknown.
         step: where a resumed training continues; 0: start over. Rows of later steps, which were written after the checkpoint,
@@ -39,40 +43,23 @@ class History:
 
     Raises:
         InputError: the table has other columns, because it was written for other classes.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> with History(folder, ["sky", "sea"], 100) as history:
-        ...     history.record_training(10, loss=0.5, parts={}, rate=1e-3, crops_per_second=8.0)
-        >>> (folder / "history.csv").read_text().splitlines()[0].partition(",mean_iou")[0]
-        'step,seconds,loss,rate,crops_per_second'
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], total_steps: int | None, *, step: int = 0) -> None:
-        self._classes = tuple(classes)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "history.csv"
+    def __init__(self, output: Path, classes: Sequence[str], total_steps: int | None, *, step: int = 0) -> None:
+        self._output, self._classes = open_storage(output), tuple(classes)
+        self._output.make()
         # The csv module does not quote a bare carriage return, at which a reader of the table would end the row.
         self._columns = ["step", "seconds", *TRAINING, *SCORES, *(f"iou {name}".replace("\r", " ") for name in classes)]
-        rows = _rows_until(path, self._columns, step) if step else []
+        rows = self._rows_until(step) if step else []
         self._start_s = time.monotonic() - (float(rows[-1][1]) if rows else 0.0)
-        part = path.with_name(".history.csv.part")
-        part.write_text(_csv([self._columns, *rows]), encoding="utf-8", newline="")
-        part.replace(path)
-        self._file = path.open("a", encoding="utf-8", newline="")
-        self._events = _open_events(folder / "events", step + 1 if step else 0)
+        self._output.put(HISTORY, _csv_lines([self._columns, *rows]))
+        self._events = _open_events(output / "events", step + 1 if step else 0)
         self._live = _LiveLines(total_steps, step) if sys.stderr.isatty() else None
 
     def record_training(self, step: int, *, loss: float, parts: Mapping[str, float], rate: float, crops_per_second: float) -> None:
-        """Record the state of the training.
+        """Record the state after ``step`` steps: the loss, its terms by name, the learning rate, the speed since the last call.
 
-        Args:
-            step: number of steps done.
-            loss: what is minimised.
-            parts: its terms by name; for the event files only.
-            rate: the learning rate.
-            crops_per_second: speed since the last call.
+        Only the event files have the terms.
         """
         values = [float(loss), float(rate), round(float(crops_per_second), 2)]
         self._write_row(step, [*values, *(None for _ in (*SCORES, *self._classes))])
@@ -82,12 +69,7 @@ class History:
             self._live.show_training(step, float(loss), float(crops_per_second))
 
     def record_validation(self, step: int, report: Mapping[str, Any]) -> None:
-        """Record a validation.
-
-        Args:
-            step: number of steps done.
-            report: the content of report.json; the cell of a score that is missing or None stays empty.
-        """
+        """Record the content of report.json after ``step`` steps; the cell of a score that is missing or None stays empty."""
         scores = {name: report.get(name) for name in SCORES}
         ious = dict(zip(self._classes, (row.get("iou") for row in report["classes"]), strict=True))
         self._write_row(step, [*(None for _ in TRAINING), *scores.values(), *ious.values()])
@@ -98,10 +80,9 @@ class History:
             self._live.show_validation({"mean": scores["mean_iou"], **ious})
 
     def close(self) -> None:
-        """Write what is pending and close the files."""
+        """Write what is pending and end the live lines."""
         if self._live:
             self._live.close()
-        self._file.close()
         self._events.close()
 
     def __enter__(self) -> Self:
@@ -109,12 +90,23 @@ class History:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close the files."""
+        """Close the history."""
         self.close()
 
     def _write_row(self, step: int, values: Sequence[float | None]) -> None:
-        self._file.write(_csv([[step, round(time.monotonic() - self._start_s, 1), *values]]))
-        self._file.flush()
+        row = _csv_lines([[step, round(time.monotonic() - self._start_s, 1), *values]])
+        self._output.append(HISTORY, row, durable=False)
+
+    def _rows_until(self, step: int) -> list[list[str]]:
+        """Return the rows up to ``step``, without a last line that has no end and without rows that a power failure damaged."""
+        text = (self._output.get(HISTORY) or b"").decode("utf-8", errors="replace")
+        complete = text[: text.rfind("\n") + 1]
+        header, *rows = list(csv.reader(io.StringIO(complete, newline=""))) or [self._columns]
+        if header != self._columns:
+            found, expected = ", ".join(header), ", ".join(self._columns)
+            way_out = "Train into another folder, or with the classes of before."
+            raise InputError(Problem(f"{self._output}/{HISTORY}", found, expected, way_out))
+        return [row for row in rows if len(row) == len(self._columns) and row[0].isdecimal() and int(row[0]) <= step]
 
     def _write_scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         for tag, value in values.items():
@@ -122,22 +114,10 @@ class History:
                 self._events.add_scalar(tag, value, step)
 
 
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[list[str]]:
-    """Return the rows up to ``step``, without a last line that has no end and without rows that a power failure damaged."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    complete = text[: text.rfind("\n") + 1]
-    header, *rows = list(csv.reader(io.StringIO(complete, newline=""))) or [list(columns)]
-    if header != list(columns):
-        raise InputError(
-            Problem(str(path), ", ".join(header), ", ".join(columns), "Train into another folder, or with the classes of before.")
-        )
-    return [row for row in rows if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) <= step]
+    return text.getvalue().encode()
 
 
 def _open_events(folder: Path, purge_step: int) -> Any:

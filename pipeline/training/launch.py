@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.records import RunFolder
 from pipeline.training.loop import fit
 from pipeline.training.plan import TrainPlan
 from pipeline.training.schema import TrainCompute
@@ -20,60 +20,49 @@ LOADERS = 16  # loading processes for each GPU, at most: more take memory, and f
 
 
 def choose_workers(plan: TrainPlan, num_gpus: int) -> WorkerGroup:
-    """Choose the number of workers and what each of them has.
-
-    Args:
-        plan: says what the user asks for.
-        num_gpus: of this machine.
-
-    Returns:
-        The group as rank 0 sees it.
+    """Choose the number of workers and what each of them has, for a machine with so many GPUs; return the group as rank 0 sees it.
 
     Raises:
         InputError: a GPU is asked for, and there is none; or there are workers that cannot share the batch.
     """
     compute, cores = plan.config.compute, len(os.sched_getaffinity(0))
     if compute.device == "cuda" and not num_gpus and compute.address is None:
-        raise InputError(
-            Problem(plan.config.where("compute.device"), "cuda, where no GPU is found", "cpu or auto", "See `gigaseg doctor`.")
-        )
+        where = plan.config.where("compute.device")
+        raise InputError(Problem(where, "cuda, where no GPU is found", "cpu or auto", "See `gigaseg doctor`."))
     device = "cuda" if compute.device == "cuda" or (compute.device == "auto" and num_gpus) else "cpu"
     size = compute.workers if compute.workers != "auto" else max(1, num_gpus if device == "cuda" else 1)
     if size > plan.config.batch:
         raise InputError(Problem(plan.config.where("compute.workers"), str(size), f"at most batch, {plan.config.batch}"))
     if compute.runner == "serial" and _needs_ray(compute, size):
-        way_out = "Use compute.runner: ray."
-        raise InputError(Problem(plan.config.where("compute.runner"), f"serial for {size} workers", "one worker", way_out))
+        where = plan.config.where("compute.runner")
+        raise InputError(Problem(where, f"serial for {size} workers", "one worker", "Use compute.runner: ray."))
     threads = compute.threads if compute.threads != "auto" else max(1, cores // size)
     loaders = compute.loaders if compute.loaders != "auto" else (max(1, min(LOADERS, cores // size - 1)) if device == "cuda" else 1)
     return WorkerGroup(0, size, device, threads, loaders)
 
 
-def launch(plan: TrainPlan, workers: WorkerGroup, stop_flag: Path, install_handlers: Callable[[], None]) -> bool:
-    """Train, in this process or on Ray.
+def launch(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, install_handlers: Callable[[], None]) -> bool:
+    """Train, in this process or on Ray; return whether the end was reached.
 
     Args:
         plan: scanned.
         workers: as :func:`choose_workers` returned them.
-        stop_flag: a file whose presence asks to stop.
+        folder: of the training; its flag asks the workers to stop.
         install_handlers: installs the signal handlers again, which Ray replaces when it starts.
-
-    Returns:
-        Whether the end was reached.
 
     Raises:
         GigasegError: the training could not go on; its checkpoint stays.
     """
     if plan.config.compute.runner == "ray" or _needs_ray(plan.config.compute, workers.size):
-        return _train_on_ray(plan, workers, stop_flag, install_handlers)
-    return fit(plan, workers, stop_flag.exists)
+        return _train_on_ray(plan, workers, folder, install_handlers)
+    return fit(plan, workers, folder.is_asked_to_stop)
 
 
 def _needs_ray(compute: TrainCompute, num_workers: int) -> bool:
     return num_workers > 1 or compute.address is not None
 
 
-def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, stop_flag: Path, install_handlers: Callable[[], None]) -> bool:
+def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, install_handlers: Callable[[], None]) -> bool:
     """Train with a group of Ray Train workers; Ray replaces lost workers, and the group continues from the checkpoint."""
     from pipeline.scheduling.runners.ray import authenticate
 
@@ -90,23 +79,23 @@ def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, stop_flag: Path, instal
         start(address, max(len(os.sched_getaffinity(0)), workers.size * workers.threads + 1))
     install_handlers()
     try:
-        _ray_trainer(plan, workers, stop_flag).fit()
+        _ray_trainer(plan, workers, folder).fit()
     except TrainingFailedError as error:
         raise GigasegError(_cause(error)) from error
     finally:
         if is_ours:
             ray.shutdown()
-    return not stop_flag.exists()
+    return not folder.is_asked_to_stop()
 
 
-def _ray_trainer(plan: TrainPlan, workers: WorkerGroup, stop_flag: Path) -> Any:
+def _ray_trainer(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     is_cpu, failures = workers.device == "cpu", FailureConfig(max_failures=plan.config.compute.failures)
     return TorchTrainer(
         run_ray_worker,
-        train_loop_config={"plan": plan, "workers": workers, "stop_flag": stop_flag},
+        train_loop_config={"plan": plan, "workers": workers, "folder": folder},
         torch_config=TorchConfig("gloo" if is_cpu else "nccl"),
         scaling_config=ScalingConfig(
             num_workers=workers.size, use_gpu=not is_cpu, resources_per_worker={"CPU": workers.threads} if is_cpu else None
@@ -125,7 +114,7 @@ def run_ray_worker(config: dict[str, Any]) -> None:
     if device != "cpu":
         torch.cuda.set_device(device)
     group = replace(workers, rank=context.get_world_rank(), size=context.get_world_size(), device=device)
-    fit(config["plan"], group, config["stop_flag"].exists)
+    fit(config["plan"], group, config["folder"].is_asked_to_stop)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,77 +1,101 @@
-"""The training loop of one worker: crops in, a bundle out, and a checkpoint to continue from."""
+"""What each worker of a training does: crops in, a bundle out, and a checkpoint to continue from; or a few steps, to know their cost."""
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from statistics import mean
 
 from pipeline.backends import keep_freed_memory
-from pipeline.training.batch_loading import load_batches
-from pipeline.training.bundle_output import candidate_bundle, keep_candidate, save_candidate
-from pipeline.training.checkpoint import Checkpoint, checkpoint_file, read_checkpoint, write_checkpoint
-from pipeline.training.crops import Crops
+from pipeline.training.batch_loading import Batch, load_batch, load_batches
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.training.crops import Crops, ImageCache
 from pipeline.training.history import History
-from pipeline.training.image_cache import ImageCache
 from pipeline.training.plan import TrainPlan
 from pipeline.training.trainable_network import StepLoss, TrainableNetwork, memory_errors
-from pipeline.training.validation_scores import validate_bundle
+from pipeline.training.trained_bundle import candidate_bundle, keep_candidate, save_candidate, validate_bundle
 from pipeline.training.worker_group import WorkerGroup
 
-__all__ = ["fit"]
+__all__ = ["StepCost", "fit", "measure_step"]
 
 VALIDATIONS = 20
 HISTORY_ROWS = 500  # of training, about
+TRIAL_STEPS = 3
+TRIAL_SECONDS = 10  # a step that takes longer is measured once
 
 
 def fit(plan: TrainPlan, workers: WorkerGroup, is_stopping: Callable[[], bool] = lambda: False) -> bool:
-    """Train until the end, from the checkpoint if there is one.
+    """Train until the end, from the checkpoint if there is one; return whether the end was reached.
 
     Args:
         plan: scanned.
         workers: this worker and the others.
         is_stopping: whether to write a checkpoint and end; asked after every step.
 
-    Returns:
-        Whether the end was reached.
-
     Raises:
         GigasegError: the loss is NaN, or the output cannot be written.
     """
+    with ExitStack() as stack:
+        crops = stack.enter_context(_open_crops(plan, workers))
+        return _Loop(plan, workers, crops, stack).run(is_stopping)
+
+
+def measure_step(plan: TrainPlan, workers: WorkerGroup) -> StepCost:
+    """Take a few steps with one worker's share of a batch; the first is not counted if there is time for others.
+
+    A step that would take long is not taken: its cost follows from a step of two crops. The weights are dropped.
+    """
+    with _open_crops(plan, workers) as crops:
+        network = TrainableNetwork(plan, replace(workers, rank=0, size=1))
+        share = -(-plan.config.batch // workers.size)
+        of_two = _cost_by_two_crops(network, crops, share)
+        if of_two.seconds > TRIAL_SECONDS:
+            return of_two
+        with closing(load_batches(crops, workers)) as batches:
+            seconds = [_step_seconds(network, batches, 0)]
+            while len(seconds) <= TRIAL_STEPS and sum(seconds) < TRIAL_SECONDS:
+                seconds.append(_step_seconds(network, batches, len(seconds)))
+    return StepCost(mean(seconds[1:] or seconds), _peak_bytes())
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step costs: seconds, with reading and varying the crops, and the largest memory of the process."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@contextmanager
+def _open_crops(plan: TrainPlan, workers: WorkerGroup) -> Iterator[Crops]:
+    """Give the crops of a plan; inside the ``with`` block, torch computes with the threads of a worker."""
     import torch
 
     num_threads = torch.get_num_threads()
     torch.set_num_threads(workers.threads)
     keep_freed_memory()  # every step takes and frees the same
     try:
-        with ExitStack() as stack:
-            return _Loop(plan, workers, stack).run(is_stopping)
+        with closing(ImageCache(plan.config.compute.memory_bytes // workers.loaders)) as cache:
+            yield Crops(plan, cache)
     finally:
         torch.set_num_threads(num_threads)
 
 
 class _Loop:
-    """What changes while a training goes on.
+    """What changes while a training goes on; ``stack`` closes what the loop opens."""
 
-    Args:
-        plan: scanned.
-        workers: this worker and the others.
-        stack: closes what the loop opens.
-    """
-
-    def __init__(self, plan: TrainPlan, workers: WorkerGroup, stack: ExitStack) -> None:
+    def __init__(self, plan: TrainPlan, workers: WorkerGroup, crops: Crops, stack: ExitStack) -> None:
         self.plan, self.workers = plan, workers
         self.network = TrainableNetwork(plan, workers)
         self.progress = self._restore()
-        cache = ImageCache(plan.config.compute.memory_bytes // workers.loaders)
-        stack.callback(cache.close)
         self.history = stack.enter_context(self._open_history()) if workers.rank == 0 else None
-        crops = Crops(plan, cache)
         if self.progress.is_new and not self.network.has_fitting_norms:
             with closing(load_batches(crops, workers)) as batches:
                 self.network.measure_norms(batches)
-        self.batches = load_batches(crops, workers, self.progress.step)
-        stack.callback(self.batches.close)  # closed before the cache, which the loading threads read from
+        self.batches = stack.enter_context(closing(load_batches(crops, workers, self.progress.step)))
         self.last_checkpoint_s = time.monotonic()
         self.last_row = (self.progress.step, self.progress.seconds)
 
@@ -141,11 +165,11 @@ class _Loop:
         self.last_checkpoint_s = time.monotonic()
         if self.workers.rank == 0:
             self.progress.state = self.network.state_dict()
-            write_checkpoint(checkpoint_file(self.plan.config.output), self.progress)
+            write_checkpoint(self.plan.storage, self.progress)
 
     def _restore(self) -> Checkpoint:
         """Continue from the checkpoint, or start."""
-        checkpoint = read_checkpoint(checkpoint_file(self.plan.config.output))
+        checkpoint = read_checkpoint(self.plan.storage)
         if checkpoint is None:
             return Checkpoint()
         self.network.load_state_dict(checkpoint.state)
@@ -166,3 +190,20 @@ class _Loop:
         speed = (step - last_step) * self.plan.config.batch / max(self.progress.seconds - last_seconds, 1e-9)
         self.history.record_training(step, loss=loss.total, parts=loss.parts, rate=rate, crops_per_second=speed)
         self.last_row = step, self.progress.seconds
+
+
+def _cost_by_two_crops(network: TrainableNetwork, crops: Crops, share: int) -> StepCost:
+    """Scale the cost of two crops to a worker's share; one crop is too few for a batch norm that sees one pixel of each."""
+    bytes_before, num_crops = _peak_bytes(), min(2, share)
+    seconds = _step_seconds(network, iter([load_batch(crops, range(num_crops))]), 0)
+    return StepCost(seconds * share / num_crops, bytes_before + (_peak_bytes() - bytes_before) * share // num_crops)
+
+
+def _step_seconds(network: TrainableNetwork, batches: Iterator[Batch], step: int) -> float:
+    start_s = time.monotonic()
+    network.learn(next(batches), 0.0, step)
+    return time.monotonic() - start_s
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 from pipeline import records
 from pipeline.errors import InputError
 from pipeline.records import Ledger, RunFolder
-from pipeline.storage import store_errors
 from pipeline.training.plan import TrainPlan
 from pipeline.training.weight_averaging import weights_file
 
@@ -37,7 +35,7 @@ def refuse_overwriting(plan: TrainPlan, folder: RunFolder) -> None:
     """
     where = plan.config.where("output")
     reads = _inputs(plan)
-    records.refuse_overwriting(folder.path, where, reads=reads, outputs=OUTPUTS, command="training", is_begun=is_begun(folder))
+    records.refuse_overwriting(folder.storage, where, reads=reads, outputs=OUTPUTS, command="training", is_begun=is_begun(folder))
 
 
 def remove_outputs(folder: RunFolder, *, take_over: bool = False) -> None:
@@ -52,12 +50,10 @@ def remove_outputs(folder: RunFolder, *, take_over: bool = False) -> None:
     if folder.ledger.exists():
         with Ledger.open(folder.ledger, take_over=take_over):
             pass
-    with store_errors(folder.path):
-        for path in (folder.path / name for name in OUTPUTS):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    for name in OUTPUTS:
+        with suppress(InputError):  # a link that leads out of the folder is none of its files
+            folder.storage.delete(name)
+            folder.storage.delete_tree(name)
 
 
 def _inputs(plan: TrainPlan) -> Iterator[str]:

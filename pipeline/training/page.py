@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import default_colors
+from pipeline.storage import Storage
 from pipeline.training.chart import HEIGHT, LEFT, RIGHT, WIDTH, Chart, Curve, draw
+from pipeline.training.history import HISTORY
 
-__all__ = ["Picture", "write_page"]
+__all__ = ["PAGE", "Picture", "write_page"]
+
+PAGE = "training.html"
+"""Name of the page in the output folder."""
 
 _MOST_CLASSES = 64  # a larger matrix is no longer readable
 _WRONG = (255, 40, 40)
@@ -41,16 +45,13 @@ class Picture:
     mask_YX: NDArray[Any]
 
 
-def write_page(
-    path: Path, *, title: str, facts: Mapping[str, str], history: Path, report: Mapping[str, Any], pictures: Sequence[Picture]
-) -> None:
+def write_page(output: Storage, *, title: str, facts: Mapping[str, str], report: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
     """Write the page at once, so that no reader sees a part of it; the same input gives the same bytes.
 
     Args:
-        path: of the page; its folder exists.
+        output: folder of the training; curves are drawn where its history.csv has rows.
         title: what was trained.
         facts: further lines, by name.
-        history: history.csv as :class:`pipeline.training.history.History` writes it; missing or without rows: no curves.
         report: the content of report.json for the validation images. A class may have a ``color``, ``#rrggbb``; others
             get one of the palette by their id.
         pictures: each is shown as image, truth, prediction and error.
@@ -68,17 +69,12 @@ def write_page(
         facts=facts,
         report=report,
         classes=classes,
-        charts=_charts(history, [row["color"] for row in classes]),
+        charts=_charts((output.get(HISTORY) or b"").decode(), [row["color"] for row in classes]),
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT},
         pictures=[_panels(picture, classes) for picture in pictures],
         most_classes=_MOST_CLASSES,
     )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    output.put(PAGE, text.encode())
 
 
 def _number(value: Any) -> str:
@@ -87,12 +83,9 @@ def _number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _charts(history: Path, colors: Sequence[str]) -> list[Chart]:
+def _charts(history: str, colors: Sequence[str]) -> list[Chart]:
     """Loss, IoU, learning rate and speed over steps."""
-    rows: list[dict[str, str]] = []
-    if history.exists():
-        with history.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(history, newline="")))
 
     def curve(column: str, name: str, color: str) -> Curve:
         filled = [row for row in rows if row[column]]

@@ -16,6 +16,7 @@ from pipeline.inputs import Image, TruthMap
 from pipeline.losses import ClassAreas, Loss
 from pipeline.models import Network
 from pipeline.plugins import build
+from pipeline.storage import Storage, open_storage
 from pipeline.training.data_split import split_images
 from pipeline.training.network_setup import (
     configure_network,
@@ -107,6 +108,11 @@ class TrainPlan:
     notes: Sequence[str] = ()
     normalize: Any = None
     statistics: DatasetStatistics = field(default=DatasetStatistics(), repr=False)
+
+    @property
+    def storage(self) -> Storage:
+        """The output folder, as all files but those of TensorBoard and Ray Train are written and read."""
+        return open_storage(self.config.output)
 
     @property
     def border_class(self) -> int | None:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.config import Config, config_from_mapping
+from pipeline.geometry import Box
 from pipeline.inputs import CSV_COLUMNS, Image
 from pipeline.models import num_parameters
+from pipeline.plugins import build
 from pipeline.records import RunFolder
-from pipeline.training.bundle_output import best_bundle
-from pipeline.training.checkpoint import checkpoint_file, read_checkpoint
-from pipeline.training.page import write_page
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.page import PAGE, Picture, write_page
 from pipeline.training.plan import TrainPlan
-from pipeline.training.validation_pictures import validation_pictures
+from pipeline.training.trained_bundle import best_bundle
 
 __all__ = ["validation_run", "write_result_page"]
+
+VALIDATION, VALIDATION_IMAGES = "val", "val.csv"  # the output folder of the run, and the list of its images
+PICTURES = 16  # at most
+SIDE = 384  # of a picture, pixels
+DARK, LIGHT = 1.0, 99.8  # percentiles that become black and white
 
 
 def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
@@ -26,38 +36,35 @@ def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
 
     The run segments them as any user would: its output folder ``val`` has masks and a report.
     """
-    listed, output = folder.path / "val.csv", folder.path / "val"
-    with listed.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.DictWriter(file, CSV_COLUMNS)
-        rows.writeheader()
-        rows.writerows(_csv_row(plan, image) for image in plan.val)
+    text = io.StringIO()
+    rows = csv.DictWriter(text, CSV_COLUMNS)
+    rows.writeheader()
+    rows.writerows(_csv_row(plan, image) for image in plan.val)
+    folder.storage.put(VALIDATION_IMAGES, text.getvalue().encode())
+    listed = f"{folder.storage}/{VALIDATION_IMAGES}"
     mapping = {
         **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader"}),
-        "images": [str(listed)],
+        "images": [listed],
         "model": {"name": "bundle", "path": str(best_bundle(plan))},
-        "output": str(output),
+        "output": f"{folder.storage}/{VALIDATION}",
     }
-    return config_from_mapping(mapping, folder.path, str(listed))
+    return config_from_mapping(mapping, plan.config.output, listed)
 
 
 def write_result_page(plan: TrainPlan, folder: RunFolder) -> Path:
-    """Write training.html from the history and from the results of the validation run.
-
-    Returns:
-        Where the page lies.
-    """
-    page, run = folder.path / "training.html", folder.path / "val"
-    report = json.loads((run / "report" / "report.json").read_text())
+    """Write training.html from the history and from the results of the validation run, and return its path."""
+    data = folder.storage.get(f"{VALIDATION}/report/report.json")
+    assert data is not None
+    report = json.loads(data)
     colored = [{**row, "color": spec["color"]} for row, spec in zip(report["classes"], plan.classes, strict=True)]
     write_page(
-        page,
-        title=folder.path.name,
-        facts=_facts(plan, folder.read()["training"]),
-        history=folder.path / "history.csv",
+        folder.storage,
+        title=plan.config.output.name,
+        facts=_facts(plan, folder),
         report={**report, "classes": colored},
-        pictures=list(validation_pictures(plan, run / "masks")),
+        pictures=list(_pictures(plan)),
     )
-    return page
+    return plan.config.output / PAGE
 
 
 def _csv_row(plan: TrainPlan, image: Image) -> dict[str, Any]:
@@ -67,8 +74,9 @@ def _csv_row(plan: TrainPlan, image: Image) -> dict[str, Any]:
     return {"image": image.path, "name": image.name, "truth": image.truth, **cells}
 
 
-def _facts(plan: TrainPlan, training: Mapping[str, Any]) -> dict[str, str]:
+def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:
     """Return what the page says of the training, by name."""
+    training = folder.read()["training"]
     facts = {
         "network": str(plan.config.model["name"]),
         "parameters": f"{num_parameters(plan.network):,}",
@@ -77,7 +85,34 @@ def _facts(plan: TrainPlan, training: Mapping[str, Any]) -> dict[str, str]:
         "crop and batch": f"{plan.crop} px, {plan.config.batch}",
         "workers": f"{training['workers']} on {training['device']}, {training['precision']}",
     }
-    checkpoint = read_checkpoint(checkpoint_file(plan.config.output))
+    checkpoint = read_checkpoint(folder.storage)
     if checkpoint is None:
         return facts
     return {**facts, "steps": f"{checkpoint.step:,}", "minutes": f"{checkpoint.seconds / 60:.1f}, validation apart"}
+
+
+def _pictures(plan: TrainPlan) -> Iterator[Picture]:
+    """Cut the middle out of images that are spread evenly over the validation images."""
+    for image in plan.val[:: -(-len(plan.val) // PICTURES)]:
+        assert image.truth is not None
+        (height, width), mask = image.header.shape, plan.config.output / VALIDATION / "masks" / f"{image.name}.ome.zarr"
+        top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
+        box = Box(top, left, top + min(height, SIDE), left + min(width, SIDE))
+        truth_YX = plan.truth_map.apply(_read(image.truth, {"name": "auto"}, box), box)
+        mask_YX = _read(str(mask), {"name": "zarr"}, box)[0]
+        yield Picture(image.name, _displayable(_read(image.path, image.reader, box)), truth_YX, mask_YX)
+
+
+def _read(path: str, reader: Mapping[str, Any], box: Box) -> NDArray[Any]:
+    with build("readers", reader).open(path) as raster:
+        return np.array(raster.read(box))
+
+
+def _displayable(pixels_CYX: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return three channels or one, uint8 (Y, X, C); contrast is stretched unless these are RGB bytes already."""
+    some_CYX = pixels_CYX[:3] if len(pixels_CYX) >= 3 else pixels_CYX[:1]
+    if some_CYX.dtype != np.uint8 or len(some_CYX) == 1:
+        values_CYX = np.nan_to_num(some_CYX.astype(np.float32))
+        low, high = np.percentile(values_CYX, (DARK, LIGHT))
+        some_CYX = (np.clip((values_CYX - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
+    return np.moveaxis(some_CYX, 0, -1)

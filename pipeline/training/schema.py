@@ -209,6 +209,7 @@ class TrainConfig(_Tree):
     half: bool = Field(default=False, description="store and score the weights of the bundle in 16 bits, half the size")
     about: About = Field(default=About(), description="what the bundle says about its weights")
     compute: TrainCompute = Field(default=TrainCompute(), description="where training runs")
+    # A path, because TensorBoard and Ray Train write their own files below it, and to local folders only.
     output: Path = Field(strict=False, description="folder of the bundle, the checkpoint and the history")
 
     _locations: KeyLocations = PrivateAttr(default_factory=KeyLocations)

@@ -14,16 +14,16 @@ from pipeline.inputs import hash_values
 from pipeline.interrupts import handle_signals
 from pipeline.records import Ledger, RunFolder, hardware, versions
 from pipeline.storage import file_sha256
-from pipeline.training.bundle_output import best_bundle, complete_bundle
-from pipeline.training.checkpoint import checkpoint_file
+from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.launch import choose_workers, launch
+from pipeline.training.loop import StepCost, measure_step
 from pipeline.training.output_files import is_begun, refuse_overwriting, remove_outputs
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.result import validation_run, write_result_page
 from pipeline.training.schema import TrainConfig
-from pipeline.training.step_trial import StepCost, measure_step
 from pipeline.training.trainable_network import memory_errors, resolve_precision
+from pipeline.training.trained_bundle import best_bundle, complete_bundle
 from pipeline.training.weight_averaging import load_initial_network, weights_file
 from pipeline.training.worker_group import WorkerGroup
 from pipeline.tuning import num_gpus
@@ -47,19 +47,13 @@ def prepare_training(config: TrainConfig, *, resume: bool) -> Training:
     refuse_overwriting(plan, folder)
     if resume:
         folder.refuse_other(_identity(plan))
-        _refuse_checkpoint(config)
+        _refuse_checkpoint(config, folder)
     return Training(scan_dataset(plan), workers, folder)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A checked training.
-
-    Attributes:
-        plan: what it learns from, scanned.
-        workers: those that take part, as rank 0 sees them.
-        folder: where it writes.
-    """
+    """A checked training: what it learns from, scanned; its workers as rank 0 sees them; and the folder where it writes."""
 
     plan: TrainPlan
     workers: WorkerGroup
@@ -133,8 +127,8 @@ class Training:
 
     def _train(self) -> bool:
         self.folder.write(state="running")
-        with _stop_on_signal(self.folder.stop_flag) as install_handlers:
-            if not launch(self.plan, self.workers, self.folder.stop_flag, install_handlers):
+        with _stop_on_signal(self.folder) as install_handlers:
+            if not launch(self.plan, self.workers, self.folder, install_handlers):
                 return False
         complete_bundle(self.plan, replace(self.workers, size=1))
         return True
@@ -149,14 +143,14 @@ def _identity(plan: TrainPlan) -> dict[str, Any]:
     return {**config, **images, "weights": {str(file): file_sha256(file) for file in files}}
 
 
-def _refuse_checkpoint(config: TrainConfig) -> None:
-    path = checkpoint_file(config.output)
-    if not config.resume and path.is_file():
-        raise InputError(Problem(str(path), "a checkpoint", "none, as resume is false", "Use --fresh, or another output folder."))
+def _refuse_checkpoint(config: TrainConfig, folder: RunFolder) -> None:
+    if not config.resume and folder.storage.exists() and folder.storage.size(CHECKPOINT) is not None:
+        where, way_out = f"{folder.storage}/{CHECKPOINT}", "Use --fresh, or another output folder."
+        raise InputError(Problem(where, "a checkpoint", "none, as resume is false", way_out))
 
 
 @contextmanager
-def _stop_on_signal(flag: Path) -> Iterator[Callable[[], None]]:
+def _stop_on_signal(folder: RunFolder) -> Iterator[Callable[[], None]]:
     """Let the first signal ask every worker to stop after its current step; the second one ends at once.
 
     Yields:
@@ -164,10 +158,10 @@ def _stop_on_signal(flag: Path) -> Iterator[Callable[[], None]]:
     """
 
     def ask(_number: int, _frame: Any) -> None:
-        if flag.exists():
+        if folder.is_asked_to_stop():
             raise KeyboardInterrupt
-        flag.touch()
+        folder.ask_to_stop()
 
-    flag.unlink(missing_ok=True)
+    folder.forget_stop()
     with handle_signals(ask) as install_handlers:
         yield install_handlers

@@ -25,11 +25,11 @@ from PIL import Image
 
 from pipeline.backends import keep_freed_memory
 from pipeline.config import load_yaml
+from pipeline.records import RunFolder
 from pipeline.training import TRAINING_YAML
 from pipeline.training.batch_loading import load_batches
-from pipeline.training.crops import Crops
+from pipeline.training.crops import Crops, ImageCache
 from pipeline.training.dataset_scan import scan_dataset
-from pipeline.training.image_cache import ImageCache
 from pipeline.training.launch import launch, run_ray_worker
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.trainable_network import TrainableNetwork, autocast, make_optimizer, resolve_precision
@@ -114,7 +114,7 @@ def workers(plan: TrainPlan, size: int) -> float:
     output = Path(tempfile.mkdtemp(prefix="gs-train-"))
     config = plan.config.model_copy(update={"output": output, "steps": 60, "validate_every": 10**6})
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": size, "threads": 1, "runner": "ray"})})
-    launch(replace(plan, config=config), WorkerGroup(size=size), output / "stop", lambda: None)
+    launch(replace(plan, config=config), WorkerGroup(size=size), RunFolder(output), lambda: None)
     rows = [row for row in csv.DictReader((output / "history.csv").read_text().splitlines()) if row["crops_per_second"]]
     return median(float(row["crops_per_second"]) for row in rows[10:])
 

@@ -7,7 +7,6 @@ import io
 import os
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -16,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import default_colors
+from pipeline.errors import StoreError
 from pipeline.metrics.semantic import Semantic
 from pipeline.report.content import ImageCounts, build_report
 from pipeline.statistics.pixel_counts import Counts, confusion_matrix
+from pipeline.storage import LocalStorage
 from pipeline.training.chart import BOTTOM, LEFT, RIGHT, TOP, Curve, draw
 from pipeline.training.history import History
 from pipeline.training.page import Picture, write_page
@@ -37,22 +38,21 @@ def report_of(names=NAMES, matrix=((90, 10, 0), (5, 45, 0), (0, 0, 0))):
 
 
 def history_of(folder, losses=(2.0, 1.0), names=NAMES, reports=()):
+    """Write history.csv."""
     with History(folder, names, None) as history:
         for step, loss in enumerate(losses, 1):
             history.record_training(step, loss=loss, parts={}, rate=0.1, crops_per_second=5.0)
         for step, report in enumerate(reports, 1):
             history.record_validation(step, report)
-    return folder / "history.csv"
 
 
 @pytest.fixture
 def page(tmp_path):
-    """Write a page and read it: ``page(title=..., report=..., ...)``."""
+    """Write a page and read it: ``page(title=..., report=..., ...)``; its curves are those of the last :func:`history_of`."""
 
-    def go(*, title="unet", facts=None, history=tmp_path / "none.csv", report=None, pictures=()):
-        path = tmp_path / "training.html"
-        write_page(path, title=title, facts=facts or {}, history=history, report=report or report_of(), pictures=pictures)
-        return path.read_text(encoding="utf-8")
+    def go(*, title="unet", facts=None, report=None, pictures=()):
+        write_page(LocalStorage(tmp_path), title=title, facts=facts or {}, report=report or report_of(), pictures=pictures)
+        return (tmp_path / "training.html").read_text(encoding="utf-8")
 
     return go
 
@@ -106,7 +106,8 @@ def rgb(color):
 
 def test_the_page_needs_nothing_else(page, tmp_path):
     """No script, no link, no address: every picture is in the page, and every tag is closed."""
-    text = page(history=history_of(tmp_path, reports=[report_of()]), pictures=[Picture("a", IMAGE, TRUTH, MASK)])
+    history_of(tmp_path, reports=[report_of()])
+    text = page(pictures=[Picture("a", IMAGE, TRUTH, MASK)])
     elements = Elements(text)
     assert not {tag for tag, _ in elements.found} & {"script", "link", "iframe", "object", "a"}
     assert all(src.startswith("data:") for src in elements.all("img", "src"))
@@ -119,10 +120,10 @@ def test_text_is_shown_as_it_is(page, tmp_path):
     nasty = '<b onclick="x">&\'"</b>'
     names = [nasty, "other", "third"]
     report = report_of(names)
+    history_of(tmp_path, names=names, reports=[report])
     text = page(
         title=f"title {nasty}",
         facts={f"key {nasty}": f"value {nasty}"},
-        history=history_of(tmp_path, names=names, reports=[report]),
         report=report,
         pictures=[Picture(f"picture {nasty}", IMAGE, TRUTH, MASK)],
     )
@@ -188,8 +189,8 @@ def test_ids_may_be_of_any_integer_type(page, dtype):
 
 def test_curves_are_drawn_to_scale(page, tmp_path):
     """Points of known losses at known steps lie where the ticks of both axes say."""
-    path = history_of(tmp_path, [2.0, 1.0, 0.75, 0.5])
-    svg = charts(page(history=path))["Loss"]
+    history_of(tmp_path, [2.0, 1.0, 0.75, 0.5])
+    svg = charts(page())["Loss"]
     texts = [(one.text, float(one.get("x")), float(one.get("y")) - 4, one.get("text-anchor")) for one in svg.iter("text")]
     heights = {float(text): y for text, _, y, anchor in texts if anchor == "end"}
     places = {int(text): x for text, x, _, anchor in texts if anchor == "middle" and text != "step"}
@@ -206,7 +207,8 @@ def test_curves_are_drawn_to_scale(page, tmp_path):
 def test_the_iou_of_each_class_has_its_colour_and_its_name(page, tmp_path):
     """Each class with an IoU has a line in its colour, and so has the mean; the legend shows the last values."""
     report = report_of()
-    text = page(history=history_of(tmp_path, reports=[report_of(matrix=((1, 1, 0), (1, 1, 0), (0, 0, 0))), report]), report=report)
+    history_of(tmp_path, reports=[report_of(matrix=((1, 1, 0), (1, 1, 0), (0, 0, 0))), report])
+    text = page(report=report)
     lines = {line.find("title").text: line.get("style") for line in charts(text)["IoU on validation images"].iter("g")}
     colors = default_colors(3)
     assert lines == {"background": f"color: {colors[0]}", "nucleus": f"color: {colors[1]}", "mean": "color: var(--ink)"}
@@ -219,7 +221,8 @@ def test_the_iou_of_each_class_has_its_colour_and_its_name(page, tmp_path):
 )
 def test_no_coordinate_is_broken(page, tmp_path, losses):
     """Without rows, with one row, with flat, negative, huge or non-finite losses, every number of the drawing is finite and inside."""
-    text = page(history=history_of(tmp_path, losses, reports=[report_of()] if len(losses) == 1 else []))
+    history_of(tmp_path, losses, reports=[report_of()] if len(losses) == 1 else [])
+    text = page()
     drawn = charts(text)
     assert ("Loss" in drawn) == any(np.isfinite(losses))
     assert ("No step has been recorded yet." in text) == (not losses)
@@ -253,7 +256,8 @@ def test_steps_are_whole_numbers():
 def test_iou_is_drawn_from_0_to_1(page, tmp_path):
     """The axis of IoU always goes from 0 to 1, so that pages can be compared."""
     for matrix in (((90, 10, 0), (5, 45, 0), (0, 0, 0)), ((1, 99, 0), (99, 1, 0), (0, 0, 0))):
-        svg = charts(page(history=history_of(tmp_path, reports=[report_of(matrix=matrix)])))["IoU on validation images"]
+        history_of(tmp_path, reports=[report_of(matrix=matrix)])
+        svg = charts(page())["IoU on validation images"]
         assert [one.text for one in svg.iter("text") if one.get("text-anchor") == "end"] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
 
 
@@ -300,7 +304,8 @@ def test_many_classes_are_a_page_without_a_matrix(page, tmp_path):
     """Each of two hundred classes is in the table with its own colour; their matrix is in report.json only."""
     names = [f"class {index}" for index in range(200)]
     report = report_of(names, np.eye(200, dtype=int).tolist())
-    text = page(history=history_of(tmp_path, names=names, reports=[report]), report=report)
+    history_of(tmp_path, names=names, reports=[report])
+    text = page(report=report)
     assert "Confusion" not in text
     assert len({line.get("style") for line in charts(text)["IoU on validation images"].iter("g")}) == 200 + 1  # and the mean
     Elements(text)
@@ -318,22 +323,21 @@ def test_facts_are_shown_in_their_order(page):
 
 def test_the_same_input_gives_the_same_page(page, tmp_path):
     """A page that is written twice has the same bytes."""
-    path = history_of(tmp_path, [3.0, 2.0, 1.0], reports=[report_of()])
+    history_of(tmp_path, [3.0, 2.0, 1.0], reports=[report_of()])
     pictures = [Picture("a", IMAGE, TRUTH, MASK)]
-    assert page(history=path, pictures=pictures) == page(history=path, pictures=pictures)
+    assert page(pictures=pictures) == page(pictures=pictures)
 
 
 def test_a_failed_write_leaves_the_old_page(page, tmp_path, monkeypatch):
     """A disk that fills up leaves the earlier page complete and no temporary file."""
     before = page()
 
-    def full(self, text, **options):
-        with self.open("w", encoding="utf-8") as file:
-            file.write(text[:99])
+    def full(file, data, _at):
+        os.write(file, data[:99])
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreError, match="No space left"):
         page(title="other")
     assert (tmp_path / "training.html").read_text(encoding="utf-8") == before
     assert [path.name for path in tmp_path.iterdir()] == ["training.html"]

@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.errors import GigasegError
 from pipeline.training.batch_loading import load_batches
-from pipeline.training.crops import Crops
-from pipeline.training.image_cache import ImageCache
+from pipeline.training.crops import Crops, ImageCache
 from pipeline.training.worker_group import WorkerGroup
 from tests.training.scene import planned
 

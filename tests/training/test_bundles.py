@@ -14,7 +14,7 @@ from pipeline.models.bundle_files import list_bundles, read_spec
 from pipeline.plugins import build
 from pipeline.training.plan import make_plan
 from pipeline.training.schema import TRAINING_YAML
-from pipeline.training.validation_scores import validate_bundle
+from pipeline.training.trained_bundle import validate_bundle
 from pipeline.training.worker_group import WorkerGroup
 
 ROOT = Path(__file__).parents[2]

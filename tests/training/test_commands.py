@@ -56,8 +56,8 @@ def test_a_run_that_never_began_has_no_report(tmp_path, error_line):
     """`report` of a run that was killed before its plan was written says what to do."""
     folder = RunFolder(tmp_path / "out")
     folder.write(state="running")
-    folder.ledger.mkdir()
-    assert error_line("report", folder.path).endswith("Run it again; a report follows.")
+    folder.ledger.make()
+    assert error_line("report", folder.storage).endswith("Run it again; a report follows.")
 
 
 @pytest.mark.parametrize(("command", "stray"), [("run", "precision"), ("train", "wrong")])

@@ -86,7 +86,6 @@ def test_files_of_others_are_not_written_over(mine, refused, name):
 
 def test_a_run_is_not_written_over(mine, refused):
     """The folder of a run is refused, also with --fresh."""
-    RunFolder(mine / "out").path.mkdir()
     RunFolder(mine / "out").write(state="done")
     assert "run.json, which no training has written" in refused()
 

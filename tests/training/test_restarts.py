@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.errors import InputError
 from pipeline.models.bundle_files import read_spec
+from pipeline.storage import LocalStorage
 from pipeline.training import training as training_module
 from pipeline.training.checkpoint import read_checkpoint
 from tests.training.scene import BASE, discs, planned, report_of, train_yaml, weights_at, write_scene
@@ -60,10 +61,10 @@ def test_a_training_that_stopped_early_stays_stopped(mine, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train(path)
     assert (mine / "out" / "candidate").exists()
-    stopped = read_checkpoint(mine / "out" / "checkpoint.pt").step
+    stopped = read_checkpoint(LocalStorage(mine / "out")).step
     assert stopped < 10
     assert train(path) == 0
-    assert read_checkpoint(mine / "out" / "checkpoint.pt").step == stopped
+    assert read_checkpoint(LocalStorage(mine / "out")).step == stopped
     assert not (mine / "out" / "candidate").exists()
 
 

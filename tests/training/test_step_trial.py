@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.training import step_trial
+from pipeline.training import loop
 from pipeline.training.trainable_network import TrainableNetwork
 from pipeline.training.worker_group import WorkerGroup
 from tests.training.scene import planned
@@ -18,12 +18,12 @@ def test_a_step_that_takes_long_is_not_taken(mine, monkeypatch):
 
     monkeypatch.setattr(TrainableNetwork, "learn", watched)
     plan = planned(mine, batch=6)
-    quick = step_trial.measure_step(plan, WorkerGroup())
+    quick = loop.measure_step(plan, WorkerGroup())
     assert seen == [2, 6, 6, 6, 6]
-    monkeypatch.setattr(step_trial, "SECONDS", 0)
-    monkeypatch.setattr(step_trial, "_step_seconds", lambda network, batches, step: watched(network, next(batches), 0.0, step) and 7.0)
+    monkeypatch.setattr(loop, "TRIAL_SECONDS", 0)
+    monkeypatch.setattr(loop, "_step_seconds", lambda network, batches, step: watched(network, next(batches), 0.0, step) and 7.0)
     seen.clear()
-    slow = step_trial.measure_step(plan, WorkerGroup())
+    slow = loop.measure_step(plan, WorkerGroup())
     assert (seen, slow.seconds) == ([2], 21.0)
     assert quick.seconds < 7
     assert slow.peak_bytes >= quick.peak_bytes

@@ -20,10 +20,10 @@ from pipeline.config import Recipe, load_yaml
 from pipeline.errors import GigasegError
 from pipeline.models.bundle_files import read_spec
 from pipeline.plugins import build
+from pipeline.storage import LocalStorage
 from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.crops import Crops
+from pipeline.training.crops import Crops, ImageCache
 from pipeline.training.dataset_scan import scan_dataset
-from pipeline.training.image_cache import ImageCache
 from pipeline.training.plan import make_plan
 from pipeline.training.schema import TRAINING_YAML
 from tests.training.scene import BASE, OFF, report_of, rows_at, train_yaml, weights_at, write_scene
@@ -99,7 +99,7 @@ def test_a_training_that_is_asked_to_stop_writes_where_it_is(scene, capsys):
     assert "goes on from its checkpoint" in stderr
     assert main(["status", str(output), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "interrupted"
-    assert read_checkpoint(output / "checkpoint.pt").step >= 10
+    assert read_checkpoint(LocalStorage(output)).step >= 10
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "dice"])
@@ -113,7 +113,7 @@ def test_two_workers_learn_what_one_does(scene, loss):
     assert process.returncode == 0, stderr
     assert "ray" in {path.name for path in two.iterdir()}
     before = build("models", {**NO_NORM, "channels": 1, "classes": 2}).load().state_dict()
-    alone, shared = (read_checkpoint(output / "checkpoint.pt").state["network"] for output in (one, two))
+    alone, shared = (read_checkpoint(LocalStorage(output)).state["network"] for output in (one, two))
     for name, weight in alone.items():
         np.testing.assert_allclose(shared[name].numpy(), weight.numpy(), rtol=0, atol=2e-6, err_msg=name)
     assert max(float((weight - before[name]).abs().max()) for name, weight in alone.items()) > 1e-3, "nothing was learnt"
@@ -131,7 +131,7 @@ def test_a_killed_worker_is_replaced(scene):
     workers[0].kill()
     _, stderr = process.communicate(timeout=400)
     assert process.returncode == 0, stderr
-    wanted, found = (read_checkpoint(output / "checkpoint.pt") for output in (alone, replaced))
+    wanted, found = (read_checkpoint(LocalStorage(output)) for output in (alone, replaced))
     assert wanted.step == found.step == 30
     for name, weight in wanted.state["network"].items():
         np.testing.assert_allclose(found.state["network"][name].numpy(), weight.numpy(), rtol=0, atol=2e-5, err_msg=name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from pipeline.models import Network
 from pipeline.models.bundle_files.spec import BundleSpec
 from pipeline.plugins import build, find
 from pipeline.statistics import check_mean_std
-from pipeline.storage import file_sha256
+from pipeline.storage import LocalStorage
 from pipeline.validation import problems_of
 
 if TYPE_CHECKING:
@@ -98,32 +97,22 @@ def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: 
     Raises:
         InputError: a key is wrong, or the architecture does not fit classes and channels.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        new = scratch / "new"
-        new.mkdir()
-        # Clones, because safetensors refuses tensors that share memory.
-        state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
-        if half:
-            state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
-        save_file(state, new / "weights.safetensors")
-        (new / "weights.safetensors").chmod(0o644)  # safetensors lets only the owner read, and another user may run the bundle
-        data = {
-            "format": "gigaseg.bundle/1",
-            **spec,
-            "weights": {"file": "weights.safetensors", "sha256": file_sha256(new / "weights.safetensors")},
-        }
-        (new / "model.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        read_architecture(read_spec(new), new)
-        if folder.exists():
-            folder.rename(scratch / "old")
-        new.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    # Clones, because safetensors refuses tensors that share memory.
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
+    weights = save(state)
+    hashed = {"file": "weights.safetensors", "sha256": hashlib.sha256(weights).hexdigest()}
+    text = yaml.safe_dump({"format": "gigaseg.bundle/1", **spec, "weights": hashed}, sort_keys=False)
+    parent = LocalStorage(folder.parent)
+    parent.make()
+    with parent.replace_tree(folder.name) as new:
+        new.put("weights.safetensors", weights)
+        new.put("model.yaml", text.encode())
+        read_architecture(read_spec(Path(new.url)), Path(new.url))
     return folder
 
 
