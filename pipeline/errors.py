@@ -69,17 +69,12 @@ class GigasegError(Exception):
 
 
 class InputError(GigasegError):
-    """The user's input is wrong; holds every problem found, not only the first.
-
-    Args:
-        problems: one or more problems; a string is a message that names its place itself.
-    """
+    """The user's input is wrong; holds every problem. A string is a message that names its place itself."""
 
     exit_code = 2
 
     def __init__(self, problems: Problem | str | Iterable[Problem | str]) -> None:
-        listed = [problems] if isinstance(problems, (Problem, str)) else list(problems)
-        self.problems: tuple[Problem | str, ...] = tuple(listed)
+        self.problems: tuple[Problem | str, ...] = (problems,) if isinstance(problems, (Problem, str)) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem | str, ...]]]:
@@ -100,13 +95,7 @@ class BlockError(GigasegError):
 
 
 class TruthError(BlockError):
-    """The truth holds a value that belongs to no class.
-
-    Args:
-        value: the value as read, or the colour.
-        y: row of its first position in the image, pixels.
-        x: column of its first position in the image, pixels.
-    """
+    """The truth holds a value, or a colour, that belongs to no class; first at row y and column x of the image."""
 
     def __init__(self, value: float | tuple[int, ...], y: int, x: int) -> None:
         super().__init__(f"truth value {value} at (y={y}, x={x}) belongs to no class")

@@ -42,31 +42,16 @@ class Plugin(BaseModel):
 
     @classmethod
     def path_options(cls, options: Mapping[str, Any]) -> list[str]:
-        """Return the names of the options that hold a path, which is relative to the YAML.
-
-        Args:
-            options: as the YAML has them, not checked yet.
-        """
+        """Return which of the YAML's options, not checked yet, hold a path, which is relative to the YAML."""
         return [name for name, field in cls.model_fields.items() if name in options and Path in union_members(field.annotation)]
 
 
 def _package_of(kind: str) -> str:
-    """Return the package that holds the plug-ins of one kind.
-
-    Example:
-        >>> _package_of("models"), _package_of("runners")
-        ('pipeline.models', 'pipeline.scheduling.runners')
-    """
     return f"pipeline.{_NESTED.get(kind, kind)}"
 
 
 def available(kind: str) -> list[str]:
-    """List the names of the plug-ins of one kind, without importing any of them.
-
-    Example:
-        >>> "histogram" in available("models")
-        True
-    """
+    """List the names of the plug-ins of one kind, without importing any of them."""
     folders = importlib.import_module(_package_of(kind)).__path__
     return list(_listed(tuple(folders), tuple(Path(folder).stat().st_mtime_ns for folder in folders)))
 

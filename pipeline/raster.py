@@ -58,7 +58,6 @@ class Raster(ABC):
     """An open image: a header, and pixels by region.
 
     Attributes:
-        header: what the file says about its pixels.
         folder: the folder of the pixels' own files, which may change while the file of the image's path does not; None: there is none.
     """
 

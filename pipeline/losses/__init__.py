@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ConfigDict
 
-from pipeline.losses._pixels import as_two_classes, mask_ignored, one_hot
 from pipeline.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -79,9 +78,6 @@ class Loss(Plugin):
             logits_BKYX: float; 16-bit types are computed in float32. K = 1: two classes, class 1 where the logit is above 0.
             truth_BYX: class ids, any integer type; pixels with another value are ignored, and have no gradient.
             weights_BYX: result of :meth:`pixel_weights` for each crop, at least 0; None: all 1.
-
-        Returns:
-            The parts of the loss.
         """
 
     def __call__(self, logits_BKYX: torch.Tensor, truth_BYX: torch.Tensor, weights_BYX: torch.Tensor | None = None) -> torch.Tensor:
@@ -91,11 +87,7 @@ class Loss(Plugin):
         return torch.stack([term.value() for term in self.terms(logits_BKYX, truth_BYX, weights_BYX)]).sum()
 
     def with_class_weights(self, areas: ClassAreas) -> Self:
-        """Return the loss with numbers in place of class weights that the YAML names; itself where it has none.
-
-        Raises:
-            InputError: the YAML gives weights for another number of classes.
-        """
+        """Return the loss with numbers in place of class weights that the YAML names; refuse another number of classes."""
         return self
 
     @property
@@ -104,9 +96,51 @@ class Loss(Plugin):
         return False
 
     def pixel_weights(self, instances_YX: NDArray[Any]) -> NDArray[np.float32] | None:
-        """Return the weight of each pixel of one crop, (Y, X); None: all pixels weigh 1.
-
-        Args:
-            instances_YX: instance ids, any integer type; 0 and below are no instance.
-        """
+        """Return the weight of each pixel of one crop, (Y, X), from its instance ids (0 and below: none); None: all weigh 1."""
         return None
+
+
+def mask_ignored(
+    logits_BKYX: torch.Tensor, truth_BYX: torch.Tensor, weights_BYX: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Make ignored pixels harmless: they get logit 0 without a gradient, class 0 and weight 0.
+
+    Ignored are pixels whose truth is no class and those of weight 0; their logits may be NaN.
+
+    Returns:
+        Logits (B, K, Y, X), float32, or float64 as given; truth (B, Y, X), int64; weights (B, Y, X), as the logits.
+
+    Example:
+        >>> import torch
+        >>> logits_BKYX = torch.tensor([[[[5.0, float("nan")]], [[1.0, 2.0]]]])
+        >>> [part.tolist() for part in mask_ignored(logits_BKYX, torch.tensor([[[1, 255]]]), None)]
+        [[[[[5.0, 0.0]], [[1.0, 0.0]]]], [[[1, 0]]], [[[1.0, 0.0]]]]
+    """
+    import torch
+
+    scores_BKYX = logits_BKYX if logits_BKYX.dtype == torch.float64 else logits_BKYX.float()
+    ids_BYX = truth_BYX.long()  # torch cannot compare uint16
+    ignored_BYX = (ids_BYX < 0) | (ids_BYX >= max(2, scores_BKYX.shape[1]))
+    if weights_BYX is None:
+        weights_BYX = torch.ones_like(scores_BKYX[:, 0])
+    else:
+        ignored_BYX |= weights_BYX == 0
+    return (
+        scores_BKYX.masked_fill(ignored_BYX[:, None], 0),
+        ids_BYX.masked_fill(ignored_BYX, 0),
+        weights_BYX.to(scores_BKYX.dtype).masked_fill(ignored_BYX, 0),
+    )
+
+
+def as_two_classes(scores_BKYX: torch.Tensor) -> torch.Tensor:
+    """Return logits of K >= 2 classes: one logit z becomes (0, z), whose softmax is the sigmoid of z."""
+    import torch
+
+    return torch.cat([torch.zeros_like(scores_BKYX), scores_BKYX], 1) if scores_BKYX.shape[1] == 1 else scores_BKYX
+
+
+def one_hot(truth_BYX: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return whether a pixel has a class, (B, K, Y, X), bool."""
+    import torch
+
+    return truth_BYX[:, None] == torch.arange(classes, device=truth_BYX.device)[:, None, None]

@@ -54,11 +54,7 @@ class ClassWeighted(Loss):
         return [Term((weighed_BYX * self.losses(scores_BKYX, ids_BYX)).sum(), weighed_BYX.sum())]
 
     def with_class_weights(self, areas: ClassAreas) -> Self:
-        """Return the loss with a number for each class.
-
-        Raises:
-            InputError: the YAML gives weights for another number of classes.
-        """
+        """Return the loss with a number for each class."""
         if self.class_weights == "none":
             return self
         if isinstance(self.class_weights, tuple):

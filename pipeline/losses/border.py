@@ -44,9 +44,6 @@ class Border(CrossEntropy):
     def pixel_weights(self, instances_YX: NDArray[Any]) -> NDArray[np.float32]:
         """Return ``1 + w0 exp(-(d1 + d2)^2 / (2 sigma^2))``, (Y, X), exact to float32.
 
-        Args:
-            instances_YX: instance ids, any integer type; 0 and below are no instance.
-
         Example:
             >>> Border(w0=10, sigma=1).pixel_weights(np.array([[7, 0, 9]])).astype(float).round(2).tolist()
             [[2.35, 2.35, 2.35]]

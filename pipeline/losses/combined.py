@@ -12,7 +12,7 @@ from pydantic import Field, Strict, field_validator
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.losses import ClassAreas, Loss, Term
 from pipeline.plugins import available, build
-from pipeline.validation import join_keys, problems_error, quote
+from pipeline.validation import problems_error, quote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,6 @@ class Combined(Loss):
     @field_validator("losses")
     @classmethod
     def _filled(cls, specs: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        """Fill in every default; refuse unknown losses and wrong weights, every problem at once."""
         problems: list[Problem] = []
         parts: list[tuple[str, Loss, float]] = []
         for index, spec in enumerate(specs):
@@ -103,9 +102,9 @@ def _with_class_weights(loss: Loss, areas: ClassAreas, index: int) -> Loss:
     try:
         return loss.with_class_weights(areas)
     except InputError as error:
+        where = f"loss.losses.{index}."
         problems = [problem for problem in error.problems if isinstance(problem, Problem)]
-        where = [join_keys("loss.losses", index, problem.where.removeprefix("loss.")) for problem in problems]
-        raise InputError([replace(problem, where=key) for problem, key in zip(problems, where, strict=True)]) from error
+        raise InputError(replace(problem, where=where + problem.where.removeprefix("loss.")) for problem in problems) from error
 
 
 def _spec(name: str, loss: Loss, weight: float) -> dict[str, Any]:

@@ -20,12 +20,8 @@ class Metric(Plugin):
 
     @abstractmethod
     def compute(self, counts: Counts) -> dict[str, Any]:
-        """Turn counts into report fields.
-
-        Args:
-            counts: summed over an image or over all images.
+        """Turn counts, summed over an image or over all images, into fields of ``report.json``.
 
         Returns:
-            Fields of ``report.json``: scalars by name, and under ``classes`` one mapping for each class.
-            A value that is not defined is None, never 0.
+            Scalars by name, and under ``classes`` one mapping for each class. A value that is not defined is None, never 0.
         """

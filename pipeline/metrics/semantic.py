@@ -24,7 +24,7 @@ class Semantic(Metric):
     """
 
     def compute(self, counts: Counts) -> dict[str, Any]:
-        """Turn counts into the fields of the report.
+        """Return the fields of the report.
 
         Returns:
             ``classes``: per class ``iou``, ``dice``, ``precision``, ``recall``, ``f1`` (equal to ``dice``), ``truth`` (pixels of

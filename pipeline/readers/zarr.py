@@ -53,9 +53,8 @@ class Zarr(Reader):
             image = _image(_open_store(path), path, self)
             layout = resolve_layout(self, image.names, image.array.shape, path)
             dtype = pixel_dtype(image.array.dtype, path)
-            header = make_header(
-                self, layout, dtype, whole_bytes=layout.whole_bytes(image.array.chunks, image.array.dtype.itemsize), **_scale(image, layout)
-            )
+            whole_bytes = layout.whole_bytes(image.array.chunks, image.array.dtype.itemsize)
+            header = make_header(self, layout, dtype, whole_bytes=whole_bytes, **_scale(image, layout))
             raster = _ZarrRaster(path, header, layout, with_fast_codecs(image.array))
             raster.folder = Path(local_path(path), image.array.path)
         yield raster

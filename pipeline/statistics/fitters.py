@@ -32,7 +32,7 @@ class Fitter(ABC):
 
     @property
     def halo(self) -> int:
-        """Width of the context that :meth:`observe` needs around a block, so that a pixel's summary does not depend on the cut, pixels."""
+        """Pixels that :meth:`observe` needs around a block, so that a pixel's summary does not depend on the cut."""
         return 0
 
     @abstractmethod
@@ -75,16 +75,12 @@ def decode_summary(text: str) -> Summary:
 
 @dataclass(frozen=True)
 class Fitters:
-    """Several fitters by name; in a summary their arrays are called ``name.array``.
-
-    Attributes:
-        by_name: the fitters, such as ``{"model": ..., "normalize": ...}``; empty: images need no statistics.
-    """
+    """Several fitters by name, ``{"model": ..., "normalize": ...}``; in a summary their arrays are called ``name.array``."""
 
     by_name: Mapping[str, Fitter] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to gather."""
+        """Return whether there is anything to gather."""
         return bool(self.by_name)
 
     @property
@@ -93,14 +89,7 @@ class Fitters:
         return max((fitter.halo for fitter in self.by_name.values()), default=0)
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
-        """Summarise one block for every fitter.
-
-        Args:
-            pixels_CYX: raw values of the block and of ``halo`` pixels on every side.
-            valid_YX: False where there is no data, of the size of ``pixels_CYX``; None: all valid.
-            box: where the block lies in the image, without halo, pixels.
-            plane: index of the (t, z) plane.
-        """
+        """Summarise one block for every fitter, as :meth:`Fitter.observe` does."""
         summary: Summary = {}
         read = box.grow(self.halo)
         for name, fitter in self.by_name.items():

@@ -81,10 +81,6 @@ class NormalizationFitter(Fitter):
 def resolve_normalization(asked: Normalization, model: Model) -> Normalization:
     """Return how a run normalises: as the YAML says, else as the model says.
 
-    Args:
-        asked: ``normalize`` of the YAML.
-        model: its ``normalize`` counts where the YAML has none.
-
     Raises:
         InputError: the model takes raw values only, or the lengths of mean and std do not fit its channels.
 
@@ -105,12 +101,7 @@ def resolve_normalization(asked: Normalization, model: Model) -> Normalization:
 
 
 def normalization_fitter(normalization: Normalization) -> NormalizationFitter | None:
-    """Return the fitter that a normalisation needs; None where it needs no statistics.
-
-    Example:
-        >>> normalization_fitter("zscore")
-        NormalizationFitter(kind='zscore')
-    """
+    """Return the fitter that a normalisation needs; None where it needs no statistics."""
     return NormalizationFitter(normalization) if isinstance(normalization, str) else None
 
 
@@ -134,30 +125,24 @@ def mean_and_std(
     both = []
     for key in ("mean", "std"):
         rows = [(numbers or raw)[key] for numbers in by_tile]
-        wrong = next((row for row in rows if len(row) not in (1, channels)), None)
-        if wrong is not None:
-            raise InputError(
-                Problem(f"normalize.{key}", f"{len(wrong)} numbers", f"one, or one for each of the image's {channels} channels")
-            )
+        for row in rows:
+            if len(row) not in (1, channels):
+                expected = f"one, or one for each of the image's {channels} channels"
+                raise InputError(Problem(f"normalize.{key}", f"{len(row)} numbers", expected))
         both.append(np.array([np.broadcast_to(row, channels) for row in rows], np.float32))
     return both[0], both[1]
 
 
 def check_mean_std(chosen: Mapping[str, Sequence[float]], channels: int | None) -> list[Problem]:
     """Return what is wrong with ``{"mean": [..], "std": [..]}``; ``channels`` is the model's number of them, None: any."""
+    keys = ("mean", "std")
     problems = []
-    for key in ("mean", "std"):
-        numbers = chosen.get(key) or ()
+    for key in keys:
+        numbers, where = list(chosen.get(key) or ()), f"normalize.{key}"
         if not numbers:
-            found = str(list(numbers)) if key in chosen else None
-            problems.append(Problem(f"normalize.{key}", found, "a list of numbers in raw units"))
+            problems.append(Problem(where, str(numbers) if key in chosen else None, "a list of numbers in raw units"))
         elif channels is not None and len(numbers) not in (1, channels):
-            problems.append(
-                Problem(f"normalize.{key}", f"{len(numbers)} numbers", f"one, or one for each of the model's {channels} channels")
-            )
+            problems.append(Problem(where, f"{len(numbers)} numbers", f"one, or one for each of the model's {channels} channels"))
         elif key == "std" and not all(number > 0 for number in numbers):
-            problems.append(Problem("normalize.std", str(list(numbers)), "numbers above 0"))
-    problems += [
-        Problem(f"normalize.{key}", f"unknown key {key!r}", one_of(["mean", "std"])) for key in chosen if key not in {"mean", "std"}
-    ]
-    return problems
+            problems.append(Problem(where, str(numbers), "numbers above 0"))
+    return [*problems, *(Problem(f"normalize.{key}", f"unknown key {key!r}", one_of(keys)) for key in chosen if key not in keys)]

@@ -67,15 +67,12 @@ _BINS = 1 << 16  # above this a histogram no longer fits the cache, and packing 
 
 
 def confusion_matrix(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: int) -> NDArray[np.int64]:
-    """Count how each true class was predicted.
+    """Count how each true class was predicted, in pixels (K, K), int64: row = truth, column = prediction.
 
     Args:
         truth_YX: class id per pixel, any integer type; values outside ``0..classes-1`` are left out (ignored truth).
         mask_YX: predicted class id per pixel, same shape; values outside ``0..classes-1`` are left out (no prediction).
         classes: K, the number of classes.
-
-    Returns:
-        Counts (K, K), int64, unit pixels: row = truth, column = prediction.
 
     Raises:
         ValueError: the shapes differ.
@@ -91,10 +88,7 @@ def confusion_matrix(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: 
 
 
 def class_areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int64], int]:
-    """Count the pixels of each predicted class, and those without a prediction.
-
-    Returns:
-        Pixels per class (K,), int64, and the number of all other pixels.
+    """Count the pixels of each predicted class, (K,) int64, and those without a prediction.
 
     Example:
         >>> class_areas(np.array([[0, 1, 1, 255]], np.uint8), classes=2)
@@ -105,13 +99,7 @@ def class_areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int6
 
 
 def count_pixels(mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_classes: int) -> Counts:
-    """Count the pixels of each class, and the confusion where there is truth.
-
-    Example:
-        >>> counts = count_pixels(np.array([[0, 1, 255]], np.uint8), None, 2)
-        >>> counts.predicted.tolist(), counts.no_prediction, counts.confusion
-        ([1, 1], 1, None)
-    """
+    """Count the pixels of each class, and the confusion where there is truth."""
     predicted, missing = class_areas(mask_YX, classes=num_classes)
     matrix = None if truth_YX is None else confusion_matrix(truth_YX, mask_YX, classes=num_classes)
     return Counts(predicted, missing, matrix)
@@ -119,9 +107,6 @@ def count_pixels(mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, num_class
 
 def as_unsigned(ids: NDArray[Any]) -> NDArray[Any]:
     """View integers as unsigned ones of the same size, so that a negative id becomes one that is too large.
-
-    Raises:
-        TypeError: the array does not hold integers.
 
     Example:
         >>> as_unsigned(np.array([-1, 1], np.int8))
@@ -133,11 +118,9 @@ def as_unsigned(ids: NDArray[Any]) -> NDArray[Any]:
 
 
 def _count(layers: tuple[NDArray[Any], ...], classes: int) -> NDArray[np.int64]:
-    """Count each combination of class ids over layers of one shape (Y, X).
+    """Count each combination of class ids over layers of one shape (Y, X), int64 (1 + classes**len(layers),).
 
-    Returns:
-        Pixels, int64 (1 + classes**len(layers),): first those whose id lies outside the classes in any layer,
-        then every combination, the last layer fastest.
+    First come the pixels whose id lies outside the classes in any layer, then every combination, the last layer fastest.
     """
     size = 1 + classes ** len(layers)
     kind = np.min_scalar_type(size)
@@ -180,16 +163,13 @@ def _histogram(codes: NDArray[Any], size: int) -> NDArray[np.int64]:
 
 
 def sum_cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
-    """Sum the negative log-likelihood of the truth under the softmax of the logits.
+    """Sum the negative log-likelihood of the truth under the softmax of the logits: nats, and the number of pixels in the sum.
 
     Computed in float64 and without clamping, a band of rows at a time.
 
     Args:
         logits_KYX: float, finite; a single layer is the logit of class 1 against class 0.
         truth_YX: class id per pixel, any integer type; values outside the classes are left out.
-
-    Returns:
-        The sum in nats (float64) and the number of pixels in it.
 
     Example:
         >>> total, pixels = sum_cross_entropy(np.zeros((2, 1, 2)), np.array([[0, 9]]))
@@ -208,7 +188,6 @@ def sum_cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple
 
 
 def _nats(logits_KYX: NDArray[Any], ids_YX: NDArray[Any], known_YX: NDArray[np.bool_]) -> float:
-    """Return the sum of the negative log-likelihood over the known pixels of a band."""
     scores_KYX = logits_KYX.astype(np.float64)
     # Computing all pixels is faster than selecting the known ones: the others get equal scores and weight zero.
     np.copyto(scores_KYX, 0.0, where=~known_YX)
