@@ -1,0 +1,151 @@
+"""The bundle of a training: a candidate for each validation, its scores, and the best one with what is measured of it in the end.
+
+Scores come from the engine of a run with nothing written: tiles, halo, stitching and counting are those of ``gigaseg run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from pipeline.config import Compute
+from pipeline.engine import Job, Phase, ReceiptFields, Resources, Stopwatch, open_resources, phase, process
+from pipeline.engine.phases.predict import Predict
+from pipeline.engine.prediction import Predicted
+from pipeline.errors import GigasegError
+from pipeline.inputs import Catalogue
+from pipeline.models.bundle_files import read_spec, save_bundle
+from pipeline.plugins import build
+from pipeline.records import Block, Receipt, Tally
+from pipeline.report import report_of
+from pipeline.scheduling import BlockQueue, Stage, make_job, plan_blocks, plan_row
+from pipeline.training.data_split import make_run_config
+from pipeline.training.plan import TrainPlan
+from pipeline.training.worker_group import WorkerGroup
+from pipeline.tuning import choose_recipe, measure_halo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["best_bundle", "candidate_bundle", "complete_bundle", "keep_candidate", "save_candidate", "validate_bundle"]
+
+BEST, CANDIDATE = "bundle", "candidate"  # in the output folder
+HALO_IMAGES = 8  # images that a halo is measured on, at most
+
+
+def best_bundle(plan: TrainPlan) -> Path:
+    """Return the folder of the best bundle so far."""
+    return plan.config.output / BEST
+
+
+def candidate_bundle(plan: TrainPlan) -> Path:
+    """Return the folder of the bundle that is being scored."""
+    return plan.config.output / CANDIDATE
+
+
+def save_candidate(plan: TrainPlan, network: nn.Module) -> None:
+    """Write a network as the candidate."""
+    _save(plan, candidate_bundle(plan), network, tile={}, scores={})
+
+
+def keep_candidate(plan: TrainPlan) -> None:
+    """Replace the best bundle by the candidate."""
+    candidate = plan.storage.below(CANDIDATE)
+    with plan.storage.replace_tree(BEST) as best:
+        for key in candidate.list():
+            with candidate.open(key) as file:
+                best.put(key, file.read())
+    plan.storage.delete_tree(CANDIDATE)
+
+
+def complete_bundle(plan: TrainPlan, workers: WorkerGroup) -> None:
+    """Measure field and halo of the best bundle, score it once more with these, write them into it, and remove the candidate."""
+    bundle = best_bundle(plan)
+    network = plan.network.model_copy(update={"weights": bundle / read_spec(bundle).weights.file}).load()
+    catalogue = _catalogue(plan, bundle, workers)
+    halo = measure_halo(catalogue, catalogue.images[:: -(-len(catalogue.images) // HALO_IMAGES)])
+    field = build("models", {"name": "bundle", "path": str(bundle)}).field
+    tile = {**({} if halo is None else {"halo": halo.halo}), **({} if field is None else {"field": field})}
+    _save(plan, bundle, network, tile, scores={})
+    report = validate_bundle(plan, bundle, workers)
+    scores = {key: report[key] for key in ("mean_iou", "mean_dice", "pixel_accuracy")}
+    scores |= {"iou": {row["name"]: row["iou"] for row in report["classes"]}, "images": report["images"], "pixels": report["pixels"]}
+    _save(plan, bundle, network, tile, scores={"validation": scores})
+    plan.storage.delete_tree(CANDIDATE)
+
+
+def validate_bundle(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> dict[str, Any]:
+    """Score a bundle on the validation images, which the workers share; return the content of report.json, on every worker.
+
+    Raises:
+        GigasegError: an image cannot be read or predicted.
+    """
+    catalogue = _catalogue(plan, bundle, workers)
+    job = make_job(catalogue, choose_recipe(catalogue, has_gpu=lambda: workers.device != "cpu").recipe)
+    row = plan_row(catalogue, job, {"name": "bundle", "sha256": None})
+    share = dict(list(plan_blocks(catalogue, job).items())[workers.rank :: workers.size])
+    receipts = [receipt for part in workers.gather(list(_run_stages(job, share))) for receipt in part]
+    count_keys = {image["name"]: image["count_key"] for image in row["images"]}
+    counted = [replace(receipt, count_key=count_keys[receipt.image]) for receipt in receipts]
+    content = report_of(row, Tally({(receipt.phase, receipt.block): receipt for receipt in counted}), "done")
+    for failure in content["failures"]:
+        raise GigasegError(f"validation image {failure['image']}, block {failure['block']}: {failure['cause']}")
+    return content
+
+
+def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int], scores: dict[str, Any]) -> None:
+    options = plan.network.model_dump(mode="json", exclude={"weights", "seed", "tta", "pretrained"})
+    spec: dict[str, Any] = {
+        "architecture": {"name": plan.config.model["name"], **options},
+        "classes": [dict(spec) for spec in plan.classes],
+        "outputs": None if plan.output_classes is None else list(plan.output_classes),
+        "normalize": plan.normalize,
+        "merge_channels": plan.config.merge_channels,
+        "tile": tile,
+        **plan.config.about.model_dump(),
+        "scores": scores,
+    }
+    save_bundle(folder, network, half=plan.config.half, **spec)
+
+
+def _catalogue(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> Catalogue:
+    """Return the catalogue of a run of the bundle over the validation images."""
+    run = make_run_config(
+        plan.config,
+        plan.config.images,
+        model={"name": "bundle", "path": str(bundle)},
+        compute=Compute(device="cpu" if workers.device == "cpu" else "cuda", threads=workers.threads),
+        writers=(),
+    )
+    classes = [{"id": index, **spec} for index, spec in enumerate(plan.classes)]
+    return Catalogue(run, build("models", run.model, "model"), plan.val, classes=classes, truth_map=plan.truth_map)
+
+
+def _run_stages(job: Job, planned: Mapping[str, list[Stage]]) -> Iterator[Receipt]:
+    """Execute all phases of some images that go block by block; phases of whole images only write files."""
+    queue = BlockQueue({name: [stage for stage in stages if not phase(stage.phase).is_per_image] for name, stages in planned.items()})
+    queue.begin({})
+    without_writing = _PredictWithoutWriting()
+
+    def phase_of(name: str) -> Phase[Any, Any]:
+        return without_writing if isinstance(phase(name), Predict) else phase(name)
+
+    with open_resources(job) as resources:
+        while blocks := queue.lease(2**24, 64):
+            feed = iter([*blocks, None])
+            for receipt in process(partial(next, feed), resources, phase_of=phase_of):
+                queue.settle(receipt)
+                yield receipt
+
+
+class _PredictWithoutWriting(Predict):
+    """Predicts and counts a block; the mask is dropped."""
+
+    @override
+    def save(self, resources: Resources, block: Block, worked: Predicted, watch: Stopwatch) -> ReceiptFields:
+        return {"counts": worked.counts, "truth_error": worked.truth_error}
