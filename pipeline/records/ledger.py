@@ -57,16 +57,11 @@ class Ledger:
     def open(cls, where: StorageLike, *, take_over: bool = False, stale_s: float = 30.0, holder: Holder | None = None) -> Iterator[Ledger]:
         """Hold the run and its ledger inside the ``with`` block; what was appended is committed when it ends.
 
-        Args:
-            where: the ledger's own storage, ``OUTPUT/ledger``; made where it is missing.
-            take_over: take the run from a process that lives.
-            stale_s: how long the process of another host must show no sign of life before it counts as gone, seconds.
-            holder: who holds the run; None: this process.
+        The ledger's own storage, ``OUTPUT/ledger``, is made where it is missing. For the other arguments see :func:`hold_run`.
 
         Raises:
             InputError: another process holds the run and lives.
             LockLost: another process took it over meanwhile.
-            StoreError: the storage cannot be written.
         """
         storage = open_storage(where)
         storage.make()
@@ -149,14 +144,7 @@ def segment_name(epoch: int, number: int) -> str:
 
 
 def read_rows(where: StorageLike) -> Iterator[Receipt]:
-    """Yield every committed receipt in the order of commit, without holding the run, which may be going on.
-
-    Args:
-        where: the ledger's own storage, ``OUTPUT/ledger``.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
+    """Yield every committed receipt in the order of commit, without holding the run, which may be going on."""
     return (Receipt.from_json(row) for row in read_rows_of(where, "receipt"))
 
 

@@ -25,8 +25,6 @@ class Block:
     Attributes:
         phase: name of the phase in which it is done.
         plane: index of the (t, z) plane.
-        row: in the image's grid of blocks.
-        col: in the image's grid of blocks.
         box: its pixels, inside the image; for ``finish`` the whole plane.
         key: hash of all that its pixels depend on; a row of the ledger counts only under the same key.
         fit: what the fit phase found for the image.

@@ -29,11 +29,7 @@ SHOWN = 3  # files that would be overwritten, in a message
 
 
 class RunFolder:
-    """A run's output folder, wherever it is stored.
-
-    Args:
-        where: storage of the run, or its URL or path; made when the run begins.
-    """
+    """A run's output folder, wherever it is stored; made when the run begins."""
 
     def __init__(self, where: StorageLike) -> None:
         self.storage = open_storage(where)
@@ -79,11 +75,7 @@ class RunFolder:
         return content
 
     def require(self) -> dict[str, Any]:
-        """Return the content of run.json.
-
-        Raises:
-            InputError: no run has begun here.
-        """
+        """Return the content of run.json; raises InputError where no run has begun."""
         content = self.read()
         if not content:
             raise InputError(Problem(str(self.storage), "no run.json", "the output folder of a run", "Is the path right?"))
@@ -130,11 +122,7 @@ class RunFolder:
         self.storage.delete(STOP)
 
     def refuse_other(self, identity: Mapping[str, Any]) -> None:
-        """Refuse a folder that holds another run.
-
-        Raises:
-            InputError: with every difference.
-        """
+        """Raise InputError with every difference where the folder holds another run."""
         content = self.read()
         before = content.get("identity")
         if before is None:
@@ -149,11 +137,7 @@ class RunFolder:
             raise InputError([*problems, f"{', '.join(ways_out[:-1])}, or {ways_out[-1]}."])
 
     def clear(self, *, take_over: bool = False) -> None:
-        """Remove what earlier runs wrote here, and nothing else.
-
-        Raises:
-            InputError: a live process holds the run.
-        """
+        """Remove what earlier runs wrote here, and nothing else; raises InputError where a live process holds the run."""
         if not self.storage.exists():
             return
         # The outputs of every plan: an image that is missing from a later plan has left its mask here.

@@ -77,9 +77,7 @@ class Holder:
 class RunLock:
     """The right to write into a run, as long as no other process has taken it over.
 
-    Attributes:
-        storage: the ledger's.
-        epoch: number of this holder, from 1.
+    Holders are numbered from 1 by ``epoch``.
     """
 
     storage: Storage
@@ -108,7 +106,6 @@ def hold_run(storage: Storage, *, take_over: bool = False, stale_s: float = 30.0
 
     Raises:
         InputError: another process holds the run and lives.
-        StoreError: the storage cannot be written.
     """
     holder = holder or Holder.here()
     epoch = _claim(storage, holder, take_over, stale_s)
@@ -135,9 +132,6 @@ def current_holder(where: StorageLike) -> Holder | None:
 
     Args:
         where: the ledger's own storage, ``OUTPUT/ledger``.
-
-    Raises:
-        StoreError: it cannot be read.
     """
     storage = open_storage(where)
     epoch = _latest_epoch(storage)

@@ -27,20 +27,12 @@ RESULTS = tuple(one.name for one in all_phases() if one.is_result)
 
 @dataclass(frozen=True)
 class Failure:
-    """One thing that was not done, and why.
-
-    Attributes:
-        image: NAME.
-        block: id of the block; None: the whole image.
-        phase: the phase that failed; ``plan`` where the image could not be opened.
-        cause: one line.
-        attempts: how often it was tried.
-    """
+    """One thing that was not done, and why."""
 
     image: str
-    block: str | None
-    phase: str
-    cause: str
+    block: str | None  # id; None: the whole image
+    phase: str  # `plan` where the image could not be opened
+    cause: str  # one line
     attempts: int = 1
 
 
@@ -49,9 +41,7 @@ class ImageCounts:
     """One image of the run.
 
     Attributes:
-        name: NAME.
         counts: summed over its blocks in plan order; None: nothing could be counted.
-        has_truth: whether it has truth.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
         numbers: sums over its blocks, by phase and name.
     """
@@ -64,13 +54,7 @@ class ImageCounts:
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
-    """Return the content of report.json.
-
-    Args:
-        plan: the last ``plan`` row of the ledger.
-        done: what the ledger holds.
-        state: of the run.
-    """
+    """Return the content of report.json, from the last ``plan`` row of the ledger and its receipts."""
     of_image: dict[str, list[Receipt]] = {}
     for receipt in done.receipts.values():
         if receipt.block:

@@ -26,13 +26,6 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
 
     Each file is replaced as a whole. In the CSV files an undefined value is an empty cell, and text that a spreadsheet would
     take for a formula gets an apostrophe in front.
-
-    Args:
-        report: as made by :func:`pipeline.report.report_of`.
-        where: storage of the report, or its URL or path; made where it is missing.
-
-    Raises:
-        StoreError: the storage cannot be written.
     """
     classes, images = report["classes"], report["per_image"]
     class_columns = list(classes[0]) if classes else ["id", "name"]

@@ -36,12 +36,9 @@ def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receip
 
 
 def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Mapping[Key, Mapping[str, int]]) -> None:
-    """Remove the arrays of images that are begun anew: what is there may have another shape.
+    """Remove the arrays of images whose blocks are all ``waiting``: what is there may have another shape.
 
-    Args:
-        spec: what is executed.
-        waiting: blocks that are to be done.
-        outdated: files that an earlier execution wrote of these.
+    ``outdated`` are the files that an earlier execution wrote of such blocks.
     """
     if not outdated:
         return

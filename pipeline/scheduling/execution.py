@@ -29,10 +29,7 @@ LOOK_S = 0.5  # between two looks for the stop flag
 
 
 def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
-    """Do what the ledger does not hold yet.
-
-    Returns:
-        The exit code, and what the ledger now holds of this plan's blocks.
+    """Do what the ledger does not hold yet; return the exit code, and what the ledger now holds of this plan's blocks.
 
     Raises:
         GigasegError: the run could not go on; what is committed stays.
@@ -64,11 +61,7 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
 class _Execution:
     """What changes while a run goes on.
 
-    Args:
-        spec: what is executed.
-        ledger: of the run, held.
-        queue: the blocks.
-        outdated: files that an earlier execution wrote of blocks that are done again, by (phase, block id).
+    ``outdated`` are files that an earlier execution wrote of blocks that are done again, by (phase, block id).
     """
 
     def __init__(self, spec: RunSpec, ledger: Ledger, queue: BlockQueue, outdated: Mapping[tuple[str, str], Mapping[str, int]]) -> None:

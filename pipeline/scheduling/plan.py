@@ -95,11 +95,7 @@ def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:
 def recount(catalogue: Catalogue, job: Job, stages: list[Stage], known: Mapping[tuple[str, str], Receipt]) -> list[Stage]:
     """Return the stages of one image, with one more for blocks whose masks stay and whose truth, classes or ``ignore`` have changed.
 
-    Args:
-        catalogue: the images.
-        job: what every actor is told.
-        stages: the planned ones.
-        known: committed receipts by (phase, block id).
+    ``known`` are the committed receipts by (phase, block id).
     """
     masks = next(stage.blocks for stage in stages if phase(stage.phase).is_result)
     key = count_key(catalogue, masks[0].image)

@@ -18,10 +18,7 @@ __all__ = ["Progress", "show_progress"]
 class Progress:
     """Counts pixels, of the image at hand and of all; draws when it has a bar to draw on.
 
-    Args:
-        bar: of rich.
-        pixels: what each image has to go through in all its phases, by name.
-        done: what of that an earlier execution has committed.
+    ``pixels`` are those that each image has in all its phases, by name; ``done`` those that an earlier execution has committed.
     """
 
     def __init__(self, bar: Bar | None, pixels: Mapping[str, int], done: Mapping[str, int]) -> None:
@@ -42,11 +39,7 @@ class Progress:
 
 @contextmanager
 def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]]) -> Iterator[Progress]:
-    """Draw bars with pixels a second and time left on stderr, if it is a terminal.
-
-    Args:
-        count: gives the two arguments of :class:`Progress`; only called when there is somebody to look.
-    """
+    """Draw bars with pixels a second and time left on stderr; call ``count``, which gives ``pixels`` and ``done``, only on a terminal."""
     if not sys.stderr.isatty():
         yield Progress(None, {}, {})
         return

@@ -94,12 +94,9 @@ class Storage(ABC):
         Args:
             key: of the file.
             data: what to append.
-            at: number of bytes written so far. A call that failed may be repeated: what it wrote behind ``at`` is overwritten.
-                None: the end of the file as it is.
+            at: number of bytes written so far; a shorter file raises StoreError. A call that failed may be repeated: what it
+                wrote behind ``at`` is overwritten. None: the end of the file as it is.
             durable: see the class.
-
-        Raises:
-            StoreError: the file is shorter than ``at``.
         """
         before = self.get(key, 0, at) or b""
         if at is not None and len(before) < at:
@@ -107,11 +104,7 @@ class Storage(ABC):
         self.put(key, before + data, durable=durable)
 
     def open(self, key: str) -> BinaryIO:
-        """Open a file for reading, seekable.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
+        """Open a file for reading, seekable; raises FileNotFoundError where there is none."""
         data = self.get(key)
         if data is None:
             raise FileNotFoundError(f"{self.url}/{key}")
@@ -178,11 +171,7 @@ class Storage(ABC):
         return hash(self.url)
 
     def _checked(self, key: str) -> str:
-        """Return a key that leads nowhere but below the root.
-
-        Raises:
-            InputError: it is empty, absolute, has an empty part, ``.`` or ``..``, or a NUL.
-        """
+        """Return a key; raises InputError where it is empty, absolute, has an empty part, ``.`` or ``..``, or a NUL."""
         if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
             raise InputError(Problem(self.url, repr(key), "a path inside this folder"))
         return key

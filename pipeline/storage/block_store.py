@@ -52,11 +52,7 @@ def chunk_side(block: int) -> int:
 class BlockStore(Raster):
     """An array that is written in whole blocks and read in any box. A value: it travels between processes.
 
-    Args:
-        where: storage of the array, or its URL or path.
-        header: what is stored.
-        block: side of a block, pixels.
-        fill: value of pixels whose block has not been written.
+    A block has a side of ``block`` pixels; pixels whose block has not been written have the value ``fill``.
     """
 
     def __init__(self, where: StorageLike, header: Header, block: int, fill: float = 0) -> None:
@@ -64,11 +60,7 @@ class BlockStore(Raster):
 
     @classmethod
     def open(cls, where: StorageLike) -> BlockStore:
-        """Open an array that exists.
-
-        Raises:
-            StoreError: there is none.
-        """
+        """Open an array; raises StoreError where there is none."""
         storage = open_storage(where)
         try:
             metadata = json.loads(storage.get(METADATA) or b"")
@@ -103,13 +95,7 @@ class BlockStore(Raster):
     def create(self, *, replace: bool = False) -> None:
         """Make the array, without pixels; an equal one that exists stays as it is, pixels included.
 
-        Several processes may call this at once.
-
-        Args:
-            replace: remove a different array that is in the way.
-
-        Raises:
-            StoreError: a different array is in the way, or the disk refuses.
+        Several processes may call this at once. A different array that is in the way is replaced, or raises StoreError.
         """
         self.storage.make()
         try:
@@ -134,9 +120,6 @@ class BlockStore(Raster):
 
         Returns:
             Size in bytes by key of the file.
-
-        Raises:
-            StoreError: the disk refuses.
         """
         whole = Box(box.y0, box.x0, box.y0 + self.block, box.x0 + self.block).clip(self.header.shape)
         if box.y0 % self.block or box.x0 % self.block or box != whole:
@@ -151,11 +134,7 @@ class BlockStore(Raster):
         return {key: size}
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Return the pixels of a box, pixels_CYX; the fill value where nothing was written.
-
-        Raises:
-            BlockError: a file is damaged.
-        """
+        """Return the pixels of a box, pixels_CYX; the fill value where nothing was written. A damaged file raises BlockError."""
         try:
             pixels = np.asarray(self._readable[self._index(box, plane)])
         except (OSError, RuntimeError, ValueError) as error:

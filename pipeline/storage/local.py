@@ -196,11 +196,7 @@ class LocalStorage(Storage):
 
     @override
     def exists(self) -> bool:
-        """Return whether the folder exists.
-
-        Raises:
-            InputError: a file stands where the folder or one above it would be.
-        """
+        """Return whether the folder exists; raises InputError where a file stands in its place or above it."""
         with store_errors(self.root):
             if self.root.is_dir():
                 return True

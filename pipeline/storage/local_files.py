@@ -42,10 +42,7 @@ WAYS_OUT = {
 
 @contextmanager
 def store_errors(path: Path | str) -> Iterator[None]:
-    """Turn an OSError into one line that says where, why and what to do.
-
-    Raises:
-        StoreError: the ``with`` block raised an OSError.
+    """Turn an OSError of the ``with`` block into a StoreError: one line that says where, why and what to do.
 
     Example:
         >>> with store_errors("/full/run.json"):
@@ -61,11 +58,7 @@ def store_errors(path: Path | str) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hash of a file's bytes; the file is read again only after it has changed.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the hash of a file's bytes; the file is read again only after it has changed."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
@@ -80,12 +73,7 @@ def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
 def scratch_folder(path: Path, root: Path) -> Iterator[Path]:
     """Give an empty folder on the disk of ``path``, and remove it in the end, with those that killed processes left there.
 
-    Args:
-        path: what is written; it need not exist.
-        root: a folder above it, which must exist: others below it are made.
-
-    Raises:
-        OSError: the disk refuses, or ``root`` is gone.
+    ``root``, a folder above ``path``, must exist; folders below it are made.
     """
     folder = path.with_name(f".{path.name}{PARTIAL}") / f"{_machine()}.{os.getpid()}.{threading.get_native_id()}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -100,12 +88,9 @@ def scratch_folder(path: Path, root: Path) -> Iterator[Path]:
 
 
 def with_parents(path: Path, root: Path, make: Callable[[], T]) -> T:
-    """Call what makes ``path``, and make the folders between ``root`` and it where they are missing.
+    """Call what makes ``path``, and make the folders between ``root``, which must exist, and it where they are missing.
 
     Repeated, because other processes may remove empty folders meanwhile.
-
-    Raises:
-        FileNotFoundError: ``root`` is gone.
     """
     for _ in range(MOST_TRIES):
         try:

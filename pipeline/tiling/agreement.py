@@ -23,11 +23,8 @@ __all__ = ["Agreement"]
 class Agreement:
     """Compares the tiles of one block, in any order.
 
-    Args:
-        box: the block's pixels; tiles of neighbouring blocks are not compared.
-        ops: operations on the arrays that hold the classes.
-
     Attributes:
+        box: the block's pixels; tiles of neighbouring blocks are not compared.
         equal: pixels on which both tiles agree; a number, or an array of one element.
         pixels: pixels that both tiles predict.
     """
@@ -41,11 +38,8 @@ class Agreement:
     def add(self, tile: Tile, predicted: Box, inside: Box, classes_YX: Any) -> None:
         """Compare one tile, whose core lies in the block, with those of its neighbours that were added before.
 
-        Args:
-            tile: of the grid.
-            predicted: all pixels that the tile predicts.
-            inside: at least those of them that lie in the block.
-            classes_YX: of ``inside``; held until the neighbours are added.
+        ``predicted`` are all pixels that the tile predicts, ``inside`` at least those of them that lie in the block; the classes
+        of ``inside`` are held until the neighbours are added.
         """
         reach = tile.core.y0 - predicted.y0
         if reach <= 0:

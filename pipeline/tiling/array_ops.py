@@ -75,11 +75,7 @@ class ArrayOps(ABC):
 
     @abstractmethod
     def count(self, mask_YX: Any, truth_YX: Any | None, num_classes: int) -> dict[str, Any]:
-        """Count the pixels of a mask, by class and against a truth.
-
-        Returns:
-            ``predicted`` (K,), ``no_prediction`` and ``confusion`` (K, K), the fields of :class:`pipeline.statistics.pixel_counts.Counts`.
-        """
+        """Count a mask's ``predicted`` (K,), ``no_prediction`` and ``confusion`` (K, K): see :class:`pipeline.statistics.Counts`."""
 
     @abstractmethod
     def fetch(self, values: Mapping[str, Any]) -> Fetched:

@@ -130,13 +130,7 @@ class Blender:
         self.reach = 0
 
     def add(self, tile: Tile, predicted: Box, inside: Box, scores_KYX: Any) -> Iterator[tuple[Box, Any, bool]]:
-        """Add one tile.
-
-        Args:
-            tile: of the grid.
-            predicted: all pixels that the tile predicts.
-            inside: those of them that lie in the image.
-            scores_KYX: of ``inside``.
+        """Add one tile, which predicts the pixels ``predicted``, and its scores ``inside`` the image.
 
         Yields:
             For each overlap region that is now complete: its pixels, its scores (K, Y, X), and whether this tile alone predicts it.

@@ -113,7 +113,7 @@ def axis_weights(kind: str, core: int, halo: int, index: int, count: int) -> NDA
 
 
 def _window(kind: str, position: NDArray[Any], core: int, halo: int) -> NDArray[np.float64]:
-    """The weight at a position of the outer before it is normalised; 0 outside the outer."""
+    """Return the weights at positions of the outer before they are normalised; 0 outside the outer."""
     outer = core + 2 * halo
     if kind == "linear":
         edge = np.minimum(position, outer - 1 - position) + 0.5

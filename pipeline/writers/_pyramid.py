@@ -89,12 +89,7 @@ def mean(nodata: float | None = None) -> Halve:
 
 
 def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
-    """Write every block of a level that was created, from the level before.
-
-    Raises:
-        StoreError: the disk refuses.
-        BlockError: the source is damaged.
-    """
+    """Write every block of a level that was created, from the level before."""
     grid = Grid(target.header.shape, core=target.block, halo=0, block=target.block)
     for plane in range(target.header.num_planes):
         for box in grid.blocks():

@@ -48,18 +48,15 @@ class OmeZarr(Writer):
     downsample: Literal["nearest", "mode"] = Field(default="nearest", description="how smaller levels of a mask are made")
 
     def create(self, where: StorageLike, meta: MaskMeta | Header, block: int) -> BlockStore:
-        """Make the group and an empty level 0; what exists stays, pixels included.
+        """Make the group, and return an empty level 0 to write blocks into; what exists stays, pixels included.
 
         Args:
             where: of the group.
             meta: a mask's, or the header of an image of channels.
             block: side of a block, pixels.
 
-        Returns:
-            Level 0, to write blocks into.
-
         Raises:
-            StoreError: a different array is in the way, or the disk refuses.
+            StoreError: a different array is in the way.
         """
         group = open_storage(where)
         header = meta.header if isinstance(meta, MaskMeta) else meta
@@ -78,7 +75,6 @@ class OmeZarr(Writer):
             home: where the group will lie in the end, which links are relative to; None: where it is.
 
         Raises:
-            StoreError: there is no level 0, or the disk refuses.
             BlockError: level 0 is damaged.
         """
         group = open_storage(where)

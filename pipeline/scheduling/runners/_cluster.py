@@ -49,11 +49,7 @@ class Cluster:
         return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in self.needs.items()) for node in nodes)
 
     def check(self) -> None:
-        """Refuse what Ray would wait for without end.
-
-        Raises:
-            InputError: more actors or GPUs are asked for than the cluster has.
-        """
+        """Raise InputError where more actors or GPUs are asked for than the cluster has: Ray would wait without end."""
         room = self.room()
         wanted = 1 if self.compute.actors == "auto" else self.compute.actors
         if wanted > room:
@@ -108,11 +104,7 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
 
 
 def start(address: str | None, cores: int) -> None:
-    """Join the cluster at an address; without one, start Ray on loopback with so many cores.
-
-    Raises:
-        InputError: the cluster cannot be reached.
-    """
+    """Join the cluster at an address, or raise InputError; without one, start Ray on loopback with so many cores."""
     if address:
         _connect(address)
     else:
