@@ -10,8 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.networks.probe_cache import probe_key, recall_probe, remember_probe
-from pipeline.models.networks.stride_and_field import Probe, probe, probe_field, probe_stride
+from pipeline.models.networks.stride_and_field import (
+    Probe,
+    probe,
+    probe_field,
+    probe_key,
+    probe_stride,
+    recall_probe,
+    remember_probe,
+)
 from pipeline.plugins import build
 from pipeline.storage import file_sha256
 

@@ -274,10 +274,10 @@ def num_parameters(model: Model) -> int:
     """
     if not isinstance(model, TorchModel):
         return 0
-    import torch
-
     if isinstance(model, Network):
-        with torch.device("meta"):
+        from pipeline.models.networks.recognition import weightless
+
+        with weightless():
             module = model.build()
     else:
         module = model.load()

@@ -161,7 +161,7 @@ class Bundle(TorchModel):
         if (found := file_sha256(weights)) != wanted:
             way_out = "The file was tampered with or truncated: get the bundle again."
             raise InputError(Problem(str(weights), f"sha256 {found[:12]}...", f"{wanted[:12]}..., as model.yaml says", way_out))
-        from pipeline.models.networks.merged import MergedChannels, MergedOutputs
+        from pipeline.models.networks.wrappers import MergedChannels, MergedOutputs
 
         module = self.architecture.load()
         if self.spec.merge_channels:

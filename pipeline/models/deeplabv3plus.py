@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline.models import Network
 from pipeline.models.networks import Shapes, channels_and_classes
+from pipeline.models.networks.smp import make_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,8 +71,6 @@ class DeepLabV3Plus(Network):
 
     def build(self) -> nn.Module:
         """Build the module."""
-        from pipeline.models.networks.smp import make_network
-
         return make_network(
             "DeepLabV3Plus",
             _ENCODERS.get(self.encoder, self.encoder),

@@ -71,7 +71,7 @@ class Exported(NetworkFile):
         """
         import torch
 
-        from pipeline.models.network_files.fixed_batch import FixedBatch
+        from pipeline.models.networks.wrappers import FixedBatch
 
         self.require_file()
         batch = self.facts.batch

@@ -66,7 +66,7 @@ class Onnx(NetworkFile):
         Raises:
             InputError: there is no such file.
         """
-        from pipeline.models.network_files.fixed_batch import FixedBatch
+        from pipeline.models.networks.wrappers import FixedBatch
 
         self.require_file()
         return FixedBatch(LazySession(self.path), self.facts.batch)

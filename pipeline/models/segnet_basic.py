@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.models._segnet_base import SegNetBase
-from pipeline.models.networks import SegNetLayers
+from pipeline.models.segnet import SegNet, Stages
 
 __all__ = ["SegNetBasic"]
 
 
-class SegNetBasic(SegNetBase):
+class SegNetBasic(SegNet):
     """The small SegNet of the paper: four 7x7 convolutions down, four up by the poolings' indices, and a 1x1 classifier.
 
     1,416,587 parameters for three channels and 11 classes. As in the authors' own files, the input's channels are
@@ -22,6 +21,9 @@ class SegNetBasic(SegNetBase):
         model: {name: segnet_basic, channels: 3, classes: 11}
     """
 
-    layers: ClassVar[SegNetLayers] = SegNetLayers(
-        encoder=((64,),) * 4, decoder=((64,),) * 4, kernel=7, head=1, is_rectified=False, is_normalized=True
-    )
+    encoder: ClassVar[Stages] = ((64,),) * 4
+    decoder: ClassVar[Stages] = ((64,),) * 4
+    kernel: ClassVar[int] = 7
+    head: ClassVar[int] = 1
+    is_rectified: ClassVar[bool] = False
+    is_normalized: ClassVar[bool] = True

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.models import Network
-from pipeline.models.networks import Shapes, probe_key, recall_probe
-from pipeline.models.networks.smp_architectures import DEPTH, GIVEN_ELSEWHERE, OUTPUT_STRIDE, UNBOUNDED, Architecture, spelled
+from pipeline.models.networks import Shapes, load_weights, probe_key, recall_probe
+from pipeline.models.networks.smp import (
+    DEPTH,
+    GIVEN_ELSEWHERE,
+    OUTPUT_STRIDE,
+    UNBOUNDED,
+    Architecture,
+    check_output,
+    infer_options,
+    make_network,
+    spelled,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,8 +110,6 @@ class Smp(Network):
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """Infer the architecture from the decoder, and every encoder that the names allow; none of timm's."""
-        from pipeline.models.networks.smp_tensor_names import infer_options
-
         return infer_options(shapes)
 
     def build(self) -> nn.Module:
@@ -114,16 +122,11 @@ class Smp(Network):
         Raises:
             InputError: there is no such encoder, the weights cannot be loaded, or the options do not fit.
         """
-        from pipeline.models.networks import load_weights
-        from pipeline.models.networks.smp import check_output
-
         module = load_weights(lambda: self._make(None if self.weights else self.pretrained), self.weights, self.seed)
         check_output(module, self.channels, self.stride)
         return module
 
     def _make(self, pretrained: str | None) -> nn.Module:
-        from pipeline.models.networks.smp import make_network
-
         # Tiles at the border of an image are smaller than others.
         resized = {"dynamic_img_size": True} if self.architecture == "DPT" else {}
         return make_network(

@@ -33,7 +33,7 @@ def multiply_adds(name: str, side: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pipeline.models.networks.weightless import weightless
+    from pipeline.models.networks.recognition import weightless
     from pipeline.plugins import build
 
     model = build("models", NETWORKS[name])

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.config import config_from_mapping
 from pipeline.models.bundle_files import list_bundles, read_spec
-from pipeline.models.networks.padding import pad_to_multiple
+from pipeline.models.networks.wrappers import pad_to_multiple
 from pipeline.plugins import build
 from tests.benchmarks.peers import JOBS, TOOLS, checked, python_of
 from workflows.run import run_config

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.plugins import build
-from pipeline.tuning.fixed_tile_size import fixed_tile
+from pipeline.tuning.tile_shape import fixed_tile
 from tests.conftest import NORMALIZE, blobs, save_tiff
 from tests.contracts import test_models as contract
 from tests.oracle.network_files import MARGIN, SIZE, spec_of, zoo, zoo_scene

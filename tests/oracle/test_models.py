@@ -18,10 +18,9 @@ from pipeline.errors import InputError
 from pipeline.inputs import build_catalogue
 from pipeline.models import num_parameters
 from pipeline.models.bundle_files import list_bundles, save_bundle
-from pipeline.models.networks.probe_cache import probe_key
-from pipeline.models.networks.stride_and_field import probe_field
+from pipeline.models.networks.stride_and_field import probe_field, probe_key
 from pipeline.plugins import build
-from pipeline.tuning.network_probe import measure_stride_and_field
+from pipeline.tuning.halo_trial import measure_stride_and_field
 from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import UNET, engine_yaml, save_tiff
 
@@ -316,7 +315,7 @@ def test_saved_weights_are_plain_safetensors(saved):
 @pytest.mark.parametrize("says", [None, True, False])
 def test_a_bundle_may_ask_for_float32(tmp_path, monkeypatch, says):
     """A bundle whose masks suffer from bfloat16 says so, and is computed in float32 unless the YAML wants otherwise."""
-    monkeypatch.setattr("pipeline.tuning.recipe_choice.bf16_supported", lambda: True)
+    monkeypatch.setattr("pipeline.tuning.compute_choice.bf16_supported", lambda: True)
     extra, spec = {} if says is None else {"bf16": says}, {**TINY, "channels": 1}
     folder = save_bundle(tmp_path / "mine", build("models", spec).load(), architecture=spec, classes=CLASSES, **extra)
     model = {"name": "bundle", "path": f"{folder}{os.sep}"}

@@ -16,8 +16,7 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.models.model_zoo.exact_moments import mean_and_std, sum_moments
-from pipeline.models.networks.probe_cache import probe_key, remember_probe
-from pipeline.models.networks.stride_and_field import Probe
+from pipeline.models.networks.stride_and_field import Probe, probe_key, remember_probe
 from pipeline.plugins import build
 from pipeline.tiling import NumpyOps
 from tests.conftest import blobs, save_tiff

@@ -6,15 +6,11 @@ Never touches: models, pixels. Modules that import torch are imported by name, i
 
 from __future__ import annotations
 
-from pipeline.models.networks.probe_cache import probe_key, recall_probe, remember_probe
-from pipeline.models.networks.segnet_layers import SegNetLayers
-from pipeline.models.networks.stride_and_field import Probe, probe
-from pipeline.models.networks.tensor_shapes import Shapes, channels_and_classes
-from pipeline.models.networks.weights import load_weights, read_pickle, read_weights, refuse_mismatch
+from pipeline.models.networks.stride_and_field import Probe, probe, probe_key, recall_probe, remember_probe
+from pipeline.models.networks.weights import Shapes, channels_and_classes, load_weights, read_pickle, read_weights, refuse_mismatch
 
 __all__ = [
     "Probe",
-    "SegNetLayers",
     "Shapes",
     "channels_and_classes",
     "load_weights",

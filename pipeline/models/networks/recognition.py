@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
+from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import InputError
-from pipeline.models.networks.tensor_shapes import Shapes
 from pipeline.plugins import available, build, find
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pipeline.models.networks.weights import Shapes
 
-__all__ = ["advise", "nearest_network"]
+__all__ = ["advise", "nearest_network", "weightless"]
 
 _MIN_SHARE = 0.1  # of tensors that agree; below it a network is not worth naming
 _NOT_IN_SHAPES = "What shapes do not show, such as padding, must be as in training."
 
 
-@runtime_checkable
-class Recognizable(Protocol):
-    """What recognition needs of a :class:`pipeline.models.Network`, which documents the methods."""
-
-    @classmethod
-    def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
-        """Read options off the tensors of a file."""
-        ...
-
-    def build(self) -> nn.Module:
-        """Build the module, without weights."""
-        ...
+# Functions that initialise weights; on the meta device they take time and change nothing.
+_FILLS = {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "constant_", "erfinv_"}
+_FILLS |= {"mul_", "add_", "clamp_", "fill_", "zero_"}
 
 
 def advise(shapes: Shapes, weights: Path) -> str:
-    """Return a sentence that names the network of a weights file, with options to paste, or says that there is none.
-
-    Args:
-        shapes: of the file's tensors.
-        weights: the file.
-    """
+    """Return a sentence that names the network of a weights file, with options to paste, or says that there is none."""
     prefix = _common_prefix(shapes)
     names = f" once {prefix!r} is cut off its names" if prefix else ""
     shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
@@ -57,9 +45,6 @@ def advise(shapes: Shapes, weights: Path) -> str:
 
 def nearest_network(shapes: Shapes) -> tuple[dict[str, Any], float]:
     """Find the network whose tensors agree best with those of a file.
-
-    Args:
-        shapes: of the file's tensors.
 
     Returns:
         Name and options of the network, as in the YAML's ``model``, and the share of all tensors, the file's and the network's,
@@ -85,17 +70,14 @@ def _candidates(shapes: Shapes) -> Iterator[dict[str, Any]]:
             plugin = find("models", name)
         except InputError:
             continue  # the model needs a package that is not installed
-        if issubclass(plugin, Recognizable):
-            yield from ({"name": name, **options} for options in plugin.guess_options(shapes))
+        if guess_options := getattr(plugin, "guess_options", None):
+            yield from ({"name": name, **options} for options in guess_options(shapes))
 
 
 def _shapes_of(spec: dict[str, Any]) -> Shapes:
-    from pipeline.models.networks.weightless import weightless
-
-    network: Recognizable = build("models", spec)
     with weightless(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated names of a library, which the user did not write
-        module = network.build()
+        module = build("models", spec).build()
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
@@ -117,3 +99,29 @@ def _clue(shapes: Shapes) -> str:
     if "segmentation_head.0.weight" in shapes:
         return " They look like segmentation-models-pytorch's with an encoder of timm: name it, as in model: {name: smp, encoder: tu-NAME}."
     return ""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skips functions that fill tensors, and keeps on the CPU the numbers that some encoders read while they are built."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", "") in _FILLS:
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.linspace:
+            kwargs.setdefault("device", "cpu")
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Build modules inside this context with shapes, but without memory or values.
+
+    Example:
+        >>> with weightless():
+        ...     layer = torch.nn.Linear(10**6, 10**6)
+        >>> layer.weight.shape, layer.weight.device.type
+        (torch.Size([1000000, 1000000]), 'meta')
+    """
+    with torch.device("meta"), _Unfilled():
+        yield

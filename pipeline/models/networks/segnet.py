@@ -8,31 +8,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models.networks.padding import pad_to_multiple
-from pipeline.models.networks.segnet_layers import SegNetLayers
+from pipeline.models.networks.wrappers import pad_to_multiple
 
 __all__ = ["SegNetModule"]
+
+Stages = Sequence[Sequence[int]]
 
 
 class SegNetModule(nn.Module):
     """SegNet: the decoder puts each value at the position of the maximum that the encoder's pooling found.
 
     Zeros pad a size that is not a multiple of the stride at the bottom and right, and the output is cropped to the input's size.
+    The arguments are those of :class:`pipeline.models.segnet.SegNet`.
     """
 
-    def __init__(self, channels: int, classes: int, layers: SegNetLayers) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        encoder: Stages,
+        decoder: Stages,
+        *,
+        kernel: int,
+        head: int,
+        is_rectified: bool,
+        is_normalized: bool,
+    ) -> None:
         super().__init__()
-        self.stride = layers.stride
-        self.norm = nn.LocalResponseNorm(5) if layers.is_normalized else nn.Identity()
+        self.stride = 2 ** len(encoder)
+        self.norm = nn.LocalResponseNorm(5) if is_normalized else nn.Identity()
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         width = channels
-        for stage in layers.encoder:
-            self.encoder.append(_stage(width, stage, layers.kernel, True))
+        for stage in encoder:
+            self.encoder.append(_stage(width, stage, kernel, True))
             width = stage[-1]
-        for stage in layers.decoder:
-            self.decoder.append(_stage(width, stage, layers.kernel, layers.is_rectified))
+        for stage in decoder:
+            self.decoder.append(_stage(width, stage, kernel, is_rectified))
             width = stage[-1]
-        self.head = nn.Conv2d(width, classes, layers.head, padding=layers.head // 2)
+        self.head = nn.Conv2d(width, classes, head, padding=head // 2)
 
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
         """Return logits (N, K, Y, X)."""

@@ -1,17 +1,89 @@
-"""Networks of segmentation-models-pytorch: built by name, adapted to any size, checked before the first tile."""
+"""Networks of segmentation-models-pytorch: names and defaults, building, adapting to any size, recognising by names of tensors.
+
+Importing this module imports neither torch nor the library.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+import inspect
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.models.networks.padding import pad_to_multiple
-from pipeline.models.networks.smp_architectures import GIVEN_ELSEWHERE
+from pipeline.models.networks.weights import Shapes, channels_and_classes
 
-__all__ = ["check_output", "make_network"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "DEPTH",
+    "GIVEN_ELSEWHERE",
+    "OUTPUT_STRIDE",
+    "UNBOUNDED",
+    "Architecture",
+    "check_output",
+    "infer_options",
+    "make_network",
+    "spelled",
+]
+
+Architecture = Literal[
+    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"
+]
+_SPELLING = {name.lower(): name for name in get_args(Architecture)}
+# Default encoder depth where it is not 5.
+DEPTH = {"PSPNet": 3}
+# Default output stride where the encoder is dilated.
+OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
+# Architectures whose attention, image pooling or group norm sees the whole tile.
+UNBOUNDED = {"MAnet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "DPT"}
+# Arguments of the library that are not among the options, and the key that gives each of them.
+GIVEN_ELSEWHERE = {
+    "encoder_name": "encoder",
+    "encoder_weights": "pretrained",
+    "in_channels": "channels",
+    "classes": "classes",
+    "activation": "nothing: logits are wanted",
+    "aux_params": "nothing: logits are wanted",
+}
+
+
+# The start of a decoder tensor's name for each architecture; the first match decides.
+_DECODERS = {
+    "blocks.x_0_0.": "UnetPlusPlus",
+    "center.top_conv.": "MAnet",
+    "blocks.0.block.": "Linknet",
+    "p5.": "FPN",
+    "feature_norms.": "UPerNet",
+    "psp.": "PSPNet",
+    "aspp.convs.": "DeepLabV3",
+    "aspp.0.": "DeepLabV3Plus",
+    "fpa.": "PAN",
+    "mlp_stage.": "Segformer",
+    "blocks.0.conv1.": "Unet",
+}
+# The name of an encoder's first convolution, and a pattern of the encoders that begin with it.
+_ENCODERS = {
+    "conv1": "resnet|resnext|xception|timm-skres",
+    "layer0.conv1": "senet|se_res",
+    "features.0": "vgg",
+    "features.0.0": "mobilenet_v2",
+    "features.0.conv": "inceptionv4",
+    "features.conv0": "densenet",
+    "features.conv1_1.conv": "dpn",
+    "conv2d_1a.conv": "inceptionresnetv2",
+    "_conv_stem": "efficientnet",
+    "conv_stem": "timm-(tf_)?efficientnet",
+    "patch_embed1.proj": "mit_",
+    "stage0.rbr_conv.0.conv": "mobileone",
+}
+_WIDTHS = [256, 128, 64, 32, 16]  # default feature maps of a U-Net's decoder
+
+
+def spelled(name: Any) -> Any:
+    """Return the library's spelling of an architecture; any other value is returned unchanged."""
+    return _SPELLING.get(name.lower(), name) if isinstance(name, str) else name
 
 
 def make_network(
@@ -44,7 +116,7 @@ def make_network(
     try:
         # The name of a timm encoder includes its weights: tu-resnet18.a1_in1k.
         weights: Any = True if is_timm and pretrained else pretrained
-        network = _create(architecture, name, weights, channels, classes, options)
+        network = smp.create_model(architecture, name, weights, channels, classes, **options)
     except (OSError, RuntimeError) as error:
         if pretrained is None:
             raise _unfit(architecture, encoder, options, error) from error
@@ -60,8 +132,10 @@ def check_output(network: nn.Module, channels: int, stride: int) -> None:
     """Run a small tile of a size that only the stride divides.
 
     Raises:
-        InputError: the network fails on it, or its output has another size: its encoder or its options are of no use here.
+        InputError: the network fails on it, or its output has another size.
     """
+    import torch
+
     side = stride * max(3, -(-96 // stride) // 2 * 2 + 1)
     try:
         with torch.no_grad():
@@ -72,23 +146,8 @@ def check_output(network: nn.Module, channels: int, stride: int) -> None:
         raise _unsized(f"a network that takes {side} x {side} pixels to {shape[0]} x {shape[1]}", stride)
 
 
-def _create(architecture: str, encoder: str, weights: Any, channels: int, classes: int, options: dict[str, Any]) -> nn.Module:
-    import segmentation_models_pytorch as smp
-
-    try:
-        network: nn.Module = smp.create_model(architecture, encoder, weights, channels, classes, **options)
-    except RuntimeError:
-        if torch.get_default_device().type != "meta":
-            raise
-        with torch.device("cpu"):  # some encoders read numbers from tensors while they are built
-            network = smp.create_model(architecture, encoder, weights, channels, classes, **options)
-    return network
-
-
 def _refuse_unknown(architecture: str, options: dict[str, Any]) -> None:
     """Refuse unknown options: the library passes them to the encoder, and only timm's encoders report them."""
-    import inspect
-
     import segmentation_models_pytorch as smp
 
     known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name not in (*GIVEN_ELSEWHERE, "kwargs")]
@@ -99,6 +158,8 @@ def _refuse_unknown(architecture: str, options: dict[str, Any]) -> None:
 
 def _any_size(network: nn.Module, stride: int) -> nn.Module:
     """Pad and crop inside ``forward`` by a subclass, so that the weights keep the library's names."""
+    from pipeline.models.networks.wrappers import pad_to_multiple
+
     base = type(network)
 
     def forward(self: nn.Module, x_NCYX: Tensor) -> Tensor:
@@ -139,3 +200,28 @@ def _unsized(found: str, stride: int) -> InputError:
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def infer_options(shapes: Shapes) -> Iterator[dict[str, Any]]:
+    """Yield options of the model ``smp``, one set for each encoder that the names of a file's tensors allow."""
+    decoder = next((name for start, name in _DECODERS.items() if any(tensor.startswith(f"decoder.{start}") for tensor in shapes)), None)
+    stem = next((stem for stem in _ENCODERS if f"encoder.{stem}.weight" in shapes), None)
+    size = channels_and_classes(shapes, f"encoder.{stem}.weight", "segmentation_head.0.weight")
+    if not (decoder and stem and size):
+        return
+    from segmentation_models_pytorch.encoders import encoders
+
+    options = _unet_options(shapes) if decoder == "Unet" else {}
+    for encoder in encoders:
+        if re.match(_ENCODERS[stem], encoder):
+            yield {"architecture": decoder, "encoder": encoder, **size, **({"options": options} if options else {})}
+
+
+def _unet_options(shapes: Shapes) -> dict[str, Any]:
+    widths: list[int] = []
+    while weight := shapes.get(f"decoder.blocks.{len(widths)}.conv1.0.weight"):
+        widths.append(weight[0])
+    options: dict[str, Any] = {} if widths == _WIDTHS else {"encoder_depth": len(widths), "decoder_channels": widths}
+    if "decoder.blocks.0.attention1.attention.cSE.1.weight" in shapes:
+        options["decoder_attention_type"] = "scse"
+    return options

@@ -1,20 +1,25 @@
-"""Measuring a network's total stride and field by experiment, where the model does not declare them."""
+"""Measuring a network's total stride and field by experiment, and keeping what was measured in the user's cache."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.geometry import ceil_to
+from pipeline.storage import file_sha256, recall, remember
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["VERSION", "Probe", "probe", "probe_field", "probe_stride"]
+__all__ = ["Probe", "probe", "probe_field", "probe_key", "probe_stride", "recall_probe", "remember_probe"]
 
-VERSION = 2  # of the measurement; results of earlier versions are ignored
+_VERSION = 2  # of the measurement; results of earlier versions are ignored
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
 _CANVASES = (128, 256, 512, 1024)  # sides tried in turn, pixels: small canvases are fast, large ones hold wide fields
 _BREADTH = 64  # of the strips that a field is measured on, pixels: a network reaches as far along a strip as on a square
@@ -24,12 +29,7 @@ _ROUNDING = 1e-4  # share of the largest output by which float32 may differ betw
 
 @dataclass(frozen=True)
 class Probe:
-    """A measurement.
-
-    Attributes:
-        stride: total stride, pixels.
-        field: radius in pixels, as :attr:`pipeline.models.Model.field`; None: wider than the largest canvas, or the whole tile.
-    """
+    """Total stride and field as of :class:`pipeline.models.Model`, pixels; field None: wider than the largest canvas, or the whole tile."""
 
     stride: int
     field: int | None
@@ -39,7 +39,7 @@ def probe(network: nn.Module, channels: int, size: int | None = None) -> Probe:
     """Measure stride and field of a network.
 
     Args:
-        network: maps float32 (N, C, H, W) to (N, K, H', W'); in evaluation mode, on the CPU.
+        network: maps float32 (N, C, H, W) to (N, K, H', W'), on the CPU.
         channels: C.
         size: the only H and W that the network takes, pixels; None: it takes many.
 
@@ -83,10 +83,7 @@ def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> 
 def probe_field(network: nn.Module, channels: int, stride: int, size: int | None = None) -> int | None:
     """Return how far outside a cell of the stride an input pixel can lie and still change the cell's output, pixels.
 
-    Every position in a cell is tried, along both axes.
-
-    Returns:
-        The radius; None where it reaches the border of the largest canvas, as for a network that sees its whole input.
+    Every position in a cell is tried, along both axes. None: the field reaches the border of the largest canvas.
     """
     forward = _forward(network)
     for side in (size,) if size else _CANVASES:
@@ -94,7 +91,13 @@ def probe_field(network: nn.Module, channels: int, stride: int, size: int | None
             field = _field_on(forward, channels, stride, ceil_to(side, stride), lines=stride)
         except RuntimeError:
             continue  # the canvas is too small for valid padding
-        if field is not None and (size or _holds(field, _field_on(forward, channels, stride, ceil_to(2 * side, stride), lines=1))):
+        if field is None:
+            continue
+        if size:
+            return field
+        # A dilated kernel can jump over the border of a small canvas, but not of a larger one.
+        larger = _field_on(forward, channels, stride, ceil_to(2 * side, stride), lines=1)
+        if larger is not None and larger <= field:
             return field
     return None
 
@@ -103,9 +106,6 @@ Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 def _forward(network: nn.Module) -> Forward:
-    """Return a copy of the network as a function."""
-    import copy
-
     import torch
 
     with torch.no_grad():  # a TorchScript module copied with gradients on would no longer own its weights
@@ -163,10 +163,7 @@ def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int,
     """Return the first and last row (axis -2) or column (-1) of the output that input line ``at`` changes, in input coordinates.
 
     The line is set to NaN, which passes through every weight, and to a large finite value, which changes what only
-    comparisons see.
-
-    Returns:
-        An empty list where nothing changes; None where the change touches the output's border, or the line lies outside.
+    comparisons see. Empty where nothing changes; None where the change touches the output's border, or the line lies outside.
     """
     import torch
 
@@ -183,11 +180,6 @@ def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int,
         return None
     margin = (pixels.shape[axis] - length) // 2
     return [hit[0] + margin, hit[-1] + margin] if hit else []
-
-
-def _holds(field: int, on_larger: int | None) -> bool:
-    """Return whether a larger canvas shows the same field: a dilated kernel can jump over the border of a small one."""
-    return on_larger is not None and on_larger <= field
 
 
 def _field_on(forward: Forward, channels: int, stride: int, side: int, lines: int) -> int | None:
@@ -213,3 +205,29 @@ def _narrow(forward: Forward, channels: int, side: int, axis: int) -> tuple[torc
         return strip, forward(strip)
     except (RuntimeError, ValueError, AssertionError):  # valid padding, or one size alone
         return square, forward(square)
+
+
+def probe_key(weights: Path, **built_from: Any) -> str:
+    """Return the key of a network's measurement: a hash of its weights, everything else it is built from, and the probe's version.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    parts = {"probe": _VERSION, "weights": file_sha256(weights), **built_from}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def recall_probe(weights: Path, **built_from: Any) -> Probe | None:
+    """Return the remembered measurement of a network, without torch; None: there is none, or the weights file is missing."""
+    if not weights.is_file():
+        return None
+    found = recall("probe", probe_key(weights, **built_from)) or {}
+    try:
+        return Probe(stride=int(found["stride"]), field=None if found["field"] is None else int(found["field"]))
+    except (ValueError, KeyError, TypeError):
+        return None  # an unreadable cache counts as empty
+
+
+def remember_probe(key: str, found: Probe) -> None:
+    """Keep a measurement under the key that :func:`probe_key` returned."""
+    remember("probe", key, asdict(found))

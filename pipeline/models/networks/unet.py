@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models.networks.padding import pad_to_multiple
+from pipeline.models.networks.wrappers import pad_to_multiple
 
 __all__ = ["UNetModule"]
 

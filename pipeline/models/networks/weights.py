@@ -1,4 +1,4 @@
-"""Loading weights from a file that cannot run code, or drawing them from a seed."""
+"""Weights: read from a file that cannot run code, or drawn from a seed; names and shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.errors import InputError, Problem
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["load_weights", "read_pickle", "read_weights", "refuse_mismatch"]
+__all__ = ["Shapes", "channels_and_classes", "load_weights", "read_pickle", "read_weights", "refuse_mismatch"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of each tensor of a state dict, by name."""
 
 _MAX_NAMES = 3  # in a message; a wrong file differs in hundreds
 
@@ -76,8 +79,8 @@ def _read_safetensors(weights: Path) -> Mapping[str, torch.Tensor]:
         raise InputError(Problem(str(weights), f"a damaged file ({error})", "safetensors", "Copy it again.")) from error
 
 
-def read_pickle(weights: Path) -> Any:
-    """Read tensors and plain values that ``torch.save`` wrote.
+def read_pickle(weights: Path | BinaryIO, where: str = "") -> Any:
+    """Read tensors and plain values that ``torch.save`` wrote; ``where`` is the name of an open file in messages.
 
     Raises:
         InputError: the file is damaged, or loading it would run code.
@@ -89,16 +92,11 @@ def read_pickle(weights: Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         way_out = "A whole pickled module is refused, since loading it runs its code: save module.state_dict() as .safetensors."
-        raise InputError(Problem(str(weights), f"no readable state dict ({reason})", "tensors by name", way_out)) from error
+        raise InputError(Problem(where or str(weights), f"no readable state dict ({reason})", "tensors by name", way_out)) from error
 
 
 def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], weights: Path) -> None:
-    """Refuse tensors that do not fit a model.
-
-    Args:
-        wanted: tensors of the model, by name.
-        found: tensors of the file, by name.
-        weights: the file.
+    """Refuse tensors of a file that do not fit the tensors of a model, by name.
 
     Raises:
         InputError: names or shapes differ; the message has the number and the first few of each kind of difference, and the
@@ -124,3 +122,14 @@ def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torc
 
 def _shortened(names: list[str]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+
+
+def channels_and_classes(shapes: Shapes, first: str, last: str) -> dict[str, int] | None:
+    """Read ``channels`` and ``classes`` off the weights of a network's first and last convolution; None where these are no convolutions.
+
+    Example:
+        >>> channels_and_classes({"stem.weight": (48, 3, 5, 5), "head.weight": (19, 48, 1, 1)}, "stem.weight", "head.weight")
+        {'channels': 3, 'classes': 19}
+    """
+    stem, head = shapes.get(first, ()), shapes.get(last, ())
+    return {"channels": stem[1], "classes": head[0]} if len(stem) == len(head) == 4 else None
