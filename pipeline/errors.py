@@ -36,12 +36,6 @@ __all__ = [
 class Problem:
     """One mistake in the user's input.
 
-    Attributes:
-        where: file and line, YAML key or path, as in ``run.yaml:4: tiling.core``.
-        found: what is there; None: the key is missing.
-        expected: what may be there; empty where ``fix`` says enough.
-        fix: what to do, as a sentence: the nearest valid name, a command to type.
-
     Example:
         >>> print(Problem("run.yaml:3: model.name", "'treshold'", "histogram or unet", "Did you mean 'histogram'?"))
         run.yaml:3: model.name: found 'treshold'; expected histogram or unet. Did you mean 'histogram'?
@@ -49,10 +43,10 @@ class Problem:
         run.yaml:5: model.classes is missing; expected a whole number
     """
 
-    where: str
-    found: str | None
-    expected: str = ""
-    fix: str = ""
+    where: str  # file and line, YAML key or path, as in `run.yaml:4: tiling.core`
+    found: str | None  # what is there; None: the key is missing
+    expected: str = ""  # what may be there; empty where `fix` says enough
+    fix: str = ""  # what to do, as a sentence: the nearest valid name, a command to type
 
     def __str__(self) -> str:
         """Return the problem as one line."""

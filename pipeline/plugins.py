@@ -30,15 +30,11 @@ _NESTED = {"runners": "scheduling.runners"}
 
 
 class Plugin(BaseModel):
-    """Base of all plug-ins: a frozen value that refuses unknown options and options of another type.
-
-    Attributes:
-        nested_kinds: the options that hold lists of plug-ins, each with the kind of its plug-ins.
-    """
+    """Base of all plug-ins: a frozen value that refuses unknown options and options of another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
-    nested_kinds: ClassVar[Mapping[str, str]] = {}
+    nested_kinds: ClassVar[Mapping[str, str]] = {}  # the options that hold lists of plug-ins, each with the kind of its plug-ins
 
     @classmethod
     def path_options(cls, options: Mapping[str, Any]) -> list[str]:

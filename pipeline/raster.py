@@ -18,35 +18,20 @@ __all__ = ["ArrayRaster", "Header", "Raster"]
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its pixels before any is read.
+    """What a file says about its pixels before any is read."""
 
-    Attributes:
-        shape: height and width of one plane, pixels.
-        channels: number of channels C after channel selection.
-        dtype: numpy name of the stored type, such as ``uint8``, ``uint16``, ``float32``.
-        planes: length of each stack axis in order, ``{"t": 3, "z": 5}``; empty for a single plane.
-        pixel_size: (y, x) size of a pixel in ``unit``; None where the file does not say.
-        unit: ``micrometer``, ``meter`` or ``degree``; empty where it is unknown.
-        offset: (y, x) position of the first pixel's corner in ``unit``.
-        nodata: value of pixels without data, as the file declares it; None where it declares none.
-        whole_bytes: bytes that every read decodes, whatever the box (PNG, JPEG, one-strip TIFF); 0 where regions decode alone.
-        georeference: tags to copy into exports, such as GeoTIFF keys; values are plain Python.
-        channel_names: a name for each channel, or empty.
-        notes: what a user may not expect of the pixels, such as that they are indices of a palette.
-    """
-
-    shape: tuple[int, int]
-    channels: int
-    dtype: str
-    planes: Mapping[str, int] = field(default_factory=dict)
-    pixel_size: tuple[float, float] | None = None
-    unit: str = ""
-    offset: tuple[float, float] = (0.0, 0.0)
-    nodata: float | None = None
-    whole_bytes: int = 0
-    georeference: Mapping[str, Any] = field(default_factory=dict)
-    channel_names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    shape: tuple[int, int]  # height and width of one plane, pixels
+    channels: int  # number of channels C after channel selection
+    dtype: str  # numpy name of the stored type, such as `uint8`, `uint16`, `float32`
+    planes: Mapping[str, int] = field(default_factory=dict)  # length of each stack axis in order, {"t": 3, "z": 5}; empty: one plane
+    pixel_size: tuple[float, float] | None = None  # (y, x) size of a pixel in `unit`; None where the file does not say
+    unit: str = ""  # `micrometer`, `meter` or `degree`; empty where it is unknown
+    offset: tuple[float, float] = (0.0, 0.0)  # (y, x) position of the first pixel's corner in `unit`
+    nodata: float | None = None  # value of pixels without data, as the file declares it; None where it declares none
+    whole_bytes: int = 0  # bytes that every read decodes, whatever the box (PNG, JPEG, one-strip TIFF); 0 where regions decode alone
+    georeference: Mapping[str, Any] = field(default_factory=dict)  # tags to copy into exports, such as GeoTIFF keys; plain Python
+    channel_names: tuple[str, ...] = ()  # a name for each channel, or empty
+    notes: tuple[str, ...] = ()  # what a user may not expect of the pixels, such as that they are indices of a palette
 
     @property
     def num_planes(self) -> int:
@@ -55,14 +40,10 @@ class Header:
 
 
 class Raster(ABC):
-    """An open image: a header, and pixels by region.
-
-    Attributes:
-        folder: the folder of the pixels' own files, which may change while the file of the image's path does not; None: there is none.
-    """
+    """An open image: a header, and pixels by region."""
 
     header: Header
-    folder: Path | None = None
+    folder: Path | None = None  # of the pixels' own files, where they may change while the file of the image's path does not
 
     @abstractmethod
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:

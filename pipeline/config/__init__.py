@@ -6,7 +6,6 @@ May import: plug-in names and base modules. Never touches: images, models, the o
 
 from __future__ import annotations
 
-from pipeline.config.json_schema import json_schema
 from pipeline.config.loading import (
     config_from_mapping,
     load_classes,
@@ -32,6 +31,7 @@ from pipeline.config.schema import (
     Tiling,
     YamlKind,
     default_colors,
+    json_schema,
     parse_bytes,
 )
 from pipeline.config.yaml_document import KeyLocations, read_yaml

@@ -14,33 +14,19 @@ CALIBRATED_FOLDER = "calibrated"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that may change a mask by a rounding error.
+    """Everything that may change a mask by a rounding error."""
 
-    Attributes:
-        backend: name of a file in ``pipeline/backends/``.
-        device: ``cpu`` or ``cuda``.
-        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
-        core: side of a tile's core, pixels.
-        halo: context on every side of the core, pixels.
-        block: side of a block, pixels; a multiple of ``core``.
-        stitch: ``crop``, ``linear`` or ``gaussian``.
-        batch: number of tiles in a forward pass, at most.
-        threads: compute threads of each actor.
-        calibrated: hash of the network that was calibrated for the run; empty: none was.
-        calibration_folder: folder that holds this network; it changes no number.
-    """
-
-    backend: str = "torch"
-    device: str = "cpu"
-    precision: str = "fp32"
-    core: int = 1024
-    halo: int = 0
-    block: int = 2048
-    stitch: str = "crop"
-    batch: int = 1
-    threads: int = 1
-    calibrated: str = ""
-    calibration_folder: str = ""
+    backend: str = "torch"  # name of a file in `pipeline/backends/`
+    device: str = "cpu"  # `cpu` or `cuda`
+    precision: str = "fp32"  # `fp32`, `bf16`, `fp16` or `int8`
+    core: int = 1024  # side of a tile's core, pixels
+    halo: int = 0  # context on every side of the core, pixels
+    block: int = 2048  # side of a block, pixels; a multiple of `core`
+    stitch: str = "crop"  # `crop`, `linear` or `gaussian`
+    batch: int = 1  # number of tiles in a forward pass, at most
+    threads: int = 1  # compute threads of each actor
+    calibrated: str = ""  # hash of the network that was calibrated for the run; empty: none was
+    calibration_folder: str = ""  # folder that holds this network; it changes no number
 
     @property
     def outer(self) -> int:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from pipeline.config.yaml_document import KeyLocations
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.plugins import available
+from pipeline.plugins import available, find
 from pipeline.storage import open_storage
 from pipeline.validation import Expected, problems_error, quote
 
@@ -34,6 +34,7 @@ __all__ = [
     "Tiling",
     "YamlKind",
     "default_colors",
+    "json_schema",
     "parse_bytes",
 ]
 
@@ -297,23 +298,46 @@ class Config(StrictModel):
 
 @dataclass(frozen=True)
 class YamlKind:
-    """What one kind of YAML file holds.
+    """What one kind of YAML file holds."""
 
-    Attributes:
-        schema: the pydantic model of its keys.
-        plugin_kinds: for each key that names plug-ins, their kind, such as ``models``.
-        default_plugins: for each key that need not be written, the plug-ins that it then names.
-        path_keys: keys that hold paths.
-        list_keys: keys that hold a list, where one value may stand for a list of one.
-        sparse_keys: keys whose plug-ins keep only the options that were written; the images decide the others later.
-    """
-
-    schema: type[Any]
-    plugin_kinds: Mapping[str, str]
-    default_plugins: Mapping[str, Any]
+    schema: type[Any]  # the pydantic model of its keys
+    plugin_kinds: Mapping[str, str]  # for each key that names plug-ins, their kind, such as `models`
+    default_plugins: Mapping[str, Any]  # for each key that need not be written, the plug-ins that it then names
     path_keys: frozenset[str] = frozenset({"images", "truth", "output"})
-    list_keys: frozenset[str] = frozenset({"images", "metrics", "writers"})
-    sparse_keys: frozenset[str] = frozenset()
+    list_keys: frozenset[str] = frozenset({"images", "metrics", "writers"})  # one value may stand for a list of one
+    sparse_keys: frozenset[str] = frozenset()  # their plug-ins keep only options that were written; the images decide the others
 
 
 RUN_YAML = YamlKind(Config, {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}, DEFAULT_PLUGINS)
+
+
+def json_schema(kind: YamlKind = RUN_YAML) -> dict[str, Any]:
+    """Return the JSON schema of a YAML, for editors: with descriptions, and with the options of every plug-in that imports."""
+    schema: dict[str, Any] = kind.schema.model_json_schema()
+    definitions = schema["$defs"]
+    keys = schema["properties"]
+    for key, plugin_kind in kind.plugin_kinds.items():
+        spec = _plugin_schema(plugin_kind, definitions)
+        many = {"anyOf": [{"type": "array", "items": spec}, {"type": "string"}]}
+        keys[key] = {name: keys[key][name] for name in ("default", "description") if name in keys[key]}
+        keys[key] |= many if key in kind.list_keys else spec
+    listed = {name: value for name, value in keys["images"].items() if name not in ("description", "title")}
+    keys["images"] = {"description": keys["images"]["description"], "anyOf": [{"type": "string"}, listed]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "gigaseg"}
+
+
+def _plugin_schema(plugin_kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a key that names a plug-in: a name, a mapping with the options of a known one, or a dotted name."""
+    shapes: list[dict[str, Any]] = [{"type": "string"}]
+    for name in available(plugin_kind):
+        try:
+            options = find(plugin_kind, name).model_json_schema()
+        except (InputError, ImportError):
+            continue  # its package is not installed, so nobody can use it here
+        definitions |= options.pop("$defs", {})
+        known = {"name": {"const": name}, **options.get("properties", {})}
+        required = [word for word in ("name", *options.get("required", ())) if word != "name" or plugin_kind != "readers"]
+        options |= {"properties": known, "required": required}
+        shapes.append(options)
+    dotted = {"type": "object", "properties": {"name": {"type": "string", "pattern": "\\."}}, "required": ["name"]}
+    return {"anyOf": [*shapes, dotted]}

@@ -22,17 +22,11 @@ __all__ = ["KeyLocations", "YamlDocument", "apply_override", "parse_yaml", "read
 
 @dataclass
 class KeyLocations:
-    """Where each key of a config was written; any two are equal, so that configs of equal values are.
+    """Where each key of a config was written; any two are equal, so that configs of equal values are."""
 
-    Attributes:
-        origin: the file's name as typed, or what made the config where there is no file.
-        lines: line of each key, from 1, by its dotted name (``classes.1.name``).
-        sets: for each key that a ``--set`` gave, the text left of its ``=``.
-    """
-
-    origin: str = field(default="", compare=False)
-    lines: dict[str, int] = field(default_factory=dict, compare=False)
-    sets: dict[str, str] = field(default_factory=dict, compare=False)
+    origin: str = field(default="", compare=False)  # the file's name as typed, or what made the config where there is no file
+    lines: dict[str, int] = field(default_factory=dict, compare=False)  # line of each key, from 1, by its dotted name (`classes.1.name`)
+    sets: dict[str, str] = field(default_factory=dict, compare=False)  # for each key that a `--set` gave, the text left of its `=`
 
     def where(self, key: str) -> str:
         """Return what a message calls a key; a key that was not written has the line of the mapping around it.

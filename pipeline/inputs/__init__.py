@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pipeline.inputs.catalogue import Catalogue, build_catalogue, check_truth
 from pipeline.inputs.csv_list import CSV_COLUMNS
-from pipeline.inputs.discovery import ImageList, ListedImage, list_images
+from pipeline.inputs.discovery import ImageList, ListedImage, NameCandidate, list_images
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
-from pipeline.inputs.output_names import NameCandidate
-from pipeline.inputs.truth_values import TruthMap
+from pipeline.inputs.truth import TruthMap
 
 __all__ = [
     "CSV_COLUMNS",

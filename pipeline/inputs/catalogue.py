@@ -15,7 +15,7 @@ from pipeline.config import Config, default_colors
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.discovery import list_images
 from pipeline.inputs.headers import Image, UnreadableImage, read_headers, read_truth_header
-from pipeline.inputs.truth_values import TruthMap
+from pipeline.inputs.truth import TruthMap
 from pipeline.models import Model
 from pipeline.plugins import build
 from pipeline.raster import Header
@@ -26,25 +26,16 @@ __all__ = ["Catalogue", "build_catalogue", "check_truth"]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The images of a run, before it is decided how they are cut.
-
-    Attributes:
-        images: those that can be read, in the plan's order.
-        rejected: those of folders, globs and lists that cannot be read.
-        ignored: number of files in folders and globs that are no images.
-        classes: ``{"id", "name", "color"}`` of each class, in the order of the ids.
-        truth_map: how truth becomes class ids; None when no image has truth.
-        notes: what the user should know, such as which images have no truth.
-    """
+    """The images of a run, before it is decided how they are cut."""
 
     config: Config
     model: Model
-    images: Sequence[Image]
-    rejected: Sequence[UnreadableImage] = ()
-    ignored: int = 0
-    classes: Sequence[Mapping[str, Any]] = ()
-    truth_map: TruthMap | None = None
-    notes: Sequence[str] = field(default_factory=tuple)
+    images: Sequence[Image]  # those that can be read, in the plan's order
+    rejected: Sequence[UnreadableImage] = ()  # those of folders, globs and lists that cannot be read
+    ignored: int = 0  # number of files in folders and globs that are no images
+    classes: Sequence[Mapping[str, Any]] = ()  # `{"id", "name", "color"}` of each class, in the order of the ids
+    truth_map: TruthMap | None = None  # how truth becomes class ids; None when no image has truth
+    notes: Sequence[str] = field(default_factory=tuple)  # what the user should know, such as which images have no truth
 
     @property
     def pixels(self) -> int:

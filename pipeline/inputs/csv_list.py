@@ -19,20 +19,13 @@ CSV_COLUMNS = ("image", "name", "truth", "pixel_size", "channels", "level")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a CSV list, with absolute paths.
+    """One line of a CSV list, with absolute paths."""
 
-    Attributes:
-        where: file and line.
-        name: NAME as the list gives it; empty: the name of the file.
-        truth: None: the YAML's ``truth`` decides.
-        overrides: reader options of this image: ``pixel_size``, ``channels``, ``level``.
-    """
-
-    where: str
+    where: str  # file and line
     image: str
-    name: str = ""
-    truth: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""  # NAME as the list gives it; empty: the name of the file
+    truth: str | None = None  # None: the YAML's `truth` decides
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image: `pixel_size`, `channels`, `level`
 
 
 def _parse_integer(text: str) -> int:

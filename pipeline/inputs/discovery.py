@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,14 +17,13 @@ from urllib.parse import urlsplit
 from pipeline.config import Config, check_exists, expand_glob, is_glob, is_sample, is_url, split_glob
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
-from pipeline.inputs.output_names import NameCandidate, name_flaw, resolve_names
 from pipeline.inputs.samples import resolve_sample
-from pipeline.inputs.truth_pairing import pair_truth
+from pipeline.inputs.truth import pair_truth
 from pipeline.plugins import find
 from pipeline.readers import Reader, array_name, is_array_path, known_suffixes
 from pipeline.validation import join_keys
 
-__all__ = ["ImageList", "ListedImage", "list_images"]
+__all__ = ["ImageList", "ListedImage", "NameCandidate", "list_images", "name_flaw", "resolve_names"]
 
 _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
@@ -31,41 +32,34 @@ _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 class ListedImage:
     """One image of the run, before it is opened.
 
-    Attributes:
-        name: NAME of the output folder.
-        direct: whether the YAML names it (a file, a URL, a sample), so that the user's input is wrong where it cannot be read;
-            an image of a folder, a glob or a CSV list is quarantined instead.
-        overrides: reader options of this image alone, from a CSV list: ``channels``, ``level``, ``pixel_size``.
+    Where an image cannot be read, the user's input is wrong if the YAML names it (``direct``: a file, a URL, a sample); an
+    image of a folder, a glob or a CSV list is quarantined instead.
     """
 
-    name: str
+    name: str  # NAME of the output folder
     path: str
     direct: bool
     truth: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image alone, from a CSV list
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """All images of the run in the order of the YAML, those of a folder or a glob sorted; and what is wrong.
-
-    Attributes:
-        ignored: number of files left out because of their suffix.
-    """
+    """All images of the run in the order of the YAML, those of a folder or a glob sorted; and what is wrong."""
 
     images: tuple[ListedImage, ...] = ()
-    ignored: int = 0
+    ignored: int = 0  # number of files left out because of their suffix
     problems: tuple[Problem | str, ...] = ()
 
 
 @dataclass
 class _FoundImage:
-    """One image, before it has its final name; ``where`` is what messages call the entry of ``images``."""
+    """One image, before it has its final name."""
 
     candidate: NameCandidate
     path: str
     direct: bool
-    where: str
+    where: str  # what messages call the entry of `images`
     row: Row | None = None
 
 
@@ -242,3 +236,58 @@ def _is_training(folder: Path) -> bool:
         recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         return isinstance(recorded, dict) and recorded.get("kind") == "training"
     return False
+
+
+@dataclass(frozen=True)
+class NameCandidate:
+    """The name of an image before collisions are resolved."""
+
+    full: str  # with its suffix, `/` between folders
+    fixed: bool = False  # whether the user chose it, so that it stays as it is
+
+    def short(self, suffixes: Sequence[str]) -> str:
+        """Return the name without its longest known suffix.
+
+        Example:
+            >>> NameCandidate("a/b.ome.tif").short([".tif", ".ome.tif"]), NameCandidate(".tif").short([".tif"])
+            ('a/b', '.tif')
+        """
+        last = self.full.rpartition("/")[2].lower()
+        known = [] if self.fixed else [suffix for suffix in suffixes if last.endswith(suffix) and last != suffix]
+        return self.full[: len(self.full) - max(map(len, known), default=0)]
+
+
+def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) -> list[str]:
+    """Return a name for each image, without the suffix unless names then collide.
+
+    Names that collide with their suffix as well stay equal: the caller refuses them.
+    """
+    names = [candidate.short(suffixes) for candidate in candidates]
+    while True:
+        # A name that got its suffix back may equal another that lost one, so the names are compared again.
+        times = Counter(names)
+        resolved = [candidate.full if times[name] > 1 else name for candidate, name in zip(candidates, names, strict=True)]
+        if resolved == names:
+            return names
+        names = resolved
+
+
+def name_flaw(name: str) -> str:
+    """Return why a name cannot be a path below the output folder; empty where it can.
+
+    Example:
+        >>> name_flaw("slides/a"), name_flaw("../a"), name_flaw("/a"), name_flaw("a.zarr/b")
+        ('', "a part '..'", 'an empty part', "a folder 'a.zarr', which is where a mask may lie")
+    """
+    parts = name.split("/")
+    if not all(parts):
+        return "an empty part"
+    for part in parts:
+        if part in (".", ".."):
+            return f"a part {part!r}"
+    if "\\" in name:
+        return "a backslash"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return "a control character or a byte that is not UTF-8"
+    stores = [part for part in parts[:-1] if part.lower().endswith(".zarr")]
+    return f"a folder {stores[0]!r}, which is where a mask may lie" if stores else ""

@@ -28,26 +28,16 @@ NUM_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image of a run, and what its header says.
+    """One image of a run, and what its header says."""
 
-    Attributes:
-        index: position in the plan's order, from 0.
-        name: NAME of the output folder, unique, ``/`` kept.
-        path: absolute, or a URL.
-        reader: name and options, as in the YAML.
-        identity: hash of what the pixels depend on: path, size, time of change, reader options.
-        truth: path of the reference mask; None: there is none.
-        truth_identity: the same hash of the truth; empty without truth.
-    """
-
-    index: int
-    name: str
-    path: str
+    index: int  # position in the plan's order, from 0
+    name: str  # NAME of the output folder, unique, `/` kept
+    path: str  # absolute, or a URL
     header: Header
-    reader: Mapping[str, Any]
-    identity: str = ""
-    truth: str | None = None
-    truth_identity: str = ""
+    reader: Mapping[str, Any]  # name and options, as in the YAML
+    identity: str = ""  # hash of what the pixels depend on: path, size, time of change, reader options
+    truth: str | None = None  # path of the reference mask; None: there is none
+    truth_identity: str = ""  # the same hash of the truth; empty without truth
 
 
 @dataclass(frozen=True)

@@ -24,30 +24,19 @@ __all__ = ["ClassAreas", "Loss", "Term", "as_two_classes", "mask_ignored", "one_
 
 @dataclass(frozen=True)
 class ClassAreas:
-    """Areas of the classes in the training images, from which class weights follow.
+    """Areas of the classes in the training images, from which class weights follow."""
 
-    Attributes:
-        pixels: number of pixels of each class.
-        present: number of pixels, without ignored ones, in the images in which the class occurs.
-    """
-
-    pixels: tuple[int, ...]
-    present: tuple[int, ...]
+    pixels: tuple[int, ...]  # number of pixels of each class
+    present: tuple[int, ...]  # number of pixels, without ignored ones, in the images in which the class occurs
 
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a loss, as a quotient.
+    """One part of a loss, as a quotient."""
 
-    Attributes:
-        total: scalar with a gradient, the sum over items.
-        count: scalar without a gradient, the divisor (the sum of pixel weights, the number of pairs of image and class, ...).
-        factor: weight of the part in the loss.
-    """
-
-    total: torch.Tensor
-    count: torch.Tensor
-    factor: float = 1.0
+    total: torch.Tensor  # scalar with a gradient, the sum over items
+    count: torch.Tensor  # scalar without a gradient, the divisor (the sum of pixel weights, the number of pairs of image and class, ...)
+    factor: float = 1.0  # weight of the part in the loss
 
     def value(self) -> torch.Tensor:
         """Return ``factor * total / count``; 0 with a gradient of zero where ``count`` is 0.

@@ -35,18 +35,12 @@ STACK_AXES, CHANNEL_AXES = "tz", "cs"
 
 @dataclass(frozen=True)
 class Layout:
-    """What each stored axis means, and which planes and channels are kept.
+    """What each stored axis means, and which planes and channels are kept."""
 
-    Attributes:
-        axes: one letter for each stored axis, see the module; ``shape`` holds their lengths.
-        kept: stored positions that are kept on each stack axis, t before z.
-        channels: stored channels that are kept, in this order.
-    """
-
-    axes: str
+    axes: str  # one letter for each stored axis, see the module; `shape` holds their lengths
     shape: tuple[int, ...]
-    kept: Mapping[str, tuple[int, ...]]
-    channels: tuple[int, ...]
+    kept: Mapping[str, tuple[int, ...]]  # stored positions that are kept on each stack axis, t before z
+    channels: tuple[int, ...]  # stored channels that are kept, in this order
 
     def length(self, letter: str) -> int:
         """Return the length of an axis; 1 where the array has no axis of this name."""

@@ -64,21 +64,14 @@ class Picture(Reader):
 
 @dataclass(frozen=True)
 class _PictureFile:
-    """A picture whose header was read.
-
-    Attributes:
-        shape: (Y, X, S).
-        codec: what decodes it: ``pillow``, or a codec of imagecodecs.
-        step: what decoded values are divided by, as Pillow stretches grey of few bits to 0..255.
-        mode: Pillow's name for its colours.
-    """
+    """A picture whose header was read."""
 
     path: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # (Y, X, S)
     dtype: str
-    codec: str = "pillow"
-    step: int = 1
-    mode: str = ""
+    codec: str = "pillow"  # what decodes it: `pillow`, or a codec of imagecodecs
+    step: int = 1  # what decoded values are divided by, as Pillow stretches grey of few bits to 0..255
+    mode: str = ""  # Pillow's name for its colours
 
     def decode(self) -> NDArray[Any]:
         """Decode all pixels (Y, X, S)."""

@@ -16,29 +16,17 @@ __all__ = ["Counts", "as_unsigned", "class_areas", "confusion_matrix", "count_pi
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Pixel counts of a block, an image or all images; a sum counts both.
+    """Pixel counts of a block, an image or all images; a sum counts both."""
 
-    Attributes:
-        predicted: pixels per predicted class (K,), int64, wherever there is a prediction.
-        no_prediction: pixels of the fill value, whatever the reason.
-        confusion: (K, K) int64, row = truth, column = prediction, over pixels that have both; None: no truth.
-        cross_entropy: sum of nats over ``cross_entropy_pixels``, float64; None: no truth or no probabilities.
-        cross_entropy_pixels: pixels in that sum.
-        overlap_equal: halo pixels on which two neighbouring tiles agree.
-        overlap_pixels: halo pixels that two neighbouring tiles both predict.
-        skipped: pixels left out on purpose, part of ``no_prediction``; no run leaves any out yet.
-        quarantined: pixels that could not be done, part of ``no_prediction``.
-    """
-
-    predicted: NDArray[np.int64]
-    no_prediction: int = 0
-    confusion: NDArray[np.int64] | None = None
-    cross_entropy: float | None = None
-    cross_entropy_pixels: int = 0
-    overlap_equal: int = 0
-    overlap_pixels: int = 0
-    skipped: int = 0
-    quarantined: int = 0
+    predicted: NDArray[np.int64]  # pixels per predicted class (K,), int64, wherever there is a prediction
+    no_prediction: int = 0  # pixels of the fill value, whatever the reason
+    confusion: NDArray[np.int64] | None = None  # (K, K) int64, row = truth, column = prediction, over pixels that have both; None: no truth
+    cross_entropy: float | None = None  # sum of nats over `cross_entropy_pixels`, float64; None: no truth or no probabilities
+    cross_entropy_pixels: int = 0  # pixels in that sum
+    overlap_equal: int = 0  # halo pixels on which two neighbouring tiles agree
+    overlap_pixels: int = 0  # halo pixels that two neighbouring tiles both predict
+    skipped: int = 0  # pixels left out on purpose, part of `no_prediction`; no run leaves any out yet
+    quarantined: int = 0  # pixels that could not be done, part of `no_prediction`
 
     @property
     def pixels(self) -> int:
@@ -88,12 +76,7 @@ def confusion_matrix(truth_YX: NDArray[Any], mask_YX: NDArray[Any], *, classes: 
 
 
 def class_areas(mask_YX: NDArray[Any], *, classes: int) -> tuple[NDArray[np.int64], int]:
-    """Count the pixels of each predicted class, (K,) int64, and those without a prediction.
-
-    Example:
-        >>> class_areas(np.array([[0, 1, 1, 255]], np.uint8), classes=2)
-        (array([1, 2]), 1)
-    """
+    """Count the pixels of each predicted class, (K,) int64, and those without a prediction."""
     counts = _count((as_unsigned(mask_YX),), classes)
     return counts[1:], int(counts[0])
 

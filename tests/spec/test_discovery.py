@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Config
-from pipeline.inputs.discovery import ImageList, list_images
-from pipeline.inputs.output_names import NameCandidate, name_flaw, resolve_names
+from pipeline.inputs.discovery import ImageList, NameCandidate, list_images, name_flaw, resolve_names
 from pipeline.training.output_files import OUTPUTS
 
 SUFFIXES = [".tif", ".ome.tif", ".png", ".zarr", ".ome.zarr"]
