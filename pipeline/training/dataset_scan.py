@@ -22,9 +22,9 @@ from pipeline.losses import ClassAreas, Loss
 from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter, Summary
 from pipeline.tiling import Grid
+from pipeline.training.crops import targets
 from pipeline.training.network_setup import normalization_kind
 from pipeline.training.plan import ClassLocations, DatasetStatistics, ImageStatistics, TrainPlan
-from pipeline.training.targets import targets
 from pipeline.training.weight_averaging import read_bundle_specs
 
 __all__ = ["scan_dataset"]

@@ -11,9 +11,9 @@ from statistics import mean
 
 from pipeline.backends import keep_freed_memory
 from pipeline.training.batch_loading import Batch, load_batch, load_batches
-from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.crops import Crops, ImageCache
 from pipeline.training.history import History
+from pipeline.training.output_files import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.plan import TrainPlan
 from pipeline.training.trainable_network import StepLoss, TrainableNetwork, memory_errors
 from pipeline.training.trained_bundle import candidate_bundle, keep_candidate, save_candidate, validate_bundle

@@ -1,21 +1,36 @@
-"""The files that a training writes into its output folder: it writes over no others and removes no others."""
+"""The files of a training in its output folder: which are its own, and the checkpoint from which it continues after a crash."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline import records
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.records import Ledger, RunFolder
+from pipeline.storage import Storage
 from pipeline.training.plan import TrainPlan
 from pipeline.training.weight_averaging import weights_file
 
-__all__ = ["OUTPUTS", "is_begun", "refuse_overwriting", "remove_outputs"]
+__all__ = [
+    "CHECKPOINT",
+    "OUTPUTS",
+    "Checkpoint",
+    "is_begun",
+    "read_checkpoint",
+    "refuse_overwriting",
+    "remove_outputs",
+    "write_checkpoint",
+]
+
+CHECKPOINT = "checkpoint.pt"
+_STATE_KEY = "learner"  # of `state` in files, so that checkpoints of earlier versions can be read
 
 _FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
-_FILES = ("checkpoint.pt", "history.csv", "val.csv", "training.html", "config.yaml", "run.json")
+_FILES = (CHECKPOINT, "history.csv", "val.csv", "training.html", "config.yaml", "run.json")
 OUTPUTS = (*_FOLDERS, *_FILES)
 """In the order of removal: run.json, which marks the others as a training's, is the last."""
 
@@ -64,3 +79,60 @@ def _inputs(plan: TrainPlan) -> Iterator[str]:
     yield from map(str, plan.network.files())
     yield from (str(weights_file(Path(text))) for text in config.mean_of)
     yield from (path for image in (*plan.train, *plan.val) for path in (image.path, image.truth) if path)
+
+
+@dataclass
+class Checkpoint:
+    """How far a training is.
+
+    Attributes:
+        step: number of batches learnt.
+        seconds: spent on them, without validation.
+        best: mean IoU of the bundle that is kept; None: there is none yet.
+        stale: validations since then.
+        state: of network, optimizer and averaged weights.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    stale: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been learnt or scored yet."""
+        return self.step == 0 and self.best is None
+
+
+def write_checkpoint(output: Storage, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint in the output folder at once: a reader sees the old one or the new one.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    import torch
+
+    content = dict(vars(checkpoint))
+    content[_STATE_KEY] = content.pop("state")
+    with output.local_file(CHECKPOINT) as path, path.open("wb") as file:
+        torch.save(content, file)
+
+
+def read_checkpoint(output: Storage) -> Checkpoint | None:
+    """Read the checkpoint of an output folder, tensors and plain values only; None if there is none.
+
+    Raises:
+        InputError: the file is damaged or no checkpoint.
+    """
+    from pipeline.models.networks import read_pickle
+
+    if output.size(CHECKPOINT) is None:
+        return None
+    where = f"{output}/{CHECKPOINT}"
+    with output.open(CHECKPOINT) as file:
+        content = read_pickle(file, where)
+    try:
+        return Checkpoint(state=content.pop(_STATE_KEY), **content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(Problem(where, "no checkpoint of a training", "", "Start over with --fresh.")) from error

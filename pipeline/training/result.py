@@ -18,7 +18,7 @@ from pipeline.inputs import CSV_COLUMNS, Image
 from pipeline.models import num_parameters
 from pipeline.plugins import build
 from pipeline.records import RunFolder
-from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.output_files import read_checkpoint
 from pipeline.training.page import PAGE, Picture, write_page
 from pipeline.training.plan import TrainPlan
 from pipeline.training.trained_bundle import best_bundle

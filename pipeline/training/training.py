@@ -14,11 +14,10 @@ from pipeline.inputs import hash_values
 from pipeline.interrupts import handle_signals
 from pipeline.records import Ledger, RunFolder, hardware, versions
 from pipeline.storage import file_sha256
-from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.launch import choose_workers, launch
 from pipeline.training.loop import StepCost, measure_step
-from pipeline.training.output_files import is_begun, refuse_overwriting, remove_outputs
+from pipeline.training.output_files import CHECKPOINT, is_begun, refuse_overwriting, remove_outputs
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.result import validation_run, write_result_page
 from pipeline.training.schema import TrainConfig

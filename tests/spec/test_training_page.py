@@ -20,9 +20,8 @@ from pipeline.metrics.semantic import Semantic
 from pipeline.report.content import ImageCounts, build_report
 from pipeline.statistics.pixel_counts import Counts, confusion_matrix
 from pipeline.storage import LocalStorage
-from pipeline.training.chart import BOTTOM, LEFT, RIGHT, TOP, Curve, draw
 from pipeline.training.history import History
-from pipeline.training.page import Picture, write_page
+from pipeline.training.page import BOTTOM, LEFT, RIGHT, TOP, Curve, Picture, draw, write_page
 
 NAMES = ("background", "nucleus", "border")
 VOID = {"meta", "img"}

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.geometry import Box
-from pipeline.training.crops import Crops, ImageCache
-from pipeline.training.targets import split_border
+from pipeline.training.crops import Crops, ImageCache, split_border
 from tests.training.scene import OFF, discs, planned
 
 

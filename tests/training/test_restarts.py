@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.models.bundle_files import read_spec
 from pipeline.storage import LocalStorage
 from pipeline.training import training as training_module
-from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.output_files import read_checkpoint
 from tests.training.scene import BASE, discs, planned, report_of, train_yaml, weights_at, write_scene
 from workflows.train import train
 

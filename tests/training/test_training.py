@@ -21,9 +21,9 @@ from pipeline.errors import GigasegError
 from pipeline.models.bundle_files import read_spec
 from pipeline.plugins import build
 from pipeline.storage import LocalStorage
-from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.crops import Crops, ImageCache
 from pipeline.training.dataset_scan import scan_dataset
+from pipeline.training.output_files import read_checkpoint
 from pipeline.training.plan import make_plan
 from pipeline.training.schema import TRAINING_YAML
 from tests.training.scene import BASE, OFF, report_of, rows_at, train_yaml, weights_at, write_scene
