@@ -95,7 +95,7 @@ def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
     if not masks:
         yield list(pred)
         return
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(prefix="gigaseg-masks-") as folder:
         listed = Path(folder) / "masks.csv"
         with listed.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image", "name"), *((path, name) for name, path in masks.items())])

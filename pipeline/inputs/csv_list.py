@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from pipeline.config import absolute_path, is_sample, is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.storage import open_storage
 
 __all__ = ["CSV_COLUMNS", "Row", "read_csv_list"]
 
@@ -52,21 +54,22 @@ _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def read_csv_list(path: Path) -> list[Row]:
+def read_csv_list(path: str) -> list[Row]:
     """Read a CSV list; an empty cell means what a missing column means. An InputError holds every mistake, with its line."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True, skipinitialspace=True)
-            columns = [cell.strip() for cell in next(lines, [])]
-            problems = _check_columns(columns, f"{path}:1")
-            if problems:
-                raise InputError(problems)
-            given = [(f"{path}:{lines.line_num}", [cell.strip() for cell in cells]) for cells in lines if any(cells)]
+        folder, _, name = path.rpartition("/")
+        data = open_storage(folder).get(name) or b"" if is_url(path) else Path(path).read_bytes()
+        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True, skipinitialspace=True)
+        columns = [cell.strip() for cell in next(lines, [])]
+        problems = _check_columns(columns, f"{path}:1")
+        if problems:
+            raise InputError(problems)
+        given = [(f"{path}:{lines.line_num}", [cell.strip() for cell in cells]) for cells in lines if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(Problem(str(path), f"no readable list ({error})", "a CSV list in UTF-8")) from error
-    rows = [_row(where, cells, columns, path.parent, problems) for where, cells in given]
+        raise InputError(Problem(path, f"no readable list ({error})", "a CSV list in UTF-8")) from error
+    rows = [_row(where, cells, columns, Path(path).parent, problems) for where, cells in given]
     if not rows:
-        problems.append(Problem(str(path), "no images", "a line for each image below the column names"))
+        problems.append(Problem(path, "no images", "a line for each image below the column names"))
     if problems:
         raise InputError(problems)
     return rows

@@ -122,12 +122,12 @@ class _Search:
             self._take(sample.name, str(sample.image), where, direct=True)
         elif is_array_path(text):
             self.images.append(_FoundImage(NameCandidate(array_name(text), fixed=True), text, direct=True, where=where))
-        elif is_url(text):
+        elif is_url(text) and not text.lower().endswith(".csv"):
             self._take(_last_component(text), text, where, direct=True)
-        elif is_glob(text):
+        elif not is_url(text) and is_glob(text):
             self._glob(text, where)
         elif text.lower().endswith(".csv"):
-            self._list(Path(text))
+            self._list(text)
         elif Path(text).is_dir() and not self._is_store(Path(text)):
             self._folder(text, where)
         else:
@@ -137,7 +137,7 @@ class _Search:
         fixed = bool(row and row.name)
         self.images.append(_FoundImage(NameCandidate(name, fixed), path, direct, where, row))
 
-    def _list(self, path: Path) -> None:
+    def _list(self, path: str) -> None:
         for row in read_csv_list(path):
             if is_sample(row.image):
                 sample = resolve_sample(row.image, row.where)

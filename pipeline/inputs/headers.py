@@ -19,6 +19,7 @@ from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.inputs.discovery import ListedImage
 from pipeline.plugins import build
 from pipeline.raster import Header
+from pipeline.storage import LocalStorage, open_storage
 
 __all__ = ["Image", "UnreadableImage", "hash_values", "image_identity", "read_headers", "read_truth_header"]
 
@@ -62,12 +63,17 @@ def hash_values(*values: Any) -> str:
 
 def image_identity(path: str, reader: Mapping[str, Any]) -> str:
     """Return a hash of what an image's pixels depend on: path, size and time of change, and the reader's options."""
+    with suppress(InputError):  # an array of this process, or a URL that no reader opens
+        storage = open_storage(path)
+        if not isinstance(storage, LocalStorage):
+            files = [(key, hashlib.blake2b(storage.get(key) or b"").hexdigest()) for key in storage.list()]
+            return hash_values(path, files, dict(reader))
     root = Path(path.removeprefix("file://"))
     chunk_times = _last_written_chunk(path, reader) if root.is_dir() else []
     while not root.exists() and root != root.parent:
         root = root.parent  # an array inside a store: the metadata of the store changes with it
-    files = [root, *(root / name for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray"))]
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    metadata = [root, *(root / name for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray"))]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in metadata if file.is_file()]
     return hash_values(path, [*stats, *chunk_times], dict(reader))
 
 

@@ -16,7 +16,7 @@ from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
 from pipeline.readers._files import local_path, opening, reading
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
-from pipeline.storage import with_fast_codecs
+from pipeline.storage import LocalStorage, Storage, open_storage, with_fast_codecs
 
 if TYPE_CHECKING:
     import zarr
@@ -56,20 +56,30 @@ class Zarr(Reader):
             whole_bytes = layout.whole_bytes(image.array.chunks, image.array.dtype.itemsize)
             header = make_header(self, layout, dtype, whole_bytes=whole_bytes, **_scale(image, layout))
             raster = _ZarrRaster(path, header, layout, with_fast_codecs(image.array))
-            raster.folder = Path(local_path(path), image.array.path)
+            storage = _storage(path)
+            raster.folder = storage.root / image.array.path if isinstance(storage, LocalStorage) else None
         yield raster
 
 
+def _storage(path: str) -> Storage:
+    """Return the storage of a folder, or of a URL that is one's."""
+    try:
+        return open_storage(path)
+    except InputError:
+        return LocalStorage(local_path(path))  # raises what says how to read such a URL
+
+
 def _open_store(path: str) -> zarr.Array[Any] | zarr.Group:
-    """Open an array or a group; only this function knows the kind of store."""
+    """Open an array or a group."""
     import zarr
 
-    folder = Path(local_path(path))
-    if not folder.exists():
+    storage = _storage(path)
+    names = [name for name in METADATA if storage.has(name)]
+    if not names and isinstance(storage, LocalStorage) and not storage.root.exists():
         raise InputError(Problem(path, "no file at this path"))
-    if not any((folder / name).is_file() for name in METADATA):
+    if not names:
         raise InputError(Problem(path, "a folder without Zarr metadata", f"{one_of(METADATA)} in it"))
-    return zarr.open(store=folder, mode="r", zarr_format=3 if (folder / "zarr.json").is_file() else 2)
+    return zarr.open(store=storage.zarr(), mode="r", zarr_format=3 if "zarr.json" in names else 2)
 
 
 @dataclass(frozen=True)
