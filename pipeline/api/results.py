@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from pipeline.api.lazy_arrays import LazyArray, open_lazily
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.inputs import TruthMap, list_images
@@ -40,8 +42,8 @@ class _Content:
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         return self.content[name]
 
+    @override
     def __dir__(self) -> list[str]:
-        """List the fields of the content, too."""
         return sorted({*super().__dir__(), *self.content})
 
 
@@ -80,8 +82,8 @@ class Report(_Content):
         """One row a failure: ``image``, ``block``, ``phase``, ``cause``, ``attempts``; no rows where nothing failed."""
         return _frame(self.content["failures"], ["image", "block", "phase", "cause", "attempts"])
 
+    @override
     def __repr__(self) -> str:
-        """Say in one line what it is."""
         return f"Report({self.state}, {self.images} images, mean IoU {_number(self.content.get('mean_iou'))})"
 
     def _repr_html_(self) -> str:
@@ -144,7 +146,7 @@ class Run:
         return tuple(image["name"] for image in self._plan["images"])
 
     def mask(self, name: str | None = None) -> LazyArray:
-        """Open a mask: class ids (Y, X); 255, or 65535 above 255 classes, is no prediction.
+        """Open the mask of an image: class ids (Y, X); 255, or 65535 above 255 classes, is no prediction.
 
         Args:
             name: NAME of the image; None where there is only one.
@@ -160,10 +162,7 @@ class Run:
         return open_lazily(name, f"{self.storage}/{key}", {"name": "auto"}, to_ids=_first_channel, classes=self._classes)
 
     def image(self, name: str | None = None) -> LazyArray:
-        """Open an image as the run reads it: pixels (C, Y, X) as stored.
-
-        Args:
-            name: NAME of the image; None where there is only one.
+        """Open an image, named as in :meth:`mask`, as the run reads it: pixels (C, Y, X) as stored.
 
         Raises:
             InputError: there is no such image, or it is not where it was.
@@ -175,10 +174,7 @@ class Run:
         return open_lazily(name, image.path, {**config.reader, **image.overrides})
 
     def truth(self, name: str | None = None) -> LazyArray:
-        """Open the truth of an image: class ids (Y, X), as they are counted; 255, or 65535 above 255 classes, is ignored.
-
-        Args:
-            name: NAME of the image; None where there is only one.
+        """Open the truth of an image, named as in :meth:`mask`: class ids (Y, X) as counted; 255, or 65535 above 255 classes, is ignored.
 
         Raises:
             InputError: there is no such image, or no truth of it.
@@ -191,8 +187,8 @@ class Run:
         dtype = "uint8" if len(self._classes) <= 255 else "uint16"
         return open_lazily(name, path, {"name": "auto"}, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
 
+    @override
     def __repr__(self) -> str:
-        """Say in one line what it is."""
         return f"Run({str(self.storage)!r}, {self.state})"
 
     def _repr_html_(self) -> str:
@@ -216,7 +212,6 @@ class Run:
         return tuple(spec["name"] for spec in self._plan["classes"])
 
     def _named(self, name: str | None) -> str:
-        """Return the name of an image of this run; None stands for the only one."""
         names = self.images
         if name is None and len(names) == 1:
             return names[0]
@@ -238,8 +233,8 @@ class Plan(_Content):
         """Images that were found and cannot be opened: ``name``, ``path``, ``cause``."""
         return _frame(self.content["unreadable"], ["name", "path", "cause"])
 
+    @override
     def __repr__(self) -> str:
-        """Say in one line what it is."""
         return f"Plan({len(self.content['images'])} images, {self.pixels:,} pixels, {self.blocks} blocks)"
 
     def _repr_html_(self) -> str:
@@ -283,8 +278,8 @@ class TrainingRun:
         """The report of :attr:`validation`."""
         return self.validation.report
 
+    @override
     def __repr__(self) -> str:
-        """Say in one line what it is."""
         return f"TrainingRun({str(self.path)!r}, {self.state})"
 
     def _repr_html_(self) -> str:
@@ -304,9 +299,7 @@ def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.Data
 
 
 def _table(frame: pd.DataFrame) -> str:
-    """Return a table as HTML; text in it is escaped."""
-    text: str = frame.to_html(index=False, escape=True, na_rep="–", float_format=_number)
-    return text
+    return str(frame.to_html(index=False, escape=True, na_rep="–", float_format=_number))
 
 
 def _number(value: float | None) -> str:
