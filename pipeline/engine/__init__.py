@@ -7,11 +7,11 @@ May import: records, models, backends, writers and below. Never touches: the que
 from __future__ import annotations
 
 from pipeline.engine.block_pipeline import cause_of, process
-from pipeline.engine.block_pixels import read_reflected, valid_pixels
+from pipeline.engine.block_pixels import read_reflected, read_zero_filled, valid_pixels
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
-from pipeline.engine.seam_files import SEAM_FOLDER, SeamFiles, seam_folder
+from pipeline.engine.seams import SEAM_FOLDER, SeamFiles, seam_folder
 from pipeline.engine.stopwatch import Stopwatch
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "phase",
     "process",
     "read_reflected",
+    "read_zero_filled",
     "rests_on",
     "seam_folder",
     "valid_pixels",

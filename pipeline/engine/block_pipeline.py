@@ -45,7 +45,7 @@ def process(
         resources: what this actor holds open.
         readers: threads that read; so many blocks are loaded ahead.
         writers: threads that write.
-        phase_of: returns the phase that ``Block.phase`` names.
+        phase_of: looks up ``Block.phase``.
 
     Raises:
         StoreError: the output cannot be written.

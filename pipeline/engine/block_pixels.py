@@ -16,7 +16,7 @@ from pipeline.geometry import Box, reflect_index
 from pipeline.raster import Header, Raster
 from pipeline.records import Block
 
-__all__ = ["pixel_digest", "read_reflected", "read_truth", "require_class_ids", "valid_pixels"]
+__all__ = ["pixel_digest", "read_reflected", "read_truth", "read_zero_filled", "require_class_ids", "valid_pixels"]
 
 
 def read_reflected(raster: Raster, box: Box, plane: int) -> NDArray[Any]:
@@ -72,6 +72,16 @@ def valid_pixels(pixels_CYX: NDArray[Any], header: Header) -> NDArray[np.bool_] 
         has_data_YX = (pixels_CYX != header.nodata).any(axis=0)
         valid_YX = has_data_YX if valid_YX is None else valid_YX & has_data_YX
     return None if valid_YX is None or valid_YX.all() else valid_YX
+
+
+def read_zero_filled(raster: Raster, box: Box, plane: int, header: Header) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Read a box as a network takes it, and find its valid pixels: :func:`read_reflected`, with 0 where there is no data.
+
+    A NaN or a nodata value of -3e38 would spread over the network's whole field.
+    """
+    pixels_CYX = read_reflected(raster, box, plane)
+    valid_YX = valid_pixels(pixels_CYX, header)
+    return (pixels_CYX if valid_YX is None else np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))), valid_YX
 
 
 def read_truth(resources: Resources, block: Block) -> tuple[NDArray[Any] | None, str]:

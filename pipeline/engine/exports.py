@@ -32,8 +32,7 @@ __all__ = [
     "write_probs",
 ]
 
-Files = dict[str, int]
-"""Size in bytes by key, in the storage of the output."""
+Files = dict[str, int]  # size in bytes by key, in the storage of the output
 
 
 def write_mask(resources: Resources, block: Block, mask_YX: NDArray[Any]) -> Files:
@@ -66,12 +65,12 @@ def write_copy(resources: Resources, block: Block, pixels_CYX: NDArray[Any]) -> 
 def write_block(
     resources: Resources, block: Block, pixels: NDArray[Any], key: str, meta: MaskMeta | Header, writer: OmeZarr | None = None
 ) -> Files:
-    """Write one block of an OME-Zarr array, which is made where it is missing.
+    """Write one block (C, Y, X), or (Y, X) of a single channel, of an OME-Zarr array, which is made where it is missing.
 
     Args:
         resources: what this actor holds open.
-        block: the block.
-        pixels: (C, Y, X), or (Y, X) of a single channel.
+        block: whose pixels they are.
+        pixels: to write.
         key: of the OME-Zarr group.
         meta: of the mask, or the header of an image of channels.
         writer: None: with default options.

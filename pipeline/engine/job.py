@@ -114,12 +114,6 @@ class Job:
         return open_storage(self.output)
 
     def key(self, image: Image, suffix: str, folder: str | None = None) -> str:
-        """Return the key of an output of an image in the storage.
-
-        Args:
-            image: its name keeps its folders.
-            suffix: of the output's kind.
-            folder: below the output folder, not empty; None: that of the masks.
-        """
+        """Return the key of an output of an image in the storage, in a folder that is not empty; None: in that of the masks."""
         folder = self.masks if folder is None else folder
         return f"{folder}/{image.name}{suffix}" if folder else f"{image.name}{suffix}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.block_pixels import pixel_digest, read_reflected, read_truth, valid_pixels
+from pipeline.engine.block_pixels import pixel_digest, read_truth, read_zero_filled
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
@@ -34,8 +34,7 @@ class BlockPixels:
     """A block as read, in arrays of the backend.
 
     Attributes:
-        region: what was read: the outer of all tiles of the block.
-        pixels_CYX: pixels of the region.
+        region: what was read: the outer of all tiles of the block, whose pixels are ``pixels_CYX``.
         valid_YX: where the block holds data; None: everywhere.
         truth_YX: class ids of the block; None: there is no truth.
         truth_error: why the truth cannot be counted; empty where it can.
@@ -72,20 +71,13 @@ class Predicted:
 
     @property
     def counts(self) -> Counts:
-        """The block's counts."""
+        """Pixels by true and predicted class, and what else the block's receipt counts."""
         names = ("predicted", "no_prediction", "confusion", "cross_entropy", "cross_entropy_pixels", "overlap_equal", "overlap_pixels")
         return Counts(**{name: self.values[name] for name in names})
 
 
 class BlockResult:
-    """The mask of a block and what is counted of it, filled box by box.
-
-    Args:
-        block: the block.
-        loaded: its pixels and truth.
-        job: classes, and whether probabilities are written.
-        ops: of the arrays that are put in.
-    """
+    """The mask of a block and what is counted of it, filled box by box with arrays of ``ops``."""
 
     def __init__(self, block: Block, loaded: BlockPixels, job: Job, ops: ArrayOps) -> None:
         self.block, self.loaded, self.ops = block, loaded, ops
@@ -116,8 +108,8 @@ class BlockResult:
 
         Args:
             box: inside the block, in pixels of the image.
-            scores: final scores (K, Y, X), or classes (Y, X), of the box.
-            classes_YX: the classes of the scores.
+            scores: final scores (K, Y, X), or classes (Y, X).
+            classes_YX: of the scores.
         """
         here = box.relative_to(self.block.box).slices
         self.mask_YX[here] = classes_YX
@@ -165,13 +157,11 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
     sides = zip(*(astuple(tile.outer) for tile in job.grid(block.image).tiles(block.box)), strict=True)
     y0, x0, y1, x1 = (pick(ends) for pick, ends in zip((min, min, max, max), sides, strict=True))
     region = Box(y0, x0, y1, x1)
-    pixels_CYX = read_reflected(resources.raster(block.image.path, block.image.reader), region, block.plane)
-    valid_YX = valid_pixels(pixels_CYX, block.image.header)
+    raster = resources.raster(block.image.path, block.image.reader)
+    pixels_CYX, valid_YX = read_zero_filled(raster, region, block.plane, block.image.header)
     truth_YX, truth_error = read_truth(resources, block)
     truth_digest = pixel_digest(truth_YX) if truth_YX is not None and job.blends_blocks(block.image) else ""
     if valid_YX is not None:
-        # A NaN or a nodata of -3e38 would spread over the network's whole field; the pixel itself gets no prediction anyway.
-        pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
         valid_YX = valid_YX[block.box.relative_to(region).slices]
         truth_YX = None if truth_YX is None else np.where(valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
     pixels, valid, truth = (None if array is None else ops.put(array) for array in (pixels_CYX, valid_YX, truth_YX))
@@ -195,7 +185,8 @@ def predict_tiles(resources: Resources, block: Block, loaded: BlockPixels, watch
         with watch("stitch"):
             scores = ops.as_array(outputs[(..., *shared.relative_to(seen).slices)])
             classes_YX = result.classes_of(scores)
-            boxes = blender.add(tile, seen, shared, scores) if blender else _core(tile, shared, scores)
+            core = tile.core.relative_to(shared).slices
+            boxes = blender.add(tile, seen, shared, scores) if blender else [(tile.core, scores[(..., *core)], True)]
             for box, kept, is_own in boxes:
                 result.put(box, kept, classes_YX[box.relative_to(shared).slices] if is_own else result.classes_of(kept))
         with watch("count"):
@@ -223,8 +214,3 @@ def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterato
             batch = alike[first : first + job.recipe.batch]
             views = [loaded.pixels_CYX[(slice(None), *tile.outer.relative_to(loaded.region).slices)] for tile in batch]
             yield from zip(batch, predict(predictor.ops.stack(views), [block.fit] * len(batch)), strict=True)
-
-
-def _core(tile: Tile, shared: Box, scores: Any) -> Iterator[tuple[Box, Any, bool]]:
-    """Keep the core of a tile: scores (K, Y, X) or classes (Y, X)."""
-    yield tile.core, scores[(..., *tile.core.relative_to(shared).slices)], True

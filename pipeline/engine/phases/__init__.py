@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
-from pipeline.engine.seam_files import SeamFiles
+from pipeline.engine.seams import SeamFiles
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.records import Block, Receipt
@@ -145,12 +145,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
 
 @cache
 def phase(name: str) -> Phase[Any, Any]:
-    """Return the phase of a name.
-
-    Example:
-        >>> phase("finish").is_per_image
-        True
-    """
+    """Return the phase of a name."""
     module = importlib.import_module(f"{__name__}.{name}")
     made: Phase[Any, Any] = getattr(module, module.__all__[0])()
     return made
@@ -158,13 +153,7 @@ def phase(name: str) -> Phase[Any, Any]:
 
 @cache
 def all_phases() -> tuple[Phase[Any, Any], ...]:
-    """Return every phase, each one behind those that it comes after.
-
-    Example:
-        >>> names = [one.name for one in all_phases()]
-        >>> names.index("fit") < names.index("score") < names.index("predict") < names.index("finish") < names.index("count")
-        True
-    """
+    """Return every phase, each one behind those that it comes after."""
     return tuple(phase(name) for name in TopologicalSorter(_predecessors()).static_order())
 
 
@@ -172,10 +161,6 @@ def rests_on(name: str, present: Sequence[str]) -> tuple[str, ...]:
     """Return the phases that a phase's blocks depend on directly, of those that an image goes through.
 
     A phase that another of them depends on is left out: the digest of the later one covers it.
-
-    Example:
-        >>> rests_on("predict", ["fit", "score", "predict"]), rests_on("predict", ["fit", "predict"]), rests_on("fit", ["fit"])
-        (('score',), ('fit',), ())
     """
     before = _closure()
     found = [other for other in present if other in before[name]]

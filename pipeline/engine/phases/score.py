@@ -7,8 +7,7 @@ from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, take_notes
 from pipeline.engine.resources import Resources
-from pipeline.engine.seam_files import SeamFiles
-from pipeline.engine.seams import seam_shares_of
+from pipeline.engine.seams import SeamFiles, seam_shares_of
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.records import Block
