@@ -12,18 +12,17 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.backends._allocator import MALLOC_VARIABLES, keep_freed_memory, libc
-from pipeline.backends._processor import bf16_supported
+from pipeline.backends._process import MALLOC_VARIABLES, bf16_supported, keep_freed_memory, libc
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem, one_of
-from pipeline.plugins import Plugin
+from pipeline.plugins import Plugin, find
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.models import Predict
 
-__all__ = ["MALLOC_VARIABLES", "Backend", "bf16_supported", "keep_freed_memory", "libc"]
+__all__ = ["MALLOC_VARIABLES", "Backend", "bf16_supported", "find_backend", "keep_freed_memory", "libc"]
 
 
 class Backend(Plugin):
@@ -81,3 +80,10 @@ class Backend(Plugin):
             recipe: device, precision, threads.
             normalize: fixed ``{"mean": [..], "std": [..]}`` in raw units; None: raw values, or ``fit["normalize"]`` of each tile.
         """
+
+
+def find_backend(name: str) -> type[Backend]:
+    """Return the class of a backend; see :func:`pipeline.plugins.find`."""
+    plugin = find("backends", name, "compute.backend")
+    assert issubclass(plugin, Backend)
+    return plugin

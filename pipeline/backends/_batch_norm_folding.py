@@ -18,6 +18,7 @@ _SIZES = (64, 256, 1024)  # of the trial tile, pixels; the first that the networ
 _ROUNDING = 1e-3  # allowed change, as a share of the largest value
 
 
+@torch.no_grad()
 def fold_batch_norms(network: nn.Module) -> int:
     """Fold, in place, each batch norm whose input is the output of one convolution that feeds nothing else.
 
@@ -34,7 +35,7 @@ def fold_batch_norms(network: nn.Module) -> int:
     if not pairs:
         return 0
     pixels_NCYX = torch.randn(blank_NCYX.shape, generator=torch.Generator().manual_seed(0)).to(blank_NCYX)
-    before = _tensors(_run(network, pixels_NCYX))
+    before = _tensors(network(pixels_NCYX))
     replaced: list[tuple[str, nn.Module]] = []
     for conv, norm in pairs:
         changes: tuple[tuple[nn.Module, nn.Module], ...] = ((conv, fuse_conv_bn_eval(conv, norm)), (norm, nn.Identity()))
@@ -43,7 +44,7 @@ def fold_batch_norms(network: nn.Module) -> int:
             for name in [name for name, module in network.named_modules(remove_duplicate=False) if module is old]:
                 network.set_submodule(name, new)
                 replaced.append((name, old))
-    if _is_same(before, _tensors(_run(network, pixels_NCYX))):
+    if _is_same(before, _tensors(network(pixels_NCYX))):
         return len(pairs)
     for name, old in reversed(replaced):  # the network calls its modules by references that have no name
         network.set_submodule(name, old)
@@ -105,13 +106,8 @@ def _watch(network: nn.Module, pixels_NCYX: Tensor) -> list[tuple[nn.Conv2d, nn.
             elif type(module) is nn.BatchNorm2d and module.track_running_stats:
                 stack.callback(module.register_forward_pre_hook(before_norm).remove)
         with uses:
-            _run(network, pixels_NCYX)
+            network(pixels_NCYX)
     return [(conv, norm) for conv, norm, tensor in pairs if calls[conv] == calls[norm] == uses.count[tensor] == 1]
-
-
-def _run(network: nn.Module, pixels_NCYX: Tensor) -> Any:
-    with torch.no_grad():
-        return network(pixels_NCYX)
 
 
 def _tensors(output: Any) -> list[Tensor]:

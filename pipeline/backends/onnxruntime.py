@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend
-from pipeline.backends._allocator import keep_freed_memory
-from pipeline.backends._torch_threads import torch_threads
+from pipeline.backends._process import keep_freed_memory, torch_threads
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models.network_files import CUDA, onnx_providers, open_session
@@ -20,8 +19,7 @@ from pipeline.models.network_files import CUDA, onnx_providers, open_session
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.backends._graph import Graph
-    from pipeline.backends._graph_predictor import Run
+    from pipeline.backends._graph import Graph, Run
     from pipeline.models import Predictor
 
 __all__ = ["Onnxruntime"]
@@ -48,7 +46,7 @@ class Onnxruntime(Backend):
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. The first tile of each dtype exports it."""
         self.require(recipe)
-        from pipeline.backends._graph_predictor import GraphPredictor
+        from pipeline.backends._graph import GraphPredictor
 
         if recipe.device == "cuda" and CUDA not in onnx_providers():
             raise InputError(Problem("compute.device", "cuda, which this ONNX Runtime lacks", "cpu", "pip install onnxruntime-gpu"))

@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend
-from pipeline.backends._allocator import give_back_freed_memory, trim_memory
-from pipeline.backends._openvino_graph import convert, core
-from pipeline.backends._processor import bf16_supported
-from pipeline.backends._torch_threads import torch_threads
+from pipeline.backends._process import bf16_supported, give_back_freed_memory, torch_threads, trim_memory
 from pipeline.config import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.backends._graph import Graph
-    from pipeline.backends._graph_predictor import Run
+    from pipeline.backends._graph import Graph, Run
     from pipeline.models import Predictor
     from pipeline.statistics import ImageFit
 
@@ -56,8 +52,8 @@ class Openvino(Backend):
     def calibrate(
         network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Sequence[tuple[NDArray[Any], ImageFit]], folder: Path
     ) -> str:
-        """Calibrate a network for eight bits; see :func:`pipeline.backends._int8_calibration.quantize`."""
-        from pipeline.backends._int8_calibration import quantize
+        """Calibrate a network for eight bits; see :func:`pipeline.backends._openvino_graph.quantize`."""
+        from pipeline.backends._openvino_graph import quantize
 
         return quantize(network, normalize, tiles, folder)
 
@@ -65,7 +61,7 @@ class Openvino(Backend):
     def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. The first tile of each dtype compiles it."""
         self.require(recipe)
-        from pipeline.backends._graph_predictor import GraphPredictor
+        from pipeline.backends._graph import GraphPredictor
 
         give_back_freed_memory()  # OpenVINO plans the memory of a tile, and keeps it
         with torch_threads(recipe.threads):
@@ -82,10 +78,13 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
         InputError: OpenVINO cannot run the network.
     """
     from pipeline.backends._graph import refuse_network
+    from pipeline.backends._openvino_graph import attach_ends, convert, float_type_of, read_calibrated
 
     try:
         if recipe.precision == "int8":
-            model, takes_any, float_type = _calibrated(graph, pixels, recipe)
+            calibrated = read_calibrated(recipe, pixels.shape[3 if graph.interleaved else 1])
+            float_type = float_type_of(calibrated)
+            model, takes_any = attach_ends(calibrated, graph, pixels), True
         else:
             (model, takes_any), float_type = convert(graph, pixels), {"fp32": "f32", "bf16": "bf16"}[recipe.precision]
         requests = _Requests(model, _config(recipe, float_type), by_size=takes_any)
@@ -107,12 +106,7 @@ class _Requests:
     """Inference requests: one graph for all sizes, and for large tiles one of their own size, whose memory is planned.
 
     A graph of any size needs 2.6 times the memory for values between layers. Large tiles mostly have one size, and
-    come size by size, so one such graph at a time is enough.
-
-    Args:
-        model: an OpenVINO model.
-        config: for compiling it.
-        by_size: whether large tiles get a graph of their own size.
+    come size by size, so one such graph at a time is enough. Without ``by_size``, all tiles use the first graph.
     """
 
     def __init__(self, model: Any, config: Mapping[str, Any], *, by_size: bool) -> None:
@@ -122,9 +116,8 @@ class _Requests:
 
     def of(self, shape: tuple[int, ...]) -> Any:
         """Return the request for pixels of this shape."""
-        if self.by_size and math.prod(shape) > LARGE * shape[0] * min(
-            shape[1:]
-        ):  # shape[0] tiles of min(shape[1:]) channels, which are fewer than rows
+        batch, channels = shape[0], min(shape[1:])  # there are fewer channels than rows or columns
+        if self.by_size and math.prod(shape) > LARGE * batch * channels:
             if self.large[0] != shape:
                 self.large = ((), None)  # freed before the next one is made
                 trim_memory()
@@ -136,6 +129,8 @@ class _Requests:
         return self.any
 
     def _compiled(self, model: Any) -> Any:
+        from pipeline.backends._openvino_graph import core
+
         request = core().compile_model(model, "CPU", self.config).create_infer_request()
         trim_memory()  # compiling needs much memory that computing does not
         return request
@@ -151,11 +146,3 @@ def _config(recipe: Recipe, float_type: str) -> dict[str, Any]:
         # By default every process pins its threads from core 0 on, and actors would share cores.
         "ENABLE_CPU_PINNING": False,
     }
-
-
-def _calibrated(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any, bool, str]:
-    from pipeline.backends._int8_calibration import attach_ends, float_type_of, read_calibrated
-
-    model = read_calibrated(recipe, pixels.shape[3 if graph.interleaved else 1])
-    float_type = float_type_of(model)
-    return attach_ends(model, graph, pixels), True, float_type

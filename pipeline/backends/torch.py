@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend
-from pipeline.backends._allocator import keep_freed_memory
-from pipeline.backends._torch_threads import torch_threads
+from pipeline.backends._process import keep_freed_memory, torch_threads
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor
@@ -30,8 +29,7 @@ __all__ = ["Torch"]
 
 BAND = 1 << 18  # logits that are rearranged at a time, so that they stay in the processor's cache
 
-Numbers = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Mean and std (B, C)."""
+Numbers = tuple[NDArray[np.float32], NDArray[np.float32]]  # mean and std (B, C)
 
 
 class Torch(Backend):
@@ -57,15 +55,11 @@ class Torch(Backend):
         # fp32 excludes TF32, whose inputs have 10 bits. Benchmarking may choose another kernel in another process.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=recipe.precision != "fp32")
         with torch_threads(recipe.threads), exact:
-            yield _predictor(network, recipe, normalize)
+            yield (_HostPredictor if recipe.device == "cpu" else _DevicePredictor)(network, recipe, normalize)
 
 
 class _TorchPredictor(Predictor):
-    """A loaded network.
-
-    Attributes:
-        batch: the largest batch that fits into device memory; None: not limited so far.
-    """
+    """A loaded network."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> None:
         import torch
@@ -78,7 +72,7 @@ class _TorchPredictor(Predictor):
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
         self.network = network.to(torch.device(recipe.device), self.dtype).to(memory_format=torch.channels_last)
         self.normalize = normalize
-        self.batch: int | None = None
+        self.batch: int | None = None  # the largest that fits into device memory; None: not limited so far
 
     def run(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> torch.Tensor:
         """Return logits (B, K, Y, X) in the network's dtype and layout, with at least two classes."""
@@ -184,12 +178,7 @@ class _DevicePredictor(_TorchPredictor):
         self.ops = TorchOps(recipe.device)
 
     def __call__(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> torch.Tensor:
-        """Return logits (B, K, Y, X), float32, without waiting for them.
-
-        Args:
-            pixels_BCYX: a numpy array, or a tensor of the device.
-            fits: see :data:`pipeline.models.Predict`.
-        """
+        """Return logits (B, K, Y, X), float32, of a numpy array or a tensor of the device, without waiting for them."""
         import torch
 
         device_BCYX = self.ops.put(pixels_BCYX) if isinstance(pixels_BCYX, np.ndarray) else pixels_BCYX
@@ -204,10 +193,3 @@ class _DevicePredictor(_TorchPredictor):
             mean_BC, std_BC = (self.ops.send(number_BC)[:, :, None, None] for number_BC in numbers)
             x_BCYX.sub_(mean_BC).div_(std_BC)
         return x_BCYX
-
-
-def _predictor(network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> _TorchPredictor:
-    """Return the predictor for the recipe's device."""
-    if recipe.device == "cpu":
-        return _HostPredictor(network, recipe, normalize)
-    return _DevicePredictor(network, recipe, normalize)

@@ -323,7 +323,7 @@ def test_sizes_that_the_code_looks_at_are_respected(name):
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_graphs_of_one_size_are_let_go_of(name):
     """Of a network that needs a graph for each size, only those used last are kept, and what they gave comes again."""
-    from pipeline.backends._graph_predictor import MAX_SIZED_GRAPHS
+    from pipeline.backends._graph import MAX_SIZED_GRAPHS
 
     network = Sized()
     with opened(name, network) as predict:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.backends._allocator import MALLOC_VARIABLES, give_back_freed_memory, keep_freed_memory, libc
+from pipeline.backends._process import MALLOC_VARIABLES, give_back_freed_memory, keep_freed_memory, libc
 
 FAULTS = """
 import resource
@@ -18,8 +18,8 @@ for _ in range(4):
     np.ones(2**23)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-KEEP = "from pipeline.backends._allocator import keep_freed_memory\nassert keep_freed_memory()\n"
-GIVE = "from pipeline.backends._allocator import give_back_freed_memory\nassert give_back_freed_memory()\n"
+KEEP = "from pipeline.backends._process import keep_freed_memory\nassert keep_freed_memory()\n"
+GIVE = "from pipeline.backends._process import give_back_freed_memory\nassert give_back_freed_memory()\n"
 OPEN = """
 import torch
 from pipeline.plugins import build
@@ -68,7 +68,7 @@ def test_each_backend_says_what_suits_it(name, keeps, few):
 def test_what_the_environment_says_stays(name, tell, monkeypatch):
     """Where the user has said how memory is handled, nothing is changed."""
     monkeypatch.setenv(name, "1")
-    monkeypatch.setattr("pipeline.backends._allocator.ctypes", None)
+    monkeypatch.setattr("pipeline.backends._process.ctypes", None)
     assert tell()
 
 
@@ -77,6 +77,6 @@ def test_other_libraries_are_left_alone(tell, monkeypatch):
     """Without glibc nothing is called, and nobody is told that it was."""
     for name in MALLOC_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pipeline.backends._allocator.libc", lambda: "")
-    monkeypatch.setattr("pipeline.backends._allocator.ctypes", None)
+    monkeypatch.setattr("pipeline.backends._process.libc", lambda: "")
+    monkeypatch.setattr("pipeline.backends._process.ctypes", None)
     assert not tell()

@@ -1,7 +1,8 @@
-"""What glibc does with freed memory: keep it for the next tile, or give it back to the system.
+"""What a backend sets in its process, and asks of the processor: freed memory, threads, bfloat16.
 
-Eager torch takes and frees the same large buffers for every tile, and page faults on new buffers cost up to half of its time.
-A runtime that plans its memory gains nothing from keeping, and freed buffers of many sizes fragment the memory.
+Eager torch takes and frees the same large buffers for every tile, and page faults on new buffers cost up to half of its time:
+glibc should keep freed memory. A runtime that plans its memory gains nothing from that, and freed buffers of many sizes fragment
+the memory.
 """
 
 from __future__ import annotations
@@ -9,9 +10,19 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["MALLOC_VARIABLES", "give_back_freed_memory", "keep_freed_memory", "libc", "trim_memory"]
+__all__ = [
+    "MALLOC_VARIABLES",
+    "bf16_supported",
+    "give_back_freed_memory",
+    "keep_freed_memory",
+    "libc",
+    "torch_threads",
+    "trim_memory",
+]
 
 MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 """Environment variables of glibc's malloc. Where the user has set one, this module changes nothing."""
@@ -24,12 +35,7 @@ _GIVE_BACK = {_MMAP_THRESHOLD: _MIB, _MMAP_MAX: 2**16, _TRIM_THRESHOLD: _MIB, _T
 
 
 def libc() -> str:
-    """Return name and version of the C library; empty where Python cannot find out.
-
-    Example:
-        >>> isinstance(libc(), str)
-        True
-    """
+    """Return name and version of the C library; empty where Python cannot find out."""
     return " ".join(platform.libc_ver()).strip()
 
 
@@ -60,3 +66,25 @@ def trim_memory() -> None:
     """Give all free memory back to the system, where the C library is glibc; for use after a large allocation that will not recur."""
     if libc().startswith("glibc"):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Set torch's number of threads, and restore the former number at the end."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def bf16_supported(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this processor computes in bfloat16, by the kernel's description; on any other, bf16 is slower than fp32."""
+    try:
+        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return False
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
