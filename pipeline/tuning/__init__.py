@@ -6,20 +6,15 @@ May import: scheduling, engine and below. Never touches: the masks and the ledge
 
 from __future__ import annotations
 
-from pipeline.tuning.backend_choice import BackendChoice, TriedBackend, fastest_backend
-from pipeline.tuning.backend_trial import is_trial_worthwhile
-from pipeline.tuning.forward_timing import read_largest_tile, time_backend_again, time_backends
-from pipeline.tuning.gpus import num_gpus
-from pipeline.tuning.halo_trial import HaloDifference, measure_halo
+from pipeline.tuning.backend_trial import TriedBackend, expect_backend, fastest_backend, is_trial_worthwhile, likely_backend, try_backends
+from pipeline.tuning.compute_choice import choose_runner, num_gpus
+from pipeline.tuning.halo_trial import HaloDifference, measure_halo, measure_stride_and_field
 from pipeline.tuning.int8_calibration import Calibration, calibrate_int8
 from pipeline.tuning.memory_model import format_bytes, project_actor_bytes
-from pipeline.tuning.network_probe import measure_stride_and_field
-from pipeline.tuning.recipe_choice import RecipeChoice, choose_recipe, expect_backend, likely_backend, reuse_recipe, try_backends
-from pipeline.tuning.run_timing import RunTiming, choose_piece, halo_overhead, time_piece
-from pipeline.tuning.runner_choice import choose_runner
+from pipeline.tuning.recipe_choice import RecipeChoice, choose_recipe, reuse_recipe
+from pipeline.tuning.timing import RunTiming, choose_piece, halo_overhead, read_largest_tile, time_backend_again, time_backends, time_piece
 
 __all__ = [
-    "BackendChoice",
     "Calibration",
     "HaloDifference",
     "RecipeChoice",

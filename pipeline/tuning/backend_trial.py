@@ -1,32 +1,45 @@
 """Choosing a backend by trial: on tiles of the user's own images, compared with eager float32, then timed.
 
 A fast backend with wrong masks is useless. A candidate must therefore choose the class of eager float32 for nearly every pixel,
-and for every pixel that is sure of its class. The fastest of those is taken. The result is cached for later runs of the same model
-on the same machine, unless the tiles showed a single class or a candidate failed for a reason that may pass.
+and for every pixel that is sure of its class. The fastest of those is taken. The user's cache keeps the result for later runs of the
+same model on the same machine, unless the tiles showed a single class or a candidate failed for a reason that may pass.
 """
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.backends import Backend
+from pipeline import __version__
+from pipeline.backends import find_backend
 from pipeline.config import Recipe
+from pipeline.engine import cause_of
 from pipeline.errors import BlockError, InputError
-from pipeline.inputs import Catalogue
-from pipeline.plugins import find
-from pipeline.tuning.backend_choice import BackendChoice, TriedBackend, fastest_backend
-from pipeline.tuning.model_comparison import Comparison, predict_tiles
-from pipeline.tuning.sample_tiles import SampleTile, read_sample_tiles
-from pipeline.tuning.trial_cache import recall_trial, remember_trial, trial_key
+from pipeline.inputs import Catalogue, hash_values
+from pipeline.storage import file_sha256, recall, remember
+from pipeline.tuning.compute_choice import first_recipe
+from pipeline.tuning.sample_tiles import Comparison, SampleTile, predict_tiles, read_sample_tiles
 
-__all__ = ["disagreement", "error_line", "find_expected_backend", "find_fastest_backend", "is_trial_worthwhile"]
+__all__ = [
+    "BackendChoice",
+    "TriedBackend",
+    "disagreement",
+    "expect_backend",
+    "fastest_backend",
+    "is_trial_worthwhile",
+    "likely_backend",
+    "try_backends",
+]
 
 BACKENDS = ("openvino", "onnxruntime", "torch")  # the usual order of speed; of two that are about equally fast the earlier is taken
+LIKELY_BACKENDS = ("openvino", "torch")  # of a long run, the likelier first
 EAGER, COMPILER = "torch", "inductor"
 COMPILE_S = 30.0  # that torch's compiler takes, about; it is tried only where nothing else is faster than eager torch
 LEAST_AGREEMENT = 0.995  # share of the pixels that must have the class of eager float32
@@ -36,48 +49,124 @@ MOST_SIDE = 256  # of a tile, pixels
 SETUP_PIXELS = 2**19  # computing so many takes as long as preparing a backend
 NUM_TILES, NUM_ROUNDS = 2, 3  # tiles that are compared; times that the first one is timed
 NUM_LOCATIONS = 64  # that the tiles are chosen from
+VERSION = 2  # of remembered trials: raise it when earlier results must not be used
+
+
+@dataclass(frozen=True)
+class TriedBackend:
+    """What a trial found of one backend in one precision, as run.json holds it.
+
+    Attributes:
+        seconds: for a megapixel; None: the backend was refused.
+        agreement: share of pixels with the class that eager float32 chooses; None: the backend did not run.
+        sure: pixels with another class although eager float32 was sure of theirs (margin over 0.1 of the logits' standard deviation).
+        refused: the reason; empty: the backend may be chosen.
+        passing: whether the failure may be over in the next run, such as short memory.
+    """
+
+    backend: str
+    precision: str
+    seconds: float | None = None
+    agreement: float | None = None
+    sure: int | None = None
+    refused: str = ""
+    passing: bool = False
+
+    def __str__(self) -> str:
+        """For a note."""
+        agreement = "" if self.agreement is None else f"{self.agreement:.2%} of the pixels agree with eager float32"
+        result = f"refused, {self.refused}" if self.seconds is None else f"{self.seconds:.2g} s a megapixel, {agreement}"
+        return f"{self.backend} {self.precision} {result}"
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """The backend of a run, by a trial, as run.json holds it.
+
+    Attributes:
+        backend: the fastest that agrees with eager float32.
+        precision: that the backend was tried in.
+        seconds: that the trial took.
+        tried: every candidate; empty: the trial is still to come, and the backend is only expected.
+        cached: whether an earlier run held the trial.
+    """
+
+    backend: str
+    precision: str
+    seconds: float = 0.0
+    tried: tuple[TriedBackend, ...] = ()
+    cached: bool = False
+
+    def __str__(self) -> str:
+        """For a note."""
+        if not self.tried:
+            return f"compute.backend: decided by a trial when the run begins; {self.backend} is expected"
+        trial = f"a trial of {self.seconds:.1f} s{' that an earlier run held (--fresh holds it again)' if self.cached else ''}"
+        return f"compute.backend: {self.backend} {self.precision}, by {trial}: {'; '.join(map(str, self.tried))}"
+
+
+def fastest_backend(tried: Sequence[TriedBackend], tolerance: float = 1.0) -> TriedBackend | None:
+    """Return the fastest that may be chosen; None: all were refused.
+
+    Args:
+        tried: in order of preference.
+        tolerance: times the fewest seconds that counts as equally fast; of equals the first is returned.
+
+    Example:
+        >>> tried = [TriedBackend("a", "fp32", 1.05), TriedBackend("b", "fp32", 1.0), TriedBackend("c", "fp32", refused="no operator")]
+        >>> fastest_backend(tried).backend, fastest_backend(tried, tolerance=1.1).backend
+        ('b', 'a')
+    """
+    allowed = [(candidate, candidate.seconds) for candidate in tried if candidate.seconds is not None]
+    fewest = min((seconds for _, seconds in allowed), default=0.0)
+    return next((candidate for candidate, seconds in allowed if seconds <= tolerance * fewest), None)
 
 
 def is_trial_worthwhile(catalogue: Catalogue, recipe: Recipe) -> bool:
     """Whether a run holds a trial: the YAML leaves the backend open, there is a choice, and the run is long enough to repay it."""
-    compute, model = catalogue.config.compute, catalogue.model
-    side = _side(catalogue)
-    if (
-        compute.backend != "auto"
-        or compute.precision == "int8"
-        or not model.takes_backend
-        or recipe.device != "cpu"
-        or side > MOST_SIDE
-        or not catalogue.images
-    ):
+    compute, side = catalogue.config.compute, _side(catalogue)
+    is_open = compute.backend == "auto" and compute.precision != "int8" and catalogue.model.takes_backend
+    if not is_open or recipe.device != "cpu" or side > MOST_SIDE or not catalogue.images:
         return False
     num_candidates = len(_candidates(recipe.device, recipe.precision))
     pixels = (num_candidates * (2 * NUM_TILES + NUM_ROUNDS) + 2 * NUM_TILES) * side**2 + num_candidates * SETUP_PIXELS
     return num_candidates > 1 and catalogue.pixels > WORTHWHILE * pixels
 
 
-def find_expected_backend(catalogue: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> BackendChoice | None:
-    """Return what :func:`find_fastest_backend` will decide, or probably decide, without a trial; None: the run holds none."""
+def likely_backend(catalogue: Catalogue) -> BackendChoice | None:
+    """Return the backend that a long run would probably choose; None: no trial decides, but the YAML, the model or the device."""
+    recipe = first_recipe(catalogue)
+    if catalogue.config.compute.backend != "auto" or not catalogue.model.takes_backend or recipe.device != "cpu":
+        return None
+    names = (name for name in LIKELY_BACKENDS if not find_backend(name).problems(recipe.device, recipe.precision))
+    return next((BackendChoice(name, recipe.precision) for name in names), None)
+
+
+def expect_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> BackendChoice | None:
+    """Return what :func:`try_backends` will choose, or probably choose, without a trial; None: no trial will be held."""
+    recipe = first_recipe(catalogue, has_gpu)
     if not is_trial_worthwhile(catalogue, recipe):
         return None
+    precisions = _precisions(catalogue, recipe)
     known = _recall(catalogue, _key(catalogue, recipe, precisions), recipe.device)
     return known or BackendChoice(_candidates(recipe.device, precisions[0])[0], precisions[0])
 
 
-def find_fastest_backend(catalogue: Catalogue, recipe: Recipe, precisions: Sequence[str], *, anew: bool = False) -> BackendChoice | None:
+def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> BackendChoice | None:
     """Hold a trial, or use the result of an earlier run's.
 
     Args:
         catalogue: the run's images, model and config.
-        recipe: device and threads to use.
-        precisions: to choose from; a later one is tried only where no backend agrees in those before it.
+        has_gpu: whether actors will find a GPU; None: whether this machine has one.
         anew: hold a trial even where an earlier result is known.
 
     Returns:
         None where a trial is not worthwhile, or the images or the network cannot be used: the run will say why.
     """
+    recipe = first_recipe(catalogue, has_gpu)
     if not is_trial_worthwhile(catalogue, recipe):
         return None
+    precisions = _precisions(catalogue, recipe)
     key = _key(catalogue, recipe, precisions)
     if not anew and (known := _recall(catalogue, key, recipe.device)):
         return known
@@ -92,8 +181,14 @@ def find_fastest_backend(catalogue: Catalogue, recipe: Recipe, precisions: Seque
     backend, precision = (best.backend, best.precision) if best else (EAGER, precisions[-1])
     choice = BackendChoice(backend, precision, round(time.perf_counter() - start, 3), tuple(tried))
     if Comparison.of(answers, expected).is_telling and not any(candidate.passing for candidate in tried):
-        remember_trial(key, choice)
+        remember("trials", key, asdict(choice))
     return choice
+
+
+def _precisions(catalogue: Catalogue, recipe: Recipe) -> list[str]:
+    """Precisions to try, in turn: where the YAML leaves it open, float32 follows if nothing agrees in fewer bits."""
+    is_open = catalogue.config.compute.precision == "auto" and recipe.precision != "fp32"
+    return [recipe.precision, "fp32"] if is_open else [recipe.precision]
 
 
 def _try_precisions(
@@ -121,7 +216,7 @@ def _try(catalogue: Catalogue, recipe: Recipe, tiles: Sequence[SampleTile], expe
         answers, seconds = predict_tiles(catalogue, recipe, tiles, NUM_ROUNDS)
         comparison = Comparison.of(answers, expected)
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything, and is then not the one to use
-        return replace(tried, refused=error_line(error), passing=_is_passing(error))
+        return replace(tried, refused=cause_of(error)[:300], passing=_is_passing(error))
     tried = replace(tried, agreement=comparison.agreement, sure=comparison.num_lost)
     if refused := disagreement(comparison):
         return replace(tried, refused=refused)
@@ -136,26 +231,39 @@ def disagreement(comparison: Comparison) -> str:
     return f"{agreement}, and {comparison.num_lost} that were sure of their class do not"
 
 
-def error_line(error: Exception) -> str:
-    """A backend's failure in one line of at most 300 characters.
-
-    Example:
-        >>> error_line(RuntimeError("no operator"))
-        'RuntimeError: no operator'
-    """
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
 def _is_passing(error: Exception) -> bool:
     """Whether a failure may be over by the next run; some runtimes report short memory as a graph that they cannot run."""
     is_lasting = isinstance(error, (InputError, BlockError))
     return not is_lasting or any(word in str(error).lower() for word in ("memory", "alloc"))
 
 
+def _repays_compiling(catalogue: Catalogue, best: TriedBackend, device: str) -> bool:
+    """Whether torch's compiler is worth its time: nothing else is faster than eager torch, and the run is long."""
+    projected_s = (best.seconds or 0.0) * catalogue.pixels / 1e6
+    is_long = best.backend == EAGER and projected_s > WORTHWHILE * COMPILE_S
+    return is_long and not find_backend(COMPILER).problems(device, best.precision)
+
+
+def _candidates(device: str, precision: str) -> list[str]:
+    """Backends that can run here, in the usual order of speed."""
+    return [name for name in BACKENDS if not find_backend(name).problems(device, precision)]
+
+
+def _side(catalogue: Catalogue) -> int:
+    """Side of a tile: the model's fixed size, else at most :data:`MOST_SIDE`."""
+    stride = catalogue.model.stride
+    return catalogue.model.fixed_size or max(MOST_SIDE // stride, 1) * stride
+
+
 def _recall(catalogue: Catalogue, key: str, device: str) -> BackendChoice | None:
     """What an earlier trial decides for this run; None: there was none, or this run is longer and must try the compiler too."""
-    known = recall_trial(key)
-    if known is None or not (quick := [candidate for candidate in known.tried if candidate.backend != COMPILER]):
+    row = recall("trials", key) or {}
+    try:
+        known = BackendChoice(**{**row, "tried": tuple(TriedBackend(**candidate) for candidate in row["tried"]), "cached": True})
+    except (KeyError, TypeError):  # another version wrote it
+        return None
+    quick = [candidate for candidate in known.tried if candidate.backend != COMPILER]
+    if not quick:
         return None
     best = fastest_backend(quick, EQUALLY_FAST)
     if best and _repays_compiling(catalogue, best, device):
@@ -165,30 +273,27 @@ def _recall(catalogue: Catalogue, key: str, device: str) -> BackendChoice | None
 
 
 def _key(catalogue: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> str:
+    """Fingerprint all that the result of a trial depends on: model, machine, runtimes, and the kind of tiles."""
     candidates = {precision: _candidates(recipe.device, precision) for precision in precisions}
-    packages = sorted({"torch", *(package for name in BACKENDS for package in _backend(name).needs)})
-    return trial_key(catalogue, recipe, _side(catalogue), candidates, packages)
+    packages = sorted({"torch", *(package for name in BACKENDS for package in find_backend(name).needs)})
+    model = {**catalogue.config.model, "files": [file_sha256(Path(path)) for path in catalogue.model.files()]}
+    kinds = sorted({(image.header.channels, image.header.dtype) for image in catalogue.images})
+    machine = [_processor(), recipe.device, recipe.threads, __version__, [_version(package) for package in packages]]
+    return hash_values(VERSION, model, catalogue.config.normalize, kinds, _side(catalogue), candidates, packages, machine)
 
 
-def _candidates(device: str, precision: str) -> list[str]:
-    """Backends that can run here, in the usual order of speed."""
-    return [name for name in BACKENDS if not _backend(name).problems(device, precision)]
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, as its maker writes it."""
+    try:
+        lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
-def _backend(name: str) -> type[Backend]:
-    plugin = find("backends", name)
-    assert issubclass(plugin, Backend)
-    return plugin
-
-
-def _side(catalogue: Catalogue) -> int:
-    """Side of a tile: the model's fixed size, else at most :data:`MOST_SIDE`."""
-    stride = catalogue.model.stride
-    return catalogue.model.fixed_size or max(MOST_SIDE // stride, 1) * stride
-
-
-def _repays_compiling(catalogue: Catalogue, best: TriedBackend, device: str) -> bool:
-    """Whether torch's compiler is worth its time: nothing else is faster than eager torch, and the run is long."""
-    projected_s = (best.seconds or 0.0) * catalogue.pixels / 1e6
-    is_long = best.backend == EAGER and projected_s > WORTHWHILE * COMPILE_S
-    return is_long and not _backend(COMPILER).problems(device, best.precision)
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Recipe
-from pipeline.engine import read_reflected, valid_pixels
+from pipeline.engine import read_zero_filled, valid_pixels
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, ceil_to
 from pipeline.inputs import Catalogue, Image
@@ -24,14 +24,11 @@ from pipeline.models import Predict, TorchModel
 from pipeline.plugins import build
 from pipeline.raster import Raster
 from pipeline.statistics import normalization_fitter, resolve_normalization
-from pipeline.tuning.model_comparison import SURE_MARGIN
-from pipeline.tuning.network_probe import measure_stride_and_field
+from pipeline.tuning.sample_tiles import SURE_MARGIN
 
-__all__ = ["MOST_HALO", "ExactCore", "HaloDifference", "find_smallest_halo", "measure_halo"]
+__all__ = ["MOST_HALO", "ExactCore", "HaloDifference", "find_smallest_halo", "measure_halo", "measure_stride_and_field"]
 
-MOST_HALO = 512
-"""The widest field that is computed exactly, or measured, pixels."""
-
+MOST_HALO = 512  # the widest field that is computed exactly, or measured, pixels
 CORE = 128  # side of the core that is compared, pixels: a halo matters at its borders
 NUM_LOOKS = 4  # places along each axis that the core is chosen from
 WORTHWHILE = 20  # a run must have at least so many times the pixels of a trial
@@ -59,11 +56,21 @@ class HaloDifference:
         return f"logits differ by up to {self.largest:.2g} and {self.flipped_share:.2g} of the pixels change class"
 
 
+def measure_stride_and_field(catalogue: Catalogue) -> None:
+    """Measure stride and field of networks that do not say them; later runs read the answer from the user's cache."""
+    for model in catalogue.model.constituents if catalogue.images else ():
+        if isinstance(model, TorchModel) and (key := model.unmeasured_key) is not None:
+            from pipeline.models.networks import probe, remember_probe
+
+            channels = model.num_channels or max(image.header.channels for image in catalogue.images)
+            remember_probe(key, probe(model.load(), channels, model.fixed_size))
+
+
 def measure_halo(catalogue: Catalogue, images: Sequence[Image] = ()) -> HaloDifference | None:
     """Measure the halo that a run takes, where it is smaller than the field; first stride and field, where a network does not say them.
 
     Args:
-        catalogue: the run's images, model and config.
+        catalogue: of the run.
         images: to measure on, one core of each; empty: the largest image.
 
     Returns:
@@ -76,17 +83,15 @@ def measure_halo(catalogue: Catalogue, images: Sequence[Image] = ()) -> HaloDiff
         return None
     field = model.field
     wanted = asked if asked != "auto" else model.tile.get("halo", 0)
-    if field is None or field > MOST_HALO or wanted >= field or catalogue.pixels < WORTHWHILE * _trial_pixels(field):
+    if field is None or field > MOST_HALO or wanted >= field:
+        return None
+    trial_pixels = 5 * (CORE + 2 * field) ** 2  # that a trial computes at most, about
+    if catalogue.pixels < WORTHWHILE * trial_pixels:
         return None
     largest = max(catalogue.images, key=lambda image: image.header.shape[0] * image.header.shape[1])
     measured = [_measure_on(catalogue, image, field, wanted) for image in images or [largest]]
     differences = (difference for difference in measured if difference)
     return max(differences, key=lambda worse: (worse.halo, worse.num_sure_flipped, worse.flipped_share), default=None)
-
-
-def _trial_pixels(field: int) -> int:
-    """Pixels that a trial computes at most, about."""
-    return 5 * (CORE + 2 * field) ** 2
 
 
 def _measure_on(catalogue: Catalogue, image: Image, field: int, wanted: int) -> HaloDifference | None:
@@ -116,7 +121,7 @@ class ExactCore:
     Args:
         predict: the network in float32, so that rounding does not count as a difference.
         raster: the image.
-        fit: what the fit phase would find; only a per-image normalisation is used.
+        fit: of the image's normalisation.
         stride: total stride, pixels.
         exact: halo of the exact prediction, at least the field, a multiple of the stride, pixels.
 
@@ -143,21 +148,15 @@ class ExactCore:
 
     def _logits(self, halo: int) -> NDArray[Any]:
         outer = self._box.grow(halo)
-        pixels_CYX, valid_YX = self._read(outer)
-        if valid_YX is not None:
-            pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))  # as a run does
+        pixels_CYX, _ = read_zero_filled(self._raster, outer, 0, self._raster.header)
         scores = self._predict(pixels_CYX[None], [self._fit])[0]
         margin = (outer.shape[0] - scores.shape[-2]) // 2
         rows, cols = self._box.relative_to(outer.grow(-margin)).slices
         return np.array(scores[:, rows, cols], np.float32)
 
-    def _read(self, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        pixels_CYX = read_reflected(self._raster, box, 0)
-        return pixels_CYX, valid_pixels(pixels_CYX, self._raster.header)
-
     def _spread(self, box: Box) -> float:
         """Standard deviation of the valid pixels."""
-        pixels_CYX, valid_YX = self._read(box)
+        pixels_CYX, valid_YX = read_zero_filled(self._raster, box, 0, self._raster.header)
         values = pixels_CYX if valid_YX is None else pixels_CYX[:, valid_YX]
         return float(values.std(dtype=np.float64)) if values.size else 0.0
 
@@ -172,14 +171,7 @@ def _places(shape: tuple[int, int], side: int, stride: int) -> Iterator[Box]:
 
 
 def find_smallest_halo(core: ExactCore, stride: int, least: int, exact: int) -> HaloDifference:
-    """Find the smallest multiple of the stride at which no pixel that is sure of its class changes it.
-
-    Args:
-        core: what smaller halos are compared with.
-        stride: total stride, pixels.
-        least: halo below which the network gives no output (valid padding), a multiple of the stride, pixels.
-        exact: halo of the exact prediction, pixels.
-    """
+    """Find the smallest multiple of the stride, from ``least`` to ``exact``, at which no pixel that is sure of its class changes it."""
     low, high = least // stride, exact // stride  # the difference falls as the halo grows: halve the range
     best = HaloDifference(exact, 0.0, 0.0, 0)
     while low < high:

@@ -65,7 +65,7 @@ class Calibration:
 
 
 def int8_problems(model: Model) -> list[Problem]:
-    """Return what keeps a model from being calibrated here, as far as is known before it is tried; empty: nothing."""
+    """Return what keeps a model from being calibrated here, as far as is known before it is tried."""
     from pipeline.backends.openvino import Openvino
 
     problems = []
@@ -80,11 +80,6 @@ def int8_problems(model: Model) -> list[Problem]:
 
 def calibrate_int8(catalogue: Catalogue, recipe: Recipe, output: StorageLike) -> tuple[Recipe, Calibration]:
     """Calibrate the catalogue's network, and copy it into the output folder once it has been judged good enough.
-
-    Args:
-        catalogue: the run's model, and the images that tiles come from.
-        recipe: with precision ``int8``.
-        output: storage of the run, or its URL or path.
 
     Returns:
         The recipe with the calibrated network's hash, and what int8 changes.

@@ -52,12 +52,7 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
 
 
 def _blended_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int]:
-    """How many scores of a class blending holds for a block.
-
-    Args:
-        recipe: tiles, block and stitching.
-        shape: of the image, pixels.
-        sides: of the block, pixels.
+    """How many scores of a class blending holds for a block with these sides, of an image of this shape, in pixels.
 
     Returns:
         What the block's tiles share while it is computed, what it leaves for seams, and what its own seams take in the end.
@@ -80,10 +75,7 @@ def _has_probs(catalogue: Catalogue) -> bool:
 
 
 def project_seam_file_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
-    """Return the bytes on disk that the blocks of one image leave for each other until it is finished: those of the largest image.
-
-    They hold masks, probabilities, and scores along seams.
-    """
+    """Return the bytes on disk of the largest image's seam files: masks, probabilities, and scores along seams."""
     if recipe.stitch == "crop":
         return 0
     largest, classes = 0, len(catalogue.classes)
@@ -110,13 +102,8 @@ def format_bytes(size: int, *, up: bool = False) -> str:
 def shrink_to_memory(catalogue: Catalogue, recipe: Recipe, notes: list[str]) -> tuple[Recipe, int]:
     """Make the block, then the core, smaller until the projection fits the budget; what the YAML fixes stays.
 
-    Args:
-        catalogue: the run's images, model and config.
-        recipe: to start from.
-        notes: what was made smaller is added.
-
     Returns:
-        The recipe that fits, and its bytes.
+        The recipe that fits, and its bytes; ``notes`` gets what was made smaller.
 
     Raises:
         InputError: no recipe fits; the message names a budget and sides that do.

@@ -10,27 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.backends import Backend, bf16_supported
+from pipeline.backends import find_backend
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue
 from pipeline.models import TorchModel
-from pipeline.plugins import find
-from pipeline.tuning.backend_choice import BackendChoice
-from pipeline.tuning.backend_trial import find_expected_backend, find_fastest_backend
-from pipeline.tuning.fixed_tile_size import with_fixed_tile
-from pipeline.tuning.gpus import num_gpus
+from pipeline.tuning.backend_trial import BackendChoice
+from pipeline.tuning.compute_choice import first_recipe
 from pipeline.tuning.halo_trial import HaloDifference
 from pipeline.tuning.int8_calibration import Calibration, int8_problems
 from pipeline.tuning.memory_model import format_bytes, project_actor_bytes, project_seam_file_bytes, shrink_to_memory
-from pipeline.tuning.runner_choice import choose_threads
-from pipeline.tuning.tile_shape import USUAL_HALO, choose_core_and_block, choose_halo
+from pipeline.tuning.tile_shape import choose_core_and_block, choose_halo, with_fixed_tile
 
-__all__ = ["RecipeChoice", "choose_recipe", "expect_backend", "likely_backend", "reuse_recipe", "try_backends"]
-
-GPU_BATCH = 4
-LIKELY_BACKENDS = ("openvino", "torch")  # of a long run, the likelier first
+__all__ = ["RecipeChoice", "choose_recipe", "reuse_recipe"]
 
 
 @dataclass(frozen=True)
@@ -52,44 +45,6 @@ class RecipeChoice:
     calibration: Calibration | None = None
 
 
-def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> BackendChoice | None:
-    """Try the installed backends, where the YAML leaves the choice open and the run is long enough.
-
-    Args:
-        catalogue: the run's images, model and config.
-        has_gpu: as in :func:`choose_recipe`.
-        anew: hold a trial although an earlier run of this model on this machine has held one.
-
-    Returns:
-        The choice, for :func:`choose_recipe`; None: no trial was held.
-    """
-    start = _start(catalogue, has_gpu)
-    return find_fastest_backend(catalogue, start, _precisions(catalogue, start), anew=anew)
-
-
-def expect_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> BackendChoice | None:
-    """Return what :func:`try_backends` will choose, as far as is known without a trial; None: no trial will be held."""
-    start = _start(catalogue, has_gpu)
-    return find_expected_backend(catalogue, start, _precisions(catalogue, start))
-
-
-def likely_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> BackendChoice | None:
-    """Return the backend that a long run would probably choose; None: no trial decides, but the YAML, the model or the device."""
-    start = _start(catalogue, has_gpu)
-    if catalogue.config.compute.backend != "auto" or not catalogue.model.takes_backend or start.device != "cpu":
-        return None
-    for name in LIKELY_BACKENDS:
-        if not _backend(Recipe(backend=name)).problems(start.device, start.precision):
-            return BackendChoice(name, start.precision)
-    return None
-
-
-def _precisions(catalogue: Catalogue, start: Recipe) -> list[str]:
-    """Precisions to try, in turn: where the YAML leaves it open, float32 follows if nothing agrees in fewer bits."""
-    is_open = catalogue.config.compute.precision == "auto" and start.precision != "fp32"
-    return [start.precision, "fp32"] if is_open else [start.precision]
-
-
 def choose_recipe(
     catalogue: Catalogue,
     has_gpu: Callable[[], bool] | None = None,
@@ -99,7 +54,7 @@ def choose_recipe(
     """Choose the recipe of a run.
 
     Args:
-        catalogue: the run's images, model and config.
+        catalogue: of the run.
         has_gpu: whether actors will find a GPU; None: whether this machine has one.
         halo: what :func:`pipeline.tuning.measure_halo` found.
         backend: what :func:`try_backends` chose; None: eager torch, unless the YAML names a backend.
@@ -108,16 +63,17 @@ def choose_recipe(
         InputError: the YAML asks for what does not fit; all problems at once.
     """
     model, notes = catalogue.model, list[str]()
-    catalogue = replace(catalogue, config=with_fixed_tile(catalogue.config, model, USUAL_HALO))
+    catalogue = replace(catalogue, config=with_fixed_tile(catalogue.config, model))
     if any(isinstance(part, TorchModel) and part.unmeasured_key for part in model.constituents):
         notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
-    recipe = _start(catalogue, has_gpu)
+    recipe = first_recipe(catalogue, has_gpu)
     if backend:
         notes.append(str(backend))
         recipe = replace(recipe, backend=backend.backend, precision=backend.precision)
-    problems = _backend(recipe).problems(recipe.device, recipe.precision) if model.takes_backend else []
+    plugin = find_backend(recipe.backend) if model.takes_backend else None
+    problems = plugin.problems(recipe.device, recipe.precision) if plugin else []
     recipe = replace(recipe, halo=choose_halo(catalogue, halo, notes), stitch=catalogue.config.tiling.stitch)
-    compiles = model.takes_backend and _backend(recipe).compiles
+    compiles = plugin is not None and plugin.compiles
     core, block = choose_core_and_block(catalogue, recipe.halo, notes, on_gpu=recipe.device == "cuda", compiles=compiles)
     recipe = replace(recipe, core=core, block=block)
     _check(catalogue, recipe, problems)
@@ -141,47 +97,6 @@ def reuse_recipe(catalogue: Catalogue, recorded: Mapping[str, Any]) -> RecipeCho
         asked = f"the recipe of this run, core {recipe.core} and block {recipe.block}, needing {format_bytes(need, up=True)} an actor"
         raise InputError(Problem("compute.memory", asked, format_bytes(budget), way_out))
     return RecipeChoice(recipe, (), need)
-
-
-def _start(catalogue: Catalogue, has_gpu: Callable[[], bool] | None) -> Recipe:
-    """What is known of a recipe before anything is tried, and before tiles are cut."""
-    compute = catalogue.config.compute
-    usual = "openvino" if compute.precision == "int8" and catalogue.model.takes_backend else "torch"
-    recipe = Recipe(backend=usual if compute.backend == "auto" else compute.backend)
-    device = _device(catalogue, recipe, has_gpu or (lambda: num_gpus() > 0))
-    return replace(
-        recipe,
-        device=device,
-        precision=_precision(catalogue, recipe, device),
-        batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch,
-        threads=choose_threads(catalogue, device),
-    )
-
-
-def _backend(recipe: Recipe) -> type[Backend]:
-    plugin = find("backends", recipe.backend, "compute.backend")
-    assert issubclass(plugin, Backend)
-    return plugin
-
-
-def _device(catalogue: Catalogue, recipe: Recipe, has_gpu: Callable[[], bool]) -> str:
-    model, asked = catalogue.model, catalogue.config.compute.device
-    if not model.uses_gpu:
-        return "cpu"
-    if asked == "auto":
-        return "cuda" if "cuda" in _backend(recipe).devices and has_gpu() else "cpu"
-    return asked
-
-
-def _precision(catalogue: Catalogue, recipe: Recipe, device: str) -> str:
-    """bf16 where the processor or the GPU computes in it: five times the speed of fp32."""
-    model, wanted = catalogue.model, catalogue.config.compute.precision
-    if not model.gives_scores:
-        return "fp32"
-    if wanted != "auto":
-        return wanted
-    is_fast = "bf16" in _backend(recipe).precisions and (device == "cuda" or bf16_supported())
-    return "bf16" if model.allows_bf16 and is_fast else "fp32"
 
 
 def _check(catalogue: Catalogue, recipe: Recipe, known: Sequence[Problem]) -> None:

@@ -1,8 +1,10 @@
-"""Tiles of the user's own images, read before the run begins, to try backends and precisions on them."""
+"""Tiles of the user's own images, read before the run begins to try backends and precisions on them, and a model's answers on them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from heapq import nlargest
 from itertools import groupby
 from operator import itemgetter
@@ -11,26 +13,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine import read_reflected, valid_pixels
+from pipeline.config import Recipe
+from pipeline.engine import read_zero_filled
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image
+from pipeline.models import Predict
 from pipeline.plugins import build
-from pipeline.statistics import Fitter, Summary, normalization_fitter, resolve_normalization
+from pipeline.statistics import Fitter, Fitters, Summary, normalization_fitter, resolve_normalization
 
-__all__ = ["SampleTile", "TileLocation", "read_sample_tiles", "spread_locations"]
+__all__ = ["SURE_MARGIN", "Comparison", "SampleTile", "TileLocation", "predict_tiles", "read_sample_tiles", "spread_locations"]
 
 MOST_DECODED_BYTES = 2**28  # of files that decode only as a whole, which takes a second or two
+SURE_MARGIN = 0.1
+"""A pixel is sure of its class where its two largest logits differ by more than this share of the logits' standard deviation."""
 
 
 class TileLocation(NamedTuple):
-    """Where a tile lies.
-
-    Attributes:
-        image: the image.
-        plane: index of the (t, z) plane.
-        box: pixels of the working grid; where they leave the image, they are reflected.
-    """
+    """Where a tile lies: its box is in pixels of the working grid, and reflected where it leaves the image."""
 
     image: Image
     plane: int
@@ -38,26 +38,18 @@ class TileLocation(NamedTuple):
 
 
 class SampleTile(NamedTuple):
-    """One tile.
-
-    Attributes:
-        pixels_BCYX: raw values, B = 1; zero where there is no data.
-        fit: what the fit phase would find, were all locations that were read the whole image.
-    """
+    """What a model is given: raw ``pixels_BCYX``, 0 where there is no data, and the fit of the image that they come from."""
 
     pixels_BCYX: NDArray[Any]
     fit: Mapping[str, Any]
 
 
 def spread_locations(images: Sequence[Image], count: int, side: int) -> list[TileLocation]:
-    """Choose locations that do not overlap, equally many in each image; the same arguments give the same locations.
+    """Choose so many locations that do not overlap, equally many in each image; the same arguments give the same locations.
 
-    Args:
-        images: to choose from.
-        count: of locations; fewer where the images have no room for more.
-        side: of a tile, pixels; an image that is smaller has one location.
+    There are fewer where the images have no room for more. An image smaller than a tile's side, in pixels, has one location.
     """
-    chosen = images if len(images) <= count else [images[at * len(images) // count] for at in range(count)]
+    chosen = _spread(images, count)
     locations = []
     for at, image in enumerate(chosen):
         height, width = image.header.shape
@@ -69,6 +61,11 @@ def spread_locations(images: Sequence[Image], count: int, side: int) -> list[Til
             x = (width - cols * side) // 2 + tile % cols * side
             locations.append(TileLocation(image, tile // (rows * cols), Box(y, x, y + side, x + side)))
     return locations
+
+
+def _spread(images: Sequence[Image], most: int) -> Sequence[Image]:
+    """At most so many of the images, evenly spread over the list."""
+    return images if len(images) <= most else [images[at * len(images) // most] for at in range(most)]
 
 
 def _share(count: int, at: int, parts: int) -> int:
@@ -87,7 +84,7 @@ def read_sample_tiles(catalogue: Catalogue, images: Sequence[Image], count: int,
     Most of an image may be empty, and a trial on glass says nothing of the specimen.
 
     Args:
-        catalogue: the run's model and config.
+        catalogue: of the run.
         images: some of its images.
         count: of tiles; fewer where the images have no room for more, or cannot be read.
         side: of a tile, pixels.
@@ -97,46 +94,38 @@ def read_sample_tiles(catalogue: Catalogue, images: Sequence[Image], count: int,
         InputError: an image cannot be opened.
     """
     normalization = resolve_normalization(catalogue.config.normalize, catalogue.model)
-    fitters = {"normalize": normalization_fitter(normalization), "model": catalogue.model.fitter()}
-    used = {name: chosen for name, chosen in fitters.items() if chosen}
-    locations = spread_locations(_affordable(images, count), num_locations, side)
+    asked: dict[str, Fitter | None] = {"normalize": normalization_fitter(normalization), "model": catalogue.model.fitter()}
+    fitters = Fitters({name: fitter for name, fitter in asked.items() if fitter})
+    whole_bytes = max((image.header.whole_bytes for image in images), default=0)
+    affordable = _spread(images, max(count, MOST_DECODED_BYTES // whole_bytes)) if whole_bytes else images
+    locations = spread_locations(affordable, num_locations, side)
     groups = [list(group) for _, group in groupby(locations, key=lambda location: location.image.name)]
     shares = [max(1, _share(count, at, len(groups))) for at in range(len(groups))]
-    tiles = (tile for group, share in zip(groups, shares, strict=True) for tile in _widest(group, share, used))
+    tiles = (tile for group, share in zip(groups, shares, strict=True) for tile in _widest(group, share, fitters))
     return [tile for _, tile in nlargest(count, tiles, key=itemgetter(0))]
 
 
-def _affordable(images: Sequence[Image], count: int) -> Sequence[Image]:
-    """The images to read from: of those that decode as a whole only so many as a trial can wait for, but at least ``count``."""
-    whole = max((image.header.whole_bytes for image in images), default=0)
-    most = max(count, MOST_DECODED_BYTES // whole) if whole else len(images)
-    return images if len(images) <= most else [images[at * len(images) // most] for at in range(most)]
-
-
-def _widest(locations: Sequence[TileLocation], count: int, fitters: Mapping[str, Fitter]) -> list[tuple[float, SampleTile]]:
+def _widest(locations: Sequence[TileLocation], count: int, fitters: Fitters) -> list[tuple[float, SampleTile]]:
     """Read locations of one image and keep the tiles of the widest ranges, with their ranges.
 
     The fit is that of all locations: the tiles that are kept are no fair sample of the image.
     """
-    sums: dict[str, Summary] = {}
+    total: Summary | None = None
 
     def read_all() -> Iterator[tuple[float, NDArray[Any]]]:
+        nonlocal total
         with build("readers", locations[0].image.reader).open(locations[0].image.path) as raster:
             for image, plane, box in locations:
                 try:
-                    pixels_CYX = read_reflected(raster, box, plane)
+                    pixels_CYX, valid_YX = read_zero_filled(raster, box, plane, image.header)
                 except BlockError:
                     continue  # the run will meet the same failure and report where it is
-                valid_YX = valid_pixels(pixels_CYX, image.header)
-                if valid_YX is not None:
-                    pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
-                for name, gatherer in fitters.items():
-                    summary = gatherer.observe(pixels_CYX, valid_YX, box, plane)
-                    sums[name] = gatherer.merge(sums[name], summary) if name in sums else summary
+                summary = fitters.observe(pixels_CYX, valid_YX, box, plane)
+                total = summary if total is None else fitters.merge(total, summary)
                 yield _width(pixels_CYX, valid_YX), pixels_CYX[None]
 
     kept = nlargest(count, read_all(), key=itemgetter(0))
-    fit = {name: fitters[name].fit(summary) for name, summary in sums.items()}
+    fit = {} if total is None else fitters.conclude(total)
     return [(width, SampleTile(pixels_BCYX, fit)) for width, pixels_BCYX in kept]
 
 
@@ -151,3 +140,82 @@ def _width(pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> floa
     if not values_CN.size or not np.isfinite(values_CN).all():
         return -1.0
     return float((values_CN.max(1).astype(np.float64) - values_CN.min(1)).max())
+
+
+def predict_tiles(
+    catalogue: Catalogue, recipe: Recipe, tiles: Sequence[SampleTile], num_rounds: int = 0
+) -> tuple[list[list[NDArray[Any]]], float]:
+    """Predict tiles with the catalogue's model, and time the first one so many times.
+
+    Returns:
+        The answers for each tile, and the fewest seconds that the logits of the first tile took (infinity without a round).
+        Answers are the logits (1, K, Y, X), and the classes (1, Y, X) where the backend computes them by another graph.
+
+    Raises:
+        BlockError: a logit is not finite.
+    """
+    normalize = resolve_normalization(catalogue.config.normalize, catalogue.model)
+    with catalogue.model.predictor(recipe, normalize if isinstance(normalize, Mapping) else None) as predict:
+        calls: list[Predict] = [predict, predict.classes] if predict.has_own_classes else [predict]
+        answers = [[np.array(call(pixels_BCYX, [fit])) for call in calls] for pixels_BCYX, fit in tiles]
+        seconds = float("inf")
+        for _ in range(num_rounds):
+            start = time.perf_counter()
+            predict(tiles[0].pixels_BCYX, [tiles[0].fit])
+            seconds = min(seconds, time.perf_counter() - start)
+    if not all(np.isfinite(logits).all() for logits, *_ in answers):
+        raise BlockError("the model gave NaN or infinite scores")
+    return answers, seconds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far answers agree with the expected logits.
+
+    Attributes:
+        agreement: share of the pixels that have the expected class in every answer.
+        sure_K: pixels of each expected class that are sure of it (see :data:`SURE_MARGIN`), int64 (K,).
+        lost_K: those of them that have another class in an answer, int64 (K,).
+    """
+
+    agreement: float
+    sure_K: NDArray[np.int64]
+    lost_K: NDArray[np.int64]
+
+    @property
+    def num_lost(self) -> int:
+        """Pixels that were sure of their class and have another one."""
+        return int(self.lost_K.sum())
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the tiles can show a difference: pixels are sure of at least two classes."""
+        return int(np.count_nonzero(self.sure_K)) > 1
+
+    @classmethod
+    def of(cls, answers: Sequence[Sequence[NDArray[Any]]], expected: Sequence[NDArray[Any]]) -> Comparison:
+        """Compare answers with the expected logits (B, K, Y, X) of several tiles.
+
+        Args:
+            answers: for each tile: logits (B, K, Y, X) or classes (B, Y, X), one or several. A pixel agrees where all have its class.
+            expected: for each tile.
+
+        Example:
+            >>> expected = np.array([[[[0.0, 0.0]], [[1.0, 0.01]]]])
+            >>> Comparison.of([[expected, np.array([[[1, 0]]])]], [expected])
+            Comparison(agreement=0.5, sure_K=array([0, 1]), lost_K=array([0, 0]))
+        """
+        std = float(np.std(np.concatenate([logits_BKYX.ravel() for logits_BKYX in expected])))
+        equal = pixels = 0
+        sure_K = lost_K = np.zeros(expected[0].shape[1], np.int64)
+        for given, logits_BKYX in zip(answers, expected, strict=True):
+            classes_BYX = logits_BKYX.argmax(axis=1)
+            is_equal_BYX = np.ones(classes_BYX.shape, np.bool_)
+            for answer in given:
+                is_equal_BYX &= classes_BYX == (answer.argmax(axis=1) if answer.ndim > classes_BYX.ndim else answer)
+            ordered_BKYX = np.sort(logits_BKYX, axis=1)
+            is_sure_BYX = ordered_BKYX[:, -1] - ordered_BKYX[:, -2] > SURE_MARGIN * std
+            equal, pixels = equal + int(np.count_nonzero(is_equal_BYX)), pixels + is_equal_BYX.size
+            sure_K = sure_K + np.bincount(classes_BYX[is_sure_BYX], minlength=len(sure_K))
+            lost_K = lost_K + np.bincount(classes_BYX[is_sure_BYX & ~is_equal_BYX], minlength=len(lost_K))
+        return cls(equal / pixels, sure_K, lost_K)

@@ -40,9 +40,8 @@ from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
-from pipeline.tuning.forward_timing import read_largest_tile
 from pipeline.tuning.recipe_choice import choose_recipe
-from pipeline.tuning.run_timing import halo_overhead, time_piece
+from pipeline.tuning.timing import halo_overhead, read_largest_tile, time_piece
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import MEAN, STD
 from workflows.run import run
@@ -85,16 +84,17 @@ def seconds(work: Callable[[], object], least: float = 2.0) -> float:
 def bare(catalogue: Catalogue, job: Job) -> tuple[float, float]:
     """Tile pixels a second of the network alone, and of the engine's call of it, with everything on the GPU."""
     tile = read_largest_tile(catalogue.images[0], job)
+    num_pixels = tile.pixels_BCYX[:, 0].size
     network = catalogue.model.load().eval()
     fold_batch_norms(network)
     network = network.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
     x_BCYX = torch.randn(tile.pixels_BCYX.shape, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        alone = tile.megapixels * 1e6 / seconds(lambda: network(x_BCYX))
+        alone = num_pixels / seconds(lambda: network(x_BCYX))
     assert job.model is not None
     with job.model.predictor(job.recipe, job.normalize) as predict:
         pixels_BCYX = predict.ops.put(np.ascontiguousarray(tile.pixels_BCYX))
-        return alone, tile.megapixels * 1e6 / seconds(lambda: predict.classes(pixels_BCYX, tile.fits))
+        return alone, num_pixels / seconds(lambda: predict.classes(pixels_BCYX, [tile.fit] * len(pixels_BCYX)))
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def watched() -> Iterator[list[int]]:
 def engine(catalogue: Catalogue, job: Job) -> tuple[float, float, dict[str, float]]:
     """Image pixels a second under way, the busy share, and the seconds of each stage."""
     with tempfile.TemporaryDirectory() as text, watched() as seen:
-        timing = time_piece(catalogue, replace(job, output=Path(text)), catalogue.config.compute, "serial", Path(text))
+        timing = time_piece(catalogue, replace(job, output=Path(text)), "serial")
     first = min(len(seen) - 1, int(timing.start_s / 0.1))
     return timing.pixels_s, float(np.mean(seen[first:])) / 100, dict(timing.stages)
 

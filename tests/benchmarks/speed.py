@@ -40,11 +40,10 @@ from pipeline.models import Predict, Predictor
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
 from pipeline.tiling.grid import Grid
-from pipeline.tuning.backend_choice import TriedBackend, fastest_backend
-from pipeline.tuning.forward_timing import read_largest_tile, time_backends
+from pipeline.tuning.backend_trial import TriedBackend, fastest_backend
 from pipeline.tuning.memory_model import format_bytes
 from pipeline.tuning.recipe_choice import choose_recipe
-from pipeline.tuning.run_timing import RunTiming, time_piece
+from pipeline.tuning.timing import RunTiming, read_largest_tile, time_backends, time_piece
 from tests.benchmarks.images import zarr_image
 from tests.benchmarks.network import LEAST_SHARE, MEAN, STD
 from workflows.run import run
@@ -148,9 +147,10 @@ def rate(yaml: Path, runner: str, actors: int) -> RunTiming:
     """Pixels a second, wall, while all actors are busy."""
     catalogue = build_catalogue(load_config(yaml))
     compute = catalogue.config.compute.model_copy(update={"actors": actors})
+    catalogue = replace(catalogue, config=catalogue.config.model_copy(update={"compute": compute}))
     with tempfile.TemporaryDirectory() as text:
         job = replace(make_job(catalogue, choose_recipe(catalogue).recipe), output=Path(text))
-        return time_piece(catalogue, job, compute, runner, Path(text))
+        return time_piece(catalogue, job, runner)
 
 
 def main() -> None:

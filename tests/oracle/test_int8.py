@@ -13,9 +13,8 @@ from pipeline.errors import InputError
 from pipeline.inputs import build_catalogue
 from pipeline.tuning import int8_calibration as module
 from pipeline.tuning.int8_calibration import calibrate_int8
-from pipeline.tuning.model_comparison import Comparison, predict_tiles
 from pipeline.tuning.recipe_choice import choose_recipe
-from pipeline.tuning.sample_tiles import SampleTile, spread_locations
+from pipeline.tuning.sample_tiles import Comparison, SampleTile, predict_tiles, spread_locations
 from tests.conftest import blobs, save_tiff
 
 torch = pytest.importorskip("torch")

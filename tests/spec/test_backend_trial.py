@@ -16,7 +16,6 @@ from pipeline.backends.torch import Torch
 from pipeline.errors import BlockError, InputError
 from pipeline.models import Predictor
 from pipeline.tuning import backend_trial as trial
-from pipeline.tuning import trial_cache
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 torch = pytest.importorskip("torch")
@@ -265,7 +264,7 @@ def test_nothing_is_tried_where_the_yaml_names_one(plant, segmented):
 
 def test_a_precision_that_is_named_is_the_only_one(plant, segmented, monkeypatch):
     """A precision that the YAML names is the only one tried; left open, float32 is tried where fewer bits agree in nothing."""
-    monkeypatch.setattr("pipeline.tuning.recipe_choice.bf16_supported", lambda: True)
+    monkeypatch.setattr("pipeline.tuning.compute_choice.bf16_supported", lambda: True)
 
     def in_bf16(logits_BKYX, recipe):
         return surest(logits_BKYX) if recipe.precision == "bf16" else logits_BKYX
@@ -338,10 +337,10 @@ def test_what_matters_is_tried_anew(plant, engine, networks, monkeypatch, tmp_pa
     assert is_tried("normalize", normalize="zscore")
     assert is_tried("pixels", images=["deep.tif"])
     with monkeypatch.context() as patch:
-        patch.setattr(trial_cache, "_version", lambda package: "99.0")
+        patch.setattr(trial, "_version", lambda package: "99.0")
         assert is_tried("version")
     with monkeypatch.context() as patch:
-        patch.setattr(trial_cache, "_processor", lambda: "a processor of another kind")
+        patch.setattr(trial, "_processor", lambda: "a processor of another kind")
         assert is_tried("processor")
     assert not is_tried("last")
 

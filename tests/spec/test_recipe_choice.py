@@ -17,9 +17,10 @@ from pipeline.inputs import build_catalogue
 from pipeline.plugins import build
 from pipeline.tiling.blending import num_seam_shares
 from pipeline.tiling.grid import Grid
+from pipeline.tuning import compute_choice
+from pipeline.tuning.compute_choice import choose_runner, num_gpus
 from pipeline.tuning.memory_model import format_bytes, project_actor_bytes, project_seam_file_bytes
 from pipeline.tuning.recipe_choice import choose_recipe, reuse_recipe
-from pipeline.tuning.runner_choice import choose_runner
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 
 AUTO = {"core": "auto", "halo": "auto", "block": "auto"}
@@ -229,3 +230,24 @@ def test_a_recorded_recipe_is_kept_or_refused(tuned):
         InputError, match=r"core 800 and block 2400, needing \d+MiB an actor; expected 60MiB. Use compute.memory: \d+MiB, or .*--fresh"
     ):
         reuse_recipe(less, choice.recipe.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("visible", "wanted"), [(None, 3), ("", 0), ("-1", 0), ("1", 1), ("0,2", 2), ("0,-1,2", 1), ("GPU-1f,GPU-2e", 2), ("0,1,2,3,4", 3)]
+)
+def test_visible_gpus_are_counted(tmp_path, monkeypatch, visible, wanted):
+    """All cards where nothing is said, else those that are named, up to the first that is none, and never more than there are."""
+    for card in ("0000:00:06.0", "0000:00:07.0", "0000:00:08.0"):
+        (tmp_path / card).mkdir()
+    monkeypatch.setattr(compute_choice, "CARDS", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert num_gpus() == wanted
+
+
+def test_a_machine_without_the_driver_has_none(tmp_path, monkeypatch):
+    """No list, no GPU, whatever the environment says."""
+    monkeypatch.setattr(compute_choice, "CARDS", tmp_path / "missing")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert num_gpus() == 0

@@ -59,8 +59,8 @@ def test_the_specimen_is_found(catalogue_of):
 def test_only_so_many_places_are_read(catalogue_of, monkeypatch):
     """Never more places are read than were allowed, in however many images."""
     read = []
-    real = module.read_reflected
-    monkeypatch.setattr(module, "read_reflected", lambda *seen: read.append(seen) or real(*seen))
+    real = module.read_zero_filled
+    monkeypatch.setattr(module, "read_zero_filled", lambda *seen: read.append(seen) or real(*seen))
     catalogue = catalogue_of({name: glass() for name in "abc"})
     assert len(read_sample_tiles(catalogue, catalogue.images, 4, SIDE, 16)) == 4
     assert len(read) == 16
@@ -101,14 +101,14 @@ def test_what_is_no_data_widens_nothing(catalogue_of):
 
 def test_a_damaged_place_is_left_out(catalogue_of, monkeypatch):
     """A place that cannot be read is left to the run, which says where it is."""
-    real = module.read_reflected
+    real = module.read_zero_filled
 
-    def damaged(raster, box, plane):
+    def damaged(raster, box, plane, header):
         if box.y0 == 0:
             raise BlockError("a segment is missing")
-        return real(raster, box, plane)
+        return real(raster, box, plane, header)
 
-    monkeypatch.setattr(module, "read_reflected", damaged)
+    monkeypatch.setattr(module, "read_zero_filled", damaged)
     catalogue = catalogue_of({"a": glass()})
     assert len(read_sample_tiles(catalogue, catalogue.images, CELLS**2, SIDE, CELLS**2)) == CELLS**2 - CELLS
 

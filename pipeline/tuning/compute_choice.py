@@ -1,0 +1,100 @@
+"""What the YAML's ``compute`` leaves to ``auto``: runner, device, precision, batch and threads, from the model and the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.backends import bf16_supported, find_backend
+from pipeline.config import Recipe
+from pipeline.errors import InputError, Problem
+from pipeline.inputs import Catalogue
+from pipeline.storage import open_storage
+
+__all__ = ["choose_runner", "first_recipe", "num_gpus"]
+
+# Up to so many pixels starting Ray costs more than it saves: with a network, without one, and with a network on few cores, which
+# threads keep as busy as actors would.
+NETWORK_PIXELS, OTHER_PIXELS, FEW_CORES_PIXELS = 2**22, 2**24, 2**25
+FEW_CORES = 4
+MOST_THREADS = 8  # that share one tile
+GPU_BATCH = 4
+CARDS = Path("/proc/driver/nvidia/gpus")  # the NVIDIA driver's folder: one entry a GPU
+
+
+def choose_runner(catalogue: Catalogue) -> str:
+    """Return the YAML's runner; for ``auto``: serial where starting Ray costs more than it saves, or processes share no output.
+
+    Raises:
+        InputError: the YAML asks for other processes, which cannot see the output.
+    """
+    compute, is_network = catalogue.config.compute, catalogue.model.gives_scores
+    if not open_storage(catalogue.config.output).is_shared:
+        if compute.runner not in ("auto", "serial"):
+            found = f"{compute.runner!r} for the output {catalogue.config.output}, which other processes cannot see"
+            raise InputError(Problem(catalogue.config.where("compute.runner"), found, "auto or serial"))
+        return "serial"
+    if compute.runner != "auto":
+        return compute.runner
+    most = OTHER_PIXELS if not is_network else FEW_CORES_PIXELS if _num_cores() <= FEW_CORES else NETWORK_PIXELS
+    return "serial" if catalogue.pixels <= most and compute.address is None and compute.actors in ("auto", 1) else "ray"
+
+
+def first_recipe(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> Recipe:
+    """Return what is known of a recipe before anything is tried, and before tiles are cut.
+
+    Args:
+        catalogue: the run's images, model and config.
+        has_gpu: whether actors will find a GPU; None: whether this machine has one.
+    """
+    compute, model = catalogue.config.compute, catalogue.model
+    usual = "openvino" if compute.precision == "int8" and model.takes_backend else "torch"
+    backend = usual if compute.backend == "auto" else compute.backend
+    device = compute.device
+    if not model.uses_gpu:
+        device = "cpu"
+    elif device == "auto":
+        device = "cuda" if "cuda" in find_backend(backend).devices and (has_gpu or (lambda: num_gpus() > 0))() else "cpu"
+    recipe = Recipe(backend, device, batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch)
+    return replace(recipe, precision=_precision(catalogue, recipe), threads=_threads(catalogue, device))
+
+
+def _precision(catalogue: Catalogue, recipe: Recipe) -> str:
+    """bf16 where the processor or the GPU computes in it: five times the speed of fp32."""
+    model, asked = catalogue.model, catalogue.config.compute.precision
+    if not model.gives_scores:
+        return "fp32"
+    if asked != "auto":
+        return asked
+    is_fast = "bf16" in find_backend(recipe.backend).precisions and (recipe.device == "cuda" or bf16_supported())
+    return "bf16" if model.allows_bf16 and is_fast else "fp32"
+
+
+def _threads(catalogue: Catalogue, device: str) -> int:
+    """Threads of an actor: one, or all cores where a single process would leave them idle."""
+    compute = catalogue.config.compute
+    if compute.threads != "auto":
+        return compute.threads
+    is_alone = compute.runner == compute.actors == "auto" and device == "cpu" and choose_runner(catalogue) == "serial"
+    return min(_num_cores(), MOST_THREADS) if is_alone else 1
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def num_gpus() -> int:
+    """Count the NVIDIA GPUs that this process may use, without the seconds that importing torch takes.
+
+    ``CUDA_VISIBLE_DEVICES`` is how schedulers and users hand out some of them. As in CUDA, the list ends at the first entry that
+    is empty or negative.
+    """
+    cards = len(list(CARDS.iterdir())) if CARDS.is_dir() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not cards or visible is None:
+        return cards
+    named = [name.strip() for name in visible.split(",")]
+    ends = [at for at, name in enumerate(named) if not name or name.startswith("-")]
+    return min(cards, ends[0] if ends else len(named))
