@@ -17,12 +17,7 @@ __all__ = ["Box", "ceil_to", "reflect_index"]
 
 
 def ceil_to(value: int, step: int) -> int:
-    """Round up to a multiple of ``step``.
-
-    Example:
-        >>> ceil_to(65, 32), ceil_to(64, 32), ceil_to(0, 32)
-        (96, 64, 0)
-    """
+    """Round up to a multiple of ``step``."""
     return -(-value // step) * step
 
 
@@ -98,14 +93,9 @@ def reflect_index(start: int, stop: int, size: int) -> NDArray[np.intp]:
         stop: end of the range, pixels; it may be larger than ``size``.
         size: length of the axis, at least 1, pixels.
 
-    Returns:
-        Positions (stop - start,), each in ``0..size-1``.
-
     Example:
         >>> reflect_index(-3, 6, 4).tolist()
         [3, 2, 1, 0, 1, 2, 3, 2, 1]
-        >>> reflect_index(-2, 3, 1).tolist()
-        [0, 0, 0, 0, 0]
     """
     if size == 1:
         return np.zeros(stop - start, dtype=np.intp)

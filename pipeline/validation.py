@@ -1,10 +1,7 @@
 """Pydantic's errors in the project's words: the place, what was found, what was expected, the nearest valid name.
 
 Pydantic reports each branch of ``int | "auto"`` as an error of its own and in its own terms. Here one mistake is one
-:class:`~pipeline.errors.Problem`, and the field's annotation says what was expected.
-
-This module lies below ``pipeline.config`` because plug-ins need it as well: their fields are YAML options, checked by
-the same rules, and the config is checked with the plug-ins.
+:class:`~pipeline.errors.Problem`, and the field's annotation says what was expected. Plug-ins' options are checked alike.
 """
 
 from __future__ import annotations
@@ -37,6 +34,13 @@ _WORDS: Mapping[Any, str] = {
     list: "a list",
     tuple: "a list",
     dict: "a mapping",
+}
+_BOUNDS: Mapping[type[Any], str] = {
+    Ge: " of at least {0.ge}",
+    Gt: " above {0.gt}",
+    Le: " at most {0.le}",
+    Lt: " below {0.lt}",
+    MinLen: " of at least {0.min_length}",
 }
 _VALUE_ERRORS = (
     "literal_error",
@@ -89,13 +93,7 @@ def problems_error(problems: Sequence[Problem]) -> PydanticCustomError:
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], where: str) -> list[Problem]:
-    """Turn pydantic's errors into problems, one for each mistake.
-
-    Args:
-        error: raised by the validation of ``model``.
-        model: the validated class.
-        where: key of the validated mapping; empty for the root.
-    """
+    """Turn pydantic's errors into problems, one for each mistake; ``where`` is the key of the validated mapping, empty for the root."""
     by_path: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_path.setdefault(_follow(model, details["loc"])[0], []).append(details)
@@ -122,7 +120,8 @@ def _problems_at(errors: Sequence[ErrorDetails], model: type[BaseModel], path: t
         if error["type"] in ("value_error", "assertion_error"):
             return [Problem(where, quote(error["input"]), error["msg"].partition(", ")[2])]
     value = first["input"]
-    fix = nearest(value, _literals(annotation)) if isinstance(value, str) else ""
+    words = [str(word) for member in union_members(annotation) if get_origin(member) is Literal for word in get_args(member)]
+    fix = nearest(value, words) if isinstance(value, str) else ""
     expected = first["msg"] if annotation is None else describe_type(annotation)
     return [Problem(where, quote(value, with_type=not kinds.issubset(_VALUE_ERRORS)), expected, fix or _as_number(value, annotation))]
 
@@ -181,11 +180,6 @@ def _child(branches: Sequence[Any], part: int | str) -> tuple[Any, type[BaseMode
     return None, None
 
 
-def _literals(annotation: Any) -> list[str]:
-    """Return the words that an annotation lists."""
-    return [str(word) for member in union_members(annotation) if get_origin(member) is Literal for word in get_args(member)]
-
-
 def describe_type(annotation: Any) -> str:
     """Return in words which values an annotation takes.
 
@@ -210,7 +204,7 @@ def _choices(annotation: Any, marks: Sequence[Any] = ()) -> list[str]:
         return [choice for branch in inner for choice in _choices(branch)]
     if origin is Literal:
         return [str(value) for value in inner]
-    bounds = " and".join(filter(None, map(_bound, marks)))
+    bounds = " and".join(_BOUNDS[type(mark)].format(mark) for mark in marks if type(mark) in _BOUNDS)
     if origin in (tuple, list):
         return [f"a list{bounds}, each {describe_type(inner[0])}"]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -220,15 +214,3 @@ def _choices(annotation: Any, marks: Sequence[Any] = ()) -> list[str]:
 
 def _flat(mark: Any) -> Sequence[Any]:
     return mark.metadata if isinstance(mark, FieldInfo) else (mark,)
-
-
-def _bound(mark: Any) -> str:
-    if isinstance(mark, Ge):
-        return f" of at least {mark.ge}"
-    if isinstance(mark, Gt):
-        return f" above {mark.gt}"
-    if isinstance(mark, Le):
-        return f" at most {mark.le}"
-    if isinstance(mark, Lt):
-        return f" below {mark.lt}"
-    return f" of at least {mark.min_length}" if isinstance(mark, MinLen) else ""

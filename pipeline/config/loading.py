@@ -110,7 +110,9 @@ def _overridden(kind: YamlKind, document: YamlDocument, overrides: Sequence[str]
     """Apply every ``--set``, before anything is checked."""
     _expand_short_forms(kind, document.data)
     for override in overrides:
-        _fill_default_plugin(kind, document.data, override.partition(".")[0])
+        key = override.partition(".")[0]
+        if key in kind.default_plugins and document.data.get(key) is None:
+            document.data[key] = deepcopy(kind.default_plugins[key])  # a `--set` such as writers.0.probs can then change it
         apply_override(document, override)
     return document
 
@@ -161,12 +163,6 @@ def _expand_short_forms(kind: YamlKind, data: dict[str, Any]) -> None:
             data[key] = [{"name": value}] if key in kind.list_keys else {"name": value}
     if isinstance(data.get("reader"), dict):
         data["reader"] = {**kind.default_plugins["reader"], **data["reader"]}
-
-
-def _fill_default_plugin(kind: YamlKind, data: dict[str, Any], key: str) -> None:
-    """Write the default of a key into the data, in place, so that a ``--set`` such as ``writers.0.probs`` can change it."""
-    if key in kind.default_plugins and data.get(key) is None:
-        data[key] = deepcopy(kind.default_plugins[key])
 
 
 def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Callable[[Any, str], Any]) -> list[Problem]:

@@ -8,8 +8,7 @@ from typing import Any
 
 __all__ = ["CALIBRATED_FOLDER", "Recipe", "replace_auto"]
 
-CALIBRATED_FOLDER = "calibrated"
-"""Folder in the output that holds the calibrated network of a run with int8."""
+CALIBRATED_FOLDER = "calibrated"  # in the output: holds the calibrated network of a run with int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +49,7 @@ def replace_auto(keys: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str
         >>> replace_auto({"model": "auto", "tiling": {"core": "auto", "halo": 64}}, {"core": 1024, "halo": 32})
         {'model': 'auto', 'tiling': {'core': 1024, 'halo': 64}}
     """
-    return {
-        name: {key: recipe.get(key, value) if value == "auto" else value for key, value in part.items()}
-        if name in {"tiling", "compute"}
-        else part
-        for name, part in keys.items()
-    }
+    replaced = dict(keys)
+    for name in {"tiling", "compute"} & keys.keys():
+        replaced[name] = {key: recipe.get(key, value) if value == "auto" else value for key, value in keys[name].items()}
+    return replaced

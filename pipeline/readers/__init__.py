@@ -22,10 +22,7 @@ Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a 
 
 
 class Reader(Plugin):
-    """Base of the readers; its fields are the options that every reader has.
-
-    A new reader lists the ``suffixes`` that it claims (lower case, longest first) and opens a path.
-    """
+    """Base of the readers; its fields are the options of all. A new reader lists its ``suffixes``, lower case, and opens a path."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
@@ -52,12 +49,7 @@ class Reader(Plugin):
 
 
 def known_suffixes() -> tuple[str, ...]:
-    """Return every suffix that a reader claims, lower case, longest first: files of a folder that have one are images.
-
-    Example:
-        >>> ".ome.tif" in known_suffixes()
-        True
-    """
+    """Return every suffix that a reader claims, lower case, longest first: files of a folder that have one are images."""
     readers = [find("readers", name) for name in available("readers")]
     suffixes = {suffix for reader in readers if issubclass(reader, Reader) for suffix in reader.suffixes}
     return tuple(sorted(suffixes, key=lambda suffix: (-len(suffix), suffix)))

@@ -30,16 +30,10 @@ def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
 
 
 class TiffSegments:
-    """Stored pixels of the pages of one pyramid level, which are all alike. The lock covers file seeks, not decoding.
+    """Stored pixels of the pages of one pyramid level, which are all alike; ``page`` stands for them.
 
-    Args:
-        path: the file, for messages.
-        page: the page that stands for all others.
-        whole_bytes: bytes that every read decodes; as many stay in memory. 0: regions decode alone.
-
-    Attributes:
-        lock: held while the file's position or a page's tags are used.
-        is_over: set when reading is over, so that no thread opens the file again.
+    Where ``whole_bytes`` is not 0, as many bytes of decoded segments stay in memory. The lock is held while the file's position
+    or a page's tags are used, not while decoding. Once ``is_over`` is set, no thread opens the file again.
     """
 
     def __init__(self, path: str, page: tifffile.TiffPage, whole_bytes: int) -> None:

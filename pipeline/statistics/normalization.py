@@ -27,8 +27,7 @@ __all__ = [
     "resolve_normalization",
 ]
 
-LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
-"""Percentiles that ``percentile`` maps to 0 and 1."""
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8  # those that `percentile` maps to 0 and 1
 
 Normalization = Mapping[str, Sequence[float]] | Literal["percentile", "zscore"] | None
 """How a run normalises: a mean and a std, in raw units, for all channels or for each; a method that is fitted to each image;
@@ -83,11 +82,6 @@ def resolve_normalization(asked: Normalization, model: Model) -> Normalization:
 
     Raises:
         InputError: the model takes raw values only, or the lengths of mean and std do not fit its channels.
-
-    Example:
-        >>> from pipeline.plugins import build
-        >>> resolve_normalization({"mean": [128], "std": [64]}, build("models", {"name": "unet"}))
-        {'mean': [128], 'std': [64]}
     """
     chosen: Normalization = model.normalize if asked is None else asked
     if asked is not None and not model.takes_normalize:
