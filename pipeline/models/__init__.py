@@ -10,13 +10,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, Strict
 
 from pipeline.config import Recipe
-from pipeline.models._orientations import TTA, Orientations
-from pipeline.models._predictor import Predict, Predictor, as_predictor
+from pipeline.models._predictors import TTA, Predict, Predictor, as_predictor, augmented
 from pipeline.plugins import Plugin, build
 
 if TYPE_CHECKING:
@@ -145,12 +144,7 @@ class Model(Plugin):
         return None
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Return the peak bytes of one prediction, above the loaded model.
-
-        Args:
-            tile: height and width, pixels.
-            channels: of the image.
-        """
+        """Return the peak bytes of one prediction on a tile (height, width), above the loaded model; ``channels`` are the image's."""
         height, width = tile
         return height * width * (channels * 4 + self.num_classes * 8)
 
@@ -175,24 +169,13 @@ class TorchModel(Model):
 
     tta: TTA = Field(default="none", description="test-time augmentation: none, flips (4 passes), d4 (flips and quarter turns, 8 passes)")
 
-    @property
-    def gives_scores(self) -> bool:
-        """A network returns logits."""
-        return True
+    gives_scores: ClassVar[bool] = True
+    takes_backend: ClassVar[bool] = True
+    takes_normalize: ClassVar[bool] = True
 
     @property
     def uses_gpu(self) -> bool:
         """A network computes faster on a GPU."""
-        return True
-
-    @property
-    def takes_backend(self) -> bool:
-        """A backend runs a torch module."""
-        return True
-
-    @property
-    def takes_normalize(self) -> bool:
-        """A network takes normalised values."""
         return True
 
     @property
@@ -218,17 +201,30 @@ class TorchModel(Model):
         """Load the network into the recipe's backend."""
         backend = build("backends", {"name": recipe.backend})
         with backend.open(self.load(), recipe, normalize) as predict:
-            predictor = as_predictor(predict)
-            yield predictor if self.tta == "none" else Orientations(predictor, self.tta)
+            yield augmented(as_predictor(predict), self.tta)
 
 
 class Network(TorchModel):
-    """A torch module that this package builds, with weights from a file."""
+    """A torch module that this package builds, with weights from a file. A subclass has the options ``channels`` and ``classes``."""
+
+    if TYPE_CHECKING:  # declared by the subclasses, each with a default of its own
+        channels: int
+        classes: int
 
     weights: Annotated[Path, Strict(strict=False)] | None = Field(
         default=None, description="a .safetensors file; null: random weights of the seed"
     )
     seed: int = Field(default=0, description="of the random weights, where no file is given")
+
+    @property
+    def num_classes(self) -> int:
+        """At least 2: one logit separates two classes."""
+        return max(self.classes, 2)
+
+    @property
+    def num_channels(self) -> int:
+        """As given."""
+        return self.channels
 
     def files(self) -> Sequence[Path]:
         """Return the weights file, if any."""
@@ -237,9 +233,6 @@ class Network(TorchModel):
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
         """Infer options from the tensors of a weights file, for the message about a file that belongs to another network.
-
-        Args:
-            shapes: of the file's tensors, by name.
 
         Returns:
             Options that may give the network such tensors, the likeliest first; none where the names are not its own.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.models import Predictor, TorchModel
-from pipeline.models._orientations import Orientations
+from pipeline.models._predictors import augmented
 from pipeline.models.model_zoo import ArchitectureFile, Package, architecture_of, find_description, read_package
 from pipeline.models.network_files import NetworkFile
 from pipeline.plugins import build
@@ -43,6 +43,9 @@ class BioImageIO(TorchModel):
 
         model: {name: bioimageio, path: affable-shark.zip}
     """
+
+    takes_normalize: ClassVar[bool] = False  # the package has its own preprocessing
+    allows_bf16: ClassVar[bool] = False  # the package was tested in float32
 
     path: Annotated[Path, Strict(strict=False)] = Field(description="folder, .zip or .yaml of the package")
     weights: Literal["auto", "torchscript", "onnx", "pytorch_state_dict"] = Field(
@@ -99,11 +102,6 @@ class BioImageIO(TorchModel):
         return allowed[0] if importlib.util.find_spec("onnxruntime") else min(allowed, key="onnx".__eq__)
 
     @property
-    def takes_normalize(self) -> bool:
-        """The package has its own preprocessing."""
-        return False
-
-    @property
     def num_classes(self) -> int:
         """Two where one channel separates them."""
         return 2 if self.channel is not None else self.network.num_classes
@@ -144,11 +142,6 @@ class BioImageIO(TorchModel):
         return self.network.uses_gpu
 
     @property
-    def allows_bf16(self) -> bool:
-        """The package was tested in float32."""
-        return False
-
-    @property
     def tile(self) -> Mapping[str, int]:
         """The package's halo, or the field where it is wider."""
         return {"halo": max(self.package.halo, self.field or 0)} if self.package.halo else {}
@@ -182,11 +175,7 @@ class BioImageIO(TorchModel):
         return self.network.projected_bytes(tile, channels)
 
     def load(self) -> nn.Module:
-        """Load the network alone, without the package's pre- and postprocessing.
-
-        Raises:
-            InputError: the weights are not those that the description names, or cannot be loaded.
-        """
+        """Load the network alone, without the package's pre- and postprocessing."""
         self._verify()
         return self.network.load()
 
@@ -202,15 +191,10 @@ class BioImageIO(TorchModel):
         del normalize
         self._verify()
         with self.network.open(recipe) as predict:
-            predictor = _PackagePredictor(self, predict)
-            yield predictor if self.tta == "none" else Orientations(predictor, self.tta)
+            yield augmented(_PackagePredictor(self, predict), self.tta)
 
     def check(self) -> None:
-        """Compare the network's output for the package's test input with the package's test output.
-
-        Raises:
-            InputError: they differ; the message has the largest difference.
-        """
+        """Compare the network's output for the package's test input with the package's test output."""
         if self.package.test is None:
             return
         taken_NCYX, expected = (np.load(path, allow_pickle=False) for path in self.package.test)
@@ -233,10 +217,7 @@ class BioImageIO(TorchModel):
 
 
 class _PackagePredictor(Predictor):
-    """Does the package's preprocessing, asks the network, and turns its output into logits.
-
-    It computes no class ids of its own, and takes numpy's arrays: the backend would take preprocessed pixels only.
-    """
+    """Does the package's preprocessing, asks the network, and turns its output into logits."""
 
     def __init__(self, model: BioImageIO, predict: Predictor) -> None:
         super().__init__(notes=predict.notes)

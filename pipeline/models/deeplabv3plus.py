@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,30 +35,17 @@ class DeepLabV3Plus(Network):
         model: {name: deeplabv3plus, encoder: mobilenet_v2, channels: 3, classes: 21}
     """
 
+    field: ClassVar[None] = None  # image pooling sees the whole tile
+
     encoder: Literal["xception65", "resnet101", "resnet50", "mobilenet_v2"] = Field(default="xception65", description="the backbone")
     channels: int = Field(default=3, ge=1, description="channels of the input")
     classes: int = Field(default=21, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
     output_stride: Literal[8, 16] = Field(default=16, description="how many times smaller than the input the encoder's output is")
 
     @property
-    def num_classes(self) -> int:
-        """At least 2: one logit separates two classes."""
-        return max(self.classes, 2)
-
-    @property
-    def num_channels(self) -> int:
-        """As given."""
-        return self.channels
-
-    @property
     def stride(self) -> int:
         """That of the encoder's output."""
         return self.output_stride
-
-    @property
-    def field(self) -> None:
-        """Not finite: image pooling sees the whole tile."""
-        return
 
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
@@ -71,11 +58,7 @@ class DeepLabV3Plus(Network):
 
     def build(self) -> nn.Module:
         """Build the module."""
+        encoder, stride = _ENCODERS.get(self.encoder, self.encoder), self.output_stride
         return make_network(
-            "DeepLabV3Plus",
-            _ENCODERS.get(self.encoder, self.encoder),
-            channels=self.channels,
-            classes=self.classes,
-            stride=self.stride,
-            encoder_output_stride=self.output_stride,
+            "DeepLabV3Plus", encoder, channels=self.channels, classes=self.classes, stride=stride, encoder_output_stride=stride
         )

@@ -15,7 +15,7 @@ from pydantic import Field, Strict, model_validator
 
 from pipeline.config import Recipe
 from pipeline.models import Model, Predictor
-from pipeline.models._orientations import average_probs
+from pipeline.models._predictors import average_probs
 from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter
 
@@ -41,6 +41,7 @@ class Ensemble(Model):
     """
 
     nested_kinds: ClassVar[Mapping[str, str]] = {"members": "models"}
+    gives_scores: ClassVar[bool] = True
 
     members: Annotated[tuple[dict[str, Any], ...], Strict(strict=False)] = Field(min_length=2, description="models, as under `model`")
     shares: Annotated[tuple[float, ...], Strict(strict=False)] | None = Field(
@@ -49,7 +50,6 @@ class Ensemble(Model):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """Refuse members that cannot be averaged."""
         models = self.models
         if not all(model.gives_scores for model in models):
             raise ValueError("members that give scores; thresholds and the like decide themselves")
@@ -109,11 +109,6 @@ class Ensemble(Model):
         return next((model.fixed_size for model in self.models if model.fixed_size is not None), None)
 
     @property
-    def gives_scores(self) -> bool:
-        """The logarithm of the averaged probabilities."""
-        return True
-
-    @property
     def takes_normalize(self) -> bool:
         """Where all members do; each then gets what the YAML says."""
         return all(model.takes_normalize for model in self.models)
@@ -164,10 +159,8 @@ class Ensemble(Model):
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """Add the largest member's bytes and the probabilities of all members."""
-        height, width = tile
-        return (
-            max(model.projected_bytes(tile, channels) for model in self.models) + len(self.models) * height * width * self.num_classes * 4
-        )
+        probs = len(self.models) * math.prod(tile) * self.num_classes * 4
+        return max(model.projected_bytes(tile, channels) for model in self.models) + probs
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
@@ -175,35 +168,25 @@ class Ensemble(Model):
         counts = self.shares or [1] * len(self.members)
         shares = [share / sum(counts) for share in counts]
         with ExitStack() as stack:
-            opened = [stack.enter_context(model.predictor(recipe, normalize or _fixed(model))) for model in self.models]
+            wanted = [normalize or (model.normalize if isinstance(model.normalize, Mapping) else None) for model in self.models]
+            opened = [stack.enter_context(model.predictor(recipe, one)) for model, one in zip(self.models, wanted, strict=True)]
             yield _Members(self.models, opened, shares)
 
 
 class _Members(Predictor):
-    """Averages the predictions of several predictors, and collects their notes after each call.
-
-    Args:
-        models: the members.
-        opened: a predictor of each.
-        shares: weight of each, adding up to 1.
-    """
+    """Averages the predictions of the opened members by shares that add up to 1, and collects their notes after each call."""
 
     def __init__(self, models: Sequence[Model], opened: Sequence[Predictor], shares: Sequence[float]) -> None:
         super().__init__()
         self.models, self.opened, self.shares = models, opened, shares
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
-        """Return logits (B, K, Y, X) of the averaged probabilities."""
         pairs = zip(self.models, self.opened, strict=True)
         answers = [self.ops.as_array(predict(pixels_BCYX, _fits_of(model, fits))) for model, predict in pairs]
         for at, predict in enumerate(self.opened):
             self.notes += [f"members.{at}: {note}" for note in predict.notes]
             predict.notes.clear()
         return average_probs(_same_size(answers), self.shares)
-
-
-def _fixed(model: Model) -> Mapping[str, Any] | None:
-    return model.normalize if isinstance(model.normalize, Mapping) else None
 
 
 def _fits_of(model: Model, fits: Sequence[ImageFit]) -> Sequence[ImageFit]:

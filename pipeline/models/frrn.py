@@ -38,16 +38,6 @@ class FRRN(Network):
     classes: int = Field(default=19, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
 
     @property
-    def num_classes(self) -> int:
-        """At least 2: one logit separates two classes."""
-        return max(self.classes, 2)
-
-    @property
-    def num_channels(self) -> int:
-        """As given."""
-        return self.channels
-
-    @property
     def stages(self) -> tuple[tuple[int, int, int], ...]:
         """For each stage its scale (the input's size over its own), its feature maps, and its number of units."""
         return _STAGES[self.variant]

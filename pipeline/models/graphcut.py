@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -11,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, Strict
 
-from pipeline.config import Recipe
-from pipeline.models import Predict
 from pipeline.models.classical import ClassicalModel, Energy, PixelFeatures, SampleFitter, find_centers, minimise, neighbour_steps
-from pipeline.statistics import Fitter, ImageFit, Summary
+from pipeline.statistics import Fitter, Summary
 
 __all__ = ["GraphCut"]
 
@@ -69,15 +66,9 @@ class GraphCut(ClassicalModel):
         """Gather a sample of the image's pixels."""
         return _ColourFitter(self._features, self.samples, self.seed, self.num_parts)
 
-    @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Load nothing: the colours of the classes come with the fit of each tile's image."""
-        del recipe, normalize
-        yield self._predict
-
-    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.uint8]:
-        energies = (self._energy(pixels_CYX, fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True))
-        return np.stack([minimise(energy, self.sweeps) for energy in energies])
+    def segment(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Minimise the energy of the tile."""
+        return minimise(self._energy(pixels_CYX, fit), self.sweeps)
 
     def _energy(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Any]) -> Energy:
         features_FYX = replace(self._features, has_steps=False).of(pixels_CYX).astype(np.float64)
@@ -94,13 +85,7 @@ class GraphCut(ClassicalModel):
 
 
 def _nats(features_FYX: NDArray[np.float64], mean_F: Sequence[float], root_FF: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Return the negative logarithm of a Gaussian's density (Y, X), up to a constant.
-
-    Args:
-        features_FYX: colours, and textures.
-        mean_F: the mean.
-        root_FF: a lower triangle L, where L.T @ L is the inverse of the covariance.
-    """
+    """Return the negative logarithm of a Gaussian's density (Y, X), up to a constant; L.T @ L of the root L inverts the covariance."""
     nats_YX = np.zeros(features_FYX.shape[1:])
     for row, weights in enumerate(root_FF):
         along_YX = np.zeros_like(nats_YX)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.config import Recipe
 from pipeline.errors import Problem
-from pipeline.geometry import Box
-from pipeline.models import Predict
 from pipeline.models.classical import (
     ClassicalModel,
+    GreyFitter,
     GreyValues,
     gaussian_weights,
     li_threshold,
@@ -28,9 +25,6 @@ from pipeline.models.classical import (
 )
 from pipeline.statistics import Fitter, Summary
 from pipeline.validation import problems_error
-
-if TYPE_CHECKING:
-    from pipeline.statistics import ImageFit
 
 __all__ = ["HistogramThreshold"]
 
@@ -122,52 +116,31 @@ class HistogramThreshold(ClassicalModel):
 
     def fitter(self) -> Fitter | None:
         """Gather the whole image's histogram; None where each window has its own threshold."""
-        return None if self.local else _ThresholdFitter(self.num_parts, self._grey, self.method)
+        return None if self.local else _ThresholdFitter(self._grey, self.num_parts, self.method)
 
-    @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Load nothing: thresholds come with the fit of each tile's image, or from its pixels."""
-        del recipe, normalize
-        yield self._predict
-
-    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.uint8]:
-        batch, _, height, width = pixels_BCYX.shape
-        parts_BYX = np.empty((batch, height, width), np.uint8)
-        for pixels_CYX, fit, parts_YX in zip(pixels_BCYX, fits, parts_BYX, strict=True):
-            values_YX, summed = self._grey.of(pixels_CYX)
-            if self.local:
-                weights = self.local.weights()
-                area = weights.sum() ** 2
-                level_YX = window_sum(values_YX, weights) - self.local.offset * summed * area
-                np.greater(values_YX * area, level_YX, out=parts_YX.view(np.bool_))
-                continue
-            cuts = [threshold * summed for threshold in fit["model"]["thresholds"]]
-            if values_YX.dtype.kind in "iu":
-                # A Python integer keeps the comparison in the pixels' own type; 1e-6 undoes the rounding of the division by `summed`.
-                cuts = [math.floor(cut + 1e-6) for cut in cuts]
-            np.greater(values_YX, cuts[0], out=parts_YX.view(np.bool_))
-            for cut in cuts[1:]:
-                parts_YX += values_YX > cut
-        return self.classes_of(parts_BYX)
+    def segment(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Compare the grey values with the thresholds of the image, or of the pixels' windows."""
+        values_YX, summed = self._grey.of(pixels_CYX)
+        parts_YX = np.empty(values_YX.shape, np.uint8)
+        if self.local:
+            weights = self.local.weights()
+            area = weights.sum() ** 2
+            level_YX = window_sum(values_YX, weights) - self.local.offset * summed * area
+            np.greater(values_YX * area, level_YX, out=parts_YX.view(np.bool_))
+            return self.classes_of(parts_YX)
+        cuts = [threshold * summed for threshold in fit["thresholds"]]
+        if values_YX.dtype.kind in "iu":
+            # A Python integer keeps the comparison in the pixels' own type; 1e-6 undoes the rounding of the division by `summed`.
+            cuts = [math.floor(cut + 1e-6) for cut in cuts]
+        np.greater(values_YX, cuts[0], out=parts_YX.view(np.bool_))
+        for cut in cuts[1:]:
+            parts_YX += values_YX > cut
+        return self.classes_of(parts_YX)
 
 
 @dataclass(frozen=True)
-class _ThresholdFitter(Fitter):
-    """Counts grey values."""
-
-    num_parts: int
-    grey: GreyValues
+class _ThresholdFitter(GreyFitter):
     method: str
-
-    @property
-    def halo(self) -> int:
-        """Radius of the windows, pixels."""
-        return self.grey.radius
-
-    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
-        """Count the valid, finite grey values of one block."""
-        del box, plane
-        return self.grey.counts(pixels_CYX, valid_YX)
 
     def fit(self, summary: Summary) -> dict[str, Any]:
         """Return ``{"thresholds": [...]}``, rising, one fewer than the parts, in raw units."""

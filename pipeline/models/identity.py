@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,22 +27,15 @@ class Identity(Model):
         model: {name: identity, classes: 2}
     """
 
+    takes_ids: ClassVar[bool] = True  # the engine checks the ids, because it can name the position of a pixel that is none
+    field: ClassVar[int] = 0
+
     classes: int = Field(ge=2, le=65535, description="number of classes; a value that is none of their ids fails")
 
     @property
     def num_classes(self) -> int:
         """As given."""
         return self.classes
-
-    @property
-    def takes_ids(self) -> bool:
-        """The engine checks that pixels are class ids, because it can name the position of one that is not."""
-        return True
-
-    @property
-    def field(self) -> int:
-        """A pixel's class depends on that pixel alone."""
-        return 0
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, Strict, field_validator
 
-from pipeline.config import Recipe
 from pipeline.errors import Problem
-from pipeline.models import Predict
 from pipeline.models.classical import ClassicalModel, PixelFeatures, SampleFitter, find_centers
 from pipeline.statistics import Fitter, Summary
 from pipeline.validation import problems_error
-
-if TYPE_CHECKING:
-    from pipeline.statistics import ImageFit
 
 __all__ = ["KMeans"]
 
@@ -70,15 +64,9 @@ class KMeans(ClassicalModel):
         """Gather a sample of the image's pixels."""
         return _CentreFitter(self._features, self.samples, self.seed, self.num_parts)
 
-    @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Load nothing: the centres come with the fit of each tile's image."""
-        del recipe, normalize
-        yield self._predict
-
-    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.uint8]:
-        parts = [_nearest(self._features.of(pixels_CYX), fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)]
-        return self.classes_of(np.stack(parts))
+    def segment(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Find the nearest centre of each pixel."""
+        return self.classes_of(_nearest(self._features.of(pixels_CYX), fit))
 
 
 @dataclass(frozen=True)

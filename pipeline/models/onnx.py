@@ -31,6 +31,7 @@ class Onnx(NetworkFile):
     """
 
     kind: ClassVar[str] = "ONNX"
+    takes_backend: ClassVar[bool] = False  # ONNX Runtime runs the file
 
     @classmethod
     def read_facts(cls, path: Path) -> FileFacts:
@@ -49,11 +50,6 @@ class Onnx(NetworkFile):
             declared = json.loads(session.get_modelmeta().custom_metadata_map["gigaseg"])
         shapes = [[side if isinstance(side, int) else None for side in tensor.shape] for tensor in (*inputs, *outputs)]
         return facts_of_shapes(path, *shapes, stride=declared.get("stride"), field=declared.get("field"))
-
-    @property
-    def takes_backend(self) -> bool:
-        """ONNX Runtime runs the file, not a backend."""
-        return False
 
     @property
     def uses_gpu(self) -> bool:

@@ -42,16 +42,6 @@ class SegNet(Network):
     classes: int = Field(default=11, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")
 
     @property
-    def num_classes(self) -> int:
-        """At least 2: one logit separates two classes."""
-        return max(self.classes, 2)
-
-    @property
-    def num_channels(self) -> int:
-        """As given."""
-        return self.channels
-
-    @property
     def stride(self) -> int:
         """Two for each pooling."""
         return int(2 ** len(self.encoder))

@@ -60,16 +60,6 @@ class Smp(Network):
         return options
 
     @property
-    def num_classes(self) -> int:
-        """At least 2: one logit separates two classes."""
-        return max(self.classes, 2)
-
-    @property
-    def num_channels(self) -> int:
-        """As given."""
-        return self.channels
-
-    @property
     def stride(self) -> int:
         """The encoder's, times the decoder's own for PAN.
 

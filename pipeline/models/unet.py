@@ -51,16 +51,6 @@ class UNet(Network):
         return self
 
     @property
-    def num_classes(self) -> int:
-        """At least 2: one logit separates two classes."""
-        return max(self.classes, 2)
-
-    @property
-    def num_channels(self) -> int:
-        """As given."""
-        return self.channels
-
-    @property
     def stride(self) -> int:
         """Two for each pooling, times the patch.
 

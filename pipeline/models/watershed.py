@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.config import Recipe
-from pipeline.geometry import Box
-from pipeline.models import Predict
-from pipeline.models.classical import ClassicalModel, GreyValues, gaussian_weights, otsu_thresholds, unpack_counts, window_sum
+from pipeline.models.classical import ClassicalModel, GreyFitter, GreyValues, gaussian_weights, otsu_thresholds, unpack_counts, window_sum
 from pipeline.statistics import Fitter, Summary
 
 __all__ = ["Watershed"]
@@ -61,21 +56,14 @@ class Watershed(ClassicalModel):
 
     def fitter(self) -> Fitter:
         """Gather the whole image's histogram."""
-        return _MarkerFitter(self.num_parts, self._grey)
+        return _MarkerFitter(self._grey, self.num_parts)
 
     @property
     def _grey(self) -> GreyValues:
         return GreyValues(self.channel, texture=self.texture)
 
-    @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
-        """Load nothing: thresholds and means come with the fit of each tile's image."""
-        del recipe, normalize
-        yield lambda pixels_BCYX, fits: self.classes_of(
-            np.stack([self._flood(pixels_CYX, fit["model"]) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)])
-        )
-
-    def _flood(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Sequence[float]]) -> NDArray[np.uint8]:
+    def segment(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Flood the gradient from the markers."""
         from scipy.ndimage import sobel
         from skimage.segmentation import watershed
 
@@ -87,28 +75,14 @@ class Watershed(ClassicalModel):
         high_K = np.append(cuts - self.sure * (cuts - means[:-1]), np.inf)
         sure_YX = (values_YX >= low_K[parts_YX]) & (values_YX <= high_K[parts_YX])
         if not sure_YX.any():
-            return parts_YX
+            return self.classes_of(parts_YX)
         slope_YX = np.hypot(sobel(values_YX, axis=0, mode="mirror"), sobel(values_YX, axis=1, mode="mirror"))
         markers_YX = np.where(sure_YX, parts_YX + np.int32(1), np.int32(0))
         flooded_YX: NDArray[np.int32] = watershed(slope_YX, markers_YX)  # type: ignore[no-untyped-call]  # the library has no types
-        return (flooded_YX - 1).astype(np.uint8)
+        return self.classes_of((flooded_YX - 1).astype(np.uint8))
 
 
-@dataclass(frozen=True)
-class _MarkerFitter(Fitter):
-    num_parts: int
-    grey: GreyValues
-
-    @property
-    def halo(self) -> int:
-        """Radius of the windows, pixels."""
-        return self.grey.radius
-
-    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
-        """Count the valid, finite grey values of one block."""
-        del box, plane
-        return self.grey.counts(pixels_CYX, valid_YX)
-
+class _MarkerFitter(GreyFitter):
     def fit(self, summary: Summary) -> dict[str, Any]:
         """Return ``{"thresholds": (K - 1), "means": (K)}``, rising, in raw units; the mean of an empty part is its threshold."""
         counts, bins, summed = unpack_counts(summary)

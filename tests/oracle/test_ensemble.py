@@ -12,7 +12,7 @@ from pipeline.engine.block_pixels import read_reflected
 from pipeline.engine.prediction import take_notes
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.models._orientations import orientations
+from pipeline.models._predictors import orientations
 from pipeline.plugins import build
 from pipeline.raster import ArrayRaster
 from tests.conftest import NORMALIZE, blobs, engine_yaml, mask_at, save_tiff

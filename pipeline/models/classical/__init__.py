@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pipeline.models.classical.alpha_expansion import Energy, minimise, neighbour_steps
 from pipeline.models.classical.base import ClassicalModel
-from pipeline.models.classical.grey_values import GreyValues, gaussian_weights, unpack_counts, window_sum
+from pipeline.models.classical.grey_values import GreyFitter, GreyValues, gaussian_weights, unpack_counts, window_sum
 from pipeline.models.classical.pixel_samples import PixelFeatures, SampleFitter, find_centers
 from pipeline.models.classical.thresholds import li_threshold, otsu_thresholds, triangle_threshold
 
 __all__ = [
     "ClassicalModel",
     "Energy",
+    "GreyFitter",
     "GreyValues",
     "PixelFeatures",
     "SampleFitter",

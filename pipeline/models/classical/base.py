@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, Strict, model_validator
 
+from pipeline.config import Recipe
 from pipeline.errors import Problem
-from pipeline.models import Model
+from pipeline.models import Model, Predict
+from pipeline.statistics import ImageFit
 from pipeline.validation import problems_error
 
 __all__ = ["ClassicalModel"]
@@ -48,10 +53,18 @@ class ClassicalModel(Model):
         """As given."""
         return self.classes
 
-    def classes_of(self, parts: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return the class id of each pixel.
+    @contextmanager
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+        """Load nothing: what depends on the image comes with its fit."""
+        yield self._predict
 
-        Args:
-            parts: part of each pixel, of any shape.
-        """
-        return parts if self.outputs is None else np.array(self.outputs, np.uint8)[parts]
+    def _predict(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[Any]:
+        return np.stack([self.segment(pixels_CYX, fit.get("model", {})) for pixels_CYX, fit in zip(pixels_BCYX, fits, strict=True)])
+
+    @abstractmethod
+    def segment(self, pixels_CYX: NDArray[Any], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Return the class ids (Y, X) of one tile; ``fit`` is what the model's fitter found for the image."""
+
+    def classes_of(self, parts_YX: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the class id of each pixel's part."""
+        return parts_YX if self.outputs is None else np.array(self.outputs, np.uint8)[parts_YX]

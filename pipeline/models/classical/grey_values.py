@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
-from pipeline.statistics import Histogram, Summary
+from pipeline.geometry import Box
+from pipeline.statistics import Fitter, Histogram, Summary
 
-__all__ = ["GreyValues", "gaussian_weights", "to_grey", "unpack_counts", "window_mean_and_std", "window_sum"]
+__all__ = ["GreyFitter", "GreyValues", "gaussian_weights", "to_grey", "unpack_counts", "window_mean_and_std", "window_sum"]
 
 _ROWS = 256  # computed at a time, so that windows cost little memory whatever the size of a block
 
@@ -102,14 +103,22 @@ class GreyValues:
             return (window_sum(values_YX, gaussian_weights(self.smooth)) / summed).astype(np.float32), 1
         return values_YX, summed
 
-    def counts(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> Summary:
-        """Count the valid, finite values of a block; :func:`unpack_counts` reads the summary.
 
-        Args:
-            pixels_CYX: the block and ``radius`` pixels on every side; pixels without data count as 0 in windows.
-            valid_YX: False where there is no data; None: all valid.
-        """
-        halo, height = self.radius, pixels_CYX.shape[1] - 2 * self.radius
+@dataclass(frozen=True)
+class GreyFitter(Fitter):
+    """Counts the grey values of an image; a subclass fits the counts of ``num_parts`` parts, which :func:`unpack_counts` reads."""
+
+    grey: GreyValues
+    num_parts: int
+
+    @property
+    def halo(self) -> int:
+        """Radius of the windows, pixels."""
+        return self.grey.radius
+
+    def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
+        """Count the valid, finite values of a block; pixels without data count as 0 in windows."""
+        halo, height = self.halo, pixels_CYX.shape[1] - 2 * self.halo
         if halo and valid_YX is not None:
             pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
         total: Summary = {}
@@ -117,12 +126,12 @@ class GreyValues:
         for top in range(0, height, rows):
             band = slice(top, min(top + rows, height) + 2 * halo)
             part = self._counts(pixels_CYX[:, band], None if valid_YX is None else valid_YX[band])
-            total = {name: total[name] + counts if total else counts for name, counts in part.items()}
+            total = self.merge(total, part) if total else part
         return total
 
     def _counts(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> Summary:
-        values, summed = self.of(pixels_CYX)
-        inside = tuple(slice(self.radius, length - self.radius) for length in values.shape)
+        values, summed = self.grey.of(pixels_CYX)
+        inside = tuple(slice(self.halo, length - self.halo) for length in values.shape)
         values = values[inside]
         if valid_YX is not None:
             values = values[valid_YX[inside]]
