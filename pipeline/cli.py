@@ -277,11 +277,7 @@ def done(exit_code: int) -> NoReturn:
 
 @interrupts.remember_interrupts()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code, as ``--help`` lists them.
-
-    Args:
-        arguments: of the command line; None: those of this process.
-    """
+    """Run one command, by default with the arguments of this process, and return its exit code, as ``--help`` lists them."""
     try:
         exit_code = invoke(arguments)
         sys.stdout.flush()

@@ -119,10 +119,8 @@ def nearest(word: str, words: Sequence[str]) -> str:
     """Return a question that offers the closest valid name; an empty text where none is close.
 
     Example:
-        >>> nearest("treshold", ["threshold", "unet"])
-        "Did you mean 'threshold'?"
-        >>> nearest("zzz", ["threshold", "unet"])
-        ''
+        >>> nearest("treshold", ["threshold", "unet"]), nearest("zzz", ["threshold", "unet"])
+        ("Did you mean 'threshold'?", '')
     """
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else ""

@@ -83,15 +83,10 @@ class Box:
 
 
 def reflect_index(start: int, stop: int, size: int) -> NDArray[np.intp]:
-    """Map positions ``start..stop`` of a reflect-padded axis to positions inside the axis.
+    """Map positions ``start..stop``, which may lie outside, of a reflect-padded axis of ``size`` pixels to positions inside.
 
     The rule is numpy's ``reflect`` at any width: the edge pixel is not repeated, and a pad wider than the axis is reflected
     again. The pixel of an axis of length 1 is repeated.
-
-    Args:
-        start: first position, pixels; it may be negative.
-        stop: end of the range, pixels; it may be larger than ``size``.
-        size: length of the axis, at least 1, pixels.
 
     Example:
         >>> reflect_index(-3, 6, 4).tolist()

@@ -35,13 +35,10 @@ def remember_interrupts() -> Iterator[None]:
 
 @contextmanager
 def handle_signals(handler: Callable[..., None]) -> Iterator[Callable[[], None]]:
-    """Let a handler answer Ctrl-C and SIGTERM; Python calls it with the signal's number and frame.
+    """Let a handler answer Ctrl-C and SIGTERM; raise KeyboardInterrupt where an earlier Ctrl-C was swallowed.
 
     Yields:
         A function that installs the handler again, for use after a library has replaced it.
-
-    Raises:
-        KeyboardInterrupt: an earlier Ctrl-C was swallowed.
     """
     with _installed(handler, (signal.SIGINT, signal.SIGTERM)) as install:
         if _was_interrupted.is_set():

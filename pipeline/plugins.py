@@ -59,12 +59,9 @@ def _listed(folders: tuple[str, ...], _changed: tuple[int, ...]) -> tuple[str, .
 
 
 def find(kind: str, name: str, where: str = "") -> type[Plugin]:
-    """Return the class of a plug-in.
+    """Return the class of a plug-in, by the name of its file in ``pipeline/<kind>/`` or by a dotted module.
 
-    Args:
-        kind: one of :data:`KINDS`.
-        name: of a file in ``pipeline/<kind>/`` without its suffix, or of a module, dotted.
-        where: what a message calls the name; the kind if empty.
+    ``where`` is what a message calls the name; the kind if empty.
 
     Raises:
         InputError: there is no such name, or a package that the plug-in needs is not installed.
@@ -90,12 +87,7 @@ def find(kind: str, name: str, where: str = "") -> type[Plugin]:
 
 
 def build(kind: str, spec: Mapping[str, Any], where: str = "") -> Any:
-    """Build the plug-in that a mapping of the YAML describes.
-
-    Args:
-        kind: one of :data:`KINDS`.
-        spec: ``name`` and the options.
-        where: the key of the mapping in the YAML, for messages.
+    """Build the plug-in that a mapping of the YAML, ``name`` and options, describes; ``where`` is its key, for messages.
 
     Raises:
         InputError: the name or an option is wrong; every problem at once.

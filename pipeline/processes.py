@@ -27,8 +27,7 @@ def process_space() -> str:
 def birth_of(pid: int) -> str:
     """Return when a process of this name space began, in clock ticks since boot, which no change of the clock shifts.
 
-    Returns:
-        ``zombie`` where the process has ended and its parent has not noticed; empty where there is no process to see.
+    A process that has ended, while its parent has not noticed, is a ``zombie``. Empty where there is no process to see.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -47,14 +47,11 @@ class Raster(ABC):
 
     @abstractmethod
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Return the pixels of a box.
+        """Return the pixels of a box (C, Y, X) in the stored type and any memory layout.
 
         Args:
             box: inside the image, at least one pixel.
             plane: index over the stack axes in C order, ``0..num_planes-1``.
-
-        Returns:
-            pixels_CYX in the stored type and any memory layout (an RGB file may return a view of YXC).
 
         Raises:
             BlockError: the file is truncated or damaged here.
@@ -63,12 +60,7 @@ class Raster(ABC):
 
 
 class ArrayRaster(Raster):
-    """Pixels in memory.
-
-    Args:
-        pixels: ([planes...,] [C,] Y, X).
-        header: describes the pixels; by default one plane, with C channels where there are three axes.
-    """
+    """Pixels ([planes...,] [C,] Y, X) in memory; by default of one plane, with C channels where there are three axes."""
 
     def __init__(self, pixels: NDArray[Any], header: Header | None = None) -> None:
         height, width = pixels.shape[-2:]

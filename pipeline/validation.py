@@ -63,12 +63,7 @@ class Expected:
 
 
 def join_keys(*parts: object) -> str:
-    """Return the dotted name of a key in the YAML.
-
-    Example:
-        >>> join_keys("", "classes", 1, "name")
-        'classes.1.name'
-    """
+    """Return the dotted name of a key in the YAML, such as ``classes.1.name``; empty parts are left out."""
     return ".".join(str(part) for part in parts if part != "")
 
 

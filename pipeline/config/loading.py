@@ -64,13 +64,9 @@ def load_yaml(kind: YamlKind, path: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def config_from_mapping(mapping: Mapping[str, Any], base_dir: Path, origin: str = "", overrides: Sequence[str] = ()) -> Config:
-    """Make the config of a run from a mapping instead of a file.
+    """Make the config of a run from a mapping, which is not changed, instead of a file.
 
-    Args:
-        mapping: the keys of the YAML; it is not changed.
-        base_dir: folder that relative paths are relative to.
-        origin: what messages call the mapping, such as ``gigaseg segment``.
-        overrides: as in :func:`load_config`.
+    Relative paths are relative to ``base_dir``; ``origin`` is what messages call the mapping, such as ``gigaseg segment``.
     """
     config: Config = resolve_mapping(RUN_YAML, mapping, base_dir, origin, overrides)
     return config

@@ -48,12 +48,7 @@ def absolute_source(text: str, base: Path) -> str:
 
 
 def absolute_path(text: str, base: Path) -> str:
-    """Return the absolute path of a text that is no glob; ``~/`` is the home folder.
-
-    Example:
-        >>> absolute_path("../a[1].tif", Path("/data/lists"))
-        '/data/a[1].tif'
-    """
+    """Return the absolute path of a text that is no glob; ``~/`` is the home folder."""
     path = Path(text).expanduser() if text.startswith("~/") else Path(text)
     return os.path.normpath(base / path)  # Path.resolve would replace a link by its target
 

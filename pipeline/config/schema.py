@@ -55,12 +55,7 @@ _UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 
 
 def parse_bytes(text: str | int) -> int:
-    """Return a size in bytes; a text that is none, or a size below 1, is a ValueError that says what is expected.
-
-    Example:
-        >>> parse_bytes("4GiB"), parse_bytes("500 MB"), parse_bytes(4096)
-        (4294967296, 500000000, 4096)
-    """
+    """Return a size in bytes; a text that is none, or a size below 1, is a ValueError that says what is expected."""
     size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
     unit = _UNITS.get(size[2]) if size else None
     if size is None or unit is None or float(size[1]) * unit < 1:

@@ -79,11 +79,7 @@ class YamlDocument:
 
 
 def read_yaml(path: Path) -> YamlDocument:
-    """Read a file.
-
-    Raises:
-        InputError: the file cannot be read, is not YAML, or stands for more than a config can hold.
-    """
+    """Read a file; refuse one that is unreadable, no YAML, or stands for more than a config can hold."""
     origin = str(path)
     try:
         with path.open("rb") as file:
@@ -203,11 +199,9 @@ class _Builder:
 
 
 def apply_override(document: YamlDocument, override: str) -> None:
-    """Change one value of a document, in place; what is wrong is added to its problems.
+    """Apply ``key.sub=value`` to a document, in place; what is wrong is added to its problems.
 
-    Args:
-        document: mappings that the key passes through are made where they are missing.
-        override: ``key.sub=value``; the value is YAML, and a whole number in the key is the index of a list.
+    The value is YAML, and a whole number in the key is the index of a list. Mappings on the way are made where they are missing.
     """
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")

@@ -203,12 +203,7 @@ class _Search:
 
 
 def _last_component(url: str) -> str:
-    """Return the last component of a URL.
-
-    Example:
-        >>> _last_component("s3://bucket/a.ome.zarr/"), _last_component("https://host/a.tif?token=1/2")
-        ('a.ome.zarr', 'a.tif')
-    """
+    """Return the last component of a URL."""
     parts = urlsplit(url)
     path = parts.path if parts.scheme in ("http", "https") else url.partition("://")[2]
     return path.rstrip("/").rpartition("/")[2] or parts.netloc
@@ -246,12 +241,7 @@ class NameCandidate:
     fixed: bool = False  # whether the user chose it, so that it stays as it is
 
     def short(self, suffixes: Sequence[str]) -> str:
-        """Return the name without its longest known suffix.
-
-        Example:
-            >>> NameCandidate("a/b.ome.tif").short([".tif", ".ome.tif"]), NameCandidate(".tif").short([".tif"])
-            ('a/b', '.tif')
-        """
+        """Return the name without its longest known suffix."""
         last = self.full.rpartition("/")[2].lower()
         known = [] if self.fixed else [suffix for suffix in suffixes if last.endswith(suffix) and last != suffix]
         return self.full[: len(self.full) - max(map(len, known), default=0)]
@@ -273,12 +263,7 @@ def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) 
 
 
 def name_flaw(name: str) -> str:
-    """Return why a name cannot be a path below the output folder; empty where it can.
-
-    Example:
-        >>> name_flaw("slides/a"), name_flaw("../a"), name_flaw("/a"), name_flaw("a.zarr/b")
-        ('', "a part '..'", 'an empty part', "a folder 'a.zarr', which is where a mask may lie")
-    """
+    """Return why a name cannot be a path below the output folder; empty where it can."""
     parts = name.split("/")
     if not all(parts):
         return "an empty part"

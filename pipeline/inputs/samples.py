@@ -53,9 +53,7 @@ SAMPLES = {"bluemarble": _bluemarble, "nuclei": _nuclei}
 def resolve_sample(text: str, where: str = "sample") -> Sample:
     """Find a sample by its name, with or without ``sample:`` in front; ``where`` is what messages call the place of the name.
 
-    Raises:
-        InputError: there is no such sample, or the package that holds it is not installed.
-        StoreError: a prepared mask cannot be written to the cache folder.
+    A StoreError says that a prepared mask cannot be written to the cache folder.
     """
     name = text.removeprefix("sample:")
     if name not in SAMPLES:

@@ -30,16 +30,13 @@ _PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
 
 
 def pair_truth(template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str) -> list[str | None]:
-    """Find the truth of each image.
+    """Find the truth of each image; None where there is no such file, which is no error while another image has truth.
 
     Args:
         template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, ``sample:NAME``, any path or None.
         images: NAME and path of each image.
         given: truth of each image that a CSV list names, and that wins over the template; None: the list names none.
         where: what messages call the template.
-
-    Returns:
-        A path or URL for each image; None where there is no such file, which is no error while another image has truth.
 
     Raises:
         InputError: a wildcard matches several files, several images have one path, or no image has truth.
@@ -125,14 +122,9 @@ class TruthMap:
         return [Problem(where, f"{header.channels} channels", "1 channel of values, or 3 or 4 of colour", fix)]
 
     def apply(self, raw_CYX: NDArray[Any], box: Box) -> NDArray[Any]:
-        """Turn raw truth into class ids.
+        """Turn the raw truth of a box into class ids (Y, X), ``uint8``, or ``uint16`` above 255 classes.
 
-        Args:
-            raw_CYX: as stored; integers, booleans, or floats that hold whole numbers.
-            box: where these pixels lie in the image.
-
-        Returns:
-            Class ids (Y, X), ``uint8``, or ``uint16`` above 255 classes; :attr:`ignored` where the truth is left out.
+        Raw values are integers, booleans, or floats that hold whole numbers. Where the truth is left out, the id is :attr:`ignored`.
 
         Raises:
             TruthError: a value or a colour belongs to no class; holds the first one, row by row, in the image's coordinates.

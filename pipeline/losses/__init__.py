@@ -45,8 +45,6 @@ class Term:
             >>> import torch
             >>> Term(torch.tensor(3.0), torch.tensor(4.0), factor=2.0).value().item()
             1.5
-            >>> Term(torch.tensor(0.0), torch.tensor(0.0)).value().item()
-            0.0
         """
         import torch
 

@@ -21,12 +21,7 @@ LASTING = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EINVAL)
 
 
 def local_path(path: str) -> str:
-    """Return a path on this machine, without ``file://``; refuse another kind of URL.
-
-    Example:
-        >>> local_path("file:///data/a.tif")
-        '/data/a.tif'
-    """
+    """Return a path on this machine, without ``file://``; refuse another kind of URL."""
     scheme, separator, rest = path.partition("://")
     if not separator:
         return path
@@ -37,10 +32,9 @@ def local_path(path: str) -> str:
 
 @contextmanager
 def opening(path: str) -> Iterator[None]:
-    """Turn what a library raises while it reads a header into an :class:`~pipeline.errors.InputError` that names the file.
+    """Turn what a library raises on a header into an :class:`~pipeline.errors.InputError` that names the file.
 
-    Raises:
-        OSError: the failure may be temporary, see :func:`_temporary`.
+    A failure that may be temporary stays an OSError, see :func:`_temporary`.
     """
     try:
         yield
@@ -57,8 +51,7 @@ def opening(path: str) -> Iterator[None]:
 def reading(path: str, box: Box) -> Iterator[None]:
     """Turn what a library raises while it decodes into a :class:`~pipeline.errors.BlockError` that names file and region.
 
-    Raises:
-        OSError: the failure may be temporary, see :func:`_temporary`.
+    A failure that may be temporary stays an OSError, see :func:`_temporary`.
     """
     try:
         yield

@@ -57,12 +57,7 @@ def is_array_path(path: str) -> bool:
 
 
 def array_name(path: str) -> str:
-    """Return the name of the image.
-
-    Example:
-        >>> array_name("array://0f3a/slides/a.tif")
-        'slides/a.tif'
-    """
+    """Return the name of the image: ``slides/a.tif`` of ``array://0f3a/slides/a.tif``."""
     return path.removeprefix(SCHEME).partition("/")[2]
 
 

@@ -62,12 +62,9 @@ class Layout:
         return {letter: kept[int(index)] for (letter, kept), index in zip(self.kept.items(), indices, strict=True)}
 
     def read(self, array: Any, box: Box, plane: int) -> NDArray[Any]:
-        """Return the pixels (C, Y, X) of a box, with C over s first.
+        """Return the pixels (C, Y, X) of a box and a kept plane, with C over s first.
 
-        Args:
-            array: takes a slice or a list for each stored axis; a dask array is computed.
-            box: rows and columns.
-            plane: index of a kept plane.
+        The array takes a slice or a list for each stored axis; a dask array is computed.
         """
         rows, columns = box.slices
         index: dict[str, slice | list[int]] = {letter: slice(at, at + 1) for letter, at in self.position(plane).items()}
@@ -95,11 +92,7 @@ class Layout:
 def resolve_layout(options: Reader, names: str | None, shape: tuple[int, ...], path: str) -> Layout:
     """Decide what each axis of an array means, and which planes and channels the reader's options keep.
 
-    Args:
-        options: the reader.
-        names: one letter for each axis, as the file says; None where it says nothing.
-        shape: length of each axis.
-        path: the file, for messages.
+    ``names`` has one letter for each axis, as the file says; None where it says nothing.
 
     Raises:
         InputError: the axes are unnamed or unknown, or the options choose planes or channels that do not exist.
@@ -163,10 +156,7 @@ REGION_BYTES = 1 << 26  # a strip, tile or chunk above this is too large to be d
 
 
 def pixel_dtype(dtype: Any, path: str) -> np.dtype[Any]:
-    """Return the type in which pixels are read: as stored, in the machine's byte order, bool as uint8.
-
-    Raises:
-        InputError: the type is no pixel's, such as complex numbers.
+    """Return the type in which pixels are read: as stored, in the machine's byte order, bool as uint8; refuse complex numbers.
 
     Example:
         >>> pixel_dtype(np.dtype(">u2"), "a.tif"), pixel_dtype(np.dtype(bool), "a.tif")

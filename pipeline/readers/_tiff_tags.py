@@ -26,8 +26,7 @@ METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG's foot and US survey foot; ev
 def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str, dict[str, Any]]:
     """Return the GeoTIFF tags of a page, changed for a level that is ``zoom`` (y, x) times coarser.
 
-    Returns:
-        ``{"33550": {"type": 12, "value": [...]}, ...}``, with TIFF's type numbers and plain Python values.
+    They are ``{"33550": {"type": 12, "value": [...]}, ...}``, with TIFF's type numbers and plain Python values.
     """
     tags = {}
     for code in GEO_TAGS:

@@ -34,13 +34,7 @@ class Counts:
         return int(self.predicted.sum()) + self.no_prediction
 
     def __add__(self, other: Counts) -> Counts:
-        """Add field by field; None, which stands for no truth, adds nothing.
-
-        Example:
-            >>> counts = Counts(np.array([2, 1]), confusion=np.array([[2, 0], [0, 1]]))
-            >>> (counts + Counts(np.array([5, 0]))).confusion.tolist()
-            [[2, 0], [0, 1]]
-        """
+        """Add field by field; None, which stands for no truth, adds nothing."""
         return Counts(**{field.name: _add(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)})
 
 
@@ -153,11 +147,6 @@ def sum_cross_entropy(logits_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple
     Args:
         logits_KYX: float, finite; a single layer is the logit of class 1 against class 0.
         truth_YX: class id per pixel, any integer type; values outside the classes are left out.
-
-    Example:
-        >>> total, pixels = sum_cross_entropy(np.zeros((2, 1, 2)), np.array([[0, 9]]))
-        >>> round(total, 4), pixels
-        (0.6931, 1)
     """
     total, pixels = 0.0, 0
     ids_YX = as_unsigned(truth_YX)
