@@ -55,14 +55,7 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
 def score_masks(
     pred: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: str
 ) -> tuple[int, dict[str, Any]]:
-    """Score masks as :func:`evaluate` does, and print nothing on stdout.
-
-    Args:
-        pred: see :func:`evaluate`; several files, folders or globs, too.
-        truth: see :func:`evaluate`.
-        classes: the ``classes`` of a config; None: as many as the largest id in masks and truth says.
-        ignore: see :func:`evaluate`.
-        output: see :func:`evaluate`.
+    """Score one or several ``pred`` as :func:`evaluate` does, and print nothing on stdout; ``classes`` are those of a config.
 
     Returns:
         The exit code and the content of report.json.
@@ -178,10 +171,9 @@ def truth_template(truth: str) -> str:
 
 
 def count_classes(config: Config) -> int:
-    """Return one more than the largest id in any mask or truth; the values of no prediction and of ``ignore`` are no ids.
+    """Return one more than the largest id in any mask or truth, which an InputError refuses where no mask could hold it.
 
-    Raises:
-        InputError: the largest id is too large for a mask.
+    The values of no prediction and of ``ignore`` are no ids.
     """
     catalogue = build_catalogue(config)
     paths = [(image.path, dict(image.reader)) for image in catalogue.images]
@@ -208,11 +200,7 @@ def largest_id(path: str, reader: dict[str, Any], ignore: int | str | None) -> i
 
 
 def require_masks(catalogue: Catalogue) -> None:
-    """Refuse images that cannot be masks, and masks without truth.
-
-    Raises:
-        InputError: every problem at once.
-    """
+    """Refuse images that cannot be masks, and masks without truth, all at once."""
     problems = [
         Problem(image.path, f"{image.header.channels} channels of {image.header.dtype}", "one channel of class ids")
         for image in catalogue.images

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ TOLERANCE = 1e-4
 
 
 def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = False) -> int:
-    """Write a network to a file, and check that the file computes the network's logits.
+    """Write a network to a file, and check that the file computes the network's logits. Returns 0.
 
     Weights are float32, and batch norms are not folded. A package contains the model's normalisation; the other formats take
     values that are normalised already.
@@ -46,49 +47,39 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
         output: the file; for ``bioimageio`` a folder or a .zip; None: in this folder, by the model's name.
         as_json: print one object, ``{"path", "model", "normalize"}``, instead of a YAML's keys.
 
-    Returns:
-        0.
-
     Raises:
         InputError: there is no such model or format, the model is no network, a package for the check is missing, or the file exists.
     """
     if to not in FORMATS:
         raise InputError(Problem("--to", repr(to), one_of(list(FORMATS))))
-    output = output or Path(f"{_name(spec)}{FORMATS[to]}")
+    options = parse_model(spec, "models export")
+    name = Path(str(options["path"])).stem if "path" in options else str(options.get("name"))
+    output = output or Path(f"{name}{FORMATS[to]}")
     if output.exists():
         raise InputError(Problem(str(output), "a file or folder that is there already", "", "Move it away or choose another name."))
-    model: Model = build("models", parse_model(spec, "models export"), "models export")
+    model: Model = build("models", options, "models export")
     if not isinstance(model, TorchModel) or model.num_channels is None:
         found = "a model without a network" if not isinstance(model, TorchModel) else "a network of unknown channels"
         raise InputError(Problem("models export", found, "a network, such as unet; of a file, with its channels"))
     writers: Mapping[str, Callable[[_Source, Path], None]] = {"onnx": _to_onnx, "torchscript": _to_torchscript, "bioimageio": _to_package}
-    source = _Source(spec, model)
+    source = _Source(name, model, model.num_channels, model.load().eval().float())
     output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        writers[to](source, scratch / output.name)
-        (scratch / output.name).rename(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        writers[to](source, Path(scratch, output.name))
+        Path(scratch, output.name).rename(output)
     usage = _usage(source, to, output)
     print(json.dumps({"path": str(output), **usage}) if as_json else f"{output}\n\n{yaml.safe_dump(usage, sort_keys=False)}", end="")
     return 0
 
 
-def _name(spec: str) -> str:
-    """Return the last part of a bundle's path, or the name of the architecture."""
-    options = parse_model(spec, "models export")
-    return Path(str(options["path"])).stem if "path" in options else str(options.get("name"))
-
-
+@dataclass(frozen=True)
 class _Source:
     """A network in evaluation mode, float32, and inputs of two sizes to check files with."""
 
-    def __init__(self, spec: str, model: TorchModel) -> None:
-        self.name = _name(spec)
-        self.model = model
-        self.network: nn.Module = model.load().eval().float()
-        self.channels = model.num_channels or 1
+    name: str
+    model: TorchModel
+    channels: int
+    network: nn.Module
 
     def inputs(self) -> list[torch.Tensor]:
         """Return pixels_NCYX of two sizes: a file is traced with the first one and checked with both."""
@@ -101,15 +92,7 @@ class _Source:
         return [torch.randn(1, self.channels, *shape, generator=generator) for shape in shapes]
 
     def check_file(self, file: Path, spec: Mapping[str, Any]) -> None:
-        """Compare the logits of a file with the network's.
-
-        Args:
-            file: what was written.
-            spec: name and options of the model that reads it, besides path and channels.
-
-        Raises:
-            InputError: they differ by more than :data:`TOLERANCE`.
-        """
+        """Refuse a file whose logits differ from the network's; ``spec`` is what reads it, besides path and channels."""
         import torch
 
         written = build("models", {"path": file, "channels": self.channels, **spec}, "models export").load()

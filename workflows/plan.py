@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, load_config, read_yaml
+from pipeline.config import Config, Recipe, load_config, read_yaml
 from pipeline.engine import phase
 from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.records import RunFolder
@@ -16,7 +15,6 @@ from pipeline.scheduling import Stage, make_job, plan_blocks
 from pipeline.training import is_training
 from pipeline.tuning import (
     Calibration,
-    RecipeChoice,
     choose_recipe,
     choose_runner,
     expect_backend,
@@ -63,26 +61,22 @@ def plan_config(config: Config) -> dict[str, Any]:
     catalogue = build_catalogue(config)
     folder = RunFolder(config.output)
     folder.refuse_other(catalogue.identity)
-    recorded = folder.read().get("recipe")
-    choice = choose_recipe(catalogue, backend=expect_backend(catalogue)) if recorded is None else reuse_recipe(catalogue, recorded)
-    choice = replace(choice, notes=(*choice.notes, *calibration_notes(choice, folder)))
+    recorded = folder.read()
+    if "recipe" in recorded:
+        choice = reuse_recipe(catalogue, recorded["recipe"])
+    else:
+        choice = choose_recipe(catalogue, backend=expect_backend(catalogue))
+    notes = [*catalogue.notes, *choice.notes]
+    if choice.recipe.precision == "int8":
+        later = "compute.precision: int8 is calibrated on tiles of the images when the run begins; what it changes is said then"
+        notes.append(str(Calibration(**recorded["calibration"])) if "calibration" in recorded else later)
     stages = plan_blocks(catalogue, make_job(catalogue, choice.recipe))
-    return plan_content(catalogue, choice, stages)
+    return plan_content(catalogue, choice.recipe, stages, notes)
 
 
-def calibration_notes(choice: RecipeChoice, folder: RunFolder) -> list[str]:
-    """Return what int8 changes in the masks, as far as it is known; nothing for another precision."""
-    if choice.recipe.precision != "int8":
-        return []
-    known = folder.read().get("calibration")
-    later = "compute.precision: int8 is calibrated on tiles of the images when the run begins; what it changes is said then"
-    return [str(Calibration(**known)) if known else later]
-
-
-def plan_content(catalogue: Catalogue, choice: RecipeChoice, stages: Mapping[str, Sequence[Stage]]) -> dict[str, Any]:
+def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequence[Stage]], notes: list[str]) -> dict[str, Any]:
     """Gather the object that ``--json`` prints."""
     blocks = {image: sum(len(stage.blocks) for stage in some if phase(stage.phase).is_result) for image, some in stages.items()}
-    itemsize = 1 if len(catalogue.classes) <= 255 else 2
     return {
         "images": [
             {
@@ -103,13 +97,13 @@ def plan_content(catalogue: Catalogue, choice: RecipeChoice, stages: Mapping[str
         "ignored_files": catalogue.ignored,
         "pixels": catalogue.pixels,
         "blocks": sum(blocks.values()),
-        "mask_bytes_uncompressed": catalogue.pixels * itemsize,
-        "memory_bytes_per_actor": project_actor_bytes(catalogue, choice.recipe),
+        "mask_bytes_uncompressed": catalogue.pixels * (1 if len(catalogue.classes) <= 255 else 2),
+        "memory_bytes_per_actor": project_actor_bytes(catalogue, recipe),
         "memory_budget_bytes": catalogue.config.compute.memory_bytes,
-        "recipe": choice.recipe.to_dict(),
+        "recipe": recipe.to_dict(),
         "runner": choose_runner(catalogue),
-        "notes": [*catalogue.notes, *choice.notes],
-        "output": str(catalogue.config.output),
+        "notes": notes,
+        "output": catalogue.config.output,
     }
 
 

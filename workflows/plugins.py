@@ -75,15 +75,10 @@ def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -> int:
-    """Print the size of one model and how far its inputs reach. Returns 0.
-
-    Args:
-        text: a model's name, a bundle, or a mapping as in the YAML.
-        measure: find the reach by experiment as well.
-        as_json: print one object instead of text.
+    """Print the size of one model and how far its inputs reach, by experiment where it is to be measured. Returns 0.
 
     Raises:
-        InputError: there is no such model, or its options are wrong.
+        InputError: there is no such model, bundle or mapping as in the YAML, or its options are wrong.
     """
     from pipeline.models import num_parameters
 

@@ -11,10 +11,7 @@ __all__ = ["report"]
 
 
 def report(output: StorageLike) -> int:
-    """Write the report of a run and print its table; no mask is read. Returns 0.
-
-    Args:
-        output: the output of a run: its storage, URL or path.
+    """Write the report of a run into its output and print the table; no mask is read. Returns 0.
 
     Raises:
         InputError: no run is here, or it ended before its first block.

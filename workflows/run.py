@@ -60,24 +60,17 @@ def segment(
 ) -> int:
     """Segment images without a YAML, as :func:`run` does with one; the output's config.yaml is the one that was used.
 
-    Args:
-        images: files, folders, globs, URLs or CSV lists.
-        model: a model's name, a trained bundle, or a mapping as in the YAML.
-        output: folder or URL of the results.
-        overrides: see :func:`run`, as are ``fresh`` and ``take_over``.
-        fresh: see there.
-        take_over: see there.
+    ``images`` are files, folders, globs, URLs or CSV lists; ``model`` is a name, a trained bundle, or a mapping as in the YAML.
     """
     mapping = {"images": list(images), "model": parse_model(model, "--model"), "output": output}
     return run_config(config_from_mapping(mapping, Path.cwd(), "command line", overrides), fresh=fresh, take_over=take_over)
 
 
 def retry(output: StorageLike, block: str | None = None) -> int:
-    """Run quarantined blocks again; what is done stays as it is. Returns the exit code of :func:`run`.
+    """Run quarantined blocks of an output again, or the one block of a name in failures.csv; what is done stays as it is.
 
-    Args:
-        output: the output of a run: its storage, URL or path.
-        block: the only block to try, as failures.csv names it; None: all.
+    Returns:
+        The exit code, as :func:`run` does.
 
     Raises:
         GigasegError: no run with such a block is here, or the run could not go on.
@@ -125,17 +118,12 @@ def execute_config(
     max_failed: int | None = None,
     retried: Callable[[Receipt], bool] = lambda _: False,
 ) -> tuple[int, dict[str, Any]]:
-    """Write masks and report; print nothing on stdout, notes and progress on stderr.
+    """Write masks and report as :func:`run` does; print nothing on stdout, notes and progress on stderr.
 
-    Args:
-        config: the resolved config.
-        fresh: see :func:`run`, as are ``take_over`` and ``max_failed``.
-        take_over: see there.
-        max_failed: see there.
-        retried: whether the block of a failed receipt is tried again.
+    ``retried`` says whether the block of a failed receipt is tried again.
 
     Returns:
-        The exit code of :func:`run`, and the content of report.json.
+        The exit code, and the content of report.json.
     """
     catalogue = build_catalogue(config)
     folder = RunFolder(config.output)
@@ -222,8 +210,8 @@ def model_hash(catalogue: Catalogue) -> str | None:
 
 def run_fields(catalogue: Catalogue, choice: RecipeChoice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
     """Return the fields of run.json that are known before the run begins."""
-    tried = {"trial": choice.trial, "calibration": choice.calibration}
     fields = {"identity": catalogue.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model}
+    tried = {"trial": choice.trial, "calibration": choice.calibration}
     return {**fields, **{name: asdict(result) for name, result in tried.items() if result}}
 
 

@@ -20,11 +20,7 @@ COUNTED = {"scored": [one.name for one in all_phases() if one.prepares], "done":
 
 
 def status(output: StorageLike, *, as_json: bool = False) -> int:
-    """Print how far a run or a training is. Returns 0.
-
-    Args:
-        output: of the run or training: its storage, URL or path.
-        as_json: print one object instead of text.
+    """Print how far the run or the training of an output is, as text or one JSON object. Returns 0.
 
     Raises:
         InputError: no run is here.

@@ -34,10 +34,11 @@ INTERRUPTED = 130
 def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | None, wait: bool, dry_run: bool) -> int:
     """Start a run on a cluster through Ray's Job Submission API.
 
-    A run that is under way is not started twice; one that has ended is submitted again, and resumes.
+    A run that is under way is not started twice; one that has ended is submitted again, and resumes. Paths of the YAML must mean
+    the same on the cluster's nodes, and gigaseg must be installed there.
 
     Args:
-        config: the YAML; its paths must mean the same on the cluster's nodes, and gigaseg must be installed there.
+        config: the YAML.
         overrides: ``key.sub=value`` each, as after ``--set``.
         to: ``ray``.
         address: of the Jobs API, ``http://HEAD:8265``; None: this machine's.
@@ -70,9 +71,9 @@ def _request(config: Config) -> dict[str, Any]:
     """Return the job to submit; its id is a hash of the output folder, so that one run has one id."""
     runner = ["--set", "compute.runner=ray"] if config.compute.runner == "auto" else []
     return {
-        "submission_id": f"gigaseg-{hash_values(str(config.output))}",
+        "submission_id": f"gigaseg-{hash_values(config.output)}",
         "entrypoint": " ".join(["gigaseg", "run", "config.yaml", *runner]),
-        "metadata": {"output": str(config.output)},
+        "metadata": {"output": config.output},
     }
 
 
