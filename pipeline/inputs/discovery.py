@@ -6,9 +6,9 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,11 @@ class ImageList:
 
 @dataclass
 class _FoundImage:
-    """One image, before it has its final name."""
+    """One image, before it has its final name; an image of no CSV list has a row as well."""
 
     candidate: NameCandidate
-    path: str
+    row: Row
     direct: bool
-    where: str  # what messages call the entry of `images`
-    row: Row | None = None
 
 
 def list_images(config: Config) -> ImageList:
@@ -72,32 +70,32 @@ def list_images(config: Config) -> ImageList:
             search.add(entry, where)
         except InputError as error:
             search.problems += error.problems
+    rows = [image.row for image in search.images]
     names = resolve_names([image.candidate for image in search.images], search.suffixes)
-    problems = [*search.problems, *_bad_names(names, search.images)]
-    paths = [image.path for image in search.images]
-    truths = [image.row.truth if image.row else None for image in search.images]
+    problems = [*search.problems, *_bad_names(names, rows)]
+    truths = [row.truth for row in rows]
     try:
-        truths = pair_truth(config.truth, list(zip(names, paths, strict=True)), truths, config.where("truth"))
+        truths = pair_truth(config.truth, [(name, row.image) for name, row in zip(names, rows, strict=True)], truths, config.where("truth"))
     except InputError as error:
         problems += error.problems
     images = [
-        ListedImage(name, image.path, image.direct, truth, image.row.overrides if image.row else {})
+        ListedImage(name, image.row.image, image.direct, truth, image.row.overrides)
         for name, image, truth in zip(names, search.images, truths, strict=True)
     ]
     return ImageList(tuple(images), search.ignored, tuple(problems))
 
 
-def _bad_names(names: Sequence[str], images: Sequence[_FoundImage]) -> Iterator[Problem]:
+def _bad_names(names: Sequence[str], rows: Sequence[Row]) -> Iterator[Problem]:
     """Yield a problem for each name that is no path below the output folder, or that two images have."""
-    owners: dict[str, _FoundImage] = {}
+    owners: dict[str, Row] = {}
     fix = "Give it another name in a CSV list: image,name."
-    for name, image in zip(names, images, strict=True):
+    for name, row in zip(names, rows, strict=True):
         if flaw := name_flaw(name):
             expected = "folders and a name, such as slides/a, below the output folder"
-            yield Problem(image.where, f"the name {name!r} with {flaw}", expected, fix)
+            yield Problem(row.where, f"the name {name!r} with {flaw}", expected, fix)
         elif name in owners:
-            yield Problem(image.where, f"the name {name!r} of {image.path}, which {owners[name].path} has already", "each name once", fix)
-        owners.setdefault(name, image)
+            yield Problem(row.where, f"the name {name!r} of {row.image}, which {owners[name].image} has already", "each name once", fix)
+        owners.setdefault(name, row)
 
 
 class _Search:
@@ -119,55 +117,50 @@ class _Search:
             self.problems.append(problem)
         elif is_sample(text):
             sample = resolve_sample(text, where)
-            self._take(sample.name, str(sample.image), where, direct=True)
+            self._take(sample.name, Row(where, str(sample.image)), direct=True)
         elif is_array_path(text):
-            self.images.append(_FoundImage(NameCandidate(array_name(text), fixed=True), text, direct=True, where=where))
+            self._take("", Row(where, text, array_name(text)), direct=True)
         elif is_url(text) and not text.lower().endswith(".csv"):
-            self._take(_last_component(text), text, where, direct=True)
+            self._take(_last_component(text), Row(where, text), direct=True)
         elif not is_url(text) and is_glob(text):
-            self._glob(text, where)
+            root = split_glob(text)[0]
+            self._take_all(self._glob(text, root), root, where, f"{text!r}, which matches no image")
         elif text.lower().endswith(".csv"):
             self._list(text)
         elif Path(text).is_dir() and not self._is_store(Path(text)):
-            self._folder(text, where)
+            self._take_all(self._walk(text, where), text, where, f"{text!r}, a folder without images")
         else:
-            self._take(Path(text).name, text, where, direct=True)
+            self._take(Path(text).name, Row(where, text), direct=True)
 
-    def _take(self, name: str, path: str, where: str, *, direct: bool = False, row: Row | None = None) -> None:
-        fixed = bool(row and row.name)
-        self.images.append(_FoundImage(NameCandidate(name, fixed), path, direct, where, row))
+    def _take(self, name: str, row: Row, *, direct: bool = False) -> None:
+        self.images.append(_FoundImage(NameCandidate(row.name or name, fixed=bool(row.name)), row, direct))
+
+    def _take_all(self, paths: Iterable[str], root: str, where: str, otherwise: str) -> None:
+        """Add images named by their path below a folder; where there is none, say what there is otherwise."""
+        before = len(self.images)
+        for path in sorted(paths):
+            self._take(os.path.relpath(path, root), Row(where, path))
+        if len(self.images) == before:
+            self.problems.append(Problem(where, otherwise, f"files ending in {', '.join(self.suffixes)}"))
 
     def _list(self, path: str) -> None:
         for row in read_csv_list(path):
             if is_sample(row.image):
                 sample = resolve_sample(row.image, row.where)
-                self._take(row.name or sample.name, str(sample.image), row.where, row=row)
+                self._take(sample.name, replace(row, image=str(sample.image)))
             else:
-                last = _last_component(row.image) if is_url(row.image) else Path(row.image).name
-                self._take(row.name or last, row.image, row.where, row=row)
+                self._take(_last_component(row.image) if is_url(row.image) else Path(row.image).name, row)
 
-    def _folder(self, folder: str, where: str) -> None:
-        before = len(self.images)
-        for path in sorted(self._walk(folder, where)):
-            self._take(os.path.relpath(path, folder), path, where)
-        if len(self.images) == before:
-            self.problems.append(Problem(where, f"{folder!r}, a folder without images", f"files ending in {', '.join(self.suffixes)}"))
-
-    def _glob(self, pattern: str, where: str) -> None:
-        fixed, is_store = split_glob(pattern)[0], cache(self._is_store)
-        before = len(self.images)
+    def _glob(self, pattern: str, root: str) -> Iterator[str]:
+        is_store = cache(self._is_store)
         for path in expand_glob(pattern):
-            relative = Path(path).relative_to(fixed)
-            inside = any(is_store(Path(fixed, parent)) for parent in relative.parents if parent.name)
-            if inside or _is_own_output(path, fixed, self.output):
+            inside = any(is_store(Path(root, parent)) for parent in Path(path).relative_to(root).parents if parent.name)
+            if inside or _is_own_output(path, root, self.output):
                 continue
-            if self._is_image(Path(path)):
-                self._take(relative.as_posix(), path, where)
+            if self._is_store(Path(path)) or (Path(path).is_file() and path.lower().endswith(tuple(self.suffixes))):
+                yield path
             elif Path(path).is_file():
                 self.ignored += 1
-        if len(self.images) == before:
-            found = f"{pattern!r}, which matches no image"
-            self.problems.append(Problem(where, found, f"files ending in {', '.join(self.suffixes)}"))
 
     def _walk(self, folder: str, where: str) -> Iterator[str]:
         """Yield the images below a folder, without hidden ones and the run's output; a Zarr store is one image."""
@@ -197,9 +190,6 @@ class _Search:
     def _is_store(self, path: Path) -> bool:
         """Whether a folder is one image: by its suffix, or by what a Zarr store holds."""
         return path.is_dir() and (path.name.lower().endswith(".zarr") or any((path / name).exists() for name in _STORE_FILES))
-
-    def _is_image(self, path: Path) -> bool:
-        return self._is_store(path) or (path.is_file() and path.name.lower().endswith(tuple(self.suffixes)))
 
 
 def _last_component(url: str) -> str:

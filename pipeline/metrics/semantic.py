@@ -32,8 +32,7 @@ class Semantic(Metric):
             then the scalars. Without truth all values but ``predicted`` and ``overlap_agreement`` are None.
         """
         if counts.confusion is None:
-            blank = dict.fromkeys(("iou", "dice", "precision", "recall", "f1", "truth"))
-            classes: list[dict[str, Any]] = [{**blank, "predicted": area} for area in counts.predicted.tolist()]
+            classes = [_class(0, 0, 0, area) | {"truth": None} for area in counts.predicted.tolist()]
             return {"classes": classes, **_scalars(classes, 0, 0), **_sums(counts)}
         hits = counts.confusion.diagonal().tolist()
         truths, claims = counts.confusion.sum(axis=1).tolist(), counts.confusion.sum(axis=0).tolist()

@@ -18,16 +18,13 @@ SCHEME = "array://"
 class HeldArray:
     """An array (numpy, dask, or Zarr in memory) that can be read by its path while this object lives.
 
-    Attributes:
-        array: numpy or dask.
-        hash: of the pixels; of a dask array, of its graph.
-        path: what a run calls the array; equal arrays of one name have equal paths in every process.
-        axes: one letter an axis; None where the rule for unnamed axes decides.
+    Its ``path`` is what a run calls the array; equal arrays of one name have equal paths in every process.
     """
 
     def __init__(self, array: Any, name: str) -> None:
         names = _dimension_names(array)
-        self.array, self.hash = _readable(array)
+        self.array, self.hash = _readable(array)  # numpy or dask; of the pixels, or of a dask array's graph
+        # Where this is None, the rule for unnamed axes decides.
         self.axes = names or ("cyx" if self.array.ndim == 3 and self.array.shape[-1] > 4 else None)
         self.path = f"{SCHEME}{self.hash}/{name}"
         _held[self.path] = self

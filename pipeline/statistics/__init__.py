@@ -17,7 +17,7 @@ from pipeline.statistics.normalization import (
     normalization_fitter,
     resolve_normalization,
 )
-from pipeline.statistics.pixel_counts import Counts, as_unsigned, class_areas, confusion_matrix, count_pixels, sum_cross_entropy
+from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
 
 __all__ = [
     "HIGH_PERCENTILE",
@@ -31,7 +31,6 @@ __all__ = [
     "Summary",
     "as_unsigned",
     "check_mean_std",
-    "class_areas",
     "confusion_matrix",
     "count_pixels",
     "decode_summary",

@@ -347,7 +347,7 @@ def test_a_sample_is_an_image_and_its_truth(make, listed, monkeypatch, tmp_path)
     make("i.tif", "m.tif")
     from pipeline.inputs import samples
 
-    sample = samples.Sample("nuclei", tmp_path / "i.tif", tmp_path / "m.tif", "", "")
+    sample = samples.Sample("nuclei", tmp_path / "i.tif", tmp_path / "m.tif")
     monkeypatch.setitem(samples.SAMPLES, "nuclei", lambda: sample)
     alone, both = listed("sample:nuclei"), listed("sample:nuclei", truth="sample:nuclei")
     assert [(one.name, one.path, one.direct, one.truth) for one in alone.images] == [("nuclei", f"{tmp_path}/i.tif", True, None)]
