@@ -33,7 +33,7 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
     for note in training.plan.notes:
         print(note, file=sys.stderr)
     if not training.run(fresh=fresh, take_over=take_over):
-        print(f"interrupted; the same command goes on from its checkpoint. {training.folder.path}", file=sys.stderr)
+        print(f"interrupted; the same command goes on from its checkpoint. {training.folder.storage}", file=sys.stderr)
         return EXIT_INTERRUPTED
     exit_code = run_config(training.validation_run())
     page = training.write_page()

@@ -9,12 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import Field, Strict, field_validator
 
+from pipeline.config import StrictModel
 from pipeline.validation import Expected
 
 __all__ = ["Augment", "CropChange"]
@@ -23,10 +24,8 @@ _SCALES = "two numbers from 0.25 to 4, the smaller first"
 _NODES = 3  # Ronneberger et al., 2015: displacements are drawn on a grid of 3 by 3
 
 
-class Augment(BaseModel):
+class Augment(StrictModel):
     """What may be done to a crop, and how far it may go; everything is drawn anew for each crop."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     flips: bool | Literal["horizontal"] = Field(
         default=True, description="mirror each axis at random; horizontal: left and right only, for images with an up and a down"
@@ -57,11 +56,6 @@ class Augment(BaseModel):
         if not 0.25 <= scale[0] <= scale[1] <= 4:
             raise ValueError(_SCALES)
         return scale
-
-    @classmethod
-    def none(cls) -> Self:
-        """Return the augmentation that changes nothing."""
-        return cls(flips=False, turns=False, scale=(1, 1), brightness=0, contrast=0, color=0, noise=0)
 
     def draw(self, crop: int, rng: np.random.Generator) -> CropChange:
         """Draw what is done to one crop of ``crop`` pixels a side; equal generators give equal changes."""
@@ -117,11 +111,9 @@ class CropChange:
     The order: blur, resample, mirror, turn, gamma, gain and shift, noise.
 
     Attributes:
-        crop: side of what comes out, pixels.
-        side: side of the square region to read, whose middle is that of the crop, pixels.
+        crop, side: sides of what comes out and of the square region to read, pixels; their middles are one.
         offsets_YXD: (crop, crop, 2), where each pixel comes from: (x, y) from the middle of the region, pixels; None: no resampling.
-        mirrored: whether y and x are mirrored.
-        turns: number of quarter turns.
+        mirrored, turns: whether y and x are mirrored; number of quarter turns.
         blur, noise: standard deviations, pixels and values.
         gain, shift: factor of the values, and what is added afterwards.
         color: how far gain and shift of each channel may differ, as in :class:`Augment`.
@@ -143,15 +135,11 @@ class CropChange:
     gamma: float
 
     def apply(self, pixels_CYX: NDArray[np.float32], labels: Sequence[NDArray[Any]] = ()) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
-        """Return the changed crop of a region and of its labels.
+        """Return the changed crop of a region and of its labels, class or instance ids.
 
-        Args:
-            pixels_CYX: (C, side, side), normalised to about mean 0 and standard deviation 1.
-            labels: arrays (side, side) of class or instance ids.
-
-        Returns:
-            The pixels (C, crop, crop), and each of the labels (crop, crop) in its own dtype with no value that it did not hold before.
-            Inputs are never written to; an array that does not change may be returned as it is.
+        Pixels (C, side, side), of about mean 0 and standard deviation 1, become (C, crop, crop). Each of the labels (side, side) becomes
+        (crop, crop) in its own dtype, with no value that it did not hold before. Inputs are never written to; an array that does not
+        change may be returned as it is.
 
         Raises:
             ValueError: an array is not of size (side, side).

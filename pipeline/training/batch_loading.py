@@ -27,14 +27,7 @@ AHEAD = 3  # batches that are prepared while the network computes one
 
 @dataclass(frozen=True)
 class Batch:
-    """The share of one worker in a step.
-
-    Attributes:
-        where: image and region of each crop, for messages.
-        pixels_BCYX: normalised, float32.
-        target_BYX: output channel that should win, uint8; 255 is ignored.
-        weights_BYX: weight of each pixel in the loss, float32; None: all pixels weigh the same.
-    """
+    """The share of one worker in a step: several of :class:`pipeline.training.crops.Crop`, stacked."""
 
     where: Sequence[str]
     pixels_BCYX: Tensor
@@ -57,12 +50,9 @@ def load_batch(crops: Crops, indices: Sequence[int]) -> Batch:
 
 
 def load_batches(crops: Crops, workers: WorkerGroup, first_step: int = 0) -> Generator[Batch]:
-    """Yield the share of this worker in a step and in all that follow.
+    """Yield the share of this worker in step ``first_step`` and in all that follow.
 
-    Args:
-        crops: by number.
-        workers: says which share; its ``loaders`` are a thread, or processes where one interpreter cannot feed a GPU.
-        first_step: number of the first step, from 0.
+    Crops are made by a thread, or by processes where one interpreter cannot feed a GPU.
 
     Raises:
         GigasegError: an image cannot be read.

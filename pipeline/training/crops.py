@@ -58,7 +58,7 @@ class Crops:
         """Make crop ``index``, from 0."""
         rng = np.random.default_rng([self.plan.config.seed, index])
         luck = 1 - rng.random()  # above 0
-        crop = self._draw(rng)
+        crop = self._read(self._sampler.draw(rng), rng)
         return self._limit_empty(crop, luck, rng) if crop.is_empty and luck > self.plan.config.sampling.empty else crop
 
     def _limit_empty(self, crop: Crop, luck: float, rng: np.random.Generator) -> Crop:
@@ -75,15 +75,12 @@ class Crops:
             if num_empty == DRAWS:
                 location = self._sampler.draw_foreground(rng)
                 return crop if location is None else self._read(location, rng)
-            other = self._draw(rng)
+            other = self._read(self._sampler.draw(rng), rng)
             if other.is_empty:
                 num_empty += 1
             else:
                 others.append(other)
         return crop
-
-    def _draw(self, rng: np.random.Generator) -> Crop:
-        return self._read(self._sampler.draw(rng), rng)
 
     def _read(self, location: _Location, rng: np.random.Generator) -> Crop:
         """Read a crop with the surroundings that its random change needs, and apply the change."""

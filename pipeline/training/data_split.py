@@ -19,14 +19,7 @@ __all__ = ["DataSplit", "make_run_config", "split_images"]
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Images with truth, in two parts.
-
-    Attributes:
-        train: images that train.
-        val: images that validate.
-        notes: images that were left out and why, for the user.
-        problems: what is wrong with the user's input.
-    """
+    """Images with truth in two parts, with notes on what was left out and what is wrong with the user's input."""
 
     train: list[Image]
     val: list[Image]
@@ -57,27 +50,14 @@ def split_images(config: TrainConfig, truth_map: TruthMap) -> DataSplit:
 
 
 def make_run_config(config: TrainConfig, images: Sequence[str], **keys: Any) -> Config:
-    """Return the config of a run over images of the same kind: to list them, and to score a bundle on them.
-
-    Args:
-        config: says how images and truth are read.
-        images: the entries of ``images`` of the run.
-        **keys: further keys of the run.
-    """
+    """Return the config of a run over images that are read as those of a training: to list them, and to score a bundle on them."""
     shared = {"truth": config.truth, "classes": config.classes, "ignore": config.ignore, "reader": config.reader, "output": config.output}
     return Config(images=tuple(images), **{**shared, "model": config.model, **keys}).with_locations(config.locations)
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """What some entries of the YAML stand for.
-
-    Attributes:
-        names: of all images, also of those that are left out.
-        images: those that have truth.
-        notes: what was left out.
-        problems: what is wrong.
-    """
+    """What some entries of the YAML stand for: the names of all images, those that have truth, and what was left out or is wrong."""
 
     names: Sequence[str]
     images: list[Image]

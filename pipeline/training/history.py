@@ -27,12 +27,11 @@ SCORES = ("mean_iou", "mean_dice", "macro_f1", "micro_f1", "pixel_accuracy", "cr
 
 
 class History:
-    """Writes history.csv, TensorBoard event files and live lines during a training.
+    """Writes history.csv, event files in ``events`` for ``tensorboard --logdir`` and, if stderr is a terminal, live lines.
 
     The columns of ``history.csv`` never change: ``step``, ``seconds`` (of training, with those before a resume),
     :data:`TRAINING`, :data:`SCORES`, then ``iou NAME`` of each class. A cell is empty where a row has no value. Each call hands its row
-    to the operating system before it returns. The event files lie in ``events`` for ``tensorboard --logdir``. The live lines
-    appear on stderr, if stderr is a terminal.
+    to the operating system before it returns.
 
     Args:
         output: folder of the training; made if it is missing.

@@ -42,13 +42,9 @@ def choose_workers(plan: TrainPlan, num_gpus: int) -> WorkerGroup:
 
 
 def launch(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, install_handlers: Callable[[], None]) -> bool:
-    """Train, in this process or on Ray; return whether the end was reached.
+    """Train until the end or until the folder is asked to stop, in this process or on Ray; return whether the end was reached.
 
-    Args:
-        plan: scanned.
-        workers: as :func:`choose_workers` returned them.
-        folder: of the training; its flag asks the workers to stop.
-        install_handlers: installs the signal handlers again, which Ray replaces when it starts.
+    ``install_handlers`` installs the signal handlers again, which Ray replaces when it starts.
 
     Raises:
         GigasegError: the training could not go on; its checkpoint stays.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +31,7 @@ TRIAL_SECONDS = 10  # a step that takes longer is measured once
 def fit(plan: TrainPlan, workers: WorkerGroup, is_stopping: Callable[[], bool] = lambda: False) -> bool:
     """Train until the end, from the checkpoint if there is one; return whether the end was reached.
 
-    Args:
-        plan: scanned.
-        workers: this worker and the others.
-        is_stopping: whether to write a checkpoint and end; asked after every step.
+    After every step ``is_stopping`` says whether to write a checkpoint and end.
 
     Raises:
         GigasegError: the loss is NaN, or the output cannot be written.
@@ -90,8 +88,14 @@ class _Loop:
     def __init__(self, plan: TrainPlan, workers: WorkerGroup, crops: Crops, stack: ExitStack) -> None:
         self.plan, self.workers = plan, workers
         self.network = TrainableNetwork(plan, workers)
-        self.progress = self._restore()
-        self.history = stack.enter_context(self._open_history()) if workers.rank == 0 else None
+        self.progress = read_checkpoint(plan.storage) or Checkpoint()
+        if self.progress.state:
+            self.network.load_state_dict(self.progress.state)
+            self.progress.state = {}
+        self.history: History | None = None
+        if workers.rank == 0:
+            names = [str(spec["name"]) for spec in plan.classes]
+            self.history = stack.enter_context(History(plan.config.output, names, plan.num_steps, step=self.progress.step))
         if self.progress.is_new and not self.network.has_fitting_norms:
             with closing(load_batches(crops, workers)) as batches:
                 self.network.measure_norms(batches)
@@ -104,7 +108,8 @@ class _Loop:
         if self._share_done() >= 1 and self.progress.is_new:  # steps: 0
             self._validate()
         progress, start_s = self.progress, time.monotonic() - self.progress.seconds
-        while (done := self._share_done()) < 1 and not self._is_early_stop():
+        most_stale = self.plan.config.early_stop or math.inf
+        while (done := self._share_done()) < 1 and progress.stale < most_stale:
             rate = self.plan.config.optimizer.rate * self.plan.config.schedule.rate_at(done)
             with memory_errors(self.plan):
                 loss = self.network.learn(next(self.batches), rate, progress.step)
@@ -128,10 +133,6 @@ class _Loop:
             return self.progress.step / self.plan.num_steps if self.plan.num_steps else 1.0
         seconds: float = self.workers.gather(self.progress.seconds)[0]
         return min(1.0, seconds / (60 * self.plan.config.minutes))
-
-    def _is_early_stop(self) -> bool:
-        early_stop = self.plan.config.early_stop
-        return early_stop is not None and self.progress.stale >= early_stop
 
     def _is_stop_agreed(self, is_stopping: bool) -> bool:
         """Whether any worker was asked to stop; several workers ask each other at every tenth step only."""
@@ -166,19 +167,6 @@ class _Loop:
         if self.workers.rank == 0:
             self.progress.state = self.network.state_dict()
             write_checkpoint(self.plan.storage, self.progress)
-
-    def _restore(self) -> Checkpoint:
-        """Continue from the checkpoint, or start."""
-        checkpoint = read_checkpoint(self.plan.storage)
-        if checkpoint is None:
-            return Checkpoint()
-        self.network.load_state_dict(checkpoint.state)
-        checkpoint.state = {}
-        return checkpoint
-
-    def _open_history(self) -> History:
-        names = [str(spec["name"]) for spec in self.plan.classes]
-        return History(self.plan.config.output, names, self.plan.num_steps, step=self.progress.step)
 
     def _record(self, loss: StepLoss, rate: float) -> None:
         """Write a row of the history after some steps; the clock does not choose them, so that a resumed training has the same rows."""

@@ -30,10 +30,9 @@ __all__ = [
 
 
 def configure_network(config: TrainConfig, images: Sequence[Image]) -> tuple[Network | None, list[Problem | str]]:
-    """Fill in the channels of the images and one output for each class, and for the border where there is one.
+    """Return the network for the channels of the images and for an output of each class and of the border, and what is wrong with it.
 
-    Returns:
-        The network, and what is wrong with it; None where the model cannot be trained.
+    There is no network where the model cannot be trained.
     """
     problems: list[Problem | str] = []
     kind = find("models", str(config.model.get("name")), config.where("model.name"))
@@ -61,10 +60,7 @@ def configure_network(config: TrainConfig, images: Sequence[Image]) -> tuple[Net
 
 
 def output_classes(config: TrainConfig) -> tuple[int, ...] | None:
-    """Return the class of each output channel of the network; None: output and class are the same.
-
-    The border of a class is an output of its own, the last one, and counts as that class.
-    """
+    """Return the class of each output channel, of which a border is the last; None: output and class are the same."""
     if config.border is None:
         return None
     names = [spec.name for spec in config.classes]

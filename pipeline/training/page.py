@@ -57,8 +57,7 @@ def write_page(output: Storage, *, title: str, facts: Mapping[str, str], report:
         output: folder of the training; curves are drawn where its history.csv has rows.
         title: what was trained.
         facts: further lines, by name.
-        report: the content of report.json for the validation images. A class may have a ``color``, ``#rrggbb``; others
-            get one of the palette by their id.
+        report: report.json of the validation images. Classes may have a ``color``, ``#rrggbb``; others get one of the palette.
         pictures: each is shown as image, truth, prediction and error.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

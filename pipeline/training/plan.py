@@ -88,8 +88,7 @@ class TrainPlan:
         classes: ``{"name", "color"}`` in order.
         output_classes: class of each output channel of the network; None: output and class are the same.
         crop: side of what the network sees, pixels, a multiple of its stride.
-        train: images that train, all with truth.
-        val: images that validate, all with truth.
+        train, val: images that train and that validate, all with truth.
         truth_map: from truth values to class ids.
         notes: for the user.
         normalize: as requested; after the scan, that of the bundle: fixed ``{"mean", "std"}``, ``percentile``, ``zscore`` or None.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, Strict, ValidationInfo, field_validator
 
 from pipeline.config import (
     DEFAULT_PLUGINS,
@@ -18,6 +18,7 @@ from pipeline.config import (
     NonEmptyText,
     PluginSpec,
     PositiveInteger,
+    StrictModel,
     YamlKind,
     parse_bytes,
 )
@@ -45,24 +46,20 @@ Texts = Annotated[
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Tree(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=False)
-
-
-class Names(_Tree):
+class Names(StrictModel):
     """Names of those images of ``images`` that are kept for validation."""
 
     names: Texts = Field(min_length=1, description="NAMEs, or patterns such as slide_7*")
 
 
-class Border(_Tree):
+class Border(StrictModel):
     """Splits one class into its interior and its border, so that touching objects stay apart."""
 
     of: str = Field(description="name of the class whose truth values number its objects")
     width: int = Field(default=2, ge=1, description="width of the border, inside each object, pixels")
 
 
-class Optimizer(_Tree):
+class Optimizer(StrictModel):
     """The optimizer and its options."""
 
     name: Literal["adamw", "sgd"] = Field(default="adamw", description="AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum")
@@ -72,7 +69,7 @@ class Optimizer(_Tree):
     clip: Positive | None = Field(default=1.0, description="largest norm of the gradient; null: no limit")
 
 
-class RateSchedule(_Tree):
+class RateSchedule(StrictModel):
     """How the learning rate changes as training goes on."""
 
     name: Literal["cosine", "poly", "step", "constant"] = Field(default="cosine", description="shape after the warm-up")
@@ -104,7 +101,7 @@ class RateSchedule(_Tree):
         return 1.0
 
 
-class Sampling(_Tree):
+class Sampling(StrictModel):
     """Which crops the network sees."""
 
     images: Literal["area", "equal"] = Field(
@@ -114,7 +111,7 @@ class Sampling(_Tree):
     empty: Share = Field(default=1.0, description="largest share of crops that hold only class 0")
 
 
-class TrainCompute(_Tree):
+class TrainCompute(StrictModel):
     """Where training runs; the number of workers changes its speed, not the crops of a batch."""
 
     runner: Literal["auto", "serial", "ray"] = Field(default="auto", description="auto: Ray Train for more than one worker")
@@ -146,7 +143,7 @@ class TrainCompute(_Tree):
         return parse_bytes(self.memory)
 
 
-class About(_Tree):
+class About(StrictModel):
     """What model.yaml says about the weights."""
 
     licence: str = Field(default="", description="licence of the weights")
@@ -154,7 +151,7 @@ class About(_Tree):
     citation: str = Field(default="", description="what users of the weights should cite")
 
 
-class TrainConfig(_Tree):
+class TrainConfig(StrictModel):
     """A whole training. Paths are absolute once loaded."""
 
     images: Texts = Field(min_length=1, description="files, folders, globs, URLs or a CSV: image[,name,truth,...]")

@@ -111,12 +111,7 @@ class TrainableNetwork:
             self._average.module.load_state_dict(self.network.state_dict())
 
     def learn(self, batch: Batch, rate: float, step: int) -> StepLoss:
-        """Take one optimizer step with this worker's share of a batch.
-
-        Args:
-            batch: this worker's share.
-            rate: learning rate.
-            step: number of the step, from 0; seeds dropout.
+        """Take one optimizer step with this worker's share of a batch; the number of the step, from 0, seeds dropout.
 
         Raises:
             GigasegError: the loss is NaN or infinite; the message names the crops of the batch, and no weight is changed.

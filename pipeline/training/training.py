@@ -33,9 +33,7 @@ __all__ = ["Training", "prepare_training"]
 def prepare_training(config: TrainConfig, *, resume: bool) -> Training:
     """Check a training and read its images once; nothing is written.
 
-    Args:
-        config: the YAML.
-        resume: refuse an output folder that holds another training, or a checkpoint where the YAML says ``resume: false``.
+    With ``resume``, an output folder that holds another training is refused, or a checkpoint where the YAML says ``resume: false``.
 
     Raises:
         InputError: every problem that is found at once.
@@ -152,8 +150,7 @@ def _refuse_checkpoint(config: TrainConfig, folder: RunFolder) -> None:
 def _stop_on_signal(folder: RunFolder) -> Iterator[Callable[[], None]]:
     """Let the first signal ask every worker to stop after its current step; the second one ends at once.
 
-    Yields:
-        What installs the handlers; call it again after anything that replaces them.
+    What is yielded installs the handlers again, after anything that replaces them.
     """
 
     def ask(_number: int, _frame: Any) -> None:

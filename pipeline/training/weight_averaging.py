@@ -44,14 +44,9 @@ def read_bundle_specs(paths: Iterable[str]) -> dict[str, BundleSpec]:
 
 
 def load_initial_network(network: Network, mean_of: Sequence[str]) -> tuple[nn.Module, bool]:
-    """Load the weights that a training starts from.
+    """Return the module that a training starts from, and whether the statistics of its batch norms fit its weights.
 
-    Args:
-        network: the network as the YAML describes it.
-        mean_of: bundles, trainings or files of weights whose mean to take; empty: the weights of ``network``.
-
-    Returns:
-        The module, and whether the statistics of its batch norms fit its weights.
+    Its weights are those of the network, or the mean of what ``mean_of`` names.
 
     Raises:
         InputError: weights are missing, damaged or belong to another network.
@@ -63,8 +58,7 @@ def load_initial_network(network: Network, mean_of: Sequence[str]) -> tuple[nn.M
 def load_mean(module: nn.Module, paths: Iterable[Path]) -> bool:
     """Load the mean of bundles, trainings or files of weights into a module.
 
-    Returns:
-        Whether all have the same batch norm statistics, which then fit the mean too.
+    Return whether all have the same batch norm statistics, which then fit the mean too.
 
     Raises:
         InputError: weights are missing, damaged or belong to another network.
