@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.losses._class_weighted import ClassWeighted
+from pipeline.losses import ClassWeighted
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pipeline.losses._class_weighted import ClassWeighted
+from pipeline.losses import ClassWeighted
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,7 @@ May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 
 from __future__ import annotations
 
-from pipeline.statistics.fitters import Fitter, Fitters, ImageFit, Summary, decode_summary, encode_summary
-from pipeline.statistics.histogram import Histogram
+from pipeline.statistics.fitters import Fitter, Fitters, Histogram, ImageFit, Summary, decode_summary, encode_summary
 from pipeline.statistics.normalization import (
     HIGH_PERCENTILE,
     LOW_PERCENTILE,

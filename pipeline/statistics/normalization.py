@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
-from pipeline.statistics.fitters import Fitter, ImageFit, Summary
-from pipeline.statistics.histogram import Histogram
+from pipeline.statistics.fitters import Fitter, Histogram, ImageFit, Summary
 
 if TYPE_CHECKING:
     from pipeline.models import Model
