@@ -20,10 +20,7 @@ BLOCK = 2048
 def convert(images: Sequence[str], output: str, overrides: Sequence[str] = ()) -> int:
     """Convert images to OME-Zarr 0.5, ``NAME.ome.zarr`` in the output; pixels stay as they are.
 
-    Args:
-        images: files, folders, globs, URLs or CSV lists.
-        output: folder or URL of the results.
-        overrides: ``key.sub=value`` each, of a run's ``reader`` and ``compute``.
+    ``images`` are files, folders, globs, URLs or CSV lists; ``overrides`` change a run's ``reader`` and ``compute``.
 
     Returns:
         The exit code: 0 done, 3 done but for what cannot be read, 130 interrupted.

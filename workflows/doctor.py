@@ -145,8 +145,6 @@ def _malloc_line(malloc: dict[str, Any]) -> str:
     """What the C library does with freed memory while a run computes.
 
     Example:
-        >>> _malloc_line({"libc": "glibc 2.36", "set": {}})
-        'glibc 2.36, which runs tell to keep freed memory'
         >>> _malloc_line({"libc": "", "set": {}})
         'not glibc: freed memory is handled as the C library likes'
     """
@@ -164,5 +162,4 @@ def _extra_line(packages: dict[str, str | None]) -> str:
 
 
 def _gib(num_bytes: int) -> str:
-    """Bytes for people."""
     return f"{num_bytes / 2**30:.1f} GiB"

@@ -85,14 +85,11 @@ def score_masks(
 def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
     """Yield the images to read: for the output of a run, or its ``masks``, a CSV list of one file a mask, else ``pred`` itself."""
     masks = run_masks(pred[0]) if len(pred) == 1 else {}
-    if not masks:
-        yield list(pred)
-        return
     with TemporaryDirectory(prefix="gigaseg-masks-") as folder:
-        listed = Path(folder) / "masks.csv"
+        listed = Path(folder, "masks.csv")
         with listed.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image", "name"), *((path, name) for name, path in masks.items())])
-        yield [str(listed)]
+        yield [str(listed)] if masks else list(pred)
 
 
 def run_masks(pred: str) -> dict[str, str]:

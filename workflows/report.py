@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.errors import InputError, Problem
 from pipeline.records import RunFolder, read_rows, tally
 from pipeline.report import planned, print_table, report_of, write_report
 from pipeline.storage import StorageLike
 
-__all__ = ["report"]
+__all__ = ["plan_of", "report", "report_now"]
 
 
 def report(output: StorageLike) -> int:
@@ -24,12 +26,27 @@ def report(output: StorageLike) -> int:
         scores = f"{folder.storage}/val"
         way_out = f"Its scores are in {scores}: gigaseg report {scores}"
         raise InputError(Problem(str(folder.storage), "the output of a training", "that of a run", way_out))
-    plan = folder.last_plan()
-    if not plan:
-        found = "a run that ended before it had begun with any block"
-        raise InputError(Problem(str(folder.storage), found, "one that has", "Run it again; a report follows."))
-    content = report_of(plan, planned(plan, tally(read_rows(folder.ledger))), recorded.get("state", "running"))
+    content = report_now(folder, recorded.get("state", "running"))
     write_report(content, folder.report)
     print_table(content, Console(soft_wrap=True))
     print(f"report: {folder.report}/index.html")
     return 0
+
+
+def report_now(folder: RunFolder, state: str) -> dict[str, Any]:
+    """Return the content of report.json for what the ledger holds now; raises as :func:`plan_of`."""
+    plan = plan_of(folder)
+    return report_of(plan, planned(plan, tally(read_rows(folder.ledger))), state)
+
+
+def plan_of(folder: RunFolder) -> dict[str, Any]:
+    """Return the plan that the ledger of a run holds.
+
+    Raises:
+        InputError: the run ended before its first block.
+    """
+    plan = folder.last_plan()
+    if not plan:
+        found = "a run that ended before it had begun with any block"
+        raise InputError(Problem(str(folder.storage), found, "one that has", "Run it again; a report follows."))
+    return plan

@@ -35,15 +35,7 @@ def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | No
     """Start a run on a cluster through Ray's Job Submission API.
 
     A run that is under way is not started twice; one that has ended is submitted again, and resumes. Paths of the YAML must mean
-    the same on the cluster's nodes, and gigaseg must be installed there.
-
-    Args:
-        config: the YAML.
-        overrides: ``key.sub=value`` each, as after ``--set``.
-        to: ``ray``.
-        address: of the Jobs API, ``http://HEAD:8265``; None: this machine's.
-        wait: follow the run and return its exit code.
-        dry_run: print what would be sent, and contact nothing.
+    the same on the cluster's nodes, and gigaseg must be installed there. ``address`` is that of the Jobs API; None: this machine's.
 
     Returns:
         0, or with ``wait`` the exit code of the run.
@@ -57,7 +49,12 @@ def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | No
     refuse_training(config)
     resolved = load_config(config, overrides)
     address = address or ADDRESS
-    request = _request(resolved)
+    runner = ["--set", "compute.runner=ray"] if resolved.compute.runner == "auto" else []
+    request = {
+        "submission_id": f"gigaseg-{hash_values(resolved.output)}",  # one run has one id
+        "entrypoint": " ".join(["gigaseg", "run", "config.yaml", *runner]),
+        "metadata": {"output": resolved.output},
+    }
     if dry_run:
         print(json.dumps({"address": address, **request, "config": to_yaml(resolved)}, indent=1))
         return 0
@@ -65,16 +62,6 @@ def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | No
     submission = _start(client, request, resolved)
     print(submission)
     return _follow(client, submission) if wait else 0
-
-
-def _request(config: Config) -> dict[str, Any]:
-    """Return the job to submit; its id is a hash of the output folder, so that one run has one id."""
-    runner = ["--set", "compute.runner=ray"] if config.compute.runner == "auto" else []
-    return {
-        "submission_id": f"gigaseg-{hash_values(config.output)}",
-        "entrypoint": " ".join(["gigaseg", "run", "config.yaml", *runner]),
-        "metadata": {"output": config.output},
-    }
 
 
 def _connect(address: str) -> JobSubmissionClient:

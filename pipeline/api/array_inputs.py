@@ -38,41 +38,27 @@ class ArrayInputs:
     truth_arrays: tuple[HeldArray, ...] = ()
 
     @property
-    def held(self) -> tuple[HeldArray, ...]:
-        """Every array in memory."""
-        return (*self.arrays, *self.truth_arrays)
-
-    @property
     def images(self) -> list[str]:
         """The YAML's ``images``; files do not have their names yet."""
         return [*(path for _, path in self.files), *(array.path for array in self.arrays)]
 
-    def with_names(self, config: Config, lists: StorageLike) -> Config:
-        """Return the config in which files have the names that they were given, see :meth:`names_given`."""
-        return config.model_copy(update={"images": tuple(self.names_given(config.images, lists))})
+    def names_given(self, images: Sequence[str], lists: StorageLike) -> tuple[str, ...]:
+        """Return images with a CSV list in the place of the files that were given names; ``lists`` is where it is written.
 
-    def names_given(self, images: Sequence[str], lists: StorageLike) -> list[str]:
-        """Give files their names: put a CSV list in the place of those that have one.
-
-        Args:
-            images: :attr:`images` with absolute paths.
-            lists: where the list is written, if one is.
+        ``images`` are :attr:`images` with absolute paths.
         """
         rows = [(images[at], name) for at, (name, _) in enumerate(self.files) if name is not None]
         if not rows:
-            return list(images)
+            return tuple(images)
         text, storage = io.StringIO(), open_storage(lists)
         csv.writer(text).writerows([("image", "name"), *rows])
         storage.make()
         storage.put("images.csv", text.getvalue().encode())
         unnamed = [image for at, image in enumerate(images) if at >= len(self.files) or self.files[at][0] is None]
-        return [*unnamed, f"{storage}/images.csv"]
+        return (*unnamed, f"{storage}/images.csv")
 
     def stored(self, config: Config, folder: str) -> tuple[ArrayInputs, Config]:
-        """Write every array as OME-Zarr below a path or URL, unless it is there already.
-
-        Returns:
-            The same inputs as files, and the config that reads them.
+        """Write every array as OME-Zarr below a path or URL, unless it is there already; return the files, and the config that reads them.
 
         Raises:
             GigasegError: an array cannot be written.
@@ -94,11 +80,7 @@ class ArrayInputs:
 
 
 def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
-    """Sort what a call was given into files and arrays.
-
-    Args:
-        images: a path or an array; a list of these, or of (name, path or array) pairs; or a mapping from names to them.
-        truth: a path or template, an array, or a mapping from names of images to arrays.
+    """Sort the ``images`` and ``truth`` of :func:`pipeline.segment` into files and arrays.
 
     Raises:
         InputError: a value is neither a path nor an array.

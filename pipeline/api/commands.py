@@ -69,7 +69,7 @@ def run(
             exit_code, _ = execute_config(resolved, fresh=fresh, take_over=take_over, max_failed=max_failed)
     if exit_code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt(f"interrupted; the same call goes on where it stopped. {resolved.output}")
-    return Run(open_storage(resolved.output), inputs.held)
+    return Run(open_storage(resolved.output), (*inputs.arrays, *inputs.truth_arrays))
 
 
 def segment(
@@ -90,17 +90,10 @@ def segment(
     is computed block by block where pixels are needed. Ray's actors, being other processes, read arrays from OME-Zarr files that are
     written below the output folder first. A Zarr array that lies on a disk is read from there.
 
-    Args:
-        images: a path, a glob or an array; a list of these, or of (name, array) pairs; or a mapping from names to arrays. Arrays without
-            a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them.
-        model: a model's name, a bundle, or a mapping as in the YAML.
-        output: folder of the results, or a URL such as ``memory://NAME``.
-        truth: a path or template as in the YAML, an array, or a mapping from names of images to arrays.
-        set: see :func:`run`, as are all further arguments and what is raised.
-        fresh: see there.
-        take_over: see there.
-        max_failed: see there.
-        store_arrays: see there.
+    ``images`` is a path, a glob or an array; a list of these, or of (name, array) pairs; or a mapping from names to arrays. Arrays without
+    a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them. ``truth`` is a path or template as
+    in the YAML, an array, or a mapping from names of images to arrays; ``output`` a folder, or a URL such as ``memory://NAME``. All else
+    is as in :func:`run`.
     """
     spec = parse_model(model, "model") if isinstance(model, str) else model
     config = {"images": images, "model": spec, "output": output} | ({} if truth is None else {"truth": truth})
@@ -120,7 +113,7 @@ def plan(
     """
     resolved, inputs = _resolved(config, set)
     with TemporaryDirectory(prefix="gigaseg-plan-") as folder:
-        content = plan_config(inputs.with_names(resolved, folder))
+        content = plan_config(_named(resolved, inputs, folder))
     if inputs.arrays and (store_arrays or content["runner"] != "serial"):
         content["notes"].append(_storing_note(resolved, inputs))
     return Plan(content)
@@ -164,13 +157,9 @@ def train(
     fresh: bool = False,
     take_over: bool = False,
 ) -> TrainingRun:
-    """Train what a YAML describes, as ``gigaseg train`` does; a second call continues from the checkpoint.
+    """Train what a YAML file or its content describes, as ``gigaseg train`` does; a second call continues from the checkpoint.
 
-    Args:
-        config: a YAML file, or its content as a dict.
-        set: see :func:`run`.
-        fresh: remove an earlier training from the output folder first.
-        take_over: take the training from the live process that holds it.
+    The options are those of :func:`run`.
 
     Raises:
         GigasegError: the input is wrong, or the training could not go on; with the text that the command prints.
@@ -250,16 +239,21 @@ def _placed(config: Config, inputs: ArrayInputs, *, store: bool) -> Config:
     folder = f"{config.output}/{INPUTS}"
     if inputs.arrays and not store:
         with TemporaryDirectory(prefix="gigaseg-plan-") as scratch:
-            store = choose_runner(build_catalogue(inputs.with_names(config, scratch))) != "serial"
+            store = choose_runner(build_catalogue(_named(config, inputs, scratch))) != "serial"
     if inputs.arrays and store:
         sys.stderr.write(f"{_storing_note(config, inputs)}\n")
         inputs, config = inputs.stored(config, folder)
-    return inputs.with_names(config, folder)
+    return _named(config, inputs, folder)
+
+
+def _named(config: Config, inputs: ArrayInputs, lists: str) -> Config:
+    """Return the config in which files have the names that they were given."""
+    return config.model_copy(update={"images": inputs.names_given(config.images, lists)})
 
 
 def _storing_note(config: Config, inputs: ArrayInputs) -> str:
     """Return a note that says which arrays are written where."""
-    names = ", ".join(array_name(array.path) for array in inputs.held)
+    names = ", ".join(array_name(array.path) for array in (*inputs.arrays, *inputs.truth_arrays))
     return f"arrays are written to {config.output}/{INPUTS} as OME-Zarr first, so that other processes can read them: {names}"
 
 

@@ -15,9 +15,9 @@ from pipeline.api.lazy_arrays import LazyArray, open_lazily
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.inputs import TruthMap, list_images
 from pipeline.plugins import build
-from pipeline.records import RunFolder, read_rows, tally
-from pipeline.report import planned, report_of
+from pipeline.records import RunFolder
 from pipeline.storage import LocalStorage, Storage
+from workflows.report import plan_of, report_now
 from workflows.status import state_of
 
 if TYPE_CHECKING:
@@ -132,8 +132,7 @@ class Run:
         """
         if self.state in ENDED and (written := self.storage.get("report/report.json")):
             return Report(json.loads(written))
-        plan = self._plan
-        return Report(report_of(plan, planned(plan, tally(read_rows(self._folder.ledger))), self.state))
+        return Report(report_now(self._folder, self.state))
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -143,7 +142,7 @@ class Run:
     @property
     def images(self) -> tuple[str, ...]:
         """NAME of each image that could be opened, in the order of the run."""
-        return tuple(image["name"] for image in self._plan["images"])
+        return tuple(image["name"] for image in plan_of(self._folder)["images"])
 
     def mask(self, name: str | None = None) -> LazyArray:
         """Open the mask of an image: class ids (Y, X); 255, or 65535 above 255 classes, is no prediction.
@@ -180,7 +179,7 @@ class Run:
             InputError: there is no such image, or no truth of it.
         """
         name, config = self._named(name), self._folder.read_config()
-        path = next(image["truth"] for image in self._plan["images"] if image["name"] == name)
+        path = next(image["truth"] for image in plan_of(self._folder)["images"] if image["name"] == name)
         if path is None:
             raise InputError(Problem(str(self.storage), f"no truth of {name!r}", "an image with truth"))
         truth_map = TruthMap(len(self._classes), config.classes, config.ignore)
@@ -200,16 +199,8 @@ class Run:
         return RunFolder(self.storage)
 
     @property
-    def _plan(self) -> dict[str, Any]:
-        plan = self._folder.last_plan()
-        if not plan:
-            found = "a run that ended before it had begun with any block"
-            raise InputError(Problem(str(self.storage), found, "one that has", "Run it again."))
-        return plan
-
-    @property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(spec["name"] for spec in self._plan["classes"])
+        return tuple(spec["name"] for spec in plan_of(self._folder)["classes"])
 
     def _named(self, name: str | None) -> str:
         names = self.images
