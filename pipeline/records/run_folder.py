@@ -35,11 +35,6 @@ class RunFolder:
         self.storage = open_storage(where)
 
     @property
-    def path(self) -> Path:
-        """The folder; for callers that still work with paths."""
-        return Path(self.storage.url)
-
-    @property
     def ledger(self) -> Storage:
         """Storage of the receipts; it exists once a run has begun."""
         return self.storage.below(LEDGER)
@@ -48,11 +43,6 @@ class RunFolder:
     def report(self) -> Storage:
         """Storage of the report."""
         return self.storage.below(REPORT)
-
-    @property
-    def stop_flag(self) -> Path:
-        """The file whose presence asks the run to stop; for callers that still work with paths."""
-        return self.path / STOP
 
     def read(self) -> dict[str, Any]:
         """Return the content of run.json; empty when there is none.

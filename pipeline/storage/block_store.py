@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,11 +72,6 @@ class BlockStore(Raster):
         store = cls(storage, header, block, float(metadata["fill_value"]))
         store.metadata, store.axes = metadata, tuple(metadata["dimension_names"])
         return store
-
-    @property
-    def path(self) -> Path:
-        """The array's folder; for callers that still work with paths."""
-        return Path(self.storage.url)
 
     @cached_property
     def axes(self) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def seconds_of(blocks: int, actors: int, runner: str) -> float:
     plan = {"classes": CLASSES, "metrics": [], "model": {}, "images": [one], "rejected": []}
     with tempfile.TemporaryDirectory() as text:
         folder = RunFolder(Path(text))
-        job = Job(folder.path, Recipe(core=SIDE, block=SIDE), classes=CLASSES)
+        job = Job(folder.storage, Recipe(core=SIDE, block=SIDE), classes=CLASSES)
         start = time.perf_counter()
         execute(RunSpec(folder, job, {"blank": [stage]}, plan, runner, Compute(actors=actors)))
         return time.perf_counter() - start

@@ -49,6 +49,26 @@ class StorageTests:
         storage.delete_tree("z")
         assert storage.list() == ["a/b"]
 
+    def test_a_name_is_that_of_a_file_or_of_what_files_lie_below(self, storage):
+        """A storage has each file and each folder of files, and nothing that only begins as they do."""
+        storage.put("a/b.zarr/c", b"1")
+        assert [name for name in ("a", "a/b.zarr", "a/b.zarr/c", "a/b", "a/b.zarr/c/d", "z") if storage.has(name)] == [
+            "a",
+            "a/b.zarr",
+            "a/b.zarr/c",
+        ]
+
+    def test_a_folder_is_lent_to_libraries_that_read_paths(self, storage):
+        """Files below a prefix lie in a local folder inside the ``with`` block."""
+        storage.put("a/b/c", b"1")
+        storage.put("a/d", b"2")
+        storage.put("z", b"3")
+        with storage.local_folder("a") as folder:
+            assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {
+                "b/c": b"1",
+                "d": b"2",
+            }
+
     @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", "a/./b", "a//b", "", "a\0b", "a/"])
     def test_no_key_leads_out_of_the_root(self, storage, key):
         """Every method refuses a key that is no path below the root."""

@@ -53,7 +53,7 @@ def test_all_is_well(spec):
     assert conclude(spec, receipts(spec)) == 0
     content = spec.folder.read()
     assert (content["state"], content["recipe_kept"], content["recipe_changes"]) == ("done", True, [])
-    assert "end: done" in (spec.folder.path / "log.txt").read_text()
+    assert "end: done" in (spec.folder.storage.root / "log.txt").read_text()
     assert [files.discarded for files in spec.temporary_files.values()] == [1, 1]
 
 
@@ -97,6 +97,6 @@ def test_what_kept_the_recipe_from_being_kept_is_recorded(spec):
 def test_a_finished_run_is_left_as_it_is(spec):
     """Run again, it ends with the same code and writes nothing."""
     conclude(spec, receipts(spec))
-    before = [(path.name, path.read_bytes()) for path in sorted(spec.folder.path.iterdir()) if path.is_file()]
+    before = [(path.name, path.read_bytes()) for path in sorted(spec.folder.storage.root.iterdir()) if path.is_file()]
     assert conclude(spec, receipts(spec)) == 0
-    assert [(path.name, path.read_bytes()) for path in sorted(spec.folder.path.iterdir()) if path.is_file()] == before
+    assert [(path.name, path.read_bytes()) for path in sorted(spec.folder.storage.root.iterdir()) if path.is_file()] == before

@@ -53,10 +53,12 @@ def test_what_is_written_is_read(tmp_path_factory, height, width, block, channel
     files = write_all(store, pixels)
     y0, x0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     box = Box(y0, x0, data.draw(st.integers(y0 + 1, height)), data.draw(st.integers(x0 + 1, width)))
-    again = BlockStore.open(store.path)
+    again = BlockStore.open(store.storage.root)
     np.testing.assert_array_equal(again.read(box), pixels[:, *box.slices])
     assert (again.header, again.axes, again.fill) == (header, store.axes, store.fill)
-    on_disk = {str(file.relative_to(store.path)): file.stat().st_size for file in (store.path / "c").rglob("*") if file.is_file()}
+    on_disk = {
+        str(file.relative_to(store.storage.root)): file.stat().st_size for file in (store.storage.root / "c").rglob("*") if file.is_file()
+    }
     assert files == on_disk
     assert len(files) == len(cells(store))
 
@@ -72,7 +74,7 @@ def test_planes_keep_their_number(tmp_path, planes, axes):
     for plane in range(header.num_planes):
         np.testing.assert_array_equal(store.read(Box(0, 0, 20, 30), plane), pixels[plane])
     stack = pixels.reshape(*planes.values(), 2, 20, 30)
-    found = zarr.open_array(store.path, mode="r")
+    found = zarr.open_array(store.storage.root, mode="r")
     assert found.metadata.dimension_names == tuple(axes)
     np.testing.assert_array_equal(found[...], np.einsum(f"{''.join(planes)}cyx->{axes}", stack))
 
@@ -91,7 +93,7 @@ def test_zarr_itself_would_write_the_same_metadata(tmp_path):
         compressors=zarr.codecs.ZstdCodec(level=1),
         dimension_names=["y", "x"],
     )
-    assert zarr.open_array(store.path, mode="r").metadata == made.metadata
+    assert zarr.open_array(store.storage.root, mode="r").metadata == made.metadata
 
 
 @pytest.mark.parametrize("damage", [b"", b"torn", None], ids=["empty", "short", "cut"])
@@ -100,14 +102,14 @@ def test_a_torn_shard_is_replaced(tmp_path, damage):
     store = BlockStore(tmp_path / "0", Header((600, 600), 1, "uint8"), 512, 255)
     store.create()
     pixels = np.random.default_rng(0).integers(0, 3, (600, 600), np.uint8)
-    file = store.path / next(iter(write_all(store, pixels)))
+    file = store.storage.root / next(iter(write_all(store, pixels)))
     file.write_bytes(file.read_bytes()[:-1000] if damage is None else damage)
     if damage:
         with pytest.raises(BlockError, match="cannot be read at"):
             store.read(Box(0, 0, 512, 512))
     if damage is None:
         with pytest.raises(ValueError, match="checksum"):
-            zarr.open_array(store.path)[:512, :512] = pixels[:512, :512]
+            zarr.open_array(store.storage.root)[:512, :512] = pixels[:512, :512]
     store.write(Box(0, 0, 512, 512), pixels[:512, :512])
     np.testing.assert_array_equal(store.read(Box(0, 0, 600, 600))[0], pixels)
 
@@ -118,7 +120,7 @@ def test_a_block_of_fill_leaves_a_file(tmp_path):
     store.create()
     files = write_all(store, np.full((600, 600), 255, np.uint8))
     assert len(files) == 4
-    assert all((store.path / name).stat().st_size == size > 0 for name, size in files.items())
+    assert all((store.storage.root / name).stat().st_size == size > 0 for name, size in files.items())
 
 
 def test_a_missing_block_reads_as_fill(tmp_path):
@@ -126,8 +128,8 @@ def test_a_missing_block_reads_as_fill(tmp_path):
     for name, fill in (("uint16", 65535), ("float32", float("nan"))):
         store = BlockStore(tmp_path / name, Header((10, 10), 1, name), 512, fill)
         store.create()
-        assert np.array_equal(BlockStore.open(store.path).read(Box(0, 0, 10, 10))[0], np.full((10, 10), fill, name), equal_nan=True)
-        assert np.array_equal(BlockStore.open(store.path).fill, fill, equal_nan=True)
+        assert np.array_equal(BlockStore.open(store.storage.root).read(Box(0, 0, 10, 10))[0], np.full((10, 10), fill, name), equal_nan=True)
+        assert np.array_equal(BlockStore.open(store.storage.root).fill, fill, equal_nan=True)
 
 
 def test_boxes_that_are_no_block_are_refused(tmp_path):

@@ -29,7 +29,7 @@ def test_a_name_with_a_colon_is_a_path(tmp_path, monkeypatch):
         assert type(open_storage(name)) is LocalStorage
 
 
-@pytest.mark.parametrize("url", ["tape://x", "codecs://x", "base://x"])
+@pytest.mark.parametrize("url", ["tape://x", "TAPE://x", "codecs://x", "base://x"])
 def test_an_unknown_scheme_is_refused(url):
     """A URL whose scheme is no storage is the user's mistake, told with what there is and how to add it."""
     with pytest.raises(InputError, match=r"expected a path, file:// or memory://. To add it, create pipeline/storage/"):
