@@ -33,6 +33,7 @@ models_app = typer.Typer()
 app.add_typer(models_app, name="models")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML; `gigaseg init` writes one to start from.")]
+TrainFile = Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="The YAML; `gigaseg init training` writes one to start from.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="The output folder of a run.")]
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
@@ -43,8 +44,10 @@ MaybeModel = Annotated[
 BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this block, as failures.csv names it.")]
 Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="By default a sample image and a shipped bundle.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
+Address = Annotated[str | None, typer.Option("--address", metavar="URL", help="Address of the cluster's Jobs API, http://HEAD:8265.")]
+ExportFile = Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="The file to write; by default in this folder.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Remove earlier results from the output folder and start over.")]
-TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the run from the live process that holds it.")]
+TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the output folder from the live process that holds it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -146,13 +149,7 @@ def evaluate(
 
 
 @app.command()
-def train(
-    config: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="The YAML; `gigaseg init training` writes one to start from.")],
-    overrides: Overrides = None,
-    *,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier training from the output folder and start over.")] = False,
-    take_over: Annotated[bool, typer.Option("--take-over", help="Take the training from the live process that holds it.")] = False,
-) -> None:
+def train(config: TrainFile, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False) -> None:
     """Train a network; run again to resume."""
     from workflows import train as workflow
 
@@ -172,9 +169,7 @@ def submit(
     config: ConfigFile,
     to: Annotated[str, typer.Option("--to", metavar="ray", help="The kind of cluster: ray.")],
     overrides: Overrides = None,
-    address: Annotated[
-        str | None, typer.Option("--address", metavar="URL", help="Address of the cluster's Jobs API, http://HEAD:8265.")
-    ] = None,
+    address: Address = None,
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the run ends, and return its exit code.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; contact nothing.")] = False,
@@ -210,9 +205,7 @@ def models(
 def export(
     spec: Annotated[str, typer.Argument(metavar="NAME", help="A model's name, a trained bundle, or {name: ..}.")],
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript or bioimageio.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PATH", help="The file to write; by default in this folder.")
-    ] = None,
+    output: ExportFile = None,
     *,
     as_json: Json = False,
 ) -> None:

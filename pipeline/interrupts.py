@@ -3,9 +3,7 @@
 A KeyboardInterrupt may be raised while a lock is held, and the next thread that needs the lock then waits for ever. Python
 holds such a lock while it imports, so that a Ctrl-C inside an import is raised when the import is over. A library, or a
 callback of the interpreter, may swallow a KeyboardInterrupt: it is remembered, raised once more if the program still runs
-after a while, and raised again before work begins.
-
-This module lies at the top level because ``__main__`` needs it before anything heavy is imported.
+after a while, and raised again before work begins. ``__main__`` needs this module before anything heavy is imported.
 """
 
 from __future__ import annotations

@@ -38,20 +38,29 @@ __all__ = [
     "parse_bytes",
 ]
 
+DEFAULT_PLUGINS: Mapping[str, Any] = {"reader": {"name": "auto"}, "metrics": [{"name": "semantic"}], "writers": [{"name": "ome_zarr"}]}
+"""The plug-ins that a YAML need not name."""
+
 Auto = Literal["auto"]
 PositiveInteger = Annotated[int, Field(ge=1)]
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 NonEmptyText = Annotated[str, Field(min_length=1)]
+_SPEC = "{name: ..., option: ...}"
+PluginSpec = Annotated[dict[str, Any], Expected(f"a name, or {_SPEC}")]
+PluginSpecs = Annotated[tuple[PluginSpec, ...], Strict(strict=False), Expected(f"a list of names or of {_SPEC}")]
+
+_COLOR = r"^#[0-9a-fA-F]{6}$"
+# Black for the background, then colours that stay apart for most colour-blind readers (after S. Trubetskoy's list of distinct colours).
+FIRST = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
+_GOLDEN_RATIO = 0.618033988749895
+_UNITS = {"": 1, "b": 1} | {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
+_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 
 
 class StrictModel(BaseModel):
     """A frozen mapping of the YAML that refuses unknown keys, values of another type, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=False)
-
-
-_UNITS = {"": 1, "b": 1} | {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
-_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 
 
 def parse_bytes(text: str | int) -> int:
@@ -67,7 +76,7 @@ class ClassSpec(StrictModel):
     """One class: its id is its position in the list."""
 
     name: NonEmptyText = Field(description="shown in reports and in the masks' metadata")
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$"), Expected("'#rrggbb'")] | None = Field(
+    color: Annotated[str, Field(pattern=_COLOR), Expected("'#rrggbb'")] | None = Field(
         default=None, description="#rrggbb, in quotes; RGB truth matches it; null: from a palette"
     )
     values: Integers | Literal["other"] | None = Field(default=None, description="what the truth holds for it: a list, or other")
@@ -104,11 +113,6 @@ class ClassList(StrictModel):
     classes: Classes = Field(description="in the order of their ids")
 
 
-# Black for the background, then colours that stay apart for most colour-blind readers (after S. Trubetskoy's list of distinct colours).
-FIRST = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
-GOLDEN = 0.618033988749895
-
-
 def default_colors(count: int) -> list[str]:
     """Return ``count`` different colours, ``#rrggbb``.
 
@@ -121,21 +125,10 @@ def default_colors(count: int) -> list[str]:
     colors = dict.fromkeys(FIRST[:count])
     step = 0
     while len(colors) < count:
-        red, green, blue = colorsys.hsv_to_rgb(step * GOLDEN % 1.0, 0.45 + 0.5 * (step % 3) / 2, 0.95 - 0.4 * (step // 3 % 3) / 2)
+        red, green, blue = colorsys.hsv_to_rgb(step * _GOLDEN_RATIO % 1.0, 0.45 + 0.5 * (step % 3) / 2, 0.95 - 0.4 * (step // 3 % 3) / 2)
         colors[f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"] = None
         step += 1
     return list(colors)
-
-
-DEFAULT_PLUGINS: Mapping[str, Any] = {"reader": {"name": "auto"}, "metrics": [{"name": "semantic"}], "writers": [{"name": "ome_zarr"}]}
-"""The plug-ins that a YAML need not name."""
-
-_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-
-
-_SPEC = "{name: ..., option: ...}"
-PluginSpec = Annotated[dict[str, Any], Expected(f"a name, or {_SPEC}")]
-PluginSpecs = Annotated[tuple[PluginSpec, ...], Strict(strict=False), Expected(f"a list of names or of {_SPEC}")]
 
 
 class Tiling(StrictModel):
@@ -260,7 +253,7 @@ class Config(StrictModel):
     @field_validator("ignore")
     @classmethod
     def _ignored(cls, ignore: int | str | None) -> int | str | None:
-        if isinstance(ignore, str) and not _COLOR.fullmatch(ignore):
+        if isinstance(ignore, str) and not re.fullmatch(_COLOR, ignore):
             raise ValueError("a whole number, a colour '#rrggbb' or null")
         return ignore
 

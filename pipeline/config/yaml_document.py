@@ -19,6 +19,13 @@ from pipeline.validation import join_keys, quote
 
 __all__ = ["KeyLocations", "YamlDocument", "apply_override", "parse_yaml", "read_yaml"]
 
+_MAX_BYTES = 8 * 2**20
+_MAX_NODES = 200_000  # with aliases followed: a few hundred bytes of nested aliases can stand for 10**9 values
+_MAX_DEPTH = 50
+_CORE = "tag:yaml.org,2002:"
+_TEXT = (f"{_CORE}str", f"{_CORE}timestamp")
+_PLAIN = (*_TEXT, *(f"{_CORE}{kind}" for kind in ("null", "bool", "int", "float", "map", "seq", "merge")))
+
 
 @dataclass
 class KeyLocations:
@@ -59,14 +66,6 @@ def _key_and_parents(key: str) -> Iterator[str]:
     while key:
         yield key
         key = re.sub(r"(^|[.:])[^.:]*$", "", key)
-
-
-_MAX_BYTES = 8 * 2**20
-_MAX_NODES = 200_000  # with aliases followed: a few hundred bytes of nested aliases can stand for 10**9 values
-_MAX_DEPTH = 50
-_CORE = "tag:yaml.org,2002:"
-_TEXT = (f"{_CORE}str", f"{_CORE}timestamp")
-_PLAIN = (*_TEXT, *(f"{_CORE}{kind}" for kind in ("null", "bool", "int", "float", "map", "seq", "merge")))
 
 
 @dataclass

@@ -25,6 +25,8 @@ from pipeline.validation import join_keys
 
 __all__ = ["ImageList", "ListedImage", "NameCandidate", "list_images", "name_flaw", "resolve_names"]
 
+_RUN_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "ledger")
+_TRAINING_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
 _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
 
@@ -197,10 +199,6 @@ def _last_component(url: str) -> str:
     parts = urlsplit(url)
     path = parts.path if parts.scheme in ("http", "https") else url.partition("://")[2]
     return path.rstrip("/").rpartition("/")[2] or parts.netloc
-
-
-_RUN_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "ledger")
-_TRAINING_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
 
 
 def _is_own_output(path: str, root: str, output: str) -> bool:

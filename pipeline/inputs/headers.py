@@ -89,11 +89,7 @@ def _last_written_chunk(path: str, reader: Mapping[str, Any]) -> list[int]:
 
 
 def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Image], list[UnreadableImage], list[Problem | str]]:
-    """Read the header of every image, several at a time; their order is kept.
-
-    Returns:
-        The images; those that a folder, a glob or a list holds and that cannot be read; what is wrong with those that the YAML names.
-    """
+    """Read the headers, several at a time: of images, of unreadable ones not named by the YAML, and what is wrong with named ones."""
     images: list[Image] = []
     unreadable: list[UnreadableImage] = []
     problems: list[Problem | str] = []

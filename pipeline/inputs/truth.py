@@ -26,6 +26,7 @@ from pipeline.statistics import as_unsigned
 
 __all__ = ["TruthMap", "pair_truth"]
 
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
 
 
@@ -88,9 +89,6 @@ def _matches(template: str, name: str, path: str) -> list[str]:
         return [filled]
     pattern = os.path.normpath(_fill(template, glob.escape(name), glob.escape(path)))
     return expand_glob(pattern) if glob.has_magic(pattern) else []
-
-
-_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
