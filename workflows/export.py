@@ -31,8 +31,7 @@ __all__ = ["FORMATS", "export"]
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
 """What can be written, and the suffix of its file."""
 
-TOLERANCE = 1e-4
-"""Difference of a logit that is allowed between the network and the file, as a share of the largest logit."""
+TOLERANCE = 1e-4  # difference of a logit that is allowed between the network and the file, as a share of the largest logit
 
 
 def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = False) -> int:

@@ -13,8 +13,7 @@ from pipeline.training import TRAINING_YAML, is_training
 
 __all__ = ["init", "kinds", "schema"]
 
-FOLDER = Path(__file__).parent
-"""Where the ready YAMLs lie, ``KIND.yaml`` each."""
+FOLDER = Path(__file__).parent  # of the ready YAMLs, ``KIND.yaml`` each
 
 
 def kinds() -> list[str]:

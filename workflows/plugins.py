@@ -56,7 +56,7 @@ def describe_bundles() -> list[dict[str, Any]]:
     for name, folder in list_bundles().items():
         try:
             spec = read_spec(folder)
-            summary = f"bundle of {spec.architecture.get('name')}: {', '.join(one.name for one in spec.classes)}"
+            summary = f"bundle of {spec.architecture.get('name')}: {', '.join(each.name for each in spec.classes)}"
         except InputError as error:
             summary = str(error)
         rows.append({"name": name, "summary": summary, "options": {}, "folder": str(folder)})

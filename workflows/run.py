@@ -159,11 +159,7 @@ def execute_config(
 
 
 def protect_files(catalogue: Catalogue, folder: RunFolder, outputs: Sequence[str]) -> None:
-    """Refuse a run that would write ``outputs`` over an image, a truth, or a file that no run has written.
-
-    Raises:
-        InputError: the first few problems.
-    """
+    """Refuse a run that would write ``outputs`` over an image, a truth, or a file that no run has written."""
     refuse_overwriting(
         folder.storage,
         catalogue.config.where("output"),

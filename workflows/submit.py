@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["submit"]
 
 TARGETS = ("ray",)
-ADDRESS = "http://127.0.0.1:8265"
-"""Where Ray's Jobs API listens by default."""
-
+ADDRESS = "http://127.0.0.1:8265"  # where Ray's Jobs API listens by default
 POLL_S = 1.0
 INTERRUPTED = 130
 

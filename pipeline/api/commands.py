@@ -194,7 +194,6 @@ def open_run(output: StorageLike) -> Run | TrainingRun:
 
 
 def _resolved(config: Location | Mapping[str, Any] | Config, changes: Mapping[str, Any] | None) -> tuple[Config, ArrayInputs]:
-    """Return the resolved config, and the arrays that it names."""
     overrides = _overrides(changes)
     if isinstance(config, str | PathLike):
         refuse_training(Path(config))
@@ -252,7 +251,6 @@ def _named(config: Config, inputs: ArrayInputs, lists: str) -> Config:
 
 
 def _storing_note(config: Config, inputs: ArrayInputs) -> str:
-    """Return a note that says which arrays are written where."""
     names = ", ".join(array_name(array.path) for array in (*inputs.arrays, *inputs.truth_arrays))
     return f"arrays are written to {config.output}/{INPUTS} as OME-Zarr first, so that other processes can read them: {names}"
 
