@@ -15,16 +15,7 @@ from pipeline.storage import Storage
 from pipeline.training.plan import TrainPlan
 from pipeline.training.weight_averaging import weights_file
 
-__all__ = [
-    "CHECKPOINT",
-    "OUTPUTS",
-    "Checkpoint",
-    "is_begun",
-    "read_checkpoint",
-    "refuse_overwriting",
-    "remove_outputs",
-    "write_checkpoint",
-]
+__all__ = ["CHECKPOINT", "OUTPUTS", "Checkpoint", "is_begun", "read_checkpoint", "refuse_overwriting", "remove_outputs", "write_checkpoint"]
 
 CHECKPOINT = "checkpoint.pt"
 _STATE_KEY = "learner"  # of `state` in files, so that checkpoints of earlier versions can be read
