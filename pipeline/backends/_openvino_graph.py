@@ -32,7 +32,7 @@ from pipeline.storage import open_storage
 if TYPE_CHECKING:
     from pipeline.statistics import ImageFit
 
-__all__ = ["attach_ends", "convert", "core", "float_type_of", "quantize", "read_calibrated"]
+__all__ = ["attach_ends", "convert", "core", "quantize", "read_calibrated"]
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
 FLOAT_TYPE = ["gigaseg", "floats"]  # key of the float type in a graph
@@ -197,8 +197,8 @@ def _quiet() -> Iterator[None]:
         root.handlers[:] = handlers
 
 
-def read_calibrated(recipe: Recipe, channels: int) -> Any:
-    """Read a recipe's calibrated network for a number of channels.
+def read_calibrated(recipe: Recipe, channels: int) -> tuple[Any, str]:
+    """Read a recipe's calibrated network for a number of channels, and the type of its floats, as OpenVINO names it.
 
     Raises:
         InputError: there is none, or it is not the one that the recipe recorded.
@@ -215,12 +215,8 @@ def read_calibrated(recipe: Recipe, channels: int) -> Any:
             calibrated = ", ".join(sorted(file.stem for file in folder.glob("*.xml")))
             found = f"int8 for an image of {channels} channels"
             raise InputError(Problem("compute.precision", found, f"{calibrated}, as calibrated", way_out))
-        return core().read_model(file)
-
-
-def float_type_of(model: Any) -> str:
-    """Return the type of a calibrated network's floats, as OpenVINO names it."""
-    return str(model.get_rt_info(FLOAT_TYPE).astype(str))
+        model = core().read_model(file)
+        return model, str(model.get_rt_info(FLOAT_TYPE).astype(str))
 
 
 def attach_ends(model: Any, graph: Graph, pixels: NDArray[Any]) -> Any:

@@ -14,15 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = [
-    "MALLOC_VARIABLES",
-    "bf16_supported",
-    "give_back_freed_memory",
-    "keep_freed_memory",
-    "libc",
-    "torch_threads",
-    "trim_memory",
-]
+__all__ = ["MALLOC_VARIABLES", "bf16_supported", "give_back_freed_memory", "keep_freed_memory", "libc", "torch_threads", "trim_memory"]
 
 MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 """Environment variables of glibc's malloc. Where the user has set one, this module changes nothing."""

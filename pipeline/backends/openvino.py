@@ -78,12 +78,11 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
         InputError: OpenVINO cannot run the network.
     """
     from pipeline.backends._graph import refuse_network
-    from pipeline.backends._openvino_graph import attach_ends, convert, float_type_of, read_calibrated
+    from pipeline.backends._openvino_graph import attach_ends, convert, read_calibrated
 
     try:
         if recipe.precision == "int8":
-            calibrated = read_calibrated(recipe, pixels.shape[3 if graph.interleaved else 1])
-            float_type = float_type_of(calibrated)
+            calibrated, float_type = read_calibrated(recipe, pixels.shape[3 if graph.interleaved else 1])
             model, takes_any = attach_ends(calibrated, graph, pixels), True
         else:
             (model, takes_any), float_type = convert(graph, pixels), {"fp32": "f32", "bf16": "bf16"}[recipe.precision]
@@ -137,7 +136,6 @@ class _Requests:
 
 
 def _config(recipe: Recipe, float_type: str) -> dict[str, Any]:
-    """Return OpenVINO's options for a recipe and a type of floats."""
     return {
         # Always set: the default is bfloat16 wherever the processor has it. A calibrated network itself marks its int8 layers.
         "INFERENCE_PRECISION_HINT": float_type,

@@ -24,16 +24,7 @@ from pipeline.scheduling.runners import Work
 from pipeline.tuning.backend_trial import TriedBackend, disagreement, fastest_backend
 from pipeline.tuning.sample_tiles import Comparison, SampleTile
 
-__all__ = [
-    "RunTiming",
-    "choose_piece",
-    "halo_overhead",
-    "read_largest_tile",
-    "summarize_receipts",
-    "time_backend_again",
-    "time_backends",
-    "time_piece",
-]
+__all__ = ["RunTiming", "choose_piece", "halo_overhead", "read_largest_tile", "time_backend_again", "time_backends", "time_piece"]
 
 NUM_ROUNDS, MOST_ROUNDS, ENOUGH_S = 3, 30, 2.0  # a tile is predicted so often at least and at most, and until so many seconds are spent
 BLOCKS_PER_ACTOR = 6  # one to warm up, one at the end when other actors are idle, and some between them

@@ -205,7 +205,7 @@ def on_device(monkeypatch):
     torch.set_num_threads(1)
 
     def switch():
-        monkeypatch.setattr(backend, "_predictor", backend._DevicePredictor)
+        monkeypatch.setattr(backend, "_HostPredictor", backend._DevicePredictor)
         monkeypatch.setattr(Recipe, "io_threads", Recipe(device="cuda").io_threads)
 
     yield switch
