@@ -43,7 +43,7 @@ class Raster(ABC):
     """An open image: a header, and pixels by region."""
 
     header: Header
-    folder: Path | None = None  # of the pixels' own files, where they may change while the file of the image's path does not
+    folder: Path | None = None  # of the chunk files, which may change while the file at the image's path does not; None: no such files
 
     @abstractmethod
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:

@@ -70,7 +70,7 @@ def _key_and_parents(key: str) -> Iterator[str]:
 
 @dataclass
 class YamlDocument:
-    """The data of a YAML file or of a mapping, before it is checked; ``problems`` say where they are themselves."""
+    """The data of a YAML file or of a mapping, before it is checked; each problem names its place."""
 
     data: Any
     locations: KeyLocations

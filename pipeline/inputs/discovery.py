@@ -56,7 +56,7 @@ class ImageList:
 
 @dataclass
 class _FoundImage:
-    """One image, before it has its final name; an image of no CSV list has a row as well."""
+    """One image, before it has its final name; images of folders and globs get a row like those of a CSV list."""
 
     candidate: NameCandidate
     row: Row
@@ -138,7 +138,7 @@ class _Search:
         self.images.append(_FoundImage(NameCandidate(row.name or name, fixed=bool(row.name)), row, direct))
 
     def _take_all(self, paths: Iterable[str], root: str, where: str, otherwise: str) -> None:
-        """Add images named by their path below a folder; where there is none, say what there is otherwise."""
+        """Add images named by their path below a folder; report ``otherwise`` where there is none."""
         before = len(self.images)
         for path in sorted(paths):
             self._take(os.path.relpath(path, root), Row(where, path))

@@ -89,7 +89,10 @@ def _last_written_chunk(path: str, reader: Mapping[str, Any]) -> list[int]:
 
 
 def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Image], list[UnreadableImage], list[Problem | str]]:
-    """Read the headers, several at a time: of images, of unreadable ones not named by the YAML, and what is wrong with named ones."""
+    """Read the header of every image, several at a time; their order is kept.
+
+    Where a header cannot be read, an image that the YAML names is a problem; any other image is returned as unreadable.
+    """
     images: list[Image] = []
     unreadable: list[UnreadableImage] = []
     problems: list[Problem | str] = []

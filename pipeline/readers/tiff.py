@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Tiff"]
 
-Span = tuple[slice, slice]
-
 
 class Tiff(Reader):
     """TIFF and its dialects: BigTIFF, OME-TIFF, ImageJ, GeoTIFF and COG, pyramids (SubIFDs or a flat chain), SVS.
@@ -159,7 +157,7 @@ class _TiffRaster(Raster):
             stored_planes.setdefault(stored_plane, []).append((channel, indices.get(after, 0)))
         return stored_planes
 
-    def _pieces(self, stored_plane: int, box: Box) -> Iterator[tuple[NDArray[Any], Span]]:
+    def _pieces(self, stored_plane: int, box: Box) -> Iterator[tuple[NDArray[Any], tuple[slice, slice]]]:
         """Yield parts (Y, X, S) of one stored plane, each with its place in the box."""
         number, within = divmod(stored_plane, self._page.shaped[0] * self._page.shaped[1])
         with self.segments.lock:
