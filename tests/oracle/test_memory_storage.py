@@ -70,7 +70,7 @@ def called_by_a_storage():
 
 
 GUARD = Guard()
-sys.addaudithook(GUARD)  # cannot be removed; costs nothing while it is not armed
+sys.addaudithook(GUARD)  # cannot be removed; does nothing while it is not armed
 
 
 @pytest.fixture

@@ -64,6 +64,14 @@ def test_masks_of_a_run_are_known_to_have_no_prediction(score, engine, tmp_path,
         assert "no prediction" not in err
 
 
+def test_a_single_file_is_scored(score, tmp_path):
+    """A mask that is named itself is scored against its truth."""
+    for name in ("pred", "truth"):
+        save(tmp_path / name / "a.tif", halves(0, 1))
+    assert score("pred/a.tif")[0] == 0
+    assert report_at(tmp_path / "scores")["mean_iou"] == 1.0
+
+
 def test_unknown_ids_are_named_with_their_files_and_leave_no_folder(score, tmp_path):
     """Each mask with an unknown id is named with the first one, and no new folder is left, whatever else could be counted."""
     (tmp_path / "classes.yaml").write_text(yaml.safe_dump([{"name": "ground"}, {"name": "cell"}]))
