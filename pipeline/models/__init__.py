@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from pipeline.models.networks import Shapes
     from pipeline.statistics import Fitter
 
-__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "num_parameters"]
+__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "fact_of", "num_parameters"]
+
+
+def fact_of(path: str) -> Any:
+    """Return a property that reads a fact off another object, such as ``architecture.stride``; its annotation is a ClassVar."""
+    return property(attrgetter(path))
 
 
 class Model(Plugin):
@@ -216,15 +222,12 @@ class Network(TorchModel):
     )
     seed: int = Field(default=0, description="of the random weights, where no file is given")
 
+    num_channels: ClassVar[int] = fact_of("channels")
+
     @property
     def num_classes(self) -> int:
         """At least 2: one logit separates two classes."""
         return max(self.classes, 2)
-
-    @property
-    def num_channels(self) -> int:
-        """As given."""
-        return self.channels
 
     def files(self) -> Sequence[Path]:
         """Return the weights file, if any."""
@@ -245,11 +248,7 @@ class Network(TorchModel):
         """Build the module with random weights. This method imports torch; its module does not."""
 
     def load(self) -> nn.Module:
-        """Build the module and load its weights.
-
-        Raises:
-            InputError: the names or shapes of the file's tensors do not match the module.
-        """
+        """Build the module and load its weights."""
         from pipeline.models.networks import load_weights
 
         return load_weights(self.build, self.weights, self.seed)
@@ -260,10 +259,6 @@ def num_parameters(model: Model) -> int:
 
     Raises:
         InputError: the model cannot be loaded.
-
-    Example:
-        >>> num_parameters(build("models", {"name": "histogram"}))
-        0
     """
     if not isinstance(model, TorchModel):
         return 0

@@ -67,8 +67,6 @@ class Predictor(ABC):
 
 
 class _Function(Predictor):
-    """A plain function as a predictor."""
-
     def __init__(self, function: Predict) -> None:
         super().__init__()
         self.function = function
@@ -78,13 +76,7 @@ class _Function(Predictor):
 
 
 def as_predictor(predict: Predict) -> Predictor:
-    """Return a predictor unchanged, and wrap a plain function, which a plug-in may yield instead.
-
-    Example:
-        >>> predictor = as_predictor(lambda pixels_BCYX, fits: pixels_BCYX[:, 0] > 128)
-        >>> as_predictor(predictor) is predictor, predictor.notes, predictor.has_own_classes
-        (True, [], False)
-    """
+    """Return a predictor unchanged, and wrap a plain function, which a plug-in may yield instead."""
     return predict if isinstance(predict, Predictor) else _Function(predict)
 
 
@@ -97,20 +89,8 @@ def orientations(kind: TTA) -> list[tuple[Turn, Turn]]:
     """Return pairs of functions that turn an array (..., Y, X) and turn it back.
 
     ``flips``: unchanged, mirrored along either axis, and along both. ``d4``: also all of these turned by 90 degrees.
-
-    Example:
-        >>> picture = np.arange(6).reshape(2, 3)
-        >>> [len({turn(picture).tobytes() for turn, _ in orientations(kind)}) for kind in ("none", "flips", "d4")]
-        [1, 4, 8]
-        >>> all((back(turn(picture)) == picture).all() for turn, back in orientations("d4"))
-        True
     """
-    flips: list[Turn] = [
-        lambda x: x,
-        lambda x: x[..., ::-1, :],
-        lambda x: x[..., ::-1],
-        lambda x: x[..., ::-1, ::-1],
-    ]
+    flips: list[Turn] = [lambda x: x, lambda x: x[..., ::-1, :], lambda x: x[..., ::-1], lambda x: x[..., ::-1, ::-1]]
     pairs = [(flip, flip) for flip in flips]
     if kind == "none":
         return pairs[:1]
@@ -129,17 +109,7 @@ def _then(first: Turn, second: Turn) -> Turn:
 
 
 def average_probs(answers: Iterable[NDArray[Any]], weights: Sequence[float]) -> NDArray[np.float32]:
-    """Average the softmax of several logits, and return its logarithm, which are logits again.
-
-    Args:
-        answers: logits (B, K, Y, X), computed one after the other.
-        weights: one for each of them, adding up to 1.
-
-    Example:
-        >>> one, other = np.zeros((1, 2, 1, 1)), np.log([0.9, 0.1]).reshape(1, 2, 1, 1)
-        >>> np.exp(average_probs([one, other], [0.5, 0.5])).astype(float).round(2).ravel().tolist()
-        [0.7, 0.3]
-    """
+    """Average the softmax of several logits (B, K, Y, X) by weights that add up to 1; its logarithm is logits again."""
     total = np.zeros((), np.float32)
     for logits, weight in zip(answers, weights, strict=True):
         probs = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)

@@ -17,7 +17,7 @@ from pydantic import Field, Strict, model_validator
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.models import Predictor, TorchModel
+from pipeline.models import Predictor, TorchModel, fact_of
 from pipeline.models._predictors import augmented
 from pipeline.models.model_zoo import ArchitectureFile, Package, architecture_of, find_description, read_package
 from pipeline.models.network_files import NetworkFile
@@ -57,6 +57,11 @@ class BioImageIO(TorchModel):
     )
     channel: int | None = Field(default=None, ge=0, description="output channel that is the foreground; null: every channel is a class")
 
+    field: ClassVar[int | None] = fact_of("network.field")
+    unmeasured_key: ClassVar[str | None] = fact_of("network.unmeasured_key")
+    uses_gpu: ClassVar[bool] = fact_of("network.uses_gpu")
+    pixel_size: ClassVar[float | None] = fact_of("package.pixel_size")
+
     @model_validator(mode="after")
     def _readable(self) -> BioImageIO:
         if self.path.exists():
@@ -65,20 +70,12 @@ class BioImageIO(TorchModel):
 
     @cached_property
     def package(self) -> Package:
-        """The package's description.
-
-        Raises:
-            InputError: there is none, or something in it is not supported.
-        """
+        """The package's description."""
         return read_package(find_description(self.path))
 
     @cached_property
     def network(self) -> NetworkFile:
-        """The network of the weights that will run.
-
-        Raises:
-            InputError: the package has no weights of the wanted format, or they need ``trust``.
-        """
+        """The network of the weights that will run."""
         package, name = self.package, self._format()
         entry = package.weights[name]
         options: dict[str, Any] = {"path": entry.file, "channels": package.channels}
@@ -117,11 +114,6 @@ class BioImageIO(TorchModel):
         return math.lcm(self.package.step, self.network.stride)
 
     @property
-    def field(self) -> int | None:
-        """The network's."""
-        return self.network.field
-
-    @property
     def margin(self) -> int:
         """As the package says."""
         return max(self.package.offset, self.network.margin)
@@ -130,16 +122,6 @@ class BioImageIO(TorchModel):
     def fixed_size(self) -> int | None:
         """As the package or its file says."""
         return self.network.fixed_size or self.package.size
-
-    @property
-    def unmeasured_key(self) -> str | None:
-        """The network's."""
-        return self.network.unmeasured_key
-
-    @property
-    def uses_gpu(self) -> bool:
-        """The network's."""
-        return self.network.uses_gpu
 
     @property
     def tile(self) -> Mapping[str, int]:
@@ -154,11 +136,6 @@ class BioImageIO(TorchModel):
             chosen = names[self.channel or 0] if (self.channel or 0) < len(names) else "foreground"
             return [{"name": "background"}, {"name": chosen}]
         return [{"name": name} for name in names] if len(names) == self.num_classes else []
-
-    @property
-    def pixel_size(self) -> float | None:
-        """As the package says."""
-        return self.package.pixel_size
 
     def files(self) -> Sequence[Path]:
         """Return the description and the weights, or the zip that holds them."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.models import Network, TorchModel
+from pipeline.models import Network, TorchModel, fact_of
 from pipeline.models.bundle_files import BundleSpec, find_bundle, read_architecture, read_spec
 from pipeline.storage import file_sha256
 
@@ -34,6 +34,14 @@ class Bundle(TorchModel):
 
     path: str = Field(description="name of a shipped bundle, or a folder")
 
+    stride: ClassVar[int] = fact_of("architecture.stride")
+    margin: ClassVar[int] = fact_of("architecture.margin")
+    fixed_size: ClassVar[int | None] = fact_of("architecture.fixed_size")
+    normalize: ClassVar[Any] = fact_of("spec.normalize")
+    pixel_size: ClassVar[float | None] = fact_of("spec.pixel_size")
+    licence: ClassVar[str] = fact_of("spec.licence")
+    citation: ClassVar[str] = fact_of("spec.citation")
+
     @classmethod
     def path_options(cls, options: Mapping[str, Any]) -> list[str]:
         """Return ``path``, unless it is the name of a bundle: a name has no slash."""
@@ -46,29 +54,17 @@ class Bundle(TorchModel):
 
     @cached_property
     def folder(self) -> Path:
-        """The bundle's folder.
-
-        Raises:
-            InputError: there is no such bundle.
-        """
+        """The bundle's folder."""
         return find_bundle(self.path)
 
     @cached_property
     def spec(self) -> BundleSpec:
-        """The content of ``model.yaml``.
-
-        Raises:
-            InputError: the file is missing, no YAML, or a key is wrong.
-        """
+        """The content of ``model.yaml``."""
         return read_spec(self.folder)
 
     @cached_property
     def architecture(self) -> Network:
-        """The network that the weights belong to.
-
-        Raises:
-            InputError: no such architecture, wrong options, or classes and channels that do not fit it.
-        """
+        """The network that the weights belong to."""
         return read_architecture(self.spec, self.folder)
 
     @property
@@ -82,24 +78,9 @@ class Bundle(TorchModel):
         return None if self.spec.merge_channels else self.spec.channels or self.architecture.num_channels
 
     @property
-    def stride(self) -> int:
-        """The architecture's."""
-        return self.architecture.stride
-
-    @property
     def field(self) -> int | None:
         """The architecture's, else as ``model.yaml`` says."""
         return self.architecture.field if self.architecture.field is not None else self.spec.tile.field
-
-    @property
-    def margin(self) -> int:
-        """The architecture's."""
-        return self.architecture.margin
-
-    @property
-    def fixed_size(self) -> int | None:
-        """The architecture's."""
-        return self.architecture.fixed_size
 
     @property
     def allows_bf16(self) -> bool:
@@ -117,29 +98,9 @@ class Bundle(TorchModel):
         return [named.model_dump(exclude_none=True) for named in self.spec.classes]
 
     @property
-    def normalize(self) -> Any:
-        """As ``model.yaml`` says."""
-        return self.spec.normalize
-
-    @property
     def tile(self) -> Mapping[str, int]:
         """As ``model.yaml`` says."""
         return self.spec.tile.model_dump(exclude_none=True)
-
-    @property
-    def pixel_size(self) -> float | None:
-        """As ``model.yaml`` says."""
-        return self.spec.pixel_size
-
-    @property
-    def licence(self) -> str:
-        """As ``model.yaml`` says."""
-        return self.spec.licence
-
-    @property
-    def citation(self) -> str:
-        """As ``model.yaml`` says."""
-        return self.spec.citation
 
     def files(self) -> Sequence[Path]:
         """Return ``model.yaml`` and the weights."""
@@ -150,11 +111,7 @@ class Bundle(TorchModel):
         return self.architecture.projected_bytes(tile, channels)
 
     def load(self) -> nn.Module:
-        """Build the architecture and load the weights, after comparing their hash with ``model.yaml``.
-
-        Raises:
-            InputError: the weights are missing, or were changed.
-        """
+        """Build the architecture and load the weights, after comparing their hash with ``model.yaml``."""
         weights, wanted = self.folder / self.spec.weights.file, self.spec.weights.sha256
         if not weights.is_file():
             raise InputError(Problem(str(weights), "no such file", "the weights that model.yaml names"))

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator
-
 from pipeline.errors import InputError, Problem
-from pipeline.models.network_files import FileFacts, NetworkFile, facts_of_shapes, last_line
+from pipeline.models.network_files import FileFacts, TrustedFile, facts_of_shapes, last_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Exported"]
 
 
-class Exported(NetworkFile):
+class Exported(TrustedFile):
     """A ``.pt2`` file of ``torch.export.save``: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
     Channels, classes, a fixed size and a fixed batch are read from the file. Where the program was exported with a
@@ -34,22 +32,9 @@ class Exported(NetworkFile):
 
     kind: ClassVar[str] = "torch.export"
 
-    trust: bool = Field(default=False, validate_default=True, description="must be true: the file can run code when it is loaded")
-
-    @field_validator("trust")
-    @classmethod
-    def _trusted(cls, trust: bool) -> bool:
-        if not trust:
-            raise ValueError("true: a .pt2 file can run any code when it is loaded. Set trust: true if you know where it comes from")
-        return trust
-
     @classmethod
     def read_facts(cls, path: Path) -> FileFacts:
-        """Read the shapes of input and output from the JSON in the archive.
-
-        Raises:
-            InputError: the file is no such archive, or its network has several inputs or outputs.
-        """
+        """Read the shapes of input and output from the JSON in the archive."""
         try:
             with zipfile.ZipFile(path) as archive:
                 name = next(name for name in archive.namelist() if name.endswith("models/model.json"))
@@ -64,17 +49,12 @@ class Exported(NetworkFile):
         return facts_of_shapes(path, *shapes)
 
     def load(self) -> nn.Module:
-        """Load the program.
-
-        Raises:
-            InputError: there is no such file, or it is not an exported program.
-        """
+        """Load the program."""
         import torch
 
         from pipeline.models.networks.wrappers import FixedBatch
 
         self.require_file()
-        batch = self.facts.batch
         log = logging.getLogger("torch.export.pt2_archive._package")
         before = log.level
         log.setLevel(logging.ERROR)  # torch warns about valid archives
@@ -84,7 +64,7 @@ class Exported(NetworkFile):
             raise InputError(_unreadable(self.path, error)) from error
         finally:
             log.setLevel(before)
-        return FixedBatch(program.module(), batch)
+        return FixedBatch(program.module(), self.facts.batch)
 
 
 def _sides(tensors: Mapping[str, Any], name: str) -> list[int | None]:

@@ -44,12 +44,7 @@ class FRRN(Network):
 
     @property
     def stride(self) -> int:
-        """Scale of the coarsest stage.
-
-        Example:
-            >>> FRRN(variant="a").stride, FRRN(variant="b").stride
-            (16, 32)
-        """
+        """Scale of the coarsest stage."""
         return max(scale for scale, _, _ in self.stages)
 
     @property

@@ -38,6 +38,7 @@ class GraphCut(ClassicalModel):
     """
 
     max_parts: ClassVar[int] = 16
+    tile: ClassVar[Mapping[str, int]] = {"core": 512, "halo": 64}
 
     smoothness: float = Field(default=10.0, ge=0, le=100, description="cost of a border between two pixels of one colour, nats")
     contrast: float = Field(default=1.0, gt=0, description="how many times the usual difference of neighbours makes an edge")
@@ -47,11 +48,6 @@ class GraphCut(ClassicalModel):
     sweeps: int = Field(default=4, ge=1, description="with more than two classes: how often every class may expand at most")
     samples: int = Field(default=8192, ge=256, description="pixels that the colours of the classes are fitted to")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the sample and of the first centres")
-
-    @property
-    def tile(self) -> Mapping[str, int]:
-        """As measured; the class says what the halo costs."""
-        return {"core": 512, "halo": 64}
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """Use one and a half times the 670 bytes per pixel measured where most pixels are left to the flow."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.config import Recipe
-from pipeline.models import Model, Predict
+from pipeline.models import Model, Predict, fact_of
 from pipeline.statistics import ImageFit
 
 __all__ = ["Identity"]
@@ -31,11 +31,7 @@ class Identity(Model):
     field: ClassVar[int] = 0
 
     classes: int = Field(ge=2, le=65535, description="number of classes; a value that is none of their ids fails")
-
-    @property
-    def num_classes(self) -> int:
-        """As given."""
-        return self.classes
+    num_classes: ClassVar[int] = fact_of("classes")
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:

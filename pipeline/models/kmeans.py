@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, Strict, field_validator
+from pydantic import Field, PositiveFloat, Strict
 
-from pipeline.errors import Problem
 from pipeline.models.classical import ClassicalModel, PixelFeatures, SampleFitter, find_centers
 from pipeline.statistics import Fitter, Summary
-from pipeline.validation import problems_error
 
 __all__ = ["KMeans"]
 
@@ -33,18 +31,11 @@ class KMeans(ClassicalModel):
     """
 
     smooth: float = Field(default=0.0, ge=0, description="sigma of a Gaussian over the channels, cut at 3 sigma, pixels; 0: none")
-    texture: Annotated[tuple[float, ...], Strict(strict=False)] = Field(
+    texture: Annotated[tuple[PositiveFloat, ...], Strict(strict=False)] = Field(
         default=(), description="sigmas, pixels: each adds the local mean and standard deviation of the grey value"
     )
     samples: int = Field(default=8192, ge=256, description="pixels that the centres are fitted to")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the sample and of the first centres")
-
-    @field_validator("texture")
-    @classmethod
-    def _has_width(cls, texture: tuple[float, ...]) -> tuple[float, ...]:
-        if problems := [Problem(str(at), str(one), "a number above 0") for at, one in enumerate(texture) if not one > 0]:
-            raise problems_error(problems)
-        return texture
 
     @property
     def field(self) -> int:

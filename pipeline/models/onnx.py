@@ -35,11 +35,7 @@ class Onnx(NetworkFile):
 
     @classmethod
     def read_facts(cls, path: Path) -> FileFacts:
-        """Read the shapes of input and output from the graph.
-
-        Raises:
-            InputError: ONNX Runtime is missing, or it cannot run the file.
-        """
+        """Read the shapes of input and output from the graph, with ONNX Runtime."""
         session = open_session(path, threads=1, optimize=False)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if (len(inputs), len(outputs)) != (1, 1) or inputs[0].type != "tensor(float)":
@@ -57,11 +53,7 @@ class Onnx(NetworkFile):
         return CUDA in onnx_providers()
 
     def load(self) -> nn.Module:
-        """Return the graph as a module; the first tile opens the session, on its device.
-
-        Raises:
-            InputError: there is no such file.
-        """
+        """Return the graph as a module; the first tile opens the session, on its device."""
         from pipeline.models.networks.wrappers import FixedBatch
 
         self.require_file()
@@ -69,11 +61,7 @@ class Onnx(NetworkFile):
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
-        """Run the graph in ONNX Runtime.
-
-        Raises:
-            InputError: the YAML asks for another backend or precision.
-        """
+        """Run the graph in ONNX Runtime; refuse a YAML that asks for another backend or precision."""
         if recipe.backend != "torch" or recipe.precision != "fp32":
             found = f"backend {recipe.backend} with {recipe.precision}"
             raise InputError(Problem("compute", found, "backend: auto, precision: auto", "An ONNX file brings its runtime and its types."))

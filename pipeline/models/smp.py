@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.models import Network
 from pipeline.models.networks import Shapes, load_weights, probe_key, recall_probe
-from pipeline.models.networks.smp import (
-    DEPTH,
-    GIVEN_ELSEWHERE,
-    OUTPUT_STRIDE,
-    UNBOUNDED,
-    Architecture,
-    check_output,
-    infer_options,
-    make_network,
-    spelled,
-)
+from pipeline.models.networks.smp import GIVEN_ELSEWHERE, check_output, infer_options, make_network
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["Smp"]
+
+Architecture = Literal[
+    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"
+]
+_SPELLING = {name.lower(): name for name in get_args(Architecture)}
+# Default encoder depth where it is not 5.
+_DEPTH = {"PSPNet": 3}
+# Default output stride where the encoder is dilated.
+_OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
+# Architectures whose attention, image pooling or group norm sees the whole tile.
+_UNBOUNDED = {"MAnet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "DPT"}
 
 
 class Smp(Network):
@@ -42,7 +43,9 @@ class Smp(Network):
         model: {name: smp, architecture: FPN, encoder: resnet18, channels: 3, classes: 2}
     """
 
-    architecture: Annotated[Architecture, BeforeValidator(spelled)] = Field(default="Unet", description="class of the library")
+    architecture: Annotated[Architecture, BeforeValidator(lambda name: _SPELLING.get(str(name).lower(), name))] = Field(
+        default="Unet", description="class of the library"
+    )
     encoder: str = Field(default="resnet34", description="such as resnet34, mit_b0, efficientnet-b0; any of timm's with the prefix tu-")
     pretrained: str | None = Field(default=None, description="the encoder's weights, such as imagenet, if `weights` is null; null: random")
     channels: int = Field(default=3, ge=1, description="channels of the input")
@@ -70,20 +73,20 @@ class Smp(Network):
         if self.architecture == "DPT":
             patch = re.search(r"patch(\d+)", self.encoder)
             return 2 * int(patch[1]) if patch else 32
-        depth = int(self.options.get("encoder_depth", DEPTH.get(self.architecture, 5)))
-        most = int(self.options.get("encoder_output_stride", OUTPUT_STRIDE.get(self.architecture, 2**depth)))
+        depth = int(self.options.get("encoder_depth", _DEPTH.get(self.architecture, 5)))
+        most = int(self.options.get("encoder_output_stride", _OUTPUT_STRIDE.get(self.architecture, 2**depth)))
         return int(min(2**depth, most)) * (8 if self.architecture == "PAN" else 1)
 
     @property
     def field(self) -> int | None:
         """As measured for the weights."""
-        found = recall_probe(self.weights, **self._built_from) if self.weights and self.architecture not in UNBOUNDED else None
+        found = recall_probe(self.weights, **self._built_from) if self.weights and self.architecture not in _UNBOUNDED else None
         return found.field if found else None
 
     @property
     def unmeasured_key(self) -> str | None:
         """Key of the measurement, until it was made, for an architecture that may have a finite field."""
-        if self.weights is None or not self.weights.is_file() or self.architecture in UNBOUNDED:
+        if self.weights is None or not self.weights.is_file() or self.architecture in _UNBOUNDED:
             return None
         return None if recall_probe(self.weights, **self._built_from) else probe_key(self.weights, **self._built_from)
 
@@ -107,11 +110,7 @@ class Smp(Network):
         return self._make(None)
 
     def load(self) -> nn.Module:
-        """Build the module and load its weights, or the encoder's weights from the hub.
-
-        Raises:
-            InputError: there is no such encoder, the weights cannot be loaded, or the options do not fit.
-        """
+        """Build the module and load its weights, or the encoder's weights from the hub."""
         module = load_weights(lambda: self._make(None if self.weights else self.pretrained), self.weights, self.seed)
         check_output(module, self.channels, self.stride)
         return module

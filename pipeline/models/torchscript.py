@@ -5,10 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, field_validator
-
 from pipeline.errors import InputError, Problem
-from pipeline.models.network_files import NetworkFile, last_line
+from pipeline.models.network_files import TrustedFile, last_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["TorchScript"]
 
 
-class TorchScript(NetworkFile):
+class TorchScript(TrustedFile):
     """A TorchScript file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
     A file with K = 1 separates two classes: class 1 where the logit is above 0. Stride and field are those
@@ -29,21 +27,8 @@ class TorchScript(NetworkFile):
 
     kind: ClassVar[str] = "TorchScript"
 
-    trust: bool = Field(default=False, validate_default=True, description="must be true: the file runs code when it is loaded")
-
-    @field_validator("trust")
-    @classmethod
-    def _trusted(cls, trust: bool) -> bool:
-        if not trust:
-            raise ValueError("true: a TorchScript file can run any code when it is loaded. Set trust: true if you know where it comes from")
-        return trust
-
     def load(self) -> nn.Module:
-        """Load the file.
-
-        Raises:
-            InputError: there is no such file, or it is not TorchScript.
-        """
+        """Load the file."""
         import torch
 
         self.require_file()

@@ -52,22 +52,12 @@ class UNet(Network):
 
     @property
     def stride(self) -> int:
-        """Two for each pooling, times the patch.
-
-        Example:
-            >>> UNet(depth=4).stride, UNet(depth=4, patch=2).stride
-            (16, 32)
-        """
+        """Two for each pooling, times the patch."""
         return int(self.patch * 2**self.depth)
 
     @property
     def field(self) -> int:
-        """Exact: the first pixel of a cell, followed back to its inputs. Valid padding sees no further than its margin.
-
-        Example:
-            >>> UNet(depth=4).field, UNet(depth=2).field, UNet(depth=2, padding="valid").field, UNet(depth=2, patch=2).field
-            (94, 22, 20, 44)
-        """
+        """Exact: the first pixel of a cell, followed back to its inputs. Valid padding sees no further than its margin."""
         if self.padding == "valid":
             return self.margin
         low = 0
@@ -80,12 +70,7 @@ class UNet(Network):
 
     @property
     def margin(self) -> int:
-        """Pixels that valid convolutions take off each side, (572 - 388) / 2 = 92 at depth 4, and half the crop that makes a size fit.
-
-        Example:
-            >>> UNet(depth=4).margin, UNet(depth=4, padding="valid").margin
-            (0, 94)
-        """
+        """Pixels that valid convolutions take off each side, (572 - 388) / 2 = 92 at depth 4, and half the crop that makes a size fit."""
         return 0 if self.padding == "same" else 6 * self.stride - 4 + 4 % self.stride // 2
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:

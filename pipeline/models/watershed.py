@@ -32,6 +32,7 @@ class Watershed(ClassicalModel):
     """
 
     max_parts: ClassVar[int] = 5
+    tile: ClassVar[Mapping[str, int]] = {"core": 1024, "halo": 64}
 
     channel: int | None = Field(default=None, ge=0, description="which channel, from 0; null: the mean of all")
     smooth: float = Field(default=1.0, ge=0, description="sigma of the Gaussian, cut at 3 sigma, pixels; 0: none")
@@ -43,11 +44,6 @@ class Watershed(ClassicalModel):
     sure: float = Field(
         default=0.5, ge=0, le=1, description="how far from the threshold to the class's mean a marker begins; 0: at the threshold"
     )
-
-    @property
-    def tile(self) -> Mapping[str, int]:
-        """As measured; the class says what the halo costs."""
-        return {"core": 1024, "halo": 64}
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """As measured for the gradient, the markers and the queue of the flood."""

@@ -15,7 +15,7 @@ import yaml
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.models.model_zoo.exact_moments import mean_and_std, sum_moments
+from pipeline.models.model_zoo.preprocessing import mean_and_std, sum_moments
 from pipeline.models.networks.stride_and_field import Probe, probe_key, remember_probe
 from pipeline.plugins import build
 from pipeline.tiling import NumpyOps

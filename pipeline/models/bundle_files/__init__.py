@@ -6,17 +6,229 @@ Never touches: pixels.
 
 from __future__ import annotations
 
-from pipeline.models.bundle_files.folders import MERGED_CHANNELS, find_bundle, list_bundles, read_architecture, read_spec, save_bundle
-from pipeline.models.bundle_files.model_text import parse_model
-from pipeline.models.bundle_files.spec import BundleSpec
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-__all__ = [
-    "MERGED_CHANNELS",
-    "BundleSpec",
-    "find_bundle",
-    "list_bundles",
-    "parse_model",
-    "read_architecture",
-    "read_spec",
-    "save_bundle",
-]
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.models import Network
+from pipeline.plugins import available, build, find
+from pipeline.statistics import check_mean_std
+from pipeline.storage import LocalStorage
+from pipeline.validation import problems_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MERGED_CHANNELS", "BundleSpec", "find_bundle", "list_bundles", "parse_model", "read_architecture", "read_spec", "save_bundle"]
+
+MERGED_CHANNELS = 3  # channels of a network that sees mean, minimum and maximum over any number of them
+
+_SHIPPED = Path(__file__).parents[2] / "bundles"
+_NAMING = "A folder is named with a slash, as ./mine; GIGASEG_MODELS lists folders of bundles."
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class WeightsFile(_Spec):
+    """The weights file and its hash."""
+
+    file: str = Field(default="weights.safetensors", pattern=r"^[^/\\]+$", description="a file in the bundle's folder")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file's bytes")
+
+
+class BundleClass(_Spec):
+    """A class that the model predicts; its id is its position in the list."""
+
+    name: str
+    color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$")
+
+
+class MeasuredTile(_Spec):
+    """The tile that the scores were measured with, and the measured field, pixels."""
+
+    core: int | None = Field(default=None, ge=1)
+    halo: int | None = Field(default=None, ge=0)
+    field: int | None = Field(
+        default=None, ge=0, description="measured radius of the pixels that a pixel depends on; null: as the architecture says"
+    )
+
+
+class BundleSpec(_Spec):
+    """The keys of ``model.yaml``."""
+
+    format: Literal["gigaseg.bundle/1"]
+    architecture: dict[str, Any] = Field(description="name and options of a network, as in the YAML's `model`")
+    weights: WeightsFile
+    classes: Annotated[tuple[BundleClass, ...], Strict(strict=False)] = Field(min_length=2)
+    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
+        default=None,
+        description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
+    )
+    normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
+    pixel_size: float | None = Field(default=None, gt=0, description="trained at: micrometres, metres for maps")
+    tile: MeasuredTile = MeasuredTile()
+    bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so `auto` computes in float32")
+    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
+    merge_channels: bool = Field(default=False, description="the network sees mean, minimum and maximum over any number of channels")
+    licence: str = ""
+    trained_on: str = ""
+    scores: dict[str, Any] = Field(default={}, description="measured scores, by data set or metric")
+    citation: str = ""
+
+
+def list_bundles() -> dict[str, Path]:
+    """Return the folders of bundles that can be named without a path, by name.
+
+    Shipped bundles come before those of GIGASEG_MODELS, whose folders count in their order, where a name occurs twice.
+    """
+    parents = [_SHIPPED, *(Path(parent) for parent in os.environ.get("GIGASEG_MODELS", "").split(os.pathsep) if parent)]
+    folders = {path.parent.name: path.parent for parent in reversed(parents) for path in parent.glob("*/model.yaml")}
+    return dict(sorted(folders.items()))
+
+
+def find_bundle(path: str) -> Path:
+    """Return the folder of a bundle: named by its path, with a slash, by the output folder of its training, or by its name.
+
+    Raises:
+        InputError: there is no such bundle.
+    """
+    if "/" in path or os.sep in path:
+        for folder in (Path(path), Path(path, "bundle")):  # the second one in the output folder of a training
+            if (folder / "model.yaml").is_file():
+                return folder
+        found = "a folder without model.yaml" if Path(path).is_dir() else "no such folder"
+        raise InputError(Problem(path, found, "a bundle: a folder with model.yaml and weights.safetensors"))
+    bundles = list_bundles()
+    if path not in bundles:
+        local = f"For the folder here, write ./{path}." if Path(path, "model.yaml").is_file() else ""
+        raise InputError(Problem("bundle", repr(path), one_of(list(bundles)), local or nearest(path, list(bundles)) or _NAMING))
+    return bundles[path]
+
+
+def parse_model(text: str, where: str) -> dict[str, Any]:
+    """Return the mapping that the YAML's ``model`` would hold.
+
+    Args:
+        text: a model's name, a dotted module, a shipped bundle, a bundle's folder with a slash, or a mapping as YAML.
+        where: of the text, for messages, such as ``--model``.
+
+    Raises:
+        InputError: the text is none of them.
+
+    Example:
+        >>> parse_model("{name: frrn, variant: a}", "--describe")
+        {'name': 'frrn', 'variant': 'a'}
+        >>> parse_model("./mine", "--describe")
+        {'name': 'bundle', 'path': './mine'}
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(Problem(where, repr(text), "a name, a bundle or a mapping such as {name: unet, classes: 2}")) from error
+    if isinstance(value, Mapping):
+        return {str(key): option for key, option in value.items()}
+    models = available("models")
+    if "/" not in text and (text in models or "." in text):
+        return {"name": text}
+    if "/" not in text and not Path(text, "model.yaml").is_file():
+        bundles = list_bundles()
+        if text not in bundles:
+            names = sorted({*models, *bundles})
+            raise InputError(Problem(where, repr(text), one_of(names), nearest(text, names) or _NAMING))
+    return {"name": "bundle", "path": text}
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Read and check ``model.yaml``.
+
+    Raises:
+        InputError: the file is no YAML, or keys are wrong; every problem at once, each with file and key.
+    """
+    file = folder / "model.yaml"
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(Problem(str(file), f"no readable YAML ({' '.join(str(error).split())})")) from error
+    if not isinstance(data, dict):
+        raise InputError(Problem(str(file), type(data).__name__, "a mapping of keys"))
+    try:
+        return BundleSpec(**{str(key): value for key, value in data.items()})
+    except ValidationError as error:
+        raise InputError([_in_file(problem, file) for problem in problems_of(error, BundleSpec, "")]) from error
+
+
+def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: Any) -> Path:
+    """Write a bundle. Other processes see the old folder or the new one, never a part.
+
+    Args:
+        folder: of the bundle; an existing bundle is replaced.
+        module: its weights are saved bit for bit.
+        half: save weights with more than one axis as float16, in half the space; norms stay float32 and keep their range.
+        **spec: keys of ``model.yaml`` except ``format`` and ``weights``; ``architecture`` and ``classes`` are required.
+
+    Raises:
+        InputError: a key is wrong, or the architecture does not fit classes and channels.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder).absolute()
+    # Clones, because safetensors refuses tensors that share memory.
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
+    weights = save(state)
+    hashed = {"file": "weights.safetensors", "sha256": hashlib.sha256(weights).hexdigest()}
+    text = yaml.safe_dump({"format": "gigaseg.bundle/1", **spec, "weights": hashed}, sort_keys=False)
+    parent = LocalStorage(folder.parent)
+    parent.make()
+    with parent.replace_tree(folder.name) as new:
+        new.put("weights.safetensors", weights)
+        new.put("model.yaml", text.encode())
+        read_architecture(read_spec(Path(new.url)), Path(new.url))
+    return folder
+
+
+def read_architecture(spec: BundleSpec, folder: Path) -> Network:
+    """Build the network that a bundle's weights belong to, without loading them.
+
+    Raises:
+        InputError: no such architecture, wrong options, or classes and channels that do not fit it.
+    """
+    file = folder / "model.yaml"
+    options = {**spec.architecture, "weights": folder / spec.weights.file}
+    name = str(spec.architecture.get("name"))
+    try:
+        if not issubclass(find("models", name, "architecture.name"), Network):
+            raise InputError(Problem("architecture.name", repr(name), "a network, such as unet"))
+        network: Network = build("models", options, "architecture")
+    except InputError as error:
+        raise InputError([_in_file(problem, file) for problem in error.problems]) from error
+    problems, classes, outputs = [], len(spec.classes), spec.outputs
+    if outputs is None and classes != network.num_classes:
+        problems.append(Problem(f"{file}: classes", f"{classes} classes", f"{network.num_classes}, as the architecture predicts"))
+    if outputs is not None and (len(outputs) != network.num_classes or sorted(set(outputs)) != list(range(classes))):
+        expected = f"{network.num_classes} class ids, one for each output channel, naming each of 0..{classes - 1}"
+        problems.append(Problem(f"{file}: outputs", str(list(outputs)), expected))
+    if spec.merge_channels and network.num_channels != MERGED_CHANNELS:
+        problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED_CHANNELS}"))
+    elif spec.channels is not None and network.num_channels not in (None, spec.channels):
+        problems.append(Problem(f"{file}: channels", str(spec.channels), f"{network.num_channels}, as the architecture takes"))
+    if isinstance(spec.normalize, dict):
+        channels = None if spec.merge_channels else network.num_channels
+        problems += [_in_file(problem, file) for problem in check_mean_std(spec.normalize, channels)]
+    if problems:
+        raise InputError(problems)
+    return network
+
+
+def _in_file(problem: Problem | str, file: Path) -> Problem:
+    return replace(problem, where=f"{file}: {problem.where}") if isinstance(problem, Problem) else Problem(str(file), problem)

@@ -36,7 +36,7 @@ class Energy:
     weights: tuple[_Integers, _Integers, _Integers, _Integers]
 
     def of(self, labels_YX: NDArray[Any]) -> int:
-        """Return the energy of a labelling."""
+        """Add up the costs of a labelling (Y, X)."""
         total = int(np.take_along_axis(self.unary_KYX, labels_YX[None].astype(np.intp), axis=0).sum())
         for weights, first, second in zip(self.weights, _FIRST, _SECOND, strict=True):
             total += int(weights[labels_YX[first] != labels_YX[second]].sum())
@@ -44,12 +44,7 @@ class Energy:
 
 
 def neighbour_steps(values_CYX: NDArray[Any]) -> Iterator[tuple[NDArray[Any], float]]:
-    """Yield, for each of the four kinds of neighbours, second value minus first value (C, ...) and their distance in pixels.
-
-    Example:
-        >>> [(step_CYX.ravel().tolist(), round(apart, 2)) for step_CYX, apart in neighbour_steps(np.array([[[1, 2], [4, 8]]]))]
-        [([1, 4], 1.0), ([3, 6], 1.0), ([7], 1.41), ([2], 1.41)]
-    """
+    """Yield, for each of the four kinds of neighbours, second value minus first value (C, ...) and their distance in pixels."""
     for first, second, apart in zip(_FIRST, _SECOND, (1.0, 1.0, 2**0.5, 2**0.5), strict=True):
         yield values_CYX[:, *second] - values_CYX[:, *first], apart
 
@@ -57,9 +52,7 @@ def neighbour_steps(values_CYX: NDArray[Any]) -> Iterator[tuple[NDArray[Any], fl
 def minimise(energy: Energy, sweeps: int) -> NDArray[np.uint8]:
     """Find class ids (Y, X) of low energy: the minimum for two classes, at most twice the minimum for more.
 
-    Args:
-        energy: of the tile.
-        sweeps: expansions of every class at most; the search ends as soon as no class lowers the energy.
+    The search ends as soon as no class lowers the energy, at the latest after ``sweeps`` expansions of every class.
     """
     classes = len(energy.unary_KYX)
     if classes == 2:  # expanding class 1 over class 0 chooses among all labellings
@@ -102,10 +95,7 @@ def _cut(gain_YX: _Integers, pairs: Sequence[_Pairs]) -> NDArray[np.int8]:
     """Choose 0 or 1 for each pixel at the least total cost; of equal choices, the one with the fewest ones.
 
     Most pixels have one best choice whatever their neighbours choose, and then decide others. Only the rest goes to the flow.
-
-    Args:
-        gain_YX: cost of choosing 1 instead of 0, without the pairs.
-        pairs: costs of the four kinds of neighbours.
+    ``gain_YX`` is the cost of choosing 1 instead of 0, without the pairs.
     """
     choice_YX = np.full(gain_YX.shape, -1, np.int8)
     while True:

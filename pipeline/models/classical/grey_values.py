@@ -7,13 +7,14 @@ no running sum and no Fourier transform, so a window inside the tile gives the s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
+from pipeline.models import fact_of
 from pipeline.statistics import Fitter, Histogram, Summary
 
 __all__ = ["GreyFitter", "GreyValues", "gaussian_weights", "to_grey", "unpack_counts", "window_mean_and_std", "window_sum"]
@@ -24,9 +25,7 @@ _ROWS = 256  # computed at a time, so that windows cost little memory whatever t
 def to_grey(pixels_CYX: NDArray[Any], channel: int | None) -> tuple[NDArray[Any], int]:
     """Return one value per pixel, and the number of channels that it is the sum of.
 
-    Args:
-        pixels_CYX: raw values.
-        channel: the channel to take; None: the sum of all channels where it is exact (small integers), else their mean.
+    Without a ``channel`` it is the sum of all channels where it is exact (small integers), else their mean.
 
     Raises:
         InputError: the image has no such channel.
@@ -47,12 +46,7 @@ def to_grey(pixels_CYX: NDArray[Any], channel: int | None) -> tuple[NDArray[Any]
 
 
 def gaussian_weights(sigma: float, truncate: float = 3.0) -> NDArray[np.float64]:
-    """Return the weights of a Gaussian window (2 * radius + 1,), which add up to 1; the radius is ``truncate * sigma``, rounded.
-
-    Example:
-        >>> gaussian_weights(0.0).tolist(), len(gaussian_weights(1.0)), len(gaussian_weights(2.5, truncate=4))
-        ([1.0], 7, 21)
-    """
+    """Return the weights of a Gaussian window (2 * radius + 1,), which add up to 1; the radius is ``truncate * sigma``, rounded."""
     radius = int(truncate * sigma + 0.5)
     if not radius:
         return np.ones(1)
@@ -69,7 +63,7 @@ def window_sum(values_YX: NDArray[Any], weights: NDArray[np.float64]) -> NDArray
 
 
 def window_mean_and_std(grey_YX: NDArray[Any], sigma: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean and the standard deviation of each pixel's Gaussian window."""
+    """Return the weighted mean and standard deviation of each pixel's window."""
     weights = gaussian_weights(sigma)
     mean_YX = window_sum(grey_YX, weights)
     return mean_YX, np.sqrt(np.maximum(window_sum(grey_YX.astype(np.float64) ** 2, weights) - mean_YX**2, 0))
@@ -77,21 +71,15 @@ def window_mean_and_std(grey_YX: NDArray[Any], sigma: float) -> tuple[NDArray[np
 
 @dataclass(frozen=True)
 class GreyValues:
-    """How to compute one value per pixel from the channels.
+    """How to compute one value per pixel from the channels."""
 
-    Attributes:
-        channel: the channel to take; None: the mean of all.
-        smooth: sigma of a Gaussian over the grey value, pixels; 0: none.
-        texture: sigma of a Gaussian window, pixels: its standard deviation replaces the grey value; 0: none.
-    """
-
-    channel: int | None = None
-    smooth: float = 0.0
-    texture: float = 0.0
+    channel: int | None = None  # the channel to take; None: the mean of all
+    smooth: float = 0.0  # sigma of a Gaussian over the grey value, pixels; 0: none
+    texture: float = 0.0  # sigma of a Gaussian window, pixels: its standard deviation replaces the grey value; 0: none
 
     @property
     def radius(self) -> int:
-        """Distance of the furthest pixel that changes a value, pixels."""
+        """Distance to the furthest pixel that changes a value, pixels."""
         return max(len(gaussian_weights(sigma)) // 2 for sigma in (self.smooth, self.texture))
 
     def of(self, pixels_CYX: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -111,10 +99,7 @@ class GreyFitter(Fitter):
     grey: GreyValues
     num_parts: int
 
-    @property
-    def halo(self) -> int:
-        """Radius of the windows, pixels."""
-        return self.grey.radius
+    halo: ClassVar[int] = fact_of("grey.radius")
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Count the valid, finite values of a block; pixels without data count as 0 in windows."""

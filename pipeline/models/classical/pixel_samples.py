@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
+from pipeline.models import fact_of
 from pipeline.models.classical.grey_values import gaussian_weights, to_grey, window_mean_and_std, window_sum
 from pipeline.statistics import Fitter, Summary
 
@@ -22,16 +23,11 @@ _STARTS = 10  # of k-means with different first centres; the best result is kept
 
 @dataclass(frozen=True)
 class PixelFeatures:
-    """The features of a pixel: its channels, and statistics of the grey values around it.
+    """The features of a pixel: its channels, and statistics of the grey values around it."""
 
-    Attributes:
-        smooth: sigma of a Gaussian over the channels, pixels; 0: none.
-        texture: sigmas of Gaussian windows; each adds the local mean and standard deviation of the grey value.
-        has_steps: whether to add, for each channel, the mean square of the differences to the next pixel in the row and in the column.
-    """
-
-    smooth: float = 0.0
-    texture: Sequence[float] = ()
+    smooth: float = 0.0  # sigma of a Gaussian over the channels, pixels; 0: none
+    texture: Sequence[float] = ()  # sigmas of Gaussian windows; each adds the local mean and standard deviation of the grey value
+    # whether to add, for each channel, the mean square of the differences to the next pixel in the row and in the column
     has_steps: bool = False
 
     @property
@@ -56,13 +52,7 @@ class PixelFeatures:
 
 
 def pixel_hash(seed: int, plane: int, box: Box) -> NDArray[np.uint64]:
-    """Hash the coordinates of each pixel of a box, (Y, X); hashes within a plane are distinct.
-
-    Example:
-        >>> part = pixel_hash(0, 0, Box(2, 3, 4, 5))
-        >>> bool((part == pixel_hash(0, 0, Box(0, 0, 9, 9))[2:4, 3:5]).all())
-        True
-    """
+    """Hash the coordinates of each pixel of a box, (Y, X); hashes within a plane are distinct, and do not depend on the box."""
     step = np.uint64(0x9E3779B97F4A7C15)
     start = _mix(_mix(np.full(1, seed, np.uint64) * step) + np.full(1, plane, np.uint64) * step)  # arrays overflow without a warning
     rows = np.arange(box.y0, box.y1, dtype=np.uint64)[:, None] << np.uint64(32)
@@ -78,22 +68,13 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class SampleFitter(Fitter):
-    """Samples the pixels with the smallest hashes, so that blocks merge in any order to the sample of the whole image.
-
-    Attributes:
-        features: what is kept of each pixel.
-        samples: number of pixels to keep; all pixels of a smaller image.
-        seed: of the hash.
-    """
+    """Keeps ``features`` of the ``samples`` pixels with the smallest hashes: blocks merge in any order to the sample of the whole image."""
 
     features: PixelFeatures
     samples: int
     seed: int
 
-    @property
-    def halo(self) -> int:
-        """Pixels around a block that its features depend on."""
-        return self.features.radius
+    halo: ClassVar[int] = fact_of("features.radius")
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Sample the valid, finite pixels of a block; pixels without data count as 0 in windows, as in a prediction."""
@@ -138,11 +119,8 @@ def find_centers(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find cluster centres by k-means (Lloyd 1982; first centres: Arthur and Vassilvitskii 2007), in rising order of brightness.
 
-    Args:
-        features_NF: the sample.
-        clusters: number of centres; where the sample has fewer distinct pixels, the last centre is repeated.
-        seed: of the first centres.
-        num_channels: number of leading features that are channels; their mean is the brightness.
+    The brightness is the mean of the first ``num_channels`` features. Where the sample has fewer distinct pixels than ``clusters``,
+    the last centre is repeated.
 
     Returns:
         Centres (clusters, F) in raw units, and the factor (F,) of each feature before distances are taken: one over

@@ -1,5 +1,8 @@
 """Thresholds of a histogram, computed in float64 from exact counts, so that the size of the image does not change them.
 
+A histogram is ``counts`` of pixels per bin, rising ``centers``, the values that bins stand for, and ``tops``, the largest value of each
+bin. Values above a threshold belong to the higher class.
+
 Otsu 1979, doi:10.1109/TSMC.1979.4310076; several thresholds: Liao, Chen and Chung 2001, J. Inf. Sci. Eng. 17, 713. Li and Lee 1993,
 doi:10.1016/0031-3203(93)90115-D, by the iteration of Li and Tam 1998, doi:10.1016/S0167-8655(98)00057-9. Zack, Rogers and
 Latt 1977, doi:10.1177/25.7.70454. The searches are our own because common libraries need all pixels at once, and some sum the
@@ -22,16 +25,7 @@ _FLOAT_BINS = 256  # of the triangle, which needs bins of equal width
 def li_threshold(counts: NDArray[np.int64], centers: NDArray[np.float64]) -> float:
     """Find the threshold of least cross entropy between an image and its two means (Li and Lee 1993; Li and Tam 1998).
 
-    Args:
-        counts: pixels per bin.
-        centers: the value that a bin stands for, rising.
-
-    Returns:
-        Values above the threshold are class 1. 0 for an empty histogram; the only value for a histogram of one value.
-
-    Example:
-        >>> round(li_threshold(np.array([90, 10, 0, 0, 50]), np.arange(5.0)), 2)
-        1.06
+    0 for an empty histogram; the only value for a histogram of one value.
     """
     used = np.flatnonzero(counts)
     if used.size < 2:
@@ -53,18 +47,8 @@ def li_threshold(counts: NDArray[np.int64], centers: NDArray[np.float64]) -> flo
 def triangle_threshold(counts: NDArray[Any], centers: NDArray[np.float64], tops: NDArray[np.float64]) -> float:
     """Find the value whose count lies furthest below the line from the histogram's peak to the end of its longer tail (Zack 1977).
 
-    Args:
-        counts: pixels per bin.
-        centers: the value that a bin stands for, rising.
-        tops: the largest value of a bin. Bins of different widths are first spread over 256 equal ones between the smallest and the
-            largest value.
-
-    Returns:
-        Values above the threshold are class 1. 0 for an empty histogram; the only value for a histogram of one value.
-
-    Example:
-        >>> triangle_threshold(np.array([1, 2, 2, 3, 90, 60]), np.arange(6.0), np.arange(6.0))
-        3.0
+    Bins of different widths are first spread over 256 equal ones between the smallest and the largest value. 0 for an empty
+    histogram; the only value for a histogram of one value.
     """
     used = np.flatnonzero(counts)
     if used.size < 2:
@@ -90,20 +74,9 @@ def otsu_thresholds(
 ) -> NDArray[np.float64]:
     """Find the thresholds that maximise the variance between classes, exactly, by dynamic programming.
 
-    Args:
-        counts: pixels per bin.
-        centers: the value that a bin stands for, rising.
-        tops: the largest value of a bin.
-        classes: at least 2.
-
     Returns:
         Rising thresholds (classes - 1,): the largest value of each class but the last. The last threshold is repeated where
         there are fewer values than classes; zeros for an empty histogram.
-
-    Example:
-        >>> counts, values = np.array([9, 1, 0, 0, 5]), np.arange(5.0)
-        >>> otsu_thresholds(counts, values, values, 2).tolist()
-        [1.0]
     """
     used = np.flatnonzero(counts)
     if not used.size:
@@ -135,7 +108,7 @@ def _best_cuts(counts: NDArray[np.int64], centers: NDArray[np.float64], classes:
     total = np.append(0.0, np.cumsum(counts * (centers - centers.mean())))
 
     def score(start: Any, stop: Any) -> Any:
-        """Return what bins start..stop add to the variance between classes: pixels times squared mean."""
+        # What bins start..stop add to the variance between classes: pixels times squared mean.
         return (total[stop] - total[start]) ** 2 / (pixels[stop] - pixels[start])
 
     best = np.append(-np.inf, score(0, np.arange(1, size + 1)))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pipeline.models.model_zoo.architecture_file import ArchitectureFile, architecture_of
 from pipeline.models.model_zoo.description import OPSET, describe
-from pipeline.models.model_zoo.package import Package, read_package
-from pipeline.models.model_zoo.preprocessing import Preprocessing
-from pipeline.models.model_zoo.unpacking import find_description
+from pipeline.models.model_zoo.package import Package, find_description, read_package
 
-__all__ = ["OPSET", "ArchitectureFile", "Package", "Preprocessing", "architecture_of", "describe", "find_description", "read_package"]
+__all__ = ["OPSET", "ArchitectureFile", "Package", "architecture_of", "describe", "find_description", "read_package"]

@@ -31,16 +31,11 @@ class ArchitectureFile(NetworkFile):
 
     @property
     def _built_from(self) -> dict[str, Any]:
-        """The code, where it is a file, and its arguments."""
         code = Path(self.source).read_text(encoding="utf-8") if Path(self.source).is_file() else self.source
         return {"code": code, "name": self.name, "options": self.options}
 
     def load(self) -> nn.Module:
-        """Run the package's code, build its module and load its weights.
-
-        Raises:
-            InputError: the code fails, or the weights do not fit.
-        """
+        """Run the package's code, build its module and load its weights."""
         self.require_file()
         try:
             module: nn.Module = getattr(self._import(), self.name)(**self.options).eval()
@@ -63,12 +58,7 @@ class ArchitectureFile(NetworkFile):
 
 
 def architecture_of(file: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of :class:`ArchitectureFile` that ``weights.pytorch_state_dict`` of format 0.4 or 0.5 describes.
-
-    Args:
-        file: the description, which relative paths start from.
-        entry: the mapping under ``pytorch_state_dict``.
-    """
+    """Return options of :class:`ArchitectureFile` as the entry ``pytorch_state_dict`` of a description of format 0.4 or 0.5 has them."""
     architecture = entry["architecture"]
     if isinstance(architecture, str):  # 0.4: file.py:Class or package.module.Class
         source, _, name = architecture.rpartition(":" if ":" in architecture else ".")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
-from pipeline.models.model_zoo.steps import read_preprocessing
+from pipeline.models.model_zoo.preprocessing import read_preprocessing
 from pipeline.statistics import HIGH_PERCENTILE, LOW_PERCENTILE
 from pipeline.storage import file_sha256
 
@@ -37,12 +37,12 @@ def describe(folder: Path, name: str, model: Model, network: nn.Module, channels
         folder: of the package.
         name: of the model.
         model: classes, stride, field and normalisation become part of the description.
-        network: computes the test output.
-        channels: of its input.
+        network: computes the test output; takes ``channels``.
+        channels: C.
     """
     import torch
 
-    steps = _steps(model)
+    steps, size = _steps(model), model.fixed_size or {"min": _least(model), "step": model.stride}
     outputs, activation = _test(folder, model, network, channels, steps)
     weights: dict[str, dict[str, Any]] = {
         "torchscript": {"pytorch_version": torch.__version__.split("+")[0]},
@@ -55,7 +55,7 @@ def describe(folder: Path, name: str, model: Model, network: nn.Module, channels
         "inputs": [
             {
                 "id": "raw",
-                "axes": _axes([f"channel{at}" for at in range(channels)], {axis: {"size": _sizes(model)} for axis in "yx"}),
+                "axes": _axes([f"channel{at}" for at in range(channels)], {axis: {"size": size} for axis in "yx"}),
                 "test_tensor": _file(folder, "test_input.npy"),
                 "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}, *steps],
             }
@@ -105,7 +105,6 @@ def _names(model: Model, outputs: int) -> list[str]:
 
 
 def _steps(model: Model) -> list[dict[str, Any]]:
-    """Return the model's normalisation as steps of a package."""
     wanted = model.normalize
     if wanted == "zscore":
         return [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"]}}]
@@ -126,12 +125,7 @@ def _least(model: Model) -> int:
     return model.fixed_size or ceil_to(2 * max(model.field or 0, model.margin) + model.stride, model.stride)
 
 
-def _sizes(model: Model) -> Any:
-    return model.fixed_size or {"min": _least(model), "step": model.stride}
-
-
 def _result(model: Model, axis: str) -> dict[str, Any]:
-    """Return size and halo of the output."""
     size = {"tensor_id": "raw", "axis_id": axis, **({"offset": -2 * model.margin} if model.margin else {})}
     halo = (model.field or 0) - model.margin
     return {"size": size, **({"halo": halo} if halo > 0 and not model.fixed_size else {})}

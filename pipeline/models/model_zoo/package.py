@@ -1,36 +1,34 @@
-"""Reading resource descriptions of the formats 0.4 and 0.5, as far as running a model needs them.
+"""Finding packages, unpacking zips, and reading resource descriptions of the formats 0.4 and 0.5 as far as running a model needs them.
 
 https://bioimage-io.github.io/spec-bioimage-io describes the whole format.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.model_zoo.preprocessing import Preprocessing
-from pipeline.models.model_zoo.steps import read_postprocessing, read_preprocessing
+from pipeline.models.model_zoo.preprocessing import Preprocessing, read_postprocessing, read_preprocessing
+from pipeline.storage import cache_folder, file_sha256
 
-__all__ = ["FORMATS", "Package", "Weights", "read_package"]
+__all__ = ["Package", "Weights", "find_description", "read_package"]
 
-FORMATS = ("torchscript", "onnx", "pytorch_state_dict")
+_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
+_FORMATS = ("torchscript", "onnx", "pytorch_state_dict")
 _TOLERANCE = 1e-4  # share of the largest expected value by which float32 may differ between machines
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One entry of ``weights``.
-
-    Attributes:
-        file: of the weights.
-        sha256: of the file; None: not declared.
-        entry: the whole entry, which for a state dict names its architecture.
-    """
+    """One entry of ``weights``: the file, its declared hash if any, and the entry, which for a state dict names its architecture."""
 
     file: Path
     sha256: str | None
@@ -39,41 +37,59 @@ class Weights:
 
 @dataclass(frozen=True)
 class Package:
-    """What a resource description declares.
+    """What a resource description declares."""
 
-    Attributes:
-        file: the description.
-        weights: by format; supported formats only.
-        channels: C of the input; None: any.
-        size: the only height and width that the network takes, pixels; None: multiples of ``step``.
-        step: sizes are multiples of this, pixels.
-        offset: pixels that valid padding takes off every side.
-        halo: border of the output that the authors call unreliable, pixels.
-        preprocessing: what is done to raw pixels.
-        threshold: probability above which a single output channel means class 1.
-        activation: ``sigmoid`` or ``softmax`` after the network; None: its output is used as it is.
-        is_probability: whether the network itself is declared to return values between 0 and 1.
-        names: of the output channels; empty: not declared.
-        pixel_size: micrometres; None: not declared.
-        test: files of the reference input and output; None: not in the package.
-        tolerance: relative and absolute, as documented.
+    file: Path  # the description
+    weights: Mapping[str, Weights]  # by format, of those that are supported
+    channels: int | None  # C of the input; None: any
+    size: int | None  # the only height and width that the network takes, pixels; None: multiples of ``step``
+    step: int  # sizes are multiples of this, pixels
+    offset: int  # pixels that valid padding takes off every side
+    halo: int  # border of the output that the authors call unreliable, pixels
+    preprocessing: Preprocessing  # what is done to raw pixels
+    threshold: float  # probability above which a single output channel means class 1
+    activation: str | None  # ``sigmoid`` or ``softmax`` after the network; None: its output is used as it is
+    is_probability: bool  # whether the network itself is declared to return values between 0 and 1
+    names: tuple[str, ...]  # of the output channels; empty: not declared
+    pixel_size: float | None  # micrometres; None: not declared
+    test: tuple[Path, Path] | None  # files of the reference input and output; None: not in the package
+    tolerance: tuple[float, float]  # relative and absolute, as documented
+
+
+def find_description(path: Path) -> Path:
+    """Return the description of a package: a folder, a description, or a zip, which is unpacked once, into the user's cache.
+
+    Raises:
+        InputError: there is no description.
     """
+    if path.is_file() and path.suffix.lower() == ".zip":
+        path = _unpacked(path)
+    if path.is_file():
+        return path
+    found = next((path / name for name in _NAMES if (path / name).is_file()), None)
+    if found is None:
+        reason = "a folder without rdf.yaml or bioimageio.yaml" if path.is_dir() else "no such file or folder"
+        raise InputError(Problem(str(path), reason, "a BioImage Model Zoo package: a folder, a .zip or its .yaml"))
+    return found
 
-    file: Path
-    weights: Mapping[str, Weights]
-    channels: int | None
-    size: int | None
-    step: int
-    offset: int
-    halo: int
-    preprocessing: Preprocessing
-    threshold: float
-    activation: str | None
-    is_probability: bool
-    names: tuple[str, ...]
-    pixel_size: float | None
-    test: tuple[Path, Path] | None
-    tolerance: tuple[float, float] = field(default=(_TOLERANCE, 0.0))
+
+def _unpacked(archive: Path) -> Path:
+    folder = cache_folder("packages") / file_sha256(archive)
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(scratch)  # zipfile removes name parts that lead out of the folder
+        if not folder.is_dir():  # another process may have unpacked it first
+            scratch.rename(folder)
+    except (zipfile.BadZipFile, OSError) as error:
+        if not folder.is_dir():
+            raise InputError(Problem(str(archive), f"no readable zip ({error})", "a package as the zoo offers it")) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
 
 
 def read_package(file: Path) -> Package:
@@ -177,14 +193,14 @@ def _size(file: Path, sides: Mapping[str, Mapping[str, Any]]) -> tuple[int | Non
 
 def _weights(file: Path, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Weights]:
     found = {}
-    for name in FORMATS:
+    for name in _FORMATS:
         entry = data.get(name)
         if entry and (source := _source(file, entry.get("source"))):
             found[name] = Weights(source, entry.get("sha256"), entry)
     if not found:
         given = ", ".join(data) or "no entry"
         raise InputError(
-            Problem(f"{file}: weights", given, f"{', '.join(FORMATS)}, as files of the package", "Download the whole package.")
+            Problem(f"{file}: weights", given, f"{', '.join(_FORMATS)}, as files of the package", "Download the whole package.")
         )
     return found
 

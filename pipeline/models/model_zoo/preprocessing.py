@@ -1,20 +1,33 @@
-"""What a package does to pixels before its network: steps that act on each pixel, with statistics of the whole image."""
+"""What a package does to pixels before its network, with statistics of the whole image, and to the network's output.
+
+Steps of a resource description become :class:`Step`, and :data:`Op` once the statistics of an image are known.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.models.model_zoo.exact_moments import mean_and_std, sum_moments
 from pipeline.statistics import Fitter, Histogram, Summary
 
-__all__ = ["Op", "Preprocessing", "PreprocessingFitter", "Step"]
+__all__ = ["Op", "Preprocessing", "PreprocessingFitter", "Step", "mean_and_std", "read_postprocessing", "read_preprocessing", "sum_moments"]
+
+_PREPROCESSING = "ensure_dtype, scale_linear, zero_mean_unit_variance, fixed_zero_mean_unit_variance, scale_range, clip, binarize, sigmoid"
+_POSTPROCESSING = "ensure_dtype, sigmoid, softmax, binarize, clip to 0..1"
+_FLOAT_MAX = 3.4028234663852886e38  # in place of infinity, which JSON does not have
+
+_HALF = 2**12  # a mantissa of 24 bits is split in halves, so that sums of millions of products stay exact
+_EXPONENTS = 2**8
+_PIECE = 2**18  # values at a time, as the intermediate arrays are ten times as large
 
 Op = Sequence[Any]
 """A step with all its numbers as plain JSON: ``[kind, a, b]``; a and b hold one number, or one for each channel.
@@ -25,26 +38,13 @@ Op = Sequence[Any]
 
 @dataclass(frozen=True)
 class Step:
-    """One step; ``zscore`` and ``range`` become an :data:`Op` once the image's statistics are known.
+    """One step; ``zscore`` and ``range`` become an :data:`Op` once the image's statistics are known."""
 
-    Attributes:
-        kind: of an :data:`Op`, or ``zscore`` or ``range``.
-        a: as in the op; for ``range`` the lower percentile.
-        b: as in the op; for ``range`` the upper percentile.
-        pooled: whether all channels share their statistics.
-        eps: added to the divisor of ``zscore`` and ``range``.
-    """
-
-    kind: Literal["linear", "scale", "clip", "binarize", "sigmoid", "zscore", "range"]
-    a: tuple[float, ...] = ()
-    b: tuple[float, ...] = ()
-    pooled: bool = False
-    eps: float = 1e-6
-
-    @property
-    def needs_fit(self) -> bool:
-        """Whether the step needs statistics of the image."""
-        return self.kind in ("zscore", "range")
+    kind: Literal["linear", "scale", "clip", "binarize", "sigmoid", "zscore", "range"]  # of an :data:`Op`, or ``zscore`` or ``range``
+    a: tuple[float, ...] = ()  # as in the op; for ``range`` the lower percentile
+    b: tuple[float, ...] = ()  # as in the op; for ``range`` the upper percentile
+    pooled: bool = False  # whether all channels share their statistics
+    eps: float = 1e-6  # added to the divisor of ``zscore`` and ``range``
 
     @property
     def op(self) -> Op:
@@ -60,14 +60,10 @@ class Preprocessing:
 
     def fitter(self) -> PreprocessingFitter | None:
         """Return what gathers the statistics; None where no step needs any."""
-        return PreprocessingFitter(self.steps) if any(step.needs_fit for step in self.steps) else None
+        return PreprocessingFitter(self.steps) if any(step.kind in ("zscore", "range") for step in self.steps) else None
 
     def apply(self, pixels_CYX: NDArray[Any], fit: dict[str, Any] | None) -> NDArray[np.float32]:
-        """Return the network's input, float32.
-
-        Args:
-            pixels_CYX: raw values.
-            fit: what :meth:`PreprocessingFitter.fit` returned for the image; None where no step needs statistics.
+        """Return the network's input, float32, from raw values; ``fit`` is what the fitter returned, None where no step needs statistics.
 
         Raises:
             ValueError: a step needs statistics, and there are none.
@@ -107,7 +103,6 @@ class PreprocessingFitter(Fitter):
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Count the valid, finite values of each channel of one block."""
-        del box, plane
         bins = Histogram(str(pixels_CYX.dtype))
         kept = [values if valid_YX is None else values[valid_YX] for values in pixels_CYX]
         kept = [values[np.isfinite(values)] if values.dtype.kind == "f" else values for values in kept]
@@ -135,7 +130,7 @@ class PreprocessingFitter(Fitter):
 
 
 def _groups(step: Step, *arrays: NDArray[Any]) -> list[list[NDArray[Any]]]:
-    """Return the arrays (C, ...) as one group where statistics are pooled, else one group for each channel."""
+    """Divide arrays (C, ...): one group where statistics are pooled, else one for each channel."""
     return [[array.ravel() for array in arrays]] if step.pooled else [list(rows) for rows in zip(*arrays, strict=True)]
 
 
@@ -183,3 +178,122 @@ def _percentile(values: NDArray[Any], counts: NDArray[np.int64], share: float) -
     rank = share / 100 * int(below[-1] - 1)
     low, high = (float(values[order[np.searchsorted(below, position, side="right")]]) for position in (math.floor(rank), math.ceil(rank)))
     return low + (high - low) * (rank - math.floor(rank))
+
+
+def read_preprocessing(file: Path, entries: Sequence[Mapping[str, Any]], channels: Any) -> Preprocessing:
+    """Read the list under ``preprocessing`` of the description ``file``; ``channels`` of the input, as the description has them.
+
+    Raises:
+        InputError: a step is not supported, or its axes leave out y or x.
+    """
+    steps = []
+    for entry in entries:
+        name, options = _name_and_options(entry)
+        where = f"{file}: preprocessing {name}"
+        if name == "ensure_dtype":
+            if options.get("dtype") not in ("float32", "float64"):
+                raise InputError(Problem(where, str(options.get("dtype")), "float32"))
+            continue
+        steps.append(_step(name, options, where, channels))
+    return Preprocessing(tuple(steps))
+
+
+def _name_and_options(entry: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    return str(entry.get("id") or entry.get("name")), entry.get("kwargs") or {}
+
+
+def _step(name: str, options: Mapping[str, Any], where: str, channels: Any) -> Step:
+    eps = float(options.get("eps", 1e-6))
+    if options.get("axis", "channel") != "channel":
+        raise InputError(Problem(where, f"numbers along {options['axis']}", "numbers along the channels"))
+    if name == "fixed_zero_mean_unit_variance":
+        return Step("scale", _numbers(options["mean"]), _numbers(options["std"]))
+    if name == "zero_mean_unit_variance" and options.get("mode", "fixed") == "fixed" and "mean" in options:
+        return Step("scale", _numbers(options["mean"]), tuple(std + eps for std in _numbers(options["std"])))
+    if name == "zero_mean_unit_variance":
+        return Step("zscore", pooled=_pooled(options, where, channels), eps=eps)
+    if name == "scale_range" and options.get("reference_tensor") is None:
+        shares = _numbers(options.get("min_percentile", 0.0)), _numbers(options.get("max_percentile", 100.0))
+        return Step("range", *shares, pooled=_pooled(options, where, channels), eps=eps)
+    if name == "scale_linear":
+        return Step("linear", _numbers(options.get("gain", 1.0)), _numbers(options.get("offset", 0.0)))
+    if name == "clip":
+        low, high = (
+            (sign * _FLOAT_MAX if end is None else float(end)) for sign, end in ((-1, options.get("min")), (1, options.get("max")))
+        )
+        return Step("clip", (low,), (high,))
+    if name == "binarize":
+        return Step("binarize", _numbers(options["threshold"]), (0.0,))
+    if name == "sigmoid":
+        return Step("sigmoid", (0.0,), (0.0,))
+    raise InputError(Problem(where, "a step that is not supported", _PREPROCESSING))
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(float(number) for number in value) if isinstance(value, Sequence) else (float(value),)
+
+
+def _pooled(options: Mapping[str, Any], where: str, channels: Any) -> bool:
+    """Return whether channels share their statistics; y and x must be among the axes."""
+    axes = options.get("axes")
+    if axes is None:
+        return True
+    short = {"batch": "b", "channel": "c"}
+    found = {short.get(str(axis), str(axis)) for axis in axes}
+    if not {"x", "y"} <= found:
+        raise InputError(Problem(where, f"axes {sorted(found)}", "y and x among them: statistics of the whole image"))
+    return "c" in found and channels != 1
+
+
+def read_postprocessing(file: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str | None, float]:
+    """Read the activation after the network, if any, and the threshold of a final ``binarize``, else 0.5.
+
+    Raises:
+        InputError: a step is not supported.
+    """
+    activation, threshold = None, 0.5
+    for entry in entries:
+        name, options = _name_and_options(entry)
+        if name in ("sigmoid", "softmax") and activation is None and options.get("axis", "channel") == "channel":
+            activation = name
+        elif name == "binarize" and isinstance(options.get("threshold"), (int, float)) and 0 < options["threshold"] < 1:
+            threshold = float(options["threshold"])
+        elif name != "ensure_dtype" and not (name == "clip" and (options.get("min"), options.get("max")) == (0, 1)):
+            raise InputError(Problem(f"{file}: postprocessing {name}", str(dict(options)), _POSTPROCESSING))
+    return activation, threshold
+
+
+def sum_moments(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Sum finite values, rounded to float32, as integers, which add in any order.
+
+    Returns:
+        Sums by exponent, int64 (5, 256): count, mantissa, and the three products of the mantissa's halves.
+    """
+    flat = np.ascontiguousarray(values, np.float32).ravel().view(np.uint32)
+    sums = np.zeros((5, _EXPONENTS), np.int64)
+    for start in range(0, flat.size, _PIECE):
+        bits = flat[start : start + _PIECE]
+        exponents = ((bits >> 23) & 0xFF).astype(np.intp)
+        mantissa = (bits & 0x7FFFFF).astype(np.int64)
+        mantissa[exponents > 0] += 2**23
+        high, low = mantissa >> 12, mantissa & (_HALF - 1)
+        signed = np.where(bits >> 31 == 1, -mantissa, mantissa)
+        # bincount adds in float64, which is exact up to 2**53.
+        terms = (np.ones_like(high), signed, high * high, high * low, low * low)
+        sums += np.stack([np.bincount(exponents, term, _EXPONENTS) for term in terms]).astype(np.int64)
+    return sums
+
+
+def mean_and_std(sums: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the exact mean and standard deviation of the values that :func:`sum_moments` summed; (0, 1) without values."""
+    count, first, squares = 0, Fraction(0), Fraction(0)
+    for exponent in np.flatnonzero(sums[0]).tolist():
+        number, mantissa, high, middle, low = (int(row[exponent]) for row in sums)
+        unit = Fraction(2) ** (max(exponent, 1) - 150)
+        count += number
+        first += mantissa * unit
+        squares += (high * _HALF**2 + 2 * middle * _HALF + low) * unit**2
+    if not count:
+        return 0.0, 1.0
+    mean = first / count
+    return float(mean), math.sqrt(squares / count - mean**2)

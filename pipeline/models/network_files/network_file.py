@@ -9,39 +9,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, Strict, model_validator
+from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
-from pipeline.models import Predictor, TorchModel
+from pipeline.models import Predictor, TorchModel, fact_of
 from pipeline.models.networks import probe_key, recall_probe
 
-__all__ = ["FileFacts", "NetworkFile", "facts_of_shapes", "last_line"]
+__all__ = ["FileFacts", "NetworkFile", "TrustedFile", "facts_of_shapes", "last_line"]
 
 Sides = Sequence[int | None]
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file declares of its network; None: not declared, or any value.
+    """What a file declares of its network; None: not declared, or any value."""
 
-    Attributes:
-        batch: number of tiles that the network takes at once.
-        channels: C.
-        size: height and width of the input, pixels.
-        classes: K, channels of the output.
-        margin: pixels that the output loses on every side; known only where the size is.
-        stride: total stride.
-        field: see :attr:`pipeline.models.Model.field`.
-    """
-
-    batch: int | None = None
-    channels: int | None = None
-    size: int | None = None
-    classes: int | None = None
-    margin: int = 0
-    stride: int | None = None
-    field: int | None = None
+    batch: int | None = None  # number of tiles that the network takes at once
+    channels: int | None = None  # C
+    size: int | None = None  # height and width of the input, pixels
+    classes: int | None = None  # K, channels of the output
+    margin: int = 0  # as of :class:`~pipeline.models.Model`; known only where the size is
+    stride: int | None = None  # as of the model
+    field: int | None = None  # as of the model
 
 
 class NetworkFile(TorchModel):
@@ -51,6 +41,7 @@ class NetworkFile(TorchModel):
 
     kind: ClassVar[str]
     """Name of the format, for messages."""
+    allows_bf16: ClassVar[bool] = False  # a file runs as exported: its casts and constants keep the type they were traced with
 
     path: Annotated[Path, Strict(strict=False)] = Field(description="the file")
     classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both mean two classes; null: as the file says, else 2")
@@ -59,24 +50,26 @@ class NetworkFile(TorchModel):
     given_stride: int | None = Field(default=None, ge=1, alias="stride", description="total stride; null: as measured, else 1")
     given_field: int | None = Field(default=None, ge=0, alias="field", description="radius of the field, pixels; null: as measured")
 
+    fixed_size: ClassVar[int | None] = fact_of("facts.size")
+    margin: ClassVar[int] = fact_of("facts.margin")
+
     @model_validator(mode="after")
     def _fits(self) -> NetworkFile:
         """Refuse options that contradict the file. A missing file is refused later, together with the other inputs."""
-        facts, problems = self.facts, []
-        for name, given, found in (("channels", self.channels, facts.channels), ("classes", self.classes, facts.classes)):
-            if None not in (given, found) and given != found:
-                problems.append(Problem(f"model.{name}", str(given), f"{found}, as {self.path} says"))
+        facts = self.facts
+        pairs = (("channels", self.channels, facts.channels), ("classes", self.classes, facts.classes))
+        problems = [
+            Problem(f"model.{name}", str(given), f"{found}, as {self.path} says")
+            for name, given, found in pairs
+            if given and found not in (None, given)
+        ]
         if problems:
             raise InputError(problems)
         return self
 
     @property
     def facts(self) -> FileFacts:
-        """What the file declares; nothing where the file is missing.
-
-        Raises:
-            InputError: the file is damaged, or of another format.
-        """
+        """What the file declares; nothing where the file is missing."""
         if not self.path.is_file():
             return FileFacts()
         stat = self.path.stat()
@@ -84,7 +77,11 @@ class NetworkFile(TorchModel):
 
     @classmethod
     def read_facts(cls, path: Path) -> FileFacts:
-        """Read what a file declares, without torch. The result is cached until the file changes."""
+        """Read what a file declares, without torch. The result is cached until the file changes.
+
+        Raises:
+            InputError: the file cannot be read, or its network does not map one tensor (N, C, H, W) to one (N, K, H, W).
+        """
         del path
         return FileFacts()
 
@@ -102,16 +99,6 @@ class NetworkFile(TorchModel):
     def num_channels(self) -> int | None:
         """As given, else as the file says."""
         return self.channels or self.facts.channels
-
-    @property
-    def fixed_size(self) -> int | None:
-        """As the file says."""
-        return self.facts.size
-
-    @property
-    def margin(self) -> int:
-        """As the file says."""
-        return self.facts.margin
 
     @property
     def stride(self) -> int:
@@ -141,24 +128,15 @@ class NetworkFile(TorchModel):
 
     @property
     def _built_from(self) -> dict[str, Any]:
-        """What the network depends on besides the file, for the key of its measurement."""
+        """What the network depends on besides the file, as JSON: part of the key of its measurement."""
         return {}
-
-    @property
-    def allows_bf16(self) -> bool:
-        """A file runs as exported: its casts and constants keep the type they were traced with."""
-        return False
 
     def files(self) -> Sequence[Path]:
         """Return the file."""
         return (self.path,)
 
     def require_file(self) -> None:
-        """Refuse a missing file.
-
-        Raises:
-            InputError: the file is missing.
-        """
+        """Raise InputError where the file is missing."""
         if not self.path.is_file():
             raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
 
@@ -173,19 +151,26 @@ class NetworkFile(TorchModel):
             yield _FirstTileChecked(predict, self)
 
 
+class TrustedFile(NetworkFile):
+    """A file that can run code when it is loaded."""
+
+    trust: bool = Field(default=False, validate_default=True, description="must be true: the file can run code when it is loaded")
+
+    @field_validator("trust")
+    @classmethod
+    def _trusted(cls, trust: bool) -> bool:
+        if not trust:
+            raise ValueError(f"true: a {cls.kind} file can run any code when it is loaded. Set trust: true if you know where it comes from")
+        return trust
+
+
 @lru_cache(maxsize=64)
 def _facts(kind: type[NetworkFile], path: Path, _size: int, _mtime_ns: int) -> FileFacts:
     return kind.read_facts(path)
 
 
 def facts_of_shapes(path: Path, taken: Sides, given: Sides, **more: int | None) -> FileFacts:
-    """Derive facts from the shapes of a graph's input and output.
-
-    Args:
-        path: the file, for messages.
-        taken: shape of the input (N, C, H, W); None: any length.
-        given: shape of the output (N, K, H, W); None: any length.
-        **more: further facts.
+    """Derive facts from the shapes (N, C, H, W) of a graph's input and (N, K, H, W) of its output; None: any length.
 
     Raises:
         InputError: a shape has not four axes, or a fixed size is not square.
@@ -239,5 +224,4 @@ class _FirstTileChecked(Predictor):
 
 def last_line(error: Exception) -> str:
     """Return the last line of an error's message, where TorchScript puts the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:200]

@@ -30,12 +30,12 @@ def onnx_providers() -> list[str]:
 
 
 def open_session(source: Path | bytes, *, threads: int, optimize: bool = True, cuda: bool = False, where: str = "") -> Any:
-    """Open a graph.
+    """Open an ONNX file, or its bytes.
 
     Args:
-        source: the ONNX file, or its bytes.
-        threads: number of threads that compute one tile.
-        optimize: prepare the graph for running; False: only inspect it.
+        source: the file or the bytes.
+        threads: that compute one tile.
+        optimize: False: the graph is only inspected.
         cuda: run on a GPU.
         where: what a message calls the source; the path if empty.
 
@@ -71,7 +71,7 @@ class LazySession:
         self.session: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazySession:
-        """Return a graph that opens its own session, because sessions cannot be copied."""
+        """Return a graph that opens a session of its own, because sessions cannot be copied."""
         return LazySession(self.path)
 
     def __call__(self, pixels_NCYX: Any) -> Any:

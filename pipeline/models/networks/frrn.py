@@ -14,9 +14,7 @@ __all__ = ["FRRNModule"]
 
 
 class FRRNModule(nn.Module):
-    """FRRN.
-
-    Zeros pad a size that is not a multiple of the stride at the bottom and right, and the output is cropped to the input's size.
+    """FRRN. Zeros pad a size that the stride does not divide at the bottom and right, and the output is cropped to the input's size.
 
     Args:
         channels: of the input.

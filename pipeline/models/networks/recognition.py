@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,9 @@ _FILLS |= {"mul_", "add_", "clamp_", "fill_", "zero_"}
 
 def advise(shapes: Shapes, weights: Path) -> str:
     """Return a sentence that names the network of a weights file, with options to paste, or says that there is none."""
-    prefix = _common_prefix(shapes)
+    # A wrapper puts a prefix before every name, such as ``module.``, ``model.`` or ``_orig_mod.``.
+    common = os.path.commonpath([name.rpartition(".")[0].replace(".", "/") for name in shapes] or [""])
+    prefix = f"{common.replace('/', '.')}." if common else ""
     names = f" once {prefix!r} is cut off its names" if prefix else ""
     shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
     spec, share = nearest_network(shapes)
@@ -81,17 +84,6 @@ def _shapes_of(spec: dict[str, Any]) -> Shapes:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _common_prefix(shapes: Shapes) -> str:
-    """Return the prefix that a wrapper put before every name, such as ``module.``, ``model.`` or ``_orig_mod.``."""
-    prefix = ""
-    while True:
-        firsts = {name.removeprefix(prefix).partition(".")[::2] for name in shapes}
-        heads = {head for head, _ in firsts}
-        if len(heads) != 1 or not all(rest for _, rest in firsts):
-            return prefix
-        prefix += f"{heads.pop()}."
-
-
 def _clue(shapes: Shapes) -> str:
     """Return a hint at the library that the names come from; empty without one."""
     if any(name.startswith("backbone.") for name in shapes):
@@ -115,13 +107,6 @@ class _Unfilled(TorchFunctionMode):
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Build modules inside this context with shapes, but without memory or values.
-
-    Example:
-        >>> with weightless():
-        ...     layer = torch.nn.Linear(10**6, 10**6)
-        >>> layer.weight.shape, layer.weight.device.type
-        (torch.Size([1000000, 1000000]), 'meta')
-    """
+    """Build modules inside this context with shapes, but without memory or values."""
     with torch.device("meta"), _Unfilled():
         yield

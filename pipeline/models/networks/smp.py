@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch: names and defaults, building, adapting to any size, recognising by names of tensors.
+"""Networks of segmentation-models-pytorch: building, adapting to any size, recognising by names of tensors.
 
 Importing this module imports neither torch nor the library.
 """
@@ -8,36 +8,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.models.networks.weights import Shapes, channels_and_classes
+from pipeline.models.networks.weights import Shapes, channels_and_classes, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = [
-    "DEPTH",
-    "GIVEN_ELSEWHERE",
-    "OUTPUT_STRIDE",
-    "UNBOUNDED",
-    "Architecture",
-    "check_output",
-    "infer_options",
-    "make_network",
-    "spelled",
-]
+__all__ = ["GIVEN_ELSEWHERE", "check_output", "infer_options", "make_network"]
 
-Architecture = Literal[
-    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"
-]
-_SPELLING = {name.lower(): name for name in get_args(Architecture)}
-# Default encoder depth where it is not 5.
-DEPTH = {"PSPNet": 3}
-# Default output stride where the encoder is dilated.
-OUTPUT_STRIDE = {"DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
-# Architectures whose attention, image pooling or group norm sees the whole tile.
-UNBOUNDED = {"MAnet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "DPT"}
 # Arguments of the library that are not among the options, and the key that gives each of them.
 GIVEN_ELSEWHERE = {
     "encoder_name": "encoder",
@@ -81,11 +61,6 @@ _ENCODERS = {
 _WIDTHS = [256, 128, 64, 32, 16]  # default feature maps of a U-Net's decoder
 
 
-def spelled(name: Any) -> Any:
-    """Return the library's spelling of an architecture; any other value is returned unchanged."""
-    return _SPELLING.get(name.lower(), name) if isinstance(name, str) else name
-
-
 def make_network(
     architecture: str, encoder: str, *, channels: int, classes: int, stride: int, pretrained: str | None = None, **options: Any
 ) -> nn.Module:
@@ -120,7 +95,7 @@ def make_network(
     except (OSError, RuntimeError) as error:
         if pretrained is None:
             raise _unfit(architecture, encoder, options, error) from error
-        tried = f"weights {pretrained!r} of encoder {name!r} neither in the cache nor on the hub ({_first_line(error)})"
+        tried = f"weights {pretrained!r} of encoder {name!r} neither in the cache nor on the hub ({first_line(error)})"
         way_out = "Use pretrained: null, or weights: FILE.safetensors with the whole network's weights."
         raise InputError(Problem("model.pretrained", tried, "", way_out)) from error
     except (TypeError, ValueError, KeyError, IndexError) as error:
@@ -141,7 +116,7 @@ def check_output(network: nn.Module, channels: int, stride: int) -> None:
         with torch.no_grad():
             shape = tuple(network(torch.zeros(1, channels, side, side)).shape[-2:])
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _unsized(f"a network that fails on {side} x {side} pixels ({_first_line(error)})", stride) from error
+        raise _unsized(f"a network that fails on {side} x {side} pixels ({first_line(error)})", stride) from error
     if shape != (side, side):
         raise _unsized(f"a network that takes {side} x {side} pixels to {shape[0]} x {shape[1]}", stride)
 
@@ -171,7 +146,6 @@ def _any_size(network: nn.Module, stride: int) -> nn.Module:
 
 
 def _encoder_name(encoder: str) -> str:
-    """Return the library's spelling of an encoder's name."""
     import timm
     from segmentation_models_pytorch.encoders import encoders
 
@@ -189,17 +163,12 @@ def _encoder_name(encoder: str) -> str:
 
 def _unfit(architecture: str, encoder: str, options: dict[str, Any], error: Exception) -> InputError:
     way_out = "Options are the arguments of the class in segmentation-models-pytorch."
-    return InputError(Problem("model", f"{architecture} with {encoder} and options {options}: {_first_line(error)}", "", way_out))
+    return InputError(Problem("model", f"{architecture} with {encoder} and options {options}: {first_line(error)}", "", way_out))
 
 
 def _unsized(found: str, stride: int) -> InputError:
     way_out = "Some encoders take one size only; `upsampling` must undo what the encoder halves."
     return InputError(Problem("model", found, f"as many pixels out as in, for every multiple of {stride}", way_out))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def infer_options(shapes: Shapes) -> Iterator[dict[str, Any]]:

@@ -208,11 +208,7 @@ def _narrow(forward: Forward, channels: int, side: int, axis: int) -> tuple[torc
 
 
 def probe_key(weights: Path, **built_from: Any) -> str:
-    """Return the key of a network's measurement: a hash of its weights, everything else it is built from, and the probe's version.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the key of a network's measurement: a hash of its weights, everything else it is built from, and the probe's version."""
     parts = {"probe": _VERSION, "weights": file_sha256(weights), **built_from}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Shapes", "channels_and_classes", "load_weights", "read_pickle", "read_weights", "refuse_mismatch"]
+__all__ = ["Shapes", "channels_and_classes", "first_line", "load_weights", "read_pickle", "read_weights", "refuse_mismatch"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each tensor of a state dict, by name."""
@@ -23,15 +23,12 @@ _MAX_NAMES = 3  # in a message; a wrong file differs in hundreds
 
 
 def load_weights(build: Callable[[], nn.Module], weights: Path | None, seed: int = 0) -> nn.Module:
-    """Build a module and load its weights.
+    """Build a module in evaluation mode, float32, on the CPU, and load its weights.
 
     Args:
         build: makes the module.
         weights: a ``.safetensors`` file, or a ``.pt``/``.pth`` state dict; None: random weights.
         seed: of the random weights; the global random state does not change.
-
-    Returns:
-        The module in evaluation mode, float32, on the CPU.
 
     Raises:
         InputError: the file is missing or damaged, or its keys or shapes do not match.
@@ -49,15 +46,22 @@ def load_weights(build: Callable[[], nn.Module], weights: Path | None, seed: int
 
 
 def read_weights(weights: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict; no code in the file is run.
+    """Read a state dict, without running code in the file.
 
     Raises:
         InputError: the file is missing, of another kind, truncated or tampered with.
     """
     if not weights.is_file():
         raise InputError(Problem(str(weights), "no such file", "a .safetensors file, or a .pt or .pth state dict"))
+    state: Any
     if weights.suffix == ".safetensors":
-        state: Any = _read_safetensors(weights)
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            state = load_file(weights)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise InputError(Problem(str(weights), f"a damaged file ({error})", "safetensors", "Copy it again.")) from error
     elif weights.suffix in (".pt", ".pth"):
         state = read_pickle(weights)
     else:
@@ -67,16 +71,6 @@ def read_weights(weights: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
         raise InputError(Problem(str(weights), "something other than tensors by name", "a state dict"))
     return dict(state)
-
-
-def _read_safetensors(weights: Path) -> Mapping[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(weights)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(Problem(str(weights), f"a damaged file ({error})", "safetensors", "Copy it again.")) from error
 
 
 def read_pickle(weights: Path | BinaryIO, where: str = "") -> Any:
@@ -90,9 +84,10 @@ def read_pickle(weights: Path | BinaryIO, where: str = "") -> Any:
     try:
         return torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         way_out = "A whole pickled module is refused, since loading it runs its code: save module.state_dict() as .safetensors."
-        raise InputError(Problem(where or str(weights), f"no readable state dict ({reason})", "tensors by name", way_out)) from error
+        raise InputError(
+            Problem(where or str(weights), f"no readable state dict ({first_line(error)})", "tensors by name", way_out)
+        ) from error
 
 
 def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], weights: Path) -> None:
@@ -112,7 +107,11 @@ def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torc
         "unknown": [name for name in found if name not in wanted],
         "of another shape": shapes,
     }
-    parts = [f"{len(names)} {kind}: {_shortened(names)}" for kind, names in differences.items() if names]
+    parts = [
+        f"{len(names)} {kind}: {', '.join(names[:_MAX_NAMES])}{', ...' * (len(names) > _MAX_NAMES)}"
+        for kind, names in differences.items()
+        if names
+    ]
     if parts:
         from pipeline.models.networks.recognition import advise
 
@@ -120,16 +119,12 @@ def refuse_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torc
         raise InputError(Problem(str(weights), "; ".join(parts), f"the {len(wanted)} tensors of the model", way_out))
 
 
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
-
-
 def channels_and_classes(shapes: Shapes, first: str, last: str) -> dict[str, int] | None:
-    """Read ``channels`` and ``classes`` off the weights of a network's first and last convolution; None where these are no convolutions.
-
-    Example:
-        >>> channels_and_classes({"stem.weight": (48, 3, 5, 5), "head.weight": (19, 48, 1, 1)}, "stem.weight", "head.weight")
-        {'channels': 3, 'classes': 19}
-    """
+    """Read ``channels`` and ``classes`` off the weights of a network's first and last convolution; None where these are no convolutions."""
     stem, head = shapes.get(first, ()), shapes.get(last, ())
     return {"channels": stem[1], "classes": head[0]} if len(stem) == len(head) == 4 else None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type without a message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
