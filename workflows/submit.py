@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import Config, load_config, to_yaml
 from pipeline.errors import GigasegError, InputError, Problem, nearest, one_of
 from pipeline.inputs import hash_values
+from pipeline.scheduling import EXIT_INTERRUPTED
 from pipeline.scheduling.runners.ray import authenticate
 from workflows.run import refuse_training
 
@@ -26,7 +27,6 @@ __all__ = ["submit"]
 TARGETS = ("ray",)
 ADDRESS = "http://127.0.0.1:8265"  # where Ray's Jobs API listens by default
 POLL_S = 1.0
-INTERRUPTED = 130
 
 
 def submit(config: Path, overrides: Sequence[str], *, to: str, address: str | None, wait: bool, dry_run: bool) -> int:
@@ -118,4 +118,4 @@ def _follow(client: JobSubmissionClient, submission: str) -> int:
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     print(f"{submission}: {info.status.value.lower()}: {info.message}", file=sys.stderr)
-    return INTERRUPTED if info.status.value == "STOPPED" else 1
+    return EXIT_INTERRUPTED if info.status.value == "STOPPED" else 1
