@@ -89,7 +89,7 @@ def segment(
     images: Images, model: ModelName, output: Output, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False
 ) -> None:
     """Segment images without a YAML; the output folder's config.yaml is the one that was used."""
-    from workflows import run as workflow
+    from workflows import segment as workflow
 
     done(workflow.segment(images, model, output, overrides or [], fresh=fresh, take_over=take_over))
 
@@ -113,7 +113,7 @@ def status(folder: Folder, *, as_json: Json = False) -> None:
 @app.command()
 def retry(folder: Folder, block: BlockName = None) -> None:
     """Try quarantined blocks again."""
-    from workflows import run as workflow
+    from workflows import retry as workflow
 
     done(workflow.retry(folder, block))
 
@@ -129,7 +129,7 @@ def report(folder: Folder) -> None:
 @app.command()
 def stop(folder: Folder) -> None:
     """Ask a run to stop after the blocks in flight; it can be resumed."""
-    from workflows import status as workflow
+    from workflows import stop as workflow
 
     done(workflow.stop(folder))
 
@@ -194,7 +194,7 @@ def models(
     """List the models and the trained bundles, or describe one."""
     if context.invoked_subcommand is not None:
         return
-    from workflows import plugins as workflow
+    from workflows import models as workflow
 
     if describe is not None or probe is not None:
         done(workflow.describe_model(probe or describe or "", measure=probe is not None, as_json=as_json))
@@ -234,7 +234,7 @@ def writers(*, as_json: Json = False) -> None:
 @app.command()
 def schema(*, training: Annotated[bool, typer.Option("--training", help="The schema of a training's YAML.")] = False) -> None:
     """Print the JSON schema of the YAML, for editors."""
-    from workflows import init as workflow
+    from workflows import schema as workflow
 
     done(workflow.schema(training=training))
 

@@ -1,17 +1,15 @@
-"""Write a ready, commented YAML; print the schema that every such YAML follows."""
+"""Write a ready, commented YAML to start from."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import yaml
 
-from pipeline.config import RUN_YAML, json_schema
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.training import TRAINING_YAML, is_training
+from pipeline.training import is_training
 
-__all__ = ["init", "kinds", "schema"]
+__all__ = ["init", "kinds"]
 
 FOLDER = Path(__file__).parent  # of the ready YAMLs, ``KIND.yaml`` each
 
@@ -38,10 +36,4 @@ def init(kind: str, folder: Path) -> int:
         raise InputError(Problem(str(target), "a file that is there already", "", "Move it away or change folder.")) from None
     command = "train" if is_training(yaml.safe_load(text)) else "run"
     print(f"{target}\nEdit it, then: gigaseg {command} {target.name}")
-    return 0
-
-
-def schema(*, training: bool = False) -> int:
-    """Print the JSON schema of the YAML of a run, or of a training, for editors. Returns 0."""
-    print(json.dumps(json_schema(TRAINING_YAML if training else RUN_YAML), indent=2))
     return 0

@@ -9,15 +9,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RUN_YAML, Config, Recipe, config_from_mapping, load_config, read_yaml, replace_auto, to_yaml
+from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job
-from pipeline.errors import InputError, Problem, one_of
+from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
-from pipeline.models.bundle_files import parse_model
 from pipeline.records import Receipt, RunFolder, latest, read_rows, refuse_overwriting
 from pipeline.report import print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
-from pipeline.storage import StorageLike, file_sha256
+from pipeline.storage import file_sha256
 from pipeline.training import TRAINING_YAML, is_training
 from pipeline.tuning import (
     RecipeChoice,
@@ -30,7 +29,7 @@ from pipeline.tuning import (
     try_backends,
 )
 
-__all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "retry", "run", "run_config", "segment"]
+__all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
 
 
 def run(
@@ -53,41 +52,6 @@ def run(
     """
     refuse_training(config_path)
     return run_config(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
-
-
-def segment(
-    images: Sequence[str], model: str, output: str, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False
-) -> int:
-    """Segment images without a YAML, as :func:`run` does with one; the output's config.yaml is the one that was used.
-
-    ``images`` are files, folders, globs, URLs or CSV lists; ``model`` is a name, a trained bundle, or a mapping as in the YAML.
-    """
-    mapping = {"images": list(images), "model": parse_model(model, "--model"), "output": output}
-    return run_config(config_from_mapping(mapping, Path.cwd(), "command line", overrides), fresh=fresh, take_over=take_over)
-
-
-def retry(output: StorageLike, block: str | None = None) -> int:
-    """Run quarantined blocks of an output again, or the one block of a name in failures.csv; what is done stays as it is.
-
-    Returns:
-        The exit code, as :func:`run` does.
-
-    Raises:
-        GigasegError: no run with such a block is here, or the run could not go on.
-    """
-    folder = RunFolder(output)
-    recorded = folder.require()
-    if recorded.get("kind") == "training":
-        way_out = f"Did you mean `gigaseg train {folder.storage}/config.yaml`?"
-        raise InputError(Problem(str(folder.storage), "the output of a training", "that of a run", way_out))
-    if command := next((name for name in ("evaluate", "convert") if name in recorded.get("identity", {})), None):
-        found, way_out = f"the output of `gigaseg {command}`", f"Run gigaseg {command} again."
-        raise InputError(Problem(str(folder.storage), found, "that of a run", way_out))
-    failed = [receipt.block for receipt in latest(read_rows(folder.ledger)).values() if not receipt.ok]
-    if block is not None and block not in failed:
-        names = one_of(list(dict.fromkeys(failed))) or "no block, as none is quarantined"
-        raise InputError(Problem("--block", repr(block), names))
-    return run_config(folder.read_config(), retried=lambda receipt: block is None or receipt.block == block)
 
 
 def refuse_training(config_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""Say how far a run or a training is, from its output alone; ask it to stop."""
+"""Say how far a run or a training is, from its output alone."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import sys
 from typing import Any
 
 from pipeline.engine import all_phases
@@ -13,7 +12,7 @@ from pipeline.records import Holder, RunFolder, current_holder, read_rows, tally
 from pipeline.report import num_blocks, phase_rows, planned, report_of
 from pipeline.storage import StorageLike
 
-__all__ = ["state_of", "status", "stop"]
+__all__ = ["state_of", "status"]
 
 COUNTED = {"scored": [one.name for one in all_phases() if one.prepares], "done": [one.name for one in all_phases() if one.is_result]}
 """Phases whose blocks are counted together, by the word that is printed."""
@@ -32,19 +31,6 @@ def status(output: StorageLike, *, as_json: bool = False) -> int:
         print(json.dumps(run_summary(folder), indent=1))
     else:
         print_run(folder, run_summary(folder))
-    return 0
-
-
-def stop(output: StorageLike) -> int:
-    """Ask a run or a training to end after what it is doing; it can be resumed. Returns 0, whether or not a process runs.
-
-    Raises:
-        InputError: no run is here.
-    """
-    folder = RunFolder(output)
-    recorded = folder.require()
-    folder.ask_to_stop()
-    print(f"asked to stop: {folder.storage} ({recorded['state']})", file=sys.stderr)
     return 0
 
 

@@ -82,7 +82,7 @@ def keys(schema: dict[str, Any], node: dict[str, Any], where: str = "") -> Itera
 
 def test_every_config_key_is_documented() -> None:
     """Each key that the YAML knows says what it means in the schema."""
-    from pipeline.config.loading import Config
+    from pipeline.config import Config
 
     schema = Config.model_json_schema()
     documented = dict(keys(schema, schema))

@@ -8,8 +8,8 @@ from pipeline.errors import GigasegError, InputError, StoreError
 from pipeline.records import Holder, Ledger, read_rows
 from tests.conftest import Done
 from tests.oracle.interrupted_runs import TILES, TRACED, assert_same, ending_after, write_images
-from workflows.run import retry
-from workflows.status import stop
+from workflows.retry import retry
+from workflows.stop import stop
 
 
 @pytest.fixture

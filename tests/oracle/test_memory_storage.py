@@ -17,8 +17,10 @@ from pipeline.storage import open_storage
 from tests.conftest import blobs, engine_yaml, save_tiff
 from tests.oracle.interrupted_runs import CLASSES, ending_after
 from workflows.report import report
-from workflows.run import retry, run
-from workflows.status import status, stop
+from workflows.retry import retry
+from workflows.run import run
+from workflows.status import status
+from workflows.stop import stop
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link"}  # their last argument is the folder that a path is relative to
 BAD = 255  # pixels of this value fail until they are cured

@@ -21,7 +21,7 @@ from pipeline.tiling.stitching import axis_weights
 from tests.conftest import Done, blobs, save_tiff
 from tests.oracle.interrupted_runs import ending_after
 from workflows.report import report
-from workflows.run import retry
+from workflows.retry import retry
 from workflows.status import status
 
 torch = pytest.importorskip("torch")

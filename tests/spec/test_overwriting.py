@@ -9,7 +9,8 @@ import yaml
 from pipeline.errors import InputError
 from tests.conftest import Done, blobs, engine_yaml, save_tiff
 from workflows.convert import convert
-from workflows.run import retry, run
+from workflows.retry import retry
+from workflows.run import run
 
 HISTOGRAM = {"model": {"name": "histogram", "classes": 2}, "normalize": None, "tiling": {"core": 64, "halo": 0, "block": 64}}
 

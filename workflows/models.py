@@ -1,0 +1,75 @@
+"""List models and trained bundles, each with its options; describe one model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.models.bundle_files import list_bundles, parse_model, read_spec
+from pipeline.plugins import available, build
+from workflows.plugins import describe_plugin, print_rows
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+__all__ = ["describe_model", "list_models"]
+
+
+def list_models(*, as_json: bool = False) -> int:
+    """Print the models as readers and writers are listed, then the bundles that can be named without a path. Returns 0."""
+    print_rows([*(describe_plugin("models", name) for name in available("models")), *describe_bundles()], as_json=as_json)
+    return 0
+
+
+def describe_bundles() -> list[dict[str, Any]]:
+    """Describe every bundle that ships or lies on GIGASEG_MODELS; the summary of a damaged one says what is wrong."""
+    rows = []
+    for name, folder in list_bundles().items():
+        try:
+            spec = read_spec(folder)
+            summary = f"bundle of {spec.architecture.get('name')}: {', '.join(each.name for each in spec.classes)}"
+        except InputError as error:
+            summary = str(error)
+        rows.append({"name": name, "summary": summary, "options": {}, "folder": str(folder)})
+    return rows
+
+
+def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -> int:
+    """Print the size of one model and how far its inputs reach, by experiment where it is to be measured. Returns 0.
+
+    Raises:
+        InputError: there is no such model, bundle or mapping as in the YAML, or its options are wrong.
+    """
+    from pipeline.models import num_parameters
+
+    where = "--probe" if measure else "--describe"
+    model: Model = build("models", parse_model(text, where), where)
+    facts = {
+        "parameters": num_parameters(model),
+        "stride": model.stride,
+        "field": model.field,
+        "channels": model.num_channels,
+        "classes": model.num_classes,
+        **(measured(model) if measure else {}),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:<12}{'-' if value is None else value}")
+    return 0
+
+
+def measured(model: Model) -> dict[str, Any]:
+    """Measure stride and field, in pixels; nothing for a model that is no network."""
+    from pipeline.models import TorchModel
+    from pipeline.models.networks import probe, remember_probe
+
+    if not isinstance(model, TorchModel):
+        return {}
+    found = probe(model.load(), model.num_channels or 1, model.fixed_size)
+    if model.unmeasured_key:
+        remember_probe(model.unmeasured_key, found)
+    return asdict(found)

@@ -1,0 +1,23 @@
+"""Segment images without writing a YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.config import config_from_mapping
+from pipeline.models.bundle_files import parse_model
+from workflows.run import run_config
+
+__all__ = ["segment"]
+
+
+def segment(
+    images: Sequence[str], model: str, output: str, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False
+) -> int:
+    """Segment images without a YAML, as :func:`workflows.run.run` does with one; the output's config.yaml is the one that was used.
+
+    ``images`` are files, folders, globs, URLs or CSV lists; ``model`` is a name, a trained bundle, or a mapping as in the YAML.
+    """
+    mapping = {"images": list(images), "model": parse_model(model, "--model"), "output": output}
+    return run_config(config_from_mapping(mapping, Path.cwd(), "command line", overrides), fresh=fresh, take_over=take_over)
