@@ -36,8 +36,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return record
 
     for name in COMMANDS:
-        module = {"segment": "run", "retry": "run", "stop": "status"}.get(name, name)
-        monkeypatch.setattr(import_module(f"workflows.{module}"), name, workflow(name))
+        monkeypatch.setattr(import_module(f"workflows.{name}"), name, workflow(name))
     return calls
 
 
@@ -314,7 +313,7 @@ def test_doctor_offers_the_command_for_what_is_missing(monkeypatch: pytest.Monke
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "gpu       none" in shown
-    assert "pip install openslide-python openslide-bin" in shown
+    assert "pip install onnx onnxruntime" in shown
     assert 'pip install --no-deps "stardist>=0.9.2"' in shown
 
 

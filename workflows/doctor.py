@@ -20,10 +20,6 @@ __all__ = ["EXTRAS", "doctor"]
 EXTRAS = {
     "cpu": ("openvino",),
     "int8": ("openvino", "nncf"),
-    "slide": ("openslide-python", "openslide-bin"),
-    "geo": ("rasterio", "shapely", "pyogrio"),
-    "bio": ("bioio",),
-    "cloud": ("obstore",),
     "onnx": ("onnx", "onnxruntime"),
     "fast": ("zarrs",),
 }
