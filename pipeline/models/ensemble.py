@@ -53,12 +53,10 @@ class Ensemble(Model):
         models = self.models
         if not all(model.gives_scores for model in models):
             raise ValueError("members that give scores; thresholds and the like decide themselves")
-        if len({model.num_classes for model in models}) > 1:
-            raise ValueError(f"members of one number of classes; these have {[model.num_classes for model in models]}")
-        if len({model.num_channels for model in models} - {None}) > 1:
-            raise ValueError(f"members of one number of channels; these have {[model.num_channels for model in models]}")
-        if len({model.fixed_size for model in models} - {None}) > 1:
-            raise ValueError(f"members of one input size; these have {[model.fixed_size for model in models]}")
+        for fact, words in (("num_classes", "number of classes"), ("num_channels", "number of channels"), ("fixed_size", "input size")):
+            values = [getattr(model, fact) for model in models]
+            if len(set(values) - {None}) > 1:
+                raise ValueError(f"members of one {words}; these have {values}")
         if any(model.fitter() for model in self.constituents):
             raise ValueError("members without statistics of their own; a package that normalises by image cannot be averaged")
         if len(self._per_image - {None}) > 1:
