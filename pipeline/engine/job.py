@@ -69,7 +69,7 @@ class Job:
     @property
     def probs(self) -> bool:
         """Whether probabilities are written."""
-        return any(getattr(writer, "probs", False) for writer in self.writers)
+        return any(writer.wants_probs for writer in self.writers)
 
     @property
     def blends(self) -> bool:

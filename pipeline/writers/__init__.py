@@ -60,6 +60,11 @@ class Writer(Plugin):
 
     suffix: ClassVar[str] = ""
 
+    @property
+    def wants_probs(self) -> bool:
+        """Whether the run shall write class probabilities beside the masks."""
+        return False
+
     @abstractmethod
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         """Write a whole mask under a key; repeatable.

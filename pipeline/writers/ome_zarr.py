@@ -47,6 +47,11 @@ class OmeZarr(Writer):
     probs: bool = Field(default=False, description="also write class probabilities, probs/NAME.ome.zarr (K,Y,X) uint8")
     downsample: Literal["nearest", "mode"] = Field(default="nearest", description="how smaller levels of a mask are made")
 
+    @property
+    @override
+    def wants_probs(self) -> bool:
+        return self.probs
+
     def create(self, where: StorageLike, meta: MaskMeta | Header, block: int) -> BlockStore:
         """Make the group, and return an empty level 0 to write blocks into; what exists stays, pixels included.
 
