@@ -20,7 +20,7 @@ from pipeline.plugins import Plugin, find
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.models import Predict
+    from pipeline.models import PredictFunction
 
 __all__ = ["MALLOC_VARIABLES", "Backend", "bf16_supported", "find_backend", "keep_freed_memory", "libc"]
 
@@ -68,7 +68,7 @@ class Backend(Plugin):
             raise InputError(problems)
 
     @abstractmethod
-    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> AbstractContextManager[Predict]:
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> AbstractContextManager[PredictFunction]:
         """Prepare a network; the context yields a plain function (:data:`pipeline.models.Predict`).
 
         A :class:`pipeline.models.Predictor` can do more: return class ids where nothing needs scores, keep its arrays on a device,

@@ -134,7 +134,9 @@ def default_colors(count: int) -> list[str]:
 class Tiling(StrictModel):
     """How an image is cut."""
 
-    core: PositiveInteger | Auto = Field(default="auto", description="side of what a tile writes, pixels")
+    core: PositiveInteger | Auto = Field(
+        default="auto", description="side of the square that a tile writes, pixels of the level that is read"
+    )
     halo: Annotated[int, Field(ge=0)] | Auto = Field(default="auto", description="context that is read on every side, pixels")
     block: PositiveInteger | Auto = Field(default="auto", description="side of a block, the unit of scheduling, pixels; a multiple of core")
     stitch: Literal["crop", "linear", "gaussian"] = Field(default="crop", description="keep cores, or blend neighbouring tiles")

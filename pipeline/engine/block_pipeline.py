@@ -34,7 +34,7 @@ PhaseOf = Callable[[str], Phase[Any, Any]]
 
 
 def process(
-    feed: Feed, resources: Resources, readers: int = 1, writers: int = 1, phase_of: PhaseOf = phase
+    feed: Feed, resources: Resources, read_threads: int = 1, write_threads: int = 1, phase_of: PhaseOf = phase
 ) -> Generator[Receipt, None, None]:
     """Take blocks until there are no more, and yield one receipt for each.
 
@@ -43,18 +43,18 @@ def process(
     Args:
         feed: called by one reading thread at a time, whenever it has room.
         resources: what this actor holds open.
-        readers: threads that read; so many blocks are loaded ahead.
-        writers: threads that write.
+        read_threads: so many blocks are loaded ahead.
+        write_threads: so many blocks are written at a time.
         phase_of: looks up ``Block.phase``.
 
     Raises:
         StoreError: the output cannot be written.
         InputError: the model turned out not to fit the images.
     """
-    line = _Line(resources, readers, writers, phase_of)
-    for number in range(readers):  # files are kept open by name
+    line = _Line(resources, read_threads, write_threads, phase_of)
+    for number in range(read_threads):  # files are kept open by name
         threading.Thread(target=line.read_all, args=(feed,), daemon=True, name=f"read {number}").start()
-    for _ in range(writers):
+    for _ in range(write_threads):
         threading.Thread(target=line.write_all, daemon=True, name="write").start()
     try:
         yield from line.run()
@@ -65,13 +65,13 @@ def process(
 class _Line:
     """The threads of the three stages, and the inbox where their results meet."""
 
-    def __init__(self, resources: Resources, readers: int, writers: int, phase_of: PhaseOf) -> None:
+    def __init__(self, resources: Resources, read_threads: int, write_threads: int, phase_of: PhaseOf) -> None:
         self.resources, self.phase_of = resources, phase_of
-        self.readers, self.writers = readers, writers
+        self.read_threads, self.write_threads = read_threads, write_threads
         self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.to_write: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.may_read = threading.Semaphore(readers)  # blocks loaded ahead of the one that computes
-        self.may_write = threading.Semaphore(writers)  # blocks being written behind it
+        self.may_read = threading.Semaphore(read_threads)  # blocks loaded ahead of the one that computes
+        self.may_write = threading.Semaphore(write_threads)  # blocks being written behind it
         self.feeding = threading.Lock()
         self.closed = False
 
@@ -98,7 +98,7 @@ class _Line:
             self.inbox.put(("saved", saved))
 
     def run(self) -> Iterator[Receipt]:
-        outstanding, reading = 0, self.readers
+        outstanding, reading = 0, self.read_threads
         while reading or outstanding:
             kind, item = self.inbox.get()
             if kind == "broken":
@@ -122,8 +122,8 @@ class _Line:
 
     def close(self) -> None:
         self.closed = True
-        self.may_read.release(self.readers)
-        for _ in range(self.writers):
+        self.may_read.release(self.read_threads)
+        for _ in range(self.write_threads):
             self.to_write.put(None)
 
     def _step(self, name: str, stage: str, block: Block, watch: Stopwatch, *given: Any) -> tuple[Block, Stopwatch, Any]:

@@ -22,6 +22,7 @@ from pipeline.writers.ome_zarr import OmeZarr
 
 __all__ = [
     "block_store_keys",
+    "discard_stored",
     "finish_copy",
     "finish_mask",
     "mask_of",
@@ -127,6 +128,19 @@ def read_stored(job: Job, block: Block, receipt: Receipt) -> NDArray[Any] | None
     if not array.exists() or not any(f"{OmeZarr.suffix}/" in name for name in receipt.files):
         return None
     return BlockStore.open(array).read(block.box, block.plane)
+
+
+def discard_stored(job: Job, block: Block) -> None:
+    """Remove what is stored of a block: its shards, or every export of an image of one block."""
+    image, storage = block.image, job.storage
+    for key in block_store_keys(job, image):
+        array = storage.below(key).below("0")
+        if array.exists() and not job.is_single(image):
+            BlockStore.open(array).delete(block.box, block.plane)
+    if job.is_single(image):
+        for key in {*block_store_keys(job, image), *(job.key(image, writer.suffix) for writer in job.writers)}:
+            storage.delete(key)
+            storage.delete_tree(key)
 
 
 def _export(job: Job, image: Image, mask: Raster) -> Files:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, Strict
 
 from pipeline.config import Recipe
-from pipeline.models._predictors import TTA, Predict, Predictor, as_predictor, augmented
+from pipeline.models._predictors import TTA, PredictFunction, Predictor, as_predictor, augmented
 from pipeline.plugins import Plugin, build
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.models.networks import Shapes
     from pipeline.statistics import Fitter
 
-__all__ = ["Model", "Network", "Predict", "Predictor", "TorchModel", "as_predictor", "fact_of", "num_parameters"]
+__all__ = ["Model", "Network", "PredictFunction", "Predictor", "TorchModel", "as_predictor", "fact_of", "num_parameters"]
 
 
 def fact_of(path: str) -> Any:
@@ -155,8 +155,8 @@ class Model(Plugin):
         return height * width * (channels * 4 + self.num_classes * 8)
 
     @abstractmethod
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> AbstractContextManager[Predict]:
-        """Load the model; the context yields :data:`Predict`. A plug-in writes this method, the engine calls :meth:`predictor`.
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> AbstractContextManager[PredictFunction]:
+        """Load the model; the context yields :data:`PredictFunction`. A plug-in writes this method, the engine calls :meth:`predictor`.
 
         Args:
             recipe: backend, device, precision and threads to use.

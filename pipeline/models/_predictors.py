@@ -17,14 +17,14 @@ from pipeline.tiling import ArrayOps, NumpyOps
 if TYPE_CHECKING:
     from pipeline.statistics import ImageFit
 
-__all__ = ["TTA", "Predict", "Predictor", "as_predictor", "augmented", "average_probs", "orientations"]
+__all__ = ["TTA", "PredictFunction", "Predictor", "as_predictor", "augmented", "average_probs", "orientations"]
 
 TTA = Literal["none", "flips", "d4"]
 Turn = Callable[[Any], Any]
 
 _TINY = np.float32(1e-30)  # keeps the logarithm of a probability of 0 finite
 
-Predict = Callable[[Any, Sequence["ImageFit"]], Any]
+PredictFunction = Callable[[Any, Sequence["ImageFit"]], Any]
 """``predict(pixels_BCYX, fits)``: a plain function, or a :class:`Predictor`.
 
 Args:
@@ -39,7 +39,7 @@ Returns:
 
 
 class Predictor(ABC):
-    """An opened model: a :data:`Predict` that can also return class ids alone, and says where its arrays live.
+    """An opened model: a :data:`PredictFunction` that can also return class ids alone, and says where its arrays live.
 
     Attributes:
         ops: operations on the arrays that the predictor takes and returns; numpy's unless it computes on a device.
@@ -55,7 +55,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def __call__(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> Any:
-        """Return logits or class ids; see :data:`Predict`."""
+        """Return logits or class ids; see :data:`PredictFunction`."""
 
     def classes(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> Any:
         """Return class ids (B, Y, X), exactly those of the largest logits; or logits, where ids save nothing or a logit is not finite.
@@ -67,7 +67,7 @@ class Predictor(ABC):
 
 
 class _Function(Predictor):
-    def __init__(self, function: Predict) -> None:
+    def __init__(self, function: PredictFunction) -> None:
         super().__init__()
         self.function = function
 
@@ -75,7 +75,7 @@ class _Function(Predictor):
         return self.function(pixels_BCYX, fits)
 
 
-def as_predictor(predict: Predict) -> Predictor:
+def as_predictor(predict: PredictFunction) -> Predictor:
     """Return a predictor unchanged, and wrap a plain function, which a plug-in may yield instead."""
     return predict if isinstance(predict, Predictor) else _Function(predict)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.config import Recipe
-from pipeline.models import Model, Predict, fact_of
+from pipeline.models import Model, PredictFunction, fact_of
 from pipeline.statistics import ImageFit
 
 __all__ = ["Identity"]
@@ -34,7 +34,7 @@ class Identity(Model):
     num_classes: ClassVar[int] = fact_of("classes")
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[PredictFunction]:
         """Load nothing."""
         kind = np.dtype(np.uint8 if self.classes <= 255 else np.uint16)
         fill = kind.type(255 if self.classes <= 255 else 65535)

@@ -27,7 +27,7 @@ class Block:
         plane: index of the (t, z) plane.
         box: its pixels, inside the image; for ``finish`` the whole plane.
         key: hash of all that its pixels depend on; a row of the ledger counts only under the same key.
-        fit: what the fit phase found for the image.
+        fit: what the phase that this one reads found for the image; empty where it reads none.
         attempt: how often it was charged with a failure before.
         lost: ids of the image's blocks that failed in the phase before.
     """

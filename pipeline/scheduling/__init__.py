@@ -1,6 +1,6 @@
 """From a plan to a finished run: the queue of blocks, its execution, progress, and the runners that carry it out.
 
-Owns: plan, queue, execution, audit, runners (``runners/`` alone imports Ray). May import: engine, records and below.
+Owns: plan, queue, execution, audit, runners (here ``runners/`` alone imports Ray). May import: engine, records and below.
 Never touches: pixels; how a recipe is chosen; how a report looks.
 """
 

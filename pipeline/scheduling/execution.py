@@ -82,7 +82,7 @@ class _Execution:
         state = "failed"
         try:
             with show_progress(self._pixels) as self.progress, handle_signals(self._on_signal) as arm:
-                work = Work(spec.job, self.queue, self.commit, self.stopping, spec.compute, folder.log, arm, self.check)
+                work = Work(spec.job, self.queue, self.book, self.stopping, spec.compute, folder.log, arm, self.check)
                 build("runners", {"name": spec.runner}, "compute.runner").run(work)
             state = "running" if self.queue.is_finished else "interrupted"
         except (KeyboardInterrupt, SystemExit):  # Ray answers SIGTERM with SystemExit while it starts
@@ -117,12 +117,13 @@ class _Execution:
                 return replace(receipt, cause=f"{key} was written and is not there with its {size} bytes", transient=True, counts=None)
         return receipt
 
-    def commit(self, block: Block, receipt: Receipt) -> None:
-        """Book a block's receipt in the ledger, then in the queue."""
+    def book(self, block: Block, receipt: Receipt) -> None:
+        """Append a block's receipt to the ledger, which commits it within half a second, and settle it in the queue."""
         if receipt.counts is not None:
             receipt = replace(receipt, count_key=self.count_keys[receipt.image])
         if not receipt.ok:
             self._forget(self.outdated.get((receipt.phase, receipt.block), {}))
+            phase(block.phase).discard(self.spec.job, block)
         self.ledger.append(receipt)
         self.queue.settle(receipt)
         if self._takes_time(block):

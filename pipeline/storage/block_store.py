@@ -118,14 +118,16 @@ class BlockStore(Raster):
         whole = Box(box.y0, box.x0, box.y0 + self.block, box.x0 + self.block).clip(self.header.shape)
         if box.y0 % self.block or box.x0 % self.block or box != whole:
             raise ValueError(f"{box} is not a block of side {self.block} in {self.header.shape}")
-        index = self._index(box, plane)
-        row, col = box.y0 // self.block, box.x0 // self.block
-        key = "/".join(["c", *(str(at) if isinstance(at, int) else "0" for at in index[:-2]), str(row), str(col)])
+        index, key = self._index(box, plane), self._key(box, plane)
         self._writable[index] = pixels.reshape(tuple(at.stop - at.start for at in index if isinstance(at, slice)))
         size = self.storage.size(key)
         if size is None:
             raise StoreError(f"{self.storage}/{key}: was written and is not there")
         return {key: size}
+
+    def delete(self, box: Box, plane: int = 0) -> None:
+        """Remove one block: its pixels have the fill value again."""
+        self.storage.delete(self._key(box, plane))
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Return the pixels of a box, pixels_CYX; the fill value where nothing was written. A damaged file raises BlockError."""
@@ -134,6 +136,11 @@ class BlockStore(Raster):
         except (OSError, RuntimeError, ValueError) as error:
             raise BlockError(f"{self.storage}: cannot be read at (y={box.y0}, x={box.x0}): {error}") from error
         return pixels.reshape(self.header.channels, *box.shape)
+
+    def _key(self, box: Box, plane: int) -> str:
+        """The file of a block."""
+        leading = (str(at) if isinstance(at, int) else "0" for at in self._index(box, plane)[:-2])
+        return "/".join(["c", *leading, str(box.y0 // self.block), str(box.x0 // self.block)])
 
     def _index(self, box: Box, plane: int) -> tuple[int | slice, ...]:
         planes = self.header.planes

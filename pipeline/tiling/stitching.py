@@ -1,7 +1,8 @@
-"""From the scores of tiles to the mask of a block: pure functions of numpy arrays.
+"""Classes, probabilities and blending weights from the scores of tiles: pure functions of numpy arrays.
 
-``crop`` keeps each tile's core and needs no accumulator. ``linear`` and ``gaussian`` add weighted scores. The weights depend on
-core and halo alone and sum to one at every pixel, and each pixel adds its tiles in the same order: the cut into blocks changes no mask.
+``crop`` keeps each tile's core, which the engine's ``predict_tiles`` cuts out. ``linear`` and ``gaussian`` add weighted scores. The
+weights depend on core and halo alone and sum to one at every pixel, and each pixel adds its tiles in the same order, so that the cut
+into blocks changes no mask.
 """
 
 from __future__ import annotations

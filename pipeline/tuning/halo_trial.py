@@ -20,7 +20,7 @@ from pipeline.engine import read_zero_filled, valid_pixels
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, ceil_to
 from pipeline.inputs import Catalogue, Image
-from pipeline.models import Predict, TorchModel
+from pipeline.models import PredictFunction, TorchModel
 from pipeline.plugins import build
 from pipeline.raster import Raster
 from pipeline.statistics import normalization_fitter, resolve_normalization
@@ -129,7 +129,7 @@ class ExactCore:
         is_telling: whether a halo can make a difference here: pixels vary, logits are finite, and there is more than one class.
     """
 
-    def __init__(self, predict: Predict, raster: Raster, fit: Mapping[str, Any], stride: int, exact: int) -> None:
+    def __init__(self, predict: PredictFunction, raster: Raster, fit: Mapping[str, Any], stride: int, exact: int) -> None:
         self._predict, self._raster, self._fit = predict, raster, fit
         spreads = {box: self._spread(box) for box in _places(raster.header.shape, ceil_to(CORE, stride), stride)}
         self._box = max(spreads, key=lambda box: spreads[box])

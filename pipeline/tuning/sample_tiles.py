@@ -18,7 +18,7 @@ from pipeline.engine import read_zero_filled
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image
-from pipeline.models import Predict
+from pipeline.models import PredictFunction
 from pipeline.plugins import build
 from pipeline.statistics import Fitter, Fitters, Summary, normalization_fitter, resolve_normalization
 
@@ -156,7 +156,7 @@ def predict_tiles(
     """
     normalize = resolve_normalization(catalogue.config.normalize, catalogue.model)
     with catalogue.model.predictor(recipe, normalize if isinstance(normalize, Mapping) else None) as predict:
-        calls: list[Predict] = [predict, predict.classes] if predict.has_own_classes else [predict]
+        calls: list[PredictFunction] = [predict, predict.classes] if predict.has_own_classes else [predict]
         answers = [[np.array(call(pixels_BCYX, [fit])) for call in calls] for pixels_BCYX, fit in tiles]
         seconds = float("inf")
         for _ in range(num_rounds):

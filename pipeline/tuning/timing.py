@@ -211,7 +211,7 @@ def time_piece(catalogue: Catalogue, job: Job, runner: str) -> RunTiming:
     queue.begin({})
     with Ledger.open(job.storage.below("ledger")) as ledger:
 
-        def commit(block: Block, receipt: Receipt) -> None:
+        def book(block: Block, receipt: Receipt) -> None:
             if not receipt.ok:
                 raise GigasegError(f"{receipt.phase} {receipt.block}: {receipt.cause}")
             ledger.append(receipt)
@@ -223,7 +223,7 @@ def time_piece(catalogue: Catalogue, job: Job, runner: str) -> RunTiming:
             return began is not None and time.perf_counter() - start - began > MOST_S
 
         start = time.perf_counter()
-        build("runners", {"name": runner}).run(Work(job, queue, commit, is_enough, catalogue.config.compute, log.append))
+        build("runners", {"name": runner}).run(Work(job, queue, book, is_enough, catalogue.config.compute, log.append))
     return summarize_receipts(committed, stages, max(1, sum(" ready on " in line for line in log)))
 
 

@@ -36,7 +36,7 @@ from pipeline.config import Recipe, load_config
 from pipeline.engine import read_reflected
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, build_catalogue
-from pipeline.models import Predict, Predictor
+from pipeline.models import PredictFunction, Predictor
 from pipeline.plugins import build
 from pipeline.scheduling.plan import make_job
 from pipeline.tiling.grid import Grid
@@ -58,7 +58,7 @@ def cpu(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def bare(predict: Predict, tiles: list[np.ndarray]) -> None:
+def bare(predict: PredictFunction, tiles: list[np.ndarray]) -> None:
     """The forward passes alone."""
     for pixels_CYX in tiles:
         predict(pixels_CYX[None], [{}])
@@ -97,7 +97,7 @@ def best_backend(catalogue: Catalogue) -> TriedBackend:
     return fastest_backend(tried)
 
 
-def call_of(predict: Predictor, recipe: Recipe) -> Predict:
+def call_of(predict: Predictor, recipe: Recipe) -> PredictFunction:
     """What the engine calls: classes where nothing needs logits."""
     return predict.classes if recipe.stitch == "crop" else predict
 

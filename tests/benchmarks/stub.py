@@ -10,7 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from pipeline.config import Recipe
-from pipeline.models import Model, Predict
+from pipeline.models import Model, PredictFunction
 
 __all__ = ["Stub"]
 
@@ -35,5 +35,5 @@ class Stub(Model):
 
     @contextmanager
     @override
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[PredictFunction]:
         yield lambda pixels_BCYX, fits: (pixels_BCYX[:, 0] >= 128).view(np.uint8)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.config import Recipe
-from pipeline.models import Model, Predict
+from pipeline.models import Model, PredictFunction
 
 __all__ = ["Faulty"]
 
@@ -45,7 +45,7 @@ class Faulty(Model):
         return True
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[PredictFunction]:
         if self.load == "raise":
             raise RuntimeError("the weights are not what they seem")
         if self.load == "die":

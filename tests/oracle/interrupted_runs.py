@@ -37,10 +37,10 @@ def add_image(folder, name, shape):
 def ending_after(count, error):
     """End the run in the middle: after so many receipts, raise, or ask it to stop."""
     booked = []
-    commit = _Execution.commit
+    book = _Execution.book
 
-    def commit_and_end(self, block, receipt):
-        commit(self, block, receipt)
+    def book_and_end(self, block, receipt):
+        book(self, block, receipt)
         booked.append(receipt)
         if len(booked) == count:
             if error is not None:
@@ -48,7 +48,7 @@ def ending_after(count, error):
             self.flagged, self.looked = True, float("inf")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Execution, "commit", commit_and_end)
+        patch.setattr(_Execution, "book", book_and_end)
         yield booked
 
 

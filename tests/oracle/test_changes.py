@@ -94,3 +94,28 @@ def test_a_smaller_image_leaves_nothing_of_a_larger_one(engine, tmp_path, capsys
     status(smaller.folder, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert (found["pixels"], found["predicted"], found["blocks_done"]) == (pixels, pixels, 1 if pixels == 3000 else 4)
+
+
+@pytest.mark.parametrize("core", [64, 128], ids=["blocks", "one block"])
+def test_a_block_that_was_written_and_fails_then_has_no_pixels(engine, tmp_path, monkeypatch, core):
+    """A shard whose receipt never came, as the process was killed or the next write failed, does not outlive the block's quarantine."""
+    from pipeline.engine.phases import predict
+
+    keys = {**IDENTITY, "writers": BOTH, "tiling": {"core": core, "halo": 0, "block": core}, "compute": {"attempts": 1}}
+    save_tiff(tmp_path / "a.tif", np.full((128, 128), 1, np.uint8))
+    write = predict.write_mask
+
+    def write_and_fail(resources, block, mask_YX):
+        write(resources, block, mask_YX)
+        if block.box.y1 == block.box.x1 == 128:
+            raise MemoryError
+
+    monkeypatch.setattr(predict, "write_mask", lambda *given: write_and_fail(*given) or write(*given))
+    failed = engine(**keys)
+    assert (failed.code, failed.report["quarantined"]) == (3, core**2)
+    if core == 128:
+        assert not (failed.folder / "masks").exists()
+        return
+    for mask_YX in (failed.mask(), tifffile.imread(failed.folder / "masks" / "a.tif")):
+        assert np.unique(mask_YX[64:, 64:]).tolist() == [255]
+        assert (mask_YX == 1).sum() == 128 * 128 - 64 * 64

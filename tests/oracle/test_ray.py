@@ -68,13 +68,13 @@ def test_a_run_begun_by_one_runner_is_ended_by_another(scene, engine, ray):
     def three_blocks(self, work):
         booked = []
 
-        def commit(block, receipt):
-            work.commit(block, receipt)
+        def book(block, receipt):
+            work.book(block, receipt)
             booked.append(receipt)
 
         from dataclasses import replace
 
-        run(self, replace(work, commit=commit, stopping=lambda: len(booked) >= 3))
+        run(self, replace(work, book=book, stopping=lambda: len(booked) >= 3))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Serial, "run", three_blocks)

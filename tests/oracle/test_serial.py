@@ -56,7 +56,7 @@ class Line:
         self.work = Work(
             SimpleNamespace(recipe=Recipe(block=10)),
             self.queue,
-            self.commit,
+            self.book,
             self._stopping,
             Compute(attempts=attempts),
             self.log.append,
@@ -80,7 +80,7 @@ class Line:
     def _stopping(self):
         return self.stopping()
 
-    def commit(self, block, receipt):
+    def book(self, block, receipt):
         assert receipt.block == block.id
         self.committed.append((block.col, receipt.attempts, receipt.cause))
         self.queue.settle(receipt)
@@ -168,7 +168,7 @@ def test_an_error_ends_the_run_and_closes_the_model(monkeypatch):
             closed.append(1)
 
     monkeypatch.setattr(module, "open_resources", open_resources)
-    line.work = replace(line.work, commit=fail)
+    line.work = replace(line.work, book=fail)
     with pytest.raises(StoreError, match="disk full"):
         line.run()
     assert closed == [1]

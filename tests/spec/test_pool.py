@@ -45,10 +45,10 @@ class Run:
         self.queue.begin({})
         self.committed, self.log = [], []
         job = SimpleNamespace(recipe=Recipe(block=SIDE))
-        self.work = Work(job, self.queue, self.commit, lambda: False, Compute(**compute), self.log.append)
+        self.work = Work(job, self.queue, self.book, lambda: False, Compute(**compute), self.log.append)
         self.numbers = iter(range(99))
 
-    def commit(self, block, receipt):
+    def book(self, block, receipt):
         self.committed.append(receipt)
         self.queue.settle(receipt)
 

@@ -69,7 +69,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
     Attributes:
         after: phases that come before this one, where an image has them.
         before: phases that come after this one, for a phase that is put between two others.
-        reads: the phase whose :class:`Reduction` is given to each block as ``block.fit``; empty: none.
+        reads: the phase whose reduced result each block gets as ``block.fit``; empty: none. The report shows ``numbers`` alone.
         prepares: the phase that cannot do a block where this one failed: the failure is reported once.
         is_per_image: one piece of work for the whole image, with a deadline that grows with the image; otherwise one a block.
         is_result: its blocks are what the run is for: status counts them, and the report counts their pixels.
@@ -125,6 +125,9 @@ class Phase(ABC, Generic[Loaded, Worked]):
             count_key: what the image's counts depend on besides its mask; empty: it has no truth.
         """
         return ()
+
+    def discard(self, job: Job, block: Block) -> None:
+        """Remove what an attempt may have written of a block that is quarantined now: its pixels have no prediction."""
 
     def temporary_files(self, job: Job, image: Image) -> SeamFiles | None:
         """Files that its blocks leave for the phase that it prepares, until the image is finished; None: it leaves none."""

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.engine.block_pixels import pixel_digest
-from pipeline.engine.exports import block_store_keys, read_stored, write_copy
+from pipeline.engine.exports import block_store_keys, discard_stored, read_stored, write_copy
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.resources import Resources
@@ -36,6 +36,10 @@ class Copy(Phase[NDArray[Any], NDArray[Any]]):
         """The digest of the pixels in the block store."""
         pixels_CYX = read_stored(job, block, receipt)
         return None if pixels_CYX is None else pixel_digest(pixels_CYX)
+
+    def discard(self, job: Job, block: Block) -> None:
+        """Remove its shards, and the exports of an image of one block."""
+        discard_stored(job, block)
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> NDArray[Any]:
         """Read all channels of the block."""

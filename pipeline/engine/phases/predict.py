@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.engine.block_pixels import pixel_digest, require_class_ids
-from pipeline.engine.exports import block_store_keys, read_stored, write_mask, write_probs
+from pipeline.engine.exports import block_store_keys, discard_stored, read_stored, write_mask, write_probs
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, take_notes
@@ -41,6 +41,10 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         """The digest of the mask in the block store."""
         pixels_CYX = read_stored(job, block, receipt)
         return None if pixels_CYX is None else pixel_digest(pixels_CYX[0])
+
+    def discard(self, job: Job, block: Block) -> None:
+        """Remove its shards, and the exports of an image of one block."""
+        discard_stored(job, block)
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> BlockPixels | JoinedBlock:
         """Read pixels, or seam files."""

@@ -17,7 +17,7 @@ from pydantic import Field, Strict, model_validator
 
 from pipeline.config import Recipe
 from pipeline.errors import Problem
-from pipeline.models import Model, Predict, fact_of
+from pipeline.models import Model, PredictFunction, fact_of
 from pipeline.models.classical.alpha_expansion import Energy, minimise, neighbour_steps
 from pipeline.models.classical.grey_values import GreyFitter, GreyValues, gaussian_weights, unpack_counts, window_sum
 from pipeline.models.classical.pixel_samples import PixelFeatures, SampleFitter, find_centers
@@ -75,7 +75,7 @@ class ClassicalModel(Model):
         return len(self.outputs) if self.outputs else self.classes
 
     @contextmanager
-    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predict]:
+    def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[PredictFunction]:
         """Load nothing: what depends on the image comes with its fit."""
         yield self._predict
 

@@ -1,7 +1,7 @@
 """Runners carry out the blocks of a run. The serial runner is the definition, and every other runner agrees with it.
 
 Owns: actors, their start, food and death; the cluster. Modules that begin with ``_`` import Ray, and ``ray`` imports it when it runs.
-May import: the queue of blocks, engine, records and below. Never touches: pixels, the ledger (:attr:`Work.commit` books receipts).
+May import: the queue of blocks, engine, records and below. Never touches: pixels, the ledger (:attr:`Work.book` books receipts).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Work:
 
     Attributes:
         queue: blocks to take and give back.
-        commit: books a receipt in the ledger and in the queue.
+        book: books a receipt in the ledger and in the queue.
         stopping: whether the run is to stop: blocks in flight are finished, no new one begins.
         log: writes one line of the run's log.
         arm: installs the signal handlers; call it again after starting anything that replaces them.
@@ -37,7 +37,7 @@ class Work:
 
     job: Job
     queue: BlockQueue
-    commit: Callable[[Block, Receipt], None]
+    book: Callable[[Block, Receipt], None]
     stopping: Callable[[], bool]
     compute: Compute
     log: Callable[[str], None]
@@ -57,7 +57,7 @@ class Work:
             self.log(f"try again {block.phase} {block.id}: {receipt.cause}")
             self.queue.give_back([replace(block, attempt=receipt.attempts)])
         else:
-            self.commit(block, receipt)
+            self.book(block, receipt)
 
 
 class Runner(Plugin):

@@ -212,7 +212,7 @@ class _Pool:
         if tried.attempt < self.work.compute.attempts:
             self.work.queue.give_back([tried], alone=True)
         else:
-            self.work.commit(block, failure(block, cause))
+            self.work.book(block, failure(block, cause))
 
     def _start_failed(self, cause: str) -> None:
         self.failed_starts += 1
