@@ -9,9 +9,23 @@ May import: everything below the command line. Never touches: what a run writes,
 
 from __future__ import annotations
 
-from pipeline.training.loop import StepCost
-from pipeline.training.plan import TrainPlan
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pipeline.training.schema import TRAINING_YAML, TrainConfig, is_training
-from pipeline.training.training import Training, prepare_training
+
+if TYPE_CHECKING:
+    from pipeline.training.loop import StepCost
+    from pipeline.training.plan import TrainPlan
+    from pipeline.training.training import Training, prepare_training
 
 __all__ = ["TRAINING_YAML", "StepCost", "TrainConfig", "TrainPlan", "Training", "is_training", "prepare_training"]
+
+_LATE = {"StepCost": "loop", "TrainPlan": "plan", "Training": "training", "prepare_training": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what only a training needs when it is first used: a run asks whether its YAML is one of a training."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
