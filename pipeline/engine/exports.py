@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
+from pipeline.errors import StoreError
 from pipeline.inputs import Image
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
@@ -132,15 +133,18 @@ def read_stored(job: Job, block: Block, receipt: Receipt) -> NDArray[Any] | None
 
 def discard_stored(job: Job, block: Block) -> None:
     """Remove what is stored of a block: its shards, or every export of an image of one block."""
-    image, storage = block.image, job.storage
-    for key in block_store_keys(job, image):
-        array = storage.below(key).below("0")
-        if array.exists() and not job.is_single(image):
-            BlockStore.open(array).delete(block.box, block.plane)
+    image, storage, keys = block.image, job.storage, block_store_keys(job, block.image)
     if job.is_single(image):
-        for key in {*block_store_keys(job, image), *(job.key(image, writer.suffix) for writer in job.writers)}:
+        for key in {*keys, *(job.key(image, writer.suffix) for writer in job.writers)}:
             storage.delete(key)
             storage.delete_tree(key)
+        return
+    for key in keys:
+        try:
+            store = BlockStore.open(storage.below(key).below("0"))
+        except StoreError:  # there is no array, or its metadata is damaged: making it anew removes every shard
+            continue
+        store.delete(block.box, block.plane)
 
 
 def _export(job: Job, image: Image, mask: Raster) -> Files:

@@ -11,7 +11,17 @@ import zarr
 
 from pipeline.config import Recipe
 from pipeline.engine import Job, Resources
-from pipeline.engine.exports import block_store_keys, finish_copy, finish_mask, mask_of, read_stored, write_copy, write_mask, write_probs
+from pipeline.engine.exports import (
+    block_store_keys,
+    discard_stored,
+    finish_copy,
+    finish_mask,
+    mask_of,
+    read_stored,
+    write_copy,
+    write_mask,
+    write_probs,
+)
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
@@ -154,3 +164,30 @@ def test_a_run_may_be_written_to_memory(tmp_path):
     assert set(finish_mask(job, blocks[0])) == {"masks/a.ome.zarr/zarr.json"}
     assert all(storage.size(name) == size for some in files for name, size in some.items())
     assert np.array_equal(zarr.open_array(storage.zarr(), path="masks/a.ome.zarr/0", mode="r")[...], mask_YX)
+
+
+@pytest.mark.parametrize("metadata", [None, "{"], ids=["no array", "damaged metadata"])
+def test_discarding_a_block_of_no_readable_array_fails_nothing(tmp_path, metadata):
+    """A block may be quarantined before its array was made whole: making the array anew removes every shard."""
+    job = job_in(tmp_path)
+    if metadata:
+        array = tmp_path / "masks" / "a.ome.zarr" / "0"
+        array.mkdir(parents=True)
+        (array / "zarr.json").write_text(metadata)
+    discard_stored(job, Block("predict", image(LARGE), 0, 0, 0, Box(0, 0, 64, 64)))
+    _, files = written(job, image(LARGE), blobs(LARGE) // 86)
+    assert len({name for some in files for name in some}) == 4
+
+
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+def test_a_discarded_block_has_no_pixels(tmp_path, shape):
+    """Of many blocks its own shard goes and no other; of an image of one block, every export."""
+    job, mask_YX = job_in(tmp_path, "ome_zarr", "tiff"), np.ones(shape, np.uint8)
+    blocks, _ = written(job, image(shape), mask_YX)
+    discard_stored(job, blocks[-1])
+    if shape == SMALL:
+        assert not (tmp_path / "masks").exists()
+        return
+    stored_YX = zarr.open_array(tmp_path / "masks" / "a.ome.zarr" / "0", mode="r")[...]
+    mask_YX[blocks[-1].box.slices] = 255
+    assert np.array_equal(stored_YX, mask_YX)
