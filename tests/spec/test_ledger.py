@@ -7,47 +7,17 @@ import os
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import pytest
 
 from pipeline.errors import LockLost, StoreError
-from pipeline.records import Ledger, Receipt, latest, read_rows, read_rows_of
+from pipeline.records import Ledger, latest, read_rows, read_rows_of
 from pipeline.records.ledger import encode_row
 from pipeline.records.run_lock import hold_run
 from pipeline.statistics.pixel_counts import Counts
 from pipeline.storage import LocalStorage, MemoryStorage
-
-
-def receipt(number, **options):
-    return Receipt("predict", "a", f"a:0.0.{number}", **options)
-
-
-def blocks(rows):
-    return [row.block for row in rows]
-
-
-def write(folder, *numbers, **options):
-    with Ledger.open(folder, **options) as ledger:
-        for number in numbers:
-            ledger.append(receipt(number))
-
-
-@contextmanager
-def losing(folder):
-    """A holder that is taken over before it ends, and is told so."""
-    stack = ExitStack()
-    ledger = stack.enter_context(Ledger.open(folder))
-    try:
-        yield ledger
-    except BaseException:
-        with suppress(LockLost):  # what the test found comes first
-            stack.close()
-        raise
-    with pytest.raises(LockLost, match=str(os.getpid())):
-        stack.close()
-
+from tests.spec.ledgers import blocks, losing, receipt, write
 
 # commit
 

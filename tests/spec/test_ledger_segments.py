@@ -9,23 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import Ledger, Receipt, read_rows, read_rows_of
+from pipeline.records import Ledger, read_rows, read_rows_of
 from pipeline.records.ledger import accepted_sizes, encode_row, segment_name
 from pipeline.storage import LocalStorage
-
-
-def receipt(number, **options):
-    return Receipt("predict", "a", f"a:0.0.{number}", **options)
-
-
-def blocks(rows):
-    return [row.block for row in rows]
-
-
-def write(folder, *numbers, **options):
-    with Ledger.open(folder, **options) as ledger:
-        for number in numbers:
-            ledger.append(receipt(number))
+from tests.spec.ledgers import blocks, receipt, write
 
 
 @settings(max_examples=30, deadline=None)

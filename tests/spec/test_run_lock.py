@@ -7,15 +7,15 @@ import json
 import os
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, LockLost
+from pipeline.errors import InputError
 from pipeline.records import Holder, Ledger, Receipt, current_holder, read_rows, run_lock
 from pipeline.storage import LocalStorage
+from tests.spec.ledgers import losing
 
 
 def write(folder, **options):
@@ -26,21 +26,6 @@ def write(folder, **options):
 def elsewhere():
     """A holder on a host that this process cannot look into."""
     return replace(Holder.here(), host="far", boot="another machine")
-
-
-@contextmanager
-def losing(folder):
-    """A holder that is taken over before it ends, and is told so."""
-    stack = ExitStack()
-    ledger = stack.enter_context(Ledger.open(folder))
-    try:
-        yield ledger
-    except BaseException:
-        with suppress(LockLost):  # what the test found comes first
-            stack.close()
-        raise
-    with pytest.raises(LockLost, match=str(os.getpid())):
-        stack.close()
 
 
 def fail_with(number):
