@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_PLUGINS",
     "RUN_YAML",
     "Auto",
+    "ByteSize",
     "ClassList",
     "ClassSpec",
     "Classes",
@@ -70,6 +71,14 @@ def parse_bytes(text: str | int) -> int:
     if size is None or unit is None or float(size[1]) * unit < 1:
         raise ValueError("a size above 0 such as 4GiB, 500MB or a number of bytes")
     return int(float(size[1]) * unit) if "." in size[1] else int(size[1]) * unit
+
+
+def _check_bytes(size: str | int) -> str | int:
+    parse_bytes(size)
+    return size
+
+
+ByteSize = Annotated[str | int, Expected("a size such as 4GiB, 500MB or a number of bytes"), AfterValidator(_check_bytes)]
 
 
 class ClassSpec(StrictModel):
@@ -167,9 +176,7 @@ class Compute(StrictModel):
         default="auto", description="of the network's arithmetic; int8: calibrated on tiles of the images, by OpenVINO"
     )
     batch: PositiveInteger | Auto = Field(default="auto", description="tiles a forward pass")
-    memory: Annotated[str | int, Expected("a size such as 4GiB, 500MB or a number of bytes")] = Field(
-        default="4GiB", description="what an actor may use above its loaded model"
-    )
+    memory: ByteSize = Field(default="4GiB", description="what an actor may use above its loaded model")
     deadline: float = Field(default=600.0, gt=0, description="seconds that one block may take before its actor is killed")
     attempts: int = Field(default=3, ge=1, description="tries of one block before it is quarantined")
 
@@ -188,12 +195,6 @@ class Compute(StrictModel):
         if isinstance(share, float) and (not 0 < share <= 1 or abs(round(1 / share) - 1 / share) > 0.035):
             raise ValueError("1, or 1/k with a whole k (0.5, 0.25, ...)")
         return share
-
-    @field_validator("memory")
-    @classmethod
-    def _size(cls, memory: str | int) -> str | int:
-        parse_bytes(memory)
-        return memory
 
     @property
     def memory_bytes(self) -> int:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, Strict, ValidationInfo
 from pipeline.config import (
     DEFAULT_PLUGINS,
     Auto,
+    ByteSize,
     Classes,
     Config,
     KeyLocations,
@@ -126,16 +127,8 @@ class TrainCompute(StrictModel):
         description="what prepares the crops of a worker: 1: a thread; above 1: that many processes; "
         "auto: 1 on CPU, the worker's share of the cores on a GPU",
     )
-    memory: Annotated[str | int, Expected("a size such as 4GiB, 500MB or a number of bytes")] = Field(
-        default="4GiB", description="memory for decoded images of each worker; larger images are read by region"
-    )
+    memory: ByteSize = Field(default="4GiB", description="memory for decoded images of each worker; larger images are read by region")
     failures: int = Field(default=3, ge=0, description="how many times a lost worker is replaced")
-
-    @field_validator("memory")
-    @classmethod
-    def _size(cls, memory: str | int) -> str | int:
-        parse_bytes(memory)
-        return memory
 
     @property
     def memory_bytes(self) -> int:
