@@ -111,7 +111,7 @@ class _Execution:
         return phase(block.phase).takes_time(self.spec.job, block.image)
 
     def check(self, receipt: Receipt) -> Receipt:
-        """Return the receipt, failed where a file that it names is not there; chunks that are all background are not stored."""
+        """Return the receipt, failed where a file that it names is missing or has another size."""
         for key, size in receipt.files.items():
             if self.spec.folder.storage.size(key) != size:
                 return replace(receipt, cause=f"{key} was written and is not there with its {size} bytes", transient=True, counts=None)
