@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box
 
-__all__ = ["ArrayRaster", "Header", "Raster"]
+__all__ = ["ArrayRaster", "Header", "PlaneStep", "Raster", "valid_pixels"]
+
+
+@dataclass(frozen=True)
+class PlaneStep:
+    """How far apart the planes of a stack axis lie."""
+
+    step: float  # from one plane to the next, in `unit`
+    unit: str = ""  # `micrometer` or `second`; empty where it is unknown
+    offset: float = 0.0  # position of the first plane in `unit`
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,14 @@ class Header:
     pixel_size: tuple[float, float] | None = None  # (y, x) size of a pixel in `unit`; None where the file does not say
     unit: str = ""  # `micrometer`, `meter` or `degree`; empty where it is unknown
     offset: tuple[float, float] = (0.0, 0.0)  # (y, x) position of the first pixel's corner in `unit`
-    nodata: float | None = None  # value of pixels without data, as the file declares it; None where it declares none
+    pixel_size_from: str = ""  # what gives the pixel size, such as `OME-XML`, `GeoTIFF` or `reader.pixel_size`; empty where nothing does
+    plane_steps: Mapping[str, PlaneStep] = field(default_factory=dict)  # by stack axis, where the file says
+    nodata: float | None = None  # value of pixels without data, a number of the stored type; an int for integers; None: there is none
+    has_mask: bool = False  # whether the file declares pixels without data by a mask or by alpha
+    bits: int = 0  # bits of a sample that are used, such as 12 of 16; 0: all of the stored type
+    is_color: bool = False  # whether the channels are red, green and blue
+    levels: tuple[tuple[int, int], ...] = ()  # height and width of each pyramid level, the largest first; empty: there is one
+    series: str = ""  # which image of a file that holds several, by name or index; empty where it holds one
     whole_bytes: int = 0  # bytes that every read decodes, whatever the box (PNG, JPEG, one-strip TIFF); 0 where regions decode alone
     georeference: Mapping[str, Any] = field(default_factory=dict)  # tags to copy into exports, such as GeoTIFF keys; plain Python
     channel_names: tuple[str, ...] = ()  # a name for each channel, or empty
@@ -57,6 +73,34 @@ class Raster(ABC):
             BlockError: the file is truncated or damaged here.
             OSError: the system failed, and another try may succeed.
         """
+
+    def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return pixels_CYX as :meth:`read` does, and declared_YX: where the file's mask or alpha says that there is data.
+
+        None stands for everywhere. A reader of files with masks or alpha overrides this method, so that both are decoded once.
+        """
+        return self.read(box, plane), None
+
+    def read_valid(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return pixels_CYX, and valid_YX as :func:`valid_pixels` does."""
+        pixels_CYX, declared_YX = self.read_masked(box, plane)
+        return pixels_CYX, valid_pixels(pixels_CYX, self.header.nodata, declared_YX)
+
+
+def valid_pixels(pixels_CYX: NDArray[Any], nodata: float | None, declared_YX: NDArray[np.bool_] | None = None) -> NDArray[np.bool_] | None:
+    """Find the pixels that hold data: the file's mask keeps them, every channel is finite, and not all channels are nodata.
+
+    Returns:
+        valid_YX, or None when every pixel is valid.
+    """
+    valid_YX = declared_YX
+    if pixels_CYX.dtype.kind == "f":
+        finite_YX = np.isfinite(pixels_CYX).all(axis=0)
+        valid_YX = finite_YX if valid_YX is None else valid_YX & finite_YX
+    if nodata is not None and nodata == nodata:  # noqa: PLR0124 - NaN, which is no finite value anyway
+        has_data_YX = (pixels_CYX != nodata).any(axis=0)
+        valid_YX = has_data_YX if valid_YX is None else valid_YX & has_data_YX
+    return None if valid_YX is None or valid_YX.all() else valid_YX
 
 
 class ArrayRaster(Raster):

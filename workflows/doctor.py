@@ -22,6 +22,9 @@ EXTRAS = {
     "int8": ("openvino", "nncf"),
     "onnx": ("onnx", "onnxruntime"),
     "fast": ("zarrs",),
+    "slide": ("openslide-python", "openslide-bin", "wsidicom"),
+    "bio": ("bioio", "bioio-czi", "bioio-lif", "bioio-nd2"),
+    "geo": ("rasterio",),
 }
 """Optional packages by extra, as in pyproject.toml."""
 

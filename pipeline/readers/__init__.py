@@ -6,9 +6,12 @@ May import: storage and base modules. Never touches: normalisation, resampling, 
 
 from __future__ import annotations
 
+import importlib.util
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict
 
@@ -16,20 +19,43 @@ from pipeline.plugins import Plugin, available, find
 from pipeline.raster import Header, Raster
 from pipeline.readers._held_arrays import SCHEME, HeldArray, array_name, is_array_path
 
-__all__ = ["SCHEME", "Header", "HeldArray", "Raster", "Reader", "array_name", "is_array_path", "known_suffixes"]
+__all__ = ["SCHEME", "Header", "HeldArray", "Member", "Raster", "Reader", "array_name", "is_array_path", "known_suffixes"]
 
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
+Channels = Annotated[tuple[int | str, ...], Strict(strict=False)]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a file or store that holds several."""
+
+    name: str  # added to the file's NAME after a slash, such as `A/1/0` of a plate
+    path: str  # what to open, often the file itself
+    options: Mapping[str, Any] = field(default_factory=dict)  # reader options that choose this image, such as `series`
 
 
 class Reader(Plugin):
-    """Base of the readers; its fields are the options of all. A new reader lists its ``suffixes``, lower case, and opens a path."""
+    """Base of the readers; its fields are the options of all. A new reader lists its ``suffixes``, lower case, and opens a path.
+
+    Where it needs packages that not every installation has, it names them in ``packages``, as they are imported, and the extra
+    that installs them in ``extra``.
+    """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
 
     axes: str | None = Field(default=None, description="what the array's axes are, such as zyx or cyx; null: as the file says")
-    channels: Integers | None = Field(default=None, description="which channels, in this order; null: all")
+    channels: Channels | None = Field(default=None, description="which channels, by number or name, in this order; null: all but alpha")
+    series: int | str = Field(
+        default="largest", description="which image of a file that holds several: index, name, largest, or all, each an image of the run"
+    )
     level: int = Field(default=0, ge=0, description="pyramid level, 0 is the largest")
     pixel_size: float | None = Field(default=None, gt=0, description="overrides the file: micrometres, metres for maps")
+    nodata: int | float | Literal["none"] | None = Field(
+        default=None, description="value of pixels without data; none: no value is; null: as the file says"
+    )
+    palette: Literal["color", "index"] = Field(default="color", description="pixels of a palette as their colours or as indices")
     planes: dict[str, int | Integers] | None = Field(
         default=None, description="which planes of a stack, such as {z: 3} or {t: [0, 1, 2]}; null: all"
     )
@@ -37,6 +63,27 @@ class Reader(Plugin):
     def claims(self, path: str) -> bool:
         """Whether this reader opens such paths, judged by the name alone."""
         return path.lower().rstrip("/").endswith(self.suffixes)
+
+    def missing(self, path: str) -> str:
+        """Return the command that installs what this path needs; empty where nothing is missing."""
+        absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        return f'pip install "gigaseg[{self.extra}]"' if absent else ""
+
+    def companions(self, path: str) -> Sequence[str]:
+        """Return the files beside a file that belong to it and change what it means, such as a world file; they need not exist."""
+        del path
+        return ()
+
+    def members(self, path: str) -> Sequence[Member]:
+        """Return the images of a path that stands for several, such as a plate; with ``series: all``, every image of a file.
+
+        Empty where the path is one image. Headers may be read, pixels are not.
+
+        Raises:
+            InputError: the file cannot be opened.
+        """
+        del path
+        return ()
 
     @abstractmethod
     def open(self, path: str) -> AbstractContextManager[Raster]:

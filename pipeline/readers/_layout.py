@@ -23,12 +23,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError, Problem, one_of
+from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.geometry import Box
 from pipeline.raster import Header
 from pipeline.readers import Reader
 
-__all__ = ["DTYPES", "Layout", "check_level", "color_notes", "decoded_bytes", "make_header", "pixel_dtype", "resolve_layout"]
+__all__ = [
+    "DTYPES",
+    "Layout",
+    "check_level",
+    "color_notes",
+    "decoded_bytes",
+    "make_header",
+    "pixel_dtype",
+    "resolve_layout",
+    "typed_nodata",
+]
 
 STACK_AXES, CHANNEL_AXES = "tz", "cs"
 
@@ -89,10 +99,24 @@ class Layout:
         return decoded_bytes(math.prod(chunks) * itemsize, plane_bytes) * apart
 
 
-def resolve_layout(options: Reader, names: str | None, shape: tuple[int, ...], path: str) -> Layout:
+def resolve_layout(
+    options: Reader,
+    names: str | None,
+    shape: tuple[int, ...],
+    path: str,
+    *,
+    channel_names: Sequence[str] = (),
+    alpha: Collection[int] = (),
+) -> Layout:
     """Decide what each axis of an array means, and which planes and channels the reader's options keep.
 
-    ``names`` has one letter for each axis, as the file says; None where it says nothing.
+    Args:
+        options: of the reader.
+        names: one letter for each axis, as the file says; None where it says nothing.
+        shape: of the array.
+        path: for messages.
+        channel_names: of all stored channels, by which the options may choose; empty where they have none.
+        alpha: stored channels that hold opacity: they are kept only where the options name them.
 
     Raises:
         InputError: the axes are unnamed or unknown, or the options choose planes or channels that do not exist.
@@ -103,9 +127,26 @@ def resolve_layout(options: Reader, names: str | None, shape: tuple[int, ...], p
     sizes = dict(zip(axes, shape, strict=True))
     stacks = {letter: sizes[letter] for letter in STACK_AXES if letter in sizes}
     num_channels = math.prod(sizes.get(letter, 1) for letter in CHANNEL_AXES)
-    chosen = options.channels if options.channels is not None else tuple(range(num_channels))
+    if options.channels is None:
+        chosen = tuple(channel for channel in range(num_channels) if channel not in alpha)
+    else:
+        chosen = tuple(_channel(channel, channel_names, path) for channel in options.channels)
     _check(chosen, num_channels, path, "reader.channels")
     return Layout(axes, tuple(shape), _kept(options.planes or {}, stacks, path), chosen)
+
+
+def _channel(channel: int | str, names: Sequence[str], path: str) -> int:
+    """Return the number of a channel that is given by number or by name, whose case matters only between equal names."""
+    if isinstance(channel, int):
+        return channel
+    alike = [index for index, name in enumerate(names) if name.casefold() == channel.casefold()]
+    exact = [index for index in alike if names[index] == channel]
+    found = exact or alike
+    if len(found) != 1:
+        expected = one_of([repr(name) for name in names]) or "a number, as the file names no channels"
+        fix = "Several channels have this name: choose by number." if found else nearest(channel, names)
+        raise InputError(Problem(path, f"reader.channels {channel!r}", expected, fix))
+    return found[0]
 
 
 def _resolve_axes(names: str | None, shape: tuple[int, ...], path: str) -> str:
@@ -182,7 +223,10 @@ def make_header(options: Reader, layout: Layout, dtype: np.dtype[Any], **facts: 
     """Return the header of the planes and channels that a layout keeps; ``facts`` are its other fields, as the file says."""
     if options.pixel_size is not None:
         facts["pixel_size"] = (options.pixel_size, options.pixel_size)
+        facts["pixel_size_from"] = "reader.pixel_size"
         facts["unit"] = "meter" if facts.get("unit") in ("meter", "degree") else "micrometer"
+    declared = facts.pop("nodata", None) if options.nodata is None else options.nodata
+    facts["nodata"] = typed_nodata(declared, dtype)
     names = facts.pop("channel_names", ())
     return Header(
         shape=(layout.length("y"), layout.length("x")),
@@ -192,6 +236,43 @@ def make_header(options: Reader, layout: Layout, dtype: np.dtype[Any], **facts: 
         channel_names=tuple(names[channel] for channel in layout.channels) if len(names) > max(layout.channels) else (),
         **facts,
     )
+
+
+def typed_nodata(declared: str | float | None, dtype: np.dtype[Any]) -> float | None:
+    """Return the number of the stored type that stands for no data, as pixels hold it; None where no pixel can hold it.
+
+    A text is rounded to the stored type, and to the type's largest or least number where it gives that with fewer digits.
+
+    Example:
+        >>> typed_nodata("-3.402823e+38", np.dtype("float32")) == np.finfo(np.float32).min
+        np.True_
+        >>> typed_nodata("9007199254740993", np.dtype("int64")), typed_nodata("-9999", np.dtype("uint8"))
+        (9007199254740993, None)
+    """
+    if declared is None or declared == "none":
+        return None
+    try:
+        if dtype.kind == "f":
+            limit = float(np.finfo(dtype).max)
+            number = float(declared)
+            is_limit = abs(abs(number) - limit) <= 1e-6 * limit
+            return math.copysign(limit, number) if is_limit else float(dtype.type(number))
+        whole = _whole_number(declared)
+    except (ValueError, OverflowError):
+        return None
+    limits = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    return whole if limits[0] <= whole <= limits[1] else None
+
+
+def _whole_number(value: str | float) -> int:
+    """Return a whole number exactly, also where its text is longer than a float's digits; a ValueError says that it is none."""
+    try:
+        return int(value.strip()) if isinstance(value, str) else int(value) if int(value) == value else int("fraction")
+    except ValueError:
+        number = float(value)
+        if not number.is_integer():
+            raise
+        return int(number)
 
 
 def color_notes(layout: Layout, *, palette: bool = False, cmyk: bool = False, alpha: Collection[int] = ()) -> tuple[str, ...]:

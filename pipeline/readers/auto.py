@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available, find
 from pipeline.raster import Raster
-from pipeline.readers import Reader, known_suffixes
+from pipeline.readers import Member, Reader, known_suffixes
 
 __all__ = ["Auto"]
 
@@ -25,6 +26,21 @@ class Auto(Reader):
         """Whether any reader claims the path."""
         return self._reader(path) is not None
 
+    def missing(self, path: str) -> str:
+        """What the reader of the path needs."""
+        reader = self._reader(path)
+        return reader.missing(path) if reader else ""
+
+    def companions(self, path: str) -> Sequence[str]:
+        """Those of the reader of the path."""
+        reader = self._reader(path)
+        return reader.companions(path) if reader else ()
+
+    def members(self, path: str) -> Sequence[Member]:
+        """Those that the reader of the path finds."""
+        reader = self._reader(path)
+        return reader.members(path) if reader and not reader.missing(path) else ()
+
     def open(self, path: str) -> AbstractContextManager[Raster]:
         """Open with the reader that claims the path."""
         reader = self._reader(path)
@@ -33,12 +49,18 @@ class Auto(Reader):
             known = known_suffixes()
             fix = nearest(suffix, known) or "Name the reader: reader: {name: tiff}."
             raise InputError(Problem(path, f"suffix {suffix!r}", one_of(known), fix))
+        if command := reader.missing(path):
+            raise InputError(Problem(path, "a format that needs packages that are not installed", "", f"Install them: {command}"))
         return reader.open(path)
 
     def _reader(self, path: str) -> Reader | None:
+        """Return the first reader that claims the path and has its packages, else the first that claims it."""
+        lacking: Reader | None = None
         for name in available("readers"):
             if name != "auto":
                 reader: Reader = find("readers", name)(**self.model_dump())  # type: ignore[assignment]  # find knows only that it is a plug-in
                 if reader.claims(path):
-                    return reader
-        return None
+                    if not reader.missing(path):
+                        return reader
+                    lacking = lacking or reader
+        return lacking
