@@ -17,7 +17,7 @@ from pipeline.config import Config, Recipe, config_from_mapping, load_classes
 from pipeline.engine import Job
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.inputs import Catalogue, NameCandidate, build_catalogue
+from pipeline.inputs import TRUTH_READER, Catalogue, NameCandidate, build_catalogue
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
 from pipeline.records import RunFolder, Tally
@@ -174,7 +174,7 @@ def count_classes(config: Config) -> int:
     """
     catalogue = build_catalogue(config)
     paths = [(image.path, dict(image.reader)) for image in catalogue.images]
-    paths += [(image.truth, {"name": "auto"}) for image in catalogue.images if image.truth]
+    paths += [(image.truth, dict(TRUTH_READER)) for image in catalogue.images if image.truth]
     largest = max([1, *(largest_id(path, reader, config.ignore) for path, reader in paths)])
     if largest >= 65535:
         raise InputError(Problem("--classes", f"ids up to {largest}", "class ids", "Are these instance ids? Map them with --classes."))

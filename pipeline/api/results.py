@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.geometry import Box
-from pipeline.inputs import TruthMap, list_images
+from pipeline.inputs import TRUTH_READER, TruthMap, list_images
 from pipeline.plugins import build
 from pipeline.records import RunFolder
 from pipeline.storage import LocalStorage, Storage
@@ -241,7 +241,7 @@ class Run:
             raise InputError(Problem(str(self.storage), f"no truth of {name!r}", "an image with truth"))
         truth_map = TruthMap(len(self._classes), config.classes, config.ignore)
         dtype = "uint8" if len(self._classes) <= 255 else "uint16"
-        return _open_lazily(name, path, {"name": "auto"}, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
+        return _open_lazily(name, path, TRUTH_READER, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
 
     @override
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.config import Recipe
-from pipeline.inputs import Image, TruthMap
+from pipeline.inputs import TRUTH_READER, Image, TruthMap
 from pipeline.models import Model
 from pipeline.statistics import Fitters
 from pipeline.storage import Storage, StorageLike, open_storage
@@ -46,7 +46,7 @@ class Job:
     fitters: Fitters = field(default_factory=Fitters)
     classes: Sequence[Mapping[str, Any]] = ()
     truth_map: TruthMap | None = None
-    truth_reader: Mapping[str, Any] = field(default_factory=lambda: {"name": "auto"})
+    truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)
     writers: Sequence[Writer] = ()
     masks: str = "masks"
     goal: Literal["segment", "evaluate", "convert"] = "segment"

@@ -10,10 +10,11 @@ from pipeline.inputs.catalogue import Catalogue, build_catalogue, check_truth
 from pipeline.inputs.csv_list import CSV_COLUMNS
 from pipeline.inputs.discovery import ImageList, ListedImage, NameCandidate, list_images
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
-from pipeline.inputs.truth import TruthMap
+from pipeline.inputs.truth import TRUTH_READER, TruthMap
 
 __all__ = [
     "CSV_COLUMNS",
+    "TRUTH_READER",
     "Catalogue",
     "Image",
     "ImageList",

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.inputs.discovery import ListedImage
+from pipeline.inputs.truth import TRUTH_READER
 from pipeline.plugins import build
 from pipeline.raster import Header
 from pipeline.storage import LocalStorage, open_storage
@@ -111,7 +112,7 @@ def _open(listed: ListedImage, config: Config) -> Image | Exception:
     reader = {**config.reader, **listed.overrides}
     try:
         header = _read_header(listed.path, reader)
-        truth_identity = image_identity(listed.truth, {}) if listed.truth else ""
+        truth_identity = image_identity(listed.truth, TRUTH_READER) if listed.truth else ""
         return Image(0, listed.name, listed.path, header, reader, image_identity(listed.path, reader), listed.truth, truth_identity)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         if isinstance(error, GigasegError):
@@ -132,4 +133,4 @@ def _read_header(path: str, reader: Mapping[str, Any]) -> Header:
 @cache
 def read_truth_header(path: str, identity: str) -> Header:  # noqa: ARG001 - a file that has changed has another identity
     """Read the header of a truth, once for each identity."""
-    return _read_header(path, {"name": "auto"})
+    return _read_header(path, TRUTH_READER)

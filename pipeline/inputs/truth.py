@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ from pipeline.inputs.samples import resolve_sample
 from pipeline.raster import Header
 from pipeline.statistics import as_unsigned
 
-__all__ = ["TruthMap", "pair_truth"]
+__all__ = ["TRUTH_READER", "TruthMap", "pair_truth"]
+
+TRUTH_READER: Mapping[str, Any] = {"name": "auto", "palette": "index"}
+"""How every truth file is opened: the index of a palette is the value, its colours are for viewers."""
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")

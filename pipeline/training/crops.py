@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine import read_reflected, valid_pixels
 from pipeline.geometry import Box
+from pipeline.inputs import TRUTH_READER
 from pipeline.plugins import build
 from pipeline.raster import ArrayRaster, Raster
 from pipeline.training.plan import TrainPlan, image_pixels
@@ -91,7 +92,7 @@ class Crops:
         top, left = location.box.y0 - margin, location.box.x0 - margin
         region = Box(top, left, top + change.side, left + change.side)
         raw_CYX = read_reflected(self._cache.raster(image.path, image.reader), region, location.plane)
-        truth_CYX = read_reflected(self._cache.raster(image.truth, {"name": "auto"}), region, location.plane)
+        truth_CYX = read_reflected(self._cache.raster(image.truth, TRUTH_READER), region, location.plane)
         classes_YX = plan.truth_map.apply(truth_CYX, region)
         pixels_CYX = self._normalize(raw_CYX, location.image)
         valid_YX = valid_pixels(raw_CYX, image.header)

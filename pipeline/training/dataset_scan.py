@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.engine import valid_pixels
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
-from pipeline.inputs import Image
+from pipeline.inputs import TRUTH_READER, Image
 from pipeline.losses import ClassAreas, Loss
 from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter, Summary
@@ -114,7 +114,7 @@ def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, NDArray[A
     assert image.truth is not None
     with (
         build("readers", image.reader).open(image.path) as raster,
-        build("readers", {"name": "auto"}).open(image.truth) as truth,
+        build("readers", TRUTH_READER).open(image.truth) as truth,
     ):
         for plane in range(image.header.num_planes):
             for box in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():

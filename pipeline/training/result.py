@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Config, config_from_mapping
 from pipeline.geometry import Box
-from pipeline.inputs import CSV_COLUMNS, Image
+from pipeline.inputs import CSV_COLUMNS, TRUTH_READER, Image
 from pipeline.models import num_parameters
 from pipeline.plugins import build
 from pipeline.records import RunFolder
@@ -98,7 +98,7 @@ def _pictures(plan: TrainPlan) -> Iterator[Picture]:
         (height, width), mask = image.header.shape, plan.config.output / VALIDATION / "masks" / f"{image.name}.ome.zarr"
         top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
         box = Box(top, left, top + min(height, SIDE), left + min(width, SIDE))
-        truth_YX = plan.truth_map.apply(_read(image.truth, {"name": "auto"}, box), box)
+        truth_YX = plan.truth_map.apply(_read(image.truth, TRUTH_READER, box), box)
         mask_YX = _read(str(mask), {"name": "zarr"}, box)[0]
         yield Picture(image.name, _displayable(_read(image.path, image.reader, box)), truth_YX, mask_YX)
 
