@@ -122,15 +122,18 @@ class TruthMap:
         fix = "Save the truth with one channel of class ids."
         return [Problem(where, f"{header.channels} channels", "1 channel of values, or 3 or 4 of colour", fix)]
 
-    def apply(self, raw_CYX: NDArray[Any], box: Box) -> NDArray[Any]:
+    def apply(self, raw_CYX: NDArray[Any], box: Box, valid_YX: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Turn the raw truth of a box into class ids (Y, X), ``uint8``, or ``uint16`` above 255 classes.
 
-        Raw values are integers, booleans, or floats that hold whole numbers. Where the truth is left out, the id is :attr:`ignored`.
+        Raw values are integers, booleans, or floats that hold whole numbers. Where the truth is left out, the id is :attr:`ignored`;
+        it is also left out where ``valid_YX`` is False, whatever its value there; None: it is valid everywhere.
 
         Raises:
             TruthError: a value or a colour belongs to no class; holds the first one, row by row, in the image's coordinates.
         """
         ids_YX = self._of_values(raw_CYX[0]) if len(raw_CYX) == 1 else self._of_colors(raw_CYX)
+        if valid_YX is not None:
+            ids_YX[~valid_YX] = self.ignored
         outside_YX = ids_YX == self._outside
         if outside_YX.any():
             y, x = divmod(int(outside_YX.argmax()), outside_YX.shape[1])

@@ -89,6 +89,19 @@ def test_values_follow_the_rule_pixel_by_pixel(truth, raw_CYX):
 
 
 @settings(deadline=None)
+@given(value_maps(), rasters(), st.integers(0, 2**32 - 1))
+def test_pixels_without_data_are_left_out_whatever_their_value(truth, raw_CYX, seed):
+    """Where the truth holds no data it is ignored, even a value that belongs to no class; every other pixel is as without it."""
+    valid_YX = np.random.default_rng(seed).random(raw_CYX.shape[1:]) < 0.5
+    expected = [class_of(truth, value) if valid else 255 for value, valid in zip(raw_CYX[0].ravel().tolist(), valid_YX.flat, strict=True)]
+    if None in expected:
+        with pytest.raises(TruthError):
+            truth.apply(raw_CYX, BOX, valid_YX)
+    else:
+        assert truth.apply(raw_CYX, BOX, valid_YX).ravel().tolist() == expected
+
+
+@settings(deadline=None)
 @given(st.integers(2, 40), st.sampled_from([3, 4]), st.booleans(), st.integers(0, 2**32 - 1))
 def test_colors_match_exactly(classes, channels, ignores, seed):
     """Every colour of the list is its class, a stored view included; alpha is not looked at; one step off belongs to no class."""
