@@ -42,6 +42,7 @@ class Header:
     has_mask: bool = False  # whether the file declares pixels without data by a mask or by alpha
     bits: int = 0  # bits of a sample that are used, such as 12 of 16; 0: all of the stored type
     is_color: bool = False  # whether the channels are red, green and blue
+    is_lossy: bool = False  # whether compression may have changed the values, as JPEG does; a truth must not be
     levels: tuple[tuple[int, int], ...] = ()  # height and width of each pyramid level, the largest first; empty: there is one
     series: str = ""  # which image of a file that holds several, by name or index; empty where it holds one
     whole_bytes: int = 0  # bytes that every read decodes, whatever the box (PNG, JPEG, one-strip TIFF); 0 where regions decode alone
