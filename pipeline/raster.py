@@ -105,15 +105,23 @@ def valid_pixels(pixels_CYX: NDArray[Any], nodata: float | None, declared_YX: ND
 
 
 class ArrayRaster(Raster):
-    """Pixels ([planes...,] [C,] Y, X) in memory; by default of one plane, with C channels where there are three axes."""
+    """Pixels ([planes...,] [C,] Y, X) in memory; by default of one plane, with C channels where there are three axes.
 
-    def __init__(self, pixels: NDArray[Any], header: Header | None = None) -> None:
+    ``declared`` ([planes...,] Y, X) is False where the file declares that there is no data; None: it declares nothing.
+    """
+
+    def __init__(self, pixels: NDArray[Any], header: Header | None = None, declared: NDArray[np.bool_] | None = None) -> None:
         height, width = pixels.shape[-2:]
         channels = pixels.shape[0] if pixels.ndim == 3 else 1
-        self.header = header or Header((height, width), channels, pixels.dtype.name)
+        self.header = header or Header((height, width), channels, pixels.dtype.name, has_mask=declared is not None)
         self._pixels = pixels.reshape(self.header.num_planes, self.header.channels, height, width)
+        self._declared = None if declared is None else declared.reshape(-1, height, width)
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Return a view of the box, pixels_CYX."""
         pixels_CYX: NDArray[Any] = self._pixels[plane]
         return pixels_CYX[:, *box.slices]
+
+    def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return views of the box."""
+        return self.read(box, plane), None if self._declared is None else self._declared[plane][box.slices]
