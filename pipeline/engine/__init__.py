@@ -7,7 +7,7 @@ May import: records, models, backends, writers and below. Never touches: the que
 from __future__ import annotations
 
 from pipeline.engine.block_pipeline import cause_of, process
-from pipeline.engine.block_pixels import read_reflected, read_zero_filled, valid_pixels
+from pipeline.engine.block_pixels import read_reflected, read_zero_filled
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
@@ -32,5 +32,4 @@ __all__ = [
     "read_zero_filled",
     "rests_on",
     "seam_folder",
-    "valid_pixels",
 ]

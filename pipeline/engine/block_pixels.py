@@ -13,28 +13,47 @@ from numpy.typing import NDArray
 from pipeline.engine.resources import Resources
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box, reflect_index
-from pipeline.raster import Header, Raster
+from pipeline.raster import Raster
 from pipeline.records import Block
 
-__all__ = ["pixel_digest", "read_reflected", "read_truth", "read_zero_filled", "require_class_ids", "valid_pixels"]
+__all__ = ["pixel_digest", "read_mask", "read_reflected", "read_truth", "read_zero_filled", "require_class_ids"]
 
 
-def read_reflected(raster: Raster, box: Box, plane: int) -> NDArray[Any]:
-    """Read a box that may reach beyond the image; pixels outside are reflected (:func:`reflect_index`).
+def read_reflected(raster: Raster, box: Box, plane: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Read a box that may reach beyond the image; what lies outside is reflected (:func:`reflect_index`), and so is where it is valid.
+
+    Only pixels inside the image are read.
 
     Returns:
-        pixels_CYX of the box's shape, in the reader's memory layout. Only pixels inside the image are read.
+        pixels_CYX of the box's shape, in the reader's memory layout; and valid_YX, None where every pixel is valid.
     """
     rows = reflect_index(box.y0, box.y1, raster.header.shape[0])
     cols = reflect_index(box.x0, box.x1, raster.header.shape[1])
     inside = Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1)
-    pixels_CYX = raster.read(inside, plane)
+    pixels_CYX, valid_YX = raster.read_valid(inside, plane)
     if inside == box:
-        return pixels_CYX
-    # Slices keep the reader's memory layout and copy whole rows; indexing with arrays of numbers does neither.
-    out_CYX = np.empty_like(pixels_CYX, shape=(len(pixels_CYX), *box.shape))
-    for rows_to, rows_from in _runs(rows - inside.y0):
-        for cols_to, cols_from in _runs(cols - inside.x0):
+        return pixels_CYX, valid_YX
+    rows, cols = rows - inside.y0, cols - inside.x0
+    return _pick(pixels_CYX, rows, cols), None if valid_YX is None else _pick(valid_YX[None], rows, cols)[0]
+
+
+def read_zero_filled(raster: Raster, box: Box, plane: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Read a box as a model takes it, and find its valid pixels: :func:`read_reflected`, with 0 where there is no data.
+
+    A NaN, an infinity or a nodata value of -3e38 would spread over a network's whole field.
+    """
+    pixels_CYX, valid_YX = read_reflected(raster, box, plane)
+    if valid_YX is not None:
+        pixels_CYX = pixels_CYX.copy(order="K")
+        np.copyto(pixels_CYX, 0, where=~valid_YX)
+    return pixels_CYX, valid_YX
+
+
+def _pick(pixels_CYX: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[Any]:
+    """Return pixels_CYX[:, rows][:, :, cols] by slices, which keep the memory layout and copy whole rows, as arrays of numbers do not."""
+    out_CYX = np.empty_like(pixels_CYX, shape=(len(pixels_CYX), len(rows), len(cols)))
+    for rows_to, rows_from in _runs(rows):
+        for cols_to, cols_from in _runs(cols):
             out_CYX[:, rows_to, cols_to] = pixels_CYX[:, rows_from, cols_from]
     return out_CYX
 
@@ -59,44 +78,33 @@ def _runs(index_N: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
             yield slice(start, stop), slice(first, last + step if last + step >= 0 else None, step)
 
 
-def valid_pixels(pixels_CYX: NDArray[Any], header: Header) -> NDArray[np.bool_] | None:
-    """Find the pixels that hold data: no channel is NaN, and not all channels are nodata.
+def read_mask(resources: Resources, block: Block) -> NDArray[Any]:
+    """Read a block of a mask that exists as class ids of the job's type, with its fill value where there is no prediction or no data.
 
-    Returns:
-        valid_YX, or None when every pixel is valid.
+    Raises:
+        BlockError: a pixel is neither.
     """
-    valid_YX = None
-    if pixels_CYX.dtype.kind == "f":
-        valid_YX = ~np.isnan(pixels_CYX).any(axis=0)
-    if header.nodata is not None and not np.isnan(header.nodata):
-        has_data_YX = (pixels_CYX != header.nodata).any(axis=0)
-        valid_YX = has_data_YX if valid_YX is None else valid_YX & has_data_YX
-    return None if valid_YX is None or valid_YX.all() else valid_YX
-
-
-def read_zero_filled(raster: Raster, box: Box, plane: int, header: Header) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Read a box as a network takes it, and find its valid pixels: :func:`read_reflected`, with 0 where there is no data.
-
-    A NaN or a nodata value of -3e38 would spread over the network's whole field.
-    """
-    pixels_CYX = read_reflected(raster, box, plane)
-    valid_YX = valid_pixels(pixels_CYX, header)
-    return (pixels_CYX if valid_YX is None else np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))), valid_YX
+    job = resources.job
+    mask_CYX, valid_YX = resources.raster(block.image.path, block.image.reader).read_valid(block.box, block.plane)
+    ids_YX: NDArray[Any] = mask_CYX[0] if valid_YX is None else np.where(valid_YX, mask_CYX[0], mask_CYX.dtype.type(0))
+    require_class_ids(ids_YX, block.box, job.num_classes, "prediction")
+    ids_YX = ids_YX.astype(job.dtype, copy=False)  # 65535, the fill value of wider types, becomes 255
+    return ids_YX if valid_YX is None else np.where(valid_YX, ids_YX, ids_YX.dtype.type(job.fill))
 
 
 def read_truth(resources: Resources, block: Block) -> tuple[NDArray[Any] | None, str]:
     """Read a block's truth as class ids.
 
     Returns:
-        truth_YX, and why it cannot be counted: a truth value outside the classes costs the image its metrics, not its mask.
-        None where the image has no truth.
+        truth_YX, ignored where the truth holds no data, and why it cannot be counted: a truth value outside the classes costs the
+        image its metrics, not its mask. None where the image has no truth.
     """
     image, job = block.image, resources.job
     if image.truth is None or job.truth_map is None:
         return None, ""
     try:
-        raw_CYX = resources.raster(image.truth, job.truth_reader).read(block.box, block.plane)
-        return job.truth_map.apply(raw_CYX, block.box), ""
+        raw_CYX, valid_YX = resources.raster(image.truth, job.truth_reader).read_valid(block.box, block.plane)
+        return job.truth_map.apply(raw_CYX, block.box, valid_YX), ""
     except (BlockError, InputError) as error:
         return None, f"{image.truth}: {error}"
 

@@ -84,7 +84,7 @@ class BlockResult:
         self.num_classes, self.fill = job.num_classes, job.fill
         self.mask_YX = ops.zeros(block.box.shape, job.num_classes)
         self.probs_KYX = ops.zeros((job.num_classes, *block.box.shape), job.num_classes) if job.probs else None
-        self.agreement = Agreement(block.box, ops)
+        self.agreement = Agreement(block.box, ops, loaded.valid_YX)
         self.finite: Any = 0.0
         self.nats: Any = None
         self.nats_pixels: Any = 0
@@ -132,9 +132,11 @@ class BlockResult:
         self.agreement.equal, self.agreement.pixels = values["overlap_equal"].item(), values["overlap_pixels"].item()
 
     def values(self) -> dict[str, Any]:
-        """Return what there is so far; pixels without data get *no prediction*."""
+        """Return what there is so far; pixels without data get *no prediction*, and no class a probability."""
         if self.loaded.valid_YX is not None:
             self.mask_YX[~self.loaded.valid_YX] = self.fill
+            if self.probs_KYX is not None:
+                self.probs_KYX *= self.loaded.valid_YX
         return {
             "mask": self.mask_YX,
             "probs": self.probs_KYX,
@@ -158,7 +160,7 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
     y0, x0, y1, x1 = (pick(ends) for pick, ends in zip((min, min, max, max), sides, strict=True))
     region = Box(y0, x0, y1, x1)
     raster = resources.raster(block.image.path, block.image.reader)
-    pixels_CYX, valid_YX = read_zero_filled(raster, region, block.plane, block.image.header)
+    pixels_CYX, valid_YX = read_zero_filled(raster, region, block.plane)
     truth_YX, truth_error = read_truth(resources, block)
     truth_digest = pixel_digest(truth_YX) if truth_YX is not None and job.blends_blocks(block.image) else ""
     if valid_YX is not None:

@@ -1,7 +1,7 @@
 """Overlap agreement: how often two neighbouring tiles choose the same class for a pixel that both predict.
 
 It is a measure of quality without truth: tiles that see enough context agree. It is counted along every border between two cores of
-a block, over the halo on both sides of the border::
+a block, over the halo on both sides of the border, where there is data::
 
     ┌─────────┬─────────┐
     │       ▒▒│▒▒       │   ▒ predicted by both tiles, kept from one
@@ -26,13 +26,14 @@ class Agreement:
     Attributes:
         box: the block's pixels; tiles of neighbouring blocks are not compared.
         equal: pixels on which both tiles agree; a number, or an array of one element.
-        pixels: pixels that both tiles predict.
+        pixels: pixels that both tiles predict, likewise.
+        valid_YX: where the block holds data; None: everywhere.
     """
 
-    def __init__(self, box: Box, ops: ArrayOps) -> None:
-        self.box, self.ops = box, ops
+    def __init__(self, box: Box, ops: ArrayOps, valid_YX: Any | None = None) -> None:
+        self.box, self.ops, self.valid_YX = box, ops, valid_YX
         self.equal: Any = 0
-        self.pixels = 0
+        self.pixels: Any = 0
         self._waiting: dict[tuple[str, int, int], Any] = {}
 
     def add(self, tile: Tile, predicted: Box, inside: Box, classes_YX: Any) -> None:
@@ -60,6 +61,10 @@ class Agreement:
         first_YX = self._waiting.pop(border, None)
         if first_YX is None:
             self._waiting[border] = second_YX
-        else:
+        elif self.valid_YX is None:
             self.pixels += compared.area
             self.equal += self.ops.count_equal(second_YX, first_YX)
+        else:
+            valid_YX = self.valid_YX[compared.relative_to(self.box).slices]
+            self.pixels += self.ops.count_equal(valid_YX, True)
+            self.equal += self.ops.count_equal((second_YX == first_YX) & valid_YX, True)

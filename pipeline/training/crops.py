@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine import read_reflected, valid_pixels
+from pipeline.engine import read_reflected, read_zero_filled
 from pipeline.geometry import Box
 from pipeline.inputs import TRUTH_READER
 from pipeline.plugins import build
@@ -35,7 +35,7 @@ class Crop:
     Attributes:
         where: image and region, for messages.
         pixels_CYX: normalised, float32.
-        target_YX: output channel that should win, uint8; 255 is ignored.
+        target_YX: output channel that should win, uint8; 255 is ignored, such as where image or truth hold no data.
         weights_YX: weight of each pixel in the loss, float32; None: all pixels weigh the same.
         is_empty: whether all pixels that are not ignored have class 0.
     """
@@ -91,19 +91,16 @@ class Crops:
         margin = (change.side - plan.crop) // 2
         top, left = location.box.y0 - margin, location.box.x0 - margin
         region = Box(top, left, top + change.side, left + change.side)
-        raw_CYX = read_reflected(self._cache.raster(image.path, image.reader), region, location.plane)
-        truth_CYX = read_reflected(self._cache.raster(image.truth, TRUTH_READER), region, location.plane)
-        classes_YX = plan.truth_map.apply(truth_CYX, region)
-        pixels_CYX = self._normalize(raw_CYX, location.image)
-        valid_YX = valid_pixels(raw_CYX, image.header)
+        raw_CYX, valid_YX = read_zero_filled(self._cache.raster(image.path, image.reader), region, location.plane)
+        truth_CYX, known_YX = read_reflected(self._cache.raster(image.truth, TRUTH_READER), region, location.plane)
+        classes_YX = plan.truth_map.apply(truth_CYX, region, known_YX)
         if valid_YX is not None:
-            pixels_CYX = np.where(valid_YX, pixels_CYX, np.float32(0))
-            classes_YX = np.where(valid_YX, classes_YX, plan.truth_map.ignored)
+            classes_YX[~valid_YX] = plan.truth_map.ignored
         labels = [classes_YX]
         if plan.loss.needs_instances or plan.border_class is not None:
             # Ignored pixels belong to no object, whatever their truth value is.
             labels.append(np.where(classes_YX == plan.truth_map.ignored, 0, truth_CYX[0]).astype(np.int32))
-        pixels_CYX, labels = change.apply(pixels_CYX, labels)
+        pixels_CYX, labels = change.apply(self._normalize(raw_CYX, location.image), labels)
         return Crop(
             where=f"{image.name} at {location.box}",
             pixels_CYX=pixels_CYX,
@@ -165,9 +162,10 @@ class ImageCache:
         num_bytes = height * width * header.channels * np.dtype(header.dtype).itemsize * header.num_planes
         if num_bytes > self._budget_bytes // 4 or header.num_planes > 1:
             return _CacheEntry(raster, header.whole_bytes, stack)
-        pixels_CYX = np.ascontiguousarray(raster.read(Box(0, 0, height, width)))
+        pixels_CYX, declared_YX = raster.read_masked(Box(0, 0, height, width))
         stack.close()
-        return _CacheEntry(ArrayRaster(pixels_CYX, header), num_bytes, stack)
+        num_bytes += 0 if declared_YX is None else declared_YX.nbytes
+        return _CacheEntry(ArrayRaster(np.ascontiguousarray(pixels_CYX), header, declared_YX), num_bytes, stack)
 
     def _drop_oldest(self) -> None:
         _, entry = self._entries.popitem(last=False)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine import valid_pixels
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.inputs import TRUTH_READER, Image
@@ -94,10 +93,7 @@ def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | Non
     needs_locations = bool(plan.config.sampling.balance or plan.config.sampling.empty < 1)
     summary: Summary = {}
     rng = np.random.default_rng([plan.config.seed, image.index])
-    for plane, box, pixels_CYX, target_YX in _blocks(plan, image):
-        valid_YX = valid_pixels(pixels_CYX, image.header)
-        if valid_YX is not None:
-            target_YX[~valid_YX] = plan.truth_map.ignored
+    for plane, box, (pixels_CYX, valid_YX), target_YX in _blocks(plan, image):
         if fitter is not None:
             part = fitter.observe(pixels_CYX, valid_YX, box, plane)
             summary = fitter.merge(summary, part) if summary else part
@@ -109,8 +105,8 @@ def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | Non
     return ImageStatistics(tuple(pixels.tolist()), None, locations), summary
 
 
-def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, NDArray[Any], NDArray[Any]]]:
-    """Yield plane, box, pixels (C, Y, X) and target outputs (Y, X) of every block."""
+def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, tuple[NDArray[Any], NDArray[np.bool_] | None], NDArray[Any]]]:
+    """Yield plane, box, pixels_CYX with valid_YX, and target outputs (Y, X), ignored without data, of every block."""
     assert image.truth is not None
     with (
         build("readers", image.reader).open(image.path) as raster,
@@ -118,9 +114,12 @@ def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, NDArray[A
     ):
         for plane in range(image.header.num_planes):
             for box in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():
-                truth_CYX = truth.read(box, plane)
-                classes_YX = plan.truth_map.apply(truth_CYX, box)
-                yield plane, box, raster.read(box, plane), targets(plan, classes_YX, truth_CYX[0])
+                truth_CYX, known_YX = truth.read_valid(box, plane)
+                classes_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
+                pixels_CYX, valid_YX = raster.read_valid(box, plane)
+                if valid_YX is not None:
+                    classes_YX[~valid_YX] = plan.truth_map.ignored
+                yield plane, box, (pixels_CYX, valid_YX), targets(plan, classes_YX, truth_CYX[0])
 
 
 def _sample_positions(is_class_YX: NDArray[np.bool_], box: Box, rng: np.random.Generator) -> NDArray[np.int32]:

@@ -98,21 +98,26 @@ def _pictures(plan: TrainPlan) -> Iterator[Picture]:
         (height, width), mask = image.header.shape, plan.config.output / VALIDATION / "masks" / f"{image.name}.ome.zarr"
         top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
         box = Box(top, left, top + min(height, SIDE), left + min(width, SIDE))
-        truth_YX = plan.truth_map.apply(_read(image.truth, TRUTH_READER, box), box)
-        mask_YX = _read(str(mask), {"name": "zarr"}, box)[0]
-        yield Picture(image.name, _displayable(_read(image.path, image.reader, box)), truth_YX, mask_YX)
+        truth_CYX, known_YX = _read(image.truth, TRUTH_READER, box)
+        mask_CYX, _ = _read(str(mask), {"name": "zarr"}, box)
+        truth_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
+        yield Picture(image.name, _displayable(*_read(image.path, image.reader, box)), truth_YX, mask_CYX[0])
 
 
-def _read(path: str, reader: Mapping[str, Any], box: Box) -> NDArray[Any]:
+def _read(path: str, reader: Mapping[str, Any], box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     with build("readers", reader).open(path) as raster:
-        return np.array(raster.read(box))
+        pixels_CYX, valid_YX = raster.read_valid(box)
+        return np.array(pixels_CYX), valid_YX
 
 
-def _displayable(pixels_CYX: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return three channels or one, uint8 (Y, X, C); contrast is stretched unless these are RGB bytes already."""
+def _displayable(pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+    """Return three channels or one, uint8 (Y, X, C), black where there is no data; contrast is stretched unless they are RGB bytes."""
     some_CYX = pixels_CYX[:3] if len(pixels_CYX) >= 3 else pixels_CYX[:1]
+    if valid_YX is not None:
+        some_CYX = np.where(valid_YX, some_CYX, some_CYX.dtype.type(0))
     if some_CYX.dtype != np.uint8 or len(some_CYX) == 1:
-        values_CYX = np.nan_to_num(some_CYX.astype(np.float32))
-        low, high = np.percentile(values_CYX, (DARK, LIGHT))
+        values_CYX = some_CYX.astype(np.float32)
+        kept = values_CYX if valid_YX is None or not valid_YX.any() else values_CYX[:, valid_YX]
+        low, high = np.percentile(kept, (DARK, LIGHT))
         some_CYX = (np.clip((values_CYX - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
     return np.moveaxis(some_CYX, 0, -1)

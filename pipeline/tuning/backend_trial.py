@@ -175,12 +175,13 @@ def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None
         tiles = read_sample_tiles(catalogue, catalogue.images, NUM_TILES, _side(catalogue), NUM_LOCATIONS)
         answers, _ = predict_tiles(catalogue, Recipe(threads=recipe.threads), tiles)
         expected = [logits for logits, *_ in answers]
+        is_telling = Comparison.of(answers, expected).is_telling
     except Exception:  # noqa: BLE001 - the run will meet the same failure and report where it is
         return None
     tried, best = _try_precisions(catalogue, recipe, precisions, tiles, expected)
     backend, precision = (best.backend, best.precision) if best else (EAGER, precisions[-1])
     choice = BackendChoice(backend, precision, round(time.perf_counter() - start, 3), tuple(tried))
-    if Comparison.of(answers, expected).is_telling and not any(candidate.passing for candidate in tried):
+    if is_telling and not any(candidate.passing for candidate in tried):
         remember("trials", key, asdict(choice))
     return choice
 

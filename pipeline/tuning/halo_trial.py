@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Recipe
-from pipeline.engine import read_zero_filled, valid_pixels
+from pipeline.engine import read_zero_filled
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, ceil_to
 from pipeline.inputs import Catalogue, Image
@@ -42,7 +42,7 @@ class HaloDifference:
     Attributes:
         halo: pixels.
         largest: largest difference of a logit.
-        flipped_share: share of the core's pixels whose class differs.
+        flipped_share: share of the core's valid pixels whose class differs.
         num_sure_flipped: pixels whose class differs although the exact prediction was sure of it (:data:`SURE_MARGIN`).
     """
 
@@ -105,8 +105,8 @@ def _measure_on(catalogue: Catalogue, image: Image, field: int, wanted: int) -> 
             fit = {}
             if per_image := normalization_fitter(normalize):
                 box = Box(0, 0, *raster.header.shape).clip((FIT_SIDE, FIT_SIDE))
-                pixels_CYX = raster.read(box)
-                fit = {"normalize": per_image.fit(per_image.observe(pixels_CYX, valid_pixels(pixels_CYX, raster.header), box, 0))}
+                pixels_CYX, valid_YX = raster.read_valid(box)
+                fit = {"normalize": per_image.fit(per_image.observe(pixels_CYX, valid_YX, box, 0))}
             core = ExactCore(predict, raster, fit, stride, exact)
             if not core.is_telling:
                 return None
@@ -116,7 +116,7 @@ def _measure_on(catalogue: Catalogue, image: Image, field: int, wanted: int) -> 
 
 
 class ExactCore:
-    """One core of an image, predicted with the exact halo; predictions with smaller halos are compared with it.
+    """One core of an image, predicted with the exact halo; predictions with smaller halos are compared with it where there is data.
 
     Args:
         predict: the network in float32, so that rounding does not count as a difference.
@@ -133,30 +133,33 @@ class ExactCore:
         self._predict, self._raster, self._fit = predict, raster, fit
         spreads = {box: self._spread(box) for box in _places(raster.header.shape, ceil_to(CORE, stride), stride)}
         self._box = max(spreads, key=lambda box: spreads[box])
-        self._exact_KYX = self._logits(exact)
-        is_finite = np.isfinite(self._exact_KYX).all()
-        self.is_telling = bool(spreads[self._box] and is_finite and np.ptp(self._exact_KYX.argmax(axis=0)))
-        ordered_KYX = np.sort(self._exact_KYX, axis=0)
-        self._is_sure_YX = ordered_KYX[-1] - ordered_KYX[-2] > SURE_MARGIN * self._exact_KYX.std()
+        valid_YX = read_zero_filled(raster, self._box, 0)[1]
+        self._kept_YX = np.ones(self._box.shape, np.bool_) if valid_YX is None or not valid_YX.any() else valid_YX
+        self._exact_KN = self._logits(exact)
+        is_finite = np.isfinite(self._exact_KN).all()
+        self.is_telling = bool(spreads[self._box] and is_finite and np.ptp(self._exact_KN.argmax(axis=0)))
+        ordered_KN = np.sort(self._exact_KN, axis=0)
+        self._is_sure_N = ordered_KN[-1] - ordered_KN[-2] > SURE_MARGIN * self._exact_KN.std()
 
     def difference(self, halo: int) -> HaloDifference:
         """Compare the prediction with a smaller halo with the exact one."""
-        logits_KYX = self._logits(halo)
-        flipped_YX = logits_KYX.argmax(axis=0) != self._exact_KYX.argmax(axis=0)
-        largest = float(np.abs(logits_KYX - self._exact_KYX).max())
-        return HaloDifference(halo, largest, float(flipped_YX.mean()), int(np.count_nonzero(flipped_YX & self._is_sure_YX)))
+        logits_KN = self._logits(halo)
+        flipped_N = logits_KN.argmax(axis=0) != self._exact_KN.argmax(axis=0)
+        largest = float(np.abs(logits_KN - self._exact_KN).max())
+        return HaloDifference(halo, largest, float(flipped_N.mean()), int(np.count_nonzero(flipped_N & self._is_sure_N)))
 
     def _logits(self, halo: int) -> NDArray[Any]:
+        """Logits of the core's valid pixels, float32 (K, N)."""
         outer = self._box.grow(halo)
-        pixels_CYX, _ = read_zero_filled(self._raster, outer, 0, self._raster.header)
+        pixels_CYX, _ = read_zero_filled(self._raster, outer, 0)
         scores = self._predict(pixels_CYX[None], [self._fit])[0]
         margin = (outer.shape[0] - scores.shape[-2]) // 2
         rows, cols = self._box.relative_to(outer.grow(-margin)).slices
-        return np.array(scores[:, rows, cols], np.float32)
+        return np.array(scores[:, rows, cols], np.float32)[:, self._kept_YX]
 
     def _spread(self, box: Box) -> float:
         """Standard deviation of the valid pixels."""
-        pixels_CYX, valid_YX = read_zero_filled(self._raster, box, 0, self._raster.header)
+        pixels_CYX, valid_YX = read_zero_filled(self._raster, box, 0)
         values = pixels_CYX if valid_YX is None else pixels_CYX[:, valid_YX]
         return float(values.std(dtype=np.float64)) if values.size else 0.0
 

@@ -98,7 +98,7 @@ def calibrate_int8(catalogue: Catalogue, recipe: Recipe, output: StorageLike) ->
     with tempfile.TemporaryDirectory(prefix="gigaseg-") as folder:
         unnamed = Path(folder, "made")
         unnamed.mkdir()
-        name = Openvino.calibrate(model.load(), fixed, used, unnamed)
+        name = Openvino.calibrate(model.load(), fixed, [(tile.pixels_BCYX, tile.fit) for tile in used], unnamed)
         unnamed.rename(unnamed.with_name(name))
         recipes = replace(recipe, calibrated=name, calibration_folder=folder), Recipe(threads=recipe.threads)
         answers, expected_answers = (predict_tiles(catalogue, tried, held_out)[0] for tried in recipes)

@@ -38,10 +38,25 @@ class TileLocation(NamedTuple):
 
 
 class SampleTile(NamedTuple):
-    """What a model is given: raw ``pixels_BCYX``, 0 where there is no data, and the fit of the image that they come from."""
+    """What a model is given: raw ``pixels_BCYX``, 0 where there is no data, and the fit of the image that they come from.
+
+    ``valid_YX`` says where there is data; None: everywhere.
+    """
 
     pixels_BCYX: NDArray[Any]
     fit: Mapping[str, Any]
+    valid_YX: NDArray[np.bool_] | None = None
+
+    def where_valid(self, answer: NDArray[Any]) -> NDArray[Any]:
+        """Return an answer (..., Y, X) at the pixels that hold data, (..., 1, N); the answer itself where all do, or none.
+
+        An answer that is smaller than the tile belongs to its middle.
+        """
+        if self.valid_YX is None:
+            return answer
+        margin = (len(self.valid_YX) - answer.shape[-2]) // 2
+        valid_YX = self.valid_YX[margin : margin + answer.shape[-2], margin : margin + answer.shape[-1]]
+        return answer[..., valid_YX][..., None, :] if valid_YX.any() else answer
 
 
 def spread_locations(images: Sequence[Image], count: int, side: int) -> list[TileLocation]:
@@ -86,7 +101,7 @@ def read_sample_tiles(catalogue: Catalogue, images: Sequence[Image], count: int,
     Args:
         catalogue: of the run.
         images: some of its images.
-        count: of tiles; fewer where the images have no room for more, or cannot be read.
+        count: of tiles; fewer where the images have no room for more, hold no data there, or cannot be read.
         side: of a tile, pixels.
         num_locations: that are read to choose from, at most; at least ``count``.
 
@@ -112,33 +127,32 @@ def _widest(locations: Sequence[TileLocation], count: int, fitters: Fitters) -> 
     """
     total: Summary | None = None
 
-    def read_all() -> Iterator[tuple[float, NDArray[Any]]]:
+    def read_all() -> Iterator[tuple[float, NDArray[Any], NDArray[np.bool_] | None]]:
         nonlocal total
         with build("readers", locations[0].image.reader).open(locations[0].image.path) as raster:
-            for image, plane, box in locations:
+            for _, plane, box in locations:
                 try:
-                    pixels_CYX, valid_YX = read_zero_filled(raster, box, plane, image.header)
+                    pixels_CYX, valid_YX = read_zero_filled(raster, box, plane)
                 except BlockError:
                     continue  # the run will meet the same failure and report where it is
                 summary = fitters.observe(pixels_CYX, valid_YX, box, plane)
                 total = summary if total is None else fitters.merge(total, summary)
-                yield _width(pixels_CYX, valid_YX), pixels_CYX[None]
+                if valid_YX is None or valid_YX.any():
+                    yield _width(pixels_CYX, valid_YX), pixels_CYX[None], valid_YX
 
     kept = nlargest(count, read_all(), key=itemgetter(0))
     fit = {} if total is None else fitters.conclude(total)
-    return [(width, SampleTile(pixels_BCYX, fit)) for width, pixels_BCYX in kept]
+    return [(width, SampleTile(pixels_BCYX, fit, valid_YX)) for width, pixels_BCYX, valid_YX in kept]
 
 
 def _width(pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> float:
-    """Range of the valid values in the channel where it is widest; below zero where none is valid or one is infinite.
+    """Range of the valid values, of which there is one at least, in the channel where it is widest.
 
     Example:
         >>> _width(np.array([[[1, 2, 9]], [[5, 5, 0]]]), np.array([[True, True, False]]))
         1.0
     """
     values_CN = pixels_CYX.reshape(len(pixels_CYX), -1) if valid_YX is None else pixels_CYX[:, valid_YX]
-    if not values_CN.size or not np.isfinite(values_CN).all():
-        return -1.0
     return float((values_CN.max(1).astype(np.float64) - values_CN.min(1)).max())
 
 
@@ -148,8 +162,9 @@ def predict_tiles(
     """Predict tiles with the catalogue's model, and time the first one so many times.
 
     Returns:
-        The answers for each tile, and the fewest seconds that the logits of the first tile took (infinity without a round).
-        Answers are the logits (1, K, Y, X), and the classes (1, Y, X) where the backend computes them by another graph.
+        The answers for each tile, where there is data (:meth:`SampleTile.where_valid`), and the fewest seconds that the logits of
+        the first tile took (infinity without a round). Answers are the logits (1, K, Y, X), and the classes (1, Y, X) where the
+        backend computes them by another graph.
 
     Raises:
         BlockError: a logit is not finite.
@@ -157,7 +172,7 @@ def predict_tiles(
     normalize = resolve_normalization(catalogue.config.normalize, catalogue.model)
     with catalogue.model.predictor(recipe, normalize if isinstance(normalize, Mapping) else None) as predict:
         calls: list[PredictFunction] = [predict, predict.classes] if predict.has_own_classes else [predict]
-        answers = [[np.array(call(pixels_BCYX, [fit])) for call in calls] for pixels_BCYX, fit in tiles]
+        answers = [[np.array(call(tile.pixels_BCYX, [tile.fit])) for call in calls] for tile in tiles]
         seconds = float("inf")
         for _ in range(num_rounds):
             start = time.perf_counter()
@@ -165,7 +180,7 @@ def predict_tiles(
             seconds = min(seconds, time.perf_counter() - start)
     if not all(np.isfinite(logits).all() for logits, *_ in answers):
         raise BlockError("the model gave NaN or infinite scores")
-    return answers, seconds
+    return [[tile.where_valid(answer) for answer in given] for tile, given in zip(tiles, answers, strict=True)], seconds
 
 
 @dataclass(frozen=True)

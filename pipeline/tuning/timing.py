@@ -40,12 +40,13 @@ def read_largest_tile(image: Image, job: Job) -> SampleTile:
     outer = max((tile.outer for tile in tiles[len(tiles) // 2 :]), key=lambda box: box.area)
     region = outer.grow(job.fitters.halo)
     with build("readers", image.reader).open(image.path) as raster:
-        pixels_CYX, valid_YX = read_zero_filled(raster, region, 0, image.header)
+        pixels_CYX, valid_YX = read_zero_filled(raster, region, 0)
     fit = job.fitters.conclude(job.fitters.observe(pixels_CYX, valid_YX, outer, 0)) if job.fitters else {}
     rows, cols = outer.relative_to(region).slices
     tile_CYX = pixels_CYX[:, rows, cols]
     # A batch of one stays a view: backends look at how its channels lie in memory.
-    return SampleTile(tile_CYX[None] if job.recipe.batch == 1 else np.stack([tile_CYX] * job.recipe.batch), fit)
+    pixels_BCYX = tile_CYX[None] if job.recipe.batch == 1 else np.stack([tile_CYX] * job.recipe.batch)
+    return SampleTile(pixels_BCYX, fit, None if valid_YX is None else valid_YX[rows, cols])
 
 
 def list_candidates(catalogue: Catalogue, recipe: Recipe) -> list[tuple[str, str]]:
@@ -82,7 +83,7 @@ def time_backends(catalogue: Catalogue, job: Job, tile: SampleTile, say: Callabl
             tried.append(replace(candidate, refused=cause_of(error)[:300]))
             continue
         expected_BKYX = scores if expected_BKYX is None else expected_BKYX
-        tried.append(_judge(replace(candidate, seconds=seconds), scores, expected_BKYX))
+        tried.append(_judge(replace(candidate, seconds=seconds), tile, scores, expected_BKYX))
     if fastest_backend(tried) is None:
         raise GigasegError(f"nothing runs this model here: {'; '.join(f'{candidate.backend}: {candidate.refused}' for candidate in tried)}")
     return tried
@@ -118,11 +119,11 @@ def _on_host(scores: Any) -> NDArray[Any]:
     return np.asarray(scores.cpu() if hasattr(scores, "cpu") else scores)
 
 
-def _judge(timed: TriedBackend, scores: NDArray[Any], expected_BKYX: NDArray[Any]) -> TriedBackend:
+def _judge(timed: TriedBackend, tile: SampleTile, scores: NDArray[Any], expected_BKYX: NDArray[Any]) -> TriedBackend:
     """Compare as a trial does; a backend that the trial would refuse has no seconds. Classes are not compared."""
     if scores.ndim == 3:
         return timed
-    comparison = Comparison.of([[scores]], [expected_BKYX])
+    comparison = Comparison.of([[tile.where_valid(scores)]], [tile.where_valid(expected_BKYX)])
     refused = disagreement(comparison) if np.isfinite(scores).all() else "NaN or infinite scores"
     seconds = None if refused else timed.seconds
     return replace(timed, seconds=seconds, agreement=comparison.agreement, sure=comparison.num_lost, refused=refused)

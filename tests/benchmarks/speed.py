@@ -68,7 +68,7 @@ def tiles_of(image: Path, halo: int, side: int) -> list[np.ndarray]:
     """Every tile of the image, in memory, as the engine would cut it."""
     grid = Grid((side, side), CORE, halo, CORE, 32)
     with build("readers", {"name": "zarr"}).open(str(image)) as raster:
-        return [np.ascontiguousarray(read_reflected(raster, tile.outer, 0)) for tile in grid.tiles(Box(0, 0, side, side))]
+        return [np.ascontiguousarray(read_reflected(raster, tile.outer, 0)[0]) for tile in grid.tiles(Box(0, 0, side, side))]
 
 
 def write_yaml(folder: Path, image: Path, **keys: Any) -> Path:

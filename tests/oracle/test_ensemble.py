@@ -78,7 +78,7 @@ def test_augmented_ensembles_tile_exactly(networks, tmp_path):
     save_tiff(tmp_path / "a.tif", pixels_YX)
     assert run(engine_yaml(tmp_path, model=spec)) == 0
     whole = Box(0, 0, 132, 152).grow(24)
-    logits = logits_of(spec, read_reflected(ArrayRaster(pixels_YX), whole, 0)[None])[0]
+    logits = logits_of(spec, read_reflected(ArrayRaster(pixels_YX), whole, 0)[0][None])[0]
     top, left = (logits.shape[1] - 132) // 2, (logits.shape[2] - 152) // 2
     inside = logits[:, top : top + 132, left : left + 150]
     ordered = np.sort(inside, axis=0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.engine.block_pixels import read_truth, require_class_ids
+from pipeline.engine.block_pixels import read_mask, read_truth
 from pipeline.engine.exports import mask_of
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
@@ -42,15 +42,13 @@ class Count(Phase[tuple[NDArray[Any], NDArray[Any] | None, str], tuple[Counts, s
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
         """Read mask and truth."""
-        mask_CYX = resources.raster(block.image.path, block.image.reader).read(block.box, block.plane)
-        return mask_CYX[0], *read_truth(resources, block)
+        return read_mask(resources, block), *read_truth(resources, block)
 
     def work(
         self, resources: Resources, block: Block, loaded: tuple[NDArray[Any], NDArray[Any] | None, str], watch: Stopwatch
     ) -> tuple[Counts, str]:
         """Count pixels by true and predicted class."""
         mask_YX, truth_YX, truth_error = loaded
-        require_class_ids(mask_YX, block.box, resources.job.num_classes, "prediction")
         return count_pixels(mask_YX, truth_YX, resources.job.num_classes), truth_error
 
     def save(self, resources: Resources, block: Block, worked: tuple[Counts, str], watch: Stopwatch) -> ReceiptFields:

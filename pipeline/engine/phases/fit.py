@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.block_pixels import read_reflected, valid_pixels
+from pipeline.engine.block_pixels import read_reflected
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction
 from pipeline.engine.resources import Resources
@@ -18,7 +19,7 @@ from pipeline.statistics import encode_summary
 __all__ = ["Fit"]
 
 
-class Fit(Phase[NDArray[Any], str]):
+class Fit(Phase[tuple[NDArray[Any], NDArray[np.bool_] | None], str]):
     """Summarise the raw pixels of each block; the statistics of an image are fitted to the sum of its summaries."""
 
     def applies(self, job: Job, image: Image) -> bool:
@@ -29,15 +30,14 @@ class Fit(Phase[NDArray[Any], str]):
         """Add the summaries up, then fit."""
         return job.fitters
 
-    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> NDArray[Any]:
-        """Read the block, and around it what the fitters ask for."""
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Read the block, and around it what the fitters ask for; find its valid pixels."""
         raster = resources.raster(block.image.path, block.image.reader)
         return read_reflected(raster, block.box.grow(resources.job.fitters.halo), block.plane)
 
-    def work(self, resources: Resources, block: Block, loaded: NDArray[Any], watch: Stopwatch) -> str:
+    def work(self, resources: Resources, block: Block, loaded: tuple[NDArray[Any], NDArray[np.bool_] | None], watch: Stopwatch) -> str:
         """Summarise the block."""
-        valid_YX = valid_pixels(loaded, block.image.header)
-        return encode_summary(resources.job.fitters.observe(loaded, valid_YX, block.box, block.plane))
+        return encode_summary(resources.job.fitters.observe(*loaded, block.box, block.plane))
 
     def save(self, resources: Resources, block: Block, worked: str, watch: Stopwatch) -> ReceiptFields:
         """Write nothing: the summary travels on the receipt."""
