@@ -1,0 +1,287 @@
+"""Images on another grid of pixels, computed by region: the same bits however a region is cut out of the image.
+
+Pixel i of an axis of the new grid covers the old pixels ``i * factor <= x < (i + 1) * factor``, so that the outer edges of both grids
+coincide at the first pixel. What a pixel becomes depends on its place in the image alone::
+
+    factor > 1    the mean over the area that it covers, old pixels that it covers in part counting in part (anti-aliasing)
+    factor <= 1   linear interpolation between the centres of the old pixels
+    classes       the old pixel in which the new pixel's centre lies
+
+Old pixels without data count for nothing; a new pixel is valid where less than half of its weight is missing. Sums are float32 (float64
+for types of 32 bits and more), over rows first, then over columns, each in order; integers are rounded half to even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box
+from pipeline.raster import Header, Raster
+
+__all__ = ["NearestRaster", "ResampledRaster", "RescaledRaster", "SampleRange", "resampled_header", "resampled_shape"]
+
+STRIP_ROWS = 16  # rows of the new grid that are computed at once, so that what they need stays in the processor's cache
+MOST_MISSING = 0.5  # share of a new pixel's weight that may lie on pixels without data, exclusive
+DECIMALS = 8  # of positions, in old pixels: products such as 3 * 0.1 land on the edges that they mean
+GEOTIFF_POINT = 2  # GeoKey 1025: tie points locate the centres of pixels, not their corners
+
+
+def resampled_shape(shape: tuple[int, int], factor: tuple[float, float]) -> tuple[int, int]:
+    """Return height and width of the new grid: the pixels that lie in the image by at least half of themselves, and at least one.
+
+    Example:
+        >>> resampled_shape((511, 100), (2.0, 0.5)), resampled_shape((1, 3), (8.0, 8.0))
+        ((256, 200), (1, 1))
+    """
+    height, width = (max(1, round(length / step)) for length, step in zip(shape, factor, strict=True))
+    return height, width
+
+
+def resampled_header(header: Header, factor: tuple[float, float], **changes: Any) -> Header:
+    """Return the header of an image on the new grid: its size, scale, offset and georeference; ``changes`` are other fields.
+
+    The offset moves by half the difference of the pixel sizes, as viewers place the centre of the first pixel there.
+    """
+    size, offset = header.pixel_size, header.offset
+    if size is not None:
+        offset = (offset[0] + (factor[0] - 1) * size[0] / 2, offset[1] + (factor[1] - 1) * size[1] / 2)
+        size = (size[0] * factor[0], size[1] * factor[1])
+    changes = {"shape": resampled_shape(header.shape, factor), "levels": (), **changes}
+    return replace(header, pixel_size=size, offset=offset, georeference=_coarsened(header.georeference, factor), **changes)
+
+
+def _coarsened(tags: Mapping[str, Any], factor: tuple[float, float]) -> dict[str, Any]:
+    """Return GeoTIFF tags that locate the pixels of the new grid."""
+    steps = (factor[1], factor[0], 1.0)
+    keys = list(tags.get("34735", {}).get("value", ()))[4:]
+    is_point = any(key == 1025 and value == GEOTIFF_POINT for key, _, _, value in zip(*[iter(keys)] * 4, strict=False))
+    half = (0.5, 0.5, 0.0) if is_point else (0.0, 0.0, 0.0)
+    changed = dict(tags)
+    if "33550" in tags:  # size of a pixel
+        changed["33550"] = _with_value(tags["33550"], [size * step for size, step in zip(tags["33550"]["value"], steps, strict=False)])
+    if "33922" in tags:  # tie points: a pixel and its position, six numbers each
+        tie = tags["33922"]["value"]
+        moved = [
+            (number + half[index % 6]) / steps[index % 6] - half[index % 6] if index % 6 < 3 else number for index, number in enumerate(tie)
+        ]
+        changed["33922"] = _with_value(tags["33922"], moved)
+    if "34264" in tags and len(tags["34264"]["value"]) == 16:  # from pixels to positions, 4 x 4, row after row
+        rows = [tags["34264"]["value"][start : start + 4] for start in range(0, 16, 4)]
+        shifted = [
+            [
+                *(number * step for number, step in zip(row, steps, strict=False)),
+                row[3] + sum(number * middle * (step - 1) for number, middle, step in zip(row, half, steps, strict=False)),
+            ]
+            for row in rows
+        ]
+        changed["34264"] = _with_value(tags["34264"], [number for row in shifted for number in row])
+    return changed
+
+
+def _with_value(tag: Mapping[str, Any], value: list[float]) -> dict[str, Any]:
+    return {**tag, "value": value}
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """How the pixels of one axis of the new grid are weighted sums of old ones."""
+
+    length: int  # of the old axis, pixels
+    factor: float  # old pixels to a new one
+
+    @cached_property
+    def num_taps(self) -> int:
+        """Number of old pixels that a new one may depend on; it depends on the factor alone, so that sums have one order."""
+        if self.factor <= 1:
+            return 2
+        return int(self.factor) if self.factor == int(self.factor) else int(np.ceil(self.factor)) + 1
+
+    def taps(self, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Return positions and weights (taps, pixels) of the old pixels of ``start..stop``; a position outside has the weight 0."""
+        index = np.arange(start, stop + 1)
+        if self.factor > 1:
+            edges = np.round(index * self.factor, DECIMALS)
+            low, high = edges[:-1], np.minimum(edges[1:], self.length)
+            positions = np.floor(low).astype(np.intp) + np.arange(self.num_taps)[:, None]
+            weights = np.maximum(np.minimum(positions + 1, high) - np.maximum(positions, low), 0.0)
+        else:
+            centers = np.round((index[:-1] + 0.5) * self.factor - 0.5, DECIMALS)
+            first = np.floor(centers).astype(np.intp)
+            positions = np.stack([first, first + 1])
+            weights = np.stack([1 - (centers - first), centers - first])
+        return np.clip(positions, 0, self.length - 1), weights
+
+
+class ResampledRaster(Raster):
+    """An image on a coarser or finer grid.
+
+    Args:
+        source: the image on its own grid.
+        header: on the new grid, as :func:`resampled_header` gives it.
+        factor: (y, x) old pixels to a new one.
+    """
+
+    def __init__(self, source: Raster, header: Header, factor: tuple[float, float]) -> None:
+        self.header, self._source = header, source
+        self._rows, self._cols = (_Axis(*pair) for pair in zip(source.header.shape, factor, strict=True))
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        """Resample a box."""
+        return self.read_masked(box, plane)[0]
+
+    def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Resample a box, and find where it is valid; pixels are 0 elsewhere."""
+        rows, cols = self._rows.taps(box.y0, box.y1), self._cols.taps(box.x0, box.x1)
+        inside = Box(int(rows[0].min()), int(cols[0].min()), int(rows[0].max()) + 1, int(cols[0].max()) + 1)
+        pixels_CYX, valid_YX = self._source.read_valid(inside, plane)
+        local = (rows[0] - inside.y0, rows[1]), (cols[0] - inside.x0, cols[1])
+        missing_YX = None
+        if valid_YX is not None:
+            pixels_CYX = pixels_CYX.copy(order="K")
+            np.copyto(pixels_CYX, 0, where=~valid_YX)
+            missing_YX = _Filter(*local, np.dtype(np.uint8)).missing((~valid_YX).view(np.uint8))
+        mean = _Filter(*local, pixels_CYX.dtype)
+        pixels_YXC = np.moveaxis(pixels_CYX, 0, 2)
+        if pixels_YXC.flags.c_contiguous:  # channels lie side by side, and stay so
+            out_CYX = np.moveaxis(mean.means(pixels_YXC, missing_YX), 2, 0)
+        else:
+            out_CYX = np.stack([mean.means(channel_YX[:, :, None], missing_YX)[:, :, 0] for channel_YX in pixels_CYX])
+        return out_CYX, None if missing_YX is None else missing_YX < MOST_MISSING
+
+
+class _Filter:
+    """Weighted means of the pixels of one region, over rows and then over columns.
+
+    Args:
+        rows, cols: positions in the region and weights, (taps, pixels).
+        dtype: of the pixels.
+    """
+
+    def __init__(
+        self,
+        rows: tuple[NDArray[np.intp], NDArray[np.float64]],
+        cols: tuple[NDArray[np.intp], NDArray[np.float64]],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._dtype, self._sum_dtype = dtype, np.result_type(dtype, np.float32)
+        (self._row_index, row_weights), (self._col_index, col_weights) = rows, cols
+        self._row_weights, self._col_weights = row_weights.astype(self._sum_dtype), col_weights.astype(self._sum_dtype)
+        height = len(row_weights[0])
+        self._strips = [slice(start, min(start + STRIP_ROWS, height)) for start in range(0, height, STRIP_ROWS)]
+
+    def missing(self, missing_YX: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the share of each new pixel's weight (Y, X) that lies on old pixels that are 1: exactly 0 where there are none."""
+        return np.concatenate([(self._sums(missing_YX[:, :, None], rows) / self._totals(rows))[:, :, 0] for rows in self._strips])
+
+    def means(self, pixels_YXC: NDArray[Any], missing_YX: NDArray[Any] | None) -> NDArray[Any]:
+        """Return the means (Y, X, C) in the type of the pixels, which are 0 where data are missing, as is the result."""
+        height, width = len(self._row_weights[0]), len(self._col_weights[0])
+        out_YXC = np.empty((height, width, pixels_YXC.shape[2]), self._dtype)
+        for rows in self._strips:
+            mean_YXC = self._sums(pixels_YXC, rows)
+            mean_YXC /= self._totals(rows)
+            if missing_YX is not None:
+                part_YX1 = missing_YX[rows, :, None]
+                mean_YXC *= np.where(part_YX1 < MOST_MISSING, 1 / (1 - np.minimum(part_YX1, MOST_MISSING)), 0)
+            if self._dtype.kind in "iu":
+                np.rint(mean_YXC, out=mean_YXC)
+            out_YXC[rows] = mean_YXC
+        return out_YXC
+
+    def _totals(self, rows: slice) -> NDArray[Any]:
+        """Return the sum of each new pixel's weights, (Y, X, 1)."""
+        totals: NDArray[Any] = self._row_weights[:, rows].sum(axis=0)[:, None, None] * self._col_weights.sum(axis=0)[:, None]
+        return totals
+
+    def _sums(self, pixels_YXC: NDArray[Any], rows: slice) -> NDArray[Any]:
+        """Return weighted sums for some new rows. Numpy multiplies and adds number by number, so no sum depends on its neighbours."""
+        height, width, channels = pixels_YXC.shape
+        lines = pixels_YXC.reshape(height, width * channels)
+        index, weights = self._row_index[:, rows], self._row_weights[:, rows, None]
+        across: NDArray[Any] = np.multiply(lines[index[0]], weights[0], dtype=self._sum_dtype)
+        for tap in range(1, len(index)):
+            across += np.multiply(lines[index[tap]], weights[tap], dtype=self._sum_dtype)
+        across_YXC = across.reshape(-1, width, channels)
+        col_weights = np.repeat(self._col_weights, channels, axis=1)
+        sums: NDArray[Any] = np.zeros((len(across), col_weights.shape[1]), self._sum_dtype)
+        for tap in range(len(self._col_index)):
+            part = np.take(across_YXC, self._col_index[tap], axis=1).reshape(sums.shape)
+            part *= col_weights[tap]
+            sums += part
+        return sums.reshape(len(across), -1, channels)
+
+
+class NearestRaster(Raster):
+    """Classes or object numbers on another grid: each new pixel has the value of the old one in which its centre lies.
+
+    Args:
+        source: on its own grid.
+        header: on the new grid.
+        factor: (y, x) old pixels to a new one.
+    """
+
+    def __init__(self, source: Raster, header: Header, factor: tuple[float, float]) -> None:
+        self.header, self._source, self._factor = header, source, factor
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        """Pick the pixels of a box."""
+        return self.read_masked(box, plane)[0]
+
+    def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Pick the pixels of a box, and where they are valid."""
+        (rows, cols) = self._index(0, box.y0, box.y1), self._index(1, box.x0, box.x1)
+        inside = Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
+        pixels_CYX, valid_YX = self._source.read_valid(inside, plane)
+        picked = np.ix_(rows - inside.y0, cols - inside.x0)
+        return pixels_CYX[:, *picked], None if valid_YX is None else valid_YX[picked]
+
+    def _index(self, axis: int, start: int, stop: int) -> NDArray[np.intp]:
+        centers = np.round((np.arange(start, stop) + 0.5) * self._factor[axis], DECIMALS)
+        index: NDArray[np.intp] = np.minimum(np.floor(centers).astype(np.intp), self._source.header.shape[axis] - 1)
+        return index
+
+
+@dataclass(frozen=True)
+class SampleRange:
+    """How samples of one range become samples of another: the line through both pairs of ends, rounded and cut to the new type."""
+
+    dtype: str  # numpy name of the new type
+    old: tuple[float, float]  # least and greatest value of the image
+    new: tuple[float, float]  # what they become
+
+
+class RescaledRaster(Raster):
+    """An image whose samples are brought to another range and type.
+
+    Args:
+        source: the image as stored.
+        samples: the two ranges.
+    """
+
+    def __init__(self, source: Raster, samples: SampleRange) -> None:
+        self.header = replace(source.header, dtype=samples.dtype, nodata=None, has_mask=True, bits=0)
+        self._source, self._samples = source, samples
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        """Rescale a box."""
+        return self.read_masked(box, plane)[0]
+
+    def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Rescale a box; what is valid is decided by the samples as stored."""
+        pixels_CYX, valid_YX = self._source.read_valid(box, plane)
+        (low, high), (new_low, new_high), dtype = self._samples.old, self._samples.new, np.dtype(self._samples.dtype)
+        values_CYX = (pixels_CYX.astype(np.result_type(pixels_CYX.dtype, np.float32)) - low) * (
+            (new_high - new_low) / (high - low)
+        ) + new_low
+        if valid_YX is not None:
+            np.copyto(values_CYX, 0, where=~valid_YX)
+        if dtype.kind in "iu":
+            np.rint(values_CYX, out=values_CYX)
+            np.clip(values_CYX, np.iinfo(dtype).min, np.iinfo(dtype).max, out=values_CYX)
+        return values_CYX.astype(dtype), valid_YX
