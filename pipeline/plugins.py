@@ -22,11 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.validation import problems_of, union_members
 
-__all__ = ["KINDS", "Plugin", "available", "build", "find"]
+__all__ = ["KINDS", "Plugin", "available", "build", "find", "from_text"]
 
 KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "runners")
 _NESTED = {"runners": "scheduling.runners"}
 """Kinds whose package lies inside another one."""
+_PARSERS = {"models": ("pipeline.models.bundle_files", "parse_model")}
+"""Kinds whose short form may be more than the name of a plug-in: module and function that read it."""
 
 
 class Plugin(BaseModel):
@@ -35,6 +37,12 @@ class Plugin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
     nested_kinds: ClassVar[Mapping[str, str]] = {}  # the options that hold lists of plug-ins, each with the kind of its plug-ins
+
+    @classmethod
+    def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options that other keys of the YAML imply where the user gives none; neither has been checked yet."""
+        del options, yaml
+        return {}
 
     @classmethod
     def path_options(cls, options: Mapping[str, Any]) -> list[str]:
@@ -84,6 +92,19 @@ def find(kind: str, name: str, where: str = "") -> type[Plugin]:
         raise InputError(Problem(where, f"{target} with __all__ = {public}", "exactly one public name"))
     plugin: type[Plugin] = getattr(module, public[0])
     return plugin
+
+
+def from_text(kind: str, text: str, where: str) -> dict[str, Any]:
+    """Return the mapping that a short form stands for: ``unet``, and for models also the name of a bundle, such as ``nuclei``.
+
+    Raises:
+        InputError: a model's text names neither a model nor a bundle; ``where`` is its key.
+    """
+    if kind not in _PARSERS:
+        return {"name": text}
+    module, function = _PARSERS[kind]
+    parsed: dict[str, Any] = getattr(importlib.import_module(module), function)(text, where)
+    return parsed
 
 
 def build(kind: str, spec: Mapping[str, Any], where: str = "") -> Any:

@@ -18,7 +18,7 @@ from pipeline.config.paths import absolute_source, check_exists
 from pipeline.config.schema import RUN_YAML, ClassList, ClassSpec, Config, YamlKind
 from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, parse_yaml, read_yaml
 from pipeline.errors import InputError, Problem, one_of
-from pipeline.plugins import Plugin, available, build, find
+from pipeline.plugins import Plugin, available, build, find, from_text
 from pipeline.validation import join_keys, problems_of, quote
 
 __all__ = ["config_from_mapping", "load_classes", "load_config", "load_written_config", "load_yaml", "resolve_mapping", "to_yaml"]
@@ -151,14 +151,23 @@ def _expand_short_forms(kind: YamlKind, data: dict[str, Any]) -> None:
     for key in kind.list_keys & data.keys() - kind.plugin_kinds.keys():
         if isinstance(data[key], str):
             data[key] = [data[key]]
-    for key in kind.plugin_kinds.keys() & data.keys():
-        value = data[key]
+    for key, plugin_kind in kind.plugin_kinds.items():
+        value = data.get(key)
         if isinstance(value, list):
-            data[key] = [{"name": item} if isinstance(item, str) else item for item in value]
+            data[key] = [_long_form(plugin_kind, item) if isinstance(item, str) else item for item in value]
         elif isinstance(value, str):
-            data[key] = [{"name": value}] if key in kind.list_keys else {"name": value}
+            spec = _long_form(plugin_kind, value)
+            data[key] = [spec] if key in kind.list_keys else spec
     if isinstance(data.get("reader"), dict):
         data["reader"] = {**kind.default_plugins["reader"], **data["reader"]}
+
+
+def _long_form(plugin_kind: str, text: str) -> dict[str, Any]:
+    """Return what a short form stands for; a text that stands for nothing becomes a name, which is refused with all other mistakes."""
+    try:
+        return from_text(plugin_kind, text, "")
+    except InputError:
+        return {"name": text}
 
 
 def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Callable[[Any, str], Any]) -> list[Problem]:
@@ -179,19 +188,25 @@ def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Call
                 problems.append(Problem(join_keys(where, "name"), f"{name!r} a second time", "each name once"))
             seen.add(str(name))
             try:
-                filled = _all_options(plugin_kind, spec, where, to_absolute)
+                filled = _all_options(plugin_kind, spec, where, to_absolute, data)
                 spec.update({option: filled[option] for option in spec if option != "name"} if key in kind.sparse_keys else filled)
             except InputError as error:
                 problems += [_below(where, problem) for problem in error.problems]
     return problems
 
 
-def _all_options(kind: str, spec: Mapping[str, Any], where: str, to_absolute: Callable[[Any, str], Any]) -> dict[str, Any]:
+def _all_options(
+    kind: str, spec: Mapping[str, Any], where: str, to_absolute: Callable[[Any, str], Any], yaml: Mapping[str, Any]
+) -> dict[str, Any]:
     name = spec.get("name")
     if not isinstance(name, str):
         found = None if name is None else quote(name, with_type=True)
         raise InputError(Problem(join_keys(where, "name"), found, one_of(available(kind))))
-    plugin: Any = find(kind, name, join_keys(where, "name"))  # a module of the user may hold anything
+    try:
+        plugin: Any = find(kind, name, join_keys(where, "name"))  # a module of the user may hold anything
+    except InputError:
+        from_text(kind, name, join_keys(where, "name"))  # a message that names the bundles too
+        raise
     if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
         raise InputError(Problem(join_keys(where, "name"), f"{plugin!r}", f"a class of pipeline.{kind}"))
     options = dict(spec)
@@ -200,10 +215,12 @@ def _all_options(kind: str, spec: Mapping[str, Any], where: str, to_absolute: Ca
     for option, inner in plugin.nested_kinds.items():
         if isinstance(spec.get(option), list):
             options[option] = [
-                {**part, **_all_options(inner, part, join_keys(where, option, index), to_absolute)} if isinstance(part, dict) else part
+                {**part, **_all_options(inner, part, join_keys(where, option, index), to_absolute, yaml)}
+                if isinstance(part, dict)
+                else part
                 for index, part in enumerate(spec[option])
             ]
-    filled: dict[str, Any] = build(kind, options, where).model_dump(mode="json")
+    filled: dict[str, Any] = build(kind, {**plugin.implied_options(options, yaml), **options}, where).model_dump(mode="json")
     return filled
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, Strict
 
 from pipeline.config import Recipe
+from pipeline.models._expectation import Expectation
 from pipeline.models._predictors import TTA, PredictFunction, Predictor, as_predictor, augmented
 from pipeline.plugins import Plugin, build
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.models.networks import Shapes
     from pipeline.statistics import Fitter
 
-__all__ = ["Model", "Network", "PredictFunction", "Predictor", "TorchModel", "as_predictor", "fact_of", "num_parameters"]
+__all__ = ["Expectation", "Model", "Network", "PredictFunction", "Predictor", "TorchModel", "as_predictor", "fact_of", "num_parameters"]
 
 
 def fact_of(path: str) -> Any:
@@ -35,6 +36,13 @@ def fact_of(path: str) -> Any:
 
 class Model(Plugin):
     """Base of every model. Its properties are known before anything is loaded."""
+
+    @classmethod
+    def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``classes``, as many as the YAML lists, for a model with that option: nobody writes the number twice."""
+        del options
+        listed = yaml.get("classes")
+        return {"classes": len(listed)} if "classes" in cls.model_fields and isinstance(listed, list) and len(listed) > 1 else {}
 
     @property
     def num_classes(self) -> int:
@@ -115,9 +123,9 @@ class Model(Plugin):
         return {}
 
     @property
-    def pixel_size(self) -> float | None:
-        """Pixel size that the model was trained at: micrometres, metres for maps; None: not known."""
-        return None
+    def expects(self) -> Expectation:
+        """What images the model was trained on."""
+        return Expectation()
 
     @property
     def licence(self) -> str:

@@ -40,6 +40,20 @@ def refused(load, text: str, *overrides: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+def test_a_bundle_may_be_named_alone(load):
+    """``model: nuclei`` means the bundle, as on the command line; an unknown name is told models and bundles alike."""
+    config = load(SMALL.replace("histogram", "nuclei"))
+    assert config.model == {"name": "bundle", "path": "nuclei", "tta": "none"} | config.model
+    assert "Did you mean 'nuclei'?" in refused(load, SMALL.replace("histogram", "nucleii"))[0]
+
+
+def test_the_classes_of_the_yaml_count_for_a_model(load):
+    """A model with an option ``classes`` takes the number that the YAML lists; what is written under ``model`` wins."""
+    classes = "classes: [{name: a}, {name: b}, {name: c}]\n"
+    assert load(SMALL + classes).model["classes"] == 3
+    assert load((SMALL + classes).replace("histogram", "{name: histogram, classes: 5}")).model["classes"] == 5
+
+
 def test_only_three_keys_are_required(load, tmp_path):
     """Images, model and output make a config; all else has its documented default."""
     config = load(SMALL)

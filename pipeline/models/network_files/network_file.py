@@ -67,6 +67,13 @@ class NetworkFile(TorchModel):
             raise InputError(problems)
         return self
 
+    @classmethod
+    def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``classes``, as many as the YAML lists, where the file does not declare them."""
+        path = options.get("path")
+        is_declared = isinstance(path, str) and Path(path).is_file() and cls.read_facts(Path(path)).classes is not None
+        return {} if is_declared else super().implied_options(options, yaml)
+
     @property
     def facts(self) -> FileFacts:
         """What the file declares; nothing where the file is missing."""
@@ -210,7 +217,7 @@ class _FirstTileChecked(Predictor):
             logits_BKYX = self.predict(pixels_BCYX, fits)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             way_out = "Check channels and stride; `gigaseg models --probe` finds the stride."
             raise InputError(Problem(where, f"a network that fails on input {shape}: {last_line(error)}", "", way_out)) from error
         if logits_BKYX.ndim != 4 or logits_BKYX.shape[1] != self.model.num_classes:
