@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -95,11 +96,17 @@ def segment(
 
 
 @app.command()
-def plan(config: ConfigFile, overrides: Overrides = None, *, as_json: Json = False) -> None:
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    as_json: Json = False,
+    every: Annotated[bool, typer.Option("--list", help="Name every image and every file that is left out.")] = False,
+) -> None:
     """Print what a run or a training would do; nothing is written."""
     from workflows import plan as workflow
 
-    done(workflow.plan(config, overrides or [], as_json=as_json))
+    done(workflow.plan(config, overrides or [], as_json=as_json, every=every))
 
 
 @app.command()
@@ -207,12 +214,15 @@ def export(
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript or bioimageio.")],
     output: ExportFile = None,
     *,
+    channels: Annotated[
+        int | None, typer.Option("--channels", min=1, metavar="C", help="Of the input, where the model takes any number.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a network for other programs."""
     from workflows import export as workflow
 
-    done(workflow.export(spec, to, output, as_json=as_json))
+    done(workflow.export(spec, to, output, channels=channels, as_json=as_json))
 
 
 @app.command()
@@ -271,6 +281,9 @@ def done(exit_code: int) -> NoReturn:
 @interrupts.remember_interrupts()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default with the arguments of this process, and return its exit code, as ``--help`` lists them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     try:
         exit_code = invoke(arguments)
         sys.stdout.flush()

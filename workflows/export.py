@@ -34,7 +34,7 @@ FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
 TOLERANCE = 1e-4  # difference of a logit that is allowed between the network and the file, as a share of the largest logit
 
 
-def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = False) -> int:
+def export(spec: str, to: str, output: Path | None = None, *, channels: int | None = None, as_json: bool = False) -> int:
     """Write a network to a file, and check that the file computes the network's logits. Returns 0.
 
     Weights are float32, and batch norms are not folded. A package contains the model's normalisation; the other formats take
@@ -44,6 +44,7 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
         spec: a model's name, a bundle, or a mapping as in the YAML's ``model``.
         to: one of :data:`FORMATS`.
         output: the file; for ``bioimageio`` a folder or a .zip; None: in this folder, by the model's name.
+        channels: of the input, for a network that takes any number; None: as the model says.
         as_json: print one object, ``{"path", "model", "normalize"}``, instead of a YAML's keys.
 
     Raises:
@@ -57,11 +58,11 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
     if output.exists():
         raise InputError(Problem(str(output), "a file or folder that is there already", "", "Move it away or choose another name."))
     model: Model = build("models", options, "models export")
-    if not isinstance(model, TorchModel) or model.num_channels is None:
-        found = "a model without a network" if not isinstance(model, TorchModel) else "a network of unknown channels"
-        raise InputError(Problem("models export", found, "a network, such as unet; of a file, with its channels"))
+    if not isinstance(model, TorchModel):
+        raise InputError(Problem("models export", "a model without a network", "a network, such as unet"))
+    channels = _channels(model, channels)
     writers: Mapping[str, Callable[[_Source, Path], None]] = {"onnx": _to_onnx, "torchscript": _to_torchscript, "bioimageio": _to_package}
-    source = _Source(name, model, model.num_channels, model.load().eval().float())
+    source = _Source(name, model, channels, model.load().eval().float())
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         writers[to](source, Path(scratch, output.name))
@@ -69,6 +70,16 @@ def export(spec: str, to: str, output: Path | None = None, *, as_json: bool = Fa
     usage = _usage(source, to, output)
     print(json.dumps({"path": str(output), **usage}) if as_json else f"{output}\n\n{yaml.safe_dump(usage, sort_keys=False)}", end="")
     return 0
+
+
+def _channels(model: TorchModel, asked: int | None) -> int:
+    """Return the channels of the file's input: a file has one number, also where the network takes any."""
+    known = model.num_channels
+    if asked is not None and known not in (None, asked):
+        raise InputError(Problem("--channels", str(asked), f"{known}, as the model takes"))
+    if asked is None and known is None:
+        raise InputError(Problem("--channels", None, "a number, as the model takes images of any number of channels", "Add --channels 3."))
+    return asked or known or 1
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,20 @@ def test_an_export_is_the_bundle(bundle, capsys, tmp_path, to):
     assert {path.name for path in tmp_path.iterdir()} == {"bundles", "cache", said["path"]} - ({"cache"} if to != "bioimageio" else set())
 
 
+def test_a_bundle_of_any_number_of_channels_needs_a_number(tmp_path, monkeypatch, capsys):
+    """A file has one number of channels: it must be given for a bundle that takes any, and may not contradict another."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["models", "export", "nuclei", "--to", "torchscript"]) == 2
+    assert "Add --channels 3." in capsys.readouterr().err
+    assert main(["models", "export", "nuclei", "--to", "torchscript", "--channels", "2", "--json"]) == 0
+    model = build("models", json.loads(capsys.readouterr().out)["model"])
+    tile = np.random.default_rng(0).random((1, 2, 32, 32), np.float32)
+    with build("models", {"name": "bundle", "path": "nuclei"}).open(Recipe()) as predict, model.open(Recipe()) as exported:
+        np.testing.assert_allclose(exported(tile, [{}]), predict(tile, [{}]), rtol=1e-4, atol=1e-4)
+    assert main(["models", "export", "{name: unet, channels: 1, depth: 1, base: 4}", "--to", "torchscript", "--channels", "3"]) == 2
+    assert "--channels: found 3; expected 1, as the model takes" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of the validator
 @pytest.mark.parametrize("normalize", ["zscore", "percentile", {"mean": [100.0], "std": [50.0]}, None], ids=str)
 def test_an_exported_package_is_valid(bundle, tmp_path, capsys, normalize):

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from pipeline.config import Recipe
+from pipeline.config import Recipe, config_from_mapping
 from pipeline.errors import InputError
 from pipeline.plugins import build
 from pipeline.tuning.tile_shape import fixed_tile
@@ -175,6 +175,42 @@ def test_what_is_wrong_with_a_file_is_said(files, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="pip install onnxruntime"):
         build("models", spec_of(shutil.copy(files[1]["any.onnx"], tmp_path / "new.onnx")))
+
+
+class TwoOutputs(torch.nn.Module):
+    """A network that returns its scores beside something else, as training code often does."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.scores = kind, torch.nn.Conv2d(1, 2, 1)
+
+    def forward(self, pixels):
+        scores = self.scores(pixels)
+        return {"tuple": (scores, pixels), "list": [scores, pixels], "dict": {"out": scores}}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["tuple", "list", "dict"])
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_that_returns_more_than_scores_is_told_apart(tmp_path, kind):
+    """A tuple, a list or a dict is refused by its name, with what to export instead."""
+    torch.jit.save(torch.jit.trace(TwoOutputs(kind), torch.zeros(1, 1, 8, 8), strict=False), str(tmp_path / "two.pt"))
+    with pytest.raises(
+        InputError, match=rf"two.pt: found a network that returns a {kind}; expected one tensor of logits.*returns the scores alone"
+    ):
+        build("models", spec_of(tmp_path / "two.pt")).load()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_classes_of_the_yaml_count_for_a_file(files, tmp_path, monkeypatch):
+    """A file that does not declare its number of classes takes that of ``classes``; one that declares it keeps its own."""
+    monkeypatch.chdir(tmp_path)
+    torch.jit.save(torch.jit.trace(torch.nn.Conv2d(1, 4, 1), torch.zeros(1, 1, 8, 8)), "four.pt")
+    names = [{"name": name} for name in "abcd"]
+    yaml = {"images": ["*.tif"], "output": "out", "classes": names}
+    config = config_from_mapping({**yaml, "model": {"name": "torchscript", "path": "four.pt", "trust": True}}, tmp_path)
+    assert build("models", config.model).num_classes == 4
+    declared = config_from_mapping({**yaml, "model": spec_of(files[1]["any.onnx"])}, tmp_path)
+    assert build("models", declared.model).num_classes == build("models", spec_of(files[1]["any.onnx"])).num_classes == 3
 
 
 def test_unusual_onnx_graphs_are_refused(tmp_path):
