@@ -17,6 +17,8 @@ import yaml
 from pipeline import __version__
 from pipeline.cli import main
 from pipeline.errors import GigasegError, InputError, Problem, StoreError
+from pipeline.records import RunFolder
+from workflows.run import advice
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("run", "segment", "plan", "status", "retry", "report", "stop", "evaluate", "convert", "submit")
@@ -337,3 +339,18 @@ def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path, monkeypatch, cap
     Path("out/mine.txt").touch()
     assert main(["run", "c.yaml"]) == 2
     assert [path.name for path in Path("out").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "told"),
+    [
+        ([1, 1], "; repair or remove the files"),
+        ([3, 3], "; try them again: gigaseg retry"),
+        ([1, 3], "Damaged files must be repaired first"),
+    ],
+)
+def test_advice_fits_the_failures(tmp_path, attempts, told):
+    """What was tried once fails the same way each time: to retry it is no advice."""
+    text = advice(RunFolder(tmp_path), [{"attempts": number} for number in attempts])
+    assert told in text
+    assert ("gigaseg retry" in text) == (3 in attempts)

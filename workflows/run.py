@@ -70,8 +70,16 @@ def run_config(config: Config, **options: Any) -> int:
     if exit_code == EXIT_INTERRUPTED:
         print(f"interrupted; the same command goes on where it stopped. {folder.storage}", file=sys.stderr)
     else:
-        print_result(folder, report, f"; try them again: gigaseg retry {folder.storage}", masks=True)
+        print_result(folder, report, advice(folder, report["failures"]), masks=True)
     return exit_code
+
+
+def advice(folder: RunFolder, failures: Sequence[Mapping[str, Any]]) -> str:
+    """Return what to do about failures, behind a message: what was tried once fails each time, such as a damaged file."""
+    lasting = [failure for failure in failures if failure["attempts"] == 1]
+    repair = "; repair or remove the files that they name, then run again"
+    retry = f"; try them again: gigaseg retry {folder.storage}"
+    return repair if len(lasting) == len(failures) else retry if not lasting else f"{retry}. Damaged files must be repaired first"
 
 
 def execute_config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipeline.engine import all_phases
@@ -56,6 +57,7 @@ def run_summary(folder: RunFolder) -> dict[str, Any]:
         "pixels": pixels,
         "predicted": pixels - report.get("no_prediction", 0),
         "blocks": sum(map(math.prod, num_blocks(plan).values())),
+        **speed_of(recorded, pixels, len(done.receipts)),
         "blocks_scored": len(blocks["scored"]),
         "blocks_done": len(blocks["done"]),
         "phases": phase_rows(done),
@@ -66,11 +68,26 @@ def run_summary(folder: RunFolder) -> dict[str, Any]:
     }
 
 
+def speed_of(recorded: dict[str, Any], pixels: int, settled: int) -> dict[str, float | None]:
+    """Return pixels a second and seconds left, from the blocks that the last execution has settled; None where it settled none."""
+    total, before = recorded.get("blocks"), recorded.get("blocks_before")
+    is_running = recorded["state"] == "running"
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(recorded["started"])).total_seconds() if is_running else recorded.get("seconds")
+    if not total or before is None or not seconds or settled <= before:
+        return {"pixels_per_second": None, "seconds_left": None}
+    rate = (settled - before) / seconds
+    return {"pixels_per_second": rate * pixels / total, "seconds_left": max(0, total - settled) / rate if is_running else None}
+
+
 def print_run(folder: RunFolder, summary: dict[str, Any]) -> None:
     """Print state, share of the pixels and of the blocks, and a line a failure."""
     share = summary["predicted"] / summary["pixels"] if summary["pixels"] else 0.0
     parts = [f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted"]
     parts += [f"{count} of {summary['blocks']} blocks {what}" for what in COUNTED if (count := summary[f"blocks_{what}"])]
+    if summary["pixels_per_second"]:
+        parts.append(f"{summary['pixels_per_second'] / 1e6:.1f} Mpx/s")
+    if summary["seconds_left"]:
+        parts.append(f"{timedelta(seconds=round(summary['seconds_left']))} left")
     print(f"{folder.storage}: {summary['state']}, {summary['images']} images")
     print(", ".join(parts))
     if phases := [f"{name} {row['blocks']:.0f}" for name, row in summary["phases"].items()]:

@@ -76,12 +76,14 @@ class _Execution:
         """Carry the queue out, and leave run.json saying how it ended."""
         spec, folder = self.spec, self.spec.folder
         started = time.time()
-        folder.write(**spec.run, state="running", versions=versions(), hardware=hardware(), started=_stamp(started), ended=None)
+        begun = {"blocks": self.queue.total_blocks, "blocks_before": self.queue.num_settled}
+        folder.write(**spec.run, **begun, state="running", versions=versions(), hardware=hardware(), started=_stamp(started), ended=None)
         left = self.queue.total_blocks - self.queue.num_settled
         folder.log(f"begin: {left} of {self.queue.total_blocks} blocks to do, runner {spec.runner}, epoch {self.ledger.epoch}")
+        folder.log(*(f"left out: {one['path']}: {one['reason']}" for one in spec.plan.get("left_out", ())))
         state = "failed"
         try:
-            with show_progress(self._pixels) as self.progress, handle_signals(self._on_signal) as arm:
+            with show_progress(self._pixels, self._blocks) as self.progress, handle_signals(self._on_signal) as arm:
                 work = Work(spec.job, self.queue, self.book, self.stopping, spec.compute, folder.log, arm, self.check)
                 build("runners", {"name": spec.runner}, "compute.runner").run(work)
             state = "running" if self.queue.is_finished else "interrupted"
@@ -106,6 +108,9 @@ class _Execution:
                 pixels[block.image.name] += block.box.area
                 done[block.image.name] += 0 if (block.phase, block.id) in waiting else block.box.area
         return pixels, done
+
+    def _blocks(self) -> tuple[int, int]:
+        return self.queue.num_settled, self.queue.total_blocks
 
     def _takes_time(self, block: Block) -> bool:
         return phase(block.phase).takes_time(self.spec.job, block.image)

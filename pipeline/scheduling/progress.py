@@ -1,10 +1,12 @@
-"""What a person sees while a run goes on: on stderr, and nothing at all where nobody looks."""
+"""What a person sees while a run goes on, on stderr: bars on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.records import Block
@@ -14,34 +16,67 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "show_progress"]
 
+LINE_S = 60.0  # between two lines where there is no terminal
+
 
 class Progress:
-    """Counts pixels, of the image at hand and of all; draws when it has a bar to draw on.
+    """Counts the pixels and blocks that this execution does, and shows them."""
+
+    def advance(self, block: Block) -> None:
+        """Count one block."""
+
+
+class _Bars(Progress):
+    """Bars for all images and for the one at hand.
 
     ``pixels`` are those that each image has in all its phases, by name; ``done`` those that an earlier execution has committed.
     """
 
-    def __init__(self, bar: Bar | None, pixels: Mapping[str, int], done: Mapping[str, int]) -> None:
+    def __init__(self, bar: Bar, pixels: Mapping[str, int], done: Mapping[str, int]) -> None:
         self._bar, self._pixels, self._done = bar, pixels, dict(done)
-        if bar:
-            self._all = bar.add_task(f"{len(pixels)} images", total=sum(pixels.values()), completed=sum(done.values()))
-            self._one = bar.add_task("", total=None)
+        self._all = bar.add_task(f"{len(pixels)} images", total=sum(pixels.values()), completed=sum(done.values()))
+        self._one = bar.add_task("", total=None)
 
     def advance(self, block: Block) -> None:
-        """Book one block."""
-        if self._bar is None:
-            return
+        """Move both bars."""
         image = block.image.name
         self._done[image] += block.box.area
         self._bar.update(self._all, advance=block.box.area)
         self._bar.update(self._one, description=f"{block.phase} {image}", total=self._pixels[image], completed=self._done[image])
 
 
+class _Lines(Progress):
+    """A line a minute, in blocks: counting the pixels of a million blocks takes a while.
+
+    ``blocks`` returns how many blocks are settled, and how many there are.
+    """
+
+    def __init__(self, blocks: Callable[[], tuple[int, int]]) -> None:
+        self._blocks, self._pixels = blocks, 0
+        self._before = blocks()[0]
+        self._started = self._told = time.monotonic()
+
+    def advance(self, block: Block) -> None:
+        """Print a line where the last one is a minute old."""
+        self._pixels += block.box.area
+        now = time.monotonic()
+        if now - self._told < LINE_S:
+            return
+        self._told = now
+        settled, total = self._blocks()
+        seconds = now - self._started
+        left = timedelta(seconds=round(seconds * (total - settled) / max(1, settled - self._before)))
+        speed = f"{self._pixels / seconds / 1e6:.1f} Mpx/s, {left} left"
+        line = f"{settled} of {total} blocks ({settled / total:.0%}), {speed}, {block.phase} {block.image.name}\n"
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+
 @contextmanager
-def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]]) -> Iterator[Progress]:
-    """Draw bars with pixels a second and time left on stderr; call ``count``, which gives ``pixels`` and ``done``, only on a terminal."""
+def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]], blocks: Callable[[], tuple[int, int]]) -> Iterator[Progress]:
+    """Show pixels a second and time left: on a terminal as bars, for which ``count`` gives ``pixels`` and ``done``, else as lines."""
     if not sys.stderr.isatty():
-        yield Progress(None, {}, {})
+        yield _Lines(blocks)
         return
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -56,4 +91,4 @@ def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]]) ->
 
     columns = (BarColumn(), TaskProgressColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
     with Bar(TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True), transient=True) as bar:
-        yield Progress(bar, *count())
+        yield _Bars(bar, *count())

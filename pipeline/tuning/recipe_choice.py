@@ -72,10 +72,13 @@ def choose_recipe(
         recipe = replace(recipe, backend=backend.backend, precision=backend.precision)
     plugin = find_backend(recipe.backend) if model.takes_backend else None
     problems = plugin.problems(recipe.device, recipe.precision) if plugin else []
-    recipe = replace(recipe, halo=choose_halo(catalogue, halo, notes), stitch=catalogue.config.tiling.stitch)
+    about_borders = list[str]()
+    recipe = replace(recipe, halo=choose_halo(catalogue, halo, notes, about_borders), stitch=catalogue.config.tiling.stitch)
     compiles = plugin is not None and plugin.compiles
     core, block = choose_core_and_block(catalogue, recipe.halo, notes, on_gpu=recipe.device == "cuda", compiles=compiles)
     recipe = replace(recipe, core=core, block=block)
+    if any(side > core for image in catalogue.images for side in image.header.shape):  # an image of one tile has no tile borders
+        notes += about_borders
     _check(catalogue, recipe, problems)
     recipe, memory_bytes = shrink_to_memory(catalogue, recipe, notes)
     if size := project_seam_file_bytes(catalogue, recipe):

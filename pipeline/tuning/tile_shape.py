@@ -25,10 +25,10 @@ BLOCK, GPU_BLOCK = 2048, 4096  # usual sides, pixels
 LEAST_CORE = 512  # a smaller block is not cut into several cores, pixels
 
 
-def choose_halo(catalogue: Catalogue, measured: HaloDifference | None, notes: list[str]) -> int:
+def choose_halo(catalogue: Catalogue, measured: HaloDifference | None, notes: list[str], about_borders: list[str]) -> int:
     """Return the halo of a run, a multiple of the model's stride, pixels; ``measured`` is what a trial found.
 
-    What was rounded or assumed is added to ``notes``.
+    What was rounded is added to ``notes``, and what concerns only images of several tiles to ``about_borders``.
     """
     asked, model = catalogue.config.tiling.halo, catalogue.model
     stride, field = model.stride, model.field
@@ -37,16 +37,17 @@ def choose_halo(catalogue: Catalogue, measured: HaloDifference | None, notes: li
         halo = _round_up("halo", wanted, stride, notes)
         if field is not None and halo < field:
             difference = measured if measured and measured.halo == halo else "the mask may differ near tile borders"
-            notes.append(f"tiling.halo: {halo} is less than the field of {field}: {difference}")
+            exact = f"tiling.halo: {ceil_to(max(field, model.margin), stride)} is exact"
+            about_borders.append(f"tiling.halo: {halo} is less than the field of {field}: {difference}; {exact}")
         return halo
     if measured:
-        notes.append(f"tiling.halo: {measured.halo} by measurement: {measured}; {field} is exact")
+        about_borders.append(f"tiling.halo: {measured.halo} by measurement: {measured}; {field} is exact")
         return measured.halo
     if field is not None and field <= MOST_HALO:
         return ceil_to(max(field, model.margin), stride)
     reason = "has no finite field" if field is None else f"has a field of {field}"
     halo = ceil_to(max(USUAL_HALO, model.margin), stride)
-    notes.append(f"tiling.halo: the model {reason}; {halo} is used, and the mask may differ near tile borders")
+    about_borders.append(f"tiling.halo: the model {reason}; {halo} is used, and the mask may differ near tile borders")
     return halo
 
 

@@ -35,11 +35,19 @@ def terminal_for(monkeypatch):
     return sys.stderr
 
 
-def test_where_nobody_looks_nothing_is_counted_or_drawn(capsys):
-    """Counting the pixels of a million blocks takes a while: it is done only where there is a terminal."""
-    with show_progress(lambda: pytest.fail("counted for nobody")) as progress:
-        progress.advance(block("a"))
-    assert capsys.readouterr() == ("", "")
+def test_without_a_terminal_a_line_a_minute(capsys, monkeypatch):
+    """A log gets blocks, speed and time left once a minute, and pixels are not counted for it."""
+    clock = iter([100.0, 110.0, 161.0, 170.0, 222.0])
+    monkeypatch.setattr("pipeline.scheduling.progress.time.monotonic", lambda: next(clock))
+    settled = iter([4, 6, 8])
+    with show_progress(lambda: pytest.fail("counted for nobody"), lambda: (next(settled), 10)) as progress:
+        for name in "abab":
+            progress.advance(block(name))
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert (
+        told.err == "6 of 10 blocks (60%), 0.0 Mpx/s, 0:02:02 left, predict b\n8 of 10 blocks (80%), 0.0 Mpx/s, 0:01:01 left, predict b\n"
+    )
 
 
 def test_a_terminal_shows_all_and_the_image_at_hand(monkeypatch):
@@ -50,7 +58,7 @@ def test_a_terminal_shows_all_and_the_image_at_hand(monkeypatch):
         counted.append(1)
         return {"a": 4_000_000, "b": 4_000_000}, {"a": 2_000_000, "b": 0}
 
-    with show_progress(count) as progress:
+    with show_progress(count, lambda: (0, 1)) as progress:
         progress.advance(block("a"))
         progress.advance(block("b"))
         progress._bar.refresh()
@@ -66,7 +74,7 @@ def test_a_terminal_shows_all_and_the_image_at_hand(monkeypatch):
 def test_names_of_images_are_shown_as_they_are(monkeypatch):
     """A name that looks like a style of the terminal library is no style."""
     terminal = terminal_for(monkeypatch)
-    with show_progress(lambda: ({"[red]a": 4}, {"[red]a": 0})) as progress:
+    with show_progress(lambda: ({"[red]a": 4}, {"[red]a": 0}), lambda: (0, 1)) as progress:
         progress.advance(block("[red]a", side=2))
         progress._bar.refresh()
     assert "predict [red]a" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
@@ -77,7 +85,7 @@ def test_the_terminal_is_given_back(monkeypatch):
     terminal = terminal_for(monkeypatch)
 
     def run():
-        with show_progress(lambda: ({"a": 4}, {"a": 0})):
+        with show_progress(lambda: ({"a": 4}, {"a": 0}), lambda: (0, 1)):
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
