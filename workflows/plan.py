@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +28,19 @@ from pipeline.tuning import (
 
 __all__ = ["plan", "plan_config"]
 
+SHOWN = 20  # images that get a line each; more are summed up
+SHOWN_KINDS = 5
+UNITS = {"micrometer": "um", "meter": "m", "degree": "degrees", "": "map units"}
 
-def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
+
+def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False, every: bool = False) -> int:
     """Print what a run would do, or, for the YAML of a training, what it would learn from.
 
     Args:
         config_path: the YAML of a run or of a training.
         overrides: ``key.sub=value`` each, as after ``--set``.
         as_json: print one object instead of text.
+        every: print a line for each image and each file that is left out, however many there are.
 
     Returns:
         The exit code: 0, or 3 where an image cannot be read and the others can.
@@ -43,12 +51,12 @@ def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = Fa
     if is_training(read_yaml(config_path).data):
         from workflows.plan_training import plan_training
 
-        return plan_training(config_path, overrides, as_json=as_json)
+        return plan_training(config_path, overrides, as_json=as_json, every=every)
     content = plan_config(load_config(config_path, overrides))
     if as_json:
         print(json.dumps(content, indent=1))
     else:
-        print_plan(content)
+        print_plan(content, every=every)
     return 3 if content["unreadable"] else 0
 
 
@@ -85,8 +93,13 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
                 "shape": list(image.header.shape),
                 "planes": image.header.num_planes,
                 "channels": image.header.channels,
+                "channel_names": list(image.header.channel_names),
                 "dtype": image.header.dtype,
                 "pixel_size": image.header.pixel_size,
+                "unit": image.header.unit,
+                "pixel_size_from": image.header.pixel_size_from,
+                "stack": dict(image.header.planes),
+                "series": image.header.series,
                 "blocks": blocks[image.name],
                 "truth": image.truth,
                 "decoded_whole_bytes": image.header.whole_bytes,
@@ -94,7 +107,8 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
             for image in catalogue.images
         ],
         "unreadable": [{"name": image.name, "path": image.path, "cause": image.cause} for image in catalogue.rejected],
-        "ignored_files": catalogue.ignored,
+        "ignored_files": len(catalogue.left_out),
+        "left_out": [asdict(one) for one in catalogue.left_out],
         "pixels": catalogue.pixels,
         "blocks": sum(blocks.values()),
         "mask_bytes_uncompressed": catalogue.pixels * (1 if len(catalogue.classes) <= 255 else 2),
@@ -107,26 +121,25 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
     }
 
 
-def print_plan(content: Mapping[str, Any]) -> None:
-    """Print the plan as text: a line an image, then tiles, compute, memory and notes."""
-    for image in content["images"]:
-        parts = [
-            " x ".join(map(str, image["shape"])),
-            f"{image['planes']} planes" if image["planes"] > 1 else "",
-            f"{image['channels']} channels {image['dtype']}",
-            f"{image['blocks']} blocks",
-            "decoded whole" if image["decoded_whole_bytes"] else "",
-            "" if image["truth"] else "no truth",
-        ]
-        print(f"{image['name']}: {', '.join(part for part in parts if part)}")
-    for image in content["unreadable"]:
+def print_plan(content: Mapping[str, Any], *, every: bool = False) -> None:
+    """Print the plan as text: images, what is left out, tiles, compute, memory and notes; many images are summed up unless ``every``."""
+    images, unreadable, left_out = content["images"], content["unreadable"], content["left_out"]
+    if every or len(images) <= SHOWN:
+        for image in images:
+            print(f"{image['name']}: {describe_image(image)}")
+    else:
+        print_summary(images)
+    shown = len(unreadable) if every else SHOWN // 2
+    for image in unreadable[:shown]:
         print(f"unreadable: {image['path']}: {image['cause']}")
+    if len(unreadable) > shown:
+        print(f"unreadable: {len(unreadable) - shown} more; --list names all")
+    for one in left_out if every else ():
+        print(f"left out: {one['path']}: {one['reason']}")
     recipe, megapixels = content["recipe"], content["pixels"] / 1e6
     halo_cost = ((recipe["core"] + 2 * recipe["halo"]) / recipe["core"]) ** 2
     need, budget = format_bytes(content["memory_bytes_per_actor"], up=True), format_bytes(content["memory_budget_bytes"])
-    print(
-        f"{len(content['images'])} images, {megapixels:.1f} Mpx, {content['blocks']} blocks; {content['ignored_files']} other files ignored"
-    )
+    print(f"{len(images)} images, {megapixels:.1f} Mpx, {content['blocks']} blocks; {len(left_out)} other files left out")
     print(f"tiles: core {recipe['core']}, halo {recipe['halo']}, block {recipe['block']}, stitch {recipe['stitch']}")
     print(f"halo: {halo_cost:.2f} x the pixels are computed on full tiles")
     how = f"{recipe['backend']} {recipe['precision']} on {recipe['device']}, batch {recipe['batch']}, {recipe['threads']} threads an actor"
@@ -135,3 +148,66 @@ def print_plan(content: Mapping[str, Any]) -> None:
     for note in content["notes"]:
         print(f"note: {note}")
     print(f"output: {content['output']}")
+
+
+def describe_image(image: Mapping[str, Any]) -> str:
+    """Return one line on an image: its size in pixels and on the slide or the map, its planes and channels, its blocks."""
+    parts = [
+        f"{describe_shape(image)}{describe_extent(image)}",
+        describe_pixel(image),
+        f"series {image['series']}" if image["series"] else "",
+        describe_stack(image),
+        describe_channels(image),
+        f"{image['blocks']} blocks",
+        "decoded whole" if image["decoded_whole_bytes"] else "",
+        "" if image["truth"] else "no truth",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def print_summary(images: Sequence[Mapping[str, Any]]) -> None:
+    """Print how many images have each size, pixel size, kind of channels, and truth."""
+    kinds = {"sizes": describe_shape, "pixel sizes": describe_pixel, "channels": describe_channels, "stacks": describe_stack}
+    for title, describe in kinds.items():
+        groups = Counter(describe(image) for image in images)
+        named = [f"{count} of {text}" for text, count in groups.most_common(SHOWN_KINDS) if text]
+        more = [f"{len(groups) - SHOWN_KINDS} other kinds"] if len(groups) > SHOWN_KINDS else []
+        if named:
+            print(f"{title}: {'; '.join([*named, *more])}")
+    sides = sorted((image["shape"] for image in images), key=math.prod)
+    print(f"smallest {sides[0][0]} x {sides[0][1]} px, largest {sides[-1][0]} x {sides[-1][1]} px; --list names every image")
+    print(f"truth: {sum(image['truth'] is not None for image in images)} of {len(images)} images")
+
+
+def describe_shape(image: Mapping[str, Any]) -> str:
+    """Return height and width in pixels."""
+    return f"{image['shape'][0]} x {image['shape'][1]} px"
+
+
+def describe_extent(image: Mapping[str, Any]) -> str:
+    """Return height and width in the unit of the pixel size; empty where that is unknown."""
+    if image["pixel_size"] is None:
+        return ""
+    height, width = (side * size for side, size in zip(image["shape"], image["pixel_size"], strict=True))
+    return f" = {height:.6g} x {width:.6g} {UNITS[image['unit']]}"
+
+
+def describe_pixel(image: Mapping[str, Any]) -> str:
+    """Return the size of a pixel, and what gives it."""
+    if image["pixel_size"] is None:
+        return "pixel size unknown"
+    height, width = image["pixel_size"]
+    size = f"{height:.6g}" if math.isclose(height, width, rel_tol=1e-6) else f"{height:.6g} x {width:.6g}"
+    source = f" by {image['pixel_size_from']}" if image["pixel_size_from"] else ""
+    return f"{size} {UNITS[image['unit']]} a pixel{source}"
+
+
+def describe_channels(image: Mapping[str, Any]) -> str:
+    """Return number, type and names of the channels."""
+    names = f" ({', '.join(image['channel_names'])})" if image["channel_names"] else ""
+    return f"{image['channels']} channel{'' if image['channels'] == 1 else 's'} {image['dtype']}{names}"
+
+
+def describe_stack(image: Mapping[str, Any]) -> str:
+    """Return the length of each stack axis; empty where there is one plane."""
+    return " x ".join(f"{axis} {length}" for axis, length in image["stack"].items())

@@ -18,13 +18,14 @@ __all__ = ["plan_training"]
 SHOWN = 10  # images of each part
 
 
-def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False) -> int:
+def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False, every: bool = False) -> int:
     """Print the images, class shares, memory and time of a training, from a scan of the images and a few steps.
 
     Args:
         config_path: the YAML.
         overrides: ``key.sub=value`` each, as after ``--set``.
         as_json: for machines.
+        every: print a line for each image.
 
     Returns:
         The exit code: 0.
@@ -37,7 +38,7 @@ def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: 
     if as_json:
         print(json.dumps(content, indent=1))
     else:
-        _print(content)
+        _print(content, every=every)
     return 0
 
 
@@ -77,12 +78,13 @@ def _class_shares(plan: TrainPlan) -> list[dict[str, Any]]:
     return [{"name": name, "pixels": area, "share": area / total} for name, area in zip(names, areas, strict=True)]
 
 
-def _print(content: Mapping[str, Any]) -> None:
+def _print(content: Mapping[str, Any], *, every: bool) -> None:
+    shown = None if every else SHOWN
     for part in ("train", "val"):
-        for image in content[part][:SHOWN]:
+        for image in content[part][:shown]:
             print(f"{part}: {image['name']}, {' x '.join(map(str, image['shape']))}, truth {image['truth']}")
-        if len(content[part]) > SHOWN:
-            print(f"{part}: and {len(content[part]) - SHOWN} more; --json lists all")
+        if shown and len(content[part]) > shown:
+            print(f"{part}: and {len(content[part]) - shown} more; --list names all")
     for row in content["classes"]:
         print(f"class {row['name']}: {row['share']:.2%} of the training pixels")
     network = content["network"]

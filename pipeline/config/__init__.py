@@ -15,7 +15,18 @@ from pipeline.config.loading import (
     resolve_mapping,
     to_yaml,
 )
-from pipeline.config.paths import absolute_path, check_exists, expand_glob, is_glob, is_sample, is_url, split_glob
+from pipeline.config.paths import (
+    absolute_path,
+    as_spelled,
+    check_exists,
+    exists,
+    expand_glob,
+    is_glob,
+    is_sample,
+    is_url,
+    normal_form,
+    split_glob,
+)
 from pipeline.config.recipe import CALIBRATED_FOLDER, Recipe, replace_auto
 from pipeline.config.schema import (
     DEFAULT_PLUGINS,
@@ -57,9 +68,11 @@ __all__ = [
     "Tiling",
     "YamlKind",
     "absolute_path",
+    "as_spelled",
     "check_exists",
     "config_from_mapping",
     "default_colors",
+    "exists",
     "expand_glob",
     "is_glob",
     "is_sample",
@@ -69,6 +82,7 @@ __all__ = [
     "load_config",
     "load_written_config",
     "load_yaml",
+    "normal_form",
     "parse_bytes",
     "read_yaml",
     "replace_auto",

@@ -5,11 +5,24 @@ from __future__ import annotations
 import glob
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 from pipeline.errors import Problem
 
-__all__ = ["absolute_path", "absolute_source", "check_exists", "expand_glob", "is_glob", "is_sample", "is_url", "split_glob"]
+__all__ = [
+    "absolute_path",
+    "absolute_source",
+    "as_spelled",
+    "check_exists",
+    "exists",
+    "expand_glob",
+    "is_glob",
+    "is_sample",
+    "is_url",
+    "normal_form",
+    "split_glob",
+]
 
 SAMPLE = "sample:"
 _ESCAPED = re.compile(r"\[([*?\[])\]")
@@ -61,18 +74,59 @@ def split_glob(pattern: str) -> tuple[str, str]:
         ('/data/[1]', '*/a.tif')
     """
     parts = pattern.split("/")
-    first = next(index for index, part in enumerate(parts) if glob.has_magic(_ESCAPED.sub("", part)))
+    first = next(index for index, part in enumerate(parts) if _has_wildcard(part))
     return _ESCAPED.sub(r"\1", "/".join(parts[:first])) or "/", "/".join(parts[first:])
 
 
+def _has_wildcard(text: str) -> bool:
+    return glob.has_magic(_ESCAPED.sub("", text))
+
+
+def normal_form(name: str) -> str:
+    """Return a name in Unicode's form NFC: two names that look alike on every system are then equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_spelled(text: str) -> str:
+    """Return a path or a glob as the disk spells it: a name in NFC or NFD form finds the file that a person calls so.
+
+    What exists as it is given, and what does not exist in any form, stays as it is.
+    """
+    if text.isascii() or is_url(text) or is_sample(text) or os.path.lexists(text):
+        return text
+    if _has_wildcard(text):
+        root, rest = split_glob(text)
+        return f"{glob.escape(as_spelled(root))}/{rest}"
+    for form in (normal_form(text), unicodedata.normalize("NFD", text)):
+        if os.path.lexists(form):
+            return form
+    path = Path(text)
+    folder, wanted = Path(as_spelled(str(path.parent))), normal_form(path.name)
+    alike = sorted(entry.name for entry in folder.iterdir() if normal_form(entry.name) == wanted) if folder.is_dir() else []
+    return str(folder / (alike[0] if alike else path.name))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder; a name that is too long for the system is none."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where a name is too long
+
+
 def expand_glob(pattern: str) -> list[str]:
-    """Return the paths that a glob matches, sorted and without hidden files; ``**`` is any number of folders."""
-    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob matches hidden files as well
+    """Return the paths that a glob matches, sorted and without hidden files; ``**`` is any number of folders.
+
+    The folder before the first wildcard is as the disk spells it; what follows matches names in NFC and in NFD form.
+    """
+    patterns = {pattern}
+    if not pattern.isascii() and _has_wildcard(pattern):
+        root, rest = split_glob(pattern)
+        patterns |= {f"{glob.escape(root)}/{unicodedata.normalize(form, rest)}" for form in ("NFC", "NFD")}
+    return sorted({path for one in patterns for path in glob.glob(one, recursive=True)})  # noqa: PTH207 - Path.glob matches hidden files as well
 
 
 def check_exists(text: str, where: str) -> Problem | None:
     """Return the problem of an entry of ``images`` that does not exist; None for URLs and samples, which are looked up later."""
-    if is_url(text) or is_sample(text) or Path(text).exists():
+    text = as_spelled(text)
+    if is_url(text) or is_sample(text) or exists(text):
         return None
     if not glob.has_magic(text):
         return Problem(where, f"{text!r}, which does not exist", "a file, a folder, a glob, a URL or a CSV list")

@@ -6,25 +6,37 @@ May import: readers and models, to check images against them, and below. Never t
 
 from __future__ import annotations
 
-from pipeline.inputs.catalogue import Catalogue, build_catalogue, check_truth
+from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.inputs.csv_list import CSV_COLUMNS
-from pipeline.inputs.discovery import ImageList, ListedImage, NameCandidate, list_images
+from pipeline.inputs.discovery import ImageList, ListedImage, list_images
+from pipeline.inputs.expectations import Fitted, fit_to_model, place_on_grids
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
+from pipeline.inputs.left_out import LeftOut
+from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
+from pipeline.inputs.truth_checks import check_truth
+from pipeline.inputs.working_grid import WorkingGrid, open_image, open_truth
 
 __all__ = [
     "CSV_COLUMNS",
     "TRUTH_READER",
     "Catalogue",
+    "Fitted",
     "Image",
     "ImageList",
+    "LeftOut",
     "ListedImage",
     "NameCandidate",
     "TruthMap",
+    "WorkingGrid",
     "build_catalogue",
     "check_truth",
+    "fit_to_model",
     "hash_values",
     "list_images",
+    "open_image",
+    "open_truth",
+    "place_on_grids",
     "read_headers",
     "read_truth_header",
 ]

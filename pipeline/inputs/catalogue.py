@@ -14,14 +14,17 @@ from typing import Any
 from pipeline.config import Config, default_colors
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.discovery import list_images
-from pipeline.inputs.headers import Image, UnreadableImage, read_headers, read_truth_header
+from pipeline.inputs.expectations import fit_to_model
+from pipeline.inputs.file_groups import first_of
+from pipeline.inputs.headers import Image, UnreadableImage, read_headers
+from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.truth import TruthMap
+from pipeline.inputs.truth_checks import check_truth, truth_notes
 from pipeline.models import Model
 from pipeline.plugins import build
-from pipeline.raster import Header
 from pipeline.storage import file_sha256
 
-__all__ = ["Catalogue", "build_catalogue", "check_truth"]
+__all__ = ["Catalogue", "build_catalogue"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Catalogue:
     model: Model
     images: Sequence[Image]  # those that can be read, in the plan's order
     rejected: Sequence[UnreadableImage] = ()  # those of folders, globs and lists that cannot be read
-    ignored: int = 0  # number of files in folders and globs that are no images
+    left_out: Sequence[LeftOut] = ()  # what folders and globs hold that is no image
     classes: Sequence[Mapping[str, Any]] = ()  # `{"id", "name", "color"}` of each class, in the order of the ids
     truth_map: TruthMap | None = None  # how truth becomes class ids; None when no image has truth
     notes: Sequence[str] = field(default_factory=tuple)  # what the user should know, such as which images have no truth
@@ -50,7 +53,8 @@ class Catalogue:
         times = Counter(path.name for _, path in files)  # members of an ensemble may have files of one name
         weights = {path.name if times[path.name] == 1 else f"{index}/{path.name}": file_sha256(path) for index, path in files}
         keys = self.config.model_dump(mode="json", include={"model", "normalize", "reader", "tiling"})
-        return {**keys, "compute": compute, "weights": weights, "num_classes": len(self.classes)}
+        grid = self.config.model_dump(mode="json", include={"resolution", "masks"}, exclude_defaults=True)
+        return {**keys, **grid, "compute": compute, "weights": weights, "num_classes": len(self.classes)}
 
 
 def build_catalogue(config: Config) -> Catalogue:
@@ -59,32 +63,23 @@ def build_catalogue(config: Config) -> Catalogue:
     listed = list_images(config)
     images, rejected, header_problems = read_headers(listed.images, config)
     missing = [Problem("model", f"{path}, which does not exist", "a file") for path in model.files() if not Path(path).is_file()]
-    problems = [*listed.problems, *missing, *header_problems, *_channel_problems(images, model)]
+    problems = [*listed.problems, *missing, *header_problems]
     classes, class_problems = _resolve_classes(config, model)
     problems += class_problems
     truth_map = None
     if any(image.truth for image in images) and not class_problems:
         truth_map = TruthMap(len(classes), config.classes, config.ignore)
         problems += check_truth(images, truth_map)
+    fitted = fit_to_model(images, model, config)
+    problems += fitted.problems
     if config.normalize is not None and not model.takes_normalize:
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
     if not images and not problems and not rejected:
-        problems.append(Problem("images", "no image", "at least one", f"{listed.ignored} files that are no images were ignored."))
+        problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
-    notes = [*_truth_notes(images), *_header_notes(images)]
-    return Catalogue(config, model, images, rejected, listed.ignored, classes, truth_map, notes)
-
-
-def _channel_problems(images: Sequence[Image], model: Model) -> list[Problem]:
-    needed = model.num_channels
-    problems = []
-    for image in images:
-        channels = image.header.channels
-        if needed is not None and channels != needed:
-            fix = f"Choose them with reader.channels: {list(range(needed))}." if channels > needed else ""
-            problems.append(Problem(image.path, f"{channels} channels", f"{needed}, as the model takes", fix))
-    return problems
+    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes]
+    return Catalogue(config, model, fitted.images, rejected, listed.left_out, classes, truth_map, notes)
 
 
 def _header_notes(images: Sequence[Image]) -> list[str]:
@@ -93,19 +88,7 @@ def _header_notes(images: Sequence[Image]) -> list[str]:
     for image in images:
         for note in image.header.notes:
             names_by_note.setdefault(note, []).append(image.name)
-    return [f"{_first_of(names, 3)}: {note}" for note, names in names_by_note.items()]
-
-
-def _first_of(names: Sequence[str], count: int) -> str:
-    more = len(names) - count
-    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
-
-
-def _truth_notes(images: Sequence[Image]) -> list[str]:
-    without = [image.name for image in images if image.truth is None]
-    if not without or len(without) == len(images):
-        return []
-    return [f"{len(without)} of {len(images)} images have no truth: {_first_of(without, 5)}"]
+    return [f"{first_of(names, 3)}: {note}" for note, names in names_by_note.items()]
 
 
 def _resolve_classes(config: Config, model: Model) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -119,25 +102,3 @@ def _resolve_classes(config: Config, model: Model) -> tuple[list[dict[str, Any]]
     colors = default_colors(len(named))
     classes = [{"id": k, "name": spec["name"], "color": spec.get("color") or colors[k]} for k, spec in enumerate(named)]
     return classes, problems
-
-
-def check_truth(images: Sequence[Image], truth_map: TruthMap) -> list[Problem | str]:
-    """Return what in the headers of the truth does not fit its image or the classes."""
-    problems: list[Problem | str] = []
-    for image in images:
-        if image.truth is None:
-            continue
-        try:
-            header = read_truth_header(image.truth, image.truth_identity)
-        except InputError as error:
-            problems += error.problems
-            continue
-        if header.shape != image.header.shape or header.num_planes != image.header.num_planes:
-            found = f"{_size(header)} for an image of {_size(image.header)}"
-            problems.append(Problem(image.truth, found, "truth of the image's size"))
-        problems += truth_map.check(header, image.truth)
-    return problems
-
-
-def _size(header: Header) -> str:
-    return " x ".join(str(side) for side in (*header.planes.values(), *header.shape))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import absolute_path, is_sample, is_url
+from pipeline.config import absolute_path, as_spelled, exists, is_sample, is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.storage import open_storage
 
@@ -43,13 +43,22 @@ def _parse_size(text: str) -> float:
     return size
 
 
-def _parse_channels(text: str) -> tuple[int, ...]:
-    return tuple(_parse_integer(part) for part in re.split(r"[\s,;]+", text))
+def _parse_channels(text: str) -> tuple[int | str, ...]:
+    """Return numbers and names of channels; names with spaces are separated by commas or semicolons.
+
+    Example:
+        >>> _parse_channels("0 2"), _parse_channels("DAPI GFP"), _parse_channels("Alexa 488; DAPI"), _parse_channels("1,0")
+        ((0, 2), ('DAPI', 'GFP'), ('Alexa 488', 'DAPI'), (1, 0))
+    """
+    parts = [part.strip() for part in (re.split(r"[,;]", text) if re.search(r"[,;]", text) else text.split())]
+    if not all(parts):
+        raise ValueError
+    return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
 
 
 _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "pixel_size": (_parse_size, "a number above 0"),
-    "channels": (_parse_channels, "whole numbers separated by spaces, such as 0 2"),
+    "channels": (_parse_channels, "numbers or names, such as 0 2 or DAPI; GFP"),
     "level": (_parse_integer, "a whole number of at least 0"),
 }
 
@@ -101,10 +110,10 @@ def _row(where: str, cells: list[str], columns: list[str], folder: Path, problem
             except ValueError:
                 problems.append(Problem(f"{where}: {option}", repr(given[option]), expected))
     truth = _absolute(given["truth"], folder) if "truth" in given else None
-    if truth and not (is_url(truth) or is_sample(truth) or Path(truth).exists()):
+    if truth and not (is_url(truth) or is_sample(truth) or exists(truth)):
         problems.append(Problem(f"{where}: truth", f"{truth!r}, which does not exist", "a file, or an empty cell"))
     return Row(where, _absolute(given.get("image", ""), folder), given.get("name", ""), truth, overrides)
 
 
 def _absolute(text: str, folder: Path) -> str:
-    return text if is_url(text) or is_sample(text) else absolute_path(text, folder)
+    return text if is_url(text) or is_sample(text) else as_spelled(absolute_path(text, folder))

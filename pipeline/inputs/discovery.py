@@ -1,32 +1,28 @@
-"""From ``images`` and ``truth`` to the list of images: by name and existence alone, no image is opened."""
+"""From ``images`` and ``truth`` to the list of images: by names and existence; only files that may hold several are opened."""
 
 from __future__ import annotations
 
-import json
 import os
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.config import Config, check_exists, expand_glob, is_glob, is_sample, is_url, split_glob
+from pipeline.config import Config, as_spelled, check_exists, expand_glob, is_glob, is_sample, is_url, normal_form, split_glob
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
+from pipeline.inputs.file_groups import FoundImage, ReaderCache, first_of, merge_duplicates, merge_side_files, split_members
+from pipeline.inputs.left_out import OF_RUN, ImageFiles, LeftOut, describe_left_out, is_litter, outputs_in
+from pipeline.inputs.names import NameCandidate, cut_name, is_path_too_long, name_flaw, resolve_names
+from pipeline.inputs.pairing import pair_truth
 from pipeline.inputs.samples import resolve_sample
-from pipeline.inputs.truth import pair_truth
-from pipeline.plugins import find
-from pipeline.readers import Reader, array_name, is_array_path, known_suffixes
+from pipeline.readers import array_name, is_array_path
 from pipeline.validation import join_keys
 
-__all__ = ["ImageList", "ListedImage", "NameCandidate", "list_images", "name_flaw", "resolve_names"]
+__all__ = ["ImageList", "ListedImage", "list_images"]
 
-_RUN_FOLDERS = ("masks", "probs", "parts", "instances", "objects", "report", "ledger")
-_TRAINING_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
 _STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
 
 
@@ -42,25 +38,17 @@ class ListedImage:
     path: str
     direct: bool
     truth: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image alone, from a CSV list
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image alone, from a CSV list or of one of several
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """All images of the run in the order of the YAML, those of a folder or a glob sorted; and what is wrong."""
+    """All images of the run in the order of the YAML, those of a folder or a glob sorted; what is left out, and what is wrong."""
 
     images: tuple[ListedImage, ...] = ()
-    ignored: int = 0  # number of files left out because of their suffix
+    left_out: tuple[LeftOut, ...] = ()  # files and folders of folders and globs, by path
+    notes: tuple[str, ...] = ()
     problems: tuple[Problem | str, ...] = ()
-
-
-@dataclass
-class _FoundImage:
-    """One image, before it has its final name; images of folders and globs get a row like those of a CSV list."""
-
-    candidate: NameCandidate
-    row: Row
-    direct: bool
 
 
 def list_images(config: Config) -> ImageList:
@@ -69,25 +57,37 @@ def list_images(config: Config) -> ImageList:
     for index, entry in enumerate(config.images):
         where = config.where(join_keys("images", index))
         try:
-            search.add(entry, where)
+            search.add(as_spelled(entry), where)
         except InputError as error:
             search.problems += error.problems
-    rows = [image.row for image in search.images]
-    names = resolve_names([image.candidate for image in search.images], search.suffixes)
-    problems = [*search.problems, *_bad_names(names, rows)]
+    readers = ReaderCache(config.reader)
+    found, notes = merge_duplicates(search.images)
+    found, left_out, more = merge_side_files(found, search.left_out.values(), readers)
+    notes += more
+    found, more, wrong = split_members(found, readers)
+    notes += more
+    problems = [*search.problems, *wrong]
+    suffixes = search.files.suffixes
+    rows = [image.row for image in found]
+    names = resolve_names([image.candidate for image in found], suffixes)
     truths = [row.truth for row in rows]
     try:
-        truths = pair_truth(config.truth, [(name, row.image) for name, row in zip(names, rows, strict=True)], truths, config.where("truth"))
+        pairs = [(name, row.image) for name, row in zip(names, rows, strict=True)]
+        truths = pair_truth(config.truth, pairs, truths, config.where("truth"), suffixes)
     except InputError as error:
         problems += error.problems
+    cut = [name if image.candidate.fixed else cut_name(name) for name, image in zip(names, found, strict=True)]
+    problems += _bad_names(cut, rows, config.output)
+    notes += [f"left out: {describe_left_out(left_out)}"] if left_out else []
     images = [
         ListedImage(name, image.row.image, image.direct, truth, image.row.overrides)
-        for name, image, truth in zip(names, search.images, truths, strict=True)
+        for name, image, truth in zip(cut, found, truths, strict=True)
     ]
-    return ImageList(tuple(images), search.ignored, tuple(problems))
+    left_out.sort(key=lambda one: one.path)
+    return ImageList(tuple(images), tuple(left_out), (*notes, *_name_notes(names, cut)), tuple(problems))
 
 
-def _bad_names(names: Sequence[str], rows: Sequence[Row]) -> Iterator[Problem]:
+def _bad_names(names: Sequence[str], rows: Sequence[Row], output: str) -> Iterator[Problem]:
     """Yield a problem for each name that is no path below the output folder, or that two images have."""
     owners: dict[str, Row] = {}
     fix = "Give it another name in a CSV list: image,name."
@@ -96,25 +96,41 @@ def _bad_names(names: Sequence[str], rows: Sequence[Row]) -> Iterator[Problem]:
             expected = "folders and a name, such as slides/a, below the output folder"
             yield Problem(row.where, f"the name {name!r} with {flaw}", expected, fix)
         elif name in owners:
-            yield Problem(row.where, f"the name {name!r} of {row.image}, which {owners[name].image} has already", "each name once", fix)
+            other = owners[name].image
+            alike = ", in another Unicode form" if other != row.image and normal_form(other) == normal_form(row.image) else ""
+            yield Problem(row.where, f"the name {name!r} of {row.image}, which {other} has already{alike}", "each name once", fix)
+        elif not is_url(output) and is_path_too_long(output, name):
+            yield Problem(row.where, f"the name {name!r}, too long below {output}", "files with paths of at most 4095 bytes", fix)
         owners.setdefault(name, row)
 
 
+def _name_notes(names: Sequence[str], cut: Sequence[str]) -> Iterator[str]:
+    """Yield what a user should know of the names: which were cut, and which only differ in case."""
+    for name, short in zip(names, cut, strict=True):
+        if name != short:
+            yield f"{name} is too long for the names of its outputs: they are called {short}"
+    alike: dict[str, list[str]] = {}
+    for name in cut:
+        alike.setdefault(name.casefold(), []).append(name)
+    groups = [" and ".join(dict.fromkeys(group)) for group in alike.values() if len(set(group)) > 1]
+    if groups:
+        yield f"names that differ only in case, so that masks copied to Windows or macOS replace each other: {first_of(groups, 3)}"
+
+
 class _Search:
-    """Collects the images that the entries of ``images`` stand for."""
+    """Collects the images that the entries of ``images`` stand for, and what is left out."""
 
     def __init__(self, config: Config) -> None:
-        self.images: list[_FoundImage] = []
+        self.images: list[FoundImage] = []
+        self.left_out: dict[str, LeftOut] = {}  # by path: two entries may lead to one file
         self.problems: list[Problem | str] = []
-        self.ignored = 0
-        self.output = os.path.realpath(config.output)
-        reader = find("readers", config.reader["name"])
-        own = reader.suffixes if issubclass(reader, Reader) else ()
-        self.suffixes = sorted({*known_suffixes(), *own})
+        self.files = ImageFiles(config.reader)
+        self.output = os.path.realpath(config.output)  # of a URL, a path that there is not
 
     def add(self, text: str, where: str) -> None:
         """Add the images of one entry; an InputError says that there is no such sample, or that a CSV list has mistakes."""
         problem = check_exists(text, where)
+        text = text if is_url(text) else text.rstrip("/") or "/"
         if problem:
             self.problems.append(problem)
         elif is_sample(text):
@@ -125,25 +141,27 @@ class _Search:
         elif is_url(text) and not text.lower().endswith(".csv"):
             self._take(_last_component(text), Row(where, text), direct=True)
         elif not is_url(text) and is_glob(text):
-            root = split_glob(text)[0]
-            self._take_all(self._glob(text, root), root, where, f"{text!r}, which matches no image")
+            root, rest = split_glob(text)
+            self._take_all(self._glob(text, root, rest), root, where, f"{text!r}, which matches no image")
         elif text.lower().endswith(".csv"):
             self._list(text)
-        elif Path(text).is_dir() and not self._is_store(Path(text)):
+        elif Path(text).is_dir() and not _is_store(text):
             self._take_all(self._walk(text, where), text, where, f"{text!r}, a folder without images")
         else:
             self._take(Path(text).name, Row(where, text), direct=True)
 
     def _take(self, name: str, row: Row, *, direct: bool = False) -> None:
-        self.images.append(_FoundImage(NameCandidate(row.name or name, fixed=bool(row.name)), row, direct))
+        self.images.append(FoundImage(NameCandidate(row.name or name, fixed=bool(row.name)), row, direct))
 
     def _take_all(self, paths: Iterable[str], root: str, where: str, otherwise: str) -> None:
-        """Add images named by their path below a folder; report ``otherwise`` where there is none."""
+        """Add images named by their path below a folder; where there is none, report ``otherwise`` and what there is."""
         before = len(self.images)
         for path in sorted(paths):
             self._take(os.path.relpath(path, root), Row(where, path))
         if len(self.images) == before:
-            self.problems.append(Problem(where, otherwise, f"files ending in {', '.join(self.suffixes)}"))
+            below = [one for one in self.left_out.values() if f"{one.path}/".startswith(f"{root.rstrip('/')}/")]
+            there = f"; it holds {describe_left_out(below)}" if below else ""
+            self.problems.append(Problem(where, otherwise + there, f"files ending in {', '.join(sorted(self.files.suffixes))}"))
 
     def _list(self, path: str) -> None:
         for row in read_csv_list(path):
@@ -153,20 +171,42 @@ class _Search:
             else:
                 self._take(_last_component(row.image) if is_url(row.image) else Path(row.image).name, row)
 
-    def _glob(self, pattern: str, root: str) -> Iterator[str]:
-        is_store = cache(self._is_store)
+    def _leave_out(self, path: str, reason: str) -> None:
+        self.left_out.setdefault(path, LeftOut(path, reason))
+
+    def _is_image(self, path: str) -> bool:
+        """Whether a file of a folder or a glob is an image; one that is none is left out, or said nothing of where nobody made it."""
+        if is_litter(path.rpartition("/")[2]):
+            return False
+        reason = self.files.why_not(path)
+        if reason:
+            self._leave_out(path, reason)
+        return not reason
+
+    def _glob(self, pattern: str, root: str, rest: str) -> Iterator[str]:
+        """Yield the images that a glob matches; outputs of earlier runs only where the glob names their folder, such as ``masks``."""
+        is_store, outputs, named = cache(_is_store), cache(outputs_in), set(rest.split("/"))
+        own = self._own_outputs(root)
         for path in expand_glob(pattern):
-            inside = any(is_store(Path(root, parent)) for parent in Path(path).relative_to(root).parents if parent.name)
-            if inside or _is_own_output(path, root, self.output):
+            below = Path(path).relative_to(root)
+            parts = [os.path.normpath(f"{root}/{part}") for part in (below, *below.parents)]
+            if any(is_store(folder) for folder in parts[1:-1]) or f"{os.path.realpath(path)}/".startswith(own):
                 continue
-            if self._is_store(Path(path)) or (Path(path).is_file() and path.lower().endswith(tuple(self.suffixes))):
+            written = None
+            for folder in parts[1:]:
+                made, what = outputs(folder, is_named=folder == parts[-1])
+                if any(part in made and Path(part).name not in named for part in parts):
+                    written = LeftOut(f"{folder}/", what)
+            if written:
+                self.left_out.setdefault(written.path, written)
+            elif _is_store(path) or (Path(path).is_file() and self._is_image(path)):
                 yield path
-            elif Path(path).is_file():
-                self.ignored += 1
 
     def _walk(self, folder: str, where: str) -> Iterator[str]:
-        """Yield the images below a folder, without hidden ones and the run's output; a Zarr store is one image."""
+        """Yield the images below a folder, without hidden ones and outputs of any run; a Zarr store is one image."""
         seen: set[str] = set()
+        own = self._own_outputs(folder)
+        made: set[str] = set()
 
         def unreadable(error: OSError) -> None:
             self.problems.append(Problem(where, f"{error.filename!r}: {error.strerror}", "a folder that can be read"))
@@ -177,21 +217,32 @@ class _Search:
                 folders.clear()
                 continue
             seen.add(real)
-            below = [name for name in folders if not name.startswith(".")]
-            stores = [name for name in below if self._is_store(Path(parent, name))]
-            folders[:] = [name for name in below if name not in stores and not _is_own_output(str(Path(parent, name)), folder, self.output)]
-            yield from (str(Path(parent, name)) for name in stores)
+            written, what = outputs_in(parent, is_named=parent == folder) if {"run.json", "model.yaml"} & set(files) else (frozenset(), "")
+            made |= written
+            if written and not f"{real}/".startswith(own) and real != self.output:
+                self._leave_out(f"{parent}/", what)
+            below = [name for name in folders if not is_litter(name) and f"{parent}/{name}" not in made]
+            below = [name for name in below if not f"{os.path.realpath(f'{parent}/{name}')}/".startswith(own)]
+            stores = [name for name in below if _is_store(f"{parent}/{name}")]
+            folders[:] = [name for name in below if name not in stores]
+            yield from (f"{parent}/{name}" for name in stores)
             for name in files:
-                if name.startswith("."):
-                    continue
-                if name.lower().endswith(tuple(self.suffixes)):
-                    yield str(Path(parent, name))
-                else:
-                    self.ignored += 1
+                path = f"{parent}/{name}"
+                if path not in made and not f"{real}/{name}/".startswith(own) and self._is_image(path):
+                    yield path
 
-    def _is_store(self, path: Path) -> bool:
-        """Whether a folder is one image: by its suffix, or by what a Zarr store holds."""
-        return path.is_dir() and (path.name.lower().endswith(".zarr") or any((path / name).exists() for name in _STORE_FILES))
+    def _own_outputs(self, root: str) -> tuple[str, ...]:
+        """Return how the real paths of this run's own outputs begin: its folder, or its files where the searched folder lies in it."""
+        if not f"{os.path.realpath(root)}/".startswith(f"{self.output}/"):
+            return (f"{self.output}/",)
+        recorded, _ = outputs_in(self.output)
+        return tuple(f"{path}/" for path in {*recorded, *(f"{self.output}/{name}" for name in OF_RUN)})
+
+
+def _is_store(path: str) -> bool:
+    """Whether a folder is one image: by its suffix, or by what a Zarr store holds."""
+    is_zarr = path.lower().endswith(".zarr") or any(os.path.exists(f"{path}/{name}") for name in _STORE_FILES)  # noqa: PTH110 - quick
+    return is_zarr and Path(path).is_dir()
 
 
 def _last_component(url: str) -> str:
@@ -199,68 +250,3 @@ def _last_component(url: str) -> str:
     parts = urlsplit(url)
     path = parts.path if parts.scheme in ("http", "https") else url.partition("://")[2]
     return path.rstrip("/").rpartition("/")[2] or parts.netloc
-
-
-def _is_own_output(path: str, root: str, output: str) -> bool:
-    """Whether a path below ``root`` belongs to the output of the run, or to that of any training.
-
-    ``root`` is searched for images; it may lie in the output folder, or the output folder in it.
-    """
-    relative = Path(path).relative_to(root)
-    if any(part.name in _TRAINING_FOLDERS and _is_training(Path(root, part.parent)) for part in (relative, *relative.parents)):
-        return True
-    holds_root = f"{os.path.realpath(root)}/".startswith(f"{output}/")
-    own = [f"{output}/{name}/" for name in _RUN_FOLDERS] if holds_root else [f"{output}/"]
-    return f"{os.path.realpath(path)}/".startswith(tuple(own))
-
-
-def _is_training(folder: Path) -> bool:
-    with suppress(OSError, ValueError):
-        recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return isinstance(recorded, dict) and recorded.get("kind") == "training"
-    return False
-
-
-@dataclass(frozen=True)
-class NameCandidate:
-    """The name of an image before collisions are resolved."""
-
-    full: str  # with its suffix, `/` between folders
-    fixed: bool = False  # whether the user chose it, so that it stays as it is
-
-    def short(self, suffixes: Sequence[str]) -> str:
-        """Return the name without its longest known suffix."""
-        last = self.full.rpartition("/")[2].lower()
-        known = [] if self.fixed else [suffix for suffix in suffixes if last.endswith(suffix) and last != suffix]
-        return self.full[: len(self.full) - max(map(len, known), default=0)]
-
-
-def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) -> list[str]:
-    """Return a name for each image, without the suffix unless names then collide.
-
-    Names that collide with their suffix as well stay equal: the caller refuses them.
-    """
-    names = [candidate.short(suffixes) for candidate in candidates]
-    while True:
-        # A name that got its suffix back may equal another that lost one, so the names are compared again.
-        times = Counter(names)
-        resolved = [candidate.full if times[name] > 1 else name for candidate, name in zip(candidates, names, strict=True)]
-        if resolved == names:
-            return names
-        names = resolved
-
-
-def name_flaw(name: str) -> str:
-    """Return why a name cannot be a path below the output folder; empty where it can."""
-    parts = name.split("/")
-    if not all(parts):
-        return "an empty part"
-    for part in parts:
-        if part in (".", ".."):
-            return f"a part {part!r}"
-    if "\\" in name:
-        return "a backslash"
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        return "a control character or a byte that is not UTF-8"
-    stores = [part for part in parts[:-1] if part.lower().endswith(".zarr")]
-    return f"a folder {stores[0]!r}, which is where a mask may lie" if stores else ""

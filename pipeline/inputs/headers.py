@@ -17,9 +17,13 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.inputs.discovery import ListedImage
+from pipeline.inputs.file_groups import ReaderCache
 from pipeline.inputs.truth import TRUTH_READER
+from pipeline.inputs.working_grid import WorkingGrid
 from pipeline.plugins import build
 from pipeline.raster import Header
+from pipeline.readers import Reader
+from pipeline.resampling import SampleRange
 from pipeline.storage import LocalStorage, open_storage
 
 __all__ = ["Image", "UnreadableImage", "hash_values", "image_identity", "read_headers", "read_truth_header"]
@@ -40,6 +44,8 @@ class Image:
     identity: str = ""  # hash of what the pixels depend on: path, size, time of change, reader options
     truth: str | None = None  # path of the reference mask; None: there is none
     truth_identity: str = ""  # the same hash of the truth; empty without truth
+    grid: WorkingGrid | None = None  # how the pixels of `header` come from the file; None: they are the file's
+    samples: SampleRange | None = None  # to what range samples are brought; None: they stay as stored
 
 
 @dataclass(frozen=True)
@@ -57,30 +63,47 @@ def hash_values(*values: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def image_identity(path: str, reader: Mapping[str, Any]) -> str:
-    """Return a hash of what an image's pixels depend on: path, size and time of change, and the reader's options."""
+def image_identity(path: str, spec: Mapping[str, Any], reader: Reader | None = None) -> str:
+    """Return a hash of what an image's pixels depend on: path, size and time of change, files that belong to it, reader options.
+
+    ``reader`` is what ``spec`` builds, where the caller has it.
+    """
     with suppress(InputError):  # an array of this process, or a URL that no reader opens
         storage = open_storage(path)
         if not isinstance(storage, LocalStorage):
             files = [(key, hashlib.blake2b(storage.get(key) or b"").hexdigest()) for key in storage.list()]
-            return hash_values(path, files, dict(reader))
+            return hash_values(path, files, dict(spec))
     root = Path(path.removeprefix("file://"))
+    reader = reader or build("readers", {"name": "auto", **spec}, "reader")
     chunk_times = _last_written_chunk(path, reader) if root.is_dir() else []
     while not root.exists() and root != root.parent:
         root = root.parent  # an array inside a store: the metadata of the store changes with it
     metadata = [root, *(root / name for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray"))]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in metadata if file.is_file()]
-    return hash_values(path, [*stats, *chunk_times], dict(reader))
+    return hash_values(path, [*stats, *_side_files(path, reader), *chunk_times], dict(spec))
 
 
-def _last_written_chunk(path: str, reader: Mapping[str, Any]) -> list[int]:
+def _side_files(path: str, reader: Reader) -> list[tuple[str, int, int]]:
+    """Return path, size and time of change of the files that belong to an image; of a folder, of the files in it."""
+    found = []
+    for companion in reader.companions(path):
+        if companion == path or not os.path.lexists(companion):
+            continue
+        files = sorted(Path(companion).iterdir()) if Path(companion).is_dir() else [Path(companion)]
+        for file in files[:MAX_CHUNK_FILES]:
+            with suppress(FileNotFoundError):  # a link that leads nowhere
+                found.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
+    return found
+
+
+def _last_written_chunk(path: str, reader: Reader) -> list[int]:
     """Return when a chunk of an array was last written, one number of nanoseconds; empty where the path holds no array.
 
     Most programs replace the file of a chunk, which changes the time of its folder; some write into the file. So the times
     of all folders count, and those of the first files.
     """
     last: list[int] = []
-    with suppress(InputError), build("readers", {"name": "auto", **reader}, "reader").open(path) as raster:
+    with suppress(InputError), reader.open(path) as raster:
         folders = sorted(os.walk(raster.folder)) if raster.folder else []
         files = (Path(folder, name) for folder, _, names in folders for name in sorted(names))
         for written in (*(Path(folder) for folder, _, _ in folders), *islice(files, MAX_CHUNK_FILES)):
@@ -97,8 +120,9 @@ def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Im
     images: list[Image] = []
     unreadable: list[UnreadableImage] = []
     problems: list[Problem | str] = []
+    readers = ReaderCache(config.reader)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for image, opened in zip(listed, pool.map(lambda image: _open(image, config), listed), strict=True):
+        for image, opened in zip(listed, pool.map(lambda image: _open(image, config, readers), listed), strict=True):
             if isinstance(opened, Image):
                 images.append(replace(opened, index=len(images)))
             elif image.direct:
@@ -108,21 +132,23 @@ def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Im
     return images, unreadable, problems
 
 
-def _open(listed: ListedImage, config: Config) -> Image | Exception:
-    reader = {**config.reader, **listed.overrides}
+def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | Exception:
+    spec = {**config.reader, **listed.overrides}
     try:
+        reader = readers.of(listed.overrides)
         header = _read_header(listed.path, reader)
-        truth_identity = image_identity(listed.truth, TRUTH_READER) if listed.truth else ""
-        return Image(0, listed.name, listed.path, header, reader, image_identity(listed.path, reader), listed.truth, truth_identity)
+        truth_identity = image_identity(listed.truth, TRUTH_READER, _truth_reader()) if listed.truth else ""
+        identity = image_identity(listed.path, spec, reader)
+        return Image(0, listed.name, listed.path, header, spec, identity, listed.truth, truth_identity)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         if isinstance(error, GigasegError):
             return error
         return InputError(Problem(listed.path, f"a file that cannot be opened ({type(error).__name__}: {error})", "an image"))
 
 
-def _read_header(path: str, reader: Mapping[str, Any]) -> Header:
+def _read_header(path: str, reader: Reader) -> Header:
     try:
-        with build("readers", reader, "reader").open(path) as raster:
+        with reader.open(path) as raster:
             header: Header = raster.header
             return header
     except OSError as error:
@@ -131,6 +157,12 @@ def _read_header(path: str, reader: Mapping[str, Any]) -> Header:
 
 
 @cache
+def _truth_reader() -> Reader:
+    reader: Reader = build("readers", TRUTH_READER)
+    return reader
+
+
+@cache
 def read_truth_header(path: str, identity: str) -> Header:  # noqa: ARG001 - a file that has changed has another identity
     """Read the header of a truth, once for each identity."""
-    return _read_header(path, TRUTH_READER)
+    return _read_header(path, _truth_reader())

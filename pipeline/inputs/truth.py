@@ -1,4 +1,4 @@
-"""The truth of each image: paired by name, and turned from stored values or colours into class ids.
+"""The truth of an image, turned from stored values or colours into class ids.
 
 A truth has one channel of values, or three or four of colour, of which the fourth, alpha, is not read. ``ignore`` is applied
 first, then ``values`` or ``color``. Without ``values`` the values are class ids.
@@ -6,92 +6,26 @@ first, then ``values`` or ``color``. Without ``values`` the values are class ids
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import ClassSpec, expand_glob, is_sample, is_url
-from pipeline.errors import InputError, Problem, TruthError
+from pipeline.config import ClassSpec
+from pipeline.errors import Problem, TruthError
 from pipeline.geometry import Box
-from pipeline.inputs.samples import resolve_sample
 from pipeline.raster import Header
 from pipeline.statistics import as_unsigned
 
-__all__ = ["TRUTH_READER", "TruthMap", "pair_truth"]
+__all__ = ["TRUTH_READER", "TruthMap"]
 
 TRUTH_READER: Mapping[str, Any] = {"name": "auto", "palette": "index"}
 """How every truth file is opened: the index of a palette is the value, its colours are for viewers."""
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-_PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
-
-
-def pair_truth(template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str) -> list[str | None]:
-    """Find the truth of each image; None where there is no such file, which is no error while another image has truth.
-
-    Args:
-        template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, ``sample:NAME``, any path or None.
-        images: NAME and path of each image.
-        given: truth of each image that a CSV list names, and that wins over the template; None: the list names none.
-        where: what messages call the template.
-
-    Raises:
-        InputError: a wildcard matches several files, several images have one path, or no image has truth.
-    """
-    truths = [resolve_sample(truth, where).truth.as_posix() if truth and is_sample(truth) else truth for truth in given]
-    without = [index for index, truth in enumerate(truths) if truth is None]
-    if template is None or not without:
-        return truths
-    if len(without) > 1 and not _PLACEHOLDER.search(template):
-        expected = "a path with {stem}, {name}, {image} or {folder}, one file for each image"
-        raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", expected))
-    if is_sample(template):
-        template = resolve_sample(template, where).truth.as_posix()
-    problems: list[Problem] = []
-    for index in without:
-        matches = _matches(template, *images[index])
-        if len(matches) > 1:
-            found = f"{len(matches)} files for {images[index][0]!r}: {', '.join(matches[:3])}"
-            problems.append(Problem(where, found, "a wildcard that matches exactly one"))
-        truths[index] = matches[0] if len(matches) == 1 else None
-    if not problems and not any(truths):
-        tried = _fill(template, *images[without[0]])
-        problems.append(Problem(where, "no truth for any image", "files that exist, or null", f"The first file looked for is {tried}."))
-    if problems:
-        raise InputError(problems)
-    return truths
-
-
-def _fill(template: str, name: str, path: str) -> str:
-    """Return the template with its placeholders filled in; ``{folder}`` is the folder that holds the image.
-
-    Example:
-        >>> _fill("/t/{name}/{stem}.png", "slides/a", "/i/slides/a.tif"), _fill("{image}/labels/x", "a", "/i/a.zarr")
-        ('/t/slides/a/a.png', '/i/a.zarr/labels/x')
-        >>> _fill("{folder}/../masks/{stem}.png", "a", "/train/images/a.tif")
-        '/train/images/../masks/a.png'
-    """
-    words = {"name": name, "stem": name.rpartition("/")[2], "image": path.rstrip("/"), "folder": path.rstrip("/").rpartition("/")[0]}
-    return _PLACEHOLDER.sub(lambda placeholder: words[placeholder[1]], template)
-
-
-def _matches(template: str, name: str, path: str) -> list[str]:
-    """Return the files that the template stands for; a URL need not exist."""
-    filled = _fill(template, name, path)
-    if is_url(filled):
-        return [filled]
-    filled = os.path.normpath(filled)  # Path.resolve would replace a link by its target
-    if Path(filled).exists():
-        return [filled]
-    pattern = os.path.normpath(_fill(template, glob.escape(name), glob.escape(path)))
-    return expand_glob(pattern) if glob.has_magic(pattern) else []
 
 
 @dataclass(frozen=True)
@@ -209,6 +143,10 @@ class TruthMap:
             problems.append(Problem(where, f"pixels of type {header.dtype}", "integers, or floats that hold whole numbers"))
         if isinstance(self.ignore, str):
             problems.append(Problem("ignore", repr(self.ignore), "a number", f"{where} holds one channel of values, not colours."))
+        if header.is_lossy and not (self.classes and all(isinstance(spec.values, tuple) for spec in self.classes)):
+            # Every value counts for some class: the grey fringes of its edges would be classes that nobody drew.
+            expected = "a format that keeps every value, or `values` lists for all classes"
+            problems.append(Problem(where, "truth with lossy compression, such as JPEG", expected, "Save the truth as PNG."))
         return problems
 
     def _check_colors(self, header: Header, where: str) -> list[Problem]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.plugins import available, find
+from pipeline.plugins import available, build
 from pipeline.raster import Raster
 from pipeline.readers import Member, Reader, known_suffixes
 
@@ -56,11 +57,15 @@ class Auto(Reader):
     def _reader(self, path: str) -> Reader | None:
         """Return the first reader that claims the path and has its packages, else the first that claims it."""
         lacking: Reader | None = None
-        for name in available("readers"):
-            if name != "auto":
-                reader: Reader = find("readers", name)(**self.model_dump())  # type: ignore[assignment]  # find knows only that it is a plug-in
-                if reader.claims(path):
-                    if not reader.missing(path):
-                        return reader
-                    lacking = lacking or reader
+        for reader in self._readers:
+            if reader.claims(path):
+                if not reader.missing(path):
+                    return reader
+                lacking = lacking or reader
         return lacking
+
+    @cached_property
+    def _readers(self) -> Sequence[Reader]:
+        """Every other reader with these options, built once: each file of a folder is asked of them several times."""
+        options = self.model_dump()
+        return [build("readers", {"name": name, **options}) for name in available("readers") if name != "auto"]

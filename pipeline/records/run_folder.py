@@ -94,10 +94,12 @@ class RunFolder:
         """Write config.yaml: the YAML as it was resolved."""
         self.storage.put(CONFIG, text.encode())
 
-    def log(self, line: str) -> None:
-        """Append one line to log.txt: local time with its zone, then what happened."""
+    def log(self, *lines: str) -> None:
+        """Append lines to log.txt, all at once: local time with its zone, then what happened."""
         stamp = datetime.now().astimezone().isoformat(" ", "milliseconds")
-        self.storage.append(LOG, f"{stamp} {' '.join(line.split())}\n".encode(), durable=False)
+        text = "".join(f"{stamp} {' '.join(line.split())}\n" for line in lines)
+        if text:
+            self.storage.append(LOG, text.encode(errors="backslashreplace"), durable=False)
 
     def ask_to_stop(self) -> None:
         """Ask whichever process executes the run to stop after the blocks in hand."""

@@ -73,6 +73,7 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
         [build("metrics", spec) for spec in plan["metrics"]],
         images,
         failures=failures,
+        left_out=plan.get("left_out", ()),
         model=plan["model"],
         timing={"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes},
     )
@@ -85,6 +86,7 @@ def build_report(
     images: Sequence[ImageCounts],
     *,
     failures: Sequence[Failure] = (),
+    left_out: Sequence[Mapping[str, str]] = (),
     model: Mapping[str, Any] | None = None,
     timing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -100,6 +102,7 @@ def build_report(
         metrics: their fields are reported side by side.
         images: in the order of the plan, in which floats are added.
         failures: what could not be done; truth that could not be counted is added to them.
+        left_out: ``{"path", "reason"}`` of each file of folders and globs that is no image, and of each folder of earlier outputs.
         model: ``{"name", "sha256"}``; None where masks that existed were scored.
         timing: any numbers by name; the one part that differs from run to run.
 
@@ -124,6 +127,7 @@ def build_report(
             "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
             "per_image": per_image,
             "without_truth": [image.name for image in images if some_truth and not image.has_truth],
+            "left_out": left_out,
             "failures": [asdict(failure) for failure in (*failures, *broken)],
             "model": {"name": None, "sha256": None} if model is None else model,
             "timing": timing or {},

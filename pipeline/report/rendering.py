@@ -43,7 +43,7 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     storage = open_storage(where)
     storage.make()
     for name, text in files.items():
-        storage.put(name, text.encode(), durable=False)  # `gigaseg report` writes them again at any time
+        storage.put(name, text.encode(errors="backslashreplace"), durable=False)  # `gigaseg report` writes them again at any time
 
 
 def _csv(rows: Iterable[Iterable[Any]]) -> str:

@@ -73,6 +73,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
             for image in catalogue.images
         ],
         "rejected": [asdict(one) for one in catalogue.rejected],
+        "left_out": [asdict(one) for one in catalogue.left_out],
         "outputs": [*outputs, *(seam_folder(image) for image in catalogue.images if job.blends_blocks(image))],
     }
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Config
-from pipeline.inputs.discovery import ImageList, NameCandidate, list_images, name_flaw, resolve_names
+from pipeline.inputs.discovery import ImageList, list_images
+from pipeline.inputs.names import NameCandidate, name_flaw, resolve_names
 from pipeline.training.output_files import OUTPUTS
 
 SUFFIXES = [".tif", ".ome.tif", ".png", ".zarr", ".ome.zarr"]
@@ -67,11 +68,11 @@ def test_a_file_is_named_by_its_last_component(make, listed, tmp_path):
 
 
 def test_a_folder_is_searched_to_the_bottom(make, listed):
-    """Images of a folder are named relative to it, sorted; stores are one image, hidden files are left out, others counted."""
-    make("s/b.tif", "s/sub/a.png", "s/x.ome.zarr", "s/sub/y.zarr", "s/notes.txt", "s/sub/Thumbs.db", "s/.hidden.tif", "s/.git/z.tif")
+    """Images of a folder are named relative to it, sorted; stores are one image, hidden files are passed over, others left out."""
+    make("s/b.tif", "s/sub/a.png", "s/x.ome.zarr", "s/sub/y.zarr", "s/notes.txt", "s/sub/b.docx", "s/.hidden.tif", "s/.git/z.tif")
     inputs = listed("s")
     assert names(inputs) == ["b", "sub/a", "sub/y", "x"]
-    assert inputs.ignored == 2
+    assert [one.path.rpartition("/")[2] for one in inputs.left_out] == ["notes.txt", "b.docx"]
     assert not any(one.direct for one in inputs.images)
 
 
@@ -90,7 +91,7 @@ def test_a_glob_names_relative_to_its_fixed_part(make, listed):
     assert names(listed("p/*/img.tif")) == ["one/img", "two/img"]
     everything = listed("p/**/*")
     assert names(everything) == ["one/img", "store", "two/deep/c", "two/img"]
-    assert everything.ignored == 1
+    assert [one.path.rpartition("/")[2] for one in everything.left_out] == ["readme.md"]
     assert not any(one.direct for one in everything.images)
 
 
@@ -167,7 +168,7 @@ def test_what_is_not_there_is_refused(make, listed, tmp_path):
     text = told(listed("gone.tif", "*.png", "empty", "n/*"))
     assert f"images.0: found '{tmp_path}/gone.tif', which does not exist" in text
     assert f"images.1: found '{tmp_path}/*.png', which matches nothing" in text
-    assert f"images.2: found '{tmp_path}/empty', a folder without images; expected files ending in " in text
+    assert f"images.2: found '{tmp_path}/empty', a folder without images; it holds 1 file: 1 .txt; expected files ending in " in text
     assert f"images.3: found '{tmp_path}/n/*', which matches no image" in text
 
 
@@ -248,7 +249,7 @@ def test_a_csv_name_is_taken_as_it_is(make, listed, tmp_path):
             "image,pixel_size\na.tif,0\na.tif,nan\na.tif,inf\n",
             [":2: pixel_size: found '0'", ":3: pixel_size: found 'nan'", ":4: pixel_size"],
         ),
-        ("image,channels\na.tif,r g\n", [":2: channels: found 'r g'; expected whole numbers separated by spaces, such as 0 2"]),
+        ("image,channels\na.tif,r;;g\n", [":2: channels: found 'r;;g'; expected numbers or names, such as 0 2 or DAPI; GFP"]),
         ("image\na.tif,0,1\n", [":2: found 3 cells; expected 1, as in the first line. Put a cell with commas in quotes."]),
         ("image,truth\na.tif,gone.png\n", [":2: truth: found '", "gone.png', which does not exist"]),
         ('image\n"a.tif\n', ["l.csv: found no readable list (unexpected end of data)"]),
@@ -328,7 +329,7 @@ def test_one_plain_truth_is_for_one_image(make, listed, tmp_path):
     """A path without a placeholder cannot be the truth of several images."""
     make("a.tif", "b.tif", "t.png")
     assert listed("a.tif", truth="t.png").images[0].truth == f"{tmp_path}/t.png"
-    assert "one path for 2 images; expected a path with {stem}, {name}, {image} or {folder}" in told(
+    assert "one path for 2 images; expected a path with {stem}, {name}, {image} or {folder}, or a folder" in told(
         listed("a.tif", "b.tif", truth="t.png")
     )
     assert "found no truth for any image" in told(listed("a.tif", truth="gone.png"))

@@ -67,7 +67,7 @@ def test_everything_wrong_is_told_at_once(tmp_path, catalogue_of, capsys):
 
 
 def test_unreadable_in_a_folder_is_quarantined(tmp_path, engine):
-    """A broken file in a folder is listed and the other images are done: exit code 3; files of other suffixes are counted as ignored."""
+    """A broken file in a folder is listed and the other images are done: exit code 3; files of other suffixes are counted as left out."""
     save_tiff(tmp_path / "img" / "good.tif", blobs((40, 50)))
     (tmp_path / "img" / "broken.tif").write_bytes(b"II*\x00 and nothing else")
     (tmp_path / "img" / "notes.txt").write_text("no image")
@@ -242,7 +242,7 @@ def test_plan_says_what_a_run_would_do(tmp_path, capsys):
     assert 0 < said["memory_bytes_per_actor"] < said["memory_budget_bytes"]
     assert said["runner"] == "serial"
     assert plan(engine_yaml(tmp_path)) == 0
-    assert "a: 130 x 70, 1 channels uint8, 6 blocks, no truth" in capsys.readouterr().out
+    assert "a: 130 x 70 px, pixel size unknown, 1 channel uint8, 6 blocks, no truth" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

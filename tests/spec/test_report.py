@@ -73,7 +73,7 @@ def test_fields_come_in_the_promised_order():
         *("pixels", "no_prediction", "skipped", "quarantined", "classes", "mean_iou", "mean_dice", "macro_f1", "micro_f1"),
         *("frequency_weighted_iou", "pixel_accuracy", "cross_entropy", "overlap_agreement"),
     ]
-    last = ["confusion", "per_image", "without_truth", "failures", "model", "timing"]
+    last = ["confusion", "per_image", "without_truth", "left_out", "failures", "model", "timing"]
     assert list(report) == ["format", "state", "images", *shared, *last]
     assert list(report["per_image"][0]) == ["name", *shared]
     assert list(report["classes"][0]) == ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]

@@ -1,0 +1,188 @@
+"""Which files make one image, and which hold several: a file listed twice, files that belong to another, plates, scenes."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.config import is_url
+from pipeline.errors import Problem
+from pipeline.inputs.csv_list import Row
+from pipeline.inputs.left_out import LeftOut
+from pipeline.inputs.names import NameCandidate
+from pipeline.plugins import build
+from pipeline.readers import Member, Reader, is_array_path
+
+__all__ = ["FoundImage", "ReaderCache", "first_of", "merge_duplicates", "merge_side_files", "split_members"]
+
+NUM_THREADS = 8
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """One image, before it has its final name; images of folders and globs get a row like those of a CSV list."""
+
+    candidate: NameCandidate
+    row: Row
+    direct: bool  # whether the YAML names it itself
+
+
+def first_of(names: Sequence[str], count: int) -> str:
+    """Return the first names, and how many more there are.
+
+    Example:
+        >>> first_of(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_file(path: str) -> bool:
+    """Whether a path lies on this machine."""
+    return not is_url(path) and not is_array_path(path)
+
+
+def merge_duplicates(found: Sequence[FoundImage]) -> tuple[list[FoundImage], list[str]]:
+    """Keep one of the entries that stand for the same file, the first; rows that give it another name, truth or option all stay.
+
+    Returns:
+        The images, and notes.
+    """
+    kept: dict[tuple[Any, ...], FoundImage] = {}
+    again: dict[str, None] = {}
+    for index, image in enumerate(found):
+        row = image.row
+        place = os.path.realpath(row.image) if _is_file(row.image) else index if is_array_path(row.image) else row.image
+        key = (place, row.name, row.truth, repr(sorted(row.overrides.items())))
+        if key in kept:
+            again[row.image] = None
+            kept[key] = replace(kept[key], direct=kept[key].direct or image.direct)
+        else:
+            kept[key] = image
+    notes = [f"{len(again)} files are listed more than once and taken once: {first_of(list(again), 3)}"] if len(again) > 1 else []
+    notes = [f"{next(iter(again))} is listed more than once and taken once"] if len(again) == 1 else notes
+    return list(kept.values()), notes
+
+
+class ReaderCache:
+    """The reader of each image: images with the same options share one."""
+
+    def __init__(self, reader: Mapping[str, Any]) -> None:
+        self._spec = reader
+        self._readers: dict[str, Reader] = {}
+
+    def of(self, overrides: Mapping[str, Any]) -> Reader:
+        """Return the reader of the run with other options."""
+        key = repr(sorted(overrides.items()))
+        if key not in self._readers:
+            self._readers[key] = build("readers", {**self._spec, **overrides}, "reader")
+        return self._readers[key]
+
+
+def merge_side_files(
+    found: Sequence[FoundImage], left_out: Iterable[LeftOut], readers: ReaderCache
+) -> tuple[list[FoundImage], list[LeftOut], list[str]]:
+    """Take away the files that belong to another image: they are neither images of their own nor left out.
+
+    Of files that belong to each other, such as those of one OME-TIFF, the first is the image.
+
+    Returns:
+        The images, what is left out, and notes.
+    """
+    real = cache(os.path.realpath)
+
+    def place(path: str) -> str:
+        folder, _, name = path.rstrip("/").rpartition("/")
+        return f"{real(folder)}/{name}"
+
+    owned: set[str] = set()  # places of files and folders that belong to an image
+    for image in found:
+        path = image.row.image
+        if _is_file(path) and place(path) not in owned:
+            beside = _ask(readers.of(image.row.overrides).companions, path)
+            owned.update(place(name) for name in beside if name != path)
+    if not owned:
+        return list(found), list(left_out), []
+
+    def is_owned(path: str) -> bool:
+        whole = Path(place(path))
+        return any(str(one) in owned for one in (whole, *whole.parents))
+
+    kept, gone = list[FoundImage](), list[str]()
+    for image in found:
+        if _is_file(image.row.image) and is_owned(image.row.image):
+            gone.append(image.row.image)
+        else:
+            kept.append(image)
+    notes = [f"{first_of(gone, 3)}: part of another image, and no image of its own"] if gone else []
+    return kept, [one for one in left_out if not is_owned(one.path)], notes
+
+
+def split_members(found: Sequence[FoundImage], readers: ReaderCache) -> tuple[list[FoundImage], list[str], list[Problem]]:
+    """Replace each path that stands for several images, such as a plate, by these images.
+
+    A path whose members cannot be listed stays: opening it will say why.
+
+    Returns:
+        The images, notes, and what is wrong.
+    """
+
+    def members_of(image: FoundImage) -> Sequence[Member]:
+        return _ask(readers.of(image.row.overrides).members, image.row.image)
+
+    images: list[FoundImage] = []
+    notes: list[str] = []
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for image, members in zip(found, pool.map(members_of, found), strict=True):
+            row = image.row
+            names = _unique([_as_path(member.name) for member in members])
+            images += [_member_image(image, member, name) for member, name in zip(members, names, strict=True)] or [image]
+            if members:
+                notes.append(f"{row.image} holds {len(members)} images: {first_of([member.name for member in members], 4)}")
+            if len(members) > 1 and row.truth is not None:
+                fix = "Leave the cell empty, and let `truth` of the YAML find each by {name} or {image}."
+                problems.append(Problem(f"{row.where}: truth", f"one truth for {len(members)} images", "one for each", fix))
+    return images, notes, problems
+
+
+def _member_image(image: FoundImage, member: Member, name: str) -> FoundImage:
+    candidate = replace(image.candidate, member=name)
+    return FoundImage(candidate, replace(image.row, image=member.path, overrides={**image.row.overrides, **member.options}), direct=False)
+
+
+def _ask(question: Callable[[str], Sequence[Answer]], path: str) -> Sequence[Answer]:
+    """Return what a reader answers of a file; nothing where the file is damaged, which is told when its header is read."""
+    try:
+        return question(path)
+    except Exception:  # noqa: BLE001 - a damaged file may raise anything
+        return ()
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return names with their position behind those that are not the first of their kind.
+
+    Example:
+        >>> _unique(["Scene", "Scene", "b"])
+        ['Scene', 'Scene_1', 'b']
+    """
+    return [name if name not in names[:index] else f"{name}_{index}" for index, name in enumerate(names)]
+
+
+def _as_path(name: str) -> str:
+    r"""Return the name of a scene or a field as a path below the file's name, with `_` for what no path may hold.
+
+    Example:
+        >>> _as_path("A/1/0"), _as_path("../Scene\x01 1"), _as_path("")
+        ('A/1/0', '__/Scene_ 1', '_')
+    """
+    parts = ["_" * max(len(part), 1) if part in ("", ".", "..") else part for part in name.split("/")]
+    return "".join("_" if letter == "\\" or unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in "/".join(parts))

@@ -1,0 +1,138 @@
+"""Files of folders and globs that are no images of the run, and why: everything that a person might believe to be done is named.
+
+Not named are hidden files, what operating systems leave in folders, and files that belong to an image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.config import CALIBRATED_FOLDER
+from pipeline.plugins import build
+from pipeline.readers import Reader, known_suffixes
+
+__all__ = ["OF_RUN", "ImageFiles", "LeftOut", "describe_left_out", "is_litter", "outputs_in"]
+
+NO_IMAGE = "no image to this installation"
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
+SHOWN_KINDS = 6
+RUN_JSON = "run.json"
+FORMAT = "gigaseg.run/"
+BUNDLE_FILES = {"model.yaml", "weights.safetensors"}
+_FILES = (RUN_JSON, "config.yaml", "log.txt")
+OF_RUN = ("masks", "probs", "parts", "instances", "objects", "polygons", "report", "ledger", CALIBRATED_FOLDER, *_FILES)
+_OF_TRAINING = (
+    "ledger",
+    "bundle",
+    "candidate",
+    "val",
+    "events",
+    "ray",
+    "checkpoint.pt",
+    "history.csv",
+    "val.csv",
+    "training.html",
+    *_FILES,
+)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One file that is no image of the run, or a folder of such files, whose path then ends in a slash."""
+
+    path: str
+    reason: str
+
+
+def describe_left_out(left_out: Sequence[LeftOut]) -> str:
+    """Return one line: how many files and folders of each kind are left out, and why.
+
+    Example:
+        >>> needs = 'not installed: pip install "gigaseg[bio]"'
+        >>> files = [LeftOut("a.czi", needs), LeftOut("b.CZI", needs), LeftOut("c.docx", NO_IMAGE), LeftOut("README", NO_IMAGE)]
+        >>> describe_left_out(files)
+        '4 files: 2 .czi (not installed: pip install "gigaseg[bio]"), 1 .docx, 1 without a suffix'
+        >>> describe_left_out([LeftOut("runs/demo/", "outputs of an earlier run")])
+        '1 folder: outputs of an earlier run'
+    """
+    folders = Counter(one.reason for one in left_out if one.path.endswith("/"))
+    kinds = Counter((PurePosixPath(one.path).suffix.lower(), one.reason) for one in left_out if not one.path.endswith("/"))
+    of_files = [
+        f"{count} {suffix or 'without a suffix'}" + ("" if reason == NO_IMAGE else f" ({reason})")
+        for (suffix, reason), count in kinds.most_common()
+    ]
+    of_folders = [reason if count == 1 else f"{count} {reason}" for reason, count in folders.most_common()]
+    parts = [_counted(kinds.total(), "file", of_files), _counted(folders.total(), "folder", of_folders)]
+    return "; ".join(part for part in parts if part)
+
+
+def _counted(total: int, word: str, kinds: Sequence[str]) -> str:
+    more = [f"{len(kinds) - SHOWN_KINDS} other kinds"] if len(kinds) > SHOWN_KINDS else []
+    return f"{total} {word}{'' if total == 1 else 's'}: {', '.join([*kinds[:SHOWN_KINDS], *more])}" if total else ""
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that an operating system made."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
+class ImageFiles:
+    """Which files are images, judged by their names and by what is installed."""
+
+    def __init__(self, reader: Mapping[str, Any]) -> None:
+        self._reader: Reader = build("readers", reader, "reader")
+        self.suffixes = tuple(sorted({*known_suffixes(), *self._reader.suffixes}, key=lambda suffix: (-len(suffix), suffix)))
+        self._missing: dict[str, str] = {}
+
+    def why_not(self, path: str) -> str:
+        """Return why a file is no image to this installation; empty where it is one."""
+        lower = path.lower()
+        if not lower.endswith(self.suffixes):
+            return NO_IMAGE
+        suffix = next(suffix for suffix in self.suffixes if lower.endswith(suffix))
+        if suffix not in self._missing:
+            command = self._reader.missing(path)
+            self._missing[suffix] = f"not installed: {command}" if command else ""
+        return self._missing[suffix]
+
+
+@cache
+def _recorded(run_json: str, changed_ns: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:  # noqa: ARG001 - changed, it is read again
+    """Return what a command of ours wrote beside its run.json: images, everything else, and what these are; empty where it is not ours."""
+    try:
+        recorded = json.loads(Path(run_json).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (), (), ""
+    if not isinstance(recorded, dict) or not str(recorded.get("format", "")).startswith(FORMAT):
+        return (), (), ""
+    if recorded.get("kind") == "training":
+        return (), _OF_TRAINING, "outputs of an earlier training"
+    copies = recorded.get("copies")
+    if isinstance(copies, list):
+        return tuple(map(str, copies)), ("ledger", *_FILES), "copies that `convert` made; name the folder itself to take them"
+    return (), OF_RUN, "outputs of an earlier run"
+
+
+def outputs_in(folder: str, *, is_named: bool = False) -> tuple[frozenset[str], str]:
+    """Return the paths in a folder that a command of ours wrote, and what they are; empty where there are none.
+
+    Args:
+        folder: without a slash at the end.
+        is_named: whether the user named this folder: the copies of a conversion are then images.
+    """
+    run_json = f"{folder}/{RUN_JSON}"
+    try:
+        copies, names, what = _recorded(run_json, os.stat(run_json).st_mtime_ns)  # noqa: PTH116 - called for every folder of a search
+    except OSError:
+        copies, names, what = (), (), ""
+    if names:
+        return frozenset(f"{folder}/{name}" for name in (*names, *(() if is_named else copies))), what
+    is_bundle = all(os.path.isfile(f"{folder}/{name}") for name in BUNDLE_FILES)  # noqa: PTH113 - called for every folder of a search
+    return (frozenset(f"{folder}/{name}" for name in BUNDLE_FILES), "a model bundle") if is_bundle else (frozenset(), "")

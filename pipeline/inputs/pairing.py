@@ -1,0 +1,110 @@
+"""Which truth belongs to which image: found by its name and existence alone."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from pipeline.config import as_spelled, exists, expand_glob, is_sample, is_url, normal_form
+from pipeline.errors import InputError, Problem
+from pipeline.inputs.file_groups import first_of
+from pipeline.inputs.names import NameCandidate
+from pipeline.inputs.samples import resolve_sample
+
+__all__ = ["pair_truth"]
+
+_PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
+
+
+def pair_truth(
+    template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str, suffixes: tuple[str, ...] = ()
+) -> list[str | None]:
+    """Find the truth of each image; None where there is no such file, which is no error while another image has truth.
+
+    Args:
+        template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, a folder of files with the
+            names of the images, ``sample:NAME``, any path or None.
+        images: NAME and path of each image.
+        given: truth of each image that a CSV list names, and that wins over the template; None: the list names none.
+        where: what messages call the template.
+        suffixes: of files that may be truth, where several have the name.
+
+    Raises:
+        InputError: several files fit one image, several images have one path, or no image has truth.
+    """
+    truths = [resolve_sample(truth, where).truth.as_posix() if truth and is_sample(truth) else truth for truth in given]
+    without = [index for index, truth in enumerate(truths) if truth is None]
+    if template is None or not without:
+        return truths
+    template = as_spelled(resolve_sample(template, where).truth.as_posix() if is_sample(template) else template)
+    is_folder = not _PLACEHOLDER.search(template) and _is_folder(template)
+    if len(without) > 1 and not is_folder and not _PLACEHOLDER.search(template):
+        expected = "a path with {stem}, {name}, {image} or {folder}, or a folder: one file for each image"
+        raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", expected))
+    problems: list[Problem] = []
+    names_in = cache(_names_in)
+    for index in without:
+        name, path = images[index]
+        if is_folder:
+            folder, _, last = f"{template.rstrip('/')}/{name}".rpartition("/")
+            matches = names_in(as_spelled(folder), suffixes).get(last, [])
+        else:
+            matches = _matches(template, name, path, suffixes)
+        if len(matches) > 1:
+            found = f"{len(matches)} files for {name!r}: {first_of(matches, 3)}"
+            problems.append(Problem(where, found, "one file of this name" if is_folder else "a wildcard that matches exactly one"))
+        truths[index] = matches[0] if len(matches) == 1 else None
+    if not problems and not any(truths):
+        name, path = images[without[0]]
+        tried = f"{template.rstrip('/')}/{name}.*" if is_folder else _fill(template, name, path)
+        problems.append(Problem(where, "no truth for any image", "files that exist, or null", f"The first file looked for is {tried}."))
+    if problems:
+        raise InputError(problems)
+    return truths
+
+
+def _is_folder(path: str) -> bool:
+    """Whether a path is a folder of files, and no Zarr store."""
+    is_store = path.lower().rstrip("/").endswith(".zarr") or any(exists(f"{path}/{name}") for name in ("zarr.json", ".zgroup", ".zarray"))
+    return not is_url(path) and os.path.isdir(path) and not is_store  # noqa: PTH112 - Path.is_dir raises where a name is too long
+
+
+def _names_in(folder: str, suffixes: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files of a folder by their names in NFC, with and without a known suffix; those without such a suffix are left out."""
+    files, exact = dict[str, list[str]](), dict[str, list[str]]()
+    for file in sorted(Path(folder).iterdir()) if os.path.isdir(folder) else ():  # noqa: PTH112 - as above
+        full, short = normal_form(file.name), NameCandidate(file.name).short(suffixes)
+        if short != full and not file.name.startswith("."):
+            files.setdefault(short, []).append(str(file))
+            exact[full] = [str(file)]
+    return files | exact
+
+
+def _fill(template: str, name: str, path: str) -> str:
+    """Return the template with its placeholders filled in; ``{folder}`` is the folder that holds the image.
+
+    Example:
+        >>> _fill("/t/{name}/{stem}.png", "slides/a", "/i/slides/a.tif"), _fill("{image}/labels/x", "a", "/i/a.zarr")
+        ('/t/slides/a/a.png', '/i/a.zarr/labels/x')
+        >>> _fill("{folder}/../masks/{stem}.png", "a", "/train/images/a.tif")
+        '/train/images/../masks/a.png'
+    """
+    words = {"name": name, "stem": name.rpartition("/")[2], "image": path.rstrip("/"), "folder": path.rstrip("/").rpartition("/")[0]}
+    return _PLACEHOLDER.sub(lambda placeholder: words[placeholder[1]], template)
+
+
+def _matches(template: str, name: str, path: str, suffixes: Sequence[str]) -> list[str]:
+    """Return the files that the template stands for; a URL need not exist. Of several, those that are no images are left out."""
+    filled = _fill(template, name, path)
+    if is_url(filled):
+        return [filled]
+    filled = as_spelled(os.path.normpath(filled))  # Path.resolve would replace a link by its target
+    if exists(filled):
+        return [filled]
+    pattern = as_spelled(os.path.normpath(_fill(template, glob.escape(name), glob.escape(path))))
+    matches = expand_glob(pattern) if glob.has_magic(pattern) else []
+    return [match for match in matches if len(matches) == 1 or match.lower().endswith(tuple(suffixes))] if suffixes else matches

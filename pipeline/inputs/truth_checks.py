@@ -1,0 +1,136 @@
+"""Whether the truth fits its image, by the headers of both: size, place, scale, and what its pixels hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError, Problem
+from pipeline.inputs.file_groups import first_of
+from pipeline.inputs.headers import Image, read_truth_header
+from pipeline.inputs.truth import TruthMap
+from pipeline.raster import Header
+
+__all__ = ["check_truth", "truth_notes"]
+
+TOLERANCE = 0.1  # pixels by which a truth may lie beside its image
+SCALE_TOLERANCE = 0.01  # by which pixel sizes in micrometres may differ without a word
+Tags = Mapping[str, Mapping[str, Any]]
+
+
+def check_truth(images: Iterable[Image], truth_map: TruthMap) -> list[Problem | str]:
+    """Return what in the headers of the truth does not fit its image or the classes."""
+    problems: list[Problem | str] = []
+    for image in images:
+        if image.truth is None:
+            continue
+        try:
+            header = read_truth_header(image.truth, image.truth_identity)
+        except InputError as error:
+            problems += error.problems
+            continue
+        if header.shape != image.header.shape or header.num_planes != image.header.num_planes:
+            found = f"{_size(header)} for an image of {_size(image.header)}"
+            problems.append(Problem(image.truth, found, "truth of the image's size"))
+        elif shift := misplacement(image.header, header):
+            problems.append(Problem(image.truth, shift, "truth of the same place and pixel size", "Resample it to the image's grid."))
+        problems += truth_map.check(header, image.truth)
+    return problems
+
+
+def _size(header: Header) -> str:
+    return " x ".join(str(side) for side in (*header.planes.values(), *header.shape))
+
+
+def misplacement(image: Header, truth: Header) -> str:
+    """Return how the georeference of a truth differs from that of its image; empty where they agree, or one of them has none."""
+    of_image, of_truth = affine(image.georeference), affine(truth.georeference)
+    if of_image is None or of_truth is None:
+        return ""
+    systems = [_coordinate_system(header.georeference) for header in (image, truth)]
+    if all(systems) and systems[0] != systems[1]:
+        return f"coordinates in EPSG:{systems[1]} for an image in EPSG:{systems[0]}"
+    height, width = image.shape
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], float).T
+    with np.errstate(all="ignore"):
+        shift_x, shift_y = (np.linalg.inv(of_image) @ of_truth @ corners - corners)[:2]
+    if max(np.abs(shift_x).max(), np.abs(shift_y).max()) <= TOLERANCE:
+        return ""
+    if max(np.ptp(shift_x), np.ptp(shift_y)) <= TOLERANCE:
+        return f"a georeference that lies {_pixels(shift_y[0])} rows and {_pixels(shift_x[0])} columns beside that of the image"
+    sizes = [f"{_number(abs(one[1, 1]))} x {_number(abs(one[0, 0]))}" for one in (of_truth, of_image)]
+    if sizes[0] == sizes[1]:
+        return f"a georeference that is turned, or ends up to {_number(max(np.abs(shift_x).max(), np.abs(shift_y).max()))} pixels away"
+    return f"pixels of {sizes[0]} for an image with pixels of {sizes[1]}"
+
+
+def affine(tags: Tags) -> NDArray[np.float64] | None:
+    """Return the matrix (3, 3) that takes (column, row, 1) of a pixel's corner to map coordinates; None where the tags hold none."""
+    matrix, scale = (tags.get(code, {}).get("value", ()) for code in ("34264", "33550"))
+    tie = tags.get("33922", {}).get("value", ())
+    if len(matrix) == 16:
+        found = np.array(matrix, float).reshape(4, 4)[np.ix_([0, 1, 3], [0, 1, 3])]
+    elif len(scale) >= 2 and len(tie) >= 6:
+        found = np.array([[scale[0], 0.0, tie[3]], [0.0, -scale[1], tie[4]], [0.0, 0.0, 1.0]])
+        found = found @ np.array([[1.0, 0.0, -tie[0]], [0.0, 1.0, -tie[1]], [0.0, 0.0, 1.0]])
+    else:
+        return None
+    if _geo_keys(tags).get(1025) == 2:  # coordinates are those of the pixels' centres
+        found = found @ np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
+    return found if np.isfinite(found).all() and np.linalg.det(found) else None
+
+
+def _geo_keys(tags: Tags) -> dict[int, int]:
+    """Return the GeoKeys that are plain numbers."""
+    values = tags.get("34735", {}).get("value", ())[4:]
+    return {key: value for key, where, _, value in zip(*[iter(values)] * 4, strict=False) if where == 0}
+
+
+def _coordinate_system(tags: Tags) -> int:
+    """Return the EPSG code of a coordinate system; 0 where it has none."""
+    keys = _geo_keys(tags)
+    code = int(keys.get(3072, keys.get(2048, 0)))
+    return 0 if code in (0, 32767) else code
+
+
+def _pixels(number: float) -> str:
+    return f"{number:+.1f}".removesuffix(".0")
+
+
+def _number(number: float) -> str:
+    return f"{number:.6g}"
+
+
+def truth_notes(images: Sequence[Image]) -> list[str]:
+    """Return what a user should know of the truth: which images have none or share one, and where sizes of pixels differ."""
+    without = [image.name for image in images if image.truth is None]
+    if len(without) == len(images):
+        return []
+    notes = [f"{len(without)} of {len(images)} images have no truth: {first_of(without, 5)}"] if without else []
+    owners: dict[str, list[str]] = {}
+    for image in images:
+        if image.truth is not None:
+            owners.setdefault(image.truth, []).append(image.name)
+    shared = [f"{truth} of {first_of(names, 3)}" for truth, names in owners.items() if len(names) > 1]
+    notes += [f"one truth for several images, which `{{name}}` would tell apart: {first_of(shared, 3)}"] if shared else []
+    scales = [text for image in images if image.truth and (text := _other_scale(image))]
+    return notes + ([f"truth is compared pixel by pixel though its pixel size is another: {first_of(scales, 3)}"] if scales else [])
+
+
+def _other_scale(image: Image) -> str:
+    """Return how the pixel size of a truth differs from that of its image, both in micrometres; empty where it does not."""
+    assert image.truth is not None
+    try:
+        truth = read_truth_header(image.truth, image.truth_identity)
+    except InputError:
+        return ""
+    sizes = truth.pixel_size, image.header.pixel_size
+    if None in sizes or truth.unit != "micrometer" or image.header.unit != "micrometer":
+        return ""
+    of_truth, of_image = (np.array(size, float) for size in sizes)
+    if np.allclose(of_truth, of_image, rtol=SCALE_TOLERANCE, atol=0):
+        return ""
+    return f"{image.name}, {_number(of_truth[0])} um for {_number(of_image[0])} um"
