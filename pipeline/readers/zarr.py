@@ -1,11 +1,14 @@
-"""Zarr and OME-Zarr: arrays are read by region; axes and pixel size come from the metadata."""
+"""Zarr and OME-Zarr, in folders, at URLs and in zips: arrays are read by region; what they mean comes from the metadata."""
 
 from __future__ import annotations
 
+import base64
+import math
+import os
+import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
@@ -13,181 +16,228 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
-from pipeline.readers import Reader
-from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers import Member, Reader
+from pipeline.readers._files import opening, reading
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
-from pipeline.storage import LocalStorage, Storage, open_storage, with_fast_codecs
+from pipeline.readers._ome_zarr import Image, Placement, axis_letters, choose_image, images_of, level_nodes, list_members, refuse_group
+from pipeline.readers._zarr_files import METADATA, Node, ZipStorage, child_nodes, open_files, read_node
+from pipeline.storage import LocalStorage, with_fast_codecs
 
 if TYPE_CHECKING:
     import zarr
 
 __all__ = ["Zarr"]
 
-METADATA = ("zarr.json", ".zarray", ".zgroup")
-MICROMETERS = {"angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
-LETTERS = {"time": "t", "channel": "c", "band": "c"}  # known names of axes that are longer than a letter
+INSIDE = (".zarr/", ".zarr.zip/", ".ozx/")
+NODATA = ("_FillValue", "missing_value", "nodata")  # attributes of CF and of GDAL
+PACKED = ("scale_factor", "add_offset")
+GEOREFERENCE = ("grid_mapping", "spatial_ref", "crs_wkt", "_CRS", "GeoTransform")
+LOSSY = ("jpeg", "jpegxl", "jpegxr", "jpeg2k", "webp", "avif", "heif", "zfp", "sz3", "sperr", "lerc", "quantize", "bitround", "fixedscale")
+IMAGECODECS = "imagecodecs_"
+PICKLE = "pickle"
 
 
 class Zarr(Reader):
-    """Zarr v2 and v3 arrays, OME-Zarr 0.1 to 0.5 images, and images inside them such as ``a.ome.zarr/labels/nuclei``.
+    """Zarr v2 and v3 arrays and OME-Zarr 0.1 to 0.5 images, also zipped, and images inside them such as ``a.ome.zarr/labels/nuclei``.
 
-    The axes of an array that is no OME-Zarr come from its dimension names. A folder with Zarr's metadata is recognised
-    whatever its name. A chunk that is not stored holds the fill value.
+    A plate is all of its fields. Of a store of several series, ``series`` chooses. The axes of an array that is no OME-Zarr come
+    from its dimension names. A folder with Zarr's metadata is recognised whatever its name. A chunk that is not stored holds the
+    fill value, which is no data only where the attribute ``_FillValue`` or ``nodata`` says so. Channels are colours where the
+    metadata draws them so, where an axis is named after samples, or where three unnamed uint8 values come last.
 
     Example::
 
         reader: {name: zarr, level: 1}
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
+    suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr.zip", ".ome.zarr", ".zarr.zip", ".zarr", ".ozx")
 
     def claims(self, path: str) -> bool:
-        """Whether the path ends in or lies inside a ``.zarr``, or is a folder with Zarr's metadata."""
-        inside = ".zarr/" in path.lower()
-        return inside or super().claims(path) or any(Path(path.removeprefix("file://"), name).is_file() for name in METADATA)
+        """Whether the path ends in or lies inside a store, by its suffix, or is a folder with Zarr's metadata."""
+        if super().claims(path) or any(part in path.lower() for part in INSIDE):
+            return True
+        # Path.is_file raises where a name is too long.
+        return any(os.path.isfile(f"{path.removeprefix('file://')}/{name}") for name in METADATA)  # noqa: PTH113
+
+    def members(self, path: str) -> Sequence[Member]:
+        """List the fields of a plate or a well, as ``A/1/0``; with ``series: all`` the images of a store of several."""
+        with opening(path):
+            node = _open_node(path)
+            return () if node.is_array else list_members(node, path.rstrip("/"), self.series)
 
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
         """Open an array, or one level of an image; no chunk is read."""
         with opening(path):
-            image = _image(_open_store(path), path, self)
-            layout = resolve_layout(self, image.names, image.array.shape, path)
-            dtype = pixel_dtype(image.array.dtype, path)
-            whole_bytes = layout.whole_bytes(image.array.chunks, image.array.dtype.itemsize)
-            header = make_header(self, layout, dtype, whole_bytes=whole_bytes, **_scale(image, layout))
-            raster = _ZarrRaster(path, header, layout, with_fast_codecs(image.array))
-            storage = _storage(path)
-            raster.folder = storage.root / image.array.path if isinstance(storage, LocalStorage) else None
+            raster = _open_raster(_find_level(_open_node(path), path, self), path, self)
         yield raster
 
 
-def _storage(path: str) -> Storage:
-    """Return the storage of a folder, or of a URL that is one's."""
-    try:
-        return open_storage(path)
-    except InputError:
-        return LocalStorage(local_path(path))  # raises what says how to read such a URL
-
-
-def _open_store(path: str) -> zarr.Array[Any] | zarr.Group:
-    """Open an array or a group."""
-    import zarr
-
-    storage = _storage(path)
-    names = [name for name in METADATA if storage.has(name)]
-    if not names and isinstance(storage, LocalStorage) and not storage.root.exists():
-        raise InputError(Problem(path, "no file at this path"))
-    if not names:
-        raise InputError(Problem(path, "a folder without Zarr metadata", f"{one_of(METADATA)} in it"))
-    return zarr.open(store=storage.zarr(), mode="r", zarr_format=3 if "zarr.json" in names else 2)
+def _open_node(path: str) -> Node:
+    """Read the metadata at a path."""
+    files = open_files(path)
+    node = read_node(files, path.rstrip("/"))
+    if node is None:
+        inside = child_nodes(files)
+        fix = f"Name one of what it holds: {one_of(inside[:8])}." if inside else ""
+        what = "nothing at this path in the zip" if isinstance(files, ZipStorage) and not files.list() else "a folder without Zarr metadata"
+        raise InputError(Problem(path, what, f"{one_of(METADATA)} in it", fix))
+    return node
 
 
 @dataclass(frozen=True)
-class _Image:
-    """One array, and what the group around it says about each axis: letter, unit, scale and translation."""
+class _Level:
+    """The array of one level, and what its image says."""
 
-    array: zarr.Array[Any]
-    names: str | None
-    units: Sequence[str] = ()
-    scale: Sequence[float] = ()
-    translation: Sequence[float] = ()
-    channel_names: tuple[str, ...] = ()
+    node: Node
+    image: Image | None = None  # None: an array that is no OME-Zarr
+    placement: Placement | None = None
+    shapes: Sequence[Sequence[int]] = ()  # of all levels
+    series: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def _image(node: zarr.Array[Any] | zarr.Group, path: str, options: Reader) -> _Image:
-    """Find the array of the level that the options name; refuse a group that holds no image, or several."""
-    import zarr
-
-    if isinstance(node, zarr.Array):
+def _find_level(node: Node, path: str, options: Reader) -> _Level:
+    """Find the array of the series and the level that the options name; refuse a group that holds no image."""
+    if node.is_array:
         check_level(options, 1, path)
-        return _Image(node, _array_names(node))
-    attributes: dict[str, Any] = dict(node.attrs.asdict())
-    attributes = {**attributes, **attributes.get("ome", {})}
-    if attributes.get("multiscales"):
-        return _level(node, attributes, path, options)
-    if "bioformats2raw.layout" in attributes and "0" in node and "1" not in node:
-        return _image(node["0"], path, options)
-    inside = attributes.get("labels") or [image["path"] for image in attributes.get("well", {}).get("images", [])]
-    inside = inside or [well["path"] for well in attributes.get("plate", {}).get("wells", [])] or sorted(node)
-    named = ", ".join(f"{path.rstrip('/')}/{name}" for name in inside[:8])
-    fix = f"Name one of its members: {named}." if named else ""
-    raise InputError(Problem(path, "a Zarr group that is not one image", "an image", fix))
+        return _Level(node)
+    images = [] if "plate" in node.attributes else images_of(node)
+    if not images:
+        raise refuse_group(node)
+    image, notes = choose_image(images, options.series, path)
+    levels = level_nodes(image)
+    array, dataset = levels[check_level(options, len(levels), path)]
+    shapes = [level.metadata["shape"] for level, _ in levels]
+    return _Level(array, image, Placement.of(image, dataset), shapes, image.name if len(images) > 1 else "", notes)
 
 
-def _array_names(array: zarr.Array[Any]) -> str | None:
+def _open_raster(level: _Level, path: str, options: Reader) -> _ZarrRaster:
+    node, image = level.node, level.image
+    names = _check_codecs(node, path)
+    array = _open_array(node)
+    letters = image.letters if image else _array_letters(node)
+    count = math.prod(size for letter, size in zip(letters or "", array.shape, strict=False) if letter in "cs")
+    channel_names, notes = image.channel_names(count) if image else ((), ())
+    layout = resolve_layout(options, letters, array.shape, path, channel_names=channel_names)
+    dtype = pixel_dtype(array.dtype, path)
+    facts = level.placement.facts(layout) if level.placement else {}
+    told = () if options.pixel_size else facts.pop("notes", ())
+    facts |= {
+        "notes": (*level.notes, *notes, *told, *_attribute_notes(node, image)),
+        "channel_names": channel_names,
+        "nodata": _declared_nodata(node.attributes, dtype.kind),
+        "is_color": dtype.name == "uint8" and layout.channels == (0, 1, 2) and _is_color(image, letters, layout),
+        "is_lossy": any(part in name for name in names for part in LOSSY),
+        "levels": _level_shapes(level.shapes, layout, path),
+        "series": level.series,
+    }
+    header = make_header(options, layout, dtype, whole_bytes=layout.whole_bytes(array.chunks, array.dtype.itemsize), **facts)
+    folder = node.files.root if isinstance(node.files, LocalStorage) else None
+    return _ZarrRaster(path, header, layout, with_fast_codecs(array), folder)
+
+
+def _open_array(node: Node) -> zarr.Array[Any]:
+    array = node.array()
+    if not all(array.chunks):
+        raise InputError(Problem(node.path, f"chunks of {' x '.join(map(str, array.chunks))}", "at least one pixel"))
+    if isinstance(node.files, ZipStorage):
+        chunk_bytes = math.prod(array.shards or array.chunks) * array.dtype.itemsize
+        node.files.max_bytes = 2 * chunk_bytes + (1 << 20)  # what does not compress grows a little, and a shard has an index
+    return array
+
+
+def _check_codecs(node: Node, path: str) -> list[str]:
+    """Return the names of an array's codecs; refuse one that is not installed, or that would run code from the file."""
+    import numcodecs
+    from numcodecs.errors import UnknownCodecError
+    from zarr.registry import get_codec_class
+
+    configs = list(_codecs(node.metadata, node.zarr_format))
+    names = [name for name, _ in configs]
+    if any(name.startswith(IMAGECODECS) for name in names):
+        from imagecodecs.numcodecs import register_codecs
+
+        register_codecs(verbose=False)
+    for name, config in configs:
+        missing = Problem(path, f"the codec {name!r}, which is not installed", "", "Install its package, or convert the file first.")
+        if name == PICKLE:
+            raise InputError(Problem(path, f"the codec {name!r}, which runs code from the file", "", "Convert the file first."))
+        try:
+            if node.zarr_format == 3:
+                get_codec_class(name)
+            if node.zarr_format == 2 or name.startswith("numcodecs."):
+                numcodecs.get_codec(config | {"id": name.removeprefix("numcodecs.")})
+        except (KeyError, UnknownCodecError) as error:
+            raise InputError(missing) from error
+    return names
+
+
+def _codecs(metadata: Mapping[str, Any], zarr_format: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the options of each codec, also of those inside shards."""
+    if zarr_format == 2:
+        for codec in (*(metadata.get("filters") or ()), metadata.get("compressor")):
+            if codec:
+                yield str(codec["id"]), dict(codec)
+        return
+    for codec in (*(metadata.get("codecs") or ()), *(metadata.get("index_codecs") or ())):
+        config = {} if isinstance(codec, str) else codec.get("configuration") or {}
+        yield codec if isinstance(codec, str) else str(codec["name"]), dict(config)
+        yield from _codecs(config, zarr_format)
+
+
+def _array_letters(node: Node) -> str | None:
     """Return one letter for each axis, from the dimension names; None where they do not name y and x."""
-    names: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")
-    letters = _letters(names) if names and all(names) else ""
+    names = node.metadata.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
+    letters = axis_letters(names) if isinstance(names, list) and all(names) else ""
     return letters if "y" in letters and "x" in letters else None
 
 
-def _letters(names: Sequence[str]) -> str:
-    """Return one letter for each axis; an unknown name becomes ``?``.
-
-    Example:
-        >>> _letters(["time", "C", "y", "x", "lambda"])
-        'tcyx?'
-    """
-    lower = [LETTERS.get(name.lower(), name.lower()) for name in names]
-    return "".join(name if len(name) == 1 else "?" for name in lower)
+def _is_color(image: Image | None, letters: str | None, layout: Layout) -> bool:
+    """Whether the three channels that are there are red, green and blue."""
+    if layout.length("c") * layout.length("s") != 3:
+        return False
+    if image:
+        return image.is_color()
+    return layout.axes == "yxc" if letters is None else layout.length("s") == 3
 
 
-def _level(group: zarr.Group, attributes: Mapping[str, Any], path: str, options: Reader) -> _Image:
-    """Return one level of the first multiscale image, with the transformations of both the level and the image."""
-    import zarr
-
-    image = attributes["multiscales"][0]
-    datasets = image["datasets"]
-    dataset = datasets[check_level(options, len(datasets), path)]
-    array = group.get(dataset["path"])
-    if not isinstance(array, zarr.Array):
-        raise InputError(Problem(path, f"no array at {dataset['path']!r}", "the array that the metadata gives for this level"))
-    axes = [{"name": axis} if isinstance(axis, str) else axis for axis in image.get("axes", "tczyx")]
-    inner = _transform(dataset, len(axes))
-    outer = _transform(image, len(axes))
-    channels = attributes.get("omero", {}).get("channels", [])
-    labels = tuple(str(channel.get("label", "")) for channel in channels)
-    return _Image(
-        array,
-        _letters([axis["name"] for axis in axes]),
-        units=[axis.get("unit") or "" for axis in axes],
-        scale=[level * whole for level, whole in zip(inner[0], outer[0], strict=True)],
-        translation=[level * whole + moved for level, whole, moved in zip(inner[1], outer[0], outer[1], strict=True)],
-        channel_names=labels if all(labels) else (),
-    )
+def _declared_nodata(attributes: Mapping[str, Any], kind: str) -> str | float | None:
+    """Return the value that the attributes of an array declare to be no data; xarray writes floats of Zarr v3 in base64."""
+    for name in NODATA:
+        value = attributes.get(name)
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(value, str) and kind == "f":
+            with suppress(ValueError, struct.error):
+                return float(struct.unpack("<d", base64.b64decode(value, validate=True))[0])
+        if isinstance(value, (str, int, float)):
+            return value
+    return None
 
 
-def _transform(node: Mapping[str, Any], axes: int) -> tuple[list[float], list[float]]:
-    """Return scale and translation of a level or an image; 1 and 0 where the metadata gives none."""
-    numbers = {"scale": [1.0] * axes, "translation": [0.0] * axes}
-    for step in node.get("coordinateTransformations", []):
-        kind = step.get("type")
-        if kind in numbers and kind in step:
-            numbers[kind] = [float(number) for number in step[kind]]
-    return numbers["scale"], numbers["translation"]
+def _attribute_notes(node: Node, image: Image | None) -> tuple[str, ...]:
+    """Return what the attributes declare and is not read."""
+    attributes = {**(image.group.attributes if image else {}), **node.attributes}
+    packed = [f"{name} {attributes[name]}" for name in PACKED if name in attributes]
+    notes = [f"values are read as stored, without {' and '.join(packed)}"] if packed else []
+    if any(name in attributes for name in GEOREFERENCE) or any(name.startswith("proj:") for name in attributes):
+        notes.append("the georeference of Zarr is not read")
+    return tuple(notes)
 
 
-def _scale(image: _Image, layout: Layout) -> dict[str, Any]:
-    """Return pixel size, unit and offset for the header; the offset is the translation as written."""
-    facts: dict[str, Any] = {"channel_names": image.channel_names}
-    y, x = (layout.axes.index(letter) for letter in "yx")
-    if not image.scale:
-        return facts
-    unit = image.units[y]
-    if not unit and image.scale[y] == image.scale[x] == 1.0:
-        return facts  # a default that nobody has changed
-    factors = {axis: MICROMETERS.get(image.units[axis], 1.0) for axis in (y, x)}
-    facts["pixel_size"] = tuple(image.scale[axis] * factor for axis, factor in factors.items())
-    facts["offset"] = tuple(image.translation[axis] * factor for axis, factor in factors.items())
-    facts["unit"] = "micrometer" if unit in MICROMETERS else unit if unit in ("meter", "degree") else ""
-    return facts
+def _level_shapes(shapes: Sequence[Sequence[int]], layout: Layout, path: str) -> tuple[tuple[int, int], ...]:
+    """Return height and width of each level; empty where there is one."""
+    if any(len(shape) != len(layout.axes) for shape in shapes):
+        raise InputError(Problem(path, f"levels of {one_of([str(len(shape)) for shape in shapes])} axes", f"{len(layout.axes)} each"))
+    y, x = layout.axes.index("y"), layout.axes.index("x")
+    return tuple((shape[y], shape[x]) for shape in shapes) if len(shapes) > 1 else ()
 
 
 class _ZarrRaster(Raster):
     """One open array; Zarr allows reads from several threads."""
 
-    def __init__(self, path: str, header: Header, layout: Layout, array: zarr.Array[Any]) -> None:
-        self.header = header
+    def __init__(self, path: str, header: Header, layout: Layout, array: zarr.Array[Any], folder: Any) -> None:
+        self.header, self.folder = header, folder
         self._path, self._layout, self._array = path, layout, array
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:

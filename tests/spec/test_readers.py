@@ -183,17 +183,6 @@ def test_images_inside_a_zarr(tmp_path):
         header(path / "labels")
 
 
-def test_bioformats2raw_with_one_image(tmp_path):
-    """A bioformats2raw store of one image is that image; of two, the user is asked which."""
-    path = tmp_path / "a.zarr"
-    zarr.create_group(str(path), zarr_format=2, attributes={"bioformats2raw.layout": 3})
-    ome_zarr(path / "0", version=2)
-    assert header(path).shape == (32, 48)
-    ome_zarr(path / "1", version=2)
-    with pytest.raises(InputError, match=r"a\.zarr/0.*a\.zarr/1"):
-        header(path)
-
-
 def test_damaged_chunk(tmp_path):
     """A chunk that cannot be decoded fails the boxes that touch it, by file and region, and no other."""
     path = plain(tmp_path / "a.zarr", noise(32, 32))
