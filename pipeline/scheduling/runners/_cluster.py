@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,17 +109,32 @@ def start(address: str | None, cores: int) -> None:
     if address:
         _connect(address)
     else:
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            include_dashboard=False,
-            object_store_memory=STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
+        with _short_sockets():
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
     # Ray prints a page to stdout, where results go, for every process that dies: one line of the log says it.
     ray._private.worker._worker_logs_enabled = False  # noqa: SLF001 - the switch that its own debugger uses
+
+
+@contextmanager
+def _short_sockets() -> Iterator[None]:
+    """Raise InputError where the folder for temporary files has a path that is too long for Ray's sockets in it."""
+    try:
+        yield
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "TMPDIR")
+        folder, fix = os.environ.get(variable, tempfile.gettempdir()), "Set RAY_TMPDIR to a short one: RAY_TMPDIR=/tmp gigaseg ..."
+        found = f"{folder}, whose path is too long for the sockets of Ray in it"
+        raise InputError(Problem(f"the environment variable {variable}", found, "a folder for temporary files", fix)) from error
 
 
 def _connect(address: str) -> None:
@@ -127,10 +143,10 @@ def _connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
         cause = str(error).splitlines()[0]
-        fix = "Is it running, and are RAY_AUTH_MODE and the token the same here and there?"
-        raise InputError(
-            Problem("compute.address", f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)
-        ) from error
+        where, fix = "compute.address", "Is it running, and are RAY_AUTH_MODE and the token the same here and there?"
+        if address == os.environ.get("RAY_ADDRESS"):
+            where, fix = "the environment variable RAY_ADDRESS", f"{fix} `unset RAY_ADDRESS` runs on this machine."
+        raise InputError(Problem(where, f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)) from error
 
 
 def _knock(address: str) -> None:
