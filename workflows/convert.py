@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.config import Recipe, config_from_mapping
 from pipeline.engine import Job
-from pipeline.inputs import build_catalogue
+from pipeline.inputs import Catalogue, build_catalogue
 from pipeline.records import RunFolder
 from pipeline.scheduling import RunSpec, execute, plan_blocks, plan_row
 from workflows.run import protect_files
@@ -38,20 +39,31 @@ def copy_images(images: Sequence[str], output: str, overrides: Sequence[str] = (
     """Convert as :func:`convert` does, and print nothing on stdout.
 
     Returns:
-        The exit code, the path or URL of each copy in the order of the images, and what failed, a line each.
+        The exit code, the path or URL of each copy that there is in the order of the images, and what failed, a line each.
     """
     mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": output}
     config = config_from_mapping(mapping, Path.cwd(), "convert", overrides)
     catalogue = build_catalogue(config)
+    for note in (*catalogue.notes, *lost_masks(catalogue)):
+        print(note, file=sys.stderr)
     folder = RunFolder(config.output)
     identity = {"convert": {"reader": config.reader}}
     folder.refuse_other(identity)
     outputs = [f"{image.name}.ome.zarr" for image in catalogue.images]
+    fields = {"identity": identity, "copies": sorted({*folder.read().get("copies", []), *outputs})}
     protect_files(catalogue, folder, outputs)
     job = Job(folder.storage, Recipe(core=BLOCK, block=BLOCK), goal="convert", masks="")
     runner = "serial" if config.compute.runner == "auto" else config.compute.runner
     plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": outputs}
-    exit_code, done = execute(RunSpec(folder, job, plan_blocks(catalogue, job), plan, runner, config.compute, run={"identity": identity}))
+    exit_code, done = execute(RunSpec(folder, job, plan_blocks(catalogue, job), plan, runner, config.compute, run=fields))
     failures = [f"{image.path}: {image.cause}" for image in catalogue.rejected]
     failures += [f"{receipt.block}: {receipt.cause}" for receipt in done.receipts.values() if not receipt.ok]
-    return exit_code, [f"{folder.storage}/{name}" for name in outputs], failures
+    return exit_code, [f"{folder.storage}/{name}" for name in outputs if folder.storage.has(name)], failures
+
+
+def lost_masks(catalogue: Catalogue) -> Iterator[str]:
+    """Yield a note for each image whose mask or alpha cannot be kept, as no value of its integers stands for no data."""
+    for image in catalogue.images:
+        if image.header.has_mask and image.header.nodata is None and not image.header.dtype.startswith("float"):
+            way_out = "name a value that no pixel has, such as `--set reader.nodata=255`, to keep them apart"
+            yield f"{image.name}: OME-Zarr has no mask: pixels without data become 0, which is a value like any other; {way_out}"

@@ -34,9 +34,10 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     """Count predicted masks against truth, write the report and print its table.
 
     Args:
-        pred: masks that hold class ids: file, folder, glob, CSV or the output of a run; 255 (65535 in 16 bits) is no prediction.
+        pred: masks that hold class ids: file, folder, glob, CSV or the output of a run; 255 (65535 in 16 bits) is no prediction, and so
+            are the file's nodata value and what its mask or alpha leaves out. Palettes are read as their indices.
         truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``.
-        classes: a YAML with the list of classes; None: as many as the largest id in masks and truth says.
+        classes: a YAML with the list of classes; None: those of the run that wrote the masks, else as many as the largest id says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out.
         output: folder or URL of the report.
 
@@ -49,6 +50,8 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     ignored = int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore
     exit_code, report = score_masks([pred], truth, listed_classes(classes) if classes else None, ignored, output)
     print_result(RunFolder(output), report)
+    if any("belongs to no class" in failure["cause"] for failure in report["failures"]):
+        print("truth holds values of no class: say what they mean with --classes, such as `values: other`", file=sys.stderr)
     return exit_code
 
 
@@ -60,9 +63,15 @@ def score_masks(
     Returns:
         The exit code and the content of report.json.
     """
+    run = run_of(pred[0]) if len(pred) == 1 else None
+    if run and classes is None:
+        classes, of_run = classes_of(run)
+        ignore = of_run if ignore is None else ignore
     with masks_of(pred) as masks:
         config = config_of(masks, truth, classes, ignore, output)
         catalogue = build_catalogue(config)
+    for note in catalogue.notes:
+        print(note, file=sys.stderr)
     require_masks(catalogue)
     folder = RunFolder(config.output)
     is_new = not folder.ledger.exists()
@@ -92,14 +101,30 @@ def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
         yield [str(listed)] if masks else list(pred)
 
 
-def run_masks(pred: str) -> dict[str, str]:
-    """Return the masks of a run by image, given its output or the ``masks`` in it; nothing for any other text."""
+def run_of(pred: str) -> RunFolder | None:
+    """Return the run whose output, or whose ``masks``, a text names; None for any other text."""
     pred = pred.rstrip("/")
     around = "." if pred == "masks" else pred.removesuffix("/masks")
     output = next((text for text in (pred, around) if has_run(text)), None)
-    if output is None:
+    return RunFolder(output) if output else None
+
+
+def classes_of(run: RunFolder) -> tuple[list[dict[str, Any]] | None, int | str | None]:
+    """Return the classes of a run, with what truth holds for them where its YAML says so, and its ``ignore``."""
+    with suppress(InputError):
+        config = run.read_config()
+        if config.classes:
+            return [spec.model_dump(mode="json", exclude_none=True) for spec in config.classes], config.ignore
+    planned = run.last_plan().get("classes", [])
+    return [{"name": spec["name"], "color": spec["color"]} for spec in planned] or None, None
+
+
+def run_masks(pred: str) -> dict[str, str]:
+    """Return the masks of a run by image, given its output or the ``masks`` in it; nothing for any other text."""
+    run = run_of(pred)
+    if run is None:
         return {}
-    run, masks, suffixes = RunFolder(output), dict[str, str](), known_suffixes()
+    masks, suffixes = dict[str, str](), known_suffixes()
     for key in run.last_plan().get("outputs", []):  # OME-Zarr first
         if key.startswith("masks/") and key.endswith(suffixes) and run.storage.has(key):
             masks.setdefault(NameCandidate(key.removeprefix("masks/")).short(suffixes), f"{run.storage}/{key}")
@@ -121,7 +146,7 @@ def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
 
 
 def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
-    """Warn on stderr where a mask that no run has written holds the value of no prediction: its author may have meant a class."""
+    """Warn on stderr where a mask that no run has written leaves pixels out: its author may have meant a class."""
     images = {image.name: image for image in catalogue.images if not is_of_a_run(image.path)}
     missing: Counter[str] = Counter()
     for receipt in done.receipts.values():
@@ -129,10 +154,13 @@ def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
             missing[receipt.image] += receipt.counts.no_prediction
     if names := list(+missing):
         first = images[names[0]]
-        fill = 255 if np.dtype(first.header.dtype).itemsize == 1 else 65535
+        header = first.header
+        fill = 255 if np.dtype(header.dtype).itemsize == 1 else 65535
+        nodata = f", and so does its nodata value {header.nodata:g}" if header.nodata not in (None, fill) else ""
+        masked = ", and so does what its mask leaves out" if header.has_mask else ""
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         way_out = "Where a class is meant, save its id, such as 1."
-        print(f"{first.path}{more}: {fill} means no prediction ({missing.total():,} px). {way_out}", file=sys.stderr)
+        print(f"{first.path}{more}: {fill} means no prediction{nodata}{masked} ({missing.total():,} px). {way_out}", file=sys.stderr)
 
 
 def is_of_a_run(mask: str) -> bool:
@@ -151,8 +179,8 @@ def config_of(
 ) -> Config:
     """Return the config of a run that counts these masks."""
     model = {"name": "identity", "classes": max(len(classes or ()), 2)}
-    mapping: dict[str, Any] = {"images": list(masks), "truth": truth_template(truth), "ignore": ignore}
-    mapping |= {"model": model, "output": output}
+    mapping: dict[str, Any] = {"images": list(masks), "truth": truth, "ignore": ignore}
+    mapping |= {"model": model, "output": output, "reader": dict(TRUTH_READER)}
     if classes:
         mapping["classes"] = list(classes)
     else:
@@ -160,17 +188,10 @@ def config_of(
     return config_from_mapping(mapping, Path.cwd(), "evaluate")
 
 
-def truth_template(truth: str) -> str:
-    """Return the template of a folder of truth, the file of the mask's name in it; any other text as it is."""
-    folder = Path(truth)
-    is_store = any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
-    return f"{truth.rstrip('/')}/{{name}}.*" if folder.is_dir() and not is_store else truth
-
-
 def count_classes(config: Config) -> int:
     """Return one more than the largest id in any mask or truth, which an InputError refuses where no mask could hold it.
 
-    The values of no prediction and of ``ignore`` are no ids.
+    The values of no prediction, of no data and of ``ignore`` are no ids.
     """
     catalogue = build_catalogue(config)
     paths = [(image.path, dict(image.reader)) for image in catalogue.images]
@@ -190,8 +211,9 @@ def largest_id(path: str, reader: dict[str, Any], ignore: int | str | None) -> i
         for plane in range(header.num_planes):
             for top in range(0, header.shape[0], BLOCK):
                 for left in range(0, header.shape[1], BLOCK):
-                    ids_YX = raster.read(Box(top, left, top + BLOCK, left + BLOCK).clip(header.shape), plane)[0]
-                    ids = ids_YX[(ids_YX != fill) & (ids_YX != (ignore if isinstance(ignore, int) else fill))]
+                    ids_CYX, valid_YX = raster.read_valid(Box(top, left, top + BLOCK, left + BLOCK).clip(header.shape), plane)
+                    ids = ids_CYX[0] if valid_YX is None else ids_CYX[0, valid_YX]
+                    ids = ids[(ids != fill) & (ids != (ignore if isinstance(ignore, int) else fill))]
                     largest = max(largest, int(ids.max(initial=0)))
     return largest
 

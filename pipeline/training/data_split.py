@@ -83,7 +83,7 @@ def _list_images(config: TrainConfig, key: str, entries: Sequence[str], truth_ma
         problems.append(Problem(config.where("exclude"), f"all {len(inputs.images)} images of {key}", "patterns that leave some"))
     elif not paired and not problems:
         problems.append(Problem(config.where("truth"), "no truth for any image", "a pattern such as truth/{stem}.png"))
-    notes = [f"left out, unreadable: {image.name}: {image.cause}" for image in rejected]
+    notes = [*inputs.notes, *(f"left out, unreadable: {image.name}: {image.cause}" for image in rejected)]
     notes += [f"left out, no truth: {image.name}" for image in images if image.truth is None]
     return _Listing([candidate.name for candidate in inputs.images], paired, notes, problems)
 
