@@ -119,6 +119,7 @@ class _ColourFitter(SampleFitter):
             roots.append(np.linalg.inv(np.linalg.cholesky(covariance_FF + np.diag(floor_F))).tolist())
         # An empty part counts as one pixel; the steps of a constant image are 1.
         shares_P = np.maximum(np.bincount(nearest_N, minlength=self.num_parts), 1) / max(len(nearest_N), 1)
+        squares_NC = squares_NC[np.isfinite(squares_NC).all(axis=1)]  # a pixel without data has no difference to its neighbours
         squares_C = squares_NC.mean(axis=0, dtype=np.float64) if len(squares_NC) else np.zeros(channels)
         steps_C = np.sqrt(np.where(squares_C > 0, squares_C, 1))
         return {"means": centers_PF.tolist(), "roots": roots, "shares": shares_P.tolist(), "steps": steps_C.tolist()}

@@ -40,7 +40,8 @@ class Fitter(ABC):
         """Summarise one block; every pixel of the image belongs to exactly one block.
 
         Args:
-            pixels_CYX: raw values of the block and of ``halo`` pixels on every side; the image is reflected at its edges.
+            pixels_CYX: raw values of the block and of ``halo`` pixels on every side, finite, 0 where there is no data; the image is
+                reflected at its edges.
             valid_YX: False where there is no data, of the size of ``pixels_CYX``; None: all pixels are valid.
             box: where the block lies in the image, without halo, pixels.
             plane: index of the (t, z) plane.

@@ -45,13 +45,10 @@ class NormalizationFitter(Fitter):
     kind: Literal["percentile", "zscore"]
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
-        """Count the valid, finite values of each channel of one block."""
+        """Count the valid values of each channel of one block."""
         del box, plane
         bins = Histogram(str(pixels_CYX.dtype))
-        counts = []
-        for values in pixels_CYX:
-            kept = values if valid_YX is None else values[valid_YX]
-            counts.append(bins.counts(kept[np.isfinite(kept)] if kept.dtype.kind == "f" else kept))
+        counts = [bins.counts(values if valid_YX is None else values[valid_YX]) for values in pixels_CYX]
         return {str(pixels_CYX.dtype): np.stack(counts)}
 
     def fit(self, summary: Summary) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine import read_zero_filled
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.inputs import TRUTH_READER, Image
@@ -116,7 +117,7 @@ def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, tuple[NDA
             for box in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():
                 truth_CYX, known_YX = truth.read_valid(box, plane)
                 classes_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
-                pixels_CYX, valid_YX = raster.read_valid(box, plane)
+                pixels_CYX, valid_YX = read_zero_filled(raster, box, plane)
                 if valid_YX is not None:
                     classes_YX[~valid_YX] = plan.truth_map.ignored
                 yield plane, box, (pixels_CYX, valid_YX), targets(plan, classes_YX, truth_CYX[0])

@@ -19,9 +19,8 @@ from pipeline.config import Recipe
 from pipeline.engine import read_zero_filled
 from pipeline.errors import BlockError
 from pipeline.geometry import Box, ceil_to
-from pipeline.inputs import Catalogue, Image
+from pipeline.inputs import Catalogue, Image, open_image
 from pipeline.models import PredictFunction, TorchModel
-from pipeline.plugins import build
 from pipeline.raster import Raster
 from pipeline.statistics import normalization_fitter, resolve_normalization
 from pipeline.tuning.sample_tiles import SURE_MARGIN
@@ -101,11 +100,11 @@ def _measure_on(catalogue: Catalogue, image: Image, field: int, wanted: int) -> 
     exact, least = ceil_to(max(field, model.margin), stride), ceil_to(model.margin, stride)
     fixed = normalize if isinstance(normalize, Mapping) else None
     try:
-        with build("readers", image.reader).open(image.path) as raster, model.predictor(Recipe(), fixed) as predict:
+        with open_image(image) as raster, model.predictor(Recipe(), fixed) as predict:
             fit = {}
             if per_image := normalization_fitter(normalize):
                 box = Box(0, 0, *raster.header.shape).clip((FIT_SIDE, FIT_SIDE))
-                pixels_CYX, valid_YX = raster.read_valid(box)
+                pixels_CYX, valid_YX = read_zero_filled(raster, box, 0)
                 fit = {"normalize": per_image.fit(per_image.observe(pixels_CYX, valid_YX, box, 0))}
             core = ExactCore(predict, raster, fit, stride, exact)
             if not core.is_telling:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.block_pixels import read_reflected
+from pipeline.engine.block_pixels import read_zero_filled
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction
 from pipeline.engine.resources import Resources
@@ -32,8 +32,8 @@ class Fit(Phase[tuple[NDArray[Any], NDArray[np.bool_] | None], str]):
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Read the block, and around it what the fitters ask for; find its valid pixels."""
-        raster = resources.raster(block.image.path, block.image.reader)
-        return read_reflected(raster, block.box.grow(resources.job.fitters.halo), block.plane)
+        raster = resources.image(block.image)
+        return read_zero_filled(raster, block.box.grow(resources.job.fitters.halo), block.plane)
 
     def work(self, resources: Resources, block: Block, loaded: tuple[NDArray[Any], NDArray[np.bool_] | None], watch: Stopwatch) -> str:
         """Summarise the block."""

@@ -104,8 +104,6 @@ class GreyFitter(Fitter):
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Count the valid, finite values of a block; pixels without data count as 0 in windows."""
         halo, height = self.halo, pixels_CYX.shape[1] - 2 * self.halo
-        if halo and valid_YX is not None:
-            pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
         total: Summary = {}
         rows = _ROWS if halo else height
         for top in range(0, height, rows):

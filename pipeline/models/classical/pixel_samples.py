@@ -35,8 +35,8 @@ class PixelFeatures:
         """Distance of the furthest pixel that changes a feature, pixels."""
         return max(int(self.has_steps), *(len(gaussian_weights(sigma)) // 2 for sigma in (self.smooth, *self.texture)))
 
-    def of(self, pixels_CYX: NDArray[Any]) -> NDArray[np.float32]:
-        """Return features (F, Y, X): the channels, then two for each window, then the differences."""
+    def of(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Return features (F, Y, X): the channels, then two for each window, then the differences, NaN next to pixels without data."""
         weights = gaussian_weights(self.smooth)
         channels = (window_sum(values_YX, weights) if self.smooth else values_YX for values_YX in pixels_CYX)
         features = [values_YX.astype(np.float32) for values_YX in channels]
@@ -46,7 +46,9 @@ class PixelFeatures:
             for sigma in self.texture:
                 features += [moment_YX.astype(np.float32) for moment_YX in window_mean_and_std(grey_YX, sigma)]
         if self.has_steps:
-            values_CYX = np.pad(np.stack(features[: len(pixels_CYX)]), [(0, 0), (0, 1), (0, 1)], mode="edge")
+            values_CYX = np.stack(features[: len(pixels_CYX)])
+            values_CYX = values_CYX if valid_YX is None else np.where(valid_YX, values_CYX, np.float32(np.nan))
+            values_CYX = np.pad(values_CYX, [(0, 0), (0, 1), (0, 1)], mode="edge")
             features += list((np.diff(values_CYX, axis=1)[:, :, :-1] ** 2 + np.diff(values_CYX, axis=2)[:, :-1] ** 2) / 2)
         return np.stack(features)
 
@@ -79,19 +81,20 @@ class SampleFitter(Fitter):
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
         """Sample the valid, finite pixels of a block; pixels without data count as 0 in windows, as in a prediction."""
         halo = self.halo
-        if valid_YX is not None:
-            pixels_CYX = np.where(valid_YX, pixels_CYX, pixels_CYX.dtype.type(0))
-            valid_YX = valid_YX[halo : halo + box.shape[0], halo : halo + box.shape[1]]
+        num_own = len(pixels_CYX) + 2 * len(self.features.texture)  # the rest are differences, which may be unknown
         kept: Summary | None = None
         for top in range(0, box.shape[0], _ROWS):
             rows = slice(top, min(top + _ROWS, box.shape[0]))
             keys_YX = pixel_hash(self.seed, plane, Box(box.y0 + rows.start, box.x0, box.y0 + rows.stop, box.x1))
-            seen_YX = np.ones(keys_YX.shape, bool) if valid_YX is None else valid_YX[rows].copy()
+            band = slice(rows.start, rows.stop + 2 * halo)
+            valid_band_YX = None if valid_YX is None else valid_YX[band]
+            inside = tuple(slice(halo, halo + length) for length in keys_YX.shape)
+            features_FYX = self.features.of(pixels_CYX[:, band], valid_band_YX)[:, *inside]
+            seen_YX = np.isfinite(features_FYX[:num_own]).all(axis=0)
+            if valid_band_YX is not None:
+                seen_YX &= valid_band_YX[inside]
             if kept is not None and len(kept["keys"]) == self.samples:
                 seen_YX &= keys_YX < kept["keys"][-1]
-            features_FYX = self.features.of(pixels_CYX[:, rows.start : rows.stop + 2 * halo])
-            features_FYX = features_FYX[:, halo : halo + seen_YX.shape[0], halo : halo + seen_YX.shape[1]]
-            seen_YX &= np.isfinite(features_FYX).all(axis=0)
             some = self._smallest({"keys": keys_YX[seen_YX], "features": features_FYX[:, seen_YX].T})
             kept = some if kept is None else self.merge(kept, some)
         assert kept is not None

@@ -102,10 +102,9 @@ class PreprocessingFitter(Fitter):
     steps: tuple[Step, ...]
 
     def observe(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> Summary:
-        """Count the valid, finite values of each channel of one block."""
+        """Count the valid values of each channel of one block."""
         bins = Histogram(str(pixels_CYX.dtype))
         kept = [values if valid_YX is None else values[valid_YX] for values in pixels_CYX]
-        kept = [values[np.isfinite(values)] if values.dtype.kind == "f" else values for values in kept]
         counts_CV = np.stack([bins.counts(values) for values in kept])
         if bins.exact:
             return {str(pixels_CYX.dtype): counts_CV}
