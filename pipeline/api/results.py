@@ -37,7 +37,7 @@ SHOWN = ("name", "iou", "dice", "precision", "recall", "truth", "predicted")
 """Columns of the table that a notebook shows."""
 
 SIDE = 2048  # of a chunk, pixels
-ToIds = Callable[[NDArray[Any], Box], NDArray[Any]]
+ToIds = Callable[[NDArray[Any], Box, NDArray[np.bool_] | None], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ class Run:
         key = next((key for suffix in suffixes if self.storage.has(key := f"masks/{name}{suffix}")), None)
         if key is None:
             raise InputError(Problem(f"{self.storage}/masks", f"no mask of {name!r}", "one", "Run it again, to the end."))
-        return _open_lazily(name, f"{self.storage}/{key}", {"name": "auto"}, to_ids=_first_channel, classes=self._classes)
+        return _open_lazily(name, f"{self.storage}/{key}", TRUTH_READER, to_ids=_first_channel, classes=self._classes)
 
     def image(self, name: str | None = None) -> LazyArray:
         """Open an image, named as in :meth:`mask`, as the run reads it: pixels (C, Y, X) as stored.
@@ -340,8 +340,8 @@ def _open_lazily(
 ) -> LazyArray:
     """Open a file that a reader takes; only its header is read.
 
-    ``to_ids`` makes class ids (Y, X) of pixels_CYX and the box that they lie in, of type ``dtype`` (empty: that of the file); None: pixels
-    stay (C, Y, X) as stored.
+    ``to_ids`` makes class ids (Y, X) of pixels_CYX, the box that they lie in, and valid_YX, of type ``dtype`` (empty: that of the file);
+    None: pixels stay (C, Y, X) as stored.
     """
     import dask.array
 
@@ -371,12 +371,15 @@ def _read(
     box = Box(top, left, bottom, right)
     plane = int(np.ravel_multi_index([start for start, _ in where[: len(planes)]], planes)) if planes else 0
     with build("readers", reader, "reader").open(path) as raster:
-        pixels_CYX = raster.read(box, plane)
-    pixels = to_ids(pixels_CYX, box) if to_ids else pixels_CYX
+        if to_ids:
+            pixels_CYX, valid_YX = raster.read_valid(box, plane)
+            pixels = to_ids(pixels_CYX, box, valid_YX)
+        else:
+            pixels = raster.read(box, plane)
     return np.ascontiguousarray(pixels).reshape((1,) * len(planes) + pixels.shape)
 
 
-def _first_channel(pixels_CYX: Any, _box: Any) -> Any:
+def _first_channel(pixels_CYX: Any, _box: Any, _valid_YX: Any) -> Any:
     return pixels_CYX[0]
 
 

@@ -64,6 +64,38 @@ def test_masks_of_a_run_are_known_to_have_no_prediction(score, engine, tmp_path,
         assert "no prediction" not in err
 
 
+@pytest.mark.parametrize("classes", [True, False])
+def test_nodata_of_masks_and_of_truth_is_not_counted(score, tmp_path, classes):
+    """Nodata of a mask is no prediction, and that of a truth is ignored: neither is an id, a class or a failure, and the first is told."""
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump([{"name": "ground"}, {"name": "cell"}]))
+    mask, truth = halves(0, 1), halves(0, 1)
+    mask[:, :6], truth[:, 20:29] = 9, 255
+    save_tiff(tmp_path / "pred" / "a.tif", mask, extratags=[(42113, "s", 0, "9", True)])
+    save_tiff(tmp_path / "truth" / "a.tif", truth, extratags=[(42113, "s", 0, "255", True)])
+    code, out, err = score("pred", *(["--classes", "classes.yaml"] if classes else []))
+    assert code == 0
+    report = report_at(tmp_path / "scores")
+    assert (report["pixels"], report["no_prediction"], report["mean_iou"]) == (3600, 360, 1.0)
+    assert [one["predicted"] for one in report["classes"]] == [1620, 1620]
+    assert np.sum(report["confusion"]) == 60 * 45
+    assert "360 px (10.0 %) have no prediction and are left out" in out
+    assert "255 means no prediction, and so does its nodata value 9 (360 px)" in err
+
+
+def test_palettes_are_read_as_their_indices(score, tmp_path):
+    """A mask and a truth with palettes hold the indices; colours are for viewers."""
+    from PIL import Image
+
+    for name in ("pred", "truth"):
+        (tmp_path / name).mkdir()
+        picture = Image.fromarray(halves(0, 2)).convert("P")
+        picture.putdata(halves(0, 2).ravel().tolist())
+        picture.putpalette([0, 0, 0, 9, 9, 9, 200, 30, 30])
+        picture.save(tmp_path / name / "a.png")
+    assert score("pred")[0] == 0
+    assert [one["predicted"] for one in report_at(tmp_path / "scores")["classes"]] == [1800, 0, 1800]
+
+
 def test_a_single_file_is_scored(score, tmp_path):
     """A mask that is named itself is scored against its truth."""
     for name in ("pred", "truth"):
