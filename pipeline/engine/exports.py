@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
 from pipeline.errors import StoreError
-from pipeline.inputs import Image
+from pipeline.inputs import TRUTH_READER, Image
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore
@@ -94,8 +94,10 @@ def finish_mask(job: Job, block: Block) -> Files:
 
 
 def finish_copy(job: Job, block: Block) -> Files:
-    """Write the pyramid of a converted image."""
+    """Write the pyramid of a converted image; nothing where no block of it could be read."""
     key = job.key(block.image, OmeZarr.suffix)
+    if not job.storage.below(key).below("0").exists():
+        return {}
     OmeZarr().finish(job.storage.below(key), block.image.header)
     return _sizes(job, [key])
 
@@ -107,7 +109,8 @@ def mask_of(job: Job, image: Image) -> Image | None:
     for suffix in dict.fromkeys([*exported, OmeZarr.suffix]):
         key = job.key(image, suffix)
         if _sizes(job, [key]):
-            return replace(image, path=f"{job.storage}/{key}", reader={"name": "auto"})
+            grid = image.grid.of_mask if image.grid else None
+            return replace(image, path=f"{job.storage}/{key}", reader=TRUTH_READER, grid=grid, samples=None)
     return None
 
 

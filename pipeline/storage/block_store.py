@@ -11,8 +11,10 @@ before. The format is Zarr v3; any reader of sharded arrays opens it.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import struct
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
@@ -51,7 +53,8 @@ def chunk_side(block: int) -> int:
 class BlockStore(Raster):
     """An array that is written in whole blocks and read in any box. A value: it travels between processes.
 
-    A block has a side of ``block`` pixels; pixels whose block has not been written have the value ``fill``.
+    A block has a side of ``block`` pixels; pixels whose block has not been written have the value ``fill``. The header's nodata is
+    kept in the array's attribute ``_FillValue``.
     """
 
     def __init__(self, where: StorageLike, header: Header, block: int, fill: float = 0) -> None:
@@ -208,9 +211,14 @@ def _metadata(store: BlockStore) -> dict[str, Any]:
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": _fill_json(store.fill, header.dtype),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {},
+        "attributes": {} if header.nodata is None else {"_FillValue": _nodata_json(header.nodata, header.dtype)},
         "dimension_names": list(store.axes),
     }
+
+
+def _nodata_json(nodata: float, dtype: str) -> int | str:
+    """Return nodata as xarray writes and reads it: integers as they are, floats as the eight bytes of a double in base 64."""
+    return base64.b64encode(struct.pack("<d", nodata)).decode() if np.dtype(dtype).kind == "f" else int(nodata)
 
 
 def _fill_json(fill: float, dtype: str) -> float | int | bool | str:

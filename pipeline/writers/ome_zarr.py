@@ -87,7 +87,7 @@ class OmeZarr(Writer):
         levels = [BlockStore.open(group.below("0"))]
         halve = self._halve(meta)
         for number, shape in enumerate(_pyramid.shapes(header.shape, SMALLEST)[1:], 1):
-            smaller = replace(levels[0].header, shape=shape, channel_names=header.channel_names)
+            smaller = replace(levels[0].header, shape=shape, channel_names=header.channel_names, nodata=header.nodata)
             level = BlockStore(group.below(str(number)), smaller, levels[0].block, levels[0].fill)
             level.create(replace=True)
             _pyramid.fill_level(levels[-1], level, halve)

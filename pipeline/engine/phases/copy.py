@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.block_pixels import pixel_digest
@@ -42,8 +43,13 @@ class Copy(Phase[NDArray[Any], NDArray[Any]]):
         discard_stored(job, block)
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> NDArray[Any]:
-        """Read all channels of the block."""
-        return resources.raster(block.image.path, block.image.reader).read(block.box, block.plane)
+        """Read all channels of the block; what the file's mask or alpha leaves out becomes nodata, as OME-Zarr has no masks."""
+        pixels_CYX, declared_YX = resources.image(block.image).read_masked(block.box, block.plane)
+        if declared_YX is None or declared_YX.all():
+            return pixels_CYX
+        nodata = block.image.header.nodata
+        missing = np.nan if pixels_CYX.dtype.kind == "f" and nodata is None else nodata or 0
+        return np.where(declared_YX, pixels_CYX, pixels_CYX.dtype.type(missing))
 
     def work(self, resources: Resources, block: Block, loaded: NDArray[Any], watch: Stopwatch) -> NDArray[Any]:
         """Change nothing."""
