@@ -235,11 +235,11 @@ class NearestRaster(Raster):
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Pick the pixels of a box, and where they are valid."""
-        (rows, cols) = self._index(0, box.y0, box.y1), self._index(1, box.x0, box.x1)
+        rows, cols = self._index(0, box.y0, box.y1), self._index(1, box.x0, box.x1)
         inside = Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
         pixels_CYX, valid_YX = self._source.read_valid(inside, plane)
-        picked = np.ix_(rows - inside.y0, cols - inside.x0)
-        return pixels_CYX[:, *picked], None if valid_YX is None else valid_YX[picked]
+        rows, cols = rows - inside.y0, cols - inside.x0
+        return pixels_CYX[:, rows][:, :, cols], None if valid_YX is None else valid_YX[rows][:, cols]
 
     def _index(self, axis: int, start: int, stop: int) -> NDArray[np.intp]:
         centers = np.round((np.arange(start, stop) + 0.5) * self._factor[axis], DECIMALS)

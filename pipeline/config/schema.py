@@ -9,7 +9,18 @@ from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.config.yaml_document import KeyLocations
 from pipeline.errors import InputError, Problem, nearest, one_of
@@ -29,8 +40,10 @@ __all__ = [
     "Config",
     "Integers",
     "NonEmptyText",
+    "PixelSize",
     "PluginSpec",
     "PositiveInteger",
+    "Resolution",
     "StrictModel",
     "Tiling",
     "YamlKind",
@@ -46,7 +59,9 @@ Auto = Literal["auto"]
 PositiveInteger = Annotated[int, Field(ge=1)]
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 NonEmptyText = Annotated[str, Field(min_length=1)]
+PixelSize = Annotated[float, Field(gt=1e-4, lt=1e6)]  # micrometres, metres for maps: below an atom or above a country is a mistake
 _SPEC = "{name: ..., option: ...}"
+_RESOLUTIONS = "{pixel_size: 0.5}, {diameter: 30}, {scale: 0.5}, {level: 2}"
 PluginSpec = Annotated[dict[str, Any], Expected(f"a name, or {_SPEC}")]
 PluginSpecs = Annotated[tuple[PluginSpec, ...], Strict(strict=False), Expected(f"a list of names or of {_SPEC}")]
 
@@ -160,6 +175,30 @@ class Tiling(StrictModel):
         return block
 
 
+class Resolution(StrictModel):
+    """The working grid, given in one of four ways."""
+
+    pixel_size: PixelSize | None = Field(default=None, description="of the working grid: micrometres, metres for maps")
+    diameter: Annotated[float, Field(gt=0, le=1e5)] | None = Field(
+        default=None, description="of the objects in the images, pixels: they get the size that the model was trained on"
+    )
+    scale: Annotated[float, Field(ge=1e-3, le=64)] | None = Field(
+        default=None, description="pixels of the working grid for one of the image's own, along each axis"
+    )
+    level: Annotated[int, Field(ge=0)] | None = Field(default=None, description="pyramid level, read as it is; 0 is the largest")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(getattr(self, key) is not None for key in type(self).model_fields) != 1:
+            raise ValueError(f"one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        """Only the key that was given."""
+        return {key: value for key in type(self).model_fields if (value := getattr(self, key)) is not None}
+
+
 class Compute(StrictModel):
     """Where and how the run computes; only the recipe that follows from it may change a mask."""
 
@@ -234,6 +273,13 @@ class Config(StrictModel):
         default=DEFAULT_PLUGINS["reader"], description="how images are read: channels, axes, level, pixel_size, planes"
     )
     tiling: Tiling = Field(default=Tiling(), description="how an image is cut")
+    resolution: Annotated[Resolution | Auto, Expected(f"auto or one of {_RESOLUTIONS}")] = Field(
+        default="auto", description=f"the grid to work on, one of {_RESOLUTIONS}; auto: the model's, else the image's own"
+    )
+    masks: Literal["working", "native"] = Field(
+        default="working",
+        description="grid of the masks: the one that was worked on, which the counts are of, or the image's own, by nearest pixels",
+    )
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")
     writers: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as")
     compute: Compute = Field(default=Compute(), description="where and how it runs")

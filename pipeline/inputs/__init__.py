@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.inputs.csv_list import CSV_COLUMNS
 from pipeline.inputs.discovery import ImageList, ListedImage, list_images
-from pipeline.inputs.expectations import Fitted, fit_to_model, place_on_grids
+from pipeline.inputs.expectations import place_on_grids
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
 from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.names import NameCandidate
@@ -21,7 +21,6 @@ __all__ = [
     "CSV_COLUMNS",
     "TRUTH_READER",
     "Catalogue",
-    "Fitted",
     "Image",
     "ImageList",
     "LeftOut",
@@ -31,7 +30,6 @@ __all__ = [
     "WorkingGrid",
     "build_catalogue",
     "check_truth",
-    "fit_to_model",
     "hash_values",
     "list_images",
     "open_image",

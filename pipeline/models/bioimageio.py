@@ -17,7 +17,7 @@ from pydantic import Field, Strict, model_validator
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.models import Predictor, TorchModel, fact_of
+from pipeline.models import Expectation, Predictor, TorchModel, fact_of
 from pipeline.models._predictors import augmented
 from pipeline.models.model_zoo import ArchitectureFile, Package, architecture_of, find_description, read_package
 from pipeline.models.network_files import NetworkFile
@@ -60,7 +60,6 @@ class BioImageIO(TorchModel):
     field: ClassVar[int | None] = fact_of("network.field")
     unmeasured_key: ClassVar[str | None] = fact_of("network.unmeasured_key")
     uses_gpu: ClassVar[bool] = fact_of("network.uses_gpu")
-    pixel_size: ClassVar[float | None] = fact_of("package.pixel_size")
 
     @model_validator(mode="after")
     def _readable(self) -> BioImageIO:
@@ -97,6 +96,11 @@ class BioImageIO(TorchModel):
             raise InputError(Problem("model.trust", f"false, for weights as {', '.join(wanted)}", "true, or a package with onnx", way_out))
         # ONNX Runtime is an optional package: without it, any other allowed format comes first.
         return allowed[0] if importlib.util.find_spec("onnxruntime") else min(allowed, key="onnx".__eq__)
+
+    @property
+    def expects(self) -> Expectation:
+        """The pixel size that the package declares."""
+        return Expectation(pixel_size=self.package.pixel_size)
 
     @property
     def num_classes(self) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.models import Network, TorchModel, fact_of
+from pipeline.models import Expectation, Network, TorchModel, fact_of
 from pipeline.models.bundle_files import BundleSpec, find_bundle, read_architecture, read_spec
 from pipeline.storage import file_sha256
 
@@ -33,12 +33,15 @@ class Bundle(TorchModel):
     """
 
     path: str = Field(description="name of a shipped bundle, or a folder")
+    merge: bool = Field(default=False, description="merge any channels where the bundle can, and not only those of a colour image")
+    range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
+        default=None, description="values of the images that stand for the range that the bundle was trained on; null: as the file says"
+    )
 
     stride: ClassVar[int] = fact_of("architecture.stride")
     margin: ClassVar[int] = fact_of("architecture.margin")
     fixed_size: ClassVar[int | None] = fact_of("architecture.fixed_size")
     normalize: ClassVar[Any] = fact_of("spec.normalize")
-    pixel_size: ClassVar[float | None] = fact_of("spec.pixel_size")
     licence: ClassVar[str] = fact_of("spec.licence")
     citation: ClassVar[str] = fact_of("spec.citation")
 
@@ -50,6 +53,10 @@ class Bundle(TorchModel):
     @model_validator(mode="after")
     def _readable(self) -> Bundle:
         _ = self.architecture  # an unreadable bundle is refused when the YAML is read, not when it is loaded
+        if self.merge and not self.spec.merge_channels:
+            raise ValueError("merge: a bundle that was trained with merge_channels")
+        if self.range is not None and (self.spec.samples is None or self.spec.samples.range is None or not self.range[0] < self.range[1]):
+            raise ValueError("range: [least, greatest], for a bundle that says the range of its samples")
         return self
 
     @cached_property
@@ -66,6 +73,22 @@ class Bundle(TorchModel):
     def architecture(self) -> Network:
         """The network that the weights belong to."""
         return read_architecture(self.spec, self.folder)
+
+    @property
+    def expects(self) -> Expectation:
+        """As ``model.yaml`` says."""
+        spec = self.spec
+        return Expectation(
+            pixel_size=spec.pixel_size,
+            unit=spec.unit,
+            diameter=spec.diameter,
+            dtype=spec.samples.dtype if spec.samples else "",
+            range=spec.samples.range if spec.samples else None,
+            channel_names=spec.channel_names,
+            kinds=spec.kinds,
+            merges=spec.merge_channels and not self.merge,
+            image_range=self.range,
+        )
 
     @property
     def num_classes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict, model_validator
 
 from pipeline.config import Recipe
-from pipeline.models import Model, Predictor
+from pipeline.models import Expectation, Model, Predictor
 from pipeline.models._predictors import average_probs
 from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter
@@ -61,6 +62,9 @@ class Ensemble(Model):
             raise ValueError("members without statistics of their own; a package that normalises by image cannot be averaged")
         if len(self._per_image - {None}) > 1:
             raise ValueError("members of one per-image normalisation")
+        sizes = {(model.expects.pixel_size, model.expects.unit) for model in models if model.expects.pixel_size is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"members that were trained at one pixel size; these have {', '.join(f'{size:g}' for size, _ in sizes)}")
         if self.shares is not None and (len(self.shares) != len(models) or min(self.shares) <= 0):
             raise ValueError(f"shares: {len(models)} positive numbers")
         return self
@@ -84,6 +88,16 @@ class Ensemble(Model):
     def num_channels(self) -> int | None:
         """As the members'."""
         return next((model.num_channels for model in self.models if model.num_channels is not None), None)
+
+    @property
+    def expects(self) -> Expectation:
+        """Of each fact, what the first member says of it; channels are merged only where every member may."""
+        members = [model.expects for model in self.models]
+        sized = next((one for one in members if one.pixel_size is not None), members[0])
+        facts: dict[str, Any] = {}
+        for fact in fields(Expectation):
+            facts[fact.name] = next(filter(None, (getattr(one, fact.name) for one in members)), fact.default)
+        return Expectation(**{**facts, "unit": sized.unit})
 
     @property
     def stride(self) -> int:

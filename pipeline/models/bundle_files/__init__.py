@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
 
+from pipeline.config import PixelSize
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network
 from pipeline.plugins import available, build, find
@@ -62,6 +63,22 @@ class MeasuredTile(_Spec):
     )
 
 
+class Samples(_Spec):
+    """The samples of the images that the model was trained on."""
+
+    dtype: str = Field(pattern=r"^(bool|u?int(8|16|32|64)|float(16|32|64))$", description="numpy name of their type")
+    range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
+        default=None, description="least and greatest value that a sample can have; null: not known"
+    )
+
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and not ends[0] < ends[1]:
+            raise ValueError("two numbers, the smaller one first")
+        return ends
+
+
 class BundleSpec(_Spec):
     """The keys of ``model.yaml``."""
 
@@ -74,7 +91,12 @@ class BundleSpec(_Spec):
         description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
     )
     normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
-    pixel_size: float | None = Field(default=None, gt=0, description="trained at: micrometres, metres for maps")
+    pixel_size: PixelSize | None = Field(default=None, description="trained at, in `unit`; images of another size are resampled to it")
+    unit: Literal["micrometer", "meter"] = Field(default="micrometer", description="of pixel_size")
+    diameter: float | None = Field(default=None, gt=0, description="median diameter of the objects, pixels of the grid that was trained on")
+    samples: Samples | None = Field(default=None, description="type and range of the samples")
+    channel_names: Annotated[tuple[str, ...], Strict(strict=False)] = Field(default=(), description="in the order of the input")
+    kinds: Annotated[tuple[str, ...], Strict(strict=False)] = Field(default=(), description="of images, such as fluorescence or aerial")
     tile: MeasuredTile = MeasuredTile()
     bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so `auto` computes in float32")
     channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
@@ -222,6 +244,9 @@ def read_architecture(spec: BundleSpec, folder: Path) -> Network:
         problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED_CHANNELS}"))
     elif spec.channels is not None and network.num_channels not in (None, spec.channels):
         problems.append(Problem(f"{file}: channels", str(spec.channels), f"{network.num_channels}, as the architecture takes"))
+    inputs = None if spec.merge_channels else spec.channels or network.num_channels
+    if spec.channel_names and inputs not in (None, len(spec.channel_names)):
+        problems.append(Problem(f"{file}: channel_names", f"{len(spec.channel_names)} names", f"{inputs}, one for each channel"))
     if isinstance(spec.normalize, dict):
         channels = None if spec.merge_channels else network.num_channels
         problems += [_in_file(problem, file) for problem in check_mean_std(spec.normalize, channels)]

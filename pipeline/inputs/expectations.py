@@ -1,0 +1,165 @@
+"""What a model was trained on against what an image is: images are brought to it, refused, or the user is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import Config, Resolution
+from pipeline.errors import InputError, Problem
+from pipeline.inputs.file_groups import first_of
+from pipeline.inputs.headers import Image, hash_values
+from pipeline.inputs.working_grid import WorkingGrid, choose_grid, is_measured, size_text
+from pipeline.models import Expectation, Model
+from pipeline.raster import Header
+from pipeline.resampling import SampleRange
+
+__all__ = ["Fitted", "fit_to_model", "place_on_grids"]
+
+
+@dataclass
+class Fitted:
+    """Images as the model sees them, what is wrong with them, and what their user should know, by its text."""
+
+    images: list[Image] = field(default_factory=list)
+    problems: list[Problem | str] = field(default_factory=list)
+    names_by_note: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, image: Image, step: Callable[[Image], tuple[Image, str]]) -> Image:
+        """Take one step with an image; where it is refused, the image stays as it is."""
+        try:
+            changed, note = step(image)
+        except InputError as error:
+            self.problems += error.problems
+            return image
+        if note:
+            self.names_by_note.setdefault(note, []).append(image.name)
+        return changed
+
+    @property
+    def notes(self) -> list[str]:
+        """Each note once, after the names of its images."""
+        return [f"{first_of(names, 3)}: {note}" for note, names in self.names_by_note.items()]
+
+
+def fit_to_model(images: Sequence[Image], model: Model, config: Config) -> Fitted:
+    """Choose channels, working grid and range of samples of every image, as the model was trained on them."""
+    fitted = Fitted()
+    for image in images:
+        changed = fitted.add(image, lambda one: _choose_channels(one, model))
+        changed = fitted.add(changed, lambda one: _place(one, config.resolution, model.expects, config.where("resolution")))
+        fitted.images.append(fitted.add(changed, lambda one: _bring_to_range(one, model, config)))
+    own = model.normalize
+    if config.normalize is not None and own is not None and config.normalize != own:
+        note = f"normalize: {_short(config.normalize)} takes the place of what the model was trained with, {_short(own)}"
+        fitted.names_by_note[note] = [image.name for image in images]
+    return fitted
+
+
+def place_on_grids(images: Sequence[Image], resolution: Resolution | str, where: str) -> Fitted:
+    """Choose the working grid of every image as the YAML says, without a model."""
+    fitted = Fitted()
+    for image in images:
+        fitted.images.append(fitted.add(image, lambda one: _place(one, resolution, Expectation(), where)))
+    return fitted
+
+
+def _short(normalize: Any) -> str:
+    return normalize if isinstance(normalize, str) else "fixed mean and std"
+
+
+def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
+    """Return the image with the channels that the model takes, by name where both sides name them; refuse what a user must choose."""
+    header, expects, needed = image.header, model.expects, model.num_channels
+    names, wanted = [name.casefold() for name in header.channel_names], [name.casefold() for name in expects.channel_names]
+    has_chosen = image.reader.get("channels") is not None
+    is_named = bool(names) and bool(wanted) and all(names.count(name) == 1 for name in wanted)
+    if is_named and names != wanted and not has_chosen and needed == len(wanted):
+        order = tuple(names.index(name) for name in wanted)
+        chosen = tuple(header.channel_names[index] for index in order)
+        changed = replace(header, channels=len(order), channel_names=chosen)
+        reader = {**image.reader, "channels": order}
+        identity = hash_values(image.identity, "channels", order)
+        note = f"channels {', '.join(chosen)}, in this order, as the model names them"
+        return replace(image, header=changed, reader=reader, identity=identity), note
+    if expects.merges and header.channels > 1 and not header.is_color:
+        fix = f"Choose one: reader.channels: [{_first_channel(header)}]. Or merge them: model: {{name: bundle, path: .., merge: true}}."
+        raise InputError(Problem(image.path, _channels(header), "one channel, or a colour image", fix))
+    if needed is not None and header.channels != needed:
+        fix = f"Choose them with reader.channels: {list(range(needed))}." if header.channels > needed else ""
+        if header.channel_names and header.channels > needed:
+            fix = f"Choose them with reader.channels: [{', '.join(header.channel_names[:needed])}]."
+        raise InputError(Problem(image.path, _channels(header), f"{needed}, as the model takes", fix))
+    if len(wanted) > 1 and names and set(names) != set(wanted) and not has_chosen and not header.is_color:
+        fix = f"Choose them in the order of the model: reader.channels: [{', '.join(header.channel_names)}]."
+        expected = f"channels {', '.join(expects.channel_names)}, as the model names them"
+        raise InputError(Problem(image.path, _channels(header), expected, fix))
+    return image, ""
+
+
+def _first_channel(header: Header) -> str:
+    return header.channel_names[0] if header.channel_names else "0"
+
+
+def _channels(header: Header) -> str:
+    """Say how many channels there are, and their names."""
+    names = header.channel_names
+    return f"{header.channels} channels" + (f" ({first_of(names, 8)})" if names and any(names) else "")
+
+
+def _place(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> tuple[Image, str]:
+    """Return the image on its working grid, and what is told of it."""
+    header = image.header
+    grid = choose_grid(image, resolution, expects, where)
+    if grid is not None:
+        identity = hash_values(image.identity, *grid.key)
+        changed = replace(image, header=grid.header, grid=grid, identity=identity)
+        return changed, _grid_note(grid, changed.header) if resolution == "auto" else ""
+    if resolution != "auto" or expects.pixel_size is None:
+        return image, ""
+    override = "reader.pixel_size says it, and resolution: {scale: ..} makes pixels fewer or more"
+    if not is_measured(header):
+        return image, f"pixel size {size_text(header)}, and the model was trained at {expects.size_text}: read as it is; {override}"
+    if header.unit != expects.unit:
+        return image, f"pixels of {size_text(header)}, and the model was trained at {expects.size_text}: read as they are; {override}"
+    return image, ""
+
+
+def _grid_note(grid: WorkingGrid, header: Header) -> str:
+    level = f"level {grid.level}" if grid.level else "pixels"
+    how = f"{level} resampled" if grid.is_resampled else f"{level} read"
+    change = f"{size_text(grid.own)} brought to {size_text(header)}, as the model was trained ({how})"
+    return f"{change}; resolution: {{scale: 1}} reads pixels as they are"
+
+
+def _bring_to_range(image: Image, model: Model, config: Config) -> tuple[Image, str]:
+    """Return the image with its samples in the range that the model was trained on; refuse a range that nobody knows."""
+    expects, header = model.expects, image.header
+    if not expects.dtype or config.normalize is not None or isinstance(model.normalize, str):
+        return image, ""  # statistics of the image itself take the place of its range, or the user has
+    known = expects.image_range or _range_of(header)
+    if header.dtype == expects.dtype and (known == expects.range or known is None or expects.range is None):
+        return image, ""
+    if known is None or expects.range is None:
+        found = f"samples of type {header.dtype}" + ("" if known else ", whose range the file does not say")
+        trained = expects.dtype + (f" from {expects.range[0]:g} to {expects.range[1]:g}" if expects.range else "")
+        fix = "Say which values stand for these with model.range, such as [0, 4095]; or set normalize."
+        raise InputError(Problem(image.path, found, f"{trained}, as the model was trained on", fix if expects.range else "Set normalize."))
+    samples = SampleRange(expects.dtype, known, expects.range)
+    changed = replace(header, dtype=expects.dtype, nodata=None, has_mask=header.has_mask or header.nodata is not None, bits=0)
+    identity = hash_values(image.identity, "samples", samples.dtype, samples.old, samples.new)
+    note = f"samples of {known[0]:g} to {known[1]:g} become {expects.range[0]:g} to {expects.range[1]:g}, as the model was trained on"
+    return replace(image, header=changed, samples=samples, identity=identity), note
+
+
+def _range_of(header: Header) -> tuple[float, float] | None:
+    """Return the least and the greatest value that a sample can have; None where the type holds more than a file may use."""
+    dtype = np.dtype(header.dtype)
+    if dtype.kind != "u":
+        return None
+    if header.bits or dtype.itemsize == 1 or header.is_color:
+        return 0.0, float(2 ** (header.bits or 8 * dtype.itemsize) - 1)
+    return None

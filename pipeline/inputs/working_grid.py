@@ -1,0 +1,203 @@
+"""The grid that an image is worked on: another level of its pyramid, or resampled from one; truth and masks go to it and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Resolution
+from pipeline.errors import InputError, Problem
+from pipeline.inputs.truth import TRUTH_READER
+from pipeline.models import Expectation
+from pipeline.plugins import build
+from pipeline.raster import Header, Raster
+from pipeline.resampling import NearestRaster, ResampledRaster, RescaledRaster, resampled_header
+
+if TYPE_CHECKING:
+    from pipeline.inputs.headers import Image
+
+__all__ = ["WorkingGrid", "choose_grid", "is_measured", "open_image", "open_truth", "size_text"]
+
+SAME = 0.02
+"""Pixel sizes that differ by this share at most are one: scanners of one nominal size differ by 1 to 2 % (0.2500 and 0.2527 um),
+networks are trained with more variation than that, and pixels that are not resampled stay as they are."""
+
+MOST_ENLARGED = 4.0  # along each axis, where nobody asked for it: pixels of a model that sees so little detail are made up
+MOST_REDUCED = 64.0
+LIMITS = (1 / 64, 1000.0)  # pixels of the image to one of the working grid that a user may ask for
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingGrid:
+    """How the pixels of a working grid come from a file. An image that is read as it is has none."""
+
+    own: Header  # of the image on its own grid, which its truth lies on
+    level: int  # of the pyramid that is read
+    level_shape: tuple[int, int]  # its height and width
+    own_factor: tuple[float, float]  # (y, x) pixels of the own grid to one of the working grid
+    factor: tuple[float, float]  # (y, x) pixels of the level that is read to one of the working grid; 1: they are the same
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether the level's pixels are not read as they are."""
+        return self.factor != (1.0, 1.0)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What pixels depend on, as plain values."""
+        return "area", self.level, self.level_shape, self.factor, self.own_factor
+
+    @property
+    def header(self) -> Header:
+        """The header of the image on the working grid."""
+        if not self.is_resampled:
+            return resampled_header(self.own, self.own_factor, shape=self.level_shape)
+        may_miss = self.own.has_mask or self.own.nodata is not None
+        return resampled_header(self.own, self.own_factor, nodata=None, has_mask=may_miss)
+
+    @property
+    def of_mask(self) -> WorkingGrid:
+        """The grid as it is for a mask that lies on it already."""
+        return replace(self, level=0, level_shape=self.header.shape, factor=(1.0, 1.0))
+
+    def source_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of what is read of the level for a region of the working grid."""
+        height, width = (min(length, int(side * step) + 2) for side, step, length in zip(shape, self.factor, self.level_shape, strict=True))
+        return height, width
+
+    def from_own(self, raster: Raster) -> Raster:
+        """Bring classes from the image's own grid to the working grid."""
+        return NearestRaster(raster, resampled_header(raster.header, self.own_factor, shape=self.header.shape), self.own_factor)
+
+    def to_own(self, mask: Raster) -> Raster:
+        """Bring classes from the working grid to the image's own grid."""
+        back = 1 / self.own_factor[0], 1 / self.own_factor[1]
+        return NearestRaster(mask, resampled_header(mask.header, back, shape=self.own.shape), back)
+
+
+@contextmanager
+def open_image(image: Image) -> Iterator[Raster]:
+    """Open an image on its working grid.
+
+    Raises:
+        InputError: the file cannot be opened, or its pyramid has changed.
+    """
+    grid = image.grid
+    options = image.reader if grid is None else {**image.reader, "level": grid.level}
+    with build("readers", options).open(image.path) as raster:
+        if grid is not None and raster.header.shape != grid.level_shape:
+            raise InputError(Problem(image.path, f"level {grid.level} of {raster.header.shape} pixels", str(grid.level_shape)))
+        source = raster if image.samples is None else RescaledRaster(raster, image.samples)
+        yield ResampledRaster(source, image.header, grid.factor) if grid is not None and grid.is_resampled else source
+
+
+@contextmanager
+def open_truth(image: Image, reader: Mapping[str, Any] = TRUTH_READER) -> Iterator[Raster]:
+    """Open the truth of an image on the image's working grid, by nearest pixels."""
+    with build("readers", reader).open(image.truth) as raster:
+        yield raster if image.grid is None else image.grid.from_own(raster)
+
+
+def is_measured(header: Header) -> bool:
+    """Whether the size of a pixel is known as a length."""
+    return header.pixel_size is not None and header.unit in ("micrometer", "meter")
+
+
+def size_text(header: Header) -> str:
+    """Return the size of a pixel for messages.
+
+    Example:
+        >>> size_text(Header((1, 1), 1, "uint8", pixel_size=(0.25, 0.5), unit="micrometer")), size_text(Header((1, 1), 1, "uint8"))
+        ('0.25 x 0.5 um', 'unknown')
+    """
+    if header.pixel_size is None:
+        return "unknown"
+    unit = {"micrometer": "um", "meter": "m", "degree": "degrees"}.get(header.unit, "of unknown unit")
+    return " x ".join(dict.fromkeys(f"{size:.4g}" for size in header.pixel_size)) + f" {unit}"
+
+
+def choose_grid(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> WorkingGrid | None:
+    """Return the working grid of an image; None where it is its own.
+
+    Args:
+        image: on its own grid.
+        resolution: as in the YAML.
+        expects: what the model was trained on.
+        where: what messages call ``resolution``.
+
+    Raises:
+        InputError: the grid is not known, is not there, or is absurd.
+    """
+    header = image.header
+    if isinstance(resolution, Resolution) and resolution.level is not None:
+        return _at_level(image, resolution.level, where)
+    own_factor = _wanted(image, resolution, expects, where)
+    if own_factor is None or _is_same(own_factor):
+        return None
+    _check_limits(image, own_factor, resolution, expects, where)
+    first = int(image.reader.get("level", 0))
+    level, level_shape, zoom = first, header.shape, (1.0, 1.0)
+    for number, shape in enumerate(header.levels):
+        coarser = header.shape[0] / shape[0], header.shape[1] / shape[1]
+        if number > first and all(step <= wanted * (1 + SAME) for step, wanted in zip(coarser, own_factor, strict=True)):
+            level, level_shape, zoom = number, shape, coarser
+    factor = own_factor[0] / zoom[0], own_factor[1] / zoom[1]
+    if _is_same(factor):
+        own_factor, factor = zoom, (1.0, 1.0)
+    return WorkingGrid(header, level, level_shape, own_factor, factor)
+
+
+def _is_same(factor: tuple[float, float]) -> bool:
+    return all(1 / (1 + SAME) <= step <= 1 + SAME for step in factor)
+
+
+def _at_level(image: Image, level: int, where: str) -> WorkingGrid | None:
+    """Return the grid of a level of the pyramid, read as it is."""
+    levels = image.header.levels or (image.header.shape,)
+    if image.reader.get("level", 0):
+        raise InputError(Problem(where, f"level {level} and a reader.level", "one of them"))
+    if level >= len(levels):
+        raise InputError(Problem(image.path, f"{len(levels)} levels, resolution {{level: {level}}}", f"0..{len(levels) - 1}"))
+    if level == 0:
+        return None
+    height, width = image.header.shape
+    return WorkingGrid(image.header, level, levels[level], (height / levels[level][0], width / levels[level][1]), (1.0, 1.0))
+
+
+def _wanted(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> tuple[float, float] | None:
+    """Return (y, x) pixels of the image's own grid to one of the working grid; None where nothing asks for another grid."""
+    header = image.header
+    if isinstance(resolution, str):
+        if expects.pixel_size is None or not is_measured(header) or header.unit != expects.unit:
+            return None
+        wanted = expects.pixel_size
+    elif resolution.scale is not None:
+        return 1 / resolution.scale, 1 / resolution.scale
+    elif resolution.diameter is not None:
+        if expects.diameter is None:
+            fix = "Say how much larger or smaller: resolution: {scale: 0.5}."
+            raise InputError(Problem(where, "diameter, and a model that does not say what its objects measured", "another resolution", fix))
+        return resolution.diameter / expects.diameter, resolution.diameter / expects.diameter
+    else:
+        assert resolution.pixel_size is not None
+        if not is_measured(header):
+            fix = f"Say it with reader.pixel_size, or set resolution: {{scale: {0.5}}}."
+            raise InputError(Problem(image.path, f"a pixel size {size_text(header)}", "one to bring to that of `resolution`", fix))
+        wanted = resolution.pixel_size
+    assert header.pixel_size is not None
+    return wanted / header.pixel_size[0], wanted / header.pixel_size[1]
+
+
+def _check_limits(image: Image, own_factor: tuple[float, float], resolution: Resolution | str, expects: Expectation, where: str) -> None:
+    """Refuse a grid that is so much finer or coarser that some pixel size must be wrong."""
+    asked = not isinstance(resolution, str)
+    finest, coarsest = LIMITS if asked else (1 / MOST_ENLARGED, MOST_REDUCED)
+    if finest <= min(own_factor) and max(own_factor) <= coarsest:
+        return
+    change = f"{1 / min(own_factor):.4g} times enlarged" if min(own_factor) < finest else f"{max(own_factor):.4g} times reduced"
+    source = f" (from {image.header.pixel_size_from})" if image.header.pixel_size_from else ""
+    fix = "Correct it with reader.pixel_size, or read pixels as they are: resolution: {scale: 1}."
+    found = f"pixels of {size_text(image.header)}{source}, {change} for {where if asked else f'the {expects.size_text} of the model'}"
+    raise InputError(Problem(image.path, found, f"at most {1 / finest:.4g} times enlarged and {coarsest:.4g} times reduced", fix))
