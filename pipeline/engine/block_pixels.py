@@ -85,7 +85,7 @@ def read_mask(resources: Resources, block: Block) -> NDArray[Any]:
         BlockError: a pixel is neither.
     """
     job = resources.job
-    mask_CYX, valid_YX = resources.raster(block.image.path, block.image.reader).read_valid(block.box, block.plane)
+    mask_CYX, valid_YX = resources.image(block.image).read_valid(block.box, block.plane)
     ids_YX: NDArray[Any] = mask_CYX[0] if valid_YX is None else np.where(valid_YX, mask_CYX[0], mask_CYX.dtype.type(0))
     require_class_ids(ids_YX, block.box, job.num_classes, "prediction")
     ids_YX = ids_YX.astype(job.dtype, copy=False)  # 65535, the fill value of wider types, becomes 255
@@ -103,7 +103,7 @@ def read_truth(resources: Resources, block: Block) -> tuple[NDArray[Any] | None,
     if image.truth is None or job.truth_map is None:
         return None, ""
     try:
-        raw_CYX, valid_YX = resources.raster(image.truth, job.truth_reader).read_valid(block.box, block.plane)
+        raw_CYX, valid_YX = resources.truth(image).read_valid(block.box, block.plane)
         return job.truth_map.apply(raw_CYX, block.box, valid_YX), ""
     except (BlockError, InputError) as error:
         return None, f"{image.truth}: {error}"

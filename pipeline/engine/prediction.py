@@ -159,7 +159,7 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
     sides = zip(*(astuple(tile.outer) for tile in job.grid(block.image).tiles(block.box)), strict=True)
     y0, x0, y1, x1 = (pick(ends) for pick, ends in zip((min, min, max, max), sides, strict=True))
     region = Box(y0, x0, y1, x1)
-    raster = resources.raster(block.image.path, block.image.reader)
+    raster = resources.image(block.image)
     pixels_CYX, valid_YX = read_zero_filled(raster, region, block.plane)
     truth_YX, truth_error = read_truth(resources, block)
     truth_digest = pixel_digest(truth_YX) if truth_YX is not None and job.blends_blocks(block.image) else ""

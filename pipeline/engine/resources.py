@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from pipeline.backends import keep_freed_memory
 from pipeline.engine.job import Job
 from pipeline.errors import BlockError
+from pipeline.inputs import Image, open_image, open_truth
 from pipeline.models import Predictor
-from pipeline.plugins import build
 from pipeline.raster import Raster
 from pipeline.storage import BlockStore
 
@@ -33,7 +33,7 @@ class Resources:
     def __init__(self, job: Job, predictor: Predictor | None) -> None:
         self.job = job
         self._predictor = predictor
-        self._open: dict[str, OrderedDict[tuple[str, str, bool], tuple[Raster, ExitStack]]] = {}
+        self._open: dict[str, OrderedDict[tuple[Any, ...], tuple[Raster, ExitStack]]] = {}
         self._stores: OrderedDict[str, BlockStore] = OrderedDict()
         self._making = threading.Lock()
         self._closed = False
@@ -44,27 +44,37 @@ class Resources:
         assert self._predictor is not None, "a phase that predicts needs a model"
         return self._predictor
 
-    def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
-        """Return the open image at a path; each reading thread has files of its own.
+    def image(self, image: Image) -> Raster:
+        """Return an image on its working grid, opened; each reading thread has files of its own.
 
-        The files used last stay open. A truth (its reader is the job's own) is read beside an image, so opening it never
-        closes the image that was asked for last.
+        The files used last stay open.
         """
+        options = repr(sorted(image.reader.items()))
+        key = image.path, options, image.grid and image.grid.key, image.samples, False
+        return self._opened(key, lambda: open_image(image))
+
+    def truth(self, image: Image) -> Raster:
+        """Return the truth of an image on the image's working grid, opened.
+
+        It is read beside an image, so opening it never closes the image that was asked for last.
+        """
+        return self._opened((image.truth, image.grid and image.grid.key, True), lambda: open_truth(image, self.job.truth_reader))
+
+    def _opened(self, key: tuple[Any, ...], make: Callable[[], AbstractContextManager[Raster]]) -> Raster:
+        """Return an open file by a key that ends in whether it is a truth."""
         mine = self._open.setdefault(threading.current_thread().name, OrderedDict())
-        is_truth = reader is self.job.truth_reader
-        key = (path, repr(sorted(reader.items())), is_truth)
         if key not in mine:
             spare = list(mine)
-            if is_truth and spare and not spare[-1][2]:
+            if key[-1] and spare and not spare[-1][-1]:
                 spare.pop()
             while spare and (len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES):
                 mine.pop(spare.pop(0))[1].close()
             stack = ExitStack()
-            raster = stack.enter_context(build("readers", reader).open(path))
+            raster = stack.enter_context(make())
             with self._making:
                 if self._closed:  # a thread may still be reading ahead when the run ends
                     stack.close()
-                    raise BlockError(f"{path}: opened too late, the run has ended")
+                    raise BlockError(f"{key[0]}: opened too late, the run has ended")
                 mine[key] = raster, stack
         mine.move_to_end(key)
         return mine[key][0]

@@ -17,9 +17,8 @@ from pipeline.config import Recipe
 from pipeline.engine import read_zero_filled
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
-from pipeline.inputs import Catalogue, Image
+from pipeline.inputs import Catalogue, Image, open_image
 from pipeline.models import PredictFunction
-from pipeline.plugins import build
 from pipeline.statistics import Fitter, Fitters, Summary, normalization_fitter, resolve_normalization
 
 __all__ = ["SURE_MARGIN", "Comparison", "SampleTile", "TileLocation", "predict_tiles", "read_sample_tiles", "spread_locations"]
@@ -129,7 +128,7 @@ def _widest(locations: Sequence[TileLocation], count: int, fitters: Fitters) -> 
 
     def read_all() -> Iterator[tuple[float, NDArray[Any], NDArray[np.bool_] | None]]:
         nonlocal total
-        with build("readers", locations[0].image.reader).open(locations[0].image.path) as raster:
+        with open_image(locations[0].image) as raster:
             for _, plane, box in locations:
                 try:
                     pixels_CYX, valid_YX = read_zero_filled(raster, box, plane)

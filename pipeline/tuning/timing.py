@@ -16,7 +16,7 @@ from pipeline.backends import find_backend
 from pipeline.config import Recipe
 from pipeline.engine import Job, cause_of, phase, read_zero_filled
 from pipeline.errors import GigasegError
-from pipeline.inputs import Catalogue, Image
+from pipeline.inputs import Catalogue, Image, open_image
 from pipeline.plugins import available, build
 from pipeline.records import Block, Ledger, Receipt
 from pipeline.scheduling import BlockQueue, Stage, plan_blocks
@@ -39,7 +39,7 @@ def read_largest_tile(image: Image, job: Job) -> SampleTile:
     tiles = list(grid.tiles(grid.block_box(0, 0)))
     outer = max((tile.outer for tile in tiles[len(tiles) // 2 :]), key=lambda box: box.area)
     region = outer.grow(job.fitters.halo)
-    with build("readers", image.reader).open(image.path) as raster:
+    with open_image(image) as raster:
         pixels_CYX, valid_YX = read_zero_filled(raster, region, 0)
     fit = job.fitters.conclude(job.fitters.observe(pixels_CYX, valid_YX, outer, 0)) if job.fitters else {}
     rows, cols = outer.relative_to(region).slices

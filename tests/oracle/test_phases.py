@@ -68,7 +68,7 @@ class Bright(Phase):
 
     def load(self, resources, block, watch):
         mask = mask_of(resources.job, block.image)
-        return resources.raster(mask.path, {"name": "zarr"}).read(block.box, block.plane)[0]
+        return resources.image(mask).read(block.box, block.plane)[0]
 
     def work(self, resources, block, loaded, watch):
         time.sleep(float(os.environ.get("BRIGHT_SECONDS", "0")))

@@ -5,17 +5,25 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image as Picture
 
 from pipeline.config import Recipe
 from pipeline.engine import Job, Resources, open_resources
 from pipeline.engine import resources as module
 from pipeline.errors import BlockError
+from pipeline.inputs import Image
+from pipeline.raster import Header
 from tests.conftest import save_tiff
+
+
+def image_at(path: str, truth: str | None = None, **options: Any) -> Image:
+    """Return an image of a run, at a path."""
+    return Image(0, "a", path, Header((8, 8), 1, "uint8"), {"name": "auto", **options}, truth=truth)
 
 
 def test_a_file_opened_after_the_end_is_closed(tmp_path):
@@ -27,12 +35,12 @@ def test_a_file_opened_after_the_end_is_closed(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
     path = str(tmp_path / "a.tif")
     resources = Resources(Job(tmp_path, Recipe()), None)
-    resources.raster(path, {"name": "tiff"})
+    resources.image(image_at(path))
     assert path in held()
     resources.close()
     assert path not in held()
     with pytest.raises(BlockError, match="the run has ended"):
-        resources.raster(path, {"name": "tiff"})
+        resources.image(image_at(path))
     assert path not in held()
 
 
@@ -44,11 +52,10 @@ def test_an_image_and_its_truth_are_decoded_once(tmp_path, monkeypatch, limit):
     opened, held = [], []
     for name in "ab":
         for kind in ("image", "truth"):
-            Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / f"{name}_{kind}.png")
+            Picture.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / f"{name}_{kind}.png")
         for _ in range(4):
-            image = resources.raster(str(tmp_path / f"{name}_image.png"), {"name": "auto"})
-            truth = resources.raster(str(tmp_path / f"{name}_truth.png"), resources.job.truth_reader)
-            opened += [image, truth]
+            pair = image_at(str(tmp_path / f"{name}_image.png"), str(tmp_path / f"{name}_truth.png"))
+            opened += [resources.image(pair), resources.truth(pair)]
             (mine,) = resources._open.values()
             held.append([Path(key[0]).stem for key in mine])
     assert len({id(one) for one in opened}) == 4
@@ -69,17 +76,17 @@ def opened(tmp_path):
 def test_few_files_are_open_at_once(opened):
     """Of many images those used last stay open; one that was closed is opened again."""
     resources, paths = opened
-    first = [resources.raster(path, {"name": "tiff"}) for path in paths]
+    first = [resources.image(image_at(path)) for path in paths]
     assert len(next(iter(resources._open.values()))) == module.OPEN_FILES
-    assert resources.raster(paths[-1], {"name": "tiff"}) is first[-1]
-    assert resources.raster(paths[0], {"name": "tiff"}) is not first[0]
+    assert resources.image(image_at(paths[-1])) is first[-1]
+    assert resources.image(image_at(paths[0])) is not first[0]
 
 
 def test_each_thread_has_files_of_its_own(opened):
     """Two threads never read through one open file, and a reader with other options is another file."""
     resources, (path, *_) = opened
-    found = [resources.raster(path, {"name": "tiff"}), resources.raster(path, {"name": "tiff", "channels": [0]})]
-    thread = threading.Thread(target=lambda: found.append(resources.raster(path, {"name": "tiff"})))
+    found = [resources.image(image_at(path)), resources.image(image_at(path, channels=[0]))]
+    thread = threading.Thread(target=lambda: found.append(resources.image(image_at(path))))
     thread.start()
     thread.join()
     assert len({id(raster) for raster in found}) == 3
