@@ -46,6 +46,7 @@ class Header:
     levels: tuple[tuple[int, int], ...] = ()  # height and width of each pyramid level, the largest first; empty: there is one
     series: str = ""  # which image of a file that holds several, by name or index; empty where it holds one
     whole_bytes: int = 0  # bytes that every read decodes, whatever the box (PNG, JPEG, one-strip TIFF); 0 where regions decode alone
+    work_bytes: int = 0  # bytes that a read of a region takes beside its pixels, such as a huge compressed tile and a decoder's copies
     georeference: Mapping[str, Any] = field(default_factory=dict)  # tags to copy into exports, such as GeoTIFF keys; plain Python
     channel_names: tuple[str, ...] = ()  # a name for each channel, or empty
     notes: tuple[str, ...] = ()  # what a user may not expect of the pixels, such as that they are indices of a palette
