@@ -1,0 +1,274 @@
+"""Whole slides that openslide reads: one level of the pyramid, of which a read decodes only the tiles that its box touches."""
+
+from __future__ import annotations
+
+import configparser
+import errno
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import BlockError, InputError, Problem
+from pipeline.geometry import Box
+from pipeline.raster import Header, Raster
+from pipeline.readers import Reader
+from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._layout import Layout, check_level, make_header, resolve_layout
+
+if TYPE_CHECKING:
+    import openslide
+
+__all__ = ["Slide"]
+
+TIFF_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")
+"""Scanners whose TIFF files mean more than their tags: overlapping tiles, several scanned areas, padded levels."""
+CACHE_BYTES = 1 << 25  # decoded tiles that openslide keeps for an open slide, so that regions side by side share them
+PIECE = 2048  # rows and columns that openslide paints at a time: it needs 8 bytes a pixel besides
+CELL = 512  # rows and columns of a piece where a level is no whole multiple coarser
+LARGEST_PIXEL = 100.0  # micrometres; a larger size comes from resolution tags that mean a print
+LISTING_BYTES = 1 << 20
+
+
+class Slide(Reader):
+    """NDPI, MRXS, SCN, BIF, VMS, VMU, SVSlide, and the TIFF files of Philips, Ventana, Trestle and Leica scanners.
+
+    Colours are read as stored, whatever an ICC profile says. The image is the whole canvas, as openslide numbers its pixels;
+    areas that were not scanned hold no data. Labels, macros and thumbnails are never read. By name, this reader also opens
+    what `tiff` reads faster: SVS and tiled TIFF.
+
+    Example::
+
+        reader: {name: slide, level: 0}
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu")
+    packages: ClassVar[tuple[str, ...]] = ("openslide",)
+    extra: ClassVar[str] = "slide"
+
+    def claims(self, path: str) -> bool:
+        """Whether the path ends in a slide's suffix, or is a TIFF of a scanner whose files mean more than their tags."""
+        is_tiff = path.lower().endswith((".tif", ".tiff")) and "://" not in path
+        return super().claims(path) or (is_tiff and not self.missing(path) and _vendor(path) in TIFF_VENDORS)
+
+    def companions(self, path: str) -> Sequence[str]:
+        """Return the folder of an MRXS and the files in it, or the files that a VMS or VMU lists."""
+        file = Path(path.removeprefix("file://"))
+        if file.suffix.lower() == ".mrxs":
+            folder = file.with_suffix("")
+            return [str(folder), *(str(one) for one in sorted(folder.iterdir()))] if folder.is_dir() else [str(folder)]
+        if file.suffix.lower() in (".vms", ".vmu") and file.is_file():
+            return [str(file.with_name(name)) for name in _listed_files(file)]
+        return ()
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Raster]:
+        """Open a slide; nothing is decoded yet."""
+        with opening(path):
+            file = local_path(path)
+            if not Path(file).exists():
+                raise InputError(Problem(path, "no file at this path"))
+            self._check_options(path)
+            raster = _open_raster(self, file, path)
+        try:
+            yield raster
+        finally:
+            raster.close()
+
+    def _check_options(self, path: str) -> None:
+        problems = []
+        if self.series not in ("largest", "all", 0):
+            expected = "largest: a slide is one image, and its label, macro and thumbnail are none"
+            problems.append(Problem(path, f"reader.series {self.series!r}", expected))
+        if self.axes is not None and self.axes.lower() not in ("yxs", "yxc"):
+            problems.append(Problem(path, f"reader.axes {self.axes!r}", "yxs, as a slide holds one plane of colours"))
+        if problems:
+            raise InputError(problems)
+
+
+def _vendor(path: str) -> str | None:
+    """Return what openslide takes a file for; None where it knows no such file."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return _vendor_of(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _vendor_of(path: str, mtime_ns: int, size: int) -> str | None:
+    import openslide
+
+    del mtime_ns, size  # a file that changed is asked again
+    return openslide.OpenSlide.detect_format(path)
+
+
+def _listed_files(file: Path) -> list[str]:
+    """Return the names of the files that a VMS or VMU lists, all in its own folder; empty where it cannot be read."""
+    parser = configparser.ConfigParser(delimiters="=", strict=False, interpolation=None)
+    try:
+        with file.open(encoding="latin-1") as stream:
+            parser.read_string(stream.read(LISTING_BYTES))
+    except (configparser.Error, OSError):
+        return []
+    kinds = ("imagefile", "mapfile", "optimisationfile", "macroimage")
+    names = [value for section in parser.sections() for key, value in parser.items(section) if key.startswith(kinds)]
+    return [name for name in names if name and name == Path(name).name]
+
+
+def _open_raster(options: Slide, file: str, path: str) -> _SlideRaster:
+    """Find the level, its size and its scale."""
+    slide = _open(file)
+    properties = slide.properties
+    levels = tuple((height, width) for width, height in slide.level_dimensions if min(height, width) > 0)
+    level = check_level(options, len(levels), path)
+    downsample = slide.level_downsamples[level]
+    layout = resolve_layout(options, "yxs", (*levels[level], 3), path)
+    sizes, notes = _pixel_size(properties)
+    header = make_header(
+        options,
+        layout,
+        np.dtype(np.uint8),
+        pixel_size=sizes and (sizes[0] * downsample, sizes[1] * downsample),
+        pixel_size_from="openslide" if sizes else "",
+        unit="micrometer" if sizes else "",
+        has_mask=True,
+        is_color=layout.channels == (0, 1, 2),
+        is_lossy=True,
+        levels=levels,
+        notes=(*notes, *_notes(properties)),
+    )
+    return _SlideRaster(path, file, header, layout, slide, level, downsample)
+
+
+def _open(file: str) -> openslide.OpenSlide:
+    import openslide
+
+    slide = openslide.OpenSlide(file)
+    slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+    return slide
+
+
+def _pixel_size(properties: Any) -> tuple[tuple[float, float] | None, list[str]]:
+    """Return the (y, x) size of a pixel of level 0 in micrometres, None where the slide does not say; and notes."""
+    try:
+        sizes = float(properties["openslide.mpp-y"]), float(properties["openslide.mpp-x"])
+    except (KeyError, ValueError):
+        return None, []
+    if all(0 < size <= LARGEST_PIXEL for size in sizes):
+        return sizes, []
+    return None, [f"the slide says {sizes[0]:g} x {sizes[1]:g} micrometres a pixel, which is no size of a slide's pixel: it is ignored"]
+
+
+def _notes(properties: Any) -> list[str]:
+    """Return what a user may not expect: a profile that is not applied, and a canvas that is larger than what was scanned."""
+    notes = ["colours are as stored: the slide's ICC profile is not applied"] if "openslide.icc-size" in properties else []
+    try:
+        x, y, width, height = (int(properties[f"openslide.bounds-{name}"]) for name in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return notes
+    scanned = f"rows {y}..{y + height} and columns {x}..{x + width} of level 0"
+    return [
+        *notes,
+        f"the slide was scanned in {scanned} alone; programs that crop to these bounds, as QuPath does, count from their corner",
+    ]
+
+
+class _SlideRaster(Raster):
+    """One level of an open slide; openslide allows reads from several threads."""
+
+    def __init__(
+        self, path: str, file: str, header: Header, layout: Layout, slide: openslide.OpenSlide, level: int, downsample: float
+    ) -> None:
+        self.header = header
+        self._path, self._file, self._layout, self._level, self._downsample = path, file, layout, level, downsample
+        self._lock = threading.Lock()
+        self._slide: openslide.OpenSlide | None = slide
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let go of the slide, which the last read that still runs closes."""
+        with self._lock:
+            self._slide, self._is_closed = None, True
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        """Return the colours; black where nothing was scanned."""
+        return self.read_masked(box, plane)[0]
+
+    def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return the colours, and where the slide was scanned."""
+        out_YXS = np.empty((*box.shape, 3), np.uint8)
+        scanned_YX: NDArray[np.bool_] | None = None
+        with reading(self._path, box):
+            for (rows, columns), rgba_YXS in self._pieces(box):
+                for channel in range(3):  # four times as fast as all three at once
+                    out_YXS[rows, columns, channel] = rgba_YXS[..., channel]
+                if not _is_opaque(rgba_YXS):
+                    scanned_YX = np.ones(box.shape, np.bool_) if scanned_YX is None else scanned_YX
+                    scanned_YX[rows, columns] = rgba_YXS[..., 3] > 0
+        return self._layout.read(out_YXS, Box(0, 0, *box.shape), plane), scanned_YX
+
+    def _pieces(self, box: Box) -> Iterator[tuple[tuple[slice, slice], NDArray[np.uint8]]]:
+        """Yield parts (Y, X, RGBA) of a box, each with its place in the box.
+
+        A region's corner is given in whole pixels of level 0. Where a level is no whole multiple coarser, openslide shifts a
+        region by a part of a pixel and interpolates. Cells of a fixed grid are then read from their own corners, so that a
+        pixel has the same value whatever the box.
+        """
+        is_exact = float(self._downsample).is_integer()
+        for y, y0, y1 in _spans(box.y0, box.y1, is_exact):
+            for x, x0, x1 in _spans(box.x0, box.x1, is_exact):
+                corner = round(x * self._downsample), round(y * self._downsample)
+                rgba_YXS = self._region(corner, (x1 - x, y1 - y))[y0 - y :, x0 - x :]
+                yield Box(y0, x0, y1, x1).relative_to(box).slices, rgba_YXS
+
+    def _region(self, corner: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Decode a region (Y, X, RGBA); a slide that failed once answers no more, so the next read opens it again."""
+        import openslide
+
+        with self._lock:
+            if self._is_closed:
+                raise BlockError(f"{self._path}: read after it was closed")
+            slide = self._slide = self._slide or _open(self._file)
+        try:
+            return np.asarray(slide.read_region(corner, self._level, size))
+        except openslide.OpenSlideError as error:
+            with self._lock:
+                self._slide = None
+            raise _system_error(error) or error from error
+
+
+def _spans(start: int, stop: int, is_exact: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield for each piece of an axis where its region begins, and the first and last pixel that are wanted of it.
+
+    Example:
+        >>> list(_spans(100, 1100, False)), list(_spans(100, 1100, True))
+        ([(0, 100, 512), (512, 512, 1024), (1024, 1024, 1100)], [(100, 100, 1100)])
+    """
+    step = PIECE if is_exact else CELL
+    for first in range(start if is_exact else start // step * step, stop, step):
+        yield first, max(first, start), min(first + step, stop)
+
+
+def _is_opaque(rgba_YXS: NDArray[np.uint8]) -> bool:
+    """Whether every alpha is 255; in one pass over words of four samples where they lie side by side."""
+    if rgba_YXS.flags.c_contiguous:
+        return bool(rgba_YXS.view("<u4").min() >> 24 == 255)
+    return bool(rgba_YXS[..., 3].min() == 255)
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """Return a failure of the system, which another try may cure, that openslide tells as a text alone; None for any other.
+
+    Example:
+        >>> _system_error(ValueError("Couldn't read slide: Input/output error")), _system_error(ValueError("Not a JPEG file"))
+        (OSError(5, 'Input/output error'), None)
+    """
+    numbers = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
+    return next((OSError(number, os.strerror(number)) for number in numbers if os.strerror(number) in str(error)), None)
