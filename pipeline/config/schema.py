@@ -44,6 +44,7 @@ __all__ = [
     "PluginSpec",
     "PositiveInteger",
     "Resolution",
+    "ResolutionKey",
     "StrictModel",
     "Tiling",
     "YamlKind",
@@ -199,6 +200,9 @@ class Resolution(StrictModel):
         return {key: value for key in type(self).model_fields if (value := getattr(self, key)) is not None}
 
 
+ResolutionKey = Annotated[Resolution | Auto, Expected(f"auto or one of {_RESOLUTIONS}")]
+
+
 class Compute(StrictModel):
     """Where and how the run computes; only the recipe that follows from it may change a mask."""
 
@@ -273,7 +277,7 @@ class Config(StrictModel):
         default=DEFAULT_PLUGINS["reader"], description="how images are read: channels, axes, level, pixel_size, planes"
     )
     tiling: Tiling = Field(default=Tiling(), description="how an image is cut")
-    resolution: Annotated[Resolution | Auto, Expected(f"auto or one of {_RESOLUTIONS}")] = Field(
+    resolution: ResolutionKey = Field(
         default="auto", description=f"the grid to work on, one of {_RESOLUTIONS}; auto: the model's, else the image's own"
     )
     masks: Literal["working", "native"] = Field(

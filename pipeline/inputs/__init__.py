@@ -9,13 +9,13 @@ from __future__ import annotations
 from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.inputs.csv_list import CSV_COLUMNS
 from pipeline.inputs.discovery import ImageList, ListedImage, list_images
-from pipeline.inputs.expectations import place_on_grids
+from pipeline.inputs.expectations import place_on_grids, sample_range
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
 from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
 from pipeline.inputs.truth_checks import check_truth
-from pipeline.inputs.working_grid import WorkingGrid, open_image, open_truth
+from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_image, open_truth
 
 __all__ = [
     "CSV_COLUMNS",
@@ -30,6 +30,7 @@ __all__ = [
     "WorkingGrid",
     "build_catalogue",
     "check_truth",
+    "common_pixel_size",
     "hash_values",
     "list_images",
     "open_image",
@@ -37,4 +38,5 @@ __all__ = [
     "place_on_grids",
     "read_headers",
     "read_truth_header",
+    "sample_range",
 ]

@@ -17,7 +17,7 @@ from pipeline.models import Expectation, Model
 from pipeline.raster import Header
 from pipeline.resampling import SampleRange
 
-__all__ = ["Fitted", "fit_to_model", "place_on_grids"]
+__all__ = ["Fitted", "fit_to_model", "place_on_grids", "sample_range"]
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _bring_to_range(image: Image, model: Model, config: Config) -> tuple[Image, 
     expects, header = model.expects, image.header
     if not expects.dtype or config.normalize is not None or isinstance(model.normalize, str):
         return image, ""  # statistics of the image itself take the place of its range, or the user has
-    known = expects.image_range or _range_of(header)
+    known = expects.image_range or sample_range(header)
     if header.dtype == expects.dtype and (known == expects.range or known is None or expects.range is None):
         return image, ""
     if known is None or expects.range is None:
@@ -155,7 +155,7 @@ def _bring_to_range(image: Image, model: Model, config: Config) -> tuple[Image, 
     return replace(image, header=changed, samples=samples, identity=identity), note
 
 
-def _range_of(header: Header) -> tuple[float, float] | None:
+def sample_range(header: Header) -> tuple[float, float] | None:
     """Return the least and the greatest value that a sample can have; None where the type holds more than a file may use."""
     dtype = np.dtype(header.dtype)
     if dtype.kind != "u":

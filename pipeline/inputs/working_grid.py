@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from pipeline.resampling import NearestRaster, ResampledRaster, RescaledRaster, 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image
 
-__all__ = ["WorkingGrid", "choose_grid", "is_measured", "open_image", "open_truth", "size_text"]
+__all__ = ["WorkingGrid", "choose_grid", "common_pixel_size", "is_measured", "open_image", "open_truth", "size_text"]
 
 SAME = 0.02
 """Pixel sizes that differ by this share at most are one: scanners of one nominal size differ by 1 to 2 % (0.2500 and 0.2527 um),
@@ -103,6 +103,14 @@ def open_truth(image: Image, reader: Mapping[str, Any] = TRUTH_READER) -> Iterat
 def is_measured(header: Header) -> bool:
     """Whether the size of a pixel is known as a length."""
     return header.pixel_size is not None and header.unit in ("micrometer", "meter")
+
+
+def common_pixel_size(headers: Sequence[Header]) -> float | None:
+    """Return the one size that the pixels of all images have along both axes; None where it is unknown or differs."""
+    sizes = [side for header in headers if is_measured(header) for side in header.pixel_size or ()]
+    if len(sizes) < 2 * len(headers) or len({header.unit for header in headers}) != 1 or max(sizes) > min(sizes) * (1 + SAME):
+        return None
+    return float(f"{sum(sizes) / len(sizes):.6g}")
 
 
 def size_text(header: Header) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine import read_reflected, read_zero_filled
 from pipeline.geometry import Box
-from pipeline.inputs import TRUTH_READER
-from pipeline.plugins import build
+from pipeline.inputs import Image, open_image, open_truth
 from pipeline.raster import ArrayRaster, Raster
 from pipeline.training.plan import TrainPlan, image_pixels
 
@@ -91,8 +90,8 @@ class Crops:
         margin = (change.side - plan.crop) // 2
         top, left = location.box.y0 - margin, location.box.x0 - margin
         region = Box(top, left, top + change.side, left + change.side)
-        raw_CYX, valid_YX = read_zero_filled(self._cache.raster(image.path, image.reader), region, location.plane)
-        truth_CYX, known_YX = read_reflected(self._cache.raster(image.truth, TRUTH_READER), region, location.plane)
+        raw_CYX, valid_YX = read_zero_filled(self._cache.image(image), region, location.plane)
+        truth_CYX, known_YX = read_reflected(self._cache.truth(image), region, location.plane)
         classes_YX = plan.truth_map.apply(truth_CYX, region, known_YX)
         if valid_YX is not None:
             classes_YX[~valid_YX] = plan.truth_map.ignored
@@ -131,14 +130,20 @@ class ImageCache:
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes, self._used_bytes = budget_bytes, 0
         self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[str, str], _CacheEntry] = OrderedDict()
+        self._entries: OrderedDict[tuple[Any, ...], _CacheEntry] = OrderedDict()
 
-    def raster(self, path: str, reader: Mapping[str, Any]) -> Raster:
-        """Return the image at a path; one that fits into a quarter of the budget is decoded once and kept."""
-        key = (path, repr(sorted(reader.items())))
+    def image(self, image: Image) -> Raster:
+        """Return an image on its working grid; one that fits into a quarter of the budget is decoded once and kept."""
+        return self._kept((image.path, image.identity), lambda: open_image(image))
+
+    def truth(self, image: Image) -> Raster:
+        """Return the truth of an image on the image's working grid, kept as images are."""
+        return self._kept((image.truth, image.identity), lambda: open_truth(image))
+
+    def _kept(self, key: tuple[Any, ...], make: Callable[[], AbstractContextManager[Raster]]) -> Raster:
         with self._lock:
             if key not in self._entries:
-                self._entries[key] = self._open(path, reader)
+                self._entries[key] = self._open(make())
                 self._used_bytes += self._entries[key].num_bytes
                 while self._used_bytes > self._budget_bytes and len(self._entries) > 1:
                     self._drop_oldest()
@@ -154,9 +159,9 @@ class ImageCache:
         while self._entries:
             self._drop_oldest()
 
-    def _open(self, path: str, reader: Mapping[str, Any]) -> _CacheEntry:
+    def _open(self, opened: AbstractContextManager[Raster]) -> _CacheEntry:
         stack = ExitStack()
-        raster: Raster = stack.enter_context(build("readers", reader).open(path))
+        raster = stack.enter_context(opened)
         header = raster.header
         height, width = header.shape
         num_bytes = height * width * header.channels * np.dtype(header.dtype).itemsize * header.num_planes

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import Config, KeyLocations
 from pipeline.errors import Problem
-from pipeline.inputs import Image, TruthMap, check_truth, list_images, read_headers
+from pipeline.inputs import Image, TruthMap, check_truth, list_images, place_on_grids, read_headers
 from pipeline.training.schema import Names, TrainConfig
 
 __all__ = ["DataSplit", "make_run_config", "split_images"]
@@ -83,9 +83,10 @@ def _list_images(config: TrainConfig, key: str, entries: Sequence[str], truth_ma
         problems.append(Problem(config.where("exclude"), f"all {len(inputs.images)} images of {key}", "patterns that leave some"))
     elif not paired and not problems:
         problems.append(Problem(config.where("truth"), "no truth for any image", "a pattern such as truth/{stem}.png"))
+    placed = place_on_grids(paired, config.resolution, config.where("resolution"))
     notes = [*inputs.notes, *(f"left out, unreadable: {image.name}: {image.cause}" for image in rejected)]
     notes += [f"left out, no truth: {image.name}" for image in images if image.truth is None]
-    return _Listing([candidate.name for candidate in inputs.images], paired, notes, problems)
+    return _Listing([candidate.name for candidate in inputs.images], placed.images, notes, [*problems, *placed.problems])
 
 
 def _choose_validation(config: TrainConfig, images: Sequence[Image]) -> tuple[list[Image], list[Image], list[Problem | str]]:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from pipeline.engine import read_zero_filled
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
-from pipeline.inputs import TRUTH_READER, Image
+from pipeline.inputs import Image, open_image, open_truth
 from pipeline.losses import ClassAreas, Loss
-from pipeline.plugins import build
 from pipeline.statistics import NormalizationFitter, Summary
 from pipeline.tiling import Grid
 from pipeline.training.crops import targets
@@ -109,10 +108,7 @@ def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | Non
 def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, tuple[NDArray[Any], NDArray[np.bool_] | None], NDArray[Any]]]:
     """Yield plane, box, pixels_CYX with valid_YX, and target outputs (Y, X), ignored without data, of every block."""
     assert image.truth is not None
-    with (
-        build("readers", image.reader).open(image.path) as raster,
-        build("readers", TRUTH_READER).open(image.truth) as truth,
-    ):
+    with open_image(image) as raster, open_truth(image) as truth:
         for plane in range(image.header.num_planes):
             for box in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():
                 truth_CYX, known_YX = truth.read_valid(box, plane)

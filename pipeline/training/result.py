@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Config, config_from_mapping
 from pipeline.geometry import Box
-from pipeline.inputs import CSV_COLUMNS, TRUTH_READER, Image
+from pipeline.inputs import CSV_COLUMNS, Image, open_image, open_truth
 from pipeline.models import num_parameters
 from pipeline.plugins import build
 from pipeline.records import RunFolder
@@ -43,9 +43,9 @@ def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
     folder.storage.put(VALIDATION_IMAGES, text.getvalue().encode())
     listed = f"{folder.storage}/{VALIDATION_IMAGES}"
     mapping = {
-        **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader"}),
+        **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader", "resolution"}),
         "images": [listed],
-        "model": {"name": "bundle", "path": str(best_bundle(plan))},
+        "model": {"name": "bundle", "path": str(best_bundle(plan)), "merge": plan.config.merge_channels},
         "output": f"{folder.storage}/{VALIDATION}",
     }
     return config_from_mapping(mapping, plan.config.output, listed)
@@ -98,16 +98,10 @@ def _pictures(plan: TrainPlan) -> Iterator[Picture]:
         (height, width), mask = image.header.shape, plan.config.output / VALIDATION / "masks" / f"{image.name}.ome.zarr"
         top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
         box = Box(top, left, top + min(height, SIDE), left + min(width, SIDE))
-        truth_CYX, known_YX = _read(image.truth, TRUTH_READER, box)
-        mask_CYX, _ = _read(str(mask), {"name": "zarr"}, box)
-        truth_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
-        yield Picture(image.name, _displayable(*_read(image.path, image.reader, box)), truth_YX, mask_CYX[0])
-
-
-def _read(path: str, reader: Mapping[str, Any], box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    with build("readers", reader).open(path) as raster:
-        pixels_CYX, valid_YX = raster.read_valid(box)
-        return np.array(pixels_CYX), valid_YX
+        with open_image(image) as raster, open_truth(image) as truth, build("readers", {"name": "zarr"}).open(str(mask)) as predicted:
+            truth_CYX, known_YX = truth.read_valid(box)
+            truth_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
+            yield Picture(image.name, _displayable(*raster.read_valid(box)), truth_YX, np.array(predicted.read(box)[0]))
 
 
 def _displayable(pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from pipeline.config import (
     NonEmptyText,
     PluginSpec,
     PositiveInteger,
+    ResolutionKey,
     StrictModel,
     YamlKind,
     parse_bytes,
@@ -142,6 +143,8 @@ class About(StrictModel):
     licence: str = Field(default="", description="licence of the weights")
     trained_on: str = Field(default="", description="data set, its source and licence")
     citation: str = Field(default="", description="what users of the weights should cite")
+    kinds: Texts = Field(default=(), description="of images, such as fluorescence or aerial")
+    diameter: Positive | None = Field(default=None, description="median diameter of the objects, pixels of the grid that is trained on")
 
 
 class TrainConfig(StrictModel):
@@ -158,6 +161,7 @@ class TrainConfig(StrictModel):
         default=None, description="a truth value or colour that is not counted"
     )
     reader: PluginSpec = Field(default=DEFAULT_PLUGINS["reader"], description="how images are read")
+    resolution: ResolutionKey = Field(default="auto", description="the grid to train on, as in the YAML of a run; auto: each image's own")
     model: PluginSpec = Field(description="a network and its options; channels and classes follow from the images and from `classes`")
     mean_of: Texts = Field(
         default=(),

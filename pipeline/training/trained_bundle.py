@@ -18,7 +18,7 @@ from pipeline.engine import Job, Phase, ReceiptFields, Resources, Stopwatch, ope
 from pipeline.engine.phases.predict import Predict
 from pipeline.engine.prediction import Predicted
 from pipeline.errors import GigasegError
-from pipeline.inputs import Catalogue
+from pipeline.inputs import Catalogue, common_pixel_size, sample_range
 from pipeline.models.bundle_files import read_spec, save_bundle
 from pipeline.plugins import build
 from pipeline.records import Block, Receipt, Tally
@@ -107,10 +107,26 @@ def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int
         "normalize": plan.normalize,
         "merge_channels": plan.config.merge_channels,
         "tile": tile,
+        **_trained_on(plan),
         **plan.config.about.model_dump(),
         "scores": scores,
     }
     save_bundle(folder, network, half=plan.config.half, **spec)
+
+
+def _trained_on(plan: TrainPlan) -> dict[str, Any]:
+    """Return what all images have in common of what a run compares its images with."""
+    headers = [image.header for image in (*plan.train, *plan.val)]
+    common: dict[str, Any] = {}
+    if size := common_pixel_size(headers):
+        common |= {"pixel_size": size, "unit": headers[0].unit}
+    if len(dtypes := {header.dtype for header in headers}) == 1:
+        ranges = {sample_range(header) for header in headers}
+        known = ranges.pop() if len(ranges) == 1 else None
+        common["samples"] = {"dtype": dtypes.pop(), "range": None if known is None else list(known)}
+    if len(names := {header.channel_names for header in headers}) == 1 and not plan.config.merge_channels:
+        common["channel_names"] = list(names.pop())
+    return common
 
 
 def _catalogue(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> Catalogue:
