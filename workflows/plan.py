@@ -131,7 +131,7 @@ def print_plan(content: Mapping[str, Any], *, every: bool = False) -> None:
         print_summary(images)
     shown = len(unreadable) if every else SHOWN // 2
     for image in unreadable[:shown]:
-        print(f"unreadable: {image['path']}: {image['cause']}")
+        print(f"unreadable: {image['path']}: {image['cause'].removeprefix(image['path']).removeprefix(': ')}")
     if len(unreadable) > shown:
         print(f"unreadable: {len(unreadable) - shown} more; --list names all")
     for one in left_out if every else ():
@@ -158,7 +158,7 @@ def describe_image(image: Mapping[str, Any]) -> str:
         f"series {image['series']}" if image["series"] else "",
         describe_stack(image),
         describe_channels(image),
-        f"{image['blocks']} blocks",
+        f"{image['blocks']} block{'' if image['blocks'] == 1 else 's'}",
         "decoded whole" if image["decoded_whole_bytes"] else "",
         "" if image["truth"] else "no truth",
     ]

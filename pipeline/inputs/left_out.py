@@ -68,7 +68,7 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> str:
         f"{count} {suffix or 'without a suffix'}" + ("" if reason == NO_IMAGE else f" ({reason})")
         for (suffix, reason), count in kinds.most_common()
     ]
-    of_folders = [reason if count == 1 else f"{count} {reason}" for reason, count in folders.most_common()]
+    of_folders = [reason if len(folders) == 1 else f"{count} x {reason}" for reason, count in folders.most_common()]
     parts = [_counted(kinds.total(), "file", of_files), _counted(folders.total(), "folder", of_folders)]
     return "; ".join(part for part in parts if part)
 
