@@ -42,7 +42,7 @@ def write_mask(resources: Resources, block: Block, mask_YX: NDArray[Any]) -> Fil
     job, image = resources.job, block.image
     if job.is_single(image):
         return _export(job, image, ArrayRaster(mask_YX))
-    return write_block(resources, block, mask_YX, job.key(image, OmeZarr.suffix), job.meta(image), _zarr_writer(job))
+    return write_block(resources, block, mask_YX, job.store_key(image, OmeZarr.suffix), job.meta(image), _zarr_writer(job))
 
 
 def write_probs(resources: Resources, block: Block, probs_KYX: NDArray[Any]) -> Files:
@@ -89,7 +89,7 @@ def finish_mask(job: Job, block: Block) -> Files:
     if job.probs and probs.exists():
         OmeZarr().finish(probs, _probs_header(job, image))
     # A quarantined block left no file. Where every block is quarantined, there is no array yet: it is all *no prediction*.
-    mask = job.storage.below(job.key(image, OmeZarr.suffix))
+    mask = job.storage.below(job.store_key(image, OmeZarr.suffix))
     return _export(job, image, _zarr_writer(job).create(mask, job.meta(image), job.recipe.block))
 
 
@@ -106,8 +106,7 @@ def mask_of(job: Job, image: Image) -> Image | None:
     """Return the mask that a run wrote for an image, as an image to read; None when there is none."""
     # Exports of larger images come from the block store, which is therefore never older than they are.
     exported = [writer.suffix for writer in job.writers] if job.is_single(image) else []
-    for suffix in dict.fromkeys([*exported, OmeZarr.suffix]):
-        key = job.key(image, suffix)
+    for key in dict.fromkeys([*(job.key(image, suffix) for suffix in exported), job.store_key(image, OmeZarr.suffix)]):
         if _sizes(job, [key]):
             grid = image.grid.of_mask if image.grid else None
             return replace(image, path=f"{job.storage}/{key}", reader=TRUTH_READER, grid=grid, samples=None)
@@ -116,7 +115,7 @@ def mask_of(job: Job, image: Image) -> Image | None:
 
 def block_store_keys(job: Job, image: Image) -> list[str]:
     """Return the keys of the arrays that are written block by block for an image."""
-    return [job.key(image, OmeZarr.suffix, folder) for folder in (None, "probs")]
+    return [job.store_key(image, OmeZarr.suffix), job.key(image, OmeZarr.suffix, "probs")]
 
 
 def read_stored(job: Job, block: Block, receipt: Receipt) -> NDArray[Any] | None:
@@ -128,7 +127,7 @@ def read_stored(job: Job, block: Block, receipt: Receipt) -> NDArray[Any] | None
     Raises:
         StoreError, BlockError: the array or its pixels are damaged.
     """
-    array = job.storage.below(job.key(block.image, OmeZarr.suffix)).below("0")
+    array = job.storage.below(job.store_key(block.image, OmeZarr.suffix)).below("0")
     if not array.exists() or not any(f"{OmeZarr.suffix}/" in name for name in receipt.files):
         return None
     return BlockStore.open(array).read(block.box, block.plane)
@@ -151,9 +150,12 @@ def discard_stored(job: Job, block: Block) -> None:
 
 
 def _export(job: Job, image: Image, mask: Raster) -> Files:
-    """Run every writer; a resumed run looks for the files returned here."""
+    """Run every writer, on the image's own grid if asked; a resumed run looks for the files returned here."""
+    meta = job.meta(image)
+    if image.grid is not None and job.native:
+        mask, meta = image.grid.to_own(mask), job.meta(image, image.grid.own)
     for writer in job.writers:
-        writer.export(mask, job.meta(image), job.storage, job.key(image, writer.suffix))
+        writer.export(mask, meta, job.storage, job.key(image, writer.suffix))
     return _sizes(job, [job.key(image, writer.suffix) for writer in job.writers])
 
 

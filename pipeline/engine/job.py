@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipeline.config import Recipe
 from pipeline.inputs import TRUTH_READER, Image, TruthMap
 from pipeline.models import Model
+from pipeline.raster import Header
 from pipeline.statistics import Fitters
 from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.tiling import Grid
@@ -33,7 +34,8 @@ class Job:
         truth_map: from truth values to class ids; None: no image has truth.
         truth_reader: reader name and options for truth files.
         writers: what is written when an image is complete.
-        masks: folder of the block stores inside ``output``: ``masks``, or empty for ``convert``.
+        masks: folder of what is written for users inside ``output``: ``masks``, or empty for ``convert``.
+        native: whether masks are on the images' own grids; what is computed, block by block, lies in ``working`` then.
         goal: what the run is for, which decides which phases apply.
     """
 
@@ -49,6 +51,7 @@ class Job:
     truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)
     writers: Sequence[Writer] = ()
     masks: str = "masks"
+    native: bool = False
     goal: Literal["segment", "evaluate", "convert"] = "segment"
 
     @property
@@ -82,20 +85,25 @@ class Job:
 
     def is_single(self, image: Image) -> bool:
         """Whether an image is one block, so that nothing waits for other blocks."""
-        return image.header.num_planes == 1 and self.grid(image).num_blocks == (1, 1)
+        return image.header.num_planes == 1 and self.grid(image).num_blocks == (1, 1) and not self.exports_other_grid(image)
+
+    def exports_other_grid(self, image: Image) -> bool:
+        """Whether the mask for the user lies on another grid than what is computed, so that both are kept."""
+        return self.native and image.grid is not None
 
     @property
     def exports(self) -> tuple[Any, Any]:
         """What the exports of a mask depend on besides its pixels, as plain values: classes and writers."""
-        return self.classes, [{"name": type(writer).__name__, **writer.model_dump(mode="json")} for writer in self.writers]
+        writers = [{"name": type(writer).__name__, **writer.model_dump(mode="json")} for writer in self.writers]
+        return self.classes, [*writers, "native"] if self.native else writers
 
     def grid(self, image: Image) -> Grid:
         """Cut an image."""
         return Grid(image.header.shape, self.recipe.core, self.recipe.halo, self.recipe.block, self.stride, self.full)
 
-    def meta(self, image: Image) -> MaskMeta:
-        """Describe an image's mask to the writers."""
-        header = image.header
+    def meta(self, image: Image, header: Header | None = None) -> MaskMeta:
+        """Describe an image's mask to the writers; ``header`` is that of the image on the mask's grid, None: on the working grid."""
+        header = header or image.header
         return MaskMeta(
             shape=header.shape,
             planes=header.planes,
@@ -112,6 +120,10 @@ class Job:
     def storage(self) -> Storage:
         """The output folder."""
         return open_storage(self.output)
+
+    def store_key(self, image: Image, suffix: str) -> str:
+        """Return the key of what is computed of a mask, block by block."""
+        return self.key(image, suffix, "working" if self.exports_other_grid(image) else None)
 
     def key(self, image: Image, suffix: str, folder: str | None = None) -> str:
         """Return the key of an output of an image in the storage, in a folder that is not empty; None: in that of the masks."""

@@ -41,6 +41,7 @@ def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
         classes=catalogue.classes,
         truth_map=catalogue.truth_map,
         writers=[build("writers", spec, "writers") for spec in config.writers],
+        native=config.masks == "native",
     )
 
 
@@ -56,6 +57,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
     """Return what the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
     suffixes = dict.fromkeys([".ome.zarr", *(writer.suffix for writer in job.writers)])
     outputs = [f"{folder}/{image.name}{suffix}" for image in catalogue.images for folder in ("masks", "probs") for suffix in suffixes]
+    outputs += [job.store_key(image, ".ome.zarr") for image in catalogue.images if job.exports_other_grid(image)]
     return {
         "classes": list(job.classes),
         "metrics": list(catalogue.config.metrics),

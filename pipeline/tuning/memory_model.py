@@ -17,6 +17,7 @@ __all__ = ["format_bytes", "project_actor_bytes", "project_seam_file_bytes", "sh
 
 SMALLEST_CORE = 64  # side below which a core is not shrunk to save memory, pixels
 SCORE_BYTES = 4  # float32
+TRUTH_BYTES = 4  # numbers of objects as most files hold them
 
 
 def project_actor_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
@@ -48,8 +49,19 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     # seam files.
     results = (writers + 1) * (mask + probs + max(mask + probs, given))
     headers = [header, *([read_truth_header(image.truth, image.truth_identity)] if image.truth else [])]
-    decoded = sum(one.whole_bytes + one.work_bytes for one in headers)
+    decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, read // depth)
     return (readers + 1) * loaded + read + shared + network + results + readers * decoded
+
+
+def _source_bytes(image: Image, pixels: int) -> int:
+    """Return the bytes of the file's own grid that are read for so many pixels of the working grid: of image, validity and truth."""
+    grid = image.grid
+    if grid is None:
+        return 0
+    own, once = grid.own, math.prod(grid.factor) * pixels
+    copies = 2 if own.has_mask or own.nodata is not None or np.dtype(own.dtype).kind == "f" else 1
+    of_image = once * (own.channels * np.dtype(own.dtype).itemsize + 1) * copies if grid.is_resampled else 0
+    return int(of_image + math.prod(grid.own_factor) * pixels * TRUTH_BYTES * bool(image.truth))
 
 
 def _blended_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int]:
