@@ -16,11 +16,11 @@ NAMES = {"a": (150, 211), "b": (70, 64), "c": (40, 30), "d": (70, 70)}
 
 
 def write_images(tmp_path):
-    """Four images, one of a single block, one without truth, one with a hole and a pixel that spoils a block of a network."""
+    """Four images, one of a single block, one without truth, one with holes and a pixel that overflows where it is divided."""
     for name, shape in NAMES.items():
         pixels = blobs(shape, seed=ord(name), dtype=np.float32 if name == "d" else np.uint16)
         if name == "d":
-            pixels[60:, :9], pixels[3, 3] = np.nan, np.inf
+            pixels[60:, :9], pixels[3, 3], pixels[8:13, 20:25] = np.nan, np.inf, np.finfo(np.float32).max
         save_tiff(tmp_path / "img" / f"{name}.tif", pixels)
         truth = blobs(shape, seed=3) // 86
         truth[5:9, 5:9] = 9

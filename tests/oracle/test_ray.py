@@ -16,7 +16,7 @@ from tests.oracle.agreeing_runs import HISTOGRAM, NETWORK, SHARED, assert_agree,
 
 @pytest.fixture
 def scene(tmp_path):
-    """Four images, one of a single block, one without truth, one with a hole and a pixel that spoils a block of a network."""
+    """Four images, one of a single block, one without truth, one with holes and a pixel that overflows where it is divided."""
     write_images(tmp_path)
     return tmp_path
 
@@ -48,7 +48,7 @@ def test_ray_agrees_with_serial(scene, engine, ray, networks):
     for actors in (1, 3):
         compute = {"runner": "ray", "actors": actors}
         assert_agree(serial, engine(**SHARED, **HISTOGRAM, compute=compute, output=f"ray{actors}"))
-    network = {**NETWORK, "model": networks["same"]}
+    network = {**NETWORK, "model": networks["same"], "normalize": {"mean": [128.0], "std": [1.0]}}
     serial = engine(**SHARED, **network, output="serial-network")
     assert serial.report["cross_entropy"] > 0
     assert [one["block"] for one in serial.report["failures"]] == ["d:0.0.0"]

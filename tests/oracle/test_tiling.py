@@ -170,13 +170,14 @@ def test_pixels_without_data_have_no_prediction_and_spoil_nobody(tmp_path, engin
     assert done.report["quarantined"] == 0
 
 
-def test_infinite_input_quarantines_its_block_alone(tmp_path, engine):
+def test_input_that_overflows_quarantines_its_block_alone(tmp_path, engine, networks):
     """A score that is not finite on valid input is never written: the block is quarantined, the others stand, the exit code is 3."""
     pixels = blobs((128, 128), seed=6, dtype=np.float32)
-    pixels[20, 20] = np.inf
+    pixels[18:23, 18:23] = np.finfo(np.float32).max
     pixels[40, 40] = np.nan
     save_tiff(tmp_path / "a.tif", pixels)
-    done = engine(tiling={"core": 32, "halo": FIELD, "block": 64})
+    normalize = {"mean": [128.0], "std": [1.0]}
+    done = engine(model=networks["same"], normalize=normalize, tiling={"core": 32, "halo": FIELD, "block": 64})
     assert done.code == 3
     assert (done.mask()[:64, :64] == 255).all()
     assert (done.mask()[64:, 64:] != 255).all()
