@@ -97,7 +97,7 @@ def _coordinate_system(tags: Tags) -> int:
 
 
 def _pixels(number: float) -> str:
-    return f"{number:+.1f}".removesuffix(".0")
+    return f"{round(number, 1) + 0.0:+.1f}".removesuffix(".0")
 
 
 def _number(number: float) -> str:
@@ -116,17 +116,23 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
             owners.setdefault(image.truth, []).append(image.name)
     shared = [f"{truth} of {first_of(names, 3)}" for truth, names in owners.items() if len(names) > 1]
     notes += [f"one truth for several images, which `{{name}}` would tell apart: {first_of(shared, 3)}"] if shared else []
-    scales = [text for image in images if image.truth and (text := _other_scale(image))]
-    return notes + ([f"truth is compared pixel by pixel though its pixel size is another: {first_of(scales, 3)}"] if scales else [])
+    headers = {image.index: header for image in images if (header := _truth_header(image))}
+    scales = [text for image in images if image.index in headers and (text := _other_scale(image, headers[image.index]))]
+    notes += [f"truth is compared pixel by pixel though its pixel size is another: {first_of(scales, 3)}"] if scales else []
+    lossy = [str(image.truth) for image in images if image.index in headers and headers[image.index].is_lossy]
+    return notes + ([f"lossy compression changed values of truth, which PNG keeps: {first_of(lossy, 3)}"] if lossy else [])
 
 
-def _other_scale(image: Image) -> str:
-    """Return how the pixel size of a truth differs from that of its image, both in micrometres; empty where it does not."""
-    assert image.truth is not None
+def _truth_header(image: Image) -> Header | None:
+    """Return the header of an image's truth; None where there is none, or none that can be read, which is told elsewhere."""
     try:
-        truth = read_truth_header(image.truth, image.truth_identity)
+        return read_truth_header(image.truth, image.truth_identity) if image.truth else None
     except InputError:
-        return ""
+        return None
+
+
+def _other_scale(image: Image, truth: Header) -> str:
+    """Return how the pixel size of a truth differs from that of its image, both in micrometres; empty where it does not."""
     sizes = truth.pixel_size, image.header.pixel_size
     if None in sizes or truth.unit != "micrometer" or image.header.unit != "micrometer":
         return ""

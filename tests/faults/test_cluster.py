@@ -120,6 +120,29 @@ def test_a_cluster_that_is_not_there_is_refused(tmp_path):
     assert "Traceback" not in ended.told
 
 
+def test_a_cluster_of_the_environment_that_is_not_there_is_told_as_such(tmp_path):
+    """A dead RAY_ADDRESS is told by its own name, with the way to run without it: the YAML has no address to correct."""
+    scene = Scene(tmp_path, images=1, compute={"runner": "ray"})
+    ended = run(scene.yaml("nowhere"), env={"RAY_ADDRESS": "127.0.0.1:1"}, limit_s=40)
+    assert ended.code == 2, ended.told
+    assert "the environment variable RAY_ADDRESS: found 127.0.0.1:1" in ended.told
+    assert "unset RAY_ADDRESS" in ended.told
+    assert "compute.address" not in ended.told
+
+
+def test_a_temporary_folder_that_is_too_deep_is_told(tmp_path):
+    """Where the sockets of Ray would have longer paths than the system allows, the variable, the folder and the way out are told."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    scene = Scene(tmp_path, images=1, compute={"runner": "ray"})
+    ended = run(scene.yaml("deep"), env={"RAY_TMPDIR": str(deep)}, limit_s=40)
+    assert ended.code == 2, ended.told
+    assert f"the environment variable RAY_TMPDIR: found {deep}" in ended.told
+    assert "RAY_TMPDIR=/tmp" in ended.told
+    assert "Traceback" not in ended.told
+    assert not (tmp_path / "deep").exists()
+
+
 def test_actors_are_pinned_to_their_share_of_a_gpu(cluster, environment):
     """With `gpus_per_actor` 1 or 1/2, each actor sees the one GPU that it was given; 2 machines have room for 2 (a core each)."""
     told = subprocess.run(

@@ -1,0 +1,248 @@
+"""Whether truth fits its image: found by name, in the same place, of the same scale, with values that nobody's compression made up."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.config import ClassSpec, load_config
+from pipeline.errors import InputError
+from pipeline.inputs import TruthMap, build_catalogue
+from pipeline.inputs.truth_checks import affine, misplacement
+from pipeline.raster import Header
+from tests.conftest import blobs, engine_yaml, report_at, save_tiff
+
+SHAPE = (80, 70)
+PROJECTED, GEOGRAPHIC, CITED = 3072, 2048, 32767
+
+
+def geo(east=500.0, north=900.0, size=2.0, *, code=32632, key=PROJECTED, is_point=False, size_y=None):
+    """GeoTIFF tags of an image whose first pixel's corner lies at (north, east)."""
+    half = size / 2 if is_point else 0.0
+    half_y = (size_y or size) / 2 if is_point else 0.0
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 2 if is_point else 1, key, 0, 1, code)
+    tie = (0.0, 0.0, 0.0, east + half, north - half_y, 0.0)
+    return [(33550, "d", 3, (size, size_y or size, 0.0)), (33922, "d", 6, tie), (34735, "H", 16, keys)]
+
+
+def turned(a, b, x, d, e, y):
+    """GeoTIFF tags of an image that is turned: x = a column + b row + x, y = d column + e row + y."""
+    matrix = (a, b, 0.0, x, d, e, 0.0, y, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+    return [(34264, "d", 16, matrix), (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, PROJECTED, 0, 1, 32632))]
+
+
+@pytest.fixture
+def surveyed(tmp_path):
+    """Look at an image and its truth, each with tags of its own; gives the catalogue."""
+
+    def go(image_tags, truth_tags, image_shape=SHAPE, truth_shape=SHAPE, **keys):
+        for name, tags, shape in (("a", image_tags, image_shape), ("t", truth_tags, truth_shape)):
+            tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros(shape, np.uint8), extratags=[(*tag, True) for tag in tags])
+        return build_catalogue(load_config(engine_yaml(tmp_path, truth="t.tif", **keys)))
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("image", "truth"),
+    [
+        (geo(), geo()),
+        (geo(), geo(east=500.15, north=899.9)),
+        (geo(is_point=True), geo()),
+        (geo(), turned(2.0, 0.0, 500.0, 0.0, -2.0, 900.0)),
+        (geo(), []),
+        ([], geo()),
+        (geo(), geo(code=CITED)),
+        (turned(0.0, 2.0, 500.0, 2.0, 0.0, 900.0), turned(0.0, 2.0, 500.0, 2.0, 0.0, 900.0)),
+    ],
+    ids=["same", "within a tenth", "centres and corners", "matrix", "image only", "truth only", "named system", "turned"],
+)
+def test_truth_in_its_place_is_taken(surveyed, image, truth):
+    """Truth on the image's own grid, said in any way, or where one of them says nothing of its place, is taken."""
+    assert surveyed(image, truth).images[0].truth
+
+
+@pytest.mark.parametrize(
+    ("image", "truth", "told"),
+    [
+        (geo(), geo(east=520.0), "lies +0 rows and +10 columns beside that of the image"),
+        (geo(), geo(north=893.0), "lies +3.5 rows and +0 columns beside that of the image"),
+        (geo(is_point=True), geo(is_point=True, east=499.0), "lies +0 rows and -0.5 columns beside that of the image"),
+        (geo(), geo(size=2.01), "found pixels of 2.01 x 2.01 for an image with pixels of 2 x 2"),
+        (geo(size_y=3.0), geo(), "found pixels of 2 x 2 for an image with pixels of 3 x 2"),
+        (geo(), geo(code=32633), "found coordinates in EPSG:32633 for an image in EPSG:32632"),
+        (geo(), geo(code=4326, key=GEOGRAPHIC), "found coordinates in EPSG:4326 for an image in EPSG:32632"),
+        (geo(), turned(2.0, 0.05, 500.0, 0.05, -2.0, 900.0), "found a georeference that is turned"),
+    ],
+    ids=["10 px east", "3.5 px south", "half a pixel", "resolution", "resolution of rows", "zone", "system", "turned"],
+)
+def test_truth_of_another_place_is_refused(surveyed, image, truth, told):
+    """Truth whose georeference is not that of its image is refused with the offset in pixels, or what else differs."""
+    with pytest.raises(InputError, match=r"t\.tif: found ") as refused:
+        surveyed(image, truth)
+    assert told in str(refused.value)
+
+
+@settings(deadline=None)
+@given(*[st.floats(-30, 30)] * 2, st.floats(0.01, 100), st.integers(1, 5000), st.integers(1, 5000))
+def test_the_offset_is_that_of_the_grids(down, right, size, height, width):
+    """For any whole image, the truth is refused exactly where a corner lies over a tenth of a pixel away, and the offset is told."""
+    headers = [
+        Header(
+            (height, width),
+            1,
+            "uint8",
+            georeference={"33550": {"value": [size, size, 0]}, "33922": {"value": [0, 0, 0, 500 + x * size, 900 - y * size, 0]}},
+        )
+        for y, x in ((0, 0), (down, right))
+    ]
+    told = misplacement(*headers)
+    away = max(abs(down), abs(right))
+    if abs(away - 0.1) > 1e-6:
+        assert bool(told) == (away > 0.1)
+    if told:
+        assert f"{down:+.1f}".removesuffix(".0") in told or abs(down) < 0.06
+        assert f"{right:+.1f}".removesuffix(".0") in told or abs(right) < 0.06
+
+
+def test_a_place_that_is_no_place_is_none():
+    """Tags with too few numbers, infinite ones or pixels of no size hold no place, so nothing is compared with them."""
+    for scale in ([], [1.0], [0.0, 1.0, 0.0], [float("nan"), 1.0, 0.0]):
+        assert affine({"33550": {"value": scale}, "33922": {"value": [0.0] * 6}}) is None
+    assert affine({}) is None
+
+
+@pytest.mark.parametrize(("of_truth", "told"), [(0.5, True), (0.2525, True), (0.252, False), (0.25, False), (None, False)])
+def test_truth_of_another_scale_is_told(tmp_path, of_truth, told):
+    """Pixel sizes in micrometres that differ by more than a hundredth are told with both, and the truth is taken pixel by pixel."""
+    for name, size in (("a", 0.25), ("t", of_truth)):
+        sizes = {"PhysicalSizeX": size, "PhysicalSizeY": size} if size else {}
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", np.zeros(SHAPE, np.uint8), metadata={"axes": "YX", **sizes})
+    notes = build_catalogue(load_config(engine_yaml(tmp_path, images=["a.ome.tif"], truth="t.ome.tif"))).notes
+    assert [note for note in notes if "its pixel size is another" in note] == (
+        [f"truth is compared pixel by pixel though its pixel size is another: a, {of_truth} um for 0.25 um"] if told else []
+    )
+
+
+def lossy(*values, **options):
+    """What is wrong with lossy truth of one channel for classes with these values."""
+    classes = [ClassSpec(name=f"c{index}", values=value) for index, value in enumerate(values)] or None
+    return TruthMap(2, classes, **options).check(Header((4, 4), 1, "uint8", is_lossy=True), "t.jpg")
+
+
+def test_truth_with_lossy_compression_needs_listed_values():
+    """Where every value counts for some class, lossy truth is refused: with `other`, and with class ids; listed values are compared."""
+    assert lossy([0], [255]) == []
+    for values in (([0], "other"), ()):
+        (problem,) = lossy(*values)
+        assert "t.jpg: found truth with lossy compression, such as JPEG; expected " in str(problem)
+        assert str(problem).endswith("Save the truth as PNG.")
+    assert TruthMap(2, [ClassSpec(name="a", values=[0]), ClassSpec(name="b", values="other")]).check(Header((4, 4), 1, "uint8")) == []
+
+
+@pytest.fixture
+def disc(tmp_path):
+    """An image of a bright disc, and its perfect truth as PNG and as JPEG, whose edge rings."""
+    y, x = np.mgrid[:96, :96]
+    inside_YX = (y - 48) ** 2 + (x - 48) ** 2 < 900
+    for name in ("i/a.png", "png/a.png", "jpg/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.where(inside_YX, 255, 0).astype(np.uint8)).save(tmp_path / name)
+    stored = np.asarray(Image.open(tmp_path / "jpg" / "a.jpg"))
+    assert len(np.unique(stored)) >= 30, "a control: JPEG changes values at the edge"
+    return tmp_path
+
+
+def test_truth_that_was_a_jpeg_is_never_scored_in_silence(disc, capsys):
+    """A JPEG of a perfect truth is refused with `other`; with listed values its image has no metrics; the PNG scores a perfect mask."""
+    values = {"ground": [0], "cell": "other"}
+    keys = {"images": ["i/"], "model": {"name": "histogram"}, "normalize": None, "tiling": {"halo": 0}}
+    for folder, of_cell, code in (("jpg", "other", 2), ("jpg", [255], 3), ("png", "other", 0), ("png", [255], 0)):
+        classes = [{"name": name, "values": of_cell if name == "cell" else value} for name, value in values.items()]
+        config = engine_yaml(disc, truth=f"{folder}/{{name}}.*", classes=classes, output=f"{folder}-{of_cell}", **keys)
+        assert main(["run", str(config)]) == code, (folder, of_cell)
+        said = capsys.readouterr().err
+        if code == 2:
+            assert "Save the truth as PNG" in said
+        elif code == 3:
+            assert "belongs to no class" in report_at(disc / "jpg-[255]")["failures"][0]["cause"]
+        else:
+            assert report_at(disc / f"{folder}-{of_cell}")["mean_iou"] == 1.0
+
+
+def test_a_folder_of_truth_has_a_file_for_each_name(tmp_path):
+    """`truth: folder/` is the file of the image's name with any suffix; of several, the one that is the image's own, else none."""
+    for name in ("s/a.tif", "s/sub/b.v1.tif"):
+        save_tiff(tmp_path / name, blobs(SHAPE))
+    for name in ("t/a.tif", "t/sub/b.v1.tif"):
+        save_tiff(tmp_path / name, blobs(SHAPE) // 128)
+    (tmp_path / "t" / "a.txt").touch()
+    (tmp_path / "t" / "ab.png").touch()
+
+    def truths(images="s/"):
+        found = build_catalogue(load_config(engine_yaml(tmp_path, images=[images], truth="t/")))
+        return [image.truth for image in found.images]
+
+    assert truths() == [f"{tmp_path}/t/a.tif", f"{tmp_path}/t/sub/b.v1.tif"]
+    assert truths("s/a.tif") == [f"{tmp_path}/t/a.tif"]
+    Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "t" / "a.png")
+    with pytest.raises(InputError, match=r"truth: found 2 files for 'a': .*t/a\.png, .*t/a\.tif; expected one file of this name"):
+        truths()
+    Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "s" / "a.png")
+    assert truths()[:2] == [f"{tmp_path}/t/a.png", f"{tmp_path}/t/a.tif"], "names that collide keep their suffix, and truth has it too"
+    for name in ("t/a.png", "t/a.tif", "t/sub/b.v1.tif"):
+        (tmp_path / name).unlink()
+    with pytest.raises(
+        InputError, match=r"no truth for any image; expected files that exist, or null. The first file looked for is .*t/a.png\.\*"
+    ):
+        truths()
+
+
+def test_one_truth_for_several_images_is_told(tmp_path):
+    """Where `{stem}` gives images of two folders one truth, a note names it and the way to tell them apart."""
+    for name in ("s/one/a.tif", "s/two/a.tif", "t/a.tif"):
+        save_tiff(tmp_path / name, np.zeros(SHAPE, np.uint8))
+    found = build_catalogue(load_config(engine_yaml(tmp_path, images=["s/"], truth="t/{stem}.tif")))
+    assert f"one truth for several images, which `{{name}}` would tell apart: {tmp_path}/t/a.tif of one/a, two/a" in found.notes
+
+
+def test_a_wildcard_passes_over_files_that_are_no_images(tmp_path):
+    """`t/{stem}.*` finds the truth beside its world file and notes; two images are refused."""
+    for name in ("a.tif", "t/a.tif"):
+        save_tiff(tmp_path / name, np.zeros(SHAPE, np.uint8))
+    for name in ("a.tfw", "a.txt"):
+        (tmp_path / "t" / name).write_text("1")
+    found = build_catalogue(load_config(engine_yaml(tmp_path, truth="t/{stem}.*")))
+    assert found.images[0].truth == f"{tmp_path}/t/a.tif"
+
+
+@pytest.mark.parametrize("has_classes", [True, False])
+def test_evaluate_knows_the_classes_of_a_run(tmp_path, engine, capsys, monkeypatch, has_classes):
+    """Masks of a run are scored with its classes: its `values` map instance ids, and without them ids of no class are told, not counted."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.zeros(SHAPE, np.uint8)
+    pixels[10:30, 10:30], pixels[40:60, 20:50] = 200, 210
+    save_tiff(tmp_path / "a.tif", pixels)
+    instances = np.zeros(SHAPE, np.uint16)
+    instances[10:30, 10:30], instances[40:60, 20:50] = 1, 258
+    save_tiff(tmp_path / "truth" / "a.tif", instances)
+    classes = [{"name": "ground", "values": [0]}, {"name": "cell", "values": "other"}] if has_classes else None
+    keys = {"model": {"name": "histogram"}, "normalize": None, "tiling": {"halo": 0}}
+    assert engine(classes=classes, **keys).code == 0
+    capsys.readouterr()
+    code = main(["evaluate", "--pred", "out", "--truth", "truth", "-o", "scores"])
+    found = json.loads((tmp_path / "scores" / "report" / "report.json").read_text())
+    assert len(found["classes"]) == 2
+    assert code == (0 if has_classes else 3)
+    if has_classes:
+        assert (found["mean_iou"], [one["name"] for one in found["classes"]]) == (1.0, ["ground", "cell"])
+    else:
+        assert "truth value 258 at (y=40, x=20) belongs to no class" in found["failures"][0]["cause"]
+        assert "say what they mean with --classes" in capsys.readouterr().err
