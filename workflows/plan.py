@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config import Config, Recipe, load_config, read_yaml
 from pipeline.engine import phase
-from pipeline.inputs import Catalogue, build_catalogue
+from pipeline.inputs import Catalogue, WorkingGrid, build_catalogue
 from pipeline.records import RunFolder
 from pipeline.scheduling import Stage, make_job, plan_blocks
 from pipeline.training import is_training
@@ -103,6 +103,7 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
                 "blocks": blocks[image.name],
                 "truth": image.truth,
                 "decoded_whole_bytes": image.header.whole_bytes,
+                "read": None if image.grid is None else what_is_read(image.grid),
             }
             for image in catalogue.images
         ],
@@ -118,6 +119,18 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
         "runner": choose_runner(catalogue),
         "notes": notes,
         "output": catalogue.config.output,
+    }
+
+
+def what_is_read(grid: WorkingGrid) -> dict[str, Any]:
+    """Return what is read of an image for a working grid, which `shape` and `pixel_size` beside it belong to."""
+    size = grid.own.pixel_size
+    return {
+        "own_shape": list(grid.own.shape),
+        "own_pixel_size": None if size is None else list(size),
+        "level": grid.level,
+        "level_shape": list(grid.level_shape),
+        "factor": list(grid.factor),
     }
 
 
@@ -155,6 +168,7 @@ def describe_image(image: Mapping[str, Any]) -> str:
     parts = [
         f"{describe_shape(image)}{describe_extent(image)}",
         describe_pixel(image),
+        describe_read(image),
         f"series {image['series']}" if image["series"] else "",
         describe_stack(image),
         describe_channels(image),
@@ -200,6 +214,19 @@ def describe_pixel(image: Mapping[str, Any]) -> str:
     size = f"{height:.6g}" if math.isclose(height, width, rel_tol=1e-6) else f"{height:.6g} x {width:.6g}"
     source = f" by {image['pixel_size_from']}" if image["pixel_size_from"] else ""
     return f"{size} {UNITS[image['unit']]} a pixel{source}"
+
+
+def describe_read(image: Mapping[str, Any]) -> str:
+    """Return what is read of the file for the working grid; empty where pixels are read as they are."""
+    read = image["read"]
+    if read is None:
+        return ""
+    height, width = read["factor"]
+    factor = f"{height:.4g}" if math.isclose(height, width, rel_tol=1e-3) else f"{height:.4g} x {width:.4g}"
+    how = "as it is" if (height, width) == (1.0, 1.0) else f"{factor} of its pixels to one"
+    own = {**image, "shape": read["own_shape"], "pixel_size": read["own_pixel_size"], "pixel_size_from": ""}
+    level = f"level {read['level']} of {read['level_shape'][0]} x {read['level_shape'][1]} px"
+    return f"from {describe_shape(own)} of {describe_pixel(own)}: {level}, {how}"
 
 
 def describe_channels(image: Mapping[str, Any]) -> str:
