@@ -23,8 +23,6 @@ from pipeline.validation import join_keys
 
 __all__ = ["ImageList", "ListedImage", "list_images"]
 
-_STORE_FILES = {"zarr.json", ".zgroup", ".zarray"}
-
 
 @dataclass(frozen=True)
 class ListedImage:
@@ -145,7 +143,7 @@ class _Search:
             self._take_all(self._glob(text, root, rest), root, where, f"{text!r}, which matches no image")
         elif text.lower().endswith(".csv"):
             self._list(text)
-        elif Path(text).is_dir() and not _is_store(text):
+        elif Path(text).is_dir() and not self.files.is_image_folder(text):
             self._take_all(self._walk(text, where), text, where, f"{text!r}, a folder without images")
         else:
             self._take(Path(text).name, Row(where, text), direct=True)
@@ -185,7 +183,7 @@ class _Search:
 
     def _glob(self, pattern: str, root: str, rest: str) -> Iterator[str]:
         """Yield the images that a glob matches; outputs of earlier runs only where the glob names their folder, such as ``masks``."""
-        is_store, outputs, named = cache(_is_store), cache(outputs_in), set(rest.split("/"))
+        is_store, outputs, named = cache(self.files.is_image_folder), cache(outputs_in), set(rest.split("/"))
         own = self._own_outputs(root)
         for path in expand_glob(pattern):
             below = Path(path).relative_to(root)
@@ -199,7 +197,7 @@ class _Search:
                     written = LeftOut(f"{folder}/", what)
             if written:
                 self.left_out.setdefault(written.path, written)
-            elif _is_store(path) or (Path(path).is_file() and self._is_image(path)):
+            elif is_store(path) or (Path(path).is_file() and self._is_image(path)):
                 yield path
 
     def _walk(self, folder: str, where: str) -> Iterator[str]:
@@ -223,7 +221,7 @@ class _Search:
                 self._leave_out(f"{parent}/", what)
             below = [name for name in folders if not is_litter(name) and f"{parent}/{name}" not in made]
             below = [name for name in below if not f"{os.path.realpath(f'{parent}/{name}')}/".startswith(own)]
-            stores = [name for name in below if _is_store(f"{parent}/{name}")]
+            stores = [name for name in below if self.files.is_image_folder(f"{parent}/{name}")]
             folders[:] = [name for name in below if name not in stores]
             yield from (f"{parent}/{name}" for name in stores)
             for name in files:
@@ -237,12 +235,6 @@ class _Search:
             return (f"{self.output}/",)
         recorded, _ = outputs_in(self.output)
         return tuple(f"{path}/" for path in {*recorded, *(f"{self.output}/{name}" for name in OF_RUN)})
-
-
-def _is_store(path: str) -> bool:
-    """Whether a folder is one image: by its suffix, or by what a Zarr store holds."""
-    is_zarr = path.lower().endswith(".zarr") or any(os.path.exists(f"{path}/{name}") for name in _STORE_FILES)  # noqa: PTH110 - quick
-    return is_zarr and Path(path).is_dir()
 
 
 def _last_component(url: str) -> str:

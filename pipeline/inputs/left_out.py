@@ -23,6 +23,7 @@ __all__ = ["OF_RUN", "ImageFiles", "LeftOut", "describe_left_out", "is_litter", 
 NO_IMAGE = "no image to this installation"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
 SHOWN_KINDS = 6
+STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
 RUN_JSON = "run.json"
 FORMAT = "gigaseg.run/"
 BUNDLE_FILES = {"model.yaml", "weights.safetensors"}
@@ -90,6 +91,12 @@ class ImageFiles:
         self._reader: Reader = build("readers", reader, "reader")
         self.suffixes = tuple(sorted({*known_suffixes(), *self._reader.suffixes}, key=lambda suffix: (-len(suffix), suffix)))
         self._missing: dict[str, str] = {}
+
+    def is_image_folder(self, path: str) -> bool:
+        """Whether a path is a folder that is one image: a Zarr store, or what a reader knows by the files in it."""
+        lower = path.lower()
+        is_zarr = lower.endswith(".zarr") or any(os.path.exists(f"{path}/{name}") for name in STORE_FILES)  # noqa: PTH110 - quick
+        return (is_zarr or (not lower.endswith(self.suffixes) and self._reader.claims(path))) and Path(path).is_dir()
 
     def why_not(self, path: str) -> str:
         """Return why a file is no image to this installation; empty where it is one."""

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict
@@ -51,7 +52,7 @@ class Reader(Plugin):
         default="largest", description="which image of a file that holds several: index, name, largest, or all, each an image of the run"
     )
     level: int = Field(default=0, ge=0, description="pyramid level, 0 is the largest")
-    pixel_size: float | None = Field(default=None, gt=0, description="overrides the file: micrometres, metres for maps")
+    pixel_size: float | None = Field(default=None, gt=1e-4, lt=1e6, description="overrides the file: micrometres, metres for maps")
     nodata: int | float | Literal["none"] | None = Field(
         default=None, description="value of pixels without data; none: no value is; null: as the file says"
     )
@@ -66,7 +67,7 @@ class Reader(Plugin):
 
     def missing(self, path: str) -> str:
         """Return the command that installs what this path needs; empty where nothing is missing."""
-        absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        absent = [name for name in self.packages if not _is_installed(name)]
         return f'pip install "gigaseg[{self.extra}]"' if absent else ""
 
     def companions(self, path: str) -> Sequence[str]:
@@ -93,6 +94,12 @@ class Reader(Plugin):
             InputError: the file cannot be opened, or the options do not fit it.
             OSError: the system failed, and another try may succeed.
         """
+
+
+@cache
+def _is_installed(package: str) -> bool:
+    """Look for a package once: every file of a folder is asked for what it needs."""
+    return importlib.util.find_spec(package) is not None
 
 
 def known_suffixes() -> tuple[str, ...]:

@@ -31,6 +31,9 @@ def fake(monkeypatch):
 
         suffixes = (".box", ".tif")
 
+        def claims(self, path):
+            return super().claims(path) or (Path(path) / "one.slide").is_file()
+
         def companions(self, path):
             content = json.loads(Path(path).read_text()) if path.endswith(".box") else {}
             return [f"{path}.side", *(str(Path(path).parent / name) for name in content.get("with", ()))]
@@ -240,6 +243,17 @@ def test_a_plate_is_its_fields(tmp_path):
         found = build_catalogue(config)
         assert [image.name for image in found.images] == expected
         assert [image.truth for image in found.images] == [f"{root}/{name.removeprefix('p/')}/labels/cells" for name in expected]
+
+
+def test_a_folder_that_a_reader_knows_is_one_image(tmp_path, fake, listed):
+    """A folder whose files are one image is that image, named by the folder: alone, in a folder, by a glob; its files are not left out."""
+    for name in ("s/scan/one.slide", "s/scan/part.tif", "s/scan/notes.txt", "s/a.tif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(listed("s")) == names(listed("s/**/*")) == ["a", "scan"]
+    assert listed("s").left_out == ()
+    (image,) = listed("s/scan").images
+    assert (image.name, image.direct) == ("scan", True)
 
 
 def test_a_name_that_two_members_have_is_told_apart(tmp_path, fake, listed, monkeypatch):

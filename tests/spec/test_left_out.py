@@ -60,7 +60,7 @@ def lacking(monkeypatch):
             return 'pip install "gigaseg[bio]"' if path.lower().endswith(".scan") else ""
 
         def open(self, path):
-            raise NotImplementedError
+            raise AssertionError(path)
 
     module = types.ModuleType("lacking.reader")
     module.__all__, module.Lacking = ["Lacking"], Lacking
