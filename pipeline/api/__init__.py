@@ -7,6 +7,7 @@ May import: workflows and everything below. Never touches: how a command works; 
 from __future__ import annotations
 
 from pipeline.api.commands import evaluate, open_run, plan, run, segment, train
-from pipeline.api.results import LazyArray, Plan, Report, Run, TrainingRun
+from pipeline.api.lazy_arrays import LazyArray
+from pipeline.api.results import Plan, Report, Run, TrainingRun
 
 __all__ = ["LazyArray", "Plan", "Report", "Run", "TrainingRun", "evaluate", "open_run", "plan", "run", "segment", "train"]

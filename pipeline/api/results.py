@@ -1,23 +1,20 @@
-"""What the functions of the API return: plans, runs, reports, trainings and lazy arrays, which show themselves in a notebook."""
+"""What the functions of the API return: plans, runs, reports and trainings, which show themselves in a notebook."""
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import override
 
+from pipeline.api.lazy_arrays import LazyArray, first_channel, open_lazily, open_path
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.geometry import Box
-from pipeline.inputs import TRUTH_READER, TruthMap, list_images
+from pipeline.inputs import TRUTH_READER, TruthMap, fit_to_model, list_images, open_image, read_headers
 from pipeline.plugins import build
 from pipeline.records import RunFolder
 from pipeline.storage import LocalStorage, Storage
@@ -25,66 +22,13 @@ from workflows.report import plan_of, report_now
 from workflows.status import state_of
 
 if TYPE_CHECKING:
-    import dask.array
     import pandas as pd
 
-    from pipeline.raster import Header
-
-__all__ = ["LazyArray", "Plan", "Report", "Run", "TrainingRun"]
+__all__ = ["Plan", "Report", "Run", "TrainingRun"]
 
 ENDED = ("done", "partial")
 SHOWN = ("name", "iou", "dice", "precision", "recall", "truth", "predicted")
 """Columns of the table that a notebook shows."""
-
-SIDE = 2048  # of a chunk, pixels
-ToIds = Callable[[NDArray[Any], Box, NDArray[np.bool_] | None], NDArray[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class LazyArray:
-    """A dask array, and what belongs to its pixels.
-
-    ``np.asarray(lazy)`` computes all of it, ``lazy.data[...]`` is dask's own indexing.
-
-    Attributes:
-        name: NAME of the image.
-        data: the dask array; chunks are read, in their file's own type, when they are computed.
-        axes: one letter an axis of ``data``: ``yx`` for masks and truth, ``cyx`` for images; a stack has ``t`` and ``z`` before them.
-        pixel_size: (y, x) size of a pixel in ``unit``; None where the file does not say.
-        unit: ``micrometer``, ``meter`` or ``degree``; empty where it is unknown.
-        classes: names of the classes by id, for masks and truth.
-    """
-
-    name: str
-    data: dask.array.Array
-    axes: str
-    pixel_size: tuple[float, float] | None = None
-    unit: str = ""
-    classes: tuple[str, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        return tuple(self.data.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the pixels."""
-        dtype: np.dtype[Any] = self.data.dtype
-        return dtype
-
-    def compute(self) -> NDArray[Any]:
-        """Read all of it into memory."""
-        return np.asarray(self.data.compute())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Read all of it, for numpy and whatever takes numpy's arrays."""
-        return np.asarray(self.compute(), dtype=dtype)
-
-    def _repr_html_(self) -> str:
-        size = "" if self.pixel_size is None else f", pixels of {self.pixel_size[0]:g} x {self.pixel_size[1]:g} {self.unit}"
-        classes = f"; classes: {', '.join(self.classes)}" if self.classes else ""
-        return f"<p>{html.escape(f'{self.name}: {self.axes}{size}{classes}')}</p>{self.data._repr_html_()}"
 
 
 class _Content:
@@ -215,19 +159,23 @@ class Run:
         key = next((key for suffix in suffixes if self.storage.has(key := f"masks/{name}{suffix}")), None)
         if key is None:
             raise InputError(Problem(f"{self.storage}/masks", f"no mask of {name!r}", "one", "Run it again, to the end."))
-        return _open_lazily(name, f"{self.storage}/{key}", TRUTH_READER, to_ids=_first_channel, classes=self._classes)
+        return open_lazily(name, partial(open_path, f"{self.storage}/{key}", TRUTH_READER), to_ids=first_channel, classes=self._classes)
 
     def image(self, name: str | None = None) -> LazyArray:
-        """Open an image, named as in :meth:`mask`, as the run reads it: pixels (C, Y, X) as stored.
+        """Open an image, named as in :meth:`mask`, as the run reads it, on the grid of its mask: pixels (C, Y, X).
 
         Raises:
             InputError: there is no such image, or it is not where it was.
         """
         name, config = self._named(name), self._folder.read_config()
-        image = next((image for image in list_images(config).images if image.name == name), None)
-        if image is None:
+        listed = next((image for image in list_images(config).images if image.name == name), None)
+        if listed is None:
             raise InputError(Problem(str(self.storage), f"{name!r}, which is no longer among the inputs", "the images of the run"))
-        return _open_lazily(name, image.path, {**config.reader, **image.overrides})
+        images, unreadable, problems = read_headers([listed], config)
+        if not images:
+            raise InputError(problems or [f"{one.path}: {one.cause}" for one in unreadable])
+        image = images[0] if config.masks == "native" else fit_to_model(images, build("models", config.model, "model"), config).images[0]
+        return open_lazily(name, partial(open_image, image))
 
     def truth(self, name: str | None = None) -> LazyArray:
         """Open the truth of an image, named as in :meth:`mask`: class ids (Y, X) as counted; 255, or 65535 above 255 classes, is ignored.
@@ -236,12 +184,14 @@ class Run:
             InputError: there is no such image, or no truth of it.
         """
         name, config = self._named(name), self._folder.read_config()
-        path = next(image["truth"] for image in plan_of(self._folder)["images"] if image["name"] == name)
-        if path is None:
+        planned = next(image for image in plan_of(self._folder)["images"] if image["name"] == name)
+        if planned["truth"] is None:
             raise InputError(Problem(str(self.storage), f"no truth of {name!r}", "an image with truth"))
         truth_map = TruthMap(len(self._classes), config.classes, config.ignore)
         dtype = "uint8" if len(self._classes) <= 255 else "uint16"
-        return _open_lazily(name, path, TRUTH_READER, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
+        factor = None if config.masks == "native" else planned.get("own_factor")
+        opener = partial(open_path, planned["truth"], TRUTH_READER, factor)
+        return open_lazily(name, opener, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
 
     @override
     def __repr__(self) -> str:
@@ -333,54 +283,6 @@ class TrainingRun:
     def _repr_html_(self) -> str:
         scores = self.report._repr_html_() if (self.path / "val").is_dir() else ""
         return f"<p><b>{html.escape(str(self.path))}</b>: training {html.escape(self.state)}</p>{scores}"
-
-
-def _open_lazily(
-    name: str, path: str, reader: Mapping[str, Any], *, to_ids: ToIds | None = None, dtype: str = "", classes: tuple[str, ...] = ()
-) -> LazyArray:
-    """Open a file that a reader takes; only its header is read.
-
-    ``to_ids`` makes class ids (Y, X) of pixels_CYX, the box that they lie in, and valid_YX, of type ``dtype`` (empty: that of the file);
-    None: pixels stay (C, Y, X) as stored.
-    """
-    import dask.array
-
-    with build("readers", reader, "reader").open(path) as raster:
-        header: Header = raster.header
-    planes = tuple(header.planes.values())
-    side = max(header.shape) if header.whole_bytes else SIDE
-    channels = () if to_ids else (header.channels,)
-    dtype = dtype or header.dtype
-    data = dask.array.map_blocks(
-        partial(_read, path=path, reader=dict(reader), planes=planes, to_ids=to_ids),
-        chunks=dask.array.core.normalize_chunks((*(1 for _ in planes), *channels, side, side), (*planes, *channels, *header.shape)),
-        dtype=dtype,
-        meta=np.empty((0,) * (len(planes) + len(channels) + 2), dtype),
-        name=f"gigaseg-{uuid4().hex}",  # never equal to that of an earlier content of the file
-    )
-    axes = "".join(header.planes) + ("yx" if to_ids else "cyx")
-    return LazyArray(name, data, axes, header.pixel_size, header.unit, classes)
-
-
-def _read(
-    path: str, reader: Mapping[str, Any], planes: tuple[int, ...], to_ids: ToIds | None, block_info: Mapping[Any, Any]
-) -> NDArray[Any]:
-    """Read one chunk."""
-    where = block_info[None]["array-location"]
-    (top, bottom), (left, right) = where[-2:]
-    box = Box(top, left, bottom, right)
-    plane = int(np.ravel_multi_index([start for start, _ in where[: len(planes)]], planes)) if planes else 0
-    with build("readers", reader, "reader").open(path) as raster:
-        if to_ids:
-            pixels_CYX, valid_YX = raster.read_valid(box, plane)
-            pixels = to_ids(pixels_CYX, box, valid_YX)
-        else:
-            pixels = raster.read(box, plane)
-    return np.ascontiguousarray(pixels).reshape((1,) * len(planes) + pixels.shape)
-
-
-def _first_channel(pixels_CYX: Any, _box: Any, _valid_YX: Any) -> Any:
-    return pixels_CYX[0]
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

@@ -38,7 +38,7 @@ def _parse_integer(text: str) -> int:
 
 def _parse_size(text: str) -> float:
     size = float(text)
-    if not 0 < size < float("inf"):
+    if not 1e-4 < size < 1e6:  # as reader.pixel_size
         raise ValueError
     return size
 
@@ -57,7 +57,7 @@ def _parse_channels(text: str) -> tuple[int | str, ...]:
 
 
 _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "pixel_size": (_parse_size, "a number above 0"),
+    "pixel_size": (_parse_size, "a number above 0.0001 and below 1000000"),
     "channels": (_parse_channels, "numbers or names, such as 0 2 or DAPI; GFP"),
     "level": (_parse_integer, "a whole number of at least 0"),
 }

@@ -71,6 +71,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
                 "planes": image.header.num_planes,
                 "truth": image.truth,
                 "count_key": count_key(catalogue, image),
+                **({"own_factor": list(image.grid.own_factor)} if image.grid else {}),
             }
             for image in catalogue.images
         ],
