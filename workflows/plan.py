@@ -152,7 +152,8 @@ def print_plan(content: Mapping[str, Any], *, every: bool = False) -> None:
     recipe, megapixels = content["recipe"], content["pixels"] / 1e6
     halo_cost = ((recipe["core"] + 2 * recipe["halo"]) / recipe["core"]) ** 2
     need, budget = format_bytes(content["memory_bytes_per_actor"], up=True), format_bytes(content["memory_budget_bytes"])
-    print(f"{len(images)} images, {megapixels:.1f} Mpx, {content['blocks']} blocks; {len(left_out)} other files left out")
+    counts = f"{counted(len(images), 'image')}, {megapixels:.1f} Mpx, {counted(content['blocks'], 'block')}"
+    print(f"{counts}; {counted(len(left_out), 'other file')} left out")
     print(f"tiles: core {recipe['core']}, halo {recipe['halo']}, block {recipe['block']}, stitch {recipe['stitch']}")
     print(f"halo: {halo_cost:.2f} x the pixels are computed on full tiles")
     how = f"{recipe['backend']} {recipe['precision']} on {recipe['device']}, batch {recipe['batch']}, {recipe['threads']} threads an actor"
@@ -172,11 +173,21 @@ def describe_image(image: Mapping[str, Any]) -> str:
         f"series {image['series']}" if image["series"] else "",
         describe_stack(image),
         describe_channels(image),
-        f"{image['blocks']} block{'' if image['blocks'] == 1 else 's'}",
+        counted(image["blocks"], "block"),
         "decoded whole" if image["decoded_whole_bytes"] else "",
         "" if image["truth"] else "no truth",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def counted(number: int, word: str) -> str:
+    """Return a number and a word, in the plural where it needs one.
+
+    Example:
+        >>> counted(1, "block"), counted(0, "block")
+        ('1 block', '0 blocks')
+    """
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def print_summary(images: Sequence[Mapping[str, Any]]) -> None:
@@ -232,7 +243,7 @@ def describe_read(image: Mapping[str, Any]) -> str:
 def describe_channels(image: Mapping[str, Any]) -> str:
     """Return number, type and names of the channels."""
     names = f" ({', '.join(image['channel_names'])})" if image["channel_names"] else ""
-    return f"{image['channels']} channel{'' if image['channels'] == 1 else 's'} {image['dtype']}{names}"
+    return f"{counted(image['channels'], 'channel')} {image['dtype']}{names}"
 
 
 def describe_stack(image: Mapping[str, Any]) -> str:

@@ -207,7 +207,7 @@ def test_a_run_tells_everywhere_what_it_left_out(tmp_path, capsys):
     config = str(engine_yaml(tmp_path, images=["data/"]))
     assert main(["plan", config]) == 0
     said = capsys.readouterr().out
-    assert "1 images, 0.0 Mpx, 2 blocks; 2 other files left out" in said
+    assert "1 image, 0.0 Mpx, 2 blocks; 2 other files left out" in said
     assert "note: left out: 2 files: 2 .docx" in said
     assert f"{tmp_path}/data/b.docx" not in said
     assert main(["plan", config, "--list"]) == 0
