@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 TILE = 64
+STORED = {"compression": "zlib"}  # how tifffile compresses tiles
 MPP = 0.25  # micrometres, what every slide here says unless it cannot
 Levels = Sequence[NDArray[np.uint8]]
 
@@ -50,7 +51,7 @@ def jpeg(pixels_YXC: NDArray[np.uint8], **options: Any) -> bytes:
 
 def tiled(**options: Any) -> dict[str, Any]:
     """Return what tifffile needs to write one tiled page of a slide."""
-    return {"tile": (TILE, TILE), "photometric": "rgb", "compression": "zlib", "metadata": None, **options}
+    return {"tile": (TILE, TILE), "photometric": "rgb", "metadata": None, **STORED, **options}
 
 
 def stripped(description: str | None = None, **options: Any) -> dict[str, Any]:
@@ -63,15 +64,14 @@ def in_centimeters(mpp: float) -> dict[str, Any]:
     return {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
 
 
-def aperio(path: Path, levels: Levels, *, compression: str = "zlib", thumbnail: bool = True, drop: tuple[int, ...] = ()) -> None:
+def aperio(path: Path, levels: Levels, *, drop: tuple[int, ...] = ()) -> None:
     """SVS: thumbnail after the first level, then the other levels, label and macro; ``drop`` are tiles of level 0 of no bytes."""
     height, width = levels[0].shape[:2]
     first = f"Aperio Image Library v11.2.1 \n{width}x{height} [0,0 {width}x{height}] ({TILE}x{TILE}) J2K/KDU"
-    options = tiled(compression=compression)
+    options = tiled()
     with tifffile.TiffWriter(path) as writer:
         writer.write(levels[0], description=f"{first} |AppMag = 40|MPP = {MPP:.4f}", **options)
-        if thumbnail:
-            writer.write(noise(16, 24, 90), **stripped(f"{first} -> 24x16 - |AppMag = 40|MPP = {MPP:.4f}"))
+        writer.write(noise(16, 24, 90), **stripped(f"{first} -> 24x16 - |AppMag = 40|MPP = {MPP:.4f}"))
         for level in levels[1:]:
             size = f"{level.shape[1]}x{level.shape[0]}"
             writer.write(level, description=f"{first} -> {size} |AppMag = 40|MPP = {MPP:.4f}", **options)

@@ -340,7 +340,7 @@ class TestCompanions:
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     """Without openslide a slide is refused with the command that installs it; a TIFF is then not asked what it holds."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.readers._is_installed", lambda package: False)
     (tmp_path / "a.mrxs").write_bytes(b"")
     with (
         pytest.raises(InputError, match=r'pip install "gigaseg\[slide\]"'),

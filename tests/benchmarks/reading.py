@@ -1,0 +1,151 @@
+"""How fast a region is read: this project's reader beside other libraries, on one file of each format.
+
+Wanted: at least 0.8 of the fastest library that reads the format as it is meant.
+
+Run: ``python -m tests.benchmarks.reading [FORMAT...]``. Prints a line for each format and side of a region: CPU seconds a megapixel
+of each library, and the speed of this project's reader as a share of the fastest. CPU seconds of one thread, best of three; every
+region of the file is read once, in rows, into an array (Y, X, channels).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from skimage.data import immunohistochemistry
+
+from pipeline.geometry import Box
+from pipeline.plugins import build
+from tests.readers import dicom_files, slide_files
+
+SIDES = (512, 2048)  # of a region, pixels
+ROUNDS = 3
+Library = Callable[[Path, Sequence[Box]], None]  # opens a file and reads its regions
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file: how one is written, and what else reads it. To add a format, add an entry to FORMATS."""
+
+    write: Callable[[Path], None]  # writes the file at a path
+    name: str  # of the file, with its suffix
+    others: Mapping[str, Library]
+    options: Mapping[str, Any] = field(default_factory=dict)  # of this project's reader
+
+
+def ours(options: Mapping[str, Any]) -> Library:
+    """Return this project's reader, as `auto` finds it."""
+
+    def read(path: Path, boxes: Sequence[Box]) -> None:
+        with build("readers", {"name": "auto", **options}).open(str(path)) as raster:
+            for box in boxes:
+                raster.read_valid(box)
+
+    return read
+
+
+def with_openslide(path: Path, boxes: Sequence[Box]) -> None:
+    """Read regions with openslide-python."""
+    import openslide
+
+    with openslide.OpenSlide(path) as slide:
+        for box in boxes:
+            np.asarray(slide.read_region((box.x0, box.y0), 0, box.shape[::-1]))[..., :3]
+
+
+def with_tifffile(path: Path, boxes: Sequence[Box]) -> None:
+    """Read regions with tifffile through Zarr."""
+    import zarr
+
+    with tifffile.imread(path, aszarr=True, level=0) as store:
+        array: Any = zarr.open(store, mode="r")
+        for box in boxes:
+            np.asarray(array[box.slices])
+
+
+def with_wsidicom(path: Path, boxes: Sequence[Box]) -> None:
+    """Read regions with wsidicom."""
+    from wsidicom import WsiDicom
+
+    with WsiDicom.open(path.parent) as slide:
+        for box in boxes:
+            slide.read_region((box.x0, box.y0), 0, box.shape[::-1], as_array=True)
+
+
+def tissue(height: int, width: int) -> NDArray[np.uint8]:
+    """Return a stained section (Y, X, 3), repeated."""
+    section: NDArray[np.uint8] = immunohistochemistry()
+    repeats = (-(-height // section.shape[0]), -(-width // section.shape[1]), 1)
+    return np.ascontiguousarray(np.tile(section, repeats)[:height, :width])
+
+
+def ventana(path: Path) -> None:
+    """Write tiles that share 16 pixels with their neighbours."""
+    mosaic = tissue(16 * 240 + 16, 16 * 240 + 16)
+    slide_files.ventana(path, [slide_files.overlapping(mosaic, 16)], overlap=16)
+
+
+def dicom(path: Path) -> None:
+    """Write one level of JPEG tiles."""
+    dicom_files.slide(path, tissue(4096, 4096)[None, None], dicom_files.series(), codec="jpeg")
+
+
+SLIDES = {"openslide": with_openslide}
+FORMATS = {
+    "tiled TIFF": Format(lambda path: slide_files.generic(path, [tissue(4096, 4096)]), "a.tif", {**SLIDES, "tifffile": with_tifffile}),
+    "SVS": Format(lambda path: slide_files.aperio(path, [tissue(4096, 4096)]), "a.svs", {**SLIDES, "tifffile": with_tifffile}),
+    "NDPI": Format(lambda path: slide_files.hamamatsu_ndpi(path, [tissue(4096, 4096)]), "a.ndpi", {**SLIDES, "tifffile": with_tifffile}),
+    "MRXS": Format(lambda path: slide_files.mirax(path, [tissue(4096, 4096)]), "a.mrxs", SLIDES),
+    "SCN": Format(lambda path: slide_files.leica(path, [(64, 64, [tissue(4096, 4096)])], (4352, 4352)), "a.scn", SLIDES),
+    "BIF": Format(ventana, "a.bif", SLIDES),
+    "Philips TIFF": Format(lambda path: slide_files.philips(path, [tissue(4096, 4096)]), "a.tiff", SLIDES),
+    "DICOM": Format(dicom, "a.dcm", {**SLIDES, "wsidicom": with_wsidicom}),
+}
+
+
+def regions(shape: tuple[int, int], side: int) -> list[Box]:
+    """Return the regions of a file, row after row."""
+    height, width = shape
+    return [Box(y, x, min(y + side, height), min(x + side, width)) for y in range(0, height, side) for x in range(0, width, side)]
+
+
+def seconds(read: Library, path: Path, boxes: Sequence[Box]) -> float:
+    """Return the CPU seconds a megapixel, the best of some rounds."""
+    took = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        read(path, boxes)
+        took.append(time.process_time() - start)
+    return min(took) / sum(box.area for box in boxes) * 1e6
+
+
+def main(names: Sequence[str]) -> None:
+    """Write a file of each format and read it with each library."""
+    slide_files.TILE = dicom_files.TILE = 256
+    slide_files.STORED = {"compression": "jpeg", "compressionargs": {"level": 80}}
+    for name in names or FORMATS:
+        form = FORMATS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, form.name)
+            form.write(path)
+            with build("readers", {"name": "auto", **form.options}).open(str(path)) as raster:
+                shape = raster.header.shape
+            for side in SIDES:
+                boxes = regions(shape, side)
+                libraries = {"gigaseg": ours(form.options), **form.others}
+                took = {library: seconds(read, path, boxes) for library, read in libraries.items()}
+                share = min(took[library] for library in form.others) / took["gigaseg"]
+                listed = ", ".join(f"{library} {one * 1e3:.1f} ms" for library, one in took.items())
+                print(f"{name}, {side}: {listed} a megapixel; {share:.2f} of the fastest", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
