@@ -52,7 +52,9 @@ class Reader(Plugin):
         default="largest", description="which image of a file that holds several: index, name, largest, or all, each an image of the run"
     )
     level: int = Field(default=0, ge=0, description="pyramid level, 0 is the largest")
-    pixel_size: float | None = Field(default=None, gt=1e-4, lt=1e6, description="overrides the file: micrometres, metres for maps")
+    pixel_size: Annotated[float, Field(gt=1e-4, lt=1e6)] | None = Field(
+        default=None, description="overrides the file: micrometres, metres for maps"
+    )
     nodata: int | float | Literal["none"] | None = Field(
         default=None, description="value of pixels without data; none: no value is; null: as the file says"
     )
