@@ -1,0 +1,229 @@
+"""What a model was trained on against what an image is: brought to it, refused with the way out, or told in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from pipeline.config import config_from_mapping
+from pipeline.errors import InputError
+from pipeline.geometry import Box
+from pipeline.inputs import build_catalogue, open_image
+from pipeline.models.bundle_files import read_spec, save_bundle
+from pipeline.plugins import build
+from tests.conftest import blobs
+
+torch = pytest.importorskip("torch")
+FIXED = {"mean": [127.5], "std": [64.0]}
+CLASSES = [{"name": "background"}, {"name": "object"}]
+
+
+def bundle(folder, channels=1, **spec):
+    """Write a bundle of a small random network."""
+    network = {"name": "unet", "channels": channels, "classes": 2, "depth": 1, "base": 4}
+    return str(save_bundle(folder / "mine", build("models", network).load(), architecture=network, classes=CLASSES, **spec))
+
+
+def channels_image(path, names, dtype=np.uint8, scale=None, unit="micrometer"):
+    """Write an OME-Zarr image of channels, as a microscope's export does."""
+    pixels = blobs((40, 50), channels=len(names), dtype=dtype)
+    steps = [{"type": "scale", "scale": [1.0, *(scale or (1.0, 1.0))]}]
+    axes = [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space", **({"unit": unit} if scale else {})} for axis in "yx")]
+    multiscale = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    shown = {"channels": [{"label": name, "color": "FFFFFF", "window": {"start": 0, "end": 255, "min": 0, "max": 255}} for name in names]}
+    zarr.create_group(path, attributes={"ome": {"version": "0.5", "multiscales": [multiscale], **({"omero": shown} if names[0] else {})}})
+    zarr.create_array(path / "0", data=pixels, chunks=(1, 32, 32))
+    return pixels
+
+
+def catalogue(tmp_path, image, model, **keys):
+    """Survey a run of a bundle over one image."""
+    model = {"name": "bundle", "path": model} if isinstance(model, str) else model
+    content = {"images": [str(tmp_path / image)], "model": model, "output": str(tmp_path / "out"), **keys}
+    return build_catalogue(config_from_mapping(content, tmp_path, "run.yaml"))
+
+
+def refused(*arguments, **keys):
+    """Return why a run is refused."""
+    with pytest.raises(InputError) as error:
+        catalogue(*arguments, **keys)
+    return str(error.value)
+
+
+STAINS = ("DAPI", "GFP", "Actin", "Golgi", "ER")
+
+
+def test_stains_are_merged_only_where_that_is_asked_for(tmp_path):
+    """A bundle of merged channels refuses five stains and names them; one of them, or `merge: true`, is taken."""
+    path = bundle(tmp_path, channels=3, merge_channels=True, normalize="percentile")
+    channels_image(tmp_path / "a.ome.zarr", STAINS)
+    told = refused(tmp_path, "a.ome.zarr", path)
+    assert "5 channels (DAPI, GFP, Actin, Golgi, ER); expected one channel, or a colour image" in told
+    assert "reader.channels: [DAPI]" in told
+    assert "merge: true" in told
+    one = catalogue(tmp_path, "a.ome.zarr", path, reader={"name": "auto", "channels": ["DAPI"]})
+    assert one.images[0].header.channels == 1
+    merged = catalogue(tmp_path, "a.ome.zarr", {"name": "bundle", "path": path, "merge": True})
+    assert merged.images[0].header.channels == 5
+    channels_image(tmp_path / "b.ome.zarr", ("",) * 4)
+    assert "4 channels; expected one channel" in refused(tmp_path, "b.ome.zarr", path)
+
+
+def test_colours_of_a_slide_are_merged(tmp_path):
+    """Red, green and blue need no word: any three stains would."""
+    path = bundle(tmp_path, channels=3, merge_channels=True, normalize="percentile")
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(blobs((40, 50), channels=3), 0, 2), photometric="rgb")
+    assert catalogue(tmp_path, "a.tif", path).images[0].header.channels == 3
+    channels_image(tmp_path / "b.ome.zarr", STAINS[:3])
+    assert "3 channels (DAPI, GFP, Actin)" in refused(tmp_path, "b.ome.zarr", path)
+
+
+def test_channels_are_chosen_and_ordered_by_name(tmp_path):
+    """Where image and bundle name their channels, each gets its own, whatever their order; capital letters do not matter."""
+    path = bundle(tmp_path, channels=2, channel_names=["GFP", "dapi"])
+    pixels = channels_image(tmp_path / "a.ome.zarr", STAINS)
+    found = catalogue(tmp_path, "a.ome.zarr", path)
+    image = found.images[0]
+    assert image.header.channel_names == ("GFP", "DAPI")
+    assert any("channels GFP, DAPI, in this order" in note for note in found.notes)
+    with open_image(image) as raster:
+        assert np.array_equal(raster.read(Box(0, 0, 40, 50)), pixels[[1, 0]])
+    plain = catalogue(tmp_path, "a.ome.zarr", path, reader={"name": "auto", "channels": ["Golgi", "ER"]})
+    assert plain.images[0].header.channel_names == ("Golgi", "ER")
+    assert plain.images[0].identity != image.identity
+
+
+def test_channels_of_other_names_are_refused(tmp_path):
+    """As many channels with other names are not what the bundle knows; a user who lists them has chosen."""
+    path = bundle(tmp_path, channels=2, channel_names=["GFP", "DAPI"])
+    channels_image(tmp_path / "a.ome.zarr", STAINS[2:4])
+    told = refused(tmp_path, "a.ome.zarr", path)
+    assert "2 channels (Actin, Golgi); expected channels GFP, DAPI" in told
+    assert "reader.channels: [Actin, Golgi]" in told
+    assert catalogue(tmp_path, "a.ome.zarr", path, reader={"name": "auto", "channels": [0, 1]}).images
+    channels_image(tmp_path / "b.ome.zarr", STAINS)
+    assert "reader.channels: [DAPI, GFP]" in refused(tmp_path, "b.ome.zarr", bundle(tmp_path, channels=2))
+
+
+def test_another_pixel_size_is_told_and_an_unknown_one_too(tmp_path):
+    """Resampled with the way back; unknown: read as it is, with both ways to say it. As trained: not a word."""
+    path = bundle(tmp_path, pixel_size=0.5)
+    for name, scale in {"other": (0.25, 0.25), "same": (0.5, 0.5)}.items():
+        channels_image(tmp_path / f"{name}.ome.zarr", ("DAPI",), scale=scale)
+    tifffile.imwrite(tmp_path / "unknown.tif", blobs((40, 50)))
+    other = catalogue(tmp_path, "other.ome.zarr", path)
+    assert other.images[0].header.shape == (20, 25)
+    (note,) = other.notes
+    assert note.startswith("other: 0.25 um brought to 0.5 um, as the model was trained")
+    assert "resolution: {scale: 1}" in note
+    (note,) = catalogue(tmp_path, "unknown.tif", path).notes
+    assert "pixel size unknown, and the model was trained at 0.5 um: read as it is; reader.pixel_size" in note
+    known = catalogue(tmp_path, "unknown.tif", path, reader={"name": "auto", "pixel_size": 0.25})
+    assert known.images[0].header.shape == (20, 25)
+    same = catalogue(tmp_path, "same.ome.zarr", path)
+    assert not same.notes
+    assert same.images[0].grid is None
+    own = catalogue(tmp_path, "other.ome.zarr", path, resolution={"scale": 1})
+    assert own.images[0].header.shape == (40, 50)
+    assert not own.notes
+
+
+def test_an_image_that_is_as_trained_is_this_image_still(tmp_path):
+    """Another resolution is another image to the ledger; the one that changes nothing leaves its identity and the run's."""
+    path = bundle(tmp_path, pixel_size=0.5)
+    channels_image(tmp_path / "a.ome.zarr", ("DAPI",), scale=(0.5, 0.5))
+    asked = ("auto", {"scale": 0.5}, {"scale": 0.25})
+    found = {str(resolution): catalogue(tmp_path, "a.ome.zarr", path, resolution=resolution) for resolution in asked}
+    assert len({one.images[0].identity for one in found.values()}) == 3
+    assert "resolution" not in found["auto"].identity
+    assert found["{'scale': 0.5}"].identity["resolution"] == {"scale": 0.5}
+    assert catalogue(tmp_path, "a.ome.zarr", path, masks="native").identity["masks"] == "native"
+
+
+def deep(path, dtype, **tags):
+    """Write a grey TIFF of another type."""
+    tifffile.imwrite(path, blobs((40, 50), dtype=dtype), **tags)
+
+
+def test_samples_of_another_range_are_scaled_or_refused(tmp_path):
+    """A bundle of fixed numbers for bytes: 16 bits that a user or the file explains are scaled, others are refused with the way out."""
+    path = bundle(tmp_path, normalize=FIXED, samples={"dtype": "uint8", "range": [0, 255]})
+    deep(tmp_path / "a.tif", np.uint16)
+    told = refused(tmp_path, "a.tif", path)
+    assert "samples of type uint16, whose range the file does not say; expected uint8 from 0 to 255" in told
+    assert "model.range, such as [0, 4095]" in told
+    found = catalogue(tmp_path, "a.tif", {"name": "bundle", "path": path, "range": [0, 4095]})
+    image = found.images[0]
+    assert image.header.dtype == "uint8"
+    assert any("samples of 0 to 4095 become 0 to 255" in note for note in found.notes)
+    with open_image(image) as raster:
+        expected_YX = np.clip(np.rint(blobs((40, 50), dtype=np.uint16) * (255 / 4095)), 0, 255)
+        assert np.array_equal(raster.read(Box(0, 0, 40, 50))[0], expected_YX)
+    deep(tmp_path / "f.tif", np.float32)
+    assert "samples of type float32" in refused(tmp_path, "f.tif", path)
+    assert catalogue(tmp_path, "f.tif", {"name": "bundle", "path": path, "range": [0.0, 1.0]}).images[0].header.dtype == "uint8"
+
+
+@pytest.mark.parametrize("normalize", ["percentile", "zscore"])
+def test_a_normalisation_of_the_image_takes_any_range(tmp_path, normalize):
+    """Where every image is normalised by its own values, or by numbers of the user's, its type does not matter."""
+    path = bundle(tmp_path, normalize=normalize, samples={"dtype": "uint8", "range": [0, 255]})
+    deep(tmp_path / "a.tif", np.uint16)
+    found = catalogue(tmp_path, "a.tif", path)
+    assert (found.images[0].samples, found.images[0].header.dtype) == (None, "uint16")
+    fixed = bundle(tmp_path / "fixed", normalize=FIXED, samples={"dtype": "uint8", "range": [0, 255]})
+    found = catalogue(tmp_path, "a.tif", fixed, normalize=normalize)
+    assert found.images[0].samples is None
+    assert any(
+        f"normalize: {normalize} takes the place of what the model was trained with, fixed mean and std" in note for note in found.notes
+    )
+
+
+def test_the_bundles_own_normalisation_is_no_news(tmp_path):
+    """The same numbers in the YAML replace nothing, and nothing is told."""
+    path = bundle(tmp_path, normalize=FIXED, samples={"dtype": "uint8", "range": [0, 255]})
+    deep(tmp_path / "a.tif", np.uint8)
+    assert not catalogue(tmp_path, "a.tif", path, normalize=FIXED).notes
+    assert not catalogue(tmp_path, "a.tif", path).notes
+
+
+def test_what_a_bundle_declares_is_checked(tmp_path):
+    """As many names as channels, a range with its smaller end first, a pixel size that there is; options that fit the bundle."""
+    for spec, told in {
+        "names": ({"channel_names": ["a", "b"]}, "channel_names: found 2 names; expected 1"),
+        "range": ({"samples": {"dtype": "uint8", "range": [255, 0]}}, "samples.range"),
+        "dtype": ({"samples": {"dtype": "byte"}}, "samples.dtype"),
+        "size": ({"pixel_size": 0.0}, "pixel_size: found 0.0; expected a number above 0.0001"),
+    }.values():
+        with pytest.raises(InputError, match=told):
+            bundle(tmp_path, **spec)
+    path = bundle(tmp_path)
+    deep(tmp_path / "a.tif", np.uint8)
+    assert "trained with merge_channels" in refused(tmp_path, "a.tif", {"name": "bundle", "path": path, "merge": True})
+    assert "says the range" in refused(tmp_path, "a.tif", {"name": "bundle", "path": path, "range": [0, 1]})
+    assert "a number above 0.0001" in refused(tmp_path, "a.tif", path, reader={"name": "auto", "pixel_size": 0})
+
+
+def test_an_ensemble_expects_what_its_members_do(tmp_path):
+    """One pixel size, which members that declare none follow; members of two sizes are refused."""
+    fine, coarse, any_size = (bundle(tmp_path / f"{size}", **({"pixel_size": size} if size else {})) for size in (0.25, 0.5, None))
+    deep(tmp_path / "a.tif", np.uint8)
+
+    def members(*paths):
+        return {"name": "ensemble", "members": [{"name": "bundle", "path": path} for path in paths]}
+
+    assert build("models", members(any_size, fine)).expects.pixel_size == 0.25
+    assert "trained at one pixel size" in refused(tmp_path, "a.tif", members(fine, coarse))
+
+
+def test_the_shipped_bundles_say_what_they_know():
+    """Nuclei: of 0.5 um; their diameter there is that of nuclei. The aerial scenes have several ground resolutions: none is declared."""
+    from pipeline.models.bundle_files import list_bundles
+
+    nuclei, aerial = (read_spec(list_bundles()[name]) for name in ("nuclei", "aerial-landcover"))
+    assert 5 < nuclei.diameter * nuclei.pixel_size < 15
+    assert aerial.pixel_size is None
+    assert aerial.channel_names == ("red", "green", "blue")
+    assert {one.samples.dtype for one in (nuclei, aerial)} == {"uint8"}
