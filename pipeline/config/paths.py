@@ -6,6 +6,8 @@ import glob
 import os
 import re
 import unicodedata
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import Problem
@@ -107,8 +109,19 @@ def as_spelled(text: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or folder; a name that is too long for the system is none."""
-    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where a name is too long
+    """Whether there is a file or folder, on the disk or in a zip; a name that is too long for the system is none."""
+    return os.path.exists(path) or _is_in_zip(path)  # noqa: PTH110 - Path.exists raises where a name is too long
+
+
+def _is_in_zip(path: str) -> bool:
+    """Whether a path leads into a zip that holds it, at the zip's root or in a folder, as ``a.ome.zarr.zip/labels/nuclei`` may."""
+    above = next((str(parent) for parent in Path(path).parents if os.path.exists(parent)), "/")  # noqa: PTH110 - as above
+    if not zipfile.is_zipfile(above):
+        return False
+    inside = path.removeprefix(above).strip("/")
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(above) as packed:
+        return any(f"/{inside}/" in f"/{name}" for name in packed.namelist())
+    return False
 
 
 def expand_glob(pattern: str) -> list[str]:
