@@ -237,6 +237,7 @@ def _open_raster(options: Dicom, readers: Sequence[WsiDicomReader], path: str) -
         levels=levels,
         series=str(index) if len(images) > 1 else "",
         whole_bytes=whole_bytes,
+        work_bytes=2 * level.tile_bytes,  # a frame, compressed and decoded
         channel_names=names,
         notes=tuple(notes),
     )

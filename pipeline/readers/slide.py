@@ -30,7 +30,8 @@ __all__ = ["Slide"]
 TIFF_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")
 """Scanners whose TIFF files mean more than their tags: overlapping tiles, several scanned areas, padded levels."""
 CACHE_BYTES = 1 << 25  # decoded tiles that openslide keeps for an open slide, so that regions side by side share them
-PIECE = 2048  # rows and columns that openslide paints at a time: it needs 8 bytes a pixel besides
+PIECE = 2048  # rows and columns that openslide paints at a time
+PIECE_BYTES = 16  # a pixel of a piece: what openslide paints, its canvas for that, the copy that Pillow hands on, the piece before
 CELL = 512  # rows and columns of a piece where a level is no whole multiple coarser
 LARGEST_PIXEL = 100.0  # micrometres; a larger size comes from resolution tags that mean a print
 LISTING_BYTES = 1 << 20
@@ -142,6 +143,7 @@ def _open_raster(options: Slide, file: str, path: str) -> _SlideRaster:
         is_color=layout.channels == (0, 1, 2),
         is_lossy=True,
         levels=levels,
+        work_bytes=CACHE_BYTES + PIECE_BYTES * min(PIECE, levels[level][0]) * min(PIECE, levels[level][1]),
         notes=(*notes, *_notes(properties)),
     )
     return _SlideRaster(path, file, header, layout, slide, level, downsample)

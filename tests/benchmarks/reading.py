@@ -3,7 +3,7 @@
 Wanted: at least 0.8 of the fastest library that reads the format as it is meant.
 
 Run: ``python -m tests.benchmarks.reading [FORMAT...]``. Prints a line for each format and side of a region: CPU seconds a megapixel
-of each library, and the speed of this project's reader as a share of the fastest. CPU seconds of one thread, best of three; every
+of each library, and the speed of this project's reader as a share of the fastest. CPU seconds, the best of five rounds in which the libraries take turns; every
 region of the file is read once, in rows, into an array (Y, X, channels).
 """
 
@@ -27,7 +27,7 @@ from pipeline.plugins import build
 from tests.readers import dicom_files, slide_files
 
 SIDES = (512, 2048)  # of a region, pixels
-ROUNDS = 3
+ROUNDS = 5
 Library = Callable[[Path, Sequence[Box]], None]  # opens a file and reads its regions
 
 
@@ -117,14 +117,15 @@ def regions(shape: tuple[int, int], side: int) -> list[Box]:
     return [Box(y, x, min(y + side, height), min(x + side, width)) for y in range(0, height, side) for x in range(0, width, side)]
 
 
-def seconds(read: Library, path: Path, boxes: Sequence[Box]) -> float:
-    """Return the CPU seconds a megapixel, the best of some rounds."""
-    took = []
+def seconds(libraries: Mapping[str, Library], path: Path, boxes: Sequence[Box]) -> dict[str, float]:
+    """Return the CPU seconds a megapixel of each library, the best of some rounds in which they take turns."""
+    took = dict.fromkeys(libraries, float("inf"))
     for _ in range(ROUNDS):
-        start = time.process_time()
-        read(path, boxes)
-        took.append(time.process_time() - start)
-    return min(took) / sum(box.area for box in boxes) * 1e6
+        for library, read in libraries.items():
+            start = time.process_time()
+            read(path, boxes)
+            took[library] = min(took[library], time.process_time() - start)
+    return {library: one / sum(box.area for box in boxes) * 1e6 for library, one in took.items()}
 
 
 def main(names: Sequence[str]) -> None:
@@ -140,8 +141,7 @@ def main(names: Sequence[str]) -> None:
                 shape = raster.header.shape
             for side in SIDES:
                 boxes = regions(shape, side)
-                libraries = {"gigaseg": ours(form.options), **form.others}
-                took = {library: seconds(read, path, boxes) for library, read in libraries.items()}
+                took = seconds({"gigaseg": ours(form.options), **form.others}, path, boxes)
                 share = min(took[library] for library in form.others) / took["gigaseg"]
                 listed = ", ".join(f"{library} {one * 1e3:.1f} ms" for library, one in took.items())
                 print(f"{name}, {side}: {listed} a megapixel; {share:.2f} of the fastest", flush=True)

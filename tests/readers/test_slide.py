@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from pipeline.plugins import build
 from pipeline.readers.slide import CELL, Slide
 from tests.readers import slide_files as files
 
+ROOT = Path(__file__).parents[2]
 OVERLAP = 8
 MOSAIC = files.noise(files.TILE + 2 * (files.TILE - OVERLAP), files.TILE + 3 * (files.TILE - OVERLAP), 5)
 NOISE = files.noise(200, 330)
@@ -441,6 +444,27 @@ def test_a_read_that_still_runs_may_end(slides):
     assert len(read) <= 1
     with pytest.raises(BlockError, match="closed"):
         raster.read(box)
+
+
+READS_ALL = """
+import re, sys
+from pipeline.geometry import Box
+from pipeline.plugins import build
+peak = lambda: 1024 * int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+with build("readers", {"name": "slide"}).open(sys.argv[1]) as raster:
+    raster.read(Box(0, 0, 64, 64))
+    before = peak()
+    pixels_CYX = raster.read(Box(0, 0, *raster.header.shape))
+    print(peak() - before - pixels_CYX.nbytes, raster.header.work_bytes)
+"""
+
+
+def test_memory_is_what_the_header_says(tmp_path):
+    """Beside its pixels, a read takes at most what the header says: openslide's cache is small, and large regions are read in pieces."""
+    files.philips(tmp_path / "a.tiff", [files.smooth(4096, 4096)])
+    ran = subprocess.run([sys.executable, "-c", READS_ALL, str(tmp_path / "a.tiff")], cwd=ROOT, capture_output=True, text=True, check=True)
+    taken, said = map(int, ran.stdout.split())
+    assert taken <= said < 1 << 27
 
 
 def test_the_real_slide():
