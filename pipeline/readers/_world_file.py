@@ -16,8 +16,10 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import InputError, Problem
+from pipeline.geometry import Box
+from pipeline.readers._orientation import stored_box
 
-__all__ = ["Placement", "companions", "crs_keys", "parse_xml", "place", "read_placement"]
+__all__ = ["Placement", "companions", "crs_keys", "parse_xml", "place", "read_placement", "upright_affine"]
 
 Affine = tuple[float, float, float, float, float, float]
 """x = a + b column + c row and y = d + e column + f row, at the corners of pixels: the order of GDAL's geotransform."""
@@ -56,11 +58,19 @@ def companions(path: str) -> tuple[str, ...]:
     return f"{path}.aux.xml", *beside
 
 
-def read_placement(path: str, zoom: tuple[float, float] = (1.0, 1.0)) -> Placement:
-    """Read the files beside an image; ``zoom`` (y, x) is how much coarser the level is that is read.
+def read_placement(
+    path: str, zoom: tuple[float, float] = (1.0, 1.0), *, orientation: int = 1, shape: tuple[int, int] = (1, 1)
+) -> Placement:
+    """Read the files beside an image.
 
     The ``.aux.xml`` comes before a world file, and its coordinate system before that of a ``.prj``. A file that is none of
     these is left out with a note.
+
+    Args:
+        path: of the image.
+        zoom: (y, x), how much coarser the level is that is read.
+        orientation: 1..8, by which the image is turned upright; these files place the pixels as they are stored.
+        shape: height and width of the stored image.
 
     Raises:
         InputError: an ``.aux.xml`` has a document type, which could expand without bound.
@@ -85,7 +95,7 @@ def read_placement(path: str, zoom: tuple[float, float] = (1.0, 1.0)) -> Placeme
                 affine, source = world, "world file"
     if affine is None:
         return Placement(nodata=nodata, notes=tuple(notes))
-    georeference, pixel_size, unit, offset = place(affine, crs, zoom)
+    georeference, pixel_size, unit, offset = place(upright_affine(affine, shape, orientation), crs, zoom)
     return Placement(georeference, pixel_size, unit, offset, source, nodata, tuple(notes))
 
 
@@ -112,6 +122,24 @@ def place(
     keys, unit, factor = crs_keys(crs)
     size = math.hypot(b, e) * factor, math.hypot(a, d) * factor
     return tags | keys, size, unit, (y * factor, x * factor)
+
+
+def upright_affine(affine: Affine, shape: tuple[int, int], orientation: int) -> Affine:
+    """Return the affine of an image that is turned upright from that of the stored one, of this height and width.
+
+    Example:
+        >>> upright_affine((500.0, 2.0, 0.0, 900.0, 0.0, -2.0), (10, 20), 3) == (540.0, -2.0, 0.0, 880.0, 0.0, 2.0)  # turned by 180 degrees
+        True
+    """
+    x, a, b, y, d, e = affine
+    first, right, below = (
+        stored_box(Box(row, column, row + 1, column + 1), shape, orientation) for row, column in ((0, 0), (0, 1), (1, 0))
+    )
+    steps = [(one.x0 - first.x0, one.y0 - first.y0) for one in (right, below)]  # stored columns and rows that an upright one makes
+    column = first.x0 + (1 - steps[0][0] - steps[1][0]) / 2  # of the stored corner that is the first upright
+    row = first.y0 + (1 - steps[0][1] - steps[1][1]) / 2
+    (a_new, d_new), (b_new, e_new) = ((a * across + b * down, d * across + e * down) for across, down in steps)
+    return x + a * column + b * row, a_new, b_new, y + d * column + e * row, d_new, e_new
 
 
 def crs_keys(crs: str) -> tuple[dict[str, dict[str, Any]], str, float]:

@@ -190,10 +190,21 @@ FORMATS = {
     "zarr-v3-sharded": Format(zarr_array(3, "zyxc", sharded=True), suffix=".zarr", planes=(1, 2)),
     "ome-zarr-0.4": Format(ome_zarr(2), suffix=".ome.zarr", planes=(1, 2)),
     "ome-zarr-0.5": Format(ome_zarr(3), suffix=".ome.zarr", planes=(1, 2), dtypes=("bool", "uint8", "uint32")),
-    "png": Format(picture, suffix=".png", dtypes=("uint8",), channels=(1, 3, 4)),
-    "png-16": Format(codec(imagecodecs.png_encode), suffix=".png", dtypes=("uint16",), channels=(1, 3, 4), least=2),
+    "png": Format(picture, suffix=".png", dtypes=("uint8",), channels=(1, 3)),
+    "png-16": Format(codec(imagecodecs.png_encode), suffix=".png", dtypes=("uint16",), channels=(1, 3), least=2),
     "bmp": Format(picture, suffix=".bmp", dtypes=("uint8",), channels=(1, 3)),
+    "webp": Format(
+        codec(lambda pixels: imagecodecs.webp_encode(pixels, lossless=True)), suffix=".webp", dtypes=("uint8",), channels=(3,), least=2
+    ),
+    "jpeg-lossless": Format(
+        codec(lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True)), suffix=".jpg", dtypes=("uint8", "uint16")
+    ),
     "jp2": Format(codec(lambda pixels: imagecodecs.jpeg2k_encode(pixels, reversible=True)), suffix=".jp2", dtypes=("uint8", "uint16")),
+    "j2k": Format(
+        codec(lambda pixels: imagecodecs.jpeg2k_encode(pixels, reversible=True, codecformat="j2k")),
+        suffix=".j2k",
+        dtypes=("int16", "uint8"),
+    ),
 }
 
 

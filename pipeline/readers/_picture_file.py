@@ -1,0 +1,296 @@
+"""What the header of a PNG, JPEG, WebP or BMP says, read without decoding a pixel; and the decoding of the whole picture."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["PictureFile", "content_kind", "read_file"]
+
+STARTS = {  # of files, and what they are
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"GIF8": "GIF",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "ZIP archive",
+    b"\x1f\x8b": "gzip archive",
+    b"\x89HDF": "HDF5",
+    b"<": "text of marks such as XML, SVG or HTML",
+}
+CMYK_NOTE = "cyan, magenta, yellow and black become red, green and blue without a colour profile"
+EXIF, ORIENTATION = b"Exif\x00\x00", 0x0112
+MOST_CHUNKS = 1_000_000
+MOST_PER_BYTE = {"PNG": 1032, "JPEG": 512, "BMP": 1 << 14}  # bytes of samples that a byte of a file can decode to
+ROWS = 256  # that are copied at once out of Pillow's picture
+LIBPNG_SIDE = 1_000_000  # libpng refuses longer ones unless it is asked
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture whose header was read."""
+
+    kind: str  # `PNG`, `JPEG`, `WebP` or `BMP`
+    shape: tuple[int, int, int]  # of the stored samples, before the picture is turned upright (Y, X, S)
+    dtype: str
+    bits: int = 0  # bits of a sample that are used; 0: all of the type
+    orientation: int = 1  # 1..8, as EXIF says
+    has_alpha: bool = False  # whether the last sample, or the last column of the palette, is opacity
+    palette_NC: NDArray[np.uint8] | None = None  # colours of the indices; None: samples are no indices
+    is_cmyk: bool = False  # four samples of ink, inverted as Adobe's programs write them
+    is_lossy: bool = False
+    step: int = 1  # what decoded values are divided by, as libpng stretches grey of few bits to 0..255
+    scan_at: int = 0  # byte of a JPEG at which the first scan begins
+    by_pillow: bool = False  # whether Pillow decodes it, else imagecodecs
+    whole_bytes: int = 0  # that decoding takes, the result among them
+    notes: tuple[str, ...] = ()
+
+    def decode(self, file: str) -> NDArray[Any]:
+        """Decode all samples (Y, X, S); decoders raise anything at all on damaged ones."""
+        if self.by_pillow:
+            return _decode_by_pillow(file, self.shape, self.dtype)
+        import imagecodecs
+
+        data = Path(file).read_bytes()
+        if self.kind == "JPEG":
+            # libjpeg fills what was cut off with grey. The end marker stands nowhere inside coded pixels.
+            if data.find(b"\xff\xd9", self.scan_at) < 0:
+                raise ValueError("the picture is truncated")
+            pixels = imagecodecs.jpeg8_decode(data, outcolorspace="CMYK" if self.is_cmyk else None)
+        elif self.kind == "WebP":
+            pixels = imagecodecs.webp_decode(data, hasalpha=self.has_alpha)
+        else:
+            pixels = imagecodecs.png_decode(data)
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        if pixels.shape != self.shape or pixels.dtype != self.dtype:
+            raise ValueError(f"the header says {self.shape} of {self.dtype}, decoded {pixels.shape} of {pixels.dtype}")
+        if self.step > 1:
+            np.floor_divide(pixels[..., 0], self.step, out=pixels[..., 0])
+        return np.asarray(pixels)
+
+
+def content_kind(head: bytes) -> str:
+    """Return what a file is by its first bytes; empty where they are unknown.
+
+    Example:
+        >>> content_kind(b"II*" + bytes(9)), content_kind(b"RIFF....WEBPVP8 "), content_kind(b"hello")
+        ('TIFF', 'WebP', '')
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    return next((kind for start, kind in STARTS.items() if head.startswith(start)), "")
+
+
+def read_file(stream: BinaryIO, kind: str, size: int, path: str) -> PictureFile:
+    """Read the header of a file of ``size`` bytes.
+
+    Raises:
+        InputError: it is no picture, or one that is not read, or one that cannot be in so few bytes.
+    """
+    readers = {"PNG": _read_png, "JPEG": _read_jpeg, "WebP": _read_webp, "BMP": _read_bmp}
+    if kind not in readers:
+        raise InputError(Problem(path, f"a {kind}" if kind else "a file that is no picture", "a PNG, JPEG, WebP or BMP"))
+    try:
+        picture = readers[kind](stream)
+    except NotImplementedError as error:
+        raise InputError(Problem(path, str(error), "", "Convert it to PNG or TIFF.")) from error
+    except (struct.error, ValueError, IndexError, KeyError, SyntaxError) as error:
+        raise InputError(Problem(path, f"a {kind} whose header is damaged")) from error
+    height, width, samples = picture.shape
+    sample_bits = picture.bits if picture.kind == "PNG" and picture.bits else 8 * np.dtype(picture.dtype).itemsize
+    if not height or not width or height * width * samples * sample_bits > 8 * size * MOST_PER_BYTE.get(kind, math.inf):
+        raise InputError(Problem(path, f"a header of {height} x {width} pixels in a file of {size} bytes", "a picture that fits its file"))
+    return replace(picture, whole_bytes=picture.whole_bytes + (0 if picture.by_pillow else size))
+
+
+def _read_png(stream: BinaryIO) -> PictureFile:
+    chunks: dict[bytes, bytes] = {}
+    for name, content in _png_chunks(stream):
+        chunks.setdefault(name, content)
+    width, height, bits, color = struct.unpack_from(">IIBB", chunks[b"IHDR"])
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    orientation, notes = _orientation(chunks.get(b"eXIf", b""))
+    notes += ("the first picture of an animation is read",) if b"acTL" in chunks else ()
+    dtype, used = "uint16" if bits == 16 else "uint8", bits if bits < 8 else 0
+    if color == 3:
+        table = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
+        has_alpha = b"tRNS" in chunks
+        if has_alpha:
+            declared = np.frombuffer(chunks[b"tRNS"], np.uint8)[: len(table)]
+            table = np.column_stack([table, np.pad(declared, (0, len(table) - len(declared)), constant_values=255)])
+        shape = height, width, 1
+        return PictureFile(
+            "PNG", shape, dtype, used, orientation, has_alpha, table, whole_bytes=2 * height * width, by_pillow=True, notes=notes
+        )
+    by_pillow = max(width, height) > LIBPNG_SIDE
+    if by_pillow and (bits != 8 or b"tRNS" in chunks):
+        raise NotImplementedError(f"a PNG of {height} x {width} pixels of {bits} bits, longer than {LIBPNG_SIDE} a side")
+    is_keyed = color in (0, 2) and b"tRNS" in chunks  # one colour is declared transparent: libpng makes an opacity of it
+    shape = height, width, samples + is_keyed
+    whole_bytes = math.prod(shape) * (2 if bits == 16 else 1) + (4 * height * width if by_pillow else 0)
+    step = 255 // (2**bits - 1) if bits < 8 else 1
+    return PictureFile(
+        *("PNG", shape, dtype, used, orientation, is_keyed or color in (4, 6)),
+        step=step,
+        by_pillow=by_pillow,
+        whole_bytes=whole_bytes,
+        notes=notes,
+    )
+
+
+def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of each chunk that says what the pixels mean; others are skipped."""
+    at = 8
+    for _ in range(MOST_CHUNKS):
+        stream.seek(at)
+        head = stream.read(8)
+        if len(head) < 8:
+            return
+        length, name = struct.unpack(">I4s", head)
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL"):
+            yield name, stream.read(min(length, 1 << 20))
+        at += length + 12
+
+
+def _read_jpeg(stream: BinaryIO) -> PictureFile:
+    exif, frame, coding, scan_samples, scan_at = b"", b"", 0, 0, 0
+    for code, at, content in _jpeg_segments(stream):
+        if code == 0xE1 and content.startswith(EXIF):
+            exif += content[len(EXIF) :] if exif else content
+        elif 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            coding, frame = code, content
+        elif code == 0xDA:
+            scan_samples, scan_at = content[0], at
+    bits, height, width, samples = struct.unpack_from(">BHHB", frame)
+    if samples not in (1, 3, 4) or (samples == 4 and bits != 8):
+        raise NotImplementedError(f"a JPEG of {samples} samples of {bits} bits")
+    areas = [(factor >> 4) * (factor & 15) for factor in frame[7 : 7 + 3 * samples : 3]]  # of sampling, across times down
+    keeps_coefficients = coding in (0xC2, 0xC6, 0xCA, 0xCE) or scan_samples < samples  # until the last of several scans
+    coefficients = 2 * height * width * sum(areas) // max(areas) if keeps_coefficients else 0
+    orientation, notes = _orientation(exif)
+    return PictureFile(
+        "JPEG",
+        (height, width, samples),
+        "uint8" if bits <= 8 else "uint16",
+        bits if bits not in (8, 16) else 0,
+        orientation,
+        is_cmyk=samples == 4,
+        is_lossy=coding not in (0xC3, 0xC7, 0xCB, 0xCF),
+        scan_at=scan_at,
+        whole_bytes=height * width * samples * (1 if bits <= 8 else 2) + coefficients,
+        notes=notes + ((CMYK_NOTE,) if samples == 4 else ()),
+    )
+
+
+def _jpeg_segments(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Yield code, position and content of each segment up to the start of the first scan."""
+    at = 2
+    for _ in range(MOST_CHUNKS):
+        stream.seek(at)
+        head = stream.read(4)
+        if len(head) < 4 or head[0] != 0xFF:
+            return
+        if head[1] == 0xFF:  # a byte that fills
+            at += 1
+            continue
+        length = struct.unpack(">H", head[2:])[0]
+        yield head[1], at, stream.read(max(length - 2, 0))
+        if head[1] == 0xDA:
+            return
+        at += 2 + max(length, 2)
+
+
+def _read_webp(stream: BinaryIO) -> PictureFile:
+    exif, names, has_alpha = b"", set[bytes](), False
+    at, canvas = 12, (0, 0)
+    for _ in range(MOST_CHUNKS):
+        stream.seek(at)
+        head = stream.read(8)
+        if len(head) < 8:
+            break
+        name, length = struct.unpack("<4sI", head)
+        content = stream.read(min(length, 1 << 20 if name == b"EXIF" else 16))
+        names.add(name)
+        if name == b"VP8X":
+            has_alpha = bool(content[0] & 0x10)
+            canvas = int.from_bytes(content[7:10], "little") + 1, int.from_bytes(content[4:7], "little") + 1
+        elif name == b"VP8L" and canvas == (0, 0):
+            word = int.from_bytes(content[1:5], "little")
+            has_alpha, canvas = bool(word >> 28 & 1), ((word >> 14 & 0x3FFF) + 1, (word & 0x3FFF) + 1)
+        elif name == b"VP8 " and canvas == (0, 0):
+            width, height = struct.unpack_from("<HH", content, 6)
+            canvas = height & 0x3FFF, width & 0x3FFF
+        elif name == b"EXIF":
+            exif = content
+        at += 8 + length + length % 2
+    orientation, notes = _orientation(exif)
+    if b"ANMF" in names:
+        raise NotImplementedError("an animated WebP")
+    shape, is_lossy = (*canvas, 3 + has_alpha), b"VP8L" not in names
+    whole_bytes = math.prod(shape) + (0 if is_lossy else 4 * math.prod(canvas))
+    return PictureFile("WebP", shape, "uint8", 0, orientation, has_alpha, is_lossy=is_lossy, whole_bytes=whole_bytes, notes=notes)
+
+
+def _read_bmp(stream: BinaryIO) -> PictureFile:
+    stream.seek(0)
+    with _open_pillow(stream) as image:
+        samples = {"1": 1, "L": 1, "P": 1, "RGB": 3, "RGBA": 4}[image.mode]
+        table = None
+        if image.mode == "P" and image.palette:
+            order, entries = image.palette.getdata()
+            table = np.frombuffer(entries, np.uint8).reshape(-1, len(order))[:, [order.index(letter) for letter in "RGB"]]
+        shape = image.height, image.width, samples
+        whole_bytes = math.prod(shape) + image.height * image.width * (1 if samples == 1 else 4)
+        bits = 1 if image.mode == "1" else 0
+    return PictureFile("BMP", shape, "uint8", bits, 1, samples == 4, table, by_pillow=True, whole_bytes=whole_bytes)
+
+
+def _orientation(exif: bytes) -> tuple[int, tuple[str, ...]]:
+    """Return the orientation 1..8 that EXIF declares, and a note where it cannot be read."""
+    if not exif:
+        return 1, ()
+    from PIL import Image
+
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        value = tags.get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises anything at all on damaged EXIF
+        return 1, ("its EXIF is damaged; the picture is read as it is stored",)
+    return (value if value in range(1, 9) else 1), ()
+
+
+def _open_pillow(source: str | BinaryIO) -> Image.Image:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # the memory limit bounds whole_bytes; Pillow's fixed number is not needed
+    return Image.open(source)
+
+
+def _decode_by_pillow(file: str, shape: tuple[int, int, int], dtype: str) -> NDArray[Any]:
+    """Decode by Pillow, and copy rows by rows, as a copy of all at once would take three times the memory."""
+    out_YXS = np.empty(shape, dtype)
+    with _open_pillow(file) as image:
+        image.load()
+        for y in range(0, shape[0], ROWS):
+            rows = np.asarray(image.crop((0, y, shape[1], min(y + ROWS, shape[0]))))
+            out_YXS[y : y + ROWS] = rows.reshape(*rows.shape[:2], -1)
+    return out_YXS
