@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import imagecodecs
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.plugins import available, build, find
 from pipeline.readers import Reader, known_suffixes
+from tests.readers.zarr_stores import zip_store
 
 READERS = available("readers")
 SUFFIXES = [(name, suffix) for name in READERS for suffix in find("readers", name).suffixes]
@@ -152,6 +154,16 @@ def ome_zarr(version):
     return write
 
 
+def zipped(write, compression):
+    """What another function writes, in a zip."""
+
+    def write_zip(path, pixels_ZCYX):
+        write(path.with_suffix(".zarr"), pixels_ZCYX)
+        zip_store(path.with_suffix(".zarr"), path, compression=compression)
+
+    return write_zip
+
+
 def picture(path, pixels_ZCYX):
     """What Pillow writes."""
     pixels_YXC = np.moveaxis(pixels_ZCYX[0], 0, -1)
@@ -190,6 +202,9 @@ FORMATS = {
     "zarr-v3-sharded": Format(zarr_array(3, "zyxc", sharded=True), suffix=".zarr", planes=(1, 2)),
     "ome-zarr-0.4": Format(ome_zarr(2), suffix=".ome.zarr", planes=(1, 2)),
     "ome-zarr-0.5": Format(ome_zarr(3), suffix=".ome.zarr", planes=(1, 2), dtypes=("bool", "uint8", "uint32")),
+    "ozx": Format(zipped(ome_zarr(3), ZIP_STORED), suffix=".ozx", planes=(1, 2)),
+    "zarr-zip-sharded": Format(zipped(zarr_array(3, "zyxc", sharded=True), ZIP_STORED), suffix=".zarr.zip", planes=(1, 2)),
+    "ome-zarr-zip-deflated": Format(zipped(ome_zarr(2), ZIP_DEFLATED), suffix=".ome.zarr.zip", planes=(1, 2)),
     "png": Format(picture, suffix=".png", dtypes=("uint8",), channels=(1, 3)),
     "png-16": Format(codec(imagecodecs.png_encode), suffix=".png", dtypes=("uint16",), channels=(1, 3), least=2),
     "bmp": Format(picture, suffix=".bmp", dtypes=("uint8",), channels=(1, 3)),
