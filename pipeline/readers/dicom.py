@@ -20,6 +20,7 @@ from pipeline.readers import Member, Reader, known_suffixes
 from pipeline.readers._dicom_level import DicomLevel
 from pipeline.readers._files import local_path, opening, reading
 from pipeline.readers._layout import Layout, check_level, decoded_bytes, make_header, resolve_layout
+from pipeline.readers._zarr_files import METADATA
 
 if TYPE_CHECKING:
     from wsidicom.file.io import WsiDicomReader
@@ -132,7 +133,7 @@ def _instances(folder: Path, series: str | None = None) -> list[str]:
 def _is_slide_folder(path: str) -> bool:
     """Whether a folder holds the instances of one slide, and no file that another reader, or nobody, would take for an image."""
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.is_dir() or any((folder / name).is_file() for name in METADATA):  # chunks of Zarr are named like instances
         return False
     other = tuple(suffix for suffix in known_suffixes() if suffix != ".dcm")
     series: set[str] = set()
