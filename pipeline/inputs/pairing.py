@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.config import as_spelled, exists, expand_glob, is_sample, is_url, normal_form
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.file_groups import first_of
-from pipeline.inputs.names import NameCandidate
+from pipeline.inputs.names import NameCandidate, cut_name
 from pipeline.inputs.samples import resolve_sample
 
 __all__ = ["pair_truth"]
@@ -79,7 +79,8 @@ def _names_in(folder: str, suffixes: Sequence[str]) -> dict[str, list[str]]:
     for file in sorted(Path(folder).iterdir()) if os.path.isdir(folder) else ():  # noqa: PTH112 - as above
         full, short = normal_form(file.name), NameCandidate(file.name).short(suffixes)
         if short != full and not file.name.startswith("."):
-            files.setdefault(short, []).append(str(file))
+            for name in {short, cut_name(short)}:  # a mask of a run may have the shorter one
+                files.setdefault(name, []).append(str(file))
             exact[full] = [str(file)]
     return files | exact
 

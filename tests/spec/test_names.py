@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli import main
 from pipeline.config import Config, as_spelled
 from pipeline.inputs.discovery import list_images
 from pipeline.inputs.names import MAX_NAME_BYTES, cut_name, name_flaw
@@ -88,6 +89,7 @@ def test_a_name_of_255_bytes_is_segmented(tmp_path, engine, name, capsys):
     assert mask_at(done.folder, short).shape == (70, 60)
     assert f"{name} is too long for the names of its outputs: they are called {short}" in capsys.readouterr().err
     assert engine(images=["s/"], truth="t/{stem}.tif", writers=["ome_zarr", "tiff"]).code == 0
+    assert main(["evaluate", "--pred", str(done.folder), "--truth", f"{tmp_path}/t", "-o", f"{tmp_path}/scores"]) == 0
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=300))
