@@ -20,6 +20,9 @@ __all__ = ["TiffSegments", "segment_shape"]
 
 JPEG = (6, 7, 34892, 33007)
 APERIO_YCC = 33003
+JPEG2000 = (APERIO_YCC, 33004, 33005, 34712)
+# Codecs whose data says how large it is; imagecodecs decodes all of it, so that a small file could fill the memory.
+PICTURES = {22610: "jpegxr", 34887: "lerc", 34933: "png", 34934: "jpegxr", 50001: "webp", 50002: "jpegxl", 52546: "jpegxl"}
 
 
 def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
@@ -112,10 +115,41 @@ class TiffSegments:
         if not offsets[index] or not counts[index]:
             return None
         data = self._bytes(page, offsets[index], counts[index])
-        pixels_DYXS = self._page.decode(data, index, **tables)[0]
-        if pixels_DYXS is None:
-            return None
-        return _rgb(pixels_DYXS) if self._page.compression == APERIO_YCC and _holds_ycc(data) else pixels_DYXS
+        codec = PICTURES.get(int(self._page.compression))
+        pixels_DYXS: NDArray[Any] = self._decode_picture(codec, data, index) if codec else self._decode_known(data, index, tables)
+        return _rgb(pixels_DYXS) if self._leaves_ycc(data) else pixels_DYXS
+
+    def _decode_known(self, data: bytes, index: int, tables: dict[str, Any]) -> NDArray[Any]:
+        """Decode by tifffile, which gives decoders the size to expect; the size in a JPEG or JPEG 2000 header is checked here."""
+        if self._page.compression in (*JPEG, *JPEG2000) and not tables.get("jpegheader"):
+            claimed = _jpeg_pixels(data) if self._page.compression in JPEG else _jpeg2000_pixels(data)
+            height, width = segment_shape(self._page)
+            if claimed > 2 * height * width + 4096:
+                raise BlockError(f"{self._path}: segment {index} holds {claimed} pixels, its place in the file {height} x {width}")
+        return np.asarray(self._page.decode(data, index, **tables)[0])
+
+    def _decode_picture(self, codec: str, data: bytes, index: int) -> NDArray[Any]:
+        """Decode a picture into memory of the segment's size: a larger one is refused before it is decoded."""
+        import imagecodecs
+
+        _, (_, _, y, x, _), (depth, height, width, samples) = self._page.decode(None, index)
+        rest = min(height, self._page.imagelength - y), min(width, self._page.imagewidth - x)  # some writers cut the last tiles
+        options = {"hasalpha": True} if codec == "webp" and samples == 4 else {}
+        failure: ValueError | None = None
+        for shape in dict.fromkeys(((height, width), rest, (rest[0], width))):
+            out = np.empty(shape if samples == 1 else (*shape, samples), self._page.dtype)
+            try:
+                decoded = getattr(imagecodecs, f"{codec}_decode")(data, out=out, **options)
+            except ValueError as error:
+                failure = error
+                continue
+            return np.asarray(decoded).reshape(depth, *shape, samples)
+        raise BlockError(f"{self._path}: segment {index} is no picture of {height} x {width} pixels and {samples} samples ({failure})")
+
+    def _leaves_ycc(self, data: bytes) -> bool:
+        """Whether decoded JPEG 2000 is YCbCr: its code leaves the transform to the reader, and the file says that there is one."""
+        is_ycc = self._page.compression == APERIO_YCC or (self._page.compression in JPEG2000 and self._page.photometric == 6)
+        return is_ycc and _holds_ycc(data)
 
     def _bytes(self, page: Any, start: int, count: int) -> bytes:
         """Return bytes of the file, never fewer than asked for."""
@@ -139,6 +173,36 @@ def _holds_ycc(codestream: bytes) -> bool:
     """Whether JPEG 2000 code leaves its colour transform to the reader: COD marker, multiple component transform 0."""
     marker = codestream.find(b"\xff\x52")
     return marker >= 0 and codestream[marker + 8 : marker + 9] == b"\x00"
+
+
+def _jpeg_pixels(data: bytes) -> int:
+    """Return the pixels that the frame header of a JPEG claims; 0 where it has none, which a decoder refuses.
+
+    Example:
+        >>> _jpeg_pixels(bytes.fromhex("ffd8 ffe0 0004 0000 ffff c0 000b 08 0010 0020 01"))
+        512
+    """
+    at = 0
+    while (at := data.find(b"\xff", at)) >= 0 and at + 9 <= len(data):
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 5 : at + 7], "big") * int.from_bytes(data[at + 7 : at + 9], "big")
+        elif marker in (0, 1) or 0xD0 <= marker <= 0xD9:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
+
+
+def _jpeg2000_pixels(data: bytes) -> int:
+    """Return the pixels that the size marker of JPEG 2000 claims; 0 where there is none."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at < 0 or at + 24 > len(data):
+        return 0
+    x1, y1, x0, y0 = (int.from_bytes(data[at + 8 + 4 * i : at + 12 + 4 * i], "big") for i in range(4))
+    return max(y1 - y0, 0) * max(x1 - x0, 0)
 
 
 def _rgb(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -1,25 +1,27 @@
-"""Scale, georeference and channel names from the tags of a TIFF and the descriptions inside them."""
+"""Georeference, channel names, bits and nodata from the tags of a TIFF."""
 
 from __future__ import annotations
 
 import math
 import re
+from html import unescape
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 
+from pipeline.readers._ome_xml import ome_channel_names
+from pipeline.readers._world_file import parse_xml
+
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["band_names", "georeference", "missing_value", "scale"]
+__all__ = ["channel_names", "georeference", "map_scale", "missing_value", "used_bits"]
 
 Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
 """Pixel size (y, x) or None, its unit, and the (y, x) of the first pixel's corner."""
 
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42113)
-MICROMETERS = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0}
-RESOLUTION_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}
 METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG's foot and US survey foot; every other code counts as metre
 
 
@@ -52,21 +54,8 @@ def _coarsen(tags: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> None
         tags["34264"]["value"] = [number * (*by_axis, 1.0)[index % 4] for index, number in enumerate(matrix)]
 
 
-def scale(tif: tifffile.TiffFile, page: tifffile.TiffPage, geo: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> Scale:
-    """Return the size of a pixel: from GeoTIFF, else OME-XML, Aperio, ImageJ, else the resolution tags.
-
-    ``page`` is the first of the largest level; ``geo`` and ``zoom`` are those of the level that is read.
-    """
-    mapped = _map_scale(geo)
-    if mapped[0]:
-        return mapped
-    size = _ome_size(tif) or _aperio_size(page) or _tag_size(tif, page)
-    if size is None or not all(math.isfinite(side) and side > 0 for side in size):
-        return None, "", (0.0, 0.0)
-    return (size[0] * zoom[0], size[1] * zoom[1]), "micrometer", (0.0, 0.0)
-
-
-def _map_scale(geo: dict[str, dict[str, Any]]) -> Scale:
+def map_scale(geo: dict[str, dict[str, Any]]) -> Scale:
+    """Return the size of a pixel of a map, in metres or degrees, from its GeoTIFF tags."""
     keys = _geo_keys(geo)
     unit, factor = ("degree", 1.0) if keys.get(1024) == 2 else ("meter", METERS.get(keys.get(3076, 0), 1.0))
     if "34264" in geo and len(geo["34264"]["value"]) == 16:
@@ -91,57 +80,66 @@ def _geo_keys(geo: dict[str, dict[str, Any]]) -> dict[int, int]:
     return {key: value for key, where, _, value in zip(*[iter(values)] * 4, strict=False) if where == 0}
 
 
-def _ome_pixels(tif: tifffile.TiffFile) -> ET.Element | None:
-    if not tif.ome_metadata:
-        return None
+def missing_value(page: tifffile.TiffPage) -> str | None:
+    """Return the text that GDAL_NODATA holds; None where the tag is absent."""
+    value = page.tags.valueof(42113)
+    return value.replace(",", ".").strip() if isinstance(value, str) else None
+
+
+def used_bits(page: tifffile.TiffPage, significant: int, dtype: np.dtype[Any]) -> int:
+    """Return how many bits of an unsigned sample are used; 0 where all are, or nobody says.
+
+    BitsPerSample says so, else ``significant`` of the OME-XML, else a MaxSampleValue such as 4095: other values of that tag are
+    the largest of this image, and say nothing.
+    """
+    width = dtype.itemsize * 8
+    if dtype.kind not in "ub" or not isinstance(page.bitspersample, int):
+        return 0
+    if page.bitspersample < width:
+        return page.bitspersample
+    if 0 < significant < width:
+        return significant
+    for code in (281, 341):
+        largest = max((int(value) for value in np.ravel(page.tags.valueof(code, 0))), default=0)
+        if 255 <= largest < 2**width - 1 and (largest + 1).bit_count() == 1:
+            return largest.bit_length()
+    return 0
+
+
+def channel_names(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, element: ET.Element | None, number: int) -> tuple[str, ...]:
+    """Return the name of each stored channel, from OME-XML, ImageJ, GDAL or PerkinElmer; empty where nobody names all.
+
+    Args:
+        page: the first of the largest level.
+        series: the image.
+        element: the image in the OME-XML.
+        number: of stored channels.
+    """
+    names = ome_channel_names(element) if element is not None else ()
+    names = names or _imagej_labels(page, number) or _gdal_descriptions(page, number)
+    if not names and series.kind == "qpi":
+        texts = [getattr(one, "description", "") for one in series.pages]
+        names = tuple(unescape(found[1]) if (found := re.search(r"<Name>([^<]+)</Name>", text)) else "" for text in texts)
+    return names if len(names) == number and any(names) else ()
+
+
+def _imagej_labels(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
+    """Return the labels of ImageJ's slices where each channel has the same in every plane."""
+    facts = page.parent.imagej_metadata or {}
+    labels = [str(label).strip().partition("\n")[0] for label in facts.get("Labels", ())]
+    if number == 1 or len(labels) % number or facts.get("order", "czt") not in ("czt", "ctz"):
+        return ()
+    by_channel = [set(labels[channel::number]) for channel in range(number)]
+    return tuple(one.pop() for one in by_channel) if all(len(one) == 1 for one in by_channel) else ()
+
+
+def _gdal_descriptions(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
+    """Return the descriptions of GDAL's bands."""
+    text = page.tags.valueof(42112)
     try:
-        root = ET.fromstring(tif.ome_metadata)  # noqa: S314 - expat since 2.4.1 limits entity expansion itself
+        items = parse_xml(text, page.parent.filename).findall("Item") if isinstance(text, str) else []
     except ET.ParseError:
-        return None
-    return root.find(".//{*}Image/{*}Pixels")
-
-
-def _ome_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
-    pixels = _ome_pixels(tif)
-    if pixels is None:
-        return None
-    sizes = []
-    for axis in "YX":
-        factor = MICROMETERS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = pixels.get(f"PhysicalSize{axis}")
-        if factor is None or size is None:
-            return None
-        sizes.append(float(size) * factor)
-    return sizes[0], sizes[1]
-
-
-def _aperio_size(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description) if page.is_svs else None
-    return (float(found[1]), float(found[1])) if found else None
-
-
-def _tag_size(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[float, float] | None:
-    unit = RESOLUTION_UNITS.get(int(page.tags.valueof(296, default=2)), "")
-    if tif.imagej_metadata:
-        unit = str(tif.imagej_metadata.get("unit", "")).replace("\\u00B5", "µ").replace("μ", "µ")
-    factor = MICROMETERS.get(unit)
-    pixels_y, pixels_x = page.tags.valueof(283), page.tags.valueof(282)
-    if factor is None or not pixels_y or not pixels_x or not all((*pixels_y, *pixels_x)):
-        return None
-    return factor * pixels_y[1] / pixels_y[0], factor * pixels_x[1] / pixels_x[0]
-
-
-def missing_value(page: tifffile.TiffPage) -> float | None:
-    """Return the value that GDAL_NODATA declares; None where the tag is absent or no number."""
-    tag = page.tags.get(42113)
-    try:
-        return float(tag.value) if tag is not None else None
-    except (TypeError, ValueError):
-        return None
-
-
-def band_names(tif: tifffile.TiffFile) -> tuple[str, ...]:
-    """Return the names of the channels in OME-XML; empty where a channel has none."""
-    pixels = _ome_pixels(tif)
-    names = [channel.get("Name", "") for channel in pixels.findall("{*}Channel")] if pixels is not None else []
-    return tuple(names) if all(names) else ()
+        return ()
+    named = {item.get("sample"): item.text or "" for item in items if item.get("role") == "description"}
+    found = [named.get(str(band), "").strip() for band in range(number)]
+    return tuple(name or f"band {band + 1}" for band, name in enumerate(found)) if any(found) else ()

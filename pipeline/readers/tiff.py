@@ -1,37 +1,48 @@
-"""TIFF: one pyramid level, of which a read decodes only the strips or tiles that its box touches."""
+"""TIFF: one pyramid level of one image, of which a read decodes only the strips or tiles that its box touches."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.errors import BlockError, InputError, Problem
-from pipeline.geometry import Box
-from pipeline.raster import Header, Raster
-from pipeline.readers import Reader
-from pipeline.readers._files import local_path, opening, reading
-from pipeline.readers._layout import Layout, check_level, color_notes, decoded_bytes, make_header, pixel_dtype, resolve_layout
-from pipeline.readers._tiff_segments import TiffSegments, segment_shape
-from pipeline.readers._tiff_tags import band_names, georeference, missing_value, scale
+from pipeline.errors import InputError, Problem
+from pipeline.raster import Header, PlaneStep, Raster
+from pipeline.readers import Member, Reader
+from pipeline.readers._files import local_path, opening
+from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout, typed_nodata
+from pipeline.readers._ome_xml import significant_bits
+from pipeline.readers._orientation import upright_shape
+from pipeline.readers._tiff_images import choose_image, find_mask, images_of, members_of, opened_tiff, other_files
+from pipeline.readers._tiff_raster import Decoding, TiffRaster, check_pages, whole_bytes
+from pipeline.readers._tiff_samples import Samples, samples_of
+from pipeline.readers._tiff_scale import physical_size
+from pipeline.readers._tiff_tags import channel_names, georeference, map_scale, missing_value, used_bits
+from pipeline.readers._world_file import Placement, companions, read_placement
 
 if TYPE_CHECKING:
     import tifffile
 
 __all__ = ["Tiff"]
 
+ORIENTATION = 274
+PLACES = {"33550", "34264"}  # GeoTIFF tags that place an image
+
 
 class Tiff(Reader):
-    """TIFF and its dialects: BigTIFF, OME-TIFF, ImageJ, GeoTIFF and COG, pyramids (SubIFDs or a flat chain), SVS.
+    """TIFF and its dialects: BigTIFF, OME-TIFF, ImageJ, GeoTIFF and COG, pyramids (SubIFDs or a flat chain), SVS, NDPI, QPTIFF.
 
-    The first image of the file is read. Pixels are read as stored, whatever the Orientation tag, the colour map and the
-    photometric tag say; only YCbCr inside JPEG and JPEG 2000 becomes RGB. Pages of equal size that the file numbers without
-    a name are z planes. A tile that is absent from a sparse file holds the declared nodata value, else 0.
+    The largest image of the file is read unless ``series`` names another; labels, macros and thumbnails are never taken for it.
+    Pixels are upright, colours (palette, YCbCr, CIELAB, CMYK) become RGB, and 0 is dark. There is no data where a mask (inside the
+    file, or ``NAME.tif.msk``), alpha or GDAL_NODATA says so; a tile that is absent from a sparse file holds that value, else 0.
+    Pages of equal size that the file numbers without a name are z planes. Maps keep their rows and columns as stored, since
+    their georeference is about those. Resolution tags give a pixel size only where a size is meant, see ``_tiff_scale``.
 
     Example::
 
@@ -40,155 +51,187 @@ class Tiff(Reader):
 
     suffixes: ClassVar[tuple[str, ...]] = (".ome.tiff", ".ome.tif", ".ome.btf", ".qptiff", ".tiff", ".ndpi", ".tif", ".btf", ".tf8", ".svs")
 
+    def companions(self, path: str) -> Sequence[str]:
+        """Mask and world files, and the other files of a multi-file OME-TIFF."""
+        beside = (f"{path}.msk", *companions(path))
+        try:
+            return (*beside, *other_files(path))
+        except Exception:  # noqa: BLE001 - a damaged file may raise anything; opening it says what is wrong
+            return beside
+
+    def members(self, path: str) -> Sequence[Member]:
+        """With ``series: all``, every image that is no thumbnail, label or overview."""
+        if self.series != "all":
+            return ()
+        _silence_tifffile()
+        with opening(path), opened_tiff(path) as tif:
+            return members_of(self, images_of(tif, path), path)
+
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
         """Open a file; nothing is decoded yet."""
-        import tifffile
-
-        # tifffile logs every odd tag of a damaged file; the errors below say what matters.
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-        with opening(path):
-            tif = tifffile.TiffFile(local_path(path))
-        with tif:
+        _silence_tifffile()
+        with ExitStack() as stack:
             with opening(path):
-                raster = _raster(self, tif, path)
-            try:
-                yield raster
-            finally:
-                raster.segments.is_over = True
+                tif = stack.enter_context(opened_tiff(path))
+                raster = _Level(self, tif, path).raster()
+                stack.callback(raster.close)
+                _add_masks(raster, tif, stack, path)
+            yield raster
 
 
-def _raster(options: Tiff, tif: tifffile.TiffFile, path: str) -> _TiffRaster:
-    """Find the level, the axes, the type and the scale."""
-    if not tif.series:
-        raise InputError(Problem(path, "a TIFF without an image"))
-    levels = tif.series[0].levels
-    series, base = levels[check_level(options, len(levels), path)], levels[0].keyframe
-    page = series.keyframe
-    layout = resolve_layout(options, series.axes.lower(), tuple(series.shape), path)
-    _check_pages(layout, series, path)
-    dtype = pixel_dtype(page.dtype, path)
-    zoom = (base.imagelength / page.imagelength, base.imagewidth / page.imagewidth)
-    geo = georeference(base, zoom)
-    pixel_size, unit, offset = scale(tif, base, geo, zoom)
-    header = make_header(
-        options,
-        layout,
-        dtype,
-        pixel_size=pixel_size,
-        unit=unit,
-        offset=offset,
-        nodata=missing_value(base),
-        whole_bytes=_whole_bytes(layout, page, dtype),
-        georeference=geo,
-        channel_names=band_names(tif),
-        notes=_notes(layout, page),
-    )
-    return _TiffRaster(path, header, layout, series)
+def _silence_tifffile() -> None:
+    """Keep tifffile from logging every odd tag of a damaged file; the errors of this module say what matters."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-def _notes(layout: Layout, page: tifffile.TiffPage) -> tuple[str, ...]:
-    """Return notes on what the photometric tag and the extra samples say; extra samples of kind 1 and 2 are opacity."""
-    first = page.samplesperpixel - len(page.extrasamples)
-    alpha = [first + index for index, kind in enumerate(page.extrasamples) if kind in (1, 2)]
-    return color_notes(layout, palette=page.photometric == 3, cmyk=page.photometric == 5, alpha=alpha)
+class _Level:
+    """One level of one image of an open file, and what the tags say about it."""
+
+    def __init__(self, options: Tiff, tif: tifffile.TiffFile, path: str) -> None:
+        self.options, self.path = options, path
+        self.image, self.choices = choose_image(options, images_of(tif, path), path)
+        self.levels = self.image.series.levels
+        self.series = self.levels[check_level(options, len(self.levels), path)]
+        self.base, self.page = self.image.series.keyframe, self.series.keyframe
+        if 0 in self.page.shaped:
+            raise InputError(Problem(path, f"an image of {' x '.join(map(str, self.page.shape))} without pixels"))
+        self.zoom = (self.base.imagelength / self.page.imagelength, self.base.imagewidth / self.page.imagewidth)
+        self.geo = georeference(self.base, self.zoom)
+        self.placement = Placement() if self.geo.keys() & PLACES else read_placement(local_path(path), self.zoom)
+        turned = self.base.tags.valueof(ORIENTATION, 1)
+        self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference)
+        self.orientation = turned if turned in range(1, 9) and not self.is_map else 1
+        is_left = self.is_map and turned in range(2, 9)
+        self.turning = f"the Orientation tag {turned} is left alone, as the georeference is about rows as stored" if is_left else ""
+
+    def raster(self) -> TiffRaster:
+        """Put the header together."""
+        bits = used_bits(self.base, significant_bits(self.image.element), pixel_dtype(self.page.dtype, self.path))
+        decoding, visible, names = self._decoding(bits)
+        samples = decoding.samples
+        decoding, nodata = self._nodata(decoding)
+        scale = self._scale(decoding.layout)
+        header = make_header(
+            self.options,
+            visible,
+            samples.dtype,
+            whole_bytes=whole_bytes(decoding.layout, self.page, decoding.dtype),
+            georeference=self.geo | self.placement.georeference,
+            channel_names=names,
+            is_color=samples.is_rgb and visible.channels == (0, 1, 2),
+            is_lossy=samples.is_lossy,
+            series=self.image.title if self.choices or self.options.series not in ("largest", "all") else "",
+            bits=0 if samples.convert else bits,
+            **scale | {"notes": tuple(filter(None, (*self.choices, *samples.notes, *scale["notes"], self.turning)))},
+        )
+        shapes = [upright_shape(level.keyframe.shaped[2:4], self.orientation) for level in self.levels]
+        header = replace(
+            header,
+            shape=upright_shape(header.shape, self.orientation),
+            levels=tuple(shapes) if len(shapes) > 1 else (),
+            nodata=nodata,
+            has_mask=samples.alpha is not None or decoding.hidden_nodata is not None,
+        )
+        return TiffRaster(self.path, header, decoding, self.series)
+
+    def _decoding(self, bits: int) -> tuple[Decoding, Layout, tuple[str, ...]]:
+        """Return how channels are decoded, the axes after the conversion of colours, and the names of the stored channels."""
+        options, page = self.options, self.page
+        every = options.model_copy(update={"channels": None})
+        stored = resolve_layout(every, self.series.axes.lower(), tuple(self.series.shape), self.path)
+        check_pages(stored, self.series, self.path)
+        dtype = pixel_dtype(page.dtype, self.path)
+        if stored.length("s") != page.samplesperpixel == stored.length("c"):
+            stored = replace(stored, axes=stored.axes.replace("c", "s"))  # what a file or a user calls channels are samples
+        # Each channel of a stack may have a palette to show it in false colours; its intensities are what counts.
+        is_alone = stored.length("c") == 1
+        samples = samples_of(page, self.base, dtype, bits, path=self.path, palette=options.palette == "color" and is_alone)
+        if samples.stored != stored.length("s"):
+            samples = Samples(dtype, stored.length("s"), made=stored.length("s"), is_lossy=samples.is_lossy)
+        axes, shape = stored.axes, stored.shape
+        if samples.number != samples.stored:
+            axes = axes if "s" in axes else axes + "s"
+            shape = tuple(samples.number if letter == "s" else size for letter, size in zip(axes, (*shape, 1), strict=False))
+        number = stored.length("c") * samples.number
+        names = channel_names(self.base, self.image.series, self.image.element, number)
+        alpha = samples.alpha_channels(number)
+        visible = resolve_layout(options.model_copy(update={"axes": None}), axes, shape, self.path, channel_names=names, alpha=alpha)
+        if not set(alpha).isdisjoint(visible.channels):
+            samples = samples.with_alpha_as_channel()
+        stored = replace(stored, kept=visible.kept, channels=samples.wanted(visible.channels))
+        return Decoding(stored, dtype, samples, visible.channels, orientation=self.orientation), visible, names
+
+    def _nodata(self, decoding: Decoding) -> tuple[Decoding, float | None]:
+        """Return how absent tiles are filled, and the value of pixels without data as it is read; None where a mask says it."""
+        declared = missing_value(self.base)
+        declared = self.placement.nodata if declared is None else declared
+        fill = typed_nodata(declared, decoding.dtype)
+        nodata = fill if self.options.nodata is None else typed_nodata(self.options.nodata, decoding.dtype)
+        decoding = replace(decoding, fill=0 if fill is None else fill)
+        if nodata is None or decoding.samples.convert is None:
+            return decoding, decoding.samples.shown(nodata)
+        return replace(decoding, hidden_nodata=nodata), None
+
+    def _scale(self, layout: Layout) -> dict[str, Any]:
+        """Return the size of a pixel, where the first lies, the steps between planes and what says so."""
+        physical, source = physical_size(self.base, self.image.series.kind, self.image.element)
+        notes = [*physical.notes, *self.placement.notes]
+        size, unit, offset = map_scale(self.geo)
+        if size is not None:
+            source = "GeoTIFF"
+        elif self.placement.pixel_size is not None and source in ("", "resolution tag"):
+            placement = self.placement
+            size, unit, offset, source = placement.pixel_size, placement.unit, placement.offset, placement.source
+        elif physical.size is not None:
+            size, unit, offset = (physical.size[0] * self.zoom[0], physical.size[1] * self.zoom[1]), "micrometer", physical.offset
+        if size is not None and not all(math.isfinite(side) and side > 0 for side in size):
+            notes.append(f"a pixel of {size[0]:g} x {size[1]:g} ({source}) is no size and is left out")
+            size = None
+        if size is None:
+            unit, offset, source = "", (0.0, 0.0), ""
+        if self.orientation != 1:
+            size, offset = None if size is None else upright_shape(size, self.orientation), (0.0, 0.0)
+        steps = _kept_steps(physical.steps, layout)
+        return {"pixel_size": size, "unit": unit, "offset": offset, "pixel_size_from": source, "plane_steps": steps, "notes": notes}
 
 
-def _check_pages(layout: Layout, series: tifffile.TiffPageSeries, path: str) -> None:
-    """Refuse axes whose rows and columns are not those of a page."""
-    separate, depth, height, width, samples = series.keyframe.shaped
-    y, last = layout.axes.index("y"), layout.axes.index("x") + 1
-    planes = math.prod(layout.shape[:y])
-    stored = planes if series.dataoffset else len(series) * separate * depth
-    if layout.shape[y:last] != (height, width) or layout.shape[last:] not in ((samples,), ()) or stored < planes:
-        pages = f"{len(series)} pages of {height} rows x {width} columns x {samples} samples"
-        raise InputError(Problem(path, f"axes {layout.axes!r} of {layout.shape} over {pages}", "y and x as each page has them"))
+def _kept_steps(steps: Mapping[str, PlaneStep], layout: Layout) -> dict[str, PlaneStep]:
+    """Return the steps between the planes that are kept; of planes at uneven distances there is none."""
+    found = {}
+    for axis, step in steps.items():
+        kept = layout.kept.get(axis, ())
+        apart = {int(number) for number in np.diff(kept)}
+        if len(kept) > 1 and len(apart) == 1 and (by := apart.pop()) > 0:
+            found[axis] = PlaneStep(step.step * by, step.unit, step.offset + kept[0] * step.step)
+    return found
 
 
-def _whole_bytes(layout: Layout, page: tifffile.TiffPage, dtype: np.dtype[Any]) -> int:
-    if page.is_final:
-        return 0
-    height, width = segment_shape(page)
-    height *= page.tiledepth if page.is_tiled else 1
-    pixel_bytes = dtype.itemsize * page.shaped[4]
-    num_segments = len(layout.channels) if page.shaped[4] == 1 else 1  # that hold the channels of one pixel
-    return decoded_bytes(height * width * pixel_bytes, page.imagelength * page.imagewidth * pixel_bytes) * num_segments
-
-
-class _TiffRaster(Raster):
-    """One level of an open TIFF."""
-
-    def __init__(self, path: str, header: Header, layout: Layout, series: tifffile.TiffPageSeries) -> None:
-        self.header = header
-        self._path, self._layout, self._series = path, layout, series
-        self._page: tifffile.TiffPage = series.keyframe
-        self._offset: int | None = series.dataoffset or None  # where all pages lie uncompressed, one after the other
-        self.segments = TiffSegments(path, self._page, header.whole_bytes)
-
-    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Decode the segments that the box touches; nothing else is read."""
-        with reading(self._path, box), self.segments.working():
-            stored_planes = self._stored_planes(plane)
-            channels = self.header.channels
-            interleaved = len(stored_planes) == 1  # the channels of one page lie side by side, and stay so
-            out = np.empty((*box.shape, channels) if interleaved else (channels, *box.shape), np.dtype(self.header.dtype))
-            out_CYX = np.moveaxis(out, 2, 0) if interleaved else out
-            for stored_plane, pairs in stored_planes.items():
-                is_as_stored = interleaved and [sample for _, sample in pairs] == list(range(self._page.shaped[4]))
-                for pixels_YXS, (rows, columns) in self._pieces(stored_plane, box):
-                    if is_as_stored:
-                        out[rows, columns] = pixels_YXS
-                        continue
-                    for channel, sample in pairs:
-                        out_CYX[channel, rows, columns] = pixels_YXS[..., sample]
-            return out_CYX
-
-    def _stored_planes(self, plane: int) -> dict[int, list[tuple[int, int]]]:
-        """Return which stored planes a read needs: index over all axes before y -> [(channel read, sample in the page)]."""
-        layout = self._layout
-        y = layout.axes.index("y")
-        after = layout.axes[layout.axes.index("x") + 1 :]
-        indices = layout.position(plane)
-        stored_planes: dict[int, list[tuple[int, int]]] = {}
-        for channel, stored in enumerate(layout.channels):
-            indices["c"], indices["s"] = divmod(stored, layout.length("s"))
-            before = [indices.get(letter, 0) for letter in layout.axes[:y]]
-            stored_plane = int(np.ravel_multi_index(before, layout.shape[:y])) if before else 0
-            stored_planes.setdefault(stored_plane, []).append((channel, indices.get(after, 0)))
-        return stored_planes
-
-    def _pieces(self, stored_plane: int, box: Box) -> Iterator[tuple[NDArray[Any], tuple[slice, slice]]]:
-        """Yield parts (Y, X, S) of one stored plane, each with its place in the box."""
-        number, within = divmod(stored_plane, self._page.shaped[0] * self._page.shaped[1])
-        with self.segments.lock:
-            page = self._series[number] if self._offset is None else self._page
-            start = self._uncompressed(page, number)
-        if start is not None:
-            yield self.segments.rows(page, start, within, box), (slice(None), slice(None))
-            return
-        height, width = segment_shape(self._page)
-        for row in range(box.y0 // height, (box.y1 - 1) // height + 1):
-            for column in range(box.x0 // width, (box.x1 - 1) // width + 1):
-                segment = Box(0, 0, height, width).shift(row * height, column * width)
-                part = Box(max(segment.y0, box.y0), max(segment.x0, box.x0), min(segment.y1, box.y1), min(segment.x1, box.x1))
-                pixels_YXS = self.segments.segment(page, number, within, (row, column))
-                yield self._cut(pixels_YXS, part.relative_to(segment)), part.relative_to(box).slices
-
-    def _uncompressed(self, page: Any, number: int) -> int | None:
-        """Return the offset of a page's pixels where they lie uncompressed, row after row; None where they must be decoded."""
-        if page is None:
-            raise BlockError(f"{self._path}: page {number} is missing from the file")
-        if self._offset is not None:
-            return self._offset + number * self._page.nbytes
-        is_one_run = self._page.is_final and (page is self._page or len(page.dataoffsets) == 1)
-        return page.dataoffsets[0] or None if is_one_run and page.databytecounts[0] else None
-
-    def _cut(self, pixels_YXS: NDArray[Any] | None, part: Box) -> NDArray[Any]:
-        """Return a part of a segment, which may be stored without its padding; nodata, else 0, where the segment is absent."""
-        if pixels_YXS is None:
-            nodata = np.asarray(self._page.nodata, self.header.dtype)
-            return np.broadcast_to(nodata, (*part.shape, self._page.shaped[4]))
-        if pixels_YXS.shape[0] < part.y1 or pixels_YXS.shape[1] < part.x1:
-            raise BlockError(f"{self._path}: a segment of {pixels_YXS.shape[:2]} pixels, too few for its place")
-        rows, columns = part.slices
-        return pixels_YXS[rows, columns]
+def _add_masks(raster: TiffRaster, tif: tifffile.TiffFile, stack: ExitStack, path: str) -> None:
+    """Find the mask pages of the level, and the mask file beside the image."""
+    page = raster.page
+    beside = Path(f"{local_path(path)}.msk")
+    internal = find_mask(tif, page)
+    if internal is not None:
+        layout = resolve_layout(Tiff(), internal.axes.lower(), tuple(internal.shape), path)
+        dtype = pixel_dtype(internal.keyframe.dtype, path)
+        mask_shape = (layout.length("y"), layout.length("x"))
+        samples = Samples(dtype, layout.length("s"), made=layout.length("s"))
+        decoding = Decoding(layout, dtype, samples, layout.channels)
+        held = whole_bytes(layout, internal.keyframe, dtype)
+        header = Header(mask_shape, len(layout.channels), dtype.name, planes=layout.stack, whole_bytes=held)
+        raster.masks.append(TiffRaster(path, header, decoding, internal))
+    if beside.is_file() and not path.lower().endswith(".msk"):
+        shape = page.imagelength, page.imagewidth
+        with Tiff().open(str(beside)) as whole:
+            levels = whole.header.levels
+        level = levels.index(shape) if shape in levels else 0
+        raster.masks.append(stack.enter_context(Tiff(level=level).open(str(beside))))
+    for mask in raster.masks:
+        ratios = [size / side for size, side in zip(mask.header.shape, (page.imagelength, page.imagewidth), strict=True)]
+        if not 0.9 < ratios[0] / ratios[1] < 1.1:
+            found = f"a mask of {mask.header.shape[0]} x {mask.header.shape[1]} pixels"
+            raise InputError(Problem(path, found, f"the image's {page.imagelength} x {page.imagewidth}, or of the same proportions"))
+    if raster.masks:
+        held = raster.header.whole_bytes + sum(mask.header.whole_bytes for mask in raster.masks)
+        raster.header = replace(raster.header, has_mask=True, whole_bytes=held)

@@ -1,0 +1,264 @@
+"""Which images a TIFF holds, and which of them is read; a file whose directories or XML could exhaust the machine is refused."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+from pipeline.errors import InputError, Problem, one_of
+from pipeline.readers import Member, Reader
+from pipeline.readers._files import local_path
+from pipeline.readers._ome_xml import find_images, listed_files, metadata_file
+from pipeline.readers._series import choose_series, series_members
+
+if TYPE_CHECKING:
+    import tifffile
+
+__all__ = ["choose_image", "find_mask", "images_of", "members_of", "opened_tiff", "other_files"]
+
+MOST_DIRECTORIES = 1 << 16
+MOST_TEXT, MOST_SEGMENTS = 1 << 25, 1 << 22
+MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side
+COUNT_LIMITS = {270: MOST_TEXT, 273: MOST_SEGMENTS, 279: MOST_SEGMENTS, 324: MOST_SEGMENTS, 325: MOST_SEGMENTS}
+SUBIFDS = 330
+# Pictures of the glass and its label that scanners store beside a slide, by the names that tifffile and Bio-Formats give them.
+AUXILIARY = re.compile(r"(label|macro|map|thumbnail|overview|barcode)([ _]image)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a file, with all its planes, channels and levels."""
+
+    index: int  # among the images of the file, masks apart
+    name: str  # that the file gives it, or empty
+    series: tifffile.TiffPageSeries
+    is_auxiliary: bool  # whether it is a thumbnail, a label or an overview of another image
+    element: ET.Element | None = None  # what OME-XML says about it
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width as stored, pixels."""
+        page = self.series.keyframe
+        return page.imagelength, page.imagewidth
+
+    @property
+    def title(self) -> str:
+        """How messages name it: its name, else its index."""
+        return self.name or str(self.index)
+
+
+@contextmanager
+def opened_tiff(path: str) -> Iterator[tifffile.TiffFile]:
+    """Open a file, or that with the metadata of a multi-file OME-TIFF; nothing is decoded.
+
+    Raises:
+        InputError: its directories form a circle or are too many, a tag is too long, or its XML could expand without bound.
+    """
+    import tifffile
+
+    file = local_path(path)
+    _check_directories(file, path)
+    tif = tifffile.TiffFile(file)
+    try:
+        text = _description(tif, path)
+        folder = Path(file).parent
+        if tif.is_ome and (metadata := metadata_file(text)) and (folder / metadata).is_file():
+            tif.close()
+            tif = _with_metadata(file, folder / metadata, path)
+            text = tif.ome_metadata or ""
+        for name in listed_files(text) if tif.is_ome else ():
+            if (folder / name).is_file():
+                _check_directories(str(folder / name), path)
+        yield tif
+    finally:
+        tif.close()
+
+
+def _with_metadata(file: str, other: Path, path: str) -> tifffile.TiffFile:
+    """Open a file whose OME-XML is in another: that TIFF itself, or this file with the text of the companion."""
+    import tifffile
+
+    with other.open("rb") as stream:
+        start = stream.read(MOST_TEXT + 1)
+    if start[:2] in (b"II", b"MM"):
+        _check_directories(str(other), path)
+        return tifffile.TiffFile(other)
+    if len(start) > MOST_TEXT:
+        raise InputError(Problem(str(other), f"OME-XML of more than {MOST_TEXT >> 20} MiB"))
+    return tifffile.TiffFile(file, omexml=_checked_xml(start.decode("utf-8", errors="replace"), str(other)))
+
+
+def _description(tif: tifffile.TiffFile, path: str) -> str:
+    """Return the description of the first page, which may be XML that tifffile parses."""
+    return _checked_xml(tif.pages.first.description, path) if tif.pages else ""
+
+
+def _checked_xml(text: str, path: str) -> str:
+    """Return a text; refuse a document type, as tifffile would expand its entities."""
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(Problem(path, "XML with a document type", "XML without one", "Remove the <!DOCTYPE ...>."))
+    return text
+
+
+def _check_directories(file: str, path: str) -> None:
+    """Follow the chain of directories by their offsets alone; where it breaks off, tifffile reads what is there."""
+    with Path(file).open("rb") as stream:
+        start = stream.read(16).ljust(16, b"\0")
+        order = {b"II": "<", b"MM": ">"}.get(start[:2], "<")
+        if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
+            number, tag, pointer, offset = struct.Struct(order + "Q"), struct.Struct(order + "HHQ8x"), struct.Struct(order + "Q"), start[8:]
+        elif file.lower().endswith(".ndpi"):  # 64-bit offsets in a classic file
+            number, tag, pointer, offset = (
+                struct.Struct(order + "H"),
+                struct.Struct(order + "HHI4x"),
+                struct.Struct(order + "Q"),
+                start[4:12],
+            )
+        else:
+            number, tag, pointer, offset = (
+                struct.Struct(order + "H"),
+                struct.Struct(order + "HHI4x"),
+                struct.Struct(order + "I"),
+                start[4:8],
+            )
+        seen: set[int] = set()
+        num_sub = 0
+        at = pointer.unpack(offset)[0]
+        while at:
+            if at in seen:
+                raise InputError(Problem(path, f"a chain of image directories that returns to its start after {len(seen)}"))
+            seen.add(at)
+            stream.seek(at)
+            count = number.unpack(stream.read(number.size).ljust(number.size, b"\0"))[0]
+            body = stream.read(count * tag.size + pointer.size) if count <= 4096 else b""
+            if len(body) < count * tag.size + pointer.size:
+                return
+            num_sub += _check_tags(tag, body[: count * tag.size], path)
+            if len(seen) + num_sub > MOST_DIRECTORIES:
+                raise InputError(Problem(path, f"more than {MOST_DIRECTORIES} image directories"))
+            at = pointer.unpack(body[-pointer.size :])[0]
+
+
+def _check_tags(tag: struct.Struct, body: bytes, path: str) -> int:
+    """Return the number of sub-directories; refuse tags whose values would fill the memory."""
+    num_sub = 0
+    for code, _, length in tag.iter_unpack(body):
+        if length > COUNT_LIMITS.get(code, length):
+            raise InputError(Problem(path, f"a tag {code} of {length} values", f"at most {COUNT_LIMITS[code]}"))
+        num_sub += length if code == SUBIFDS else 0
+    return num_sub
+
+
+def other_files(path: str) -> list[str]:
+    """Return the files beside a TIFF that hold planes of the same OME image, or its OME-XML; empty for any other file."""
+    import tifffile
+
+    file = Path(local_path(path))
+    with tifffile.TiffFile(file) as tif:
+        text = tif.pages.first.description if tif.pages and tif.is_ome else ""
+    names = listed_files(text)
+    if metadata := metadata_file(text):
+        other = file.parent / metadata
+        names = [metadata, *_files_of(other)] if other.is_file() else [metadata]
+    folder = path[: len(path) - len(file.name)]
+    return [f"{folder}{name}" for name in names if name != file.name]
+
+
+def _files_of(other: Path) -> list[str]:
+    """Return the files that a file of OME-XML lists, be it text or a TIFF."""
+    with other.open("rb") as stream:
+        start = stream.read(MOST_TEXT)
+    if start[:2] in (b"II", b"MM"):
+        return [Path(name).name for name in other_files(str(other))]
+    return listed_files(start.decode("utf-8", errors="replace"))
+
+
+def images_of(tif: tifffile.TiffFile, path: str) -> list[Image]:
+    """Return the images of a file in the order in which tifffile finds them; mask pages are none.
+
+    Raises:
+        InputError: the file holds no image, or one whose size is absurd.
+    """
+    listed = [series for series in tif.series if not series.keyframe.is_mask] or list(tif.series)
+    if not listed:
+        raise InputError(Problem(path, "a TIFF without an image"))
+    sizes = [(series.keyframe.imagelength, series.keyframe.imagewidth) for series in listed]
+    if max(height * width for height, width in sizes) > MOST_PIXELS:
+        listing = one_of([f"{height} x {width}" for height, width in sizes[:3]])
+        raise InputError(Problem(path, f"an image of {listing} pixels", f"at most {MOST_PIXELS} pixels a plane"))
+    elements: Sequence[ET.Element | None] = [None] * len(listed)
+    if tif.is_ome and tif.ome_metadata:
+        wanted = [(series.name if series.kind == "ome" else None, *size) for series, size in zip(listed, sizes, strict=True)]
+        elements = find_images(tif.ome_metadata, wanted, path)
+    overviews = _scn_overviews(tif) if tif.is_scn else ()
+    return [
+        Image(index, _name(series, element), series, _is_auxiliary(series) or index in overviews, element)
+        for index, (series, element) in enumerate(zip(listed, elements, strict=True))
+    ]
+
+
+def _name(series: tifffile.TiffPageSeries, element: ET.Element | None) -> str:
+    name = (series.name or "").strip()
+    return name or (element.get("Name", "") if element is not None else "")
+
+
+def _is_auxiliary(series: tifffile.TiffPageSeries) -> bool:
+    return series.keyframe.is_reduced or AUXILIARY.fullmatch((series.name or "").strip()) is not None
+
+
+def _scn_overviews(tif: tifffile.TiffFile) -> set[int]:
+    """Return the indices of the images of a Leica SCN that show the whole glass: their view is that of the collection."""
+    images: list[bool] = []
+    for collection in ET.fromstring(tif.pages.first.description).findall("{*}collection"):  # noqa: S314 - _description refused entities
+        whole = collection.get("sizeX"), collection.get("sizeY")
+        for image in collection.findall("{*}image"):
+            view = image.find("{*}view")
+            shown = (view.get("sizeX"), view.get("sizeY")) if view is not None else None
+            images += [shown == whole] * len(image.findall("{*}pixels"))
+    overviews = {index for index, is_overview in enumerate(images) if is_overview}
+    return overviews if len(overviews) < len(images) else set()
+
+
+def _own_images(images: Sequence[Image]) -> list[Image]:
+    """Return the images that are no thumbnail, label or overview; all where there is no other."""
+    return [image for image in images if not image.is_auxiliary] or list(images)
+
+
+def choose_image(options: Reader, images: Sequence[Image], path: str) -> tuple[Image, tuple[str, ...]]:
+    """Return the image that ``reader.series`` names, or has as its OME identifier, and notes where the file holds others.
+
+    Raises:
+        InputError: there is no such image, or several have this name.
+    """
+    named = [image for image in images if image.element is not None and image.element.get("ID") == options.series]
+    if named:
+        return named[0], ()
+    listed = _own_images(images) if options.series in ("largest", "all") else images
+    areas = [image.shape[0] * image.shape[1] for image in listed]
+    index, notes = choose_series(options, [image.title for image in listed], areas, path)
+    chosen = listed[index]
+    shape = f"{chosen.shape[0]} x {chosen.shape[1]} pixels"
+    return chosen, tuple(f"{note}; this one has {shape} and index {chosen.index}" for note in notes)
+
+
+def members_of(options: Reader, images: Sequence[Image], path: str) -> list[Member]:
+    """Return every image but thumbnails, labels and overviews, with ``series: all``."""
+    own = _own_images(images)
+    members = series_members(options, [image.title for image in own], path)
+    return [replace(member, options={"series": image.index}) for member, image in zip(members, own, strict=False)]
+
+
+def find_mask(tif: tifffile.TiffFile, page: Any) -> tifffile.TiffPageSeries | None:
+    """Return the level of the mask pages that belongs to a page: of its size, else the largest; of several the next after the page."""
+    masks = [level for series in tif.series if series.keyframe.is_mask for level in series.levels]
+    masks = [level for level in masks if level.keyframe is not page]
+    fitting = [level for level in masks if level.keyframe.shaped[2:4] == page.shaped[2:4]]
+    after = [level for level in fitting if level.keyframe.index > page.index]
+    candidates = after or fitting or sorted(masks, key=lambda level: -level.keyframe.imagelength)
+    return candidates[0] if candidates else None
