@@ -31,10 +31,11 @@ TIFF_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")
 """Scanners whose TIFF files mean more than their tags: overlapping tiles, several scanned areas, padded levels."""
 CACHE_BYTES = 1 << 25  # decoded tiles that openslide keeps for an open slide, so that regions side by side share them
 PIECE = 2048  # rows and columns that openslide paints at a time
-PIECE_BYTES = 16  # a pixel of a piece: what openslide paints, its canvas for that, the copy that Pillow hands on, the piece before
+PIECE_BYTES = 16  # a pixel of a piece: what openslide paints, its canvas for that, the copy that Pillow hands on, and a margin
 CELL = 512  # rows and columns of a piece where a level is no whole multiple coarser
 LARGEST_PIXEL = 100.0  # micrometres; a larger size comes from resolution tags that mean a print
 LISTING_BYTES = 1 << 20
+Span = tuple[int, int, int]  # where a region begins on an axis, and the first and last pixel that are wanted of it
 
 
 class Slide(Reader):
@@ -207,28 +208,30 @@ class _SlideRaster(Raster):
         """Return the colours, and where the slide was scanned."""
         out_YXS = np.empty((*box.shape, 3), np.uint8)
         scanned_YX: NDArray[np.bool_] | None = None
+        is_exact = float(self._downsample).is_integer()
         with reading(self._path, box):
-            for (rows, columns), rgba_YXS in self._pieces(box):
-                for channel in range(3):  # four times as fast as all three at once
-                    out_YXS[rows, columns, channel] = rgba_YXS[..., channel]
-                if not _is_opaque(rgba_YXS):
-                    scanned_YX = np.ones(box.shape, np.bool_) if scanned_YX is None else scanned_YX
-                    scanned_YX[rows, columns] = rgba_YXS[..., 3] > 0
+            for y_span in _spans(box.y0, box.y1, is_exact):
+                for x_span in _spans(box.x0, box.x1, is_exact):
+                    rows, columns = Box(y_span[1], x_span[1], y_span[2], x_span[2]).relative_to(box).slices
+                    part_YX = self._decode_into(out_YXS[rows, columns], y_span, x_span)
+                    if part_YX is not None:
+                        scanned_YX = np.ones(box.shape, np.bool_) if scanned_YX is None else scanned_YX
+                        scanned_YX[rows, columns] = part_YX
         return self._layout.read(out_YXS, Box(0, 0, *box.shape), plane), scanned_YX
 
-    def _pieces(self, box: Box) -> Iterator[tuple[tuple[slice, slice], NDArray[np.uint8]]]:
-        """Yield parts (Y, X, RGBA) of a box, each with its place in the box.
+    def _decode_into(self, out_YXS: NDArray[np.uint8], y_span: Span, x_span: Span) -> NDArray[np.bool_] | None:
+        """Decode a piece into its place (Y, X, 3); return where it was scanned, None where it was everywhere.
 
         A region's corner is given in whole pixels of level 0. Where a level is no whole multiple coarser, openslide shifts a
         region by a part of a pixel and interpolates. Cells of a fixed grid are then read from their own corners, so that a
         pixel has the same value whatever the box.
         """
-        is_exact = float(self._downsample).is_integer()
-        for y, y0, y1 in _spans(box.y0, box.y1, is_exact):
-            for x, x0, x1 in _spans(box.x0, box.x1, is_exact):
-                corner = round(x * self._downsample), round(y * self._downsample)
-                rgba_YXS = self._region(corner, (x1 - x, y1 - y))[y0 - y :, x0 - x :]
-                yield Box(y0, x0, y1, x1).relative_to(box).slices, rgba_YXS
+        (y, y0, y1), (x, x0, x1) = y_span, x_span
+        corner = round(x * self._downsample), round(y * self._downsample)
+        rgba_YXS = self._region(corner, (x1 - x, y1 - y))[y0 - y :, x0 - x :]
+        for channel in range(3):  # four times as fast as all three at once
+            out_YXS[..., channel] = rgba_YXS[..., channel]
+        return None if _is_opaque(rgba_YXS) else rgba_YXS[..., 3] > 0
 
     def _region(self, corner: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
         """Decode a region (Y, X, RGBA); a slide that failed once answers no more, so the next read opens it again."""
@@ -246,8 +249,8 @@ class _SlideRaster(Raster):
             raise _system_error(error) or error from error
 
 
-def _spans(start: int, stop: int, is_exact: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield for each piece of an axis where its region begins, and the first and last pixel that are wanted of it.
+def _spans(start: int, stop: int, is_exact: bool) -> Iterator[Span]:
+    """Yield the pieces of an axis.
 
     Example:
         >>> list(_spans(100, 1100, False)), list(_spans(100, 1100, True))

@@ -3,8 +3,8 @@
 Wanted: at least 0.8 of the fastest library that reads the format as it is meant.
 
 Run: ``python -m tests.benchmarks.reading [FORMAT...]``. Prints a line for each format and side of a region: CPU seconds a megapixel
-of each library, and the speed of this project's reader as a share of the fastest. CPU seconds, the best of five rounds in which the libraries take turns; every
-region of the file is read once, in rows, into an array (Y, X, channels).
+of each library, the best of five rounds in which they take turns, and the speed of this project's reader as a share of the fastest.
+Every region of the file is read once, in rows, into an array (Y, X, channels).
 """
 
 from __future__ import annotations
