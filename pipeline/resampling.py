@@ -7,8 +7,8 @@ coincide at the first pixel. What a pixel becomes depends on its place in the im
     factor <= 1   linear interpolation between the centres of the old pixels
     classes       the old pixel in which the new pixel's centre lies
 
-Old pixels without data count for nothing; a new pixel is valid where less than half of its weight is missing. Sums are float32 (float64
-for types of 32 bits and more), over rows first, then over columns, each in order; integers are rounded half to even.
+Old pixels without data count for nothing; a new pixel is valid where less than half of its weight is missing. Sums are float32, float64
+for types of 32 bits and more, so that none overflows; over rows first, then over columns, each in order. Integers are rounded half to even.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class _Filter:
         cols: tuple[NDArray[np.intp], NDArray[np.float64]],
         dtype: np.dtype[Any],
     ) -> None:
-        self._dtype, self._sum_dtype = dtype, np.result_type(dtype, np.float32)
+        self._dtype, self._sum_dtype = dtype, np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
         (self._row_index, row_weights), (self._col_index, col_weights) = rows, cols
         self._row_weights, self._col_weights = row_weights.astype(self._sum_dtype), col_weights.astype(self._sum_dtype)
         height = len(row_weights[0])
@@ -276,9 +276,9 @@ class RescaledRaster(Raster):
         """Rescale a box; what is valid is decided by the samples as stored."""
         pixels_CYX, valid_YX = self._source.read_valid(box, plane)
         (low, high), (new_low, new_high), dtype = self._samples.old, self._samples.new, np.dtype(self._samples.dtype)
-        values_CYX = (pixels_CYX.astype(np.result_type(pixels_CYX.dtype, np.float32)) - low) * (
-            (new_high - new_low) / (high - low)
-        ) + new_low
+        values_CYX = pixels_CYX.astype(np.result_type(pixels_CYX.dtype, np.float32))
+        with np.errstate(over="ignore"):  # what lies far beyond the range is cut
+            values_CYX = (values_CYX - low) * ((new_high - new_low) / (high - low)) + new_low
         if valid_YX is not None:
             np.copyto(values_CYX, 0, where=~valid_YX)
         if dtype.kind in "iu":

@@ -60,6 +60,17 @@ def test_ray_agrees_with_serial(scene, engine, ray, networks):
     pytest.fail("the first actor was always done before the second was there")
 
 
+def test_ray_agrees_on_a_working_grid(scene, engine, ray, networks):
+    """Images that are resampled, with their truth: actors read regions of their own and leave the serial runner's masks and counts."""
+    keys = {**NETWORK, "model": networks["same"], "resolution": {"scale": 0.7}}
+    serial = engine(**SHARED, **keys, output="serial-scaled")
+    assert serial.report["mean_iou"] is not None
+    done = engine(**SHARED, **keys, compute={"runner": "ray", "actors": 2}, output="ray-scaled")
+    assert serial.report == done.report
+    assert all(np.array_equal(serial.mask(name), done.mask(name)) for name in "abcd")
+    assert serial.mask("a").shape == (105, 148)
+
+
 def test_a_run_begun_by_one_runner_is_ended_by_another(scene, engine, ray):
     """The runner is no part of a run: what serial began, Ray ends."""
     whole = engine(**SHARED, **HISTOGRAM, output="whole")

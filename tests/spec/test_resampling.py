@@ -126,6 +126,16 @@ def test_a_constant_stays_constant(value, factor, shape):
         assert (found_CYX[0] == np.where(True if valid_YX is None else valid_YX, value, 0)).all()
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_the_largest_values_of_a_type_do_not_overflow(dtype):
+    """A mean of largest values is the largest value, at any factor and without a warning."""
+    largest = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else np.finfo(dtype).max
+    for factor in (16.5, 2.0, 0.7):
+        found_CYX, valid_YX = whole(resampled(np.full((1, 40, 40), largest, dtype), (factor, factor)))
+        assert valid_YX is None
+        assert (found_CYX == largest).all()
+
+
 @given(steps=st.tuples(st.integers(1, 60), st.integers(1, 60)), size=st.integers(1, 9), seed=st.integers(0, 9))
 def test_the_mean_is_kept(steps, size, seed):
     """The mean of an image is that of its pixels on a coarser grid that covers it, also where pixels are cut."""
