@@ -30,7 +30,7 @@ from pipeline.readers._world_file import Placement, companions, place, read_plac
 __all__ = ["Jpeg2000"]
 
 PART_SAMPLES = 1 << 23  # decoded at once; a larger box is decoded in parts
-SAMPLE_BYTES = 12  # that OpenJPEG takes for each sample of a part: three copies of 4 bytes
+SAMPLE_BYTES = 4  # of OpenJPEG. It holds code blocks, the tile and the image at once, and the wavelet of one component
 BLOCK_BYTES = 512  # that it keeps for each code block of a tile
 
 
@@ -78,10 +78,11 @@ def _open(options: Jpeg2000, content: Jpeg2000File, size: int, file: str, path: 
         raise InputError(Problem(path, f"reader.axes {layout.axes!r}", "y, x and channels last"))
     zoom = (levels[0][0] / levels[level][0], levels[0][1] / levels[level][1])
     placement = _place(content, file, zoom)
-    part = min(PART_SAMPLES, math.prod(levels[0]) * len(codestream.bits)) * SAMPLE_BYTES
-    work_bytes = part + codestream.tile_bytes + codestream.tile_blocks * BLOCK_BYTES
-    samples = math.prod(levels[0]) * len(codestream.bits)
-    whole = 0 if by_region else samples * (8 + meaning.stored_dtype.itemsize) + size + codestream.tile_blocks * BLOCK_BYTES
+    components, samples = len(codestream.bits), math.prod(levels[0]) * len(codestream.bits)
+    blocks = codestream.tile_blocks * BLOCK_BYTES
+    work_bytes = int(min(PART_SAMPLES, samples) * SAMPLE_BYTES * (3 + 1 / components)) + codestream.tile_bytes + blocks
+    tile = codestream.tile_pixels * components if codestream.tile_pixels < math.prod(levels[0]) else 0  # a single tile is the image
+    whole = 0 if by_region else samples * meaning.stored_dtype.itemsize + (samples + tile) * SAMPLE_BYTES + size + blocks
     header = make_header(
         options,
         layout,
