@@ -87,6 +87,10 @@ class PictureFile:
         return np.asarray(pixels)
 
 
+class _UnreadKind(Exception):
+    """A sound picture of a kind that is not read; the message names the kind."""
+
+
 def content_kind(head: bytes) -> str:
     """Return what a file is by its first bytes; empty where they are unknown.
 
@@ -110,7 +114,7 @@ def read_file(stream: BinaryIO, kind: str, size: int, path: str) -> PictureFile:
         raise InputError(Problem(path, f"a {kind}" if kind else "a file that is no picture", "a PNG, JPEG, WebP or BMP"))
     try:
         picture = readers[kind](stream)
-    except NotImplementedError as error:
+    except _UnreadKind as error:
         raise InputError(Problem(path, str(error), "", "Convert it to PNG or TIFF.")) from error
     except (struct.error, ValueError, IndexError, KeyError, SyntaxError) as error:
         raise InputError(Problem(path, f"a {kind} whose header is damaged")) from error
@@ -142,7 +146,7 @@ def _read_png(stream: BinaryIO) -> PictureFile:
         )
     by_pillow = max(width, height) > LIBPNG_SIDE
     if by_pillow and (bits != 8 or b"tRNS" in chunks):
-        raise NotImplementedError(f"a PNG of {height} x {width} pixels of {bits} bits, longer than {LIBPNG_SIDE} a side")
+        raise _UnreadKind(f"a PNG of {height} x {width} pixels of {bits} bits, longer than {LIBPNG_SIDE} a side")
     is_keyed = color in (0, 2) and b"tRNS" in chunks  # one colour is declared transparent: libpng makes an opacity of it
     shape = height, width, samples + is_keyed
     whole_bytes = math.prod(shape) * (2 if bits == 16 else 1) + (4 * height * width if by_pillow else 0)
@@ -181,7 +185,7 @@ def _read_jpeg(stream: BinaryIO) -> PictureFile:
             scan_samples, scan_at = content[0], at
     bits, height, width, samples = struct.unpack_from(">BHHB", frame)
     if samples not in (1, 3, 4) or (samples == 4 and bits != 8):
-        raise NotImplementedError(f"a JPEG of {samples} samples of {bits} bits")
+        raise _UnreadKind(f"a JPEG of {samples} samples of {bits} bits")
     areas = [(factor >> 4) * (factor & 15) for factor in frame[7 : 7 + 3 * samples : 3]]  # of sampling, across times down
     keeps_coefficients = coding in (0xC2, 0xC6, 0xCA, 0xCE) or scan_samples < samples  # until the last of several scans
     coefficients = 2 * height * width * sum(areas) // max(areas) if keeps_coefficients else 0
@@ -243,7 +247,7 @@ def _read_webp(stream: BinaryIO) -> PictureFile:
         at += 8 + length + length % 2
     orientation, notes = _orientation(exif)
     if b"ANMF" in names:
-        raise NotImplementedError("an animated WebP")
+        raise _UnreadKind("an animated WebP")
     shape, is_lossy = (*canvas, 3 + has_alpha), b"VP8L" not in names
     whole_bytes = math.prod(shape) + (0 if is_lossy else 4 * math.prod(canvas))
     return PictureFile("WebP", shape, "uint8", 0, orientation, has_alpha, is_lossy=is_lossy, whole_bytes=whole_bytes, notes=notes)
