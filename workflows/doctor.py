@@ -23,7 +23,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime"),
     "fast": ("zarrs",),
     "slide": ("openslide-python", "openslide-bin", "wsidicom"),
-    "bio": ("bioio", "bioio-czi", "bioio-lif", "bioio-nd2"),
+    "bio": ("liffile", "mrc", "nd2"),
     "geo": ("rasterio",),
 }
 """Optional packages by extra, as in pyproject.toml."""

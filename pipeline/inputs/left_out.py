@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config import CALIBRATED_FOLDER
 from pipeline.plugins import build
-from pipeline.readers import Reader, known_suffixes
+from pipeline.readers import Reader, advice, known_suffixes
 
 __all__ = ["OF_RUN", "ImageFiles", "LeftOut", "describe_left_out", "is_litter", "outputs_in"]
 
@@ -102,7 +102,7 @@ class ImageFiles:
         """Return why a file is no image to this installation; empty where it is one."""
         lower = path.lower()
         if not lower.endswith(self.suffixes):
-            return NO_IMAGE
+            return advice(PurePosixPath(lower).suffix) or NO_IMAGE
         suffix = next(suffix for suffix in self.suffixes if lower.endswith(suffix))
         if suffix not in self._missing:
             command = self._reader.missing(path)

@@ -20,7 +20,7 @@ from pipeline.plugins import Plugin, available, find
 from pipeline.raster import Header, Raster
 from pipeline.readers._held_arrays import SCHEME, HeldArray, array_name, is_array_path
 
-__all__ = ["SCHEME", "Header", "HeldArray", "Member", "Raster", "Reader", "array_name", "is_array_path", "known_suffixes"]
+__all__ = ["SCHEME", "Header", "HeldArray", "Member", "Raster", "Reader", "advice", "array_name", "is_array_path", "known_suffixes"]
 
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 Channels = Annotated[tuple[int | str, ...], Strict(strict=False)]
@@ -109,3 +109,28 @@ def known_suffixes() -> tuple[str, ...]:
     readers = [find("readers", name) for name in available("readers")]
     suffixes = {suffix for reader in readers if issubclass(reader, Reader) for suffix in reader.suffixes}
     return tuple(sorted(suffixes, key=lambda suffix: (-len(suffix), suffix)))
+
+
+CONVERT = "convert it to OME-Zarr with bioformats2raw"
+OTHER_FORMATS = {  # what to do with images that no reader reads -> their suffixes
+    CONVERT: (
+        ".oib .oif .oir .poir .vsi .ets .ims .zvi .sld .sldy .lei .mvd2 .flex .stk .lsm .ics .ids .al3d"
+        " .mrc .dm3 .dm4 .ser .nrrd .mha .xdce .htd .c01 .fits .spe .sif"
+    ),
+    f"name the .lof or .tif files of this Leica project, or {CONVERT}": ".xlef .xlif .xlcf .xllf .lifext",
+    "convert it to OME-Zarr with isyntax2raw": ".isyntax",
+    "export it as SVS or pyramidal TIFF with the scanner's own program": ".kfb .sdpc .tmap .mdsx",
+    "save its array as TIFF or Zarr": ".nii .h5 .hdf5 .npy",
+    "export it as TIFF": ".dng .cr2 .cr3 .nef .arw .psd .heic",
+}
+
+
+@cache
+def advice(suffix: str) -> str:
+    """Return what to do with a file of an image format that no reader reads; empty for any other suffix, such as ``.csv``.
+
+    Example:
+        >>> advice(".VSI"), advice(".csv")
+        ('convert it to OME-Zarr with bioformats2raw', '')
+    """
+    return next((todo for todo, suffixes in OTHER_FORMATS.items() if suffix.lower() in suffixes.split()), "")

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available, build
 from pipeline.raster import Raster
-from pipeline.readers import Member, Reader, known_suffixes
+from pipeline.readers import Member, Reader, advice, known_suffixes
 
 __all__ = ["Auto"]
 
@@ -48,7 +48,8 @@ class Auto(Reader):
         if reader is None:
             suffix = PurePosixPath(path).suffix.lower()
             known = known_suffixes()
-            fix = nearest(suffix, known) or "Name the reader: reader: {name: tiff}."
+            todo = advice(suffix)
+            fix = f"{todo[0].upper()}{todo[1:]}." if todo else nearest(suffix, known) or "Name the reader: reader: {name: tiff}."
             raise InputError(Problem(path, f"suffix {suffix!r}", one_of(known), fix))
         if command := reader.missing(path):
             raise InputError(Problem(path, "a format that needs packages that are not installed", "", f"Install them: {command}"))

@@ -1,0 +1,105 @@
+"""DV: a DeltaVision stack, read by region from where its planes lie uncompressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box
+from pipeline.raster import Header, PlaneStep, Raster
+from pipeline.readers import Reader
+from pipeline.readers._file_bytes import FileBytes
+from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
+from pipeline.readers._units import is_plausible, micrometers
+
+if TYPE_CHECKING:
+    import mrc
+
+__all__ = ["Dv"]
+
+HEADER_BYTES = 1024
+
+
+class Dv(Reader):
+    """DeltaVision files of softWoRx, raw or deconvolved: channels by wavelength, z and t.
+
+    Example::
+
+        reader: {name: dv, channels: ["525 nm"]}
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".r3d", ".dv")
+    packages: ClassVar[tuple[str, ...]] = ("mrc",)
+    extra: ClassVar[str] = "bio"
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Raster]:
+        """Read the header; no pixel is read yet."""
+        import mrc
+
+        with ExitStack() as stack:
+            with opening(path):
+                check_level(self, 1, path)
+                with mrc.DVFile(local_path(path)) as file:
+                    pass  # its header stays, without the pixels
+                raster = _raster(self, file, stack.enter_context(closing(FileBytes(path))), path)
+            yield raster
+
+
+def _raster(options: Dv, file: mrc.DVFile, content: FileBytes, path: str) -> _DvRaster:
+    """Put the header together."""
+    sizes, said = file.sizes, file.hdr
+    waves = (said.wave1, said.wave2, said.wave3, said.wave4, said.wave5)
+    names = [f"{waves[index]} nm" if index < len(waves) and waves[index] > 0 else f"C{index}" for index in range(sizes["C"])]
+    layout = resolve_layout(options, file.axes.lower(), tuple(sizes.values()), path, channel_names=names)
+    x, y, z = (micrometers(float(f"{size:.7g}"), "um") for size in file.voxel_size)  # four-byte numbers: 0.3 is 0.30000001192
+    pixel_size = (y, x) if y and x and is_plausible(y) and is_plausible(x) else None
+    steps = {"z": PlaneStep(z if z and is_plausible(z) else 0.0, "micrometer"), "t": PlaneStep(_seconds(file), "second")}
+    header = make_header(
+        options,
+        layout,
+        pixel_dtype(file.dtype, path),
+        pixel_size=pixel_size,
+        unit="micrometer" if pixel_size else "",
+        pixel_size_from="DV" if pixel_size else "",
+        plane_steps={letter: steps[letter] for letter in layout.stack if steps[letter].step > 0},
+        channel_names=names,
+    )
+    return _DvRaster(path, header, layout, content, HEADER_BYTES + said.ext_hdr_len, file.dtype)
+
+
+def _seconds(file: mrc.DVFile) -> float:
+    """Return the mean time from one time point to the next; 0 where the file does not say."""
+    extended: Any = file.ext_hdr
+    with suppress(Exception):  # the extended header is of any size
+        letters, lengths = [*file.sizes][:3], [*file.sizes.values()][:3]
+        last = [file.sizes["T"] - 1 if letter == "T" else 0 for letter in letters]
+        times = [extended.frame(int(np.ravel_multi_index(at, lengths))).timeStampSeconds for at in ([0, 0, 0], last)]
+        return float(times[1] - times[0]) / (file.sizes["T"] - 1)
+    return 0.0
+
+
+class _DvRaster(Raster):
+    """An open DV file."""
+
+    def __init__(self, path: str, header: Header, layout: Layout, content: FileBytes, start: int, stored: np.dtype[Any]) -> None:
+        self.header = header
+        self._path, self._layout, self._content, self._start, self._stored = path, layout, content, start, stored
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        """Read the part of the rows that the box touches."""
+        layout = self._layout
+        row_bytes = layout.length("x") * self._stored.itemsize
+        pixels_CYX = np.empty((len(layout.channels), *box.shape), self.header.dtype)
+        with reading(self._path, box):
+            for index, channel in enumerate(layout.channels):
+                at = {**layout.position(plane), "c": channel}
+                section = int(np.ravel_multi_index([at[letter] for letter in layout.axes[:3]], layout.shape[:3]))
+                start = self._start + section * layout.length("y") * row_bytes
+                pixels_CYX[index] = self._content.pixels(start, (row_bytes, self._stored.itemsize), box, self._stored)[..., 0]
+        return pixels_CYX

@@ -1,0 +1,53 @@
+"""Damages files and looks what readers make of them, in a process of its own with bounds on memory and time."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import Counter
+
+LOOK = """
+import resource
+import sys
+import warnings
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+warnings.simplefilter("ignore")
+from pipeline.errors import BlockError, InputError
+from pipeline.geometry import Box
+from pipeline.plugins import build
+name, *paths = sys.argv[1:]
+for path in paths:
+    for options in ({}, {"level": 1}, {"series": 1}):
+        try:
+            with build("readers", {"name": name, **options}).open(path) as raster:
+                box = Box(0, 0, *raster.header.shape).clip((500, 500))
+                for plane in range(min(raster.header.num_planes, 2)):
+                    pixels, valid = raster.read_valid(box, plane)
+                    assert pixels.shape == (raster.header.channels, *box.shape)
+                    assert valid is None or valid.shape == box.shape
+            print("read")
+        except (InputError, BlockError) as error:
+            assert path in str(error)
+            print(type(error).__name__)
+"""
+
+
+def endings(files, number, folder):
+    """How often each ending came, over as many damaged copies of files, each opened in three ways."""
+    folder.mkdir()
+    rng, damaged = random.Random(1), []
+    for index in range(number):
+        file = rng.choice(files)
+        content = bytearray(file.read_bytes())
+        if index % 4 == 0:
+            del content[rng.randrange(len(content)) :]
+        for _ in range(rng.choice([1, 2, 8, 40])):
+            if content:
+                content[rng.randrange(len(content)) if rng.random() < 0.5 else rng.randrange(min(len(content), 4000))] = rng.randrange(256)
+        damaged.append(folder / f"{index}{file.suffix}")
+        damaged[-1].write_bytes(content)
+    command = [sys.executable, "-c", LOOK, files[0].suffix[1:], *map(str, damaged)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Counter(done.stdout.split())
