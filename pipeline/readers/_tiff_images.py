@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import InputError, Problem, one_of
@@ -188,6 +188,9 @@ def images_of(tif: tifffile.TiffFile, path: str) -> list[Image]:
     listed = [series for series in tif.series if not series.keyframe.is_mask] or list(tif.series)
     if not listed:
         raise InputError(Problem(path, "a TIFF without an image"))
+    if any(_mixes_masks(tif, series) for series in listed):
+        expected = "masks whose photometric tag says so"
+        raise InputError(Problem(path, "mask pages that tags do not tell from the image's", expected, "Store the mask in NAME.tif.msk."))
     sizes = [(series.keyframe.imagelength, series.keyframe.imagewidth) for series in listed]
     if max(height * width for height, width in sizes) > MOST_PIXELS:
         listing = one_of([f"{height} x {width}" for height, width in sizes[:3]])
@@ -201,6 +204,13 @@ def images_of(tif: tifffile.TiffFile, path: str) -> list[Image]:
         Image(index, _name(series, element), series, _is_auxiliary(series) or index in overviews, element)
         for index, (series, element) in enumerate(zip(listed, elements, strict=True))
     ]
+
+
+def _mixes_masks(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> bool:
+    """Whether tifffile took the mask page behind an image for its next plane, as both are stored alike."""
+    behind = series.pages[1:2] if series.kind in ("uniform", "generic") and not series.keyframe.is_mask else []
+    pages = [tif.pages.get(page.index, aspage=True) for page in behind if page is not None and not page.is_subifd]
+    return any(getattr(page, "is_mask", False) for page in pages)
 
 
 def _name(series: tifffile.TiffPageSeries, element: ET.Element | None) -> str:
@@ -254,11 +264,13 @@ def members_of(options: Reader, images: Sequence[Image], path: str) -> list[Memb
     return [replace(member, options={"series": image.index}) for member, image in zip(members, own, strict=False)]
 
 
-def find_mask(tif: tifffile.TiffFile, page: Any) -> tifffile.TiffPageSeries | None:
-    """Return the level of the mask pages that belongs to a page: of its size, else the largest; of several the next after the page."""
-    masks = [level for series in tif.series if series.keyframe.is_mask for level in series.levels]
-    masks = [level for level in masks if level.keyframe is not page]
+def find_mask(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[tifffile.TiffPageSeries, int] | None:
+    """Return mask pages of the size of a page, else the largest there are, and which of them comes next after the page."""
+    masks = [level for series in tif.series if series.keyframe.is_mask for level in series.levels if level.keyframe is not page]
     fitting = [level for level in masks if level.keyframe.shaped[2:4] == page.shaped[2:4]]
-    after = [level for level in fitting if level.keyframe.index > page.index]
-    candidates = after or fitting or sorted(masks, key=lambda level: -level.keyframe.imagelength)
-    return candidates[0] if candidates else None
+    pages = [(level, number, one) for level in fitting for number, one in enumerate(level.pages) if one is not None]
+    for level, number, one in pages:
+        if one.index > page.index:
+            return level, number
+    largest = max(masks, key=lambda level: level.keyframe.imagelength, default=None)
+    return pages[0][:2] if pages else (largest, 0) if largest else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -207,21 +208,30 @@ def _kept_steps(steps: Mapping[str, PlaneStep], layout: Layout) -> dict[str, Pla
     return found
 
 
+def _mask_pages(series: tifffile.TiffPageSeries, number: int, num_planes: int, path: str) -> TiffRaster:
+    """Return mask pages as an image: one for each plane where they are as many, else that with this number for all."""
+    layout = resolve_layout(Tiff(), series.axes.lower(), tuple(series.shape), path)
+    if layout.stack and math.prod(layout.stack.values()) != num_planes:
+        layout = replace(layout, kept={axis: (min(number, len(kept) - 1),) for axis, kept in layout.kept.items()})
+    dtype = pixel_dtype(series.keyframe.dtype, path)
+    samples = Samples(dtype, layout.length("s"), made=layout.length("s"))
+    header = Header(
+        (layout.length("y"), layout.length("x")),
+        len(layout.channels),
+        dtype.name,
+        planes=layout.stack,
+        whole_bytes=whole_bytes(layout, series.keyframe, dtype),
+    )
+    return TiffRaster(path, header, Decoding(layout, dtype, samples, layout.channels), series)
+
+
 def _add_masks(raster: TiffRaster, tif: tifffile.TiffFile, stack: ExitStack, path: str) -> None:
     """Find the mask pages of the level, and the mask file beside the image."""
     page = raster.page
     beside = Path(f"{local_path(path)}.msk")
-    internal = find_mask(tif, page)
-    if internal is not None:
-        layout = resolve_layout(Tiff(), internal.axes.lower(), tuple(internal.shape), path)
-        dtype = pixel_dtype(internal.keyframe.dtype, path)
-        mask_shape = (layout.length("y"), layout.length("x"))
-        samples = Samples(dtype, layout.length("s"), made=layout.length("s"))
-        decoding = Decoding(layout, dtype, samples, layout.channels)
-        held = whole_bytes(layout, internal.keyframe, dtype)
-        header = Header(mask_shape, len(layout.channels), dtype.name, planes=layout.stack, whole_bytes=held)
-        raster.masks.append(TiffRaster(path, header, decoding, internal))
-    if beside.is_file() and not path.lower().endswith(".msk"):
+    if found := find_mask(tif, page):
+        raster.masks.append(_mask_pages(*found, raster.header.num_planes, path))
+    if os.path.isfile(beside) and not path.lower().endswith(".msk"):  # noqa: PTH113 - Path.is_file raises where a name is too long
         shape = page.imagelength, page.imagewidth
         with Tiff().open(str(beside)) as whole:
             levels = whole.header.levels
@@ -230,8 +240,8 @@ def _add_masks(raster: TiffRaster, tif: tifffile.TiffFile, stack: ExitStack, pat
     for mask in raster.masks:
         ratios = [size / side for size, side in zip(mask.header.shape, (page.imagelength, page.imagewidth), strict=True)]
         if not 0.9 < ratios[0] / ratios[1] < 1.1:
-            found = f"a mask of {mask.header.shape[0]} x {mask.header.shape[1]} pixels"
-            raise InputError(Problem(path, found, f"the image's {page.imagelength} x {page.imagewidth}, or of the same proportions"))
+            shape_found = f"a mask of {mask.header.shape[0]} x {mask.header.shape[1]} pixels"
+            raise InputError(Problem(path, shape_found, f"the image's {page.imagelength} x {page.imagewidth}, or of the same proportions"))
     if raster.masks:
         held = raster.header.whole_bytes + sum(mask.header.whole_bytes for mask in raster.masks)
         raster.header = replace(raster.header, has_mask=True, whole_bytes=held)
