@@ -15,6 +15,7 @@ from pipeline.cli import main
 from pipeline.config import Recipe
 from pipeline.engine import Job, Resources, phase
 from pipeline.inputs import TRUTH_READER, Image
+from pipeline.plugins import build
 from pipeline.raster import ArrayRaster, Header
 from pipeline.readers import Reader
 from pipeline.readers._layout import make_header, resolve_layout
@@ -55,8 +56,6 @@ def _reader(monkeypatch):
         @contextmanager
         def open(self, path):
             if not path.endswith(".npz"):
-                from pipeline.plugins import build
-
                 with build("readers", {**self.model_dump(), "name": "auto"}).open(path) as raster:
                     yield raster
                 return
@@ -190,21 +189,25 @@ def test_one_pixel_without_data_changes_what_depends_on_it_alone(spoilt, tmp_pat
         assert not differs_YX[far_YX if name == "network" else ~hole_YX].any()
 
 
-@each_kind
-@pytest.mark.parametrize("method", ["zscore", "percentile"])
-def test_statistics_are_of_valid_pixels(kind, method, tmp_path):
-    """Percentiles and z-scores of an image, cut into blocks, are numpy's over its valid pixels; floats within a bin."""
-    pixels_CYX, holes_YX = scene(channels=2), holes()
-    path = declare(tmp_path / "a.npz", pixels_CYX, holes_YX, kind)
-    fitters = Fitters({"normalize": NormalizationFitter(method)})
-    image = Image(0, "a", str(path), Header(SHAPE, 2, KINDS[kind][0]), READER)
-    resources = Resources(Job(tmp_path, Recipe(), fitters=fitters), None)
+def fitted(path, kind, channels, fitter):
+    """What a fitter concludes of an image that is cut into blocks, as the fit phase reads them."""
+    fitters = Fitters({"it": fitter})
+    image = Image(0, "a", str(path), Header(SHAPE, channels, KINDS[kind][0]), READER)
+    resources = Resources(Job(path.parent, Recipe(), fitters=fitters), None)
     fit, summaries = phase("fit"), []
     for box in Grid(SHAPE, 32, 0, 32).blocks():
         block = Block("fit", image, 0, 0, 0, box)
         summaries.append(decode_summary(fit.work(resources, block, fit.load(resources, block, None), None)))
     resources.close()
-    found = fitters.conclude(reduce(fitters.merge, summaries))["normalize"]
+    return fitters.conclude(reduce(fitters.merge, summaries))["it"]
+
+
+@each_kind
+@pytest.mark.parametrize("method", ["zscore", "percentile"])
+def test_statistics_are_of_valid_pixels(kind, method, tmp_path):
+    """Percentiles and z-scores of an image, cut into blocks, are numpy's over its valid pixels; floats within a bin."""
+    pixels_CYX, holes_YX = scene(channels=2), holes()
+    found = fitted(declare(tmp_path / "a.npz", pixels_CYX, holes_YX, kind), kind, 2, NormalizationFitter(method))
     values_CN = pixels_CYX[:, ~holes_YX].astype(float)
     within = 1e-9 if KINDS[kind][0].startswith("uint") else 0.01
     if method == "zscore":
@@ -213,6 +216,30 @@ def test_statistics_are_of_valid_pixels(kind, method, tmp_path):
         low, high = np.percentile(values_CN, [1.0, 99.8], axis=1, method="inverted_cdf")
         expected = low, high - low
     np.testing.assert_allclose((found["mean"], found["std"]), expected, rtol=within)
+
+
+@each_kind
+def test_models_are_fitted_to_valid_pixels(kind, tmp_path):
+    """Thresholds, centres and the usual step between neighbours are those of another library, or of numpy, over valid pixels."""
+    from skimage.filters import threshold_otsu
+    from sklearn.cluster import KMeans
+
+    pixels_YX, holes_YX = scene(), holes()
+    path = declare(tmp_path / "a.npz", pixels_YX, holes_YX, kind)
+    values_N = pixels_YX[~holes_YX].astype(float)
+
+    def fit(**model):
+        return fitted(path, kind, 1, build("models", model).fitter())
+
+    within = 0.0 if KINDS[kind][0].startswith("uint") else 0.01
+    np.testing.assert_allclose(fit(name="histogram")["thresholds"], [threshold_otsu(pixels_YX[~holes_YX])], rtol=within)
+    centres = np.sort(KMeans(2, n_init=3, random_state=0).fit(values_N[:, None]).cluster_centers_.ravel())
+    np.testing.assert_allclose(np.ravel(fit(name="kmeans", samples=10**5)["centers"]), centres, rtol=0.01)
+    known = np.where(holes_YX, np.nan, pixels_YX.astype(float))
+    steps_YX = (np.diff(known, axis=0, append=known[-2:-1]) ** 2 + np.diff(known, axis=1, append=known[:, -2:-1]) ** 2) / 2  # reflected
+    found = fit(name="graphcut", samples=10**5)
+    np.testing.assert_allclose(found["steps"], [np.sqrt(np.nanmean(steps_YX))], rtol=1e-6)
+    np.testing.assert_allclose(np.average(np.ravel(found["means"]), weights=found["shares"]), values_N.mean(), rtol=0.01)
 
 
 @each_kind
@@ -322,7 +349,6 @@ def nodata_at(path):
 @each_kind
 def test_a_copy_keeps_what_has_no_data(kind, tmp_path, capsys):
     """A copy holds the pixels as they are and declares nodata; masks become nodata or NaN; integers without nodata are told."""
-    from pipeline.plugins import build
     from workflows.convert import convert
 
     dtype, usual, nodata, has_mask = KINDS[kind]
