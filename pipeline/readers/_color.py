@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cmyk_to_rgb", "color_table", "lab_to_rgb", "palette_to_rgb", "unpremultiply", "ycbcr_to_rgb"]
+__all__ = ["cmyk_to_rgb", "color_table", "holds_ycc", "lab_to_rgb", "palette_to_rgb", "unpremultiply", "ycbcr_to_rgb"]
 
 BT601 = (0.299, 0.587, 0.114)
 WHITES = {"D50": (0.96422, 1.0, 0.82521), "D65": (0.95047, 1.0, 1.08883)}
@@ -108,6 +108,12 @@ def palette_to_rgb(indices: NDArray[Any], table_NC: NDArray[np.uint8]) -> NDArra
         [[[255, 128, 0], [0, 0, 0]]]
     """
     return table_NC.take(indices, axis=0)
+
+
+def holds_ycc(codestream: bytes) -> bool:
+    """Whether JPEG 2000 code leaves its colour transform to the reader: COD marker, multiple component transform 0."""
+    marker = codestream.find(b"\xff\x52")
+    return marker >= 0 and codestream[marker + 8 : marker + 9] == b"\x00"
 
 
 def unpremultiply(colors: NDArray[Any], alpha: NDArray[Any], full: float | None = None) -> NDArray[Any]:

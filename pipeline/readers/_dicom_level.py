@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import BlockError, InputError, Problem
+from pipeline.readers._color import holds_ycc, ycbcr_to_rgb
 
 if TYPE_CHECKING:
     from wsidicom.codec import Decoder
     from wsidicom.file.io import WsiDicomReader
 
 __all__ = ["DicomLevel"]
+
+RLE = "1.2.840.10008.1.2.5"  # transfer syntaxes
+JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", *(f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203)))
 
 
 class DicomLevel:
@@ -57,11 +61,18 @@ class DicomLevel:
         reader = next((one for one in plane.readers if 0 <= number - one.frame_offset < one.frame_count), None)
         if reader is None:
             raise BlockError(f"frame {number} is in none of the instance's files")
-        pixels: NDArray[Any] = np.asarray(plane.decoder.decode(reader.read_frame(number)))
+        frame = reader.read_frame(number)
+        pixels: NDArray[Any] = np.asarray(plane.decoder.decode(frame))
         expected = (*self.tile, self.samples)
         if pixels.size != np.prod(expected) or pixels.shape[:2] != self.tile or pixels.dtype.itemsize > self.dtype.itemsize:
             raise BlockError(f"frame {number} holds {pixels.dtype} of {pixels.shape} instead of {self.dtype} of {expected}")
-        return pixels.reshape(expected)
+        return ycbcr_to_rgb(pixels) if self._leaves_ycc(reader, frame) else pixels.reshape(expected)
+
+    def _leaves_ycc(self, reader: WsiDicomReader, frame: bytes) -> bool:
+        """Whether decoded samples are YCbCr: RLE and JPEG 2000 without its own transform leave colours as they are."""
+        if reader.dataset.photometric_interpretation not in ("YBR_FULL", "YBR_FULL_422", "YBR_ICT"):
+            return False
+        return reader.transfer_syntax == RLE or (reader.transfer_syntax in JPEG2000 and holds_ycc(frame))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
+from pipeline.readers._color import holds_ycc
 
 if TYPE_CHECKING:
     import tifffile
@@ -149,7 +150,7 @@ class TiffSegments:
     def _leaves_ycc(self, data: bytes) -> bool:
         """Whether decoded JPEG 2000 is YCbCr: its code leaves the transform to the reader, and the file says that there is one."""
         is_ycc = self._page.compression == APERIO_YCC or (self._page.compression in JPEG2000 and self._page.photometric == 6)
-        return is_ycc and _holds_ycc(data)
+        return is_ycc and holds_ycc(data)
 
     def _bytes(self, page: Any, start: int, count: int) -> bytes:
         """Return bytes of the file, never fewer than asked for."""
@@ -167,12 +168,6 @@ class TiffSegments:
         if self.is_over:  # a thread was still reading ahead
             raise BlockError(f"{self._path}: closed, reading is over")
         file.open()
-
-
-def _holds_ycc(codestream: bytes) -> bool:
-    """Whether JPEG 2000 code leaves its colour transform to the reader: COD marker, multiple component transform 0."""
-    marker = codestream.find(b"\xff\x52")
-    return marker >= 0 and codestream[marker + 8 : marker + 9] == b"\x00"
 
 
 def _jpeg_pixels(data: bytes) -> int:

@@ -20,7 +20,6 @@ from pipeline.readers import Member, Reader, known_suffixes
 from pipeline.readers._dicom_level import DicomLevel
 from pipeline.readers._files import local_path, opening, reading
 from pipeline.readers._layout import Layout, check_level, decoded_bytes, make_header, resolve_layout
-from pipeline.readers._zarr_files import METADATA
 
 if TYPE_CHECKING:
     from wsidicom.file.io import WsiDicomReader
@@ -121,7 +120,8 @@ def _read_instance(path: str, mtime_ns: int, size: int) -> _Instance | None:
 
 def _named_as_instance(file: Path) -> bool:
     """Whether a file's name may be an instance's: ``.dcm``, or an identifier, which ends in numbers."""
-    return not file.name.startswith(".") and (file.suffix.lower() == ".dcm" or not file.suffix.strip(".").isalpha())
+    is_named = file.suffix.lower() == ".dcm" or not file.suffix.strip(".").isalpha()
+    return is_named and not file.name.startswith(".") and file.name != "DICOMDIR"
 
 
 def _instances(folder: Path, series: str | None = None) -> list[str]:
@@ -133,16 +133,18 @@ def _instances(folder: Path, series: str | None = None) -> list[str]:
 def _is_slide_folder(path: str) -> bool:
     """Whether a folder holds the instances of one slide, and no file that another reader, or nobody, would take for an image."""
     folder = Path(path)
-    if not folder.is_dir() or any((folder / name).is_file() for name in METADATA):  # chunks of Zarr are named like instances
+    if not folder.is_dir():
         return False
     other = tuple(suffix for suffix in known_suffixes() if suffix != ".dcm")
     series: set[str] = set()
     with suppress(OSError):
         for file in folder.iterdir():
-            one = _instance(str(file)) if _named_as_instance(file) else None
-            series |= {one.series} if one else set()
-            if file.name.lower().endswith(other) or (one and one.kind != SLIDE) or len(series) > 1:
+            if file.name.lower().endswith(other):
                 return False
+            if _named_as_instance(file):  # so are the chunks of a Zarr array, and folders
+                if (one := _instance(str(file))) is None or one.kind != SLIDE:
+                    return False
+                series.add(one.series)
     return len(series) == 1
 
 

@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import openslide
 import pydicom
@@ -14,6 +15,7 @@ import pytest
 import wsidicom
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from wsidicom.options import ConcatenationByFrames
 
 from pipeline.errors import BlockError, InputError
@@ -73,6 +75,20 @@ def test_levels_have_their_pixels(codec, tmp_path):
         assert np.abs(pixels_YXC.astype(int) - direct_YXA[..., :3]).max() <= LOSSY.get(codec, 0)
 
 
+@pytest.mark.parametrize(
+    ("codec", "photometric"), [("rle", "YBR_FULL"), ("ycc2000", "YBR_FULL"), ("ycc2000", "YBR_FULL_422"), ("ycc2000", "YBR_ICT")]
+)
+def test_luma_and_chroma_become_colours(codec, photometric, tmp_path, monkeypatch):
+    """YCbCr that a codec leaves as it is, such as slides converted from Aperio's first JPEG 2000, is read as RGB."""
+    syntax = files.CODECS["jpeg2000"][0]
+    without = lambda tile: imagecodecs.jpeg2k_encode(tile, codecformat="j2k", reversible=True, mct=False)
+    monkeypatch.setitem(files.CODECS, "ycc2000", (syntax, without, "RGB"))
+    ycc = np.asarray(Image.fromarray(PIXELS).convert("YCbCr"))
+    files.slide(tmp_path / "a.dcm", ycc[None, None], files.series(), codec=codec, PhotometricInterpretation=photometric)
+    with opened(tmp_path / "a.dcm") as raster:
+        assert np.abs(whole(raster)[0].astype(int) - PIXELS).max() <= 3
+
+
 @pytest.mark.parametrize("offsets", ["basic", "extended", "none"])
 def test_a_box_equals_the_slice(offsets, tmp_path):
     """Any box has the stored pixels, however the file says where its frames lie."""
@@ -112,6 +128,8 @@ class TestOneImage:
     def test_a_folder(self, tmp_path):
         """A folder is claimed where it holds one slide; not where it holds two, or another image beside it, or none."""
         pyramid(tmp_path / "one")
+        for name in ("DICOMDIR", ".hidden", "notes.txt"):
+            (tmp_path / "one" / name).write_bytes(b"no slide")
         for name in ("two", "mixed", "none"):
             shutil.copytree(tmp_path / "one", tmp_path / name)
         files.slide(tmp_path / "two" / "b.dcm", PIXELS[None, None], files.series())
