@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from errno import ENAMETOOLONG
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -195,6 +196,8 @@ def _read_text(name: str, notes: list[str]) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == ENAMETOOLONG:  # no file can have this name
+            return None
         notes.append(f"{name} cannot be read and is left out ({error.strerror})")
         return None
     if len(content) > MOST_BYTES:

@@ -128,8 +128,8 @@ def test_what_cannot_be_opened_now_is_told(tmp_path, surveyed, monkeypatch):
             surveyed(**keys)
 
 
-def test_samples_that_are_no_brightness_are_told(tmp_path, surveyed):
-    """Palette indices, ink and opacity are read as stored, and a note names the images; colours alone are read without a word."""
+def test_samples_become_colours_and_what_is_made_of_them_is_told(tmp_path, surveyed):
+    """Palettes and ink are colours, opacity is no channel but says where there is data; a note names the images whose ink was converted."""
     rgba_YXS = np.random.default_rng(0).integers(0, 255, (70, 60, 4), dtype=np.uint8)
     Image.fromarray(rgba_YXS[..., :3]).save(tmp_path / "rgb.png")
     Image.fromarray(rgba_YXS[..., :3]).quantize(8).save(tmp_path / "palette.png")
@@ -140,14 +140,9 @@ def test_samples_that_are_no_brightness_are_told(tmp_path, surveyed):
     tifffile.imwrite(tmp_path / "palette.tif", rgba_YXS[..., 0], photometric="palette", colormap=colors)
     tifffile.imwrite(tmp_path / "cmyk.tif", rgba_YXS, photometric="separated")
     tifffile.imwrite(tmp_path / "rgba.tif", rgba_YXS, photometric="rgb", extrasamples=["unassalpha"])
-    tifffile.imwrite(tmp_path / "four.tif", rgba_YXS, photometric="rgb", extrasamples=["unspecified"])
     model = {"name": "histogram", "classes": 2}
-    notes = surveyed(images=["*.png", "*.tif", "*.jpg"], model=model, normalize=None).notes
-    said = {note.partition(": ")[2].partition(" ")[0]: set(note.partition(": ")[0].split(", ")) for note in notes}
-    assert said["indices"] == {"palette.png", "palette.tif"}
-    assert said["cyan,"] == {"cmyk.jpg", "cmyk.tif"}
-    opaque = {note.partition(": ")[0]: note for note in notes if "opacity" in note}
-    assert set(opaque) == {"la", "rgba.png, rgba.tif"}
-    assert "channel 3" in opaque["rgba.png, rgba.tif"]
-    assert "`reader.channels: [0, 1, 2]`" in opaque["rgba.png, rgba.tif"]
-    assert surveyed(images=["rgba.png", "rgba.tif"], model=model, normalize=None, reader={"channels": [0, 1, 2]}).notes == []
+    found = surveyed(images=["*.png", "*.tif", "*.jpg"], model=model, normalize=None)
+    assert {image.name: image.header.channels for image in found.images if image.header.channels != 3} == {"la": 1}
+    assert {image.name for image in found.images if image.header.has_mask} == {"la", "rgba.png", "rgba.tif"}
+    ink = {name for note in found.notes if "cyan, magenta, yellow and black" in note for name in note.partition(": ")[0].split(", ")}
+    assert ink == {"cmyk.jpg", "cmyk.tif"}

@@ -81,6 +81,14 @@ def test_every_file_is_named_with_its_reason(tmp_path, listed, lacking, images):
     assert found.notes == (f"left out: 4 files: 2 .scan ({needs}), 1 without a suffix, 1 .docx",)
 
 
+def test_an_image_that_no_reader_reads_has_a_way_out(tmp_path, listed):
+    """A format that this program does not read is named with what makes it readable, also in the refusal of a folder of such files."""
+    touch(tmp_path / "s", "old.VSI")
+    (one,) = listed("s").left_out
+    assert one.reason == "convert it to OME-Zarr with bioformats2raw"
+    assert "it holds 1 file: 1 .vsi (convert it to OME-Zarr with bioformats2raw); expected" in str(listed("s").problems[0])
+
+
 def test_a_file_is_left_out_once(tmp_path, listed):
     """Two entries that lead to one file name it once."""
     touch(tmp_path / "s", "a.tif", "b.docx")

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.cli import main
 from pipeline.config import Config, as_spelled
+from pipeline.inputs import build_catalogue
 from pipeline.inputs.discovery import list_images
 from pipeline.inputs.names import MAX_NAME_BYTES, cut_name, name_flaw
 from tests.conftest import blobs, engine_yaml, mask_at, save_tiff
@@ -90,6 +92,14 @@ def test_a_name_of_255_bytes_is_segmented(tmp_path, engine, name, capsys):
     assert f"{name} is too long for the names of its outputs: they are called {short}" in capsys.readouterr().err
     assert engine(images=["s/"], truth="t/{stem}.tif", writers=["ome_zarr", "tiff"]).code == 0
     assert main(["evaluate", "--pred", str(done.folder), "--truth", f"{tmp_path}/t", "-o", f"{tmp_path}/scores"]) == 0
+
+
+def test_a_picture_of_a_long_name_has_no_files_beside_it(tmp_path, listed):
+    """Names that files beside a picture would have, and no file can have, are passed over without a word."""
+    name = "a" * 251
+    Image.fromarray(blobs((20, 20))).save(tmp_path / f"{name}.png")
+    config = Config(images=(f"{tmp_path}/{name}.png",), model={"name": "histogram", "classes": 2}, output=tmp_path / "out")
+    assert build_catalogue(config).notes == [f"{name} is too long for the names of its outputs: they are called {cut_name(name)}"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=300))
