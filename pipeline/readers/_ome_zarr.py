@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.errors import InputError, Problem
 from pipeline.raster import PlaneStep
-from pipeline.readers import Member
+from pipeline.readers import Member, Reader
 from pipeline.readers._layout import Layout
+from pipeline.readers._series import choose_series, series_members
 from pipeline.readers._units import is_plausible, micrometers, seconds
 from pipeline.readers._zarr_files import Node, child_nodes, is_inside
 
@@ -146,22 +147,12 @@ def _inside(name: Any, group: Node) -> str:
     return str(name)
 
 
-def choose_image(images: Sequence[Image], wanted: int | str, path: str) -> tuple[Image, tuple[str, ...]]:
+def choose_image(images: Sequence[Image], options: Reader, path: str) -> tuple[Image, tuple[str, ...]]:
     """Return the image that ``reader.series`` means, and what the user should know: of several, the largest unless one is chosen."""
-    names = [image.name for image in images]
-    if isinstance(wanted, int):
-        if not 0 <= wanted < len(images):
-            raise InputError(Problem(path, f"reader.series {wanted}", f"0..{len(images) - 1}"))
-        return images[wanted], ()
-    if wanted not in ("largest", "all"):
-        if names.count(wanted) != 1:
-            raise InputError(Problem(path, f"reader.series {wanted!r}", one_of([*map(repr, names[:SHOWN])]), nearest(wanted, names)))
-        return images[names.index(wanted)], ()
-    if len(images) == 1:
-        return images[0], ()
-    sizes = [math.prod(level_nodes(image)[0][0].metadata["shape"]) for image in images]
-    image = images[sizes.index(max(sizes))]
-    return image, (f"{image.name!r} is read, the largest of {len(images)} images ({_listed(names)}); `reader.series` chooses",)
+    is_open = len(images) > 1 and options.series == "largest"
+    areas = [math.prod(level_nodes(image)[0][0].metadata["shape"]) if is_open else 0 for image in images]
+    index, notes = choose_series(options, [image.name for image in images], areas, path)
+    return images[index], notes
 
 
 def level_nodes(image: Image) -> list[tuple[Node, Mapping[str, Any]]]:
@@ -190,40 +181,41 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
-def list_members(group: Node, path: str, series: int | str) -> list[Member]:
+def list_members(group: Node, options: Reader, path: str) -> Sequence[Member]:
     """Return the fields of a plate or a well, named as in the store, in its order; with ``all``, each image of a group of several.
 
     A well that is not there is a member too: opening it says so.
     """
-    options = {} if series == "largest" else {"series": "largest"}
     plate, well = group.attributes.get("plate"), group.attributes.get("well")
     if isinstance(plate, dict):
         wells = [_inside(one.get("path"), group) for one in plate.get("wells") or []]
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            fields = [name for names in pool.map(lambda name: _fields(group, name), wells) for name in names]
-        return [Member(name, f"{path}/{name}", options) for name in fields]
-    if isinstance(well, dict):
-        return [Member(name, f"{path}/{name}", options) for name in _field_paths(well, group)]
-    images = images_of(group) if series == "all" else []
-    return [Member(image.name, path, {"series": index}) for index, image in enumerate(images)] if len(images) > 1 else []
+            names = [name for fields in pool.map(lambda name: _fields(group, name), wells) for name in fields]
+    elif isinstance(well, dict):
+        names = _field_paths(well, group)
+    else:
+        return series_members(options, [image.name for image in images_of(group)], path) if options.series == "all" else ()
+    return [Member(name, f"{path}/{name}", {"series": "largest"}) for name in names]  # a plate is all of its fields
 
 
 def _fields(plate: Node, name: str) -> list[str]:
-    """Return the paths of the fields of a well; of a well without metadata, its own."""
+    """Return the paths of the fields of a well; of a well without any, its own."""
     well = plate.child_attributes(name).get("well")
-    return [f"{name}/{field}" for field in _field_paths(well, plate)] if isinstance(well, dict) else [name]
+    return [f"{name}/{field}" for field in _field_paths(well, plate)] if isinstance(well, dict) and well.get("images") else [name]
 
 
 def _field_paths(well: Mapping[str, Any], group: Node) -> list[str]:
     return [_inside(one.get("path"), group) for one in well.get("images") or []]
 
 
-def refuse_group(group: Node) -> InputError:
+def refuse_group(group: Node, options: Reader) -> InputError:
     """Return why a group is not one image: what it is, and which images or arrays it holds."""
     kinds = {"plate": "a plate", "well": "a well", "labels": "a group of label images"}
     kind = next((text for key, text in kinds.items() if key in group.attributes), "a Zarr group that is not one image")
-    inside = [member.name for member in list_members(group, group.path, "largest")] or child_nodes(group.files)
-    fix = f"Name one of its members: {', '.join(f'{group.path}/{name}' for name in inside[:SHOWN])}." if inside else ""
+    inside = [member.path for member in list_members(group, options, group.path)] or [
+        f"{group.path}/{name}" for name in child_nodes(group.files)
+    ]
+    fix = f"Name one of its members: {', '.join(inside[:SHOWN])}." if inside else ""
     return InputError(Problem(group.path, kind if inside else f"{kind}, and holds nothing", "an image", fix))
 
 
@@ -245,7 +237,7 @@ class Placement:
         for transform in _transforms(dataset, image.content):
             kind = str(transform.get("type"))
             if "path" in transform and kind != "identity":
-                fix = "Write its numbers into the metadata, or set reader.pixel_size on a copy without it."
+                fix = "Write its numbers into the metadata."
                 raise InputError(Problem(image.group.path, f"a {kind} stored as an array, {transform['path']!r}", "numbers", fix))
             if kind == "identity":
                 continue

@@ -8,21 +8,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import threading
 import zipfile
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from typing_extensions import override
 
 from pipeline.errors import InputError, Problem, StoreError
 from pipeline.readers._files import local_path
 from pipeline.storage import LocalStorage, Storage, open_storage
-
-if TYPE_CHECKING:
-    import zarr
 
 __all__ = ["METADATA", "Node", "ZipStorage", "child_nodes", "is_inside", "open_files", "read_node"]
 
@@ -91,6 +89,17 @@ class _Archive:
         at_root = any(name in self.members for name in METADATA)
         self.root = f"{stores.pop()}/" if len(stores) == 1 and not at_root else ""  # where the store lies in one folder
 
+    def read_stored(self, info: zipfile.ZipInfo, start: int, stop: int | None) -> bytes:
+        """Return a part of a file that is not compressed; zipfile would read all that lies before it."""
+        file = self.zip.fp
+        assert file is not None, "the zip is open"
+        file.seek(info.header_offset)
+        head = file.read(30)
+        lengths = struct.unpack_from("<HH", head, 26)  # of the name and of the extra field, which the list of files may have otherwise
+        stop = info.file_size if stop is None else min(stop, info.file_size)
+        file.seek(info.header_offset + len(head) + sum(lengths) + start)
+        return file.read(max(0, stop - start))
+
 
 @lru_cache(maxsize=OPEN_ARCHIVES)
 def _local_archive(path: str, _size: int, _mtime_ns: int) -> _Archive:
@@ -125,9 +134,12 @@ class ZipStorage(Storage):
             return None
         if info.file_size > self.max_bytes:
             raise ValueError(f"{info.filename} has {info.file_size} bytes in the zip, and at most {self.max_bytes} are expected")
-        with self._archive.lock, self._archive.zip.open(info) as file:
-            file.seek(start)
-            return file.read() if stop is None else file.read(max(0, stop - start))
+        with self._archive.lock:
+            if info.compress_type == zipfile.ZIP_STORED and (start or stop is not None):
+                return self._archive.read_stored(info, start, stop)
+            with self._archive.zip.open(info) as file:
+                file.seek(start)
+                return file.read() if stop is None else file.read(max(0, stop - start))
 
     @override
     def size(self, key: str) -> int | None:
@@ -185,16 +197,6 @@ class Node:
         node = Node(below, path, {}, is_array=False) if self.zarr_format == 2 else read_node(below, path, 3)
         return node.attributes if node else {}
 
-    def array(self) -> zarr.Array[Any]:
-        """Return the array; nothing more is read."""
-        import zarr
-        from zarr.storage import StorePath
-
-        metadata = dict(self.metadata)
-        if self.zarr_format == 2:
-            metadata |= {"filters": metadata.get("filters") or None, "attributes": self.attributes}
-        return zarr.Array.from_dict(StorePath(self.files.zarr()), metadata)
-
 
 def read_node(files: Storage, path: str, zarr_format: int | None = None) -> Node | None:
     """Read the metadata of an array or a group; None where there is none.
@@ -248,5 +250,5 @@ def _read_bytes(files: Storage, name: str) -> bytes | None:
     path = files.root / name  # also where it is a link to any place, as data managers make them
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        return file.read(MAX_METADATA_BYTES + 1)
+    with path.open("rb") as file:  # a read sets aside as many bytes as it is asked for
+        return file.read(min(path.stat().st_size, MAX_METADATA_BYTES) + 1)

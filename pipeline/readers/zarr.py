@@ -6,9 +6,10 @@ import base64
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from pipeline.readers import Member, Reader
 from pipeline.readers._files import opening, reading
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
 from pipeline.readers._ome_zarr import Image, Placement, axis_letters, choose_image, images_of, level_nodes, list_members, refuse_group
+from pipeline.readers._series import choose_series
 from pipeline.readers._zarr_files import METADATA, Node, ZipStorage, child_nodes, open_files, read_node
 from pipeline.storage import LocalStorage, with_fast_codecs
 
@@ -32,9 +34,6 @@ INSIDE = (".zarr/", ".zarr.zip/", ".ozx/")
 NODATA = ("_FillValue", "missing_value", "nodata")  # attributes of CF and of GDAL
 PACKED = ("scale_factor", "add_offset")
 GEOREFERENCE = ("grid_mapping", "spatial_ref", "crs_wkt", "_CRS", "GeoTransform")
-LOSSY = ("jpeg", "jpegxl", "jpegxr", "jpeg2k", "webp", "avif", "heif", "zfp", "sz3", "sperr", "lerc", "quantize", "bitround", "fixedscale")
-IMAGECODECS = "imagecodecs_"
-PICKLE = "pickle"
 
 
 class Zarr(Reader):
@@ -63,7 +62,7 @@ class Zarr(Reader):
         """List the fields of a plate or a well, as ``A/1/0``; with ``series: all`` the images of a store of several."""
         with opening(path):
             node = _open_node(path)
-            return () if node.is_array else list_members(node, path.rstrip("/"), self.series)
+            return () if node.is_array else list_members(node, self, path.rstrip("/"))
 
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
@@ -101,11 +100,12 @@ def _find_level(node: Node, path: str, options: Reader) -> _Level:
     """Find the array of the series and the level that the options name; refuse a group that holds no image."""
     if node.is_array:
         check_level(options, 1, path)
+        choose_series(options, ["0"], [0], path)
         return _Level(node)
     images = [] if "plate" in node.attributes else images_of(node)
     if not images:
-        raise refuse_group(node)
-    image, notes = choose_image(images, options.series, path)
+        raise refuse_group(node, options)
+    image, notes = choose_image(images, options, path)
     levels = level_nodes(image)
     array, dataset = levels[check_level(options, len(levels), path)]
     shapes = [level.metadata["shape"] for level, _ in levels]
@@ -113,11 +113,15 @@ def _find_level(node: Node, path: str, options: Reader) -> _Level:
 
 
 def _open_raster(level: _Level, path: str, options: Reader) -> _ZarrRaster:
+    from pipeline.readers._zarr_codecs import check_codecs
+
     node, image = level.node, level.image
-    names = _check_codecs(node, path)
+    codec, is_lossy = check_codecs(node.metadata, node.zarr_format, path)
     array = _open_array(node)
+    if not array.shape:
+        raise InputError(Problem(path, "a single number", "an array with y and x"))
     letters = image.letters if image else _array_letters(node)
-    count = math.prod(size for letter, size in zip(letters or "", array.shape, strict=False) if letter in "cs")
+    count = math.prod(size for letter, size in zip(options.axes or letters or "", array.shape, strict=False) if letter.lower() in "cs")
     channel_names, notes = image.channel_names(count) if image else ((), ())
     layout = resolve_layout(options, letters, array.shape, path, channel_names=channel_names)
     dtype = pixel_dtype(array.dtype, path)
@@ -126,64 +130,46 @@ def _open_raster(level: _Level, path: str, options: Reader) -> _ZarrRaster:
     facts |= {
         "notes": (*level.notes, *notes, *told, *_attribute_notes(node, image)),
         "channel_names": channel_names,
-        "nodata": _declared_nodata(node.attributes, dtype.kind),
+        "nodata": _declared_nodata(node, image, dtype.kind),
         "is_color": dtype.name == "uint8" and layout.channels == (0, 1, 2) and _is_color(image, letters, layout),
-        "is_lossy": any(part in name for name in names for part in LOSSY),
+        "is_lossy": is_lossy,
         "levels": _level_shapes(level.shapes, layout, path),
         "series": level.series,
     }
     header = make_header(options, layout, dtype, whole_bytes=layout.whole_bytes(array.chunks, array.dtype.itemsize), **facts)
     folder = node.files.root if isinstance(node.files, LocalStorage) else None
-    return _ZarrRaster(path, header, layout, with_fast_codecs(array), folder)
+    return _ZarrRaster(path, header, layout, _with_decoder(array, node, layout, codec), folder)
 
 
 def _open_array(node: Node) -> zarr.Array[Any]:
-    array = node.array()
+    import zarr
+    from zarr.storage import StorePath
+
+    metadata = dict(node.metadata)
+    if node.zarr_format == 2:
+        metadata |= {"filters": metadata.get("filters") or None, "attributes": node.attributes}
+    array = zarr.Array.from_dict(StorePath(node.files.zarr()), metadata)
     if not all(array.chunks):
         raise InputError(Problem(node.path, f"chunks of {' x '.join(map(str, array.chunks))}", "at least one pixel"))
-    if isinstance(node.files, ZipStorage):
-        chunk_bytes = math.prod(array.shards or array.chunks) * array.dtype.itemsize
-        node.files.max_bytes = 2 * chunk_bytes + (1 << 20)  # what does not compress grows a little, and a shard has an index
     return array
 
 
-def _check_codecs(node: Node, path: str) -> list[str]:
-    """Return the names of an array's codecs; refuse one that is not installed, or that would run code from the file."""
-    import numcodecs
-    from numcodecs.errors import UnknownCodecError
-    from zarr.registry import get_codec_class
+def _with_decoder(array: zarr.Array[Any], node: Node, layout: Layout, codec: str) -> zarr.Array[Any]:
+    """Return the array as it is decoded: by zarrs where it can, else by Zarr, which sees no chunk that :class:`CheckedStore` refuses."""
+    import zarr
+    from zarr.storage import StorePath
 
-    configs = list(_codecs(node.metadata, node.zarr_format))
-    names = [name for name, _ in configs]
-    if any(name.startswith(IMAGECODECS) for name in names):
-        from imagecodecs.numcodecs import register_codecs
+    from pipeline.readers._zarr_codecs import NUMCODECS, CheckedStore, max_bytes
 
-        register_codecs(verbose=False)
-    for name, config in configs:
-        missing = Problem(path, f"the codec {name!r}, which is not installed", "", "Install its package, or convert the file first.")
-        if name == PICKLE:
-            raise InputError(Problem(path, f"the codec {name!r}, which runs code from the file", "", "Convert the file first."))
-        try:
-            if node.zarr_format == 3:
-                get_codec_class(name)
-            if node.zarr_format == 2 or name.startswith("numcodecs."):
-                numcodecs.get_codec(config | {"id": name.removeprefix("numcodecs.")})
-        except (KeyError, UnknownCodecError) as error:
-            raise InputError(missing) from error
-    return names
-
-
-def _codecs(metadata: Mapping[str, Any], zarr_format: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and the options of each codec, also of those inside shards."""
-    if zarr_format == 2:
-        for codec in (*(metadata.get("filters") or ()), metadata.get("compressor")):
-            if codec:
-                yield str(codec["id"]), dict(codec)
-        return
-    for codec in (*(metadata.get("codecs") or ()), *(metadata.get("index_codecs") or ())):
-        config = {} if isinstance(codec, str) else codec.get("configuration") or {}
-        yield codec if isinstance(codec, str) else str(codec["name"]), dict(config)
-        yield from _codecs(config, zarr_format)
+    is_sliced = layout.channels == tuple(range(layout.channels[0], layout.channels[0] + len(layout.channels)))
+    is_local = isinstance(node.files, LocalStorage)
+    if node.zarr_format == 3 and is_local and is_sliced and find_spec("zarrs") and not codec.startswith(NUMCODECS):
+        return with_fast_codecs(array)
+    chunk_bytes = math.prod(array.shards or array.chunks) * array.dtype.itemsize
+    if isinstance(node.files, ZipStorage):
+        node.files.max_bytes = max_bytes(chunk_bytes)
+    store = CheckedStore(node.files.zarr(), "" if array.shards else codec, chunk_bytes)
+    return zarr.Array.from_dict(StorePath(store), array.metadata.to_dict())
 
 
 def _array_letters(node: Node) -> str | None:
@@ -202,13 +188,15 @@ def _is_color(image: Image | None, letters: str | None, layout: Layout) -> bool:
     return layout.axes == "yxc" if letters is None else layout.length("s") == 3
 
 
-def _declared_nodata(attributes: Mapping[str, Any], kind: str) -> str | float | None:
-    """Return the value that the attributes of an array declare to be no data; xarray writes floats of Zarr v3 in base64."""
-    for name in NODATA:
-        value = attributes.get(name)
+def _declared_nodata(node: Node, image: Image | None, kind: str) -> str | float | None:
+    """Return the value that the metadata of an array declares to be no data, as CF, GDAL and xarray write it."""
+    declared = [node.attributes.get(name) for name in NODATA]
+    if node.zarr_format == 2 and image is None and "_ARRAY_DIMENSIONS" in node.attributes:
+        declared.append(node.metadata.get("fill_value") or None)  # xarray has no other place for it in Zarr v2; 0 is everybody's default
+    for value in declared:
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, str) and kind == "f":
-            with suppress(ValueError, struct.error):
+            with suppress(ValueError, struct.error):  # xarray writes floats of Zarr v3 in base64
                 return float(struct.unpack("<d", base64.b64decode(value, validate=True))[0])
         if isinstance(value, (str, int, float)):
             return value

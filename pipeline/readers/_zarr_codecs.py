@@ -1,0 +1,134 @@
+"""The codecs of a Zarr array: which are installed, and what their chunks may be before a decoder sees them.
+
+Blosc of numcodecs reads beyond the end of a chunk that was cut short, which ends the process, and several decoders take as much
+memory as a chunk says. So chunks that Zarr decodes itself are looked at first; zarrs, a decoder of its own, checks cut chunks.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numcodecs
+from numcodecs.errors import UnknownCodecError
+from typing_extensions import override
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.registry import get_codec_class
+from zarr.storage import WrapperStore
+
+from pipeline.errors import InputError, Problem
+
+__all__ = ["NUMCODECS", "CheckedStore", "check_codecs", "max_bytes"]
+
+IMAGECODECS, NUMCODECS, PICKLE = "imagecodecs_", "numcodecs.", "pickle"
+LOSSY = {"jpeg", "jpegxl", "jpegxr", "jpegxs", "jpeg2k", "htj2k", "webp", "avif", "heif", "ultrahdr"} | {
+    *("zfp", "zfpy", "sz3", "sperr", "lerc", "quantize", "bitround", "fixedscaleoffset", "float24", "bfloat16")
+}
+GROWTH = 16  # how many times the bytes of its pixels a chunk may have on the way, where a filter changes their type
+SLACK_BYTES = 1 << 16
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def max_bytes(chunk_bytes: int) -> int:
+    """Return how large a stored chunk of so many bytes of pixels may be: what does not compress grows, and shards have an index."""
+    return 2 * chunk_bytes + SLACK_BYTES
+
+
+def check_codecs(metadata: Mapping[str, Any], zarr_format: int, path: str) -> tuple[str, bool]:
+    """Return the codec that encodes last, and whether one of them may change values.
+
+    Raises:
+        InputError: one is not installed, or would run code from the file.
+    """
+    configs = list(_codecs(metadata, zarr_format))
+    if any(name.startswith(IMAGECODECS) for name, _ in configs):
+        from imagecodecs.numcodecs import register_codecs
+
+        register_codecs(verbose=False)
+    for name, config in configs:
+        if name == PICKLE:
+            raise InputError(Problem(path, f"the codec {name!r}, which runs code from the file", "", "Convert the file first."))
+        try:
+            if zarr_format == 3:
+                get_codec_class(name)
+            if zarr_format == 2 or name.startswith(NUMCODECS):
+                numcodecs.get_codec(config | {"id": name.removeprefix(NUMCODECS)})
+        except (KeyError, UnknownCodecError) as error:
+            fix = "Install the package that has it, or convert the file first."
+            raise InputError(Problem(path, f"the codec {name!r}, which is not installed", "", fix)) from error
+    return configs[-1][0] if configs else "", any(_is_lossy(name, config) for name, config in configs)
+
+
+def _is_lossy(name: str, config: Mapping[str, Any]) -> bool:
+    short = name.removeprefix(IMAGECODECS).removeprefix(NUMCODECS)
+    return short in LOSSY and not (config.get("lossless") or config.get("reversible"))
+
+
+def _codecs(metadata: Mapping[str, Any], zarr_format: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the options of each codec, also of those inside shards."""
+    if zarr_format == 2:
+        for codec in (*(metadata.get("filters") or ()), metadata.get("compressor")):
+            if codec:
+                yield str(codec["id"]), dict(codec)
+        return
+    for codec in (*(metadata.get("codecs") or ()), *(metadata.get("index_codecs") or ())):
+        config = {} if isinstance(codec, str) else codec.get("configuration") or {}
+        yield codec if isinstance(codec, str) else str(codec["name"]), dict(config)
+        yield from _codecs(config, zarr_format)
+
+
+class CheckedStore(WrapperStore[Store]):
+    """A store that refuses chunks which no decoder should see: cut short, or larger than pixels of a chunk can be.
+
+    ``codec`` is the last one that encodes a chunk; ``chunk_bytes`` is the size of the pixels of a chunk, or of a shard.
+    """
+
+    def __init__(self, store: Store, codec: str, chunk_bytes: int) -> None:
+        super().__init__(store)
+        self.codec, self.chunk_bytes = codec.removeprefix(NUMCODECS), chunk_bytes
+
+    @override
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        value = await self._store.get(key, prototype, byte_range)
+        if value is not None and byte_range is None:
+            self._check(key, memoryview(value.as_buffer_like()))
+        return value
+
+    def _check(self, key: str, data: memoryview) -> None:
+        decoded = {"blosc": _blosc_size, "zstd": _zstd_size, "lz4": _lz4_size}.get(self.codec, lambda _: 0)(data)
+        if len(data) > max_bytes(self.chunk_bytes):
+            raise ValueError(f"chunk {key} has {len(data)} bytes, and its pixels {self.chunk_bytes}")
+        if decoded > GROWTH * self.chunk_bytes + SLACK_BYTES:
+            raise ValueError(f"chunk {key} says that it holds {decoded} bytes, and its pixels have {self.chunk_bytes}")
+
+
+def _blosc_size(data: memoryview) -> int:
+    """Return how many bytes a Blosc chunk says that it holds; refuse one that was cut short."""
+    if len(data) < 16:
+        raise ValueError("a Blosc chunk without its header")
+    decoded, _, encoded = struct.unpack_from("<III", data, 4)
+    if encoded != len(data):
+        raise ValueError(f"a Blosc chunk of {len(data)} bytes that says it has {encoded}")
+    return int(decoded)
+
+
+def _lz4_size(data: memoryview) -> int:
+    return int(struct.unpack_from("<I", data)[0])
+
+
+def _zstd_size(data: memoryview) -> int:
+    """Return how many bytes the first frame says that it holds; 0 where it does not say.
+
+    Example:
+        >>> import numcodecs
+        >>> [_zstd_size(memoryview(numcodecs.Zstd().encode(bytes(size)))) for size in (3, 300, 70_000)]
+        [3, 300, 70000]
+    """
+    if bytes(data[:4]) != ZSTD_MAGIC or len(data) < 5:
+        return 0
+    flag, is_single = data[4] >> 6, data[4] >> 5 & 1
+    start = 5 + (0 if is_single else 1) + (0, 1, 2, 4)[data[4] & 3]
+    length = (is_single, 2, 4, 8)[flag]
+    return int.from_bytes(data[start : start + length], "little") + (256 if length == 2 else 0)
