@@ -31,7 +31,7 @@ __all__ = ["physical_size"]
 
 Size = tuple[float, float] | None
 Source = Callable[["tifffile.TiffPage"], Physical | None]
-MOST_DOTS = 9600  # per inch, of a scanner
+MOST_DOTS = 9605  # per inch: a scanner's 9600, and what rounding makes of it
 UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}
 SCANNERS = {"ndpi": "Hamamatsu", "scn": "Leica", "qpi": "PerkinElmer"}  # kinds of tifffile whose resolution tags are sizes
 

@@ -134,12 +134,12 @@ def _imagej_labels(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
 
 
 def _gdal_descriptions(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
-    """Return the descriptions of GDAL's bands."""
+    """Return the descriptions of GDAL's bands, which it escapes twice."""
     text = page.tags.valueof(42112)
     try:
         items = parse_xml(text, page.parent.filename).findall("Item") if isinstance(text, str) else []
     except ET.ParseError:
         return ()
-    named = {item.get("sample"): item.text or "" for item in items if item.get("role") == "description"}
+    named = {item.get("sample"): unescape(item.text or "") for item in items if item.get("role") == "description"}
     found = [named.get(str(band), "").strip() for band in range(number)]
     return tuple(name or f"band {band + 1}" for band, name in enumerate(found)) if any(found) else ()
