@@ -28,7 +28,20 @@ RUN_JSON = "run.json"
 FORMAT = "gigaseg.run/"
 BUNDLE_FILES = {"model.yaml", "weights.safetensors"}
 _FILES = (RUN_JSON, "config.yaml", "log.txt")
-OF_RUN = ("masks", "working", "probs", "parts", "instances", "objects", "polygons", "report", "ledger", CALIBRATED_FOLDER, *_FILES)
+OF_RUN = (
+    "masks",
+    "working",
+    "probs",
+    "parts",
+    "instances",
+    "objects",
+    "polygons",
+    "overlays",
+    "report",
+    "ledger",
+    CALIBRATED_FOLDER,
+    *_FILES,
+)
 _OF_TRAINING = (
     "ledger",
     "bundle",

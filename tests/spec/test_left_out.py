@@ -14,6 +14,7 @@ from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.inputs.discovery import list_images
 from pipeline.inputs.left_out import OF_RUN, LeftOut, describe_left_out
+from pipeline.plugins import available, find
 from pipeline.readers import Reader
 from pipeline.training.output_files import OUTPUTS
 from tests.conftest import blobs, engine_yaml, save_tiff
@@ -165,6 +166,12 @@ def test_images_beside_a_run_stay(tmp_path, listed):
         assert reasons(listed(images), tmp_path) == {"s/": "outputs of an earlier run"}
     assert names(listed("s", output="s")) == ["a", "mine/masks/y"]
     assert listed("s", output="s").left_out == ()
+
+
+def test_the_folder_of_every_writer_is_known():
+    """Wherever a writer puts its files in the output, they are known to be outputs."""
+    folders = {getattr(find("writers", name), "folder", "masks") for name in available("writers")}
+    assert folders <= set(OF_RUN)
 
 
 def test_a_run_json_of_another_program_means_nothing(tmp_path, listed):
