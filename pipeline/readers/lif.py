@@ -33,6 +33,7 @@ __all__ = ["Lif"]
 AXES = {"1": "x", "2": "y", "3": "z", "4": "t", "10": "m"}  # by DimID
 OTHER_AXES = {"5": "emission", "6": "rotation", "7": "xt slice", "8": "t slice", "9": "excitation", "11": "loop"}
 COLOR_TAGS = [1, 2, 3]  # ChannelTag of red, green and blue
+MANY = 10_000  # positions along axes that are no planes, beyond which the header is damaged
 SPARSE = 64  # times the area of its tiles, beyond which a mosaic's positions are wrong
 
 
@@ -141,6 +142,8 @@ def _positions(image: liffile.LifImageABC) -> Iterator[_Picture]:
         if "y" not in axes and letter in axes:  # a section
             axes["y"] = axes.pop(letter)
             notes = (f"a section: its rows lie along {letter}",)
+    if math.prod(axis.length for _, axis in others) > MANY:
+        raise ValueError(f"{image.path} with {math.prod(axis.length for _, axis in others)} positions beside its planes")
     if "x" in axes and "y" in axes:
         for position in itertools.product(*(range(axis.length) for _, axis in others)):
             labels = [f"{name} {index}" for (name, _), index in zip(others, position, strict=True)]
@@ -152,7 +155,8 @@ def _raster(options: Lif, picture: _Picture, file: FileBytes, path: str, series:
     """Put the header together, and check that the pixels are there."""
     axes, channels = picture.axes, _channels(picture.image.xml_element)
     y, x = axes["y"], axes["x"]
-    if not channels or min(axis.length for axis in axes.values()) < 1 or not 0 < max(c.dtype.itemsize for c in channels) <= x.num_bytes:
+    is_laid_out = all(axis.length == 1 or (axis.length > 1 and axis.num_bytes > 0) for axis in axes.values())
+    if not channels or not is_laid_out or max(channel.dtype.itemsize for channel in channels) > x.num_bytes:
         raise InputError(Problem(path, f"{picture.name} without pixels that lie side by side"))
     if y.num_bytes < x.num_bytes * x.length and y.length > 1:
         raise InputError(Problem(path, f"{picture.name} stored column by column", "row by row"))
@@ -209,14 +213,14 @@ def _mosaic(picture: _Picture, path: str) -> tuple[Mosaic, tuple[str, ...]]:
     """
     y, x = picture.axes["y"], picture.axes["x"]
     number = picture.axes["m"].length if "m" in picture.axes else 1
-    stored = np.full((number, 2), (y.length, x.length), np.int64)
     scan = picture.image.xml_element.find("./Data/Image/Attachment[@Name='TileScanInfo']")
     tiles = [] if scan is None else scan.findall("./Tile")
     if number == 1:
-        return Mosaic(np.array([[0, 0, y.length, x.length]], np.int64), stored), ()
+        return Mosaic(np.array([[0, 0, y.length, x.length]], np.int64), np.array([[y.length, x.length]], np.int64)), ()
     if scan is None or len(tiles) != number:
         fix = "Merge its tiles in LAS X."
         raise InputError(Problem(path, f"{picture.name}: {number} tiles, and positions of {len(tiles)}", "a position for each", fix))
+    stored = np.full((number, 2), (y.length, x.length), np.int64)
     signs = [-1 if scan.get(flip) == "1" else 1 for flip in ("FlipY", "FlipX")]
 
     def placed(names: tuple[str, str], steps: tuple[float, float]) -> NDArray[np.float64]:

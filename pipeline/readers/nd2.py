@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +33,7 @@ __all__ = ["Nd2"]
 MAGIC = 0x0ABECEDA  # of every chunk
 MAP_END = b"ND2 CHUNK MAP SIGNATURE 0000001!"
 CHUNK, TIME_BYTES = struct.Struct("<IIQ"), 8  # magic, bytes of the name, bytes of the data; the data of a frame begin with its time
+MANY = 10_000_000  # frames, beyond which the metadata are damaged
 COLORS = ("red", "green", "blue")
 
 
@@ -111,13 +112,15 @@ def _facts(path: str) -> _Facts:
         notes: tuple[str, ...] = ()
         if not loops and attributes.sequenceCount > 1:
             loops, notes = {"T": attributes.sequenceCount}, ("frames without a named axis are read as t",)
+        if math.prod(loops.values()) > MANY:
+            raise InputError(Problem(path, f"{math.prod(loops.values())} frames", f"at most {MANY}"))
         described: Sequence[nd2.structures.Channel] = ()
         try:
             described = file.metadata.channels or ()
         except Exception:  # noqa: BLE001 - nd2 raises anything at all on metadata of other programs; pixels do not need them
             notes += ("the channels have no readable description: no names and no pixel size",)
         channels, pixel_size = _channels(attributes, described), _pixel_size(described)
-        return _Facts(attributes, loops, _positions(file, loops), channels, pixel_size, _steps(file, loops), notes)
+        return _Facts(attributes, loops, _positions(file, loops), channels, pixel_size, _steps(file), notes)
 
 
 def _positions(file: nd2.ND2File, loops: Mapping[str, int]) -> list[_Position]:
@@ -153,27 +156,15 @@ def _pixel_size(described: Sequence[nd2.structures.Channel]) -> tuple[float, flo
     return (y, x) if y and x and is_plausible(y) and is_plausible(x) else None
 
 
-def _steps(file: nd2.ND2File, loops: Mapping[str, int]) -> dict[str, PlaneStep]:
-    """Return the steps along z and t; that of t from the times of the first and the last frame, else as it was planned."""
+def _steps(file: nd2.ND2File) -> dict[str, PlaneStep]:
+    """Return the steps along z and t as they were planned."""
     steps = {}
     for loop in file.experiment:
         if loop.type == "ZStackLoop" and is_plausible(size := micrometers(abs(loop.parameters.stepUm), "um")):
             steps["z"] = PlaneStep(size or 0.0, "micrometer")
         if loop.type == "TimeLoop" and (planned := seconds(loop.parameters.periodMs, "ms")):
             steps["t"] = PlaneStep(planned, "second")
-    count, letters = loops.get("T", 1), [*loops]
-    with suppress(Exception):  # files of some programs hold no times
-        apart = math.prod(loops[letter] for letter in letters[letters.index("T") + 1 :])  # frames from one time to the next
-        times = [_milliseconds(file, frame) for frame in (0, (count - 1) * apart)]
-        if (measured := (times[1] - times[0]) / (count - 1) / 1000) > 0:
-            steps["t"] = PlaneStep(measured, "second")
     return steps
-
-
-def _milliseconds(file: nd2.ND2File, frame: int) -> float:
-    """Return when a frame was recorded."""
-    metadata: Any = file.frame_metadata(frame)
-    return float(metadata.channels[0].time.relativeTimeMs)
 
 
 def _raster(options: Nd2, facts: _Facts, index: int, file: FileBytes, path: str, notes: tuple[str, ...]) -> _Nd2Raster:
@@ -199,7 +190,7 @@ def _raster(options: Nd2, facts: _Facts, index: int, file: FileBytes, path: str,
         pixel_size=facts.pixel_size,
         unit="micrometer" if facts.pixel_size else "",
         pixel_size_from="ND2" if facts.pixel_size else "",
-        plane_steps={letter: step for letter, step in facts.steps.items() if letter in layout.stack},
+        plane_steps={letter: step for letter, step in raster.steps().items() if letter in layout.stack},
         has_mask=raster.lacks_frames(),
         bits=bits if dtype.kind == "u" and 0 < bits < 8 * itemsize else 0,
         is_color=len(facts.channels) == 3 and places == [2, 1, 0],
@@ -228,11 +219,25 @@ class _Nd2Raster(Raster):
     ) -> None:
         self._path, self._layout, self._facts, self._position, self._file = path, layout, facts, position, file
         self._dtype, self._places, self._decoded = dtype, places, decoded
-        self._frames = _frame_positions(file)
+        self._frames, self._times = _chunks(file)
 
     def lacks_frames(self) -> bool:
-        """Whether a plane of the image was never recorded."""
-        return any(self._frame(plane) not in self._frames for plane in range(math.prod(self._layout.stack.values())))
+        """Whether a frame of the image was never recorded."""
+        loops = self._facts.loops
+        numbers = np.arange(math.prod(loops.values())).reshape([*loops.values()])
+        of_image = numbers[tuple(self._position.indices.get(letter, slice(None)) for letter in loops)]
+        return not np.isin(of_image, np.fromiter(self._frames, np.int64, len(self._frames))).all()
+
+    def steps(self) -> dict[str, PlaneStep]:
+        """Return the steps along z and t: that of t from the times of the first and the last frame, else as it was planned."""
+        loops, letters = self._facts.loops, [*self._facts.loops]
+        if "T" not in loops or not self._times:
+            return dict(self._facts.steps)
+        last = (loops["T"] - 1) * math.prod(loops[letter] for letter in letters[letters.index("T") + 1 :])
+        start, name_bytes, data_bytes = _chunk(self._file, self._times)
+        times = np.frombuffer(self._file.read(start + name_bytes, data_bytes // 8 * 8), "<f8")  # milliseconds of each frame
+        step = float(times[last] - times[0]) / (loops["T"] - 1) / 1000 if last < len(times) else 0.0
+        return {**self._facts.steps, **({"t": PlaneStep(step, "second")} if 0 < step < math.inf else {})}
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Read the part of the rows that the box touches; 0 where the frame is missing."""
@@ -255,11 +260,11 @@ class _Nd2Raster(Raster):
     def _read_frame(self, frame: int, box: Box) -> NDArray[Any]:
         """Return the pixels (Y, X, S) of a box, each with all of its samples."""
         attributes, start = self._facts.attributes, self._frames[frame]
-        magic, name_bytes, data_bytes = CHUNK.unpack(self._file.read(start, CHUNK.size))
+        start, name_bytes, data_bytes = _chunk(self._file, start)
         name = f"ImageDataSeq|{frame}!".encode()
-        if magic != MAGIC or not self._file.read(start + CHUNK.size, min(name_bytes, len(name))) == name:
+        if self._file.read(start, min(name_bytes, len(name))) != name:
             raise ValueError(f"no frame {frame} at byte {start}")
-        start += CHUNK.size + name_bytes + TIME_BYTES
+        start += name_bytes + TIME_BYTES
         samples, row_bytes = attributes.componentCount, int(attributes.widthBytes or 0)
         pixel_bytes, frame_bytes = samples * self._dtype.itemsize, attributes.heightPx * row_bytes
         if not attributes.compressionType:
@@ -275,8 +280,8 @@ class _Nd2Raster(Raster):
         return self._decoded.get(frame, decode)[box.slices]
 
 
-def _frame_positions(file: FileBytes) -> dict[int, int]:
-    """Return where each frame's chunk lies: {frame: byte}, from the map of chunks at the end of the file.
+def _chunks(file: FileBytes) -> tuple[dict[int, int], int]:
+    """Return where each frame's chunk lies: {frame: byte}, and that of their times (0: there is none), from the map at the end of the file.
 
     Raises:
         ValueError: there is no such map, as in a file that was cut off.
@@ -284,9 +289,16 @@ def _frame_positions(file: FileBytes) -> dict[int, int]:
     end, position = struct.unpack("<32sQ", file.read(file.size - 40, 40))
     if end != MAP_END:
         raise ValueError("no map of chunks at the end: the file is cut off")
+    start, name_bytes, data_bytes = _chunk(file, position)
+    content = file.read(start + name_bytes, data_bytes)
+    frames = re.finditer(rb"ImageDataSeq\|(\d{1,9})!(.{8})", content, re.DOTALL)
+    times = re.search(rb"CustomData\|AcqTimesCache!(.{8})", content, re.DOTALL)
+    return {int(frame[1]): int.from_bytes(frame[2], "little") for frame in frames}, int.from_bytes(times[1], "little") if times else 0
+
+
+def _chunk(file: FileBytes, position: int) -> tuple[int, int, int]:
+    """Return where a chunk's name begins, and how many bytes its name and its data have."""
     magic, name_bytes, data_bytes = CHUNK.unpack(file.read(position, CHUNK.size))
     if magic != MAGIC:
-        raise ValueError(f"no map of chunks at byte {position}")
-    content = file.read(position + CHUNK.size + name_bytes, data_bytes)
-    frames = re.finditer(rb"ImageDataSeq\|(\d{1,9})!(.{8})", content, re.DOTALL)
-    return {int(frame[1]): int.from_bytes(frame[2], "little") for frame in frames}
+        raise ValueError(f"no chunk at byte {position}")
+    return position + CHUNK.size, name_bytes, data_bytes

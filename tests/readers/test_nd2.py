@@ -135,7 +135,10 @@ def test_frames_without_an_axis_are_t(tmp_path):
 
 
 def test_refusals(path):
-    """JPEG 2000 of old files, a file that was cut off, and a frame that is not where the map says are told by name."""
+    """JPEG 2000 of old files, more frames than can be, a file that was cut off, and a frame that is not where the map says are told by name."""
+    write_nd2(path.with_name("b.nd2"), FRAMES[:1], {"T": (2_000_000_000, 1.0)}, ["DAPI", "GFP"])
+    with pytest.raises(InputError, match="2000000000 frames"), opened(path.with_name("b.nd2")):
+        pass
     content = path.read_bytes()
     path.write_bytes(b"\x00\x00\x00\x0cjP  \r\n\x87\n" + content[12:])
     with pytest.raises(InputError, match=r"a\.nd2"), opened(path):
