@@ -326,6 +326,29 @@ def test_truth_may_be_arrays(here):
         serial("a.tif", "small", truth=truth[:9])
 
 
+@pytest.mark.parametrize("missing", [np.nan, np.inf, "masked"])
+def test_arrays_hold_no_data_where_they_say_so(here, missing):
+    """NaN, infinity and masked elements are no data, in images and in truth; written to files for other processes they stay so."""
+    pixels, hole = blobs((150, 130)).astype(np.float32), np.zeros((150, 130), bool)
+    hole[20:30, 90:] = True
+    truth = (pixels > 128).astype(np.float32)
+    arrays = [np.ma.array(one, mask=mask) for one, mask in ((pixels, hole), (truth, hole[::-1]))]
+    if missing != "masked":
+        arrays = [one.filled(missing) for one in arrays]
+    for store in (False, True):
+        run = serial({"a": arrays[0]}, f"out{store}", truth={"a": arrays[1]}, store_arrays=store)
+        assert np.array_equal(run.mask("a").data.compute() == 255, hole)
+        assert np.array_equal(run.truth("a").data.compute() == 255, hole[::-1])
+        assert run.report.confusion.to_numpy().sum() == np.sum(~(hole | hole[::-1]))
+
+
+def test_masked_integers_are_refused(here):
+    """No value of integers stands for no data, so that a masked array of them would lose its mask."""
+    with pytest.raises(InputError, match=r"images: found a masked array of uint8; expected one of floats.*Give array.astype\('float32'\)"):
+        serial(np.ma.array(blobs((50, 60)), mask=np.eye(50, 60)), "out")
+    assert serial(np.ma.array(blobs((50, 60))), "out").state == "done"
+
+
 def test_a_dask_array_is_computed_block_by_block(here):
     """Chunks are computed where they are needed, never the whole array at once."""
     lock, running, most = threading.Lock(), [0], [0]

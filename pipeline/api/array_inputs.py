@@ -11,6 +11,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.config import Config
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.readers import SCHEME, HeldArray, array_name
@@ -82,8 +84,10 @@ class ArrayInputs:
 def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
     """Sort the ``images`` and ``truth`` of :func:`pipeline.segment` into files and arrays.
 
+    NaN and infinity in arrays, and masked elements of masked arrays, are no data.
+
     Raises:
-        InputError: a value is neither a path nor an array.
+        InputError: a value is neither a path nor an array, or a masked array of integers.
     """
     files: list[tuple[str | None, str]] = []
     arrays: list[HeldArray] = []
@@ -92,7 +96,7 @@ def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
         if (path := _path_of(value)) is not None:
             files.append((name, path))
         elif hasattr(value, "shape") and hasattr(value, "dtype"):
-            arrays.append(HeldArray(value, f"array{unnamed}" if name is None else name))
+            arrays.append(HeldArray(_unmasked(value, where), f"array{unnamed}" if name is None else name))
             unnamed += name is None
         else:
             raise InputError(Problem(where, f"a value of type {type(value).__name__}", "a path, or a numpy, dask or Zarr array"))
@@ -119,14 +123,24 @@ def _path_of(value: Any) -> str | None:
     return str(Path(root) / value.path) if isinstance(root, Path) else None
 
 
+def _unmasked(array: Any, where: str) -> Any:
+    """Return a masked array with NaN in the place of what is masked; any other array as it is."""
+    if not np.ma.is_masked(array):
+        return array
+    if array.dtype.kind != "f":
+        found, way_out = f"a masked array of {array.dtype}", "Give array.astype('float32'), whose masked pixels become NaN."
+        raise InputError(Problem(where, found, "one of floats, as no integer stands for no data", way_out))
+    return array.filled(np.nan)
+
+
 def _gather_truth(truth: Any) -> tuple[str | None, tuple[HeldArray, ...]]:
     """Return the YAML's ``truth``, and the arrays that it stands for."""
     if truth is None or isinstance(truth, str | PathLike):
         return (None if truth is None else fspath(truth)), ()
     if not isinstance(truth, Mapping):
-        held = HeldArray(truth, "truth")
+        held = HeldArray(_unmasked(truth, "truth"), "truth")
         return held.path, (held,)
-    arrays = tuple(HeldArray(value, str(name)) for name, value in truth.items())
+    arrays = tuple(HeldArray(_unmasked(value, f"truth.{name}"), str(name)) for name, value in truth.items())
     group = hashlib.blake2b("".join(array.hash for array in arrays).encode(), digest_size=16).hexdigest()
     for array in arrays:
         array.move_to(group)
