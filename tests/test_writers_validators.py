@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,18 +15,23 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ome_zarr_models.v04.image_label import ImageLabel as ImageLabel04
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from PIL import Image as Picture
 
 from pipeline.geometry import Box
 from pipeline.plugins import build
-from pipeline.raster import ArrayRaster, Header
+from pipeline.raster import ArrayRaster, Header, PlaneStep
 from pipeline.storage import BlockStore, LocalStorage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta
 from pipeline.writers._pyramid import mean, mode, nearest
+from pipeline.writers.geojson import GeoJson
+from pipeline.writers.ome_tiff import OmeTiff
 from pipeline.writers.ome_zarr import OmeZarr
+from pipeline.writers.overlay import Overlay
+from pipeline.writers.png import Png
 from pipeline.writers.tiff import Tiff
 
 CLASSES = ({"id": 0, "name": "background", "color": "#000000"}, {"id": 1, "name": "nucleus", "color": "#e6194b"})
@@ -76,14 +83,18 @@ def test_levels_keep_the_number_of_a_plane(tmp_path):
 @pytest.mark.parametrize("planes", [{}, {"t": 2}, {"t": 2, "z": 3}], ids=str)
 def test_a_mask_is_a_valid_label_image(tmp_path, planes):
     """A mask satisfies the OME-Zarr 0.5 model of label images, and says classes, colours, axes and scale of every level."""
-    meta = MaskMeta((1300, 700), planes=planes, classes=CLASSES, pixel_size=(0.5, 0.25), unit="micrometer", offset=(10.0, 20.0))
+    steps = {
+        axis: step for axis, step in {"t": PlaneStep(30.0, "second", 5.0), "z": PlaneStep(2.0, "micrometer")}.items() if axis in planes
+    }
+    scale = {"pixel_size": (0.5, 0.25), "unit": "micrometer", "offset": (10.0, 20.0), "plane_steps": steps}
+    meta = MaskMeta((1300, 700), planes=planes, classes=CLASSES, **scale)
     mask = mask_of((*planes.values(), 1300, 700))
     group = written(tmp_path / "a.ome.zarr", meta, mask)
     ImageLabel.from_zarr(group)
     ome = group.attrs["ome"]
     assert ome["version"] == "0.5"
     assert ome["image-label"]["colors"] == [
-        {"label-value": 0, "rgba": [0, 0, 0, 255]},
+        {"label-value": 0, "rgba": [0, 0, 0, 0]},
         {"label-value": 1, "rgba": [0xE6, 0x19, 0x4B, 255]},
         {"label-value": 255, "rgba": [0, 0, 0, 0]},
     ]
@@ -91,10 +102,14 @@ def test_a_mask_is_a_valid_label_image(tmp_path, planes):
     (scales,) = ome["multiscales"]
     axes = [*planes, "y", "x"]
     units = [axis.get("unit") for axis in scales["axes"]]
-    assert (scales["name"], [axis["name"] for axis in scales["axes"]], units[-2:]) == ("a", axes, ["micrometer"] * 2)
+    assert (scales["name"], [axis["name"] for axis in scales["axes"]], units) == (
+        "a",
+        axes,
+        [*(steps[axis].unit for axis in planes), *["micrometer"] * 2],
+    )
     for level, dataset in enumerate(scales["datasets"]):
         scale, move = dataset["coordinateTransformations"]
-        ones, zeros = [1.0] * len(planes), [0.0] * len(planes)
+        ones, zeros = [steps[axis].step for axis in planes], [steps[axis].offset for axis in planes]
         assert scale["scale"] == [*ones, 0.5 * 2**level, 0.25 * 2**level]
         assert move["translation"] == [*zeros, 10 + 0.5 * (2**level - 1) / 2, 20 + 0.25 * (2**level - 1) / 2]
         array = group[dataset["path"]]
@@ -283,7 +298,8 @@ def test_openslide_reads_every_level(tmp_path):
     Tiff().export(ArrayRaster(mask), MaskMeta((2600, 1500), classes=CLASSES), LocalStorage(tmp_path), "a.tif")
     with openslide.OpenSlide(tmp_path / "a.tif") as slide:
         assert slide.level_dimensions == ((1500, 2600), (750, 1300), (375, 650))
-        np.testing.assert_array_equal(np.asarray(slide.read_region((0, 0), 0, (1500, 2600)))[..., 0], mask)
+        shown_YXS = np.asarray(slide.read_region((0, 0), 0, (1500, 2600)))[..., :3]
+        np.testing.assert_array_equal(shown_YXS, np.array([[0, 0, 0], [0xE6, 0x19, 0x4B], *[[0, 0, 0]] * 254], np.uint8)[mask])
 
 
 def test_a_stack_is_an_ome_tiff(tmp_path):
@@ -365,3 +381,175 @@ def test_waiting_tiles_may_spill_to_disk(tmp_path, monkeypatch):
     Tiff().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "disk.tif")
     assert (tmp_path / "memory.tif").read_bytes() == (tmp_path / "disk.tif").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.tif", "memory.tif"]
+
+
+@pytest.mark.parametrize("planes", [{}, {"t": 2, "z": 3}], ids=str)
+def test_version_04_is_a_valid_label_image(tmp_path, planes):
+    """The same mask as OME-Zarr 0.4 satisfies that model, in Zarr v2, with the pixels of every level of 0.5."""
+    meta = MaskMeta((1300, 700), planes=planes, classes=CLASSES, pixel_size=(0.5, 0.25), unit="micrometer", offset=(10.0, 20.0))
+    mask = mask_of((*planes.values(), 1300, 700))
+    OmeZarr(version=0.4).export(ArrayRaster(mask, meta.header), meta, LocalStorage(tmp_path), "a.ome.zarr")
+    old = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")
+    assert (old.metadata.zarr_format, old["0"].metadata.zarr_format) == (2, 2)
+    ImageLabel04.from_zarr(old)
+    new = written(tmp_path / "b.ome.zarr", meta, mask)
+    levels = [dataset["path"] for dataset in new.attrs["ome"]["multiscales"][0]["datasets"]]
+    assert len(levels) == 3
+    for level in levels:
+        np.testing.assert_array_equal(old[level][...], new[level][...])
+    assert old.attrs["multiscales"][0]["datasets"] == new.attrs["ome"]["multiscales"][0]["datasets"]
+    with build("readers", {"name": "auto"}).open(str(tmp_path / "a.ome.zarr")) as raster:
+        assert (raster.header.pixel_size, raster.header.unit) == ((0.5, 0.25), "micrometer")
+
+
+def test_a_tiff_has_colours_and_names(tmp_path):
+    """GDAL reads the class ids, a colour for each, and the names in the metadata."""
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    mask = mask_of((300, 200))
+    Tiff().export(ArrayRaster(mask), MaskMeta((300, 200), classes=CLASSES, georeference=UTM), LocalStorage(tmp_path), "a.tif")
+    with rasterio.open(tmp_path / "a.tif") as opened:
+        np.testing.assert_array_equal(opened.read(1), mask)
+        assert opened.colormap(1)[1] == (0xE6, 0x19, 0x4B, 255)
+        assert opened.tags()["class_1"] == "nucleus"
+
+
+def test_a_png_is_a_picture_of_class_ids(tmp_path):
+    """Pillow reads the ids, the colours, the scale and the names; above 255 classes the ids are 16-bit grey."""
+    mask = mask_of((1037, 751))
+    meta = MaskMeta((1037, 751), classes=CLASSES, pixel_size=(0.5, 0.25), unit="micrometer")
+    Png().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "a.png")
+    with Picture.open(tmp_path / "a.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), mask)
+        assert (picture.mode, picture.getpalette()[3:6]) == ("P", [0xE6, 0x19, 0x4B])
+        assert picture.info["transparency"] == 255
+        assert picture.info["dpi"] == pytest.approx((4e6 * 0.0254, 2e6 * 0.0254))
+        assert picture.text["classes"] == "0: background\n1: nucleus"
+    wide = mask_of((70, 50)).astype(np.uint16) * 257
+    Png().export(ArrayRaster(wide), MaskMeta((70, 50), dtype="uint16", classes=CLASSES), LocalStorage(tmp_path), "b.png")
+    with Picture.open(tmp_path / "b.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), wide)
+
+
+def test_an_ome_tiff_has_its_pyramid_in_subifds(tmp_path):
+    """A single plane too is an OME-TIFF with named axes, sizes, classes, and smaller levels that are no images of their own."""
+    meta = MaskMeta((1100, 700), classes=CLASSES, pixel_size=(0.5, 0.25), unit="micrometer")
+    mask = mask_of((1100, 700))
+    OmeTiff().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "a.ome.tif")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        (series,) = file.series
+        assert (file.is_ome, series.axes, len(series.levels), len(file.pages)) == (True, "YX", 2, 1)
+        np.testing.assert_array_equal(series.asarray(), mask)
+        np.testing.assert_array_equal(series.levels[1].asarray(), mask[::2, ::2])
+        for text in ('PhysicalSizeY="0.5"', 'PhysicalSizeX="0.25"', "nucleus #e6194b"):
+            assert text in file.ome_metadata
+
+
+@contextmanager
+def opened(raster):
+    """An image that is open already."""
+    yield raster
+
+
+def test_an_overlay_outlines_classes_over_the_image(tmp_path):
+    """Outlines lie where classes meet, in the colour of the class; everything else is the image, darker without prediction."""
+    rng = np.random.default_rng(0)
+    image_CYX = np.full((3, 400, 600), 180, np.uint8)
+    image_CYX[:, 100:200, 100:300] = rng.integers(60, 70, (3, 1, 1), np.uint8)
+    mask = np.zeros((400, 600), np.uint8)
+    mask[100:200, 100:300] = 1
+    mask[:, 500:] = 255
+    header = Header((400, 600), 3, "uint8", is_color=True)
+    meta = MaskMeta((400, 600), classes=CLASSES, open_image=lambda _: opened(ArrayRaster(image_CYX, header)))
+    Overlay(size=300, width=1, quality=100).export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "a.jpg")
+    with Picture.open(tmp_path / "a.jpg") as picture:
+        drawn = np.asarray(picture).astype(int)
+    assert drawn.shape == (200, 300, 3)
+    color = np.array([0xE6, 0x19, 0x4B])
+    assert np.abs(drawn[[50, 99], 100] - color).max() < 12  # upper and lower edge
+    assert np.abs(drawn[75, [50, 149]] - color).max() < 12
+    assert np.abs(drawn[75, 100] - image_CYX[:, 150, 200]).max() < 12
+    assert np.abs(drawn[20, 100] - 180).max() < 12
+    assert np.abs(drawn[20, 270] - 90).max() < 12
+
+
+def test_an_overlay_of_a_pyramid_reads_a_small_level(tmp_path):
+    """The image is asked for at the size of the picture, and 16-bit grey is stretched."""
+    asked = []
+    small = np.linspace(1000, 3000, 100 * 150).reshape(1, 100, 150).astype(np.uint16)
+
+    def open_image(side):
+        asked.append(side)
+        return opened(ArrayRaster(small, Header((100, 150), 1, "uint16")))
+
+    meta = MaskMeta((4000, 6000), classes=CLASSES, open_image=open_image)
+    Overlay(size=150).export(ArrayRaster(np.zeros((4000, 6000), np.uint8)), meta, LocalStorage(tmp_path), "a.jpg")
+    with Picture.open(tmp_path / "a.jpg") as picture:
+        drawn = np.asarray(picture)
+    assert (asked, drawn.shape) == ([150], (100, 150, 3))
+    assert drawn[0, 0].max() < 10
+    assert drawn[-1, -1].min() > 245
+
+
+@pytest.mark.parametrize("georeference", [{}, UTM], ids=["pixels", "map"])
+def test_polygons_are_the_mask(tmp_path, georeference):
+    """Every polygon is valid, and drawn again they give every pixel of every class but 0, whatever blocks the mask has."""
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    shapely = pytest.importorskip("shapely", reason="shapely is not installed")
+    mask = mask_of((1037, 651), 3)
+    mask[40:700, 300:320] = 2  # longer than a block
+    mask[700:800, 300:400] = 2
+    mask[720:740, 320:360] = 0  # a hole
+    classes = (*CLASSES, {"id": 2, "name": "vessel", "color": "#3cb44b"})
+    meta = MaskMeta((1037, 651), classes=classes, georeference=georeference, source="/a.tif")
+    GeoJson().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "a.geojson")
+    content = json.loads((tmp_path / "a.geojson").read_text())
+    ids = {"nucleus": 1, "vessel": 2}
+    shapes = [(shapely.geometry.shape(one["geometry"]), ids[one["properties"]["classification"]["name"]]) for one in content["features"]]
+    assert all(shape.is_valid for shape, _ in shapes)
+    transform = rasterio.Affine(0.5, 0, 691000, 0, -0.5, 5334000) if georeference else rasterio.Affine.identity()
+    drawn = rasterio.features.rasterize(shapes, out_shape=mask.shape, transform=transform, dtype="uint8")
+    np.testing.assert_array_equal(drawn, np.where(mask == 255, 0, mask))
+    assert content.get("crs", {}).get("properties", {}).get("name") == ("urn:ogc:def:crs:EPSG::32632" if georeference else None)
+    first = content["features"][0]
+    assert first["properties"]["objectType"] == "annotation"
+    assert len({one["id"] for one in content["features"]}) == len(content["features"])
+
+
+def test_polygons_are_in_pixels_of_the_image(tmp_path):
+    """A mask of every fourth pixel has polygons of the image's own pixels; simplified ones are valid and hardly smaller."""
+    shapely = pytest.importorskip("shapely", reason="shapely is not installed")
+    yy, xx = np.mgrid[:200, :200]
+    mask = (np.hypot(yy - 90, xx - 110) < 60).astype(np.uint8)
+    areas = {}
+    for simplify in (0, 2):
+        meta = MaskMeta((200, 200), classes=CLASSES, own_factor=(4.0, 4.0))
+        GeoJson(simplify=simplify).export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "a.geojson")
+        (feature,) = json.loads((tmp_path / "a.geojson").read_text())["features"]
+        shape = shapely.geometry.shape(feature["geometry"])
+        areas[simplify] = shape.area, len(feature["geometry"]["coordinates"][0])
+        assert shape.is_valid
+        assert np.abs(np.array(shape.centroid.coords[0]) - [442, 362]).max() < 4
+    assert areas[0][0] == 16 * mask.sum()
+    assert areas[2][0] == pytest.approx(areas[0][0], rel=0.02)
+    assert areas[2][1] < areas[0][1] / 3
+
+
+def test_polygons_of_a_stack_know_their_plane(tmp_path):
+    """Each annotation says its z and t, as QuPath reads them."""
+    pytest.importorskip("rasterio", reason="rasterio is not installed")
+    meta = MaskMeta((40, 50), planes={"t": 2, "z": 3}, classes=CLASSES)
+    mask = np.zeros((2, 3, 40, 50), np.uint8)
+    mask[1, 2, 10:20, 10:20] = 1
+    GeoJson().export(ArrayRaster(mask, meta.header), meta, LocalStorage(tmp_path), "a.geojson")
+    (feature,) = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    assert feature["geometry"]["plane"] == {"c": -1, "z": 2, "t": 1}
+
+
+def test_a_copy_of_a_colour_image_is_a_colour_image(tmp_path):
+    """RGB that went through a conversion is still read as colours, and other channels are not."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 60, 70), np.uint8)
+    for is_color in (True, False):
+        header = Header((60, 70), 3, "uint8", is_color=is_color)
+        Image.from_zarr(written(tmp_path / f"{is_color}.ome.zarr", header, pixels))
+        with build("readers", {"name": "auto"}).open(str(tmp_path / f"{is_color}.ome.zarr")) as raster:
+            assert raster.header.is_color == is_color

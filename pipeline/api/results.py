@@ -155,7 +155,8 @@ class Run:
             InputError: there is no such image, or no mask of it yet.
         """
         name, config = self._named(name), self._folder.read_config()
-        suffixes = [".ome.zarr", *(build("writers", spec, "writers").suffix for spec in config.writers)]
+        writers = [build("writers", spec, "writers") for spec in config.writers]
+        suffixes = [".ome.zarr", *(writer.suffix for writer in writers if writer.holds_mask)]
         key = next((key for suffix in suffixes if self.storage.has(key := f"masks/{name}{suffix}")), None)
         if key is None:
             raise InputError(Problem(f"{self.storage}/masks", f"no mask of {name!r}", "one", "Run it again, to the end."))

@@ -18,7 +18,7 @@ from pipeline.inputs import TRUTH_READER, Image
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore
-from pipeline.writers import MaskMeta
+from pipeline.writers import MaskMeta, Writer
 from pipeline.writers.ome_zarr import OmeZarr
 
 __all__ = [
@@ -105,7 +105,7 @@ def finish_copy(job: Job, block: Block) -> Files:
 def mask_of(job: Job, image: Image) -> Image | None:
     """Return the mask that a run wrote for an image, as an image to read; None when there is none."""
     # Exports of larger images come from the block store, which is therefore never older than they are.
-    exported = [writer.suffix for writer in job.writers] if job.is_single(image) else []
+    exported = [writer.suffix for writer in job.writers if writer.holds_mask] if job.is_single(image) else []
     for key in dict.fromkeys([*(job.key(image, suffix) for suffix in exported), job.store_key(image, OmeZarr.suffix)]):
         if _sizes(job, [key]):
             grid = image.grid.of_mask if image.grid else None
@@ -137,7 +137,7 @@ def discard_stored(job: Job, block: Block) -> None:
     """Remove what is stored of a block: its shards, or every export of an image of one block."""
     image, storage, keys = block.image, job.storage, block_store_keys(job, block.image)
     if job.is_single(image):
-        for key in {*keys, *(job.key(image, writer.suffix) for writer in job.writers)}:
+        for key in {*keys, *(_export_key(job, image, writer) for writer in job.writers)}:
             storage.delete(key)
             storage.delete_tree(key)
         return
@@ -155,8 +155,12 @@ def _export(job: Job, image: Image, mask: Raster) -> Files:
     if image.grid is not None and job.native:
         mask, meta = image.grid.to_own(mask), job.meta(image, image.grid.own)
     for writer in job.writers:
-        writer.export(mask, meta, job.storage, job.key(image, writer.suffix))
-    return _sizes(job, [job.key(image, writer.suffix) for writer in job.writers])
+        writer.export(mask, meta, job.storage, _export_key(job, image, writer))
+    return _sizes(job, [_export_key(job, image, writer) for writer in job.writers])
+
+
+def _export_key(job: Job, image: Image, writer: Writer) -> str:
+    return job.key(image, writer.suffix, None if writer.folder == "masks" else writer.folder)
 
 
 def _zarr_writer(job: Job) -> OmeZarr:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from pipeline.config import Recipe
-from pipeline.inputs import TRUTH_READER, Image, TruthMap
+from pipeline.inputs import TRUTH_READER, Image, TruthMap, open_at_least
 from pipeline.models import Model
 from pipeline.raster import Header
 from pipeline.statistics import Fitters
 from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer
+from pipeline.writers.ome_zarr import OmeZarr
 
 __all__ = ["Job"]
 
@@ -91,6 +93,11 @@ class Job:
         """Whether the mask for the user lies on another grid than what is computed, so that both are kept."""
         return self.native and image.grid is not None
 
+    def has_working_store(self, image: Image) -> bool:
+        """Whether blocks are written to a store of their own, as masks have another grid, or a format that takes no blocks."""
+        rewrites = any(isinstance(writer, OmeZarr) and not writer.is_block_store for writer in self.writers)
+        return self.exports_other_grid(image) or (rewrites and not self.is_single(image))
+
     @property
     def exports(self) -> tuple[Any, Any]:
         """What the exports of a mask depend on besides its pixels, as plain values: classes and writers."""
@@ -113,7 +120,10 @@ class Job:
             unit=header.unit,
             offset=header.offset,
             georeference=header.georeference,
+            plane_steps=header.plane_steps,
             source=image.path,
+            own_factor=image.grid.own_factor if image.grid is not None and header is image.header else (1.0, 1.0),
+            open_image=partial(open_at_least, image),
         )
 
     @property
@@ -123,7 +133,7 @@ class Job:
 
     def store_key(self, image: Image, suffix: str) -> str:
         """Return the key of what is computed of a mask, block by block."""
-        return self.key(image, suffix, "working" if self.exports_other_grid(image) else None)
+        return self.key(image, suffix, "working" if self.has_working_store(image) else None)
 
     def key(self, image: Image, suffix: str, folder: str | None = None) -> str:
         """Return the key of an output of an image in the storage, in a folder that is not empty; None: in that of the masks."""

@@ -15,7 +15,7 @@ from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
 from pipeline.inputs.truth_checks import check_truth
-from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_image, open_truth
+from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at_least, open_image, open_truth
 
 __all__ = [
     "CSV_COLUMNS",
@@ -34,6 +34,7 @@ __all__ = [
     "fit_to_model",
     "hash_values",
     "list_images",
+    "open_at_least",
     "open_image",
     "open_truth",
     "place_on_grids",

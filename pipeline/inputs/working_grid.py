@@ -18,7 +18,7 @@ from pipeline.resampling import NearestRaster, ResampledRaster, RescaledRaster, 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image
 
-__all__ = ["WorkingGrid", "choose_grid", "common_pixel_size", "is_measured", "open_image", "open_truth", "size_text"]
+__all__ = ["WorkingGrid", "choose_grid", "common_pixel_size", "is_measured", "open_at_least", "open_image", "open_truth", "size_text"]
 
 SAME = 0.02
 """Pixel sizes that differ by this share at most are one: scanners of one nominal size differ by 1 to 2 % (0.2500 and 0.2527 um),
@@ -91,6 +91,15 @@ def open_image(image: Image) -> Iterator[Raster]:
             raise InputError(Problem(image.path, f"level {grid.level} of {raster.header.shape} pixels", str(grid.level_shape)))
         source = raster if image.samples is None else RescaledRaster(raster, image.samples)
         yield ResampledRaster(source, image.header, grid.factor) if grid is not None and grid.is_resampled else source
+
+
+@contextmanager
+def open_at_least(image: Image, side: int) -> Iterator[Raster]:
+    """Open an image for a picture of it: at the smallest level of its pyramid whose longer side is at least ``side`` pixels."""
+    own, first = image.grid.own if image.grid else image.header, int(image.reader.get("level", 0))
+    level = max((number for number, shape in enumerate(own.levels) if number > first and max(shape) >= side), default=first)
+    with build("readers", {**image.reader, "level": level}).open(image.path) as raster:
+        yield raster
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class TorchScript(TrustedFile):
         except (RuntimeError, ValueError, OSError) as error:
             way_out = "Export it with torch.jit.trace or torch.jit.script; a state dict goes with the name of its architecture."
             raise InputError(Problem(str(self.path), f"not TorchScript ({last_line(error)})", "a TorchScript file", way_out)) from error
-        kind = next(iter(module.graph.outputs())).type().kind()  # type: ignore[union-attr]  # a ScriptModule has a graph
+        kind = next(iter(module.graph.outputs())).type().kind()  # type: ignore[operator,union-attr]  # a ScriptModule has a graph
         if kind not in ("TensorType", "AnyType"):
             found = f"a network that returns a {kind.removesuffix('Type').lower()}"
             way_out = "Export a module whose forward returns the scores alone, such as network(x)[0] or network(x)['out']."

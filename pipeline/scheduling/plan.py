@@ -55,9 +55,9 @@ def count_key(catalogue: Catalogue, image: Image) -> str:
 
 def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
-    suffixes = dict.fromkeys([".ome.zarr", *(writer.suffix for writer in job.writers)])
-    outputs = [f"{folder}/{image.name}{suffix}" for image in catalogue.images for folder in ("masks", "probs") for suffix in suffixes]
-    outputs += [job.store_key(image, ".ome.zarr") for image in catalogue.images if job.exports_other_grid(image)]
+    written = dict.fromkeys([("masks", ".ome.zarr"), ("probs", ".ome.zarr"), *((writer.folder, writer.suffix) for writer in job.writers)])
+    outputs = [f"{folder}/{image.name}{suffix}" for image in catalogue.images for folder, suffix in written]
+    outputs += [job.store_key(image, ".ome.zarr") for image in catalogue.images if job.has_working_store(image)]
     return {
         "classes": list(job.classes),
         "metrics": list(catalogue.config.metrics),

@@ -14,6 +14,7 @@ from pipeline.storage.local_files import file_sha256, store_errors
 from pipeline.storage.memory import MemoryStorage
 from pipeline.storage.opening import open_storage
 from pipeline.storage.user_cache import cache_folder, recall, remember
+from pipeline.storage.zarr_v2 import ZarrV2Level
 
 __all__ = [
     "BlockStore",
@@ -21,6 +22,7 @@ __all__ = [
     "MemoryStorage",
     "Storage",
     "StorageLike",
+    "ZarrV2Level",
     "cache_folder",
     "file_sha256",
     "open_storage",

@@ -6,7 +6,7 @@ A recipe whose projected memory is over the budget gets smaller blocks and cores
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue
 from pipeline.models import TorchModel
+from pipeline.plugins import build
 from pipeline.tuning.backend_trial import BackendChoice
 from pipeline.tuning.compute_choice import first_recipe
 from pipeline.tuning.halo_trial import HaloDifference
@@ -102,6 +103,21 @@ def reuse_recipe(catalogue: Catalogue, recorded: Mapping[str, Any]) -> RecipeCho
     return RecipeChoice(recipe, (), need)
 
 
+def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
+    """Yield what is wrong with the writers: nothing that holds the masks, a stack for a writer of single planes, a missing package."""
+    writers = {spec["name"]: build("writers", spec, "writers") for spec in catalogue.config.writers}
+    stacks = [image.name for image in catalogue.images if image.header.num_planes > 1]
+    if not any(writer.holds_mask for writer in writers.values()):
+        yield Problem("writers", ", ".join(writers), "a writer of masks beside it", "Add ome_zarr.")
+    for name, writer in writers.items():
+        if stacks and not writer.takes_stack:
+            yield Problem(
+                "writers", name, f"images of one plane; {stacks[0]} is a stack", "Use ome_tiff, or choose a plane: reader.planes."
+            )
+        if command := writer.missing():
+            yield Problem("writers", name, "packages that are installed", f"Install them: {command}.")
+
+
 def _check(catalogue: Catalogue, recipe: Recipe, known: Sequence[Problem]) -> None:
     """Refuse combinations that no image could be run with; ``known`` are the problems that were found before."""
     model, config, problems = catalogue.model, catalogue.config, list(known)
@@ -119,5 +135,6 @@ def _check(catalogue: Catalogue, recipe: Recipe, known: Sequence[Problem]) -> No
         problems.append(Problem("compute.device", "cuda", expected, "ONNX files need onnxruntime-gpu."))
     if recipe.precision == "int8":
         problems += int8_problems(model)
+    problems += _writer_problems(catalogue)
     if problems:
         raise InputError(problems)

@@ -7,12 +7,13 @@ May import: storage, tiling and base modules. Never touches: models, the ledger,
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pipeline.plugins import Plugin
-from pipeline.raster import Header, Raster
+from pipeline.raster import Header, PlaneStep, Raster
 from pipeline.storage import Storage
 
 __all__ = ["MaskMeta", "Writer"]
@@ -31,7 +32,10 @@ class MaskMeta:
         unit: ``micrometer``, ``meter``, ``degree`` or empty.
         offset: (y, x) position of the first pixel's corner in ``unit``.
         georeference: GeoTIFF and resolution tags to copy.
+        plane_steps: how far apart the planes of a stack are, by axis.
         source: path of the image that was segmented.
+        own_factor: (y, x) pixels of the image's own grid to one of the mask.
+        open_image: opens the image at a pyramid level whose longer side is at least a number of pixels, if it has one; None: no image.
     """
 
     shape: tuple[int, int]
@@ -42,7 +46,10 @@ class MaskMeta:
     unit: str = ""
     offset: tuple[float, float] = (0.0, 0.0)
     georeference: Mapping[str, Any] = field(default_factory=dict)
+    plane_steps: Mapping[str, PlaneStep] = field(default_factory=dict)
     source: str = ""
+    own_factor: tuple[float, float] = (1.0, 1.0)
+    open_image: Callable[[int], AbstractContextManager[Raster]] | None = field(default=None, compare=False)
 
     @property
     def fill(self) -> int:
@@ -52,18 +59,37 @@ class MaskMeta:
     @property
     def header(self) -> Header:
         """The header that a reader of the mask would give."""
-        return Header(self.shape, 1, self.dtype, planes=self.planes, pixel_size=self.pixel_size, unit=self.unit, offset=self.offset)
+        return Header(
+            self.shape,
+            1,
+            self.dtype,
+            planes=self.planes,
+            pixel_size=self.pixel_size,
+            unit=self.unit,
+            offset=self.offset,
+            plane_steps=self.plane_steps,
+        )
 
 
 class Writer(Plugin):
     """Base of the writers: one method, called when every block of an image is committed."""
 
     suffix: ClassVar[str] = ""
+    folder: ClassVar[str] = "masks"
+    """Of the output; the file's key is FOLDER/NAME + suffix."""
+    holds_mask: ClassVar[bool] = True
+    """Whether the class ids can be read back from the file."""
+    takes_stack: ClassVar[bool] = True
+    """Whether one file holds every plane of a stack."""
 
     @property
     def wants_probs(self) -> bool:
         """Whether the run shall write class probabilities beside the masks."""
         return False
+
+    def missing(self) -> str:
+        """Return the command that installs the packages that the writer lacks; empty where it has all."""
+        return ""
 
     @abstractmethod
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:

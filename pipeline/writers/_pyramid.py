@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box
 from pipeline.raster import Raster
-from pipeline.storage import BlockStore
+from pipeline.storage import BlockStore, ZarrV2Level
 from pipeline.tiling import Grid
 
 __all__ = ["Halve", "fill_level", "halved", "mean", "mode", "nearest", "shapes"]
@@ -88,7 +88,7 @@ def mean(nodata: float | None = None) -> Halve:
     return halve
 
 
-def fill_level(source: Raster, target: BlockStore, halve: Halve) -> None:
+def fill_level(source: Raster, target: BlockStore | ZarrV2Level, halve: Halve) -> None:
     """Write every block of a level that was created, from the level before."""
     grid = Grid(target.header.shape, core=target.block, halo=0, block=target.block)
     for plane in range(target.header.num_planes):

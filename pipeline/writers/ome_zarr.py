@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5: multiscale label images, and images of channels in the same way.
+"""OME-Zarr: multiscale label images, and images of channels in the same way.
 
 A run writes level 0 block by block while it predicts. So the group exists before the first block (:meth:`OmeZarr.create`), and
 the smaller levels are added after the last one (:meth:`OmeZarr.finish`).
@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 from typing_extensions import override
 
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
-from pipeline.storage import BlockStore, Storage, StorageLike, open_storage
+from pipeline.storage import BlockStore, Storage, StorageLike, ZarrV2Level, open_storage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer, _pyramid
 
@@ -28,14 +28,15 @@ METADATA = "zarr.json"
 SMALLEST = 512  # sides of the last level are at most this, so that what a viewer shows first fits a screen
 BLOCK = 2048  # side of a block where none is given
 STALE_S = 60.0  # no block takes that long to write
+RGB = ("Red", "Green", "Blue")
 PALETTE = ("FF0000", "00FF00", "0000FF", "FFFF00", "00FFFF", "FF00FF", "FF8000", "8080FF")
 
 
 class OmeZarr(Writer):
-    """A mask as an OME-Zarr 0.5 label image (Zarr v3, sharded): napari and others overlay it.
+    """A mask as an OME-Zarr label image, 0.5 (Zarr v3, sharded) or 0.4 (Zarr v2): napari and others overlay it.
 
-    Axes are (y, x), or those of t and z that a stack has before them. Class names and colours are in the
-    metadata; the fill value is *no prediction*, and transparent.
+    Axes are (y, x), or those of t and z that a stack has before them. Class names and colours are in the metadata; class 0
+    and *no prediction*, the fill value, are transparent. A source that is OME-Zarr too is linked.
 
     Example::
 
@@ -46,6 +47,19 @@ class OmeZarr(Writer):
 
     probs: bool = Field(default=False, description="also write class probabilities, probs/NAME.ome.zarr (K,Y,X) uint8")
     downsample: Literal["nearest", "mode"] = Field(default="nearest", description="how smaller levels of a mask are made")
+    version: float = Field(default=0.5, json_schema_extra={"enum": [0.5, 0.4]}, description="of OME-Zarr: 0.5, or 0.4 for older programs")
+
+    @field_validator("version")
+    @classmethod
+    def _known(cls, version: float) -> float:
+        if version not in (0.5, 0.4):
+            raise ValueError("0.5 or 0.4")
+        return version
+
+    @property
+    def is_block_store(self) -> bool:
+        """Whether a run can write blocks of the mask in place."""
+        return self.version == 0.5
 
     @property
     @override
@@ -100,6 +114,10 @@ class OmeZarr(Writer):
     @override
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         """Finish the group where the mask is its own level 0; else write a new group from the mask's pixels."""
+        if not self.is_block_store:
+            with storage.replace_tree(key) as made:
+                self._write_old(made, mask, meta, storage.below(key))
+            return
         group = storage.below(key)
         if isinstance(mask, BlockStore) and mask.storage == group.below("0"):
             self.finish(group, meta)
@@ -111,6 +129,22 @@ class OmeZarr(Writer):
                     level.write(box, mask.read(box, plane), plane)
             self.finish(made, meta, group)
 
+    def _write_old(self, made: Storage, mask: Raster, meta: MaskMeta, home: Storage) -> None:
+        """Write a group of OME-Zarr 0.4; ``home`` is where it will lie."""
+        levels: list[ZarrV2Level] = []
+        for number, shape in enumerate(_pyramid.shapes(meta.shape, SMALLEST)):
+            level = ZarrV2Level(made.below(str(number)), replace(meta.header, shape=shape), BLOCK, meta.fill)
+            level.create()
+            if levels:
+                _pyramid.fill_level(levels[-1], level, self._halve(meta))
+            else:
+                for plane in range(level.header.num_planes):
+                    for box in Grid(meta.shape, core=BLOCK, halo=0, block=BLOCK).blocks():
+                        level.write(box, mask.read(box, plane), plane)
+            levels.append(level)
+        made.put(".zgroup", b'{"zarr_format": 2}')
+        made.put(".zattrs", json.dumps(self._described(home, meta, levels[-1], levels[0].axes, len(levels))).encode())
+
     def _halve(self, meta: MaskMeta | Header) -> _pyramid.Halve:
         if isinstance(meta, Header):
             return _pyramid.mean(_nodata(meta))
@@ -118,21 +152,24 @@ class OmeZarr(Writer):
 
     def _metadata(self, home: Storage, meta: MaskMeta | Header, levels: list[BlockStore]) -> bytes:
         """Content of the group's ``zarr.json``."""
-        axes = levels[0].axes
+        ome = {"version": "0.5", **self._described(home, meta, levels[-1], levels[0].axes, len(levels))}
+        return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}).encode()
+
+    def _described(self, home: Storage, meta: MaskMeta | Header, smallest: Raster, axes: Sequence[str], num_levels: int) -> dict[str, Any]:
+        """Return what the metadata says of axes, levels, and classes or channels."""
         if isinstance(meta, MaskMeta):
             header, method = meta.header, str(self.downsample)
             described: Mapping[str, Any] = {"image-label": _image_label(meta, home.url)}
         else:
             header, method = meta, "mean"
-            described = {"omero": _omero(meta, _ranges(meta, levels[-1]))} if "c" in axes else {}
+            described = {"omero": _omero(meta, _ranges(meta, smallest))} if "c" in axes else {}
         image = {
             "name": home.url.rpartition("/")[2].removesuffix(self.suffix),
             "axes": [_axis(axis, header) for axis in axes],
-            "datasets": _datasets(axes, header, len(levels)),
+            "datasets": _datasets(axes, header, num_levels),
             "type": method,
         }
-        ome = {"version": "0.5", "multiscales": [image], **described}
-        return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}).encode()
+        return {"multiscales": [image if self.is_block_store else {"version": "0.4", **image}], **described}
 
 
 def _fill(meta: MaskMeta | Header) -> float:
@@ -149,7 +186,7 @@ def _nodata(header: Header) -> float | None:
     return header.nodata if np.array_equal(stored, header.nodata, equal_nan=True) else None
 
 
-def _ranges(header: Header, smallest: BlockStore) -> list[tuple[float, float]]:
+def _ranges(header: Header, smallest: Raster) -> list[tuple[float, float]]:
     """Return the range of values to draw of each channel: all of 8 bits, else that of the middle plane of the smallest level."""
     if header.dtype == "uint8" or max(smallest.header.shape) > SMALLEST:
         limits = np.iinfo(header.dtype) if np.dtype(header.dtype).kind in "iu" else None
@@ -168,29 +205,36 @@ def _datasets(axes: Sequence[str], header: Header, num_levels: int) -> list[dict
     """
     size = dict(zip("yx", header.pixel_size or (1.0, 1.0), strict=True))
     offset = dict(zip("yx", header.offset, strict=True))
+    steps = header.plane_steps
     datasets = []
     for level in range(num_levels):
-        scale = [size[axis] * 2**level if axis in size else 1.0 for axis in axes]
-        start = [offset[axis] + size[axis] * (2**level - 1) / 2 if axis in size else 0.0 for axis in axes]
-        steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": start}]
-        datasets.append({"path": str(level), "coordinateTransformations": steps})
+        scale = [size[axis] * 2**level if axis in size else steps[axis].step if axis in steps else 1.0 for axis in axes]
+        start = [
+            offset[axis] + size[axis] * (2**level - 1) / 2 if axis in size else steps[axis].offset if axis in steps else 0.0
+            for axis in axes
+        ]
+        transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": start}]
+        datasets.append({"path": str(level), "coordinateTransformations": transformations})
     return datasets
 
 
 def _axis(axis: str, header: Header) -> dict[str, str]:
     kind = {"t": "time", "c": "channel"}.get(axis, "space")
     # OME-Zarr recommends units and does not list degrees; without its unit the scale of a map would mean nothing.
-    has_unit = axis in "yx" and header.pixel_size is not None and header.unit
-    return {"name": axis, "type": kind, **({"unit": header.unit} if has_unit else {})}
+    unit = header.unit if axis in "yx" and header.pixel_size is not None else ""
+    unit = header.plane_steps[axis].unit if axis in header.plane_steps else unit
+    return {"name": axis, "type": kind, **({"unit": unit} if unit else {})}
 
 
 def _image_label(meta: MaskMeta, url: str) -> dict[str, Any]:
     """Return the name and colour of each value of the mask at ``url``, and a relative link to a source that is OME-Zarr too."""
-    colors = [{"label-value": spec["id"], "rgba": [*bytes.fromhex(spec["color"].lstrip("#")), 255]} for spec in meta.classes]
+    colors: list[dict[str, Any]] = [
+        {"label-value": spec["id"], "rgba": [*bytes.fromhex(spec["color"].lstrip("#")), 255 if spec["id"] else 0]} for spec in meta.classes
+    ]
     colors.append({"label-value": meta.fill, "rgba": [0, 0, 0, 0]})
     properties = [{"label-value": spec["id"], "name": spec["name"]} for spec in meta.classes]
     properties.append({"label-value": meta.fill, "name": "no prediction"})
-    label: dict[str, Any] = {"colors": colors, "properties": properties}
+    label: dict[str, Any] = {"colors": colors, "properties": properties}  # class 0 is transparent: it would hide the image below
     if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source + url:
         label["source"] = {"image": os.path.relpath(meta.source, url)}
     return label
@@ -203,8 +247,9 @@ def _omero(header: Header, ranges: Sequence[tuple[float, float]]) -> dict[str, A
         low, high = start, end
         if np.dtype(header.dtype).kind in "iu":
             low, high = np.iinfo(header.dtype).min, np.iinfo(header.dtype).max
-        label = header.channel_names[index] if header.channel_names else f"channel {index}"
+        names = header.channel_names or (RGB if header.is_color else ())
+        label = names[index] if index < len(names) else f"channel {index}"
         color = "FFFFFF" if len(ranges) == 1 else PALETTE[index % len(PALETTE)]
         window = {"min": low, "max": high, "start": start, "end": end}
         channels.append({"label": label, "color": color, "active": True, "window": window})
-    return {"channels": channels}
+    return {"channels": channels, **({"rdefs": {"model": "color"}} if header.is_color else {})}

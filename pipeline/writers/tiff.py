@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import NAMESPACE_URL, uuid5
+from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ SPAN = 8 * TILE  # pixels read at once along a row: few wide reads are faster th
 SPOOL_BYTES = 16 << 20  # compressed tiles of one level kept in memory before they go to disk
 CLASSIC_BYTES = 4 * 10**9  # a TIFF above 4 GiB needs 8-byte offsets; judged by the size without compression
 GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel scale, tie points, transformation, geokeys and their values
-GDAL_NODATA = 42113
+GDAL_METADATA, GDAL_NODATA = 42112, 42113
+OME_UNITS = {"micrometer": "µm", "meter": "m", "second": "s"}
 
 Encode = Callable[[NDArray[Any]], bytes]
 
@@ -48,8 +50,9 @@ Encode = Callable[[NDArray[Any]], bytes]
 class Tiff(Writer):
     """A mask as a tiled, pyramidal (Geo)TIFF of class ids, which QGIS, GDAL, QuPath and OpenSlide read.
 
-    GeoTIFF tags and pixel size are kept; *no prediction* is declared as GDAL nodata. The levels of a single
-    plane are pages one after the other, each marked as reduced; a (t, z) stack is an OME-TIFF, its levels in SubIFDs.
+    GeoTIFF tags and pixel size are kept; *no prediction* is declared as GDAL nodata. Classes have their colours in a colour
+    table, up to 255 of them, and their names in the metadata. The levels of a single plane are pages one after the other,
+    each marked as reduced; a (t, z) stack is an OME-TIFF, its levels in SubIFDs.
 
     Example::
 
@@ -61,6 +64,10 @@ class Tiff(Writer):
     compression: Literal["deflate", "lzw", "zstd", "none"] = Field(default="deflate", description="deflate is read everywhere")
     pyramid: bool = Field(default=True, description="also write smaller levels, for images of 1024 pixels and more")
 
+    def is_ome(self, meta: MaskMeta) -> bool:
+        """Whether the file has OME-XML, and its levels in SubIFDs."""
+        return bool(meta.planes)
+
     @override
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         import tifffile
@@ -69,17 +76,17 @@ class Tiff(Writer):
         # Not durable: what a power cut takes, a resumed run misses by its size, and exports again.
         with (
             storage.local_file(key, durable=False) as path,
-            tifffile.TiffWriter(path, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=bool(meta.planes)) as file,
+            tifffile.TiffWriter(path, bigtiff=raw_bytes * 4 // 3 > CLASSIC_BYTES, ome=self.is_ome(meta)) as file,
         ):
             self._write(file, mask, meta, path)
 
     def _write(self, file: tifffile.TiffWriter, mask: Raster, meta: MaskMeta, path: Path) -> None:
         tile = min(TILE, ceil_to(meta.shape[0], 16)), min(TILE, ceil_to(meta.shape[1], 16))
-        encode = _encoder(self.compression)
+        encode, is_ome = _encoder(self.compression), self.is_ome(meta)
         options: dict[str, Any] = {
             "dtype": meta.dtype,
             "tile": tile,
-            "photometric": "minisblack",
+            **_colors(meta, is_ome=is_ome),
             "compression": {"deflate": "zlib", "none": None}.get(self.compression, self.compression),
             "software": "gigaseg",
         }
@@ -93,9 +100,9 @@ class Tiff(Writer):
             file.write(
                 _level0(mask, np.dtype(meta.dtype), tile, encode, reduced[0] if reduced else None),
                 shape=stack + meta.shape,
-                metadata=_ome(meta, path.name) if stack else None,
-                subifds=len(reduced) if stack else 0,
-                extratags=_tags(meta),
+                metadata=_ome(meta, path.name) if is_ome else None,
+                subifds=len(reduced) if is_ome else 0,
+                extratags=_tags(meta, is_ome=is_ome),
                 **options,
                 **_resolution(meta, 0),
             )
@@ -177,11 +184,25 @@ def _encoder(compression: str) -> Encode:
 def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
     uuid = uuid5(NAMESPACE_URL, f"{meta.source}#{name}")  # not random, so that exporting again gives the same bytes
     described: dict[str, Any] = {"axes": "".join(meta.planes).upper() + "YX", "Name": name, "UUID": f"urn:uuid:{uuid}"}
-    unit = {"micrometer": "µm", "meter": "m"}.get(meta.unit)
+    unit = OME_UNITS.get(meta.unit)
     if meta.pixel_size and unit:
         for axis, size in zip("YX", meta.pixel_size, strict=True):
             described |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
-    return described
+    for axis, key in (("z", "PhysicalSizeZ"), ("t", "TimeIncrement")):
+        if (step := meta.plane_steps.get(axis)) and step.unit in OME_UNITS:
+            described |= {key: step.step, f"{key}Unit": OME_UNITS[step.unit]}
+    listed = {f"class {spec['id']}": f"{spec['name']} {spec['color']}" for spec in meta.classes}
+    return {**described, "MapAnnotation": {"Namespace": "gigaseg/classes", **listed}} if listed else described
+
+
+def _colors(meta: MaskMeta, *, is_ome: bool) -> dict[str, Any]:
+    """Return how class ids are drawn: by a colour table, for 8 bits. OME-TIFF readers do not agree on colour tables."""
+    if is_ome or meta.dtype != "uint8" or not meta.classes:
+        return {"photometric": "minisblack"}
+    table = np.zeros((3, 256), np.uint16)
+    for spec in meta.classes:
+        table[:, spec["id"]] = [257 * value for value in bytes.fromhex(spec["color"].lstrip("#"))]
+    return {"photometric": "palette", "colormap": table}
 
 
 def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
@@ -192,9 +213,12 @@ def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
     return {"resolution": (x, y), "resolutionunit": "CENTIMETER"}
 
 
-def _tags(meta: MaskMeta) -> list[tuple[int, int, int, Any, bool]]:
-    """Return the tags of the first page that tell the place on Earth and the value that is no data."""
+def _tags(meta: MaskMeta, *, is_ome: bool) -> list[tuple[int, int, int, Any, bool]]:
+    """Return the tags of the first page that tell the place on Earth, the value that is no data, and the names of the classes."""
     tags: list[tuple[int, int, int, Any, bool]] = [(GDAL_NODATA, 2, 0, str(meta.fill), True)]
+    if meta.classes and not is_ome:
+        items = (f'<Item name="class_{spec["id"]}">{escape(spec["name"])}</Item>' for spec in meta.classes)
+        tags.append((GDAL_METADATA, 2, 0, f"<GDALMetadata>{''.join(items)}</GDALMetadata>".encode(), True))
     for code in GEOTIFF:
         tag: Mapping[str, Any] | None = meta.georeference.get(str(code))
         if tag is None:
