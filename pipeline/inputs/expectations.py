@@ -85,7 +85,7 @@ def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
         identity = hash_values(image.identity, "channels", order)
         note = f"channels {', '.join(chosen)}, in this order, as the model names them"
         return replace(image, header=changed, reader=reader, identity=identity), note
-    if expects.merges and header.channels > 1 and not _looks_colored(header):
+    if expects.merges and header.channels > 1 and not header.is_color:
         fix = f"Choose one: reader.channels: [{_first_channel(header)}]. Or merge them: model: {{name: bundle, path: .., merge: true}}."
         raise InputError(Problem(image.path, _channels(header), "one channel, or a colour image", fix))
     if needed is not None and header.channels != needed:
@@ -98,11 +98,6 @@ def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
         expected = f"channels {', '.join(expects.channel_names)}, as the model names them"
         raise InputError(Problem(image.path, _channels(header), expected, fix))
     return image, ""
-
-
-def _looks_colored(header: Header) -> bool:
-    """Whether channels are red, green and blue: the file says so, or holds three channels of bytes without names."""
-    return header.is_color or (header.channels == 3 and header.dtype == "uint8" and not header.channel_names)
 
 
 def _first_channel(header: Header) -> str:

@@ -21,8 +21,8 @@ __all__ = ["Array"]
 class Array(Reader):
     """Arrays of this process, ``array://HASH/NAME``, which the Python API names so; other processes cannot read them.
 
-    Two axes are (y, x); three are (y, x, channel) where the last is at most 4, else (channel, y, x). Of a dask array,
-    only the chunks that a region touches are computed.
+    Two axes are (y, x); three are (y, x, channel) where the last is at most 4, else (channel, y, x); a last axis of 3
+    holds colours. Of a dask array, only the chunks that a region touches are computed.
 
     Example::
 
@@ -42,7 +42,8 @@ class Array(Reader):
             layout = resolve_layout(self, held.axes, held.array.shape, path)
             chunks = [max(sizes) for sizes in getattr(held.array, "chunks", ())]  # numpy has none
             whole_bytes = layout.whole_bytes(chunks, held.array.dtype.itemsize) if chunks else 0
-            header = make_header(self, layout, pixel_dtype(held.array.dtype, path), whole_bytes=whole_bytes)
+            is_color = layout.axes[-1] in "cs" and layout.shape[-1] == 3 and layout.channels == (0, 1, 2)
+            header = make_header(self, layout, pixel_dtype(held.array.dtype, path), whole_bytes=whole_bytes, is_color=is_color)
         yield _HeldRaster(path, header, layout, held.array)
 
 
