@@ -51,7 +51,7 @@ class Dicom(Reader):
 
     def claims(self, path: str) -> bool:
         """Whether the path ends in ``.dcm``, or is a folder whose images are the instances of one slide."""
-        return super().claims(path) or ("://" not in path and not self.missing(path) and _is_slide_folder(path))
+        return super().claims(path) or (not self.missing(path) and _is_slide_folder(path.removeprefix("file://")))
 
     def companions(self, path: str) -> Sequence[str]:
         """Return the other instances of the series in the folder: they are one image."""

@@ -56,8 +56,8 @@ class Slide(Reader):
 
     def claims(self, path: str) -> bool:
         """Whether the path ends in a slide's suffix, or is a TIFF of a scanner whose files mean more than their tags."""
-        is_tiff = path.lower().endswith((".tif", ".tiff")) and "://" not in path
-        return super().claims(path) or (is_tiff and not self.missing(path) and _vendor(path) in TIFF_VENDORS)
+        is_tiff = path.lower().endswith((".tif", ".tiff")) and not self.missing(path)
+        return super().claims(path) or (is_tiff and _vendor(path.removeprefix("file://")) in TIFF_VENDORS)
 
     def companions(self, path: str) -> Sequence[str]:
         """Return the folder of an MRXS and the files in it, or the files that a VMS or VMU lists."""

@@ -140,7 +140,8 @@ def test_a_scanners_file_is_read_as_openslide_reads_it(name, slides):
 @pytest.mark.parametrize("name", SCANNERS)
 def test_the_slide_reader_claims_it(name, slides):
     """Auto gives these files to this reader, TIFF ones because of what they hold."""
-    assert type(build("readers", {"name": "auto"})._reader(str(slides[name]))) is Slide
+    for path in (str(slides[name]), f"file://{slides[name]}"):
+        assert type(build("readers", {"name": "auto"})._reader(path)) is Slide
 
 
 def test_what_tiff_reads_faster_is_left_to_it(tmp_path):
