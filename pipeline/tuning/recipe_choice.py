@@ -107,7 +107,7 @@ def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
     """Yield what is wrong with the writers: nothing that holds the masks, a stack for a writer of single planes, a missing package."""
     writers = {spec["name"]: build("writers", spec, "writers") for spec in catalogue.config.writers}
     stacks = [image.name for image in catalogue.images if image.header.num_planes > 1]
-    if not any(writer.holds_mask for writer in writers.values()):
+    if writers and not any(writer.holds_mask for writer in writers.values()):  # a training scores itself and writes nothing
         yield Problem("writers", ", ".join(writers), "a writer of masks beside it", "Add ome_zarr.")
     for name, writer in writers.items():
         if stacks and not writer.takes_stack:
