@@ -135,7 +135,7 @@ def test_frames_without_an_axis_are_t(tmp_path):
 
 
 def test_refusals(path):
-    """JPEG 2000 of old files, more frames than can be, a file that was cut off, and a frame that is not where the map says are told by name."""
+    """JPEG 2000 of old files, too many frames, a file that was cut off, and a frame that is not at its place are told by name."""
     write_nd2(path.with_name("b.nd2"), FRAMES[:1], {"T": (2_000_000_000, 1.0)}, ["DAPI", "GFP"])
     with pytest.raises(InputError, match="2000000000 frames"), opened(path.with_name("b.nd2")):
         pass
