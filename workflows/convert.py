@@ -66,4 +66,4 @@ def lost_masks(catalogue: Catalogue) -> Iterator[str]:
     for image in catalogue.images:
         if image.header.has_mask and image.header.nodata is None and not image.header.dtype.startswith("float"):
             way_out = "name a value that no pixel has, such as `--set reader.nodata=255`, to keep them apart"
-            yield f"{image.name}: OME-Zarr has no mask: pixels without data become 0, which is a value like any other; {way_out}"
+            yield f"{image.name}: OME-Zarr has no mask: pixels without data, if any, become 0, a value like any other; {way_out}"

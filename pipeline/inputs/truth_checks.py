@@ -105,7 +105,7 @@ def _number(number: float) -> str:
 
 
 def truth_notes(images: Sequence[Image]) -> list[str]:
-    """Return what a user should know of the truth: which images have none or share one, and where sizes of pixels differ."""
+    """Return what a user should know of the truth: which images have none or share one, where it is ignored, where pixel sizes differ."""
     without = [image.name for image in images if image.truth is None]
     if len(without) == len(images):
         return []
@@ -119,6 +119,8 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
     headers = {image.index: header for image in images if (header := _truth_header(image))}
     scales = [text for image in images if image.index in headers and (text := _other_scale(image, headers[image.index]))]
     notes += [f"truth is compared pixel by pixel though its pixel size is another: {first_of(scales, 3)}"] if scales else []
+    nodata = [f"{image.truth} ({header.nodata})" for image in images if (header := headers.get(image.index)) and header.nodata is not None]
+    notes += [f"truth is ignored where it has its nodata value: {first_of(nodata, 3)}"] if nodata else []
     lossy = [str(image.truth) for image in images if image.index in headers and headers[image.index].is_lossy]
     return notes + ([f"lossy compression changed values of truth, which PNG keeps: {first_of(lossy, 3)}"] if lossy else [])
 
