@@ -52,14 +52,25 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
         "field": model.field,
         "channels": model.num_channels,
         "classes": model.num_classes,
+        **trained_on(model),
         **(measured(model) if measure else {}),
     }
     if as_json:
         print(json.dumps(facts, indent=2))
         return 0
     for name, value in facts.items():
-        print(f"{name:<12}{'-' if value is None else value}")
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{name:<14}{'-' if value is None else text}")
     return 0
+
+
+def trained_on(model: Model) -> dict[str, Any]:
+    """Return what a model says of the images that it was trained on; nothing that it does not say."""
+    expects = model.expects
+    size = {} if expects.pixel_size is None else {"pixel_size": expects.pixel_size, "unit": expects.unit}
+    samples = {"samples": expects.dtype, "range": expects.range} if expects.dtype else {}
+    facts = {**size, "diameter": expects.diameter, **samples, "channel_names": expects.channel_names, "kinds": expects.kinds}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items() if value}
 
 
 def measured(model: Model) -> dict[str, Any]:
