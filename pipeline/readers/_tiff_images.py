@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import InputError, Problem, one_of
@@ -26,7 +26,7 @@ MOST_DIRECTORIES = 1 << 16
 MOST_TEXT, MOST_SEGMENTS = 1 << 25, 1 << 22
 MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side
 COUNT_LIMITS = {270: MOST_TEXT, 273: MOST_SEGMENTS, 279: MOST_SEGMENTS, 324: MOST_SEGMENTS, 325: MOST_SEGMENTS}
-SUBIFDS = 330
+DESCRIPTION, SUBIFDS = 270, 330
 # Pictures of the glass and its label that scanners store beside a slide, by the names that tifffile and Bio-Formats give them.
 AUXILIARY = re.compile(r"(label|macro|map|thumbnail|overview|barcode)([ _]image)?", re.IGNORECASE)
 
@@ -90,8 +90,8 @@ def _with_metadata(file: str, other: Path, path: str) -> tifffile.TiffFile:
         _check_directories(str(other), path)
         return tifffile.TiffFile(other)
     if len(start) > MOST_TEXT:
-        raise InputError(Problem(str(other), f"OME-XML of more than {MOST_TEXT >> 20} MiB"))
-    return tifffile.TiffFile(file, omexml=_checked_xml(start.decode("utf-8", errors="replace"), str(other)))
+        raise InputError(Problem(path, f"OME-XML of more than {MOST_TEXT >> 20} MiB in {other.name}"))
+    return tifffile.TiffFile(file, omexml=_checked_xml(start.decode("utf-8", errors="replace"), path))
 
 
 def _description(tif: tifffile.TiffFile, path: str) -> str:
@@ -106,30 +106,41 @@ def _checked_xml(text: str, path: str) -> str:
     return text
 
 
+def _structure(stream: BinaryIO, file: str) -> tuple[struct.Struct, struct.Struct, struct.Struct, int]:
+    """Return how directories are stored, from the start of a file: number of tags, tag and its count, pointer; and where the first is."""
+    start = stream.read(16).ljust(16, b"\0")
+    order = {b"II": "<", b"MM": ">"}.get(start[:2], "<")
+    if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
+        number, tag, pointer, offset = "Q", "HHQ8x", "Q", start[8:]
+    elif file.lower().endswith(".ndpi"):  # 64-bit offsets in a classic file
+        number, tag, pointer, offset = "H", "HHI4x", "Q", start[4:12]
+    else:
+        number, tag, pointer, offset = "H", "HHI4x", "I", start[4:8]
+    structs = [struct.Struct(order + code) for code in (number, tag, pointer)]
+    return structs[0], structs[1], structs[2], structs[2].unpack(offset)[0]
+
+
+def _may_be_ome(file: str) -> bool:
+    """Whether the first description ends as OME-XML does, which tells most files apart without tifffile."""
+    with Path(file).open("rb") as stream:
+        number, tag, pointer, at = _structure(stream, file)
+        stream.seek(at)
+        count = min(number.unpack(stream.read(number.size).ljust(number.size, b"\0"))[0], 4096)
+        body = stream.read(count * tag.size)
+        for start in range(0, len(body) - tag.size + 1, tag.size):
+            code, _, length = tag.unpack_from(body, start)
+            if code == DESCRIPTION:
+                stream.seek(pointer.unpack_from(body, start + tag.size - pointer.size)[0] + max(0, length - 64))
+                return b"OME>" in stream.read(64)
+    return False
+
+
 def _check_directories(file: str, path: str) -> None:
     """Follow the chain of directories by their offsets alone; where it breaks off, tifffile reads what is there."""
     with Path(file).open("rb") as stream:
-        start = stream.read(16).ljust(16, b"\0")
-        order = {b"II": "<", b"MM": ">"}.get(start[:2], "<")
-        if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
-            number, tag, pointer, offset = struct.Struct(order + "Q"), struct.Struct(order + "HHQ8x"), struct.Struct(order + "Q"), start[8:]
-        elif file.lower().endswith(".ndpi"):  # 64-bit offsets in a classic file
-            number, tag, pointer, offset = (
-                struct.Struct(order + "H"),
-                struct.Struct(order + "HHI4x"),
-                struct.Struct(order + "Q"),
-                start[4:12],
-            )
-        else:
-            number, tag, pointer, offset = (
-                struct.Struct(order + "H"),
-                struct.Struct(order + "HHI4x"),
-                struct.Struct(order + "I"),
-                start[4:8],
-            )
+        number, tag, pointer, at = _structure(stream, file)
         seen: set[int] = set()
         num_sub = 0
-        at = pointer.unpack(offset)[0]
         while at:
             if at in seen:
                 raise InputError(Problem(path, f"a chain of image directories that returns to its start after {len(seen)}"))
@@ -160,6 +171,9 @@ def other_files(path: str) -> list[str]:
     import tifffile
 
     file = Path(local_path(path))
+    if not _may_be_ome(str(file)):
+        return []
+    _check_directories(str(file), path)
     with tifffile.TiffFile(file) as tif:
         text = tif.pages.first.description if tif.pages and tif.is_ome else ""
     names = listed_files(text)

@@ -39,7 +39,11 @@ class Decoding:
 
 
 def check_pages(layout: Layout, series: tifffile.TiffPageSeries, path: str) -> None:
-    """Refuse axes whose rows and columns are not those of a page."""
+    """Refuse axes whose rows and columns are not those of a page, and sizes that are no numbers."""
+    page = series.keyframe
+    sizes = page.imagewidth, page.imagelength, page.tilewidth, page.tilelength, page.tiledepth, page.rowsperstrip, page.samplesperpixel
+    if not all(isinstance(size, int) for size in sizes):
+        raise InputError(Problem(path, "a tag of several numbers for a size", "one number", "The file is damaged."))
     separate, depth, height, width, samples = series.keyframe.shaped
     y, last = layout.axes.index("y"), layout.axes.index("x") + 1
     planes = math.prod(layout.shape[:y])

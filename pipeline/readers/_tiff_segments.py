@@ -117,7 +117,10 @@ class TiffSegments:
             return None
         data = self._bytes(page, offsets[index], counts[index])
         codec = PICTURES.get(int(self._page.compression))
-        pixels_DYXS: NDArray[Any] = self._decode_picture(codec, data, index) if codec else self._decode_known(data, index, tables)
+        try:
+            pixels_DYXS: NDArray[Any] = self._decode_picture(codec, data, index) if codec else self._decode_known(data, index, tables)
+        except MemoryError as error:  # a smaller box would not help: the segment is what it is
+            raise BlockError(f"{self._path}: segment {index} claims to hold more than the memory does") from error
         return _rgb(pixels_DYXS) if self._leaves_ycc(data) else pixels_DYXS
 
     def _decode_known(self, data: bytes, index: int, tables: dict[str, Any]) -> NDArray[Any]:

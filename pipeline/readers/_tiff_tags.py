@@ -137,7 +137,7 @@ def _gdal_descriptions(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
     """Return the descriptions of GDAL's bands, which it escapes twice."""
     text = page.tags.valueof(42112)
     try:
-        items = parse_xml(text, page.parent.filename).findall("Item") if isinstance(text, str) else []
+        items = parse_xml(text, page.parent.filehandle.path).findall("Item") if isinstance(text, str) else []
     except ET.ParseError:
         return ()
     named = {item.get("sample"): unescape(item.text or "") for item in items if item.get("role") == "description"}

@@ -55,6 +55,7 @@ class Tiff(Reader):
     def companions(self, path: str) -> Sequence[str]:
         """Mask and world files, and the other files of a multi-file OME-TIFF."""
         beside = (f"{path}.msk", *companions(path))
+        _silence_tifffile()
         try:
             return (*beside, *other_files(path))
         except Exception:  # noqa: BLE001 - a damaged file may raise anything; opening it says what is wrong
@@ -211,6 +212,7 @@ def _kept_steps(steps: Mapping[str, PlaneStep], layout: Layout) -> dict[str, Pla
 def _mask_pages(series: tifffile.TiffPageSeries, number: int, num_planes: int, path: str) -> TiffRaster:
     """Return mask pages as an image: one for each plane where they are as many, else that with this number for all."""
     layout = resolve_layout(Tiff(), series.axes.lower(), tuple(series.shape), path)
+    check_pages(layout, series, path)
     if layout.stack and math.prod(layout.stack.values()) != num_planes:
         layout = replace(layout, kept={axis: (min(number, len(kept) - 1),) for axis, kept in layout.kept.items()})
     dtype = pixel_dtype(series.keyframe.dtype, path)
