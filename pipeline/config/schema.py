@@ -273,6 +273,9 @@ class Config(StrictModel):
     normalize: Literal["percentile", "zscore"] | Annotated[dict[str, list[float]], Expected("{mean: [..], std: [..]}")] | None = Field(
         default=None, description="{mean: [..], std: [..]} in raw units, percentile or zscore; null: the model's, else raw values"
     )
+    stain: Literal["macenko", "reinhard"] | None = Field(
+        default=None, description="bring the colours of H&E slides to those of a reference, fitted once a slide: macenko or reinhard"
+    )
     reader: PluginSpec = Field(
         default=DEFAULT_PLUGINS["reader"], description="how images are read: channels, axes, level, pixel_size, planes"
     )

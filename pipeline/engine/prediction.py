@@ -23,10 +23,10 @@ from pipeline.engine.stopwatch import Stopwatch
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.records import Block
-from pipeline.statistics import Counts
+from pipeline.statistics import Counts, recolor
 from pipeline.tiling import Agreement, ArrayOps, Blender, Fetched, Tile
 
-__all__ = ["BlockPixels", "BlockResult", "Predicted", "predict_tiles", "read_block", "take_notes"]
+__all__ = ["BlockPixels", "BlockResult", "Predicted", "predict_tiles", "read_block", "stain_notes", "take_notes"]
 
 
 @dataclass
@@ -161,6 +161,8 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
     region = Box(y0, x0, y1, x1)
     raster = resources.image(block.image)
     pixels_CYX, valid_YX = read_zero_filled(raster, region, block.plane)
+    if stain := block.fit.get("stain"):
+        pixels_CYX = recolor(pixels_CYX, stain)
     truth_YX, truth_error = read_truth(resources, block)
     truth_digest = pixel_digest(truth_YX) if truth_YX is not None and job.blends_blocks(block.image) else ""
     if valid_YX is not None:
@@ -168,6 +170,14 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
         truth_YX = None if truth_YX is None else np.where(valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
     pixels, valid, truth = (None if array is None else ops.put(array) for array in (pixels_CYX, valid_YX, truth_YX))
     return BlockPixels(region, pixels, valid, truth, truth_error, truth_digest)
+
+
+def stain_notes(block: Block) -> tuple[str, ...]:
+    """Return, with the first block of an image, that its stains could not be normalised."""
+    is_first = (block.plane, block.row, block.col) == (0, 0, 0)
+    stain = block.fit.get("stain")
+    too_little = is_first and stain is not None and "matrix" not in stain
+    return ("stain: too little stained tissue was found, so colours stay as they are",) if too_little else ()
 
 
 def predict_tiles(resources: Resources, block: Block, loaded: BlockPixels, watch: Stopwatch) -> tuple[BlockResult, Blender | None]:

@@ -52,7 +52,7 @@ class Catalogue:
         files = list(enumerate(self.model.files()))
         times = Counter(path.name for _, path in files)  # members of an ensemble may have files of one name
         weights = {path.name if times[path.name] == 1 else f"{index}/{path.name}": file_sha256(path) for index, path in files}
-        keys = self.config.model_dump(mode="json", include={"model", "normalize", "reader", "tiling"})
+        keys = self.config.model_dump(mode="json", include={"model", "normalize", "stain", "reader", "tiling"})
         grid = self.config.model_dump(mode="json", include={"resolution", "masks"}, exclude_defaults=True)
         return {**keys, **grid, "compute": compute, "weights": weights, "num_classes": len(self.classes)}
 
@@ -74,12 +74,26 @@ def build_catalogue(config: Config) -> Catalogue:
     problems += fitted.problems
     if config.normalize is not None and not model.takes_normalize:
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
+    problems += _stain_problems(config, model, images)
     if not images and not problems and not rejected:
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
     notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes]
     return Catalogue(config, model, fitted.images, rejected, listed.left_out, classes, truth_map, notes)
+
+
+def _stain_problems(config: Config, model: Model, images: Sequence[Image]) -> list[Problem]:
+    """Return what keeps the stains of images from being normalised: it changes 8-bit colours, and is made for networks."""
+    if config.stain is None:
+        return []
+    where = config.where("stain")
+    no_network = not model.takes_normalize
+    problems = [Problem(where, config.stain, f"null, as {config.model['name']} works on raw values")] if no_network else []
+    no_color = [image.path for image in images if not image.header.is_color or image.header.dtype != "uint8" or image.header.channels != 3]
+    if no_color:
+        problems.append(Problem(where, f"{config.stain}, and {first_of(no_color, 3)}", "8-bit RGB images of H&E", "Leave stain out."))
+    return problems
 
 
 def _header_notes(images: Sequence[Image]) -> list[str]:

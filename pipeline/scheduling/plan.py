@@ -13,7 +13,7 @@ from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
 from pipeline.records import Block, Receipt, RunFolder
 from pipeline.scheduling.block_queue import Stage
-from pipeline.statistics import Fitters, NormalizationFitter, resolve_normalization
+from pipeline.statistics import Fitters, NormalizationFitter, StainFitter, resolve_normalization
 from pipeline.tiling import Grid
 
 __all__ = ["FORMAT", "RunSpec", "count_key", "make_job", "plan_blocks", "plan_row", "recount"]
@@ -28,8 +28,11 @@ def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
     fitters = {}
     if fitter := model.fitter():
         fitters["model"] = fitter
-    if isinstance(normalize, str):
-        fitters["normalize"] = NormalizationFitter(kind=normalize)
+    kind = normalize if isinstance(normalize, str) else None
+    if config.stain:
+        fitters["stain"] = StainFitter(config.stain, kind)
+    elif kind:
+        fitters["normalize"] = NormalizationFitter(kind)
     return Job(
         output=config.output,
         recipe=replace(recipe, calibration_folder=f"{config.output}/{CALIBRATED_FOLDER}") if recipe.calibrated else recipe,

@@ -17,6 +17,7 @@ from pipeline.statistics.normalization import (
     resolve_normalization,
 )
 from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
+from pipeline.statistics.stains import StainFitter, recolor
 
 __all__ = [
     "HIGH_PERCENTILE",
@@ -27,6 +28,7 @@ __all__ = [
     "Histogram",
     "ImageFit",
     "NormalizationFitter",
+    "StainFitter",
     "Summary",
     "as_unsigned",
     "check_mean_std",
@@ -36,6 +38,7 @@ __all__ = [
     "encode_summary",
     "mean_and_std",
     "normalization_fitter",
+    "recolor",
     "resolve_normalization",
     "sum_cross_entropy",
 ]

@@ -108,7 +108,7 @@ def mean_and_std(
     Raises:
         InputError: the length of mean or std is neither 1 nor C.
     """
-    by_tile = [normalize if normalize is not None else fit.get("normalize") for fit in fits]
+    by_tile = [normalize if normalize is not None else fit.get("normalize", fit.get("stain", {}).get("normalize")) for fit in fits]
     if not by_tile or all(numbers is None for numbers in by_tile):
         return None
     raw = {"mean": [0.0], "std": [1.0]}

@@ -8,7 +8,7 @@ from pipeline.engine.block_pixels import pixel_digest, require_class_ids
 from pipeline.engine.exports import block_store_keys, discard_stored, read_stored, write_mask, write_probs
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
-from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, take_notes
+from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, stain_notes, take_notes
 from pipeline.engine.resources import Resources
 from pipeline.engine.seams import JoinedBlock, gather_seams
 from pipeline.engine.stopwatch import Stopwatch
@@ -75,4 +75,4 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         fields: ReceiptFields = {"digest": pixel_digest(mask_YX), "files": files, "counts": worked.counts}
         if job.is_single(block.image):
             fields["written"] = hash_values(*job.exports)
-        return {**fields, "truth_error": worked.truth_error, "notes": worked.notes}
+        return {**fields, "truth_error": worked.truth_error, "notes": (*worked.notes, *stain_notes(block))}
