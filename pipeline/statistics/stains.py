@@ -58,7 +58,7 @@ class StainFitter(Fitter):
         (counts,) = summary.values()
         used = np.flatnonzero(counts)
         weights = counts[used]
-        colors = np.stack(np.unravel_index(used, (SIDE,) * 3), axis=-1) * (1 << BITS) + ((1 << BITS) - 1) / 2
+        colors = np.stack(np.unravel_index(used, (SIDE,) * 3), axis=-1).astype(np.float64) * (1 << BITS) + ((1 << BITS) - 1) / 2
         found = _macenko(colors, weights) if self.kind == "macenko" else _reinhard(colors, weights)
         if self.normalize is None:
             return found
@@ -93,10 +93,10 @@ def _macenko(colors: NDArray[np.float64], weights: NDArray[np.int64]) -> dict[st
         return {}
     seen, seen_weights = density[stained], weights[stained]
     vectors = np.linalg.eigh(np.cov(seen.T, fweights=seen_weights))[1][:, 1:]
-    vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)  # an eigenvector has no sign; stains absorb light
+    vectors = np.asarray(vectors) * np.where(np.sum(vectors, axis=0) < 0, -1, 1)  # an eigenvector has no sign; stains absorb light
     angles = np.arctan2(seen @ vectors[:, 1], seen @ vectors[:, 0])
     ends = [vectors @ [np.cos(angle), np.sin(angle)] for angle in _percentiles(angles, seen_weights, (ANGLE, 100 - ANGLE))]
-    stains = np.stack(sorted(ends, key=lambda stain: -stain[0]), axis=1)  # haematoxylin absorbs more red
+    stains = np.stack(sorted(ends, key=lambda stain: -float(np.asarray(stain)[0])), axis=1)  # haematoxylin absorbs more red
     unmix = np.linalg.pinv(stains)
     strong = np.array([_percentiles(amounts, weights, (STRONG,))[0] for amounts in unmix @ density.T])
     if (strong <= 0).any() or np.linalg.cond(stains) > 100:
