@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["choose_image", "find_mask", "images_of", "members_of", "opened_tiff", "other_files"]
 
 MOST_DIRECTORIES = 1 << 16
+MOST_MIXED = 1 << 12  # directories of different kinds: tifffile compares each with each
 MOST_TEXT, MOST_SEGMENTS = 1 << 25, 1 << 22
 MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side
 COUNT_LIMITS = {270: MOST_TEXT, 273: MOST_SEGMENTS, 279: MOST_SEGMENTS, 324: MOST_SEGMENTS, 325: MOST_SEGMENTS}
@@ -63,7 +64,7 @@ def opened_tiff(path: str) -> Iterator[tifffile.TiffFile]:
     import tifffile
 
     file = local_path(path)
-    _check_directories(file, path)
+    number = _check_directories(file, path)
     tif = tifffile.TiffFile(file)
     try:
         text = _description(tif, path)
@@ -75,9 +76,20 @@ def opened_tiff(path: str) -> Iterator[tifffile.TiffFile]:
         for name in listed_files(text) if tif.is_ome else ():
             if (folder / name).is_file():
                 _check_directories(str(folder / name), path)
+        if number > MOST_MIXED:
+            _refuse_mixed(tif, path)
         yield tif
     finally:
         tif.close()
+
+
+def _refuse_mixed(tif: tifffile.TiffFile, path: str) -> None:
+    """Refuse the file once tifffile, which knows no format of so many directories, begins to sort them by kind."""
+
+    def refuse() -> None:
+        raise InputError(Problem(path, f"more than {MOST_MIXED} image directories of different kinds"))
+
+    tif._series_generic = refuse  # type: ignore[method-assign]  # noqa: SLF001 - the one place where its time has no bound
 
 
 def _with_metadata(file: str, other: Path, path: str) -> tifffile.TiffFile:
@@ -135,8 +147,8 @@ def _may_be_ome(file: str) -> bool:
     return False
 
 
-def _check_directories(file: str, path: str) -> None:
-    """Follow the chain of directories by their offsets alone; where it breaks off, tifffile reads what is there."""
+def _check_directories(file: str, path: str) -> int:
+    """Count the directories, following their offsets alone; where the chain breaks off, tifffile reads what is there."""
     with Path(file).open("rb") as stream:
         number, tag, pointer, at = _structure(stream, file)
         seen: set[int] = set()
@@ -149,11 +161,12 @@ def _check_directories(file: str, path: str) -> None:
             count = number.unpack(stream.read(number.size).ljust(number.size, b"\0"))[0]
             body = stream.read(count * tag.size + pointer.size) if count <= 4096 else b""
             if len(body) < count * tag.size + pointer.size:
-                return
+                break
             num_sub += _check_tags(tag, body[: count * tag.size], path)
             if len(seen) + num_sub > MOST_DIRECTORIES:
                 raise InputError(Problem(path, f"more than {MOST_DIRECTORIES} image directories"))
             at = pointer.unpack(body[-pointer.size :])[0]
+        return len(seen) + num_sub
 
 
 def _check_tags(tag: struct.Struct, body: bytes, path: str) -> int:
