@@ -69,7 +69,12 @@ def score_masks(
         ignore = of_run if ignore is None else ignore
     with masks_of(pred) as masks:
         config = config_of(masks, truth, classes, ignore, output)
-        catalogue = build_catalogue(config)
+        try:
+            catalogue = build_catalogue(config)
+        except InputError as error:
+            if run and on_other_grids(run):
+                error.add_note("Masks of this run lie on its working grid. Run it with `masks: native` to score them on the images' own.")
+            raise
     for note in catalogue.notes:
         print(note, file=sys.stderr)
     require_masks(catalogue)
@@ -107,6 +112,11 @@ def run_of(pred: str) -> RunFolder | None:
     around = "." if pred == "masks" else pred.removesuffix("/masks")
     output = next((text for text in (pred, around) if has_run(text)), None)
     return RunFolder(output) if output else None
+
+
+def on_other_grids(run: RunFolder) -> bool:
+    """Whether masks of a run lie on other grids than their images."""
+    return any("own_factor" in image for image in run.last_plan().get("images", ())) and run.read_config().masks == "working"
 
 
 def classes_of(run: RunFolder) -> tuple[list[dict[str, Any]] | None, int | str | None]:

@@ -171,6 +171,20 @@ def test_the_api_opens_all_on_one_grid(tmp_path, engine, networks):
             assert lazy.shape[-2:] == np.asarray(lazy).shape[-2:] == shape
 
 
+def test_masks_of_a_working_grid_are_scored_by_the_run(tmp_path, engine, networks):
+    """`evaluate` tells why masks and truth do not fit, and with `masks: native` scores them on the images' own grid."""
+    write_images(tmp_path)
+    keys = {**SCALED, "model": networks["same"]}
+    working = engine(**keys, output="working")
+    with pytest.raises(pipeline.InputError, match="truth of the image's size") as refused:
+        pipeline.evaluate(str(working.folder), str(tmp_path / "truth"), output=tmp_path / "scored")
+    assert any("masks: native" in note for note in refused.value.__notes__)
+    native = engine(**keys, masks="native", output="native")
+    report = pipeline.evaluate(str(native.folder), str(tmp_path / "truth"), output=tmp_path / "scored")
+    assert report.pixels == sum(height * width for height, width in SHAPES.values())
+    assert report.mean_iou == pytest.approx(native.report["mean_iou"], abs=0.02)
+
+
 GEO = [(33550, 12, 3, (0.25, 0.25, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 5e5, 4e6, 0.0), True)]
 KEYS = [(34735, 3, 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32616), True)]
 
