@@ -223,6 +223,36 @@ def test_a_mask_overlays_its_image_in_micrometres(tmp_path, engine, networks):
     assert ome_pixel(done.folder, "working/a.ome.zarr") == ([1.0, 1.0], [0.375, 0.375])
 
 
+def test_the_level_of_a_pyramid_is_read(tmp_path, engine, capsys):
+    """The pixels are those of the level that is fine enough, which here look like none of the others; `plan` says which, and how."""
+    from workflows.plan import plan
+
+    metadata = {"axes": "YX", **{f"PhysicalSize{axis}": 0.25 for axis in "XY"}, **{f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}}
+    levels = [np.zeros((256, 384), np.uint8), blobs((128, 192), seed=5), np.full((64, 96), 255, np.uint8)]
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        file.write(levels[0], tile=(64, 64), subifds=2, metadata=metadata)
+        for level in levels[1:]:
+            file.write(level, tile=(64, 64), subfiletype=1)
+    keys = {"images": ["a.ome.tif"], "model": {"name": "histogram", "classes": 2}, "normalize": None}
+    keys["tiling"] = {"core": 64, "halo": 0, "block": 64}
+    save_tiff(tmp_path / "by_hand.tif", levels[1])
+    expected = engine(**{**keys, "images": ["by_hand.tif"]}, output="by_hand").mask("by_hand")
+    shown = {}
+    for number, resolution in enumerate([{"pixel_size": 0.5}, {"level": 1}, {"scale": 0.5}, {"pixel_size": 0.75}]):
+        done = engine(**keys, resolution=resolution, output=f"out{number}")
+        if number < 3:
+            assert np.array_equal(done.mask(), expected)
+        capsys.readouterr()
+        assert plan(engine_yaml(tmp_path, **keys, resolution=resolution, output=f"plan{number}")) == 0
+        shown[number] = capsys.readouterr().out.splitlines()[0]
+    own = "from 256 x 384 px of 0.25 um a pixel: level 1 of 128 x 192 px"
+    for number in range(3):
+        assert "128 x 192 px = 64 x 96 um, 0.5 um a pixel" in shown[number]
+        assert f"{own}, as it is" in shown[number]
+    assert "85 x 128 px = 63.75 x 96 um, 0.75 um a pixel" in shown[3]
+    assert f"{own}, 1.5 of its pixels to one" in shown[3]
+
+
 def test_memory_counts_what_is_read(tmp_path):
     """A working grid eight times as coarse reads 64 pixels for one: `plan` counts them, and makes blocks smaller until they fit."""
     from pipeline.tuning import choose_recipe, project_actor_bytes
