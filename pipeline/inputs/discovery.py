@@ -37,6 +37,7 @@ class ListedImage:
     direct: bool
     truth: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image alone, from a CSV list or of one of several
+    beside: Sequence[str] | None = None  # files that belong to it, which need not exist; None: its reader knows
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def list_images(config: Config) -> ImageList:
     problems += _bad_names(cut, rows, config.output)
     notes += [f"left out: {describe_left_out(left_out)}"] if left_out else []
     images = [
-        ListedImage(name, image.row.image, image.direct, truth, image.row.overrides)
+        ListedImage(name, image.row.image, image.direct, truth, image.row.overrides, image.beside)
         for name, image, truth in zip(cut, found, truths, strict=True)
     ]
     left_out.sort(key=lambda one: one.path)

@@ -32,6 +32,7 @@ class FoundImage:
     candidate: NameCandidate
     row: Row
     direct: bool  # whether the YAML names it itself
+    beside: Sequence[str] | None = None  # files that belong to it, which need not exist; None: its reader was not asked
 
 
 def first_of(names: Sequence[str], count: int) -> str:
@@ -103,21 +104,23 @@ def merge_side_files(
         folder, _, name = path.rstrip("/").rpartition("/")
         return f"{real(folder)}/{name}"
 
+    asked: list[FoundImage] = []
     owned: set[str] = set()  # places of files and folders that belong to an image
     for image in found:
-        path = image.row.image
+        path, beside = image.row.image, None
         if _is_file(path) and place(path) not in owned:
-            beside = _ask(readers.of(image.row.overrides).companions, path)
-            owned.update(place(name) for name in beside if name != path)
-    if not owned:
-        return list(found), list(left_out), []
+            beside = [name for name in _ask(readers.of(image.row.overrides).companions, path) if name != path]
+            owned.update(map(place, beside))
+        asked.append(replace(image, beside=beside))
 
     def is_owned(path: str) -> bool:
-        whole = Path(place(path))
-        return any(str(one) in owned for one in (whole, *whole.parents))
+        whole = place(path)
+        while whole and whole not in owned:
+            whole = whole.rpartition("/")[0]
+        return bool(whole)
 
     kept, gone = list[FoundImage](), list[str]()
-    for image in found:
+    for image in asked:
         if _is_file(image.row.image) and is_owned(image.row.image):
             gone.append(image.row.image)
         else:
@@ -138,12 +141,17 @@ def split_members(found: Sequence[FoundImage], readers: ReaderCache) -> tuple[li
     def members_of(image: FoundImage) -> Sequence[Member]:
         return _ask(readers.of(image.row.overrides).members, image.row.image)
 
+    def needs_opening(image: FoundImage) -> bool:
+        return readers.of(image.row.overrides).series == "all" or Path(image.row.image).is_dir()
+
     images: list[FoundImage] = []
     notes: list[str] = []
     problems: list[Problem] = []
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for image, members in zip(found, pool.map(members_of, found), strict=True):
-            row = image.row
+        # Folders are opened; most files are known to be one image by their names, which is quicker than a thread.
+        opened = {index: pool.submit(members_of, image) for index, image in enumerate(found) if needs_opening(image)}
+        for index, image in enumerate(found):
+            members, row = opened[index].result() if index in opened else members_of(image), image.row
             names = _unique([_as_path(member.name) for member in members])
             images += [_member_image(image, member, name) for member, name in zip(members, names, strict=True)] or [image]
             if members:
@@ -156,7 +164,8 @@ def split_members(found: Sequence[FoundImage], readers: ReaderCache) -> tuple[li
 
 def _member_image(image: FoundImage, member: Member, name: str) -> FoundImage:
     candidate = replace(image.candidate, member=name)
-    return FoundImage(candidate, replace(image.row, image=member.path, overrides={**image.row.overrides, **member.options}), direct=False)
+    row = replace(image.row, image=member.path, overrides={**image.row.overrides, **member.options})
+    return FoundImage(candidate, row, direct=False, beside=image.beside if member.path == image.row.image else None)
 
 
 def _ask(question: Callable[[str], Sequence[Answer]], path: str) -> Sequence[Answer]:

@@ -30,6 +30,7 @@ __all__ = ["Image", "UnreadableImage", "hash_values", "image_identity", "read_he
 
 MAX_CHUNK_FILES = 10_000  # chunk files of an array whose time of change is read
 NUM_THREADS = 8
+STORE_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,10 @@ def hash_values(*values: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def image_identity(path: str, spec: Mapping[str, Any], reader: Reader | None = None) -> str:
+def image_identity(path: str, spec: Mapping[str, Any], reader: Reader, beside: Sequence[str] | None = None) -> str:
     """Return a hash of what an image's pixels depend on: path, size and time of change, files that belong to it, reader options.
 
-    ``reader`` is what ``spec`` builds, where the caller has it.
+    ``reader`` is what ``spec`` builds; ``beside`` are the files that belong to the image, which the reader knows where it is None.
     """
     with suppress(InputError):  # an array of this process, or a URL that no reader opens
         storage = open_storage(path)
@@ -74,19 +75,18 @@ def image_identity(path: str, spec: Mapping[str, Any], reader: Reader | None = N
             files = [(key, hashlib.blake2b(storage.get(key) or b"").hexdigest()) for key in storage.list()]
             return hash_values(path, files, dict(spec))
     root = Path(path.removeprefix("file://"))
-    reader = reader or build("readers", {"name": "auto", **spec}, "reader")
     chunk_times = _last_written_chunk(path, reader) if root.is_dir() else []
     while not root.exists() and root != root.parent:
         root = root.parent  # an array inside a store: the metadata of the store changes with it
-    metadata = [root, *(root / name for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray", "0/zarr.json", "0/.zarray"))]
+    metadata = [root] if root.is_file() else [root / name for name in STORE_METADATA]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in metadata if file.is_file()]
-    return hash_values(path, [*stats, *_side_files(path, reader), *chunk_times], dict(spec))
+    return hash_values(path, [*stats, *_side_files(path, reader.companions(path) if beside is None else beside), *chunk_times], dict(spec))
 
 
-def _side_files(path: str, reader: Reader) -> list[tuple[str, int, int]]:
+def _side_files(path: str, beside: Sequence[str]) -> list[tuple[str, int, int]]:
     """Return path, size and time of change of the files that belong to an image; of a folder, of the files in it."""
     found = []
-    for companion in reader.companions(path):
+    for companion in beside:
         if companion == path or not os.path.lexists(companion):
             continue
         files = sorted(Path(companion).iterdir()) if Path(companion).is_dir() else [Path(companion)]
@@ -138,7 +138,7 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
         reader = readers.of(listed.overrides)
         header = _read_header(listed.path, reader)
         truth_identity = image_identity(listed.truth, TRUTH_READER, _truth_reader()) if listed.truth else ""
-        identity = image_identity(listed.path, spec, reader)
+        identity = image_identity(listed.path, spec, reader, listed.beside)
         return Image(0, listed.name, listed.path, header, spec, identity, listed.truth, truth_identity)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         if isinstance(error, GigasegError):

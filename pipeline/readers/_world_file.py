@@ -8,10 +8,10 @@ known and its unit is not.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from errno import ENAMETOOLONG
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -190,14 +190,12 @@ def _horizontal(crs: str) -> str:
 
 def _read_text(name: str, notes: list[str]) -> str | None:
     """Return the text of a file; None where it does not exist, or cannot be used, which a note says."""
+    if not os.path.lexists(name):  # as for nearly all of the names, of which each image has nine: ten times as fast as opening
+        return None
     try:
         with Path(name).open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        if error.errno == ENAMETOOLONG:  # no file can have this name
-            return None
         notes.append(f"{name} cannot be read and is left out ({error.strerror})")
         return None
     if len(content) > MOST_BYTES:
