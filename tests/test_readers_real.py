@@ -15,6 +15,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -254,3 +255,32 @@ def test_ome_zarr_examples(folder):
         except InputError as error:
             assert str(path) in str(error)  # noqa: PT017 - both ends are allowed, each with its own promise
             assert folder == "invalid"
+
+
+@pytest.mark.parametrize(
+    "name", ["9bit.j2k", "int8_4bit.j2k", "rgb24.jp2", "test-card-lossless.jp2", "test-card-lossy-tiled.jp2", "ycbc.j2k"]
+)
+def test_jpeg2000_of_other_programs(name):
+    """JPEG 2000 of 9 bits, of 4 bits with a sign, with a profile, tiled and subsampled is what OpenJPEG decodes as a whole, within 1."""
+    path = ROOT / "jpeg2000" / name
+    expected_CYX = np.moveaxis(np.atleast_3d(imagecodecs.jpeg2k_decode(path.read_bytes())), -1, 0)
+    with build("readers", {"name": "auto"}).open(str(path)) as raster:
+        header, pixels_CYX = raster.header, by_boxes(raster, 0, (77, 91))[0]
+        assert (header.dtype, header.bits) == (expected_CYX.dtype.name, {"9bit.j2k": 9, "int8_4bit.j2k": 4}.get(name, 0))
+        assert header.is_color == (len(expected_CYX) == 3)
+    assert np.abs(pixels_CYX.astype(int) - expected_CYX).max() <= (1 if name == "ycbc.j2k" else 0)
+    for level in range(1, len(header.levels)):
+        with build("readers", {"name": "auto", "level": level}).open(str(path)) as raster:
+            assert raster.header.shape == header.levels[level]
+            assert raster.read(Box(0, 0, *raster.header.shape)).shape == (header.channels, *header.levels[level])
+
+
+def test_pictures_of_data_sets():
+    """Pictures of published data sets have Pillow's pixels: grey, colour and palette, PNG and JPEG."""
+    paths = sorted(path for path in ROOT.parent.glob("microscopy/*/*/*") if path.suffix in (".png", ".jpg", ".bmp"))[::37]
+    for path in paths:
+        with Image.open(path) as image, build("readers", {"name": "picture", "palette": "index"}).open(str(path)) as raster:
+            assert image.mode in ("1", "L", "P", "RGB", "RGBA", "I;16"), path
+            expected_CYX = np.moveaxis(np.atleast_3d(np.asarray(image)), -1, 0)[: raster.header.channels]
+            np.testing.assert_array_equal(raster.read(Box(0, 0, *raster.header.shape)), expected_CYX, str(path))
+    assert len(paths) > 20

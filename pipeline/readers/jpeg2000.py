@@ -30,6 +30,7 @@ from pipeline.readers._world_file import Placement, companions, place, read_plac
 __all__ = ["Jpeg2000"]
 
 PART_SAMPLES = 1 << 23  # decoded at once; a larger box is decoded in parts
+LOSSY_MARGIN = 8  # pixels around a region: OpenJPEG rounds one in 10**7 of those at its edge otherwise than inside
 SAMPLE_BYTES = 4  # of OpenJPEG. It holds code blocks, the tile and the image at once, and the wavelet of one component
 BLOCK_BYTES = 512  # that it keeps for each code block of a tile
 
@@ -216,10 +217,11 @@ def _decode_part(file: str, content: Jpeg2000File, level: int, box: Box, out_YXS
     codestream: Codestream = content.codestream
     first = codestream.first(level)
     rows, columns = np.arange(box.y0, box.y1) + first[0], np.arange(box.x0, box.x1) + first[1]
-    area: list[int] = []
+    margin, area = LOSSY_MARGIN if codestream.is_lossy else 0, list[int]()
     for axis, numbers in ((0, rows), (1, columns)):
         step = math.lcm(*(steps[axis] for steps in codestream.steps))  # so that each component has the samples of every pixel
-        start, stop = int(numbers[0]) // step * step << level, _divide_up(int(numbers[-1]) + 1, step) * step << level
+        start, stop = int(numbers[0]) - margin, int(numbers[-1]) + 1 + margin
+        start, stop = start // step * step << level, _divide_up(stop, step) * step << level
         area += [max(start, codestream.start[axis]), min(stop, codestream.stop[axis])]
     y0, y1, x0, x1 = area
     with decoded_components(file, is_boxed=content.is_boxed, area=(x0, y0, x1, y1), reduction=level) as components:
@@ -227,8 +229,8 @@ def _decode_part(file: str, content: Jpeg2000File, level: int, box: Box, out_YXS
             top, left = (_divide_up(_divide_up(start, step), 2**level) for start, step in ((y0, dy), (x0, dx)))
             down = (rows // dy - top).clip(0, component.shape[0] - 1)
             right = (columns // dx - left).clip(0, component.shape[1] - 1)
-            if component.shape == out_YXS.shape[:2] and dy == dx == 1:
-                out_YXS[..., index] = component
+            if dy == dx == 1:
+                out_YXS[..., index] = component[down[0] : down[-1] + 1, right[0] : right[-1] + 1]
             else:
                 out_YXS[..., index] = component[down[:, np.newaxis], right]
 
