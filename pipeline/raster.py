@@ -35,7 +35,7 @@ class Header:
     planes: Mapping[str, int] = field(default_factory=dict)  # length of each stack axis in order, {"t": 3, "z": 5}; empty: one plane
     pixel_size: tuple[float, float] | None = None  # (y, x) size of a pixel in `unit`; None where the file does not say
     unit: str = ""  # `micrometer`, `meter` or `degree`; empty where it is unknown
-    offset: tuple[float, float] = (0.0, 0.0)  # (y, x) position of the first pixel's corner in `unit`
+    offset: tuple[float, float] = (0.0, 0.0)  # (y, x) position of the first pixel in `unit`: OME-Zarr's translation
     pixel_size_from: str = ""  # what gives the pixel size, such as `OME-XML`, `GeoTIFF` or `reader.pixel_size`; empty where nothing does
     plane_steps: Mapping[str, PlaneStep] = field(default_factory=dict)  # by stack axis, where the file says
     nodata: float | None = None  # value of pixels without data, a number of the stored type; an int for integers; None: there is none

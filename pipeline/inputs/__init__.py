@@ -1,6 +1,6 @@
 """What a run works on: the images with their names and their truth, and the catalogue of what their headers say.
 
-Owns: discovery, CSV lists, output names, truth files and truth values, samples, fingerprints.
+Owns: discovery, CSV lists, output names, truth files and truth values, samples, fingerprints, the working grid of each image.
 May import: readers and models, to check images against them, and below. Never touches: the output folder, an image's pixels.
 """
 
@@ -15,7 +15,7 @@ from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
 from pipeline.inputs.truth_checks import check_truth
-from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at_least, open_image, open_truth
+from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at_least, open_cells, open_image, open_truth
 
 __all__ = [
     "CSV_COLUMNS",
@@ -35,6 +35,7 @@ __all__ = [
     "hash_values",
     "list_images",
     "open_at_least",
+    "open_cells",
     "open_image",
     "open_truth",
     "place_on_grids",

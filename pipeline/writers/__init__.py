@@ -30,7 +30,7 @@ class MaskMeta:
         classes: ``{"id", "name", "color"}`` of each class, in order; colour ``#rrggbb``.
         pixel_size: (y, x) in ``unit``; None when unknown.
         unit: ``micrometer``, ``meter``, ``degree`` or empty.
-        offset: (y, x) position of the first pixel's corner in ``unit``.
+        offset: (y, x) position of the first pixel in ``unit``: OME-Zarr's translation.
         georeference: GeoTIFF and resolution tags to copy.
         plane_steps: how far apart the planes of a stack are, by axis.
         source: path of the image that was segmented.
