@@ -98,8 +98,8 @@ def _resolution_tag(page: tifffile.TiffPage) -> Physical | None:
         return None
     if all(_is_size(side, unit) for side in size):
         return Physical(size)
-    # One pixel an inch is what programs write that know nothing.
-    return None if min(size) >= 25400 else Physical(notes=(_left_alone(size),))
+    # One pixel an inch or a centimetre is what programs write that know nothing.
+    return None if min(size) >= 10000 else Physical(notes=(_left_alone(size),))
 
 
 def _left_alone(size: tuple[float, float]) -> str:

@@ -178,14 +178,16 @@ class _Level:
     def _scale(self, layout: Layout) -> dict[str, Any]:
         """Return the size of a pixel, where the first lies, the steps between planes and what says so."""
         physical, source = physical_size(self.base, self.image.series.kind, self.image.element)
-        notes = [*physical.notes, *self.placement.notes]
+        notes = list(self.placement.notes)
         size, unit, offset = map_scale(self.geo)
         if size is not None:
             source = "GeoTIFF"
         elif self.placement.pixel_size is not None and source in ("", "resolution tag"):
             placement = self.placement
             size, unit, offset, source = placement.pixel_size, placement.unit, placement.offset, placement.source
-        elif physical.size is not None:
+        else:
+            notes += physical.notes
+        if size is None and physical.size is not None:
             size, unit, offset = (physical.size[0] * self.zoom[0], physical.size[1] * self.zoom[1]), "micrometer", physical.offset
         if size is not None and not all(math.isfinite(side) and side > 0 for side in size):
             notes.append(f"a pixel of {size[0]:g} x {size[1]:g} ({source}) is no size and is left out")

@@ -272,6 +272,31 @@ def test_premultiplied_colours_are_divided(dtype, storage, tmp_path):
     np.testing.assert_array_equal(valid(path), alpha_YX > 0)
 
 
+def test_converted_colours_may_have_alpha(tmp_path):
+    """Cyan, magenta, yellow and black with opacity: the inks become colours, the opacity says where there is data."""
+    path, cmyk, alpha_YX = tmp_path / "a.tif", noise(40, 60, 4), noise(40, 60, seed=4) % 3
+    samples = np.dstack([cmyk, alpha_YX])
+    tifffile.imwrite(path, samples, photometric="separated", extrasamples=["unassalpha"], tile=(16, 16), metadata=None)
+    expected = np.asarray(Image.frombuffer("CMYK", (60, 40), cmyk.tobytes()).convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(pixels(path), expected)
+    np.testing.assert_array_equal(valid(path), alpha_YX > 0)
+    np.testing.assert_array_equal(pixels(path, channels=[3, 1]), np.stack([alpha_YX, expected[1]]))
+    assert valid(path, channels=[3, 1]).all()
+
+
+def test_each_channel_of_colours_is_converted(tmp_path):
+    """A stack of channels that each hold three samples: channels are numbered over the samples first."""
+    path, samples = tmp_path / "a.tif", noise(2, 40, 60, 3)
+    options = {"photometric": "ycbcr", "subsampling": (1, 1), "metadata": {"axes": "CYXS"}}
+    tifffile.imwrite(path, samples, **options)
+    converted = pixels(path)
+    assert (header(path).channels, header(path).is_color) == (6, False)
+    for index in range(2):
+        tifffile.imwrite(tmp_path / "b.tif", samples[index], **options | {"metadata": None})
+        np.testing.assert_array_equal(converted[3 * index : 3 * index + 3], pixels(tmp_path / "b.tif"))
+    np.testing.assert_array_equal(pixels(path, channels=[5, 3]), converted[[5, 3]])
+
+
 def test_an_extra_sample_of_no_kind_is_a_channel(tmp_path):
     """Near infrared beside red, green and blue is a channel, as nothing says that it is opacity."""
     path = with_alpha(tmp_path / "a.tif", noise(40, 60, 3), noise(40, 60, seed=4), "unspecified")

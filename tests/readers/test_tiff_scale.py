@@ -159,7 +159,7 @@ def test_resolutions_of_microscopes_are_sizes(size, unit, tmp_path):
 def test_a_resolution_that_says_nothing_is_not_told(per_unit, unit, tmp_path):
     """One pixel an inch, or no unit, is what programs write that know nothing."""
     found = resolution(tmp_path / "a.tif", per_unit, unit)
-    assert (found.pixel_size, found.notes if unit != "CENTIMETER" else ()) == (None, ())
+    assert (found.pixel_size, found.notes) == (None, ())
 
 
 @pytest.mark.parametrize(("tag", "value"), [(282, (0, 1)), (282, (1, 0)), (283, (0, 0))])
@@ -202,6 +202,42 @@ def test_electron_microscopes_state_their_size(tmp_path):
     for code, expected in ((34682, ((0.004, 0.002), "FEI")), (34118, ((0.0125, 0.0125), "Zeiss SEM"))):
         tifffile.imwrite(path, GREY_YX, resolution=(96, 96), extratags=[(code, 2, 0, tags[code], True)], **GREY)
         assert (header(path).pixel_size, header(path).pixel_size_from) == expected
+
+
+def test_slide_scanners_state_their_size(tmp_path):
+    """The formats of scanners are known by their own tags: what their resolution tag or XML says is a size."""
+    size = {"resolution": (400, 200), "resolutionunit": "CENTIMETER"}  # 25 x 50 micrometres
+    qpi = "<PerkinElmer-QPI-ImageDescription><Name>DAPI</Name></PerkinElmer-QPI-ImageDescription>"
+    tifffile.imwrite(tmp_path / "a.qptiff", GREY_YX, description=qpi, software="PerkinElmer-QPI", tile=(16, 16), **size, **GREY)
+    assert (header(tmp_path / "a.qptiff").pixel_size, header(tmp_path / "a.qptiff").pixel_size_from) == ((50.0, 25.0), "PerkinElmer")
+    packet = b'<iScan Magnification="20" ScanRes="0.2325" ScannerModel="x"/>'
+    tags = [(700, 1, len(packet), packet, True)]
+    tifffile.imwrite(
+        tmp_path / "a.bif.tif",
+        noise(64, 96, 3),
+        description="level=0 mag=20",
+        software="ScanOutputManager 1.1",
+        tile=(16, 16),
+        extratags=tags,
+        **RGB,
+    )
+    assert (header(tmp_path / "a.bif.tif").pixel_size, header(tmp_path / "a.bif.tif").pixel_size_from) == ((0.2325, 0.2325), "Ventana")
+
+
+def test_the_spacing_of_a_philips_slide_is_that_of_its_largest_level(tmp_path):
+    """DICOM_PIXEL_SPACING of each level, in millimetres, rows before columns."""
+    levels = "".join(
+        '<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" PMSVR="IDoubleArray">'
+        f"&quot;{0.00025 * 2**level}&quot; &quot;{0.0005 * 2**level}&quot;</Attribute></DataObject>"
+        for level in range(2)
+    )
+    text = f'<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"><Attribute><Array>{levels}</Array></Attribute></DataObject>'
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(noise(64, 96, 3), tile=(16, 16), description=text, software="Philips DP v1.0", **RGB)
+        writer.write(noise(32, 48, 3), tile=(16, 16), subfiletype=1, **RGB)
+    assert (header(path).pixel_size, header(path).pixel_size_from) == ((0.25, 0.5), "Philips")
+    assert header(path, level=1).pixel_size == (0.5, 1.0)
 
 
 def channel(index, name="", more=""):
@@ -268,6 +304,7 @@ def test_a_world_file_places_an_image_that_does_not_place_itself(tmp_path):
     (tmp_path / "a.tfw").write_text("2\n0\n0\n-4\n1001\n8998\n", encoding="utf-8")
     found = header(path)
     assert (found.pixel_size, found.offset, found.pixel_size_from) == ((4.0, 2.0), (9000.0, 1000.0), "world file")
+    assert not any("dots per inch" in note for note in found.notes)
     assert (header(path, level=1).pixel_size, header(path, level=1).offset) == ((8.0, 4.0), (9000.0, 1000.0))
     assert found.georeference["33550"]["value"] == [2.0, 4.0, 0.0]
     profile = {"driver": "GTiff", "height": 20, "width": 30, "count": 1, "dtype": "uint8", "crs": "EPSG:32633"}
