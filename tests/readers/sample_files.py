@@ -98,6 +98,7 @@ def geotiff(path: Path, scene_YX: Scene) -> None:
     tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate", "transform": Affine(MPP, 0, 5e5, 0, -MPP, 5e6)}
     with rasterio.open(path, "w", driver="GTiff", **plain, **tiles) as file:
         file.write(np.moveaxis(color(scene_YX), -1, 0))
+        file.descriptions = ("red", "green", "blue")
         file.build_overviews([2])
 
 
@@ -108,6 +109,16 @@ def picture(**options: Any) -> Callable[[Path, Scene], None]:
         Image.fromarray(color(scene_YX)).save(path, **options)
 
     return write
+
+
+def with_world_file(write: Callable[[Path, Scene], None], suffix: str) -> Callable[[Path, Scene], None]:
+    """Return a writer that adds a world file, 0.25 metres a pixel."""
+
+    def write_both(path: Path, scene_YX: Scene) -> None:
+        write(path, scene_YX)
+        path.with_suffix(suffix).write_text(f"{MPP}\n0\n0\n{-MPP}\n500000\n5000000\n", encoding="ascii")
+
+    return write_both
 
 
 def palette_png(path: Path, scene_YX: Scene) -> None:
@@ -269,6 +280,9 @@ SAMPLES = {
     "mrxs": Sample(SLIDES, "a.mrxs", of_levels(slide_files.mirax)),
     "scn": Sample(SLIDES, "a.scn", leica),
     "bif": Sample(SLIDES, "a.bif", of_levels(slide_files.ventana)),
+    "svslide": Sample(SLIDES, "a.svslide", of_levels(slide_files.sakura)),
+    "vms": Sample(SLIDES, "a.vms", lambda path, scene_YX: slide_files.hamamatsu_vms(path, [[color(scene_YX)]], color(scene_YX[::2, ::2]))),
+    "vmu": Sample(SLIDES, "a.vmu", of_levels(slide_files.hamamatsu_vmu)),
     "dicom": Sample(DICOM, "a.dcm", dicom("jpegls")),
     "dicom-channels": Sample(DICOM, "a.dcm", dicom_channels),
     "czi": Sample(CZI, "a.czi", czi("zstd1")),
@@ -285,9 +299,11 @@ SAMPLES = {
     "zarr-v2": Sample(ZARRS, "a.zarr", array_zarr(zarr_format=2)),
     "zarr-v3": Sample(ZARRS, "a.zarr", array_zarr(shards=(64, 64, 3))),
     "png": Sample(PICTURES, "a.png", picture()),
+    "png-map": Sample(PICTURES, "a.png", with_world_file(picture(), ".pgw")),
     "png-palette": Sample(PICTURES, "a.png", palette_png),
     "jpeg": Sample(PICTURES, "a.jpg", picture(quality=98, subsampling=0)),
     "webp": Sample(PICTURES, "a.webp", picture(lossless=True)),
     "bmp": Sample(PICTURES, "a.bmp", picture()),
     "jpeg2000": Sample(JPEG2000, "a.jp2", jpeg2000),
+    "jpeg2000-map": Sample(JPEG2000, "a.jp2", with_world_file(jpeg2000, ".j2w")),
 }
