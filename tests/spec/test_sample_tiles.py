@@ -118,9 +118,9 @@ def test_files_that_decode_whole_are_few(tmp_path, monkeypatch):
     for at in range(6):
         Image.fromarray(blobs((SIDE, SIDE), seed=at)).save(tmp_path / f"{at}.png")
     catalogue = build_catalogue(config_from_mapping({"images": ["*.png"], "model": UNET, "output": "out"}, tmp_path, "x", []))
-    opened = set()
+    opened, whole_bytes = set(), catalogue.images[0].header.whole_bytes
     monkeypatch.setattr(module, "_widest", lambda locations, *_: opened.add(locations[0].image.name) or [])
-    for limit, number in ((2**28, 6), (4 * SIDE**2, 4), (1, 2)):
+    for limit, number in ((2**28, 6), (4 * whole_bytes, 4), (1, 2)):
         opened.clear()
         monkeypatch.setattr(module, "MOST_DECODED_BYTES", limit)
         read_sample_tiles(catalogue, catalogue.images, 2, SIDE, 64)
