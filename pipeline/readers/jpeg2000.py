@@ -23,6 +23,7 @@ from pipeline.readers._color import cmyk_to_rgb, palette_to_rgb, unpremultiply, 
 from pipeline.readers._files import local_path, opening, reading
 from pipeline.readers._jpeg2000_file import CMYK, GREY, SYCC, Codestream, Colors, Jpeg2000File, read_file
 from pipeline.readers._layout import Layout, check_level, color_notes, make_header, resolve_layout
+from pipeline.readers._mask_file import Mask, mask_beside
 from pipeline.readers._openjpeg import decoded_components, is_installed
 from pipeline.readers._tiff_tags import georeference, map_scale
 from pipeline.readers._world_file import Placement, companions, place, read_placement
@@ -31,7 +32,7 @@ __all__ = ["Jpeg2000"]
 
 PART_SAMPLES = 1 << 23  # decoded at once; a larger box is decoded in parts
 LOSSY_MARGIN = 8  # pixels around a region: OpenJPEG rounds one in 10**7 of those at its edge otherwise than inside
-SAMPLE_BYTES = 4  # of OpenJPEG. It holds code blocks, the tile and the image at once, and the wavelet of one component
+SAMPLE_BYTES = 4  # of OpenJPEG: it holds code blocks (more than the region), tile and image at once, and the wavelet of one component
 BLOCK_BYTES = 512  # that it keeps for each code block of a tile
 
 
@@ -51,8 +52,8 @@ class Jpeg2000(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c")
 
     def companions(self, path: str) -> Sequence[str]:
-        """World files and others that place a picture."""
-        return companions(path)
+        """A mask, a world file and others that place an image."""
+        return f"{path}.msk", *companions(path)
 
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
@@ -62,11 +63,13 @@ class Jpeg2000(Reader):
             with Path(file).open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size
                 content = read_file(stream, size, path)
-            raster = _open(self, content, size, file, path)
-        yield raster
+        with mask_beside(file, content.codestream.shape(), step=2**self.level) as mask:
+            with opening(path):
+                raster = _open(self, content, mask, size, file, path)
+            yield raster
 
 
-def _open(options: Jpeg2000, content: Jpeg2000File, size: int, file: str, path: str) -> _Jpeg2000Raster:
+def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int, file: str, path: str) -> _Jpeg2000Raster:
     """Decide what the components mean, and how they are decoded."""
     codestream, by_region = content.codestream, is_installed()
     levels = tuple(codestream.shape(level) for level in range(codestream.reductions + 1 if by_region else 1))
@@ -81,9 +84,10 @@ def _open(options: Jpeg2000, content: Jpeg2000File, size: int, file: str, path: 
     placement = _place(content, file, zoom)
     components, samples = len(codestream.bits), math.prod(levels[0]) * len(codestream.bits)
     blocks = codestream.tile_blocks * BLOCK_BYTES
-    work_bytes = int(min(PART_SAMPLES, samples) * SAMPLE_BYTES * (3 + 1 / components)) + codestream.tile_bytes + blocks
+    work_bytes = int(min(PART_SAMPLES, samples) * SAMPLE_BYTES * (3.5 + 1 / components)) + codestream.tile_bytes + blocks
     tile = codestream.tile_pixels * components if codestream.tile_pixels < math.prod(levels[0]) else 0  # a single tile is the image
     whole = 0 if by_region else samples * meaning.stored_dtype.itemsize + (samples + tile) * SAMPLE_BYTES + size + blocks
+    is_opacity = meaning.has_alpha and meaning.channels - 1 not in layout.channels
     header = make_header(
         options,
         layout,
@@ -94,16 +98,16 @@ def _open(options: Jpeg2000, content: Jpeg2000File, size: int, file: str, path: 
         offset=placement.offset,
         georeference=placement.georeference,
         nodata=placement.nodata,
-        has_mask=meaning.has_alpha and meaning.channels - 1 not in layout.channels,
+        has_mask=is_opacity or mask is not None,
         bits=meaning.bits,
         is_color=meaning.is_color and layout.channels == (0, 1, 2),
         is_lossy=codestream.is_lossy,
         levels=levels if len(levels) > 1 else (),
-        whole_bytes=whole,
+        whole_bytes=whole + (mask.whole_bytes if mask else 0),
         work_bytes=0 if whole else work_bytes,
         notes=(*color_notes(layout, palette=meaning.keeps_indices, alpha=alpha), *meaning.notes, *placement.notes),
     )
-    return _Jpeg2000Raster(path, file, header, layout, meaning, level)
+    return _Jpeg2000Raster(path, file, header, layout, meaning, level, is_opacity=is_opacity, mask=mask, by_region=by_region)
 
 
 class _Meaning:
@@ -173,9 +177,22 @@ class _Meaning:
 class _Jpeg2000Raster(Raster):
     """One resolution of an open JPEG 2000 file."""
 
-    def __init__(self, path: str, file: str, header: Header, layout: Layout, meaning: _Meaning, level: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        file: str,
+        header: Header,
+        layout: Layout,
+        meaning: _Meaning,
+        level: int,
+        *,
+        is_opacity: bool,
+        mask: Mask | None,
+        by_region: bool,
+    ) -> None:
         self.header = header
         self._path, self._file, self._layout, self._meaning, self._level = path, file, layout, meaning, level
+        self._is_opacity, self._mask, self._by_region = is_opacity, mask, by_region
         self._whole_YXS: NDArray[Any] | None = None
         self._lock = threading.Lock()
 
@@ -184,11 +201,14 @@ class _Jpeg2000Raster(Raster):
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Decode a box; there is data where opacity is not 0."""
+        """Decode a box; there is data where neither opacity nor the mask beside the file is 0."""
         with reading(self._path, box):
-            stored_YXS = self._cut(box) if self.header.whole_bytes else self._decode(box)
+            stored_YXS = self._decode(box) if self._by_region else self._cut(box)
             pixels_YXC = self._meaning.channels_of(stored_YXS)
-            declared_YX = pixels_YXC[..., -1] != 0 if self.header.has_mask else None
+            declared_YX = pixels_YXC[..., -1] != 0 if self._is_opacity else None
+            if self._mask:
+                masked_YX = self._mask.read(box)
+                declared_YX = masked_YX if declared_YX is None else declared_YX & masked_YX
             pixels = pixels_YXC if self._meaning.channels > 1 else pixels_YXC[..., 0]
             return self._layout.read(pixels, Box(0, 0, *pixels.shape[:2]), plane), declared_YX
 

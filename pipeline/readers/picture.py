@@ -20,6 +20,7 @@ from pipeline.readers import Reader
 from pipeline.readers._color import cmyk_to_rgb, palette_to_rgb
 from pipeline.readers._files import local_path, opening, reading
 from pipeline.readers._layout import check_level, color_notes, make_header, resolve_layout
+from pipeline.readers._mask_file import Mask, mask_beside
 from pipeline.readers._orientation import stored_box, turn, upright_shape
 from pipeline.readers._picture_file import PictureFile, content_kind, read_file
 from pipeline.readers._world_file import companions, read_placement
@@ -46,8 +47,8 @@ class Picture(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".jpeg", ".webp", ".jfif", ".png", ".jpg", ".jpe", ".bmp", ".dib")
 
     def companions(self, path: str) -> Sequence[str]:
-        """World files and others that place a picture."""
-        return companions(path)
+        """A mask, a world file and others that place a picture."""
+        return f"{path}.msk", *companions(path)
 
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
@@ -63,16 +64,17 @@ class Picture(Reader):
             with other.open(path) as raster:
                 yield raster
             return
-        with opening(path):
-            picture_raster = _PictureRaster(self, picture, file, path)
-        yield picture_raster
+        with mask_beside(file, picture.shape[:2]) as mask:
+            with opening(path):
+                picture_raster = _PictureRaster(self, picture, mask, file, path)
+            yield picture_raster
 
 
 class _PictureRaster(Raster):
     """An open picture; the first read decodes it."""
 
-    def __init__(self, options: Picture, picture: PictureFile, file: str, path: str) -> None:
-        self._path, self._file, self._picture = path, file, picture
+    def __init__(self, options: Picture, picture: PictureFile, mask: Mask | None, file: str, path: str) -> None:
+        self._path, self._file, self._picture, self._mask = path, file, picture, mask
         self._keeps_indices = options.palette == "index"
         self._table_NC = None if self._keeps_indices else picture.palette_NC
         channels = picture.shape[2] if self._table_NC is None else self._table_NC.shape[1]
@@ -82,6 +84,7 @@ class _PictureRaster(Raster):
         self._layout = resolve_layout(options, "yxs" if channels > 1 else "yx", shape if channels > 1 else shape[:2], path, alpha=alpha)
         if not self._layout.axes.startswith("yx"):
             raise InputError(Problem(path, f"reader.axes {self._layout.axes!r}", "y, x and channels last"))
+        self._is_opacity = picture.has_alpha and not any(channel in self._layout.channels for channel in alpha)
         self.header = self._make_header(options, alpha)
         self._pixels_YXS: NDArray[Any] | None = None
         self._lock = threading.Lock()
@@ -90,7 +93,6 @@ class _PictureRaster(Raster):
         picture, layout = self._picture, self._layout
         placement = read_placement(self._file, orientation=picture.orientation, shape=picture.shape[:2])
         is_palette = picture.palette_NC is not None
-        names_alpha = any(channel in layout.channels for channel in alpha)
         return make_header(
             options,
             layout,
@@ -101,11 +103,11 @@ class _PictureRaster(Raster):
             offset=placement.offset,
             georeference=placement.georeference,
             nodata=placement.nodata,
-            has_mask=picture.has_alpha and not names_alpha,
+            has_mask=self._is_opacity or self._mask is not None,
             bits=picture.bits if not is_palette or self._keeps_indices else 0,
             is_color=layout.length("s") - len(alpha) == 3 and layout.channels == (0, 1, 2),
             is_lossy=picture.is_lossy,
-            whole_bytes=picture.whole_bytes,
+            whole_bytes=picture.whole_bytes + (self._mask.whole_bytes if self._mask else 0),
             notes=(
                 *color_notes(layout, palette=is_palette and self._keeps_indices, alpha=alpha),
                 *picture.notes,
@@ -118,7 +120,7 @@ class _PictureRaster(Raster):
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Cut the box out of the decoded picture; there is data where opacity is not 0."""
+        """Cut the box out of the decoded picture; there is data where neither opacity nor the mask beside it is 0."""
         picture = self._picture
         with reading(self._path, box):
             stored = stored_box(box, picture.shape[:2], picture.orientation)
@@ -126,7 +128,11 @@ class _PictureRaster(Raster):
             colors_YXS, opacity_YX = self._colors(stored_YXS)
             pixels_YXS = np.moveaxis(turn(np.moveaxis(colors_YXS, -1, 0), picture.orientation), 0, -1)
             pixels = pixels_YXS if "s" in self._layout.axes or "c" in self._layout.axes else pixels_YXS[..., 0]
-            declared_YX = turn(opacity_YX, picture.orientation) != 0 if self.header.has_mask and opacity_YX is not None else None
+            declared_YX = opacity_YX != 0 if opacity_YX is not None and self._is_opacity else None
+            if self._mask:
+                masked_YX = self._mask.read(stored)
+                declared_YX = masked_YX if declared_YX is None else declared_YX & masked_YX
+            declared_YX = None if declared_YX is None else turn(declared_YX, picture.orientation)
             return self._layout.read(pixels, Box(0, 0, *box.shape), plane), declared_YX
 
     def _colors(self, stored_YXS: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -348,7 +348,7 @@ def test_memory_of_a_large_image(side, large):
     """Of a 6144 x 6144 image in one tile, a box takes what the header promises and its pixels."""
     peak, promised = peak_and_promise(large / "a.jp2", large / "small.jp2", side)
     assert peak <= promised + (8 << 20)
-    assert promised < 6144 * 6144 * 4 + side * side
+    assert promised < 6144 * 6144 * 5  # what decoding the whole would take
 
 
 def test_memory_of_a_tiled_image(large):

@@ -466,3 +466,32 @@ def test_any_bytes_are_refused_by_name(tmp_path_factory, content, start):
 def test_kinds_of_content():
     """Formats are known by their first bytes; unknown and empty ones have no name."""
     assert [content_kind(start) for start in (b"\xff\x4f\xff\x51", b"MM\x00+", b"RIFF1234WAVE", b"")] == ["JPEG 2000", "TIFF", "", ""]
+
+
+@pytest.mark.parametrize("name", ["a.png", "turned.png", "rgba.png", "a.jp2", "half.jp2"])
+def test_mask_file_beside(name, tmp_path):
+    """A ``.msk`` beside a picture or JPEG 2000, turned and at half the resolution too, says where there is data, as alpha does."""
+    stored, mask = np.dstack([smooth(40, 51), noise(40, 51) // 64]), noise(40, 51)[::-1] // 100 * 100
+    path = tmp_path / name
+    options = {"exif": exif(6)} if name == "turned.png" else {"irreversible": False} if name.endswith("jp2") else {}
+    Image.fromarray(stored if name == "rgba.png" else stored[..., :3]).save(path, **options)
+    tifffile.imwrite(f"{path}.msk", mask, photometric="minisblack")
+    reader = {"name": "jpeg2000", "level": int(name.startswith("half"))} if name.endswith("jp2") else {"name": "picture"}
+    expected_YX = mask > 0
+    if name == "turned.png":
+        expected_YX = expected_YX.T[:, ::-1]
+    if name == "rgba.png":
+        expected_YX = expected_YX & (stored[..., 3] > 0)
+    if name == "half.jp2":
+        expected_YX = expected_YX[::2, ::2]
+    assert f"{path}.msk" in build("readers", reader).companions(str(path))
+    with build("readers", reader).open(str(path)) as raster:
+        assert raster.header.has_mask
+        for box in (Box(0, 0, *raster.header.shape), Box(3, 5, 19, 20)):
+            np.testing.assert_array_equal(raster.read_valid(box)[1], expected_YX[box.slices])
+    tifffile.imwrite(f"{path}.msk", mask[1:], photometric="minisblack")
+    with (
+        pytest.raises(InputError, match=r"a mask of 39 x 51 pixels; expected the image's 40 x 51"),
+        build("readers", reader).open(str(path)),
+    ):
+        pass
