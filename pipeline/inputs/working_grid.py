@@ -18,7 +18,17 @@ from pipeline.resampling import NearestRaster, ResampledRaster, RescaledRaster, 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image
 
-__all__ = ["WorkingGrid", "choose_grid", "common_pixel_size", "is_measured", "open_at_least", "open_image", "open_truth", "size_text"]
+__all__ = [
+    "WorkingGrid",
+    "choose_grid",
+    "common_pixel_size",
+    "is_measured",
+    "open_at_least",
+    "open_cells",
+    "open_image",
+    "open_truth",
+    "size_text",
+]
 
 SAME = 0.02
 """Pixel sizes that differ by this share at most are one: scanners of one nominal size differ by 1 to 2 % (0.2500 and 0.2527 um),
@@ -100,6 +110,30 @@ def open_at_least(image: Image, side: int) -> Iterator[Raster]:
     level = max((number for number, shape in enumerate(own.levels) if number > first and max(shape) >= side), default=first)
     with build("readers", {**image.reader, "level": level}).open(image.path) as raster:
         yield raster
+
+
+@contextmanager
+def open_cells(image: Image, side: int) -> Iterator[Raster]:
+    """Open an image as a coarse picture: each pixel is the mean of a square of the working grid, ``side`` pixels wide.
+
+    It is read from the coarsest level of the pyramid that is fine enough, where there is one.
+    """
+    own, first = (image.grid.own, image.grid.level) if image.grid else (image.header, int(image.reader.get("level", 0)))
+    wanted = [side * length / number for length, number in zip(own.shape, image.header.shape, strict=True)]
+    fine = (
+        number
+        for number, shape in enumerate(own.levels)
+        if number > first and all(length / at <= step for length, at, step in zip(own.shape, shape, wanted, strict=True))
+    )
+    header = resampled_header(image.header, (side, side), nodata=None, has_mask=True)
+    if (level := max(fine, default=None)) is None:
+        with open_image(image) as raster:
+            yield ResampledRaster(raster, header, (side, side))
+        return
+    with build("readers", {**image.reader, "level": level}).open(image.path) as raster:
+        height, width = (side * at / number for at, number in zip(raster.header.shape, image.header.shape, strict=True))
+        source = raster if image.samples is None else RescaledRaster(raster, image.samples)
+        yield ResampledRaster(source, header, (height, width))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Numbers that add up over blocks: pixel counts, and the statistics of whole images.
 
-Owns: counting a mask against its truth, the fitters of the fit phase, histograms, normalisation.
+Owns: counting a mask against its truth, the fitters of the fit phase, histograms, normalisation, what of an image counts.
 May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 """
 
@@ -18,11 +18,15 @@ from pipeline.statistics.normalization import (
 )
 from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
 from pipeline.statistics.stains import StainFitter, recolor
+from pipeline.statistics.tissue import CellMap, Content, EmptyAreas, cell_side, content_of, find_empty_areas
 
 __all__ = [
     "HIGH_PERCENTILE",
     "LOW_PERCENTILE",
+    "CellMap",
+    "Content",
     "Counts",
+    "EmptyAreas",
     "Fitter",
     "Fitters",
     "Histogram",
@@ -31,11 +35,14 @@ __all__ = [
     "StainFitter",
     "Summary",
     "as_unsigned",
+    "cell_side",
     "check_mean_std",
     "confusion_matrix",
+    "content_of",
     "count_pixels",
     "decode_summary",
     "encode_summary",
+    "find_empty_areas",
     "mean_and_std",
     "normalization_fitter",
     "recolor",

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine import read_zero_filled
+from pipeline.engine import find_content, read_zero_filled
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.inputs import Image, open_image, open_truth
 from pipeline.losses import ClassAreas, Loss
-from pipeline.statistics import NormalizationFitter, Summary
+from pipeline.statistics import Content, NormalizationFitter, Summary
 from pipeline.tiling import Grid
 from pipeline.training.crops import targets
 from pipeline.training.network_setup import normalization_kind
@@ -93,9 +93,10 @@ def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | Non
     needs_locations = bool(plan.config.sampling.balance or plan.config.sampling.empty < 1)
     summary: Summary = {}
     rng = np.random.default_rng([plan.config.seed, image.index])
+    content = Content() if fitter is None else find_content(image)
     for plane, box, (pixels_CYX, valid_YX), target_YX in _blocks(plan, image):
-        if fitter is not None:
-            part = fitter.observe(pixels_CYX, valid_YX, box, plane)
+        if fitter is not None and content.has_any(box, plane):
+            part = fitter.observe(pixels_CYX, content.counted(pixels_CYX, valid_YX, box, plane), box, plane)
             summary = fitter.merge(summary, part) if summary else part
         counts = np.bincount(target_YX.ravel(), minlength=num_outputs)[:num_outputs]
         pixels += counts

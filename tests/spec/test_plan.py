@@ -138,7 +138,7 @@ def test_phases_and_blocks(tmp_path, planned):
     assert shapes == {"a": [("predict", 6), ("finish", 1)], "s": [("predict", 3), ("finish", 1)], "one": [("predict", 1)]}
     assert [block.id for block in stages["s"][0].blocks] == ["s:0.0.0", "s:1.0.0", "s:2.0.0"]
     fitted = planned(images=["a.tif"], normalize="percentile")
-    assert [stage.phase for stage in fitted["a"]] == ["fit", "predict", "finish"]
+    assert [stage.phase for stage in fitted["a"]] == ["tissue", "fit", "predict", "finish"]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 ::
 
-    segment    fit ──▶ score ──▶ predict ──▶ finish        (fit: only with global statistics; score: only where blocks blend)
-    evaluate                     count
-    convert                      copy ─────▶ finish
+    segment    tissue ──▶ fit ──▶ score ──▶ predict ──▶ finish
+    evaluate                                count
+    convert                                 copy ─────▶ finish
+
+``tissue`` and ``fit``: only with global statistics; ``score``: only where blocks blend.
 
 A phase says how it fits in (:class:`Phase`), and plan, queue, execution, deadline, progress and report read what it says:
 no other module asks for a phase by its name. A file put here is a phase of every run that it applies to.

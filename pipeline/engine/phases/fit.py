@@ -1,4 +1,4 @@
-"""Global statistics: summarise every block of an image, add the summaries up, conclude."""
+"""Global statistics: summarise every block of an image that has content, add the summaries up, conclude."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
+from pipeline.errors import BlockError
 from pipeline.inputs import Image
 from pipeline.records import Block
-from pipeline.statistics import encode_summary
+from pipeline.statistics import Content, encode_summary
 
 __all__ = ["Fit"]
 
 
-class Fit(Phase[tuple[NDArray[Any], NDArray[np.bool_] | None], str]):
+Pixels = tuple[NDArray[Any], NDArray[np.bool_] | None]
+"""pixels_CYX, and which of them count (Y, X); None: all."""
+
+
+class Fit(Phase[Pixels | None, str]):
     """Summarise the raw pixels of each block; the statistics of an image are fitted to the sum of its summaries."""
+
+    after = ("tissue",)
+    reads = "tissue"
 
     def applies(self, job: Job, image: Image) -> bool:
         """Where the model or the normalisation asks for statistics."""
@@ -30,14 +38,20 @@ class Fit(Phase[tuple[NDArray[Any], NDArray[np.bool_] | None], str]):
         """Add the summaries up, then fit."""
         return job.fitters
 
-    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Read the block, and around it what the fitters ask for; find its valid pixels."""
-        raster = resources.image(block.image)
-        return read_zero_filled(raster, block.box.grow(resources.job.fitters.halo), block.plane)
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Pixels | None:
+        """Read the block, and around it what the fitters ask for; find the pixels that count. None: there can be none."""
+        if block.lost:
+            raise BlockError("it is not known what of the image counts: see its failure in phase tissue")
+        content = Content.from_json(block.fit)
+        if not content.has_any(block.box, block.plane):
+            return None
+        region = block.box.grow(resources.job.fitters.halo)
+        pixels_CYX, valid_YX = read_zero_filled(resources.image(block.image), region, block.plane)
+        return pixels_CYX, content.counted(pixels_CYX, valid_YX, region, block.plane)
 
-    def work(self, resources: Resources, block: Block, loaded: tuple[NDArray[Any], NDArray[np.bool_] | None], watch: Stopwatch) -> str:
+    def work(self, resources: Resources, block: Block, loaded: Pixels | None, watch: Stopwatch) -> str:
         """Summarise the block."""
-        return encode_summary(resources.job.fitters.observe(*loaded, block.box, block.plane))
+        return "" if loaded is None else encode_summary(resources.job.fitters.observe(*loaded, block.box, block.plane))
 
     def save(self, resources: Resources, block: Block, worked: str, watch: Stopwatch) -> ReceiptFields:
         """Write nothing: the summary travels on the receipt."""
