@@ -268,18 +268,22 @@ def _read_bmp(stream: BinaryIO) -> PictureFile:
 
 
 def _orientation(exif: bytes) -> tuple[int, tuple[str, ...]]:
-    """Return the orientation 1..8 that EXIF declares, and a note where it cannot be read."""
-    if not exif:
+    """Return the orientation 1..8 that EXIF declares, and a note where it cannot be read. EXIF is a TIFF whose tags are read in turn."""
+    tiff = exif.removeprefix(EXIF)
+    if not tiff:
         return 1, ()
-    from PIL import Image
-
-    tags = Image.Exif()
     try:
-        tags.load(exif)
-        value = tags.get(ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - Pillow raises anything at all on damaged EXIF
+        order = {b"II": "<", b"MM": ">"}[tiff[:2]]
+        (first,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, first)
+        for index in range(count):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, first + 2 + 12 * index)
+            if tag == ORIENTATION:
+                (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", tiff, first + 10 + 12 * index)
+                return (value if value in range(1, 9) else 1), ()
+    except (KeyError, struct.error):
         return 1, ("its EXIF is damaged; the picture is read as it is stored",)
-    return (value if value in range(1, 9) else 1), ()
+    return 1, ()
 
 
 def _open_pillow(source: str | BinaryIO) -> Image.Image:
