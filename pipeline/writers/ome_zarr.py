@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from typing_extensions import override
 
 from pipeline.geometry import Box
-from pipeline.raster import Header, Raster
+from pipeline.raster import Header, Raster, valid_pixels
 from pipeline.storage import BlockStore, Storage, StorageLike, ZarrV2Level, open_storage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer, _pyramid
@@ -187,14 +187,15 @@ def _nodata(header: Header) -> float | None:
 
 
 def _ranges(header: Header, smallest: Raster) -> list[tuple[float, float]]:
-    """Return the range of values to draw of each channel: all of 8 bits, else that of the middle plane of the smallest level."""
+    """Return the range of values to draw of each channel: all of 8 bits, else of what is valid in the smallest level's middle plane."""
     if header.dtype == "uint8" or max(smallest.header.shape) > SMALLEST:
         limits = np.iinfo(header.dtype) if np.dtype(header.dtype).kind in "iu" else None
         low, high = (int(limits.min), int(limits.max)) if limits else (0.0, 1.0)
         return [(low, high)] * header.channels
-    pixels_CYX = smallest.read(Box(0, 0, *smallest.header.shape), header.num_planes // 2).astype(np.float64)
-    pixels_CYX[~np.isfinite(pixels_CYX)] = 0.0
-    return [(float(channel.min()), float(channel.max())) for channel in pixels_CYX]
+    pixels_CYX = smallest.read(Box(0, 0, *smallest.header.shape), header.num_planes // 2)
+    valid_YX = valid_pixels(pixels_CYX, header.nodata)
+    kept_CYX = pixels_CYX if valid_YX is None else pixels_CYX[:, None, valid_YX]
+    return [(float(channel.min()), float(channel.max())) if channel.size else (0.0, 1.0) for channel in kept_CYX]
 
 
 def _datasets(axes: Sequence[str], header: Header, num_levels: int) -> list[dict[str, Any]]:

@@ -371,6 +371,19 @@ def test_a_copy_keeps_what_has_no_data(kind, tmp_path, capsys):
             assert np.array_equal(valid_YX, ~holes_YX)
 
 
+@pytest.mark.parametrize("kind", ["nodata_text", "nan", "infinity", "nodata_of_16_bits", "nodata_of_64_bits"])
+def test_a_copy_is_drawn_by_what_has_data(kind, tmp_path):
+    """Viewers are told to draw the range of valid values, not down to nodata of -3e38."""
+    from workflows.convert import convert
+
+    pixels_CYX, holes_YX = scene(channels=2), holes()
+    declare(tmp_path / "a.npz", pixels_CYX, holes_YX, kind)
+    assert convert([str(tmp_path / "a.npz")], str(tmp_path / "out"), ["reader.name=declared.reader"]) == 0
+    channels = json.loads((tmp_path / "out" / "a.npz.ome.zarr" / "zarr.json").read_text())["attributes"]["ome"]["omero"]["channels"]
+    shown = [(one["window"]["start"], one["window"]["end"]) for one in channels]
+    assert shown == [(int(values[~holes_YX].min()), int(values[~holes_YX].max())) for values in pixels_CYX]
+
+
 def test_a_copy_of_nothing_that_can_be_read_ends_with_what_failed(tmp_path, capsys):
     """Where no block of an image can be decoded the exit code is 3, its failures are named, and only copies that exist are listed."""
     import tifffile
