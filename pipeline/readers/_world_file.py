@@ -154,7 +154,7 @@ def crs_keys(crs: str) -> tuple[dict[str, dict[str, Any]], str, float]:
     """
     horizontal = _horizontal(crs)
     if not horizontal:
-        return _geo_keys({1025: 1}), "", 1.0
+        return {}, "", 1.0
     unit, factor, linear = "degree", 1.0, {}
     if horizontal[:4].upper() == "PROJ":
         factors = [float(number) for number in UNIT.findall(horizontal)] or [1.0]  # the last is that of the axes

@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.readers._world_file import companions, parse_xml, place, read_placement
+from pipeline.readers._orientation import turn
+from pipeline.readers._world_file import companions, parse_xml, place, read_placement, upright_affine
 
 NORTH_UP = (500_000.25, 0.5, 0.0, 4_000_000.75, 0.0, -0.25)
 ROTATED = (1000.0, 0.8, 0.3, 2000.0, 0.4, -0.9)
@@ -48,7 +49,8 @@ def test_world_files_place_as_gdal_does(affine, beside, tmp_path):
     path = tmp_path / f"map.{suffix}"
     (tmp_path / f"map.{ending}").write_text(world_text(affine))
     found = read_placement(str(path))
-    assert as_gdal_reads(tmp_path, found.georeference)[0] == pytest.approx(affine, rel=1e-12)
+    transform, crs = as_gdal_reads(tmp_path, found.georeference)
+    assert (transform, crs) == (pytest.approx(affine, rel=1e-12), None)
     assert (found.source, found.unit, found.nodata, found.notes) == ("world file", "", None, ())
     assert found.pixel_size == pytest.approx((math.hypot(affine[2], affine[5]), math.hypot(affine[1], affine[4])))
     assert found.offset == pytest.approx((affine[3], affine[0]))
@@ -156,3 +158,15 @@ def test_document_types_are_refused(encoding, tmp_path):
         (tmp_path / "map.png.aux.xml").write_text(bomb)
         with pytest.raises(InputError, match=r"map\.png\.aux\.xml"):
             read_placement(str(tmp_path / "map.png"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_upright(orientation):
+    """Whatever the orientation, a pixel that is turned upright keeps its place on the ground."""
+    x, a, b, y, d, e = upright_affine(ROTATED, (5, 7), orientation)
+    places_YX = np.array([[[row, column] for column in range(7)] for row in range(5)]) + 0.5  # of centres, in stored rows and columns
+    for row, line in enumerate(np.moveaxis(turn(np.moveaxis(places_YX, -1, 0), orientation), 0, -1)):
+        for column, (stored_row, stored_column) in enumerate(line):
+            ground = (x + a * (column + 0.5) + b * (row + 0.5), y + d * (column + 0.5) + e * (row + 0.5))
+            u, v, w, p, q, r = ROTATED
+            assert ground == pytest.approx((u + v * stored_column + w * stored_row, p + q * stored_column + r * stored_row))
