@@ -20,7 +20,7 @@ from pipeline.readers._series import choose_series, series_members
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["choose_image", "find_mask", "images_of", "members_of", "opened_tiff", "other_files"]
+__all__ = ["choose_image", "find_mask", "images_of", "members_of", "missing_files", "opened_tiff", "other_files"]
 
 MOST_DIRECTORIES = 1 << 16
 MOST_MIXED = 1 << 12  # directories of different kinds: tifffile compares each with each
@@ -204,6 +204,18 @@ def _files_of(other: Path) -> list[str]:
     if start[:2] in (b"II", b"MM"):
         return [Path(name).name for name in other_files(str(other))]
     return listed_files(start.decode("utf-8", errors="replace"))
+
+
+def missing_files(tif: tifffile.TiffFile, path: str) -> str:
+    """Return a note on the files that an OME-TIFF names and that are not beside it; empty where none is missing."""
+    text = tif.ome_metadata or "" if tif.is_ome else ""
+    folder = Path(local_path(path)).parent
+    if metadata := metadata_file(text):
+        return f"the OME-XML is in {metadata}, which is not beside the file: its axes, sizes and names are unknown"
+    absent = [name for name in listed_files(text) if not (folder / name).is_file()]
+    absent = absent if any(series.is_multifile or None in series.pages for series in tif.series) else []
+    more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+    return f"planes of this image lie in files that are missing: {', '.join(absent[:3])}{more}" if absent else ""
 
 
 def images_of(tif: tifffile.TiffFile, path: str) -> list[Image]:

@@ -25,7 +25,7 @@ JPEG = (6, 7, 34892, 33007)
 # Codecs of whole pictures return RGB, whatever the photometric tag says of what is inside.
 PICTURE_CODECS = (*JPEG, 22610, 33003, 33004, 33005, 34712, 34933, 34934, 50001, 50002, 52546)
 LOSSY = (*JPEG, 33003, 33005, 50001)
-CONVERTED_PIXELS = 1 << 18  # at a time, so that the numbers between take little memory
+CONVERTED_PIXELS = 1 << 16  # at a time, so that the numbers between take little memory
 
 Convert = Callable[[NDArray[Any]], NDArray[Any]]
 

@@ -20,7 +20,7 @@ from pipeline.readers._files import local_path, opening
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout, typed_nodata
 from pipeline.readers._ome_xml import significant_bits
 from pipeline.readers._orientation import upright_shape
-from pipeline.readers._tiff_images import choose_image, find_mask, images_of, members_of, opened_tiff, other_files
+from pipeline.readers._tiff_images import choose_image, find_mask, images_of, members_of, missing_files, opened_tiff, other_files
 from pipeline.readers._tiff_raster import Decoding, TiffRaster, check_pages, whole_bytes
 from pipeline.readers._tiff_samples import Samples, samples_of
 from pipeline.readers._tiff_scale import physical_size
@@ -93,6 +93,7 @@ class _Level:
     def __init__(self, options: Tiff, tif: tifffile.TiffFile, path: str) -> None:
         self.options, self.path = options, path
         self.image, self.choices = choose_image(options, images_of(tif, path), path)
+        self.missing = missing_files(tif, path)
         self.levels = self.image.series.levels
         self.series = self.levels[check_level(options, len(self.levels), path)]
         self.base, self.page = self.image.series.keyframe, self.series.keyframe
@@ -125,7 +126,7 @@ class _Level:
             is_lossy=samples.is_lossy,
             series=self.image.title if self.choices or self.options.series not in ("largest", "all") else "",
             bits=0 if samples.convert else bits,
-            **scale | {"notes": tuple(filter(None, (*self.choices, *samples.notes, *scale["notes"], self.turning)))},
+            **scale | {"notes": tuple(filter(None, (*self.choices, *samples.notes, *scale["notes"], self.turning, self.missing)))},
         )
         shapes = [upright_shape(level.keyframe.shaped[2:4], self.orientation) for level in self.levels]
         header = replace(

@@ -209,6 +209,19 @@ def test_a_file_without_its_own_metadata_is_read_by_that_of_its_companion(metada
         assert set(companions(tmp_path / name)) >= {*names, metadata} - {name}
 
 
+def test_files_that_are_missing_are_told(tmp_path):
+    """A file whose sisters or whose OME-XML are not beside it says so; one whose own name was changed does not."""
+    multi_file(tmp_path, ("a.ome.tif", "b.ome.tif"))
+    (tmp_path / "b.ome.tif").unlink()
+    assert any("missing: b.ome.tif" in note for note in header(tmp_path / "a.ome.tif").notes)
+    bare = ome_text('<BinaryOnly MetadataFile="gone.companion.ome" UUID="urn:uuid:7"/>')
+    write_pages(tmp_path / "c.ome.tif", OTHER, description=bare)
+    assert any("gone.companion.ome" in note for note in header(tmp_path / "c.ome.tif").notes)
+    tifffile.imwrite(tmp_path / "d.ome.tif", noise(2, 40, 50), ome=True, photometric="minisblack", metadata={"axes": "CYX"})
+    (tmp_path / "d.ome.tif").rename(tmp_path / "e.ome.tif")
+    assert header(tmp_path / "e.ome.tif").notes == ()
+
+
 def test_files_beside_an_image_are_its_companions(tmp_path):
     """The mask file, the world file and GDAL's auxiliary file belong to the image, and nothing else beside it."""
     path = write_pages(tmp_path / "a.tif", SMALL)
