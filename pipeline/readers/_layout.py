@@ -228,7 +228,8 @@ def make_header(options: Reader, layout: Layout, dtype: np.dtype[Any], **facts: 
     if options.pixel_size is not None:
         facts["pixel_size"] = (options.pixel_size, options.pixel_size)
         facts["pixel_size_from"] = "reader.pixel_size"
-        facts["unit"] = "meter" if facts.get("unit") in ("meter", "degree") else "micrometer"
+        is_map = facts.get("unit") in ("meter", "degree") or {"33550", "34264"} & facts.get("georeference", {}).keys()
+        facts["unit"] = "meter" if is_map else "micrometer"
     declared = facts.pop("nodata", None) if options.nodata is None else options.nodata
     facts["nodata"] = typed_nodata(declared, dtype)
     names = facts.pop("channel_names", ())

@@ -266,6 +266,8 @@ def test_world_file_places_the_picture(tmp_path):
     header = read(path)[0]
     assert (header.pixel_size, header.unit, header.offset, header.pixel_size_from) == ((0.25, 0.5), "", (200.0, 100.0), "world file")
     assert header.georeference["33922"]["value"] == [0.0, 0.0, 0.0, 100.0, 200.0, 0.0]
+    overridden = read(path, pixel_size=2)[0]
+    assert (overridden.pixel_size, overridden.unit, overridden.pixel_size_from) == ((2.0, 2.0), "meter", "reader.pixel_size")
     assert str(tmp_path / "a.pgw") in build("readers", {"name": "picture"}).companions(str(path))
     Image.fromarray(smooth(20, 30)).save(path, exif=exif(6))
     header = read(path)[0]
