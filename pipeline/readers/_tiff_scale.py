@@ -68,8 +68,6 @@ def _sources(kind: str) -> dict[str, Source]:
         "Aperio": _aperio,
         "Ventana": _ventana,
         "Philips": _philips,
-        "LSM": _lsm,
-        "MetaMorph": _metamorph,
         "FEI": _fei,
         "Zeiss SEM": _zeiss_sem,
     }
@@ -185,26 +183,6 @@ def _philips(page: tifffile.TiffPage) -> Physical | None:
     pairs = re.findall(r'Name="DICOM_PIXEL_SPACING"[^>]*>\s*"([^"]+)"\s+"([^"]+)"', text)
     sizes = [(y, x) for y, x in ((micrometers(row, "mm"), micrometers(column, "mm")) for row, column in pairs) if y and x]
     return Physical(min(sizes)) if sizes else None
-
-
-def _lsm(page: tifffile.TiffPage) -> Physical | None:
-    facts = page.parent.lsm_metadata if page.parent.is_lsm else None
-    if not facts:
-        return None
-    y, x, z = (micrometers(facts.get(f"VoxelSize{axis}"), "m") for axis in "YXZ")
-    steps = {"z": PlaneStep(z, "micrometer")} if z and is_plausible(z) else {}
-    interval = seconds(facts.get("TimeIntervall"), "s")
-    steps |= {"t": PlaneStep(interval, "second")} if interval and interval > 0 else {}
-    return Physical((y, x) if y is not None and x is not None else None, steps=steps)
-
-
-def _metamorph(page: tifffile.TiffPage) -> Physical | None:
-    facts = page.parent.stk_metadata if page.parent.is_stk else None
-    if not facts:
-        return None
-    unit = str(facts.get("CalibrationUnits", ""))
-    y, x = (micrometers(_number(facts.get(f"{axis}Calibration")), unit) for axis in "YX")
-    return Physical((y, x)) if y is not None and x is not None else None
 
 
 def _fei(page: tifffile.TiffPage) -> Physical | None:
