@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,6 +35,7 @@ PIECE_BYTES = 16  # a pixel of a piece: what openslide paints, its canvas for th
 CELL = 512  # rows and columns of a piece where a level is no whole multiple coarser
 LARGEST_PIXEL = 100.0  # micrometres; a larger size comes from resolution tags that mean a print
 LISTING_BYTES = 1 << 20
+VMU = "Uncompressed Virtual Microscope Specimen"
 Span = tuple[int, int, int]  # where a region begins on an axis, and the first and last pixel that are wanted of it
 
 
@@ -77,6 +78,7 @@ class Slide(Reader):
             if not Path(file).exists():
                 raise InputError(Problem(path, "no file at this path"))
             self._check_options(path)
+            _check_vmu(Path(file), path)
             raster = _open_raster(self, file, path)
         try:
             yield raster
@@ -111,17 +113,30 @@ def _vendor_of(path: str, mtime_ns: int, size: int) -> str | None:
     return openslide.OpenSlide.detect_format(path)
 
 
-def _listed_files(file: Path) -> list[str]:
-    """Return the names of the files that a VMS or VMU lists, all in its own folder; empty where it cannot be read."""
+def _listing(file: Path) -> configparser.ConfigParser:
+    """Return what a VMS or VMU says; nothing where it cannot be read."""
     parser = configparser.ConfigParser(delimiters="=", strict=False, interpolation=None)
-    try:
-        with file.open(encoding="latin-1") as stream:
-            parser.read_string(stream.read(LISTING_BYTES))
-    except (configparser.Error, OSError):
-        return []
-    kinds = ("imagefile", "mapfile", "optimisationfile", "macroimage")
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # openslide tells upper case from lower
+    with suppress(configparser.Error, OSError), file.open(encoding="latin-1") as stream:
+        parser.read_string(stream.read(LISTING_BYTES))
+    return parser
+
+
+def _listed_files(file: Path) -> list[str]:
+    """Return the names of the files that a VMS or VMU lists, all in its own folder."""
+    parser = _listing(file)
+    kinds = ("ImageFile", "MapFile", "OptimisationFile", "MacroImage")
     names = [value for section in parser.sections() for key, value in parser.items(section) if key.startswith(kinds)]
     return [name for name in names if name and name == Path(name).name]
+
+
+def _check_vmu(file: Path, path: str) -> None:
+    """Refuse a VMU without the order of its samples, on which openslide ends the process."""
+    if not file.is_file() or _vendor(str(file)) != "hamamatsu":
+        return
+    parser = _listing(file)
+    if VMU in parser and "PixelOrder" not in parser[VMU]:
+        raise InputError(Problem(f"{path}: PixelOrder", None, "RGB"))
 
 
 def _open_raster(options: Slide, file: str, path: str) -> _SlideRaster:

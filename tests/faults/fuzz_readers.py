@@ -29,7 +29,8 @@ from tests.readers.sample_files import SAMPLES, scene
 
 ADDRESS_BYTES = 6 << 30  # libraries reserve about 2 GiB before the first file
 MORE_BYTES = 256 << 20  # what one try may take beside what the process holds already; its images have 100 kB
-TIME_S = 40  # of one try; the slowest format needs 0.1 on an idle machine
+TIME_S = 60  # of one try, which is ended then; the slowest format needs 0.1 on an idle machine
+SLOW_S = 8  # of the processor in one try, which is told
 BATCH = 250  # tries of a process: what a library keeps from one file to the next is seen, and memory does not add up for ever
 OPTIONS: Sequence[dict[str, Any]] = ({}, {}, {"level": 1}, {"series": 1}, {"series": "all"}, {"palette": "index"}, {"channels": [1]})
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 10**9, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
@@ -139,7 +140,7 @@ def child(samples: Path, seed: int, numbers: Sequence[int], scratch: Path, reade
         path, options, what = prepare(samples, seed, number, folder)
         print(json.dumps({"number": number, "what": what, "options": options}), flush=True)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak to what is held now
-        before, start = _peak_bytes(), time.monotonic()
+        before, start, used = _peak_bytes(), time.monotonic(), time.process_time()
         signal.alarm(time_s)
         finding = ""
         try:
@@ -150,6 +151,8 @@ def child(samples: Path, seed: int, numbers: Sequence[int], scratch: Path, reade
         more = _peak_bytes() - before
         if more > MORE_BYTES:
             finding += f"took {more >> 20} MiB"
+        if (seconds := time.process_time() - used) > SLOW_S:
+            finding += f"took {seconds:.0f} s of the processor"
         row = {"outcome": outcome, "seconds": time.monotonic() - start, "megabytes": more >> 20, "finding": finding}
         print(json.dumps(row), flush=True)
         if not finding and len(numbers) > 1:

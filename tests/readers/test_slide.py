@@ -478,3 +478,14 @@ def test_the_real_slide():
         assert raster.header.pixel_size == pytest.approx((0.499, 0.499))
         for box in (Box(0, 0, 700, 900), Box(1500, 1700, 2967, 2220)):
             assert np.abs(raster.read(box).astype(int) - other.read(box)).max() <= 2
+
+
+def test_a_vmu_without_the_order_of_its_samples_is_refused(tmp_path):
+    """A VMU ends openslide's process where its PixelOrder is missing, misspelt, or in another section: it is refused, whatever its name."""
+    files.hamamatsu_vmu(tmp_path / "a.vmu", files.halves(WAVES, 2))
+    text = (tmp_path / "a.vmu").read_text()
+    misspelt, elsewhere = text.replace("PixelOrder", "pixelorder"), text.replace("PixelOrder=RGB", "") + "\n[Other]\nPixelOrder=RGB\n"
+    for name, changed in {"b.vmu": misspelt, "c.vms": elsewhere, "d.ndpi": text.replace("PixelOrder=RGB\n", "")}.items():
+        (tmp_path / name).write_text(changed)
+        with pytest.raises(InputError, match="PixelOrder is missing"), opened(tmp_path / name):
+            pass
