@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import config_from_mapping
+from pipeline.config import Recipe, config_from_mapping
 from pipeline.errors import BlockError
 from pipeline.inputs import build_catalogue
 from pipeline.tuning import sample_tiles as module
-from pipeline.tuning.sample_tiles import read_sample_tiles, spread_locations
+from pipeline.tuning.sample_tiles import predict_tiles, read_sample_tiles, spread_locations
 from tests.conftest import UNET, blobs, save_tiff
 
 SIDE, CELLS = 32, 12  # of a tile; tiles along a side of the slide
@@ -97,6 +97,23 @@ def test_what_is_no_data_widens_nothing(catalogue_of):
     tiles = read_sample_tiles(catalogue, catalogue.images, CELLS**2 - 3, SIDE, CELLS**2)
     assert widths(tiles)[0] > 80
     assert all(np.isfinite(one.pixels_BCYX).all() for one in tiles)
+
+
+def test_answers_are_judged_where_there_is_data(catalogue_of):
+    """Of an answer those pixels are kept that hold data; a smaller one is the tile's middle; where nothing does, all is judged."""
+    slide = blobs((SIDE, SIDE)).astype(np.float32)
+    slide[:, :5], slide[9, 20] = np.nan, np.inf
+    holes = ~np.isfinite(slide)
+    catalogue = catalogue_of({"a": slide})
+    (tile,) = read_sample_tiles(catalogue, catalogue.images, 1, SIDE, 1)
+    assert np.array_equal(tile.valid_YX, ~holes)
+    logits = np.random.default_rng(0).random((1, 3, SIDE, SIDE), np.float32)
+    assert np.array_equal(tile.where_valid(logits), logits[..., ~holes][..., None, :])
+    assert np.array_equal(tile.where_valid(logits[..., 3:-3, 3:-3]), logits[..., 3:-3, 3:-3][..., ~holes[3:-3, 3:-3]][..., None, :])
+    (answers,), _ = predict_tiles(catalogue, Recipe(), [tile])
+    assert answers[0].shape == (1, UNET["classes"], 1, (~holes).sum())
+    assert tile._replace(valid_YX=None).where_valid(logits) is logits
+    assert tile._replace(valid_YX=np.zeros_like(holes)).where_valid(logits) is logits
 
 
 def test_a_damaged_place_is_left_out(catalogue_of, monkeypatch):
