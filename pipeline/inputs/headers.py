@@ -137,6 +137,7 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
     try:
         reader = readers.of(listed.overrides)
         header = _read_header(listed.path, reader)
+        _check_memory(header, listed.path, config)
         truth_identity = image_identity(listed.truth, TRUTH_READER, _truth_reader()) if listed.truth else ""
         identity = image_identity(listed.path, spec, reader, listed.beside)
         return Image(0, listed.name, listed.path, header, spec, identity, listed.truth, truth_identity)
@@ -144,6 +145,15 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
         if isinstance(error, GigasegError):
             return error
         return InputError(Problem(listed.path, f"a file that cannot be opened ({type(error).__name__}: {error})", "an image"))
+
+
+def _check_memory(header: Header, path: str, config: Config) -> None:
+    """Refuse an image whose decoded pixels alone are more than an actor may hold; the whole projection is made for the recipe."""
+    decoded, budget = header.whole_bytes + header.work_bytes, config.compute.memory_bytes
+    if decoded > budget:
+        found = f"an image that takes {-(-decoded >> 20)} MiB to decode, however small a region"
+        way_out = "Raise compute.memory, or store the image in tiles."
+        raise InputError(Problem(path, found, f"at most compute.memory ({budget >> 20} MiB)", way_out))
 
 
 def _read_header(path: str, reader: Reader) -> Header:

@@ -57,13 +57,15 @@ def reading(path: str, box: Box) -> Iterator[None]:
         yield
     except (GigasegError, MemoryError):
         raise
-    except Exception as error:  # decoders raise anything at all on damaged pixels
+    except BaseException as error:  # decoders raise anything at all on damaged pixels
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # what zarrs raises is no Exception
+            raise
         where = f"{path}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1}"
         damaged = BlockError(f"{where}: cannot be decoded ({type(error).__name__}: {error})")
         raise (_temporary(error, where) or damaged) from error
 
 
-def _temporary(error: Exception, where: str) -> OSError | None:
+def _temporary(error: BaseException, where: str) -> OSError | None:
     """Return an error that names the place of a failure of the system (a lost mount, no free handle); None for any other failure.
 
     Example:

@@ -42,6 +42,7 @@ __all__ = [
 
 STACK_AXES, CHANNEL_AXES = "tz", "cs"
 MAX_PLANES = 1 << 20  # a larger number is damage, and listing so many would fill the memory
+MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side; what declares more is damaged, and its blocks cannot be counted
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,11 @@ def resolve_layout(
     sizes = dict(zip(axes, shape, strict=True))
     stacks = {letter: sizes[letter] for letter in STACK_AXES if letter in sizes}
     num_channels = math.prod(sizes.get(letter, 1) for letter in CHANNEL_AXES)
-    if max(num_channels, *stacks.values(), 0) > MAX_PLANES:
-        found = f"an array of {' x '.join(map(str, shape))} with axes {axes!r}"
-        raise InputError(Problem(path, found, f"at most {MAX_PLANES} channels, and planes along t or z"))
+    found = f"an array of {' x '.join(map(str, shape))} with axes {axes!r}"
+    if max(num_channels, math.prod(stacks.values())) > MAX_PLANES:
+        raise InputError(Problem(path, found, f"at most {MAX_PLANES} channels, and planes along t and z"))
+    if sizes["y"] * sizes["x"] > MOST_PIXELS:
+        raise InputError(Problem(path, found, f"at most {MOST_PIXELS} pixels a plane"))
     if options.channels is None:
         chosen = tuple(channel for channel in range(num_channels) if channel not in alpha)
     else:

@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.readers import Member, Reader
 from pipeline.readers._files import local_path
+from pipeline.readers._layout import MOST_PIXELS
 from pipeline.readers._ome_xml import find_images, listed_files, metadata_file
 from pipeline.readers._series import choose_series, series_members
 
@@ -25,7 +26,6 @@ __all__ = ["choose_image", "find_mask", "images_of", "members_of", "missing_file
 MOST_DIRECTORIES = 1 << 16
 MOST_MIXED = 1 << 12  # directories of different kinds: tifffile compares each with each
 MOST_TEXT, MOST_SEGMENTS = 1 << 25, 1 << 22
-MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side
 COUNT_LIMITS = {270: MOST_TEXT, 273: MOST_SEGMENTS, 279: MOST_SEGMENTS, 324: MOST_SEGMENTS, 325: MOST_SEGMENTS}
 DESCRIPTION, SUBIFDS = 270, 330
 # Pictures of the glass and its label that scanners store beside a slide, by the names that tifffile and Bio-Formats give them.
