@@ -20,6 +20,7 @@ __all__ = ["DicomLevel"]
 
 RLE = "1.2.840.10008.1.2.5"  # transfer syntaxes
 JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", *(f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203)))
+JPEG_LS, END_OF_IMAGE = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), b"\xff\xd9"
 
 
 class DicomLevel:
@@ -62,6 +63,8 @@ class DicomLevel:
         if reader is None:
             raise BlockError(f"frame {number} is in none of the instance's files")
         frame = reader.read_frame(number)
+        if reader.transfer_syntax in JPEG_LS and frame.rstrip(b"\0")[-2:] != END_OF_IMAGE:  # its decoder would take minutes
+            raise BlockError(f"frame {number} is cut short")
         pixels: NDArray[Any] = np.asarray(plane.decoder.decode(frame))
         expected = (*self.tile, self.samples)
         if pixels.size != np.prod(expected) or pixels.shape[:2] != self.tile or pixels.dtype.itemsize > self.dtype.itemsize:

@@ -302,6 +302,20 @@ class TestRefused:
         with pytest.raises((InputError, BlockError), match=r"a\.dcm"), opened(path) as raster:
             whole(raster)
 
+    def test_a_jpeg_ls_frame_that_is_cut(self, tmp_path, monkeypatch):
+        """A frame of JPEG-LS without its end is not decoded, for which its decoder would take minutes; the frames before it are."""
+        path = tmp_path / "a.dcm"
+        encode = imagecodecs.jpegls_encode
+        pixels = PIXELS[:64, :128].copy()
+        pixels[0, 64, 0], pixels[0, 0, 0] = 7, 8
+        cut = lambda tile: bytes(encode(tile))[: -100 if tile[0, 0, 0] == 7 else None]
+        monkeypatch.setitem(files.CODECS, "cut", (files.CODECS["jpegls"][0], cut, "RGB"))
+        files.slide(path, pixels[None, None], files.series(), codec="cut")
+        with opened(path) as raster:
+            assert raster.read(Box(0, 0, 64, 64))[0, 0, 0] == 8
+            with pytest.raises(BlockError, match="frame 1 is cut short"):
+                raster.read(Box(0, 64, 64, 128))
+
     def test_flipped_bytes(self, tmp_path):
         """Forty slides with flipped bytes give pixels or an error that names the file."""
         path = tmp_path / "a.dcm"
