@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.readers._file_bytes import DecodedParts, FileBytes
+from pipeline.readers._jpegxr import decode_jpegxr
 
 __all__ = ["PIXELS", "CziFile", "SubBlocks"]
 
@@ -232,9 +233,10 @@ def _decoded(data: bytes, compression: int, dtype: np.dtype[Any], shape: tuple[i
     import imagecodecs
 
     num_bytes = shape[0] * shape[1] * shape[2] * dtype.itemsize
-    if compression in LOSSY:
-        decode = imagecodecs.jpeg8_decode if compression == JPEG else imagecodecs.jpegxr_decode
-        return np.asarray(decode(data, out=np.empty(shape if shape[2] > 1 else shape[:2], dtype))).reshape(shape)
+    if compression == JPEG_XR:
+        return decode_jpegxr(data, shape, dtype)
+    if compression == JPEG:
+        return np.asarray(imagecodecs.jpeg8_decode(data, out=np.empty(shape if shape[2] > 1 else shape[:2], dtype))).reshape(shape)
     is_split = False
     if compression == ZSTD_WITH_HEADER:  # [5.3.2]
         header_bytes = data[0]

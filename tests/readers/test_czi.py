@@ -185,6 +185,22 @@ def test_jpeg(tmp_path):
     assert abs(found_CYX.astype(int) - pixels_YXS[0, 0][:, None, None]).max() <= 3
 
 
+CRASHERS = [(11, 0xAA), (16, 0xA0), (16, 0x67), (10, 0xC1), (12, 0x70), (17, 0xB3)]  # byte of the code's header, what it becomes
+
+
+@pytest.mark.parametrize(("at", "value"), CRASHERS)
+@pytest.mark.parametrize("samples", [None, 3])
+def test_jpeg_xr_whose_header_lies(at, value, samples, tmp_path):
+    """A JPEG XR header that would make the decoder leave its buffers fails the block, before it is decoded."""
+    pixels = noise((40, 48, samples) if samples else (40, 48), "uint16")
+    write_czi(tmp_path / "a.czi", [Tile(pixels, dims={"C": 0}, compression="jpegxr")])
+    content = bytearray((tmp_path / "a.czi").read_bytes())
+    content[content.index(b"WMPHOTO\0") + at] = value
+    (tmp_path / "a.czi").write_bytes(content)
+    with pytest.raises(BlockError, match="JPEG XR that is not 40 x 48 pixels of . x uint16"):
+        read(tmp_path / "a.czi")
+
+
 def scenes(path):
     """Three scenes, the second the largest, and a phase axis in the third."""
     tiles = [
