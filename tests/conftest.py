@@ -28,6 +28,7 @@ STARTS_RAY = {
     "tests/oracle/test_int8.py",
     "tests/oracle/test_phases.py",
     "tests/oracle/test_ray.py",
+    "tests/oracle/test_skips.py",
     "tests/spec/test_bench.py",
     "tests/test_submit.py",
     "tests/training/test_training.py",

@@ -23,7 +23,7 @@ from pipeline.validation import join_keys, problems_of, quote
 
 __all__ = ["config_from_mapping", "load_classes", "load_config", "load_written_config", "load_yaml", "resolve_mapping", "to_yaml"]
 
-_ONCE_WRITTEN_AS_NULL = ("skip", "instances")
+_ONCE_WRITTEN_AS_NULL = ("instances",)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -41,7 +41,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_written_config(text: str, origin: str) -> Config:
-    """Read what a run wrote as ``config.yaml`` into its output folder; two keys that runs used to write as null are dropped."""
+    """Read what a run wrote as ``config.yaml`` into its output folder; a key that runs used to write as null is dropped."""
     document = parse_yaml(text, origin)
     for key in _ONCE_WRITTEN_AS_NULL:
         if document.data.get(key, 0) is None:

@@ -287,6 +287,7 @@ class Config(StrictModel):
         default="working",
         description="grid of the masks: the one that was worked on, which the counts are of, or the image's own, by nearest pixels",
     )
+    skip: PluginSpec | None = Field(default=None, description="what is not computed: tissue, nodata or regions; null: nothing")
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")
     writers: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as")
     compute: Compute = Field(default=Compute(), description="where and how it runs")
@@ -352,7 +353,9 @@ class YamlKind:
     sparse_keys: frozenset[str] = frozenset()  # their plug-ins keep only options that were written; the images decide the others
 
 
-RUN_YAML = YamlKind(Config, {"model": "models", "reader": "readers", "metrics": "metrics", "writers": "writers"}, DEFAULT_PLUGINS)
+RUN_YAML = YamlKind(
+    Config, {"model": "models", "reader": "readers", "skip": "skips", "metrics": "metrics", "writers": "writers"}, DEFAULT_PLUGINS
+)
 
 
 def json_schema(kind: YamlKind = RUN_YAML) -> dict[str, Any]:
@@ -365,6 +368,8 @@ def json_schema(kind: YamlKind = RUN_YAML) -> dict[str, Any]:
         many = {"anyOf": [{"type": "array", "items": spec}, {"type": "string"}]}
         keys[key] = {name: keys[key][name] for name in ("default", "description") if name in keys[key]}
         keys[key] |= many if key in kind.list_keys else spec
+        if keys[key].get("default", 0) is None:
+            keys[key]["anyOf"] = [*keys[key]["anyOf"], {"type": "null"}]
     listed = {name: value for name, value in keys["images"].items() if name not in ("description", "title")}
     keys["images"] = {"description": keys["images"]["description"], "anyOf": [{"type": "string"}, listed]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "gigaseg"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pipeline.engine.block_pipeline import cause_of, process
 from pipeline.engine.block_pixels import read_reflected, read_zero_filled
-from pipeline.engine.cell_pictures import find_content
+from pipeline.engine.cell_pictures import find_content, skipped_share
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
@@ -34,4 +34,5 @@ __all__ = [
     "read_zero_filled",
     "rests_on",
     "seam_folder",
+    "skipped_share",
 ]

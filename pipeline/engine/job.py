@@ -11,6 +11,7 @@ from pipeline.config import Recipe
 from pipeline.inputs import TRUTH_READER, Image, TruthMap, open_at_least
 from pipeline.models import Model
 from pipeline.raster import Header
+from pipeline.skips import Skip
 from pipeline.statistics import Fitters
 from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.tiling import Grid
@@ -35,6 +36,7 @@ class Job:
         classes: ``{"id", "name", "color"}`` in order.
         truth_map: from truth values to class ids; None: no image has truth.
         truth_reader: reader name and options for truth files.
+        skip: what is not computed; None: everything is.
         writers: what is written when an image is complete.
         masks: folder of what is written for users inside ``output``: ``masks``, or empty for ``convert``.
         native: whether masks are on the images' own grids; what is computed, block by block, lies in ``working`` then.
@@ -51,6 +53,7 @@ class Job:
     classes: Sequence[Mapping[str, Any]] = ()
     truth_map: TruthMap | None = None
     truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)
+    skip: Skip | None = None
     writers: Sequence[Writer] = ()
     masks: str = "masks"
     native: bool = False

@@ -7,7 +7,7 @@ whoever writes a block waits for it (:attr:`Predicted.values`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -26,7 +26,7 @@ from pipeline.records import Block
 from pipeline.statistics import Counts, recolor
 from pipeline.tiling import Agreement, ArrayOps, Blender, Fetched, Tile
 
-__all__ = ["BlockPixels", "BlockResult", "Predicted", "predict_tiles", "read_block", "stain_notes", "take_notes"]
+__all__ = ["BlockPixels", "BlockResult", "Predicted", "ignoring", "kept_pixels", "predict_tiles", "read_block", "stain_notes", "take_notes"]
 
 
 @dataclass
@@ -37,6 +37,9 @@ class BlockPixels:
         region: what was read: the outer of all tiles of the block, whose pixels are ``pixels_CYX``.
         valid_YX: where the block holds data; None: everywhere.
         truth_YX: class ids of the block; None: there is no truth.
+        kept_YX: which pixels of the block are not skipped; None: all of them.
+        scored_YX: truth of the pixels that have probabilities; None: all of ``truth_YX``.
+        tiles: those that are predicted.
         truth_error: why the truth cannot be counted; empty where it can.
         truth_digest: digest of the truth as read, for a block whose scores wait for other blocks.
     """
@@ -47,6 +50,9 @@ class BlockPixels:
     truth_YX: Any | None
     truth_error: str
     truth_digest: str = ""
+    kept_YX: Any | None = None
+    scored_YX: Any | None = None
+    tiles: Sequence[Tile] = ()
 
 
 @dataclass
@@ -72,7 +78,16 @@ class Predicted:
     @property
     def counts(self) -> Counts:
         """Pixels by true and predicted class, and what else the block's receipt counts."""
-        names = ("predicted", "no_prediction", "confusion", "cross_entropy", "cross_entropy_pixels", "overlap_equal", "overlap_pixels")
+        names = (
+            "predicted",
+            "no_prediction",
+            "confusion",
+            "cross_entropy",
+            "cross_entropy_pixels",
+            "overlap_equal",
+            "overlap_pixels",
+            "skipped",
+        )
         return Counts(**{name: self.values[name] for name in names})
 
 
@@ -84,7 +99,9 @@ class BlockResult:
         self.num_classes, self.fill = job.num_classes, job.fill
         self.mask_YX = ops.zeros(block.box.shape, job.num_classes)
         self.probs_KYX = ops.zeros((job.num_classes, *block.box.shape), job.num_classes) if job.probs else None
-        self.agreement = Agreement(block.box, ops, loaded.valid_YX)
+        self.skipped_as = 0 if job.skip is not None and job.skip.skipped_as == "background" else job.fill
+        parts = [part for part in (loaded.valid_YX, loaded.kept_YX) if part is not None]
+        self.agreement = Agreement(block.box, ops, parts[0] & parts[1] if len(parts) == 2 else next(iter(parts), None))
         self.finite: Any = 0.0
         self.nats: Any = None
         self.nats_pixels: Any = 0
@@ -118,7 +135,8 @@ class BlockResult:
         if self.probs_KYX is not None:
             self.probs_KYX[(slice(None), *here)] = self.ops.softmax_bytes(scores)
         if self.loaded.truth_YX is not None:
-            nats, pixels = self.ops.cross_entropy(scores, self.loaded.truth_YX[here])
+            truth_YX = self.loaded.truth_YX if self.loaded.scored_YX is None else self.loaded.scored_YX
+            nats, pixels = self.ops.cross_entropy(scores, truth_YX[here])
             self.nats = nats if self.nats is None else self.nats + nats
             self.nats_pixels += pixels
 
@@ -132,11 +150,17 @@ class BlockResult:
         self.agreement.equal, self.agreement.pixels = values["overlap_equal"].item(), values["overlap_pixels"].item()
 
     def values(self) -> dict[str, Any]:
-        """Return what there is so far; pixels without data get *no prediction*, and no class a probability."""
+        """Return what there is so far; pixels without data get *no prediction*, and no class a probability. So do skipped ones."""
         if self.loaded.valid_YX is not None:
             self.mask_YX[~self.loaded.valid_YX] = self.fill
             if self.probs_KYX is not None:
                 self.probs_KYX *= self.loaded.valid_YX
+        if self.loaded.kept_YX is not None:
+            self.mask_YX[~self.loaded.kept_YX] = self.skipped_as
+            if self.probs_KYX is not None:
+                self.probs_KYX *= self.loaded.kept_YX
+                if self.skipped_as == 0:
+                    self.probs_KYX[0][~self.loaded.kept_YX] = 255
         return {
             "mask": self.mask_YX,
             "probs": self.probs_KYX,
@@ -149,27 +173,60 @@ class BlockResult:
 
     def finish(self, notes: tuple[str, ...] = ()) -> Predicted:
         """Count the mask, and ask the device for everything."""
-        values = {**self.values(), **self.ops.count(self.mask_YX, self.loaded.truth_YX, self.num_classes)}
+        kept_YX = self.loaded.kept_YX
+        skipped = 0 if kept_YX is None else self.ops.count_equal(kept_YX, False)
+        values = {**self.values(), "skipped": skipped}
+        values |= self.ops.count(self.mask_YX, self.loaded.truth_YX, self.num_classes)
         return Predicted(self.ops.fetch(values), self.loaded.truth_error, notes)
 
 
 def read_block(resources: Resources, block: Block) -> BlockPixels:
-    """Read the outer of all tiles of a block in one go, and its truth; send both to the backend's device."""
+    """Read the outer of all tiles of a block that are predicted in one go, and its truth; send both to the backend's device.
+
+    Of a block without such tiles only the truth is read.
+    """
     job, ops = resources.job, resources.predictor.ops
-    sides = zip(*(astuple(tile.outer) for tile in job.grid(block.image).tiles(block.box)), strict=True)
-    y0, x0, y1, x1 = (pick(ends) for pick, ends in zip((min, min, max, max), sides, strict=True))
-    region = Box(y0, x0, y1, x1)
-    raster = resources.image(block.image)
-    pixels_CYX, valid_YX = read_zero_filled(raster, region, block.plane)
-    if stain := block.fit.get("stain"):
-        pixels_CYX = recolor(pixels_CYX, stain)
+    kept_YX, tiles = _kept_tiles(resources, block)
     truth_YX, truth_error = read_truth(resources, block)
     truth_digest = pixel_digest(truth_YX) if truth_YX is not None and job.blends_blocks(block.image) else ""
-    if valid_YX is not None:
-        valid_YX = valid_YX[block.box.relative_to(region).slices]
-        truth_YX = None if truth_YX is None else np.where(valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
-    pixels, valid, truth = (None if array is None else ops.put(array) for array in (pixels_CYX, valid_YX, truth_YX))
-    return BlockPixels(region, pixels, valid, truth, truth_error, truth_digest)
+    region, pixels_CYX, valid_YX = block.box, None, None
+    if tiles:
+        sides = zip(*(astuple(tile.outer) for tile in tiles), strict=True)
+        region = Box(*(pick(ends) for pick, ends in zip((min, min, max, max), sides, strict=True)))
+        pixels_CYX, read_YX = read_zero_filled(resources.image(block.image), region, block.plane)
+        if stain := block.fit.get("stain"):
+            pixels_CYX = recolor(pixels_CYX, stain)
+        if read_YX is not None and (both := region.intersection(block.box)):
+            valid_YX = np.ones(block.box.shape, np.bool_)
+            valid_YX[both.relative_to(block.box).slices] = read_YX[both.relative_to(region).slices]
+            truth_YX = ignoring(truth_YX, valid_YX)
+    scored_YX = None if kept_YX is None else ignoring(truth_YX, kept_YX)
+    arrays = (pixels_CYX, valid_YX, truth_YX, kept_YX, scored_YX)
+    pixels, valid, truth, kept, scored = (None if array is None else ops.put(array) for array in arrays)
+    return BlockPixels(region, pixels, valid, truth, truth_error, truth_digest, kept, scored, tiles)
+
+
+def ignoring(truth_YX: NDArray[Any] | None, counted_YX: NDArray[np.bool_]) -> NDArray[Any] | None:
+    """Return the truth, ignored where it does not count; None where there is none."""
+    return None if truth_YX is None else np.where(counted_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
+
+
+def kept_pixels(resources: Resources, block: Block) -> NDArray[np.bool_] | None:
+    """Return which pixels of a block are not skipped (Y, X); None: all of them."""
+    kept = resources.kept(block.image, block.fit)
+    kept_YX = None if kept is None else kept.of(block.box, block.plane)
+    return None if kept_YX is None or kept_YX.all() else kept_YX
+
+
+def _kept_tiles(resources: Resources, block: Block) -> tuple[NDArray[np.bool_] | None, list[Tile]]:
+    """Return :func:`kept_pixels`, and the tiles that are predicted: those whose pixels are kept, or blended with kept ones."""
+    job, kept = resources.job, resources.kept(block.image, block.fit)
+    tiles = list(job.grid(block.image).tiles(block.box))
+    if kept is not None:
+        shape = block.image.header.shape
+        seen = [tile.outer.clip(shape) if job.blends else tile.core for tile in tiles]
+        tiles = [tile for tile, box in zip(tiles, seen, strict=True) if kept.has_any(box, block.plane)]
+    return kept_pixels(resources, block), tiles
 
 
 def stain_notes(block: Block) -> tuple[str, ...]:
@@ -219,7 +276,13 @@ def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterato
     # Cross-entropy, probabilities and blending need scores. A mask and its counts need classes, which some backends give cheaper.
     needs_scores = loaded.truth_YX is not None or job.blends or job.probs
     predict = predictor if needs_scores else predictor.classes
-    tiles = sorted(job.grid(block.image).tiles(block.box), key=lambda tile: tile.outer.shape)
+    tiles = sorted(loaded.tiles, key=lambda tile: tile.outer.shape)
+    if job.blends:  # a blender waits for every tile: those that touch no kept pixel are not predicted
+        predicted = {(tile.row, tile.col) for tile in tiles}
+        for tile in job.grid(block.image).tiles(block.box):
+            if (tile.row, tile.col) not in predicted:
+                height, width = tile.outer.grow(-job.model.margin).shape if job.model else tile.outer.shape
+                yield tile, predictor.ops.put(np.zeros((job.num_classes, height, width), np.float32))
     for _, same in groupby(tiles, key=lambda tile: tile.outer.shape):
         alike = list(same)
         for first in range(0, len(alike), job.recipe.batch):

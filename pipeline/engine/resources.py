@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ from pipeline.engine.job import Job
 from pipeline.errors import BlockError
 from pipeline.inputs import Image, open_image, open_truth
 from pipeline.models import Predictor
+from pipeline.plugins import build
 from pipeline.raster import Raster
+from pipeline.skips import Kept, open_kept
 from pipeline.storage import BlockStore
 
 __all__ = ["Resources", "open_resources"]
@@ -59,6 +61,14 @@ class Resources:
         It is read beside an image, so opening it never closes the image that was asked for last.
         """
         return self._opened((image.truth, image.grid and image.grid.key, True), lambda: open_truth(image, self.job.truth_reader))
+
+    def kept(self, image: Image, fit: Mapping[str, Any]) -> Kept | None:
+        """Return what of an image is kept, as the skip phase found it; None: all of it."""
+        found = fit.get("kept")
+        return open_kept(found, image.header, self._opened_mask) if found else None
+
+    def _opened_mask(self, path: str) -> Raster:
+        return self._opened((path, "kept", True), lambda: build("readers", {"name": "auto"}, "skip").open(path))
 
     def _opened(self, key: tuple[Any, ...], make: Callable[[], AbstractContextManager[Raster]]) -> Raster:
         """Return an open file by a key that ends in whether it is a truth."""

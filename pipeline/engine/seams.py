@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine.block_pixels import pixel_digest, read_truth
 from pipeline.engine.job import Job
-from pipeline.engine.prediction import BlockPixels, BlockResult
+from pipeline.engine.prediction import BlockPixels, BlockResult, ignoring, kept_pixels
 from pipeline.engine.resources import Resources
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
@@ -185,12 +185,15 @@ def gather_seams(resources: Resources, block: Block) -> JoinedBlock:
             raise BlockError("it has no scores: see its failure in phase score")
         # The truth may have changed since the score phase: its cross-entropy cannot be computed again without the scores.
         has_nats = truth_YX is not None and str(own["truth_digest"]) == pixel_digest(truth_YX)
-        loaded = BlockPixels(block.box, None, None, truth_YX, truth_error)
+        kept_YX = kept_pixels(resources, block)
+        scored_YX = None if kept_YX is None else ignoring(truth_YX, kept_YX)
+        loaded = BlockPixels(block.box, None, None, truth_YX, truth_error, kept_YX=kept_YX, scored_YX=scored_YX)
         result = BlockResult(block, loaded, job, NumpyOps())
         result.restore(own)
         loaded.valid_YX = result.mask_YX != job.fill
-        if truth_YX is not None:
-            loaded.truth_YX = np.where(loaded.valid_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
+        if kept_YX is not None:
+            loaded.valid_YX |= ~kept_YX  # what is skipped is told by `kept_YX`
+        loaded.truth_YX = ignoring(truth_YX, loaded.valid_YX)
         grid, kind, reach = job.grid(block.image), job.recipe.stitch, int(own["reach"])
         for region, owners in _seams(grid, reach, block):
             files = zip(region.tiles, (seam_file_of(*owner) for owner in owners), strict=True)

@@ -15,7 +15,7 @@ from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
 from pipeline.inputs.truth_checks import check_truth
-from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at_least, open_cells, open_image, open_truth
+from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at_least, open_cells, open_finer, open_image, open_truth
 
 __all__ = [
     "CSV_COLUMNS",
@@ -36,6 +36,7 @@ __all__ = [
     "list_images",
     "open_at_least",
     "open_cells",
+    "open_finer",
     "open_image",
     "open_truth",
     "place_on_grids",

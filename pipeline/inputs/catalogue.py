@@ -22,6 +22,7 @@ from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_checks import check_truth, truth_notes
 from pipeline.models import Model
 from pipeline.plugins import build
+from pipeline.skips import Skip, SkippedImage
 from pipeline.storage import file_sha256
 
 __all__ = ["Catalogue", "build_catalogue"]
@@ -53,7 +54,7 @@ class Catalogue:
         times = Counter(path.name for _, path in files)  # members of an ensemble may have files of one name
         weights = {path.name if times[path.name] == 1 else f"{index}/{path.name}": file_sha256(path) for index, path in files}
         keys = self.config.model_dump(mode="json", include={"model", "normalize", "stain", "reader", "tiling"})
-        grid = self.config.model_dump(mode="json", include={"resolution", "masks"}, exclude_defaults=True)
+        grid = self.config.model_dump(mode="json", include={"resolution", "masks", "skip"}, exclude_defaults=True)
         return {**keys, **grid, "compute": compute, "weights": weights, "num_classes": len(self.classes)}
 
 
@@ -75,6 +76,7 @@ def build_catalogue(config: Config) -> Catalogue:
     if config.normalize is not None and not model.takes_normalize:
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
     problems += _stain_problems(config, model, images)
+    problems += _skip_problems(config, fitted.images)
     if not images and not problems and not rejected:
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
@@ -94,6 +96,15 @@ def _stain_problems(config: Config, model: Model, images: Sequence[Image]) -> li
     if no_color:
         problems.append(Problem(where, f"{config.stain}, and {first_of(no_color, 3)}", "8-bit RGB images of H&E", "Leave stain out."))
     return problems
+
+
+def _skip_problems(config: Config, images: Sequence[Image]) -> list[Problem]:
+    """Return what is wrong with the files that say what is skipped."""
+    if config.skip is None:
+        return []
+    skip: Skip = build("skips", config.skip, "skip")
+    seen = [SkippedImage(image.name, image.path, image.grid.own if image.grid else image.header, image.header) for image in images]
+    return [problem for image in seen for problem in skip.problems(image)]
 
 
 def _header_notes(images: Sequence[Image]) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
+from pipeline.georeference import affine, coordinate_system
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, read_truth_header
 from pipeline.inputs.truth import TruthMap
@@ -18,7 +17,6 @@ __all__ = ["check_truth", "truth_notes"]
 
 TOLERANCE = 0.1  # pixels by which a truth may lie beside its image
 SCALE_TOLERANCE = 0.01  # by which pixel sizes in micrometres may differ without a word
-Tags = Mapping[str, Mapping[str, Any]]
 
 
 def check_truth(images: Iterable[Image], truth_map: TruthMap) -> list[Problem | str]:
@@ -50,7 +48,7 @@ def misplacement(image: Header, truth: Header) -> str:
     of_image, of_truth = affine(image.georeference), affine(truth.georeference)
     if of_image is None or of_truth is None:
         return ""
-    systems = [_coordinate_system(header.georeference) for header in (image, truth)]
+    systems = [coordinate_system(header.georeference) for header in (image, truth)]
     if all(systems) and systems[0] != systems[1]:
         return f"coordinates in EPSG:{systems[1]} for an image in EPSG:{systems[0]}"
     height, width = image.shape
@@ -65,35 +63,6 @@ def misplacement(image: Header, truth: Header) -> str:
     if sizes[0] == sizes[1]:
         return f"a georeference that is turned, or ends up to {_number(max(np.abs(shift_x).max(), np.abs(shift_y).max()))} pixels away"
     return f"pixels of {sizes[0]} for an image with pixels of {sizes[1]}"
-
-
-def affine(tags: Tags) -> NDArray[np.float64] | None:
-    """Return the matrix (3, 3) that takes (column, row, 1) of a pixel's corner to map coordinates; None where the tags hold none."""
-    matrix, scale = (tags.get(code, {}).get("value", ()) for code in ("34264", "33550"))
-    tie = tags.get("33922", {}).get("value", ())
-    if len(matrix) == 16:
-        found = np.array(matrix, float).reshape(4, 4)[np.ix_([0, 1, 3], [0, 1, 3])]
-    elif len(scale) >= 2 and len(tie) >= 6:
-        found = np.array([[scale[0], 0.0, tie[3]], [0.0, -scale[1], tie[4]], [0.0, 0.0, 1.0]])
-        found = found @ np.array([[1.0, 0.0, -tie[0]], [0.0, 1.0, -tie[1]], [0.0, 0.0, 1.0]])
-    else:
-        return None
-    if _geo_keys(tags).get(1025) == 2:  # coordinates are those of the pixels' centres
-        found = found @ np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
-    return found if np.isfinite(found).all() and np.linalg.det(found) else None
-
-
-def _geo_keys(tags: Tags) -> dict[int, int]:
-    """Return the GeoKeys that are plain numbers."""
-    values = tags.get("34735", {}).get("value", ())[4:]
-    return {key: value for key, where, _, value in zip(*[iter(values)] * 4, strict=False) if where == 0}
-
-
-def _coordinate_system(tags: Tags) -> int:
-    """Return the EPSG code of a coordinate system; 0 where it has none."""
-    keys = _geo_keys(tags)
-    code = int(keys.get(3072, keys.get(2048, 0)))
-    return 0 if code in (0, 32767) else code
 
 
 def _pixels(number: float) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "is_measured",
     "open_at_least",
     "open_cells",
+    "open_finer",
     "open_image",
     "open_truth",
     "size_text",
@@ -114,10 +115,16 @@ def open_at_least(image: Image, side: int) -> Iterator[Raster]:
 
 @contextmanager
 def open_cells(image: Image, side: int) -> Iterator[Raster]:
-    """Open an image as a coarse picture: each pixel is the mean of a square of the working grid, ``side`` pixels wide.
+    """Open an image as a coarse picture: each pixel is the mean of a square of the working grid, ``side`` pixels wide."""
+    header = resampled_header(image.header, (side, side), nodata=None, has_mask=True)
+    with open_finer(image, side) as raster:
+        height, width = (side * at / number for at, number in zip(raster.header.shape, image.header.shape, strict=True))
+        yield ResampledRaster(raster, header, (height, width))
 
-    It is read from the coarsest level of the pyramid that is fine enough, where there is one.
-    """
+
+@contextmanager
+def open_finer(image: Image, side: int) -> Iterator[Raster]:
+    """Open the coarsest level of an image's pyramid whose pixels are at most ``side`` pixels of the working grid; else its working grid."""
     own, first = (image.grid.own, image.grid.level) if image.grid else (image.header, int(image.reader.get("level", 0)))
     wanted = [side * length / number for length, number in zip(own.shape, image.header.shape, strict=True)]
     fine = (
@@ -125,15 +132,12 @@ def open_cells(image: Image, side: int) -> Iterator[Raster]:
         for number, shape in enumerate(own.levels)
         if number > first and all(length / at <= step for length, at, step in zip(own.shape, shape, wanted, strict=True))
     )
-    header = resampled_header(image.header, (side, side), nodata=None, has_mask=True)
     if (level := max(fine, default=None)) is None:
         with open_image(image) as raster:
-            yield ResampledRaster(raster, header, (side, side))
+            yield raster
         return
     with build("readers", {**image.reader, "level": level}).open(image.path) as raster:
-        height, width = (side * at / number for at, number in zip(raster.header.shape, image.header.shape, strict=True))
-        source = raster if image.samples is None else RescaledRaster(raster, image.samples)
-        yield ResampledRaster(source, header, (height, width))
+        yield raster if image.samples is None else RescaledRaster(raster, image.samples)
 
 
 @contextmanager

@@ -218,6 +218,10 @@ def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: M
     return ImageCounts(image["name"], counts, bool(image["truth"]), errors[min(errors)] if errors else "", numbers)
 
 
+def _with_skipped(counts: Counts | None, before: Counts | None) -> Counts | None:
+    return counts if counts is None or before is None else replace(counts, skipped=before.skipped)
+
+
 def _without_truth(counts: Counts) -> Counts:
     return replace(counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0)
 
@@ -247,4 +251,6 @@ def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:
         if results:
             first = results[0]
             is_fresh = not first.ok or first.count_key == count_key  # a later count may be of an earlier mask
-            yield first if is_fresh else next((later for later in results[1:] if later.count_key == count_key), first)
+            later = next((one for one in results[1:] if one.count_key == count_key), first)
+            # A mask that is counted again does not say which of its pixels were skipped.
+            yield first if is_fresh else replace(later, counts=_with_skipped(later.counts, first.counts))

@@ -27,14 +27,14 @@ class Stage:
     Attributes:
         blocks: with a key that holds all that is known before the run: what other phases find is added when the stage begins.
         rests_on: earlier phases of this image whose digests are part of the key; None: the key is complete.
-        reads: the earlier phase whose reduced result the blocks get, and which is part of the key; empty: none.
+        reads: the earlier phases whose reduced results the blocks get, and which are part of the key.
         reduction: how the payloads of this stage's receipts are reduced; None: they are not.
     """
 
     phase: str
     blocks: Sequence[Block]
     rests_on: tuple[str, ...] | None = None
-    reads: str = ""
+    reads: tuple[str, ...] = ()
     reduction: Reduction | None = None
 
 
@@ -196,7 +196,7 @@ def _complete(block: Block, stage: Stage, progress: _ImageProgress) -> Block:
     outcomes = [progress.outcomes[phase] for phase in stage.rests_on]
     digest = outcomes[0].digest if len(outcomes) == 1 else _hash({phase: progress.outcomes[phase].digest for phase in stage.rests_on})
     lost = tuple(sorted({block_id for outcome in outcomes for block_id in outcome.lost}))
-    fit = progress.results.get(stage.reads, {})
+    fit = {key: value for phase in stage.reads for key, value in progress.results.get(phase, {}).items()}
     return replace(block, fit=fit, lost=lost, key=hash_values(block.key, block.phase, [fit, digest] if stage.reads else digest))
 
 

@@ -44,6 +44,7 @@ def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
         classes=catalogue.classes,
         truth_map=catalogue.truth_map,
         writers=[build("writers", spec, "writers") for spec in config.writers],
+        skip=build("skips", config.skip, "skip") if config.skip else None,
         native=config.masks == "native",
     )
 
@@ -120,7 +121,7 @@ def _stages(image: Image, job: Job, block_key: str, image_key: str) -> list[Stag
     present = [one.name for one in phases]
     stages = []
     for one in phases:
-        parts = one.key_parts(job)
+        parts = one.key_parts(job, image)
         key = hash_values(image_key, *parts) if parts else block_key
         whole = Block(one.name, image, 0, 0, 0, Box(0, 0, *image.header.shape), key)
         blocks: Sequence[Block] = [whole] if one.is_per_image else Blocks(one.name, image, job.grid(image), key)

@@ -78,6 +78,17 @@ class CellMap:
         rows, cols = self._index(box)
         return bool(self.cells[plane, rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].any())
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        text = base64.b64encode(zlib.compress(np.packbits(self.cells).tobytes(), 9)).decode("ascii")
+        return {"cells": text, "grid": list(self.cells.shape), "side": self.side, "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> CellMap:
+        """Return what :meth:`to_json` packed."""
+        height, width = found["shape"]
+        return cls(_unpacked(found["cells"], *found["grid"]), found["side"], (height, width))
+
     def _index(self, box: Box) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the row of cells of each row of pixels, and the same of columns; what is left at an edge is of the last cell."""
         rows, cols = reflect_index(box.y0, box.y1, self.shape[0]), reflect_index(box.x0, box.x1, self.shape[1])
@@ -167,17 +178,13 @@ class Content:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON; empty where every pixel counts."""
         found: dict[str, Any] = {} if self.clear is None else {"clear": list(self.clear)}
-        if self.cells is not None:
-            found |= {"shape": list(self.cells.shape), "side": self.cells.side, "grid": list(self.cells.cells.shape)}
-            found["cells"] = base64.b64encode(zlib.compress(np.packbits(self.cells.cells).tobytes(), 9)).decode("ascii")
-        return found
+        return found if self.cells is None else {**found, **self.cells.to_json()}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Content:
         """Return what :meth:`to_json` packed."""
         bright, grey, black = found.get("clear", (None, None, None))
-        cells = CellMap(_unpacked(found["cells"], *found["grid"]), found["side"], tuple(found["shape"])) if "cells" in found else None
-        return cls(cells, None if bright is None else (bright, grey, black))
+        return cls(CellMap.from_json(found) if "cells" in found else None, None if bright is None else (bright, grey, black))
 
     def has_any(self, box: Box, plane: int) -> bool:
         """Whether a pixel of a box inside the image may count."""

@@ -206,7 +206,7 @@ def test_every_phase_has_a_place():
     names = [one.name for one in all_phases()]
     assert len(set(names)) == len(names)
     for one in all_phases():
-        known = {*one.after, *one.before, *filter(None, (one.reads, one.prepares))}
+        known = {*one.after, *one.before, *one.reads, *filter(None, (one.prepares,))}
         assert known <= set(names)
         assert all(names.index(other) < names.index(one.name) for other in one.after)
 

@@ -42,7 +42,7 @@ def stages(name, phases=("fit", "predict", "finish"), count=4, key="k"):
     for phase in phases:
         blocks = [block(phase, name, at, key) for at in range(1 if phase == "finish" else count)]
         rests_on = RESTS_ON[phase] and tuple(one for one in RESTS_ON[phase] if one in phases)
-        made.append(Stage(phase, blocks, rests_on, "fit" if phase == "predict" else "", Sum() if phase == "fit" else None))
+        made.append(Stage(phase, blocks, rests_on, ("fit",) if phase == "predict" else (), Sum() if phase == "fit" else None))
     return made
 
 

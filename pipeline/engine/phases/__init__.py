@@ -71,7 +71,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
     Attributes:
         after: phases that come before this one, where an image has them.
         before: phases that come after this one, for a phase that is put between two others.
-        reads: the phase whose reduced result each block gets as ``block.fit``; empty: none. The report shows ``numbers`` alone.
+        reads: the phases whose reduced results each block gets as ``block.fit``, with other keys each. The report shows ``numbers`` alone.
         prepares: the phase that cannot do a block where this one failed: the failure is reported once.
         is_per_image: one piece of work for the whole image, with a deadline that grows with the image; otherwise one a block.
         is_result: its blocks are what the run is for: status counts them, and the report counts their pixels.
@@ -79,7 +79,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
 
     after: ClassVar[tuple[str, ...]] = ()
     before: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[str] = ""
+    reads: ClassVar[tuple[str, ...]] = ()
     prepares: ClassVar[str] = ""
     is_per_image: ClassVar[bool] = False
     is_result: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
     def applies(self, job: Job, image: Image) -> bool:
         """Whether an image goes through this phase."""
 
-    def key_parts(self, job: Job) -> tuple[Any, ...]:
+    def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
         """What its result depends on besides pixels, recipe and model, such as the writers; plain values."""
         return ()
 

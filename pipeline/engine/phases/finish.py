@@ -25,7 +25,7 @@ class Finish(Phase[None, None]):
         """Images of several blocks; an image of one block is exported with it."""
         return job.goal != "evaluate" and not job.is_single(image)
 
-    def key_parts(self, job: Job) -> tuple[Any, ...]:
+    def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
         """Classes and writers."""
         return job.exports
 

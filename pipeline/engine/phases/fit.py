@@ -28,7 +28,7 @@ class Fit(Phase[Pixels | None, str]):
     """Summarise the raw pixels of each block; the statistics of an image are fitted to the sum of its summaries."""
 
     after = ("tissue",)
-    reads = "tissue"
+    reads = ("tissue",)
 
     def applies(self, job: Job, image: Image) -> bool:
         """Where the model or the normalisation asks for statistics."""

@@ -21,8 +21,8 @@ __all__ = ["Predict"]
 class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
     """Segment a block, count its mask against the truth, and write it."""
 
-    after = ("fit", "score")
-    reads = "fit"
+    after = ("skip", "fit", "score")
+    reads = ("skip", "fit")
     is_result = True
 
     def applies(self, job: Job, image: Image) -> bool:
@@ -59,7 +59,8 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
             with watch("count"):
                 return result.finish()
         if job.model is not None and job.model.takes_ids:
-            require_class_ids(loaded.pixels_CYX[0][block.box.relative_to(loaded.region).slices], block.box, job.num_classes, "value")
+            for tile in loaded.tiles:
+                require_class_ids(loaded.pixels_CYX[0][tile.core.relative_to(loaded.region).slices], tile.core, job.num_classes, "value")
         result, _ = predict_tiles(resources, block, loaded, watch)
         with watch("count"):
             return result.finish(take_notes(resources))

@@ -18,8 +18,8 @@ __all__ = ["Score"]
 class Score(Phase[BlockPixels, Predicted]):
     """Predict the tiles of a block, and leave its mask away from the seams and its shares of the seams for ``predict``."""
 
-    after = ("fit",)
-    reads = "fit"
+    after = ("skip", "fit")
+    reads = ("skip", "fit")
     prepares = "predict"
 
     def applies(self, job: Job, image: Image) -> bool:

@@ -1,0 +1,64 @@
+"""Where the pixels of a georeferenced image lie on the map: GeoTIFF tags, by their numbers as text, as readers keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["affine", "coarsened", "coordinate_system"]
+
+Tags = Mapping[str, Mapping[str, Any]]
+
+
+def affine(tags: Tags) -> NDArray[np.float64] | None:
+    """Return the matrix (3, 3) that takes (column, row, 1) of a pixel's corner to map coordinates; None where the tags hold none."""
+    matrix, scale = (tags.get(code, {}).get("value", ()) for code in ("34264", "33550"))
+    tie = tags.get("33922", {}).get("value", ())
+    if len(matrix) == 16:
+        found = np.array(matrix, float).reshape(4, 4)[np.ix_([0, 1, 3], [0, 1, 3])]
+    elif len(scale) >= 2 and len(tie) >= 6:
+        found = np.array([[scale[0], 0.0, tie[3]], [0.0, -scale[1], tie[4]], [0.0, 0.0, 1.0]])
+        found = found @ np.array([[1.0, 0.0, -tie[0]], [0.0, 1.0, -tie[1]], [0.0, 0.0, 1.0]])
+    else:
+        return None
+    if _geo_keys(tags).get(1025) == 2:  # coordinates are those of the pixels' centres
+        found = found @ np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
+    return found if np.isfinite(found).all() and np.linalg.det(found) else None
+
+
+def _geo_keys(tags: Tags) -> dict[int, int]:
+    """Return the GeoKeys that are plain numbers."""
+    values = tags.get("34735", {}).get("value", ())[4:]
+    return {key: value for key, where, _, value in zip(*[iter(values)] * 4, strict=False) if where == 0}
+
+
+def coordinate_system(tags: Tags) -> int:
+    """Return the EPSG code of a coordinate system; 0 where it has none."""
+    keys = _geo_keys(tags)
+    code = int(keys.get(3072, keys.get(2048, 0)))
+    return 0 if code in (0, 32767) else code
+
+
+def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:
+    """Return tags that locate the pixels of a grid of which each has ``factor`` (y, x) pixels of the tags' own, from one corner on.
+
+    Tie points and matrices of GeoKey 1025 = 2 locate the centres of pixels, which move.
+    """
+    steps, keys = (factor[1], factor[0], 1.0), _geo_keys(tags)
+    half = (0.5, 0.5, 0.0) if keys.get(1025) == 2 else (0.0, 0.0, 0.0)
+    changed = dict(tags)
+    if "33550" in tags:  # size of a pixel
+        changed["33550"] = {**tags["33550"], "value": [size * step for size, step in zip(tags["33550"]["value"], steps, strict=False)]}
+    if "33922" in tags:  # tie points: a pixel and its position, six numbers each
+        tie = enumerate(tags["33922"]["value"])
+        pairs = [((number, half[at % 6], steps[at % 6]) if at % 6 < 3 else (number, 0.0, 1.0)) for at, number in tie]
+        changed["33922"] = {**tags["33922"], "value": [(number + middle) / step - middle for number, middle, step in pairs]}
+    if "34264" in tags and len(tags["34264"]["value"]) == 16:  # from pixels to positions, 4 x 4, row after row
+        rows = np.array(tags["34264"]["value"], float).reshape(4, 4)
+        rows[:, 3] += rows[:, :3] @ (np.array(half) * (np.array(steps) - 1))
+        rows[:, :3] *= steps
+        changed["34264"] = {**tags["34264"], "value": rows.ravel().tolist()}
+    return changed

@@ -1,0 +1,33 @@
+"""Skip what holds no data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.skips import Skip, SkippedImage
+from pipeline.statistics import CellMap
+
+__all__ = ["Nodata"]
+
+
+class Nodata(Skip):
+    """Keeps every pixel that holds data; it saves the time of reading and predicting what holds none.
+
+    Where there is data is read once for an image: of a coarse level of its pyramid where it has one, else of its pixels.
+
+    Example::
+
+        skip: {name: nodata}
+    """
+
+    def find(self, image: SkippedImage) -> dict[str, Any]:
+        """Find cells with data, and keep their neighbours: a coarse level may have lost single pixels."""
+        from scipy import ndimage
+
+        may_miss = image.own.has_mask or image.own.nodata is not None or np.dtype(image.own.dtype).kind == "f"
+        if not may_miss:
+            return {}
+        cells_PYX = np.stack([ndimage.maximum_filter(has_data_YX, 3) for has_data_YX in image.has_data()])
+        return {} if cells_PYX.all() else CellMap(cells_PYX, image.side, image.header.shape).to_json()
