@@ -13,7 +13,6 @@ for types of 32 bits and more, so that none overflows; over rows first, then ove
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
+from pipeline.georeference import coarsened
 from pipeline.raster import Header, Raster
 
 __all__ = ["NearestRaster", "ResampledRaster", "RescaledRaster", "SampleRange", "resampled_header", "resampled_shape"]
@@ -29,7 +29,6 @@ __all__ = ["NearestRaster", "ResampledRaster", "RescaledRaster", "SampleRange", 
 STRIP_ROWS = 16  # rows of the new grid that are computed at once, so that what they need stays in the processor's cache
 MOST_MISSING = 0.5  # share of a new pixel's weight that may lie on pixels without data, exclusive
 DECIMALS = 8  # of positions, in old pixels: products such as 3 * 0.1 land on the edges that they mean
-GEOTIFF_POINT = 2  # GeoKey 1025: tie points locate the centres of pixels, not their corners
 
 
 def resampled_shape(shape: tuple[int, int], factor: tuple[float, float]) -> tuple[int, int]:
@@ -53,39 +52,7 @@ def resampled_header(header: Header, factor: tuple[float, float], **changes: Any
         offset = (offset[0] + (factor[0] - 1) * size[0] / 2, offset[1] + (factor[1] - 1) * size[1] / 2)
         size = (size[0] * factor[0], size[1] * factor[1])
     changes = {"shape": resampled_shape(header.shape, factor), "levels": (), **changes}
-    return replace(header, pixel_size=size, offset=offset, georeference=_coarsened(header.georeference, factor), **changes)
-
-
-def _coarsened(tags: Mapping[str, Any], factor: tuple[float, float]) -> dict[str, Any]:
-    """Return GeoTIFF tags that locate the pixels of the new grid."""
-    steps = (factor[1], factor[0], 1.0)
-    keys = list(tags.get("34735", {}).get("value", ()))[4:]
-    is_point = any(key == 1025 and value == GEOTIFF_POINT for key, _, _, value in zip(*[iter(keys)] * 4, strict=False))
-    half = (0.5, 0.5, 0.0) if is_point else (0.0, 0.0, 0.0)
-    changed = dict(tags)
-    if "33550" in tags:  # size of a pixel
-        changed["33550"] = _with_value(tags["33550"], [size * step for size, step in zip(tags["33550"]["value"], steps, strict=False)])
-    if "33922" in tags:  # tie points: a pixel and its position, six numbers each
-        tie = tags["33922"]["value"]
-        moved = [
-            (number + half[index % 6]) / steps[index % 6] - half[index % 6] if index % 6 < 3 else number for index, number in enumerate(tie)
-        ]
-        changed["33922"] = _with_value(tags["33922"], moved)
-    if "34264" in tags and len(tags["34264"]["value"]) == 16:  # from pixels to positions, 4 x 4, row after row
-        rows = [tags["34264"]["value"][start : start + 4] for start in range(0, 16, 4)]
-        shifted = [
-            [
-                *(number * step for number, step in zip(row, steps, strict=False)),
-                row[3] + sum(number * middle * (step - 1) for number, middle, step in zip(row, half, steps, strict=False)),
-            ]
-            for row in rows
-        ]
-        changed["34264"] = _with_value(tags["34264"], [number for row in shifted for number in row])
-    return changed
-
-
-def _with_value(tag: Mapping[str, Any], value: list[float]) -> dict[str, Any]:
-    return {**tag, "value": value}
+    return replace(header, pixel_size=size, offset=offset, georeference=coarsened(header.georeference, factor), **changes)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
+from pipeline.georeference import coarsened
 from pipeline.readers._ome_xml import ome_channel_names
 from pipeline.readers._world_file import parse_xml
 
@@ -36,22 +37,7 @@ def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str
         if tag is not None:
             value = tag.value if isinstance(tag.value, str) else np.atleast_1d(tag.value).tolist()
             tags[str(code)] = {"type": int(tag.dtype), "value": value}
-    if zoom != (1.0, 1.0):
-        _coarsen(tags, zoom)
-    return tags
-
-
-def _coarsen(tags: dict[str, dict[str, Any]], zoom: tuple[float, float]) -> None:
-    """Change the tags of the largest level, in place, so that they locate the pixels of a smaller one."""
-    by_axis = (zoom[1], zoom[0], 1.0)
-    if "33550" in tags:
-        tags["33550"]["value"] = [size * factor for size, factor in zip(tags["33550"]["value"], by_axis, strict=False)]
-    if "33922" in tags:
-        tie = tags["33922"]["value"]  # a pixel and its position, six numbers for each tie point
-        tags["33922"]["value"] = [number / by_axis[index % 6] if index % 6 < 3 else number for index, number in enumerate(tie)]
-    if "34264" in tags:
-        matrix = tags["34264"]["value"]  # 4 x 4, row after row
-        tags["34264"]["value"] = [number * (*by_axis, 1.0)[index % 4] for index, number in enumerate(matrix)]
+    return tags if zoom == (1.0, 1.0) else coarsened(tags, zoom)
 
 
 def map_scale(geo: dict[str, dict[str, Any]]) -> Scale:
