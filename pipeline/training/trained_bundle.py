@@ -143,8 +143,12 @@ def _catalogue(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> Catalogue
 
 
 def _run_stages(job: Job, planned: Mapping[str, list[Stage]]) -> Iterator[Receipt]:
-    """Execute all phases of some images that go block by block; phases of whole images only write files."""
-    queue = BlockQueue({name: [stage for stage in stages if not phase(stage.phase).is_per_image] for name, stages in planned.items()})
+    """Execute the phases of some images but those that only write files of a whole image."""
+
+    def is_needed(stage: Stage) -> bool:
+        return stage.reduction is not None or not phase(stage.phase).is_per_image
+
+    queue = BlockQueue({name: list(filter(is_needed, stages)) for name, stages in planned.items()})
     queue.begin({})
     without_writing = _PredictWithoutWriting()
 
