@@ -6,8 +6,13 @@ memory as a chunk says. So chunks that Zarr decodes itself are looked at first; 
 
 from __future__ import annotations
 
+import asyncio
+import bz2
+import lzma
 import struct
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numcodecs
@@ -20,15 +25,21 @@ from zarr.storage import WrapperStore
 
 from pipeline.errors import InputError, Problem
 
-__all__ = ["NUMCODECS", "CheckedStore", "check_codecs", "max_bytes"]
+__all__ = ["NUMCODECS", "CheckedStore", "check_codecs", "max_bytes", "unbounded_codec"]
 
 IMAGECODECS, NUMCODECS, PICKLE = "imagecodecs_", "numcodecs.", "pickle"
 LOSSY = {"jpeg", "jpegxl", "jpegxr", "jpegxs", "jpeg2k", "htj2k", "webp", "avif", "heif", "ultrahdr"} | {
     *("zfp", "zfpy", "sz3", "sperr", "lerc", "quantize", "bitround", "fixedscaleoffset", "float24", "bfloat16")
 }
 GROWTH = 16  # how many times the bytes of its pixels a chunk may have on the way, where a filter changes their type
-SLACK_BYTES = 1 << 16
+SLACK_BYTES = PIECE_BYTES = 1 << 16
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+UNBOUNDED: Mapping[str, Callable[[], Any]] = {  # decoders that unfold whatever a chunk holds, and those that stop in time
+    "gzip": lambda: zlib.decompressobj(wbits=31),
+    "zlib": zlib.decompressobj,
+    "bz2": bz2.BZ2Decompressor,
+    "lzma": lzma.LZMADecompressor,
+}
 
 
 def max_bytes(chunk_bytes: int) -> int:
@@ -61,6 +72,12 @@ def check_codecs(metadata: Mapping[str, Any], zarr_format: int, path: str) -> tu
     return configs[-1][0] if configs else "", any(_is_lossy(name, config) for name, config in configs)
 
 
+def unbounded_codec(metadata: Mapping[str, Any], zarr_format: int) -> str:
+    """Return the codec of an array whose decoder unfolds whatever a chunk holds; empty where there is none."""
+    names = (name.removeprefix(NUMCODECS) for name, _ in _codecs(metadata, zarr_format))
+    return next((name for name in names if name in UNBOUNDED), "")
+
+
 def _is_lossy(name: str, config: Mapping[str, Any]) -> bool:
     short = name.removeprefix(IMAGECODECS).removeprefix(NUMCODECS)
     return short in LOSSY and not (config.get("lossless") or config.get("reversible"))
@@ -82,19 +99,33 @@ def _codecs(metadata: Mapping[str, Any], zarr_format: int) -> Iterator[tuple[str
 class CheckedStore(WrapperStore[Store]):
     """A store that refuses chunks which no decoder should see: cut short, or larger than pixels of a chunk can be.
 
-    ``codec`` is the last one that encodes a chunk; ``chunk_bytes`` is the size of the pixels of a chunk, or of a shard.
+    ``codec`` is the last one that encodes a chunk; ``chunk_bytes`` is the size of the pixels of a chunk, or of a shard. Chunks of
+    the codec ``unbounded``, also those inside shards, are unfolded twice, the first time to see how far they unfold.
     """
 
-    def __init__(self, store: Store, codec: str, chunk_bytes: int) -> None:
+    def __init__(self, store: Store, codec: str, chunk_bytes: int, unbounded: str = "") -> None:
         super().__init__(store)
-        self.codec, self.chunk_bytes = codec.removeprefix(NUMCODECS), chunk_bytes
+        self.codec, self.chunk_bytes, self.unbounded = codec.removeprefix(NUMCODECS), chunk_bytes, unbounded
 
     @override
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         value = await self._store.get(key, prototype, byte_range)
         if value is not None and byte_range is None:
             self._check(key, memoryview(value.as_buffer_like()))
+        if value is not None and self.unbounded:
+            await asyncio.to_thread(self._check_unfolded, key, memoryview(value.as_buffer_like()))
         return value
+
+    def _check_unfolded(self, key: str, data: memoryview) -> None:
+        left, limit = bytes(data), GROWTH * self.chunk_bytes + SLACK_BYTES
+        with suppress(zlib.error, OSError, EOFError, lzma.LZMAError):  # damage, or the index of a shard: the decoder says so itself
+            while left and limit >= 0:  # a chunk may hold several streams
+                decoder = UNBOUNDED[self.unbounded]()
+                while limit >= 0 and not decoder.eof and (unfolded := len(decoder.decompress(left, PIECE_BYTES))):
+                    left, limit = getattr(decoder, "unconsumed_tail", b""), limit - unfolded
+                left = decoder.unused_data if decoder.eof else b""
+        if limit < 0:
+            raise ValueError(f"chunk {key} unfolds to more than {GROWTH} times the {self.chunk_bytes} bytes of its pixels")
 
     def _check(self, key: str, data: memoryview) -> None:
         decoded = {"blosc": _blosc_size, "zstd": _zstd_size, "lz4": _lz4_size}.get(self.codec, lambda _: 0)(data)

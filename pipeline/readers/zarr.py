@@ -159,16 +159,18 @@ def _with_decoder(array: zarr.Array[Any], node: Node, layout: Layout, codec: str
     import zarr
     from zarr.storage import StorePath
 
-    from pipeline.readers._zarr_codecs import NUMCODECS, CheckedStore, max_bytes
+    from pipeline.readers._zarr_codecs import NUMCODECS, CheckedStore, max_bytes, unbounded_codec
 
     is_sliced = layout.channels == tuple(range(layout.channels[0], layout.channels[0] + len(layout.channels)))
     is_local = isinstance(node.files, LocalStorage)
-    if node.zarr_format == 3 and is_local and is_sliced and find_spec("zarrs") and not codec.startswith(NUMCODECS):
+    unbounded = unbounded_codec(node.metadata, node.zarr_format)
+    can_zarrs = node.zarr_format == 3 and is_sliced and not codec.startswith(NUMCODECS) and not unbounded
+    if can_zarrs and is_local and find_spec("zarrs"):
         return with_fast_codecs(array)
     chunk_bytes = math.prod(array.shards or array.chunks) * array.dtype.itemsize
     if isinstance(node.files, ZipStorage):
         node.files.max_bytes = max_bytes(chunk_bytes)
-    store = CheckedStore(node.files.zarr(), "" if array.shards else codec, chunk_bytes)
+    store = CheckedStore(node.files.zarr(), "" if array.shards else codec, chunk_bytes, unbounded)
     return zarr.Array.from_dict(StorePath(store), array.metadata.to_dict())
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import math
 import os
 import re
@@ -12,9 +15,11 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
 import imagecodecs
 import numcodecs
 import numpy as np
@@ -995,3 +1000,38 @@ def test_an_index_of_a_shard_beyond_its_end(tmp_path):
         with pytest.raises(BlockError, match="rows 0..16, columns 0..16: cannot be decoded"):
             raster.read(Box(0, 0, 16, 16))
         assert (raster.read(Box(16, 16, 32, 32)) == 7).all()
+
+
+BOMBS = {
+    "gzip": (3, {"compressors": zarr.codecs.GzipCodec()}, lambda data: gzip.compress(data, 1)),
+    "gzip in shards": (3, {"compressors": zarr.codecs.GzipCodec(), "shards": (64, 64)}, lambda data: gzip.compress(data, 1)),
+    "gzip of v2": (2, {"compressors": numcodecs.GZip()}, lambda data: gzip.compress(data, 1)),
+    "gzip of many streams": (3, {"compressors": zarr.codecs.GzipCodec()}, lambda data: gzip.compress(data[: 1 << 15], 1) * 99),
+    "zlib": (2, {"compressors": numcodecs.Zlib()}, zlib.compress),
+    "bz2": (2, {"compressors": numcodecs.BZ2()}, bz2.compress),
+    "lzma": (2, {"compressors": numcodecs.LZMA()}, lzma.compress),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_chunk_that_unfolds_without_end(kind, tmp_path):
+    """A chunk of 4 kB that unfolds to 200 MB, or to 3 in many streams, fails its block in little memory; good chunks are read."""
+    zarr_format, options, pack = BOMBS[kind]
+    pixels, path = noise(64, 128), tmp_path / "a.zarr"
+    zarr.create_array(str(path), data=pixels, chunks=(64, 64) if "shards" not in options else (32, 32), zarr_format=zarr_format, **options)
+    assert (whole(path)[0] == pixels).all()
+    chunk = path / ("0.1" if zarr_format == 2 else "c/0/1")
+    if "shards" in options:
+        content = bytearray(chunk.read_bytes())
+        packed = pack(bytes(200 << 20))
+        index = struct.pack("<QQ", 0, len(packed)) + bytes(content[-68 + 16 : -4])
+        chunk.write_bytes(packed + index + struct.pack("<I", google_crc32c.value(index)))
+    else:
+        chunk.write_bytes(pack(bytes(200 << 20)))
+    with build("readers", {"name": "auto"}).open(str(path)) as raster:
+        np.testing.assert_array_equal(raster.read(Box(0, 0, 64, 64))[0], pixels[:, :64])
+        tracemalloc.start()
+        with pytest.raises(BlockError, match=r"unfolds|bytes, and its pixels"):
+            raster.read(Box(0, 64, 32, 96))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24  # lzma has a dictionary of 8 MB
+        tracemalloc.stop()
