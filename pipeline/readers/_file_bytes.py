@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from io import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,8 +20,6 @@ from pipeline.readers._files import local_path
 
 __all__ = ["DecodedParts", "FileBytes"]
 
-SHORT_BYTES = 8192  # of each row outside of a box, up to which a run of rows is read in one go
-
 
 class FileBytes:
     """An open file. Threads may read at once; once it is closed, no thread opens it again.
@@ -30,14 +30,14 @@ class FileBytes:
     def __init__(self, path: str) -> None:
         self._path, self._lock, self._is_over = Path(local_path(path)), threading.Lock(), False
         self._file: BinaryIO | None = self._path.open("rb")
+        self._map: mmap.mmap | None = None
         self.size = self._file.seek(0, SEEK_END)
 
     def close(self) -> None:
         """Free the handle; later reads fail."""
         with self._lock:
             self._is_over = True
-            if self._file is not None:
-                self._file.close()
+            self._release()
 
     def read(self, start: int, count: int) -> bytes:
         """Return bytes, never fewer than asked for.
@@ -46,10 +46,18 @@ class FileBytes:
             EOFError: the file ends before.
             ValueError: the file is closed.
         """
-        return self._read(range(start, start + 1), count)
+        self._check(start, count)
+        with self._reading() as handle:
+            data = os.pread(handle, count, start)
+            while len(data) < count:  # the system gives at most 2 GiB at once
+                more = os.pread(handle, count - len(data), start + len(data))
+                if not more:
+                    raise EOFError(f"truncated while it was read, needs bytes {start}..{start + count}")
+                data += more
+        return data
 
     def pixels(self, start: int, steps: tuple[int, int], box: Box, dtype: np.dtype[Any], samples: int = 1) -> NDArray[Any]:
-        """Return uncompressed pixels (Y, X, S) of a box; of long rows only the part in the box is read.
+        """Return uncompressed pixels (Y, X, S) of a box, as a view of the file: copy them at once, and only those are read.
 
         Args:
             start: of the plane's first pixel in the file.
@@ -57,45 +65,42 @@ class FileBytes:
             box: which rows and columns.
             dtype: of a sample, as stored.
             samples: that lie side by side in a pixel.
+
+        Raises:
+            EOFError: the file ends before, or became shorter.
+            ValueError: the file is closed.
         """
         (row_bytes, pixel_bytes), (rows, columns) = steps, box.shape
         first = start + box.y0 * row_bytes + box.x0 * pixel_bytes
-        width = (columns - 1) * pixel_bytes + samples * dtype.itemsize
-        if row_bytes - width <= SHORT_BYTES:
-            data = self.read(first, (rows - 1) * row_bytes + width)
-        else:
-            data = self._read(range(first, first + rows * row_bytes, row_bytes), width)
-            row_bytes = width
-        return np.ndarray((rows, columns, samples), dtype, data, 0, (row_bytes, pixel_bytes, dtype.itemsize))
+        self._check(first, (rows - 1) * row_bytes + (columns - 1) * pixel_bytes + samples * dtype.itemsize)
+        with self._reading() as handle:
+            if os.fstat(handle).st_size < self.size:  # to touch pages behind the end would end the process
+                raise EOFError("became shorter while it was read")
+            self._map = self._map or mmap.mmap(handle, self.size, access=mmap.ACCESS_READ)
+            return np.ndarray((rows, columns, samples), dtype, self._map, first, (row_bytes, pixel_bytes, dtype.itemsize))
 
-    def _read(self, starts: range, count: int) -> bytes:
-        """Return as many bytes from each start, joined."""
-        if not 0 <= starts[0] <= starts[-1] + count <= self.size:
-            raise EOFError(f"truncated, needs bytes {starts[0]}..{starts[-1] + count} of {self.size}")
+    def _check(self, start: int, count: int) -> None:
+        if not 0 <= start <= start + count <= self.size:
+            raise EOFError(f"truncated, needs bytes {start}..{start + count} of {self.size}")
+
+    @contextmanager
+    def _reading(self) -> Iterator[int]:
+        """Give the handle, opened again after a failure."""
         with self._lock:
             if self._is_over:  # a thread was still reading ahead
                 raise ValueError("closed, reading is over")
             try:
                 self._file = self._file or self._path.open("rb")
-                handle = self._file.fileno()
-                parts = [_read_fully(handle, start, count) for start in starts]
+                yield self._file.fileno()
             except OSError:
-                if self._file is not None:
-                    self._file.close()
-                self._file = None
+                self._release()
                 raise
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-
-def _read_fully(handle: int, start: int, count: int) -> bytes:
-    """Return bytes of an open file; the system may give them in portions of 2 GiB."""
-    data = os.pread(handle, count, start)
-    while len(data) < count:
-        more = os.pread(handle, count - len(data), start + len(data))
-        if not more:
-            raise EOFError(f"truncated while it was read, needs bytes {start}..{start + count}")
-        data += more
-    return data
+    def _release(self) -> None:
+        """Close the handle; the map is freed with the last view of it."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._map = None
 
 
 class DecodedParts:

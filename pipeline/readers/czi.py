@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -255,7 +255,7 @@ class _CziRaster(Raster):
             out_CYX = np.moveaxis(np.zeros((*box.shape, len(chosen)), dtype), -1, 0)
         else:
             out_CYX = np.zeros((len(chosen), *box.shape), dtype)
-        declared_YX = np.ones(box.shape, bool)
+        hidden: list[NDArray[np.bool_]] = []
         with reading(self._path, box):
             for number in {channel.number: None for channel in chosen}:
                 samples = [channel for channel in self._channels if channel.number == number]
@@ -263,32 +263,40 @@ class _CziRaster(Raster):
                 first, last = wanted[0], wanted[-1] + 1
                 is_as_stored = [channel.sample for channel in chosen[first:last]] == list(range(len(samples)))
                 pixels_SYX = out_CYX[first:last] if is_as_stored else np.zeros((len(samples), *box.shape), samples[0].dtype)
-                declared_YX &= self._paint(pixels_SYX, (t, z, number), box)
+                hidden += self._paint(pixels_SYX, (t, z, number), box)
                 if not is_as_stored:
                     out_CYX[wanted] = pixels_SYX[[chosen[index].sample for index in wanted]]
                     if len(samples) == 4 and all(channel.sample < 3 for channel in chosen):
-                        declared_YX &= pixels_SYX[3] > 0
-        return out_CYX, None if declared_YX.all() else declared_YX
+                        hidden.append(pixels_SYX[3] == 0)
+        hidden_YX = np.logical_or.reduce(hidden) if hidden else None
+        return out_CYX, ~hidden_YX if hidden_YX is not None and hidden_YX.any() else None
 
-    def _paint(self, pixels_SYX: NDArray[Any], plane: tuple[int, int, int], box: Box) -> NDArray[np.bool_]:
-        """Copy the samples of one plane and channel, those of finer levels where its level has none; return where there are any."""
+    def _paint(self, pixels_SYX: NDArray[Any], plane: tuple[int, int, int], box: Box) -> list[NDArray[np.bool_]]:
+        """Copy the samples of one plane and channel, those of finer levels where its level has none; return where there are none."""
         factor = self._factors[-1]
+        reads = {stored: self._reader_of((*plane, stored)) for stored in self._factors}
+        if factor == 1 and not self._masked and (alone := self._mosaic((*plane, 1)).find_alone(box, 1)):
+            alone.paint(pixels_SYX, reads[1])
+            return []
         # A pyramid also holds black or white where nothing was recorded.
         recorded_YX = self._mosaic((*plane, 1)).coverage(box, factor) if factor > 1 else None
         free_YX = np.ones(box.shape, bool) if recorded_YX is None else recorded_YX.copy()
         seen = []
         for stored in reversed(self._factors):
             rows = self._planes.get((*plane, stored), ())
-            read = lambda tile, part, rows=rows: self._czi.read(self._scene.sub_blocks, int(rows[tile]), part, self._decoded)
             mask = lambda tile, part, rows=rows: self._czi.mask(self._scene.sub_blocks, int(rows[tile]), part)
-            parts = self._mosaic((*plane, stored)).find(free_YX, box, factor, mask if self._masked else None)
-            seen.append((parts, read))
+            seen.append((self._mosaic((*plane, stored)).find(free_YX, box, factor, mask if self._masked else None), reads[stored]))
             if not free_YX.any():
                 break
         for parts, read in reversed(seen):
             for part in parts:
                 part.paint(pixels_SYX, read)
-        return ~free_YX if recorded_YX is None else recorded_YX & ~free_YX
+        return [free_YX if recorded_YX is None else free_YX | ~recorded_YX]
+
+    def _reader_of(self, key: tuple[int, ...]) -> Callable[[int, Box], NDArray[Any]]:
+        """Return what reads the tiles of one plane, channel and level."""
+        rows = self._planes.get(key, ())
+        return lambda tile, part: self._czi.read(self._scene.sub_blocks, int(rows[tile]), part, self._decoded)
 
     def _mosaic(self, key: tuple[int, ...]) -> Mosaic:
         """Return the tiles of one plane, channel and level: t, z, c and factor."""

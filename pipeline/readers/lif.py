@@ -267,11 +267,17 @@ class _LifRaster(Raster):
         """As :meth:`read`; no data where no tile is."""
         position = self._layout.position(plane)
         start = self._start + sum(self._axes[letter].num_bytes * position[letter] for letter in "tz" if letter in self._axes)
-        out_CYX = np.zeros((len(self._channels), *box.shape), np.dtype(self.header.dtype))
-        free_YX = np.ones(box.shape, bool)
+        read = lambda tile, stored: self._read_tile(start, tile, stored)
+        shape, dtype = (len(self._channels), *box.shape), np.dtype(self.header.dtype)
         with reading(self._path, box):
+            if alone := self._mosaic.find_alone(box, 1):
+                out_CYX = np.empty(shape, dtype)
+                alone.paint(out_CYX, read)
+                return out_CYX, None
+            out_CYX = np.zeros(shape, dtype)
+            free_YX = np.ones(box.shape, bool)
             for part in self._mosaic.find(free_YX, box, 1):
-                part.paint(out_CYX, lambda tile, stored: self._read_tile(start, tile, stored))
+                part.paint(out_CYX, read)
         return out_CYX, ~free_YX if free_YX.any() else None
 
     def _read_tile(self, start: int, tile: int, box: Box) -> list[NDArray[Any]]:

@@ -249,7 +249,10 @@ class _Nd2Raster(Raster):
             frame = self._frame(plane)
             if frame not in self._frames:
                 return np.zeros((len(self._places), *box.shape), self._dtype.newbyteorder("=")), np.zeros(box.shape, bool)
-            return np.moveaxis(self._read_frame(frame, box), -1, 0)[self._places], None
+            pixels_YXS = self._read_frame(frame, box)
+            is_as_stored = list(self._places) == list(range(pixels_YXS.shape[2]))
+            copy_YXS = np.array(pixels_YXS) if is_as_stored else pixels_YXS[..., self._places]  # stay interleaved
+            return np.moveaxis(copy_YXS, -1, 0).astype(self.header.dtype, copy=False), None
 
     def _frame(self, plane: int) -> int:
         """Return the number of the frame that holds a plane."""
