@@ -232,9 +232,11 @@ class _Search:
 
     def _own_outputs(self, root: str) -> tuple[str, ...]:
         """Return how the real paths of this run's own outputs begin: its folder, or its files where the searched folder lies in it."""
-        if not f"{os.path.realpath(root)}/".startswith(f"{self.output}/"):
+        real = f"{os.path.realpath(root)}/"
+        if not real.startswith(f"{self.output}/"):
             return (f"{self.output}/",)
-        recorded, _ = outputs_in(self.output)
+        # A folder of a training that the user names is refused as what would be written over.
+        recorded = [path for path in outputs_in(self.output)[0] if not real.startswith(f"{path}/")]
         return tuple(f"{path}/" for path in {*recorded, *(f"{self.output}/{name}" for name in OF_RUN)})
 
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -30,12 +31,15 @@ def discs(seed, side=96, channels=1, number=6):
 
 
 def write_scene(folder, number=6, channels=1, side=96):
-    """Write images/aN.png and truth/aN.png."""
+    """Write images/aN.png, or aN.tif of two channels, and truth/aN.png."""
     for name in ("images", "truth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for seed in range(number):
         pixels, truth = discs(seed, side, channels)
-        Image.fromarray(pixels).save(folder / "images" / f"a{seed}.png")
+        if channels == 2:  # the second channel of a picture would be opacity
+            tifffile.imwrite(folder / "images" / f"a{seed}.tif", pixels, photometric="minisblack", planarconfig="contig")
+        else:
+            Image.fromarray(pixels).save(folder / "images" / f"a{seed}.png")
         Image.fromarray(truth).save(folder / "truth" / f"a{seed}.png")
     return folder
 
