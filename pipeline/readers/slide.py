@@ -131,12 +131,12 @@ def _listed_files(file: Path) -> list[str]:
 
 
 def _check_vmu(file: Path, path: str) -> None:
-    """Refuse a VMU without the order of its samples, on which openslide ends the process."""
+    """Refuse a VMU without a readable order of its samples, on which openslide ends the process."""
     if not file.is_file() or _vendor(str(file)) != "hamamatsu":
         return
     parser = _listing(file)
-    if VMU in parser and "PixelOrder" not in parser[VMU]:
-        raise InputError(Problem(f"{path}: PixelOrder", None, "RGB"))
+    if VMU in parser and (order := parser[VMU].get("PixelOrder")) != "RGB":
+        raise InputError(Problem(f"{path}: PixelOrder", order and repr(order), "RGB"))
 
 
 def _open_raster(options: Slide, file: str, path: str) -> _SlideRaster:

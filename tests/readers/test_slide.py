@@ -489,3 +489,6 @@ def test_a_vmu_without_the_order_of_its_samples_is_refused(tmp_path):
         (tmp_path / name).write_text(changed)
         with pytest.raises(InputError, match="PixelOrder is missing"), opened(tmp_path / name):
             pass
+    (tmp_path / "e.vmu").write_bytes(text.encode().replace(b"=RGB", b"=RG\xff"))
+    with pytest.raises(InputError, match="PixelOrder: found"), opened(tmp_path / "e.vmu"):
+        pass
