@@ -74,6 +74,7 @@ class _Scene:
     factors: NDArray[np.int64]  # how many times smaller each is stored; 1: full resolution
     origin: tuple[int, int]  # y and x of the scene's first pixel
     shape: tuple[int, int]
+    notes: tuple[str, ...]
 
 
 def _scenes(czi: CziFile, path: str) -> list[_Scene]:
@@ -103,13 +104,18 @@ def _scene(name: str, sub_blocks: SubBlocks, path: str) -> _Scene:
     if min(sizes.min(), stored.min()) < 1:
         raise InputError(Problem(path, "sub-blocks without pixels"))
     is_full = (sizes == stored).all(axis=1)
-    is_full = is_full if is_full.any() else ~sub_blocks.is_pyramid  # such as Airyscan rows, stored closer than they are shown
+    notes: tuple[str, ...] = ()
+    if not is_full.any():  # such as the rows of a fast Airyscan
+        is_full, notes = (
+            ~sub_blocks.is_pyramid,
+            ("tiles are stored in another size than they are shown in: pixels are repeated or left out",),
+        )
     if not is_full.any():
         raise InputError(Problem(path, f"{name} without its full resolution, only with smaller copies"))
     factors = np.where(is_full, 1, np.maximum(2, np.rint((sizes / stored).max(axis=1)).astype(np.int64)))
     starts = np.stack([sub_blocks.start[letter] for letter in "YX"], axis=1)
     origin, end = starts[is_full].min(axis=0), (starts + sizes)[is_full].max(axis=0)
-    return _Scene(name, sub_blocks, factors, (int(origin[0]), int(origin[1])), (int(end[0] - origin[0]), int(end[1] - origin[1])))
+    return _Scene(name, sub_blocks, factors, (int(origin[0]), int(origin[1])), (int(end[0] - origin[0]), int(end[1] - origin[1])), notes)
 
 
 def _raster(options: Czi, czi: CziFile, path: str) -> _CziRaster:
@@ -146,7 +152,7 @@ def _raster(options: Czi, czi: CziFile, path: str) -> _CziRaster:
         whole_bytes=raster.whole_bytes,
         work_bytes=raster.work_bytes,
         channel_names=[channel.name for channel in channels],
-        notes=notes,
+        notes=(*notes, *scene.notes),
     )
     return raster
 

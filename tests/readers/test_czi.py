@@ -313,6 +313,18 @@ def test_a_level_without_a_tile_shows_the_finer_one(tmp_path):
     assert declared_YX is None
 
 
+def test_rows_that_are_stored_closer(tmp_path):
+    """Tiles that are stored with fewer rows than they are shown with, and no others, are shown with repeated rows, which is told."""
+    pixels_YX = noise((20, 40))
+    write_czi(tmp_path / "a.czi", [Tile(pixels_YX, 3, 5, {"C": 0}, (40, 40))])
+    found_CYX, declared_YX = read(tmp_path / "a.czi")
+    np.testing.assert_array_equal(found_CYX[0], np.repeat(pixels_YX, 2, axis=0))
+    assert declared_YX is None
+    with opened(tmp_path / "a.czi") as raster:
+        assert "pixels are repeated" in raster.header.notes[0]
+        np.testing.assert_array_equal(raster.read(Box(7, 3, 30, 21)), found_CYX[:, 7:30, 3:21])
+
+
 def test_levels_are_those_of_libczi(tmp_path):
     """At zoom 1/2 and 1/4, libCZI shows the pixels of the stored levels."""
     pyramid(tmp_path / "a.czi", "raw", height=128, width=160)
