@@ -39,7 +39,7 @@ class BlockPixels:
         truth_YX: class ids of the block; None: there is no truth.
         kept_YX: which pixels of the block are not skipped; None: all of them.
         scored_YX: truth of the pixels that have probabilities; None: all of ``truth_YX``.
-        tiles: those that are predicted.
+        tiles: those that are predicted; None: all of the block's.
         truth_error: why the truth cannot be counted; empty where it can.
         truth_digest: digest of the truth as read, for a block whose scores wait for other blocks.
     """
@@ -52,7 +52,7 @@ class BlockPixels:
     truth_digest: str = ""
     kept_YX: Any | None = None
     scored_YX: Any | None = None
-    tiles: Sequence[Tile] = ()
+    tiles: Sequence[Tile] | None = None
 
 
 @dataclass
@@ -276,10 +276,11 @@ def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterato
     # Cross-entropy, probabilities and blending need scores. A mask and its counts need classes, which some backends give cheaper.
     needs_scores = loaded.truth_YX is not None or job.blends or job.probs
     predict = predictor if needs_scores else predictor.classes
-    tiles = sorted(loaded.tiles, key=lambda tile: tile.outer.shape)
+    whole = list(job.grid(block.image).tiles(block.box))
+    tiles = sorted(whole if loaded.tiles is None else loaded.tiles, key=lambda tile: tile.outer.shape)
     if job.blends:  # a blender waits for every tile: those that touch no kept pixel are not predicted
         predicted = {(tile.row, tile.col) for tile in tiles}
-        for tile in job.grid(block.image).tiles(block.box):
+        for tile in whole:
             if (tile.row, tile.col) not in predicted:
                 height, width = tile.outer.grow(-job.model.margin).shape if job.model else tile.outer.shape
                 yield tile, predictor.ops.put(np.zeros((job.num_classes, height, width), np.float32))

@@ -59,7 +59,7 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
             with watch("count"):
                 return result.finish()
         if job.model is not None and job.model.takes_ids:
-            for tile in loaded.tiles:
+            for tile in loaded.tiles or ():
                 require_class_ids(loaded.pixels_CYX[0][tile.core.relative_to(loaded.region).slices], tile.core, job.num_classes, "value")
         result, _ = predict_tiles(resources, block, loaded, watch)
         with watch("count"):
