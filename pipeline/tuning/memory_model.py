@@ -11,6 +11,7 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue, Image, read_truth_header
+from pipeline.raster import Header
 from pipeline.tiling import Grid, num_seam_shares
 
 __all__ = ["format_bytes", "project_actor_bytes", "project_seam_file_bytes", "shrink_to_memory"]
@@ -34,14 +35,17 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     sides = [ceil_to(side, recipe.core if model.fixed_size else model.stride) for side in header.shape]
     height, width = (min(side, recipe.block) for side in sides)
     depth = header.channels * np.dtype(header.dtype).itemsize
-    read = math.prod(min(side, recipe.block) + 2 * recipe.halo for side in sides) * depth
+    pixels = math.prod(min(side, recipe.block) + 2 * recipe.halo for side in sides)
+    read = pixels * depth
+    # Where data may be missing, a copy gets zeros there, and a map of the valid pixels goes with the block.
+    valid, copy = (pixels, read) if _may_lack_data(header) else (0, 0)
     truth = height * width * 6 if image.truth else 0
     mask = height * width * (1 if classes <= 255 else 2)
     probs = height * width * classes if _has_probs(catalogue) else 0
     scores = _blended_scores(recipe, header.shape, (height, width))
     shared, given, taken = (count * classes * SCORE_BYTES for count in scores)
     # Where blocks blend with each other, what is read last is what they left: mask, probabilities and the sums of their seams.
-    loaded = max(read + truth, mask + probs + taken + truth if given else 0)
+    loaded = max(read + valid + truth, mask + probs + taken + truth if given else 0)
     tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
     on_gpu = recipe.device == "cuda" and model.gives_scores
     network = 0 if on_gpu else model.projected_bytes(tile, header.channels) * recipe.batch
@@ -49,8 +53,12 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     # seam files.
     results = (writers + 1) * (mask + probs + max(mask + probs, given))
     headers = [header, *([read_truth_header(image.truth, image.truth_identity)] if image.truth else [])]
-    decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, read // depth)
-    return (readers + 1) * loaded + read + shared + network + results + readers * decoded
+    decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, pixels)
+    return (readers + 1) * loaded + read + shared + network + results + readers * (decoded + copy)
+
+
+def _may_lack_data(header: Header) -> bool:
+    return header.has_mask or header.nodata is not None or np.dtype(header.dtype).kind == "f"
 
 
 def _source_bytes(image: Image, pixels: int) -> int:
@@ -59,7 +67,7 @@ def _source_bytes(image: Image, pixels: int) -> int:
     if grid is None:
         return 0
     own, once = grid.own, math.prod(grid.factor) * pixels
-    copies = 2 if own.has_mask or own.nodata is not None or np.dtype(own.dtype).kind == "f" else 1
+    copies = 2 if _may_lack_data(own) else 1
     of_image = once * (own.channels * np.dtype(own.dtype).itemsize + 1) * copies if grid.is_resampled else 0
     return int(of_image + math.prod(grid.own_factor) * pixels * TRUTH_BYTES * bool(image.truth))
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from pipeline.config import Recipe, load_config
-from pipeline.inputs import build_catalogue
+from pipeline.inputs import TRUTH_READER, build_catalogue
 from pipeline.models.unet import UNet
+from pipeline.plugins import build
 from pipeline.tuning.memory_model import project_actor_bytes
 from tests.conftest import blobs, engine_yaml, save_tiff
 
@@ -38,16 +39,40 @@ def test_probabilities_stay_within_the_projection(tmp_path, engine, monkeypatch,
     assert peak <= need
 
 
+def test_missing_data_stay_within_the_projection(tmp_path, engine, monkeypatch):
+    """Zeros in the place of what is missing, and the map of where it is, are part of what was said; an image of bytes needs neither."""
+    monkeypatch.setattr(Recipe, "io_threads", Recipe(device="cuda").io_threads)
+    monkeypatch.setattr(UNet, "projected_bytes", lambda *_: 0)  # torch's own memory is not traced
+    pixels_CYX = blobs((700, 800), dtype=np.float32, channels=8)
+    pixels_CYX[3, ::5, ::7] = np.nan
+    for name, pixels in (("warm", pixels_CYX[:, :300, :300]), ("a", pixels_CYX)):
+        save_tiff(tmp_path / f"{name}.tif", pixels, planarconfig="separate", photometric="minisblack")
+    keys = {"model": {**UNET, "channels": 8, "classes": 2}, "normalize": None, "reader": {"name": "auto", "axes": "cyx"}}
+    keys |= {"tiling": {"core": 128, "halo": 64, "block": 256}, "compute": {"backend": "torch"}}
+    engine(**keys, images=["warm.tif"], output="warm")
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    done = engine(**keys)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    need = project_actor_bytes(build_catalogue(load_config(engine_yaml(tmp_path, **keys))), Recipe(core=128, halo=64, block=256))
+    assert done.code == 0
+    assert peak <= need
+
+
 def test_a_truth_that_decodes_whole_counts(tmp_path):
     """Image and truth are held decoded beside each other, by each thread that reads."""
     save_tiff(tmp_path / "a.tif", blobs((300, 200)))
     Image.fromarray(np.zeros((300, 200, 3), np.uint8)).save(tmp_path / "whole.png")
     save_tiff(tmp_path / "parts.tif", np.zeros((300, 200), np.uint8))
     classes = [{"name": name, "color": color} for name, color in (("a", "#000000"), ("b", "#ffffff"), ("c", "#808080"))]
+    with build("readers", TRUTH_READER).open(str(tmp_path / "whole.png")) as raster:
+        decoded = raster.header.whole_bytes + raster.header.work_bytes
+    assert decoded >= 300 * 200 * 3
     for device, readers in (("cpu", 1), ("cuda", 4)):
         recipe = Recipe(core=64, halo=24, block=64, device=device)
         whole, parts = (
             project_actor_bytes(build_catalogue(load_config(engine_yaml(tmp_path, truth=truth, classes=classes))), recipe)
             for truth in ("whole.png", "parts.tif")
         )
-        assert whole - parts == readers * 300 * 200 * 3
+        assert whole - parts == readers * decoded
