@@ -20,6 +20,7 @@ from hypothesis import settings
 
 STARTS_RAY = {
     "tests/faults/test_actor_death.py",
+    "tests/faults/test_bad_inputs.py",
     "tests/faults/test_cluster.py",
     "tests/faults/test_driver_death.py",
     "tests/faults/test_interrupt.py",
