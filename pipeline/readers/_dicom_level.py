@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BlockError, InputError, Problem
+from pipeline.errors import InputError, Problem
 from pipeline.readers._color import holds_ycc, ycbcr_to_rgb
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ class DicomLevel:
             return None
         reader = next((one for one in plane.readers if 0 <= number - one.frame_offset < one.frame_count), None)
         if reader is None:
-            raise BlockError(f"frame {number} is in none of the instance's files")
+            raise ValueError(f"frame {number} is in none of the instance's files")
         frame = reader.read_frame(number)
         if reader.transfer_syntax in JPEG_LS and frame.rstrip(b"\0")[-2:] != END_OF_IMAGE:  # its decoder would take minutes
-            raise BlockError(f"frame {number} is cut short")
+            raise ValueError(f"frame {number} is cut short")
         pixels: NDArray[Any] = np.asarray(plane.decoder.decode(frame))
         expected = (*self.tile, self.samples)
         if pixels.size != np.prod(expected) or pixels.shape[:2] != self.tile or pixels.dtype.itemsize > self.dtype.itemsize:
-            raise BlockError(f"frame {number} holds {pixels.dtype} of {pixels.shape} instead of {self.dtype} of {expected}")
+            raise ValueError(f"frame {number} holds {pixels.dtype} of {pixels.shape} instead of {self.dtype} of {expected}")
         return ycbcr_to_rgb(pixels) if self._leaves_ycc(reader, frame) else pixels.reshape(expected)
 
     def _leaves_ycc(self, reader: WsiDicomReader, frame: bytes) -> bool:
