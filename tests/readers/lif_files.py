@@ -33,7 +33,7 @@ def element(image, number):
     dimensions = "".join(
         f'<DimensionDescription DimID="{DIM_IDS[axis]}" NumberOfElements="{size[axis]}" Origin="0" BitInc="0" BytesInc="{strides[axis]}"'
         f' Length="{image.steps.get(axis, 0) * (size[axis] - 1)}" Unit="{"s" if axis == "t" else "m"}"/>'
-        for axis in image.axes
+        for axis in reversed(image.axes)  # LAS X lists x first
         if axis != "c"
     )
     channels = ""
