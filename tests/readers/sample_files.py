@@ -139,7 +139,8 @@ def ome_zarr(zarr_format: int) -> Callable[[Path, Scene], None]:
     def write(path: Path, scene_YX: Scene) -> None:
         levels = two(scene_YX), two(scene_YX)[:, ::2, ::2]
         colors = ["0000FF", "00FF00"]
-        channels = [{"label": name, "color": color} for name, color in zip(NAMES, colors, strict=True)]
+        window = {"start": 0, "end": 255, "min": 0, "max": 255}
+        channels = [{"label": name, "color": color, "window": window} for name, color in zip(NAMES, colors, strict=True)]
         zarr_stores.image(path, *levels, axes="cyx", scale=[1, MPP, MPP], zarr_format=zarr_format, omero={"channels": channels})
 
     return write
