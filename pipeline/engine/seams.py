@@ -134,7 +134,7 @@ class _SeamFile(Mapping[str, Any], AbstractContextManager["_SeamFile"]):
             yield
         except FileNotFoundError as error:
             raise BlockError(f"{self.storage}/{self.key}: the scores of a block are gone. {RETRY}") from error
-        except (OSError, MemoryError):  # may succeed on another try
+        except (OSError, MemoryError, SystemError):  # may succeed on another try; numpy raises the last where threads parse headers
             raise
         except Exception as error:  # a damaged file may raise anything
             self.storage.delete(self.key)
