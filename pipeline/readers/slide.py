@@ -36,6 +36,7 @@ CELL = 512  # rows and columns of a piece where a level is no whole multiple coa
 LARGEST_PIXEL = 100.0  # micrometres; a larger size comes from resolution tags that mean a print
 LISTING_BYTES = 1 << 20
 VMU = "Uncompressed Virtual Microscope Specimen"
+VMU_SAMPLES = {"BitsPerPixel": "36", "PixelOrder": "RGB"}
 Span = tuple[int, int, int]  # where a region begins on an axis, and the first and last pixel that are wanted of it
 
 
@@ -131,12 +132,13 @@ def _listed_files(file: Path) -> list[str]:
 
 
 def _check_vmu(file: Path, path: str) -> None:
-    """Refuse a VMU without a readable order of its samples, on which openslide ends the process."""
+    """Refuse a VMU whose samples are of another kind, or of none that it says: openslide would end the process."""
     if not file.is_file() or _vendor(str(file)) != "hamamatsu":
         return
     parser = _listing(file)
-    if VMU in parser and (order := parser[VMU].get("PixelOrder")) != "RGB":
-        raise InputError(Problem(f"{path}: PixelOrder", order and repr(order), "RGB"))
+    for key, expected in VMU_SAMPLES.items():
+        if VMU in parser and (found := parser[VMU].get(key)) != expected:
+            raise InputError(Problem(f"{path}: {key}", None if found is None else repr(found), expected))
 
 
 def _open_raster(options: Slide, file: str, path: str) -> _SlideRaster:
