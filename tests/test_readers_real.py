@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 import os
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import imagecodecs
@@ -31,6 +33,8 @@ ROOT = Path(os.environ.get("GIGASEG_TEST_DATA", "no test data")) / "formats"
 LISTED = (ROOT / "INDEX.tsv").read_text() if (ROOT / "INDEX.tsv").is_file() else ""
 INDEX = list(csv.DictReader(LISTED.splitlines(), delimiter="\t"))
 LOSSY = ("JPEG", "OJPEG", "WEBP")  # other builds of these decoders may differ by 2
+JPEG2000 = ["9bit.j2k", "int8_4bit.j2k", "rgb24.jp2", "test-card-lossless.jp2", "test-card-lossy-tiled.jp2", "ycbc.j2k"]
+DICOM = ["boxes_0.dcm", "boxes_1.dcm", "sm_image_dots.dcm"]
 HELD_BYTES = 1 << 28  # larger ones are read by region only
 
 pytestmark = [
@@ -50,6 +54,7 @@ def num_bytes(row):
 
 
 WHOLE = [row for row in INDEX if is_pixels(row) and num_bytes(row) <= HELD_BYTES]
+LARGE = [row for row in INDEX if is_pixels(row) and num_bytes(row) > HELD_BYTES]
 REFUSED = [row for row in INDEX if row["tifffile"] == "ok" and row["dtype"] not in DTYPES]
 BROKEN = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "broken").glob("*"))] + ["geotiff/corrupt.tif"] if INDEX else []
 
@@ -135,6 +140,67 @@ def test_numbers_that_are_no_pixels(row):
     """Complex numbers and 64-bit integers are refused at open."""
     with pytest.raises(InputError, match=row["dtype"]), build("readers", {"name": "auto"}).open(str(ROOT / row["file"])):
         pass
+
+
+def zarr_nodes(kind):
+    """Folders of the Zarr arrays, or groups, below the test data."""
+    v2 = {"array": ".zarray", "group": ".zgroup"}[kind]
+    v3 = [path.parent for path in ROOT.rglob("zarr.json") if json.loads(path.read_text()).get("node_type") == kind]
+    return sorted({*v3, *(path.parent for path in ROOT.rglob(v2))})
+
+
+def zarr_outcome(path):
+    """Read an array by its own path, its axes being t, c, z, y, x: ``equal`` to what zarr-python reads, or why it is refused."""
+    array = zarr.open_array(path, mode="r")
+    axes = "tczyx"[-array.ndim :] if 1 < array.ndim < 6 and array.dtype.name in DTYPES else None
+    try:
+        with build("readers", {"name": "auto", "axes": axes}).open(str(path)) as raster:
+            read_PCYX = np.stack([by_boxes(raster, plane)[0] for plane in range(raster.header.num_planes)])
+    except InputError as error:
+        if "which is not installed" in str(error):
+            return "codec"
+        if axes or str(path) not in str(error):
+            raise
+        return "no image"
+    expected = array[...].reshape([1] * (5 - array.ndim) + list(array.shape)).swapaxes(1, 2)
+    np.testing.assert_array_equal(read_PCYX, expected.reshape(read_PCYX.shape))
+    return "equal"
+
+
+@pytest.mark.filterwarnings("ignore:Both zarr.json")
+def test_every_file_has_its_promise():
+    """All 383 files are held to one: pixels of the index or of another reader, a refusal, a store's part, or no image at all."""
+    became = Counter(zarr_outcome(path) for path in zarr_nodes("array"))
+    assert became["equal"] >= 15, became
+    assert became["codec"] <= 2, became
+    stores = {path for kind in ("array", "group") for path in zarr_nodes(kind)}
+    for store in sorted({*(ROOT / "ome-zarr" / "invalid-v05").iterdir()} - stores):  # attributes alone, no pixels
+        with pytest.raises(InputError, match=store.name), build("readers", {"name": "auto"}).open(str(store)):
+            pass
+        stores.add(store)
+    promised = {row["file"] for row in (*WHOLE, *LARGE, *REFUSED)} | set(BROKEN)
+    promised |= {f"jpeg2000/{name}" for name in JPEG2000} | {f"dicom/{name}" for name in (*DICOM, "seg_image_sm_dots.dcm")}
+    left = []
+    for path in (path for path in ROOT.rglob("*") if path.is_file()):
+        name = path.relative_to(ROOT).as_posix()
+        is_part = any(parent in stores for parent in path.parents)
+        is_about = name in ("INDEX.tsv", "README.md") or name.startswith("ome-zarr/spec-suites")
+        left += [] if name in promised or is_part or is_about else [name]
+    assert not left
+
+
+@pytest.mark.parametrize("name", DICOM)
+def test_dicom_of_other_programs(name):
+    """Every level of a slide, whichever of its files is named, has openslide's pixels."""
+    openslide = pytest.importorskip("openslide")
+    path = ROOT / "dicom" / name
+    with openslide.OpenSlide(path) as slide:
+        for level, (width, height) in enumerate(slide.level_dimensions):
+            expected_YXA = np.asarray(slide.read_region((0, 0), level, (width, height)))
+            with build("readers", {"name": "auto", "level": level}).open(str(path)) as raster:
+                assert raster.header.shape == (height, width)
+                pixels_YXC = np.moveaxis(by_boxes(raster, 0)[0], 0, -1)
+            assert np.abs(pixels_YXC.astype(int) - expected_YXA[..., :3]).max() <= 2  # other builds of libjpeg may differ
 
 
 LOOK = """
@@ -257,9 +323,7 @@ def test_ome_zarr_examples(folder):
             assert folder == "invalid"
 
 
-@pytest.mark.parametrize(
-    "name", ["9bit.j2k", "int8_4bit.j2k", "rgb24.jp2", "test-card-lossless.jp2", "test-card-lossy-tiled.jp2", "ycbc.j2k"]
-)
+@pytest.mark.parametrize("name", JPEG2000)
 def test_jpeg2000_of_other_programs(name):
     """JPEG 2000 of 9 bits, of 4 bits with a sign, with a profile, tiled and subsampled is what OpenJPEG decodes as a whole, within 1."""
     path = ROOT / "jpeg2000" / name
