@@ -51,8 +51,8 @@ def segmented(pixels_CYX, **spec):
 
 
 def masks(engine, folder, pixels, spec, halo):
-    """The mask of each cut."""
-    save_tiff(folder / "a.tif", pixels, planarconfig="contig" if pixels.ndim == 3 else None)
+    """The mask of each cut; several channels are no colours, so that no pixel is taken for glass."""
+    save_tiff(folder / "a.tif", pixels, photometric="minisblack", planarconfig="contig" if pixels.ndim == 3 else None)
     for core, block in CUTS:
         tiling = {"core": core, "halo": halo, "block": block}
         done = engine(model=spec, normalize=None, tiling=tiling, output=f"{spec['name']}-{core}-{block}")
