@@ -93,7 +93,7 @@ def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | Non
     needs_locations = bool(plan.config.sampling.balance or plan.config.sampling.empty < 1)
     summary: Summary = {}
     rng = np.random.default_rng([plan.config.seed, image.index])
-    content = Content() if fitter is None else find_content(image)
+    content = find_content(image) if fitter is not None and image.header.is_color else Content()
     for plane, box, (pixels_CYX, valid_YX), target_YX in _blocks(plan, image):
         if fitter is not None and content.has_any(box, plane):
             part = fitter.observe(pixels_CYX, content.counted(pixels_CYX, valid_YX, box, plane), box, plane)

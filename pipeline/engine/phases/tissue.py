@@ -39,8 +39,8 @@ class Tissue(Phase[Content, Content]):
     is_per_image = True
 
     def applies(self, job: Job, image: Image) -> bool:
-        """Where statistics are fitted."""
-        return job.goal == "segment" and bool(job.fitters)
+        """Where statistics are fitted to colours: an even background of grey values is content, as nobody can tell it from padding."""
+        return job.goal == "segment" and bool(job.fitters) and image.header.is_color
 
     def reduction(self, job: Job) -> Reduction:
         """Hand over what was found."""
