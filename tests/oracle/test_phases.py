@@ -160,7 +160,7 @@ def test_a_phase_is_one_file(scene):
     report = json.loads((scene.folder / "out" / "report" / "report.json").read_text())
     assert report["per_image"][0]["numbers"] == {"bright": {"bright_pixels": int((scene.pixels_YX > 100).sum())}}
     assert report["timing"]["phases"]["bright"]["blocks"] == NUM_BLOCKS
-    assert list(report["timing"]["phases"]) == ["tissue", "fit", "predict", "bright", "finish"]
+    assert list(report["timing"]["phases"]) == ["fit", "predict", "bright", "finish"]
     assert f"bright {NUM_BLOCKS}" in scene.call("status", "out")
     assert json.loads(scene.call("status", "out", "--json"))["phases"]["bright"]["blocks"] == NUM_BLOCKS
 
