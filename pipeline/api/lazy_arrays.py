@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box
 from pipeline.plugins import build
-from pipeline.raster import Raster
-from pipeline.resampling import NearestRaster, resampled_header
+from pipeline.raster import NearestRaster, Raster, resampled_header
 
 if TYPE_CHECKING:
     import dask.array

@@ -13,8 +13,7 @@ from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.inputs import Image, open_cells, open_finer
 from pipeline.plugins import build
-from pipeline.raster import Header, Raster
-from pipeline.resampling import resampled_shape
+from pipeline.raster import Header, Raster, resampled_shape
 from pipeline.skips import SkippedImage, open_kept, picture_of
 from pipeline.statistics import Content, cell_side, content_of, find_empty_areas
 from pipeline.tiling import Grid

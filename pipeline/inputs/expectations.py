@@ -14,8 +14,7 @@ from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, hash_values
 from pipeline.inputs.working_grid import WorkingGrid, choose_grid, is_measured, size_text
 from pipeline.models import Expectation, Model
-from pipeline.raster import Header
-from pipeline.resampling import SampleRange
+from pipeline.raster import Header, SampleRange
 
 __all__ = ["Fitted", "fit_to_model", "place_on_grids", "sample_range"]
 

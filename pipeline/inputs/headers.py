@@ -21,9 +21,8 @@ from pipeline.inputs.file_groups import ReaderCache
 from pipeline.inputs.truth import TRUTH_READER
 from pipeline.inputs.working_grid import WorkingGrid
 from pipeline.plugins import build
-from pipeline.raster import Header
+from pipeline.raster import Header, SampleRange
 from pipeline.readers import Reader
-from pipeline.resampling import SampleRange
 from pipeline.storage import LocalStorage, open_storage
 
 __all__ = ["Image", "UnreadableImage", "hash_values", "image_identity", "read_headers", "read_truth_header"]

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pipeline.errors import InputError, Problem
-from pipeline.georeference import affine, coordinate_system
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, read_truth_header
 from pipeline.inputs.truth import TruthMap
-from pipeline.raster import Header
+from pipeline.raster import Header, affine, coordinate_system
 
 __all__ = ["check_truth", "truth_notes"]
 

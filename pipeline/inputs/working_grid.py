@@ -12,8 +12,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.inputs.truth import TRUTH_READER
 from pipeline.models import Expectation
 from pipeline.plugins import build
-from pipeline.raster import Header, Raster
-from pipeline.resampling import NearestRaster, ResampledRaster, RescaledRaster, resampled_header
+from pipeline.raster import Header, NearestRaster, Raster, ResampledRaster, RescaledRaster, resampled_header
 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from html import unescape
 from typing import TYPE_CHECKING, Any
@@ -10,20 +9,16 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from pipeline.georeference import coarsened
+from pipeline.raster import coarsened
 from pipeline.readers._ome_xml import ome_channel_names
 from pipeline.readers._world_file import parse_xml
 
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["channel_names", "georeference", "map_scale", "missing_value", "used_bits"]
-
-Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
-"""Pixel size (y, x) or None, its unit, and the (y, x) of the first pixel's corner."""
+__all__ = ["channel_names", "georeference", "missing_value", "used_bits"]
 
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42113)
-METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG's foot and US survey foot; every other code counts as metre
 
 
 def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str, dict[str, Any]]:
@@ -38,32 +33,6 @@ def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str
             value = tag.value if isinstance(tag.value, str) else np.atleast_1d(tag.value).tolist()
             tags[str(code)] = {"type": int(tag.dtype), "value": value}
     return tags if zoom == (1.0, 1.0) else coarsened(tags, zoom)
-
-
-def map_scale(geo: dict[str, dict[str, Any]]) -> Scale:
-    """Return the size of a pixel of a map, in metres or degrees, from its GeoTIFF tags."""
-    keys = _geo_keys(geo)
-    unit, factor = ("degree", 1.0) if keys.get(1024) == 2 else ("meter", METERS.get(keys.get(3076, 0), 1.0))
-    if "34264" in geo and len(geo["34264"]["value"]) == 16:
-        a, b, _, east, d, e, _, north = geo["34264"]["value"][:8]
-        size_y, size_x = math.hypot(b, e), math.hypot(a, d)
-        if keys.get(1025) == 2:
-            east, north = east - (a + b) / 2, north - (d + e) / 2
-    elif "33550" in geo and len(geo["33550"]["value"]) >= 2:
-        size_x, size_y = geo["33550"]["value"][:2]
-        tie = geo.get("33922", {"value": []})["value"]
-        column, row, _, east, north, _ = tie[:6] if len(tie) >= 6 else (0.0,) * 6
-        half = 0.5 if keys.get(1025) == 2 else 0.0  # PixelIsPoint ties the centre of a pixel, not its corner
-        east, north = east - (column + half) * size_x, north + (row + half) * size_y
-    else:
-        return None, "", (0.0, 0.0)
-    return (size_y * factor, size_x * factor), unit, (north * factor, east * factor)
-
-
-def _geo_keys(geo: dict[str, dict[str, Any]]) -> dict[int, int]:
-    """Return the GeoKeys that are plain numbers: model type 1024, raster type 1025, linear unit 3076."""
-    values = geo.get("34735", {"value": []})["value"][4:]
-    return {key: value for key, where, _, value in zip(*[iter(values)] * 4, strict=False) if where == 0}
 
 
 def missing_value(page: tifffile.TiffPage) -> str | None:

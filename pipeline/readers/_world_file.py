@@ -44,6 +44,12 @@ class Placement:
     nodata: str | None = None  # what every band of the ``.aux.xml`` declares as no data
     notes: tuple[str, ...] = ()  # which files could not be used, and why
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Fields of a header."""
+        scale = {"pixel_size": self.pixel_size, "pixel_size_from": self.source, "unit": self.unit, "offset": self.offset}
+        return {**scale, "georeference": self.georeference, "nodata": self.nodata}
+
 
 def companions(path: str) -> tuple[str, ...]:
     """Return the files that may place an image, in the order in which they are looked for; they need not exist.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.raster import Header, Raster
+from pipeline.raster import Header, Raster, map_scale
 from pipeline.readers import Reader
 from pipeline.readers._color import cmyk_to_rgb, palette_to_rgb, unpremultiply, ycbcr_to_rgb
 from pipeline.readers._files import local_path, opening, reading
@@ -25,7 +25,7 @@ from pipeline.readers._jpeg2000_file import CMYK, GREY, SYCC, Codestream, Colors
 from pipeline.readers._layout import Layout, check_level, color_notes, make_header, resolve_layout
 from pipeline.readers._mask_file import Mask, mask_beside
 from pipeline.readers._openjpeg import decoded_components, is_installed
-from pipeline.readers._tiff_tags import georeference, map_scale
+from pipeline.readers._tiff_tags import georeference
 from pipeline.readers._world_file import Placement, companions, place, read_placement
 
 __all__ = ["Jpeg2000"]
@@ -92,12 +92,7 @@ def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int
         options,
         layout,
         meaning.dtype,
-        pixel_size=placement.pixel_size,
-        pixel_size_from=placement.source,
-        unit=placement.unit,
-        offset=placement.offset,
-        georeference=placement.georeference,
-        nodata=placement.nodata,
+        **placement.facts,
         has_mask=is_opacity or mask is not None,
         bits=meaning.bits,
         is_color=meaning.is_color and layout.channels == (0, 1, 2),

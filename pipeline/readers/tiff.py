@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipeline.errors import InputError, Problem
-from pipeline.raster import Header, PlaneStep, Raster
+from pipeline.raster import Header, PlaneStep, Raster, map_scale
 from pipeline.readers import Member, Reader
 from pipeline.readers._files import local_path, opening
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout, typed_nodata
@@ -24,7 +24,7 @@ from pipeline.readers._tiff_images import choose_image, find_mask, images_of, me
 from pipeline.readers._tiff_raster import Decoding, TiffRaster, check_pages, whole_bytes
 from pipeline.readers._tiff_samples import Samples, samples_of
 from pipeline.readers._tiff_scale import physical_size
-from pipeline.readers._tiff_tags import channel_names, georeference, map_scale, missing_value, used_bits
+from pipeline.readers._tiff_tags import channel_names, georeference, missing_value, used_bits
 from pipeline.readers._world_file import Placement, companions, read_placement
 
 if TYPE_CHECKING:

@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.georeference import affine, coordinate_system
 from pipeline.plugins import build
-from pipeline.raster import Header, Raster
-from pipeline.resampling import NearestRaster, resampled_header
+from pipeline.raster import Header, NearestRaster, Raster, affine, coordinate_system, resampled_header
 
 if TYPE_CHECKING:
     from pipeline.skips import SkippedImage

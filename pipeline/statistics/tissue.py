@@ -1,4 +1,4 @@
-"""What of an image counts for its statistics: not glass, collars and padding, so that a crop and its whole slide agree.
+"""What of an image is empty: glass, collars and padding. Statistics of colour images leave it out, so that a crop and its slide agree.
 
 What is empty is found on a coarse picture, whose pixels are called cells here, by what lies around a cell, never by how much glass
 the image has: a threshold of the image's own would divide an image that is all tissue::

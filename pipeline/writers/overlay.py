@@ -10,8 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from pipeline.geometry import Box
-from pipeline.raster import Raster
-from pipeline.resampling import NearestRaster, ResampledRaster, resampled_header
+from pipeline.raster import NearestRaster, Raster, ResampledRaster, resampled_header
 from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, Writer
 

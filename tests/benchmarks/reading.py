@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from skimage.data import immunohistochemistry
 
 from pipeline.geometry import Box
 from pipeline.plugins import build
-from tests.readers import dicom_files, slide_files
+from tests.readers import czi_files, dicom_files, sample_files, slide_files
 
 SIDES = (512, 2048)  # of a region, pixels
 ROUNDS = 5
@@ -80,6 +81,35 @@ def with_wsidicom(path: Path, boxes: Sequence[Box]) -> None:
             slide.read_region((box.x0, box.y0), 0, box.shape[::-1], as_array=True)
 
 
+def with_pylibczirw(path: Path, boxes: Sequence[Box]) -> None:
+    """Read regions with libCZI."""
+    from pylibCZIrw import czi
+
+    with czi.open_czi(str(path)) as document:
+        for box in boxes:
+            document.read(plane={"C": 0}, roi=(box.x0, box.y0, *box.shape[::-1]))
+
+
+def with_rasterio(path: Path, boxes: Sequence[Box]) -> None:
+    """Read regions with GDAL."""
+    import rasterio
+    from rasterio.windows import Window
+
+    with warnings.catch_warnings(), rasterio.open(path) as file:
+        warnings.simplefilter("ignore")
+        for box in boxes:
+            file.read(window=Window(box.x0, box.y0, *box.shape[::-1]))
+
+
+def with_zarr(path: Path, boxes: Sequence[Box]) -> None:
+    """Read regions with zarr-python."""
+    import zarr
+
+    array: Any = zarr.open_array(path, mode="r")
+    for box in boxes:
+        np.asarray(array[box.slices])
+
+
 def tissue(height: int, width: int) -> NDArray[np.uint8]:
     """Return a stained section (Y, X, 3), repeated."""
     section: NDArray[np.uint8] = immunohistochemistry()
@@ -98,6 +128,25 @@ def dicom(path: Path) -> None:
     dicom_files.slide(path, tissue(4096, 4096)[None, None], dicom_files.series(), codec="jpeg")
 
 
+def czi_tiles(path: Path) -> None:
+    """Write one plane of Zstandard tiles."""
+    plane = tissue(4096, 4096)
+    corners = [(y, x) for y in range(0, 4096, 512) for x in range(0, 4096, 512)]
+    tiles = [
+        czi_files.Tile(plane[y : y + 512, x : x + 512, 0], y, x, {"C": 0, "M": number}, compression="zstd1")
+        for number, (y, x) in enumerate(corners)
+    ]
+    czi_files.write_czi(path, tiles)
+
+
+def chunks(path: Path, compressor: str) -> None:
+    """Write an array of Zarr v3 in chunks."""
+    import zarr
+
+    codec = {"zstd": zarr.codecs.ZstdCodec(level=1), "gzip": zarr.codecs.GzipCodec(level=5)}[compressor]
+    zarr.create_array(str(path), data=tissue(4096, 4096)[..., 0], chunks=(512, 512), compressors=codec, zarr_format=3)
+
+
 SLIDES = {"openslide": with_openslide}
 FORMATS = {
     "tiled TIFF": Format(lambda path: slide_files.generic(path, [tissue(4096, 4096)]), "a.tif", {**SLIDES, "tifffile": with_tifffile}),
@@ -108,6 +157,10 @@ FORMATS = {
     "BIF": Format(ventana, "a.bif", SLIDES),
     "Philips TIFF": Format(lambda path: slide_files.philips(path, [tissue(4096, 4096)]), "a.tiff", SLIDES),
     "DICOM": Format(dicom, "a.dcm", {**SLIDES, "wsidicom": with_wsidicom}),
+    "CZI": Format(czi_tiles, "a.czi", {"pylibCZIrw": with_pylibczirw}),
+    "JPEG 2000": Format(lambda path: sample_files.jpeg2000(path, tissue(4096, 4096)[..., 0]), "a.jp2", {"rasterio": with_rasterio}),
+    "Zarr": Format(lambda path: chunks(path, "zstd"), "a.zarr", {"zarr": with_zarr}),
+    "gzip Zarr": Format(lambda path: chunks(path, "gzip"), "a.zarr", {"zarr": with_zarr}),
 }
 
 

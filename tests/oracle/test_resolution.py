@@ -16,8 +16,7 @@ import pipeline
 from pipeline.config import load_config
 from pipeline.geometry import Box
 from pipeline.inputs import build_catalogue
-from pipeline.raster import ArrayRaster
-from pipeline.resampling import ResampledRaster, resampled_header
+from pipeline.raster import ArrayRaster, ResampledRaster, resampled_header
 from tests.conftest import Done, blobs, engine_yaml, save_tiff
 from tests.oracle.interrupted_runs import ending_after
 

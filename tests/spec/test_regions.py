@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.georeference import affine, coordinate_system
 from pipeline.plugins import build
-from pipeline.raster import Header
+from pipeline.raster import Header, affine, coordinate_system
 from pipeline.skips import SkippedImage, open_kept
 from pipeline.skips._regions import Polygons, read_polygons, unpack_polygons
 

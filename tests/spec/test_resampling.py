@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.geometry import Box
-from pipeline.raster import ArrayRaster, Header
-from pipeline.resampling import NearestRaster, ResampledRaster, RescaledRaster, SampleRange, resampled_header, resampled_shape
+from pipeline.raster import (
+    ArrayRaster,
+    Header,
+    NearestRaster,
+    ResampledRaster,
+    RescaledRaster,
+    SampleRange,
+    resampled_header,
+    resampled_shape,
+)
 
 FACTORS = st.one_of(st.sampled_from([1.0, 2.0, 3.0, 4.0, 0.5]), st.floats(0.3, 6.0))
 DTYPES = st.sampled_from(["uint8", "uint16", "int16", "float32", "float64"])

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from pipeline.geometry import Box
-from pipeline.raster import ArrayRaster
-from pipeline.resampling import ResampledRaster, resampled_header
+from pipeline.raster import ArrayRaster, ResampledRaster, resampled_header
 from pipeline.statistics import CellMap, Content, NormalizationFitter, cell_side, content_of, find_empty_areas
 
 TISSUE = (300, 500)

@@ -2,11 +2,12 @@
 
 ::
 
-    segment    tissue ──▶ fit ──▶ score ──▶ predict ──▶ finish
-    evaluate                                count
-    convert                                 copy ─────▶ finish
+    segment    skip, tissue ──▶ fit ──▶ score ──▶ predict ──▶ finish
+    evaluate                                      count
+    convert                                       copy ─────▶ finish
 
-``tissue`` and ``fit``: only with global statistics; ``score``: only where blocks blend.
+``skip``: only where the YAML asks for it; ``fit``: only with global statistics, and before it ``tissue`` for colours; ``score``: only where
+blocks blend.
 
 A phase says how it fits in (:class:`Phase`), and plan, queue, execution, deadline, progress and report read what it says:
 no other module asks for a phase by its name. A file put here is a phase of every run that it applies to.
@@ -18,6 +19,7 @@ Never touches: the queue, the ledger, other phases.
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,15 +27,17 @@ from functools import cache
 from graphlib import TopologicalSorter
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
+import numpy as np
+
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
 from pipeline.engine.seams import SeamFiles
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.records import Block, Receipt
-from pipeline.statistics import Counts, Summary
+from pipeline.statistics import Counts, Summary, encode_summary
 
-__all__ = ["Phase", "ReceiptFields", "Reduction", "all_phases", "phase", "rests_on"]
+__all__ = ["OneFinding", "Phase", "ReceiptFields", "Reduction", "all_phases", "finding", "phase", "rests_on"]
 
 Loaded = TypeVar("Loaded")
 Worked = TypeVar("Worked")
@@ -60,6 +64,25 @@ class Reduction(Protocol):
 
     def conclude(self, total: Summary) -> dict[str, Any]:
         """Turn the sum over an image into plain JSON, for the blocks of the phases that read it."""
+
+
+class OneFinding:
+    """The reduction of a phase that is one piece of work for an image: its one payload, :func:`finding`, is the result."""
+
+    def merge(self, one: Summary, other: Summary) -> Summary:
+        """Keep the first: there is no other."""
+        del other
+        return one
+
+    def conclude(self, total: Summary) -> dict[str, Any]:
+        """Return what was found."""
+        found: dict[str, Any] = json.loads(total["found"].tobytes())
+        return found
+
+
+def finding(found: Mapping[str, Any]) -> str:
+    """Pack what a phase found about an image, plain JSON, as the payload of its receipt."""
+    return encode_summary({"found": np.frombuffer(json.dumps(found).encode(), np.uint8)})
 
 
 class Phase(ABC, Generic[Loaded, Worked]):

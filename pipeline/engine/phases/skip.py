@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,30 +10,15 @@ import numpy as np
 
 from pipeline.engine.cell_pictures import skipped_image
 from pipeline.engine.job import Job
-from pipeline.engine.phases import Phase, ReceiptFields, Reduction
+from pipeline.engine.phases import OneFinding, Phase, ReceiptFields, Reduction, finding
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.plugins import build
 from pipeline.records import Block
 from pipeline.skips import open_kept, picture_of
-from pipeline.statistics import Summary, encode_summary
 
 __all__ = ["Skip"]
-
-
-class _Found:
-    """The text of the one receipt of an image."""
-
-    def merge(self, one: Summary, other: Summary) -> Summary:
-        """Keep the first: there is no other."""
-        del other
-        return one
-
-    def conclude(self, total: Summary) -> dict[str, Any]:
-        """Return what is kept, under a key of its own; empty: all of it."""
-        found: dict[str, Any] = json.loads(total["found"].tobytes())
-        return {"kept": found} if found else {}
 
 
 class Skip(Phase[dict[str, Any], dict[str, Any]]):
@@ -53,7 +37,7 @@ class Skip(Phase[dict[str, Any], dict[str, Any]]):
 
     def reduction(self, job: Job) -> Reduction:
         """Hand over what was found."""
-        return _Found()
+        return OneFinding()
 
     def takes_time(self, job: Job, image: Image) -> bool:
         """A coarse picture takes hardly any."""
@@ -78,7 +62,7 @@ class Skip(Phase[dict[str, Any], dict[str, Any]]):
         from PIL import Image as Picture
 
         storage, key, header = resources.job.storage, picture_key(block.image), block.image.header
-        payload = encode_summary({"found": np.frombuffer(json.dumps(worked).encode(), np.uint8)})
+        payload = finding({"kept": worked} if worked else {})
         with ExitStack() as stack:
             drawn_YX = np.ones((1, 1), np.bool_)
             if worked:

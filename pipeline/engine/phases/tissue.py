@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-import numpy as np
-
 from pipeline.engine.cell_pictures import find_content
 from pipeline.engine.job import Job
-from pipeline.engine.phases import Phase, ReceiptFields, Reduction
+from pipeline.engine.phases import OneFinding, Phase, ReceiptFields, Reduction, finding
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.records import Block
-from pipeline.statistics import Content, Summary, encode_summary
+from pipeline.statistics import Content
 
 __all__ = ["Tissue"]
-
-
-class _Found:
-    """The text of the one receipt of an image."""
-
-    def merge(self, one: Summary, other: Summary) -> Summary:
-        """Keep the first: there is no other."""
-        del other
-        return one
-
-    def conclude(self, total: Summary) -> dict[str, Any]:
-        """Return what :meth:`pipeline.statistics.Content.to_json` returned."""
-        found: dict[str, Any] = json.loads(total["found"].tobytes())
-        return found
 
 
 class Tissue(Phase[Content, Content]):
@@ -44,7 +25,7 @@ class Tissue(Phase[Content, Content]):
 
     def reduction(self, job: Job) -> Reduction:
         """Hand over what was found."""
-        return _Found()
+        return OneFinding()
 
     def takes_time(self, job: Job, image: Image) -> bool:
         """A coarse picture takes hardly any."""
@@ -60,4 +41,4 @@ class Tissue(Phase[Content, Content]):
 
     def save(self, resources: Resources, block: Block, worked: Content, watch: Stopwatch) -> ReceiptFields:
         """Write nothing: what was found travels on the receipt."""
-        return {"payload": encode_summary({"found": np.frombuffer(json.dumps(worked.to_json()).encode(), np.uint8)})}
+        return {"payload": finding(worked.to_json())}

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["affine", "coarsened", "coordinate_system"]
+__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "map_scale"]
 
 Tags = Mapping[str, Mapping[str, Any]]
+Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
+"""Pixel size (y, x) or None, its unit, and the (y, x) of the first pixel's corner."""
+
+METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG's foot and US survey foot; every other code counts as metre
 
 
 def affine(tags: Tags) -> NDArray[np.float64] | None:
@@ -27,6 +31,28 @@ def affine(tags: Tags) -> NDArray[np.float64] | None:
     if _geo_keys(tags).get(1025) == 2:  # coordinates are those of the pixels' centres
         found = found @ np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
     return found if np.isfinite(found).all() and np.linalg.det(found) else None
+
+
+def map_scale(tags: Tags) -> Scale:
+    """Return the size of a pixel of a map and its place, in metres or degrees; no unit where the tags name no kind."""
+    matrix, keys = affine(tags), _geo_keys(tags)
+    sides = [float(side) for side in tags.get("33550", {}).get("value", ())[:2]]
+    if matrix is None and len(sides) < 2:
+        return None, "", (0.0, 0.0)
+    if len(tags.get("34264", {}).get("value", ())) == 16 and matrix is not None:
+        sides = [float(np.hypot(*matrix[:2, column])) for column in (0, 1)]
+    east, north = (0.0, 0.0) if matrix is None else (float(matrix[0, 2]), float(matrix[1, 2]))
+    size_x, size_y = sides
+    unit, factor = _map_unit(tags, keys)
+    return (size_y * factor, size_x * factor), unit, (north * factor, east * factor)
+
+
+def _map_unit(tags: Tags, keys: Mapping[int, int]) -> tuple[str, float]:
+    """Return the unit of map coordinates, and metres to one of them."""
+    citation = str(tags.get("34737", {}).get("value", ""))
+    if keys.get(1024) == 2 or (keys.get(1024) == 32767 and "= GEOGCS" in citation):
+        return "degree", 1.0
+    return ("meter", METERS.get(keys.get(3076, 0), 1.0)) if 1024 in keys else ("", 1.0)
 
 
 def _geo_keys(tags: Tags) -> dict[int, int]:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
-from pipeline.georeference import coarsened
-from pipeline.raster import Header, Raster
+from pipeline.raster.georeference import coarsened
+from pipeline.raster.opened import Header, Raster
 
 __all__ = ["NearestRaster", "ResampledRaster", "RescaledRaster", "SampleRange", "resampled_header", "resampled_shape"]
 

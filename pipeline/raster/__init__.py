@@ -1,0 +1,30 @@
+"""An opened image: its header, its pixels by region and where they hold data; the same on another grid; and its place on a map.
+
+Owns: :class:`Raster` and :class:`Header`, resampling, GeoTIFF tags as numbers.
+May import: ``geometry`` and ``errors``. Never touches: files, models, the YAML.
+"""
+
+from __future__ import annotations
+
+from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale
+from pipeline.raster.opened import ArrayRaster, Header, PlaneStep, Raster, valid_pixels
+from pipeline.raster.resampling import NearestRaster, ResampledRaster, RescaledRaster, SampleRange, resampled_header, resampled_shape
+
+__all__ = [
+    "ArrayRaster",
+    "Header",
+    "NearestRaster",
+    "PlaneStep",
+    "Raster",
+    "ResampledRaster",
+    "RescaledRaster",
+    "SampleRange",
+    "Scale",
+    "affine",
+    "coarsened",
+    "coordinate_system",
+    "map_scale",
+    "resampled_header",
+    "resampled_shape",
+    "valid_pixels",
+]
