@@ -71,6 +71,11 @@ def random_box(height, width, draw):
     return Box(y0, x0, draw(st.integers(y0 + 1, height)), draw(st.integers(x0 + 1, width)))
 
 
+def pillow_decodes(side, level):
+    """Pillow rounds the side of a level to the nearest number, and refuses the image where JPEG 2000, which rounds up, has more pixels."""
+    return (side + 2**level // 2) >> level == -(-side >> level)
+
+
 def test_library_is_found():
     """Where Pillow was installed from a wheel of Linux, OpenJPEG's library is found, so that the tests below test regions."""
     assert is_installed()
@@ -94,7 +99,8 @@ def test_every_box_at_every_resolution(tmp_path_factory, data):
     if draw(st.booleans()):
         options["tile_size"] = draw(st.integers(33, 200)), draw(st.integers(33, 200))
     Image.fromarray(pixels_YXC if draw(st.booleans()) else pixels_YXC[..., 0]).save(path, "JPEG2000", **options)
-    level = draw(st.integers(0, options["num_resolutions"] - 1))
+    levels = [level for level in range(options["num_resolutions"]) if pillow_decodes(height, level) and pillow_decodes(width, level)]
+    level = draw(st.sampled_from(levels))
     with Image.open(path) as image, opened(path, level=level) as raster:
         image.reduce = level
         expected = np.moveaxis(np.atleast_3d(np.asarray(image)), -1, 0)
@@ -258,7 +264,7 @@ def test_place(boxes, source, tmp_path):
         assert (header.pixel_size_from, header.unit) == (source or "world file", "meter" if source else "")
         assert header.offset == (4_000_000, 500_000)
         assert header.georeference["33550"]["value"][:2] == [0.5 * 2**level, 0.25 * 2**level]
-        assert bool(source) == (32633 in header.georeference["34735"]["value"])
+        assert bool(source) == (32633 in header.georeference.get("34735", {"value": []})["value"])
 
 
 def test_gml_without_gdal(tmp_path, monkeypatch):

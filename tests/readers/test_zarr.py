@@ -745,7 +745,8 @@ def test_declared_nodata(dtype, attributes, value, tmp_path):
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_nodata_of_xarray(zarr_format, tmp_path):
     """What xarray writes as missing is no data, in either format, and where xarray reads NaN."""
-    xarray = pytest.importorskip("xarray")
+    import xarray
+
     pixels_YX = noise(9, 9, dtype="float32")
     pixels_YX[3:5] = -9999
     data = xarray.DataArray(np.where(pixels_YX == -9999, np.nan, pixels_YX), dims=("y", "x"), name="band", attrs={"grid_mapping": "crs"})

@@ -95,7 +95,7 @@ def test_the_greatest_sample(dtype, bits, expected):
 
 
 def test_models_without_statistics_read_no_coarse_picture(monkeypatch, tmp_path):
-    """The phase applies only where something is fitted."""
+    """The phase applies only where something is fitted to colours."""
     from types import SimpleNamespace
 
     from pipeline.engine import phase
@@ -106,5 +106,8 @@ def test_models_without_statistics_read_no_coarse_picture(monkeypatch, tmp_path)
         yield
 
     monkeypatch.setattr("pipeline.engine.cell_pictures.open_cells", refuse)
-    assert not phase("tissue").applies(SimpleNamespace(goal="segment", fitters={}), None)
-    assert phase("tissue").applies(SimpleNamespace(goal="segment", fitters={"normalize": 1}), None)
+    colour, grey = (SimpleNamespace(header=Header((9, 9), channels, "uint8", is_color=channels == 3)) for channels in (3, 1))
+    fitting = SimpleNamespace(goal="segment", fitters={"normalize": 1})
+    assert not phase("tissue").applies(SimpleNamespace(goal="segment", fitters={}), colour)
+    assert not phase("tissue").applies(fitting, grey)
+    assert phase("tissue").applies(fitting, colour)

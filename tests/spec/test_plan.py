@@ -137,8 +137,10 @@ def test_phases_and_blocks(tmp_path, planned):
     shapes = {name: [(stage.phase, len(stage.blocks)) for stage in some] for name, some in stages.items()}
     assert shapes == {"a": [("predict", 6), ("finish", 1)], "s": [("predict", 3), ("finish", 1)], "one": [("predict", 1)]}
     assert [block.id for block in stages["s"][0].blocks] == ["s:0.0.0", "s:1.0.0", "s:2.0.0"]
-    fitted = planned(images=["a.tif"], normalize="percentile")
-    assert [stage.phase for stage in fitted["a"]] == ["tissue", "fit", "predict", "finish"]
+    save_tiff(tmp_path / "colour.tif", blobs((130, 70), channels=3).transpose(1, 2, 0), photometric="rgb")
+    fitted = planned(images=["a.tif", "colour.tif"], normalize="percentile")
+    assert [stage.phase for stage in fitted["a"]] == ["fit", "predict", "finish"]
+    assert [stage.phase for stage in fitted["colour"]] == ["tissue", "fit", "predict", "finish"]
 
 
 @pytest.mark.parametrize(
