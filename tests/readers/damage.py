@@ -1,4 +1,4 @@
-"""Damages files and looks what readers make of them, in a process of its own with bounds on memory and time."""
+"""Damages files and looks what readers make of them, in a process of its own with bounds on memory and time; checks of late reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BlockError
+from pipeline.geometry import Box
 
 LOOK = """
 import resource
@@ -33,10 +39,9 @@ for path in paths:
 """
 
 
-def endings(files, number, folder):
-    """How often each ending came, over as many damaged copies of files, each opened in three ways."""
-    folder.mkdir()
-    rng, damaged = random.Random(1), []
+def damaged_copies(files, number, folder, seed=1, head=4000):
+    """Paths of copies of files, each with bytes flipped, half of them in the first ``head`` bytes; every fourth copy is cut as well."""
+    rng, damaged = random.Random(seed), []
     for index in range(number):
         file = rng.choice(files)
         content = bytearray(file.read_bytes())
@@ -44,10 +49,26 @@ def endings(files, number, folder):
             del content[rng.randrange(len(content)) :]
         for _ in range(rng.choice([1, 2, 8, 40])):
             if content:
-                content[rng.randrange(len(content)) if rng.random() < 0.5 else rng.randrange(min(len(content), 4000))] = rng.randrange(256)
+                content[rng.randrange(len(content)) if rng.random() < 0.5 else rng.randrange(min(len(content), head))] = rng.randrange(256)
         damaged.append(folder / f"{index}{file.suffix}")
         damaged[-1].write_bytes(content)
-    command = [sys.executable, "-c", LOOK, files[0].suffix[1:], *map(str, damaged)]
+    return damaged
+
+
+def endings(files, number, folder):
+    """How often each ending came, over as many damaged copies of files, each opened in three ways."""
+    folder.mkdir()
+    command = [sys.executable, "-c", LOOK, files[0].suffix[1:], *map(str, damaged_copies(files, number, folder))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return Counter(done.stdout.split())
+
+
+def assert_handle_is_freed(open_raster):
+    """No handle stays open after closing, and a late read fails as reading is over."""
+    before = len([*Path("/proc/self/fd").iterdir()])
+    with open_raster as raster:
+        pass
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    with pytest.raises(BlockError, match="reading is over"):
+        raster.read(Box(0, 0, 2, 2))

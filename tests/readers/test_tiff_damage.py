@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import random
 import struct
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.readers.damage import damaged_copies
 from tests.readers.tiff_files import GREY, RGB, noise, ome_image, ome_text, write_pages
 
 LOOK = """
@@ -264,17 +264,7 @@ def small_files(folder):
 
 def test_damaged_files_end_cleanly(tmp_path):
     """Bytes flipped anywhere, files cut anywhere: read, or refused by name; no other error, no hang, no dead process."""
-    files, rng, damaged = small_files(tmp_path / "small"), random.Random(7), []
-    for index in range(300):
-        content = bytearray(rng.choice(files).read_bytes())
-        if index % 4 == 0:
-            del content[rng.randrange(len(content)) :]
-        for _ in range(rng.choice([1, 2, 8, 40])):
-            if content:
-                content[rng.randrange(len(content)) if rng.random() < 0.4 else rng.randrange(min(len(content), 600))] = rng.randrange(256)
-        damaged.append(tmp_path / f"{index}.tif")
-        damaged[-1].write_bytes(content)
-    became = look(*damaged)
+    became = look(*damaged_copies(small_files(tmp_path / "small"), 300, tmp_path, seed=7, head=600))
     assert len(became) == 300
     outcomes = [outcome.split()[0] for _, _, outcome in became.values()]
     assert {"read", "InputError", "BlockError"} == set(outcomes)
