@@ -24,13 +24,15 @@ def affine(tags: Tags) -> NDArray[np.float64] | None:
     if len(matrix) == 16:
         found = np.array(matrix, float).reshape(4, 4)[np.ix_([0, 1, 3], [0, 1, 3])]
     elif len(scale) >= 2 and len(tie) >= 6:
-        found = np.array([[scale[0], 0.0, tie[3]], [0.0, -scale[1], tie[4]], [0.0, 0.0, 1.0]])
-        found = found @ np.array([[1.0, 0.0, -tie[0]], [0.0, 1.0, -tie[1]], [0.0, 0.0, 1.0]])
+        x, y, width, height = tie[3], tie[4], scale[0], scale[1]
+        found = np.array([[width, 0.0, x - width * tie[0]], [0.0, -height, y + height * tie[1]], [0.0, 0.0, 1.0]])
     else:
+        return None
+    if not np.isfinite(found).all():
         return None
     if _geo_keys(tags).get(1025) == 2:  # coordinates are those of the pixels' centres
         found = found @ np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
-    return found if np.isfinite(found).all() and np.linalg.det(found) else None
+    return found if np.linalg.det(found) else None
 
 
 def map_scale(tags: Tags) -> Scale:

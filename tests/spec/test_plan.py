@@ -138,9 +138,14 @@ def test_phases_and_blocks(tmp_path, planned):
     assert shapes == {"a": [("predict", 6), ("finish", 1)], "s": [("predict", 3), ("finish", 1)], "one": [("predict", 1)]}
     assert [block.id for block in stages["s"][0].blocks] == ["s:0.0.0", "s:1.0.0", "s:2.0.0"]
     save_tiff(tmp_path / "colour.tif", blobs((130, 70), channels=3).transpose(1, 2, 0), photometric="rgb")
-    fitted = planned(images=["a.tif", "colour.tif"], normalize="percentile")
-    assert [stage.phase for stage in fitted["a"]] == ["fit", "predict", "finish"]
-    assert [stage.phase for stage in fitted["colour"]] == ["tissue", "fit", "predict", "finish"]
+    grey, colour = planned(images=["a.tif"], normalize="percentile"), {"name": "kmeans", "classes": 2}
+    assert [stage.phase for stage in grey["a"]] == ["fit", "predict", "finish"]
+    assert [stage.phase for stage in planned(images=["colour.tif"], model=colour, normalize=None)["colour"]] == [
+        "tissue",
+        "fit",
+        "predict",
+        "finish",
+    ]
 
 
 @pytest.mark.parametrize(
