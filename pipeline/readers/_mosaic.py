@@ -21,6 +21,7 @@ from pipeline.geometry import Box
 __all__ = ["Mosaic"]
 
 MANY = 20_000  # tiles of one plane, beyond which no search for gaps is made
+SIDE_BY_SIDE = 256  # tiles of a box that are compared in pairs
 
 ReadTile = Callable[[int, Box], Iterable[NDArray[Any]]]  # number of a tile and a box in its stored pixels -> pixels_YX of each channel
 ReadMask = Callable[[int, Box], NDArray[np.bool_] | None]  # the same -> where they hold data, (Y, X); None: everywhere
@@ -85,13 +86,23 @@ class Mosaic:
             seen.append(part)
         return seen[::-1]
 
-    def find_alone(self, box: Box, factor: int) -> _Part | None:
-        """Return the part of the tile that is seen everywhere in a box, which spares the masks of :meth:`find`; None: there are several."""
-        for number in self._touching(box, factor)[:1]:
+    def find_tiling(self, box: Box, factor: int) -> list[_Part] | None:
+        """Return the parts of a box that tiles fill side by side, or the uppermost tile alone; None: they overlap or leave gaps.
+
+        It spares the masks of :meth:`find`.
+        """
+        parts: list[_Part] = []
+        for number in self._touching(box, factor)[:SIDE_BY_SIDE]:
             (rows, ys), (columns, xs) = self._places(number, box, factor)
-            if (len(ys), len(xs)) == box.shape:
-                return _Part(number, (rows, columns), (ys, xs))
-        return None
+            if len(ys) and len(xs):
+                parts.append(_Part(number, (rows, columns), (ys, xs)))
+            if not parts[1:] and (len(ys), len(xs)) == box.shape:
+                return parts
+        edges = [(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in (part.place for part in parts)]
+        tops, bottoms, lefts, rights = np.array(edges, np.int64).reshape(-1, 4).T
+        overlaps = (tops < bottoms[:, None]) & (bottoms > tops[:, None]) & (lefts < rights[:, None]) & (rights > lefts[:, None])
+        fills = ((bottoms - tops) * (rights - lefts)).sum() == box.area
+        return parts if fills and overlaps.sum() == len(parts) else None
 
     def coverage(self, box: Box, factor: int) -> NDArray[np.bool_]:
         """Return where any tile lies (Y, X) in a box of a level."""

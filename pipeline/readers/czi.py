@@ -281,8 +281,9 @@ class _CziRaster(Raster):
         """Copy the samples of one plane and channel, those of finer levels where its level has none; return where there are none."""
         factor = self._factors[-1]
         reads = {stored: self._reader_of((*plane, stored)) for stored in self._factors}
-        if factor == 1 and not self._masked and (alone := self._mosaic((*plane, 1)).find_alone(box, 1)):
-            alone.paint(pixels_SYX, reads[1])
+        if factor == 1 and not self._masked and (parts := self._mosaic((*plane, 1)).find_tiling(box, 1)):
+            for part in parts:
+                part.paint(pixels_SYX, reads[1])
             return []
         # A pyramid also holds black or white where nothing was recorded.
         recorded_YX = self._mosaic((*plane, 1)).coverage(box, factor) if factor > 1 else None

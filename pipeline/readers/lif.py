@@ -270,9 +270,10 @@ class _LifRaster(Raster):
         read = lambda tile, stored: self._read_tile(start, tile, stored)
         shape, dtype = (len(self._channels), *box.shape), np.dtype(self.header.dtype)
         with reading(self._path, box):
-            if alone := self._mosaic.find_alone(box, 1):
+            if parts := self._mosaic.find_tiling(box, 1):
                 out_CYX = np.empty(shape, dtype)
-                alone.paint(out_CYX, read)
+                for part in parts:
+                    part.paint(out_CYX, read)
                 return out_CYX, None
             out_CYX = np.zeros(shape, dtype)
             free_YX = np.ones(box.shape, bool)
