@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import BlockError
@@ -53,6 +54,17 @@ def damaged_copies(files, number, folder, seed=1, head=4000):
         damaged.append(folder / f"{index}{file.suffix}")
         damaged[-1].write_bytes(content)
     return damaged
+
+
+def flipped_copies(path, number, seed):
+    """Overwrite a file with itself, of which 20 bytes anywhere are changed, as often as asked; yield each time."""
+    content, rng = path.read_bytes(), np.random.default_rng(seed)
+    for _ in range(number):
+        flipped = bytearray(content)
+        for at in rng.integers(0, len(content), 20):
+            flipped[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(flipped)
+        yield
 
 
 def endings(files, number, folder):

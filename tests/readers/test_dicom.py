@@ -23,6 +23,7 @@ from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.raster import PlaneStep
 from tests.readers import dicom_files as files
+from tests.readers.damage import flipped_copies
 from tests.readers.slide_files import smooth
 
 PIXELS = smooth(200, 330)
@@ -320,12 +321,7 @@ class TestRefused:
         """Forty slides with flipped bytes give pixels or an error that names the file."""
         path = tmp_path / "a.dcm"
         files.slide(path, PIXELS[None, None], files.series(), codec="jpeg", sparse=True)
-        content, rng = path.read_bytes(), np.random.default_rng(3)
-        for _ in range(40):
-            flipped = bytearray(content)
-            for at in rng.integers(0, len(content), 20):
-                flipped[at] ^= int(rng.integers(1, 256))
-            path.write_bytes(flipped)
+        for _ in flipped_copies(path, 40, seed=3):
             assert path.name in (outcome(path) or path.name)
 
     @pytest.mark.parametrize("changes", [{"NumberOfFrames": 3}, {"PixelRepresentation": 1}])

@@ -24,6 +24,7 @@ from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.readers.slide import CELL, Slide
 from tests.readers import slide_files as files
+from tests.readers.damage import flipped_copies
 
 ROOT = Path(__file__).parents[2]
 OVERLAP = 8
@@ -406,13 +407,7 @@ class TestDamage:
         """Twenty slides of a kind with flipped bytes give pixels or an error that names the file."""
         path = tmp_path / f"{name}{SCANNERS[name].suffix}"
         SCANNERS[name].write(path)
-        rng = np.random.default_rng(4)
-        content = path.read_bytes()
-        for _ in range(20):
-            flipped = bytearray(content)
-            for at in rng.integers(0, len(content), 20):
-                flipped[at] ^= int(rng.integers(1, 256))
-            path.write_bytes(flipped)
+        for _ in flipped_copies(path, 20, seed=4):
             assert path.name in (outcome(path) or path.name)
 
 
