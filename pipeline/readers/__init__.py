@@ -53,7 +53,7 @@ class Reader(Plugin):
     )
     level: int = Field(default=0, ge=0, description="pyramid level, 0 is the largest")
     pixel_size: Annotated[float, Field(gt=1e-4, lt=1e6)] | None = Field(
-        default=None, description="overrides the file: micrometres, metres for maps"
+        default=None, description="size of a pixel, overrides the file: micrometres, metres for maps"
     )
     nodata: int | float | Literal["none"] | None = Field(
         default=None, description="value of pixels without data; none: no value is; null: as the file says"
@@ -100,7 +100,7 @@ class Reader(Plugin):
 
 @cache
 def _is_installed(package: str) -> bool:
-    """Look for a package once: every file of a folder is asked for what it needs."""
+    """Whether a package is installed; cached, because every file of a folder asks."""
     return importlib.util.find_spec(package) is not None
 
 
@@ -127,7 +127,7 @@ OTHER_FORMATS = {  # what to do with images that no reader reads -> their suffix
 
 @cache
 def advice(suffix: str) -> str:
-    """Return what to do with a file of an image format that no reader reads; empty for any other suffix, such as ``.csv``.
+    """Return what to do with an image format that no reader reads; empty for other suffixes, such as ``.csv``.
 
     Example:
         >>> advice(".VSI"), advice(".csv")

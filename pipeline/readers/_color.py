@@ -111,7 +111,7 @@ def palette_to_rgb(indices: NDArray[Any], table_NC: NDArray[np.uint8]) -> NDArra
 
 
 def holds_ycc(codestream: bytes) -> bool:
-    """Whether JPEG 2000 code leaves its colour transform to the reader: COD marker, multiple component transform 0."""
+    """Whether a JPEG 2000 codestream has no colour transform of its own: the COD marker's component transform is 0."""
     marker = codestream.find(b"\xff\x52")
     return marker >= 0 and codestream[marker + 8 : marker + 9] == b"\x00"
 

@@ -1,4 +1,4 @@
-"""The segments of a CZI file: its directory of sub-blocks, their pixels, its metadata.
+"""The parts of a CZI file: directory of sub-blocks, pixels, metadata.
 
 Follows "ZISRAW (CZI) File Format", DS_ZISRAW-FileFormat, Carl Zeiss Microscopy 2023; chapters are named in brackets.
 """
@@ -24,7 +24,7 @@ from pipeline.readers._jpegxr import decode_jpegxr
 __all__ = ["PIXELS", "CziFile", "SubBlocks"]
 
 HEADER_BYTES = 32  # of every segment [4.1]
-PIXELS = {  # by pixel type: name, type and number of samples [5.1]; colours lie as blue, green, red
+PIXELS = {  # by pixel type: name, type and number of samples [5.1]; colours are stored as blue, green, red
     0: ("Gray8", "<u1", 1),
     1: ("Gray16", "<u2", 1),
     2: ("Gray32Float", "<f4", 1),
@@ -46,7 +46,7 @@ MANY_DIMENSIONS = 40
 
 @dataclass(frozen=True)
 class SubBlocks:
-    """The directory: one number a sub-block in each array. A letter that a sub-block does not have starts at 0 and has size 1."""
+    """The directory: arrays with one number for each sub-block. A dimension that a sub-block lacks has start 0 and size 1."""
 
     position: NDArray[np.int64]  # of the segment in the file
     pixel_type: NDArray[np.int64]
@@ -68,10 +68,10 @@ class SubBlocks:
 
 
 class CziFile:
-    """An open CZI file; nothing but its directory is read at first.
+    """An open CZI file; opening reads its directory alone.
 
     Raises:
-        InputError: it is no CZI file, or it has no directory.
+        InputError: it is no CZI file, or has no directory.
     """
 
     def __init__(self, path: str) -> None:
@@ -90,10 +90,10 @@ class CziFile:
 
     @cached_property
     def metadata(self) -> ET.Element:
-        """Root of the XML; an empty element where there is none [4.3].
+        """Root of the XML; an empty element if there is none [4.3].
 
         Raises:
-            InputError: the XML declares entities, which no microscope writes and which may expand without end.
+            InputError: the XML declares entities, which may expand without end; no microscope writes them.
         """
         position = int.from_bytes(self._header[60:68], "little")
         if not position:
@@ -105,7 +105,7 @@ class CziFile:
         return ET.fromstring(xml) if xml else ET.Element("ImageDocument")  # noqa: S314 - entities are refused above
 
     def timestamps(self) -> NDArray[np.float64]:
-        """Seconds of each time point, relative to the start of the engine; empty where the file does not say [4.7.6]."""
+        """Seconds of each time point since the program started; empty if the file does not say [4.7.6]."""
         position = int.from_bytes(self._header[72:80], "little")
         if not position:
             return np.empty(0)
@@ -123,7 +123,7 @@ class CziFile:
         return attachment_bytes >= MASK_BYTES and self.bytes.read(end, 16) == VALID_PIXELS
 
     def mask(self, sub_blocks: SubBlocks, number: int, box: Box) -> NDArray[np.bool_] | None:
-        """Return which pixels (Y, X) of a box of a sub-block are valid; None where its attachments do not say."""
+        """Return the valid pixels (Y, X) of a box of a sub-block; None if its attachments hold no mask."""
         if not self.has_mask(sub_blocks, number):
             return None
         start, shape = self._places(sub_blocks, number)[1], _stored_shape(sub_blocks, number)
@@ -134,10 +134,10 @@ class CziFile:
         return np.unpackbits(bits, axis=1, count=width).astype(bool)[box.slices]
 
     def read(self, sub_blocks: SubBlocks, number: int, box: Box, decoded: DecodedParts) -> NDArray[Any]:
-        """Return the pixels (S, Y, X) of a box of a sub-block, colours as red, green, blue.
+        """Return the pixels (S, Y, X) of a box of a sub-block, with colours as red, green, blue.
 
         Raises:
-            ValueError, EOFError: the sub-block is damaged, truncated or not as the directory says.
+            ValueError, EOFError: the sub-block is damaged, truncated or contradicts the directory.
         """
         start, end, _ = self._places(sub_blocks, number)
         _, dtype, samples = PIXELS[int(sub_blocks.pixel_type[number])]
@@ -165,7 +165,7 @@ class CziFile:
         return self.bytes.read(position + HEADER_BYTES, used or allocated)
 
     def _directory(self) -> SubBlocks:
-        """Read the directory of sub-blocks [4.6]: entries of equal length at once, as there may be 100 000."""
+        """Read the directory of sub-blocks [4.6]; entries of equal length are parsed together, as there may be 100 000."""
         position = int.from_bytes(self._header[52:60], "little")
         if not position:
             raise InputError(Problem(self._path, "a CZI file without a directory", "", "It was not closed properly: save it again in ZEN."))
@@ -182,7 +182,7 @@ class CziFile:
         return _sub_blocks(np.frombuffer(content, np.uint8), np.array(starts, int), np.array(lengths, int))
 
     def _places(self, sub_blocks: SubBlocks, number: int) -> tuple[int, int, int]:
-        """Return where a sub-block's pixels start and end, and how many bytes of attachments follow [4.4]."""
+        """Return the first byte of a sub-block's pixels, the end of them, and the size of the attachments after them [4.4]."""
         position = int(sub_blocks.position[number])
         head = self.bytes.read(position, HEADER_BYTES + 16 + ENTRY_BYTES)
         name, metadata_bytes, attachment_bytes, data_bytes = struct.unpack_from("<16s16xiiq", head)
@@ -202,7 +202,7 @@ def _stored_shape(sub_blocks: SubBlocks, number: int) -> tuple[int, int]:
 
 
 def _sub_blocks(content: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> SubBlocks:
-    """Take directory entries apart; ``starts`` are their places in the content, ``lengths`` their numbers of dimensions."""
+    """Parse directory entries that begin at ``starts`` in the content and have ``lengths`` dimensions each."""
     letters = "XYCZTSMRIHVB"
     numbers = np.zeros((3, len(starts)), np.int64)
     is_pyramid = np.zeros(len(starts), bool)
@@ -226,9 +226,9 @@ def _sub_blocks(content: NDArray[np.uint8], starts: NDArray[np.int64], lengths: 
 
 
 def _decoded(data: bytes, compression: int, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Decode the pixels of a sub-block (Y, X, S), or their low and high bytes (2, Y, X, S).
+    """Decode the pixels of a sub-block (Y, X, S), or their separate low and high bytes (2, Y, X, S).
 
-    Their number is given, so that no stream expands beyond it.
+    ``shape`` limits how far a stream may expand.
     """
     import imagecodecs
 
@@ -251,7 +251,7 @@ def _decoded(data: bytes, compression: int, dtype: np.dtype[Any], shape: tuple[i
 
 
 def _joined(decoded: NDArray[Any], box: Box) -> NDArray[Any]:
-    """Return the pixels (Y, X, S) of a box of decoded pixels, or of their low and high bytes, which are joined."""
+    """Return the pixels (Y, X, S) of a box; low and high bytes are joined first."""
     if decoded.ndim == 3:
         return decoded[box.slices]
     low, high = decoded[:, *box.slices]

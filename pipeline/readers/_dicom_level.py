@@ -1,4 +1,4 @@
-"""One level of a DICOM slide: where its tiles lie among the frames of its instances, and how a frame is decoded."""
+"""One level of a DICOM slide: finds the frame of a tile among the instances, and decodes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JPEG_LS, END_OF_IMAGE = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), b"
 
 
 class DicomLevel:
-    """The instances of one level, and where each of its tiles lies."""
+    """The instances of one level, with the frame of each tile."""
 
     def __init__(self, readers: Sequence[WsiDicomReader], path: str) -> None:
         first = readers[0].dataset
@@ -41,7 +41,7 @@ class DicomLevel:
         self.columns = -(-first.image_size.width // self.tile[1])  # of tiles
         parts: dict[str, list[WsiDicomReader]] = {}
         for reader in sorted(readers, key=lambda one: one.frame_offset):
-            parts.setdefault(str(reader.uids.identifier), []).append(reader)  # the files of a concatenation are one instance
+            parts.setdefault(str(reader.uids.identifier), []).append(reader)  # files of one concatenation share it
         self.planes: dict[tuple[str, float], _Plane] = {}
         for instance in parts.values():
             for key, plane in _planes(instance, path).items():
@@ -54,7 +54,7 @@ class DicomLevel:
         self.is_sparse = not is_whole
 
     def decode(self, channel: int, depth: int, row: int, column: int) -> NDArray[Any] | None:
-        """Decode a tile (Y, X, S) of an optical path and a focal plane; None where no instance holds it."""
+        """Decode a tile (Y, X, S) of an optical path and a focal plane; None if no instance holds it."""
         plane = self.planes.get((self.paths[channel], self.depths[depth]))
         number = plane.number(row * self.columns + column) if plane else None
         if plane is None or number is None:
@@ -63,7 +63,7 @@ class DicomLevel:
         if reader is None:
             raise ValueError(f"frame {number} is in none of the instance's files")
         frame = reader.read_frame(number)
-        if reader.transfer_syntax in JPEG_LS and frame.rstrip(b"\0")[-2:] != END_OF_IMAGE:  # its decoder would take minutes
+        if reader.transfer_syntax in JPEG_LS and frame.rstrip(b"\0")[-2:] != END_OF_IMAGE:  # the decoder would take minutes on it
             raise ValueError(f"frame {number} is cut short")
         pixels: NDArray[Any] = np.asarray(plane.decoder.decode(frame))
         expected = (*self.tile, self.samples)
@@ -72,7 +72,7 @@ class DicomLevel:
         return ycbcr_to_rgb(pixels) if self._leaves_ycc(reader, frame) else pixels.reshape(expected)
 
     def _leaves_ycc(self, reader: WsiDicomReader, frame: bytes) -> bool:
-        """Whether decoded samples are YCbCr: RLE and JPEG 2000 without its own transform leave colours as they are."""
+        """Whether decoded samples are still YCbCr: RLE, and JPEG 2000 without a colour transform of its own, do not convert."""
         if reader.dataset.photometric_interpretation not in ("YBR_FULL", "YBR_FULL_422", "YBR_ICT"):
             return False
         return reader.transfer_syntax == RLE or (reader.transfer_syntax in JPEG2000 and holds_ycc(frame))
@@ -80,16 +80,16 @@ class DicomLevel:
 
 @dataclass(frozen=True)
 class _Plane:
-    """The frames of one optical path at one depth."""
+    """The frames of one optical path at one focal depth."""
 
-    readers: Sequence[WsiDicomReader]  # files of the instance, in the order of their frames
+    readers: Sequence[WsiDicomReader]  # files of the instance in frame order
     decoder: Decoder
-    first: int = 0  # number of the frame of the first tile, where all tiles are stored row after row
-    places: NDArray[np.int64] | None = None  # sorted places of the tiles that are stored, rows of tiles one after the other
-    numbers: NDArray[np.int64] | None = None  # of their frames
+    first: int = 0  # frame of the first tile, if all tiles are stored row after row
+    places: NDArray[np.int64] | None = None  # sorted indices of the stored tiles, counted row after row; None: all are stored
+    numbers: NDArray[np.int64] | None = None  # the frames of these tiles
 
     def number(self, place: int) -> int | None:
-        """Return the number of the frame of a tile; None where it is not stored."""
+        """Return the frame of a tile; None if it is not stored."""
         if self.places is None or self.numbers is None:
             return self.first + place
         index = int(np.searchsorted(self.places, place))
@@ -112,13 +112,13 @@ def _planes(readers: Sequence[WsiDicomReader], path: str) -> dict[tuple[str, flo
         index = FullTileIndex(datasets)
         keys = [(identifier, depth) for identifier in index.optical_paths for depth in index.focal_planes]
         if sum(reader.frame_count for reader in readers) != len(keys) * index.tiled_size.area:
-            raise InputError(Problem(path, "a tiled slide without all of its frames", "", "Copy every file of the series."))
+            raise InputError(Problem(path, "a tiled slide with missing frames", "", "Copy every file of the series."))
         return {(name, depth): _Plane(readers, decoder, index.get_frame_index(Point(0, 0), depth, name)) for name, depth in keys}
     return _sparse_planes(readers, decoder, path)
 
 
 def _sparse_planes(readers: Sequence[WsiDicomReader], decoder: Decoder, path: str) -> dict[tuple[str, float], _Plane]:
-    """Return the planes of an instance whose frames say where they lie."""
+    """Return the planes of an instance whose frames state their positions."""
     first = readers[0].dataset
     grid = first.image_size.ceil_div(first.tile_size)
     tiles: dict[tuple[str, float], list[NDArray[np.int64]]] = {}

@@ -1,4 +1,4 @@
-"""Bytes of a file by position, and decoded parts of it that are worth keeping."""
+"""Reads of a file by byte position, and a small cache of decoded parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["DecodedParts", "FileBytes"]
 class FileBytes:
     """An open file. Threads may read at once; once it is closed, no thread opens it again.
 
-    A failure of the system closes the handle, so that the next read opens the file anew: a stale handle stays stale.
+    After an OSError the handle is closed and the next read opens the file again: a stale handle stays stale.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,16 +40,16 @@ class FileBytes:
             self._release()
 
     def read(self, start: int, count: int) -> bytes:
-        """Return bytes, never fewer than asked for.
+        """Return exactly ``count`` bytes.
 
         Raises:
-            EOFError: the file ends before.
+            EOFError: the file is too short.
             ValueError: the file is closed.
         """
         self._check(start, count)
         with self._reading() as handle:
             data = os.pread(handle, count, start)
-            while len(data) < count:  # the system gives at most 2 GiB at once
+            while len(data) < count:  # Linux reads at most 2 GiB at once
                 more = os.pread(handle, count - len(data), start + len(data))
                 if not more:
                     raise EOFError(f"truncated while it was read, needs bytes {start}..{start + count}")
@@ -57,24 +57,24 @@ class FileBytes:
         return data
 
     def pixels(self, start: int, steps: tuple[int, int], box: Box, dtype: np.dtype[Any], samples: int = 1) -> NDArray[Any]:
-        """Return uncompressed pixels (Y, X, S) of a box, as a view of the file: copy them at once, and only those are read.
+        """Return uncompressed pixels (Y, X, S) of a box as a view of the mapped file. Copy it at once: that reads these pixels alone.
 
         Args:
-            start: of the plane's first pixel in the file.
-            steps: bytes from one row to the next, and from one pixel to the next in a row.
-            box: which rows and columns.
-            dtype: of a sample, as stored.
-            samples: that lie side by side in a pixel.
+            start: byte of the plane's first pixel in the file.
+            steps: bytes from row to row, and from pixel to pixel in a row.
+            box: rows and columns to read.
+            dtype: stored type of a sample.
+            samples: samples of a pixel, side by side.
 
         Raises:
-            EOFError: the file ends before, or became shorter.
+            EOFError: the file is too short, or was truncated meanwhile.
             ValueError: the file is closed.
         """
         (row_bytes, pixel_bytes), (rows, columns) = steps, box.shape
         first = start + box.y0 * row_bytes + box.x0 * pixel_bytes
         self._check(first, (rows - 1) * row_bytes + (columns - 1) * pixel_bytes + samples * dtype.itemsize)
         with self._reading() as handle:
-            if os.fstat(handle).st_size < self.size:  # to touch pages behind the end would end the process
+            if os.fstat(handle).st_size < self.size:  # reading mapped pages beyond the end kills the process (SIGBUS)
                 raise EOFError("became shorter while it was read")
             self._map = self._map or mmap.mmap(handle, self.size, access=mmap.ACCESS_READ)
             return np.ndarray((rows, columns, samples), dtype, self._map, first, (row_bytes, pixel_bytes, dtype.itemsize))
@@ -85,7 +85,7 @@ class FileBytes:
 
     @contextmanager
     def _reading(self) -> Iterator[int]:
-        """Give the handle, opened again after a failure."""
+        """Yield the handle, opened again after a failure."""
         with self._lock:
             if self._is_over:  # a thread was still reading ahead
                 raise ValueError("closed, reading is over")
@@ -97,21 +97,21 @@ class FileBytes:
                 raise
 
     def _release(self) -> None:
-        """Close the handle; the map is freed with the last view of it."""
+        """Close the handle; the last view frees the mapping."""
         if self._file is not None:
             self._file.close()
         self._file = self._map = None
 
 
 class DecodedParts:
-    """Decoded parts that are too large to be decoded for each box: at most ``num_bytes`` of them stay in memory."""
+    """Cache of parts that are too large to decode for each box; holds at most ``num_bytes``."""
 
     def __init__(self, num_bytes: int) -> None:
         self._num_bytes, self._lock = num_bytes, threading.Lock()
         self._kept: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
 
     def get(self, key: Hashable, decode: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Return a part, decoded now unless it is kept."""
+        """Return a part; decode it unless the cache holds it."""
         if not self._num_bytes:
             return decode()
         with self._lock:

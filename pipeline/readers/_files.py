@@ -57,8 +57,8 @@ def reading(path: str, box: Box) -> Iterator[None]:
         yield
     except (GigasegError, MemoryError):
         raise
-    except BaseException as error:  # decoders raise anything at all on damaged pixels
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # what zarrs raises is no Exception
+    except BaseException as error:  # decoders may raise anything on damaged pixels
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # zarrs raises a BaseException
             raise
         where = f"{path}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1}"
         damaged = BlockError(f"{where}: cannot be decoded ({type(error).__name__}: {error})")

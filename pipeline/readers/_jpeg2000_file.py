@@ -1,4 +1,4 @@
-"""What a JPEG 2000 file says before a pixel is decoded: sizes and coding from the codestream, colours from the boxes around it."""
+"""Headers of a JPEG 2000 file: sizes and coding from the codestream, colours from the boxes around it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODESTREAM_START, BOXES_START = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 GEOTIFF = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")  # the UUID of a box that holds a GeoTIFF of one pixel
 MOST_BOXES, MOST_SEGMENTS, MOST_TILE_PARTS, MOST_BOX_BYTES = 1000, 10_000, 100_000, 1 << 24
 PIXELS_OF_A_BYTE = 1 << 30  # an empty packet of the largest precinct
-LEAST_BLOCKS = 1 << 17  # code blocks that any file may have; beyond these, as many as it has bits
+LEAST_BLOCKS = 1 << 17  # code blocks that any file may have; a file of more bits may have one a bit
 CMYK, GREY, SYCC = 12, 17, 18
 REFUSED_SPACES = {1: "YCbCr(1)", 3: "YCbCr(2)", 4: "YCbCr(3)", 13: "YCCK", 14: "CIELAB", 19: "CIEJab", 23: "YPbPr", 24: "e-sYCC"}
 PROFILES = {b"GRAY": GREY, b"CMYK": CMYK, b"Lab ": 14, b"YCbr": 1}
@@ -27,14 +27,14 @@ PROFILES = {b"GRAY": GREY, b"CMYK": CMYK, b"Lab ": 14, b"YCbr": 1}
 
 @dataclass(frozen=True)
 class Codestream:
-    """The coded image. Positions are on the reference grid, of which a component stores every ``steps`` (y, x)-th point."""
+    """The coded image. Positions are on the reference grid; a component stores every ``steps``-th (y, x) point of it."""
 
     start: tuple[int, int]  # (y, x) of the image
     stop: tuple[int, int]
     steps: tuple[tuple[int, int], ...]  # of each component
     bits: tuple[int, ...]  # of each component
     is_signed: bool
-    reductions: int  # how many times the resolution can be halved
+    reductions: int  # times that the resolution can be halved
     is_lossy: bool  # coded by the irreversible wavelet
     mixes_colors: bool  # coded as differences of the first three components, which are then red, green and blue
     tile_pixels: int  # of the largest tile
@@ -53,7 +53,7 @@ class Codestream:
 
 @dataclass(frozen=True)
 class Colors:
-    """How components become channels: through a palette, then in the order of the channel definition."""
+    """How components become channels: through the palette, then in the order of the channel definition."""
 
     space: int = 0  # enumerated colour space; 0: unknown
     palette_NC: NDArray[np.unsignedinteger] | None = None
@@ -79,7 +79,7 @@ def read_file(stream: BinaryIO, size: int, path: str) -> Jpeg2000File:
     """Read the headers of a file of ``size`` bytes.
 
     Raises:
-        InputError: it is no JPEG 2000, or its image cannot be in so few bytes.
+        InputError: it is no JPEG 2000, or its image cannot fit into so few bytes.
     """
     head = stream.read(1 << 20)
     is_boxed = head.startswith(BOXES_START)
@@ -96,7 +96,7 @@ def read_file(stream: BinaryIO, size: int, path: str) -> Jpeg2000File:
                 geotiff = content[16:]
             elif kind == b"asoc":
                 has_gml = has_gml or b"RectifiedGrid" in content
-        start = head.find(CODESTREAM_START) if start < 0 else start  # the length of a box before it is wrong
+        start = head.find(CODESTREAM_START) if start < 0 else start  # an earlier box has a wrong length
     if start < 0:
         raise InputError(Problem(path, "no JPEG 2000 codestream in the file"))
     codestream = _read_codestream(stream, start, size, path)
@@ -110,7 +110,7 @@ def _content(stream: BinaryIO, at: int, length: int) -> bytes:
 
 
 def _boxes(stream: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, position and length of the content of each box, until one makes no sense."""
+    """Yield kind, position and length of each box's content, up to the first invalid box."""
     for _ in range(MOST_BOXES):
         head = _content(stream, at, 16)
         if len(head) < 8:
@@ -127,7 +127,7 @@ def _boxes(stream: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, in
 
 
 def _inner_boxes(content: bytes) -> dict[bytes, bytes]:
-    """Return the boxes inside one, by kind; of a kind the first."""
+    """Return the boxes inside a box by kind; the first of each kind."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at + 8 <= len(content):
@@ -156,7 +156,7 @@ def _read_colors(content: bytes, path: str) -> Colors:
         raise InputError(Problem(path, f"{REFUSED_SPACES[space]} colours", "grey, sRGB, sYCC or CMYK", "Convert the file first."))
     columns = tuple((component, column if kind == 1 else None) for component, kind, column in mapping)
     if palette is not None and any(column is not None and column >= palette.shape[1] for _, column in columns):
-        raise InputError(Problem(path, "channels of a palette that has no such column"))
+        raise InputError(Problem(path, "channels of a palette column that does not exist"))
     color = sorted((channel for channel, (kind, _) in kinds.items() if kind == 0), key=lambda channel: kinds[channel][1])
     alpha = [channel for channel, (kind, _) in kinds.items() if kind in (1, 2)]
     other = [channel for channel in kinds if channel not in color + alpha]
@@ -172,7 +172,7 @@ def _read_colors(content: bytes, path: str) -> Colors:
 
 
 def _color_space(content: bytes) -> int:
-    """Return the enumerated colour space that a box names, itself or by the kind of its profile; 0 where it names none."""
+    """Return the enumerated colour space of a box, stated or implied by its profile; 0 if unknown."""
     if content[:1] == b"\x01":
         return int(struct.unpack_from(">I", content, 3)[0])
     return PROFILES.get(content[19:23], 0) if content[:1] in (b"\x02", b"\x03") else 0
@@ -258,7 +258,7 @@ def _tile_bytes(stream: BinaryIO, at: int, size: int) -> dict[int, int]:
 
 
 def _check_size(codestream: Codestream, size: int, path: str) -> None:
-    """Refuse an image that cannot be in a file of ``size`` bytes: its empty structures alone would fill the memory."""
+    """Refuse an image too large for a file of ``size`` bytes: allocating its empty structures would exhaust memory."""
     height, width = codestream.shape()
     if height * width > size * PIXELS_OF_A_BYTE or codestream.tile_blocks > max(8 * size, LEAST_BLOCKS):
         raise InputError(Problem(path, f"a header of {height} x {width} pixels in a file of {size} bytes", "an image that fits its file"))

@@ -1,7 +1,7 @@
-"""JPEG XR of a CZI tile, checked before it is decoded: the decoder trusts what a header says, and ends the process where it lies.
+"""JPEG XR of a CZI tile, checked before decoding: the decoder trusts the headers, and false ones crash the process.
 
-The container around the code is made anew. Of the code's own header (ITU-T T.832, 8.3 and 8.4), what sets the sizes of buffers must
-fit the tile.
+The container around the codestream is written anew. The fields of the codestream's header (ITU-T T.832, 8.3 and 8.4) that set
+buffer sizes must fit the tile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = ["decode_jpegxr"]
 
-FORMATS = {  # type and samples of a tile -> last bytes of the pixel formats that hold it, and the code's format and bit depth
+FORMATS = {  # type and samples of a tile -> last bytes of its allowed pixel formats, and the byte of format and bit depth
     ("uint8", 1): (b"\x08", 0x01),
     ("uint16", 1): (b"\x0b", 0x02),
     ("float32", 1): (b"\x11", 0x07),
@@ -23,10 +23,10 @@ FORMATS = {  # type and samples of a tile -> last bytes of the pixel formats tha
 }
 PIXEL_FORMAT = bytes.fromhex("24c3dd6f034efe4bb1853d77768dc9")  # all but the last byte
 SIGNATURE = b"WMPHOTO\0"
-GREY, COLORS = (0,), (1, 2, 3)  # formats inside the code: luminance alone; with colour of half, half and full resolution
+GREY, COLORS = (0,), (1, 2, 3)  # internal colour formats: luminance alone; 4:2:0, 4:2:2 and 4:4:4
 FULL_COLOR = 3
 BITS_16, FLOAT = 2, 7  # bit depths
-ISOLATED_BANDS = 4  # and above: frequency bands that no writer of images leaves out
+ISOLATED_BANDS = 4  # band codes from here on are refused: no image writer omits such frequency bands
 TAG_FORMAT, TAG_WIDTH, TAG_HEIGHT, TAG_OFFSET, TAG_COUNT = 0xBC01, 0xBC80, 0xBC81, 0xBCC0, 0xBCC1
 
 
@@ -34,8 +34,8 @@ def decode_jpegxr(data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
     """Decode pixels (Y, X, S), colours as red, green, blue.
 
     Raises:
-        ValueError: the code is not of this shape and type, or its headers are damaged.
-        RuntimeError: the code is damaged.
+        ValueError: the codestream has another shape or type, or damaged headers.
+        RuntimeError: the codestream is damaged.
     """
     import imagecodecs
 
@@ -57,7 +57,7 @@ def decode_jpegxr(data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
 
 
 def _tags(data: bytes) -> dict[int, int]:
-    """Return the values of the container's first directory, by tag; of tags that hold more than four bytes, their place."""
+    """Return the values of the container's first directory by tag; tags of more than four bytes have their offset."""
     if data[:3] != b"II\xbc":
         return {}
     at = int.from_bytes(data[4:8], "little")
@@ -67,7 +67,7 @@ def _tags(data: bytes) -> dict[int, int]:
 
 
 def _described(code: bytes) -> tuple[int, int, int] | None:
-    """Return width, height and the byte of format and bit depth; None where the code has no such header, is turned or has opacity."""
+    """Return width, height, and the byte of format and bit depth; None if the header is invalid, turned or has opacity."""
     if not code.startswith(SIGNATURE) or len(code) < 32 or code[8] & 0xF7 != 0x11 or code[9] & 0x38 or code[10] & 0x0B:
         return None
     width, height = struct.unpack_from(">HH" if code[10] & 0x80 else ">II", code, 12)
@@ -75,7 +75,7 @@ def _described(code: bytes) -> tuple[int, int, int] | None:
 
 
 def _inner_format(code: bytes) -> int:
-    """Return the format of colours inside the code, from the header of its plane, which follows the sizes of the tiles; -1: damaged."""
+    """Return the internal colour format from the plane header, which follows the tile sizes; -1: damaged."""
     is_short, is_windowed, is_tiled = code[10] & 0x80, code[10] & 0x20, code[9] & 0x80
     at = 16 if is_short else 20
     if is_tiled:
@@ -87,6 +87,6 @@ def _inner_format(code: bytes) -> int:
         return -1
     inner = plane[0] >> 5
     is_reserved = inner == FULL_COLOR and plane[1]
-    shift = plane[2] if inner in COLORS else plane[1]  # of 16 bits; of floats, the bits of the mantissa
+    shift = plane[2] if inner in COLORS else plane[1]  # for 16 bits; for floats, the mantissa bits
     is_too_far = code[11] & 0xF in (BITS_16, FLOAT) and shift > (15 if code[11] & 0xF == BITS_16 else 23)
     return -1 if is_reserved or is_too_far else inner

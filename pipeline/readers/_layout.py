@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 STACK_AXES, CHANNEL_AXES = "tz", "cs"
-MAX_PLANES = 1 << 20  # a larger number is damage, and listing so many would fill the memory
-MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side; what declares more is damaged, and its blocks cannot be counted
+MAX_PLANES = 1 << 20  # a larger number is damage, and a list of so many would exhaust memory
+MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side; a larger size is damage
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The mask in a ``.msk`` file beside a picture, as GDAL writes it: a TIFF that is not 0 where there is data."""
+"""The mask beside a picture, as GDAL writes it: ``.msk``, a TIFF that is not 0 where there is data."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["Mask", "mask_beside"]
 class Mask:
     """An open mask."""
 
-    read: Callable[[Box], NDArray[np.bool_]]  # where there is data, of a box of the level that is read
-    whole_bytes: int  # that each read decodes
+    read: Callable[[Box], NDArray[np.bool_]]  # where a box of the level that is read holds data
+    whole_bytes: int  # bytes that each read decodes
 
 
 @contextmanager
 def mask_beside(file: str, shape: tuple[int, int], *, step: int = 1) -> Iterator[Mask | None]:
-    """Open the mask of an image of this height and width; None where there is no such file.
+    """Open the mask of an image of this height and width; None if there is no such file.
 
     Args:
-        file: the image, on this machine.
-        shape: of its largest level, as it is stored.
-        step: how many times smaller the level is whose boxes are read.
+        file: local path of the image.
+        shape: height and width of its largest level, as stored.
+        step: how many times smaller the level is that is read.
 
     Raises:
-        InputError: the mask cannot be opened, or is of another size.
+        InputError: the mask cannot be opened, or has another size.
     """
     path = f"{file}.msk"
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long

@@ -1,4 +1,4 @@
-"""Planes that a microscope recorded as overlapping tiles, read by region as one plane.
+"""Overlapping tiles of a microscope, read by region as one plane.
 
 Levels: a tile may be stored smaller than the rectangle that it covers. A pixel of a level that is ``factor`` times smaller than
 the plane shows what lies under its centre::
@@ -20,7 +20,7 @@ from pipeline.geometry import Box
 
 __all__ = ["Mosaic"]
 
-MANY = 20_000  # tiles of one plane, beyond which no search for gaps is made
+MOST_SEARCHED = 20_000  # tiles of one plane; among more, no gaps are searched
 SIDE_BY_SIDE = 256  # tiles of a box that are compared in pairs
 
 ReadTile = Callable[[int, Box], Iterable[NDArray[Any]]]  # number of a tile and a box in its stored pixels -> pixels_YX of each channel
@@ -29,11 +29,11 @@ ReadMask = Callable[[int, Box], NDArray[np.bool_] | None]  # the same -> where t
 
 @dataclass
 class _Part:
-    """The stored pixels of one tile that a box shows."""
+    """The part of one tile that a box shows."""
 
     number: int  # of the tile
     place: tuple[slice, slice]  # rows and columns in the box
-    positions: tuple[NDArray[np.int64], NDArray[np.int64]]  # stored row of each of these rows, and stored column of each column
+    positions: tuple[NDArray[np.int64], NDArray[np.int64]]  # the stored row of each of these rows; the stored column of each column
     declared: NDArray[np.bool_] | None = None  # which of these pixels hold data (Y, X); None: all
 
     @property
@@ -43,12 +43,12 @@ class _Part:
         return Box(int(ys[0]), int(xs[0]), int(ys[-1]) + 1, int(xs[-1]) + 1)
 
     def cut(self, stored_YX: NDArray[Any]) -> NDArray[Any]:
-        """Return the pixels of the box from those of ``stored``: as they are, repeated or left out."""
+        """Return the box's pixels from the pixels of ``stored``: as they are, repeated, or subsampled."""
         (ys, xs), box = self.positions, self.stored
         return stored_YX if box.shape == (len(ys), len(xs)) else stored_YX[ys[:, None] - box.y0, xs - box.x0]
 
     def paint(self, out_CYX: NDArray[Any], read: ReadTile) -> None:
-        """Copy these pixels into those of the box."""
+        """Copy the pixels of this part into the box."""
         # numpy copies channels that are reversed one by one four times as fast.
         for target_YX, pixels_YX in zip(out_CYX[:, *self.place], read(self.number, self.stored), strict=True):
             if self.declared is None:
@@ -58,20 +58,21 @@ class _Part:
 
 
 class Mosaic:
-    """Tiles of one plane, of which a later one covers an earlier one where they overlap.
+    """Tiles of one plane; where tiles overlap, the later one covers the earlier one.
 
     Args:
-        boxes_N4: y0, x0, y1, x1 of what each tile covers, pixels of the plane, int64.
-        stored_N2: height and width in which each is stored.
+        boxes_N4: y0, x0, y1, x1 that each tile covers, pixels of the plane, int64.
+        stored_N2: stored height and width of each tile.
     """
 
     def __init__(self, boxes_N4: NDArray[np.int64], stored_N2: NDArray[np.int64]) -> None:
         self.boxes, self._stored = boxes_N4, stored_N2
 
     def find(self, free_YX: NDArray[np.bool_], box: Box, factor: int, mask: ReadMask | None = None) -> list[_Part]:
-        """Return what is seen of each tile in a box of a level where ``free_YX`` is True, the lowest first; make that False.
+        """Return the visible part of each tile in a box of a level, the lowest tile first.
 
-        Tiles that others hide are left out. ``mask`` says which pixels of a tile hide what is below; None: all do.
+        ``free_YX`` is True where no tile lies yet; pixels that are found become False. Tiles that others hide are left out. ``mask``
+        says which pixels of a tile cover the tiles below; None: all do.
         """
         seen = []
         for number in self._touching(box, factor):
@@ -87,9 +88,9 @@ class Mosaic:
         return seen[::-1]
 
     def find_tiling(self, box: Box, factor: int) -> list[_Part] | None:
-        """Return the parts of a box that tiles fill side by side, or the uppermost tile alone; None: they overlap or leave gaps.
+        """Return the parts of a box if tiles fill it side by side, or the uppermost tile alone does; None: they overlap or leave gaps.
 
-        It spares the masks of :meth:`find`.
+        This saves the masks that :meth:`find` needs.
         """
         parts: list[_Part] = []
         for number in self._touching(box, factor)[:SIDE_BY_SIDE]:
@@ -120,7 +121,7 @@ class Mosaic:
             >>> Mosaic(halves, halves[:, 2:]).has_gaps((4, 6)), Mosaic(halves, halves[:, 2:]).has_gaps((5, 6))
             (False, True)
         """
-        if len(self.boxes) > MANY:
+        if len(self.boxes) > MOST_SEARCHED:
             return True
         edges = np.unique(np.clip(np.append(self.boxes[:, [0, 2]], [0, shape[0]]), 0, shape[0]))
         for y in edges[:-1]:  # no tile begins or ends between two edges
@@ -132,14 +133,14 @@ class Mosaic:
         return False
 
     def _touching(self, box: Box, factor: int) -> list[int]:
-        """Return the tiles that may hold a pixel of the box, the uppermost first."""
+        """Return the tiles that may have a pixel in the box, the uppermost first."""
         y0, x0, y1, x1 = (2 * edge * factor for edge in (box.y0, box.x0, box.y1, box.x1))  # doubled, as the centres are
         tops, lefts, bottoms, rights = 2 * self.boxes.T
         near = np.flatnonzero((tops < y1) & (bottoms > y0) & (lefts < x1) & (rights > x0))
         return [int(number) for number in near[::-1]]
 
     def _places(self, number: int, box: Box, factor: int) -> tuple[tuple[slice, NDArray[np.int64]], ...]:
-        """Return for rows and columns where in the box a tile lies, and which of its stored pixels these are."""
+        """Return for rows, then for columns: the slice of the box that a tile fills, and the stored pixels there."""
         y0, x0, y1, x1 = (int(edge) for edge in self.boxes[number])
         height, width = (int(length) for length in self._stored[number])
         return _along(box.y0, box.y1, factor, (y0, y1), height), _along(box.x0, box.x1, factor, (x0, x1), width)

@@ -1,4 +1,4 @@
-"""What the OME-XML inside a TIFF says about one image: pixel size, steps between planes, position, channels."""
+"""Pixel size, steps between planes, position and channels of one image, from the OME-XML of a TIFF."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Physical", "find_images", "listed_files", "metadata_file", "ome_chan
 
 @dataclass(frozen=True)
 class Physical:
-    """Size and place of an image in micrometres and seconds, as one source states them."""
+    """Size and position of an image from one source, in micrometres and seconds."""
 
     size: tuple[float, float] | None = None  # (y, x) of a pixel of the largest level
     offset: tuple[float, float] = (0.0, 0.0)  # (y, x) of the first pixel's corner
@@ -26,7 +26,7 @@ class Physical:
 
 
 def find_images(text: str, wanted: Sequence[tuple[str | None, int, int]], path: str) -> list[ET.Element | None]:
-    """Return the Image element of each wanted image (name or None for any, height, width), in the order of the document.
+    """Return the Image element of each wanted image (name or None for any, height, width), matched in document order.
 
     Raises:
         InputError: the XML has a document type.
@@ -45,7 +45,7 @@ def _fits(image: ET.Element, name: str | None, height: int, width: int) -> bool:
 
 
 def listed_files(text: str) -> list[str]:
-    """Return the names of the files that hold the planes of an image; XML that is long is not parsed for it.
+    """Return the names of the files that hold the planes of an image, by a search that parses no XML: it may be long.
 
     Example:
         >>> listed_files('<UUID FileName="b.ome.tif">urn:uuid:1</UUID><UUID FileName="a&amp;b.tif"/><UUID FileName="b.ome.tif"/>')
@@ -55,7 +55,7 @@ def listed_files(text: str) -> list[str]:
 
 
 def metadata_file(text: str) -> str:
-    """Return the name of the file that holds the OME-XML of a file without one of its own; empty where it has one.
+    """Return the file that holds the OME-XML, for a file that only refers to it; empty if the file has its own.
 
     Example:
         >>> metadata_file('<OME><BinaryOnly MetadataFile="a.companion.ome" UUID="urn:uuid:1"/></OME>'), metadata_file("<OME/>")
@@ -66,7 +66,7 @@ def metadata_file(text: str) -> str:
 
 
 def ome_physical(image: ET.Element) -> Physical | None:
-    """Return the sizes of an image; None where it states none. A size in pixels or in a unit that is no length is none."""
+    """Return the sizes of an image; None if it states none. Sizes in pixels or in a unit that is no length do not count."""
     pixels = image.find("{*}Pixels")
     if pixels is None:
         return None
@@ -76,7 +76,7 @@ def ome_physical(image: ET.Element) -> Physical | None:
         stated, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
         sizes[axis] = micrometers(stated, unit)
         if stated is not None and not is_plausible(sizes[axis]):
-            notes.append(f"PhysicalSize{axis} {stated!r} {unit} of the OME-XML is no size and is left out")
+            notes.append(f"PhysicalSize{axis} {stated!r} {unit} of the OME-XML is no size: it is ignored")
             sizes[axis] = None
     offsets = _positions(pixels)
     steps = {"z": PlaneStep(sizes["Z"], "micrometer", offsets.get("Z", 0.0))} if sizes["Z"] else {}
@@ -90,7 +90,7 @@ def ome_physical(image: ET.Element) -> Physical | None:
 
 
 def _positions(pixels: ET.Element) -> dict[str, float]:
-    """Return the position along each axis in micrometres, where every plane states the same; Z is that of the first z plane."""
+    """Return the position along each axis in micrometres, if all planes state the same; Z is that of the first z plane."""
     planes = pixels.findall("{*}Plane")
     found = {}
     for axis in "YXZ":
@@ -103,7 +103,7 @@ def _positions(pixels: ET.Element) -> dict[str, float]:
 
 
 def ome_channel_names(image: ET.Element) -> tuple[str, ...]:
-    """Return a name for each channel: that of the XML, else its fluorophore, else its number; empty where none has a name.
+    """Return a name for each channel: Name, else Fluor, else ``channel N``; empty if no channel has a Name or Fluor.
 
     Channels of several samples, such as one that holds red, green and blue, are not named one by one.
     """
@@ -115,6 +115,6 @@ def ome_channel_names(image: ET.Element) -> tuple[str, ...]:
 
 
 def significant_bits(image: ET.Element | None) -> int:
-    """Return the bits of a sample that are used; 0 where the XML does not say."""
+    """Return the number of used bits of a sample; 0 if the XML does not say."""
     stated = "" if image is None else image.find("{*}Pixels").get("SignificantBits", "")  # type: ignore[union-attr]  # find_images saw it
     return int(stated) if stated.isdigit() else 0

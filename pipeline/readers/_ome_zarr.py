@@ -1,7 +1,7 @@
-"""OME-Zarr: which images a group holds, their levels, and what the metadata says of axes, scale and channels.
+"""OME-Zarr metadata: the images of a group, their levels, axes, scale and channels.
 
 ``bioformats2raw.layout`` groups hold numbered images, plates hold wells of fields, and a group may list several multiscale
-images. What the metadata says of colours to draw, of labels and of acquisitions is not read.
+images. Display colours, labels and acquisitions in the metadata are not read.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["Image", "Placement", "axis_letters", "choose_image", "images_of", "l
 LETTERS = {"time": "t", "channel": "c", "channels": "c", "band": "c", "bands": "c", "sample": "s", "samples": "s", "rgb": "s"}
 MAX_SERIES, MAX_LEVELS = 10_000, 1000
 SHOWN = 8  # names in a message
-NUM_THREADS = 8  # that read the metadata of wells
+NUM_THREADS = 8  # for the metadata of wells
 COLOR_NAMES = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
-MAP_UM = 1e6  # units from a metre on are those of maps, for pixels of at least a millimetre
+MAP_UM = 1e6  # a unit of at least a metre means a map, if pixels are at least a millimetre wide
 MAP_PIXEL_UM = 1e3
 
 
 def axis_letters(names: Sequence[str], kinds: Sequence[str] = ()) -> str:
-    """Return one letter for each axis; a name that is no letter and not known becomes ``?``.
+    """Return one letter for each axis; an unknown name longer than a letter becomes ``?``.
 
     Example:
         >>> axis_letters(["time", "C", "y", "x", "lambda"]), axis_letters(["frame", "y", "x"], ["time", "space", "space"])
@@ -46,15 +46,15 @@ def axis_letters(names: Sequence[str], kinds: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class Image:
-    """One multiscale image of a group, as its metadata describes it."""
+    """One multiscale image of a group, from its metadata."""
 
     group: Node
-    content: Mapping[str, Any]  # of one of the `multiscales`
-    name: str = ""  # as the metadata says, or the path of its group
+    content: Mapping[str, Any]  # one entry of `multiscales`
+    name: str = ""  # from the metadata, else the path of its group
 
     @property
     def datasets(self) -> list[Mapping[str, Any]]:
-        """What the metadata says of each level."""
+        """The metadata of each level."""
         datasets = self.content.get("datasets")
         if not isinstance(datasets, list) or not datasets or not all(isinstance(one, dict) for one in datasets):
             raise InputError(Problem(self.group.path, "a multiscale image without datasets", "one dataset for each level"))
@@ -62,9 +62,9 @@ class Image:
 
     @property
     def axes(self) -> list[Mapping[str, Any]]:
-        """What the metadata says of each axis: a mapping with its name, and perhaps its type and unit."""
+        """The metadata of each axis: its name, and perhaps its type and unit."""
         systems = self.content.get("coordinateSystems") or [{}]  # OME-Zarr 0.6
-        axes = self.content.get("axes") or systems[0].get("axes") or "tczyx"  # 0.1 and 0.2 have these
+        axes = self.content.get("axes") or systems[0].get("axes") or "tczyx"  # the fixed axes of 0.1 and 0.2
         return [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
 
     @property
@@ -78,19 +78,19 @@ class Image:
         return "image-label" in self.group.attributes
 
     def channel_names(self, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return a name for each channel, by number where it has none, or nothing; and what the user should know of them."""
+        """Return a name for each channel (its number if unnamed) or nothing, and notes."""
         channels = self._channels()
         labels = [str(channel.get("label") or "").strip() for channel in channels]
         if not any(labels):
             return (), ()
         if len(labels) != count:
-            return (), (f"the metadata describes {len(labels)} channels and there are {count}: its names are not used",)
+            return (), (f"the metadata names {len(labels)} channels but there are {count}: the names are not used",)
         return tuple(label or f"channel {index}" for index, label in enumerate(labels)), ()
 
     def is_color(self) -> bool:
-        """Whether the metadata says that the channels are red, green and blue: drawn so, in colour, and not named otherwise.
+        """Whether the channels are red, green and blue: displayed so, in colour, and not named otherwise.
 
-        Fluorescence is often drawn in the same three colours: there, the names of the channels say what they are.
+        Fluorescence is often displayed in the same three colours; its channel names tell it apart.
         """
         channels, rendering = self._channels(), self._omero.get("rdefs")
         colors = [str(channel.get("color", "")).upper().lstrip("#") for channel in channels]
@@ -112,7 +112,7 @@ class Image:
 
 
 def images_of(group: Node) -> list[Image]:
-    """Return the images that a group holds, those of bioformats2raw in their order; empty where it describes none."""
+    """Return the images of a group, those of bioformats2raw in their order; empty if it describes none."""
     images = _multiscales(group)
     if images or "bioformats2raw.layout" not in group.attributes:
         return images
@@ -129,7 +129,7 @@ def _multiscales(group: Node) -> list[Image]:
 
 
 def _series_paths(group: Node) -> Iterator[str]:
-    """Yield the paths of the images of bioformats2raw: those that it lists, else 0, 1, 2 and so on."""
+    """Yield the paths of the images of bioformats2raw: those in its list, else 0, 1, 2 and so on."""
     listed = group.child_attributes("OME").get("series")
     if isinstance(listed, list) and listed:
         yield from (_inside(name, group) for name in listed[:MAX_SERIES])
@@ -141,14 +141,14 @@ def _series_paths(group: Node) -> Iterator[str]:
 
 
 def _inside(name: Any, group: Node) -> str:
-    """Return a path that the metadata gives; refuse one that leads out of the group."""
+    """Return a path from the metadata; refuse one that leads out of the group."""
     if not is_inside(name):
         raise InputError(Problem(group.path, f"the path {name!r} in its metadata", "a path inside this group"))
     return str(name)
 
 
 def choose_image(images: Sequence[Image], options: Reader, path: str) -> tuple[Image, tuple[str, ...]]:
-    """Return the image that ``reader.series`` means, and what the user should know: of several, the largest unless one is chosen."""
+    """Return the image that ``reader.series`` chooses, and notes. Of several, the largest is the default."""
     is_open = len(images) > 1 and options.series == "largest"
     areas = [math.prod(level_nodes(image)[0][0].metadata["shape"]) if is_open else 0 for image in images]
     index, notes = choose_series(options, [image.name for image in images], areas, path)
@@ -156,7 +156,7 @@ def choose_image(images: Sequence[Image], options: Reader, path: str) -> tuple[I
 
 
 def level_nodes(image: Image) -> list[tuple[Node, Mapping[str, Any]]]:
-    """Return the array of each level, the largest first, and what the metadata says of it; refuse levels that are not there."""
+    """Return the array of each level and its metadata, the largest first; refuse missing levels."""
     datasets = image.datasets
     if len(datasets) > MAX_LEVELS:
         raise InputError(Problem(image.group.path, f"an image of {len(datasets)} levels", f"at most {MAX_LEVELS}"))
@@ -182,9 +182,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def list_members(group: Node, options: Reader, path: str) -> Sequence[Member]:
-    """Return the fields of a plate or a well, named as in the store, in its order; with ``all``, each image of a group of several.
+    """Return the fields of a plate or a well, in the store's order; with ``all``, each image of a group of several.
 
-    A well that is not there is a member too: opening it says so.
+    A missing well is a member too: opening it reports that it is missing.
     """
     plate, well = group.attributes.get("plate"), group.attributes.get("well")
     if isinstance(plate, dict):
@@ -195,11 +195,11 @@ def list_members(group: Node, options: Reader, path: str) -> Sequence[Member]:
         names = _field_paths(well, group)
     else:
         return series_members(options, [image.name for image in images_of(group)], path) if options.series == "all" else ()
-    return [Member(name, f"{path}/{name}", {"series": "largest"}) for name in names]  # a plate is all of its fields
+    return [Member(name, f"{path}/{name}", {"series": "largest"}) for name in names]  # a plate always stands for all of its fields
 
 
 def _fields(plate: Node, name: str) -> list[str]:
-    """Return the paths of the fields of a well; of a well without any, its own."""
+    """Return the paths of a well's fields; the well's own path if it lists none."""
     well = plate.child_attributes(name).get("well")
     return [f"{name}/{field}" for field in _field_paths(well, plate)] if isinstance(well, dict) and well.get("images") else [name]
 
@@ -209,7 +209,7 @@ def _field_paths(well: Mapping[str, Any], group: Node) -> list[str]:
 
 
 def refuse_group(group: Node, options: Reader) -> InputError:
-    """Return why a group is not one image: what it is, and which images or arrays it holds."""
+    """Return the error for a group that is not one image: its kind, and the images or arrays in it."""
     kinds = {"plate": "a plate", "well": "a well", "labels": "a group of label images"}
     kind = next((text for key, text in kinds.items() if key in group.attributes), "a Zarr group that is not one image")
     inside = [member.path for member in list_members(group, options, group.path)] or [
@@ -221,7 +221,7 @@ def refuse_group(group: Node, options: Reader) -> InputError:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the pixels of an array lie: unit, step and position of the first, along each stored axis."""
+    """The grid of an array along each stored axis: unit, step, position of the first pixel."""
 
     units: Sequence[str]
     steps: Sequence[float] | None  # None: the metadata does not say
@@ -230,7 +230,7 @@ class Placement:
 
     @classmethod
     def of(cls, image: Image, dataset: Mapping[str, Any]) -> Placement:
-        """Compose the transformations of a level and of its image."""
+        """Compose the coordinate transformations of a level with those of its image."""
         axes = image.axes
         units = [str(axis.get("unit") or "") for axis in axes]
         steps, starts, is_scaled = [1.0] * len(axes), [0.0] * len(axes), False
@@ -253,7 +253,7 @@ class Placement:
         return cls(units, steps if is_scaled else None, starts)
 
     def facts(self, layout: Layout) -> dict[str, Any]:
-        """Return pixel size, its unit, the offset (as written) and the steps of the planes for a header, and notes."""
+        """Return the header fields of scale: pixel size, unit, offset (as written), steps between planes, notes."""
         if self.steps is None:
             return {"notes": self.notes}
         y, x = layout.axes.index("y"), layout.axes.index("x")
@@ -261,9 +261,9 @@ class Placement:
         starts = (self.starts[y], self.starts[x])
         facts: dict[str, Any] = {"plane_steps": self._plane_steps(layout)}
         if not any(units) and steps == (1.0, 1.0):
-            return facts  # a default that nobody has changed
+            return facts  # the default that programs write without a calibration
         if not all(0 < step < math.inf for step in steps):
-            return facts | {"notes": (f"a scale of {steps[0]:g} x {steps[1]:g} is no pixel size: it is unknown",)}
+            return facts | {"notes": (f"a scale of {steps[0]:g} x {steps[1]:g} is no pixel size: the pixel size is unknown",)}
         facts |= {"pixel_size_from": "OME-Zarr"}
         if not any(units):
             note = f"the scale {steps[0]:g} x {steps[1]:g} has no unit: `reader.pixel_size` sets it in micrometres"
@@ -273,7 +273,7 @@ class Placement:
         return facts | _metric(units, steps, starts)
 
     def _plane_steps(self, layout: Layout) -> dict[str, PlaneStep]:
-        """Return the step of each stack axis whose kept planes are evenly spaced, in micrometres or seconds where it has a unit."""
+        """Return the step of each stack axis whose kept planes are evenly spaced; micrometres or seconds if it has a unit."""
         found = {}
         for letter, kept in layout.kept.items():
             axis = layout.axes.index(letter)
@@ -291,7 +291,7 @@ class Placement:
 
 
 def _metric(units: Sequence[str], steps: Sequence[float], starts: Sequence[float]) -> dict[str, Any]:
-    """Return the facts of sizes in units of length: in metres for maps, else in micrometres."""
+    """Return the header fields of sizes in a unit of length: metres for maps, else micrometres."""
     sizes = [micrometers(step, unit) for step, unit in zip(steps, units, strict=True)]
     offset = [micrometers(start, unit) or 0.0 for start, unit in zip(starts, units, strict=True)]
     text = f"a scale of {steps[0]:g} x {steps[1]:g} in {' and '.join(dict.fromkeys(repr(unit) for unit in units))}"
@@ -301,7 +301,7 @@ def _metric(units: Sequence[str], steps: Sequence[float], starts: Sequence[float
     if all((micrometers(1, unit) or 0) >= MAP_UM for unit in units) and min(known) >= MAP_PIXEL_UM:
         return {"pixel_size": _pair(known, MAP_UM), "offset": _pair(offset, MAP_UM), "unit": "meter"}
     if not all(map(is_plausible, known)):
-        return {"pixel_size_from": "", "notes": (f"{text} is no pixel size: it is unknown",)}
+        return {"pixel_size_from": "", "notes": (f"{text} is no pixel size: the pixel size is unknown",)}
     return {"pixel_size": _pair(known), "offset": _pair(offset), "unit": "micrometer"}
 
 
@@ -310,7 +310,7 @@ def _pair(numbers: Sequence[float], divisor: float = 1.0) -> tuple[float, float]
 
 
 def _transforms(*nodes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the transformations of a level, then those of its image; the steps of a sequence one by one."""
+    """Yield the transformations of a level, then those of its image; sequences are unpacked."""
     for node in nodes:
         for transform in node.get("coordinateTransformations") or node.get("transformations") or []:
             if transform.get("type") == "sequence":
@@ -320,7 +320,7 @@ def _transforms(*nodes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _numbers(values: Any, count: int) -> list[float] | None:
-    """Return as many finite numbers as there are axes; None where the metadata holds something else."""
+    """Return ``count`` finite numbers, one for each axis; None if the metadata holds anything else."""
     if not isinstance(values, list) or len(values) != count or not all(type(value) in (int, float) for value in values):
         return None
     return [float(value) for value in values]

@@ -1,8 +1,8 @@
-"""Regions of JPEG 2000 files, decoded by OpenJPEG's own library (libopenjp2).
+"""Decoding of regions of JPEG 2000 files by OpenJPEG's library (libopenjp2).
 
-No Python package decodes a region of a JPEG 2000 file as OpenJPEG gives it: GDAL cuts every read into blocks of 1024 pixels, each
-of which reads the compressed tile again, clips signed samples of 8 bits at 0 and refuses subsampled colours; Pillow and
-imagecodecs decode the whole image. So the ten functions that a region needs are called here. Their interface has not changed
+No Python package exposes OpenJPEG's region decoding as it is. GDAL cuts every read into blocks of 1024 pixels, each
+of which reads the compressed tile again, clips signed 8-bit samples at 0 and refuses subsampled colours. Pillow and
+imagecodecs decode the whole image. So this module calls the C functions that a region needs. Their interface has not changed
 since OpenJPEG 2.0; the library is the one that comes with Pillow, else the system's.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["decoded_components", "is_installed"]
 OLDEST = (2, 4)  # regions of a lower resolution are right since 2.3
 RAW, BOXED = 0, 2  # OPJ_CODEC_J2K, OPJ_CODEC_JP2
 STORED_COMPONENTS = 1  # flag: components as they are stored, without palette and channel definition
-STREAM_BYTES = 1 << 17  # read at once; a skip over tiles that the region does not touch costs as much
+STREAM_BYTES = 1 << 17  # read at once, also for each skip over tiles outside the region
 
 
 class _Component(ctypes.Structure):
@@ -91,7 +91,7 @@ _FUNCTIONS: dict[str, tuple[Any, Sequence[Any]]] = {
 
 @cache
 def _library() -> Any:
-    """Return the loaded library; None where this machine has none that is recent enough."""
+    """Return the loaded library; None if this machine has none that is recent enough."""
     pillow = find_spec("PIL")
     folder = Path(pillow.origin).parent if pillow and pillow.origin else Path()
     bundled = [*folder.parent.glob("[Pp]illow.libs/libopenjp2*"), *folder.glob(".dylibs/libopenjp2*")]
@@ -105,7 +105,7 @@ def _library() -> Any:
             for name, (result, arguments) in _FUNCTIONS.items():
                 function = getattr(library, name)
                 function.restype, function.argtypes = result, arguments
-        except (OSError, AttributeError, ValueError):  # no library of this machine, or another one
+        except (OSError, AttributeError, ValueError):  # not loadable here, or not OpenJPEG
             continue
         if OLDEST <= version < (3,):
             return library
@@ -119,13 +119,13 @@ def is_installed() -> bool:
 
 @contextmanager
 def decoded_components(file: str, *, is_boxed: bool, area: tuple[int, int, int, int], reduction: int) -> Iterator[list[NDArray[np.int32]]]:
-    """Decode a region of every component, (Y, X) each, which lives as long as the context. Threads may decode one file at once.
+    """Decode a region of every component, (Y, X) each, valid inside the context. Threads may decode one file at once.
 
     Args:
-        file: on this machine.
-        is_boxed: a JP2 file, whose codestream lies in boxes; else the file is the codestream.
+        file: local path.
+        is_boxed: whether it is a JP2 file, whose codestream lies in boxes; else the file is a bare codestream.
         area: x0, y0, x1, y1 on the reference grid, inside the image.
-        reduction: how many times the resolution is halved.
+        reduction: times that the resolution is halved.
 
     Raises:
         ValueError: the file is damaged; the message is OpenJPEG's.

@@ -1,4 +1,4 @@
-"""What the header of a PNG, JPEG, WebP or BMP says, read without decoding a pixel; and the decoding of the whole picture."""
+"""Headers of PNG, JPEG, WebP and BMP, read without decoding a pixel; and the decoding of a whole picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PictureFile", "content_kind", "read_file"]
 
-STARTS = {  # of files, and what they are
+STARTS = {  # first bytes of a file -> its kind
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"BM": "BMP",
@@ -34,14 +34,14 @@ STARTS = {  # of files, and what they are
     b"PK\x03\x04": "ZIP archive",
     b"\x1f\x8b": "gzip archive",
     b"\x89HDF": "HDF5",
-    b"<": "text of marks such as XML, SVG or HTML",
+    b"<": "markup text such as XML, SVG or HTML",
 }
 CMYK_NOTE = "cyan, magenta, yellow and black become red, green and blue without a colour profile"
 EXIF, ORIENTATION = b"Exif\x00\x00", 0x0112
 MOST_CHUNKS = 1_000_000
-MOST_PER_BYTE = {"PNG": 1032, "JPEG": 512, "BMP": 1 << 14}  # bytes of samples that a byte of a file can decode to
-ROWS = 256  # that are copied at once out of Pillow's picture
-LIBPNG_SIDE = 1_000_000  # libpng refuses longer ones unless it is asked
+MOST_PER_BYTE = {"PNG": 1032, "JPEG": 512, "BMP": 1 << 14}  # bytes of samples that one byte of a file can decode to
+ROWS = 256  # copied at once from Pillow's picture
+LIBPNG_SIDE = 1_000_000  # libpng's default limit, pixels
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,27 @@ class PictureFile:
     kind: str  # `PNG`, `JPEG`, `WebP` or `BMP`
     shape: tuple[int, int, int]  # of the stored samples, before the picture is turned upright (Y, X, S)
     dtype: str
-    bits: int = 0  # bits of a sample that are used; 0: all of the type
+    bits: int = 0  # used bits of a sample; 0: all
     orientation: int = 1  # 1..8, as EXIF says
     has_alpha: bool = False  # whether the last sample, or the last column of the palette, is opacity
-    palette_NC: NDArray[np.uint8] | None = None  # colours of the indices; None: samples are no indices
+    palette_NC: NDArray[np.uint8] | None = None  # colour of each palette index; None: samples are no indices
     is_cmyk: bool = False  # four samples of ink, inverted as Adobe's programs write them
     is_lossy: bool = False
-    step: int = 1  # what decoded values are divided by, as libpng stretches grey of few bits to 0..255
+    step: int = 1  # divisor of decoded values: libpng stretches grey of 1, 2 and 4 bits to 0..255
     scan_at: int = 0  # byte of a JPEG at which the first scan begins
     by_pillow: bool = False  # whether Pillow decodes it, else imagecodecs
-    whole_bytes: int = 0  # that decoding takes, the result among them
+    whole_bytes: int = 0  # memory that decoding takes, with the result
     notes: tuple[str, ...] = ()
 
     def decode(self, file: str) -> NDArray[Any]:
-        """Decode all samples (Y, X, S); decoders raise anything at all on damaged ones."""
+        """Decode all samples (Y, X, S); decoders may raise anything on damaged ones."""
         if self.by_pillow:
             return _decode_by_pillow(file, self.shape, self.dtype)
         import imagecodecs
 
         data = Path(file).read_bytes()
         if self.kind == "JPEG":
-            # libjpeg fills what was cut off with grey. The end marker stands nowhere inside coded pixels.
+            # libjpeg fills a truncated picture with grey without an error. Coded pixels never contain the end marker.
             if data.find(b"\xff\xd9", self.scan_at) < 0:
                 raise ValueError("the picture is truncated")
             pixels = imagecodecs.jpeg8_decode(data, outcolorspace="CMYK" if self.is_cmyk else None)
@@ -88,11 +88,11 @@ class PictureFile:
 
 
 class _UnreadKind(Exception):
-    """A sound picture of a kind that is not read; the message names the kind."""
+    """A valid picture of an unsupported kind; the message names the kind."""
 
 
 def content_kind(head: bytes) -> str:
-    """Return what a file is by its first bytes; empty where they are unknown.
+    """Return the kind of a file by its first bytes; empty if unknown.
 
     Example:
         >>> content_kind(b"II*" + bytes(9)), content_kind(b"RIFF....WEBPVP8 "), content_kind(b"hello")
@@ -107,7 +107,7 @@ def read_file(stream: BinaryIO, kind: str, size: int, path: str) -> PictureFile:
     """Read the header of a file of ``size`` bytes.
 
     Raises:
-        InputError: it is no picture, or one that is not read, or one that cannot be in so few bytes.
+        InputError: it is no picture, an unsupported one, or one that cannot fit into so few bytes.
     """
     readers = {"PNG": _read_png, "JPEG": _read_jpeg, "WebP": _read_webp, "BMP": _read_bmp}
     if kind not in readers:
@@ -147,7 +147,7 @@ def _read_png(stream: BinaryIO) -> PictureFile:
     by_pillow = max(width, height) > LIBPNG_SIDE
     if by_pillow and (bits != 8 or b"tRNS" in chunks):
         raise _UnreadKind(f"a PNG of {height} x {width} pixels of {bits} bits, longer than {LIBPNG_SIDE} a side")
-    is_keyed = color in (0, 2) and b"tRNS" in chunks  # one colour is declared transparent: libpng makes an opacity of it
+    is_keyed = color in (0, 2) and b"tRNS" in chunks  # one colour is transparent: libpng returns opacity for it
     shape = height, width, samples + is_keyed
     whole_bytes = math.prod(shape) * (2 if bits == 16 else 1) + (4 * height * width if by_pillow else 0)
     step = 255 // (2**bits - 1) if bits < 8 else 1
@@ -161,7 +161,7 @@ def _read_png(stream: BinaryIO) -> PictureFile:
 
 
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and content of each chunk that says what the pixels mean; others are skipped."""
+    """Yield name and content of each chunk that affects the meaning of pixels; skip the others."""
     at = 8
     for _ in range(MOST_CHUNKS):
         stream.seek(at)
@@ -186,8 +186,8 @@ def _read_jpeg(stream: BinaryIO) -> PictureFile:
     bits, height, width, samples = struct.unpack_from(">BHHB", frame)
     if samples not in (1, 3, 4) or (samples == 4 and bits != 8):
         raise _UnreadKind(f"a JPEG of {samples} samples of {bits} bits")
-    areas = [(factor >> 4) * (factor & 15) for factor in frame[7 : 7 + 3 * samples : 3]]  # of sampling, across times down
-    keeps_coefficients = coding in (0xC2, 0xC6, 0xCA, 0xCE) or scan_samples < samples  # until the last of several scans
+    areas = [(factor >> 4) * (factor & 15) for factor in frame[7 : 7 + 3 * samples : 3]]  # sampling factors, horizontal times vertical
+    keeps_coefficients = coding in (0xC2, 0xC6, 0xCA, 0xCE) or scan_samples < samples  # libjpeg keeps them until the last scan
     coefficients = 2 * height * width * sum(areas) // max(areas) if keeps_coefficients else 0
     orientation, notes = _orientation(exif)
     return PictureFile(
@@ -212,7 +212,7 @@ def _jpeg_segments(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         head = stream.read(4)
         if len(head) < 4 or head[0] != 0xFF:
             return
-        if head[1] == 0xFF:  # a byte that fills
+        if head[1] == 0xFF:  # a fill byte
             at += 1
             continue
         length = struct.unpack(">H", head[2:])[0]
@@ -268,7 +268,7 @@ def _read_bmp(stream: BinaryIO) -> PictureFile:
 
 
 def _orientation(exif: bytes) -> tuple[int, tuple[str, ...]]:
-    """Return the orientation 1..8 that EXIF declares, and a note where it cannot be read. EXIF is a TIFF whose tags are read in turn."""
+    """Return the EXIF orientation 1..8, and a note if EXIF is damaged. EXIF is a small TIFF."""
     tiff = exif.removeprefix(EXIF)
     if not tiff:
         return 1, ()
@@ -282,19 +282,19 @@ def _orientation(exif: bytes) -> tuple[int, tuple[str, ...]]:
                 (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", tiff, first + 10 + 12 * index)
                 return (value if value in range(1, 9) else 1), ()
     except (KeyError, struct.error):
-        return 1, ("its EXIF is damaged; the picture is read as it is stored",)
+        return 1, ("EXIF is damaged: the picture is read as stored, without a turn",)
     return 1, ()
 
 
 def _open_pillow(source: str | BinaryIO) -> Image.Image:
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # the memory limit bounds whole_bytes; Pillow's fixed number is not needed
+    Image.MAX_IMAGE_PIXELS = None  # whole_bytes is checked against the memory limit instead
     return Image.open(source)
 
 
 def _decode_by_pillow(file: str, shape: tuple[int, int, int], dtype: str) -> NDArray[Any]:
-    """Decode by Pillow, and copy rows by rows, as a copy of all at once would take three times the memory."""
+    """Decode by Pillow, and copy a few rows at a time: one copy of all would take three times the memory."""
     out_YXS = np.empty(shape, dtype)
     with _open_pillow(file) as image:
         image.load()

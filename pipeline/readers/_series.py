@@ -1,4 +1,4 @@
-"""Which image of a file that holds several: scenes, series, stage positions."""
+"""Choice of one image in a file that holds several: scenes, series, stage positions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["choose_series", "series_members"]
 
 
 def choose_series(options: Reader, names: Sequence[str], areas: Sequence[int], path: str) -> tuple[int, tuple[str, ...]]:
-    """Return the index of the image that ``reader.series`` chooses, and a note where a user did not choose among several.
+    """Return the index of the image that ``reader.series`` chooses, and a note if the choice among several was automatic.
 
     Args:
         options: of the reader.
-        names: of the images, in the file's order; at least one.
-        areas: pixels of a plane of each; the largest is the default, and the first of several as large.
+        names: names of the images in the file's order; at least one.
+        areas: pixels in a plane of each image; the largest image is the default, the first of equals.
         path: for messages.
 
     Raises:
-        InputError: there is no such image, or ``all`` cannot be one image.
+        InputError: no image or several images have this name, or ``all`` was asked of a file of several.
     """
     series = options.series
     if series == "largest" or (series == "all" and len(names) == 1):
         index = max(range(len(names)), key=areas.__getitem__)
-        others = f"{len(names)} images, of which {names[index]!r} is the largest; `reader.series` names another, `all` reads each"
+        others = f"{len(names)} images: the largest, {names[index]!r}, is read; `reader.series` chooses another, or `all`"
         return index, (others,) if len(names) > 1 else ()
     if isinstance(series, int):
         if 0 <= series < len(names):
@@ -42,9 +42,9 @@ def choose_series(options: Reader, names: Sequence[str], areas: Sequence[int], p
 
 
 def series_members(options: Reader, names: Sequence[str], path: str) -> tuple[Member, ...]:
-    r"""Return every image of a file with ``series: all``; none where the file holds one, or the options choose one.
+    r"""Return every image of a file with ``series: all``; nothing if the file holds one image, or the options choose one.
 
-    Names become parts of paths in the output folder: each is unique, and none leads out of its folder.
+    Names become paths in the output folder: they are unique, and none leads out of its folder.
 
     Example:
         >>> class Any(Reader):
@@ -61,6 +61,6 @@ def series_members(options: Reader, names: Sequence[str], path: str) -> tuple[Me
 
 
 def _safe(name: str) -> str:
-    """Return a relative path that stays where it is."""
+    """Return a relative path that does not leave its folder."""
     parts = [re.sub(r"[\x00-\x1f\x7f:*?\"<>|]", "_", part).strip() for part in re.split(r"[/\\]+", name)]
     return "/".join("_" if set(part) == {"."} else part for part in parts if part)

@@ -1,4 +1,4 @@
-"""Which images a TIFF holds, and which of them is read; a file whose directories or XML could exhaust the machine is refused."""
+"""The images of a TIFF, and the choice of one. Files whose directories or XML could exhaust the machine are refused."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["choose_image", "find_mask", "images_of", "members_of", "missing_files", "opened_tiff", "other_files"]
 
 MOST_DIRECTORIES = 1 << 16
-MOST_MIXED = 1 << 12  # directories of different kinds: tifffile compares each with each
+MOST_MIXED = 1 << 12  # directories of different kinds: tifffile compares every pair
 MOST_TEXT, MOST_SEGMENTS = 1 << 25, 1 << 22
 COUNT_LIMITS = {270: MOST_TEXT, 273: MOST_SEGMENTS, 279: MOST_SEGMENTS, 324: MOST_SEGMENTS, 325: MOST_SEGMENTS}
 DESCRIPTION, SUBIFDS = 270, 330
-# Pictures of the glass and its label that scanners store beside a slide, by the names that tifffile and Bio-Formats give them.
+# Pictures of the glass and its label that scanners store with a slide, as tifffile and Bio-Formats name them.
 AUXILIARY = re.compile(r"(label|macro|map|thumbnail|overview|barcode)([ _]image)?", re.IGNORECASE)
 
 
@@ -36,11 +36,11 @@ AUXILIARY = re.compile(r"(label|macro|map|thumbnail|overview|barcode)([ _]image)
 class Image:
     """One image of a file, with all its planes, channels and levels."""
 
-    index: int  # among the images of the file, masks apart
-    name: str  # that the file gives it, or empty
+    index: int  # among the images of the file, not counting masks
+    name: str  # from the file; empty if it has none
     series: tifffile.TiffPageSeries
     is_auxiliary: bool  # whether it is a thumbnail, a label or an overview of another image
-    element: ET.Element | None = None  # what OME-XML says about it
+    element: ET.Element | None = None  # its Image element in the OME-XML
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,13 +50,13 @@ class Image:
 
     @property
     def title(self) -> str:
-        """How messages name it: its name, else its index."""
+        """The name for messages; the index if it has no name."""
         return self.name or str(self.index)
 
 
 @contextmanager
 def opened_tiff(path: str) -> Iterator[tifffile.TiffFile]:
-    """Open a file, or that with the metadata of a multi-file OME-TIFF; nothing is decoded.
+    """Open a file, or for a multi-file OME-TIFF the file that holds the metadata; nothing is decoded.
 
     Raises:
         InputError: its directories form a circle or are too many, a tag is too long, or its XML could expand without bound.
@@ -84,16 +84,16 @@ def opened_tiff(path: str) -> Iterator[tifffile.TiffFile]:
 
 
 def _refuse_mixed(tif: tifffile.TiffFile, path: str) -> None:
-    """Refuse the file once tifffile, which knows no format of so many directories, begins to sort them by kind."""
+    """Make tifffile raise when it starts to sort directories by kind: its time for that has no bound."""
 
     def refuse() -> None:
         raise InputError(Problem(path, f"more than {MOST_MIXED} image directories of different kinds"))
 
-    tif._series_generic = refuse  # type: ignore[method-assign]  # noqa: SLF001 - the one place where its time has no bound
+    tif._series_generic = refuse  # type: ignore[method-assign]  # noqa: SLF001 - no public method stops it
 
 
 def _with_metadata(file: str, other: Path, path: str) -> tifffile.TiffFile:
-    """Open a file whose OME-XML is in another: that TIFF itself, or this file with the text of the companion."""
+    """Open a file whose OME-XML is in ``other``: open that if it is a TIFF, else this file with the companion's text."""
     import tifffile
 
     with other.open("rb") as stream:
@@ -107,19 +107,19 @@ def _with_metadata(file: str, other: Path, path: str) -> tifffile.TiffFile:
 
 
 def _description(tif: tifffile.TiffFile, path: str) -> str:
-    """Return the description of the first page, which may be XML that tifffile parses."""
+    """Return the first page's description, checked because tifffile parses it as XML."""
     return _checked_xml(tif.pages.first.description, path) if tif.pages else ""
 
 
 def _checked_xml(text: str, path: str) -> str:
-    """Return a text; refuse a document type, as tifffile would expand its entities."""
+    """Return a text; refuse a document type, because tifffile would expand its entities."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(Problem(path, "XML with a document type", "XML without one", "Remove the <!DOCTYPE ...>."))
     return text
 
 
 def _structure(stream: BinaryIO, file: str) -> tuple[struct.Struct, struct.Struct, struct.Struct, int]:
-    """Return how directories are stored, from the start of a file: number of tags, tag and its count, pointer; and where the first is."""
+    """Return the layout of directories (number of tags, one tag, pointer to the next) and the offset of the first."""
     start = stream.read(16).ljust(16, b"\0")
     order = {b"II": "<", b"MM": ">"}.get(start[:2], "<")
     if start[2:4] in (b"\x2b\0", b"\0\x2b"):  # BigTIFF
@@ -133,7 +133,7 @@ def _structure(stream: BinaryIO, file: str) -> tuple[struct.Struct, struct.Struc
 
 
 def _may_be_ome(file: str) -> bool:
-    """Whether the first description ends as OME-XML does, which tells most files apart without tifffile."""
+    """Whether the first description ends like OME-XML: a quick test that spares most files from tifffile."""
     with Path(file).open("rb") as stream:
         number, tag, pointer, at = _structure(stream, file)
         stream.seek(at)
@@ -148,7 +148,7 @@ def _may_be_ome(file: str) -> bool:
 
 
 def _check_directories(file: str, path: str) -> int:
-    """Count the directories, following their offsets alone; where the chain breaks off, tifffile reads what is there."""
+    """Count the directories by following their offsets. A chain that breaks off is accepted: tifffile reads what is there."""
     with Path(file).open("rb") as stream:
         number, tag, pointer, at = _structure(stream, file)
         seen: set[int] = set()
@@ -170,7 +170,7 @@ def _check_directories(file: str, path: str) -> int:
 
 
 def _check_tags(tag: struct.Struct, body: bytes, path: str) -> int:
-    """Return the number of sub-directories; refuse tags whose values would fill the memory."""
+    """Return the number of sub-directories; refuse tags whose values would exhaust memory."""
     num_sub = 0
     for code, _, length in tag.iter_unpack(body):
         if length > COUNT_LIMITS.get(code, length):
@@ -180,7 +180,7 @@ def _check_tags(tag: struct.Struct, body: bytes, path: str) -> int:
 
 
 def other_files(path: str) -> list[str]:
-    """Return the files beside a TIFF that hold planes of the same OME image, or its OME-XML; empty for any other file."""
+    """Return the files beside a TIFF that hold planes or the OME-XML of the same image; empty for other files."""
     import tifffile
 
     file = Path(local_path(path))
@@ -198,7 +198,7 @@ def other_files(path: str) -> list[str]:
 
 
 def _files_of(other: Path) -> list[str]:
-    """Return the files that a file of OME-XML lists, be it text or a TIFF."""
+    """Return the files that an OME-XML lists; it may be a text file or in a TIFF."""
     with other.open("rb") as stream:
         start = stream.read(MOST_TEXT)
     if start[:2] in (b"II", b"MM"):
@@ -207,29 +207,29 @@ def _files_of(other: Path) -> list[str]:
 
 
 def missing_files(tif: tifffile.TiffFile, path: str) -> str:
-    """Return a note on the files that an OME-TIFF names and that are not beside it; empty where none is missing."""
+    """Return a note on files that an OME-TIFF names but that are missing; empty if none is."""
     text = tif.ome_metadata or "" if tif.is_ome else ""
     folder = Path(local_path(path)).parent
     if metadata := metadata_file(text):
-        return f"the OME-XML is in {metadata}, which is not beside the file: its axes, sizes and names are unknown"
+        return f"the OME-XML is in {metadata}, which is missing: axes, sizes and names are unknown"
     absent = [name for name in listed_files(text) if not (folder / name).is_file()]
     absent = absent if any(series.is_multifile or None in series.pages for series in tif.series) else []
     more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-    return f"planes of this image lie in files that are missing: {', '.join(absent[:3])}{more}" if absent else ""
+    return f"files with planes of this image are missing: {', '.join(absent[:3])}{more}" if absent else ""
 
 
 def images_of(tif: tifffile.TiffFile, path: str) -> list[Image]:
-    """Return the images of a file in the order in which tifffile finds them; mask pages are none.
+    """Return the images of a file in tifffile's order, without mask pages.
 
     Raises:
-        InputError: the file holds no image, or one whose size is absurd.
+        InputError: the file holds no image, or one that is too large.
     """
     listed = [series for series in tif.series if not series.keyframe.is_mask] or list(tif.series)
     if not listed:
         raise InputError(Problem(path, "a TIFF without an image"))
     if any(_mixes_masks(tif, series) for series in listed):
-        expected = "masks whose photometric tag says so"
-        raise InputError(Problem(path, "mask pages that tags do not tell from the image's", expected, "Store the mask in NAME.tif.msk."))
+        expected = "a photometric tag that marks masks"
+        raise InputError(Problem(path, "mask pages without a mark", expected, "Store the mask in NAME.tif.msk."))
     sizes = [(series.keyframe.imagelength, series.keyframe.imagewidth) for series in listed]
     if max(height * width for height, width in sizes) > MOST_PIXELS:
         listing = one_of([f"{height} x {width}" for height, width in sizes[:3]])
@@ -246,7 +246,7 @@ def images_of(tif: tifffile.TiffFile, path: str) -> list[Image]:
 
 
 def _mixes_masks(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> bool:
-    """Whether tifffile took the mask page behind an image for its next plane, as both are stored alike."""
+    """Whether tifffile took the mask page after an image for the next plane: both may be stored alike."""
     behind = series.pages[1:2] if series.kind in ("uniform", "generic") and not series.keyframe.is_mask else []
     pages = [tif.pages.get(page.index, aspage=True) for page in behind if page is not None and not page.is_subifd]
     return any(getattr(page, "is_mask", False) for page in pages)
@@ -262,7 +262,7 @@ def _is_auxiliary(series: tifffile.TiffPageSeries) -> bool:
 
 
 def _scn_overviews(tif: tifffile.TiffFile) -> set[int]:
-    """Return the indices of the images of a Leica SCN that show the whole glass: their view is that of the collection."""
+    """Return the indices of the images of a Leica SCN that show the whole glass: their view equals the collection's."""
     images: list[bool] = []
     for collection in ET.fromstring(tif.pages.first.description).findall("{*}collection"):  # noqa: S314 - _description refused entities
         whole = collection.get("sizeX"), collection.get("sizeY")
@@ -275,15 +275,15 @@ def _scn_overviews(tif: tifffile.TiffFile) -> set[int]:
 
 
 def _own_images(images: Sequence[Image]) -> list[Image]:
-    """Return the images that are no thumbnail, label or overview; all where there is no other."""
+    """Return the images but thumbnails, labels and overviews; all images if there are no others."""
     return [image for image in images if not image.is_auxiliary] or list(images)
 
 
 def choose_image(options: Reader, images: Sequence[Image], path: str) -> tuple[Image, tuple[str, ...]]:
-    """Return the image that ``reader.series`` names, or has as its OME identifier, and notes where the file holds others.
+    """Return the image that ``reader.series`` chooses by index, name or OME identifier, and notes on other images.
 
     Raises:
-        InputError: there is no such image, or several have this name.
+        InputError: no image or several images have this name.
     """
     named = [image for image in images if image.element is not None and image.element.get("ID") == options.series]
     if named:
@@ -304,7 +304,7 @@ def members_of(options: Reader, images: Sequence[Image], path: str) -> list[Memb
 
 
 def find_mask(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[tifffile.TiffPageSeries, int] | None:
-    """Return mask pages of the size of a page, else the largest there are, and which of them comes next after the page."""
+    """Return the mask series of a page's size, else the largest, and the index of its first mask after the page."""
     masks = [level for series in tif.series if series.keyframe.is_mask for level in series.levels if level.keyframe is not page]
     fitting = [level for level in masks if level.keyframe.shaped[2:4] == page.shaped[2:4]]
     pages = [(level, number, one) for level in fitting for number, one in enumerate(level.pages) if one is not None]

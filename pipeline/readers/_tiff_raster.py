@@ -1,4 +1,4 @@
-"""One level of one image of an open TIFF: the segments that a box touches, decoded, converted, masked and turned upright."""
+"""One level of one image of an open TIFF: a read decodes the segments that its box touches, converts, masks and turns them upright."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = ["Decoding", "TiffRaster", "check_pages", "whole_bytes"]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How what is stored becomes the channels that are read."""
+    """How stored samples become the channels that are read."""
 
-    layout: Layout  # axes as stored; its channels are the stored ones that are decoded
+    layout: Layout  # stored axes; its channels are the stored channels to decode
     dtype: np.dtype[Any]  # of stored samples
     samples: Samples
-    channels: tuple[int, ...]  # that come out, numbered over what `samples` makes
-    fill: float = 0  # of absent tiles, as stored
-    hidden_nodata: float | None = None  # stored number of pixels without data, where conversion hides it
+    channels: tuple[int, ...]  # channels of the result, numbered as in `samples`
+    fill: float = 0  # stored value of absent tiles
+    hidden_nodata: float | None = None  # stored value of pixels without data, if conversion would hide it
     orientation: int = 1
 
 
 def check_pages(layout: Layout, series: tifffile.TiffPageSeries, path: str) -> None:
-    """Refuse axes whose rows and columns are not those of a page, and sizes that are no numbers."""
+    """Refuse axes whose rows and columns differ from those of a page, and size tags that are not one integer."""
     page = series.keyframe
     sizes = page.imagewidth, page.imagelength, page.tilewidth, page.tilelength, page.tiledepth, page.rowsperstrip, page.samplesperpixel
     if not all(isinstance(size, int) for size in sizes):
@@ -54,29 +54,29 @@ def check_pages(layout: Layout, series: tifffile.TiffPageSeries, path: str) -> N
 
 
 def whole_bytes(layout: Layout, page: tifffile.TiffPage, dtype: np.dtype[Any]) -> int:
-    """Return the bytes that every read of a page decodes, whatever the box; 0 where regions decode alone."""
+    """Return the bytes that every read of a page decodes, whatever the box; 0 if a read decodes only its region."""
     if page.is_final:
         return 0
     height, width = segment_shape(page)
     height *= page.tiledepth if page.is_tiled else 1
     pixel_bytes = dtype.itemsize * page.shaped[4]
-    num_segments = len(layout.channels) if page.shaped[4] == 1 else 1  # that hold the channels of one pixel
+    num_segments = len(layout.channels) if page.shaped[4] == 1 else 1  # segments that hold one pixel's channels
     return decoded_bytes(height * width * pixel_bytes, page.imagelength * page.imagewidth * pixel_bytes) * num_segments
 
 
 class TiffRaster(Raster):
-    """One level of an open TIFF; ``masks`` are images of where there is data, not 0, of this size or of that of another level."""
+    """One level of an open TIFF. Each of ``masks`` is not 0 where there is data; it has the size of this level or of another one."""
 
     def __init__(self, path: str, header: Header, decoding: Decoding, series: tifffile.TiffPageSeries) -> None:
         self.header = header
         self.masks: list[Raster] = []
         self._path, self._decoding, self._layout, self._series = path, decoding, decoding.layout, series
         self.page: tifffile.TiffPage = series.keyframe
-        self._offset: int | None = series.dataoffset or None  # where all pages lie uncompressed, one after the other
+        self._offset: int | None = series.dataoffset or None  # start of the pixels if all pages lie uncompressed, one after the other
         self.segments = TiffSegments(path, self.page, whole_bytes(decoding.layout, self.page, decoding.dtype))
 
     def close(self) -> None:
-        """Let no thread that is still reading ahead open the file again."""
+        """Stop threads that still read ahead from opening the file again."""
         self.segments.is_over = True
         for mask in self.masks:
             if isinstance(mask, TiffRaster):
@@ -107,7 +107,7 @@ class TiffRaster(Raster):
         return pixels_CYX, declared_YX
 
     def _mask_region(self, mask: Raster, box: Box, plane: int) -> NDArray[np.bool_]:
-        """Return where a mask says that there is data; of a mask of another size, the nearest pixels."""
+        """Return where a mask declares data; a mask of another size is resampled by nearest pixels."""
         plane = plane if mask.header.num_planes == self.header.num_planes else 0
         height, width = self.page.imagelength, self.page.imagewidth
         if mask.header.shape == (height, width):
@@ -121,7 +121,7 @@ class TiffRaster(Raster):
         """Return the stored channels (C, Y, X) of a box in stored coordinates."""
         stored_planes = self._stored_planes(plane)
         channels = len(self._layout.channels)
-        interleaved = len(stored_planes) == 1  # the channels of one page lie side by side, and stay so
+        interleaved = len(stored_planes) == 1  # the channels lie side by side in one page; keeping them so is faster
         out = np.empty((*box.shape, channels) if interleaved else (channels, *box.shape), self._decoding.dtype)
         out_CYX = np.moveaxis(out, 2, 0) if interleaved else out
         for stored_plane, pairs in stored_planes.items():
@@ -175,7 +175,7 @@ class TiffRaster(Raster):
         return page.dataoffsets[0] or None if is_one_run and page.databytecounts[0] else None
 
     def _cut(self, pixels_YXS: NDArray[Any] | None, part: Box) -> NDArray[Any]:
-        """Return a part of a segment, which may be stored without its padding; nodata, else 0, where the segment is absent."""
+        """Return a part of a segment, which may be stored without its padding; an absent segment holds nodata, else 0."""
         if pixels_YXS is None:
             fill = np.asarray(self._decoding.fill, self._decoding.dtype)
             return np.broadcast_to(fill, (*part.shape, self.page.shaped[4]))

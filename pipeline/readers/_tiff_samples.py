@@ -1,4 +1,4 @@
-"""What the stored samples of a TIFF mean: colours become RGB, MinIsWhite becomes bright, alpha says where there is data."""
+"""Conversion of a TIFF's stored samples: colours become RGB, MinIsWhite is inverted, alpha marks missing data."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB = 0, 2, 3, 5, 6, 8, 9
 NAMES = {CIELAB: "CIELAB", ICCLAB: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 COLOR_SAMPLES = {RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 JPEG = (6, 7, 34892, 33007)
-# Codecs of whole pictures return RGB, whatever the photometric tag says of what is inside.
+# Codecs of whole pictures return RGB, whatever the photometric tag says.
 PICTURE_CODECS = (*JPEG, 22610, 33003, 33004, 33005, 34712, 34933, 34934, 50001, 50002, 52546)
 LOSSY = (*JPEG, 33003, 33005, 50001)
-CONVERTED_PIXELS = 1 << 16  # at a time, so that the numbers between take little memory
+CONVERTED_PIXELS = 1 << 16  # converted at a time, which bounds the memory of temporary arrays
 
 Convert = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -34,19 +34,19 @@ Convert = Callable[[NDArray[Any]], NDArray[Any]]
 class Samples:
     """How the samples of one stored pixel become channels.
 
-    A pixel has `colors` samples of colour and then `extras`. Where there is a `convert`, the colours become `made` others and the
-    extra samples follow them; channels are numbered over what comes out.
+    A stored pixel has `colors` colour samples, then `extras` others. `convert` replaces the colour samples by `made` new ones; the
+    extras follow unchanged. Channels are numbered over the result.
     """
 
-    dtype: np.dtype[Any]  # of what comes out
+    dtype: np.dtype[Any]  # of the result
     colors: int
     extras: int = 0
     made: int = 0
     convert: Convert | None = None  # (..., colors) -> (..., made)
-    inverts: int | None = None  # the number that stands for black where 0 is white
-    alpha: int | None = None  # the sample that holds opacity
+    inverts: int | None = None  # the stored value of black in a file whose 0 is white; None: 0 is black
+    alpha: int | None = None  # index of the stored sample that holds opacity
     is_premultiplied: bool = False
-    opaque: float | None = None  # what full opacity is; None: the type's largest number
+    opaque: float | None = None  # the value of full opacity; None: the type's largest value
     is_rgb: bool = False
     is_lossy: bool = False
     notes: tuple[str, ...] = ()
@@ -58,28 +58,28 @@ class Samples:
 
     @property
     def number(self) -> int:
-        """Number of samples that come out."""
+        """Number of samples of a pixel after conversion."""
         return self.made + self.extras
 
     @property
     def is_plain(self) -> bool:
-        """Whether what is stored is what is read."""
+        """Whether samples are returned as they are stored."""
         return self.convert is None and self.alpha is None and self.inverts is None
 
     def shown(self, value: float | None) -> float | None:
-        """Return a stored number of a colour as it is read, without conversion."""
+        """Return a stored colour value as `read` returns it, for samples without `convert`."""
         return value if value is None or self.inverts is None else ~int(value) if self.dtype.kind == "i" else self.inverts - value
 
     def alpha_channels(self, num_channels: int) -> list[int]:
-        """Return which of the channels that come out are opacity."""
+        """Return the channels of the result that are opacity."""
         return [] if self.alpha is None else list(range(self.made + self.alpha - self.colors, num_channels, self.number))
 
     def with_alpha_as_channel(self) -> Samples:
-        """Return the same with opacity as a plain sample, which says nothing of the colours."""
+        """Return the same, with opacity as a plain channel that marks no missing data."""
         return replace(self, alpha=None, is_premultiplied=False)
 
     def wanted(self, channels: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the stored channels that must be read for these channels, in the order in which :meth:`channels` expects them."""
+        """Return the stored channels that these channels need, in the order that :meth:`channels` expects."""
         groups = sorted({channel // self.number for channel in channels})
         if self.convert is not None:
             return tuple(group * self.stored + sample for group in groups for sample in range(self.stored))
@@ -88,12 +88,12 @@ class Samples:
     def channels(
         self, stored_CYX: NDArray[Any], channels: tuple[int, ...], nodata: float | None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Return pixels_CYX of the channels and declared_YX, None where alpha and nodata say nothing.
+        """Return pixels_CYX of the channels, and declared_YX: where alpha and nodata leave data; None: everywhere.
 
         Args:
-            stored_CYX: what :meth:`wanted` asks for.
-            channels: that come out.
-            nodata: the stored number of pixels without data, where conversion hides it; else None.
+            stored_CYX: the channels that :meth:`wanted` lists.
+            channels: channels of the result.
+            nodata: stored value of pixels without data, if conversion would hide it; else None.
         """
         if self.convert is None:
             opacity_YX = None if self.alpha is None else stored_CYX[-1]
@@ -107,7 +107,7 @@ class Samples:
         return self._converted(stored_CYX, channels, nodata)
 
     def _inverted(self, pixels_CYX: NDArray[Any], black: int, is_color: list[bool]) -> NDArray[Any]:
-        """Return brightness as it is shown: the largest number for 0."""
+        """Invert colour channels, so that 0 is black."""
         full = pixels_CYX.dtype.type(black)
         shown_CYX: NDArray[Any] = ~pixels_CYX if pixels_CYX.dtype.kind == "i" else full - np.minimum(pixels_CYX, full)
         return shown_CYX if all(is_color) else np.where(np.array(is_color)[:, None, None], shown_CYX, pixels_CYX)
@@ -151,24 +151,24 @@ class Samples:
 
 
 def _parts(shape: tuple[int, ...]) -> list[slice]:
-    """Return slices of rows that hold few pixels each."""
+    """Return slices of rows of at most about `CONVERTED_PIXELS` pixels each."""
     step = max(1, CONVERTED_PIXELS // shape[1])
     return [slice(row, min(row + step, shape[0])) for row in range(0, shape[0], step)]
 
 
 def samples_of(page: tifffile.TiffPage, base: tifffile.TiffPage, dtype: np.dtype[Any], bits: int, *, path: str, palette: bool) -> Samples:
-    """Read the photometric tag and those that belong to it.
+    """Read the photometric tag and the tags that qualify it.
 
     Args:
-        page: of the level that is read.
-        base: of the largest level, which has the tags that smaller ones leave out.
-        dtype: of the stored samples.
-        bits: of a sample that are used, 0: all.
+        page: a page of the level that is read.
+        base: a page of the largest level, which has the tags that smaller levels omit.
+        dtype: type of the stored samples.
+        bits: used bits of a sample; 0: all.
         path: for messages.
         palette: whether indices become colours.
 
     Raises:
-        InputError: the samples mean something that cannot be converted.
+        InputError: the colours cannot be converted to RGB.
     """
     kinds = tuple(int(kind) for kind in page.extrasamples)
     total, photometric = page.samplesperpixel, int(page.photometric)
@@ -181,42 +181,42 @@ def samples_of(page: tifffile.TiffPage, base: tifffile.TiffPage, dtype: np.dtype
     plain = Samples(dtype, colors, total - colors, colors, alpha=alpha, is_premultiplied=is_premultiplied, opaque=opaque, is_lossy=is_lossy)
     if photometric in (RGB, YCBCR) and int(page.compression) in PICTURE_CODECS and colors == 3:
         _check_ycbcr_picture(page, path)
-        return _told(replace(plain, is_rgb=True))
+        return _with_alpha_notes(replace(plain, is_rgb=True))
     if photometric == WHITE_IS_ZERO:
-        return _told(_white_is_zero(plain, bits))
+        return _with_alpha_notes(_white_is_zero(plain, bits))
     if photometric == PALETTE:
-        return _told(_palette(plain, page, base, palette))
+        return _with_alpha_notes(_palette(plain, page, base, palette))
     if photometric == CMYK:
-        return _told(_cmyk(plain, base))
+        return _with_alpha_notes(_cmyk(plain, base))
     if photometric == YCBCR:
-        return _told(_ycbcr(plain, page, base, path))
+        return _with_alpha_notes(_ycbcr(plain, page, base, path))
     if photometric in NAMES:
-        return _told(_lab(plain, photometric, page, base, path))
+        return _with_alpha_notes(_lab(plain, photometric, page, base, path))
     notes = ("samples of a colour filter array are read as grey values",) if photometric == 32803 else ()
-    return _told(replace(plain, is_rgb=photometric == RGB and colors == 3, notes=notes))
+    return _with_alpha_notes(replace(plain, is_rgb=photometric == RGB and colors == 3, notes=notes))
 
 
-def _told(samples: Samples) -> Samples:
-    """Add what a user may not expect of the opacity."""
+def _with_alpha_notes(samples: Samples) -> Samples:
+    """Add notes on what opacity does to the pixels."""
     if samples.alpha is None:
         return samples
     channel = samples.made + samples.alpha - samples.colors
-    notes = [f"channel {channel} is opacity: pixels where it is 0 have no data; `reader.channels` reads it as a channel where it is named"]
-    notes += ["colours are divided by the opacity that they were multiplied by"] if samples.is_premultiplied else []
+    notes = [f"channel {channel} is opacity: pixels where it is 0 have no data; name it in `reader.channels` to read it as a channel"]
+    notes += ["colours are premultiplied by opacity: they are divided by it"] if samples.is_premultiplied else []
     return replace(samples, notes=(*samples.notes, *notes))
 
 
 def _white_is_zero(plain: Samples, bits: int) -> Samples:
     if plain.dtype.kind == "f":
-        return replace(plain, notes=("0 is white and the numbers are floats, which have no darkest one: they are read as they are",))
+        return replace(plain, notes=("0 is white, but floats have no largest value to invert by: values are read as stored",))
     full = 2**bits - 1 if bits else int(np.iinfo(plain.dtype).max)
-    return replace(plain, inverts=full, notes=("0 is white in this file; brightness is read as it is shown",))
+    return replace(plain, inverts=full, notes=("0 is white in this file: values are inverted, so that 0 is black",))
 
 
 def _palette(plain: Samples, page: tifffile.TiffPage, base: tifffile.TiffPage, wants_colors: bool) -> Samples:
     colormap = page.tags.valueof(320, base.tags.valueof(320))
     if not wants_colors or colormap is None or plain.dtype.kind not in "ub":
-        return replace(plain, notes=("indices of a palette are read as they are",))
+        return replace(plain, notes=("palette indices are read as they are stored",))
     table_NC = color_table(np.asarray(colormap).reshape(3, -1))
     return replace(
         plain,
@@ -224,14 +224,14 @@ def _palette(plain: Samples, page: tifffile.TiffPage, base: tifffile.TiffPage, w
         made=3,
         convert=lambda index: palette_to_rgb(index[..., 0], table_NC),
         is_rgb=True,
-        notes=("a palette is read as its colours; `reader.palette: index` reads its indices",),
+        notes=("palette pixels are read as colours; `reader.palette: index` reads their indices",),
     )
 
 
 def _cmyk(plain: Samples, base: tifffile.TiffPage) -> Samples:
-    inks = "the inks are read as they are, so that dark is large"
+    inks = "ink values are read as stored, so dark pixels have large values"
     if base.tags.valueof(332, 1) != 1 or plain.colors != 4:
-        return replace(plain, notes=(f"separated into inks other than cyan, magenta, yellow and black: {inks}",))
+        return replace(plain, notes=(f"inks other than cyan, magenta, yellow and black: {inks}",))
     if plain.dtype.kind != "u" or plain.dtype.itemsize > 2:
         return replace(plain, notes=(f"cyan, magenta, yellow and black of type {plain.dtype}: {inks}",))
     note = "cyan, magenta, yellow and black are read as red, green and blue, without a colour profile"
@@ -239,7 +239,7 @@ def _cmyk(plain: Samples, base: tifffile.TiffPage) -> Samples:
 
 
 def _check_ycbcr_picture(page: tifffile.TiffPage, path: str) -> None:
-    """Refuse YCbCr inside JPEG that the decoder leaves as it is."""
+    """Refuse the kinds of YCbCr in JPEG that the decoder does not convert to RGB."""
     if page.photometric == YCBCR and page.compression in JPEG and (page.extrasamples or page.planarconfig != 1):
         raise InputError(Problem(path, "YCbCr inside JPEG, in separate planes or with extra samples", "", "Convert the file to RGB first."))
 
@@ -257,7 +257,7 @@ def _ycbcr(plain: Samples, page: tifffile.TiffPage, base: tifffile.TiffPage, pat
 
 
 def _rationals(value: Any, count: int) -> tuple[float, ...]:
-    """Return fractions that a tag holds as pairs; empty where the tag is absent or damaged."""
+    """Return the fractions that a tag stores as pairs of integers; empty if the tag is absent or damaged."""
     numbers = [] if value is None else [float(number) for number in np.ravel(value)]
     if len(numbers) != 2 * count or 0 in numbers[1::2]:
         return ()

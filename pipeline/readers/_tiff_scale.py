@@ -1,14 +1,14 @@
 """The physical size of a TIFF's pixels: from OME-XML, ImageJ or the software of a microscope, else from the resolution tags.
 
-Resolution tags mean a size of the specimen only sometimes: programs write 72, 96 or 300 dots per inch into pictures of
-anything. The rule here:
+Resolution tags seldom give the size of the specimen: programs write 72, 96 or 300 dots per inch into pictures of
+anything. The rule:
 
-- above 9600 dots per inch (pixels below 2.6 micrometres) no screen, printer or scanner is meant: it is a size, in any unit;
-- in centimetres it is a size below 50 micrometres, unless it is a printer's or scanner's: 72, 96 or a multiple of 100 or 720 dots per inch;
-- in millimetres and micrometres, units that only microscopes write, it is a size;
-- in inches, everything else is none.
+- above 9600 dots per inch (pixels below 2.6 micrometres): a size in any unit, as no screen, printer or scanner is so fine;
+- in centimetres: a size below 50 micrometres, except 72, 96 and multiples of 100 or 720 dots per inch, as printers and scanners have;
+- in millimetres and micrometres: a size, as only microscopes write these units;
+- in inches: otherwise no size.
 
-A resolution that is left alone is told in a note. Slide scanners are known by their format, and theirs is always a size.
+A note names a resolution that is not used. Slide scanners are known by their format: their resolution is always a size.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["physical_size"]
 
 Size = tuple[float, float] | None
 Source = Callable[["tifffile.TiffPage"], Physical | None]
-MOST_DOTS = 9605  # per inch: a scanner's 9600, and what rounding makes of it
+MOST_DOTS = 9605  # per inch: a scanner's 9600, with a margin for rounding
 UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "µm"}
-SCANNERS = {"ndpi": "Hamamatsu", "scn": "Leica", "qpi": "PerkinElmer"}  # kinds of tifffile whose resolution tags are sizes
+SCANNERS = {"ndpi": "Hamamatsu", "scn": "Leica", "qpi": "PerkinElmer"}  # tifffile's names of formats whose resolution tags are sizes
 
 
 def physical_size(page: tifffile.TiffPage, kind: str, element: ET.Element | None) -> tuple[Physical, str]:
-    """Return the size of a pixel of the largest level, and what states it; an empty text where nothing does.
+    """Return the size of a pixel of the largest level, and its source; the source is empty if the size is unknown.
 
     Args:
         page: the first of the largest level.
@@ -56,13 +56,13 @@ def physical_size(page: tifffile.TiffPage, kind: str, element: ET.Element | None
         steps = steps | found.steps
         if found.size is None or all(map(is_plausible, found.size)):
             return Physical(found.size, found.offset, steps, (*known, *found.notes)), source if found.size else ""
-        note = f"a pixel of {found.size[0]:g} x {found.size[1]:g} micrometres ({source}) is no size and is left out"
+        note = f"{source} gives a pixel of {found.size[0]:g} x {found.size[1]:g} micrometres, which is no size: it is ignored"
         return Physical(None, (0.0, 0.0), steps, (*known, note)), ""
     return Physical(None, (0.0, 0.0), steps, known), ""
 
 
 def _sources(kind: str) -> dict[str, Source]:
-    """Return what may state the size of an image of this kind, in order."""
+    """Return the sources that may state the size of an image of this kind, the most trusted first."""
     known: dict[str, Source] = {
         "ImageJ": _imagej,
         "Aperio": _aperio,
@@ -89,24 +89,24 @@ def _tag_size(page: tifffile.TiffPage, unit: str | tuple[str, str]) -> Size:
 
 
 def _resolution_tag(page: tifffile.TiffPage) -> Physical | None:
-    """Return what the resolution tags mean, by the rule of this module."""
+    """Return the size that the resolution tags give by the rule of this module."""
     unit = UNITS.get(int(page.tags.valueof(296, default=2)), "")
     size = _tag_size(page, unit)
     if size is None:
         return None
     if all(_is_size(side, unit) for side in size):
         return Physical(size)
-    # One pixel an inch or a centimetre is what programs write that know nothing.
+    # Programs write one pixel an inch or a centimetre where they do not know the size: no note is needed.
     return None if min(size) >= 10000 else Physical(notes=(_left_alone(size),))
 
 
 def _left_alone(size: tuple[float, float]) -> str:
     dots = " x ".join(f"{25400 / side:.4g}" for side in dict.fromkeys(size) if side)
-    return f"a resolution of {dots} dots per inch is left alone: it may be that of a screen, printer or scanner; reader.pixel_size sets one"
+    return f"{dots} dots per inch are not taken for the pixel size, as screens, printers and scanners have them: set reader.pixel_size"
 
 
 def _is_size(size_um: float, unit: str) -> bool:
-    """Whether the resolution tag of a picture means the size of what it shows.
+    """Whether the resolution tag of a picture gives the size of the specimen.
 
     Example:
         >>> [_is_size(25400 / dpi, "inch") for dpi in (72, 300, 4800, 101600)]
@@ -120,7 +120,7 @@ def _is_size(size_um: float, unit: str) -> bool:
 
 
 def _is_printers(size_um: float) -> bool:
-    """Whether this is a usual resolution of a screen, printer or scanner, in whole dots per inch."""
+    """Whether this is a common resolution of screens, printers or scanners, in whole dots per inch."""
     dots = 25400 / size_um if size_um else 0.0
     is_usual = any(abs(dots - round(dots / step) * step) < 0.05 for step in (100, 720)) or round(dots, 1) in (72, 96)
     return 0 < dots <= MOST_DOTS and is_usual
@@ -132,7 +132,7 @@ def _scanner(page: tifffile.TiffPage) -> Physical | None:
 
 
 def _imagej(page: tifffile.TiffPage) -> Physical | None:
-    """Return ImageJ's calibration: its unit over the resolution tags, its origin in pixels, its spacing and interval."""
+    """Return ImageJ's calibration: pixel size from the resolution tags in ImageJ's unit, origin, z spacing and frame interval."""
     facts = page.parent.imagej_metadata
     if not facts:
         return None
@@ -140,7 +140,7 @@ def _imagej(page: tifffile.TiffPage) -> Physical | None:
     size = _tag_size(page, (str(facts.get("yunit", unit)), unit))
     notes: tuple[str, ...] = ()
     is_inch = unit.lower().startswith("in")
-    # ImageJ makes a calibration in inches or centimetres of the resolution tag of a picture that it opens.
+    # ImageJ turns the resolution tag of any picture that it opens into a calibration in inches or centimetres.
     if size and any(not _is_size(side, "inch") if is_inch else unit == "cm" and _is_printers(side) for side in size):
         notes = (_left_alone(size),)
         size = None
@@ -178,7 +178,7 @@ def _ventana(page: tifffile.TiffPage) -> Physical | None:
 
 
 def _philips(page: tifffile.TiffPage) -> Physical | None:
-    """Return the spacing of rows and columns (millimetres) of the largest level, which is the smallest that is stated."""
+    """Return the pixel size of the largest level: the smallest of the spacings (millimetres) that the file lists."""
     text = (page.parent.philips_metadata or "").replace("&quot;", '"')
     pairs = re.findall(r'Name="DICOM_PIXEL_SPACING"[^>]*>\s*"([^"]+)"\s+"([^"]+)"', text)
     sizes = [(y, x) for y, x in ((micrometers(row, "mm"), micrometers(column, "mm")) for row, column in pairs) if y and x]
@@ -192,7 +192,7 @@ def _fei(page: tifffile.TiffPage) -> Physical | None:
 
 
 def _zeiss_sem(page: tifffile.TiffPage) -> Physical | None:
-    """Return the size that a Zeiss electron microscope writes, as (label, number, unit)."""
+    """Return the size that a Zeiss electron microscope writes as (label, number, unit)."""
     facts = (page.parent.sem_metadata or {}) if page.parent.is_sem else {}
     stated = facts.get("ap_image_pixel_size") or facts.get("ap_pixel_size")
     return _square(stated[1], stated[2]) if isinstance(stated, tuple) and len(stated) == 3 else None

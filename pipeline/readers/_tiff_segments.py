@@ -22,7 +22,7 @@ __all__ = ["TiffSegments", "segment_shape"]
 JPEG = (6, 7, 34892, 33007)
 APERIO_YCC = 33003
 JPEG2000 = (APERIO_YCC, 33004, 33005, 34712)
-# Codecs whose data says how large it is; imagecodecs decodes all of it, so that a small file could fill the memory.
+# Codecs whose data states its own size. imagecodecs would decode all of it, so a small file could exhaust memory.
 PICTURES = {22610: "jpegxr", 34887: "lerc", 34933: "png", 34934: "jpegxr", 50001: "webp", 50002: "jpegxl", 52546: "jpegxl"}
 
 
@@ -119,21 +119,21 @@ class TiffSegments:
         codec = PICTURES.get(int(self._page.compression))
         try:
             pixels_DYXS: NDArray[Any] = self._decode_picture(codec, data, index) if codec else self._decode_known(data, index, tables)
-        except MemoryError as error:  # a smaller box would not help: the segment is what it is
-            raise BlockError(f"{self._path}: segment {index} claims to hold more than the memory does") from error
+        except MemoryError as error:  # not an OSError: a smaller box needs the same segment, so another try would fail too
+            raise BlockError(f"{self._path}: segment {index} claims more pixels than fit into memory") from error
         return _rgb(pixels_DYXS) if self._leaves_ycc(data) else pixels_DYXS
 
     def _decode_known(self, data: bytes, index: int, tables: dict[str, Any]) -> NDArray[Any]:
-        """Decode by tifffile, which gives decoders the size to expect; the size in a JPEG or JPEG 2000 header is checked here."""
+        """Decode by tifffile, which limits most decoders to the expected size; of JPEG and JPEG 2000 the header is checked here."""
         if self._page.compression in (*JPEG, *JPEG2000) and not tables.get("jpegheader"):
             claimed = _jpeg_pixels(data) if self._page.compression in JPEG else _jpeg2000_pixels(data)
             height, width = segment_shape(self._page)
             if claimed > 2 * height * width + 4096:
-                raise BlockError(f"{self._path}: segment {index} holds {claimed} pixels, its place in the file {height} x {width}")
+                raise BlockError(f"{self._path}: segment {index} claims {claimed} pixels instead of {height} x {width}")
         return np.asarray(self._page.decode(data, index, **tables)[0])
 
     def _decode_picture(self, codec: str, data: bytes, index: int) -> NDArray[Any]:
-        """Decode a picture into memory of the segment's size: a larger one is refused before it is decoded."""
+        """Decode a picture into an array of the segment's size: a larger picture is refused before it is decoded."""
         import imagecodecs
 
         _, (_, _, y, x, _), (depth, height, width, samples) = self._page.decode(None, index)
@@ -148,10 +148,10 @@ class TiffSegments:
                 failure = error
                 continue
             return np.asarray(decoded).reshape(depth, *shape, samples)
-        raise BlockError(f"{self._path}: segment {index} is no picture of {height} x {width} pixels and {samples} samples ({failure})")
+        raise BlockError(f"{self._path}: segment {index} does not decode to {height} x {width} pixels of {samples} samples ({failure})")
 
     def _leaves_ycc(self, data: bytes) -> bool:
-        """Whether decoded JPEG 2000 is YCbCr: its code leaves the transform to the reader, and the file says that there is one."""
+        """Whether decoded JPEG 2000 is still YCbCr: the TIFF declares YCbCr, and the codestream does not convert it itself."""
         is_ycc = self._page.compression == APERIO_YCC or (self._page.compression in JPEG2000 and self._page.photometric == 6)
         return is_ycc and holds_ycc(data)
 
@@ -174,7 +174,7 @@ class TiffSegments:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Return the pixels that the frame header of a JPEG claims; 0 where it has none, which a decoder refuses.
+    """Return the number of pixels in the frame header of a JPEG; 0 if it has none: the decoder then refuses it.
 
     Example:
         >>> _jpeg_pixels(bytes.fromhex("ffd8 ffe0 0004 0000 ffff c0 000b 08 0010 0020 01"))
@@ -195,7 +195,7 @@ def _jpeg_pixels(data: bytes) -> int:
 
 
 def _jpeg2000_pixels(data: bytes) -> int:
-    """Return the pixels that the size marker of JPEG 2000 claims; 0 where there is none."""
+    """Return the number of pixels in the size marker of JPEG 2000; 0 if there is none."""
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0 or at + 24 > len(data):
         return 0

@@ -36,16 +36,16 @@ def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str
 
 
 def missing_value(page: tifffile.TiffPage) -> str | None:
-    """Return the text that GDAL_NODATA holds; None where the tag is absent."""
+    """Return the text of the tag GDAL_NODATA; None if it is absent."""
     value = page.tags.valueof(42113)
     return value.replace(",", ".").strip() if isinstance(value, str) else None
 
 
 def used_bits(page: tifffile.TiffPage, significant: int, dtype: np.dtype[Any]) -> int:
-    """Return how many bits of an unsigned sample are used; 0 where all are, or nobody says.
+    """Return the number of used bits of an unsigned sample; 0 if all are used or the file does not say.
 
-    BitsPerSample says so, else ``significant`` of the OME-XML, else a MaxSampleValue such as 4095: other values of that tag are
-    the largest of this image, and say nothing.
+    The sources, in order: BitsPerSample, ``significant`` of the OME-XML, a MaxSampleValue of 2**n - 1 such as 4095. Other values of
+    that tag are the largest sample of this image, which says nothing of its bits.
     """
     width = dtype.itemsize * 8
     if dtype.kind not in "ub" or not isinstance(page.bitspersample, int):
@@ -62,13 +62,13 @@ def used_bits(page: tifffile.TiffPage, significant: int, dtype: np.dtype[Any]) -
 
 
 def channel_names(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, element: ET.Element | None, number: int) -> tuple[str, ...]:
-    """Return the name of each stored channel, from OME-XML, ImageJ, GDAL or PerkinElmer; empty where nobody names all.
+    """Return the name of each stored channel from OME-XML, ImageJ, GDAL or PerkinElmer; empty if none names all channels.
 
     Args:
         page: the first of the largest level.
         series: the image.
         element: the image in the OME-XML.
-        number: of stored channels.
+        number: number of stored channels.
     """
     names = ome_channel_names(element) if element is not None else ()
     names = names or _imagej_labels(page, number) or _gdal_descriptions(page, number)
@@ -79,7 +79,7 @@ def channel_names(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, elem
 
 
 def _imagej_labels(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
-    """Return the labels of ImageJ's slices where each channel has the same in every plane."""
+    """Return the labels of ImageJ's slices, if a channel has the same label in every plane."""
     facts = page.parent.imagej_metadata or {}
     labels = [str(label).strip().partition("\n")[0] for label in facts.get("Labels", ())]
     if number == 1 or len(labels) % number or facts.get("order", "czt") not in ("czt", "ctz"):
@@ -89,7 +89,7 @@ def _imagej_labels(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
 
 
 def _gdal_descriptions(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
-    """Return the descriptions of GDAL's bands, which it escapes twice."""
+    """Return GDAL's band descriptions, which GDAL escapes twice."""
     text = page.tags.valueof(42112)
     try:
         items = parse_xml(text, page.parent.filehandle.path).findall("Item") if isinstance(text, str) else []

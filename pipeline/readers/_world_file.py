@@ -46,7 +46,7 @@ class Placement:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Fields of a header."""
+        """The header fields that a placement sets."""
         scale = {"pixel_size": self.pixel_size, "pixel_size_from": self.source, "unit": self.unit, "offset": self.offset}
         return {**scale, "georeference": self.georeference, "nodata": self.nodata}
 
@@ -70,13 +70,13 @@ def read_placement(
 ) -> Placement:
     """Read the files beside an image.
 
-    The ``.aux.xml`` comes before a world file, and its coordinate system before that of a ``.prj``. A file that is none of
-    these is left out with a note.
+    The ``.aux.xml`` wins over a world file, and its coordinate system over that of a ``.prj``. A damaged file is ignored
+    with a note.
 
     Args:
-        path: of the image.
+        path: path of the image.
         zoom: (y, x), how much coarser the level is that is read.
-        orientation: 1..8, by which the image is turned upright; these files place the pixels as they are stored.
+        orientation: 1..8, the turn that makes the image upright; these files place the pixels as stored.
         shape: height and width of the stored image.
 
     Raises:
@@ -132,7 +132,7 @@ def place(
 
 
 def upright_affine(affine: Affine, shape: tuple[int, int], orientation: int) -> Affine:
-    """Return the affine of an image that is turned upright from that of the stored one, of this height and width.
+    """Return the affine of an upright image, from the affine and the shape of the stored image.
 
     Example:
         >>> upright_affine((500.0, 2.0, 0.0, 900.0, 0.0, -2.0), (10, 20), 3) == (540.0, -2.0, 0.0, 880.0, 0.0, 2.0)  # turned by 180 degrees
@@ -142,8 +142,8 @@ def upright_affine(affine: Affine, shape: tuple[int, int], orientation: int) -> 
     first, right, below = (
         stored_box(Box(row, column, row + 1, column + 1), shape, orientation) for row, column in ((0, 0), (0, 1), (1, 0))
     )
-    steps = [(one.x0 - first.x0, one.y0 - first.y0) for one in (right, below)]  # stored columns and rows that an upright one makes
-    column = first.x0 + (1 - steps[0][0] - steps[1][0]) / 2  # of the stored corner that is the first upright
+    steps = [(one.x0 - first.x0, one.y0 - first.y0) for one in (right, below)]  # in stored columns and rows, of one upright column and row
+    column = first.x0 + (1 - steps[0][0] - steps[1][0]) / 2  # of the stored corner that becomes the first
     row = first.y0 + (1 - steps[0][1] - steps[1][1]) / 2
     (a_new, d_new), (b_new, e_new) = ((a * across + b * down, d * across + e * down) for across, down in steps)
     return x + a * column + b * row, a_new, b_new, y + d * column + e * row, d_new, e_new
@@ -196,7 +196,7 @@ def _horizontal(crs: str) -> str:
 
 def _read_text(name: str, notes: list[str]) -> str | None:
     """Return the text of a file; None where it does not exist, or cannot be used, which a note says."""
-    if not os.path.lexists(name):  # as for nearly all of the names, of which each image has nine: ten times as fast as opening
+    if not os.path.lexists(name):  # true for most of the nine names of an image; cheaper than a failed open
         return None
     try:
         with Path(name).open("rb") as stream:

@@ -1,7 +1,7 @@
-"""The codecs of a Zarr array: which are installed, and what their chunks may be before a decoder sees them.
+"""The codecs of a Zarr array: whether they are installed, and checks of a chunk before it is decoded.
 
-Blosc of numcodecs reads beyond the end of a chunk that was cut short, which ends the process, and several decoders take as much
-memory as a chunk says. So chunks that Zarr decodes itself are looked at first; zarrs, a decoder of its own, checks cut chunks.
+numcodecs' Blosc reads beyond the end of a truncated chunk, which crashes the process, and several decoders allocate as much
+memory as a chunk claims. So chunks that Zarr decodes itself are checked first. The decoder zarrs checks truncated chunks itself.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ IMAGECODECS, NUMCODECS, PICKLE = "imagecodecs_", "numcodecs.", "pickle"
 LOSSY = {"jpeg", "jpegxl", "jpegxr", "jpegxs", "jpeg2k", "htj2k", "webp", "avif", "heif", "ultrahdr"} | {
     *("zfp", "zfpy", "sz3", "sperr", "lerc", "quantize", "bitround", "fixedscaleoffset", "float24", "bfloat16")
 }
-GROWTH = 16  # how many times the bytes of its pixels a chunk may have on the way, where a filter changes their type
+GROWTH = 16  # a chunk may decompress to this many times the bytes of its pixels, as a filter may change their type
 SLACK_BYTES = 1 << 16
-PIECE_BYTES = 1 << 20  # that are unfolded at a time
+PIECE_BYTES = 1 << 20  # decompressed at a time
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-UNBOUNDED: Mapping[str, Callable[[], Any]] = {  # decoders that unfold whatever a chunk holds, and those that stop in time
+UNBOUNDED: Mapping[str, Callable[[], Any]] = {  # codecs whose decoder has no size limit -> a decoder that works in steps
     "gzip": lambda: zlib.decompressobj(wbits=31),
     "zlib": zlib.decompressobj,
     "bz2": bz2.BZ2Decompressor,
@@ -44,15 +44,15 @@ STORED = {"gzip": 31, "zlib": 15}  # formats that can also hold plain bytes, and
 
 
 def max_bytes(chunk_bytes: int) -> int:
-    """Return how large a stored chunk of so many bytes of pixels may be: what does not compress grows, and shards have an index."""
+    """Return the size limit of a stored chunk: data that do not compress grow a little, and shards have an index."""
     return 2 * chunk_bytes + SLACK_BYTES
 
 
 def check_codecs(metadata: Mapping[str, Any], zarr_format: int, path: str) -> tuple[str, bool]:
-    """Return the codec that encodes last, and whether one of them may change values.
+    """Return the codec that encodes last, and whether any codec may change values.
 
     Raises:
-        InputError: one is not installed, or would run code from the file.
+        InputError: a codec is not installed, or would run code from the file.
     """
     configs = list(_codecs(metadata, zarr_format))
     if any(name.startswith(IMAGECODECS) for name, _ in configs):
@@ -74,7 +74,7 @@ def check_codecs(metadata: Mapping[str, Any], zarr_format: int, path: str) -> tu
 
 
 def unbounded_codec(metadata: Mapping[str, Any], zarr_format: int) -> str:
-    """Return the codec of an array whose decoder unfolds whatever a chunk holds; empty where there is none."""
+    """Return the codec of an array whose decoder has no size limit; empty if there is none."""
     names = (name.removeprefix(NUMCODECS) for name, _ in _codecs(metadata, zarr_format))
     return next((name for name in names if name in UNBOUNDED), "")
 
@@ -98,11 +98,11 @@ def _codecs(metadata: Mapping[str, Any], zarr_format: int) -> Iterator[tuple[str
 
 
 class CheckedStore(WrapperStore[Store]):
-    """A store that refuses chunks which no decoder should see: cut short, or larger than pixels of a chunk can be.
+    """A store that refuses unsafe chunks: truncated ones, and ones larger than their pixels can be.
 
     ``codec`` is the last one that encodes a chunk; ``chunk_bytes`` is the size of the pixels of a chunk, or of a shard. Chunks of
-    the codec ``unbounded``, also those inside shards, are unfolded here, as far as they may. Those of gzip and zlib are handed on
-    in the same format without compression, so that their decoder has hardly any work; others are unfolded a second time.
+    the codec ``unbounded``, also those inside shards, are decompressed here up to the limit. Those of gzip and zlib are passed on
+    in the same format without compression, so that they are decompressed once; others are decompressed twice.
     """
 
     def __init__(self, store: Store, codec: str, chunk_bytes: int, unbounded: str = "") -> None:
@@ -132,10 +132,10 @@ class CheckedStore(WrapperStore[Store]):
                     pieces += [piece] * (self.unbounded in STORED)
                 left = decoder.unused_data if decoder.eof else b""
                 is_whole = decoder.eof
-        except (zlib.error, OSError, EOFError, lzma.LZMAError):  # damage, or the index of a shard: the decoder says so itself
+        except (zlib.error, OSError, EOFError, lzma.LZMAError):  # damage, which the decoder reports itself, or the index of a shard
             is_whole = False
         if limit < 0:
-            raise ValueError(f"chunk {key} unfolds to more than {GROWTH} times the {self.chunk_bytes} bytes of its pixels")
+            raise ValueError(f"chunk {key} decompresses to more than {GROWTH} times the {self.chunk_bytes} bytes of its pixels")
         if not is_whole or self.unbounded not in STORED:
             return b""
         stored = zlib.compressobj(0, wbits=STORED[self.unbounded])
@@ -144,18 +144,18 @@ class CheckedStore(WrapperStore[Store]):
     def _check(self, key: str, data: memoryview) -> None:
         decoded = {"blosc": _blosc_size, "zstd": _zstd_size, "lz4": _lz4_size}.get(self.codec, lambda _: 0)(data)
         if len(data) > max_bytes(self.chunk_bytes):
-            raise ValueError(f"chunk {key} has {len(data)} bytes, and its pixels {self.chunk_bytes}")
+            raise ValueError(f"chunk {key} has {len(data)} bytes, too many for {self.chunk_bytes} bytes of pixels")
         if decoded > GROWTH * self.chunk_bytes + SLACK_BYTES:
-            raise ValueError(f"chunk {key} says that it holds {decoded} bytes, and its pixels have {self.chunk_bytes}")
+            raise ValueError(f"chunk {key} claims {decoded} bytes, but its pixels have {self.chunk_bytes}")
 
 
 def _blosc_size(data: memoryview) -> int:
-    """Return how many bytes a Blosc chunk says that it holds; refuse one that was cut short."""
+    """Return the decoded size that a Blosc chunk claims; refuse a truncated chunk."""
     if len(data) < 16:
         raise ValueError("a Blosc chunk without its header")
     decoded, _, encoded = struct.unpack_from("<III", data, 4)
     if encoded != len(data):
-        raise ValueError(f"a Blosc chunk of {len(data)} bytes that says it has {encoded}")
+        raise ValueError(f"a Blosc chunk of {len(data)} bytes instead of {encoded}: it is truncated")
     return int(decoded)
 
 
@@ -164,7 +164,7 @@ def _lz4_size(data: memoryview) -> int:
 
 
 def _zstd_size(data: memoryview) -> int:
-    """Return how many bytes the first frame says that it holds; 0 where it does not say.
+    """Return the decoded size that the first frame claims; 0 if it does not say.
 
     Example:
         >>> import numcodecs

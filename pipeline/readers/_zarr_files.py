@@ -1,6 +1,6 @@
-"""The files of a Zarr store: in a folder, at a URL, or in a zip of either; and its metadata, which is bounded before it is parsed.
+"""The files of a Zarr store (a folder, a URL, or a zip of either) and its metadata, whose size is checked before parsing.
 
-The nodes of a store are read one by one and never from its consolidated metadata, which may be older than they are.
+The metadata of each node is read from its own file. Consolidated metadata is never used: it may be out of date.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["METADATA", "Node", "ZipStorage", "child_nodes", "is_inside", "open_f
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")
 IN_ARCHIVE = re.compile(r"(.+?(?:\.zarr\.zip|\.ozx))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
-MAX_METADATA_BYTES = 1 << 26  # of one file; the largest honest ones list the consolidated metadata or the labels of a whole plate
-OPEN_ARCHIVES = 4  # zips whose lists of files are kept: reading such a list again for each field of a plate would take minutes
+MAX_METADATA_BYTES = 1 << 26  # of one file; consolidated metadata or the labels of a whole plate may be long
+OPEN_ARCHIVES = 4  # zips whose directory is kept: reading it again for each field of a plate would take minutes
 
 
 def open_files(path: str) -> Storage:
-    """Return the files below a path, read only where they lie in a zip; nothing below the path need exist.
+    """Return the storage below a path, read-only for a zip; the path may be empty.
 
     Raises:
-        InputError: the path or the URL does not exist, or names a file that is no zip.
+        InputError: the path or the URL does not exist, or is a file but no zip.
     """
     local = _local(path)
     if local is None:
@@ -54,16 +54,16 @@ def open_files(path: str) -> Storage:
 
 
 def _local(path: str) -> Path | None:
-    """Return a path of this machine; None for a URL that a storage opens."""
+    """Return a local path; None for a URL that a storage opens."""
     try:
         storage = open_storage(path)
     except InputError:
-        return Path(local_path(path))  # raises what says how to read such a URL
+        return Path(local_path(path))  # its error says how to read such a URL
     return storage.root if isinstance(storage, LocalStorage) else None
 
 
 def is_inside(name: Any) -> bool:
-    """Whether a path that metadata gives stays below the group.
+    """Whether a path from metadata stays below the group.
 
     Example:
         >>> is_inside("A/1/0"), is_inside("../../etc"), is_inside("/etc"), is_inside(""), is_inside(3)
@@ -73,7 +73,7 @@ def is_inside(name: Any) -> bool:
 
 
 class _Archive:
-    """An open zip. Its list of files is read once."""
+    """An open zip, whose directory is read once."""
 
     def __init__(self, file: str | BinaryIO, url: str) -> None:
         self.url, self.lock = url, threading.Lock()
@@ -87,15 +87,15 @@ class _Archive:
             raise InputError(Problem(url, "an encrypted zip", "one without a password", "Unpack it."))
         stores = {PurePosixPath(name).parts[0] for name in self.members if name.count("/") == 1 and name.endswith(METADATA)}
         at_root = any(name in self.members for name in METADATA)
-        self.root = f"{stores.pop()}/" if len(stores) == 1 and not at_root else ""  # where the store lies in one folder
+        self.root = f"{stores.pop()}/" if len(stores) == 1 and not at_root else ""  # the one folder that holds the store
 
     def read_stored(self, info: zipfile.ZipInfo, start: int, stop: int | None) -> bytes:
-        """Return a part of a file that is not compressed; zipfile would read all that lies before it."""
+        """Return a part of an uncompressed file; zipfile would read everything before it."""
         file = self.zip.fp
         assert file is not None, "the zip is open"
         file.seek(info.header_offset)
         head = file.read(30)
-        lengths = struct.unpack_from("<HH", head, 26)  # of the name and of the extra field, which the list of files may have otherwise
+        lengths = struct.unpack_from("<HH", head, 26)  # of the name and the extra field: the zip's directory may state others
         stop = info.file_size if stop is None else min(stop, info.file_size)
         file.seek(info.header_offset + len(head) + sum(lengths) + start)
         return file.read(max(0, stop - start))
@@ -112,11 +112,11 @@ def _in_archive(archive: _Archive, inside: str) -> Storage:
 
 
 class ZipStorage(Storage):
-    """The files of a zip that begin with ``prefix``, read only, from any number of threads."""
+    """The files of a zip that begin with ``prefix``, read-only; threads may read at once."""
 
     def __init__(self, archive: _Archive, prefix: str = "") -> None:
         self._archive, self._prefix = archive, prefix
-        self.max_bytes = MAX_METADATA_BYTES  # a file that says it is larger is no chunk: unpacking it could fill the memory
+        self.max_bytes = MAX_METADATA_BYTES  # a file that claims to be larger is no chunk: unpacking it could exhaust memory
 
     @property
     @override
@@ -173,7 +173,7 @@ class ZipStorage(Storage):
 
 
 class Node:
-    """An array or a group, and what its metadata says; ``path`` is what messages call it."""
+    """An array or a group with its metadata; ``path`` is its name in messages."""
 
     def __init__(self, files: Storage, path: str, metadata: Mapping[str, Any], *, is_array: bool) -> None:
         self.files, self.path, self.metadata, self.is_array = files, path, metadata, is_array
@@ -181,28 +181,28 @@ class Node:
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """What a person or a program wrote beside it; of OME-Zarr 0.5 also what lies below ``ome``."""
+        """User attributes; for OME-Zarr 0.5 those below ``ome`` too."""
         found = self.metadata.get("attributes") if self.zarr_format == 3 else _read_json(self.files, ".zattrs")
         found = found if isinstance(found, dict) else {}
         ome = found.get("ome")
         return {**found, **ome} if isinstance(ome, dict) else found
 
     def child(self, name: str) -> Node | None:
-        """Return the node below, whose name :func:`is_inside`; None where there is none."""
+        """Return the child of this name, which :func:`is_inside` accepts; None if there is none."""
         return read_node(self.files.below(name), f"{self.path}/{name}", self.zarr_format)
 
     def child_attributes(self, name: str) -> dict[str, Any]:
-        """Return the attributes of the node below by one read; empty where there is none."""
+        """Return the attributes of a child by one read; empty if there is none."""
         below, path = self.files.below(name), f"{self.path}/{name}"
         node = Node(below, path, {}, is_array=False) if self.zarr_format == 2 else read_node(below, path, 3)
         return node.attributes if node else {}
 
 
 def read_node(files: Storage, path: str, zarr_format: int | None = None) -> Node | None:
-    """Read the metadata of an array or a group; None where there is none.
+    """Read the metadata of an array or a group; None if there is none.
 
     Raises:
-        InputError: the metadata is damaged, or too large to be some.
+        InputError: the metadata is damaged or too large.
     """
     found = _read_json(files, "zarr.json") if zarr_format != 2 else None
     if found is not None:
@@ -219,15 +219,15 @@ def read_node(files: Storage, path: str, zarr_format: int | None = None) -> Node
 
 
 def child_nodes(files: Storage) -> list[str]:
-    """Return the names of the arrays and groups just below, sorted."""
-    if isinstance(files, LocalStorage):  # listing its files would walk through every chunk
+    """Return the names of the child arrays and groups, sorted."""
+    if isinstance(files, LocalStorage):  # listing all files would walk through every chunk
         return sorted(path.name for path in files.root.iterdir() if any((path / name).is_file() for name in METADATA))
     ends = tuple(f"/{name}" for name in METADATA)
     return sorted({key.partition("/")[0] for key in files.list() if key.count("/") == 1 and key.endswith(ends)})
 
 
 def _read_json(files: Storage, name: str) -> dict[str, Any] | None:
-    """Return the content of a metadata file; None where there is none."""
+    """Return the content of a metadata file; None if there is none."""
     data = _read_bytes(files, name)
     if data is None:
         return None
@@ -244,11 +244,11 @@ def _read_json(files: Storage, name: str) -> dict[str, Any] | None:
 
 
 def _read_bytes(files: Storage, name: str) -> bytes | None:
-    """Return at most one byte more than metadata may have."""
+    """Return the bytes of a file, at most one more than metadata may have; None if there is none."""
     if not isinstance(files, LocalStorage):
         return files.get(name, 0, MAX_METADATA_BYTES + 1)
-    path = files.root / name  # also where it is a link to any place, as data managers make them
+    path = files.root / name  # a link to anywhere is followed, as data managers such as git-annex make them
     if not path.is_file():
         return None
-    with path.open("rb") as file:  # a read sets aside as many bytes as it is asked for
+    with path.open("rb") as file:  # a read allocates as many bytes as it is asked for
         return file.read(min(path.stat().st_size, MAX_METADATA_BYTES) + 1)

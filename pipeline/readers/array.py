@@ -19,10 +19,10 @@ __all__ = ["Array"]
 
 
 class Array(Reader):
-    """Arrays of this process, ``array://HASH/NAME``, which the Python API names so; other processes cannot read them.
+    """Arrays of this process. The Python API names them ``array://HASH/NAME``; other processes cannot read them.
 
     Two axes are (y, x); three are (y, x, channel) where the last is at most 4, else (channel, y, x); a last axis of 3
-    holds colours. Of a dask array, only the chunks that a region touches are computed.
+    holds colours. For a dask array, a read computes only the chunks that its region touches.
 
     Example::
 

@@ -67,6 +67,6 @@ class Auto(Reader):
 
     @cached_property
     def _readers(self) -> Sequence[Reader]:
-        """Every other reader with these options, built once: each file of a folder is asked of them several times."""
+        """Every other reader with these options; built once, because each file of a folder asks them several times."""
         options = self.model_dump()
         return [build("readers", {"name": name, **options}) for name in available("readers") if name != "auto"]

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["Czi"]
 
 OTHER_AXES = {"R": "rotation", "I": "illumination", "H": "phase", "V": "view", "B": "block"}
-MANY = 2000  # tiles that are asked for a mask when a file is opened
+MOST_SEARCHED = 2000  # tiles of which the masks are searched when a file is opened
 COLORS = ("red", "green", "blue", "alpha")
 
 
 class Czi(Reader):
     """CZI files: scenes, mosaics, channels, z, t and pyramids.
 
-    The tiles of a scene are one image: where they overlap, the tile with the higher mosaic index is seen, as in ZEN. Pixels that
+    The tiles of a scene are one image: where they overlap, the tile with the higher mosaic index covers the other, as in ZEN. Pixels that
     no tile covers, or that a tile's mask excludes, hold no data. A file of several scenes, views, phases or illuminations holds
-    several images. Nothing is stitched or blended beyond the positions that the file gives.
+    several images. Tiles lie at the positions in the file; they are not registered or blended.
 
     Example::
 
@@ -70,15 +70,15 @@ class _Scene:
     """One image of the file."""
 
     name: str
-    sub_blocks: SubBlocks  # of all levels, sorted so that a later one covers an earlier one
-    factors: NDArray[np.int64]  # how many times smaller each is stored; 1: full resolution
+    sub_blocks: SubBlocks  # of all levels; a later one covers an earlier one
+    factors: NDArray[np.int64]  # how many times smaller than full resolution each is stored
     origin: tuple[int, int]  # y and x of the scene's first pixel
     shape: tuple[int, int]
     notes: tuple[str, ...]
 
 
 def _scenes(czi: CziFile, path: str) -> list[_Scene]:
-    """Part the sub-blocks by scene and by the axes that are no planes."""
+    """Group the sub-blocks by scene and by position on axes other than t and z."""
     sub_blocks = czi.sub_blocks
     if not len(sub_blocks):
         raise InputError(Problem(path, "a CZI file without pixels"))
@@ -97,7 +97,7 @@ def _scenes(czi: CziFile, path: str) -> list[_Scene]:
 
 
 def _scene(name: str, sub_blocks: SubBlocks, path: str) -> _Scene:
-    """Find the levels and the extent of a scene, which is that of its tiles of full resolution."""
+    """Find the levels of a scene, and its extent: that of the tiles of full resolution."""
     sub_blocks = sub_blocks[np.argsort(sub_blocks.start["M"], kind="stable")]
     sizes = np.stack([sub_blocks.size[letter] for letter in "YX"], axis=1)
     stored = np.stack([sub_blocks.stored[letter] for letter in "YX"], axis=1)
@@ -119,7 +119,7 @@ def _scene(name: str, sub_blocks: SubBlocks, path: str) -> _Scene:
 
 
 def _raster(options: Czi, czi: CziFile, path: str) -> _CziRaster:
-    """Choose scene and level, and put the header together."""
+    """Choose scene and level, and make the header."""
     scenes = _scenes(czi, path)
     index, notes = choose_series(options, [scene.name for scene in scenes], [scene.shape[0] * scene.shape[1] for scene in scenes], path)
     scene = scenes[index]
@@ -162,10 +162,10 @@ class _Channel:
     """One sample of one stored channel."""
 
     number: int  # position on the axis C
-    sample: int  # 0, 1, 2 of a colour, 3 its opacity; 0 of a grey channel
+    sample: int  # 0, 1, 2: red, green, blue; 3: opacity; 0 for a grey channel
     name: str
     dtype: np.dtype[Any]
-    bits: int  # that are used, as the metadata say; 0 where they do not
+    bits: int  # used bits of a sample from the metadata; 0: unknown
 
 
 def _channels(scene: _Scene, metadata: ET.Element, path: str) -> list[_Channel]:
@@ -194,7 +194,7 @@ def _channels(scene: _Scene, metadata: ET.Element, path: str) -> list[_Channel]:
 
 
 def _bits(channels: Sequence[_Channel]) -> int:
-    """Return how many bits of a sample are used; 0 where that is all of them."""
+    """Return the number of used bits of a sample; 0: all."""
     most = max(channel.bits for channel in channels)
     is_whole = all(channel.bits and channel.dtype.kind == "u" for channel in channels)
     return most if is_whole and most < 8 * max(channel.dtype.itemsize for channel in channels) else 0
@@ -213,7 +213,7 @@ def _scale(czi: CziFile, factor: int, num_times: int) -> tuple[tuple[float, floa
 
 
 def _number(text: str | None) -> int:
-    """Return a whole number of the metadata; 0 where there is none."""
+    """Return an integer of the metadata; 0 if there is none."""
     return int(text) if text and text.isdigit() else 0
 
 
@@ -232,11 +232,11 @@ class _CziRaster(Raster):
     ) -> None:
         self._path, self._czi, self._scene, self._factors, self._layout, self._channels = path, czi, scene, factors, layout, channels
         self._stacks = stacks
-        self.whole_bytes, self.work_bytes = self._decoded_bytes()  # a compressed tile, and its code
+        self.whole_bytes, self.work_bytes = self._decoded_bytes()  # of compressed tiles
         self._decoded = DecodedParts(self.whole_bytes)
         self._planes = _by_plane(scene)
         self._mosaics: dict[tuple[int, ...], Mosaic] = {}
-        self._masked = any(_has_mask(czi, scene.sub_blocks, number) for number in range(min(len(scene.sub_blocks), MANY)))
+        self._masked = any(_has_mask(czi, scene.sub_blocks, number) for number in range(min(len(scene.sub_blocks), MOST_SEARCHED)))
 
     def has_mask(self) -> bool:
         """Whether tiles leave gaps in any plane, or carry masks."""
@@ -248,11 +248,11 @@ class _CziRaster(Raster):
         return any(self._mosaic(key).has_gaps(self._scene.shape) for key in different.values())
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Read and decode the tiles that the box touches; 0 where no tile is."""
+        """Read and decode the tiles that the box touches; pixels without a tile are 0."""
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """As :meth:`read`; no data where a channel has no tile, a tile's mask says so, or all is transparent."""
+        """As :meth:`read`; data are missing where a channel has no tile, a tile's mask says so, or opacity is 0."""
         position = self._layout.position(plane)
         t, z = (int(self._stacks[letter][position[letter]]) for letter in "tz")
         chosen = [self._channels[channel] for channel in self._layout.channels]
@@ -301,7 +301,7 @@ class _CziRaster(Raster):
         return [free_YX if recorded_YX is None else free_YX | ~recorded_YX]
 
     def _reader_of(self, key: tuple[int, ...]) -> Callable[[int, Box], NDArray[Any]]:
-        """Return what reads the tiles of one plane, channel and level."""
+        """Return the function that reads the tiles of one plane, channel and level."""
         rows = self._planes.get(key, ())
         return lambda tile, part: self._czi.read(self._scene.sub_blocks, int(rows[tile]), part, self._decoded)
 
@@ -316,7 +316,7 @@ class _CziRaster(Raster):
         return self._mosaics[key]
 
     def _decoded_bytes(self) -> tuple[int, int]:
-        """Return the bytes that every read decodes, where one compressed tile holds the whole plane or is huge, and those of a tile."""
+        """Return ``whole_bytes`` and ``work_bytes`` of the header for a scene of compressed tiles."""
         blocks = self._scene.sub_blocks[self._scene.sub_blocks.compression != RAW]
         if not len(blocks):
             return 0, 0
@@ -328,7 +328,7 @@ class _CziRaster(Raster):
 
 
 def _by_plane(scene: _Scene) -> dict[tuple[int, ...], NDArray[np.int64]]:
-    """Return the sub-blocks of each plane, channel and level, in their order: {(t, z, c, factor): numbers}."""
+    """Return the indices of the sub-blocks of each plane, channel and level, in order: {(t, z, c, factor): indices}."""
     start = scene.sub_blocks.start
     keys = np.stack([start["T"], start["Z"], start["C"], scene.factors], axis=1)
     order = np.lexsort(keys.T[::-1])
@@ -337,7 +337,7 @@ def _by_plane(scene: _Scene) -> dict[tuple[int, ...], NDArray[np.int64]]:
 
 
 def _has_mask(czi: CziFile, sub_blocks: SubBlocks, number: int) -> bool:
-    """Whether a tile has a mask; one that is damaged fails when it is read."""
+    """Whether a tile has a mask. A damaged tile counts as none here and fails when it is read."""
     try:
         return czi.has_mask(sub_blocks, number)
     except (ValueError, EOFError):

@@ -1,4 +1,4 @@
-"""DICOM whole slides: one level of the pyramid that the instances of a series make, of which a read decodes the frames it touches."""
+"""DICOM whole slides: one level of the pyramid of a series. A read decodes only the frames that its box touches."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["Dicom"]
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 FIRST_ELEMENTS = (0x00080008, 0x00080016, 0x00080060)  # ImageType, SOPClassUID, Modality
 SERIES, OPTICAL_PATHS = 0x0020000E, 0x00480105
-SAME_PLACE = 0.02  # millimetres by which the corners of two levels of one image may differ
+SAME_PLACE = 0.02  # millimetres; the corners of two levels of one image may differ by so much
 
 
 class Dicom(Reader):
     """DICOM whole slides, named by an instance or by the folder of a series.
 
-    All instances of a series in the folder are one image: each a level, a focal plane (z), an optical path (a channel), or a part
-    of them. Labels, overviews and thumbnails are never read. Tiles that a sparse instance does not hold are no data. A series
-    that scanned several places of a slide holds an image for each, `series` chooses. Colours are read as stored, whatever an ICC
-    profile says.
+    All instances of a series in the folder are one image: each holds a level, a focal plane (z), an optical path (a channel), or a part
+    of one. Labels, overviews and thumbnails are never read. Tiles that a sparse instance omits hold no data. A series
+    that scanned several areas of a slide holds one image each; `series` chooses. Colours are read as stored; ICC profiles are not
+    applied.
 
     Example::
 
@@ -50,18 +50,18 @@ class Dicom(Reader):
     extra: ClassVar[str] = "slide"
 
     def claims(self, path: str) -> bool:
-        """Whether the path ends in ``.dcm``, or is a folder whose images are the instances of one slide."""
+        """Whether the path ends in ``.dcm``, or is a folder that holds the instances of one slide and no other images."""
         return super().claims(path) or (not self.missing(path) and _is_slide_folder(path.removeprefix("file://")))
 
     def companions(self, path: str) -> Sequence[str]:
-        """Return the other instances of the series in the folder: they are one image."""
+        """Return the other instances of the series in the folder: together they are one image."""
         file = path.removeprefix("file://")
         if self.missing(path) or not Path(file).is_file() or (own := _instance(file)) is None or own.kind != SLIDE:
             return ()
         return [one for one in _instances(Path(file).parent, own.series) if one != file]
 
     def members(self, path: str) -> Sequence[Member]:
-        """Return the images of a series that scanned several places of a slide, where all are asked for."""
+        """With ``series: all``, every scanned area of a slide."""
         if self.series != "all":
             return ()
         with opening(path), ExitStack() as stack:
@@ -83,16 +83,16 @@ class Dicom(Reader):
 
 @dataclass(frozen=True)
 class _Instance:
-    """What the first elements of a DICOM file say."""
+    """The first elements of a DICOM file."""
 
     kind: str  # unique identifier of the storage class
     modality: str  # such as `SM` or `CT`
     series: str  # unique identifier
-    flavor: str  # what of a slide it shows: `VOLUME`, or `LABEL`, `OVERVIEW`, `THUMBNAIL`
+    flavor: str  # what it shows: `VOLUME` (the slide itself), `LABEL`, `OVERVIEW` or `THUMBNAIL`
 
 
 def _instance(path: str) -> _Instance | None:
-    """Return what a file is; None where it is no DICOM file."""
+    """Read the first elements of a file; None if it is no DICOM file."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -104,7 +104,7 @@ def _instance(path: str) -> _Instance | None:
 def _read_instance(path: str, mtime_ns: int, size: int) -> _Instance | None:
     from pydicom.filereader import read_partial
 
-    del mtime_ns, size  # a file that changed is read again
+    del mtime_ns, size  # part of the cache key: a changed file is read again
     try:
         with Path(path).open("rb") as stream:
             stream.seek(128)
@@ -119,19 +119,19 @@ def _read_instance(path: str, mtime_ns: int, size: int) -> _Instance | None:
 
 
 def _named_as_instance(file: Path) -> bool:
-    """Whether a file's name may be an instance's: ``.dcm``, or an identifier, which ends in numbers."""
+    """Whether a file may be an instance by its name: ``.dcm``, or a DICOM identifier, which ends in numbers."""
     is_named = file.suffix.lower() == ".dcm" or not file.suffix.strip(".").isalpha()
     return is_named and not file.name.startswith(".") and file.name != "DICOMDIR"
 
 
 def _instances(folder: Path, series: str | None = None) -> list[str]:
-    """Return the files of a folder that are instances of slides, of one series if it is given, by name."""
+    """Return the files of a folder that are instances of slides (of ``series``, if given), sorted by name."""
     files = [str(file) for file in sorted(folder.iterdir()) if _named_as_instance(file)]
     return [file for file in files if (one := _instance(file)) and one.kind == SLIDE and series in (None, one.series)]
 
 
 def _is_slide_folder(path: str) -> bool:
-    """Whether a folder holds the instances of one slide, and no file that another reader, or nobody, would take for an image."""
+    """Whether a folder holds the instances of one slide, and no other image files."""
     folder = Path(path)
     if not folder.is_dir():
         return False
@@ -141,7 +141,7 @@ def _is_slide_folder(path: str) -> bool:
         for file in folder.iterdir():
             if file.name.lower().endswith(other):
                 return False
-            if _named_as_instance(file):  # so are the chunks of a Zarr array, and folders
+            if _named_as_instance(file):  # so may be chunks of Zarr arrays and folders
                 if (one := _instance(str(file))) is None or one.kind != SLIDE:
                     return False
                 series.add(one.series)
@@ -149,7 +149,7 @@ def _is_slide_folder(path: str) -> bool:
 
 
 def _files(file: str, path: str) -> list[str]:
-    """Return the instances of a slide that a file or a folder stands for; refuse what is no slide."""
+    """Return the instances of the slide at a path, a file or a folder; refuse what is no slide."""
     if not Path(file).exists():
         raise InputError(Problem(path, "no file at this path"))
     if Path(file).is_dir():
@@ -169,14 +169,14 @@ def _files(file: str, path: str) -> list[str]:
 
 
 def _open_files(files: Sequence[str], stack: ExitStack, path: str) -> list[WsiDicomReader]:
-    """Open the instances that show the slide itself; refuse them all where one cannot be read, so that no level is missed."""
+    """Open the instances that show the slide itself. If one cannot be read, refuse all: a level could be missing."""
     from upath import UPath
     from wsidicom.file.io import WsiDicomReader, WsiDicomReadIO
 
-    logging.getLogger("wsidicom").setLevel(logging.CRITICAL)  # the errors say what matters
+    logging.getLogger("wsidicom").setLevel(logging.CRITICAL)  # our errors name the damage
     shown = [file for file in files if (one := _instance(file)) and one.flavor == "VOLUME"]
     if not shown:
-        raise InputError(Problem(path, "a DICOM series without an image of a slide, such as a label alone"))
+        raise InputError(Problem(path, "a DICOM series without a slide image, such as a label alone"))
     readers = []
     for file in shown:
         stream = stack.enter_context(Path(file).open("rb"))  # noqa: SIM115 - the stack closes it
@@ -188,9 +188,9 @@ def _open_files(files: Sequence[str], stack: ExitStack, path: str) -> list[WsiDi
 
 
 def _images(readers: Sequence[WsiDicomReader]) -> list[list[list[WsiDicomReader]]]:
-    """Group instances into images, the largest first: levels, the largest first, of instances of the same size.
+    """Group instances by image and level: images, the largest first; levels, the largest first; instances of one size.
 
-    Instances lie in one image where their corners and turns agree, and the focal planes that they merge do.
+    Instances belong to one image if their corners, rotations and merged focal planes agree.
     """
     images: list[list[list[WsiDicomReader]]] = []
     for reader in sorted(readers, key=lambda one: (-one.dataset.image_size.area, str(one.filepath))):
@@ -213,7 +213,7 @@ def _belongs(reader: WsiDicomReader, first: WsiDicomReader) -> bool:
 
 
 def _open_raster(options: Dicom, readers: Sequence[WsiDicomReader], path: str) -> _DicomRaster:
-    """Find the image, the level, its planes and channels, and the scale."""
+    """Choose image, level, planes and channels, and make the header."""
     images = _images(readers)
     index = 0 if options.series in ("largest", "all") else options.series
     if not isinstance(index, int) or not 0 <= index < len(images):
@@ -226,7 +226,7 @@ def _open_raster(options: Dicom, readers: Sequence[WsiDicomReader], path: str) -
     layout = resolve_layout(options, "zcyxs", shape, path, channel_names=names)
     whole_bytes = decoded_bytes(level.tile_bytes, levels[number][0] * levels[number][1] * level.samples * level.dtype.itemsize)
     if len(images) > 1:
-        notes = [*notes, f"the series holds {len(images)} images, `reader.series` chooses: this is {index}"]
+        notes = [*notes, f"the series holds {len(images)} images: image {index} is read; `reader.series` chooses another"]
     header = make_header(
         options,
         layout,
@@ -248,7 +248,7 @@ def _open_raster(options: Dicom, readers: Sequence[WsiDicomReader], path: str) -
 
 
 def _pixel_size(image: Sequence[Sequence[WsiDicomReader]], number: int) -> dict[str, Any]:
-    """Return the size of a pixel of a level: that of the largest level times the zoom, so that levels agree."""
+    """Return the size of a pixel of a level, derived from the largest level so that levels agree."""
     spacing = image[0][0].dataset.pixel_spacing  # millimetres
     if spacing is None:
         return {}
@@ -261,7 +261,7 @@ def _pixel_size(image: Sequence[Sequence[WsiDicomReader]], number: int) -> dict[
 
 
 def _plane_steps(level: DicomLevel, layout: Layout) -> dict[str, PlaneStep]:
-    """Return how far apart the kept focal planes lie, where the steps are equal."""
+    """Return the step between the kept focal planes, if they are evenly spaced."""
     depths = [level.depths[index] for index in layout.kept["z"]]
     steps = np.diff(depths)
     if len(depths) < 2 or not steps[0] or not np.allclose(steps, steps[0], atol=1e-3):
@@ -270,7 +270,7 @@ def _plane_steps(level: DicomLevel, layout: Layout) -> dict[str, PlaneStep]:
 
 
 def _optical_paths(level: DicomLevel) -> tuple[tuple[str, ...], list[str]]:
-    """Return a name for each optical path, none where samples are colours; and a note where a profile is not applied."""
+    """Return a name for each optical path (none for colours), and a note if an ICC profile is not applied."""
     from pydicom.filereader import read_partial
 
     described: dict[str, str] = {}
@@ -287,7 +287,7 @@ def _optical_paths(level: DicomLevel) -> tuple[tuple[str, ...], list[str]]:
 
 
 class _DicomRaster(Raster):
-    """One level of an open slide; frames are read one at a time and decoded by several threads at once."""
+    """One level of an open slide; frames are read one at a time and decoded in parallel by threads."""
 
     def __init__(self, path: str, header: Header, layout: Layout, level: DicomLevel) -> None:
         self.header = header
@@ -295,11 +295,11 @@ class _DicomRaster(Raster):
         self._path, self._layout, self._level = path, layout, level
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Return the pixels; 0 where no instance holds any."""
+        """Return the pixels; tiles that no instance holds are 0."""
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Decode the frames that the box touches, and say where every channel is stored."""
+        """Decode the frames that the box touches; data are missing where a channel is not stored."""
         level, layout = self._level, self._layout
         out_YXC = np.zeros((*box.shape, len(layout.channels)), level.dtype)
         stored_YX: NDArray[np.bool_] | None = None
@@ -325,7 +325,7 @@ class _DicomRaster(Raster):
         return np.moveaxis(out_YXC, -1, 0), stored_YX
 
     def _tiles(self, box: Box) -> Iterator[tuple[int, int, Box]]:
-        """Yield row, column and place of each tile that a box touches."""
+        """Yield row, column and box of each tile that a box touches."""
         height, width = self._level.tile
         for row in range(box.y0 // height, (box.y1 - 1) // height + 1):
             for column in range(box.x0 // width, (box.x1 - 1) // width + 1):

@@ -1,4 +1,4 @@
-"""DV: a DeltaVision stack, read by region from where its planes lie uncompressed."""
+"""DV: a DeltaVision stack, stored uncompressed and read by region."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class Dv(Reader):
             with opening(path):
                 check_level(self, 1, path)
                 with mrc.DVFile(local_path(path)) as file:
-                    pass  # its header stays, without the pixels
+                    pass  # only the header is needed; closing frees the mapped pixels
                 raster = _raster(self, file, stack.enter_context(closing(FileBytes(path))), path)
             yield raster
 
 
 def _raster(options: Dv, file: mrc.DVFile, content: FileBytes, path: str) -> _DvRaster:
-    """Put the header together."""
+    """Make the header and the raster."""
     sizes, said = file.sizes, file.hdr
     waves = (said.wave1, said.wave2, said.wave3, said.wave4, said.wave5)
     names = [f"{waves[index]} nm" if index < len(waves) and waves[index] > 0 else f"C{index}" for index in range(sizes["C"])]
     layout = resolve_layout(options, file.axes.lower(), tuple(sizes.values()), path, channel_names=names)
-    x, y, z = (micrometers(float(f"{size:.7g}"), "um") for size in file.voxel_size)  # four-byte numbers: 0.3 is 0.30000001192
+    x, y, z = (micrometers(float(f"{size:.7g}"), "um") for size in file.voxel_size)  # float32: 0.3 is stored as 0.30000001192
     pixel_size = (y, x) if y and x and is_plausible(y) and is_plausible(x) else None
     steps = {"z": PlaneStep(z if z and is_plausible(z) else 0.0, "micrometer"), "t": PlaneStep(_seconds(file), "second")}
     header = make_header(
@@ -74,9 +74,9 @@ def _raster(options: Dv, file: mrc.DVFile, content: FileBytes, path: str) -> _Dv
 
 
 def _seconds(file: mrc.DVFile) -> float:
-    """Return the mean time from one time point to the next; 0 where the file does not say."""
+    """Return the mean seconds from time point to time point; 0 if unknown."""
     extended: Any = file.ext_hdr
-    with suppress(Exception):  # the extended header is of any size
+    with suppress(Exception):  # the extended header may be missing or too short
         letters, lengths = [*file.sizes][:3], [*file.sizes.values()][:3]
         last = [file.sizes["T"] - 1 if letter == "T" else 0 for letter in letters]
         times = [extended.frame(int(np.ravel_multi_index(at, lengths))).timeStampSeconds for at in ([0, 0, 0], last)]
@@ -92,7 +92,7 @@ class _DvRaster(Raster):
         self._path, self._layout, self._content, self._start, self._stored = path, layout, content, start, stored
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Read the part of the rows that the box touches."""
+        """Read the parts of rows in the box."""
         layout = self._layout
         row_bytes = layout.length("x") * self._stored.itemsize
         pixels_CYX = np.empty((len(layout.channels), *box.shape), self.header.dtype)

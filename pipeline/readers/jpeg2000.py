@@ -1,4 +1,4 @@
-"""JPEG 2000: any region at any of its resolutions, decoded alone."""
+"""JPEG 2000: reads decode any region at any resolution alone."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from pipeline.readers._world_file import Placement, companions, place, read_plac
 
 __all__ = ["Jpeg2000"]
 
-PART_SAMPLES = 1 << 23  # decoded at once; a larger box is decoded in parts
-LOSSY_MARGIN = 8  # pixels around a region: OpenJPEG rounds one in 10**7 of those at its edge otherwise than inside
-SAMPLE_BYTES = 4  # of OpenJPEG: it holds code blocks (more than the region), tile and image at once, and the wavelet of one component
+PART_SAMPLES = 1 << 23  # samples decoded at once; a larger box is decoded in parts
+LOSSY_MARGIN = 8  # pixels around a region: at its edge OpenJPEG may round otherwise than inside
+SAMPLE_BYTES = 4  # of OpenJPEG, which holds code blocks (more than the region), tile, image, and one component's wavelet at once
 BLOCK_BYTES = 512  # that it keeps for each code block of a tile
 
 
@@ -40,8 +40,8 @@ class Jpeg2000(Reader):
     """JPEG 2000 files: JP2, JPX and bare codestreams.
 
     A read decodes the code blocks that its box touches, at the resolution of ``level``. Palettes, sYCC and CMYK become red, green
-    and blue; a channel that the file defines as opacity says where there is data. Samples of fewer bits than their type keep
-    their numbers, and ``bits`` says how many they are. Where OpenJPEG's library is not found, the first read decodes the whole
+    and blue; a channel that the file defines as opacity marks missing data. Samples of fewer bits than their type keep
+    their values, and ``bits`` gives their number. Without OpenJPEG's library the first read decodes the whole
     image (``whole_bytes``), which has one level.
 
     Example::
@@ -52,7 +52,7 @@ class Jpeg2000(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c")
 
     def companions(self, path: str) -> Sequence[str]:
-        """A mask, a world file and others that place an image."""
+        """The mask, and the world file and other files that georeference an image."""
         return f"{path}.msk", *companions(path)
 
     @contextmanager
@@ -70,7 +70,7 @@ class Jpeg2000(Reader):
 
 
 def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int, file: str, path: str) -> _Jpeg2000Raster:
-    """Decide what the components mean, and how they are decoded."""
+    """Make the header and the raster."""
     codestream, by_region = content.codestream, is_installed()
     levels = tuple(codestream.shape(level) for level in range(codestream.reductions + 1 if by_region else 1))
     level = check_level(options, len(levels), path)
@@ -85,7 +85,7 @@ def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int
     components, samples = len(codestream.bits), math.prod(levels[0]) * len(codestream.bits)
     blocks = codestream.tile_blocks * BLOCK_BYTES
     work_bytes = int(min(PART_SAMPLES, samples) * SAMPLE_BYTES * (3.5 + 1 / components)) + codestream.tile_bytes + blocks
-    tile = codestream.tile_pixels * components if codestream.tile_pixels < math.prod(levels[0]) else 0  # a single tile is the image
+    tile = codestream.tile_pixels * components if codestream.tile_pixels < math.prod(levels[0]) else 0  # of one tile, the image is the tile
     whole = 0 if by_region else samples * meaning.stored_dtype.itemsize + (samples + tile) * SAMPLE_BYTES + size + blocks
     is_opacity = meaning.has_alpha and meaning.channels - 1 not in layout.channels
     header = make_header(
@@ -127,7 +127,7 @@ class _Meaning:
         self.order = self.order if len(self.order) == channels and len(set(self.order)) == channels else ()
         num_colors = channels - self.has_alpha
         is_subsampled = len(set(codestream.steps)) > 1
-        # A bare codestream names no colours; only differences of colours are stored at a lower resolution.
+        # A bare codestream names no colour space. Subsampled components mean that it is YCC.
         self.is_ycc = num_colors == 3 and (colors.space == SYCC or (colors.space == 0 and is_subsampled))
         self.is_cmyk = num_colors == 4 and colors.space == CMYK
         if (self.is_ycc or self.is_cmyk) and largest not in (8, 16):
@@ -143,10 +143,10 @@ class _Meaning:
         self.notes = ("cyan, magenta, yellow and black become red, green and blue without a colour profile",) if self.is_cmyk else ()
 
     def channels_of(self, stored_YXS: NDArray[Any]) -> NDArray[Any]:
-        """Return the channels (Y, X, C) of components (Y, X, S), opacity last.
+        """Convert components (Y, X, S) to channels (Y, X, C), opacity last.
 
         Raises:
-            IndexError: an index is not in the palette.
+            IndexError: a palette index is out of range.
         """
         colors: Colors = self.content.colors
         pixels_YXC = stored_YXS
@@ -196,7 +196,7 @@ class _Jpeg2000Raster(Raster):
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Decode a box; there is data where neither opacity nor the mask beside the file is 0."""
+        """Decode a box; data are missing where opacity or the mask beside the file is 0."""
         with reading(self._path, box):
             stored_YXS = self._decode(box) if self._by_region else self._cut(box)
             pixels_YXC = self._meaning.channels_of(stored_YXS)
@@ -208,7 +208,7 @@ class _Jpeg2000Raster(Raster):
             return self._layout.read(pixels, Box(0, 0, *pixels.shape[:2]), plane), declared_YX
 
     def _decode(self, box: Box) -> NDArray[Any]:
-        """Decode the components (Y, X, S) of a box, in parts of as many samples as memory is promised for."""
+        """Decode the components (Y, X, S) of a box, in parts of at most ``PART_SAMPLES``."""
         count = len(self._meaning.content.codestream.bits)
         out_YXS = np.empty((*box.shape, count), self._meaning.stored_dtype)
         width = min(box.shape[1], max(PART_SAMPLES // count, 1))
@@ -228,13 +228,13 @@ class _Jpeg2000Raster(Raster):
 
 
 def _decode_part(file: str, content: Jpeg2000File, level: int, box: Box, out_YXS: NDArray[Any]) -> None:
-    """Decode the components of a box of a level into an array; those that are stored at a lower resolution are repeated."""
+    """Decode the components of a box of a level into an array; subsampled components are repeated."""
     codestream: Codestream = content.codestream
     first = codestream.first(level)
     rows, columns = np.arange(box.y0, box.y1) + first[0], np.arange(box.x0, box.x1) + first[1]
     margin, area = LOSSY_MARGIN if codestream.is_lossy else 0, list[int]()
     for axis, numbers in ((0, rows), (1, columns)):
-        step = math.lcm(*(steps[axis] for steps in codestream.steps))  # so that each component has the samples of every pixel
+        step = math.lcm(*(steps[axis] for steps in codestream.steps))  # aligned to the subsampling of every component
         start, stop = int(numbers[0]) - margin, int(numbers[-1]) + 1 + margin
         start, stop = start // step * step << level, _divide_up(stop, step) * step << level
         area += [max(start, codestream.start[axis]), min(stop, codestream.stop[axis])]
@@ -255,7 +255,7 @@ def _divide_up(number: int, step: int) -> int:
 
 
 def _decode_whole(file: str, meaning: _Meaning) -> NDArray[Any]:
-    """Decode all components (Y, X, S) of the bare codestream, so that no palette is applied yet."""
+    """Decode all components (Y, X, S) of the bare codestream, so that the decoder applies no palette."""
     import imagecodecs
 
     with Path(file).open("rb") as stream:
@@ -269,7 +269,7 @@ def _decode_whole(file: str, meaning: _Meaning) -> NDArray[Any]:
 
 
 def _place(content: Jpeg2000File, file: str, zoom: tuple[float, float]) -> Placement:
-    """Return where the image lies: from ``.aux.xml``, else the GeoJP2 box, else the GMLJP2 box, else a world file, as GDAL does."""
+    """Return the georeference from ``.aux.xml``, else the GeoJP2 box, else the GMLJP2 box, else a world file, as GDAL does."""
     import tifffile
 
     beside = read_placement(file, zoom)
@@ -287,11 +287,11 @@ def _place(content: Jpeg2000File, file: str, zoom: tuple[float, float]) -> Place
 
 
 def _place_by_gml(file: str, zoom: tuple[float, float], beside: Placement) -> Placement:
-    """Ask GDAL for the place that GML gives, as the order of its axes depends on the coordinate system."""
+    """Let GDAL interpret the GML: the order of its axes depends on the coordinate system."""
     try:
         import rasterio
     except ImportError:
-        note = 'its GMLJP2 box, which places it on Earth, needs: pip install "gigaseg[geo]"'
+        note = 'the GMLJP2 box, which georeferences the image, is not read: pip install "gigaseg[geo]"'
         return beside if beside.source else Placement(nodata=beside.nodata, notes=(*beside.notes, note))
     with warnings.catch_warnings(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"):
         warnings.simplefilter("ignore")

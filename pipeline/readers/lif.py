@@ -1,4 +1,4 @@
-"""LIF: one image of a Leica file, read by region from where it lies uncompressed; tile scans as one plane."""
+"""LIF: one image of a Leica file, stored uncompressed and read by region; tile scans as one plane."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = ["Lif"]
 AXES = {"1": "x", "2": "y", "3": "z", "4": "t", "10": "m"}  # by DimID
 OTHER_AXES = {"5": "emission", "6": "rotation", "7": "xt slice", "8": "t slice", "9": "excitation", "11": "loop"}
 COLOR_TAGS = [1, 2, 3]  # ChannelTag of red, green and blue
-MANY = 10_000  # positions along axes that are no planes, beyond which the header is damaged
-SPARSE = 64  # times the area of its tiles, beyond which a mosaic's positions are wrong
+MOST_POSITIONS = 10_000  # on axes other than t and z; a larger number is damage
+MOST_SPREAD = 64  # times the area of its tiles; a mosaic that covers more has wrong positions
 
 
 class Lif(Reader):
     """LIF and LOF files: images, tile scans, channels by dye or look-up table, z and t.
 
     A tile scan is one image: its tiles lie where the stage was, rounded to whole pixels, and a later tile covers an earlier one,
-    as in LAS X's own merge. Pixels that no tile covers hold no data. Positions along other axes, such as the wavelengths of a
-    lambda scan, are images of their own. Lifetimes are no images.
+    as LAS X merges them. Pixels that no tile covers hold no data. Positions on other axes, such as the wavelengths of a
+    lambda scan, are images of their own. Lifetime data are not read.
 
     Example::
 
@@ -80,18 +80,18 @@ class _Axis:
     """One dimension of an image."""
 
     length: int
-    step: float | None  # from one position to the next, micrometres or seconds; None where the file does not say
-    num_bytes: int  # from one position to the next
+    step: float | None  # from position to position, micrometres or seconds; None: unknown
+    num_bytes: int  # from position to position in the file
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """One image of the file, at one position along the axes that are no planes."""
+    """One image of the file, at one position on the axes other than t and z."""
 
     name: str
     image: liffile.LifImageABC
-    axes: Mapping[str, _Axis]  # by `x y z t m`
-    skipped: int  # bytes to its position along the other axes
+    axes: Mapping[str, _Axis]  # by letter: x, y, z, t, m (tiles)
+    skipped: int  # bytes before its position on the other axes
     notes: tuple[str, ...]
 
 
@@ -107,7 +107,7 @@ class _Channel:
 
 
 def _pictures(path: str) -> list[_Picture]:
-    """List the images of a file, each position along an axis that is no plane apart.
+    """List the images of a file; each position on an axis other than t and z is one.
 
     Raises:
         InputError: there is none.
@@ -124,7 +124,7 @@ def _pictures(path: str) -> list[_Picture]:
 
 
 def _positions(image: liffile.LifImageABC) -> Iterator[_Picture]:
-    """Yield an image for each position along the axes that are no planes."""
+    """Yield an image for each position on the axes other than t and z."""
     axes: dict[str, _Axis] = {}
     others: list[tuple[str, _Axis]] = []
     for dimension in image.xml_element.iterfind("./Data/Image/ImageDescription/Dimensions/DimensionDescription"):
@@ -142,8 +142,8 @@ def _positions(image: liffile.LifImageABC) -> Iterator[_Picture]:
         if "y" not in axes and letter in axes:  # a section
             axes["y"] = axes.pop(letter)
             notes = (f"a section: its rows lie along {letter}",)
-    if math.prod(axis.length for _, axis in others) > MANY:
-        raise ValueError(f"{image.path} with {math.prod(axis.length for _, axis in others)} positions beside its planes")
+    if math.prod(axis.length for _, axis in others) > MOST_POSITIONS:
+        raise ValueError(f"{image.path} with {math.prod(axis.length for _, axis in others)} positions on axes other than t and z")
     if "x" in axes and "y" in axes:
         for position in itertools.product(*(range(axis.length) for _, axis in others)):
             labels = [f"{name} {index}" for (name, _), index in zip(others, position, strict=True)]
@@ -152,7 +152,7 @@ def _positions(image: liffile.LifImageABC) -> Iterator[_Picture]:
 
 
 def _raster(options: Lif, picture: _Picture, file: FileBytes, path: str, series: str, notes: tuple[str, ...]) -> _LifRaster:
-    """Put the header together, and check that the pixels are there."""
+    """Make the header, and check that the file holds the pixels."""
     axes, channels = picture.axes, _channels(picture.image.xml_element)
     y, x = axes["y"], axes["x"]
     is_laid_out = all(axis.length == 1 or (axis.length > 1 and axis.num_bytes > 0) for axis in axes.values())
@@ -192,7 +192,7 @@ def _raster(options: Lif, picture: _Picture, file: FileBytes, path: str, series:
 
 
 def _channels(element: ET.Element) -> list[_Channel]:
-    """List the channels of an image; those of a colour as red, green, blue, however they are stored."""
+    """List the channels of an image; colours as red, green, blue, whatever their stored order."""
     channels = []
     for described in element.iterfind("./Data/Image/ImageDescription/Channels/ChannelDescription"):
         bits = int(described.attrib["Resolution"])
@@ -207,9 +207,9 @@ def _channels(element: ET.Element) -> list[_Channel]:
 
 
 def _mosaic(picture: _Picture, path: str) -> tuple[Mosaic, tuple[str, ...]]:
-    """Place the tiles of an image by the positions of the stage, else by their grid; an image without tiles is one.
+    """Place the tiles of an image by stage positions, else by their grid; an image without tiles is one tile.
 
-    The stage's axes are flipped and exchanged as ``TileScanInfo`` says; LAS X merges tiles by the same rule.
+    ``TileScanInfo`` says how the stage's axes are flipped and swapped; LAS X merges tiles by the same rule.
     """
     y, x = picture.axes["y"], picture.axes["x"]
     number = picture.axes["m"].length if "m" in picture.axes else 1
@@ -232,10 +232,10 @@ def _mosaic(picture: _Picture, path: str) -> tuple[Mosaic, tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     positions = placed(("PosY", "PosX"), ((y.step or math.nan) / 1e6, (x.step or math.nan) / 1e6))
     canvas = np.prod(positions.max(axis=0) + stored[0])
-    if not canvas <= SPARSE * number * np.prod(stored[0]) or (positions == 0).all():
+    if not canvas <= MOST_SPREAD * number * np.prod(stored[0]) or (positions == 0).all():
         positions = placed(("FieldY", "FieldX"), (1.0, 1.0)) * stored[0]
-        notes = ("the tiles have no usable positions: they are laid side by side in their grid, without overlap",)
-    if not np.prod(positions.max(axis=0) + stored[0]) <= SPARSE * number * np.prod(stored[0]):
+        notes = ("tiles without usable stage positions are placed side by side in their grid, without overlap",)
+    if not np.prod(positions.max(axis=0) + stored[0]) <= MOST_SPREAD * number * np.prod(stored[0]):
         raise InputError(Problem(path, f"{picture.name}: tiles far apart, or without positions", "", "Merge its tiles in LAS X."))
     starts = positions.astype(np.int64)
     return Mosaic(np.concatenate([starts, starts + stored], axis=1), stored), notes
@@ -260,11 +260,11 @@ class _LifRaster(Raster):
         self._channels, self._start = channels, start
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Read the part of the rows that the box touches; 0 where no tile is."""
+        """Read the parts of rows in the box; pixels without a tile are 0."""
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """As :meth:`read`; no data where no tile is."""
+        """As :meth:`read`; pixels without a tile hold no data."""
         position = self._layout.position(plane)
         start = self._start + sum(self._axes[letter].num_bytes * position[letter] for letter in "tz" if letter in self._axes)
         read = lambda tile, stored: self._read_tile(start, tile, stored)
@@ -282,7 +282,7 @@ class _LifRaster(Raster):
         return out_CYX, ~free_YX if free_YX.any() else None
 
     def _read_tile(self, start: int, tile: int, box: Box) -> list[NDArray[Any]]:
-        """Return the pixels (Y, X) of a box of a tile for each channel; samples that lie side by side are read once."""
+        """Return the pixels (Y, X) of a box of a tile for each channel; interleaved samples are read once."""
         start += self._axes["m"].num_bytes * tile if "m" in self._axes else 0
         steps = self._axes["y"].num_bytes, self._axes["x"].num_bytes
         held: dict[tuple[int, np.dtype[Any]], NDArray[Any]] = {}

@@ -1,4 +1,4 @@
-"""ND2: one position of a Nikon file, read by region from where its frames lie; no data where a frame was not recorded."""
+"""ND2: one stage position of a Nikon file, read by region; frames that were not recorded hold no data."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Nd2"]
 
-MAGIC = 0x0ABECEDA  # of every chunk
+MAGIC = 0x0ABECEDA  # start of every chunk
 MAP_END = b"ND2 CHUNK MAP SIGNATURE 0000001!"
 CHUNK, TIME_BYTES = struct.Struct("<IIQ"), 8  # magic, bytes of the name, bytes of the data; the data of a frame begin with its time
-MANY = 10_000_000  # frames, beyond which the metadata are damaged
+MOST_FRAMES = 10_000_000  # a larger number is damage
 COLORS = ("red", "green", "blue")
 
 
 class Nd2(Reader):
     """ND2 files: stage positions, channels by name, z and t; plain or compressed without loss.
 
-    Each stage position is an image; colours, which lie as blue, green, red, are read as red, green, blue. A plane whose frame is
-    missing, as after an acquisition that was stopped, holds no data. Files of NIS-Elements before version 3 hold JPEG 2000 and
+    Each stage position is an image. Colours, stored as blue, green, red, are read as red, green, blue. A plane whose frame is
+    missing, as after an interrupted acquisition, holds no data. Files of NIS-Elements before version 3 hold JPEG 2000 and
     are refused.
 
     Example::
@@ -76,7 +76,7 @@ class Nd2(Reader):
 
 @dataclass(frozen=True)
 class _Position:
-    """One image of the file: a position on every axis that is no plane."""
+    """One image of the file: one position on each axis other than t and z."""
 
     name: str
     indices: Mapping[str, int]
@@ -89,7 +89,7 @@ class _Facts:
     attributes: nd2.structures.Attributes
     loops: Mapping[str, int]  # length of each axis over frames, from the slowest to the fastest, such as {"T": 3, "P": 2, "Z": 5}
     positions: Sequence[_Position]
-    channels: Sequence[tuple[str, int]]  # name of each, and its place in a stored pixel
+    channels: Sequence[tuple[str, int]]  # name, and index of the stored sample
     pixel_size: tuple[float, float] | None
     steps: Mapping[str, PlaneStep]
     notes: tuple[str, ...]
@@ -112,19 +112,19 @@ def _facts(path: str) -> _Facts:
         notes: tuple[str, ...] = ()
         if not loops and attributes.sequenceCount > 1:
             loops, notes = {"T": attributes.sequenceCount}, ("frames without a named axis are read as t",)
-        if math.prod(loops.values()) > MANY:
-            raise InputError(Problem(path, f"{math.prod(loops.values())} frames", f"at most {MANY}"))
+        if math.prod(loops.values()) > MOST_FRAMES:
+            raise InputError(Problem(path, f"{math.prod(loops.values())} frames", f"at most {MOST_FRAMES}"))
         described: Sequence[nd2.structures.Channel] = ()
         try:
             described = file.metadata.channels or ()
         except Exception:  # noqa: BLE001 - nd2 raises anything at all on metadata of other programs; pixels do not need them
-            notes += ("the channels have no readable description: no names and no pixel size",)
+            notes += ("the description of the channels cannot be read: names and pixel size are unknown",)
         channels, pixel_size = _channels(attributes, described), _pixel_size(described)
         return _Facts(attributes, loops, _positions(file, loops), channels, pixel_size, _steps(file), notes)
 
 
 def _positions(file: nd2.ND2File, loops: Mapping[str, int]) -> list[_Position]:
-    """Name the stage positions, and those on axes that have no name here."""
+    """List the stage positions, and the positions on unknown axes, with their names."""
     names = [point.name or "" for loop in file.experiment if loop.type == "XYPosLoop" for point in loop.parameters.points]
     others = [letter for letter in loops if letter not in "TZ"]
     positions = []
@@ -138,7 +138,7 @@ def _positions(file: nd2.ND2File, loops: Mapping[str, int]) -> list[_Position]:
 
 
 def _channels(attributes: nd2.structures.Attributes, described: Sequence[nd2.structures.Channel]) -> list[tuple[str, int]]:
-    """Return the name of each channel and its place among the samples of a pixel."""
+    """Return the name of each channel and the index of its stored sample."""
     names, count = [channel.channel.name for channel in described], attributes.componentCount
     if count != 3 * (attributes.channelCount or 1):
         return [(names[place] if len(names) == count else f"C{place}", place) for place in range(count)]
@@ -148,7 +148,7 @@ def _channels(attributes: nd2.structures.Attributes, described: Sequence[nd2.str
 
 
 def _pixel_size(described: Sequence[nd2.structures.Channel]) -> tuple[float, float] | None:
-    """Return the size of a pixel (y, x) in micrometres; None where the microscope was not calibrated, which nd2 gives as 1."""
+    """Return the size of a pixel (y, x) in micrometres; None without a calibration, which nd2 returns as 1."""
     volume = described[0].volume if described else None
     if volume is None or not all(volume.axesCalibrated[:2]):
         return None
@@ -157,7 +157,7 @@ def _pixel_size(described: Sequence[nd2.structures.Channel]) -> tuple[float, flo
 
 
 def _steps(file: nd2.ND2File) -> dict[str, PlaneStep]:
-    """Return the steps along z and t as they were planned."""
+    """Return the planned steps along z and t."""
     steps = {}
     for loop in file.experiment:
         if loop.type == "ZStackLoop" and is_plausible(size := micrometers(abs(loop.parameters.stepUm), "um")):
@@ -168,7 +168,7 @@ def _steps(file: nd2.ND2File) -> dict[str, PlaneStep]:
 
 
 def _raster(options: Nd2, facts: _Facts, index: int, file: FileBytes, path: str, notes: tuple[str, ...]) -> _Nd2Raster:
-    """Put the header together."""
+    """Make the header and the raster."""
     attributes = facts.attributes
     height, width = attributes.heightPx, attributes.widthPx or 0
     lengths = [facts.loops.get(letter, 1) for letter in "TZ"]
@@ -178,7 +178,7 @@ def _raster(options: Nd2, facts: _Facts, index: int, file: FileBytes, path: str,
     dtype = np.dtype(f"<{'f' if attributes.pixelDataType == 'float' else 'u'}{itemsize}")
     frame_bytes = height * (attributes.widthBytes or 0)
     if attributes.componentCount * itemsize * width > (attributes.widthBytes or 0):
-        raise InputError(Problem(path, f"rows of {attributes.widthBytes} bytes for {width} pixels", "rows that hold all pixels"))
+        raise InputError(Problem(path, f"rows of {attributes.widthBytes} bytes for {width} pixels", "longer rows"))
     places = [facts.channels[channel][1] for channel in layout.channels]
     whole_bytes = decoded_bytes(frame_bytes, frame_bytes) if attributes.compressionType == "lossless" else 0
     raster = _Nd2Raster(path, layout, facts, facts.positions[index], file, dtype, places, DecodedParts(whole_bytes))
@@ -229,7 +229,7 @@ class _Nd2Raster(Raster):
         return not np.isin(of_image, np.fromiter(self._frames, np.int64, len(self._frames))).all()
 
     def steps(self) -> dict[str, PlaneStep]:
-        """Return the steps along z and t: that of t from the times of the first and the last frame, else as it was planned."""
+        """Return the steps along z and t; t from the times of the first and last frame, else as planned."""
         loops, letters = self._facts.loops, [*self._facts.loops]
         if "T" not in loops or not self._times:
             return dict(self._facts.steps)
@@ -240,11 +240,11 @@ class _Nd2Raster(Raster):
         return {**self._facts.steps, **({"t": PlaneStep(step, "second")} if 0 < step < math.inf else {})}
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Read the part of the rows that the box touches; 0 where the frame is missing."""
+        """Read the parts of rows in the box; a missing frame is 0."""
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """As :meth:`read`; no data where the frame is missing."""
+        """As :meth:`read`; a missing frame holds no data."""
         with reading(self._path, box):
             frame = self._frame(plane)
             if frame not in self._frames:
@@ -255,13 +255,13 @@ class _Nd2Raster(Raster):
             return np.moveaxis(copy_YXS, -1, 0).astype(self.header.dtype, copy=False), None
 
     def _frame(self, plane: int) -> int:
-        """Return the number of the frame that holds a plane."""
+        """Return the index of the frame that holds a plane."""
         at = {letter.upper(): index for letter, index in self._layout.position(plane).items()} | dict(self._position.indices)
         loops = self._facts.loops
         return int(np.ravel_multi_index([at[letter] for letter in loops], tuple(loops.values()))) if loops else 0
 
     def _read_frame(self, frame: int, box: Box) -> NDArray[Any]:
-        """Return the pixels (Y, X, S) of a box, each with all of its samples."""
+        """Return the pixels (Y, X, S) of a box with all samples."""
         attributes, start = self._facts.attributes, self._frames[frame]
         start, name_bytes, data_bytes = _chunk(self._file, start)
         name = f"ImageDataSeq|{frame}!".encode()
@@ -284,10 +284,10 @@ class _Nd2Raster(Raster):
 
 
 def _chunks(file: FileBytes) -> tuple[dict[int, int], int]:
-    """Return where each frame's chunk lies: {frame: byte}, and that of their times (0: there is none), from the map at the end of the file.
+    """Return the chunk positions from the map at the end of the file: {frame: byte}, and that of the frame times (0: none).
 
     Raises:
-        ValueError: there is no such map, as in a file that was cut off.
+        ValueError: there is no map, as in a truncated file.
     """
     end, position = struct.unpack("<32sQ", file.read(file.size - 40, 40))
     if end != MAP_END:
@@ -300,7 +300,7 @@ def _chunks(file: FileBytes) -> tuple[dict[int, int], int]:
 
 
 def _chunk(file: FileBytes, position: int) -> tuple[int, int, int]:
-    """Return where a chunk's name begins, and how many bytes its name and its data have."""
+    """Return the first byte of a chunk's name, and the sizes of its name and data."""
     magic, name_bytes, data_bytes = CHUNK.unpack(file.read(position, CHUNK.size))
     if magic != MAGIC:
         raise ValueError(f"no chunk at byte {position}")

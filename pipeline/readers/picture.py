@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, WebP and BMP, which decode only as a whole."""
+"""Pictures: PNG, JPEG, WebP and BMP, always decoded whole."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ OTHER_READERS = {"TIFF": "tiff", "JPEG 2000": "jpeg2000"}
 
 
 class Picture(Reader):
-    """PNG, JPEG, WebP and BMP files, known by their content whatever their suffix.
+    """PNG, JPEG, WebP and BMP files, recognised by their content whatever their suffix.
 
-    Pictures are read upright, as their EXIF orientation says. Opacity says where there is data (not where it is 0) and is no
-    channel. Palette pictures give their colours, or with ``palette: index`` their indices, as a truth drawn with a palette
-    holds class ids. Grey of 1, 2 or 4 bits is read as its small numbers, 0 and 1 for one bit. CMYK becomes red, green and blue.
+    Pictures are turned upright by their EXIF orientation. Pixels whose opacity is 0 hold no data; opacity is no
+    channel. Palette pictures are read as colours, or with ``palette: index`` as indices, for a truth whose palette indices are
+    class ids. Grey of 1, 2 or 4 bits keeps its small values, 0 and 1 for one bit. CMYK becomes red, green and blue.
     A print resolution is no pixel size. The first read decodes the whole picture (``whole_bytes``), which stays in memory
     while the file is open.
 
@@ -47,7 +47,7 @@ class Picture(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".jpeg", ".webp", ".jfif", ".png", ".jpg", ".jpe", ".bmp", ".dib")
 
     def companions(self, path: str) -> Sequence[str]:
-        """A mask, a world file and others that place a picture."""
+        """The mask, and the world file and other files that georeference a picture."""
         return f"{path}.msk", *companions(path)
 
     @contextmanager
@@ -59,7 +59,7 @@ class Picture(Reader):
             with Path(file).open("rb") as stream:
                 kind = content_kind(stream.read(64))
                 picture = read_file(stream, kind, os.fstat(stream.fileno()).st_size, path) if kind not in OTHER_READERS else None
-        if picture is None:  # a TIFF that is called .png
+        if picture is None:  # such as a TIFF named .png
             other: Reader = find("readers", OTHER_READERS[kind])(**self.model_dump())  # type: ignore[assignment]  # find knows only that it is a plug-in
             with other.open(path) as raster:
                 yield raster
@@ -115,7 +115,7 @@ class _PictureRaster(Raster):
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Cut the box out of the decoded picture; there is data where neither opacity nor the mask beside it is 0."""
+        """Cut the box out of the decoded picture; data are missing where opacity or the mask beside the file is 0."""
         picture = self._picture
         with reading(self._path, box):
             stored = stored_box(box, picture.shape[:2], picture.orientation)

@@ -1,4 +1,4 @@
-"""Whole slides that openslide reads: one level of the pyramid, of which a read decodes only the tiles that its box touches."""
+"""Whole slides that openslide reads: one level of the pyramid. A read decodes only the tiles that its box touches."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 __all__ = ["Slide"]
 
 TIFF_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")
-"""Scanners whose TIFF files mean more than their tags: overlapping tiles, several scanned areas, padded levels."""
-CACHE_BYTES = 1 << 25  # decoded tiles that openslide keeps for an open slide, so that regions side by side share them
-PIECE = 2048  # rows and columns that openslide paints at a time
-PIECE_BYTES = 16  # a pixel of a piece: what openslide paints, its canvas for that, the copy that Pillow hands on, and a margin
-CELL = 512  # rows and columns of a piece where a level is no whole multiple coarser
-LARGEST_PIXEL = 100.0  # micrometres; a larger size comes from resolution tags that mean a print
+"""Scanners whose TIFF tags do not tell everything: overlapping tiles, several scanned areas, padded levels."""
+CACHE_BYTES = 1 << 25  # openslide's cache of decoded tiles, which neighbouring regions share
+PIECE = 2048  # side of what openslide paints at a time, pixels
+PIECE_BYTES = 16  # memory for a pixel of a piece: openslide's result and canvas, Pillow's copy, and a margin
+CELL = 512  # side of a piece of a level whose downsampling is not a whole number, pixels
+LARGEST_PIXEL = 100.0  # micrometres; a larger size comes from resolution tags of a print
 LISTING_BYTES = 1 << 20
 VMU = "Uncompressed Virtual Microscope Specimen"
 VMU_SAMPLES = {"BitsPerPixel": "36", "PixelOrder": "RGB"}
-Span = tuple[int, int, int]  # where a region begins on an axis, and the first and last pixel that are wanted of it
+Span = tuple[int, int, int]  # on one axis: start of a region to decode, then start and stop of the wanted part of it
 
 
 class Slide(Reader):
     """NDPI, MRXS, SCN, BIF, VMS, VMU, SVSlide, and the TIFF files of Philips, Ventana, Trestle and Leica scanners.
 
-    Colours are read as stored, whatever an ICC profile says. The image is the whole canvas, as openslide numbers its pixels;
+    Colours are read as stored; ICC profiles are not applied. The image is openslide's whole canvas;
     areas that were not scanned hold no data. Labels, macros and thumbnails are never read. By name, this reader also opens
     what `tiff` reads faster: SVS and tiled TIFF.
 
@@ -57,7 +57,7 @@ class Slide(Reader):
     extra: ClassVar[str] = "slide"
 
     def claims(self, path: str) -> bool:
-        """Whether the path ends in a slide's suffix, or is a TIFF of a scanner whose files mean more than their tags."""
+        """Whether the path ends in a slide's suffix, or is a TIFF of one of ``SCANNERS``."""
         is_tiff = path.lower().endswith((".tif", ".tiff")) and not self.missing(path)
         return super().claims(path) or (is_tiff and _vendor(path.removeprefix("file://")) in TIFF_VENDORS)
 
@@ -98,7 +98,7 @@ class Slide(Reader):
 
 
 def _vendor(path: str) -> str | None:
-    """Return what openslide takes a file for; None where it knows no such file."""
+    """Return openslide's name of the file's vendor; None for files that it does not know."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -110,12 +110,12 @@ def _vendor(path: str) -> str | None:
 def _vendor_of(path: str, mtime_ns: int, size: int) -> str | None:
     import openslide
 
-    del mtime_ns, size  # a file that changed is asked again
+    del mtime_ns, size  # part of the cache key: a changed file is read again
     return openslide.OpenSlide.detect_format(path)
 
 
 def _listing(file: Path) -> configparser.ConfigParser:
-    """Return what a VMS or VMU says; nothing where it cannot be read."""
+    """Return the settings of a VMS or VMU; empty if it cannot be read."""
     parser = configparser.ConfigParser(delimiters="=", strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign] # openslide tells upper case from lower
     with suppress(configparser.Error, OSError), file.open(encoding="latin-1") as stream:
@@ -124,7 +124,7 @@ def _listing(file: Path) -> configparser.ConfigParser:
 
 
 def _listed_files(file: Path) -> list[str]:
-    """Return the names of the files that a VMS or VMU lists, all in its own folder."""
+    """Return the names of the files that a VMS or VMU lists; all lie in its folder."""
     parser = _listing(file)
     kinds = ("ImageFile", "MapFile", "OptimisationFile", "MacroImage")
     names = [value for section in parser.sections() for key, value in parser.items(section) if key.startswith(kinds)]
@@ -132,7 +132,7 @@ def _listed_files(file: Path) -> list[str]:
 
 
 def _check_vmu(file: Path, path: str) -> None:
-    """Refuse a VMU whose samples are of another kind, or of none that it says: openslide would end the process."""
+    """Refuse a VMU whose sample format is missing or unknown: openslide would crash the process."""
     if not file.is_file() or _vendor(str(file)) != "hamamatsu":
         return
     parser = _listing(file)
@@ -142,7 +142,7 @@ def _check_vmu(file: Path, path: str) -> None:
 
 
 def _open_raster(options: Slide, file: str, path: str) -> _SlideRaster:
-    """Find the level, its size and its scale."""
+    """Choose the level, and make the header."""
     slide = _open(file)
     properties = slide.properties
     levels = tuple((height, width) for width, height in slide.level_dimensions if min(height, width) > 0)
@@ -176,18 +176,18 @@ def _open(file: str) -> openslide.OpenSlide:
 
 
 def _pixel_size(properties: Any) -> tuple[tuple[float, float] | None, list[str]]:
-    """Return the (y, x) size of a pixel of level 0 in micrometres, None where the slide does not say; and notes."""
+    """Return the (y, x) size of a pixel of level 0 in micrometres (None: unknown), and notes."""
     try:
         sizes = float(properties["openslide.mpp-y"]), float(properties["openslide.mpp-x"])
     except (KeyError, ValueError):
         return None, []
     if all(0 < size <= LARGEST_PIXEL for size in sizes):
         return sizes, []
-    return None, [f"the slide says {sizes[0]:g} x {sizes[1]:g} micrometres a pixel, which is no size of a slide's pixel: it is ignored"]
+    return None, [f"the slide gives a pixel of {sizes[0]:g} x {sizes[1]:g} micrometres, which is no size: it is ignored"]
 
 
 def _notes(properties: Any) -> list[str]:
-    """Return what a user may not expect: a profile that is not applied, and a canvas that is larger than what was scanned."""
+    """Return notes on an ICC profile that is not applied, and on a canvas larger than the scanned area."""
     notes = ["colours are as stored: the slide's ICC profile is not applied"] if "openslide.icc-size" in properties else []
     try:
         x, y, width, height = (int(properties[f"openslide.bounds-{name}"]) for name in ("x", "y", "width", "height"))
@@ -196,12 +196,12 @@ def _notes(properties: Any) -> list[str]:
     scanned = f"rows {y}..{y + height} and columns {x}..{x + width} of level 0"
     return [
         *notes,
-        f"the slide was scanned in {scanned} alone; programs that crop to these bounds, as QuPath does, count from their corner",
+        f"only {scanned} were scanned; programs that crop to these bounds, such as QuPath, count pixels from their corner",
     ]
 
 
 class _SlideRaster(Raster):
-    """One level of an open slide; openslide allows reads from several threads."""
+    """One level of an open slide; threads may read at once."""
 
     def __init__(
         self, path: str, file: str, header: Header, layout: Layout, slide: openslide.OpenSlide, level: int, downsample: float
@@ -213,12 +213,12 @@ class _SlideRaster(Raster):
         self._is_closed = False
 
     def close(self) -> None:
-        """Let go of the slide, which the last read that still runs closes."""
+        """Release the slide; the last running read closes it."""
         with self._lock:
             self._slide, self._is_closed = None, True
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Return the colours; black where nothing was scanned."""
+        """Return the colours; areas that were not scanned are black."""
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -237,10 +237,10 @@ class _SlideRaster(Raster):
         return self._layout.read(out_YXS, Box(0, 0, *box.shape), plane), scanned_YX
 
     def _decode_into(self, out_YXS: NDArray[np.uint8], y_span: Span, x_span: Span) -> NDArray[np.bool_] | None:
-        """Decode a piece into its place (Y, X, 3); return where it was scanned, None where it was everywhere.
+        """Decode a piece into ``out_YXS`` (Y, X, 3); return where it was scanned, None: everywhere.
 
-        A region's corner is given in whole pixels of level 0. Where a level is no whole multiple coarser, openslide shifts a
-        region by a part of a pixel and interpolates. Cells of a fixed grid are then read from their own corners, so that a
+        openslide takes a region's corner in whole pixels of level 0. If the level's downsampling is not a whole number, it shifts the
+        region by a fraction of a pixel and interpolates. Cells of a fixed grid are then read from their own corners, so that a
         pixel has the same value whatever the box.
         """
         (y, y0, y1), (x, x0, x1) = y_span, x_span
@@ -251,7 +251,7 @@ class _SlideRaster(Raster):
         return None if _is_opaque(rgba_YXS) else rgba_YXS[..., 3] > 0
 
     def _region(self, corner: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Decode a region (Y, X, RGBA); a slide that failed once answers no more, so the next read opens it again."""
+        """Decode a region (Y, X, RGBA). After an error openslide refuses every read, so the next read opens the slide again."""
         import openslide
 
         with self._lock:
@@ -267,7 +267,7 @@ class _SlideRaster(Raster):
 
 
 def _spans(start: int, stop: int, is_exact: bool) -> Iterator[Span]:
-    """Yield the pieces of an axis.
+    """Yield the spans of the pieces of an axis.
 
     Example:
         >>> list(_spans(100, 1100, False)), list(_spans(100, 1100, True))
@@ -279,14 +279,14 @@ def _spans(start: int, stop: int, is_exact: bool) -> Iterator[Span]:
 
 
 def _is_opaque(rgba_YXS: NDArray[np.uint8]) -> bool:
-    """Whether every alpha is 255; in one pass over words of four samples where they lie side by side."""
+    """Whether every alpha is 255; contiguous pixels are compared as 32-bit words."""
     if rgba_YXS.flags.c_contiguous:
         return bool(rgba_YXS.view("<u4").min() >> 24 == 255)
     return bool(rgba_YXS[..., 3].min() == 255)
 
 
 def _system_error(error: Exception) -> OSError | None:
-    """Return a failure of the system, which another try may cure, that openslide tells as a text alone; None for any other.
+    """Return the OSError behind an openslide error, which carries it as text alone; None for other errors.
 
     Example:
         >>> _system_error(ValueError("Couldn't read slide: Input/output error")), _system_error(ValueError("Not a JPEG file"))

@@ -1,4 +1,4 @@
-"""TIFF: one pyramid level of one image, of which a read decodes only the strips or tiles that its box touches."""
+"""TIFF: one pyramid level of one image. A read decodes only the strips or tiles that its box touches."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Tiff(Reader):
     """TIFF and its dialects: BigTIFF, OME-TIFF, ImageJ, GeoTIFF and COG, pyramids (SubIFDs or a flat chain), SVS, NDPI, QPTIFF.
 
     The largest image of the file is read unless ``series`` names another; labels, macros and thumbnails are never taken for it.
-    Pixels are upright, colours (palette, YCbCr, CIELAB, CMYK) become RGB, and 0 is dark. There is no data where a mask (inside the
-    file, or ``NAME.tif.msk``), alpha or GDAL_NODATA says so; a tile that is absent from a sparse file holds that value, else 0.
-    Pages of equal size that the file numbers without a name are z planes. Maps keep their rows and columns as stored, since
-    their georeference is about those. Resolution tags give a pixel size only where a size is meant, see ``_tiff_scale``.
+    Pixels are turned upright, colours (palette, YCbCr, CIELAB, CMYK) become RGB, and 0 is black. Data are missing where a mask (in the
+    file, or ``NAME.tif.msk``), alpha or GDAL_NODATA says so. A tile that a sparse file omits holds the nodata value, else 0.
+    Pages of equal size on an unnamed axis are z planes. Maps are not turned upright, because their georeference locates rows and
+    columns as stored. Resolution tags give a pixel size only under the rule in ``_tiff_scale``.
 
     Example::
 
@@ -62,7 +62,7 @@ class Tiff(Reader):
             return beside
 
     def members(self, path: str) -> Sequence[Member]:
-        """With ``series: all``, every image that is no thumbnail, label or overview."""
+        """With ``series: all``, every image but thumbnails, labels and overviews."""
         if self.series != "all":
             return ()
         _silence_tifffile()
@@ -83,12 +83,12 @@ class Tiff(Reader):
 
 
 def _silence_tifffile() -> None:
-    """Keep tifffile from logging every odd tag of a damaged file; the errors of this module say what matters."""
+    """Keep tifffile from logging every odd tag of a damaged file: the errors of this module name the damage."""
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 class _Level:
-    """One level of one image of an open file, and what the tags say about it."""
+    """One level of one image of an open file, with its tags."""
 
     def __init__(self, options: Tiff, tif: tifffile.TiffFile, path: str) -> None:
         self.options, self.path = options, path
@@ -106,10 +106,10 @@ class _Level:
         self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference)
         self.orientation = turned if turned in range(1, 9) and not self.is_map else 1
         is_left = self.is_map and turned in range(2, 9)
-        self.turning = f"the Orientation tag {turned} is left alone, as the georeference is about rows as stored" if is_left else ""
+        self.turning = f"the Orientation tag {turned} is ignored: the georeference locates rows as stored" if is_left else ""
 
     def raster(self) -> TiffRaster:
-        """Put the header together."""
+        """Make the header and the raster."""
         bits = used_bits(self.base, significant_bits(self.image.element), pixel_dtype(self.page.dtype, self.path))
         decoding, visible, names = self._decoding(bits)
         samples = decoding.samples
@@ -139,15 +139,15 @@ class _Level:
         return TiffRaster(self.path, header, decoding, self.series)
 
     def _decoding(self, bits: int) -> tuple[Decoding, Layout, tuple[str, ...]]:
-        """Return how channels are decoded, the axes after the conversion of colours, and the names of the stored channels."""
+        """Return how channels are decoded, the axes after colour conversion, and the channel names."""
         options, page = self.options, self.page
         every = options.model_copy(update={"channels": None})
         stored = resolve_layout(every, self.series.axes.lower(), tuple(self.series.shape), self.path)
         check_pages(stored, self.series, self.path)
         dtype = pixel_dtype(page.dtype, self.path)
         if stored.length("s") != page.samplesperpixel == stored.length("c"):
-            stored = replace(stored, axes=stored.axes.replace("c", "s"))  # what a file or a user calls channels are samples
-        # Each channel of a stack may have a palette to show it in false colours; its intensities are what counts.
+            stored = replace(stored, axes=stored.axes.replace("c", "s"))  # the file or the user calls its samples channels
+        # A channel of a stack may have a palette for false-colour display: its intensities are read.
         is_alone = stored.length("c") == 1
         samples = samples_of(page, self.base, dtype, bits, path=self.path, palette=options.palette == "color" and is_alone)
         if samples.stored != stored.length("s"):
@@ -166,7 +166,7 @@ class _Level:
         return Decoding(stored, dtype, samples, visible.channels, orientation=self.orientation), visible, names
 
     def _nodata(self, decoding: Decoding) -> tuple[Decoding, float | None]:
-        """Return how absent tiles are filled, and the value of pixels without data as it is read; None where a mask says it."""
+        """Add the fill value of absent tiles, and return the nodata value of the result; None if ``hidden_nodata`` holds it instead."""
         declared = missing_value(self.base)
         declared = self.placement.nodata if declared is None else declared
         fill = typed_nodata(declared, decoding.dtype)
@@ -177,7 +177,7 @@ class _Level:
         return replace(decoding, hidden_nodata=nodata), None
 
     def _scale(self, layout: Layout) -> dict[str, Any]:
-        """Return the size of a pixel, where the first lies, the steps between planes and what says so."""
+        """Return the header fields of scale: pixel size and its source, offset, steps between planes, notes."""
         physical, source = physical_size(self.base, self.image.series.kind, self.image.element)
         notes = list(self.placement.notes)
         size, unit, offset = map_scale(self.geo)
@@ -191,7 +191,7 @@ class _Level:
         if size is None and physical.size is not None:
             size, unit, offset = (physical.size[0] * self.zoom[0], physical.size[1] * self.zoom[1]), "micrometer", physical.offset
         if size is not None and not all(math.isfinite(side) and side > 0 for side in size):
-            notes.append(f"a pixel of {size[0]:g} x {size[1]:g} ({source}) is no size and is left out")
+            notes.append(f"{source} gives a pixel of {size[0]:g} x {size[1]:g}, which is no size: it is ignored")
             size = None
         if size is None:
             unit, offset, source = "", (0.0, 0.0), ""
@@ -202,7 +202,7 @@ class _Level:
 
 
 def _kept_steps(steps: Mapping[str, PlaneStep], layout: Layout) -> dict[str, PlaneStep]:
-    """Return the steps between the planes that are kept; of planes at uneven distances there is none."""
+    """Return the steps between the kept planes; an axis whose kept planes are unevenly spaced has none."""
     found = {}
     for axis, step in steps.items():
         kept = layout.kept.get(axis, ())
@@ -213,7 +213,7 @@ def _kept_steps(steps: Mapping[str, PlaneStep], layout: Layout) -> dict[str, Pla
 
 
 def _mask_pages(series: tifffile.TiffPageSeries, number: int, num_planes: int, path: str) -> TiffRaster:
-    """Return mask pages as an image: one for each plane where they are as many, else that with this number for all."""
+    """Return mask pages as an image: one for each plane if there are as many, else page ``number`` for all planes."""
     layout = resolve_layout(Tiff(), series.axes.lower(), tuple(series.shape), path)
     check_pages(layout, series, path)
     if layout.stack and math.prod(layout.stack.values()) != num_planes:
@@ -231,7 +231,7 @@ def _mask_pages(series: tifffile.TiffPageSeries, number: int, num_planes: int, p
 
 
 def _add_masks(raster: TiffRaster, tif: tifffile.TiffFile, stack: ExitStack, path: str) -> None:
-    """Find the mask pages of the level, and the mask file beside the image."""
+    """Add the mask pages of the level, and the mask file beside the image."""
     page = raster.page
     beside = Path(f"{local_path(path)}.msk")
     if found := find_mask(tif, page):
@@ -246,7 +246,7 @@ def _add_masks(raster: TiffRaster, tif: tifffile.TiffFile, stack: ExitStack, pat
         ratios = [size / side for size, side in zip(mask.header.shape, (page.imagelength, page.imagewidth), strict=True)]
         if not 0.9 < ratios[0] / ratios[1] < 1.1:
             shape_found = f"a mask of {mask.header.shape[0]} x {mask.header.shape[1]} pixels"
-            raise InputError(Problem(path, shape_found, f"the image's {page.imagelength} x {page.imagewidth}, or of the same proportions"))
+            raise InputError(Problem(path, shape_found, f"the image's {page.imagelength} x {page.imagewidth}, or the same aspect ratio"))
     if raster.masks:
         held = raster.header.whole_bytes + sum(mask.header.whole_bytes for mask in raster.masks)
         raster.header = replace(raster.header, has_mask=True, whole_bytes=held)

@@ -1,4 +1,4 @@
-"""Zarr and OME-Zarr, in folders, at URLs and in zips: arrays are read by region; what they mean comes from the metadata."""
+"""Zarr and OME-Zarr in folders, at URLs and in zips, read by region."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ GEOREFERENCE = ("grid_mapping", "spatial_ref", "crs_wkt", "_CRS", "GeoTransform"
 class Zarr(Reader):
     """Zarr v2 and v3 arrays and OME-Zarr 0.1 to 0.5 images, also zipped, and images inside them such as ``a.ome.zarr/labels/nuclei``.
 
-    A plate is all of its fields. Of a store of several series, ``series`` chooses. The axes of an array that is no OME-Zarr come
+    A plate stands for all of its fields; ``series`` chooses one image of several. The axes of an array that is no OME-Zarr come
     from its dimension names. A folder with Zarr's metadata is recognised whatever its name. A chunk that is not stored holds the
     fill value, which is no data only where the attribute ``_FillValue`` or ``nodata`` says so. Channels are colours where the
-    metadata draws them so, where an axis is named after samples, or where three unnamed uint8 values come last.
+    metadata displays them so, if an axis is named after samples, or if the last axis holds three unnamed uint8 values.
 
     Example::
 
@@ -52,7 +52,7 @@ class Zarr(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr.zip", ".ome.zarr", ".zarr.zip", ".zarr", ".ozx")
 
     def claims(self, path: str) -> bool:
-        """Whether the path ends in or lies inside a store, by its suffix, or is a folder with Zarr's metadata."""
+        """Whether the path is a store or inside one, by the suffix or by Zarr's metadata files."""
         if super().claims(path) or any(part in path.lower() for part in INSIDE):
             return True
         # Path.is_file raises where a name is too long.
@@ -86,7 +86,7 @@ def _open_node(path: str) -> Node:
 
 @dataclass(frozen=True)
 class _Level:
-    """The array of one level, and what its image says."""
+    """The array of one level, and the image that it belongs to."""
 
     node: Node
     image: Image | None = None  # None: an array that is no OME-Zarr
@@ -97,7 +97,7 @@ class _Level:
 
 
 def _find_level(node: Node, path: str, options: Reader) -> _Level:
-    """Find the array of the series and the level that the options name; refuse a group that holds no image."""
+    """Find the array of the series and level that the options choose; refuse a group without an image."""
     if node.is_array:
         check_level(options, 1, path)
         choose_series(options, ["0"], [0], path)
@@ -155,7 +155,7 @@ def _open_array(node: Node) -> zarr.Array[Any]:
 
 
 def _with_decoder(array: zarr.Array[Any], node: Node, layout: Layout, codec: str) -> zarr.Array[Any]:
-    """Return the array as it is decoded: by zarrs where it can, else by Zarr, which sees no chunk that :class:`CheckedStore` refuses."""
+    """Return the array with its decoder: zarrs if it can, else Zarr over a :class:`CheckedStore`, which refuses unsafe chunks."""
     import zarr
     from zarr.storage import StorePath
 
@@ -175,14 +175,14 @@ def _with_decoder(array: zarr.Array[Any], node: Node, layout: Layout, codec: str
 
 
 def _array_letters(node: Node) -> str | None:
-    """Return one letter for each axis, from the dimension names; None where they do not name y and x."""
+    """Return one letter for each axis from the dimension names; None unless they name y and x."""
     names = node.metadata.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
     letters = axis_letters(names) if isinstance(names, list) and all(names) else ""
     return letters if "y" in letters and "x" in letters else None
 
 
 def _is_color(image: Image | None, letters: str | None, layout: Layout) -> bool:
-    """Whether the three channels that are there are red, green and blue."""
+    """Whether the channels are red, green and blue."""
     if layout.length("c") * layout.length("s") != 3:
         return False
     if image:
@@ -191,10 +191,10 @@ def _is_color(image: Image | None, letters: str | None, layout: Layout) -> bool:
 
 
 def _declared_nodata(node: Node, image: Image | None, kind: str) -> str | float | None:
-    """Return the value that the metadata of an array declares to be no data, as CF, GDAL and xarray write it."""
+    """Return the nodata value in an array's metadata, as CF, GDAL and xarray write it."""
     declared = [node.attributes.get(name) for name in NODATA]
     if node.zarr_format == 2 and image is None and "_ARRAY_DIMENSIONS" in node.attributes:
-        declared.append(node.metadata.get("fill_value") or None)  # xarray has no other place for it in Zarr v2; 0 is everybody's default
+        declared.append(node.metadata.get("fill_value") or None)  # xarray's only place for it in Zarr v2; 0 is the default
     for value in declared:
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, str) and kind == "f":
@@ -206,7 +206,7 @@ def _declared_nodata(node: Node, image: Image | None, kind: str) -> str | float 
 
 
 def _attribute_notes(node: Node, image: Image | None) -> tuple[str, ...]:
-    """Return what the attributes declare and is not read."""
+    """Return notes on attributes that are not honoured."""
     attributes = {**(image.group.attributes if image else {}), **node.attributes}
     packed = [f"{name} {attributes[name]}" for name in PACKED if name in attributes]
     notes = [f"values are read as stored, without {' and '.join(packed)}"] if packed else []
@@ -216,7 +216,7 @@ def _attribute_notes(node: Node, image: Image | None) -> tuple[str, ...]:
 
 
 def _level_shapes(shapes: Sequence[Sequence[int]], layout: Layout, path: str) -> tuple[tuple[int, int], ...]:
-    """Return height and width of each level; empty where there is one."""
+    """Return height and width of each level; empty if there is only one."""
     if any(len(shape) != len(layout.axes) for shape in shapes):
         raise InputError(Problem(path, f"levels of {one_of([str(len(shape)) for shape in shapes])} axes", f"{len(layout.axes)} each"))
     y, x = layout.axes.index("y"), layout.axes.index("x")

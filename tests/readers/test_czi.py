@@ -219,7 +219,7 @@ def test_scenes(tmp_path):
     with opened(path) as raster:
         assert raster.header.shape == (30, 40)
         assert raster.header.series == "P1 phase 0"
-        assert "4 images, of which 'P1 phase 0' is the largest" in raster.header.notes[0]
+        assert "4 images: the largest, 'P1 phase 0', is read" in raster.header.notes[0]
     members = build("readers", {"name": "czi", "series": "all"}).members(str(path))
     assert [member.name for member in members] == ["P2 phase 0", "P1 phase 0", "scene 2 phase 0", "scene 2 phase 1"]
     for member, expected_YX in zip(members, pixels, strict=True):

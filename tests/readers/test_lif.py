@@ -68,7 +68,7 @@ def test_header(path):
     assert header.plane_steps == {"t": PlaneStep(2.5, "second"), "z": PlaneStep(1.5, "micrometer")}
     assert header.channel_names == ("ALEXA 488", "Red")
     assert (header.series, header.whole_bytes, header.has_mask) == ("Folder/Series001", 0, False)
-    assert "5 images, of which 'Folder/Series001' is the largest" in header.notes[0]
+    assert "5 images: the largest, 'Folder/Series001', is read" in header.notes[0]
 
 
 def test_channels_by_name(path):
