@@ -111,9 +111,17 @@ def _header_notes(images: Sequence[Image]) -> list[str]:
     """Return each note of the headers once, after the names of the images that have it."""
     names_by_note: dict[str, list[str]] = {}
     for image in images:
-        for note in image.header.notes:
+        for note in (*image.header.notes, *_nodata_notes(image)):
             names_by_note.setdefault(note, []).append(image.name)
     return [f"{first_of(names, 3)}: {note}" for note, names in names_by_note.items()]
+
+
+def _nodata_notes(image: Image) -> list[str]:
+    """Return that the value that the user declares as no data is none that the image's samples can have."""
+    declared, header = image.reader.get("nodata"), image.header
+    if declared in (None, "none") or header.nodata is not None or header.has_mask:
+        return []
+    return [f"reader.nodata {declared} leaves nothing out, as no sample of type {header.dtype} can have this value"]
 
 
 def _resolve_classes(config: Config, model: Model) -> tuple[list[dict[str, Any]], list[Problem]]:

@@ -73,7 +73,7 @@ def _number(number: float) -> str:
 
 
 def truth_notes(images: Sequence[Image]) -> list[str]:
-    """Return what a user should know of the truth: which images have none or share one, where it is ignored, where pixel sizes differ."""
+    """Return what a user should know of the truth: which images have none or share one, where it is ignored, what its values are."""
     without = [image.name for image in images if image.truth is None]
     if len(without) == len(images):
         return []
@@ -89,8 +89,25 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
     notes += [f"truth is compared pixel by pixel though its pixel size is another: {first_of(scales, 3)}"] if scales else []
     nodata = [f"{image.truth} ({header.nodata})" for image in images if (header := headers.get(image.index)) and header.nodata is not None]
     notes += [f"truth is ignored where it has its nodata value: {first_of(nodata, 3)}"] if nodata else []
+    masked = [str(image.truth) for image in images if image.index in headers and headers[image.index].has_mask]
+    notes += [f"truth is ignored where it is transparent or masked, whatever its value there: {first_of(masked, 3)}"] if masked else []
+    notes += _meaning_notes([(str(image.truth), headers[image.index]) for image in images if image.index in headers])
     lossy = [str(image.truth) for image in images if image.index in headers and headers[image.index].is_lossy]
     return notes + ([f"lossy compression changed values of truth, which PNG keeps: {first_of(lossy, 3)}"] if lossy else [])
+
+
+def _meaning_notes(truths: Sequence[tuple[str, Header]]) -> list[str]:
+    """Return what the files themselves tell of their values, and which image of several is the truth.
+
+    Advice on options of the reader is left out, as truth has none, and so is that a palette is read as its indices, which is the rule.
+    """
+    paths_by_note: dict[str, list[str]] = {}
+    for path, header in truths:
+        own = [f"of several images, {header.series!r} is the truth"] if header.series else []
+        own += [note for note in header.notes if "reader." not in note and "palette" not in note]
+        for note in own:
+            paths_by_note.setdefault(note, []).append(path)
+    return [f"truth {first_of(paths, 3)}: {note}" for note, paths in paths_by_note.items()]
 
 
 def _truth_header(image: Image) -> Header | None:

@@ -146,3 +146,11 @@ def test_samples_become_colours_and_what_is_made_of_them_is_told(tmp_path, surve
     assert {image.name for image in found.images if image.header.has_mask} == {"la", "rgba.png", "rgba.tif"}
     ink = {name for note in found.notes if "cyan, magenta, yellow and black" in note for name in note.partition(": ")[0].split(", ")}
     assert ink == {"cmyk.jpg", "cmyk.tif"}
+
+
+@pytest.mark.parametrize(("nodata", "is_told"), [(300, True), (0.5, True), (-1, True), (0, False), ("none", False)])
+def test_a_value_of_no_data_that_no_sample_can_have_is_told(tmp_path, surveyed, nodata, is_told):
+    """A `reader.nodata` that leaves nothing out is a mistake of the user's, or of another file's type."""
+    save_tiff(tmp_path / "a.tif", np.ones((70, 70), np.uint8))
+    notes = surveyed(reader={"name": "auto", "nodata": nodata}).notes
+    assert any("leaves nothing out" in note for note in notes) is is_told

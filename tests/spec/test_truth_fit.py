@@ -247,3 +247,35 @@ def test_evaluate_knows_the_classes_of_a_run(tmp_path, engine, capsys, monkeypat
     else:
         assert "truth value 258 at (y=40, x=20) belongs to no class" in found["failures"][0]["cause"]
         assert "say what they mean with --classes" in capsys.readouterr().err
+
+
+def test_what_a_truth_says_of_its_values_is_told(tmp_path):
+    """Opacity that hides the background, white-is-zero and a choice among images change scores: none of them does in silence."""
+    save_tiff(tmp_path / "a.tif", np.zeros(SHAPE, np.uint8))
+    keys = {"model": {"name": "histogram", "classes": 2}, "normalize": None}
+    drawn = np.zeros((*SHAPE, 4), np.uint8)
+    drawn[:9] = 255, 0, 0, 255  # the background is not drawn: it is transparent
+    Image.fromarray(drawn).save(tmp_path / "t.png")
+    colors = [{"name": "a", "color": "#000000"}, {"name": "b", "color": "#ff0000"}]
+    notes = build_catalogue(load_config(engine_yaml(tmp_path, truth="t.png", classes=colors, **keys))).notes
+    assert [note for note in notes if "ignored" in note] == [
+        f"truth is ignored where it is transparent or masked, whatever its value there: {tmp_path / 't.png'}"
+    ]
+    tifffile.imwrite(tmp_path / "t.tif", np.zeros(SHAPE, bool), photometric="miniswhite")
+    notes = build_catalogue(load_config(engine_yaml(tmp_path, truth="t.tif", **keys))).notes
+    assert any(note.startswith(f"truth {tmp_path / 't.tif'}: 0 is white") for note in notes)
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(np.zeros((9, 9), np.uint8), photometric="minisblack")
+        file.write(np.zeros(SHAPE, np.uint8), photometric="minisblack")
+    notes = build_catalogue(load_config(engine_yaml(tmp_path, truth="two.tif", **keys))).notes
+    assert f"truth {tmp_path / 'two.tif'}: of several images, '1' is the truth" in notes
+
+
+def test_a_palette_truth_is_told_nothing(tmp_path):
+    """A palette or a print resolution of a truth changes no score, and is no news."""
+    save_tiff(tmp_path / "a.tif", np.zeros(SHAPE, np.uint8))
+    truth = Image.fromarray(np.zeros(SHAPE, np.uint8), "P")
+    truth.putpalette([0, 0, 0, 255, 0, 0])
+    truth.save(tmp_path / "t.png", dpi=(72, 72))
+    truth.save(tmp_path / "t.tif", dpi=(72, 72))
+    assert [build_catalogue(load_config(engine_yaml(tmp_path, truth=name))).notes for name in ("t.png", "t.tif")] == [[], []]
