@@ -1,4 +1,4 @@
-"""What a model was trained on against what an image is: images are brought to it, refused, or the user is told."""
+"""Compares images with what the model was trained on: adapts an image, refuses it, or adds a note."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Fitted", "fit_to_model", "place_on_grids", "sample_range"]
 
 @dataclass
 class Fitted:
-    """Images as the model sees them, what is wrong with them, and what their user should know, by its text."""
+    """Images as the model sees them, their problems, and notes with the names of the images concerned."""
 
     images: list[Image] = field(default_factory=list)
     problems: list[Problem | str] = field(default_factory=list)
     names_by_note: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, image: Image, step: Callable[[Image], tuple[Image, str]]) -> Image:
-        """Take one step with an image; where it is refused, the image stays as it is."""
+        """Apply one step to an image; if the step refuses it, keep the image unchanged."""
         try:
             changed, note = step(image)
         except InputError as error:
@@ -40,12 +40,12 @@ class Fitted:
 
     @property
     def notes(self) -> list[str]:
-        """Each note once, after the names of its images."""
+        """Each note once, with the names of its images first."""
         return [f"{first_of(names, 3)}: {note}" for note, names in self.names_by_note.items()]
 
 
 def fit_to_model(images: Sequence[Image], model: Model, config: Config) -> Fitted:
-    """Choose channels, working grid and range of samples of every image, as the model was trained on them."""
+    """Choose channels, working grid and sample range of every image to match the model's training."""
     fitted = Fitted()
     for image in images:
         changed = fitted.add(image, lambda one: _choose_channels(one, model))
@@ -53,7 +53,7 @@ def fit_to_model(images: Sequence[Image], model: Model, config: Config) -> Fitte
         fitted.images.append(fitted.add(changed, lambda one: _bring_to_range(one, model, config)))
     own = model.normalize
     if config.normalize is not None and own is not None and config.normalize != own:
-        note = f"normalize: {_short(config.normalize)} takes the place of what the model was trained with, {_short(own)}"
+        note = f"normalize: {_short(config.normalize)} replaces the model's own normalisation, {_short(own)}"
         fitted.names_by_note[note] = [image.name for image in images]
     return fitted
 
@@ -71,7 +71,7 @@ def _short(normalize: Any) -> str:
 
 
 def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
-    """Return the image with the channels that the model takes, by name where both sides name them; refuse what a user must choose."""
+    """Return the image with the model's channels, matched by name if both name them; refuse if the user must choose."""
     header, expects, needed = image.header, model.expects, model.num_channels
     names, wanted = [name.casefold() for name in header.channel_names], [name.casefold() for name in expects.channel_names]
     has_chosen = image.reader.get("channels") is not None
@@ -82,7 +82,7 @@ def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
         changed = replace(header, channels=len(order), channel_names=chosen)
         reader = {**image.reader, "channels": order}
         identity = hash_values(image.identity, "channels", order)
-        note = f"channels {', '.join(chosen)}, in this order, as the model names them"
+        note = f"channels {', '.join(chosen)} are read in this order, by the model's names"
         return replace(image, header=changed, reader=reader, identity=identity), note
     if expects.merges and header.channels > 1 and not header.is_color:
         fix = f"Choose one: reader.channels: [{_first_channel(header)}]. Or merge them: model: {{name: bundle, path: .., merge: true}}."
@@ -93,7 +93,7 @@ def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
             fix = f"Choose them with reader.channels: [{', '.join(header.channel_names[:needed])}]."
         raise InputError(Problem(image.path, _channels(header), f"{needed}, as the model takes", fix))
     if len(wanted) > 1 and names and set(names) != set(wanted) and not has_chosen and not header.is_color:
-        fix = f"Choose them in the order of the model: reader.channels: [{', '.join(header.channel_names)}]."
+        fix = f"Choose them in the model's order: reader.channels: [{', '.join(header.channel_names)}]."
         expected = f"channels {', '.join(expects.channel_names)}, as the model names them"
         raise InputError(Problem(image.path, _channels(header), expected, fix))
     return image, ""
@@ -104,13 +104,13 @@ def _first_channel(header: Header) -> str:
 
 
 def _channels(header: Header) -> str:
-    """Say how many channels there are, and their names."""
+    """Return the number of channels and their names, for messages."""
     names = header.channel_names
     return f"{header.channels} channels" + (f" ({first_of(names, 8)})" if names and any(names) else "")
 
 
 def _place(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> tuple[Image, str]:
-    """Return the image on its working grid, and what is told of it."""
+    """Return the image on its working grid, and a note or an empty text."""
     header = image.header
     grid = choose_grid(image, resolution, expects, where)
     if grid is not None:
@@ -119,46 +119,46 @@ def _place(image: Image, resolution: Resolution | str, expects: Expectation, whe
         return changed, _grid_note(grid, changed.header) if resolution == "auto" else ""
     if resolution != "auto" or expects.pixel_size is None:
         return image, ""
-    override = "reader.pixel_size says it, and resolution: {scale: ..} makes pixels fewer or more"
+    override = "set reader.pixel_size, or resample with resolution: {scale: ..}"
     if not is_measured(header):
-        return image, f"pixel size {size_text(header)}, and the model was trained at {expects.size_text}: read as it is; {override}"
+        return image, f"pixel size {size_text(header)}, the model was trained at {expects.size_text}: pixels are read unchanged; {override}"
     if header.unit != expects.unit:
-        return image, f"pixels of {size_text(header)}, and the model was trained at {expects.size_text}: read as they are; {override}"
+        return image, f"pixels of {size_text(header)}, the model was trained at {expects.size_text}: pixels are read unchanged; {override}"
     return image, ""
 
 
 def _grid_note(grid: WorkingGrid, header: Header) -> str:
     level = f"level {grid.level}" if grid.level else "pixels"
     how = f"{level} resampled" if grid.is_resampled else f"{level} read"
-    change = f"{size_text(grid.own)} brought to {size_text(header)}, as the model was trained ({how})"
-    return f"{change}; resolution: {{scale: 1}} reads pixels as they are"
+    change = f"pixels of {size_text(grid.own)} resampled to {size_text(header)}, as the model was trained ({how})"
+    return f"{change}; resolution: {{scale: 1}} reads pixels unchanged"
 
 
 def _bring_to_range(image: Image, model: Model, config: Config) -> tuple[Image, str]:
-    """Return the image with its samples in the range that the model was trained on; refuse a range that nobody knows."""
+    """Return the image with samples scaled to the range that the model was trained on; refuse an unknown range."""
     expects, header = model.expects, image.header
     if not expects.dtype or config.normalize is not None or isinstance(model.normalize, str):
-        return image, ""  # statistics of the image itself take the place of its range, or the user has
+        return image, ""  # the image's own statistics replace its range, or the user's normalize does
     known = expects.image_range or sample_range(header)
     if header.dtype == expects.dtype and (known == expects.range or known is None or expects.range is None):
         return image, ""
     if known is None or expects.range is None:
         found = f"samples of type {header.dtype}" + ("" if known else ", whose range the file does not say")
         trained = expects.dtype + (f" from {expects.range[0]:g} to {expects.range[1]:g}" if expects.range else "")
-        fix = "Say which values stand for these with model.range, such as [0, 4095]; or set normalize."
+        fix = "Set model.range to the least and greatest sample of the images, such as [0, 4095], or set normalize."
         raise InputError(Problem(image.path, found, f"{trained}, as the model was trained on", fix if expects.range else "Set normalize."))
     samples = SampleRange(expects.dtype, known, expects.range)
     changed = replace(header, dtype=expects.dtype, nodata=None, has_mask=header.has_mask or header.nodata is not None, bits=0)
     identity = hash_values(image.identity, "samples", samples.dtype, samples.old, samples.new)
-    note = f"samples of {known[0]:g} to {known[1]:g} become {expects.range[0]:g} to {expects.range[1]:g}, as the model was trained on"
+    note = f"samples of {known[0]:g} to {known[1]:g} are scaled to {expects.range[0]:g} to {expects.range[1]:g}, as in the model's training"
     return replace(image, header=changed, samples=samples, identity=identity), note
 
 
 def sample_range(header: Header) -> tuple[float, float] | None:
-    """Return the least and the greatest value that a sample can have; None where the type holds more than a file may use."""
+    """Return the least and the greatest value of a sample; None if the file may use only a part of its type."""
     dtype = np.dtype(header.dtype)
     if dtype.kind != "u":
         return None
-    if header.bits or dtype.itemsize == 1 or header.is_color:
+    if header.bits or dtype.itemsize == 1:  # cameras and satellites store 10 to 14 bits in 16, colours as well as grey values
         return 0.0, float(2 ** (header.bits or 8 * dtype.itemsize) - 1)
     return None

@@ -87,7 +87,7 @@ def test_channels_are_chosen_and_ordered_by_name(tmp_path):
     found = catalogue(tmp_path, "a.ome.zarr", path)
     image = found.images[0]
     assert image.header.channel_names == ("GFP", "DAPI")
-    assert any("channels GFP, DAPI, in this order" in note for note in found.notes)
+    assert any("channels GFP, DAPI are read in this order" in note for note in found.notes)
     with open_image(image) as raster:
         assert np.array_equal(raster.read(Box(0, 0, 40, 50)), pixels[[1, 0]])
     plain = catalogue(tmp_path, "a.ome.zarr", path, reader={"name": "auto", "channels": ["Golgi", "ER"]})
@@ -116,10 +116,10 @@ def test_another_pixel_size_is_told_and_an_unknown_one_too(tmp_path):
     other = catalogue(tmp_path, "other.ome.zarr", path)
     assert other.images[0].header.shape == (20, 25)
     (note,) = other.notes
-    assert note.startswith("other: 0.25 um brought to 0.5 um, as the model was trained")
+    assert note.startswith("other: pixels of 0.25 um resampled to 0.5 um, as the model was trained")
     assert "resolution: {scale: 1}" in note
     (note,) = catalogue(tmp_path, "unknown.tif", path).notes
-    assert "pixel size unknown, and the model was trained at 0.5 um: read as it is; reader.pixel_size" in note
+    assert "pixel size unknown, the model was trained at 0.5 um: pixels are read unchanged; set reader.pixel_size" in note
     known = catalogue(tmp_path, "unknown.tif", path, reader={"name": "auto", "pixel_size": 0.25})
     assert known.images[0].header.shape == (20, 25)
     same = catalogue(tmp_path, "same.ome.zarr", path)
@@ -153,17 +153,28 @@ def test_samples_of_another_range_are_scaled_or_refused(tmp_path):
     deep(tmp_path / "a.tif", np.uint16)
     told = refused(tmp_path, "a.tif", path)
     assert "samples of type uint16, whose range the file does not say; expected uint8 from 0 to 255" in told
-    assert "model.range, such as [0, 4095]" in told
+    assert "model.range to the least and greatest sample of the images, such as [0, 4095]" in told
     found = catalogue(tmp_path, "a.tif", {"name": "bundle", "path": path, "range": [0, 4095]})
     image = found.images[0]
     assert image.header.dtype == "uint8"
-    assert any("samples of 0 to 4095 become 0 to 255" in note for note in found.notes)
+    assert any("samples of 0 to 4095 are scaled to 0 to 255" in note for note in found.notes)
     with open_image(image) as raster:
         expected_YX = np.clip(np.rint(blobs((40, 50), dtype=np.uint16) * (255 / 4095)), 0, 255)
         assert np.array_equal(raster.read(Box(0, 0, 40, 50))[0], expected_YX)
     deep(tmp_path / "f.tif", np.float32)
     assert "samples of type float32" in refused(tmp_path, "f.tif", path)
     assert catalogue(tmp_path, "f.tif", {"name": "bundle", "path": path, "range": [0.0, 1.0]}).images[0].header.dtype == "uint8"
+
+
+def test_colours_of_16_bits_are_refused_where_nothing_says_their_range(tmp_path):
+    """A satellite's RGB of 12 bits in 16 is no picture of 65,535 shades, on which a model would see black."""
+    path = bundle(tmp_path, channels=3, normalize={"mean": [100.0] * 3, "std": [50.0] * 3}, samples={"dtype": "uint8", "range": [0, 255]})
+    pixels_YXC = np.moveaxis(blobs((40, 50), channels=3), 0, 2).astype(np.uint16) << 4
+    tifffile.imwrite(tmp_path / "a.tif", pixels_YXC, photometric="rgb")
+    assert "samples of type uint16, whose range the file does not say" in refused(tmp_path, "a.tif", path)
+    found = catalogue(tmp_path, "a.tif", {"name": "bundle", "path": path, "range": [0, 4080]})
+    with open_image(found.images[0]) as raster:
+        assert np.array_equal(raster.read(Box(0, 0, 40, 50)), np.moveaxis(pixels_YXC >> 4, 2, 0))
 
 
 @pytest.mark.parametrize("normalize", ["percentile", "zscore"])
@@ -176,9 +187,7 @@ def test_a_normalisation_of_the_image_takes_any_range(tmp_path, normalize):
     fixed = bundle(tmp_path / "fixed", normalize=FIXED, samples={"dtype": "uint8", "range": [0, 255]})
     found = catalogue(tmp_path, "a.tif", fixed, normalize=normalize)
     assert found.images[0].samples is None
-    assert any(
-        f"normalize: {normalize} takes the place of what the model was trained with, fixed mean and std" in note for note in found.notes
-    )
+    assert any(f"normalize: {normalize} replaces the model's own normalisation, fixed mean and std" in note for note in found.notes)
 
 
 def test_the_bundles_own_normalisation_is_no_news(tmp_path):
