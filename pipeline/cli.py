@@ -215,7 +215,7 @@ def export(
     output: ExportFile = None,
     *,
     channels: Annotated[
-        int | None, typer.Option("--channels", min=1, metavar="C", help="Of the input, where the model takes any number.")
+        int | None, typer.Option("--channels", min=1, metavar="C", help="Number of input channels, if the model accepts any.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default with the arguments of this process, and return its exit code, as ``--help`` lists them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot encode must not end a run
     try:
         exit_code = invoke(arguments)
         sys.stdout.flush()

@@ -28,7 +28,7 @@ KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "skips
 _NESTED = {"runners": "scheduling.runners"}
 """Kinds whose package lies inside another one."""
 _PARSERS = {"models": ("pipeline.models.bundle_files", "parse_model")}
-"""Kinds whose short form may be more than the name of a plug-in: module and function that read it."""
+"""Kinds whose short form may be more than a plug-in's name: the module and function that read it."""
 
 
 class Plugin(BaseModel):
@@ -40,7 +40,7 @@ class Plugin(BaseModel):
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
-        """Return options that other keys of the YAML imply where the user gives none; neither has been checked yet."""
+        """Return options that other keys of the YAML imply, if the user does not set them; nothing is validated yet."""
         del options, yaml
         return {}
 
@@ -95,10 +95,10 @@ def find(kind: str, name: str, where: str = "") -> type[Plugin]:
 
 
 def from_text(kind: str, text: str, where: str) -> dict[str, Any]:
-    """Return the mapping that a short form stands for: ``unet``, and for models also the name of a bundle, such as ``nuclei``.
+    """Return the mapping of a short form: a plug-in's name such as ``unet``, or for models a bundle's name such as ``nuclei``.
 
     Raises:
-        InputError: a model's text names neither a model nor a bundle; ``where`` is its key.
+        InputError: the text names neither a model nor a bundle; ``where`` is its key.
     """
     if kind not in _PARSERS:
         return {"name": text}

@@ -344,7 +344,7 @@ def test_arrays_hold_no_data_where_they_say_so(here, missing):
 
 def test_masked_integers_are_refused(here):
     """No value of integers stands for no data, so that a masked array of them would lose its mask."""
-    with pytest.raises(InputError, match=r"images: found a masked array of uint8; expected one of floats.*Give array.astype\('float32'\)"):
+    with pytest.raises(InputError, match=r"images: found a masked array of uint8; expected a float type.*Give array.astype\('float32'\)"):
         serial(np.ma.array(blobs((50, 60)), mask=np.eye(50, 60)), "out")
     assert serial(np.ma.array(blobs((50, 60))), "out").state == "done"
 

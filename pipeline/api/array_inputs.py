@@ -84,7 +84,7 @@ class ArrayInputs:
 def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
     """Sort the ``images`` and ``truth`` of :func:`pipeline.segment` into files and arrays.
 
-    NaN and infinity in arrays, and masked elements of masked arrays, are no data.
+    NaN, infinity and masked elements hold no data.
 
     Raises:
         InputError: a value is neither a path nor an array, or a masked array of integers.
@@ -124,12 +124,12 @@ def _path_of(value: Any) -> str | None:
 
 
 def _unmasked(array: Any, where: str) -> Any:
-    """Return a masked array with NaN in the place of what is masked; any other array as it is."""
+    """Return a masked array as a plain one with NaN at masked elements; return other arrays unchanged."""
     if not np.ma.is_masked(array):
         return array
     if array.dtype.kind != "f":
         found, way_out = f"a masked array of {array.dtype}", "Give array.astype('float32'), whose masked pixels become NaN."
-        raise InputError(Problem(where, found, "one of floats, as no integer stands for no data", way_out))
+        raise InputError(Problem(where, found, "a float type, as no integer marks missing data", way_out))
     return array.filled(np.nan)
 
 

@@ -1,4 +1,4 @@
-"""Masks, images and truth as dask arrays, of which a chunk is read when it is computed."""
+"""Masks, images and truth as dask arrays: a chunk is read when it is computed."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Opener = Callable[[], AbstractContextManager[Raster]]
 
 @dataclass(frozen=True, eq=False)
 class LazyArray:
-    """A dask array, and what belongs to its pixels.
+    """A dask array with the metadata of its pixels.
 
     ``np.asarray(lazy)`` computes all of it, ``lazy.data[...]`` is dask's own indexing.
 
     Attributes:
         name: NAME of the image.
-        data: the dask array; chunks are read, in their file's own type, when they are computed.
-        axes: one letter an axis of ``data``: ``yx`` for masks and truth, ``cyx`` for images; a stack has ``t`` and ``z`` before them.
-        pixel_size: (y, x) size of a pixel in ``unit``; None where the file does not say.
-        unit: ``micrometer``, ``meter`` or ``degree``; empty where it is unknown.
-        classes: names of the classes by id, for masks and truth.
+        data: the dask array, in the type of the file.
+        axes: one letter for each axis of ``data``: ``yx`` for masks and truth, ``cyx`` for images; ``t`` and ``z`` of a stack come first.
+        pixel_size: (y, x) size of a pixel in ``unit``; None: unknown.
+        unit: ``micrometer``, ``meter`` or ``degree``; empty: unknown.
+        classes: names of the classes in the order of their ids, for masks and truth.
     """
 
     name: str
@@ -65,7 +65,7 @@ class LazyArray:
         return np.asarray(self.data.compute())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Read all of it, for numpy and whatever takes numpy's arrays."""
+        """Read all of it: numpy calls this to convert."""
         return np.asarray(self.compute(), dtype=dtype)
 
     def _repr_html_(self) -> str:
@@ -76,16 +76,16 @@ class LazyArray:
 
 @contextmanager
 def open_path(path: str, reader: Mapping[str, Any], factor: tuple[float, float] | None = None) -> Iterator[Raster]:
-    """Open a file of classes; ``factor`` brings it to a grid of which a pixel has so many (y, x) of the file's."""
+    """Open a file of classes; ``factor`` (y, x), file pixels to one pixel of the result, resamples it by nearest pixels."""
     with build("readers", reader, "reader").open(path) as raster:
         yield raster if factor is None else NearestRaster(raster, resampled_header(raster.header, factor), factor)
 
 
 def open_lazily(name: str, opener: Opener, *, to_ids: ToIds | None = None, dtype: str = "", classes: tuple[str, ...] = ()) -> LazyArray:
-    """Return a lazy array of what ``opener`` opens; only its header is read.
+    """Return a lazy array of the raster that ``opener`` opens; only its header is read.
 
-    ``to_ids`` makes class ids (Y, X) of pixels_CYX, the box that they lie in, and valid_YX, of type ``dtype`` (empty: that of the file);
-    None: pixels stay (C, Y, X) as stored.
+    ``to_ids`` turns pixels_CYX, their box and valid_YX into class ids (Y, X) of type ``dtype`` (empty: the file's type);
+    None: pixels stay as stored, (C, Y, X).
     """
     import dask.array
 
@@ -100,7 +100,7 @@ def open_lazily(name: str, opener: Opener, *, to_ids: ToIds | None = None, dtype
         chunks=dask.array.core.normalize_chunks((*(1 for _ in planes), *channels, side, side), (*planes, *channels, *header.shape)),
         dtype=dtype,
         meta=np.empty((0,) * (len(planes) + len(channels) + 2), dtype),
-        name=f"gigaseg-{uuid4().hex}",  # never equal to that of an earlier content of the file
+        name=f"gigaseg-{uuid4().hex}",  # unique: the file may have changed since an earlier call
     )
     axes = "".join(header.planes) + ("yx" if to_ids else "cyx")
     return LazyArray(name, data, axes, header.pixel_size, header.unit, classes)
@@ -122,5 +122,5 @@ def _read(opener: Opener, planes: tuple[int, ...], to_ids: ToIds | None, block_i
 
 
 def first_channel(pixels_CYX: Any, _box: Any, _valid_YX: Any) -> Any:
-    """Return a mask's classes."""
+    """Return the class ids of a mask: its only channel."""
     return pixels_CYX[0]

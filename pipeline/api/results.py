@@ -163,10 +163,10 @@ class Run:
         return open_lazily(name, partial(open_path, f"{self.storage}/{key}", TRUTH_READER), to_ids=first_channel, classes=self._classes)
 
     def image(self, name: str | None = None) -> LazyArray:
-        """Open an image, named as in :meth:`mask`, as the run reads it, on the grid of its mask: pixels (C, Y, X).
+        """Open an image as the run reads it, on the grid of its mask: pixels (C, Y, X). Names are those of :meth:`mask`.
 
         Raises:
-            InputError: there is no such image, or it is not where it was.
+            InputError: the run has no such image, or its file is gone.
         """
         name, config = self._named(name), self._folder.read_config()
         listed = next((image for image in list_images(config).images if image.name == name), None)

@@ -41,7 +41,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_written_config(text: str, origin: str) -> Config:
-    """Read what a run wrote as ``config.yaml`` into its output folder; a key that runs used to write as null is dropped."""
+    """Read the ``config.yaml`` in a run's output folder; drop keys that older versions wrote as null."""
     document = parse_yaml(text, origin)
     for key in _ONCE_WRITTEN_AS_NULL:
         if document.data.get(key, 0) is None:
@@ -163,7 +163,7 @@ def _expand_short_forms(kind: YamlKind, data: dict[str, Any]) -> None:
 
 
 def _long_form(plugin_kind: str, text: str) -> dict[str, Any]:
-    """Return what a short form stands for; a text that stands for nothing becomes a name, which is refused with all other mistakes."""
+    """Return the mapping of a short form; unknown text becomes a name, so that validation reports it with all other problems."""
     try:
         return from_text(plugin_kind, text, "")
     except InputError:
@@ -203,9 +203,9 @@ def _all_options(
         found = None if name is None else quote(name, with_type=True)
         raise InputError(Problem(join_keys(where, "name"), found, one_of(available(kind))))
     try:
-        plugin: Any = find(kind, name, join_keys(where, "name"))  # a module of the user may hold anything
+        plugin: Any = find(kind, name, join_keys(where, "name"))  # a user's module may hold anything
     except InputError:
-        from_text(kind, name, join_keys(where, "name"))  # a message that names the bundles too
+        from_text(kind, name, join_keys(where, "name"))  # raises, with a message that lists the bundles too
         raise
     if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
         raise InputError(Problem(join_keys(where, "name"), f"{plugin!r}", f"a class of pipeline.{kind}"))

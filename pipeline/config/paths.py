@@ -85,14 +85,14 @@ def _has_wildcard(text: str) -> bool:
 
 
 def normal_form(name: str) -> str:
-    """Return a name in Unicode's form NFC: two names that look alike on every system are then equal."""
+    """Return a name in Unicode's form NFC, so that names that look alike are equal on every system."""
     return unicodedata.normalize("NFC", name)
 
 
 def as_spelled(text: str) -> str:
-    """Return a path or a glob as the disk spells it: a name in NFC or NFD form finds the file that a person calls so.
+    """Return a path or a glob as the disk spells it, whether the user wrote NFC or NFD.
 
-    What exists as it is given, and what does not exist in any form, stays as it is.
+    A path that exists as given, or in no form, is returned unchanged.
     """
     if text.isascii() or is_url(text) or is_sample(text) or os.path.lexists(text):
         return text
@@ -109,12 +109,12 @@ def as_spelled(text: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or folder, on the disk or in a zip; a name that is too long for the system is none."""
+    """Whether a file or folder exists, on the disk or in a zip; False for a name too long for the system."""
     return os.path.exists(path) or _is_in_zip(path)  # noqa: PTH110 - Path.exists raises where a name is too long
 
 
 def _is_in_zip(path: str) -> bool:
-    """Whether a path leads into a zip that holds it, at the zip's root or in a folder, as ``a.ome.zarr.zip/labels/nuclei`` may."""
+    """Whether a path such as ``a.ome.zarr.zip/labels/nuclei`` exists inside a zip, at its root or in its one folder."""
     above = next((str(parent) for parent in Path(path).parents if os.path.exists(parent)), "/")  # noqa: PTH110 - as above
     if not zipfile.is_zipfile(above):
         return False
@@ -127,7 +127,7 @@ def _is_in_zip(path: str) -> bool:
 def expand_glob(pattern: str) -> list[str]:
     """Return the paths that a glob matches, sorted and without hidden files; ``**`` is any number of folders.
 
-    The folder before the first wildcard is as the disk spells it; what follows matches names in NFC and in NFD form.
+    The folder before the first wildcard must be spelled as on the disk; the rest matches names in NFC and in NFD.
     """
     patterns = {pattern}
     if not pattern.isascii() and _has_wildcard(pattern):

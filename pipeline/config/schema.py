@@ -60,7 +60,7 @@ Auto = Literal["auto"]
 PositiveInteger = Annotated[int, Field(ge=1)]
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 NonEmptyText = Annotated[str, Field(min_length=1)]
-PixelSize = Annotated[float, Field(gt=1e-4, lt=1e6)]  # micrometres, metres for maps: below an atom or above a country is a mistake
+PixelSize = Annotated[float, Field(gt=1e-4, lt=1e6)]  # micrometres, metres for maps; sizes outside are mistakes
 _SPEC = "{name: ..., option: ...}"
 _RESOLUTIONS = "{pixel_size: 0.5}, {diameter: 30}, {scale: 0.5}, {level: 2}"
 PluginSpec = Annotated[dict[str, Any], Expected(f"a name, or {_SPEC}")]
@@ -177,14 +177,14 @@ class Tiling(StrictModel):
 
 
 class Resolution(StrictModel):
-    """The working grid, given in one of four ways."""
+    """The working grid, by exactly one key."""
 
     pixel_size: PixelSize | None = Field(default=None, description="of the working grid: micrometres, metres for maps")
     diameter: Annotated[float, Field(gt=0, le=1e5)] | None = Field(
-        default=None, description="of the objects in the images, pixels: they get the size that the model was trained on"
+        default=None, description="diameter of the objects in the images, pixels: resampled to the diameter that the model was trained on"
     )
     scale: Annotated[float, Field(ge=1e-3, le=64)] | None = Field(
-        default=None, description="pixels of the working grid for one of the image's own, along each axis"
+        default=None, description="pixels of the working grid for one pixel of the image, along each axis"
     )
     level: Annotated[int, Field(ge=0)] | None = Field(default=None, description="pyramid level, read as it is; 0 is the largest")
 
@@ -196,7 +196,7 @@ class Resolution(StrictModel):
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
-        """Only the key that was given."""
+        """Write only the key that was given."""
         return {key: value for key in type(self).model_fields if (value := getattr(self, key)) is not None}
 
 
@@ -274,7 +274,7 @@ class Config(StrictModel):
         default=None, description="{mean: [..], std: [..]} in raw units, percentile or zscore; null: the model's, else raw values"
     )
     stain: Literal["macenko", "reinhard"] | None = Field(
-        default=None, description="bring the colours of H&E slides to those of a reference, fitted once a slide: macenko or reinhard"
+        default=None, description="stain normalisation of H&E slides to a reference, fitted once a slide: macenko or reinhard"
     )
     reader: PluginSpec = Field(
         default=DEFAULT_PLUGINS["reader"], description="how images are read: channels, axes, level, pixel_size, planes"
@@ -285,7 +285,7 @@ class Config(StrictModel):
     )
     masks: Literal["working", "native"] = Field(
         default="working",
-        description="grid of the masks: the one that was worked on, which the counts are of, or the image's own, by nearest pixels",
+        description="grid of the masks: working, where pixels are counted, or native, the image's own, by nearest pixels",
     )
     skip: PluginSpec | None = Field(default=None, description="what is not computed: tissue, nodata or regions; null: nothing")
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")

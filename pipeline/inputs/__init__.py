@@ -1,4 +1,4 @@
-"""What a run works on: the images with their names and their truth, and the catalogue of what their headers say.
+"""The inputs of a run: images with names, headers and truth, in one catalogue.
 
 Owns: discovery, CSV lists, output names, truth files and truth values, samples, fingerprints, the working grid of each image.
 May import: readers and models, to check images against them, and below. Never touches: the output folder, an image's pixels.

@@ -36,7 +36,7 @@ class Catalogue:
     model: Model
     images: Sequence[Image]  # those that can be read, in the plan's order
     rejected: Sequence[UnreadableImage] = ()  # those of folders, globs and lists that cannot be read
-    left_out: Sequence[LeftOut] = ()  # what folders and globs hold that is no image
+    left_out: Sequence[LeftOut] = ()  # files of folders and globs that are no images
     classes: Sequence[Mapping[str, Any]] = ()  # `{"id", "name", "color"}` of each class, in the order of the ids
     truth_map: TruthMap | None = None  # how truth becomes class ids; None when no image has truth
     notes: Sequence[str] = field(default_factory=tuple)  # what the user should know, such as which images have no truth
@@ -86,7 +86,7 @@ def build_catalogue(config: Config) -> Catalogue:
 
 
 def _stain_problems(config: Config, model: Model, images: Sequence[Image]) -> list[Problem]:
-    """Return what keeps the stains of images from being normalised: it changes 8-bit colours, and is made for networks."""
+    """Return the problems of stain normalisation: it needs 8-bit colours, and a model that takes normalised values."""
     if config.stain is None:
         return []
     where = config.where("stain")
@@ -99,7 +99,7 @@ def _stain_problems(config: Config, model: Model, images: Sequence[Image]) -> li
 
 
 def _skip_problems(config: Config, images: Sequence[Image]) -> list[Problem]:
-    """Return what is wrong with the files that say what is skipped."""
+    """Return the problems of the files that the skip reads."""
     if config.skip is None:
         return []
     skip: Skip = build("skips", config.skip, "skip")
@@ -108,7 +108,7 @@ def _skip_problems(config: Config, images: Sequence[Image]) -> list[Problem]:
 
 
 def _header_notes(images: Sequence[Image]) -> list[str]:
-    """Return each note of the headers once, after the names of the images that have it."""
+    """Return each note of the headers once, with the names of its images first."""
     names_by_note: dict[str, list[str]] = {}
     for image in images:
         for note in (*image.header.notes, *_nodata_notes(image)):
@@ -117,11 +117,11 @@ def _header_notes(images: Sequence[Image]) -> list[str]:
 
 
 def _nodata_notes(image: Image) -> list[str]:
-    """Return that the value that the user declares as no data is none that the image's samples can have."""
+    """Return a note if no sample of the image's type can have the value of ``reader.nodata``."""
     declared, header = image.reader.get("nodata"), image.header
     if declared in (None, "none") or header.nodata is not None or header.has_mask:
         return []
-    return [f"reader.nodata {declared} leaves nothing out, as no sample of type {header.dtype} can have this value"]
+    return [f"reader.nodata {declared} has no effect: no sample of type {header.dtype} can have this value"]
 
 
 def _resolve_classes(config: Config, model: Model) -> tuple[list[dict[str, Any]], list[Problem]]:

@@ -44,7 +44,7 @@ def _parse_size(text: str) -> float:
 
 
 def _parse_channels(text: str) -> tuple[int | str, ...]:
-    """Return numbers and names of channels; names with spaces are separated by commas or semicolons.
+    """Return numbers and names of channels, separated by commas or semicolons, or by spaces if there are neither.
 
     Example:
         >>> _parse_channels("0 2"), _parse_channels("DAPI GFP"), _parse_channels("Alexa 488; DAPI"), _parse_channels("1,0")

@@ -1,4 +1,4 @@
-"""From ``images`` and ``truth`` to the list of images: by names and existence; only files that may hold several are opened."""
+"""Make the list of images from ``images`` and ``truth`` by names and existence; only files that may hold several images are opened."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class ListedImage:
     path: str
     direct: bool
     truth: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image alone, from a CSV list or of one of several
-    beside: Sequence[str] | None = None  # files that belong to it, which need not exist; None: its reader knows
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image, from a CSV list or a file of several
+    beside: Sequence[str] | None = None  # files that belong to it; they need not exist; None: ask its reader
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """All images of the run in the order of the YAML, those of a folder or a glob sorted; what is left out, and what is wrong."""
+    """All images of a run in the order of the YAML (folders and globs sorted), the files left out, and the problems."""
 
     images: tuple[ListedImage, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()  # files and folders of folders and globs, by path
+    left_out: tuple[LeftOut, ...] = ()  # files and folders in searched folders and globs, by path
     notes: tuple[str, ...] = ()
     problems: tuple[Problem | str, ...] = ()
 
@@ -104,27 +104,27 @@ def _bad_names(names: Sequence[str], rows: Sequence[Row], output: str) -> Iterat
 
 
 def _name_notes(names: Sequence[str], cut: Sequence[str]) -> Iterator[str]:
-    """Yield what a user should know of the names: which were cut, and which only differ in case."""
+    """Yield notes on names that were cut, and on names that differ only in case."""
     for name, short in zip(names, cut, strict=True):
         if name != short:
-            yield f"{name} is too long for the names of its outputs: they are called {short}"
+            yield f"{name} is too long for file names: its outputs are named {short}"
     alike: dict[str, list[str]] = {}
     for name in cut:
         alike.setdefault(name.casefold(), []).append(name)
     groups = [" and ".join(dict.fromkeys(group)) for group in alike.values() if len(set(group)) > 1]
     if groups:
-        yield f"names that differ only in case, so that masks copied to Windows or macOS replace each other: {first_of(groups, 3)}"
+        yield f"names differ only in case: masks copied to Windows or macOS would replace each other: {first_of(groups, 3)}"
 
 
 class _Search:
-    """Collects the images that the entries of ``images`` stand for, and what is left out."""
+    """Collects the images that the entries of ``images`` stand for, and the files left out."""
 
     def __init__(self, config: Config) -> None:
         self.images: list[FoundImage] = []
         self.left_out: dict[str, LeftOut] = {}  # by path: two entries may lead to one file
         self.problems: list[Problem | str] = []
         self.files = ImageFiles(config.reader)
-        self.output = os.path.realpath(config.output)  # of a URL, a path that there is not
+        self.output = os.path.realpath(config.output)  # for a URL, a path that does not exist
 
     def add(self, text: str, where: str) -> None:
         """Add the images of one entry; an InputError says that there is no such sample, or that a CSV list has mistakes."""
@@ -153,7 +153,7 @@ class _Search:
         self.images.append(FoundImage(NameCandidate(row.name or name, fixed=bool(row.name)), row, direct))
 
     def _take_all(self, paths: Iterable[str], root: str, where: str, otherwise: str) -> None:
-        """Add images named by their path below a folder; where there is none, report ``otherwise`` and what there is."""
+        """Add images named by their path below a folder; if there are none, report ``otherwise`` and the files left out."""
         before = len(self.images)
         for path in sorted(paths):
             self._take(os.path.relpath(path, root), Row(where, path))
@@ -174,7 +174,7 @@ class _Search:
         self.left_out.setdefault(path, LeftOut(path, reason))
 
     def _is_image(self, path: str) -> bool:
-        """Whether a file of a folder or a glob is an image; one that is none is left out, or said nothing of where nobody made it."""
+        """Whether a file of a folder or a glob is an image; other files are recorded as left out, except those of operating systems."""
         if is_litter(path.rpartition("/")[2]):
             return False
         reason = self.files.why_not(path)
@@ -183,7 +183,7 @@ class _Search:
         return not reason
 
     def _glob(self, pattern: str, root: str, rest: str) -> Iterator[str]:
-        """Yield the images that a glob matches; outputs of earlier runs only where the glob names their folder, such as ``masks``."""
+        """Yield the images that a glob matches; outputs of earlier runs only if the glob names their folder, such as ``masks``."""
         is_store, outputs, named = cache(self.files.is_image_folder), cache(outputs_in), set(rest.split("/"))
         own = self._own_outputs(root)
         for path in expand_glob(pattern):
@@ -202,7 +202,7 @@ class _Search:
                 yield path
 
     def _walk(self, folder: str, where: str) -> Iterator[str]:
-        """Yield the images below a folder, without hidden ones and outputs of any run; a Zarr store is one image."""
+        """Yield the images below a folder, except hidden files and outputs of runs; a Zarr store is one image."""
         seen: set[str] = set()
         own = self._own_outputs(folder)
         made: set[str] = set()
@@ -231,11 +231,11 @@ class _Search:
                     yield path
 
     def _own_outputs(self, root: str) -> tuple[str, ...]:
-        """Return how the real paths of this run's own outputs begin: its folder, or its files where the searched folder lies in it."""
+        """Return the real path prefixes of this run's outputs: its folder, or its files if the searched folder lies inside it."""
         real = f"{os.path.realpath(root)}/"
         if not real.startswith(f"{self.output}/"):
             return (f"{self.output}/",)
-        # A folder of a training that the user names is refused as what would be written over.
+        # The user may not name a training's output folder: the run would overwrite it.
         recorded = [path for path in outputs_in(self.output)[0] if not real.startswith(f"{path}/")]
         return tuple(f"{path}/" for path in {*recorded, *(f"{self.output}/{name}" for name in OF_RUN)})
 

@@ -1,4 +1,4 @@
-"""Which files make one image, and which hold several: a file listed twice, files that belong to another, plates, scenes."""
+"""Match files to images: files listed twice, files that belong to another image, plates and scenes of several images."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class FoundImage:
-    """One image, before it has its final name; images of folders and globs get a row like those of a CSV list."""
+    """One image before its final name. Images of folders and globs get a row as those of a CSV list have."""
 
     candidate: NameCandidate
     row: Row
-    direct: bool  # whether the YAML names it itself
-    beside: Sequence[str] | None = None  # files that belong to it, which need not exist; None: its reader was not asked
+    direct: bool  # whether the YAML names this very path
+    beside: Sequence[str] | None = None  # files that belong to it; they need not exist; None: not yet asked of its reader
 
 
 def first_of(names: Sequence[str], count: int) -> str:
-    """Return the first names, and how many more there are.
+    """Return the first names, and the number of the others.
 
     Example:
         >>> first_of(["a", "b", "c"], 2)
@@ -47,12 +47,12 @@ def first_of(names: Sequence[str], count: int) -> str:
 
 
 def _is_file(path: str) -> bool:
-    """Whether a path lies on this machine."""
+    """Whether a path is local and not a URL."""
     return not is_url(path) and not is_array_path(path)
 
 
 def merge_duplicates(found: Sequence[FoundImage]) -> tuple[list[FoundImage], list[str]]:
-    """Keep one of the entries that stand for the same file, the first; rows that give it another name, truth or option all stay.
+    """Keep the first of the entries for one file; rows with another name, truth or option are all kept.
 
     Returns:
         The images, and notes.
@@ -68,20 +68,20 @@ def merge_duplicates(found: Sequence[FoundImage]) -> tuple[list[FoundImage], lis
             kept[key] = replace(kept[key], direct=kept[key].direct or image.direct)
         else:
             kept[key] = image
-    notes = [f"{len(again)} files are listed more than once and taken once: {first_of(list(again), 3)}"] if len(again) > 1 else []
-    notes = [f"{next(iter(again))} is listed more than once and taken once"] if len(again) == 1 else notes
+    notes = [f"{len(again)} files are listed more than once and read once: {first_of(list(again), 3)}"] if len(again) > 1 else []
+    notes = [f"{next(iter(again))} is listed more than once and read once"] if len(again) == 1 else notes
     return list(kept.values()), notes
 
 
 class ReaderCache:
-    """The reader of each image: images with the same options share one."""
+    """The reader of each image; images with the same options share one."""
 
     def __init__(self, reader: Mapping[str, Any]) -> None:
         self._spec = reader
         self._readers: dict[str, Reader] = {}
 
     def of(self, overrides: Mapping[str, Any]) -> Reader:
-        """Return the reader of the run with other options."""
+        """Return the run's reader with these options replaced."""
         key = repr(sorted(overrides.items()))
         if key not in self._readers:
             self._readers[key] = build("readers", {**self._spec, **overrides}, "reader")
@@ -91,12 +91,12 @@ class ReaderCache:
 def merge_side_files(
     found: Sequence[FoundImage], left_out: Iterable[LeftOut], readers: ReaderCache
 ) -> tuple[list[FoundImage], list[LeftOut], list[str]]:
-    """Take away the files that belong to another image: they are neither images of their own nor left out.
+    """Remove the files that belong to another image: they are neither images nor left out.
 
-    Of files that belong to each other, such as those of one OME-TIFF, the first is the image.
+    Of files that belong to each other, such as those of one OME-TIFF, the first stands for the image.
 
     Returns:
-        The images, what is left out, and notes.
+        The images, the files left out, and notes.
     """
     real = cache(os.path.realpath)
 
@@ -125,17 +125,17 @@ def merge_side_files(
             gone.append(image.row.image)
         else:
             kept.append(image)
-    notes = [f"{first_of(gone, 3)}: part of another image, and no image of its own"] if gone else []
+    notes = [f"{first_of(gone, 3)}: part of another image, not an image of its own"] if gone else []
     return kept, [one for one in left_out if not is_owned(one.path)], notes
 
 
 def split_members(found: Sequence[FoundImage], readers: ReaderCache) -> tuple[list[FoundImage], list[str], list[Problem]]:
-    """Replace each path that stands for several images, such as a plate, by these images.
+    """Replace each path that holds several images, such as a plate, by these images.
 
-    A path whose members cannot be listed stays: opening it will say why.
+    A path whose members cannot be listed is kept: opening it reports why.
 
     Returns:
-        The images, notes, and what is wrong.
+        The images, notes, and problems.
     """
 
     def members_of(image: FoundImage) -> Sequence[Member]:
@@ -148,7 +148,7 @@ def split_members(found: Sequence[FoundImage], readers: ReaderCache) -> tuple[li
     notes: list[str] = []
     problems: list[Problem] = []
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        # Folders are opened; most files are known to be one image by their names, which is quicker than a thread.
+        # Names show that most files hold one image, so only folders and a few kinds of files are opened, in threads.
         opened = {index: pool.submit(members_of, image) for index, image in enumerate(found) if needs_opening(image)}
         for index, image in enumerate(found):
             members, row = opened[index].result() if index in opened else members_of(image), image.row
@@ -169,7 +169,7 @@ def _member_image(image: FoundImage, member: Member, name: str) -> FoundImage:
 
 
 def _ask(question: Callable[[str], Sequence[Answer]], path: str) -> Sequence[Answer]:
-    """Return what a reader answers of a file; nothing where the file is damaged, which is told when its header is read."""
+    """Return a reader's answer on a file; empty if the file is damaged, which is reported when its header is read."""
     try:
         return question(path)
     except Exception:  # noqa: BLE001 - a damaged file may raise anything
@@ -177,7 +177,7 @@ def _ask(question: Callable[[str], Sequence[Answer]], path: str) -> Sequence[Ans
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Return names with their position behind those that are not the first of their kind.
+    """Return the names, with their position appended to repeated ones.
 
     Example:
         >>> _unique(["Scene", "Scene", "b"])
@@ -187,7 +187,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _as_path(name: str) -> str:
-    r"""Return the name of a scene or a field as a path below the file's name, with `_` for what no path may hold.
+    r"""Return the name of a scene or a field as a safe relative path: `_` replaces characters that paths may not hold.
 
     Example:
         >>> _as_path("A/1/0"), _as_path("../Scene\x01 1"), _as_path("")

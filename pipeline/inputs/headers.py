@@ -44,8 +44,8 @@ class Image:
     identity: str = ""  # hash of what the pixels depend on: path, size, time of change, reader options
     truth: str | None = None  # path of the reference mask; None: there is none
     truth_identity: str = ""  # the same hash of the truth; empty without truth
-    grid: WorkingGrid | None = None  # how the pixels of `header` come from the file; None: they are the file's
-    samples: SampleRange | None = None  # to what range samples are brought; None: they stay as stored
+    grid: WorkingGrid | None = None  # the working grid that `header` describes; None: the file's own grid
+    samples: SampleRange | None = None  # scaling of the samples; None: as stored
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def hash_values(*values: Any) -> str:
 
 
 def image_identity(path: str, spec: Mapping[str, Any], reader: Reader, beside: Sequence[str] | None = None) -> str:
-    """Return a hash of what an image's pixels depend on: path, size and time of change, files that belong to it, reader options.
+    """Return a hash of everything that an image's pixels depend on: path, size, mtime, files that belong to it, reader options.
 
-    ``reader`` is what ``spec`` builds; ``beside`` are the files that belong to the image, which the reader knows where it is None.
+    ``reader`` is built from ``spec``; ``beside`` are the files that belong to the image, None: ask the reader.
     """
     with suppress(InputError):  # an array of this process, or a URL that no reader opens
         storage = open_storage(path)
@@ -83,14 +83,14 @@ def image_identity(path: str, spec: Mapping[str, Any], reader: Reader, beside: S
 
 
 def _side_files(path: str, beside: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return path, size and time of change of the files that belong to an image; of a folder, of the files in it."""
+    """Return path, size and mtime of the files that belong to an image; a folder stands for the files in it."""
     found = []
     for companion in beside:
         if companion == path or not os.path.lexists(companion):
             continue
         files = sorted(Path(companion).iterdir()) if Path(companion).is_dir() else [Path(companion)]
         for file in files[:MAX_CHUNK_FILES]:
-            with suppress(FileNotFoundError):  # a link that leads nowhere
+            with suppress(FileNotFoundError):  # a dangling link
                 found.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
     return found
 
@@ -147,10 +147,10 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
 
 
 def _check_memory(header: Header, path: str, config: Config) -> None:
-    """Refuse an image whose decoded pixels alone are more than an actor may hold; the whole projection is made for the recipe."""
+    """Refuse an image whose decoded pixels alone exceed an actor's memory; the full projection needs the recipe."""
     decoded, budget = header.whole_bytes + header.work_bytes, config.compute.memory_bytes
     if decoded > budget:
-        found = f"an image that takes {-(-decoded >> 20)} MiB to decode, however small a region"
+        found = f"an image whose smallest region takes {-(-decoded >> 20)} MiB to decode"
         way_out = "Raise compute.memory, or store the image in tiles."
         raise InputError(Problem(path, found, f"at most compute.memory ({budget >> 20} MiB)", way_out))
 

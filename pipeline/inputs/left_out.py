@@ -1,4 +1,4 @@
-"""Files of folders and globs that are no images of the run, and why: everything that a person might believe to be done is named.
+"""Files in folders and globs that are no images of the run, with the reason, so that nobody believes that they were segmented.
 
 Not named are hidden files, what operating systems leave in folders, and files that belong to an image.
 """
@@ -59,14 +59,14 @@ _OF_TRAINING = (
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One file that is no image of the run, or a folder of such files, whose path then ends in a slash."""
+    """A file that is no image of the run, or a folder of such files; a folder's path ends in a slash."""
 
     path: str
     reason: str
 
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> str:
-    """Return one line: how many files and folders of each kind are left out, and why.
+    """Return one line: the number of files and folders left out by kind, and why.
 
     Example:
         >>> needs = 'not installed: pip install "gigaseg[bio]"'
@@ -93,12 +93,12 @@ def _counted(total: int, word: str, kinds: Sequence[str]) -> str:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that an operating system made."""
+    """Whether a file or folder is hidden or made by an operating system."""
     return name.startswith(".") or name.lower() in LITTER
 
 
 class ImageFiles:
-    """Which files are images, judged by their names and by what is installed."""
+    """Decides which files are images, by their names and the installed packages."""
 
     def __init__(self, reader: Mapping[str, Any]) -> None:
         self._reader: Reader = build("readers", reader, "reader")
@@ -106,13 +106,13 @@ class ImageFiles:
         self._missing: dict[str, str] = {}
 
     def is_image_folder(self, path: str) -> bool:
-        """Whether a path is a folder that is one image: a Zarr store, or what a reader knows by the files in it."""
+        """Whether a folder is one image: a Zarr store, or a folder that a reader recognises by its files."""
         lower = path.lower()
         is_zarr = lower.endswith(".zarr") or any(os.path.exists(f"{path}/{name}") for name in STORE_FILES)  # noqa: PTH110 - quick
         return (is_zarr or (not lower.endswith(self.suffixes) and self._reader.claims(path))) and Path(path).is_dir()
 
     def why_not(self, path: str) -> str:
-        """Return why a file is no image to this installation; empty where it is one."""
+        """Return why a file is no image to this installation; empty if it is one."""
         lower = path.lower()
         if not lower.endswith(self.suffixes):
             return advice(PurePosixPath(lower).suffix) or NO_IMAGE
@@ -124,8 +124,8 @@ class ImageFiles:
 
 
 @cache
-def _recorded(run_json: str, changed_ns: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:  # noqa: ARG001 - changed, it is read again
-    """Return what a command of ours wrote beside its run.json: images, everything else, and what these are; empty where it is not ours."""
+def _recorded(run_json: str, changed_ns: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:  # noqa: ARG001 - cache key: a changed file is read again
+    """Return what a command of ours wrote beside its run.json (images, other files) and the reason to leave them out; empty if not ours."""
     try:
         recorded = json.loads(Path(run_json).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -141,10 +141,10 @@ def _recorded(run_json: str, changed_ns: int) -> tuple[tuple[str, ...], tuple[st
 
 
 def outputs_in(folder: str, *, is_named: bool = False) -> tuple[frozenset[str], str]:
-    """Return the paths in a folder that a command of ours wrote, and what they are; empty where there are none.
+    """Return the paths in a folder that a command of ours wrote, and the reason to leave them out; empty if there are none.
 
     Args:
-        folder: without a slash at the end.
+        folder: path without a trailing slash.
         is_named: whether the user named this folder: the copies of a conversion are then images.
     """
     run_json = f"{folder}/{RUN_JSON}"

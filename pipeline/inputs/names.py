@@ -1,6 +1,6 @@
-"""NAME of each image: what its outputs are called, below the output folder.
+"""NAME of each image: the relative path of its outputs, without suffix.
 
-Names are in Unicode's form NFC, so that files whose names look alike are known to be alike.
+Names are in Unicode's form NFC, so that names that look alike are equal.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pipeline.config import normal_form
 __all__ = ["MAX_NAME_BYTES", "NameCandidate", "cut_name", "is_path_too_long", "name_flaw", "resolve_names"]
 
 MAX_PART_BYTES = 255  # of a file or folder, on nearly every file system
-MAX_NAME_BYTES = 215  # of the last part of a NAME: its files add a suffix, and those that are not finished 26 bytes more
+MAX_NAME_BYTES = 215  # of the last part of a NAME: files add a suffix, unfinished files 26 bytes more
 MAX_PATH_BYTES = 4095  # of a path, on Linux
-PATH_MARGIN = 100  # bytes of a path below that of a mask: levels, chunks, unfinished files
+PATH_MARGIN = 100  # bytes for paths inside a mask: levels, chunks, unfinished files
 HASH_BYTES = 6
 
 
@@ -33,8 +33,8 @@ class NameCandidate:
     """
 
     name: str  # of the file, with its suffix, `/` between folders
-    fixed: bool = False  # whether the user chose it, so that it stays as it is
-    member: str = ""  # which image of a file that holds several
+    fixed: bool = False  # whether the user chose it: it is never changed
+    member: str = ""  # the image in a file that holds several
 
     @property
     def full(self) -> str:
@@ -52,13 +52,13 @@ class NameCandidate:
 
 
 def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) -> list[str]:
-    """Return a name for each image, without the suffix unless names then collide.
+    """Return a name for each image; the suffix is cut unless names would collide.
 
-    Names that collide with their suffix as well stay equal: the caller refuses them.
+    Names that collide with suffixes too stay equal: the caller refuses them.
     """
     names = [candidate.short(suffixes) for candidate in candidates]
     while True:
-        # A name that got its suffix back may equal another that lost one, so the names are compared again.
+        # A name that got its suffix back may equal another one that lost its suffix, so names are compared again.
         times = Counter(names)
         resolved = [candidate.full if times[name] > 1 else name for candidate, name in zip(candidates, names, strict=True)]
         if resolved == names:
@@ -67,7 +67,7 @@ def resolve_names(candidates: Sequence[NameCandidate], suffixes: Sequence[str]) 
 
 
 def cut_name(name: str) -> str:
-    """Return a name whose last part is short enough for the files of an image: what is cut off is replaced by a hash of all.
+    """Return a name whose last part leaves room for suffixes; a hash of the whole part replaces its cut end.
 
     Example:
         >>> cut_name("slides/a"), len(cut_name("a" * 251)), cut_name("a" * 251)[200:]
@@ -82,12 +82,12 @@ def cut_name(name: str) -> str:
 
 
 def is_path_too_long(output: str, name: str) -> bool:
-    """Whether the files of an image would have longer paths below a local output folder than the system allows."""
+    """Whether an image's files below a local output folder would exceed the system's path length."""
     return len(os.fsencode(f"{output}/masks/{name}.ome.zarr")) + PATH_MARGIN > MAX_PATH_BYTES
 
 
 def name_flaw(name: str) -> str:
-    """Return why a name cannot be a path below the output folder; empty where it can."""
+    """Return why a name cannot be a path below the output folder; empty if it can."""
     parts = name.split("/")
     if not all(parts):
         return "an empty part"
@@ -103,4 +103,4 @@ def name_flaw(name: str) -> str:
         if len(part.encode()) > limit:
             return f"a part of {len(part.encode())} bytes, more than {limit}"
     stores = [part for part in parts[:-1] if part.lower().endswith(".zarr")]
-    return f"a folder {stores[0]!r}, which is where a mask may lie" if stores else ""
+    return f"a folder {stores[0]!r}, whose name may be that of a mask" if stores else ""

@@ -1,4 +1,4 @@
-"""Which truth belongs to which image: found by its name and existence alone."""
+"""Pairs images with truth files by names and existence alone."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
 def pair_truth(
     template: str | None, images: Sequence[tuple[str, str]], given: Sequence[str | None], where: str, suffixes: tuple[str, ...] = ()
 ) -> list[str | None]:
-    """Find the truth of each image; None where there is no such file, which is no error while another image has truth.
+    """Find the truth of each image; None for an image without truth, which is no error if another image has truth.
 
     Args:
         template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, a folder of files with the
-            names of the images, ``sample:NAME``, any path or None.
+            names of the images, ``sample:NAME``, a path, or None.
         images: NAME and path of each image.
-        given: truth of each image that a CSV list names, and that wins over the template; None: the list names none.
-        where: what messages call the template.
-        suffixes: of files that may be truth, where several have the name.
+        given: truth of each image from a CSV list, which wins over the template; None: the list gives none.
+        where: name of the template in messages.
+        suffixes: suffixes of images, which decide if several files have the name.
 
     Raises:
         InputError: several files fit one image, several images have one path, or no image has truth.
@@ -68,18 +68,18 @@ def pair_truth(
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a path is a folder of files, and no Zarr store."""
+    """Whether a path is a folder of files, not a Zarr store."""
     is_store = path.lower().rstrip("/").endswith(".zarr") or any(exists(f"{path}/{name}") for name in ("zarr.json", ".zgroup", ".zarray"))
     return not is_url(path) and os.path.isdir(path) and not is_store  # noqa: PTH112 - Path.is_dir raises where a name is too long
 
 
 def _names_in(folder: str, suffixes: Sequence[str]) -> dict[str, list[str]]:
-    """Return the files of a folder by their names in NFC, with and without a known suffix; those without such a suffix are left out."""
+    """Return the files of a folder that have a known suffix, by their NFC names with and without it."""
     files, exact = dict[str, list[str]](), dict[str, list[str]]()
     for file in sorted(Path(folder).iterdir()) if os.path.isdir(folder) else ():  # noqa: PTH112 - as above
         full, short = normal_form(file.name), NameCandidate(file.name).short(suffixes)
         if short != full and not file.name.startswith("."):
-            for name in {short, cut_name(short)}:  # a mask of a run may have the shorter one
+            for name in {short, cut_name(short)}:  # masks of a run may have the cut name
                 files.setdefault(name, []).append(str(file))
             exact[full] = [str(file)]
     return files | exact
@@ -99,11 +99,11 @@ def _fill(template: str, name: str, path: str) -> str:
 
 
 def _matches(template: str, name: str, path: str, suffixes: Sequence[str]) -> list[str]:
-    """Return the files that the template stands for; a URL need not exist. Of several, those that are no images are left out."""
+    """Return the files that the filled template matches; of several, only images. A URL need not exist."""
     filled = _fill(template, name, path)
     if is_url(filled):
         return [filled]
-    filled = as_spelled(os.path.normpath(filled))  # Path.resolve would replace a link by its target
+    filled = as_spelled(os.path.normpath(filled))  # normpath keeps links; Path.resolve would follow them
     if exists(filled):
         return [filled]
     pattern = as_spelled(os.path.normpath(_fill(template, glob.escape(name), glob.escape(path))))

@@ -1,7 +1,7 @@
-"""The truth of an image, turned from stored values or colours into class ids.
+"""Conversion of truth from stored values or colours to class ids.
 
-A truth has one channel of values, or three or four of colour, of which the fourth, alpha, is not read. ``ignore`` is applied
-first, then ``values`` or ``color``. Without ``values`` the values are class ids.
+A truth has one channel of values, or red, green and blue; alpha is not read. ``ignore`` is applied
+first, then ``values`` or ``color``. Without ``values`` the stored values are class ids.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class TruthMap:
         if isinstance(self.ignore, str):
             problems.append(Problem("ignore", repr(self.ignore), "a number", f"{where} holds one channel of values, not colours."))
         if header.is_lossy and not (self.classes and all(isinstance(spec.values, tuple) for spec in self.classes)):
-            # Every value counts for some class: the grey fringes of its edges would be classes that nobody drew.
-            expected = "a format that keeps every value, or `values` lists for all classes"
+            # Lossy compression blurs edges into values that nobody drew, and here any value may count as a class.
+            expected = "lossless compression, or a list of `values` for every class"
             problems.append(Problem(where, "truth with lossy compression, such as JPEG", expected, "Save the truth as PNG."))
         return problems
 

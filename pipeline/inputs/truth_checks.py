@@ -1,4 +1,4 @@
-"""Whether the truth fits its image, by the headers of both: size, place, scale, and what its pixels hold."""
+"""Compares the headers of truth and image: size, position, scale, and the meaning of the values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.raster import Header, affine, coordinate_system
 
 __all__ = ["check_truth", "truth_notes"]
 
-TOLERANCE = 0.1  # pixels by which a truth may lie beside its image
-SCALE_TOLERANCE = 0.01  # by which pixel sizes in micrometres may differ without a word
+TOLERANCE = 0.1  # pixels by which the positions of truth and image may differ
+SCALE_TOLERANCE = 0.01  # share by which pixel sizes in micrometres may differ without a note
 
 
 def check_truth(images: Iterable[Image], truth_map: TruthMap) -> list[Problem | str]:
-    """Return what in the headers of the truth does not fit its image or the classes."""
+    """Return the problems of truth headers that do not match their image or the classes."""
     problems: list[Problem | str] = []
     for image in images:
         if image.truth is None:
@@ -43,7 +43,7 @@ def _size(header: Header) -> str:
 
 
 def misplacement(image: Header, truth: Header) -> str:
-    """Return how the georeference of a truth differs from that of its image; empty where they agree, or one of them has none."""
+    """Return how the georeferences of truth and image differ; empty if they agree or one has none."""
     of_image, of_truth = affine(image.georeference), affine(truth.georeference)
     if of_image is None or of_truth is None:
         return ""
@@ -73,7 +73,7 @@ def _number(number: float) -> str:
 
 
 def truth_notes(images: Sequence[Image]) -> list[str]:
-    """Return what a user should know of the truth: which images have none or share one, where it is ignored, what its values are."""
+    """Return notes on the truth: images without one or with a shared one, ignored pixels, scales, meaning of the values."""
     without = [image.name for image in images if image.truth is None]
     if len(without) == len(images):
         return []
@@ -83,27 +83,27 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
         if image.truth is not None:
             owners.setdefault(image.truth, []).append(image.name)
     shared = [f"{truth} of {first_of(names, 3)}" for truth, names in owners.items() if len(names) > 1]
-    notes += [f"one truth for several images, which `{{name}}` would tell apart: {first_of(shared, 3)}"] if shared else []
+    notes += [f"several images share one truth, which `{{name}}` in the path would avoid: {first_of(shared, 3)}"] if shared else []
     headers = {image.index: header for image in images if (header := _truth_header(image))}
     scales = [text for image in images if image.index in headers and (text := _other_scale(image, headers[image.index]))]
-    notes += [f"truth is compared pixel by pixel though its pixel size is another: {first_of(scales, 3)}"] if scales else []
+    notes += [f"truth has another pixel size than its image, and is compared pixel by pixel: {first_of(scales, 3)}"] if scales else []
     nodata = [f"{image.truth} ({header.nodata})" for image in images if (header := headers.get(image.index)) and header.nodata is not None]
-    notes += [f"truth is ignored where it has its nodata value: {first_of(nodata, 3)}"] if nodata else []
+    notes += [f"truth pixels with the nodata value are ignored: {first_of(nodata, 3)}"] if nodata else []
     masked = [str(image.truth) for image in images if image.index in headers and headers[image.index].has_mask]
-    notes += [f"truth is ignored where it is transparent or masked, whatever its value there: {first_of(masked, 3)}"] if masked else []
+    notes += [f"truth pixels that are transparent or masked are ignored: {first_of(masked, 3)}"] if masked else []
     notes += _meaning_notes([(str(image.truth), headers[image.index]) for image in images if image.index in headers])
     lossy = [str(image.truth) for image in images if image.index in headers and headers[image.index].is_lossy]
-    return notes + ([f"lossy compression changed values of truth, which PNG keeps: {first_of(lossy, 3)}"] if lossy else [])
+    return notes + ([f"lossy compression may have changed truth values; PNG is lossless: {first_of(lossy, 3)}"] if lossy else [])
 
 
 def _meaning_notes(truths: Sequence[tuple[str, Header]]) -> list[str]:
-    """Return what the files themselves tell of their values, and which image of several is the truth.
+    """Return the header notes on the values of truth, and the image that is the truth if a file holds several.
 
-    Advice on options of the reader is left out, as truth has none, and so is that a palette is read as its indices, which is the rule.
+    Notes on reader options are left out, as truth has none, and so are notes on palettes: truth always keeps palette indices.
     """
     paths_by_note: dict[str, list[str]] = {}
     for path, header in truths:
-        own = [f"of several images, {header.series!r} is the truth"] if header.series else []
+        own = [f"{header.series!r} of several images is the truth"] if header.series else []
         own += [note for note in header.notes if "reader." not in note and "palette" not in note]
         for note in own:
             paths_by_note.setdefault(note, []).append(path)
@@ -111,7 +111,7 @@ def _meaning_notes(truths: Sequence[tuple[str, Header]]) -> list[str]:
 
 
 def _truth_header(image: Image) -> Header | None:
-    """Return the header of an image's truth; None where there is none, or none that can be read, which is told elsewhere."""
+    """Return the header of an image's truth; None if there is no truth, or an unreadable one: `check_truth` reports it."""
     try:
         return read_truth_header(image.truth, image.truth_identity) if image.truth else None
     except InputError:
@@ -119,7 +119,7 @@ def _truth_header(image: Image) -> Header | None:
 
 
 def _other_scale(image: Image, truth: Header) -> str:
-    """Return how the pixel size of a truth differs from that of its image, both in micrometres; empty where it does not."""
+    """Return how the pixel sizes of truth and image differ, if both are in micrometres; else an empty text."""
     sizes = truth.pixel_size, image.header.pixel_size
     if None in sizes or truth.unit != "micrometer" or image.header.unit != "micrometer":
         return ""

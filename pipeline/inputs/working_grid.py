@@ -1,4 +1,4 @@
-"""The grid that an image is worked on: another level of its pyramid, or resampled from one; truth and masks go to it and back."""
+"""The working grid of an image: a level of its pyramid, or resampled from one. Truth and masks are converted between the grids."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ __all__ = [
 ]
 
 SAME = 0.02
-"""Pixel sizes that differ by this share at most are one: scanners of one nominal size differ by 1 to 2 % (0.2500 and 0.2527 um),
-networks are trained with more variation than that, and pixels that are not resampled stay as they are."""
+"""Pixel sizes that differ by at most this share are treated as equal: scanners of one nominal size differ by 1 to 2 % (0.2500, 0.2527 um),
+networks are trained with more variation, and pixels that are not resampled stay exact."""
 
-MOST_ENLARGED = 4.0  # along each axis, where nobody asked for it: pixels of a model that sees so little detail are made up
+MOST_ENLARGED = 4.0  # along each axis, unless the user asks for more: enlarging adds no detail
 MOST_REDUCED = 64.0
-LIMITS = (1 / 64, 1000.0)  # pixels of the image to one of the working grid that a user may ask for
+LIMITS = (1 / 64, 1000.0)  # least and most pixels of the image to one of the working grid that a user may ask for
 
 
 @dataclass(frozen=True, slots=True)
 class WorkingGrid:
-    """How the pixels of a working grid come from a file. An image that is read as it is has none."""
+    """How the pixels of a working grid are computed from a file. An image that is read unchanged has none."""
 
-    own: Header  # of the image on its own grid, which its truth lies on
+    own: Header  # of the image on its own grid, which is the grid of its truth
     level: int  # of the pyramid that is read
     level_shape: tuple[int, int]  # its height and width
     own_factor: tuple[float, float]  # (y, x) pixels of the own grid to one of the working grid
-    factor: tuple[float, float]  # (y, x) pixels of the level that is read to one of the working grid; 1: they are the same
+    factor: tuple[float, float]  # (y, x) pixels of the level that is read to one of the working grid; 1: not resampled
 
     @property
     def is_resampled(self) -> bool:
-        """Whether the level's pixels are not read as they are."""
+        """Whether the level's pixels are resampled."""
         return self.factor != (1.0, 1.0)
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What pixels depend on, as plain values."""
+        """The values that the pixels depend on, for cache keys."""
         return "area", self.level, self.level_shape, self.factor, self.own_factor
 
     @property
@@ -69,20 +69,15 @@ class WorkingGrid:
 
     @property
     def of_mask(self) -> WorkingGrid:
-        """The grid as it is for a mask that lies on it already."""
+        """The grid of a mask that lies on it: nothing is resampled."""
         return replace(self, level=0, level_shape=self.header.shape, factor=(1.0, 1.0))
 
-    def source_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Return height and width of what is read of the level for a region of the working grid."""
-        height, width = (min(length, int(side * step) + 2) for side, step, length in zip(shape, self.factor, self.level_shape, strict=True))
-        return height, width
-
     def from_own(self, raster: Raster) -> Raster:
-        """Bring classes from the image's own grid to the working grid."""
+        """Resample classes from the image's own grid to the working grid."""
         return NearestRaster(raster, resampled_header(raster.header, self.own_factor, shape=self.header.shape), self.own_factor)
 
     def to_own(self, mask: Raster) -> Raster:
-        """Bring classes from the working grid to the image's own grid."""
+        """Resample classes from the working grid to the image's own grid."""
         back = 1 / self.own_factor[0], 1 / self.own_factor[1]
         return NearestRaster(mask, resampled_header(mask.header, back, shape=self.own.shape), back)
 
@@ -105,7 +100,7 @@ def open_image(image: Image) -> Iterator[Raster]:
 
 @contextmanager
 def open_at_least(image: Image, side: int) -> Iterator[Raster]:
-    """Open an image for a picture of it: at the smallest level of its pyramid whose longer side is at least ``side`` pixels."""
+    """Open an image at the smallest level of its pyramid whose longer side has at least ``side`` pixels, to draw it."""
     own, first = image.grid.own if image.grid else image.header, int(image.reader.get("level", 0))
     level = max((number for number, shape in enumerate(own.levels) if number > first and max(shape) >= side), default=first)
     with build("readers", {**image.reader, "level": level}).open(image.path) as raster:
@@ -123,7 +118,7 @@ def open_cells(image: Image, side: int) -> Iterator[Raster]:
 
 @contextmanager
 def open_finer(image: Image, side: int) -> Iterator[Raster]:
-    """Open the coarsest level of an image's pyramid whose pixels are at most ``side`` pixels of the working grid; else its working grid."""
+    """Open the coarsest pyramid level whose pixels are at most ``side`` working pixels wide; if there is none, the working grid."""
     own, first = (image.grid.own, image.grid.level) if image.grid else (image.header, int(image.reader.get("level", 0)))
     wanted = [side * length / number for length, number in zip(own.shape, image.header.shape, strict=True)]
     fine = (
@@ -152,7 +147,7 @@ def is_measured(header: Header) -> bool:
 
 
 def common_pixel_size(headers: Sequence[Header]) -> float | None:
-    """Return the one size that the pixels of all images have along both axes; None where it is unknown or differs."""
+    """Return the pixel size that all images share along both axes; None if it is unknown or differs."""
     sizes = [side for header in headers if is_measured(header) for side in header.pixel_size or ()]
     if len(sizes) < 2 * len(headers) or len({header.unit for header in headers}) != 1 or max(sizes) > min(sizes) * (1 + SAME):
         return None
@@ -173,16 +168,16 @@ def size_text(header: Header) -> str:
 
 
 def choose_grid(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> WorkingGrid | None:
-    """Return the working grid of an image; None where it is its own.
+    """Return the working grid of an image; None if it is the image's own grid.
 
     Args:
         image: on its own grid.
-        resolution: as in the YAML.
+        resolution: the key of the YAML.
         expects: what the model was trained on.
-        where: what messages call ``resolution``.
+        where: name of ``resolution`` in messages.
 
     Raises:
-        InputError: the grid is not known, is not there, or is absurd.
+        InputError: the grid needs an unknown pixel size, a missing level, or implausible scaling.
     """
     header = image.header
     if isinstance(resolution, Resolution) and resolution.level is not None:
@@ -221,7 +216,7 @@ def _at_level(image: Image, level: int, where: str) -> WorkingGrid | None:
 
 
 def _wanted(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> tuple[float, float] | None:
-    """Return (y, x) pixels of the image's own grid to one of the working grid; None where nothing asks for another grid."""
+    """Return (y, x) pixels of the image's own grid to one of the working grid; None if no other grid is asked for."""
     header = image.header
     if isinstance(resolution, str):
         if expects.pixel_size is None or not is_measured(header) or header.unit != expects.unit:
@@ -231,27 +226,28 @@ def _wanted(image: Image, resolution: Resolution | str, expects: Expectation, wh
         return 1 / resolution.scale, 1 / resolution.scale
     elif resolution.diameter is not None:
         if expects.diameter is None:
-            fix = "Say how much larger or smaller: resolution: {scale: 0.5}."
-            raise InputError(Problem(where, "diameter, and a model that does not say what its objects measured", "another resolution", fix))
+            fix = "Set the scale: resolution: {scale: 0.5}."
+            found = "diameter, but the model does not declare the diameter of its objects"
+            raise InputError(Problem(where, found, "another resolution", fix))
         return resolution.diameter / expects.diameter, resolution.diameter / expects.diameter
     else:
         assert resolution.pixel_size is not None
         if not is_measured(header):
-            fix = f"Say it with reader.pixel_size, or set resolution: {{scale: {0.5}}}."
-            raise InputError(Problem(image.path, f"a pixel size {size_text(header)}", "one to bring to that of `resolution`", fix))
+            fix = "Set reader.pixel_size, or resolution: {scale: 0.5}."
+            raise InputError(Problem(image.path, f"pixel size {size_text(header)}", "a known length, which `resolution` needs", fix))
         wanted = resolution.pixel_size
     assert header.pixel_size is not None
     return wanted / header.pixel_size[0], wanted / header.pixel_size[1]
 
 
 def _check_limits(image: Image, own_factor: tuple[float, float], resolution: Resolution | str, expects: Expectation, where: str) -> None:
-    """Refuse a grid that is so much finer or coarser that some pixel size must be wrong."""
+    """Refuse a grid so much finer or coarser than the image that a pixel size must be wrong."""
     asked = not isinstance(resolution, str)
     finest, coarsest = LIMITS if asked else (1 / MOST_ENLARGED, MOST_REDUCED)
     if finest <= min(own_factor) and max(own_factor) <= coarsest:
         return
     change = f"{1 / min(own_factor):.4g} times enlarged" if min(own_factor) < finest else f"{max(own_factor):.4g} times reduced"
     source = f" (from {image.header.pixel_size_from})" if image.header.pixel_size_from else ""
-    fix = "Correct it with reader.pixel_size, or read pixels as they are: resolution: {scale: 1}."
+    fix = "Correct it with reader.pixel_size, or read pixels unchanged: resolution: {scale: 1}."
     found = f"pixels of {size_text(image.header)}{source}, {change} for {where if asked else f'the {expects.size_text} of the model'}"
     raise InputError(Problem(image.path, found, f"at most {1 / finest:.4g} times enlarged and {coarsest:.4g} times reduced", fix))

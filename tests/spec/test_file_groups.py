@@ -90,7 +90,7 @@ def test_a_file_that_is_listed_twice_is_one_image(tmp_path, fake, listed):
     for images in (("s/a.tif", "s/a.tif"), ("s", "s/a.tif"), ("s/a.tif", "s/*.tif")):
         found = listed(*images)
         assert names(found) == ["a"]
-        assert found.notes == (f"{tmp_path}/s/a.tif is listed more than once and taken once",)
+        assert found.notes == (f"{tmp_path}/s/a.tif is listed more than once and read once",)
         assert found.images[0].direct, "a file that the YAML names is named, whatever else leads to it"
     assert names(listed("link.tif", "s")) == ["link"]
     assert names(listed("s")) == ["a"]
@@ -104,7 +104,7 @@ def test_rows_with_other_options_are_other_images(tmp_path, fake, listed):
     found = listed("l.csv", reader={"name": "tiff"})
     assert names(found) == ["one", "two", "three"]
     assert [dict(image.overrides) for image in found.images] == [{"level": 0}, {"level": 1}, {"level": 1, "channels": ("DAPI",)}]
-    assert len([note for note in found.notes if "taken once" in note]) == 1
+    assert len([note for note in found.notes if "read once" in note]) == 1
 
 
 def test_files_that_belong_to_an_image_are_not_left_out(tmp_path, fake, listed):

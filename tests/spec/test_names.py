@@ -89,7 +89,7 @@ def test_a_name_of_255_bytes_is_segmented(tmp_path, engine, name, capsys):
     assert [one["name"] for one in done.report["per_image"]] == [short]
     assert done.report["pixel_accuracy"] is not None
     assert mask_at(done.folder, short).shape == (70, 60)
-    assert f"{name} is too long for the names of its outputs: they are called {short}" in capsys.readouterr().err
+    assert f"{name} is too long for file names: its outputs are named {short}" in capsys.readouterr().err
     assert engine(images=["s/"], truth="t/{stem}.tif", writers=["ome_zarr", "tiff"]).code == 0
     assert main(["evaluate", "--pred", str(done.folder), "--truth", f"{tmp_path}/t", "-o", f"{tmp_path}/scores"]) == 0
 
@@ -99,7 +99,7 @@ def test_a_picture_of_a_long_name_has_no_files_beside_it(tmp_path, listed):
     name = "a" * 251
     Image.fromarray(blobs((20, 20))).save(tmp_path / f"{name}.png")
     config = Config(images=(f"{tmp_path}/{name}.png",), model={"name": "histogram", "classes": 2}, output=tmp_path / "out")
-    assert build_catalogue(config).notes == [f"{name} is too long for the names of its outputs: they are called {cut_name(name)}"]
+    assert build_catalogue(config).notes == [f"{name} is too long for file names: its outputs are named {cut_name(name)}"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=300))

@@ -127,8 +127,8 @@ def test_truth_of_another_scale_is_told(tmp_path, of_truth, told):
         sizes = {"PhysicalSizeX": size, "PhysicalSizeY": size} if size else {}
         tifffile.imwrite(tmp_path / f"{name}.ome.tif", np.zeros(SHAPE, np.uint8), metadata={"axes": "YX", **sizes})
     notes = build_catalogue(load_config(engine_yaml(tmp_path, images=["a.ome.tif"], truth="t.ome.tif"))).notes
-    assert [note for note in notes if "its pixel size is another" in note] == (
-        [f"truth is compared pixel by pixel though its pixel size is another: a, {of_truth} um for 0.25 um"] if told else []
+    assert [note for note in notes if "another pixel size" in note] == (
+        [f"truth has another pixel size than its image, and is compared pixel by pixel: a, {of_truth} um for 0.25 um"] if told else []
     )
 
 
@@ -211,7 +211,7 @@ def test_one_truth_for_several_images_is_told(tmp_path):
     for name in ("s/one/a.tif", "s/two/a.tif", "t/a.tif"):
         save_tiff(tmp_path / name, np.zeros(SHAPE, np.uint8))
     found = build_catalogue(load_config(engine_yaml(tmp_path, images=["s/"], truth="t/{stem}.tif")))
-    assert f"one truth for several images, which `{{name}}` would tell apart: {tmp_path}/t/a.tif of one/a, two/a" in found.notes
+    assert f"several images share one truth, which `{{name}}` in the path would avoid: {tmp_path}/t/a.tif of one/a, two/a" in found.notes
 
 
 def test_a_wildcard_passes_over_files_that_are_no_images(tmp_path):
@@ -259,7 +259,7 @@ def test_what_a_truth_says_of_its_values_is_told(tmp_path):
     colors = [{"name": "a", "color": "#000000"}, {"name": "b", "color": "#ff0000"}]
     notes = build_catalogue(load_config(engine_yaml(tmp_path, truth="t.png", classes=colors, **keys))).notes
     assert [note for note in notes if "ignored" in note] == [
-        f"truth is ignored where it is transparent or masked, whatever its value there: {tmp_path / 't.png'}"
+        f"truth pixels that are transparent or masked are ignored: {tmp_path / 't.png'}"
     ]
     tifffile.imwrite(tmp_path / "t.tif", np.zeros(SHAPE, bool), photometric="miniswhite")
     notes = build_catalogue(load_config(engine_yaml(tmp_path, truth="t.tif", **keys))).notes
@@ -268,7 +268,7 @@ def test_what_a_truth_says_of_its_values_is_told(tmp_path):
         file.write(np.zeros((9, 9), np.uint8), photometric="minisblack")
         file.write(np.zeros(SHAPE, np.uint8), photometric="minisblack")
     notes = build_catalogue(load_config(engine_yaml(tmp_path, truth="two.tif", **keys))).notes
-    assert f"truth {tmp_path / 'two.tif'}: of several images, '1' is the truth" in notes
+    assert f"truth {tmp_path / 'two.tif'}: '1' of several images is the truth" in notes
 
 
 def test_a_palette_truth_is_told_nothing(tmp_path):

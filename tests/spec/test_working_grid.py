@@ -82,9 +82,9 @@ def test_auto_changes_nothing_where_nothing_is_known():
 @pytest.mark.parametrize(
     ("resolution", "header", "expects", "told"),
     [
-        ({"pixel_size": 0.5}, replace(HEADER, pixel_size=None), TRAINED, "a pixel size unknown.*reader.pixel_size"),
+        ({"pixel_size": 0.5}, replace(HEADER, pixel_size=None), TRAINED, "found pixel size unknown.*reader.pixel_size"),
         ({"pixel_size": 0.5}, replace(HEADER, unit="degree"), TRAINED, "0.25 degrees.*resolution: {scale: 0.5}"),
-        ({"diameter": 30}, HEADER, Expectation(pixel_size=0.5), "run.yaml:3: resolution: .*does not say what its objects measured"),
+        ({"diameter": 30}, HEADER, Expectation(pixel_size=0.5), "run.yaml:3: resolution: .*does not declare the diameter of its objects"),
         ({"level": 4}, HEADER, TRAINED, "4 levels, resolution {level: 4}; expected 0..3"),
         ("auto", replace(HEADER, **WRONG), TRAINED, "from resolution tags.*705.6 times enlarged"),
         ("auto", replace(HEADER, pixel_size=(0.0005, 0.0005)), TRAINED, "1000 times reduced.*resolution: {scale: 1}"),

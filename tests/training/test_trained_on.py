@@ -73,7 +73,7 @@ def test_training_on_a_working_grid(tmp_path):
 def test_a_grid_that_cannot_be_is_refused(tmp_path):
     """A training says as a run does what is wrong with `resolution`, with the line of the YAML."""
     write_slides(tmp_path)
-    assert "does not say what its objects measured" in refusal(tmp_path, resolution={"diameter": 30})
+    assert "does not declare the diameter of its objects" in refusal(tmp_path, resolution={"diameter": 30})
     told = refusal(tmp_path, resolution={"pixel_size": 0})
     assert "resolution.pixel_size: found 0; expected a number above 0.0001" in told
     config = load_yaml(TRAINING_YAML, train_yaml(tmp_path, resolution={"scale": 0.5}))
