@@ -114,7 +114,7 @@ class Mosaic:
         return covered_YX
 
     def has_gaps(self, shape: tuple[int, int]) -> bool:
-        """Whether a pixel of a plane of this shape lies under no tile; True also where there are too many tiles to tell.
+        """Whether tiles leave a gap in a plane of this shape; also True if there are too many tiles to search.
 
         Example:
             >>> halves = np.array([[0, 0, 4, 3], [0, 2, 4, 6]])

@@ -166,7 +166,7 @@ class TiffRaster(Raster):
                 yield self._cut(pixels_YXS, part.relative_to(segment)), part.relative_to(box).slices
 
     def _uncompressed(self, page: Any, number: int) -> int | None:
-        """Return the offset of a page's pixels where they lie uncompressed, row after row; None where they must be decoded."""
+        """Return the offset of a page's pixels if they lie uncompressed, row after row; None if they must be decoded."""
         if page is None:
             raise BlockError(f"{self._path}: page {number} is missing from the file")
         if self._offset is not None:

@@ -278,14 +278,14 @@ class _CziRaster(Raster):
         return out_CYX, ~hidden_YX if hidden_YX is not None and hidden_YX.any() else None
 
     def _paint(self, pixels_SYX: NDArray[Any], plane: tuple[int, int, int], box: Box) -> list[NDArray[np.bool_]]:
-        """Copy the samples of one plane and channel, those of finer levels where its level has none; return where there are none."""
+        """Copy the samples of one plane and channel, from finer levels where this level has no tile; return where no tile lies."""
         factor = self._factors[-1]
         reads = {stored: self._reader_of((*plane, stored)) for stored in self._factors}
         if factor == 1 and not self._masked and (parts := self._mosaic((*plane, 1)).find_tiling(box, 1)):
             for part in parts:
                 part.paint(pixels_SYX, reads[1])
             return []
-        # A pyramid also holds black or white where nothing was recorded.
+        # Pyramid tiles also hold black or white in areas that were not recorded.
         recorded_YX = self._mosaic((*plane, 1)).coverage(box, factor) if factor > 1 else None
         free_YX = np.ones(box.shape, bool) if recorded_YX is None else recorded_YX.copy()
         seen = []

@@ -236,7 +236,7 @@ def _mosaic(picture: _Picture, path: str) -> tuple[Mosaic, tuple[str, ...]]:
         positions = placed(("FieldY", "FieldX"), (1.0, 1.0)) * stored[0]
         notes = ("tiles without usable stage positions are placed side by side in their grid, without overlap",)
     if not np.prod(positions.max(axis=0) + stored[0]) <= MOST_SPREAD * number * np.prod(stored[0]):
-        raise InputError(Problem(path, f"{picture.name}: tiles far apart, or without positions", "", "Merge its tiles in LAS X."))
+        raise InputError(Problem(path, f"{picture.name}: tiles with wrong or missing stage positions", "", "Merge its tiles in LAS X."))
     starts = positions.astype(np.int64)
     return Mosaic(np.concatenate([starts, starts + stored], axis=1), stored), notes
 

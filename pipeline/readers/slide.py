@@ -117,7 +117,7 @@ def _vendor_of(path: str, mtime_ns: int, size: int) -> str | None:
 def _listing(file: Path) -> configparser.ConfigParser:
     """Return the settings of a VMS or VMU; empty if it cannot be read."""
     parser = configparser.ConfigParser(delimiters="=", strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign] # openslide tells upper case from lower
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # openslide's keys are case-sensitive
     with suppress(configparser.Error, OSError), file.open(encoding="latin-1") as stream:
         parser.read_string(stream.read(LISTING_BYTES))
     return parser

@@ -78,7 +78,7 @@ def _open_node(path: str) -> Node:
     node = read_node(files, path.rstrip("/"))
     if node is None:
         inside = child_nodes(files)
-        fix = f"Name one of what it holds: {one_of(inside[:8])}." if inside else ""
+        fix = f"Name one of its members: {one_of(inside[:8])}." if inside else ""
         what = "nothing at this path in the zip" if isinstance(files, ZipStorage) and not files.list() else "a folder without Zarr metadata"
         raise InputError(Problem(path, what, f"{one_of(METADATA)} in it", fix))
     return node

@@ -284,7 +284,7 @@ class TestRefused:
     def test_a_label_alone(self, tmp_path):
         """A series without an image of the slide is refused: its label is none."""
         files.slide(tmp_path / "a.dcm", PIXELS[None, None, :64, :64], files.series(), kind="LABEL")
-        with pytest.raises(InputError, match="without an image"), opened(tmp_path / "a.dcm"):
+        with pytest.raises(InputError, match="without a slide image"), opened(tmp_path / "a.dcm"):
             pass
 
     @pytest.mark.parametrize("changes", [{"PhotometricInterpretation": "MONOCHROME1"}, {"PixelRepresentation": 1}, {"BitsStored": 12}])
