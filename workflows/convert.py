@@ -39,7 +39,7 @@ def copy_images(images: Sequence[str], output: str, overrides: Sequence[str] = (
     """Convert as :func:`convert` does, and print nothing on stdout.
 
     Returns:
-        The exit code, the path or URL of each copy that there is in the order of the images, and what failed, a line each.
+        The exit code, the path or URL of each existing copy in the order of the images, and one line for each failure.
     """
     mapping = {"images": list(images), "model": {"name": "identity", "classes": 2}, "output": output}
     config = config_from_mapping(mapping, Path.cwd(), "convert", overrides)
@@ -62,8 +62,8 @@ def copy_images(images: Sequence[str], output: str, overrides: Sequence[str] = (
 
 
 def lost_masks(catalogue: Catalogue) -> Iterator[str]:
-    """Yield a note for each image whose mask or alpha cannot be kept, as no value of its integers stands for no data."""
+    """Yield a note for each image whose mask or alpha cannot be kept, because its integers have no nodata value."""
     for image in catalogue.images:
         if image.header.has_mask and image.header.nodata is None and not image.header.dtype.startswith("float"):
-            way_out = "name a value that no pixel has, such as `--set reader.nodata=255`, to keep them apart"
-            yield f"{image.name}: OME-Zarr has no mask: pixels without data, if any, become 0, a value like any other; {way_out}"
+            way_out = "set a value that no pixel has, such as `--set reader.nodata=255`, to mark them"
+            yield f"{image.name}: OME-Zarr has no mask: pixels without data become 0, a value like any other; {way_out}"

@@ -34,10 +34,10 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
     """Count predicted masks against truth, write the report and print its table.
 
     Args:
-        pred: masks that hold class ids: file, folder, glob, CSV or the output of a run; 255 (65535 in 16 bits) is no prediction, and so
-            are the file's nodata value and what its mask or alpha leaves out. Palettes are read as their indices.
+        pred: masks of class ids: file, folder, glob, CSV or the output of a run. 255 (65535 in 16 bits) means no prediction, and so
+            do the file's nodata value, mask and alpha. Palettes are read as indices.
         truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``.
-        classes: a YAML with the list of classes; None: those of the run that wrote the masks, else as many as the largest id says.
+        classes: a YAML with the list of classes; None: the classes of the run that wrote the masks, else one for each id up to the largest.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out.
         output: folder or URL of the report.
 
@@ -107,7 +107,7 @@ def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
 
 
 def run_of(pred: str) -> RunFolder | None:
-    """Return the run whose output, or whose ``masks``, a text names; None for any other text."""
+    """Return the run whose output folder, or ``masks`` folder in it, is named; None for anything else."""
     pred = pred.rstrip("/")
     around = "." if pred == "masks" else pred.removesuffix("/masks")
     output = next((text for text in (pred, around) if has_run(text)), None)
@@ -115,12 +115,12 @@ def run_of(pred: str) -> RunFolder | None:
 
 
 def on_other_grids(run: RunFolder) -> bool:
-    """Whether masks of a run lie on other grids than their images."""
+    """Whether the masks of a run lie on other grids than their images."""
     return any("own_factor" in image for image in run.last_plan().get("images", ())) and run.read_config().masks == "working"
 
 
 def classes_of(run: RunFolder) -> tuple[list[dict[str, Any]] | None, int | str | None]:
-    """Return the classes of a run, with what truth holds for them where its YAML says so, and its ``ignore``."""
+    """Return the classes of a run, with ``values`` if its YAML sets them, and its ``ignore``."""
     with suppress(InputError):
         config = run.read_config()
         if config.classes:
@@ -130,7 +130,7 @@ def classes_of(run: RunFolder) -> tuple[list[dict[str, Any]] | None, int | str |
 
 
 def run_masks(pred: str) -> dict[str, str]:
-    """Return the masks of a run by image, given its output or the ``masks`` in it; nothing for any other text."""
+    """Return the masks of a run by image, given its output folder or the ``masks`` folder in it; empty for anything else."""
     run = run_of(pred)
     if run is None:
         return {}
@@ -199,9 +199,9 @@ def config_of(
 
 
 def count_classes(config: Config) -> int:
-    """Return one more than the largest id in any mask or truth, which an InputError refuses where no mask could hold it.
+    """Return one more than the largest id in any mask or truth; raise InputError if no mask type could hold it.
 
-    The values of no prediction, of no data and of ``ignore`` are no ids.
+    The values of no prediction, nodata and ``ignore`` are not ids.
     """
     catalogue = build_catalogue(config)
     paths = [(image.path, dict(image.reader)) for image in catalogue.images]

@@ -37,14 +37,14 @@ TOLERANCE = 1e-4  # difference of a logit that is allowed between the network an
 def export(spec: str, to: str, output: Path | None = None, *, channels: int | None = None, as_json: bool = False) -> int:
     """Write a network to a file, and check that the file computes the network's logits. Returns 0.
 
-    Weights are float32, and batch norms are not folded. A package contains the model's normalisation; the other formats take
-    values that are normalised already.
+    Weights are float32, and batch norms are not folded. A ``bioimageio`` package contains the normalisation; the other formats take
+    normalised values.
 
     Args:
         spec: a model's name, a bundle, or a mapping as in the YAML's ``model``.
         to: one of :data:`FORMATS`.
         output: the file; for ``bioimageio`` a folder or a .zip; None: in this folder, by the model's name.
-        channels: of the input, for a network that takes any number; None: as the model says.
+        channels: number of input channels, for a network that accepts any; None: the model's number.
         as_json: print one object, ``{"path", "model", "normalize"}``, instead of a YAML's keys.
 
     Raises:
@@ -73,12 +73,12 @@ def export(spec: str, to: str, output: Path | None = None, *, channels: int | No
 
 
 def _channels(model: TorchModel, asked: int | None) -> int:
-    """Return the channels of the file's input: a file has one number, also where the network takes any."""
+    """Return the number of input channels: a file has a fixed one, even if the network accepts any."""
     known = model.num_channels
     if asked is not None and known not in (None, asked):
         raise InputError(Problem("--channels", str(asked), f"{known}, as the model takes"))
     if asked is None and known is None:
-        raise InputError(Problem("--channels", None, "a number, as the model takes images of any number of channels", "Add --channels 3."))
+        raise InputError(Problem("--channels", None, "a number, as the model accepts any number of channels", "Add --channels 3."))
     return asked or known or 1
 
 

@@ -65,7 +65,7 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
 
 
 def trained_on(model: Model) -> dict[str, Any]:
-    """Return what a model says of the images that it was trained on; nothing that it does not say."""
+    """Return the model's declarations about its training images, without unknown ones."""
     expects = model.expects
     size = {} if expects.pixel_size is None else {"pixel_size": expects.pixel_size, "unit": expects.unit}
     samples = {"samples": expects.dtype, "range": expects.range} if expects.dtype else {}

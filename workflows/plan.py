@@ -28,13 +28,13 @@ from pipeline.tuning import (
 
 __all__ = ["plan", "plan_config"]
 
-SHOWN = 20  # images that get a line each; more are summed up
+SHOWN = 20  # images that get a line each; more are summarised
 SHOWN_KINDS = 5
 UNITS = {"micrometer": "um", "meter": "m", "degree": "degrees", "": "map units"}
 
 
 def plan(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False, every: bool = False) -> int:
-    """Print what a run would do, or, for the YAML of a training, what it would learn from.
+    """Print what a run would do; for the YAML of a training, its images and classes.
 
     Args:
         config_path: the YAML of a run or of a training.
@@ -84,7 +84,7 @@ def plan_config(config: Config) -> dict[str, Any]:
 
 
 def skip_notes(catalogue: Catalogue, job: Job) -> list[str]:
-    """Return what is skipped of the images, from coarse pictures of the first of them."""
+    """Return the share that is skipped, measured on coarse pictures of the first images."""
     if job.skip is None:
         return []
     images = catalogue.images[:SHOWN]
@@ -94,7 +94,7 @@ def skip_notes(catalogue: Catalogue, job: Job) -> list[str]:
         sum(one * size for one, size in zip(some, pixels, strict=True)) / sum(pixels) for some in zip(*shares, strict=True)
     )
     more = f" of the first {len(images)} images" if len(images) < len(catalogue.images) else ""
-    found = f"skip: {pixel_share:.0%} of the pixels{more}; {tile_share:.0%} of the tiles, and so of the time, are saved"
+    found = f"skip: {pixel_share:.0%} of the pixels{more}; it saves {tile_share:.0%} of the tiles, and so of the time"
     return [found, *(f"skip: nothing of {image.name}" for image, (share, _) in zip(images, shares, strict=True) if not share)][:SHOWN]
 
 
@@ -139,7 +139,7 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
 
 
 def what_is_read(grid: WorkingGrid) -> dict[str, Any]:
-    """Return what is read of an image for a working grid, which `shape` and `pixel_size` beside it belong to."""
+    """Return the part of a file that a working grid is computed from; `shape` and `pixel_size` beside it are the working grid's."""
     size = grid.own.pixel_size
     return {
         "own_shape": list(grid.own.shape),
@@ -151,7 +151,7 @@ def what_is_read(grid: WorkingGrid) -> dict[str, Any]:
 
 
 def print_plan(content: Mapping[str, Any], *, every: bool = False) -> None:
-    """Print the plan as text: images, what is left out, tiles, compute, memory and notes; many images are summed up unless ``every``."""
+    """Print the plan as text: images, files left out, tiles, compute, memory and notes; summarise many images unless ``every``."""
     images, unreadable, left_out = content["images"], content["unreadable"], content["left_out"]
     if every or len(images) <= SHOWN:
         for image in images:
@@ -181,7 +181,7 @@ def print_plan(content: Mapping[str, Any], *, every: bool = False) -> None:
 
 
 def describe_image(image: Mapping[str, Any]) -> str:
-    """Return one line on an image: its size in pixels and on the slide or the map, its planes and channels, its blocks."""
+    """Return one line on an image: size in pixels and as a length, planes, channels, blocks."""
     parts = [
         f"{describe_shape(image)}{describe_extent(image)}",
         describe_pixel(image),
@@ -197,7 +197,7 @@ def describe_image(image: Mapping[str, Any]) -> str:
 
 
 def counted(number: int, word: str) -> str:
-    """Return a number and a word, in the plural where it needs one.
+    """Return a number and a word, in the plural unless the number is 1.
 
     Example:
         >>> counted(1, "block"), counted(0, "block")
@@ -207,7 +207,7 @@ def counted(number: int, word: str) -> str:
 
 
 def print_summary(images: Sequence[Mapping[str, Any]]) -> None:
-    """Print how many images have each size, pixel size, kind of channels, and truth."""
+    """Print the numbers of images by size, pixel size, channels and stack, and how many have truth."""
     kinds = {"sizes": describe_shape, "pixel sizes": describe_pixel, "channels": describe_channels, "stacks": describe_stack}
     for title, describe in kinds.items():
         groups = Counter(describe(image) for image in images)
@@ -226,7 +226,7 @@ def describe_shape(image: Mapping[str, Any]) -> str:
 
 
 def describe_extent(image: Mapping[str, Any]) -> str:
-    """Return height and width in the unit of the pixel size; empty where that is unknown."""
+    """Return height and width in the unit of the pixel size; empty if it is unknown."""
     if image["pixel_size"] is None:
         return ""
     height, width = (side * size for side, size in zip(image["shape"], image["pixel_size"], strict=True))
@@ -234,7 +234,7 @@ def describe_extent(image: Mapping[str, Any]) -> str:
 
 
 def describe_pixel(image: Mapping[str, Any]) -> str:
-    """Return the size of a pixel, and what gives it."""
+    """Return the size of a pixel, and its source."""
     if image["pixel_size"] is None:
         return "pixel size unknown"
     height, width = image["pixel_size"]
@@ -244,13 +244,13 @@ def describe_pixel(image: Mapping[str, Any]) -> str:
 
 
 def describe_read(image: Mapping[str, Any]) -> str:
-    """Return what is read of the file for the working grid; empty where pixels are read as they are."""
+    """Return the level that is read and how it is resampled; empty if pixels are read unchanged."""
     read = image["read"]
     if read is None:
         return ""
     height, width = read["factor"]
     factor = f"{height:.4g}" if math.isclose(height, width, rel_tol=1e-3) else f"{height:.4g} x {width:.4g}"
-    how = "as it is" if (height, width) == (1.0, 1.0) else f"{factor} of its pixels to one"
+    how = "unchanged" if (height, width) == (1.0, 1.0) else f"resampled, {factor} pixels to one"
     own = {**image, "shape": read["own_shape"], "pixel_size": read["own_pixel_size"], "pixel_size_from": ""}
     level = f"level {read['level']} of {read['level_shape'][0]} x {read['level_shape'][1]} px"
     return f"from {describe_shape(own)} of {describe_pixel(own)}: {level}, {how}"
@@ -263,5 +263,5 @@ def describe_channels(image: Mapping[str, Any]) -> str:
 
 
 def describe_stack(image: Mapping[str, Any]) -> str:
-    """Return the length of each stack axis; empty where there is one plane."""
+    """Return the length of each stack axis; empty for a single plane."""
     return " x ".join(f"{axis} {length}" for axis, length in image["stack"].items())

@@ -69,7 +69,7 @@ def run_summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def speed_of(recorded: dict[str, Any], pixels: int, settled: int) -> dict[str, float | None]:
-    """Return pixels a second and seconds left, from the blocks that the last execution has settled; None where it settled none."""
+    """Return pixels a second and seconds left, from the blocks that the last execution settled; None if it settled none."""
     total, before = recorded.get("blocks"), recorded.get("blocks_before")
     is_running = recorded["state"] == "running"
     seconds = (datetime.now(UTC) - datetime.fromisoformat(recorded["started"])).total_seconds() if is_running else recorded.get("seconds")

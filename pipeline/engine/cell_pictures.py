@@ -1,4 +1,4 @@
-"""The coarse picture of an image: what is read of it before blocks are, to find what counts."""
+"""The coarse picture of an image, read before its blocks to find content."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.tiling import Grid
 
 __all__ = ["find_content", "greatest_sample", "read_cells", "read_has_data", "skipped_image", "skipped_share"]
 
-PART = 256  # cells a side that are read at once
+PART = 256  # side of what is read at once, cells
 
 
 def read_cells(raster: Raster, plane: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     """Read a plane of a coarse picture, a part at a time.
 
-    What is damaged counts as without data here: a block that holds it fails by itself, and the others are done.
+    Damaged parts count as missing data here: later the blocks that hold them fail, and the others are done.
 
     Returns:
         cells_CYX, and valid_YX.
@@ -45,7 +45,7 @@ def read_cells(raster: Raster, plane: int) -> tuple[NDArray[np.generic], NDArray
 
 
 def greatest_sample(header: Header, values: NDArray[np.generic]) -> float:
-    """Return the greatest value that samples may have: of the bits that are used, and for floats that of these values."""
+    """Return the greatest value that samples may have by their used bits; for floats the greatest of ``values``."""
     kind = np.dtype(header.dtype)
     if kind.kind in "iu":
         return float(2**header.bits - 1 if header.bits else np.iinfo(kind).max)
@@ -53,7 +53,7 @@ def greatest_sample(header: Header, values: NDArray[np.generic]) -> float:
 
 
 def find_content(image: Image) -> Content:
-    """Find which pixels of an image its statistics are made of."""
+    """Find the pixels that count for an image's statistics."""
     side = cell_side(image.header.shape)
     with open_cells(image, side) as raster:
         planes = list(_planes(raster))
@@ -64,7 +64,7 @@ def find_content(image: Image) -> Content:
 
 
 def read_has_data(image: Image, side: int) -> list[NDArray[np.bool_]]:
-    """Return for each plane which cells (Y, X) hold a valid pixel, as far as the level that is read knows."""
+    """Return for each plane which cells (Y, X) hold a valid pixel, judged on the pyramid level that is read."""
     height, width = resampled_shape(image.header.shape, (side, side))
     found = np.zeros((image.header.num_planes, height, width), np.bool_)
     with open_finer(image, side) as raster:
@@ -83,7 +83,7 @@ def read_has_data(image: Image, side: int) -> list[NDArray[np.bool_]]:
 
 
 def skipped_image(image: Image, halo: int) -> SkippedImage:
-    """Return what a way to skip is told of an image; nothing is read until it asks."""
+    """Return the view of an image that a skip gets; pixels are read when it asks for them."""
     side = cell_side(image.header.shape)
 
     def cells() -> list[tuple[NDArray[np.generic], NDArray[np.bool_]]]:
@@ -104,7 +104,7 @@ def skipped_image(image: Image, halo: int) -> SkippedImage:
 
 
 def skipped_share(job: Job, image: Image) -> tuple[float, float]:
-    """Return which share of an image's pixels is skipped, and which share of its tiles is not predicted, before a run."""
+    """Return, before a run, the share of an image's pixels that is skipped and the share of tiles that is not predicted."""
     assert job.skip is not None
     found, header = job.skip.find(skipped_image(image, job.recipe.halo)), image.header
     if not found:

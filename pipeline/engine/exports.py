@@ -94,7 +94,7 @@ def finish_mask(job: Job, block: Block) -> Files:
 
 
 def finish_copy(job: Job, block: Block) -> Files:
-    """Write the pyramid of a converted image; nothing where no block of it could be read."""
+    """Write the pyramid of a converted image; write nothing if no block of it could be read."""
     key = job.key(block.image, OmeZarr.suffix)
     if not job.storage.below(key).below("0").exists():
         return {}
@@ -150,7 +150,7 @@ def discard_stored(job: Job, block: Block) -> None:
 
 
 def _export(job: Job, image: Image, mask: Raster) -> Files:
-    """Run every writer, on the image's own grid if asked; a resumed run looks for the files returned here."""
+    """Run every writer, on the image's own grid if asked. A resumed run checks that the returned files exist."""
     meta = job.meta(image)
     if image.grid is not None and job.native:
         mask, meta = image.grid.to_own(mask), job.meta(image, image.grid.own)

@@ -28,18 +28,18 @@ class Job:
     Attributes:
         output: the output folder: its storage, or the URL or path that opens it.
         recipe: what fixes the numbers.
-        model: the segmenter; None where nothing is predicted (``evaluate``, ``convert``).
-        stride: the model's, as the plan found it: an actor elsewhere may not have what it was measured with.
+        model: the segmenter; None if nothing is predicted (``evaluate``, ``convert``).
+        stride: the model's, from the plan: an actor on another machine may be unable to measure it.
         full: whether edge tiles are as large as all others, for a model that takes one size only.
         normalize: fixed ``{"mean": [..], "std": [..]}``; None: raw values, or per image by the fit phase.
         fitters: what the fit phase gathers.
         classes: ``{"id", "name", "color"}`` in order.
         truth_map: from truth values to class ids; None: no image has truth.
         truth_reader: reader name and options for truth files.
-        skip: what is not computed; None: everything is.
+        skip: chooses what is not computed; None: everything is computed.
         writers: what is written when an image is complete.
-        masks: folder of what is written for users inside ``output``: ``masks``, or empty for ``convert``.
-        native: whether masks are on the images' own grids; what is computed, block by block, lies in ``working`` then.
+        masks: folder of the masks inside ``output``; empty for ``convert``.
+        native: whether masks are on the images' own grids; blocks are then written to the folder ``working``.
         goal: what the run is for, which decides which phases apply.
     """
 
@@ -93,11 +93,11 @@ class Job:
         return image.header.num_planes == 1 and self.grid(image).num_blocks == (1, 1) and not self.exports_other_grid(image)
 
     def exports_other_grid(self, image: Image) -> bool:
-        """Whether the mask for the user lies on another grid than what is computed, so that both are kept."""
+        """Whether the user's mask lies on another grid than the blocks, so that both are kept."""
         return self.native and image.grid is not None
 
     def has_working_store(self, image: Image) -> bool:
-        """Whether blocks are written to a store of their own, as masks have another grid, or a format that takes no blocks."""
+        """Whether blocks need a store of their own: the mask has another grid, or its format cannot be written by block."""
         rewrites = any(isinstance(writer, OmeZarr) and not writer.is_block_store for writer in self.writers)
         return self.exports_other_grid(image) or (rewrites and not self.is_single(image))
 
@@ -112,7 +112,7 @@ class Job:
         return Grid(image.header.shape, self.recipe.core, self.recipe.halo, self.recipe.block, self.stride, self.full)
 
     def meta(self, image: Image, header: Header | None = None) -> MaskMeta:
-        """Describe an image's mask to the writers; ``header`` is that of the image on the mask's grid, None: on the working grid."""
+        """Describe an image's mask to the writers. ``header`` is the image's on the mask's grid; None: the working grid."""
         header = header or image.header
         return MaskMeta(
             shape=header.shape,
@@ -135,7 +135,7 @@ class Job:
         return open_storage(self.output)
 
     def store_key(self, image: Image, suffix: str) -> str:
-        """Return the key of what is computed of a mask, block by block."""
+        """Return the key of the store that the blocks of an image are written to."""
         return self.key(image, suffix, "working" if self.has_working_store(image) else None)
 
     def key(self, image: Image, suffix: str, folder: str | None = None) -> str:

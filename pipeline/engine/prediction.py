@@ -34,13 +34,13 @@ class BlockPixels:
     """A block as read, in arrays of the backend.
 
     Attributes:
-        region: what was read: the outer of all tiles of the block, whose pixels are ``pixels_CYX``.
-        valid_YX: where the block holds data; None: everywhere.
+        region: the box of ``pixels_CYX``: the outer of all predicted tiles of the block.
+        valid_YX: pixels of the block that hold data; None: all.
         truth_YX: class ids of the block; None: there is no truth.
-        kept_YX: which pixels of the block are not skipped; None: all of them.
-        scored_YX: truth of the pixels that have probabilities; None: all of ``truth_YX``.
-        tiles: those that are predicted; None: all of the block's.
-        truth_error: why the truth cannot be counted; empty where it can.
+        kept_YX: pixels of the block that are not skipped; None: all.
+        scored_YX: truth of the pixels that have probabilities, the others ignored; None: the same as ``truth_YX``.
+        tiles: tiles to predict; None: all tiles of the block.
+        truth_error: why the truth cannot be counted; empty if it can.
         truth_digest: digest of the truth as read, for a block whose scores wait for other blocks.
     """
 
@@ -150,7 +150,7 @@ class BlockResult:
         self.agreement.equal, self.agreement.pixels = values["overlap_equal"].item(), values["overlap_pixels"].item()
 
     def values(self) -> dict[str, Any]:
-        """Return what there is so far; pixels without data get *no prediction*, and no class a probability. So do skipped ones."""
+        """Return the outputs so far. Pixels without data get *no prediction*; skipped pixels get that or class 0, as the skip says."""
         if self.loaded.valid_YX is not None:
             self.mask_YX[~self.loaded.valid_YX] = self.fill
             if self.probs_KYX is not None:
@@ -181,9 +181,9 @@ class BlockResult:
 
 
 def read_block(resources: Resources, block: Block) -> BlockPixels:
-    """Read the outer of all tiles of a block that are predicted in one go, and its truth; send both to the backend's device.
+    """Read the outer of all predicted tiles in one go, and the truth; send both to the backend's device.
 
-    Of a block without such tiles only the truth is read.
+    For a block without predicted tiles only the truth is read.
     """
     job, ops = resources.job, resources.predictor.ops
     kept_YX, tiles = _kept_tiles(resources, block)
@@ -207,19 +207,19 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
 
 
 def ignoring(truth_YX: NDArray[Any] | None, counted_YX: NDArray[np.bool_]) -> NDArray[Any] | None:
-    """Return the truth, ignored where it does not count; None where there is none."""
+    """Return the truth with pixels outside ``counted_YX`` ignored; None if there is no truth."""
     return None if truth_YX is None else np.where(counted_YX, truth_YX, np.iinfo(truth_YX.dtype).max)
 
 
 def kept_pixels(resources: Resources, block: Block) -> NDArray[np.bool_] | None:
-    """Return which pixels of a block are not skipped (Y, X); None: all of them."""
+    """Return the pixels of a block that are not skipped (Y, X); None: all."""
     kept = resources.kept(block.image, block.fit)
     kept_YX = None if kept is None else kept.of(block.box, block.plane)
     return None if kept_YX is None or kept_YX.all() else kept_YX
 
 
 def _kept_tiles(resources: Resources, block: Block) -> tuple[NDArray[np.bool_] | None, list[Tile]]:
-    """Return :func:`kept_pixels`, and the tiles that are predicted: those whose pixels are kept, or blended with kept ones."""
+    """Return :func:`kept_pixels`, and the tiles to predict: those with a kept pixel, or blended into one."""
     job, kept = resources.job, resources.kept(block.image, block.fit)
     tiles = list(job.grid(block.image).tiles(block.box))
     if kept is not None:
@@ -230,11 +230,11 @@ def _kept_tiles(resources: Resources, block: Block) -> tuple[NDArray[np.bool_] |
 
 
 def stain_notes(block: Block) -> tuple[str, ...]:
-    """Return, with the first block of an image, that its stains could not be normalised."""
+    """Return a note if the stains of the image could not be normalised; only the first block carries it."""
     is_first = (block.plane, block.row, block.col) == (0, 0, 0)
     stain = block.fit.get("stain")
     too_little = is_first and stain is not None and "matrix" not in stain
-    return ("stain: too little stained tissue was found, so colours stay as they are",) if too_little else ()
+    return ("stain: too little stained tissue was found; colours are unchanged",) if too_little else ()
 
 
 def predict_tiles(resources: Resources, block: Block, loaded: BlockPixels, watch: Stopwatch) -> tuple[BlockResult, Blender | None]:
@@ -278,7 +278,7 @@ def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterato
     predict = predictor if needs_scores else predictor.classes
     whole = list(job.grid(block.image).tiles(block.box))
     tiles = sorted(whole if loaded.tiles is None else loaded.tiles, key=lambda tile: tile.outer.shape)
-    if job.blends:  # a blender waits for every tile: those that touch no kept pixel are not predicted
+    if job.blends:  # a blender waits for every tile: those without a kept pixel get scores of 0
         predicted = {(tile.row, tile.col) for tile in tiles}
         for tile in whole:
             if (tile.row, tile.col) not in predicted:

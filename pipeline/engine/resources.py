@@ -47,7 +47,7 @@ class Resources:
         return self._predictor
 
     def image(self, image: Image) -> Raster:
-        """Return an image on its working grid, opened; each reading thread has files of its own.
+        """Return the opened image on its working grid; each reading thread opens its own files.
 
         The files used last stay open.
         """
@@ -56,14 +56,14 @@ class Resources:
         return self._opened(key, lambda: open_image(image))
 
     def truth(self, image: Image) -> Raster:
-        """Return the truth of an image on the image's working grid, opened.
+        """Return the opened truth on the image's working grid.
 
-        It is read beside an image, so opening it never closes the image that was asked for last.
+        It is read together with the image, so opening it never closes the image used last.
         """
         return self._opened((image.truth, image.grid and image.grid.key, True), lambda: open_truth(image, self.job.truth_reader))
 
     def kept(self, image: Image, fit: Mapping[str, Any]) -> Kept | None:
-        """Return what of an image is kept, as the skip phase found it; None: all of it."""
+        """Return the kept part of an image that the skip phase found; None: all."""
         found = fit.get("kept")
         return open_kept(found, image.header, self._opened_mask) if found else None
 
@@ -71,7 +71,7 @@ class Resources:
         return self._opened((path, "kept", True), lambda: build("readers", {"name": "auto"}, "skip").open(path))
 
     def _opened(self, key: tuple[Any, ...], make: Callable[[], AbstractContextManager[Raster]]) -> Raster:
-        """Return an open file by a key that ends in whether it is a truth."""
+        """Return an open file from the cache; the last part of ``key`` says whether it is read together with an image."""
         mine = self._open.setdefault(threading.current_thread().name, OrderedDict())
         if key not in mine:
             spare = list(mine)

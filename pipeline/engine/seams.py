@@ -134,7 +134,7 @@ class _SeamFile(Mapping[str, Any], AbstractContextManager["_SeamFile"]):
             yield
         except FileNotFoundError as error:
             raise BlockError(f"{self.storage}/{self.key}: the scores of a block are gone. {RETRY}") from error
-        except (OSError, MemoryError, SystemError):  # may succeed on another try; numpy raises the last where threads parse headers
+        except (OSError, MemoryError, SystemError):  # may succeed on another try; numpy raises SystemError if threads parse headers at once
             raise
         except Exception as error:  # a damaged file may raise anything
             self.storage.delete(self.key)
@@ -192,7 +192,7 @@ def gather_seams(resources: Resources, block: Block) -> JoinedBlock:
         result.restore(own)
         loaded.valid_YX = result.mask_YX != job.fill
         if kept_YX is not None:
-            loaded.valid_YX |= ~kept_YX  # what is skipped is told by `kept_YX`
+            loaded.valid_YX |= ~kept_YX  # `kept_YX` marks skipped pixels
         loaded.truth_YX = ignoring(truth_YX, loaded.valid_YX)
         grid, kind, reach = job.grid(block.image), job.recipe.stitch, int(own["reach"])
         for region, owners in _seams(grid, reach, block):

@@ -39,7 +39,7 @@ class Model(Plugin):
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``classes``, as many as the YAML lists, for a model with that option: nobody writes the number twice."""
+        """Return ``classes`` from the YAML's list, for a model with that option, so that nobody writes the number twice."""
         del options
         listed = yaml.get("classes")
         return {"classes": len(listed)} if "classes" in cls.model_fields and isinstance(listed, list) and len(listed) > 1 else {}
@@ -124,7 +124,7 @@ class Model(Plugin):
 
     @property
     def expects(self) -> Expectation:
-        """What images the model was trained on."""
+        """The images that the model was trained on."""
         return Expectation()
 
     @property

@@ -1,4 +1,4 @@
-"""What a model was trained on, as far as it says."""
+"""The images that a model was trained on, as it declares them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["Expectation"]
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a model was trained on: an image that differs is brought to it, refused, or the user is told. None and empty: not known."""
+    """The images that a model was trained on. An image that differs is adapted, refused or noted. None and empty: unknown."""
 
     pixel_size: float | None = None  # in `unit`
     unit: Literal["micrometer", "meter"] = "micrometer"
-    diameter: float | None = None  # median diameter of its objects, pixels of the grid that it was trained on
+    diameter: float | None = None  # median diameter of its objects, pixels of the training grid
     dtype: str = ""  # numpy name of its samples
-    range: tuple[float, float] | None = None  # least and greatest value that its samples can have
+    range: tuple[float, float] | None = None  # least and greatest value of its samples
     channel_names: tuple[str, ...] = ()  # in the order of its input
     kinds: tuple[str, ...] = ()  # of images, such as `fluorescence` or `aerial`
-    merges: bool = False  # whether it makes a few channels of any number of them, which colours survive and stains do not
-    image_range: tuple[float, float] | None = None  # values of the user's images that stand for `range`, as the user says
+    merges: bool = False  # whether it merges any number of channels, which is right for colours and wrong for several stains
+    image_range: tuple[float, float] | None = None  # range of the user's samples that is scaled to `range`; None: as the file says
 
     @property
     def size_text(self) -> str:
-        """The pixel size for messages; empty where it is not known."""
+        """The pixel size for messages; empty if unknown."""
         return "" if self.pixel_size is None else f"{self.pixel_size:g} {'um' if self.unit == 'micrometer' else 'm'}"

@@ -33,9 +33,10 @@ class Bundle(TorchModel):
     """
 
     path: str = Field(description="name of a shipped bundle, or a folder")
-    merge: bool = Field(default=False, description="merge any channels where the bundle can, and not only those of a colour image")
+    merge: bool = Field(default=False, description="merge the channels of any image, not only colours, if the bundle can merge")
     range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
-        default=None, description="values of the images that stand for the range that the bundle was trained on; null: as the file says"
+        default=None,
+        description="least and greatest sample of the images, scaled to the range that the bundle was trained on; null: as the file says",
     )
 
     stride: ClassVar[int] = fact_of("architecture.stride")

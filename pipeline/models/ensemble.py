@@ -91,7 +91,7 @@ class Ensemble(Model):
 
     @property
     def expects(self) -> Expectation:
-        """Of each fact, what the first member says of it; channels are merged only where every member may."""
+        """Each fact from the first member that declares it; channels are merged only if every member merges."""
         members = [model.expects for model in self.models]
         sized = next((one for one in members if one.pixel_size is not None), members[0])
         facts: dict[str, Any] = {}

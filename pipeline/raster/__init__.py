@@ -1,6 +1,6 @@
-"""An opened image: its header, its pixels by region and where they hold data; the same on another grid; and its place on a map.
+"""An opened image: header, pixels and validity by region; resampling to another grid; georeference.
 
-Owns: :class:`Raster` and :class:`Header`, resampling, GeoTIFF tags as numbers.
+Owns: :class:`Raster` and :class:`Header`, resampling, the interpretation of GeoTIFF tags.
 May import: ``geometry`` and ``errors``. Never touches: files, models, the YAML.
 """
 

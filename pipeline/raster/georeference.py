@@ -1,4 +1,4 @@
-"""Where the pixels of a georeferenced image lie on the map: GeoTIFF tags, by their numbers as text, as readers keep them."""
+"""Positions of pixels on a map, from GeoTIFF tags, whose keys are the tag numbers as text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Tags = Mapping[str, Mapping[str, Any]]
 Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
 """Pixel size (y, x) or None, its unit, and the (y, x) of the first pixel's corner."""
 
-METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG's foot and US survey foot; every other code counts as metre
+METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG codes of foot and US survey foot; other codes count as metres
 
 
 def affine(tags: Tags) -> NDArray[np.float64] | None:
-    """Return the matrix (3, 3) that takes (column, row, 1) of a pixel's corner to map coordinates; None where the tags hold none."""
+    """Return the matrix (3, 3) from a pixel corner (column, row, 1) to map coordinates; None if the tags hold none."""
     matrix, scale = (tags.get(code, {}).get("value", ()) for code in ("34264", "33550"))
     tie = tags.get("33922", {}).get("value", ())
     if len(matrix) == 16:
@@ -30,13 +30,13 @@ def affine(tags: Tags) -> NDArray[np.float64] | None:
         return None
     if not np.isfinite(found).all():
         return None
-    if _geo_keys(tags).get(1025) == 2:  # coordinates are those of the pixels' centres
+    if _geo_keys(tags).get(1025) == 2:  # coordinates of pixel centres
         found = found @ np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
     return found if np.linalg.det(found) else None
 
 
 def map_scale(tags: Tags) -> Scale:
-    """Return the size of a pixel of a map and its place, in metres or degrees; no unit where the tags name no kind."""
+    """Return the pixel size and position of a map in metres or degrees; the unit is empty if the tags name no kind."""
     matrix, keys = affine(tags), _geo_keys(tags)
     sides = [float(side) for side in tags.get("33550", {}).get("value", ())[:2]]
     if matrix is None and len(sides) < 2:
@@ -50,7 +50,7 @@ def map_scale(tags: Tags) -> Scale:
 
 
 def _map_unit(tags: Tags, keys: Mapping[int, int]) -> tuple[str, float]:
-    """Return the unit of map coordinates, and metres to one of them."""
+    """Return the unit of map coordinates, and the metres in one of them."""
     citation = str(tags.get("34737", {}).get("value", ""))
     if keys.get(1024) == 2 or (keys.get(1024) == 32767 and "= GEOGCS" in citation):
         return "degree", 1.0
@@ -64,16 +64,16 @@ def _geo_keys(tags: Tags) -> dict[int, int]:
 
 
 def coordinate_system(tags: Tags) -> int:
-    """Return the EPSG code of a coordinate system; 0 where it has none."""
+    """Return the EPSG code of the coordinate system; 0 if there is none."""
     keys = _geo_keys(tags)
     code = int(keys.get(3072, keys.get(2048, 0)))
     return 0 if code in (0, 32767) else code
 
 
 def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:
-    """Return tags that locate the pixels of a grid of which each has ``factor`` (y, x) pixels of the tags' own, from one corner on.
+    """Return the tags for a coarser grid with the same first corner, whose pixels span ``factor`` (y, x) pixels of the old grid.
 
-    Tie points and matrices of GeoKey 1025 = 2 locate the centres of pixels, which move.
+    With GeoKey 1025 = 2 tie points and matrices locate pixel centres, which move.
     """
     steps, keys = (factor[1], factor[0], 1.0), _geo_keys(tags)
     half = (0.5, 0.5, 0.0) if keys.get(1025) == 2 else (0.0, 0.0, 0.0)
@@ -84,7 +84,7 @@ def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:
         tie = enumerate(tags["33922"]["value"])
         pairs = [((number, half[at % 6], steps[at % 6]) if at % 6 < 3 else (number, 0.0, 1.0)) for at, number in tie]
         changed["33922"] = {**tags["33922"], "value": [(number + middle) / step - middle for number, middle, step in pairs]}
-    if "34264" in tags and len(tags["34264"]["value"]) == 16:  # from pixels to positions, 4 x 4, row after row
+    if "34264" in tags and len(tags["34264"]["value"]) == 16:  # matrix from pixels to map, 4 x 4, row after row
         rows = np.array(tags["34264"]["value"], float).reshape(4, 4)
         rows[:, 3] += rows[:, :3] @ (np.array(half) * (np.array(steps) - 1))
         rows[:, :3] *= steps

@@ -1,4 +1,4 @@
-"""An opened image: a header, and pixels by region. Readers, the block store and arrays in memory all provide one."""
+"""An opened image: a header, and pixels by region. Readers, the block store and in-memory arrays all provide it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["ArrayRaster", "Header", "PlaneStep", "Raster", "valid_pixels"]
 
 @dataclass(frozen=True)
 class PlaneStep:
-    """How far apart the planes of a stack axis lie."""
+    """Spacing of the planes along a stack axis."""
 
     step: float  # from one plane to the next, in `unit`
-    unit: str = ""  # `micrometer` or `second`; empty where it is unknown
+    unit: str = ""  # `micrometer` or `second`; empty: unknown
     offset: float = 0.0  # position of the first plane in `unit`
 
 
@@ -34,22 +34,22 @@ class Header:
     dtype: str  # numpy name of the stored type, such as `uint8`, `uint16`, `float32`
     planes: Mapping[str, int] = field(default_factory=dict)  # length of each stack axis in order, {"t": 3, "z": 5}; empty: one plane
     pixel_size: tuple[float, float] | None = None  # (y, x) size of a pixel in `unit`; None where the file does not say
-    unit: str = ""  # `micrometer`, `meter` or `degree`; empty where it is unknown
+    unit: str = ""  # `micrometer`, `meter` or `degree`; empty: unknown
     offset: tuple[float, float] = (0.0, 0.0)  # (y, x) position of the first pixel in `unit`: OME-Zarr's translation
-    pixel_size_from: str = ""  # what gives the pixel size, such as `OME-XML`, `GeoTIFF` or `reader.pixel_size`; empty where nothing does
-    plane_steps: Mapping[str, PlaneStep] = field(default_factory=dict)  # by stack axis, where the file says
-    nodata: float | None = None  # value of pixels without data, a number of the stored type; an int for integers; None: there is none
+    pixel_size_from: str = ""  # source of the pixel size, such as `OME-XML`, `GeoTIFF` or `reader.pixel_size`; empty if unknown
+    plane_steps: Mapping[str, PlaneStep] = field(default_factory=dict)  # by stack axis, if known
+    nodata: float | None = None  # value of pixels without data, in the stored type; an int for integers; None: there is none
     has_mask: bool = False  # whether the file declares pixels without data by a mask or by alpha
-    bits: int = 0  # bits of a sample that are used, such as 12 of 16; 0: all of the stored type
+    bits: int = 0  # used bits of a sample, such as 12 of 16; 0: all
     is_color: bool = False  # whether the channels are red, green and blue
-    is_lossy: bool = False  # whether compression may have changed the values, as JPEG does; a truth must not be
+    is_lossy: bool = False  # whether compression may have changed values, as JPEG does; a truth must not be lossy
     levels: tuple[tuple[int, int], ...] = ()  # height and width of each pyramid level, the largest first; empty: there is one
-    series: str = ""  # which image of a file that holds several, by name or index; empty where it holds one
+    series: str = ""  # name or index of this image in a file of several; empty in a file of one
     whole_bytes: int = 0  # bytes that every read decodes, whatever the box (PNG, JPEG, one-strip TIFF); 0 where regions decode alone
-    work_bytes: int = 0  # bytes that a read of a region takes beside its pixels, such as a huge compressed tile and a decoder's copies
+    work_bytes: int = 0  # extra memory of a regional read, such as a large compressed tile and the decoder's copies
     georeference: Mapping[str, Any] = field(default_factory=dict)  # tags to copy into exports, such as GeoTIFF keys; plain Python
     channel_names: tuple[str, ...] = ()  # a name for each channel, or empty
-    notes: tuple[str, ...] = ()  # what a user may not expect of the pixels, such as that they are indices of a palette
+    notes: tuple[str, ...] = ()  # facts about the pixels that a user may not expect, such as that they are palette indices
 
     @property
     def num_planes(self) -> int:
@@ -61,7 +61,7 @@ class Raster(ABC):
     """An open image: a header, and pixels by region."""
 
     header: Header
-    folder: Path | None = None  # of the chunk files, which may change while the file at the image's path does not; None: no such files
+    folder: Path | None = None  # folder of chunk files, which may change while the image's path does not; None: no such files
 
     @abstractmethod
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
@@ -77,9 +77,9 @@ class Raster(ABC):
         """
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Return pixels_CYX as :meth:`read` does, and declared_YX: where the file's mask or alpha says that there is data.
+        """Return pixels_CYX as :meth:`read` does, and declared_YX: where the file's mask or alpha declares data.
 
-        None stands for everywhere. A reader of files with masks or alpha overrides this method, so that both are decoded once.
+        None means everywhere. A reader of files with masks or alpha overrides this method, so that both are decoded once.
         """
         return self.read(box, plane), None
 
@@ -90,7 +90,7 @@ class Raster(ABC):
 
 
 def valid_pixels(pixels_CYX: NDArray[Any], nodata: float | None, declared_YX: NDArray[np.bool_] | None = None) -> NDArray[np.bool_] | None:
-    """Find the pixels that hold data: the file's mask keeps them, every channel is finite, and not all channels are nodata.
+    """Find the valid pixels: declared by the file's mask, finite in every channel, and not nodata in all channels.
 
     Returns:
         valid_YX, or None when every pixel is valid.
@@ -108,7 +108,7 @@ def valid_pixels(pixels_CYX: NDArray[Any], nodata: float | None, declared_YX: ND
 class ArrayRaster(Raster):
     """Pixels ([planes...,] [C,] Y, X) in memory; by default of one plane, with C channels where there are three axes.
 
-    ``declared`` ([planes...,] Y, X) is False where the file declares that there is no data; None: it declares nothing.
+    ``declared`` ([planes...,] Y, X) is False where the file declares missing data; None: it declares nothing.
     """
 
     def __init__(self, pixels: NDArray[Any], header: Header | None = None, declared: NDArray[np.bool_] | None = None) -> None:

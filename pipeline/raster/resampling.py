@@ -1,14 +1,14 @@
-"""Images on another grid of pixels, computed by region: the same bits however a region is cut out of the image.
+"""Resampling by region: a pixel has the same bits in whatever region it is computed.
 
-Pixel i of an axis of the new grid covers the old pixels ``i * factor <= x < (i + 1) * factor``, so that the outer edges of both grids
-coincide at the first pixel. What a pixel becomes depends on its place in the image alone::
+Pixel i of the new grid covers ``i * factor <= x < (i + 1) * factor`` of the old grid along each axis, so both grids begin at the same
+corner. A pixel depends on its position in the image alone::
 
-    factor > 1    the mean over the area that it covers, old pixels that it covers in part counting in part (anti-aliasing)
+    factor > 1    the mean over the area that it covers, with partly covered old pixels weighted by their part (anti-aliasing)
     factor <= 1   linear interpolation between the centres of the old pixels
-    classes       the old pixel in which the new pixel's centre lies
+    classes       the old pixel under the centre of the new pixel
 
-Old pixels without data count for nothing; a new pixel is valid where less than half of its weight is missing. Sums are float32, float64
-for types of 32 bits and more, so that none overflows; over rows first, then over columns, each in order. Integers are rounded half to even.
+Old pixels without data have no weight; a new pixel is valid if less than half of its weight is missing. Sums are float32, or float64
+for types of 32 bits and more; they run over rows, then columns, in order. Integers are rounded half to even.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pipeline.raster.opened import Header, Raster
 
 __all__ = ["NearestRaster", "ResampledRaster", "RescaledRaster", "SampleRange", "resampled_header", "resampled_shape"]
 
-STRIP_ROWS = 16  # rows of the new grid that are computed at once, so that what they need stays in the processor's cache
-MOST_MISSING = 0.5  # share of a new pixel's weight that may lie on pixels without data, exclusive
-DECIMALS = 8  # of positions, in old pixels: products such as 3 * 0.1 land on the edges that they mean
+STRIP_ROWS = 16  # rows of the new grid computed at once: they fit into the processor's cache
+MOST_MISSING = 0.5  # a new pixel is valid if less than this share of its weight lies on pixels without data
+DECIMALS = 8  # of positions in old pixels: rounding moves products such as 3 * 0.1 onto exact edges
 
 
 def resampled_shape(shape: tuple[int, int], factor: tuple[float, float]) -> tuple[int, int]:
-    """Return height and width of the new grid: the pixels that lie in the image by at least half of themselves, and at least one.
+    """Return height and width of the new grid: pixels that lie at least half inside the image; at least one.
 
     Example:
         >>> resampled_shape((511, 100), (2.0, 0.5)), resampled_shape((1, 3), (8.0, 8.0))
@@ -43,9 +43,9 @@ def resampled_shape(shape: tuple[int, int], factor: tuple[float, float]) -> tupl
 
 
 def resampled_header(header: Header, factor: tuple[float, float], **changes: Any) -> Header:
-    """Return the header of an image on the new grid: its size, scale, offset and georeference; ``changes`` are other fields.
+    """Return the header on the new grid: shape, pixel size, offset and georeference; ``changes`` sets other fields.
 
-    The offset moves by half the difference of the pixel sizes, as viewers place the centre of the first pixel there.
+    The offset moves by half the difference of the pixel sizes: viewers place the first pixel's centre there.
     """
     size, offset = header.pixel_size, header.offset
     if size is not None:
@@ -57,20 +57,20 @@ def resampled_header(header: Header, factor: tuple[float, float], **changes: Any
 
 @dataclass(frozen=True)
 class _Axis:
-    """How the pixels of one axis of the new grid are weighted sums of old ones."""
+    """One axis: the pixels of the new grid as weighted sums of old ones."""
 
     length: int  # of the old axis, pixels
     factor: float  # old pixels to a new one
 
     @cached_property
     def num_taps(self) -> int:
-        """Number of old pixels that a new one may depend on; it depends on the factor alone, so that sums have one order."""
+        """Number of old pixels that a new one may depend on: the same for all pixels, so that every sum has one order."""
         if self.factor <= 1:
             return 2
         return int(self.factor) if self.factor == int(self.factor) else int(np.ceil(self.factor)) + 1
 
     def taps(self, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Return positions and weights (taps, pixels) of the old pixels of ``start..stop``; a position outside has the weight 0."""
+        """Return positions and weights (taps, pixels) of the old pixels for new pixels ``start..stop``; outside, the weight is 0."""
         index = np.arange(start, stop + 1)
         if self.factor > 1:
             edges = np.round(index * self.factor, DECIMALS)
@@ -90,7 +90,7 @@ class ResampledRaster(Raster):
 
     Args:
         source: the image on its own grid.
-        header: on the new grid, as :func:`resampled_header` gives it.
+        header: on the new grid, from :func:`resampled_header`.
         factor: (y, x) old pixels to a new one.
     """
 
@@ -103,7 +103,7 @@ class ResampledRaster(Raster):
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Resample a box, and find where it is valid; pixels are 0 elsewhere."""
+        """Resample a box, and find its valid pixels; the others are 0."""
         rows, cols = self._rows.taps(box.y0, box.y1), self._cols.taps(box.x0, box.x1)
         inside = Box(int(rows[0].min()), int(cols[0].min()), int(rows[0].max()) + 1, int(cols[0].max()) + 1)
         pixels_CYX, valid_YX = self._source.read_valid(inside, plane)
@@ -115,7 +115,7 @@ class ResampledRaster(Raster):
             missing_YX = _Filter(*local, np.dtype(np.uint8)).missing((~valid_YX).view(np.uint8))
         mean = _Filter(*local, pixels_CYX.dtype)
         pixels_YXC = np.moveaxis(pixels_CYX, 0, 2)
-        if pixels_YXC.flags.c_contiguous:  # channels lie side by side, and stay so
+        if pixels_YXC.flags.c_contiguous:  # keeps channels interleaved
             out_CYX = np.moveaxis(mean.means(pixels_YXC, missing_YX), 2, 0)
         else:
             out_CYX = np.stack([mean.means(channel_YX[:, :, None], missing_YX)[:, :, 0] for channel_YX in pixels_CYX])
@@ -143,11 +143,11 @@ class _Filter:
         self._strips = [slice(start, min(start + STRIP_ROWS, height)) for start in range(0, height, STRIP_ROWS)]
 
     def missing(self, missing_YX: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return the share of each new pixel's weight (Y, X) that lies on old pixels that are 1: exactly 0 where there are none."""
+        """Return the share of each new pixel's weight (Y, X) on missing old pixels (1); exactly 0 if none is missing."""
         return np.concatenate([(self._sums(missing_YX[:, :, None], rows) / self._totals(rows))[:, :, 0] for rows in self._strips])
 
     def means(self, pixels_YXC: NDArray[Any], missing_YX: NDArray[Any] | None) -> NDArray[Any]:
-        """Return the means (Y, X, C) in the type of the pixels, which are 0 where data are missing, as is the result."""
+        """Return the means (Y, X, C) in the type of the pixels. Pixels without data must be 0, and are 0 in the result."""
         height, width = len(self._row_weights[0]), len(self._col_weights[0])
         out_YXC = np.empty((height, width, pixels_YXC.shape[2]), self._dtype)
         for rows in self._strips:
@@ -167,7 +167,7 @@ class _Filter:
         return totals
 
     def _sums(self, pixels_YXC: NDArray[Any], rows: slice) -> NDArray[Any]:
-        """Return weighted sums for some new rows. Numpy multiplies and adds number by number, so no sum depends on its neighbours."""
+        """Return weighted sums for some new rows. Each sum is computed elementwise, so it does not depend on the region."""
         height, width, channels = pixels_YXC.shape
         lines = pixels_YXC.reshape(height, width * channels)
         index, weights = self._row_index[:, rows], self._row_weights[:, rows, None]
@@ -185,7 +185,7 @@ class _Filter:
 
 
 class NearestRaster(Raster):
-    """Classes or object numbers on another grid: each new pixel has the value of the old one in which its centre lies.
+    """Classes or object ids on another grid: each new pixel has the value of the old pixel under its centre.
 
     Args:
         source: on its own grid.
@@ -216,15 +216,15 @@ class NearestRaster(Raster):
 
 @dataclass(frozen=True)
 class SampleRange:
-    """How samples of one range become samples of another: the line through both pairs of ends, rounded and cut to the new type."""
+    """A linear map from one range of samples to another, rounded and clipped to the new type."""
 
     dtype: str  # numpy name of the new type
     old: tuple[float, float]  # least and greatest value of the image
-    new: tuple[float, float]  # what they become
+    new: tuple[float, float]  # the values that they become
 
 
 class RescaledRaster(Raster):
-    """An image whose samples are brought to another range and type.
+    """An image whose samples are scaled to another range and type.
 
     Args:
         source: the image as stored.
@@ -240,11 +240,11 @@ class RescaledRaster(Raster):
         return self.read_masked(box, plane)[0]
 
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Rescale a box; what is valid is decided by the samples as stored."""
+        """Rescale a box; validity is decided by the stored samples."""
         pixels_CYX, valid_YX = self._source.read_valid(box, plane)
         (low, high), (new_low, new_high), dtype = self._samples.old, self._samples.new, np.dtype(self._samples.dtype)
         values_CYX = pixels_CYX.astype(np.result_type(pixels_CYX.dtype, np.float32))
-        with np.errstate(over="ignore"):  # what lies far beyond the range is cut
+        with np.errstate(over="ignore"):  # values far beyond the range are clipped
             values_CYX = (values_CYX - low) * ((new_high - new_low) / (high - low)) + new_low
         if valid_YX is not None:
             np.copyto(values_CYX, 0, where=~valid_YX)

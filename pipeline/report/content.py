@@ -252,5 +252,5 @@ def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:
             first = results[0]
             is_fresh = not first.ok or first.count_key == count_key  # a later count may be of an earlier mask
             later = next((one for one in results[1:] if one.count_key == count_key), first)
-            # A mask that is counted again does not say which of its pixels were skipped.
+            # A recount from the mask cannot tell which pixels were skipped.
             yield first if is_fresh else replace(later, counts=_with_skipped(later.counts, first.counts))

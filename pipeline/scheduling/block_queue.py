@@ -25,7 +25,7 @@ class Stage:
     """One phase of one image: blocks that may run in any order.
 
     Attributes:
-        blocks: with a key that holds all that is known before the run: what other phases find is added when the stage begins.
+        blocks: their keys hold everything known before the run; findings of other phases are added when the stage begins.
         rests_on: earlier phases of this image whose digests are part of the key; None: the key is complete.
         reads: the earlier phases whose reduced results the blocks get, and which are part of the key.
         reduction: how the payloads of this stage's receipts are reduced; None: they are not.

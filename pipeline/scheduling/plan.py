@@ -18,7 +18,7 @@ from pipeline.tiling import Grid
 
 __all__ = ["FORMAT", "RunSpec", "count_key", "make_job", "plan_blocks", "plan_row", "recount"]
 
-FORMAT = 2  # of what blocks depend on: raise it when the same recipe gives other pixels
+FORMAT = 2  # version of the pixels: raise it when the same recipe gives other pixels
 
 
 def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:

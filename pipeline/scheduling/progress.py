@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, on stderr: bars on a terminal, elsewhere a line a minute."""
+"""Progress of a run on stderr: bars on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "show_progress"]
 
-LINE_S = 60.0  # between two lines where there is no terminal
+LINE_S = 60.0  # between two lines without a terminal
 
 
 class Progress:
@@ -27,9 +27,9 @@ class Progress:
 
 
 class _Bars(Progress):
-    """Bars for all images and for the one at hand.
+    """Bars for all images and for the current one.
 
-    ``pixels`` are those that each image has in all its phases, by name; ``done`` those that an earlier execution has committed.
+    ``pixels`` is the work of each image by name, over all its phases; ``done`` the part that an earlier execution committed.
     """
 
     def __init__(self, bar: Bar, pixels: Mapping[str, int], done: Mapping[str, int]) -> None:
@@ -46,9 +46,9 @@ class _Bars(Progress):
 
 
 class _Lines(Progress):
-    """A line a minute, in blocks: counting the pixels of a million blocks takes a while.
+    """A line a minute, counted in blocks: counting the pixels of a million blocks would take too long.
 
-    ``blocks`` returns how many blocks are settled, and how many there are.
+    ``blocks`` returns the numbers of settled blocks and of all blocks.
     """
 
     def __init__(self, blocks: Callable[[], tuple[int, int]]) -> None:
@@ -57,7 +57,7 @@ class _Lines(Progress):
         self._started = self._told = time.monotonic()
 
     def advance(self, block: Block) -> None:
-        """Print a line where the last one is a minute old."""
+        """Print a line if the last one is a minute old."""
         self._pixels += block.box.area
         now = time.monotonic()
         if now - self._told < LINE_S:
@@ -74,7 +74,7 @@ class _Lines(Progress):
 
 @contextmanager
 def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]], blocks: Callable[[], tuple[int, int]]) -> Iterator[Progress]:
-    """Show pixels a second and time left: on a terminal as bars, for which ``count`` gives ``pixels`` and ``done``, else as lines."""
+    """Show speed and time left: as bars on a terminal (``count`` returns their ``pixels`` and ``done``), else as lines."""
     if not sys.stderr.isatty():
         yield _Lines(blocks)
         return

@@ -1,6 +1,6 @@
-"""What is not computed: glass, pixels without data, everything outside of regions. One file = one way to choose.
+"""Skips: rules for what is not computed, such as glass, pixels without data, or everything outside regions. One file = one skip.
 
-Owns: finding what is kept of an image, and telling it by region, for whole blocks and for each pixel.
+Owns: finding the kept part of an image, and its answers by region: whether any pixel is kept, and which.
 May import: statistics, tiling and base modules; readers by their names. Never touches: full-resolution pixels of a block, models.
 """
 
@@ -26,27 +26,27 @@ __all__ = ["Kept", "Skip", "SkippedImage", "open_kept", "picture_of"]
 
 
 class Kept(Protocol):
-    """What is kept of an image, in pixels of its working grid."""
+    """The kept part of an image, in pixels of its working grid."""
 
     def of(self, box: Box, plane: int) -> NDArray[np.bool_]:
-        """Return which pixels of a box inside the image are kept (Y, X)."""
+        """Return the kept pixels (Y, X) of a box inside the image."""
 
     def has_any(self, box: Box, plane: int) -> bool:
-        """Whether any of them is kept."""
+        """Whether any pixel of the box is kept."""
 
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """What a way to choose is told of an image.
+    """The view of an image that a skip gets.
 
     Attributes:
-        name: NAME of the output folder.
-        path: of the image.
-        own: header of the image on its own grid, which regions are given in.
-        header: of its working grid.
-        side: of a cell of the coarse picture, pixels of the working grid.
-        halo: of a tile, pixels of the working grid.
-        greatest: value that samples may have, given the coarse picture.
+        name: NAME of the image.
+        path: path of the image.
+        own: header of the image on its own grid, whose pixels regions are drawn in.
+        header: header on the working grid.
+        side: side of a cell of the coarse picture, pixels of the working grid.
+        halo: halo of a tile, pixels of the working grid.
+        greatest: returns the greatest value that samples may have, from the cells of the coarse picture.
         cells: reads the coarse picture: cells_CYX and valid_YX of each plane.
         has_data: reads whether a cell holds a valid pixel: (Y, X) of each plane.
     """
@@ -63,12 +63,12 @@ class SkippedImage:
 
     @property
     def num_cells(self) -> int:
-        """Cells around a cell that its halo reaches, at least one."""
+        """Number of cells that the halo spans, at least one."""
         return max(1, math.ceil(self.halo / self.side))
 
 
 class Skip(Plugin, ABC):
-    """Base of the ways to choose."""
+    """Base of the skips."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -78,26 +78,26 @@ class Skip(Plugin, ABC):
 
     @abstractmethod
     def find(self, image: SkippedImage) -> dict[str, Any]:
-        """Find what is kept of an image, as plain JSON that :func:`open_kept` reads; empty: all of it."""
+        """Return the kept part of an image as plain JSON for :func:`open_kept`; empty: all is kept."""
 
     def problems(self, image: SkippedImage) -> Sequence[Problem]:
-        """Return what is wrong with an image's files, before any pixel of it is read."""
+        """Return the problems of the files that the skip reads for an image, before any pixel is read."""
         del image
         return ()
 
     def identity(self, name: str, path: str) -> str:
-        """Return what the choice depends on besides the image and the options, such as the time of change of a file."""
+        """Return what the result depends on besides image and options, such as the mtime of a file."""
         del name, path
         return ""
 
 
 def open_kept(found: Mapping[str, Any], header: Header, open_raster: Callable[[str], Raster]) -> Kept:
-    """Return what :meth:`Skip.find` found, ready to be asked.
+    """Return the kept part that :meth:`Skip.find` described.
 
     Args:
-        found: not empty.
-        header: of the image's working grid.
-        open_raster: opens a file, and keeps it open.
+        found: the JSON, not empty.
+        header: header of the image on its working grid.
+        open_raster: opens a file and keeps it open.
     """
     if "cells" in found:
         return CellMap.from_json(found)
@@ -107,7 +107,7 @@ def open_kept(found: Mapping[str, Any], header: Header, open_raster: Callable[[s
 
 
 def picture_of(kept: Kept, shape: tuple[int, int], planes: int, most: int = 1024) -> NDArray[np.bool_]:
-    """Return a small picture of what is kept of the planes, one below the other: the pixels of every n-th row and column."""
+    """Return a small picture of the kept part: every n-th row and column, planes one below the other."""
     step = max(1, -(-max(shape) // most))
     rows = range(step // 2 if shape[0] > step // 2 else 0, shape[0], step)
     lines = [kept.of(Box(y, 0, y + 1, shape[1]), plane)[0, step // 2 :: step] for plane in range(planes) for y in rows]

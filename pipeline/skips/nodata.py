@@ -1,4 +1,4 @@
-"""Skip what holds no data."""
+"""Skip pixels without data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Nodata"]
 
 
 class Nodata(Skip):
-    """Keeps every pixel that holds data; it saves the time of reading and predicting what holds none.
+    """Keeps every pixel that holds data, and saves reading and predicting the others.
 
-    Where there is data is read once for an image: of a coarse level of its pyramid where it has one, else of its pixels.
+    Validity is read once for an image, from a coarse pyramid level if there is one, else at full resolution.
 
     Example::
 
@@ -23,7 +23,7 @@ class Nodata(Skip):
     """
 
     def find(self, image: SkippedImage) -> dict[str, Any]:
-        """Find cells with data, and keep their neighbours: a coarse level may have lost single pixels."""
+        """Find the cells with data, and keep their neighbours too: a coarse level may have lost single pixels."""
         from scipy import ndimage
 
         may_miss = image.own.has_mask or image.own.nodata is not None or np.dtype(image.own.dtype).kind == "f"

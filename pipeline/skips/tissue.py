@@ -13,10 +13,10 @@ __all__ = ["Tissue"]
 
 
 class Tissue(Skip):
-    """Keeps tissue, and around it what tiles see of its surroundings; skips large even areas of glass, collars and padding.
+    """Keeps tissue and a margin of one halo; skips large even areas of glass, collars and padding.
 
-    They are found on a coarse picture, as for the statistics of an image: in colour images of bright field large areas that are
-    bright, grey and even; in any image areas of exactly 0 or of the greatest value. An image with nothing else is kept.
+    These are found on a coarse picture, as for the statistics of an image: in bright-field colour images large areas that are
+    bright, grey and even; in any image areas of exactly 0 or of the greatest value. An image of nothing else is kept whole.
 
     Example::
 
@@ -24,7 +24,7 @@ class Tissue(Skip):
     """
 
     def find(self, image: SkippedImage) -> dict[str, Any]:
-        """Find empty cells, and take the halo off them."""
+        """Find the empty cells, and shrink them by the halo."""
         from scipy import ndimage
 
         planes = image.cells()

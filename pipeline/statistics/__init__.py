@@ -1,6 +1,6 @@
-"""Numbers that add up over blocks: pixel counts, and the statistics of whole images.
+"""Numbers that add over blocks: pixel counts and the statistics of whole images.
 
-Owns: counting a mask against its truth, the fitters of the fit phase, histograms, normalisation, what of an image counts.
+Owns: counting a mask against its truth, the fitters of the fit phase, histograms, normalisation, finding the pixels that count.
 May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 """
 

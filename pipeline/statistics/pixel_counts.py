@@ -25,7 +25,7 @@ class Counts:
     cross_entropy_pixels: int = 0  # pixels in that sum
     overlap_equal: int = 0  # halo pixels on which two neighbouring tiles agree
     overlap_pixels: int = 0  # halo pixels that two neighbouring tiles both predict
-    skipped: int = 0  # pixels left out on purpose: part of `no_prediction`, or of class 0 where they are called background
+    skipped: int = 0  # pixels skipped on purpose: part of `no_prediction`, or of class 0 with `as: background`
     quarantined: int = 0  # pixels that could not be done, part of `no_prediction`
 
     @property

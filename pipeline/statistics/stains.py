@@ -1,7 +1,7 @@
-"""Stain normalisation of H&E: the colours of a slide, fitted once to its tissue, brought to those of a reference.
+"""Stain normalisation of H&E: maps a slide's colours, fitted once to its tissue, to those of a reference.
 
-Both methods are fitted to a joint histogram of the colours, 32 bins a channel: integers, which add over blocks. What is fitted is
-a pure function of their sum, so that the cut never shows.
+Both methods are fitted to a joint histogram of the colours, 32 bins a channel: integers, which add over blocks. The fit is
+a pure function of their sum, so it does not depend on the cut into blocks.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.statistics.normalization import NormalizationFitter
 
 __all__ = ["StainFitter", "recolor"]
 
-BITS = 3  # of a channel that a bin does not tell apart
+BITS = 3  # low bits of a channel that a bin ignores
 SIDE = 256 >> BITS  # bins a channel
-LEAST_PIXELS = 1000  # fewer stained pixels say nothing about a stain
+LEAST_PIXELS = 1000  # a fit to fewer stained pixels is not trusted
 
 # Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009, with the reference stains
 # (haematoxylin, eosin) and concentrations of the authors' published code.
@@ -39,7 +39,7 @@ PIXELS = 1 << 18  # recoloured at a time, so that temporary arrays stay in the c
 
 @dataclass(frozen=True)
 class StainFitter(Fitter):
-    """Fits the colours of one slide, and, where the network is fed percentiles or z-scores, those of the recoloured slide."""
+    """Fits the colours of one slide, and percentiles or z-scores of the recoloured slide if the network needs them."""
 
     kind: Literal["macenko", "reinhard"]
     normalize: Literal["percentile", "zscore"] | None = None
@@ -51,7 +51,7 @@ class StainFitter(Fitter):
         return {"colors": np.bincount((red * SIDE + green) * SIDE + blue, minlength=SIDE**3).astype(np.int64)}
 
     def fit(self, summary: Summary) -> dict[str, Any]:
-        """Return the matrix or the shift that :func:`recolor` applies; empty where the slide shows too little stain.
+        """Return the map that :func:`recolor` applies; empty if the slide has too little stain.
 
         With ``normalize`` also ``{"normalize": {"mean", "std"}}`` of the recoloured pixels.
         """
@@ -69,13 +69,13 @@ class StainFitter(Fitter):
 
 
 def recolor(pixels_CYX: NDArray[np.uint8], fit: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Return RGB pixels in the colours of the reference; unchanged where the slide shows too little stain."""
+    """Return RGB pixels in the colours of the reference; unchanged if the slide has too little stain."""
     if "matrix" not in fit:
         return pixels_CYX
     matrix, shift = np.array(fit["matrix"], np.float32), np.array(fit["shift"], np.float32)[:, None]
     is_reinhard = fit["kind"] == "reinhard"
     to_lms, from_lms = TO_LMS.astype(np.float32), np.linalg.inv(TO_LMS).astype(np.float32)
-    # Both methods are a linear map of logarithms: of the light, or of the responses of the eye's cones.
+    # Both methods are a linear map of logarithms: of RGB, or of the cone responses (LMS).
     flat = pixels_CYX.reshape(3, -1)
     out = np.empty_like(flat)
     for start in range(0, flat.shape[1], PIXELS):
@@ -107,7 +107,7 @@ def _macenko(colors: NDArray[np.float64], weights: NDArray[np.int64]) -> dict[st
 
 
 def _reinhard(colors: NDArray[np.float64], weights: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the map of the logarithms of the cones' responses that gives the reference's mean and standard deviation."""
+    """Return the map of log cone responses (LMS) that gives the reference's mean and standard deviation."""
     if weights.sum() < LEAST_PIXELS:
         return {}
     lab = np.log((colors + 1) @ TO_LMS.T) @ TO_LAB.T
@@ -121,7 +121,7 @@ def _reinhard(colors: NDArray[np.float64], weights: NDArray[np.int64]) -> dict[s
 
 
 def _percentiles(values: NDArray[np.float64], weights: NDArray[np.int64], shares: tuple[float, ...]) -> list[float]:
-    """Return weighted percentiles: the smallest value that at least so many pixels do not exceed."""
+    """Return weighted percentiles: the smallest value that at least this share of pixels does not exceed."""
     order = np.argsort(values, kind="stable")
     below = np.cumsum(weights[order])
     return [float(values[order][np.searchsorted(below, share / 100 * below[-1])]) for share in shares]

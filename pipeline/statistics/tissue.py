@@ -1,13 +1,13 @@
-"""What of an image is empty: glass, collars and padding. Statistics of colour images leave it out, so that a crop and its slide agree.
+"""Finds the empty areas of an image: glass, collars and padding. Statistics of colour images exclude them, so a crop and its slide agree.
 
-What is empty is found on a coarse picture, whose pixels are called cells here, by what lies around a cell, never by how much glass
-the image has: a threshold of the image's own would divide an image that is all tissue::
+Empty areas are found on a coarse picture, whose pixels are called cells, by fixed limits and the surroundings of a cell. A threshold
+fitted to the image would depend on its share of glass, and would split an image of tissue alone::
 
-    any image     areas of exactly 0, or of the greatest value that samples have: collars and padding
+    any image     areas of exactly 0, or of the greatest value of samples: collars and padding
     bright field  colour images of light that went through a specimen: bright, grey, even areas are glass, black ones are collars
-    stained       bright field whose specimen has colours: there each pixel tells by itself whether it is glass or black
+    stained       bright field of a coloured specimen: each pixel by itself is judged as glass, black or content
 
-Areas below :data:`LEAST_SIDE` squared are holes in the tissue, and stay. Levels of grey are shares of the greatest value of samples.
+Areas below :data:`LEAST_SIDE` squared are holes in the tissue, and count as content. Limits are shares of the greatest value of samples.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["CellMap", "Content", "EmptyAreas", "cell_side", "content_of", "find_
 
 SMALLEST_CELL = 8  # pixels a side: about a nucleus at 0.5 um
 MOST_CELLS = 10_000_000  # of an image; larger images get larger cells
-LEAST_SIDE = 64  # pixels
-EVEN = 4 / 255  # greatest difference of neighbouring cells of glass: the noise of cameras and of JPEG is averaged in a cell
-GREY = 30 / 255  # greatest difference of the channels of glass; eosin, the palest stain, has more
+LEAST_SIDE = 64  # of an empty area, pixels
+EVEN = 4 / 255  # greatest difference of neighbouring glass cells: a cell averages the noise of camera and JPEG
+GREY = 30 / 255  # greatest difference between the channels of glass; eosin, the palest stain, has a larger one
 BRIGHT = 0.55  # least value of each channel of glass, for cells
-CLEAR = 0.68  # the same for pixels, which are not told by their neighbours too
-BLACK = 0.1  # greatest value of each channel of a collar that noise or JPEG has made uneven
-LIT = 0.2  # least value of the brightest channel in bright field, of four cells in five: a dark background has less
-THROUGH = 0.12  # least value of the darkest channel in bright field, of most cells: colours on black have less
-STAINED = 8 / 255  # least difference of the channels of stained tissue, of most cells: grey images have less
-LEAST_KEPT = 0.25  # share of the content that must be left when cells beside what is empty are left out
+CLEAR = 0.68  # the same for single pixels: stricter, as neighbours are not compared
+BLACK = 0.1  # greatest value of each channel of a collar with noise
+LIT = 0.2  # bright field: the brightest channel of four cells in five exceeds this; a dark background is below
+THROUGH = 0.12  # bright field: the darkest channel of most cells exceeds this; colours on black are below
+STAINED = 8 / 255  # stained tissue: the channels of most cells differ by more; grey images by less
+LEAST_KEPT = 0.25  # cells next to empty areas are excluded only if at least this share of the content remains
 
 
 def cell_side(shape: tuple[int, int]) -> int:
@@ -60,7 +60,7 @@ class CellMap:
 
     Attributes:
         cells: (planes, Y, X), bool.
-        side: of a cell, pixels of the working grid.
+        side: side of a cell, pixels of the working grid.
         shape: height and width of the image, pixels.
     """
 
@@ -69,7 +69,7 @@ class CellMap:
     shape: tuple[int, int]
 
     def of(self, box: Box, plane: int) -> NDArray[np.bool_]:
-        """Return the pixels of a box (Y, X), which may reach beyond the image and is reflected there."""
+        """Return which pixels of a box count (Y, X); outside the image the box is reflected."""
         rows, cols = self._index(box)
         return np.asarray(self.cells[plane][rows][:, cols])
 
@@ -90,18 +90,18 @@ class CellMap:
         return cls(_unpacked(found["cells"], *found["grid"]), found["side"], (height, width))
 
     def _index(self, box: Box) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the row of cells of each row of pixels, and the same of columns; what is left at an edge is of the last cell."""
+        """Return the cell row of each pixel row, and the cell column of each pixel column; a remainder at an edge has the last cell."""
         rows, cols = reflect_index(box.y0, box.y1, self.shape[0]), reflect_index(box.x0, box.x1, self.shape[1])
         return np.minimum(rows // self.side, self.cells.shape[1] - 1), np.minimum(cols // self.side, self.cells.shape[2] - 1)
 
 
 @dataclass(frozen=True)
 class EmptyAreas:
-    """What of a coarse picture is empty.
+    """The empty areas of a coarse picture.
 
     Attributes:
         padding_YX: cells of one value.
-        glass_YX: cells of glass, and of collars that noise has made uneven.
+        glass_YX: cells of glass, and of collars with noise.
         is_stained: whether the image is bright field of stained tissue.
     """
 
@@ -118,17 +118,17 @@ class EmptyAreas:
 def find_empty_areas(
     cells_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, *, side: int, is_color: bool, greatest: float
 ) -> EmptyAreas:
-    """Find what of a coarse picture is glass, collar or padding.
+    """Find glass, collars and padding on a coarse picture.
 
     Args:
         cells_CYX: means of the pixels of each cell, in the type of the image.
-        valid_YX: False where there is no data: such cells are not called empty, as they never count. None: there is data everywhere.
-        side: of a cell, pixels.
+        valid_YX: False where data are missing: such cells never count and are not called empty. None: data are everywhere.
+        side: side of a cell, pixels.
         is_color: whether the channels are red, green and blue.
-        greatest: value that samples may have.
+        greatest: greatest value that samples may have.
 
     Returns:
-        Nothing is empty where nothing else would be left.
+        No empty area if everything would be empty.
     """
     seen_YX = np.ones(cells_CYX.shape[1:], np.bool_) if valid_YX is None else valid_YX
     nothing = EmptyAreas(np.zeros_like(seen_YX), np.zeros_like(seen_YX), is_stained=False)
@@ -143,7 +143,7 @@ def find_empty_areas(
 
 
 def _bright_field(cells_CYX: NDArray[Any], seen_YX: NDArray[np.bool_], found: EmptyAreas, greatest: float, least: int) -> EmptyAreas:
-    """Add the glass and the uneven collar of a colour image, where it is bright field."""
+    """Add the glass and the noisy collars of a colour image, if it is bright field."""
     from scipy import ndimage
 
     seen_YX = seen_YX & ~found.padding_YX
@@ -164,12 +164,12 @@ def _bright_field(cells_CYX: NDArray[Any], seen_YX: NDArray[np.bool_], found: Em
 
 @dataclass(frozen=True)
 class Content:
-    """Which pixels of an image its statistics are made of.
+    """The pixels that count for an image's statistics.
 
     Attributes:
-        cells: where there is content; None: everywhere.
-        clear: of stained tissue, the least value of each channel, and the greatest difference of channels, of a pixel of glass, and the
-            greatest value of a black one; None: pixels are not told by themselves.
+        cells: cells with content; None: all.
+        clear: for stained tissue three limits for pixels: least channel of glass, greatest channel difference of glass, greatest channel of
+            black; None: pixels are not judged by themselves.
     """
 
     cells: CellMap | None = None
@@ -191,7 +191,7 @@ class Content:
         return self.cells is None or self.cells.has_any(box, plane)
 
     def counted(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box, plane: int) -> NDArray[np.bool_] | None:
-        """Return which of a box's valid pixels count (Y, X); None: all of them."""
+        """Return the valid pixels of a box that count (Y, X); None: all."""
         masks = [] if valid_YX is None else [valid_YX]
         if self.cells is not None:
             masks.append(self.cells.of(box, plane))
@@ -204,15 +204,15 @@ class Content:
 
 @lru_cache(maxsize=16)
 def _unpacked(text: str, *shape: int) -> NDArray[np.bool_]:
-    """Return cells from text; those of the images at hand are kept, as each block asks for them."""
+    """Unpack cells from text; cached because each block asks for them."""
     bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
     return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(np.bool_)
 
 
 def content_of(areas: Sequence[EmptyAreas], *, side: int, shape: tuple[int, int], greatest: float) -> Content:
-    """Return what counts of an image whose planes have these empty areas.
+    """Return the content of an image whose planes have these empty areas.
 
-    Cells beside what is empty may hold some of it. They are left out as well, but where pixels tell by themselves.
+    Cells next to an empty area may contain a part of it. They are excluded too, unless pixels are judged by themselves.
     """
     is_stained = 2 * sum(one.is_stained for one in areas) > len(areas)
     clear = (CLEAR * greatest, GREY * greatest, BLACK * greatest) if is_stained else None
@@ -232,7 +232,7 @@ def _grown(cells_YX: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
 
 
 def _large(cells_YX: NDArray[np.bool_], least: int) -> NDArray[np.bool_]:
-    """Keep connected areas of at least so many cells."""
+    """Keep connected areas of at least ``least`` cells."""
     from scipy import ndimage
 
     labels_YX, _ = ndimage.label(cells_YX)

@@ -217,7 +217,7 @@ def _metadata(store: BlockStore) -> dict[str, Any]:
 
 
 def _nodata_json(nodata: float, dtype: str) -> int | str:
-    """Return nodata as xarray writes and reads it: integers as they are, floats as the eight bytes of a double in base 64."""
+    """Return nodata as xarray encodes it: an integer as is, a float as a double (eight bytes) in base64."""
     return base64.b64encode(struct.pack("<d", nodata)).decode() if np.dtype(dtype).kind == "f" else int(nodata)
 
 

@@ -1,4 +1,4 @@
-"""Arrays of Zarr v2, written by region, for programs that do not read version 3."""
+"""Zarr v2 arrays, written by region, for programs that do not read version 3."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["ZarrV2Level"]
 
 
 class ZarrV2Level(Raster):
-    """An array of one channel that is written in boxes of whole chunks, and read in any box.
+    """An array of one channel: written in boxes of whole chunks, read in any box.
 
     Args:
-        storage: of the array.
+        storage: where the array lies.
         header: its shape, type and planes.
-        block: side of the boxes that are written, pixels.
-        fill: value of pixels that are not written.
+        block: side of the boxes to write, pixels.
+        fill: value of unwritten pixels.
     """
 
     def __init__(self, storage: Storage, header: Header, block: int, fill: int) -> None:
@@ -34,7 +34,7 @@ class ZarrV2Level(Raster):
         self.axes = (*header.planes, "y", "x")
 
     def create(self) -> None:
-        """Make the array, without pixels."""
+        """Create the array without pixels."""
         import zarr
         from numcodecs import Zstd
 

@@ -133,11 +133,11 @@ class ImageCache:
         self._entries: OrderedDict[tuple[Any, ...], _CacheEntry] = OrderedDict()
 
     def image(self, image: Image) -> Raster:
-        """Return an image on its working grid; one that fits into a quarter of the budget is decoded once and kept."""
+        """Return an image on its working grid; if it fits into a quarter of the budget, it is decoded once and cached."""
         return self._kept((image.path, image.identity), lambda: open_image(image))
 
     def truth(self, image: Image) -> Raster:
-        """Return the truth of an image on the image's working grid, kept as images are."""
+        """Return the truth of an image on the image's working grid, cached as images are."""
         return self._kept((image.truth, image.identity), lambda: open_truth(image))
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], AbstractContextManager[Raster]]) -> Raster:

@@ -143,8 +143,8 @@ class About(StrictModel):
     licence: str = Field(default="", description="licence of the weights")
     trained_on: str = Field(default="", description="data set, its source and licence")
     citation: str = Field(default="", description="what users of the weights should cite")
-    kinds: Texts = Field(default=(), description="of images, such as fluorescence or aerial")
-    diameter: Positive | None = Field(default=None, description="median diameter of the objects, pixels of the grid that is trained on")
+    kinds: Texts = Field(default=(), description="kinds of images, such as fluorescence or aerial")
+    diameter: Positive | None = Field(default=None, description="median diameter of the objects, pixels of the training grid")
 
 
 class TrainConfig(StrictModel):

@@ -115,7 +115,7 @@ def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int
 
 
 def _trained_on(plan: TrainPlan) -> dict[str, Any]:
-    """Return what all images have in common of what a run compares its images with."""
+    """Return the properties that all training images share and that a run compares its images with."""
     headers = [image.header for image in (*plan.train, *plan.val)]
     common: dict[str, Any] = {}
     if size := common_pixel_size(headers):
@@ -143,7 +143,7 @@ def _catalogue(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> Catalogue
 
 
 def _run_stages(job: Job, planned: Mapping[str, list[Stage]]) -> Iterator[Receipt]:
-    """Execute the phases of some images but those that only write files of a whole image."""
+    """Execute the phases of some images, except phases that only write files of a whole image."""
 
     def is_needed(stage: Stage) -> bool:
         return stage.reduction is not None or not phase(stage.phase).is_per_image

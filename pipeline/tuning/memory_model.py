@@ -18,7 +18,7 @@ __all__ = ["format_bytes", "project_actor_bytes", "project_seam_file_bytes", "sh
 
 SMALLEST_CORE = 64  # side below which a core is not shrunk to save memory, pixels
 SCORE_BYTES = 4  # float32
-TRUTH_BYTES = 4  # numbers of objects as most files hold them
+TRUTH_BYTES = 4  # of a truth pixel: most files store object ids in at most 32 bits
 
 
 def project_actor_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
@@ -37,7 +37,7 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     depth = header.channels * np.dtype(header.dtype).itemsize
     pixels = math.prod(min(side, recipe.block) + 2 * recipe.halo for side in sides)
     read = pixels * depth
-    # Where data may be missing, a copy gets zeros there, and a map of the valid pixels goes with the block.
+    # If data may be missing, a copy of the block is zeroed there, and a validity map is kept.
     valid, copy = (pixels, read) if _may_lack_data(header) else (0, 0)
     truth = height * width * 6 if image.truth else 0
     mask = height * width * (1 if classes <= 255 else 2)
@@ -62,7 +62,7 @@ def _may_lack_data(header: Header) -> bool:
 
 
 def _source_bytes(image: Image, pixels: int) -> int:
-    """Return the bytes of the file's own grid that are read for so many pixels of the working grid: of image, validity and truth."""
+    """Return the bytes of image, validity and truth on the file's own grid that ``pixels`` of the working grid need."""
     grid = image.grid
     if grid is None:
         return 0

@@ -78,7 +78,7 @@ def choose_recipe(
     compiles = plugin is not None and plugin.compiles
     core, block = choose_core_and_block(catalogue, recipe.halo, notes, on_gpu=recipe.device == "cuda", compiles=compiles)
     recipe = replace(recipe, core=core, block=block)
-    if any(side > core for image in catalogue.images for side in image.header.shape):  # an image of one tile has no tile borders
+    if any(side > core for image in catalogue.images for side in image.header.shape):  # else no image has tile borders
         notes += about_borders
     _check(catalogue, recipe, problems)
     recipe, memory_bytes = shrink_to_memory(catalogue, recipe, notes)
@@ -104,10 +104,10 @@ def reuse_recipe(catalogue: Catalogue, recorded: Mapping[str, Any]) -> RecipeCho
 
 
 def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
-    """Yield what is wrong with the writers: nothing that holds the masks, a stack for a writer of single planes, a missing package."""
+    """Yield the problems of the writers: none keeps the mask, a stack for a writer of single planes, missing packages."""
     writers = {spec["name"]: build("writers", spec, "writers") for spec in catalogue.config.writers}
     stacks = [image.name for image in catalogue.images if image.header.num_planes > 1]
-    if writers and not any(writer.holds_mask for writer in writers.values()):  # a training scores itself and writes nothing
+    if writers and not any(writer.holds_mask for writer in writers.values()):  # a training has no writers
         yield Problem("writers", ", ".join(writers), "a writer of masks beside it", "Add ome_zarr.")
     for name, writer in writers.items():
         if stacks and not writer.takes_stack:

@@ -26,9 +26,9 @@ LEAST_CORE = 512  # a smaller block is not cut into several cores, pixels
 
 
 def choose_halo(catalogue: Catalogue, measured: HaloDifference | None, notes: list[str], about_borders: list[str]) -> int:
-    """Return the halo of a run, a multiple of the model's stride, pixels; ``measured`` is what a trial found.
+    """Return the halo of a run in pixels, a multiple of the model's stride; ``measured`` is the result of a trial.
 
-    What was rounded is added to ``notes``, and what concerns only images of several tiles to ``about_borders``.
+    Notes on rounding go to ``notes``; notes that concern only images of several tiles go to ``about_borders``.
     """
     asked, model = catalogue.config.tiling.halo, catalogue.model
     stride, field = model.stride, model.field

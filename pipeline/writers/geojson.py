@@ -1,4 +1,4 @@
-"""GeoJSON: polygons of the classes, for QuPath and for maps."""
+"""GeoJSON: polygons of the classes, for QuPath and GIS programs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Shape = tuple[int, "Geometry"]  # class id and polygon
 
 
 class GeoJson(Writer):
-    """A mask as GeoJSON: a polygon for each connected area of a class, holes included, as QuPath reads annotations.
+    """A mask as GeoJSON annotations for QuPath: one polygon for each connected area of a class, with holes.
 
-    Areas are 4-connected and follow the edges of pixels, whole across blocks; class 0 has no polygons. Coordinates are (x, y) in
-    pixels of the image at its full resolution; where the image has a georeference, they are those of its map, and the file
-    names its coordinate system. Polygons are in memory together.
+    Areas are 4-connected, follow pixel edges and are not split at block borders; class 0 has no polygons. Coordinates are (x, y) in
+    pixels of the image at full resolution; for a georeferenced image they are map coordinates, and the file
+    names the coordinate system. All polygons are in memory together.
 
     Example::
 
@@ -47,9 +47,11 @@ class GeoJson(Writer):
     holds_mask: ClassVar[bool] = False
 
     simplify: float = Field(
-        default=0.0, ge=0, description="how far edges may move, pixels of the mask; neighbours keep a common edge; 0: not"
+        default=0.0, ge=0, description="how far edges may move, pixels of the mask; neighbours keep a common edge; 0: no simplification"
     )
-    coordinates: Literal["auto", "pixel"] = Field(default="auto", description="auto: of the map where there is one, else pixels")
+    coordinates: Literal["auto", "pixel"] = Field(
+        default="auto", description="auto: map coordinates if the image has a georeference, else pixels"
+    )
 
     @override
     def missing(self) -> str:
@@ -68,9 +70,9 @@ class GeoJson(Writer):
             file.write(f"\n]{named}}}\n")
 
     def _shapes(self, mask: Raster, meta: MaskMeta, plane: int) -> tuple[list[Shape], float, str]:
-        """Return the polygons of one plane, the side of a pixel, and the name of the coordinate system, empty for pixels.
+        """Return the polygons of one plane, the side of a pixel, and the name of the coordinate system (empty for pixels).
 
-        GDAL follows the edges row by row through a temporary TIFF, so that the mask is never in memory as a whole.
+        GDAL traces the edges row by row in a temporary TIFF, so that the mask is never in memory as a whole.
         """
         import rasterio
         import shapely
@@ -115,7 +117,7 @@ def _as_tiff(mask: Raster, meta: MaskMeta) -> Iterator[Any]:
 
 
 def _simplified(shapes: list[Shape], tolerance: float) -> list[Shape]:
-    """Return polygons with fewer corners; edges between neighbours stay common."""
+    """Return polygons with fewer corners; neighbours keep common edges."""
     import shapely
 
     simple = shapely.coverage_simplify([shape for _, shape in shapes], tolerance) if shapes else []
@@ -142,7 +144,7 @@ def _write_features(file: IO[str], shapes: Sequence[Shape], meta: MaskMeta, plan
 
 
 def _polygons(shape: Geometry) -> Iterator[Geometry]:
-    """Yield the polygons of a geometry: an invalid one may have become several."""
+    """Yield the polygons of a geometry: repairing an invalid polygon may have split it."""
     for part in getattr(shape, "geoms", [shape]):
         if part.geom_type == "Polygon" and not part.is_empty:
             yield part

@@ -1,7 +1,7 @@
-"""OME-Zarr: multiscale label images, and images of channels in the same way.
+"""OME-Zarr: multiscale label images, and multiscale images of channels.
 
-A run writes level 0 block by block while it predicts. So the group exists before the first block (:meth:`OmeZarr.create`), and
-the smaller levels are added after the last one (:meth:`OmeZarr.finish`).
+A run writes level 0 by block while it predicts. So the group is created before the first block (:meth:`OmeZarr.create`), and
+the smaller levels are added after the last block (:meth:`OmeZarr.finish`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PALETTE = ("FF0000", "00FF00", "0000FF", "FFFF00", "00FFFF", "FF00FF", "FF8000",
 class OmeZarr(Writer):
     """A mask as an OME-Zarr label image, 0.5 (Zarr v3, sharded) or 0.4 (Zarr v2): napari and others overlay it.
 
-    Axes are (y, x), or those of t and z that a stack has before them. Class names and colours are in the metadata; class 0
-    and *no prediction*, the fill value, are transparent. A source that is OME-Zarr too is linked.
+    Axes are (y, x); the t and z axes of a stack come first. Class names and colours are in the metadata; class 0
+    and *no prediction*, the fill value, are transparent. The metadata links to a source that is OME-Zarr.
 
     Example::
 
@@ -58,7 +58,7 @@ class OmeZarr(Writer):
 
     @property
     def is_block_store(self) -> bool:
-        """Whether a run can write blocks of the mask in place."""
+        """Whether a run can write blocks directly into the mask."""
         return self.version == 0.5
 
     @property
@@ -130,7 +130,7 @@ class OmeZarr(Writer):
             self.finish(made, meta, group)
 
     def _write_old(self, made: Storage, mask: Raster, meta: MaskMeta, home: Storage) -> None:
-        """Write a group of OME-Zarr 0.4; ``home`` is where it will lie."""
+        """Write an OME-Zarr 0.4 group; ``home`` is its final location."""
         levels: list[ZarrV2Level] = []
         for number, shape in enumerate(_pyramid.shapes(meta.shape, SMALLEST)):
             level = ZarrV2Level(made.below(str(number)), replace(meta.header, shape=shape), BLOCK, meta.fill)
@@ -156,7 +156,7 @@ class OmeZarr(Writer):
         return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}).encode()
 
     def _described(self, home: Storage, meta: MaskMeta | Header, smallest: Raster, axes: Sequence[str], num_levels: int) -> dict[str, Any]:
-        """Return what the metadata says of axes, levels, and classes or channels."""
+        """Return the OME metadata: axes, levels, and classes or channels."""
         if isinstance(meta, MaskMeta):
             header, method = meta.header, str(self.downsample)
             described: Mapping[str, Any] = {"image-label": _image_label(meta, home.url)}
@@ -187,7 +187,7 @@ def _nodata(header: Header) -> float | None:
 
 
 def _ranges(header: Header, smallest: Raster) -> list[tuple[float, float]]:
-    """Return the range of values to draw of each channel: all of 8 bits, else of what is valid in the smallest level's middle plane."""
+    """Return the display range of each channel: 0..255 for 8 bits, else that of valid pixels in the smallest level's middle plane."""
     if header.dtype == "uint8" or max(smallest.header.shape) > SMALLEST:
         limits = np.iinfo(header.dtype) if np.dtype(header.dtype).kind in "iu" else None
         low, high = (int(limits.min), int(limits.max)) if limits else (0.0, 1.0)
@@ -235,7 +235,10 @@ def _image_label(meta: MaskMeta, url: str) -> dict[str, Any]:
     colors.append({"label-value": meta.fill, "rgba": [0, 0, 0, 0]})
     properties = [{"label-value": spec["id"], "name": spec["name"]} for spec in meta.classes]
     properties.append({"label-value": meta.fill, "name": "no prediction"})
-    label: dict[str, Any] = {"colors": colors, "properties": properties}  # class 0 is transparent: it would hide the image below
+    label: dict[str, Any] = {
+        "colors": colors,
+        "properties": properties,
+    }  # class 0 is transparent: an opaque background would hide the image
     if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source + url:
         label["source"] = {"image": os.path.relpath(meta.source, url)}
     return label

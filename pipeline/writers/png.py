@@ -1,4 +1,4 @@
-"""PNG: a mask with its colours, for documents and for programs that read nothing else."""
+"""PNG: a mask with its colours, for documents and simple programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.writers import MaskMeta, Writer
 
 __all__ = ["Png"]
 
-ROWS = 512  # read and compressed at a time: Pillow would hold the whole mask
+ROWS = 512  # read and compressed at a time: Pillow would hold the whole mask in memory
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE, GREY = 3, 0  # colour types
 
@@ -27,7 +27,7 @@ class Png(Writer):
     """A mask as a PNG whose pixels are class ids, drawn in the colours of the classes; *no prediction* is transparent.
 
     Above 255 classes the ids are 16-bit grey values. Pixel sizes in micrometres are kept as pixels per metre, class names as
-    text. A PNG has no levels and no regions: viewers load it whole.
+    text. A PNG has no pyramid and no regions: viewers load it whole.
 
     Example::
 

@@ -50,9 +50,9 @@ Encode = Callable[[NDArray[Any]], bytes]
 class Tiff(Writer):
     """A mask as a tiled, pyramidal (Geo)TIFF of class ids, which QGIS, GDAL, QuPath and OpenSlide read.
 
-    GeoTIFF tags and pixel size are kept; *no prediction* is declared as GDAL nodata. Classes have their colours in a colour
-    table, up to 255 of them, and their names in the metadata. The levels of a single plane are pages one after the other,
-    each marked as reduced; a (t, z) stack is an OME-TIFF, its levels in SubIFDs.
+    GeoTIFF tags and pixel size are kept; *no prediction* is declared as GDAL nodata. Up to 255 classes have a colour
+    table, and class names are in the metadata. The levels of a single plane are consecutive pages,
+    each marked as reduced; a (t, z) stack is an OME-TIFF with levels in SubIFDs.
 
     Example::
 
@@ -65,7 +65,7 @@ class Tiff(Writer):
     pyramid: bool = Field(default=True, description="also write smaller levels, for images of 1024 pixels and more")
 
     def is_ome(self, meta: MaskMeta) -> bool:
-        """Whether the file has OME-XML, and its levels in SubIFDs."""
+        """Whether the file has OME-XML, with levels in SubIFDs."""
         return bool(meta.planes)
 
     @override
@@ -196,7 +196,7 @@ def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
 
 
 def _colors(meta: MaskMeta, *, is_ome: bool) -> dict[str, Any]:
-    """Return how class ids are drawn: by a colour table, for 8 bits. OME-TIFF readers do not agree on colour tables."""
+    """Return the colour table of 8-bit masks; none for OME-TIFF, as its readers do not agree on colour tables."""
     if is_ome or meta.dtype != "uint8" or not meta.classes:
         return {"photometric": "minisblack"}
     table = np.zeros((3, 256), np.uint16)
@@ -214,7 +214,7 @@ def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
 
 
 def _tags(meta: MaskMeta, *, is_ome: bool) -> list[tuple[int, int, int, Any, bool]]:
-    """Return the tags of the first page that tell the place on Earth, the value that is no data, and the names of the classes."""
+    """Return the tags of the first page: georeference, nodata, class names."""
     tags: list[tuple[int, int, int, Any, bool]] = [(GDAL_NODATA, 2, 0, str(meta.fill), True)]
     if meta.classes and not is_ome:
         items = (f'<Item name="class_{spec["id"]}">{escape(spec["name"])}</Item>' for spec in meta.classes)

@@ -247,9 +247,9 @@ def test_the_level_of_a_pyramid_is_read(tmp_path, engine, capsys):
     own = "from 256 x 384 px of 0.25 um a pixel: level 1 of 128 x 192 px"
     for number in range(3):
         assert "128 x 192 px = 64 x 96 um, 0.5 um a pixel" in shown[number]
-        assert f"{own}, as it is" in shown[number]
+        assert f"{own}, unchanged" in shown[number]
     assert "85 x 128 px = 63.75 x 96 um, 0.75 um a pixel" in shown[3]
-    assert f"{own}, 1.5 of its pixels to one" in shown[3]
+    assert f"{own}, resampled, 1.5 pixels to one" in shown[3]
 
 
 def test_memory_counts_what_is_read(tmp_path):

@@ -258,7 +258,7 @@ def test_truth_without_data_is_ignored(kind, tmp_path, engine, capsys):
     done = engine(**keys, classes=classes)
     assert done.code == 0
     has_nodata = KINDS[kind][2] is not None
-    assert (f"truth is ignored where it has its nodata value: {tmp_path / 'truth.npz'} (" in capsys.readouterr().err) == has_nodata
+    assert (f"truth pixels with the nodata value are ignored: {tmp_path / 'truth.npz'} (" in capsys.readouterr().err) == has_nodata
     mask_YX = done.mask()
     expected = [[int(((truth_YX == row) & (mask_YX == col))[~holes_YX].sum()) for col in range(2)] for row in range(2)]
     assert done.report["confusion"] == expected
@@ -367,7 +367,7 @@ def test_a_copy_keeps_what_has_no_data(kind, tmp_path, capsys):
     assert copied_YX.dtype == dtype
     assert (declared is None) == (nodata is None)
     assert declared is None or np.array(declared).astype(dtype) == np.array(usual).astype(dtype)
-    told = "OME-Zarr has no mask: pixels without data, if any, become 0" in capsys.readouterr().err
+    told = "OME-Zarr has no mask: pixels without data become 0" in capsys.readouterr().err
     assert told == (has_mask and not nodata and dtype != "float32")
     if not told:
         with build("readers", {"name": "zarr"}).open(str(tmp_path / "out" / "a.npz.ome.zarr")) as raster:

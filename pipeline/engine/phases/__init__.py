@@ -6,8 +6,8 @@
     evaluate                                      count
     convert                                       copy ─────▶ finish
 
-``skip``: only where the YAML asks for it; ``fit``: only with global statistics, and before it ``tissue`` for colours; ``score``: only where
-blocks blend.
+``skip`` runs only if the YAML asks for it, ``fit`` only with global statistics, ``tissue`` before it only for colours, ``score`` only
+if blocks blend.
 
 A phase says how it fits in (:class:`Phase`), and plan, queue, execution, deadline, progress and report read what it says:
 no other module asks for a phase by its name. A file put here is a phase of every run that it applies to.
@@ -67,7 +67,7 @@ class Reduction(Protocol):
 
 
 class OneFinding:
-    """The reduction of a phase that is one piece of work for an image: its one payload, :func:`finding`, is the result."""
+    """The reduction of a phase that runs once an image: its one payload, made by :func:`finding`, is the result."""
 
     def merge(self, one: Summary, other: Summary) -> Summary:
         """Keep the first: there is no other."""
@@ -81,7 +81,7 @@ class OneFinding:
 
 
 def finding(found: Mapping[str, Any]) -> str:
-    """Pack what a phase found about an image, plain JSON, as the payload of its receipt."""
+    """Pack the finding of a phase (plain JSON) as the payload of its receipt."""
     return encode_summary({"found": np.frombuffer(json.dumps(found).encode(), np.uint8)})
 
 
@@ -94,9 +94,10 @@ class Phase(ABC, Generic[Loaded, Worked]):
     Attributes:
         after: phases that come before this one, where an image has them.
         before: phases that come after this one, for a phase that is put between two others.
-        reads: the phases whose reduced results each block gets as ``block.fit``, with other keys each. The report shows ``numbers`` alone.
+        reads: the phases whose reduced results each block gets, merged into ``block.fit``: their keys must differ. The report shows
+            ``numbers`` alone.
         prepares: the phase that cannot do a block where this one failed: the failure is reported once.
-        is_per_image: one piece of work for the whole image, with a deadline that grows with the image; otherwise one a block.
+        is_per_image: whether it runs once for the whole image, with a deadline that grows with the image, instead of once a block.
         is_result: its blocks are what the run is for: status counts them, and the report counts their pixels.
     """
 

@@ -43,7 +43,7 @@ class Copy(Phase[NDArray[Any], NDArray[Any]]):
         discard_stored(job, block)
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> NDArray[Any]:
-        """Read all channels of the block; what the file's mask or alpha leaves out becomes nodata, as OME-Zarr has no masks."""
+        """Read all channels of the block; pixels that a mask or alpha excludes become nodata, because OME-Zarr has no masks."""
         pixels_CYX, declared_YX = resources.image(block.image).read_masked(block.box, block.plane)
         if declared_YX is None or declared_YX.all():
             return pixels_CYX

@@ -1,4 +1,4 @@
-"""Global statistics: summarise every block of an image that has content, add the summaries up, conclude."""
+"""Global statistics: summarise every block with content, add up the summaries, fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Fit"]
 
 
 Pixels = tuple[NDArray[Any], NDArray[np.bool_] | None]
-"""pixels_CYX, and which of them count (Y, X); None: all."""
+"""pixels_CYX, and the pixels that count (Y, X); None: all."""
 
 
 class Fit(Phase[Pixels | None, str]):
@@ -39,9 +39,9 @@ class Fit(Phase[Pixels | None, str]):
         return job.fitters
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Pixels | None:
-        """Read the block, and around it what the fitters ask for; find the pixels that count. None: there can be none."""
+        """Read the block with the fitters' halo, and find the pixels that count; None if no pixel counts."""
         if block.lost:
-            raise BlockError("it is not known what of the image counts: see its failure in phase tissue")
+            raise BlockError("the pixels that count are unknown: see the failure of this image in phase tissue")
         content = Content.from_json(block.fit)
         if not content.has_any(block.box, block.plane):
             return None

@@ -1,4 +1,4 @@
-"""What of an image counts for its statistics, found on a coarse picture of it."""
+"""Find the pixels that count for an image's statistics, on a coarse picture."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class Tissue(Phase[Content, Content]):
     is_per_image = True
 
     def applies(self, job: Job, image: Image) -> bool:
-        """Where statistics are fitted to colours: an even background of grey values is content, as nobody can tell it from padding."""
+        """If statistics are fitted to colours. In grey images an even background counts: nothing tells it from padding."""
         return job.goal == "segment" and bool(job.fitters) and image.header.is_color
 
     def reduction(self, job: Job) -> Reduction:
-        """Hand over what was found."""
+        """Pass the finding on."""
         return OneFinding()
 
     def takes_time(self, job: Job, image: Image) -> bool:
-        """A coarse picture takes hardly any."""
+        """A coarse picture takes little."""
         return False
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Content:
-        """Read the coarse picture, and find what is empty in it."""
+        """Read the coarse picture, and find its empty areas."""
         return find_content(block.image)
 
     def work(self, resources: Resources, block: Block, loaded: Content, watch: Stopwatch) -> Content:
-        """Compute nothing more: no network waits for it."""
+        """Nothing is left to compute."""
         return loaded
 
     def save(self, resources: Resources, block: Block, worked: Content, watch: Stopwatch) -> ReceiptFields:
-        """Write nothing: what was found travels on the receipt."""
+        """Write nothing: the finding travels on the receipt."""
         return {"payload": finding(worked.to_json())}

@@ -68,7 +68,7 @@ class Samples(_Spec):
 
     dtype: str = Field(pattern=r"^(bool|u?int(8|16|32|64)|float(16|32|64))$", description="numpy name of their type")
     range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
-        default=None, description="least and greatest value that a sample can have; null: not known"
+        default=None, description="least and greatest value of a sample; null: unknown"
     )
 
     @field_validator("range")
@@ -91,12 +91,18 @@ class BundleSpec(_Spec):
         description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
     )
     normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
-    pixel_size: PixelSize | None = Field(default=None, description="trained at, in `unit`; images of another size are resampled to it")
+    pixel_size: PixelSize | None = Field(
+        default=None, description="pixel size of the training images, in `unit`; images of another size are resampled to it"
+    )
     unit: Literal["micrometer", "meter"] = Field(default="micrometer", description="of pixel_size")
-    diameter: float | None = Field(default=None, gt=0, description="median diameter of the objects, pixels of the grid that was trained on")
+    diameter: float | None = Field(default=None, gt=0, description="median diameter of the objects, pixels of the training grid")
     samples: Samples | None = Field(default=None, description="type and range of the samples")
-    channel_names: Annotated[tuple[str, ...], Strict(strict=False)] = Field(default=(), description="in the order of the input")
-    kinds: Annotated[tuple[str, ...], Strict(strict=False)] = Field(default=(), description="of images, such as fluorescence or aerial")
+    channel_names: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
+        default=(), description="names of the channels, in the order of the input"
+    )
+    kinds: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
+        default=(), description="kinds of images, such as fluorescence or aerial"
+    )
     tile: MeasuredTile = MeasuredTile()
     bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so `auto` computes in float32")
     channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")

@@ -36,7 +36,7 @@ class PixelFeatures:
         return max(int(self.has_steps), *(len(gaussian_weights(sigma)) // 2 for sigma in (self.smooth, *self.texture)))
 
     def of(self, pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Return features (F, Y, X): the channels, then two for each window, then the differences, NaN next to pixels without data."""
+        """Return features (F, Y, X): channels, two for each window, then differences, which are NaN next to pixels without data."""
         weights = gaussian_weights(self.smooth)
         channels = (window_sum(values_YX, weights) if self.smooth else values_YX for values_YX in pixels_CYX)
         features = [values_YX.astype(np.float32) for values_YX in channels]

@@ -69,7 +69,7 @@ class NetworkFile(TorchModel):
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``classes``, as many as the YAML lists, where the file does not declare them."""
+        """Return ``classes`` from the YAML's list, if the file does not declare its classes."""
         path = options.get("path")
         is_declared = isinstance(path, str) and Path(path).is_file() and cls.read_facts(Path(path)).classes is not None
         return {} if is_declared else super().implied_options(options, yaml)

@@ -125,7 +125,7 @@ def start(address: str | None, cores: int) -> None:
 
 @contextmanager
 def _short_sockets() -> Iterator[None]:
-    """Raise InputError where the folder for temporary files has a path that is too long for Ray's sockets in it."""
+    """Raise InputError if the path of the temporary folder is too long for Ray's sockets."""
     try:
         yield
     except OSError as error:
@@ -133,7 +133,7 @@ def _short_sockets() -> Iterator[None]:
             raise
         variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "TMPDIR")
         folder, fix = os.environ.get(variable, tempfile.gettempdir()), "Set RAY_TMPDIR to a short one: RAY_TMPDIR=/tmp gigaseg ..."
-        found = f"{folder}, whose path is too long for the sockets of Ray in it"
+        found = f"{folder}, a path too long for Ray's sockets"
         raise InputError(Problem(f"the environment variable {variable}", found, "a folder for temporary files", fix)) from error
 
 
@@ -143,9 +143,9 @@ def _connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
         cause = str(error).splitlines()[0]
-        where, fix = "compute.address", "Is it running, and are RAY_AUTH_MODE and the token the same here and there?"
+        where, fix = "compute.address", "Check that it is running, and that RAY_AUTH_MODE and the token are the same on both machines."
         if address == os.environ.get("RAY_ADDRESS"):
-            where, fix = "the environment variable RAY_ADDRESS", f"{fix} `unset RAY_ADDRESS` runs on this machine."
+            where, fix = "the environment variable RAY_ADDRESS", f"{fix} Or `unset RAY_ADDRESS` to run on this machine."
         raise InputError(Problem(where, f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)) from error
 
 
