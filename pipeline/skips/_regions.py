@@ -1,4 +1,4 @@
-"""Regions by region: polygons, decided at the centre of each pixel, and mask files."""
+"""Regions as polygons or mask files, read by box; a pixel belongs to a polygon if its centre does."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MaskFile", "Polygons", "find_regions", "read_polygons", "unpack_polygons"]
 
-PROPORTIONS = 0.02  # by which those of a mask may differ from those of its image
+PROPORTIONS = 0.02  # the aspect ratios of mask and image may differ by this share
 MASK_READER = {"name": "auto"}
 Ring = NDArray[np.float64]
-"""Corners (n, 2) of a closed line: x, y."""
+"""Corners (n, 2) of a closed line, as x, y."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Polygons:
     """Polygons in pixels of the working grid, (0, 0) being the outer corner of the first pixel.
 
     Attributes:
-        polygons: outer ring and holes of each.
-        is_inside: whether what lies inside is kept, or what lies outside.
+        polygons: outer ring and holes of each polygon.
+        is_inside: whether the inside is kept; else the outside.
     """
 
     polygons: Sequence[Sequence[Ring]]
@@ -45,12 +45,12 @@ class Polygons:
 
     @cached_property
     def _bounds(self) -> NDArray[np.float64]:
-        """Least x and y, greatest x and y of each polygon."""
-        ends = [(rings[0].min(axis=0), rings[0].max(axis=0)) for rings in self.polygons]
-        return np.array([[*low, *high] for low, high in ends]).reshape(-1, 4)
+        """Least x and y, greatest x and y of each polygon; a hole may be drawn beyond the outer ring."""
+        corners = [np.concatenate(rings) for rings in self.polygons]
+        return np.array([[*one.min(axis=0), *one.max(axis=0)] for one in corners]).reshape(-1, 4)
 
     def of(self, box: Box, plane: int) -> NDArray[np.bool_]:
-        """Return which pixels are kept: those whose centre lies in a polygon and in none of its holes, by the even-odd rule."""
+        """Return the kept pixels. The centre of a pixel is inside by the even-odd rule over a polygon's ring and holes."""
         del plane
         inside_YX = np.zeros(box.shape, np.bool_)
         for index in self._near(box):
@@ -61,13 +61,17 @@ class Polygons:
         """Whether any pixel is kept."""
         return bool(self.of(box, plane).any()) if len(self._near(box)) else not self.is_inside
 
+    def is_outside(self, box: Box) -> bool:
+        """Whether no polygon's bounds reach into a box."""
+        return not len(self._near(box))
+
     def _near(self, box: Box) -> NDArray[np.intp]:
         left, top, right, bottom = self._bounds.T
         return np.flatnonzero((left < box.x1) & (right > box.x0) & (top < box.y1) & (bottom > box.y0))
 
 
 def _even_odd(rings: Sequence[Ring], box: Box) -> NDArray[np.bool_]:
-    """Return where the centre of a pixel has an odd number of edges on its left; each number is the same for any box."""
+    """Return the pixels whose centre has an odd number of edges to its left; the result does not depend on the box."""
     height, width = box.shape
     toggles_YX = np.zeros((height, width + 1), np.int32)
     for ring in rings:
@@ -89,7 +93,7 @@ def _even_odd(rings: Sequence[Ring], box: Box) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a raster marks, brought to the working grid of a header by nearest pixels."""
+    """The marked pixels of a mask file, resampled to the working grid by nearest pixels."""
 
     raster: Raster
     header: Header
@@ -102,7 +106,7 @@ class MaskFile:
         return NearestRaster(self.raster, header, (height, width))
 
     def of(self, box: Box, plane: int) -> NDArray[np.bool_]:
-        """Return which pixels are kept; a mask of one plane is that of every plane."""
+        """Return the kept pixels; a mask of one plane applies to every plane."""
         pixels_CYX, valid_YX = self._on_grid.read_valid(box, plane if self.raster.header.num_planes > plane else 0)
         marked_YX = (pixels_CYX != 0).any(axis=0)
         marked_YX = marked_YX if valid_YX is None else marked_YX & valid_YX
@@ -126,6 +130,7 @@ def find_regions(file: str, image: SkippedImage, *, is_inside: bool, is_geojson:
                 raise InputError(Problem(file, f"a mask of {raster.header.shape} pixels", f"the proportions of {image.own.shape}"))
         return {"mask": file, "is_inside": is_inside}
     polygons = read_polygons(file, image.own)
+    _require_overlap(polygons, image.own, file)
     height, width = (working / own for working, own in zip(image.header.shape, image.own.shape, strict=True))
     corners = [ring * (width, height) for rings in polygons for ring in rings]
     packed = zlib.compress(np.concatenate(corners).astype("<f8").tobytes(), 6)
@@ -136,8 +141,18 @@ def find_regions(file: str, image: SkippedImage, *, is_inside: bool, is_geojson:
     }
 
 
+def _require_overlap(polygons: Sequence[Sequence[Ring]], own: Header, file: str) -> None:
+    """Refuse polygons that all lie outside of the image: they are another image's, or in another unit."""
+    corners = np.concatenate([rings[0] for rings in polygons])
+    if Polygons(polygons).is_outside(Box(0, 0, *own.shape)):
+        (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
+        found = f"polygons from x {x0:.0f}, y {y0:.0f} to x {x1:.0f}, y {y1:.0f}, all outside of the image"
+        expected = f"some within its {own.shape[1]} x {own.shape[0]} pixels (x, y)"
+        raise InputError(Problem(file, found, expected, "Coordinates are pixels of the full resolution, not micrometres."))
+
+
 def unpack_polygons(found: Mapping[str, Any]) -> Polygons:
-    """Return the polygons that :func:`find_regions` found; those of the images at hand are kept, as each block asks for them."""
+    """Return the polygons of :func:`find_regions`, cached because each block asks for them."""
     return _unpacked(found["corners"], json.dumps(found["lengths"]), found["is_inside"])
 
 
@@ -159,7 +174,9 @@ def read_polygons(file: str, own: Header) -> list[list[Ring]]:
         content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
         polygons = [[_ring(ring) for ring in polygon] for polygon in _polygons_in(content)]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise InputError(Problem(file, f"no GeoJSON ({' '.join(str(error).split())})", "polygons as QuPath exports them")) from error
+        raise InputError(
+            Problem(file, f"no GeoJSON ({' '.join(str(error).split())})", "GeoJSON polygons, as QuPath exports them")
+        ) from error
     if not polygons:
         raise InputError(Problem(file, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside."))
     name = content.get("crs") if isinstance(content, dict) else None
@@ -170,7 +187,7 @@ def read_polygons(file: str, own: Header) -> list[list[Ring]]:
     if to_map is None or code is None or int(code[1]) != system:
         found = f"coordinates in {f'EPSG:{code[1]}' if code else name}"
         expected = f"EPSG:{system}, as the image has" if system and to_map is not None else "pixels, as the image has no coordinate system"
-        raise InputError(Problem(file, found, expected, "Export the regions in it, or without a crs in pixels."))
+        raise InputError(Problem(file, found, expected, "Export the regions so, or in pixels without a crs."))
     to_pixels = np.linalg.inv(to_map)
     return [[(np.c_[ring, np.ones(len(ring))] @ to_pixels.T)[:, :2] for ring in rings] for rings in polygons]
 

@@ -15,27 +15,28 @@ from typing import Any, ClassVar
 from pipeline.plugins import Plugin
 from pipeline.raster import Header, PlaneStep, Raster
 from pipeline.storage import Storage
+from pipeline.writers._pictures import draw_image
 
-__all__ = ["MaskMeta", "Writer"]
+__all__ = ["MaskMeta", "Writer", "draw_image"]
 
 
 @dataclass(frozen=True)
 class MaskMeta:
-    """Everything about a mask but its pixels.
+    """Everything about a mask except its pixels.
 
     Attributes:
         shape: height and width of a plane, pixels.
         planes: length of each stack axis in order, ``{"t": 3, "z": 5}``; empty for a single plane.
         dtype: ``uint8``, or ``uint16`` above 255 classes.
         classes: ``{"id", "name", "color"}`` of each class, in order; colour ``#rrggbb``.
-        pixel_size: (y, x) in ``unit``; None when unknown.
+        pixel_size: (y, x) in ``unit``; None: unknown.
         unit: ``micrometer``, ``meter``, ``degree`` or empty.
         offset: (y, x) position of the first pixel in ``unit``: OME-Zarr's translation.
         georeference: GeoTIFF and resolution tags to copy.
-        plane_steps: how far apart the planes of a stack are, by axis.
+        plane_steps: spacing of the planes, by stack axis.
         source: path of the image that was segmented.
         own_factor: (y, x) pixels of the image's own grid to one of the mask.
-        open_image: opens the image at a pyramid level whose longer side is at least a number of pixels, if it has one; None: no image.
+        open_image: opens the image at the smallest pyramid level whose longer side has at least N pixels; None: there is no image.
     """
 
     shape: tuple[int, int]
@@ -76,7 +77,7 @@ class Writer(Plugin):
 
     suffix: ClassVar[str] = ""
     folder: ClassVar[str] = "masks"
-    """Of the output; the file's key is FOLDER/NAME + suffix."""
+    """Folder inside the output; a file's key is FOLDER/NAME + suffix."""
     holds_mask: ClassVar[bool] = True
     """Whether the class ids can be read back from the file."""
     takes_stack: ClassVar[bool] = True
@@ -88,7 +89,7 @@ class Writer(Plugin):
         return False
 
     def missing(self) -> str:
-        """Return the command that installs the packages that the writer lacks; empty where it has all."""
+        """Return the command that installs missing packages; empty if none is missing."""
         return ""
 
     @abstractmethod

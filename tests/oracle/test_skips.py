@@ -77,6 +77,21 @@ def test_what_is_kept_is_as_if_nothing_were_skipped(tmp_path, engine, networks, 
     assert 0 < (picture > 0).mean() < 1
 
 
+def test_what_is_skipped_is_drawn_dark_on_the_image(tmp_path, engine, networks):
+    """The picture of a plane shows the image, and darker what is skipped; without a level that is quickly read, black and white."""
+    pixels_YXC = np.full((400, 600, 3), 240, np.uint8)
+    pixels_YXC[:, :300] = np.moveaxis(blobs((400, 300), channels=3), 0, 2)
+    tifffile.imwrite(tmp_path / "a.tif", pixels_YXC, photometric="rgb", tile=(64, 64))
+    square = [[100, 100], [500, 100], [500, 300], [100, 300], [100, 100]]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [square]}))
+    keys = {"images": ["a.tif"], "model": {"name": "kmeans", "classes": 2}, "normalize": None, "skip": SKIPS["regions"]}
+    keys["tiling"] = {"core": 64, "halo": 0, "block": 128}
+    picture = picture_at(engine(**keys).folder / "report" / "skips" / "a.png")
+    expected = (pixels_YXC * 0.35).astype(np.uint8)
+    expected[100:300, 100:500] = pixels_YXC[100:300, 100:500]
+    assert np.array_equal(picture, expected)
+
+
 def picture_at(path):
     """A PNG."""
     from PIL import Image

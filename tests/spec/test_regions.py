@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
@@ -33,6 +33,7 @@ def written(folder, content):
 
 
 @given(st.integers(0, 10_000), st.booleans())
+@example(596, True)  # a hole that reaches beyond its outer ring
 def test_pixels_are_those_of_rasterio(seed, is_inside):
     """Stars with holes of any corners, also beyond the image: what GDAL burns, whole and by region."""
     features = pytest.importorskip("rasterio.features")
@@ -111,6 +112,19 @@ def test_what_holds_no_region_is_refused(tmp_path, content, words):
     (problem,) = skip.problems(SkippedImage("a", "a.tif", own, own))
     assert file in str(InputError(problem))
     assert words in str(InputError(problem))
+
+
+def test_regions_of_another_image_are_refused(tmp_path):
+    """Polygons that all lie outside would skip everything; one that reaches in is enough, and the outside may be meant as well."""
+    header = Header(SHAPE, 1, "uint8")
+    for keep in ("inside", "outside"):
+        far = [[x + 80, y] for x, y in SQUARE]
+        skip = build("skips", {"name": "regions", "path": written(tmp_path, {"type": "Polygon", "coordinates": [far]}), "keep": keep})
+        (problem,) = skip.problems(SkippedImage("a", "a.tif", header, header))
+        assert "x 90, y 20 to x 110, y 50, all outside of the image; expected some within its 80 x 60 pixels" in str(InputError(problem))
+        near = {"type": "MultiPolygon", "coordinates": [[far], [SQUARE]]}
+        skip = build("skips", {"name": "regions", "path": written(tmp_path, near), "keep": keep})
+        assert not skip.problems(SkippedImage("a", "a.tif", header, header))
 
 
 def test_files_belong_to_their_images(tmp_path):
