@@ -85,7 +85,7 @@ def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
         note = f"channels {', '.join(chosen)} are read in this order, by the model's names"
         return replace(image, header=changed, reader=reader, identity=identity), note
     if expects.merges and header.channels > 1 and not header.is_color:
-        fix = f"Choose one: reader.channels: [{_first_channel(header)}]. Or merge them: model: {{name: bundle, path: .., merge: true}}."
+        fix = f"Choose one: reader.channels: [{_first_channel(header)}]. Or merge them with model.merge: true."
         raise InputError(Problem(image.path, _channels(header), "one channel, or a colour image", fix))
     if needed is not None and header.channels != needed:
         fix = f"Choose them with reader.channels: {list(range(needed))}." if header.channels > needed else ""

@@ -106,6 +106,9 @@ def merge_side_files(
 
     asked: list[FoundImage] = []
     owned: set[str] = set()  # places of files and folders that belong to an image
+    left_out = list(left_out)
+    for one in left_out:  # parts of a slide whose extra is not installed are no images either
+        owned.update(map(place, _ask(readers.of({}).companions, one.path)))
     for image in found:
         path, beside = image.row.image, None
         if _is_file(path) and place(path) not in owned:

@@ -80,16 +80,17 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> str:
     kinds = Counter((PurePosixPath(one.path).suffix.lower(), one.reason) for one in left_out if not one.path.endswith("/"))
     of_files = [
         f"{count} {suffix or 'without a suffix'}" + ("" if reason == NO_IMAGE else f" ({reason})")
-        for (suffix, reason), count in kinds.most_common()
+        for (suffix, reason), count in sorted(kinds.items(), key=lambda item: (item[0][1] == NO_IMAGE, -item[1]))
     ]
+    num_shown = max(SHOWN_KINDS, sum(reason != NO_IMAGE for _, reason in kinds))  # what could be read is always named
     of_folders = [reason if len(folders) == 1 else f"{count} x {reason}" for reason, count in folders.most_common()]
-    parts = [_counted(kinds.total(), "file", of_files), _counted(folders.total(), "folder", of_folders)]
+    parts = [_counted(kinds.total(), "file", of_files, num_shown), _counted(folders.total(), "folder", of_folders)]
     return "; ".join(part for part in parts if part)
 
 
-def _counted(total: int, word: str, kinds: Sequence[str]) -> str:
-    more = [f"{len(kinds) - SHOWN_KINDS} other kinds"] if len(kinds) > SHOWN_KINDS else []
-    return f"{total} {word}{'' if total == 1 else 's'}: {', '.join([*kinds[:SHOWN_KINDS], *more])}" if total else ""
+def _counted(total: int, word: str, kinds: Sequence[str], shown: int = SHOWN_KINDS) -> str:
+    more = [f"{len(kinds) - shown} other kinds"] if len(kinds) > shown else []
+    return f"{total} {word}{'' if total == 1 else 's'}: {', '.join([*kinds[:shown], *more])}" if total else ""
 
 
 def is_litter(name: str) -> bool:

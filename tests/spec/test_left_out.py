@@ -82,6 +82,32 @@ def test_every_file_is_named_with_its_reason(tmp_path, listed, lacking, images):
     assert found.notes == (f"left out: 4 files: 2 .scan ({needs}), 1 without a suffix, 1 .docx",)
 
 
+def test_what_could_be_read_is_named_before_what_could_not(tmp_path, listed, lacking):
+    """Six kinds of files of no interest, many of each, hide no format that an extra would read."""
+    touch(
+        tmp_path / "s", "a.tif", "b.scan", *(f"{number}.{kind}" for kind in ("doc", "ppt", "log", "txt", "url", "bak") for number in "12")
+    )
+    (note,) = listed("s", name=lacking).notes
+    assert note.startswith('left out: 13 files: 1 .scan (not installed: pip install "gigaseg[bio]"), 2 .')
+    assert note.endswith(", 1 other kinds")
+
+
+def test_parts_of_a_slide_are_no_images_without_its_extra(tmp_path, listed, monkeypatch):
+    """The pictures that a VMS lists are parts of it, whether openslide is installed or not."""
+    from pipeline.readers.slide import Slide
+
+    monkeypatch.setattr(Slide, "missing", lambda *_: 'pip install "gigaseg[slide]"')
+    touch(tmp_path / "s", "a-0.jpg", "a-macro.jpg", "b.png")
+    section = "[Virtual Microscope Specimen]"
+    (tmp_path / "s" / "a.vms").write_text(
+        f"{section}\nNoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile=a-0.jpg\nMacroImage=a-macro.jpg\n"
+    )
+    found = listed("s")
+    assert names(found) == ["b"]
+    assert list(reasons(found, tmp_path / "s")) == ["a.vms"]
+    assert any("a-0.jpg" in note and "part of another image" in note for note in found.notes)
+
+
 def test_an_image_that_no_reader_reads_has_a_way_out(tmp_path, listed):
     """A format that this program does not read is named with what makes it readable, also in the refusal of a folder of such files."""
     touch(tmp_path / "s", "old.VSI")
