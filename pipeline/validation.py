@@ -105,7 +105,7 @@ def _problems_at(errors: Sequence[ErrorDetails], model: type[BaseModel], path: t
     first, kinds = errors[0], {error["type"] for error in errors}
     _, annotation, parent = _follow(model, first["loc"])
     if "extra_forbidden" in kinds:
-        names, key = list(parent.model_fields) if parent else [], str(path[-1])
+        names, key = _keys(parent) if parent else [], str(path[-1])
         return [Problem(where, f"unknown key {key!r}", one_of(names) or "no options", nearest(key, names))]
     if "missing" in kinds:
         return [Problem(where, None, describe_type(annotation))]
@@ -166,13 +166,18 @@ def _child(branches: Sequence[Any], part: int | str) -> tuple[Any, type[BaseMode
     for member in branches:
         origin, inner = get_origin(member), get_args(member)
         if isinstance(member, type) and issubclass(member, BaseModel):
-            field = member.model_fields.get(str(part))
+            field = next((field for name, field in member.model_fields.items() if part in (field.alias, name)), None)
             return (Annotated[(field.annotation, *field.metadata, None)] if field else None), member
         if origin in (tuple, list) and isinstance(part, int):
             return inner[0], None
         if origin is dict:
             return inner[1], None
     return None, None
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """Return the keys of a mapping as users write them."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def describe_type(annotation: Any) -> str:
@@ -203,7 +208,7 @@ def _choices(annotation: Any, marks: Sequence[Any] = ()) -> list[str]:
     if origin in (tuple, list):
         return [f"a list{bounds}, each {describe_type(inner[0])}"]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [f"a mapping with {', '.join(annotation.model_fields)}"]
+        return [f"a mapping with {', '.join(_keys(annotation))}"]
     return [_WORDS.get(origin or annotation, str(annotation)) + bounds]
 
 

@@ -320,6 +320,26 @@ def test_doctor_offers_the_command_for_what_is_missing(monkeypatch: pytest.Monke
     assert 'pip install --no-deps "stardist>=0.9.2"' in shown
 
 
+def test_input_that_a_model_refuses_at_its_first_block_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    """A channel that an image lacks ends with exit code 2 and no output folder, though a phase before the model was done."""
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("a.tif", np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), photometric="rgb")
+    keys = {"images": "a.tif", "model": {"name": "histogram", "classes": 2, "channel": 9}, "output": "out"}
+    Path("c.yaml").write_text(yaml.safe_dump(keys))
+    assert main(["run", "c.yaml"]) == 2
+    assert "model.channel: found 9" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main(["run", "c.yaml", "--set", "model.channel=1"]) == 0
+
+
+def test_options_are_listed_as_they_are_written(capsys):
+    """Options have the names that a YAML takes, and a format that is not installed has the command that installs it."""
+    assert main(["models", "--json"]) == 0
+    options = {row["name"]: row["options"] for row in json.loads(capsys.readouterr().out)}
+    assert {"stride", "field"} < set(options["torchscript"])
+    assert not any(name.startswith("given_") for name in options["torchscript"])
+
+
 def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path, monkeypatch, capsys):
     """Weights of another network end with exit code 2, one line that names theirs, and no output folder; what lay there stays."""
     from safetensors.torch import save_file

@@ -27,7 +27,7 @@ def describe_plugin(kind: str, name: str) -> dict[str, Any]:
     except InputError as error:
         return {"name": name, "summary": str(error), "options": {}}
     options = {
-        option: {
+        field.alias or option: {
             "required": field.is_required(),
             "default": None if field.is_required() else to_jsonable_python(field.get_default(), fallback=str),
             "description": field.description or "",
@@ -36,7 +36,13 @@ def describe_plugin(kind: str, name: str) -> dict[str, Any]:
     }
     described = {"name": name, "summary": (plugin.__doc__ or "").strip().partition("\n")[0], "options": options}
     suffixes = getattr(plugin, "suffixes", None)
-    return described if suffixes is None else {**described, "suffixes": list(suffixes)}
+    if suffixes is not None:
+        described["suffixes"] = list(suffixes)
+    if kind in ("readers", "writers"):
+        missing = plugin().missing  # type: ignore[attr-defined]  # both kinds have the method
+        commands = [missing(f"a{suffix}") for suffix in suffixes or ()] if kind == "readers" else [missing()]
+        described["install"] = next(filter(None, commands), "")
+    return described
 
 
 def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -47,4 +53,5 @@ def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         options = f" [{', '.join(row['options'])}]" if row["options"] else ""
-        print(f"{row['name']:<{width}}  {row['summary']}{options}")
+        install = f" Not installed: {row['install']}" if row.get("install") else ""
+        print(f"{row['name']:<{width}}  {row['summary']}{options}{install}")

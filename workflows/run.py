@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
-from pipeline.engine import Job
+from pipeline.engine import Job, phase
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import Receipt, RunFolder, latest, read_rows, refuse_overwriting
@@ -75,7 +75,7 @@ def run_config(config: Config, **options: Any) -> int:
 
 
 def advice(folder: RunFolder, failures: Sequence[Mapping[str, Any]]) -> str:
-    """Return what to do about failures, behind a message: what was tried once fails each time, such as a damaged file."""
+    """Return advice on failures, to append to a message. A failure of one attempt is permanent, such as a damaged file."""
     lasting = [failure for failure in failures if failure["attempts"] == 1]
     repair = "; repair or remove the files that they name, then run again"
     retry = f"; try them again: gigaseg retry {folder.storage}"
@@ -197,7 +197,7 @@ def no_folder_left_behind(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if is_new and folder.ledger.exists() and not any(row.ok for row in read_rows(folder.ledger)):
+        if is_new and folder.ledger.exists() and not any(row.ok and phase(row.phase).is_result for row in read_rows(folder.ledger)):
             folder.discard()
         raise
 
