@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,13 @@ def find_content(image: Image) -> Content:
         planes = list(_planes(raster))
     greatest = max(greatest_sample(image.header, cells_CYX[:, valid_YX]) for cells_CYX, valid_YX in planes)
     is_color = image.header.is_color
-    areas = [find_empty_areas(cells, valid, side=side, is_color=is_color, greatest=greatest) for cells, valid in planes]
+    areas = []
+    for cells_CYX, valid_YX in planes:
+        found = find_empty_areas(cells_CYX, valid_YX, side=side, is_color=is_color, greatest=greatest)
+        if is_color and not found.is_stained and (found.padding_YX & ~cells_CYX.any(axis=0)).any():
+            # Exactly 0 may be the background of fluorescence, whose even objects are no glass: nothing tells it from padding.
+            found = replace(found, padding_YX=np.zeros_like(found.padding_YX), glass_YX=np.zeros_like(found.glass_YX))
+        areas.append(found)
     return content_of(areas, side=side, shape=image.header.shape, greatest=greatest)
 
 

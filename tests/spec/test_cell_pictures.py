@@ -13,6 +13,7 @@ from pipeline.errors import BlockError
 from pipeline.inputs import Image, open_cells
 from pipeline.plugins import build
 from pipeline.raster import ArrayRaster, Header
+from pipeline.statistics import Content
 
 SIDE = 8
 
@@ -111,3 +112,14 @@ def test_models_without_statistics_read_no_coarse_picture(monkeypatch, tmp_path)
     assert not phase("tissue").applies(SimpleNamespace(goal="segment", fitters={}), colour)
     assert not phase("tissue").applies(fitting, grey)
     assert phase("tissue").applies(fitting, colour)
+
+
+@pytest.mark.parametrize("noise", [0, 15])
+@pytest.mark.parametrize("color", [(0.25, 0, 1), (1, 1, 1)], ids=["blue", "grey"])
+def test_a_black_background_of_fluorescence_counts(noise, color, tmp_path):
+    """Objects on exactly 0 in a colour picture: without their background there is no threshold between them and it."""
+    rows, cols = np.mgrid[:600, :600]
+    inside_YX = sum((rows - y) ** 2 + (cols - x) ** 2 < 90**2 for y, x in ((200, 150), (430, 400), (150, 430))) > 0
+    values_YX = np.where(inside_YX, 200 + np.random.default_rng(0).normal(0, noise, inside_YX.shape), 0).clip(0, 255)
+    tifffile.imwrite(tmp_path / "a.tif", (values_YX[..., None] * color).astype(np.uint8), photometric="rgb")
+    assert find_content(image_of(tmp_path / "a.tif")) == Content()
