@@ -1,5 +1,5 @@
 # make demo   install, segment a microscopy image, print the IoU of each class and where the masks are
-# make test   install the developer's tools and run everything that CI runs: ten to fifteen minutes on two cores
+# make test   install the developer's tools and run everything that CI runs: about 25 minutes on two cores
 
 SHELL := /bin/bash
 VENV  ?= .venv
