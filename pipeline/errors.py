@@ -26,6 +26,7 @@ __all__ = [
     "Problem",
     "StoreError",
     "TruthError",
+    "counted",
     "lines_of",
     "nearest",
     "one_of",
@@ -134,3 +135,13 @@ def one_of(names: Sequence[str]) -> str:
         ('crop, linear or gaussian', 'serial')
     """
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number of things.
+
+    Example:
+        >>> counted(1, "failure"), counted(2, "failure"), counted(3, "try", "tries")
+        ('1 failure', '2 failures', '3 tries')
+    """
+    return f"{number} {one if number == 1 else many or f'{one}s'}"

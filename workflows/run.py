@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job, phase
-from pipeline.errors import InputError, Problem
+from pipeline.errors import InputError, Problem, counted
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import Receipt, RunFolder, latest, read_rows, refuse_overwriting
 from pipeline.report import print_table, report_of, write_report
@@ -211,4 +211,4 @@ def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = ""
         print(f"masks:  {folder.storage}/masks")
     print(f"report: {folder.report}/index.html")
     if failures := report["failures"]:
-        print(f"{len(failures)} failures, listed in {folder.report}/failures.csv{way_out}", file=sys.stderr)
+        print(f"{counted(len(failures), 'failure')}, listed in {folder.report}/failures.csv{way_out}", file=sys.stderr)

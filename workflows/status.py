@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipeline.engine import all_phases
+from pipeline.errors import counted
 from pipeline.records import Holder, RunFolder, current_holder, read_rows, tally
 from pipeline.report import num_blocks, phase_rows, planned, report_of
 from pipeline.storage import StorageLike
@@ -93,7 +94,9 @@ def print_run(folder: RunFolder, summary: dict[str, Any]) -> None:
     if phases := [f"{name} {row['blocks']:.0f}" for name, row in summary["phases"].items()]:
         print(f"blocks by phase: {', '.join(phases)}")
     for failure in summary["failures"]:
-        print(f"{failure['phase']} {failure['block'] or failure['image']} after {failure['attempts']} tries: {failure['cause']}")
+        print(
+            f"{failure['phase']} {failure['block'] or failure['image']} after {counted(failure['attempts'], 'try', 'tries')}: {failure['cause']}"
+        )
 
 
 def print_training(folder: RunFolder, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from pipeline.config import CALIBRATED_FOLDER, Config, is_sample, load_written_c
 from pipeline.errors import InputError, Problem, StoreError
 from pipeline.records.ledger import Ledger, read_rows_of
 from pipeline.storage import Storage, StorageLike, open_storage
+from pipeline.validation import quote
 
 __all__ = ["RunFolder", "hardware", "refuse_overwriting", "versions"]
 
@@ -124,7 +125,9 @@ class RunFolder:
         recipe = content.get("recipe", {})  # a config that was written here has the chosen value where another one has `auto`
         now = json.loads(json.dumps(identity, default=str))
         pairs = differences(replace_auto(before, recipe), replace_auto(now, recipe))
-        problems = [Problem(f"{self.storage}: {key}", f"{new!r}", f"{old!r}, as this folder was begun with") for key, old, new in pairs]
+        problems = [
+            Problem(f"{self.storage}: {key}", quote(new), f"{quote(old)}, as this folder was begun with") for key, old, new in pairs
+        ]
         if problems:
             raise InputError([*problems, f"{', '.join(ways_out[:-1])}, or {ways_out[-1]}."])
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pipeline.engine import cause_of, phase
-from pipeline.errors import GigasegError, StoreError
+from pipeline.errors import GigasegError, StoreError, counted
 from pipeline.interrupts import handle_signals
 from pipeline.plugins import build
 from pipeline.records import Block, Ledger, Receipt, Tally, hardware, latest, tally, versions
@@ -97,6 +97,7 @@ class _Execution:
             # Write only while this process holds the run and the folder exists.
             with suppress(GigasegError):
                 self.ledger.check()
+                folder.log(*(["interrupted"] if state == "interrupted" else []))
                 folder.write(state=state, ended=_stamp(time.time()), seconds=round(time.time() - started, 3))
 
     def _pixels(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -148,7 +149,9 @@ class _Execution:
 
     def _quarantined(self, receipt: Receipt) -> None:
         """Log a quarantined block; raise when there are too many."""
-        self.spec.folder.log(f"quarantine {receipt.phase} {receipt.block} after {receipt.attempts} tries: {receipt.cause}")
+        self.spec.folder.log(
+            f"quarantine {receipt.phase} {receipt.block} after {counted(receipt.attempts, 'try', 'tries')}: {receipt.cause}"
+        )
         limit, number = self.spec.max_failed, len(self.queue.failed)
         if limit is not None and number > limit:
             raise GigasegError(f"{number} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}")

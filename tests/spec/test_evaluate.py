@@ -133,7 +133,7 @@ def test_failures_of_an_evaluation_are_told(score, tmp_path):
     save(tmp_path / "truth" / "a.tif", halves(0, 255))
     code, _, err = score("pred")
     assert code == 3
-    assert f"1 failures, listed in {tmp_path / 'scores' / 'report' / 'failures.csv'}\n" in err
+    assert f"1 failure, listed in {tmp_path / 'scores' / 'report' / 'failures.csv'}\n" in err
 
 
 def test_the_way_out_is_one_that_there_is(score, tmp_path):
