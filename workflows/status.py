@@ -94,9 +94,8 @@ def print_run(folder: RunFolder, summary: dict[str, Any]) -> None:
     if phases := [f"{name} {row['blocks']:.0f}" for name, row in summary["phases"].items()]:
         print(f"blocks by phase: {', '.join(phases)}")
     for failure in summary["failures"]:
-        print(
-            f"{failure['phase']} {failure['block'] or failure['image']} after {counted(failure['attempts'], 'try', 'tries')}: {failure['cause']}"
-        )
+        tries = counted(failure["attempts"], "try", "tries")
+        print(f"{failure['phase']} {failure['block'] or failure['image']} after {tries}: {failure['cause']}")
 
 
 def print_training(folder: RunFolder, *, as_json: bool) -> None:
