@@ -14,7 +14,7 @@ from pipeline.config import Config, as_spelled, check_exists, expand_glob, is_gl
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
 from pipeline.inputs.file_groups import FoundImage, ReaderCache, first_of, merge_duplicates, merge_side_files, split_members
-from pipeline.inputs.left_out import OF_RUN, ImageFiles, LeftOut, describe_left_out, is_litter, outputs_in
+from pipeline.inputs.left_out import NO_FILE, OF_RUN, ImageFiles, LeftOut, describe_left_out, is_litter, is_special, outputs_in
 from pipeline.inputs.names import NameCandidate, cut_name, is_path_too_long, name_flaw, resolve_names
 from pipeline.inputs.pairing import pair_truth
 from pipeline.inputs.samples import resolve_sample
@@ -150,6 +150,9 @@ class _Search:
             self._take(Path(text).name, Row(where, text), direct=True)
 
     def _take(self, name: str, row: Row, *, direct: bool = False) -> None:
+        if is_special(row.image):
+            self.problems.append(Problem(row.where, f"{row.image!r}, {NO_FILE}", "a file or a folder"))
+            return
         self.images.append(FoundImage(NameCandidate(row.name or name, fixed=bool(row.name)), row, direct))
 
     def _take_all(self, paths: Iterable[str], root: str, where: str, otherwise: str) -> None:

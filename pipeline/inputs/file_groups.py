@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pipeline.config import is_url
 from pipeline.errors import Problem
 from pipeline.inputs.csv_list import Row
-from pipeline.inputs.left_out import LeftOut
+from pipeline.inputs.left_out import LeftOut, is_special
 from pipeline.inputs.names import NameCandidate
 from pipeline.plugins import build
 from pipeline.readers import Member, Reader, is_array_path
@@ -108,7 +108,8 @@ def merge_side_files(
     owned: set[str] = set()  # places of files and folders that belong to an image
     left_out = list(left_out)
     for one in left_out:  # parts of a slide whose extra is not installed are no images either
-        owned.update(map(place, _ask(readers.of({}).companions, one.path)))
+        if not is_special(one.path):
+            owned.update(map(place, _ask(readers.of({}).companions, one.path)))
     for image in found:
         path, beside = image.row.image, None
         if _is_file(path) and place(path) not in owned:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from pipeline.config import CALIBRATED_FOLDER
 from pipeline.plugins import build
 from pipeline.readers import Reader, advice, known_suffixes
 
-__all__ = ["OF_RUN", "ImageFiles", "LeftOut", "describe_left_out", "is_litter", "outputs_in"]
+__all__ = ["NO_FILE", "OF_RUN", "ImageFiles", "LeftOut", "describe_left_out", "is_litter", "is_special", "outputs_in"]
 
 NO_IMAGE = "no image to this installation"
+NO_FILE = "a pipe, a socket or a device"
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
 SHOWN_KINDS = 6
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
@@ -98,6 +100,15 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
 
 
+def is_special(path: str) -> bool:
+    """Whether a path is a pipe, a socket or a device: reading it may never end."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 class ImageFiles:
     """Decides which files are images, by their names and the installed packages."""
 
@@ -117,6 +128,8 @@ class ImageFiles:
         lower = path.lower()
         if not lower.endswith(self.suffixes):
             return advice(PurePosixPath(lower).suffix) or NO_IMAGE
+        if is_special(path):
+            return NO_FILE
         suffix = next(suffix for suffix in self.suffixes if lower.endswith(suffix))
         if suffix not in self._missing:
             command = self._reader.missing(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 
@@ -309,3 +310,16 @@ def test_plan_says_how_large_an_image_is(tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()[0]
     assert said.startswith("a: 80 x 60 px = 40 x 30 um, 0.5 um a pixel")
     assert "2 channels uint8 (DAPI, GFP)" in said
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".czi"])
+def test_a_pipe_is_never_read(suffix, listed, tmp_path):
+    """Reading a pipe that nobody writes to would never end: in a folder it is left out, named directly it is refused."""
+    save_tiff(tmp_path / "scans" / "a.tif", np.zeros((40, 50), np.uint8))
+    pipe = tmp_path / "scans" / f"b{suffix}"
+    os.mkfifo(pipe)
+    found = listed("scans")
+    assert names(found) == ["a"]
+    assert reasons(found, tmp_path) == {f"scans/b{suffix}": "a pipe, a socket or a device"}
+    (problem,) = listed(f"scans/b{suffix}").problems
+    assert "a pipe, a socket or a device" in str(problem)
