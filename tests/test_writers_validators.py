@@ -459,10 +459,12 @@ def test_an_overlay_outlines_classes_over_the_image(tmp_path):
     mask[100:200, 100:300] = 1
     mask[:, 500:] = 255
     header = Header((400, 600), 3, "uint8", is_color=True)
-    meta = MaskMeta((400, 600), classes=CLASSES, open_image=lambda _: opened(ArrayRaster(image_CYX, header)))
+    size = {"pixel_size": (0.5, 0.25), "unit": "micrometer"}
+    meta = MaskMeta((400, 600), classes=CLASSES, **size, open_image=lambda _: opened(ArrayRaster(image_CYX, header)))
     Overlay(size=300, width=1, quality=100).export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "a.jpg")
     with Picture.open(tmp_path / "a.jpg") as picture:
         drawn = np.asarray(picture).astype(int)
+        assert json.loads(picture.info["comment"]) == {"classes": list(CLASSES), "pixel_size": [1.0, 0.5], "unit": "micrometer"}
     assert drawn.shape == (200, 300, 3)
     color = np.array([0xE6, 0x19, 0x4B])
     assert np.abs(drawn[[50, 99], 100] - color).max() < 12  # upper and lower edge
@@ -522,9 +524,11 @@ def test_polygons_are_in_pixels_of_the_image(tmp_path):
     mask = (np.hypot(yy - 90, xx - 110) < 60).astype(np.uint8)
     areas = {}
     for simplify in (0, 2):
-        meta = MaskMeta((200, 200), classes=CLASSES, own_factor=(4.0, 4.0))
+        meta = MaskMeta((200, 200), classes=CLASSES, own_factor=(4.0, 4.0), pixel_size=(1.0, 2.0), unit="micrometer")
         GeoJson(simplify=simplify).export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "a.geojson")
-        (feature,) = json.loads((tmp_path / "a.geojson").read_text())["features"]
+        content = json.loads((tmp_path / "a.geojson").read_text())
+        assert content["pixel_size"] == {"size": [0.5, 0.25], "unit": "micrometer"}
+        (feature,) = content["features"]
         shape = shapely.geometry.shape(feature["geometry"])
         areas[simplify] = shape.area, len(feature["geometry"]["coordinates"][0])
         assert shape.is_valid

@@ -93,7 +93,8 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
     if missing := report["no_prediction"]:
         share = 100 * missing / report["pixels"]
         percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
-        console.print(f"{missing:,} px ({percent} %) have no prediction and are left out", highlight=False)
+        skipped = f"; {report['skipped']:,} px were skipped" if report.get("skipped") else ""
+        console.print(f"{missing:,} px ({percent} %) have no prediction and are left out{skipped}", highlight=False)
 
 
 def _number(value: Any) -> str:

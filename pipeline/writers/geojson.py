@@ -34,8 +34,8 @@ class GeoJson(Writer):
     """A mask as GeoJSON annotations for QuPath: one polygon for each connected area of a class, with holes.
 
     Areas are 4-connected, follow pixel edges and are not split at block borders; class 0 has no polygons. Coordinates are (x, y) in
-    pixels of the image at full resolution; for a georeferenced image they are map coordinates, and the file
-    names the coordinate system. All polygons are in memory together.
+    pixels of the image at full resolution, whose size is the member ``pixel_size``; for a georeferenced image they are map
+    coordinates, and the file names the coordinate system. All polygons are in memory together.
 
     Example::
 
@@ -67,7 +67,8 @@ class GeoJson(Writer):
                 shapes, step, crs = self._shapes(mask, meta, plane)
                 _write_features(file, _simplified(shapes, self.simplify * step) if self.simplify else shapes, meta, plane)
             named = f', "crs": {json.dumps({"type": "name", "properties": {"name": crs}})}' if crs else ""
-            file.write(f"\n]{named}}}\n")
+            size = _pixel_size(meta) if self.coordinates == "pixel" or not meta.georeference else ""
+            file.write(f"\n]{named}{size}}}\n")
 
     def _shapes(self, mask: Raster, meta: MaskMeta, plane: int) -> tuple[list[Shape], float, str]:
         """Return the polygons of one plane, the side of a pixel, and the name of the coordinate system (empty for pixels).
@@ -99,6 +100,14 @@ class GeoJson(Writer):
             abs(transform.determinant) ** 0.5,
             name,
         )
+
+
+def _pixel_size(meta: MaskMeta) -> str:
+    """Return the member that says how large the pixels are that coordinates count, (x, y); empty where that is not known."""
+    if meta.pixel_size is None:
+        return ""
+    size = [own / factor for own, factor in zip(meta.pixel_size[::-1], meta.own_factor[::-1], strict=True)]
+    return f', "pixel_size": {json.dumps({"size": size, "unit": meta.unit})}'
 
 
 @contextmanager

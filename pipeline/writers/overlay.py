@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ class Overlay(Writer):
     """A JPEG of the image with class outlines in their colours, except class 0; pixels without a prediction are darker.
 
     8-bit colours are drawn unchanged, other channels as their mean, stretched from the 1st to the 99.8th percentile. For a stack the
-    middle plane is drawn.
+    middle plane is drawn. The JPEG's comment holds classes, colours and the size of its pixels, (y, x), as JSON.
 
     Example::
 
@@ -53,7 +54,15 @@ class Overlay(Writer):
         for spec in meta.classes[1:]:
             picture_YXS[outlines_YX & (mask_YX == spec["id"])] = list(bytes.fromhex(spec["color"].lstrip("#")))
         with storage.local_file(key, durable=False) as path:
-            Image.fromarray(picture_YXS).save(path, "JPEG", quality=self.quality, subsampling=0)
+            comment = json.dumps({"classes": list(meta.classes), **_size(meta, step)})
+            Image.fromarray(picture_YXS).save(path, "JPEG", quality=self.quality, subsampling=0, comment=comment)
+
+
+def _size(meta: MaskMeta, step: tuple[float, float]) -> dict[str, Any]:
+    """Return the size of a pixel of the picture and its unit; empty where the mask's is not known."""
+    if meta.pixel_size is None:
+        return {}
+    return {"pixel_size": [size * factor for size, factor in zip(meta.pixel_size, step, strict=True)], "unit": meta.unit}
 
 
 def _fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:

@@ -298,6 +298,13 @@ def test_the_table_says_what_is_left_out(missing, line):
     assert text.splitlines()[4:] == [line]
 
 
+def test_skipped_pixels_are_told_apart():
+    """Beside the pixels without a prediction stands how many were skipped on purpose."""
+    counted = replace(counts([[90, 0], [5, 5]], missing=7), skipped=6)
+    text = printed(build(ImageCounts("a", counted, has_truth=True), B), width=80)
+    assert text.splitlines()[4].endswith("have no prediction and are left out; 6 px were skipped")
+
+
 def test_the_table_does_not_call_a_few_none():
     """A share that would be rounded to nothing is a bound."""
     text = printed(build(ImageCounts("a", counts([[90_000, 0], [0, 0]], missing=1), has_truth=True)), width=80)
