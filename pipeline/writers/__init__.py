@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 from pipeline.plugins import Plugin
 from pipeline.raster import Header, PlaneStep, Raster
 from pipeline.storage import Storage
+from pipeline.writers._objects import ObjectsView
 from pipeline.writers._pictures import draw_image
 
-__all__ = ["MaskMeta", "Writer", "draw_image"]
+__all__ = ["MaskMeta", "ObjectsView", "Writer", "draw_image"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class MaskMeta:
     Attributes:
         shape: height and width of a plane, pixels.
         planes: length of each stack axis in order, ``{"t": 3, "z": 5}``; empty for a single plane.
-        dtype: ``uint8``, or ``uint16`` above 255 classes.
+        dtype: ``uint8``, or ``uint16`` above 255 classes; ``uint32`` or ``uint64`` for ids of objects.
         classes: ``{"id", "name", "color"}`` of each class, in order; colour ``#rrggbb``.
         pixel_size: (y, x) in ``unit``; None: unknown.
         unit: ``micrometer``, ``meter``, ``degree`` or empty.
@@ -37,6 +38,8 @@ class MaskMeta:
         source: path of the image that was segmented.
         own_factor: (y, x) pixels of the image's own grid to one of the mask.
         open_image: opens the image at the smallest pyramid level whose longer side has at least N pixels; None: there is no image.
+        holds_ids: whether the pixels are ids of objects, 0 where there is none, and not classes.
+        objects: the objects of the image; None: they are not told apart.
     """
 
     shape: tuple[int, int]
@@ -51,10 +54,14 @@ class MaskMeta:
     source: str = ""
     own_factor: tuple[float, float] = (1.0, 1.0)
     open_image: Callable[[int], AbstractContextManager[Raster]] | None = field(default=None, compare=False)
+    holds_ids: bool = False
+    objects: ObjectsView | None = field(default=None, compare=False)
 
     @property
     def fill(self) -> int:
-        """The value that means *no prediction*: 255, or 65535."""
+        """The value that means *no prediction*: 255, or 65535; of ids of objects, the value that means *no object*: 0."""
+        if self.holds_ids:
+            return 0
         return 255 if self.dtype == "uint8" else 65535
 
     @property
@@ -75,13 +82,28 @@ class MaskMeta:
 class Writer(Plugin):
     """Base of the writers: one method, called when every block of an image is committed."""
 
-    suffix: ClassVar[str] = ""
-    folder: ClassVar[str] = "masks"
-    """Folder inside the output; a file's key is FOLDER/NAME + suffix."""
-    holds_mask: ClassVar[bool] = True
-    """Whether the class ids can be read back from the file."""
     takes_stack: ClassVar[bool] = True
     """Whether one file holds every plane of a stack."""
+
+    @property
+    def suffix(self) -> str:
+        """End of the file's name, such as ``.tif``. Like the two below, a writer may set it as a class attribute."""
+        return ""
+
+    @property
+    def folder(self) -> str:
+        """Folder inside the output; a file's key is FOLDER/NAME + suffix."""
+        return "masks"
+
+    @property
+    def holds_mask(self) -> bool:
+        """Whether the class ids can be read back from the file."""
+        return True
+
+    @property
+    def needs_objects(self) -> bool:
+        """Whether it can write nothing unless objects are told apart."""
+        return "instances" in self.required_keys
 
     @property
     def wants_probs(self) -> bool:

@@ -148,6 +148,8 @@ class OmeZarr(Writer):
     def _halve(self, meta: MaskMeta | Header) -> _pyramid.Halve:
         if isinstance(meta, Header):
             return _pyramid.mean(_nodata(meta))
+        if meta.holds_ids:  # by stride: neither small objects nor ids that do not exist prevail
+            return _pyramid.nearest
         return {"nearest": _pyramid.nearest, "mode": _pyramid.mode}[self.downsample]
 
     def _metadata(self, home: Storage, meta: MaskMeta | Header, levels: list[BlockStore]) -> bytes:
@@ -158,7 +160,7 @@ class OmeZarr(Writer):
     def _described(self, home: Storage, meta: MaskMeta | Header, smallest: Raster, axes: Sequence[str], num_levels: int) -> dict[str, Any]:
         """Return the OME metadata: axes, levels, and classes or channels."""
         if isinstance(meta, MaskMeta):
-            header, method = meta.header, str(self.downsample)
+            header, method = meta.header, "nearest" if meta.holds_ids else str(self.downsample)
             described: Mapping[str, Any] = {"image-label": _image_label(meta, home.url)}
         else:
             header, method = meta, "mean"
@@ -228,20 +230,25 @@ def _axis(axis: str, header: Header) -> dict[str, str]:
 
 
 def _image_label(meta: MaskMeta, url: str) -> dict[str, Any]:
-    """Return the name and colour of each value of the mask at ``url``, and a relative link to a source that is OME-Zarr too."""
+    """Describe a label image at ``url``: the name and colour of each class, and a relative link to a source that is OME-Zarr too.
+
+    Ids of objects have neither names nor colours: viewers choose a colour for each.
+    """
+    label = {} if meta.holds_ids else _class_colors(meta)
+    if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source + url:
+        label["source"] = {"image": os.path.relpath(meta.source, url)}
+    return label
+
+
+def _class_colors(meta: MaskMeta) -> dict[str, Any]:
+    """Return the colour and name of each value of a mask; class 0 is transparent: an opaque background would hide the image."""
     colors: list[dict[str, Any]] = [
         {"label-value": spec["id"], "rgba": [*bytes.fromhex(spec["color"].lstrip("#")), 255 if spec["id"] else 0]} for spec in meta.classes
     ]
     colors.append({"label-value": meta.fill, "rgba": [0, 0, 0, 0]})
     properties = [{"label-value": spec["id"], "name": spec["name"]} for spec in meta.classes]
     properties.append({"label-value": meta.fill, "name": "no prediction"})
-    label: dict[str, Any] = {
-        "colors": colors,
-        "properties": properties,
-    }  # class 0 is transparent: an opaque background would hide the image
-    if meta.source.rstrip("/").endswith(".zarr") and "://" not in meta.source + url:
-        label["source"] = {"image": os.path.relpath(meta.source, url)}
-    return label
+    return {"colors": colors, "properties": properties}
 
 
 def _omero(header: Header, ranges: Sequence[tuple[float, float]]) -> dict[str, Any]:
