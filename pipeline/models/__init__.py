@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, Strict
 
 from pipeline.config import Recipe
+from pipeline.errors import InputError, Problem, one_of
 from pipeline.models._expectation import Expectation
 from pipeline.models._predictors import TTA, PredictFunction, Predictor, as_predictor, augmented
 from pipeline.plugins import Plugin, build
@@ -34,8 +35,14 @@ def fact_of(path: str) -> Any:
     return property(attrgetter(path))
 
 
+TURNING_MAPS = ("distances", "flows")
+"""Maps whose values depend on how the image lies, so that those of a turned image say something else."""
+
+
 class Model(Plugin):
     """Base of every model. Its properties are known before anything is loaded."""
+
+    _asked_maps: tuple[str, ...] = ()  # those of `maps` that predictions hold, in the order of their channels: see `giving`
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +120,16 @@ class Model(Plugin):
         return ()
 
     @property
+    def maps(self) -> Mapping[str, int]:
+        """What the model can give besides class scores, such as distances: the number of channels by name."""
+        return {}
+
+    @property
+    def instances(self) -> Mapping[str, Any] | None:
+        """How its objects are told apart, as in the YAML's ``instances``; None: it does not say."""
+        return None
+
+    @property
     def normalize(self) -> Any:
         """The normalisation that the model asks for, as in the YAML's ``normalize``; None: raw values."""
         return None
@@ -157,6 +174,25 @@ class Model(Plugin):
         """Return what gathers the statistics of a whole image in the fit phase; None: the model needs none."""
         return None
 
+    def map_problems(self, maps: Sequence[str]) -> list[Problem]:
+        """Return what keeps the model from giving some maps; empty: it gives them."""
+        if all(name in self.maps for name in maps):
+            return []
+        known = f"a model that gives {one_of(list(self.maps))} besides classes" if self.maps else "a model that gives classes alone"
+        return [Problem("model", known, f"one that gives {', '.join(maps)}")]
+
+    def giving(self, maps: Sequence[str]) -> Self:
+        """Return the same model, whose predictions hold the channels of some of its :attr:`maps` behind the K logits.
+
+        Raises:
+            InputError: the model cannot give them.
+        """
+        if problems := self.map_problems(maps):
+            raise InputError(problems)
+        model = self.model_copy()
+        model._asked_maps = tuple(maps)  # noqa: SLF001 - of a copy of itself
+        return model
+
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """Return the peak bytes of one prediction on a tile (height, width), above the loaded model; ``channels`` are the image's."""
         height, width = tile
@@ -172,9 +208,21 @@ class Model(Plugin):
         """
 
     @contextmanager
-    def predictor(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
-        """Open the model, once an actor; the arguments are those of :meth:`open`."""
-        with self.open(recipe, normalize) as predict:
+    def predictor(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None, maps: Sequence[str] = ()) -> Iterator[Predictor]:
+        """Open the model, once an actor.
+
+        Args:
+            recipe: as in :meth:`open`.
+            normalize: as in :meth:`open`.
+            maps: names of :attr:`maps`, whose channels follow the K logits in this order: predictions are then (B, K + E, Y, X).
+
+        Raises:
+            InputError: the model cannot be loaded, or cannot give the maps.
+        """
+        if maps and recipe.calibrated:
+            raise InputError(Problem("compute.precision", "int8 with a model that gives more than classes", "auto, fp32, bf16"))
+        model = self.giving(maps) if maps else self
+        with model.open(recipe, normalize) as predict:
             yield as_predictor(predict)
 
 
@@ -202,9 +250,16 @@ class TorchModel(Model):
         height, width = tile
         return height * width * 4 * (channels + 128 + 2 * self.num_classes)
 
+    def map_problems(self, maps: Sequence[str]) -> list[Problem]:
+        """Return those of every model, and maps that cannot be averaged over orientations."""
+        turning = [name for name in maps if name in TURNING_MAPS]
+        if self.tta == "none" or not turning:
+            return super().map_problems(maps)
+        return [*super().map_problems(maps), Problem("model.tta", self.tta, f"none, as {', '.join(turning)} turn with the image")]
+
     @abstractmethod
     def load(self) -> nn.Module:
-        """Return the module with its weights, which maps float32 (N, C, H, W) to logits (N, K, H, W).
+        """Return the module with its weights, which maps float32 (N, C, H, W) to logits (N, K, H, W), and maps if asked (:meth:`giving`).
 
         Raises:
             InputError: the file is missing, damaged or does not fit.
@@ -215,7 +270,7 @@ class TorchModel(Model):
         """Load the network into the recipe's backend."""
         backend = build("backends", {"name": recipe.backend})
         with backend.open(self.load(), recipe, normalize) as predict:
-            yield augmented(as_predictor(predict), self.tta)
+            yield augmented(as_predictor(predict), self.tta, self.num_classes)
 
 
 class Network(TorchModel):

@@ -32,9 +32,9 @@ Args:
     fits: B mappings, what the fit phase found for each tile's image.
 
 Returns:
-    Logits (B, K, Y, X), float, numpy or torch; or class ids (B, Y, X), unsigned integers, where the
-    model decides itself. Y and X may be smaller than the input by the same margin on opposite
-    sides (valid padding). The next call may overwrite the logits.
+    Logits (B, K, Y, X), float, numpy or torch, and behind them the channels of maps that were asked for;
+    or class ids (B, Y, X), unsigned integers, where the model decides itself. Y and X may be smaller than
+    the input by the same margin on opposite sides (valid padding). The next call may overwrite the logits.
 """
 
 
@@ -60,6 +60,8 @@ class Predictor(ABC):
     def classes(self, pixels_BCYX: Any, fits: Sequence[ImageFit]) -> Any:
         """Return class ids (B, Y, X), exactly those of the largest logits; or logits, where ids save nothing or a logit is not finite.
 
+        A predictor that gives maps is not asked for class ids.
+
         Raises:
             BlockError: a logit is not finite.
         """
@@ -80,9 +82,9 @@ def as_predictor(predict: PredictFunction) -> Predictor:
     return predict if isinstance(predict, Predictor) else _Function(predict)
 
 
-def augmented(predict: Predictor, kind: TTA) -> Predictor:
+def augmented(predict: Predictor, kind: TTA, num_classes: int) -> Predictor:
     """Return a predictor that averages over the orientations of the tile, and shares the notes of the given one."""
-    return predict if kind == "none" else _Augmented(predict, kind)
+    return predict if kind == "none" else _Augmented(predict, kind, num_classes)
 
 
 def orientations(kind: TTA) -> list[tuple[Turn, Turn]]:
@@ -108,24 +110,31 @@ def _then(first: Turn, second: Turn) -> Turn:
     return lambda x: second(first(x))
 
 
-def average_probs(answers: Iterable[NDArray[Any]], weights: Sequence[float]) -> NDArray[np.float32]:
-    """Average the softmax of several logits (B, K, Y, X) by weights that add up to 1; its logarithm is logits again."""
-    total = np.zeros((), np.float32)
-    for logits, weight in zip(answers, weights, strict=True):
+def average_probs(answers: Iterable[NDArray[Any]], weights: Sequence[float], num_classes: int) -> NDArray[np.float32]:
+    """Average predictions (B, K + E, Y, X) by weights that add up to 1.
+
+    The K logits become the logarithm of the average softmax, which is logits again; maps behind them are averaged as they are.
+    """
+    total: NDArray[np.float32] = np.zeros((), np.float32)
+    maps: NDArray[np.float32] = np.zeros((), np.float32)
+    for answer, weight in zip(answers, weights, strict=True):
+        logits = answer[:, :num_classes]
         probs = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
         probs *= weight / probs.sum(axis=1, keepdims=True)
         total = np.add(total, probs, out=probs)
-    return np.log(np.maximum(total, _TINY, out=total), out=total)
+        maps = np.add(maps, np.multiply(answer[:, num_classes:], weight, dtype=np.float32))
+    scores = np.log(np.maximum(total, _TINY, out=total), out=total)
+    return np.concatenate([scores, maps], axis=1) if maps.size else scores
 
 
 class _Augmented(Predictor):
     """Averages the predictions of one predictor over orientations of the tile."""
 
-    def __init__(self, predict: Predictor, kind: TTA) -> None:
+    def __init__(self, predict: Predictor, kind: TTA, num_classes: int) -> None:
         super().__init__(notes=predict.notes)
-        self.predict, self.kind = predict, kind
+        self.predict, self.kind, self.num_classes = predict, kind, num_classes
 
     def __call__(self, pixels_BCYX: NDArray[Any], fits: Sequence[ImageFit]) -> NDArray[np.float32]:
         turns = orientations(self.kind)
         answers = (back(self.ops.as_array(self.predict(np.ascontiguousarray(turn(pixels_BCYX)), fits))) for turn, back in turns)
-        return average_probs(answers, [1 / len(turns)] * len(turns))
+        return average_probs(answers, [1 / len(turns)] * len(turns), self.num_classes)

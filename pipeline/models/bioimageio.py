@@ -172,7 +172,7 @@ class BioImageIO(TorchModel):
         del normalize
         self._verify()
         with self.network.open(recipe) as predict:
-            yield augmented(_PackagePredictor(self, predict), self.tta)
+            yield augmented(_PackagePredictor(self, predict), self.tta, self.num_classes)
 
     def check(self) -> None:
         """Compare the network's output for the package's test input with the package's test output."""

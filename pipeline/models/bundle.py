@@ -25,7 +25,7 @@ class Bundle(TorchModel):
 
     A path without a slash is a bundle that comes with the package, or in a folder of the environment variable
     ``GIGASEG_MODELS``. Where several output channels share a class, the class's logit is the log of the sum of their
-    exponentials, so that its probability is the sum of theirs.
+    exponentials, so that its probability is the sum of theirs. Maps are the probabilities of single output channels.
 
     Example::
 
@@ -122,6 +122,16 @@ class Bundle(TorchModel):
         return [named.model_dump(exclude_none=True) for named in self.spec.classes]
 
     @property
+    def maps(self) -> Mapping[str, int]:
+        """As ``model.yaml`` says."""
+        return {name: len(channels) for name, channels in self.spec.maps.items()}
+
+    @property
+    def instances(self) -> Mapping[str, Any] | None:
+        """As ``model.yaml`` says."""
+        return self.spec.instances
+
+    @property
     def tile(self) -> Mapping[str, int]:
         """As ``model.yaml`` says."""
         return self.spec.tile.model_dump(exclude_none=True)
@@ -147,4 +157,7 @@ class Bundle(TorchModel):
         module = self.architecture.load()
         if self.spec.merge_channels:
             module = MergedChannels(module)
-        return module if self.spec.outputs is None else MergedOutputs(module, self.spec.outputs)
+        channels = [channel for name in self._asked_maps for channel in self.spec.maps[name]]
+        if self.spec.outputs is None and not channels:
+            return module
+        return MergedOutputs(module, self.spec.outputs or range(self.num_classes), channels)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict, model_validator
 
 from pipeline.config import Recipe
+from pipeline.errors import Problem
 from pipeline.models import Expectation, Model, Predictor
 from pipeline.models._predictors import average_probs
 from pipeline.plugins import build
@@ -146,6 +147,22 @@ class Ensemble(Model):
         return next((model.class_list for model in self.models if model.class_list), ())
 
     @property
+    def maps(self) -> Mapping[str, int]:
+        """Those that every member gives; they are averaged."""
+        first, *rest = (model.maps for model in self.models)
+        return {name: size for name, size in first.items() if all(maps.get(name) == size for maps in rest)}
+
+    @property
+    def instances(self) -> Mapping[str, Any] | None:
+        """The method that all members name."""
+        first, *rest = (model.instances for model in self.models)
+        return first if all(one == first for one in rest) else None
+
+    def map_problems(self, maps: Sequence[str]) -> list[Problem]:
+        """Return those of every model, and each member's."""
+        return super().map_problems(maps) or [problem for model in self.models for problem in model.map_problems(maps)]
+
+    @property
     def normalize(self) -> Any:
         """The per-image normalisation of all members; None where some work on raw values. A fixed one stays with its member."""
         return None if None in self._per_image else next(iter(self._per_image), None)
@@ -170,8 +187,8 @@ class Ensemble(Model):
             model.check()
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
-        """Add the largest member's bytes and the probabilities of all members."""
-        probs = len(self.models) * math.prod(tile) * self.num_classes * 4
+        """Add the largest member's bytes and the predictions of all members."""
+        probs = len(self.models) * math.prod(tile) * (self.num_classes + sum(self.maps[name] for name in self._asked_maps)) * 4
         return max(model.projected_bytes(tile, channels) for model in self.models) + probs
 
     @contextmanager
@@ -181,7 +198,8 @@ class Ensemble(Model):
         shares = [share / sum(counts) for share in counts]
         with ExitStack() as stack:
             wanted = [normalize or (model.normalize if isinstance(model.normalize, Mapping) else None) for model in self.models]
-            opened = [stack.enter_context(model.predictor(recipe, one)) for model, one in zip(self.models, wanted, strict=True)]
+            pairs = zip(self.models, wanted, strict=True)
+            opened = [stack.enter_context(model.predictor(recipe, one, self._asked_maps)) for model, one in pairs]
             yield _Members(self.models, opened, shares)
 
 
@@ -198,7 +216,7 @@ class _Members(Predictor):
         for at, predict in enumerate(self.opened):
             self.notes += [f"members.{at}: {note}" for note in predict.notes]
             predict.notes.clear()
-        return average_probs(_same_size(answers), self.shares)
+        return average_probs(_same_size(answers), self.shares, self.models[0].num_classes)
 
 
 def _fits_of(model: Model, fits: Sequence[ImageFit]) -> Sequence[ImageFit]:

@@ -90,6 +90,12 @@ class BundleSpec(_Spec):
         default=None,
         description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
     )
+    maps: dict[str, Annotated[tuple[int, ...], Strict(strict=False)]] = Field(
+        default={}, description="output channels of the network whose probabilities tell objects apart, by name, such as border: [2]"
+    )
+    instances: dict[str, Any] | None = Field(
+        default=None, description="how objects are told apart, as in the YAML; null: the model does not say"
+    )
     normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
     pixel_size: PixelSize | None = Field(
         default=None, description="pixel size of the training images, in `unit`; images of another size are resampled to it"
@@ -246,6 +252,7 @@ def read_architecture(spec: BundleSpec, folder: Path) -> Network:
     if outputs is not None and (len(outputs) != network.num_classes or sorted(set(outputs)) != list(range(classes))):
         expected = f"{network.num_classes} class ids, one for each output channel, naming each of 0..{classes - 1}"
         problems.append(Problem(f"{file}: outputs", str(list(outputs)), expected))
+    problems += [_in_file(problem, file) for problem in (*_map_problems(spec, network), *_instances_problems(spec))]
     if spec.merge_channels and network.num_channels != MERGED_CHANNELS:
         problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED_CHANNELS}"))
     elif spec.channels is not None and network.num_channels not in (None, spec.channels):
@@ -259,6 +266,31 @@ def read_architecture(spec: BundleSpec, folder: Path) -> Network:
     if problems:
         raise InputError(problems)
     return network
+
+
+def _map_problems(spec: BundleSpec, network: Network) -> list[Problem]:
+    """Return a problem for each map of channels that the network has not."""
+    expected = f"one or more of 0..{network.classes - 1}, the output channels of the network"
+    return [
+        Problem(f"maps.{name}", str(list(channels)), expected)
+        for name, channels in spec.maps.items()
+        if not channels or not all(0 <= channel < network.classes for channel in channels)
+    ]
+
+
+def _instances_problems(spec: BundleSpec) -> list[Problem]:
+    """Return the problems of the method that tells objects apart: its name and options, its classes, the maps that it needs."""
+    if spec.instances is None:
+        return []
+    try:
+        method: Any = build("instances", spec.instances, "instances")
+    except InputError as error:
+        return [problem if isinstance(problem, Problem) else Problem("instances", problem) for problem in error.problems]
+    names = [named.name for named in spec.classes]
+    problems = [Problem("instances.of", repr(name), one_of(names)) for name in method.of or () if name not in names]
+    if missing := [name for name in method.maps if name not in spec.maps]:
+        problems.append(Problem("maps", one_of(list(spec.maps)) if spec.maps else "none", f"{', '.join(missing)}, as instances needs"))
+    return problems
 
 
 def _in_file(problem: Problem | str, file: Path) -> Problem:

@@ -38,18 +38,21 @@ class MergedOutputs(nn.Module):
     Args:
         network: returns logits (N, outputs, Y, X).
         outputs: class of each output channel; each class has at least one.
+        maps: output channels whose own probabilities are wanted, too.
     """
 
-    def __init__(self, network: nn.Module, outputs: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, outputs: Sequence[int], maps: Sequence[int] = ()) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.maps = network, list(maps)
         self.channels = [[at for at, owner in enumerate(outputs) if owner == class_id] for class_id in range(max(outputs) + 1)]
 
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
-        """Return logits (N, K, Y, X): the log of the sum of the exponentials of a class's channels."""
+        """Return logits (N, K, Y, X), the log of the sum of the exponentials of a class's channels, and behind them probabilities."""
         logits = self.network(pixels_NCYX)
         # Softmax over these equals the sum of softmax over the channels of a class.
-        return torch.cat([torch.logsumexp(logits[:, channels], 1, keepdim=True) for channels in self.channels], 1)
+        merged = [torch.logsumexp(logits[:, channels], 1, keepdim=True) for channels in self.channels]
+        probs = [logits.float().softmax(1)[:, self.maps]] if self.maps else []
+        return torch.cat([*merged, *probs], 1)
 
 
 class FixedBatch(nn.Module):
