@@ -16,6 +16,8 @@ from pipeline.statistics.normalization import (
     normalization_fitter,
     resolve_normalization,
 )
+from pipeline.statistics.object_columns import object_columns
+from pipeline.statistics.object_measures import ObjectParts, measure
 from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
 from pipeline.statistics.stains import StainFitter, recolor
 from pipeline.statistics.tissue import CellMap, Content, EmptyAreas, cell_side, content_of, find_empty_areas
@@ -32,6 +34,7 @@ __all__ = [
     "Histogram",
     "ImageFit",
     "NormalizationFitter",
+    "ObjectParts",
     "StainFitter",
     "Summary",
     "as_unsigned",
@@ -44,7 +47,9 @@ __all__ = [
     "encode_summary",
     "find_empty_areas",
     "mean_and_std",
+    "measure",
     "normalization_fitter",
+    "object_columns",
     "recolor",
     "resolve_normalization",
     "sum_cross_entropy",
