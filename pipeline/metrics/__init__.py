@@ -7,10 +7,11 @@ May import: statistics and base modules. Never touches: pixels, files.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.plugins import Plugin
-from pipeline.statistics import Counts
+from pipeline.statistics import Counts, ObjectCounts
 
 __all__ = ["Metric"]
 
@@ -19,8 +20,12 @@ class Metric(Plugin):
     """Base of the metrics."""
 
     @abstractmethod
-    def compute(self, counts: Counts) -> dict[str, Any]:
+    def compute(self, counts: Counts, objects: Mapping[int, ObjectCounts] | None = None) -> dict[str, Any]:
         """Turn counts, summed over an image or over all images, into fields of ``report.json``.
+
+        Args:
+            counts: of pixels.
+            objects: of objects, by class id; None where a run counts no objects.
 
         Returns:
             Scalars by name, and under ``classes`` one mapping for each class. A value that is not defined is None, never 0.

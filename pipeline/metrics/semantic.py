@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.metrics import Metric
-from pipeline.statistics import Counts
+from pipeline.statistics import Counts, ObjectCounts
 
 __all__ = ["Semantic"]
 
@@ -23,7 +23,7 @@ class Semantic(Metric):
         metrics: [{name: semantic}]
     """
 
-    def compute(self, counts: Counts) -> dict[str, Any]:
+    def compute(self, counts: Counts, objects: Mapping[int, ObjectCounts] | None = None) -> dict[str, Any]:
         """Return the fields of the report.
 
         Returns:

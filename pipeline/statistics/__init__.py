@@ -1,6 +1,7 @@
 """Numbers that add over blocks: pixel counts and the statistics of whole images.
 
-Owns: counting a mask against its truth, the fitters of the fit phase, histograms, normalisation, finding the pixels that count.
+Owns: counting pixels and objects against their truth, the fitters of the fit phase, histograms, normalisation, finding the pixels
+that count.
 May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 """
 
@@ -17,6 +18,7 @@ from pipeline.statistics.normalization import (
     resolve_normalization,
 )
 from pipeline.statistics.object_columns import object_columns
+from pipeline.statistics.object_counts import IOU_THRESHOLDS, ObjectCounts, ObjectMatches, count_objects
 from pipeline.statistics.object_measures import ObjectParts, measure
 from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
 from pipeline.statistics.stains import StainFitter, recolor
@@ -24,6 +26,7 @@ from pipeline.statistics.tissue import CellMap, Content, EmptyAreas, cell_side, 
 
 __all__ = [
     "HIGH_PERCENTILE",
+    "IOU_THRESHOLDS",
     "LOW_PERCENTILE",
     "CellMap",
     "Content",
@@ -34,6 +37,8 @@ __all__ = [
     "Histogram",
     "ImageFit",
     "NormalizationFitter",
+    "ObjectCounts",
+    "ObjectMatches",
     "ObjectParts",
     "StainFitter",
     "Summary",
@@ -42,6 +47,7 @@ __all__ = [
     "check_mean_std",
     "confusion_matrix",
     "content_of",
+    "count_objects",
     "count_pixels",
     "decode_summary",
     "encode_summary",
