@@ -259,6 +259,23 @@ def test_first_pixel_by_rows() -> None:
     assert (columns["first_y"].tolist(), columns["first_x"].tolist(), columns["bbox_x0"].tolist()) == ([0], [3], [0])
 
 
+def test_objects_at_the_border_say_so() -> None:
+    """A pixel in the first or last row or column of the image touches its border; one beside them does not, nor do block borders."""
+    ids_YX = np.zeros((5, 7), np.uint32)
+    for number, place in enumerate([(0, 3), (4, 3), (2, 0), (2, 6), (1, 1), (3, 5), (2, 4)], 1):
+        ids_YX[place] = number
+    columns = object_columns(parts_of(ids_YX, cut(ids_YX.shape, [2], [4, 5])))
+    assert columns["touches_border"].tolist() == [True, True, True, True, False, False, False]
+
+
+def test_only_corners_of_hulls_are_kept() -> None:
+    """Points on a line between corners are left out, so that the parts of a large object stay small."""
+    y, x = np.mgrid[:30, :90]
+    triangle = parts_of((x >= 3 * y).astype(np.uint32))
+    assert triangle.left[1:].tolist() == [[0, 29], [0, 87]]
+    assert triangle.right[1:].tolist() == [[0, 29], [89, 89]]
+
+
 def test_physical_units() -> None:
     """Areas and lengths follow the size of a pixel; a disc of pixels that are no squares keeps its circumference."""
     y, x = np.mgrid[:400, :200]
