@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pipeline.errors import InputError, Problem
 from pipeline.plugins import Plugin
 from pipeline.raster import Header, PlaneStep, Raster
 from pipeline.storage import Storage
@@ -104,6 +105,12 @@ class Writer(Plugin):
     def needs_objects(self) -> bool:
         """Whether it can write nothing unless objects are told apart."""
         return "instances" in self.required_keys
+
+    def objects_of(self, meta: MaskMeta) -> ObjectsView:
+        """Return the objects that are to be written; raises InputError where they are not told apart."""
+        if meta.objects is None:
+            raise InputError(Problem("writers", type(self).__name__, "a run that tells objects apart", "Set `instances` in the YAML."))
+        return meta.objects
 
     @property
     def wants_probs(self) -> bool:

@@ -1,41 +1,49 @@
-"""GeoJSON: polygons of the classes, for QuPath and GIS programs."""
+"""GeoJSON: polygons of the classes or of the objects, for QuPath and GIS programs."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import math
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
 from pipeline.geometry import Box
 from pipeline.raster import ArrayRaster, Raster
 from pipeline.storage import LocalStorage, Storage
-from pipeline.writers import MaskMeta, Writer
+from pipeline.writers import MaskMeta, ObjectsView, Writer
+from pipeline.writers._object_polygons import object_polygons
+from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, pixel_size_of, placement_of
 from pipeline.writers.tiff import Tiff
 
 if TYPE_CHECKING:
-    from shapely import Geometry
+    import pyarrow as pa
 
 __all__ = ["GeoJson"]
 
-Shape = tuple[int, "Geometry"]  # class id and polygon
+BEGIN = '{"type": "FeatureCollection", "features": ['
+NO_MEASUREMENT = ("class", "t", "z", "bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1", "first_y", "first_x")  # columns of the table
 
 
 class GeoJson(Writer):
-    """A mask as GeoJSON annotations for QuPath: one polygon for each connected area of a class, with holes.
+    """Polygons as GeoJSON for QuPath and maps: a detection for each object, or an annotation for each connected area of a class.
 
-    Areas are 4-connected, follow pixel edges and are not split at block borders; class 0 has no polygons. Coordinates are (x, y) in
-    pixels of the image at full resolution, whose size is the member ``pixel_size``; for a georeferenced image they are map
-    coordinates, and the file names the coordinate system. All polygons are in memory together.
+    Polygons have holes, follow pixel edges and are not split at block borders. Coordinates are (x, y) in pixels of the image at full
+    resolution, whose size is the member ``pixel_size``; for a georeferenced image they are map coordinates, and the file names the
+    coordinate system. With ``wgs84`` they are longitude and latitude, as RFC 7946 (2016) demands.
+
+    Objects have their class and the columns of the object table as measurements; an object whose parts touch at corners only is a
+    MultiPolygon. They are in the order of their ids and are written in batches. Areas of classes are 4-connected, class 0 has none,
+    and all of them are in memory together.
 
     Example::
 
@@ -46,68 +54,131 @@ class GeoJson(Writer):
     folder: ClassVar[str] = "polygons"
     holds_mask: ClassVar[bool] = False
 
+    of: Literal["auto", "classes", "objects"] = Field(default="auto", description="auto: objects if the run tells them apart, else classes")
     simplify: float = Field(
-        default=0.0, ge=0, description="how far edges may move, pixels of the mask; neighbours keep a common edge; 0: no simplification"
+        default=0.0, ge=0, description="how far edges may move, pixels of the mask; neighbouring classes keep a common edge; 0: not at all"
     )
-    coordinates: Literal["auto", "pixel"] = Field(
-        default="auto", description="auto: map coordinates if the image has a georeference, else pixels"
+    coordinates: Coordinates = Field(
+        default="auto",
+        description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image",
     )
+
+    @property
+    @override
+    def needs_objects(self) -> bool:
+        return self.of == "objects"
 
     @override
     def missing(self) -> str:
-        absent = [name for name in ("rasterio", "shapely") if importlib.util.find_spec(name) is None]
-        return 'pip install "gigaseg[geo]"' if absent else ""
+        return missing_geo_packages("rasterio", "shapely")
 
     @override
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
+        objects = self.objects_of(meta) if self.of == "objects" else meta.objects if self.of == "auto" else None
+        meta = meta if objects is None else objects.meta
+        placement = placement_of(meta, self.coordinates)
+        features = self._classes(mask, meta, placement) if objects is None else self._objects(objects, placement)
         with storage.local_file(key, durable=False) as path, path.open("w", encoding="utf-8") as file:
-            file.write('{"type": "FeatureCollection", "features": [')
-            crs = ""
-            for plane in range(mask.header.num_planes):
-                shapes, step, crs = self._shapes(mask, meta, plane)
-                _write_features(file, _simplified(shapes, self.simplify * step) if self.simplify else shapes, meta, plane)
-            named = f', "crs": {json.dumps({"type": "name", "properties": {"name": crs}})}' if crs else ""
-            size = _pixel_size(meta) if self.coordinates == "pixel" or not meta.georeference else ""
-            file.write(f"\n]{named}{size}}}\n")
+            file.write(BEGIN)
+            separator = "\n"
+            for feature in features:
+                file.write(f"{separator}{feature}")
+                separator = ",\n"
+            file.write(f"\n]{_members(meta, placement)}}}\n")
 
-    def _shapes(self, mask: Raster, meta: MaskMeta, plane: int) -> tuple[list[Shape], float, str]:
-        """Return the polygons of one plane, the side of a pixel, and the name of the coordinate system (empty for pixels).
-
-        GDAL traces the edges row by row in a temporary TIFF, so that the mask is never in memory as a whole.
-        """
-        import rasterio
+    def _objects(self, objects: ObjectsView, placement: Placement) -> Iterator[str]:
+        """Yield a detection for each object."""
         import shapely
-        from rasterio.features import shapes
-        from shapely import affinity
 
-        y, x = meta.own_factor
-        transform, name = rasterio.Affine.scale(x, y), ""
-        if self.coordinates == "auto" and meta.georeference:
-            located = MaskMeta((1, 1), dtype=meta.dtype, georeference=meta.georeference)
-            with _as_tiff(ArrayRaster(np.zeros((1, 1), meta.dtype)), located) as file:
-                if file.crs is not None:
-                    transform, epsg = file.transform, file.crs.to_epsg()
-                    name = f"urn:ogc:def:crs:EPSG::{epsg}" if epsg else ""
-        with _as_tiff(_Plane(mask, plane), MaskMeta(meta.shape, dtype=meta.dtype)) as file:
-            found = shapes(rasterio.band(file, 1), connectivity=4)
-            kept = [(int(value), shapely.geometry.shape(shape)) for shape, value in found if value not in (0, meta.fill)]
-        placed = [
-            (value, affinity.affine_transform(shape, [*transform[:2], *transform[3:5], transform[2], transform[5]]))
-            for value, shape in kept
-        ]
-        return (
-            [(value, shape if shape.is_valid else shapely.make_valid(shape)) for value, shape in placed],
-            abs(transform.determinant) ** 0.5,
-            name,
-        )
+        meta = objects.meta
+        specs = {str(spec["name"]): spec for spec in meta.classes}
+        for table, outlines in object_polygons(objects):
+            geometries = shapely.to_geojson(placement.place(outlines, self.simplify))
+            columns = table["id"].to_pylist(), table["class"].to_pylist(), geometries, _places(meta, table), _measurements(table)
+            for object_id, name, geometry, place, measurements in zip(*columns, strict=True):
+                spec = specs.get(name, {"name": name})
+                yield _feature(f"{meta.source}#object {object_id}", _at(geometry, place), "detection", spec, measurements)
+
+    def _classes(self, mask: Raster, meta: MaskMeta, placement: Placement) -> Iterator[str]:
+        """Yield an annotation for each connected area of a class."""
+        import shapely
+
+        for plane in range(mask.header.num_planes):
+            values, shapes = _class_shapes(mask, meta, plane)
+            if self.simplify:
+                shapes = shapely.coverage_simplify(shapes, self.simplify)
+            at = (
+                dict(zip(meta.planes, map(int, np.unravel_index(plane, tuple(meta.planes.values()))), strict=True)) if meta.planes else None
+            )
+            for number, (value, shape) in enumerate(zip(values, placement.place(shapes), strict=True)):
+                spec = meta.classes[value] if value < len(meta.classes) else {"name": str(value)}
+                for part in getattr(shape, "geoms", [shape]):  # repairing an invalid polygon may have split it
+                    if not part.is_empty:
+                        seed = f"{meta.source}#{plane}.{value}.{number}.{part.bounds}"
+                        yield _feature(seed, _at(shapely.to_geojson(part), at), "annotation", spec)
 
 
-def _pixel_size(meta: MaskMeta) -> str:
-    """Return the member that says how large the pixels are that coordinates count, (x, y); empty where that is not known."""
-    if meta.pixel_size is None:
-        return ""
-    size = [own / factor for own, factor in zip(meta.pixel_size[::-1], meta.own_factor[::-1], strict=True)]
-    return f', "pixel_size": {json.dumps({"size": size, "unit": meta.unit})}'
+def _feature(seed: str, geometry: str, kind: str, spec: Mapping[str, Any], measurements: Mapping[str, float] | None = None) -> str:
+    """Return an object of QuPath as JSON.
+
+    Args:
+        seed: what its identifier is derived from, unique in the file.
+        geometry: as JSON.
+        kind: ``annotation`` or ``detection``.
+        spec: name of the class, and colour if it has one.
+        measurements: numbers by name.
+    """
+    color = list(bytes.fromhex(spec.get("color", "#ffffff").lstrip("#")))
+    properties: dict[str, Any] = {"objectType": kind, "classification": {"name": spec["name"], "color": color}}
+    if measurements is not None:
+        properties["measurements"] = measurements
+    identifier = uuid5(NAMESPACE_URL, seed)
+    return f'{{"type": "Feature", "id": "{identifier}", "geometry": {geometry}, "properties": {json.dumps(properties)}}}'
+
+
+def _at(geometry: str, place: Mapping[str, int] | None) -> str:
+    """Add the position in a stack to a geometry, as QuPath writes it."""
+    if place is None:
+        return geometry
+    return f'{geometry[:-1]}, "plane": {json.dumps({"c": -1, "z": place.get("z", 0), "t": place.get("t", 0)})}}}'
+
+
+def _places(meta: MaskMeta, table: pa.Table) -> Iterator[Mapping[str, int] | None]:
+    """Yield the position in the stack of each row; None where there is no stack."""
+    if not meta.planes:
+        return iter([None] * table.num_rows)
+    return iter(table.select(list(meta.planes)).to_pylist())
+
+
+def _measurements(table: pa.Table) -> Iterator[dict[str, float]]:
+    """Yield the finite numbers of each row, by column; truth values are 0 or 1."""
+    names = [name for name in table.column_names if name not in NO_MEASUREMENT]
+    columns = [table.column(name).to_pylist() for name in names]
+    for values in zip(*columns, strict=True):
+        yield {name: +value for name, value in zip(names, values, strict=True) if value is not None and math.isfinite(value)}
+
+
+def _members(meta: MaskMeta, placement: Placement) -> str:
+    """Return the members after the features: the coordinate system, or the size of a pixel."""
+    if placement.urn:
+        return f', "crs": {json.dumps({"type": "name", "properties": {"name": placement.urn}})}'
+    size = pixel_size_of(meta) if placement.crs is None else None
+    return f', "pixel_size": {json.dumps(size)}' if size else ""
+
+
+def _class_shapes(mask: Raster, meta: MaskMeta, plane: int) -> tuple[list[int], NDArray[Any]]:
+    """Return class ids and polygons of the areas of one plane, in pixels of the mask.
+
+    GDAL traces the edges row by row in a temporary TIFF, so that the mask is never in memory as a whole.
+    """
+    import rasterio
+    import shapely
+    from rasterio.features import shapes
+
+    with _as_tiff(_Plane(mask, plane), MaskMeta(meta.shape, dtype=meta.dtype)) as file:
+        found = shapes(rasterio.band(file, 1), connectivity=4)
+        kept = [(int(value), shapely.geometry.shape(shape)) for shape, value in found if value not in (0, meta.fill)]
+    return [value for value, _ in kept], np.array([shape for _, shape in kept], object)
 
 
 @contextmanager
@@ -125,14 +196,6 @@ def _as_tiff(mask: Raster, meta: MaskMeta) -> Iterator[Any]:
             yield file
 
 
-def _simplified(shapes: list[Shape], tolerance: float) -> list[Shape]:
-    """Return polygons with fewer corners; neighbours keep common edges."""
-    import shapely
-
-    simple = shapely.coverage_simplify([shape for _, shape in shapes], tolerance) if shapes else []
-    return [(value, shape) for (value, _), shape in zip(shapes, simple, strict=True) if not shape.is_empty]
-
-
 class _Plane(ArrayRaster):
     """One plane of a mask, read by region."""
 
@@ -143,35 +206,3 @@ class _Plane(ArrayRaster):
     @override
     def read(self, box: Box, plane: int = 0) -> Any:
         return self._mask.read(box, self._at)
-
-
-def _write_features(file: IO[str], shapes: Sequence[Shape], meta: MaskMeta, plane: int) -> None:
-    for number, (value, shape) in enumerate(shapes):
-        for part in _polygons(shape):
-            separator = "" if file.tell() == len('{"type": "FeatureCollection", "features": [') else ","
-            file.write(f"{separator}\n{json.dumps(_feature(part, meta, value, plane, number))}")
-
-
-def _polygons(shape: Geometry) -> Iterator[Geometry]:
-    """Yield the polygons of a geometry: repairing an invalid polygon may have split it."""
-    for part in getattr(shape, "geoms", [shape]):
-        if part.geom_type == "Polygon" and not part.is_empty:
-            yield part
-
-
-def _feature(shape: Geometry, meta: MaskMeta, value: int, plane: int, number: int) -> dict[str, Any]:
-    """Return one annotation as QuPath writes it."""
-    import shapely
-
-    spec = meta.classes[value] if value < len(meta.classes) else {"name": str(value), "color": "#ffffff"}
-    geometry = json.loads(shapely.to_geojson(shape))
-    if meta.planes:
-        at = dict(zip(meta.planes, map(int, np.unravel_index(plane, tuple(meta.planes.values()))), strict=True))
-        geometry["plane"] = {"c": -1, "z": at.get("z", 0), "t": at.get("t", 0)}
-    classification = {"name": spec["name"], "color": list(bytes.fromhex(spec["color"].lstrip("#")))}
-    return {
-        "type": "Feature",
-        "id": str(uuid5(NAMESPACE_URL, f"{meta.source}#{plane}.{value}.{number}.{shape.bounds}")),
-        "geometry": geometry,
-        "properties": {"objectType": "annotation", "classification": classification},
-    }

@@ -1,0 +1,205 @@
+"""Polygons of objects along the edges of their pixels.
+
+Edges have their object on the right: shells run clockwise on the screen, where y points down, and holes the other way. What is
+found first are the corners of the edges. Each depends on 2x2 pixels alone::
+
+    . .      . A      A A      A .      one pixel of the object, or three: one corner
+    . A      A A      . A      . A      two across: two corners, as pixels that share no side are not joined
+
+Two corners of an object that are neighbours along a row or column are then joined by an edge. So the corners may be collected part
+by part, and memory holds corners, not pixels.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["find_corners", "join_corners"]
+
+Ints = NDArray[np.int64]
+
+EAST, SOUTH, WEST, NORTH = range(4)  # directions; those along rows are even
+PLACES = ((1, 1), (1, 0), (0, 1), (0, 0))  # row and column of a pixel in a 2x2 square
+ONE = {(1, 1): (NORTH, EAST), (1, 0): (EAST, SOUTH), (0, 1): (WEST, NORTH), (0, 0): (SOUTH, WEST)}
+"""Directions of the edges before and after a corner of one pixel, by the pixel's place."""
+THREE = {(1, 1): (WEST, SOUTH), (1, 0): (NORTH, WEST), (0, 1): (SOUTH, EAST), (0, 0): (EAST, NORTH)}
+"""The same for a corner of three pixels, by the place of the fourth."""
+
+
+def find_corners(labels_YX: NDArray[np.integer[Any]], y0: int, x0: int) -> Ints:
+    """Find the corners of objects at every point between four pixels.
+
+    Args:
+        labels_YX: label of each pixel, 0 where there is no object; corners on the array's own border are not found.
+        y0: row of the first point between four pixels.
+        x0: column of that point.
+
+    Returns:
+        A row (label, y, x, direction of the edge before, direction of the edge after) for each corner.
+
+    Example:
+        >>> find_corners(np.pad([[7]], 1), 0, 0).tolist()
+        [[7, 0, 0, 3, 0], [7, 0, 1, 0, 1], [7, 1, 0, 2, 3], [7, 1, 1, 1, 2]]
+    """
+    differs_YX = (labels_YX[:-1, 1:] != labels_YX[1:, 1:]) | (labels_YX[1:, :-1] != labels_YX[1:, 1:])
+    differs_YX |= labels_YX[:-1, :-1] != labels_YX[1:, 1:]
+    y, x = np.nonzero(differs_YX)
+    square = {(row, column): labels_YX[y + row, x + column] for row, column in PLACES}
+    found = []
+    for row, column in PLACES:
+        own, beside, above = square[row, column], square[row, 1 - column], square[1 - row, column]
+        across = square[1 - row, 1 - column]
+        is_one = (own != 0) & (own != beside) & (own != above)
+        is_three = (across != 0) & (across == beside) & (across == above) & (across != own)
+        for chosen, labels, turns in ((is_one, own, ONE), (is_three, across, THREE)):
+            at = np.nonzero(chosen)[0]
+            corners_N5 = np.empty((len(at), 5), np.int64)
+            corners_N5[:, 0], corners_N5[:, 1], corners_N5[:, 2], corners_N5[:, 3:] = labels[at], y[at] + y0, x[at] + x0, turns[row, column]
+            found.append(corners_N5)
+    return np.concatenate(found)
+
+
+def join_corners(corners_N5: Ints, num_labels: int) -> NDArray[Any]:
+    """Join corners to polygons.
+
+    Returns:
+        The geometry (x, y) of each label ``1..num_labels``: a polygon, a multipolygon of parts that share no side, or None where a
+        label has no corners. Every geometry is valid. A ring begins at its first point in row-major order, and parts are in the
+        order of these points, so that the result does not depend on how the corners were collected.
+
+    Example:
+        >>> labels_YX = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
+        >>> join_corners(find_corners(np.pad(labels_YX, 1), 0, 0), 1)[0].wkt
+        'POLYGON ((0 0, 3 0, 3 3, 0 3, 0 0), (1 1, 1 2, 2 2, 2 1, 1 1))'
+    """
+    if not len(corners_N5):
+        return np.full(num_labels, None, object)
+    corners_N5 = corners_N5[np.argsort(_key(corners_N5, 0, 1, 2), kind="stable")]
+    rings = _rings(_next_corners(corners_N5).tolist(), _twins(corners_N5))
+    firsts = np.array([ring[0] for ring in rings])
+    rings = [rings[at] for at in np.argsort(firsts, kind="stable")]
+    points_N2 = corners_N5[:, 2:0:-1].astype(np.float64)
+    labels = corners_N5[[ring[0] for ring in rings], 0]
+    is_shell = _areas(points_N2, rings) > 0
+    part = _parts(points_N2, rings, labels, is_shell)
+    order = np.lexsort((~is_shell, part)).tolist()
+    polygons = _polygons(points_N2, [rings[at] for at in order], np.nonzero(is_shell[order])[0])
+    return _collected(polygons, labels[is_shell], num_labels)
+
+
+def _key(corners_N5: Ints, *columns: int) -> Ints:
+    """Return one number a corner that sorts as these columns do."""
+    values = [corners_N5[:, column] - corners_N5[:, column].min() for column in columns]
+    key: Ints = np.ravel_multi_index(values, [int(column.max()) + 1 for column in values])
+    return key
+
+
+def _next_corners(corners_N5: Ints) -> Ints:
+    """Return the corner at the end of the edge that begins at each corner."""
+    follows = np.empty(len(corners_N5), np.int64)
+    for axis, across, along in ((0, 1, 2), (1, 2, 1)):
+        ends = []
+        for direction in (4, 3):  # edges that begin at a corner, edges that end there
+            index = np.nonzero(corners_N5[:, direction] % 2 == axis)[0]
+            ends.append(index[np.argsort(_key(corners_N5[index], 0, direction, across, along))])
+        follows[ends[0]] = ends[1]  # edges of one direction in one row do not overlap
+    return follows
+
+
+def _twins(corners_N5: Ints) -> dict[int, int]:
+    """Return pairs of corners, both ways, that an object has at the same point; corners are sorted by label and point."""
+    first = np.nonzero((corners_N5[1:, :3] == corners_N5[:-1, :3]).all(axis=1))[0].tolist()
+    return {**{at: at + 1 for at in first}, **{at + 1: at for at in first}}
+
+
+def _rings(follows: list[int], twins: dict[int, int]) -> list[list[int]]:
+    """Follow the corners around; where a ring meets itself, the loop becomes a ring of its own."""
+    rings, seen = [], bytearray(len(follows))
+    for first in range(len(follows)):
+        path: list[int] = []
+        places: dict[int, int] = {}  # in the path, of corners with a twin
+        at = first
+        while not seen[at]:
+            seen[at] = 1
+            if at in twins:
+                if (place := places.get(twins[at])) is not None:
+                    loop = path[place:]
+                    start = loop.index(min(loop))
+                    rings.append(loop[start:] + loop[:start])
+                    for corner in loop:
+                        places.pop(corner, None)
+                    del path[place:]
+                else:
+                    places[at] = len(path)
+            path.append(at)
+            at = follows[at]
+        if path:
+            rings.append(path)
+    return rings
+
+
+def _areas(points_N2: NDArray[np.float64], rings: list[list[int]]) -> NDArray[np.float64]:
+    """Return the area of each ring, negative for holes."""
+    lengths = np.array([len(ring) for ring in rings])
+    at = np.fromiter(chain.from_iterable(rings), np.int64, lengths.sum())
+    following = np.fromiter(chain.from_iterable((*ring[1:], ring[0]) for ring in rings), np.int64, lengths.sum())
+    (x, y), (next_x, next_y) = points_N2[at].T, points_N2[following].T
+    areas: NDArray[np.float64] = np.add.reduceat(x * next_y - next_x * y, np.cumsum(lengths) - lengths) / 2
+    return areas
+
+
+def _parts(points_N2: NDArray[np.float64], rings: list[list[int]], labels: Ints, is_shell: NDArray[np.bool_]) -> Ints:
+    """Return the number of the polygon that each ring belongs to; polygons are numbered as their shells follow each other."""
+    shells, holes = np.nonzero(is_shell)[0], np.nonzero(~is_shell)[0]
+    part = np.empty(len(rings), np.int64)
+    part[shells] = np.arange(len(shells))
+    part[holes] = np.searchsorted(labels[shells], labels[holes])  # the only shell of an object, or the first
+    is_multiple = np.append(np.diff(labels[shells]) == 0, False)
+    unclear = holes[np.isin(labels[holes], labels[shells][is_multiple])]
+    if len(unclear):
+        part[unclear] = _smallest_around(points_N2, rings, labels, unclear, shells)
+    return part
+
+
+def _smallest_around(points_N2: NDArray[np.float64], rings: list[list[int]], labels: Ints, holes: Ints, shells: Ints) -> Ints:
+    """Return the index of the smallest shell of the same object that covers each hole."""
+    import shapely
+
+    hole_areas, shell_areas = (_polygons(points_N2, [rings[at] for at in some], np.arange(len(some))) for some in (holes, shells))
+    hole, shell = shapely.STRtree(shell_areas).query(hole_areas, predicate="covered_by")
+    is_same = labels[holes[hole]] == labels[shells[shell]]
+    hole, shell = hole[is_same], shell[is_same]
+    order = np.lexsort((shapely.area(shell_areas[shell]), hole))
+    _, first = np.unique(hole[order], return_index=True)
+    smallest: Ints = shell[order][first]
+    return smallest
+
+
+def _polygons(points_N2: NDArray[np.float64], rings: list[list[int]], starts: NDArray[np.intp]) -> NDArray[Any]:
+    """Return polygons of consecutive rings; ``starts`` are the positions of their shells."""
+    import shapely
+
+    ring_ends = np.cumsum([0, *(len(ring) + 1 for ring in rings)])
+    at = np.fromiter(chain.from_iterable((*ring, ring[0]) for ring in rings), np.int64, ring_ends[-1])
+    polygons: NDArray[Any] = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, points_N2[at], (ring_ends, np.append(starts, len(rings)))
+    )
+    return polygons
+
+
+def _collected(polygons: NDArray[Any], labels: Ints, num_labels: int) -> NDArray[Any]:
+    """Return one geometry a label; polygons are sorted by label."""
+    import shapely
+
+    geometries = np.full(num_labels, None, object)
+    found, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    geometries[found - 1] = polygons[first]
+    if (counts > 1).any():
+        is_part = np.repeat(counts > 1, counts)
+        number = np.repeat(np.cumsum(counts > 1) - 1, counts)
+        geometries[found[counts > 1] - 1] = shapely.multipolygons(polygons[is_part], indices=number[is_part])
+    return geometries
