@@ -87,12 +87,19 @@ def run(
 
 @app.command()
 def segment(
-    images: Images, model: ModelName, output: Output, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False
+    images: Images,
+    model: ModelName,
+    output: Output,
+    overrides: Overrides = None,
+    *,
+    instances: Annotated[bool, typer.Option("--instances", help="Tell objects apart, as the model says.")] = False,
+    fresh: Fresh = False,
+    take_over: TakeOver = False,
 ) -> None:
     """Segment images without a YAML; the output folder's config.yaml is the one that was used."""
     from workflows import segment as workflow
 
-    done(workflow.segment(images, model, output, overrides or [], fresh=fresh, take_over=take_over))
+    done(workflow.segment(images, model, output, overrides or [], instances=instances, fresh=fresh, take_over=take_over))
 
 
 @app.command()
@@ -148,11 +155,13 @@ def evaluate(
     output: Output,
     classes: Annotated[Path | None, typer.Option("--classes", metavar="FILE.yaml", help="The `classes` list of a config.")] = None,
     ignore: Annotated[str | None, typer.Option("--ignore", metavar="V", help="Truth value or colour left out of every count.")] = None,
+    *,
+    instances: Annotated[bool, typer.Option("--instances", help="The masks hold ids of objects: match these with the true ones.")] = False,
 ) -> None:
     """Score masks that exist."""
     from workflows import evaluate as workflow
 
-    done(workflow.evaluate(pred, truth, classes, ignore, output))
+    done(workflow.evaluate(pred, truth, classes, ignore, output, instances=instances))
 
 
 @app.command()

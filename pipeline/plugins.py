@@ -24,7 +24,7 @@ from pipeline.validation import problems_of, union_members
 
 __all__ = ["KINDS", "Plugin", "available", "build", "find", "from_text"]
 
-KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "skips", "runners")
+KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "skips", "instances", "runners")
 _NESTED = {"runners": "scheduling.runners"}
 """Kinds whose package lies inside another one."""
 _PARSERS = {"models": ("pipeline.models.bundle_files", "parse_model")}
@@ -37,6 +37,7 @@ class Plugin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
     nested_kinds: ClassVar[Mapping[str, str]] = {}  # the options that hold lists of plug-ins, each with the kind of its plug-ins
+    required_keys: ClassVar[tuple[str, ...]] = ()  # keys of the YAML that it cannot do without, such as `instances`
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,9 +28,10 @@ from workflows.run import print_result
 __all__ = ["evaluate", "listed_classes", "score_masks"]
 
 BLOCK = 2048
+FOLDERS = ("masks", "instances")  # of a run's output
 
 
-def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: str) -> int:
+def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: str, *, instances: bool = False) -> int:
     """Count predicted masks against truth, write the report and print its table.
 
     Args:
@@ -40,6 +41,8 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
         classes: a YAML with the list of classes; None: the classes of the run that wrote the masks, else one for each id up to the largest.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out.
         output: folder or URL of the report.
+        instances: the masks are label images, which hold ids of objects of one class, 0 for none; the output of a run gives its own.
+            The truth holds ids, too, or one value: its connected components are then the objects.
 
     Returns:
         The exit code: 0 done, 3 done but for masks that cannot be counted.
@@ -48,7 +51,8 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
         InputError: the input is wrong, or a mask holds a value that is no class id.
     """
     ignored = int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore
-    exit_code, report = score_masks([pred], truth, listed_classes(classes) if classes else None, ignored, output)
+    listed = listed_classes(classes) if classes else None
+    exit_code, report = score_masks([pred], truth, listed, ignored, output, instances=instances)
     print_result(RunFolder(output), report)
     if any("belongs to no class" in failure["cause"] for failure in report["failures"]):
         print("truth holds values of no class: say what they mean with --classes, such as `values: other`", file=sys.stderr)
@@ -56,7 +60,13 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
 
 
 def score_masks(
-    pred: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: str
+    pred: Sequence[str],
+    truth: str,
+    classes: Sequence[Mapping[str, Any]] | None,
+    ignore: int | str | None,
+    output: str,
+    *,
+    instances: bool = False,
 ) -> tuple[int, dict[str, Any]]:
     """Score one or several ``pred`` as :func:`evaluate` does, and print nothing on stdout; ``classes`` are those of a config.
 
@@ -64,11 +74,13 @@ def score_masks(
         The exit code and the content of report.json.
     """
     run = run_of(pred[0]) if len(pred) == 1 else None
-    if run and classes is None:
+    if instances:
+        classes = object_class(classes)
+    elif run and classes is None:
         classes, of_run = classes_of(run)
         ignore = of_run if ignore is None else ignore
-    with masks_of(pred) as masks:
-        config = config_of(masks, truth, classes, ignore, output)
+    with masks_of(pred, "instances" if instances else "masks") as masks:
+        config = config_of(masks, truth, classes, ignore, output, instances=instances)
         try:
             catalogue = build_catalogue(config)
         except InputError as error:
@@ -80,9 +92,19 @@ def score_masks(
     require_masks(catalogue)
     folder = RunFolder(config.output)
     is_new = not folder.ledger.exists()
-    identity = {"evaluate": {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": config.truth}}
+    identity = {
+        "evaluate": {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": config.truth, **({"instances": True} if instances else {})}
+    }
     folder.refuse_other(identity)
-    job = Job(folder.storage, Recipe(core=BLOCK, block=BLOCK), goal="evaluate", classes=catalogue.classes, truth_map=catalogue.truth_map)
+    job = Job(
+        folder.storage,
+        Recipe(core=BLOCK, block=BLOCK),
+        goal="evaluate",
+        classes=catalogue.classes,
+        truth_map=catalogue.truth_map,
+        object_classes=catalogue.object_classes,
+        scores_objects=catalogue.scores_objects,
+    )
     plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": []}
     exit_code, done = execute(RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", config.compute, run={"identity": identity}))
     if problems := unknown_ids(catalogue, done):
@@ -91,14 +113,29 @@ def score_masks(
         raise InputError([*problems, "Name the classes with --classes, or correct the masks."])
     report = report_of(plan, done, folder.read().get("state", "running"))
     write_report(report, folder.report)
-    warn_of_fill_values(catalogue, done)
+    if not instances:
+        warn_of_fill_values(catalogue, done)
     return exit_code, report
 
 
+def object_class(classes: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
+    """Return the two classes of a label image and of its truth: background, which is 0, and objects, which are all other values."""
+    if classes is None:
+        return [{"name": "background", "values": [0]}, {"name": "object", "values": "other"}]
+    if len(classes) != 2:
+        raise InputError(Problem("--classes", f"{len(classes)} classes with --instances", "2: background and object"))
+    return classes
+
+
 @contextmanager
-def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the images to read: for the output of a run, or its ``masks``, a CSV list of one file a mask, else ``pred`` itself."""
-    masks = run_masks(pred[0]) if len(pred) == 1 else {}
+def masks_of(pred: Sequence[str], kind: str = "masks") -> Iterator[list[str]]:
+    """Yield the images to read: for the output of a run, or a folder in it, a CSV list of one file a mask, else ``pred`` itself.
+
+    ``kind`` is the folder: ``masks``, or ``instances`` for label images.
+    """
+    masks = run_masks(pred[0], kind) if len(pred) == 1 else {}
+    if not masks and len(pred) == 1 and kind == "instances" and run_of(pred[0]):
+        raise InputError(Problem("--pred", f"{pred[0]}, a run without objects", "a run with `instances` in its YAML, or label images"))
     with TemporaryDirectory(prefix="gigaseg-masks-") as folder:
         listed = Path(folder, "masks.csv")
         with listed.open("w", newline="", encoding="utf-8") as file:
@@ -107,9 +144,9 @@ def masks_of(pred: Sequence[str]) -> Iterator[list[str]]:
 
 
 def run_of(pred: str) -> RunFolder | None:
-    """Return the run whose output folder, or ``masks`` folder in it, is named; None for anything else."""
+    """Return the run whose output folder, or ``masks`` or ``instances`` folder in it, is named; None for anything else."""
     pred = pred.rstrip("/")
-    around = "." if pred == "masks" else pred.removesuffix("/masks")
+    around = "." if pred in FOLDERS else next((pred.removesuffix(f"/{one}") for one in FOLDERS if pred.endswith(f"/{one}")), pred)
     output = next((text for text in (pred, around) if has_run(text)), None)
     return RunFolder(output) if output else None
 
@@ -129,15 +166,15 @@ def classes_of(run: RunFolder) -> tuple[list[dict[str, Any]] | None, int | str |
     return [{"name": spec["name"], "color": spec["color"]} for spec in planned] or None, None
 
 
-def run_masks(pred: str) -> dict[str, str]:
-    """Return the masks of a run by image, given its output folder or the ``masks`` folder in it; empty for anything else."""
+def run_masks(pred: str, kind: str = "masks") -> dict[str, str]:
+    """Return the masks or ``instances`` of a run by image, given its output folder or that folder in it; empty for anything else."""
     run = run_of(pred)
     if run is None:
         return {}
     masks, suffixes = dict[str, str](), known_suffixes()
     for key in run.last_plan().get("outputs", []):  # OME-Zarr first
-        if key.startswith("masks/") and key.endswith(suffixes) and run.storage.has(key):
-            masks.setdefault(NameCandidate(key.removeprefix("masks/")).short(suffixes), f"{run.storage}/{key}")
+        if key.startswith(f"{kind}/") and key.endswith(suffixes) and run.storage.has(key):
+            masks.setdefault(NameCandidate(key.removeprefix(f"{kind}/")).short(suffixes), f"{run.storage}/{key}")
     return masks
 
 
@@ -185,12 +222,20 @@ def listed_classes(path: Path) -> list[dict[str, Any]]:
 
 
 def config_of(
-    masks: Sequence[str], truth: str, classes: Sequence[Mapping[str, Any]] | None, ignore: int | str | None, output: str
+    masks: Sequence[str],
+    truth: str,
+    classes: Sequence[Mapping[str, Any]] | None,
+    ignore: int | str | None,
+    output: str,
+    *,
+    instances: bool = False,
 ) -> Config:
     """Return the config of a run that counts these masks."""
     model = {"name": "identity", "classes": max(len(classes or ()), 2)}
     mapping: dict[str, Any] = {"images": list(masks), "truth": truth, "ignore": ignore}
     mapping |= {"model": model, "output": output, "reader": dict(TRUTH_READER)}
+    if instances:
+        mapping["instances"] = "components"
     if classes:
         mapping["classes"] = list(classes)
     else:

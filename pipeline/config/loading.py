@@ -23,8 +23,6 @@ from pipeline.validation import join_keys, problems_of, quote
 
 __all__ = ["config_from_mapping", "load_classes", "load_config", "load_written_config", "load_yaml", "resolve_mapping", "to_yaml"]
 
-_ONCE_WRITTEN_AS_NULL = ("instances",)
-
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read the YAML of a run: a config with absolute paths, and with every option of every plug-in.
@@ -41,12 +39,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_written_config(text: str, origin: str) -> Config:
-    """Read the ``config.yaml`` in a run's output folder; drop keys that older versions wrote as null."""
-    document = parse_yaml(text, origin)
-    for key in _ONCE_WRITTEN_AS_NULL:
-        if document.data.get(key, 0) is None:
-            del document.data[key]
-    config: Config = _resolve(RUN_YAML, document, Path(origin).parent)
+    """Read the ``config.yaml`` in a run's output folder."""
+    config: Config = _resolve(RUN_YAML, parse_yaml(text, origin), Path(origin).parent)
     return config
 
 
@@ -139,6 +133,26 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     raise InputError([*document.problems, *(replace(problem, where=locations.where(problem.where)) for problem in problems)])
 
 
+def _resolve_instances(kind: YamlKind, data: dict[str, Any]) -> list[Problem]:
+    """Replace ``instances: auto`` by the method that the model names, and score objects by default where there are any; in place."""
+    spec = data.get("instances")
+    if not isinstance(spec, dict):
+        return []
+    if spec.get("name") == "auto":
+        data["instances"] = None
+        try:
+            own = build("models", data["model"]).instances
+        except (InputError, LookupError, AttributeError):
+            return []  # the model is reported
+        if own is None:
+            name = data["model"].get("name")
+            return [Problem("instances", "auto", one_of(available("instances")), f"The model {name} names no method.")]
+        data["instances"] = {**own, **{option: value for option, value in spec.items() if option != "name"}}
+    if data.get("metrics") is None:
+        data["metrics"] = [*deepcopy(kind.default_plugins["metrics"]), {"name": "instances"}]
+    return []
+
+
 def _missing_images(data: Mapping[str, Any]) -> list[Problem]:
     images = data.get("images")
     texts = images if isinstance(images, list) else []
@@ -177,6 +191,8 @@ def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Call
     """
     problems: list[Problem] = []
     for key, plugin_kind in kind.plugin_kinds.items():
+        if key == "instances":  # the model, which comes first, has its options by now
+            problems += _resolve_instances(kind, data)
         value = data.setdefault(key, deepcopy(kind.default_plugins[key])) if key in kind.default_plugins else data.get(key)
         specs = {join_keys(key, index): spec for index, spec in enumerate(value)} if isinstance(value, list) else {key: value}
         seen: set[str] = set()
@@ -188,11 +204,19 @@ def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Call
                 problems.append(Problem(join_keys(where, "name"), f"{name!r} a second time", "each name once"))
             seen.add(str(name))
             try:
+                problems += _missing_keys(plugin_kind, spec, where, data)
                 filled = _all_options(plugin_kind, spec, where, to_absolute, data)
                 spec.update({option: filled[option] for option in spec if option != "name"} if key in kind.sparse_keys else filled)
             except InputError as error:
                 problems += [_below(where, problem) for problem in error.problems]
     return problems
+
+
+def _missing_keys(kind: str, spec: Mapping[str, Any], where: str, yaml: Mapping[str, Any]) -> list[Problem]:
+    """Return a problem for each key of the YAML that a plug-in cannot do without."""
+    name = spec.get("name")
+    keys = getattr(find(kind, name), "required_keys", ()) if isinstance(name, str) and name in available(kind) else ()
+    return [Problem(join_keys(where, "name"), f"{name!r} without `{key}`", f"`{key}` in the YAML") for key in keys if yaml.get(key) is None]
 
 
 def _all_options(

@@ -288,6 +288,10 @@ class Config(StrictModel):
         description="grid of the masks: working, where pixels are counted, or native, the image's own, by nearest pixels",
     )
     skip: PluginSpec | None = Field(default=None, description="what is not computed: tissue, nodata or regions; null: nothing")
+    instances: PluginSpec | None = Field(
+        default=None,
+        description="how objects are told apart: components, border, watershed, radial, flows, or auto, the model's way; null: not",
+    )
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")
     writers: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as")
     compute: Compute = Field(default=Compute(), description="where and how it runs")
@@ -354,7 +358,9 @@ class YamlKind:
 
 
 RUN_YAML = YamlKind(
-    Config, {"model": "models", "reader": "readers", "skip": "skips", "metrics": "metrics", "writers": "writers"}, DEFAULT_PLUGINS
+    Config,
+    {"model": "models", "reader": "readers", "skip": "skips", "instances": "instances", "metrics": "metrics", "writers": "writers"},
+    DEFAULT_PLUGINS,
 )
 
 

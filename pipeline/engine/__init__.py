@@ -10,29 +10,29 @@ from pipeline.engine.block_pipeline import cause_of, process
 from pipeline.engine.block_pixels import read_reflected, read_zero_filled
 from pipeline.engine.cell_pictures import find_content, skipped_share
 from pipeline.engine.job import Job
+from pipeline.engine.parts import PART_FOLDER, PartFiles, part_folder
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
-from pipeline.engine.seams import SEAM_FOLDER, SeamFiles, seam_folder
 from pipeline.engine.stopwatch import Stopwatch
 
 __all__ = [
-    "SEAM_FOLDER",
+    "PART_FOLDER",
     "Job",
+    "PartFiles",
     "Phase",
     "ReceiptFields",
     "Reduction",
     "Resources",
-    "SeamFiles",
     "Stopwatch",
     "all_phases",
     "cause_of",
     "find_content",
     "open_resources",
+    "part_folder",
     "phase",
     "process",
     "read_reflected",
     "read_zero_filled",
     "rests_on",
-    "seam_folder",
     "skipped_share",
 ]

@@ -87,6 +87,8 @@ def read_mask(resources: Resources, block: Block) -> NDArray[Any]:
     job = resources.job
     mask_CYX, valid_YX = resources.image(block.image).read_valid(block.box, block.plane)
     ids_YX: NDArray[Any] = mask_CYX[0] if valid_YX is None else np.where(valid_YX, mask_CYX[0], mask_CYX.dtype.type(0))
+    if job.goal == "evaluate" and job.scores_objects:
+        ids_YX = (ids_YX != 0).astype(job.dtype)  # a label image: objects are class 1
     require_class_ids(ids_YX, block.box, job.num_classes, "prediction")
     ids_YX = ids_YX.astype(job.dtype, copy=False)  # 65535, the fill value of wider types, becomes 255
     return ids_YX if valid_YX is None else np.where(valid_YX, ids_YX, ids_YX.dtype.type(job.fill))

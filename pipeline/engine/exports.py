@@ -5,9 +5,10 @@ The mask of an image of one block is exported straight from memory, without a bl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -18,8 +19,11 @@ from pipeline.inputs import TRUTH_READER, Image
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore
-from pipeline.writers import MaskMeta, Writer
+from pipeline.writers import MaskMeta, ObjectsView, Writer
 from pipeline.writers.ome_zarr import OmeZarr
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "block_store_keys",
@@ -27,10 +31,13 @@ __all__ = [
     "finish_copy",
     "finish_mask",
     "mask_of",
+    "open_objects",
     "read_stored",
+    "stored_mask",
     "write_block",
     "write_copy",
     "write_mask",
+    "write_objects",
     "write_probs",
 ]
 
@@ -43,6 +50,12 @@ def write_mask(resources: Resources, block: Block, mask_YX: NDArray[Any]) -> Fil
     if job.is_single(image):
         return _export(job, image, ArrayRaster(mask_YX))
     return write_block(resources, block, mask_YX, job.store_key(image, OmeZarr.suffix), job.meta(image), _zarr_writer(job))
+
+
+def stored_mask(resources: Resources, image: Image) -> BlockStore:
+    """Return the block store of an image's mask; pixels whose block failed have the fill value."""
+    job, key = resources.job, resources.job.store_key(image, OmeZarr.suffix)
+    return resources.store(key, lambda: _zarr_writer(job).create(job.storage.below(key), job.meta(image), job.recipe.block))
 
 
 def write_probs(resources: Resources, block: Block, probs_KYX: NDArray[Any]) -> Files:
@@ -91,6 +104,24 @@ def finish_mask(job: Job, block: Block) -> Files:
     # A quarantined block left no file. Where every block is quarantined, there is no array yet: it is all *no prediction*.
     mask = job.storage.below(job.store_key(image, OmeZarr.suffix))
     return _export(job, image, _zarr_writer(job).create(mask, job.meta(image), job.recipe.block))
+
+
+def write_objects(job: Job, image: Image, columns: Iterable[Mapping[str, NDArray[Any]]]) -> Files:
+    """Write the table of an image's objects, from columns by name (:func:`pipeline.statistics.object_columns`), a part at a time."""
+    from pipeline.writers._object_table import ObjectTable
+
+    key = job.table_key(image)
+    with ObjectTable.create(job.storage, key, job.meta(image)) as table:
+        for part in columns:
+            table.append(part)
+    return _sizes(job, [key])
+
+
+def open_objects(job: Job, image: Image) -> Iterator[pa.Table]:
+    """Read the table of an image's objects, a part at a time."""
+    from pipeline.writers._object_table import read_tables
+
+    return read_tables(job.storage, job.table_key(image))
 
 
 def finish_copy(job: Job, block: Block) -> Files:
@@ -151,12 +182,26 @@ def discard_stored(job: Job, block: Block) -> None:
 
 def _export(job: Job, image: Image, mask: Raster) -> Files:
     """Run every writer, on the image's own grid if asked. A resumed run checks that the returned files exist."""
-    meta = job.meta(image)
+    objects = _objects_of(job, image)
+    meta = replace(job.meta(image), objects=objects)
     if image.grid is not None and job.native:
-        mask, meta = image.grid.to_own(mask), job.meta(image, image.grid.own)
+        mask, meta = image.grid.to_own(mask), replace(job.meta(image, image.grid.own), objects=objects)
     for writer in job.writers:
         writer.export(mask, meta, job.storage, _export_key(job, image, writer))
-    return _sizes(job, [_export_key(job, image, writer) for writer in job.writers])
+    objects_keys = [job.ids_key(image), job.table_key(image)] if objects is not None else []
+    return _sizes(job, [*(_export_key(job, image, writer) for writer in job.writers), *objects_keys])
+
+
+def _objects_of(job: Job, image: Image) -> ObjectsView | None:
+    """Return the objects of an image whose blocks are all done, and finish its label image; None: there are none, or joining failed."""
+    group, key = job.storage.below(job.ids_key(image)), job.table_key(image)
+    if job.instances is None or job.storage.size(key) is None or not group.below("0").exists():
+        return None
+    labels = BlockStore.open(group.below("0"))
+    meta = replace(job.meta(image), dtype=labels.header.dtype, holds_ids=True)
+    OmeZarr().finish(group, meta)
+    objects = sum(len(table) for table in open_objects(job, image))
+    return ObjectsView(labels, meta, objects, partial(open_objects, job, image), key)
 
 
 def _export_key(job: Job, image: Image, writer: Writer) -> str:

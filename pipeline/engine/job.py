@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 from pipeline.config import Recipe
 from pipeline.inputs import TRUTH_READER, Image, TruthMap, open_at_least
+from pipeline.instances import Instances
 from pipeline.models import Model
 from pipeline.raster import Header
 from pipeline.skips import Skip
@@ -37,6 +38,9 @@ class Job:
         truth_map: from truth values to class ids; None: no image has truth.
         truth_reader: reader name and options for truth files.
         skip: chooses what is not computed; None: everything is computed.
+        instances: how objects are told apart; None: they are not.
+        object_classes: ids of the classes that have objects.
+        scores_objects: whether predicted objects are matched with true ones.
         writers: what is written when an image is complete.
         masks: folder of the masks inside ``output``; empty for ``convert``.
         native: whether masks are on the images' own grids; blocks are then written to the folder ``working``.
@@ -54,6 +58,9 @@ class Job:
     truth_map: TruthMap | None = None
     truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)
     skip: Skip | None = None
+    instances: Instances | None = None
+    object_classes: Sequence[int] = ()
+    scores_objects: bool = False
     writers: Sequence[Writer] = ()
     masks: str = "masks"
     native: bool = False
@@ -84,13 +91,20 @@ class Job:
         """Whether neighbouring tiles are blended."""
         return self.recipe.stitch != "crop" and self.model is not None and self.model.gives_scores
 
+    @property
+    def model_maps(self) -> tuple[str, ...]:
+        """Names of the model's other outputs that the objects are made of."""
+        return self.instances.maps if self.instances is not None else ()
+
     def blends_blocks(self, image: Image) -> bool:
         """Whether tiles of several blocks are blended, so that blocks wait for each other's scores."""
         return self.blends and self.recipe.halo > 0 and self.grid(image).num_blocks != (1, 1)
 
     def is_single(self, image: Image) -> bool:
         """Whether an image is one block, so that nothing waits for other blocks."""
-        return image.header.num_planes == 1 and self.grid(image).num_blocks == (1, 1) and not self.exports_other_grid(image)
+        if self.instances is not None or self.exports_other_grid(image):
+            return False
+        return image.header.num_planes == 1 and self.grid(image).num_blocks == (1, 1)
 
     def exports_other_grid(self, image: Image) -> bool:
         """Whether the user's mask lies on another grid than the blocks, so that both are kept."""
@@ -128,6 +142,18 @@ class Job:
             own_factor=image.grid.own_factor if image.grid is not None and header is image.header else (1.0, 1.0),
             open_image=partial(open_at_least, image),
         )
+
+    def ids_meta(self, image: Image, objects: int) -> MaskMeta:
+        """Describe an image's label image, given the number of its objects."""
+        return replace(self.meta(image), dtype="uint32" if objects < 2**32 else "uint64", holds_ids=True)
+
+    def ids_key(self, image: Image) -> str:
+        """Return the key of an image's label image."""
+        return self.key(image, OmeZarr.suffix, "instances")
+
+    def table_key(self, image: Image) -> str:
+        """Return the key of the table of an image's objects."""
+        return self.key(image, ".parquet", "objects")
 
     @property
     def storage(self) -> Storage:

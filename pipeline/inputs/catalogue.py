@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from pipeline.inputs.expectations import fit_to_model
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, UnreadableImage, read_headers
 from pipeline.inputs.left_out import LeftOut
+from pipeline.inputs.objects import find_truth_ids, object_classes_of, object_problems
 from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_checks import check_truth, truth_notes
+from pipeline.instances import Instances
 from pipeline.models import Model
 from pipeline.plugins import build
 from pipeline.skips import Skip, SkippedImage
@@ -39,12 +41,19 @@ class Catalogue:
     left_out: Sequence[LeftOut] = ()  # files of folders and globs that are no images
     classes: Sequence[Mapping[str, Any]] = ()  # `{"id", "name", "color"}` of each class, in the order of the ids
     truth_map: TruthMap | None = None  # how truth becomes class ids; None when no image has truth
+    instances: Instances | None = None  # how objects are told apart; None: they are not
+    object_classes: Sequence[int] = ()  # ids of the classes that have objects
     notes: Sequence[str] = field(default_factory=tuple)  # what the user should know, such as which images have no truth
 
     @property
     def pixels(self) -> int:
         """Number of pixels, in all planes of all images."""
         return sum(image.header.shape[0] * image.header.shape[1] * image.header.num_planes for image in self.images)
+
+    @property
+    def scores_objects(self) -> bool:
+        """Whether predicted objects are matched with true ones."""
+        return bool(self.object_classes) and any(spec["name"] == "instances" for spec in self.config.metrics)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,12 +86,19 @@ def build_catalogue(config: Config) -> Catalogue:
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
     problems += _stain_problems(config, model, images)
     problems += _skip_problems(config, fitted.images)
+    instances: Instances | None = build("instances", config.instances, "instances") if config.instances else None
+    problems += object_problems(config, instances, model, classes)
     if not images and not problems and not rejected:
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
     notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes]
-    return Catalogue(config, model, fitted.images, rejected, listed.left_out, classes, truth_map, notes)
+    object_classes = object_classes_of(instances, classes)
+    found = Catalogue(config, model, fitted.images, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes)
+    if found.scores_objects and truth_map is not None:
+        with_ids, more = find_truth_ids(found.images, truth_map, object_classes)
+        found = replace(found, images=with_ids, notes=[*notes, *more])
+    return found
 
 
 def _stain_problems(config: Config, model: Model, images: Sequence[Image]) -> list[Problem]:

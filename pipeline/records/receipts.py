@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.geometry import Box
 from pipeline.inputs import Image
-from pipeline.statistics import Counts
+from pipeline.statistics import Counts, ObjectCounts
 
 __all__ = ["Block", "Receipt", "Tally", "latest", "tally"]
 
@@ -66,6 +66,7 @@ class Receipt:
         digest: of the decoded pixels written; empty when nothing was.
         files: files written, relative to the output folder, with their size in bytes.
         counts: pixels counted; None when the phase counts nothing.
+        objects: objects counted, by class id; None when the phase counts none.
         truth_error: why the truth could not be counted, with value and first position; empty when it could.
         payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.encode_summary`).
         numbers: integers that add over the blocks of an image, by name; shown in the report.
@@ -86,6 +87,7 @@ class Receipt:
     digest: str = ""
     files: Mapping[str, int] = field(default_factory=dict)
     counts: Counts | None = None
+    objects: Mapping[int, ObjectCounts] | None = None
     truth_error: str = ""
     payload: str = ""
     numbers: Mapping[str, int] = field(default_factory=dict)
@@ -101,7 +103,7 @@ class Receipt:
 
         Receipts that counted nothing and did not fail are equal for all blocks of a phase and an image: they name no block.
         """
-        if self.ok and self.counts is None and not self.truth_error and not self.numbers and not self.notes:
+        if self.ok and self.counts is None and self.objects is None and not self.truth_error and not self.numbers and not self.notes:
             return Receipt(sys.intern(self.phase), sys.intern(self.image), "")
         return replace(self, image=sys.intern(self.image), key="", seconds=_NOTHING, digest="", files=_NOTHING, payload="")
 
@@ -111,13 +113,16 @@ class Receipt:
         row = {name: value for name, value in values.items() if value or name in ("phase", "image", "block")}
         if self.counts is not None:
             row["counts"] = _counts_to_json(self.counts)
+        if self.objects is not None:
+            row["objects"] = {str(class_id): counts.to_json() for class_id, counts in self.objects.items()}
         return row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Receipt:
         """Return the receipt that :meth:`to_json` wrote."""
         counts = _counts_from_json(row["counts"]) if "counts" in row else None
-        return cls(**{**row, "counts": counts, "notes": tuple(row.get("notes", ()))})
+        objects = {int(class_id): ObjectCounts.from_json(one) for class_id, one in row["objects"].items()} if "objects" in row else None
+        return cls(**{**row, "counts": counts, "objects": objects, "notes": tuple(row.get("notes", ()))})
 
 
 def _counts_to_json(counts: Counts) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipeline.engine import all_phases, phase
 from pipeline.metrics import Metric
 from pipeline.plugins import build
 from pipeline.records import Receipt, Tally
-from pipeline.statistics import Counts
+from pipeline.statistics import Counts, ObjectCounts
 from pipeline.tiling import Grid
 
 __all__ = ["Failure", "ImageCounts", "build_report", "num_blocks", "phase_rows", "planned", "report_of"]
@@ -42,12 +42,16 @@ class ImageCounts:
 
     Attributes:
         counts: summed over its blocks in plan order; None: nothing could be counted.
+        objects: of each class that has objects, by its id; None: they are not told apart, or could not be counted.
+        pixel_area: area of a pixel in square micrometres or square metres, and which; None: unknown.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
         numbers: sums over its blocks, by phase and name.
     """
 
     name: str
     counts: Counts | None = None
+    objects: Mapping[int, ObjectCounts] | None = None
+    pixel_area: tuple[float, str] | None = None
     has_truth: bool = False
     truth_error: str = ""
     numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -113,7 +117,7 @@ def build_report(
     counted = [_without_truth(image.counts or empty) if image.truth_error else image.counts or empty for image in images]
     pooled = sum(counted, start=empty)
     per_image = [
-        {"name": image.name, **_fields(counts, classes, metrics), **({"numbers": image.numbers} if image.numbers else {})}
+        {"name": image.name, **_fields(counts, classes, metrics, [image]), **({"numbers": image.numbers} if image.numbers else {})}
         for image, counts in zip(images, counted, strict=True)
     ]
     broken = [Failure(image.name, None, "count", image.truth_error) for image in images if image.truth_error]
@@ -123,7 +127,7 @@ def build_report(
             "format": "gigaseg.report/1",
             "state": state,
             "images": len(images),
-            **_fields(pooled, classes, metrics),
+            **_fields(pooled, classes, metrics, images),
             "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
             "per_image": per_image,
             "without_truth": [image.name for image in images if some_truth and not image.has_truth],
@@ -136,17 +140,46 @@ def build_report(
     return report
 
 
-def _fields(counts: Counts, specs: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
-    """Return the fields that the report and each image in it share."""
+def _fields(counts: Counts, specs: Sequence[Mapping[str, Any]], metrics: Sequence[Metric], images: Sequence[ImageCounts]) -> dict[str, Any]:
+    """Return the fields that the report and each image in it share; ``counts`` are those of all ``images``."""
     classes: list[dict[str, Any]] = [{"id": index, "name": spec["name"]} for index, spec in enumerate(specs)]
     scalars: dict[str, Any] = {}
+    objects = _sum_objects(images)
     for metric in metrics:
-        fields = dict(metric.compute(counts))
+        fields = dict(metric.compute(counts, objects))
+        if "instances" in fields:
+            densities = _densities(images)
+            named = [{**one, "class": specs[one["class"]]["name"], **densities.get(one["class"], {})} for one in fields["instances"]]
+            fields["instances"] = named
         for index, class_fields in enumerate(fields.pop("classes", [])):
             classes[index] |= class_fields
         scalars |= fields
     areas = {name: getattr(counts, name) for name in ("pixels", "no_prediction", "skipped", "quarantined")}
     return {**areas, "classes": classes, **scalars}
+
+
+def _sum_objects(images: Sequence[ImageCounts]) -> dict[int, ObjectCounts] | None:
+    """Add up the objects of images by class; those of an image whose truth cannot be counted have no truth. None: there are no counts."""
+    total: dict[int, ObjectCounts] = {}
+    for image in images:
+        for class_id, counts in (image.objects or {}).items():
+            counted = replace(counts, matches=None) if image.truth_error else counts
+            total[class_id] = total[class_id] + counted if class_id in total else counted
+    return total or None
+
+
+def _densities(images: Sequence[ImageCounts]) -> dict[int, dict[str, float]]:
+    """Return objects per square millimetre or hectare of predicted pixels, by class; empty where sizes are unknown or units differ."""
+    known = [image for image in images if image.objects is not None and image.counts is not None]
+    units = {image.pixel_area[1] if image.pixel_area else "" for image in known}
+    if len(units) != 1 or "" in units:
+        return {}
+    name, size = {"micrometer": ("per_mm2", 1e6), "meter": ("per_hectare", 1e4)}[units.pop()]
+    area = 0.0
+    for image in known:
+        if image.counts is not None and image.pixel_area is not None:
+            area += int(image.counts.predicted.sum()) * image.pixel_area[0] / size
+    return {class_id: {name: counts.predicted / area} for class_id, counts in (_sum_objects(known) or {}).items() if area}
 
 
 def _plain(value: Any) -> Any:
@@ -215,7 +248,9 @@ def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: M
     for receipt in receipts:
         if receipt.numbers:
             numbers.setdefault(receipt.phase, Counter()).update(receipt.numbers)
-    return ImageCounts(image["name"], counts, bool(image["truth"]), errors[min(errors)] if errors else "", numbers)
+    objects = next((receipt.objects for receipt in receipts if receipt.ok and receipt.objects is not None), None)
+    pixel_area = tuple(image["pixel_area"]) if image.get("pixel_area") else None
+    return ImageCounts(image["name"], counts, objects, pixel_area, bool(image["truth"]), errors[min(errors)] if errors else "", numbers)
 
 
 def _with_skipped(counts: Counts | None, before: Counts | None) -> Counts | None:
@@ -227,15 +262,19 @@ def _without_truth(counts: Counts) -> Counts:
 
 
 def _failures(receipts: Sequence[Receipt]) -> list[Receipt]:
-    """Return the failed receipts, each failure once: a block that could not be prepared cannot be done either."""
-    failed: dict[tuple[str, str], Receipt] = {}
-    for receipt in receipts:
-        if not receipt.ok:
-            prepares = phase(receipt.phase).prepares if receipt.phase in PHASES else ""
-            key = (receipt.block, prepares or receipt.phase)
-            if prepares or key not in failed:
-                failed[key] = receipt
-    return list(failed.values())
+    """Return the failed receipts, without those that follow from another failure."""
+    failed = [receipt for receipt in receipts if not receipt.ok]
+    known = {(one.phase, one.image if _is_per_image(one) else one.block) for one in failed}
+
+    def follows(receipt: Receipt) -> bool:
+        earlier = phase(receipt.phase).follows if receipt.phase in PHASES else ()
+        return any((name, key) in known for name in earlier for key in (receipt.block, receipt.image))
+
+    return [receipt for receipt in failed if not follows(receipt)]
+
+
+def _is_per_image(receipt: Receipt) -> bool:
+    return receipt.phase in PHASES and phase(receipt.phase).is_per_image
 
 
 def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +13,32 @@ from pipeline.storage import StorageLike, open_storage
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 __all__ = ["print_table", "write_report"]
 
 MOST_ROWS = 1000  # of a table of the page; the CSV files hold every row
 MOST_CLASSES = 64  # of the matrix of the page: a larger one cannot be read; report.json holds it
+OBJECT_COLUMNS = {
+    "AP@0.5": "ap50",
+    "mean AP": "mean_ap",
+    "PQ": "pq",
+    "F1@0.5": "f1_50",
+    "truth objects": "truth",
+    "predicted objects": "predicted",
+}
 COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "recall", "truth px": "truth", "predicted px": "predicted"}
 
 
 def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
-    """Write report.json, per_class.csv, per_image.csv, failures.csv and index.html.
+    """Write report.json, per_class.csv, per_image.csv, failures.csv and index.html; where objects are counted, instances.csv.
 
     Each file is replaced as a whole. In the CSV files an undefined value is an empty cell, and text that a spreadsheet would
     take for a formula gets an apostrophe in front.
     """
     classes, images = report["classes"], report["per_image"]
     class_columns = list(classes[0]) if classes else ["id", "name"]
-    scalars = [key for key in images[0] if key != "classes"] if images else ["name"]
+    scalars = [key for key in images[0] if key not in ("classes", "instances")] if images else ["name"]
     image_columns = [*scalars, *(f"iou {spec['name']}" for spec in classes)]
     image_rows = ([*(image[key] for key in scalars), *(spec.get("iou") for spec in image["classes"])] for image in images)
     failure_columns = ["image", "block", "phase", "cause", "attempts"]
@@ -40,10 +49,21 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
         "failures.csv": _csv([failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])]),
         "index.html": _page(report),
     }
+    if "instances" in report:
+        files["instances.csv"] = _csv(_object_rows(report))
     storage = open_storage(where)
     storage.make()
     for name, text in files.items():
         storage.put(name, text.encode(errors="backslashreplace"), durable=False)  # `gigaseg report` writes them again at any time
+
+
+def _object_rows(report: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """Yield the rows of instances.csv: scores of each class over all images, then of each image and class."""
+    every = [("all images", report["instances"]), *((image["name"], image["instances"]) for image in report["per_image"])]
+    columns = list(dict.fromkeys(key for _, rows in every for row in rows for key, value in row.items() if not isinstance(value, list)))
+    yield ["image", *columns]
+    for name, rows in every:
+        yield from ([name, *(None if isinstance(row.get(key), list) else row.get(key) for key in columns)] for row in rows)
 
 
 def _csv(rows: Iterable[Iterable[Any]]) -> str:
@@ -72,29 +92,42 @@ def _page(report: Mapping[str, Any]) -> str:
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """Print one line a class, a line of means, and a line on pixels without prediction where there are any; ``-`` is undefined.
+    """Print one line a class and a line of means, the same of objects if any, and the pixels without prediction; ``-`` is undefined.
 
     On a terminal long names are folded. Elsewhere each class is one line, however long, without colour codes.
     """
-    from rich.measure import Measurement
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class", overflow="fold")
-    for title in COLUMNS:
-        table.add_column(title, justify="right", no_wrap=True)
-    for spec in report["classes"]:
-        table.add_row(Text(spec["name"]), *(_number(spec.get(key)) for key in COLUMNS.values()))
+    table = _table("class", COLUMNS, [(spec["name"], spec) for spec in report["classes"]])
     table.add_row("mean", _number(report.get("mean_iou")), _number(report.get("mean_dice")), style="bold")
-    if not console.is_terminal:
-        table.width = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
-    console.print(table, crop=console.is_terminal)
+    _print(table, console)
+    if report.get("instances"):
+        console.print()
+        _print(_table("objects of class", OBJECT_COLUMNS, [(one["class"], one) for one in report["instances"]]), console)
     if missing := report["no_prediction"]:
         share = 100 * missing / report["pixels"]
         percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
         skipped = f"; {report['skipped']:,} px were skipped" if report.get("skipped") else ""
         console.print(f"{missing:,} px ({percent} %) have no prediction and are left out{skipped}", highlight=False)
+
+
+def _table(title: str, columns: Mapping[str, str], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, fields in rows:
+        table.add_row(Text(name), *(_number(fields.get(key)) for key in columns.values()))
+    return table
+
+
+def _print(table: Table, console: Console) -> None:
+    from rich.measure import Measurement
+
+    if not console.is_terminal:
+        table.width = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
+    console.print(table, crop=console.is_terminal)
 
 
 def _number(value: Any) -> str:

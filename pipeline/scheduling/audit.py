@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pipeline.engine import phase
+from pipeline.engine import PART_FOLDER, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
 from pipeline.records import Block, Receipt
 from pipeline.scheduling.plan import RunSpec
@@ -21,18 +21,21 @@ Key = tuple[str, str]
 def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receipt]:
     """Return the receipts of planned blocks whose files are there, and whose last pixels are those that were written."""
     blocks = {(block.phase, block.id): block for block in spec.blocks}
-    kept = {key: receipt for key, receipt in known.items() if key in blocks}
-    temporary = {key for key in kept if phase(key[0]).temporary_files(spec.job, blocks[key].image)}
-    kept = {key: receipt for key, receipt in kept.items() if key in temporary or _is_there(spec, receipt)}
-    for key in _last_pixels(kept, temporary):
+    kept = {key: receipt for key, receipt in known.items() if key in blocks and _is_there(spec, receipt)}
+    for key in _last_pixels(spec, kept):
         if not _is_intact(spec, blocks[key], kept[key]):
             spec.folder.log(f"do again {key[0]} {key[1]}: its pixels are not those that were written")
             del kept[key]
-    # Temporary files are needed only where a block that is made from them is missing.
-    prepared = {phase(name).prepares for name, _ in temporary}
-    needed = {block.image.name for key, block in blocks.items() if key not in kept and key[0] in prepared}
-    needed |= {name for name, files in spec.temporary_files.items() if files.exist}  # the image was not finished
-    return {key: row for key, row in kept.items() if key not in temporary or row.image not in needed or _is_there(spec, row)}
+    for stages in spec.stages.values():
+        for stage in reversed(stages):
+            # Temporary files are needed only where a block that is made from them is missing.
+            left_by = phase(stage.phase).reads_parts_of(spec.job, stage.blocks[0].image)
+            if left_by and any((block.phase, block.id) not in kept for block in stage.blocks):
+                makers = (block for other in stages if other.phase in left_by for block in other.blocks)
+                for key in ((block.phase, block.id) for block in makers):
+                    if key in kept and not _is_there(spec, kept[key], temporary=True):
+                        del kept[key]
+    return kept
 
 
 def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Mapping[Key, Mapping[str, int]]) -> None:
@@ -50,18 +53,23 @@ def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Ma
                     spec.folder.storage.delete_tree(array)
 
 
-def _last_pixels(kept: Mapping[Key, Receipt], temporary: Collection[Key]) -> list[Key]:
+def _last_pixels(spec: RunSpec, kept: Mapping[Key, Receipt]) -> list[Key]:
     """Return the last committed blocks whose pixels must be read again: none of an image that was finished, as finishing read them."""
-    finished = {receipt.image for (name, _), receipt in kept.items() if phase(name).is_per_image and receipt.ok}
-    return [key for key, row in kept.items() if row.digest and key not in temporary and row.image not in finished][-REREAD:]
+    last = {name: stages[-1] for name, stages in spec.stages.items()}
+    finished = {name for name, stage in last.items() if phase(stage.phase).is_per_image and (stage.phase, stage.blocks[0].id) in kept}
+    return [key for key, row in kept.items() if row.digest and row.image not in finished][-REREAD:]
 
 
-def _is_there(spec: RunSpec, receipt: Receipt) -> bool:
-    """Whether all files of a receipt are there with their size, and are what is asked for now; a failure has no files."""
+def _is_there(spec: RunSpec, receipt: Receipt, *, temporary: bool = False) -> bool:
+    """Whether all files of a receipt that are or are not ``temporary`` are there with their size, and are what is asked for now.
+
+    A failure has no files.
+    """
     if receipt.written not in ("", spec.plan["written"]):
         spec.folder.log(f"do again {receipt.phase} {receipt.block}: for other writers, or classes of other names or colours")
         return False
-    if not receipt.ok or all(spec.folder.storage.size(key) == size for key, size in receipt.files.items()):
+    files = {key: size for key, size in receipt.files.items() if key.startswith(f"{PART_FOLDER}/") == temporary}
+    if not receipt.ok or all(spec.folder.storage.size(key) == size for key, size in files.items()):
         return True
     spec.folder.log(f"do again {receipt.phase} {receipt.block}: its files are gone")
     return False

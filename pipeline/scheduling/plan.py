@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.config import CALIBRATED_FOLDER, Compute, Recipe, replace_auto
-from pipeline.engine import Job, Phase, SeamFiles, all_phases, phase, rests_on, seam_folder
+from pipeline.engine import Job, PartFiles, Phase, all_phases, part_folder, phase, rests_on
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
@@ -45,6 +45,9 @@ def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
         truth_map=catalogue.truth_map,
         writers=[build("writers", spec, "writers") for spec in config.writers],
         skip=build("skips", config.skip, "skip") if config.skip else None,
+        instances=catalogue.instances,
+        object_classes=catalogue.object_classes,
+        scores_objects=catalogue.scores_objects,
         native=config.masks == "native",
     )
 
@@ -61,6 +64,8 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
     """Return what the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
     written = dict.fromkeys([("masks", ".ome.zarr"), ("probs", ".ome.zarr"), *((writer.folder, writer.suffix) for writer in job.writers)])
     outputs = [f"{folder}/{image.name}{suffix}" for image in catalogue.images for folder, suffix in written]
+    if job.instances is not None:
+        outputs += [key for image in catalogue.images for key in (job.ids_key(image), job.table_key(image))]
     outputs += [job.store_key(image, ".ome.zarr") for image in catalogue.images if job.has_working_store(image)]
     return {
         "classes": list(job.classes),
@@ -75,14 +80,21 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
                 "planes": image.header.num_planes,
                 "truth": image.truth,
                 "count_key": count_key(catalogue, image),
+                **({"pixel_area": list(area)} if (area := _pixel_area(image)) else {}),
                 **({"own_factor": list(image.grid.own_factor)} if image.grid else {}),
             }
             for image in catalogue.images
         ],
         "rejected": [asdict(one) for one in catalogue.rejected],
         "left_out": [asdict(one) for one in catalogue.left_out],
-        "outputs": [*outputs, *(seam_folder(image) for image in catalogue.images if job.blends_blocks(image))],
+        "outputs": [*outputs, *(part_folder(image) for image in catalogue.images if _has_parts(job, image))],
     }
+
+
+def _pixel_area(image: Image) -> tuple[float, str] | None:
+    """Return the area of a pixel of the working grid and its unit, ``micrometer`` or ``meter``; None: unknown."""
+    size, unit = image.header.pixel_size, image.header.unit
+    return (size[0] * size[1], unit) if size is not None and unit in ("micrometer", "meter") else None
 
 
 def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:
@@ -96,8 +108,15 @@ def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:
     recipe = job.recipe.to_dict()
     base = hash_values(replace_auto(catalogue.identity, recipe), recipe, FORMAT)
     parts = ["probs"] if job.probs else []  # probabilities cannot be made from masks
+    if job.instances is not None:
+        parts += ["objects", *job.model_maps, *(["probs of objects"] if job.instances.uses_probs else [])]
     keys = {image.name: hash_values(base, image.identity, *parts) for image in catalogue.images}
     return {image.name: _stages(image, job, keys[image.name], keys[image.name]) for image in catalogue.images}
+
+
+def _has_parts(job: Job, image: Image) -> bool:
+    """Whether phases of an image leave temporary files."""
+    return any(one.applies(job, image) and one.reads_parts_of(job, image) for one in all_phases())
 
 
 def recount(catalogue: Catalogue, job: Job, stages: list[Stage], known: Mapping[tuple[str, str], Receipt]) -> list[Stage]:
@@ -188,14 +207,10 @@ class RunSpec:
         return (block for stages in self.stages.values() for stage in stages for block in stage.blocks)
 
     @property
-    def temporary_files(self) -> dict[str, SeamFiles]:
+    def temporary_files(self) -> dict[str, PartFiles]:
         """Files that blocks leave for later phases, by image; images without such files are not in it."""
-        temporary = {}
-        for name, stages in self.stages.items():
-            for stage in stages:
-                if files := phase(stage.phase).temporary_files(self.job, stage.blocks[0].image):
-                    temporary[name] = files
-        return temporary
+        images = {name: stages[0].blocks[0].image for name, stages in self.stages.items()}
+        return {name: PartFiles(self.job, image) for name, image in images.items() if _has_parts(self.job, image)}
 
     @property
     def count_keys(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from pipeline.statistics.normalization import (
 from pipeline.statistics.object_columns import object_columns
 from pipeline.statistics.object_counts import IOU_THRESHOLDS, ObjectCounts, ObjectMatches, count_objects
 from pipeline.statistics.object_measures import ObjectParts, measure
+from pipeline.statistics.object_pairs import pair_ids, sum_pairs
 from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
 from pipeline.statistics.stains import StainFitter, recolor
 from pipeline.statistics.tissue import CellMap, Content, EmptyAreas, cell_side, content_of, find_empty_areas
@@ -56,7 +57,9 @@ __all__ = [
     "measure",
     "normalization_fitter",
     "object_columns",
+    "pair_ids",
     "recolor",
     "resolve_normalization",
     "sum_cross_entropy",
+    "sum_pairs",
 ]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
+from pipeline.engine import PartFiles, part_folder
 from pipeline.engine.phases import predict
-from pipeline.engine.seams import SeamFiles, seam_folder
 from pipeline.errors import StoreError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
@@ -173,7 +173,7 @@ def test_a_block_that_failed_costs_no_other(engine, scene, whole, tmp_path):
     nats, pixels = sum_cross_entropy(scores_KYX.astype(np.float32), truth_YX)
     assert broken.report["cross_entropy"] == pytest.approx(nats / pixels, rel=1e-6)
     assert broken.report["no_prediction"] == broken.report["quarantined"] == 32 * 32
-    assert len(list(parts(broken)[0].iterdir())) == BLOCKS - 1
+    assert len(list(parts(broken)[0].glob("seams/*.npz"))) == BLOCKS - 1
     scene.on_call, scene.calls = lambda pixels_CYX: None, 0
     assert engine(**SCORED).code == 3, "what is quarantined is not tried again by itself"
     assert scene.calls == 0
@@ -196,7 +196,7 @@ def test_a_block_that_could_not_join_keeps_all_scores(engine, scene, whole, monk
         patch.setattr(predict, "gather_seams", fail)
         broken = engine(**SCORED)
     assert [(one["phase"], one["block"]) for one in broken.report["failures"]] == [("predict", "a:0.1.1")]
-    assert len(list(parts(broken)[0].iterdir())) == BLOCKS
+    assert len(list(parts(broken)[0].glob("seams/*.npz"))) == BLOCKS
     assert retry(tmp_path / "out") == 0
     assert scene.calls == TILES
     assert_same(Done(0, tmp_path / "out"), whole)
@@ -206,14 +206,14 @@ def test_a_block_that_could_not_join_keeps_all_scores(engine, scene, whole, monk
 def test_a_kill_right_after_the_end_loses_nothing(engine, scene, monkeypatch):
     """When the scores of an image are removed, all that was made of them is in the ledger."""
     seen = []
-    discard = SeamFiles.discard
+    discard = PartFiles.discard
 
     def look(self):
         receipts = latest(read_rows(self.storage.below("ledger")))
         seen.append([sum(phase == name for phase, _ in receipts) for name in ("score", "predict", "finish")])
         discard(self)
 
-    monkeypatch.setattr(SeamFiles, "discard", look)
+    monkeypatch.setattr(PartFiles, "discard", look)
     engine(**SCORED)
     assert seen[0] == [BLOCKS, BLOCKS, 1]
 
@@ -224,7 +224,7 @@ def test_what_a_kill_left_is_removed(engine, scene, whole, fresh):
     done = engine(**SCORED)
     shard = done.folder / "masks" / "a.ome.zarr" / "0" / "c" / "1" / "1"
     for _ in range(2):
-        place = done.folder / seam_folder(Image(0, "a", "", None, {}))
+        place = done.folder / part_folder(Image(0, "a", "", None, {})) / "seams"
         place.mkdir(parents=True)
         (place / "0.0.0.npz").write_bytes(b"half")
         shard.unlink()
@@ -340,7 +340,7 @@ def test_a_part_that_is_gone_is_made_again(engine, scene, whole):
     """While an image is not finished, a deleted part costs its own block."""
     with ending_after(BLOCKS + 3, KeyboardInterrupt()):
         done = engine(**SCORED)
-    part = parts(done)[0] / "0.1.1.npz"
+    part = parts(done)[0] / "seams" / "0.1.1.npz"
     part.unlink()
     again = engine(**SCORED)
     assert scene.calls == TILES + 4
@@ -352,7 +352,7 @@ def test_a_damaged_part_is_named(engine, scene, whole, tmp_path, damage):
     """A part that cannot be read quarantines the blocks that need it; the message says what to do, and that makes it again and no other."""
     with ending_after(BLOCKS, KeyboardInterrupt()):
         done = engine(**SCORED)
-    part = parts(done)[0] / "0.1.1.npz"
+    part = parts(done)[0] / "seams" / "0.1.1.npz"
     content = bytearray(part.read_bytes())
     if damage == "torn":
         content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
@@ -363,7 +363,7 @@ def test_a_damaged_part_is_named(engine, scene, whole, tmp_path, damage):
     assert broken.code == 3
     failures = broken.report["failures"]
     causes = [one["cause"] for one in failures]
-    assert all(cause.startswith(f"{part}: the scores of a block ") and "gigaseg retry" in cause for cause in causes)
+    assert all(cause.startswith(f"{part}: what an earlier phase left ") and "gigaseg retry" in cause for cause in causes)
     assert sum("cannot be read" in cause for cause in causes) == 1
     assert not part.exists()
     around = {f"a:0.{row}.{col}" for row in range(3) for col in range(3)}

@@ -164,7 +164,9 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ("truth: t/{stam}.png", "run.yaml:4: truth: found {stam}; expected {stem}, {name}, {image} or {folder}. Did you mean 'stem'?"),
         ("ignore: red", "run.yaml:4: ignore: found 'red'; expected a whole number, a colour '#rrggbb' or null"),
         ("ignore: 1.5", "run.yaml:4: ignore: found 1.5 (a number); expected a whole number, a colour '#rrggbb' or null"),
-        ("instances: null", "run.yaml:4: instances: found unknown key 'instances'; expected images, "),
+        ("instances: componnets", "run.yaml:4: instances.name: found 'componnets'; expected border, components, "),
+        ("instances: auto", "run.yaml:4: instances: found auto; expected border, components, "),
+        ("metrics: [semantic, instances]", "run.yaml:4: metrics.1.name: found 'instances' without `instances`; expected `instances` in the YAML"),
         (
             "normalize: percentil",
             "found 'percentil' (text); expected percentile, zscore, {mean: [..], std: [..]} or null. Did you mean 'percentile'?",
@@ -406,12 +408,12 @@ output: 2024-01-01
 
 
 def test_a_folder_of_an_earlier_run_can_be_gone_on_with(load, tmp_path):
-    """A written config may hold null for a key that meant nothing; any other unknown key is refused there, too."""
+    """A written config is read as it is; an unknown key is refused there, too."""
     written = tmp_path / "config.yaml"
-    written.write_text(to_yaml(load(SMALL)) + "instances: null\n")
+    written.write_text(to_yaml(load(SMALL)))
     assert load_written_config(written.read_text(), str(written)) == load(SMALL)
-    written.write_text(to_yaml(load(SMALL)) + "instances: flows\n")
-    with pytest.raises(InputError, match="found unknown key 'instances'"):
+    written.write_text(to_yaml(load(SMALL)) + "instance: flows\n")
+    with pytest.raises(InputError, match="found unknown key 'instance'"):
         load_written_config(written.read_text(), str(written))
 
 

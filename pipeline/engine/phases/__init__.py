@@ -2,9 +2,12 @@
 
 ::
 
-    segment    skip, tissue ──▶ fit ──▶ score ──▶ predict ──▶ finish
-    evaluate                                      count
-    convert                                       copy ─────▶ finish
+    segment    skip, tissue ──▶ fit ──▶ score ──▶ predict ──▶ objects ──▶ finish
+    evaluate                                      count, true objects
+    convert                                       copy ───────────────────▶ finish
+
+    objects        label ──▶ match ──▶ join ──▶ measure ──▶ tabulate
+    true objects   label_truth ──▶ match_truth ──▶ join_truth ──▶ pair ──▶ count_objects
 
 ``skip`` runs only if the YAML asks for it, ``fit`` only with global statistics, ``tissue`` before it only for colours, ``score`` only
 if blocks blend.
@@ -31,11 +34,10 @@ import numpy as np
 
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
-from pipeline.engine.seams import SeamFiles
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.records import Block, Receipt
-from pipeline.statistics import Counts, Summary, encode_summary
+from pipeline.statistics import Counts, ObjectCounts, Summary, encode_summary
 
 __all__ = ["OneFinding", "Phase", "ReceiptFields", "Reduction", "all_phases", "finding", "phase", "rests_on"]
 
@@ -49,6 +51,7 @@ class ReceiptFields(TypedDict, total=False):
     digest: str
     files: Mapping[str, int]
     counts: Counts
+    objects: Mapping[int, ObjectCounts]
     truth_error: str
     payload: str
     numbers: Mapping[str, int]
@@ -96,7 +99,8 @@ class Phase(ABC, Generic[Loaded, Worked]):
         before: phases that come after this one, for a phase that is put between two others.
         reads: the phases whose reduced results each block gets, merged into ``block.fit``: their keys must differ. The report shows
             ``numbers`` alone.
-        prepares: the phase that cannot do a block where this one failed: the failure is reported once.
+        prepares: the phase that makes the results of a block from what this one predicts of it.
+        follows: the phases without which a block cannot be done: where one of them failed, its failure alone is reported.
         is_per_image: whether it runs once for the whole image, with a deadline that grows with the image, instead of once a block.
         is_result: its blocks are what the run is for: status counts them, and the report counts their pixels.
     """
@@ -105,6 +109,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
     before: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
     prepares: ClassVar[str] = ""
+    follows: ClassVar[tuple[str, ...]] = ()
     is_per_image: ClassVar[bool] = False
     is_result: ClassVar[bool] = False
 
@@ -155,9 +160,9 @@ class Phase(ABC, Generic[Loaded, Worked]):
     def discard(self, job: Job, block: Block) -> None:
         """Remove what an attempt may have written of a block that is quarantined now: its pixels have no prediction."""
 
-    def temporary_files(self, job: Job, image: Image) -> SeamFiles | None:
-        """Files that its blocks leave for the phase that it prepares, until the image is finished; None: it leaves none."""
-        return None
+    def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
+        """The phases whose temporary files (:mod:`pipeline.engine.parts`) its blocks read."""
+        return ()
 
     @abstractmethod
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Loaded:

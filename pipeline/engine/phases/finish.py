@@ -18,7 +18,7 @@ __all__ = ["Finish"]
 class Finish(Phase[None, None]):
     """Write what is made of the whole image; may be repeated."""
 
-    after = ("predict", "copy")
+    after = ("predict", "copy", "tabulate")
     is_per_image = True
 
     def applies(self, job: Job, image: Image) -> bool:

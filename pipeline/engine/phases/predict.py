@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.engine.block_pixels import pixel_digest, require_class_ids
-from pipeline.engine.exports import block_store_keys, discard_stored, read_stored, write_mask, write_probs
+from pipeline.engine.exports import block_store_keys, discard_stored, read_stored, write_block, write_mask, write_probs
 from pipeline.engine.job import Job
+from pipeline.engine.parts import PartFiles
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, stain_notes, take_notes
 from pipeline.engine.resources import Resources
 from pipeline.engine.seams import JoinedBlock, gather_seams
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image, hash_values
+from pipeline.raster import Header
 from pipeline.records import Block, Receipt
 
 __all__ = ["Predict"]
@@ -23,6 +26,7 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
 
     after = ("skip", "fit", "score")
     reads = ("skip", "fit")
+    follows = ("score",)
     is_result = True
 
     def applies(self, job: Job, image: Image) -> bool:
@@ -32,6 +36,10 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
     def takes_time(self, job: Job, image: Image) -> bool:
         """Where blocks blend, the time goes into scores: adding them up takes hardly any."""
         return not job.blends_blocks(image)
+
+    def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
+        """Where blocks blend, the seam files."""
+        return ("score",) if job.blends_blocks(image) else ()
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
         """The mask, and the probabilities."""
@@ -71,9 +79,24 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         with watch("compute"):
             mask_YX, probs_KYX = worked.values["mask"], worked.values["probs"]
         files = write_mask(resources, block, mask_YX)
-        if probs_KYX is not None:
+        if job.probs:
             files |= write_probs(resources, block, probs_KYX)
+        if job.instances is not None:
+            files |= _write_for_objects(resources, block, worked.values)
         fields: ReceiptFields = {"digest": pixel_digest(mask_YX), "files": files, "counts": worked.counts}
         if job.is_single(block.image):
             fields["written"] = hash_values(*job.exports)
         return {**fields, "truth_error": worked.truth_error, "notes": (*worked.notes, *stain_notes(block))}
+
+
+def _write_for_objects(resources: Resources, block: Block, values: Mapping[str, Any]) -> dict[str, int]:
+    """Write what the later phases need to tell objects apart and to measure them, besides the mask."""
+    job, image, files = resources.job, block.image, dict[str, int]()
+    assert job.instances is not None
+    kinds = ("maps", "probability", *(["probs"] if job.instances.uses_probs else []))
+    for kind in kinds:
+        if (pixels := values[kind]) is not None:
+            channels = len(pixels) if pixels.ndim == 3 else 1
+            header = Header(image.header.shape, channels, pixels.dtype.name, image.header.planes)
+            files |= write_block(resources, block, pixels, PartFiles(job, image).store_key(kind), header)
+    return files

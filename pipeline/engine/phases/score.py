@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pipeline.engine.block_pixels import pixel_digest
 from pipeline.engine.job import Job
+from pipeline.engine.parts import PartFiles
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, read_block, take_notes
 from pipeline.engine.resources import Resources
-from pipeline.engine.seams import SeamFiles, seam_shares_of
+from pipeline.engine.seams import SEAMS, seam_shares_of
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.records import Block
@@ -26,10 +27,6 @@ class Score(Phase[BlockPixels, Predicted]):
         """Where tiles of several blocks are blended."""
         return job.goal == "segment" and job.blends_blocks(image)
 
-    def temporary_files(self, job: Job, image: Image) -> SeamFiles | None:
-        """The seam files."""
-        return SeamFiles(job, image) if self.applies(job, image) else None
-
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> BlockPixels:
         """Read pixels and truth."""
         return read_block(resources, block)
@@ -45,5 +42,5 @@ class Score(Phase[BlockPixels, Predicted]):
         """Write the seam file."""
         with watch("compute"):
             values = worked.values
-        files = SeamFiles(resources.job, block.image).write(block, values)
+        files = PartFiles(resources.job, block.image).write(SEAMS, block, values)
         return {"digest": pixel_digest(values["mask"]), "files": files, "notes": worked.notes}

@@ -1,0 +1,90 @@
+"""The table of an image's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine.exports import write_objects
+from pipeline.engine.job import Job
+from pipeline.engine.objects import bands_kind
+from pipeline.engine.parts import PartFiles
+from pipeline.engine.phases import Phase, ReceiptFields
+from pipeline.engine.resources import Resources
+from pipeline.engine.stopwatch import Stopwatch
+from pipeline.geometry import Box
+from pipeline.inputs import Image
+from pipeline.records import Block
+from pipeline.statistics import ObjectParts, measure, object_columns
+
+__all__ = ["Tabulate"]
+
+
+class Tabulate(Phase[dict[str, int], dict[str, int]]):
+    """Add up what blocks measured of each object, and write one row an object.
+
+    Memory follows the objects of one row of blocks, and those that several blocks share.
+    """
+
+    after = ("measure",)
+    is_per_image = True
+    follows = ("join",)
+
+    def applies(self, job: Job, image: Image) -> bool:
+        """Where the YAML asks for objects."""
+        return job.goal == "segment" and job.instances is not None
+
+    def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
+        """Names of the classes."""
+        return ([spec["name"] for spec in job.classes],)
+
+    def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
+        """Measures, and the first id of each row of blocks."""
+        return ("measure", "join")
+
+    def load(self, resources: Resources, block: Block, watch: Stopwatch) -> dict[str, int]:
+        """Add up, and write."""
+        header = block.image.header
+
+        def columns(parts: ObjectParts) -> Mapping[str, NDArray[Any]]:
+            size, unit = header.pixel_size, header.unit
+            return object_columns(parts, planes=header.planes, channel_names=header.channel_names, pixel_size=size, unit=unit)
+
+        return write_objects(resources.job, block.image, map(columns, _whole_objects(resources.job, block)))
+
+    def work(self, resources: Resources, block: Block, loaded: dict[str, int], watch: Stopwatch) -> dict[str, int]:
+        """Nothing is left to compute."""
+        return loaded
+
+    def save(self, resources: Resources, block: Block, worked: dict[str, int], watch: Stopwatch) -> ReceiptFields:
+        """Report the file."""
+        return {"digest": block.key, "files": worked}
+
+
+def _whole_objects(job: Job, block: Block) -> Iterator[ObjectParts]:
+    """Yield the objects of each row of blocks in the order of their ids, those of other rows that belong to them included."""
+    parts = PartFiles(job, block.image)
+    with parts.open(bands_kind("predicted"), 0) as file_of:
+        file = file_of(0, 0)
+        assert file is not None
+        starts = file["starts"].tolist()
+    shared = [measured.only(is_shared) for measured, is_shared in _measured(parts, block)]
+    crossing = ObjectParts.concat(shared) if shared else None
+    if crossing is None:  # every block failed
+        nothing = np.zeros(0, np.int64)
+        yield measure(np.zeros((3, 3), np.int64), Box(0, 0, 1, 1), (nothing, nothing), None, None, None, (1, 1))
+        return
+    for band, (first, stop) in enumerate(pairwise(starts)):
+        if stop > first or band == 0:
+            found = [measured.only(~is_shared) for measured, is_shared in _measured(parts, block, [band])]
+            yield ObjectParts.concat([*found, crossing.within(first, stop)])
+
+
+def _measured(parts: PartFiles, block: Block, bands: Sequence[int] | None = None) -> Iterator[tuple[ObjectParts, NDArray[np.bool_]]]:
+    """Yield what each block measured, and which of the objects other blocks have, too."""
+    for _, file in parts.each("measures", block.lost, bands):
+        yield ObjectParts.from_arrays(file), file["shared"]

@@ -1,0 +1,96 @@
+"""What a run's objects are: the method with its classes, checked against the model, and what the truth says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.errors import GigasegError, Problem, nearest, one_of
+from pipeline.geometry import Box
+from pipeline.inputs.file_groups import first_of
+from pipeline.inputs.headers import Image, read_truth_header
+from pipeline.inputs.truth import TruthMap
+from pipeline.inputs.working_grid import open_truth
+from pipeline.instances import Instances
+from pipeline.models import Model
+from pipeline.plugins import available, find
+
+__all__ = ["find_truth_ids", "object_classes_of", "object_problems"]
+
+BLOCK = 1024  # pixels of truth read at a time
+NUM_THREADS = 4
+
+
+def object_classes_of(instances: Instances | None, classes: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the ids of the classes that have objects: those of ``of``, by default all but class 0."""
+    if instances is None:
+        return []
+    wanted = [spec["name"] for spec in classes[1:]] if instances.of is None else instances.of
+    return [spec["id"] for spec in classes if spec["name"] in wanted]
+
+
+def object_problems(config: Config, instances: Instances | None, model: Model, classes: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    """Return what is wrong with ``instances``: classes that do not exist, and outputs that the model does not give."""
+    if instances is None or config.instances is None:
+        return []
+    names = [str(spec["name"]) for spec in classes]
+    problems = []
+    for index, name in enumerate(instances.of or ()):
+        if name not in names:
+            problems.append(Problem(config.where(f"instances.of.{index}"), repr(name), one_of(names), nearest(name, names)))
+    missing = [name for name in instances.maps if name not in model.maps]
+    if missing or (instances.uses_probs and not model.gives_scores):
+        needs = " and ".join(missing) if missing else "class probabilities"
+        found = f"{config.instances['name']}, which needs {needs}, and {config.model['name']} gives none"
+        problems.append(Problem(config.where("instances.name"), found, one_of(_fitting(model))))
+    return problems
+
+
+def _fitting(model: Model) -> list[str]:
+    """Return the names of the methods whose inputs a model gives."""
+    methods = {name: find("instances", name) for name in available("instances")}
+    return [name for name, method in methods.items() if set(getattr(method, "maps", ())) <= model.maps.keys()]
+
+
+def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes: Sequence[int]) -> tuple[list[Image], list[str]]:
+    """Find out for each image whether the values of its truth tell objects apart, and return notes about those that do not.
+
+    They do where several values mean one class, and two of them occur. Reading ends at the second value.
+    """
+    specs = truth_map.classes or ()
+    may_have_ids = any(specs[one].values == "other" or len(specs[one].values or ()) > 1 for one in object_classes if one < len(specs))
+
+    def with_ids(image: Image) -> Image:
+        return replace(image, truth_has_ids=may_have_ids and image.truth is not None and _has_ids(image, truth_map, object_classes))
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = list(pool.map(with_ids, images))
+    without = [image.name for image in found if image.truth is not None and not image.truth_has_ids]
+    note = "the truth has no ids of objects: its objects are connected components of each class"
+    return found, [f"{first_of(without, 3)}: {note}"] if without else []
+
+
+def _has_ids(image: Image, truth_map: TruthMap, object_classes: Sequence[int]) -> bool:
+    """Whether two values occur that mean objects; a truth that cannot be read is reported when it is counted."""
+    try:
+        if read_truth_header(image.truth or "", image.truth_identity).channels != 1:
+            return False
+        seen: set[int] = set()
+        with open_truth(image) as raster:
+            height, width = raster.header.shape
+            boxes = [Box(y, x, y + BLOCK, x + BLOCK).clip((height, width)) for y in range(0, height, BLOCK) for x in range(0, width, BLOCK)]
+            for plane in range(raster.header.num_planes):
+                for box in boxes:
+                    raw_CYX, valid_YX = raster.read_valid(box, plane)
+                    values = raw_CYX[0][np.isin(truth_map.apply(raw_CYX, box, valid_YX), object_classes)]
+                    seen |= {int(values.min()), int(values.max())} if values.size else set()
+                    if len(seen) > 1:
+                        return True
+    except (GigasegError, OSError):
+        return False
+    return False
