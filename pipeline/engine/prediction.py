@@ -26,7 +26,18 @@ from pipeline.records import Block
 from pipeline.statistics import Counts, recolor
 from pipeline.tiling import Agreement, ArrayOps, Blender, Fetched, Tile
 
-__all__ = ["BlockPixels", "BlockResult", "Predicted", "ignoring", "kept_pixels", "predict_tiles", "read_block", "stain_notes", "take_notes"]
+__all__ = [
+    "BlockPixels",
+    "BlockResult",
+    "Predicted",
+    "ignoring",
+    "kept_pixels",
+    "map_channels",
+    "predict_tiles",
+    "read_block",
+    "stain_notes",
+    "take_notes",
+]
 
 
 @dataclass
@@ -68,7 +79,7 @@ class Predicted:
         """Every array and number by name, as numpy and Python values; waits for the device.
 
         Raises:
-            BlockError: a score was not finite.
+            BlockError: a score or a value of a map was not finite.
         """
         values = self.fetched()
         if not np.isfinite(values["finite"]):
@@ -97,8 +108,13 @@ class BlockResult:
     def __init__(self, block: Block, loaded: BlockPixels, job: Job, ops: ArrayOps) -> None:
         self.block, self.loaded, self.ops = block, loaded, ops
         self.num_classes, self.fill = job.num_classes, job.fill
-        self.mask_YX = ops.zeros(block.box.shape, job.num_classes)
-        self.probs_KYX = ops.zeros((job.num_classes, *block.box.shape), job.num_classes) if job.probs else None
+        self.num_maps, shape = map_channels(job), block.box.shape
+        has_probs = job.probs or (job.instances is not None and job.instances.uses_probs)
+        has_probability = job.instances is not None and job.model is not None and job.model.gives_scores
+        self.mask_YX = ops.zeros(shape, job.dtype)
+        self.probs_KYX = ops.zeros((job.num_classes, *shape), "uint8") if has_probs else None
+        self.probability_YX = ops.zeros(shape, "uint8") if has_probability else None
+        self.maps_EYX = ops.zeros((self.num_maps, *shape), "float16") if self.num_maps else None
         self.skipped_as = 0 if job.skip is not None and job.skip.skipped_as == "background" else job.fill
         parts = [part for part in (loaded.valid_YX, loaded.kept_YX) if part is not None]
         self.agreement = Agreement(block.box, ops, parts[0] & parts[1] if len(parts) == 2 else next(iter(parts), None))
@@ -107,33 +123,39 @@ class BlockResult:
         self.nats_pixels: Any = 0
 
     def classes_of(self, scores: Any) -> Any:
-        """Return the classes (Y, X) of scores (K, Y, X); classes stay as they are.
+        """Return the classes (Y, X) of predictions (K + E, Y, X); classes stay as they are.
 
         Raises:
             BlockError: there are not as many scores as classes, or a score is not finite.
         """
         if scores.ndim == 2:
             return scores
-        if len(scores) != self.num_classes:
-            raise BlockError(f"the model gave {len(scores)} classes, {self.num_classes} are named")
-        classes_YX, finite = self.ops.argmax(scores)
+        if len(scores) != self.num_classes + self.num_maps:
+            raise BlockError(f"the model gave {len(scores) - self.num_maps} classes, {self.num_classes} are named")
+        classes_YX, finite = self.ops.argmax(scores[: self.num_classes])
         self.finite += finite
         return classes_YX
 
     def put(self, box: Box, scores: Any, classes_YX: Any) -> None:
-        """Store the classes of a box, its probabilities, and its share of the cross-entropy.
+        """Store the classes of a box, its probabilities and maps, and its share of the cross-entropy.
 
         Args:
             box: inside the block, in pixels of the image.
-            scores: final scores (K, Y, X), or classes (Y, X).
+            scores: final predictions (K + E, Y, X), scores and maps; or classes (Y, X).
             classes_YX: of the scores.
         """
         here = box.relative_to(self.block.box).slices
         self.mask_YX[here] = classes_YX
         if scores.ndim == 2:
             return
+        scores, maps = scores[: self.num_classes], scores[self.num_classes :]
         if self.probs_KYX is not None:
             self.probs_KYX[(slice(None), *here)] = self.ops.softmax_bytes(scores)
+        if self.probability_YX is not None:
+            self.probability_YX[here] = self.ops.winner_bytes(scores)
+        if self.maps_EYX is not None:
+            self.maps_EYX[(slice(None), *here)], finite = self.ops.as_half(maps)
+            self.finite += finite
         if self.loaded.truth_YX is not None:
             truth_YX = self.loaded.truth_YX if self.loaded.scored_YX is None else self.loaded.scored_YX
             nats, pixels = self.ops.cross_entropy(scores, truth_YX[here])
@@ -145,25 +167,30 @@ class BlockResult:
         self.mask_YX = values["mask"]
         if self.probs_KYX is not None:
             self.probs_KYX = values["probs"]
+        if self.probability_YX is not None:
+            self.probability_YX = values["probability"]
+        if self.maps_EYX is not None:
+            self.maps_EYX = values["maps"]
         self.nats = values["cross_entropy"].item() if "cross_entropy" in values else None
         self.nats_pixels = values["cross_entropy_pixels"].item()
         self.agreement.equal, self.agreement.pixels = values["overlap_equal"].item(), values["overlap_pixels"].item()
 
     def values(self) -> dict[str, Any]:
         """Return the outputs so far. Pixels without data get *no prediction*; skipped pixels get that or class 0, as the skip says."""
-        if self.loaded.valid_YX is not None:
-            self.mask_YX[~self.loaded.valid_YX] = self.fill
-            if self.probs_KYX is not None:
-                self.probs_KYX *= self.loaded.valid_YX
-        if self.loaded.kept_YX is not None:
-            self.mask_YX[~self.loaded.kept_YX] = self.skipped_as
-            if self.probs_KYX is not None:
-                self.probs_KYX *= self.loaded.kept_YX
-                if self.skipped_as == 0:
-                    self.probs_KYX[0][~self.loaded.kept_YX] = 255
+        beside = [array for array in (self.probs_KYX, self.probability_YX, self.maps_EYX) if array is not None]
+        for there_YX, otherwise in ((self.loaded.valid_YX, self.fill), (self.loaded.kept_YX, self.skipped_as)):
+            if there_YX is None:
+                continue
+            self.mask_YX[~there_YX] = otherwise
+            for array in beside:
+                array *= there_YX
+            if otherwise == 0 and self.probs_KYX is not None:
+                self.probs_KYX[0][~there_YX] = 255
         return {
             "mask": self.mask_YX,
             "probs": self.probs_KYX,
+            "probability": self.probability_YX,
+            "maps": self.maps_EYX,
             "finite": self.finite,
             "cross_entropy": self.nats,
             "cross_entropy_pixels": self.nats_pixels,
@@ -178,6 +205,11 @@ class BlockResult:
         values = {**self.values(), "skipped": skipped}
         values |= self.ops.count(self.mask_YX, self.loaded.truth_YX, self.num_classes)
         return Predicted(self.ops.fetch(values), self.loaded.truth_error, notes)
+
+
+def map_channels(job: Job) -> int:
+    """Return E, the number of channels of the model's maps that predictions hold behind the K scores."""
+    return 0 if job.model is None else sum(job.model.maps[name] for name in job.model_maps)
 
 
 def read_block(resources: Resources, block: Block) -> BlockPixels:
@@ -273,8 +305,8 @@ def take_notes(resources: Resources) -> tuple[str, ...]:
 def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterator[tuple[Tile, Any]]:
     """Run the network over tiles of equal size together, so that batches are full."""
     job, predictor = resources.job, resources.predictor
-    # Cross-entropy, probabilities and blending need scores. A mask and its counts need classes, which some backends give cheaper.
-    needs_scores = loaded.truth_YX is not None or job.blends or job.probs
+    # Cross-entropy, probabilities, objects and blending need scores. A mask and its counts need classes, which some backends give cheaper.
+    needs_scores = loaded.truth_YX is not None or job.blends or job.probs or job.instances is not None
     predict = predictor if needs_scores else predictor.classes
     whole = list(job.grid(block.image).tiles(block.box))
     tiles = sorted(whole if loaded.tiles is None else loaded.tiles, key=lambda tile: tile.outer.shape)
@@ -283,7 +315,7 @@ def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterato
         for tile in whole:
             if (tile.row, tile.col) not in predicted:
                 height, width = tile.outer.grow(-job.model.margin).shape if job.model else tile.outer.shape
-                yield tile, predictor.ops.put(np.zeros((job.num_classes, height, width), np.float32))
+                yield tile, predictor.ops.put(np.zeros((job.num_classes + map_channels(job), height, width), np.float32))
     for _, same in groupby(tiles, key=lambda tile: tile.outer.shape):
         alike = list(same)
         for first in range(0, len(alike), job.recipe.batch):

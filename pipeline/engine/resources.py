@@ -112,7 +112,7 @@ def open_resources(job: Job) -> Iterator[Resources]:
     """Load the model, and close the model and every file at the end."""
     keep_freed_memory()  # blocks are mostly of one size; a backend may know better
     with ExitStack() as stack:
-        predictor = stack.enter_context(job.model.predictor(job.recipe, job.normalize)) if job.model else None
+        predictor = stack.enter_context(job.model.predictor(job.recipe, job.normalize, job.model_maps)) if job.model else None
         resources = Resources(job, predictor)
         stack.callback(resources.close)
         yield resources

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from pipeline.errors import BlockError
 from pipeline.statistics import count_pixels, sum_cross_entropy
 from pipeline.tiling import stitching as stitch
 
 __all__ = ["ArrayOps", "Fetched", "NumpyOps"]
+
+LARGEST_HALF = 65504.0  # of float16
 
 Fetched = Callable[[], dict[str, Any]]
 """Waits for values that were fetched, and returns them by name: numpy arrays and Python numbers."""
@@ -39,8 +42,8 @@ class ArrayOps(ABC):
         """Return a model's outputs as an array of this kind; copied only where the model computes elsewhere."""
 
     @abstractmethod
-    def zeros(self, shape: tuple[int, ...], num_classes: int) -> Any:
-        """Return zeros: (Y, X) for class ids and the fill value, (K, Y, X) for probabilities in steps of 1/255."""
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return zeros of a numpy type; class ids of type uint16 may be wider until they are fetched."""
 
     @abstractmethod
     def argmax(self, scores_KYX: Any) -> tuple[Any, Any]:
@@ -64,6 +67,21 @@ class ArrayOps(ABC):
     @abstractmethod
     def softmax_bytes(self, scores_KYX: Any) -> Any:
         """Return probabilities in steps of 1/255, as :func:`pipeline.tiling.stitching.softmax_bytes`."""
+
+    @abstractmethod
+    def winner_bytes(self, scores_KYX: Any) -> Any:
+        """Return the largest probability of each pixel in steps of 1/255, as :func:`pipeline.tiling.stitching.winner_bytes`."""
+
+    @abstractmethod
+    def as_half(self, values: Any) -> tuple[Any, Any]:
+        """Round values to float16; those beyond its range become its least or greatest number.
+
+        Returns:
+            The values, and a number that is finite only if all of them are.
+
+        Raises:
+            BlockError: a value is not finite, as of :meth:`argmax`.
+        """
 
     @abstractmethod
     def cross_entropy(self, scores_KYX: Any, truth_YX: Any) -> tuple[Any, Any]:
@@ -98,12 +116,12 @@ class NumpyOps(ArrayOps):
         return np.asarray(outputs.cpu() if hasattr(outputs, "cpu") else outputs)
 
     @override
-    def zeros(self, shape: tuple[int, ...], num_classes: int) -> NDArray[Any]:
-        return np.zeros(shape, np.uint8 if num_classes <= 255 or len(shape) == 3 else np.uint16)
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        return np.zeros(shape, dtype)
 
     @override
     def argmax(self, scores_KYX: NDArray[Any]) -> tuple[NDArray[Any], float]:
-        ids_YX = self.zeros(scores_KYX.shape[1:], len(scores_KYX))
+        ids_YX = np.zeros(scores_KYX.shape[1:], np.uint8 if len(scores_KYX) <= 255 else np.uint16)
         stitch.argmax_into(scores_KYX, ids_YX)
         return ids_YX, 0.0
 
@@ -119,6 +137,16 @@ class NumpyOps(ArrayOps):
     @override
     def softmax_bytes(self, scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
         return stitch.softmax_bytes(scores_KYX)
+
+    @override
+    def winner_bytes(self, scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
+        return stitch.winner_bytes(scores_KYX)
+
+    @override
+    def as_half(self, values: NDArray[Any]) -> tuple[NDArray[np.float16], float]:
+        if not np.isfinite(values).all():
+            raise BlockError("the model gave NaN or infinite values beside its scores")
+        return np.clip(values, -LARGEST_HALF, LARGEST_HALF).astype(np.float16), 0.0
 
     @override
     def cross_entropy(self, scores_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:

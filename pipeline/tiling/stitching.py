@@ -8,6 +8,7 @@ into blocks changes no mask.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError
 
-__all__ = ["argmax_into", "axis_weights", "softmax_bytes"]
+__all__ = ["argmax_into", "axis_weights", "softmax_bytes", "winner_bytes"]
 
 BAND = 1 << 16  # pixels computed at a time: a band stays in the processor's cache
 GAUSSIAN_SIGMA = 0.125  # of the outer side, as in nnU-Net (Isensee et al., 2021) and MONAI
@@ -72,15 +73,37 @@ def softmax_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
         [128, 128]
     """
     out_KYX = np.empty(scores_KYX.shape, np.uint8)
-    rows = max(1, BAND // max(1, scores_KYX[0].size // max(1, scores_KYX.shape[1]) * len(scores_KYX)))
-    for top in range(0, scores_KYX.shape[1], rows):
-        band_KYX = scores_KYX[:, top : top + rows].astype(np.float32)
-        band_KYX -= band_KYX.max(axis=0)
-        np.exp(band_KYX, out=band_KYX)
+    for rows, band_KYX in _exponentials(scores_KYX):
         band_KYX *= 255.0 / band_KYX.sum(axis=0)
         band_KYX += 0.5
-        out_KYX[:, top : top + rows] = band_KYX
+        out_KYX[:, rows] = band_KYX
     return out_KYX
+
+
+def winner_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the softmax probability of the largest score in steps of 1/255, rounded to the nearest, uint8 (Y, X).
+
+    It is the largest of :func:`softmax_bytes` at each pixel, at a fraction of the cost.
+
+    Example:
+        >>> winner_bytes(np.zeros((3, 1, 1))).tolist()
+        [[85]]
+    """
+    out_YX = np.empty(scores_KYX.shape[1:], np.uint8)
+    for rows, band_KYX in _exponentials(scores_KYX):
+        out_YX[rows] = 255.0 / band_KYX.sum(axis=0) + np.float32(0.5)
+    return out_YX
+
+
+def _exponentials(scores_KYX: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield bands of rows, and the exponentials (K, Y, X) of their scores, of which the largest of each pixel is 1."""
+    classes, height, width = scores_KYX.shape
+    step = max(1, BAND // max(1, width * classes))
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        band_KYX = scores_KYX[:, rows].astype(np.float32)
+        band_KYX -= band_KYX.max(axis=0)
+        yield rows, np.exp(band_KYX, out=band_KYX)
 
 
 @functools.lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pipeline.tiling import stitching as stitch
-from pipeline.tiling.array_ops import ArrayOps, Fetched
+from pipeline.tiling.array_ops import LARGEST_HALF, ArrayOps, Fetched
 
 __all__ = ["TorchOps"]
 
@@ -71,8 +71,8 @@ class TorchOps(ArrayOps):
         return torch.as_tensor(outputs, device=self.device)
 
     @override
-    def zeros(self, shape: tuple[int, ...], num_classes: int) -> Tensor:
-        return torch.zeros(shape, dtype=_ids(num_classes) if len(shape) == 2 else torch.uint8, device=self.device)
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32 if dtype == "uint16" else getattr(torch, dtype), device=self.device)
 
     @override
     def argmax(self, scores_KYX: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,6 +93,15 @@ class TorchOps(ArrayOps):
     @override
     def softmax_bytes(self, scores_KYX: Tensor) -> Tensor:
         return (scores_KYX.to(torch.float32).softmax(0) * 255 + 0.5).to(torch.uint8)
+
+    @override
+    def winner_bytes(self, scores_KYX: Tensor) -> Tensor:
+        values_KYX = scores_KYX.to(torch.float32)
+        return (255 / (values_KYX - values_KYX.amax(0)).exp().sum(0) + 0.5).to(torch.uint8)
+
+    @override
+    def as_half(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return values.clamp(-LARGEST_HALF, LARGEST_HALF).to(torch.float16), values.sum(dtype=torch.float64)
 
     @override
     def cross_entropy(self, scores_KYX: Tensor, truth_YX: Tensor) -> tuple[Tensor, Tensor]:

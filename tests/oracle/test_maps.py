@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from pipeline.config import Recipe
+from pipeline.config import Recipe, load_config
+from pipeline.engine import PartFiles, open_resources, process
+from pipeline.engine.block_pixels import read_reflected
 from pipeline.errors import InputError
+from pipeline.geometry import Box
+from pipeline.inputs import build_catalogue
+from pipeline.instances import Instances
 from pipeline.models.bundle_files import save_bundle
 from pipeline.models.networks import load_weights
 from pipeline.plugins import build
-from tests.conftest import NORMALIZE, blobs
+from pipeline.raster import ArrayRaster
+from pipeline.scheduling import make_job, plan_blocks
+from pipeline.storage import BlockStore
+from pipeline.tuning import choose_recipe
+from tests.conftest import NORMALIZE, blobs, engine_yaml, save_tiff
 
 torch = pytest.importorskip("torch")
 
@@ -123,3 +136,102 @@ def test_a_bundle_with_wrong_maps_is_refused(networks, network, tmp_path, keys, 
     about = {"architecture": spec, "classes": [{"name": "background"}, {"name": "cell"}], "outputs": [0, 1, 1], **keys}
     with pytest.raises(InputError, match=message):
         save_bundle(tmp_path / "cells", network, **about)
+
+
+class Method(Instances):
+    """A method that needs the mask alone; it tells nothing apart."""
+
+    def label(self, region):
+        raise AssertionError("the tests predict only")
+
+
+class Asking(Method):
+    """One that needs probabilities and both maps."""
+
+    maps: ClassVar[tuple[str, ...]] = ("border", "interior")
+    uses_probs: ClassVar[bool] = True
+
+
+def segmented(folder, model, tiling, method=Asking, **keys):
+    """Predict an image block by block: the job, and what is stored of it, (channels, Y, X) by kind; 0 where nothing is."""
+    catalogue = build_catalogue(load_config(engine_yaml(folder, model=model, tiling=tiling, output="out", **keys)))
+    job = make_job(catalogue, choose_recipe(catalogue).recipe)
+    job = replace(job, output=tempfile.mkdtemp(dir=folder), instances=method() if method else None, object_classes=(1,))
+    image, found = catalogue.images[0], {}
+    with open_resources(job) as resources:
+        for stage in plan_blocks(catalogue, job)[image.name]:
+            if stage.phase in ("score", "predict"):
+                receipts = list(process(partial(next, iter([*stage.blocks, None])), resources))
+                assert [receipt.cause for receipt in receipts if not receipt.ok] == []
+                found["files"] = {name for receipt in receipts for name in receipt.files}
+    keys = {kind: PartFiles(job, image).store_key(kind) for kind in ("maps", "probs", "probability")}
+    for kind, key in {**keys, "mask": job.store_key(image, ".ome.zarr")}.items():
+        group = job.storage.below(key)
+        found[kind] = BlockStore.open(group.below("0")).read(Box(0, 0, *image.header.shape), 0) if group.exists() else None
+    return job, found
+
+
+@pytest.fixture
+def whole(bundle, network, tmp_path):
+    """An image on disk, and logits and probabilities of one pass of the raw network over it, reflected beyond its edges."""
+    pixels_YX = blobs((150, 211), seed=4)
+    save_tiff(tmp_path / "a.tif", pixels_YX)
+    padded, _ = read_reflected(ArrayRaster(pixels_YX), Box(0, 0, 152, 212).grow(24), 0)
+    return softmax(raw(network, padded[None]))[0, :, 24:174, 24:235]
+
+
+@pytest.mark.parametrize("tiling", [{"core": 64, "halo": 24, "block": 64}, {"core": 32, "halo": 24, "block": 96}], ids=str)
+def test_tiled_maps_are_those_of_one_pass(bundle, whole, tmp_path, tiling):
+    """Where the halo covers the field, maps, probabilities and mask of any cut are those of the whole image."""
+    job, found = segmented(tmp_path, bundle, tiling)
+    merged_KYX = np.stack([whole[0], whole[1:].sum(0)])
+    assert found["maps"].dtype == np.float16
+    np.testing.assert_allclose(found["maps"], whole[[2, 1]], atol=2**-11 + 1e-4)
+    assert np.array_equal(found["mask"][0], merged_KYX.argmax(0))
+    assert np.abs(found["probs"] - 255 * merged_KYX).max() < 0.52
+    assert np.array_equal(found["probability"][0], found["probs"].max(0))
+    assert {name.split("/")[2] for name in found["files"] if name.startswith("parts/")} == {"maps", "probs", "probability"}
+    plain, without = segmented(tmp_path, bundle, tiling, None)
+    assert np.array_equal(without["mask"], found["mask"])
+    assert [without[kind] for kind in ("maps", "probs", "probability")] == [None] * 3
+    assert job.recipe == plain.recipe
+
+
+@pytest.mark.parametrize("stitch", ["linear", "gaussian"])
+def test_blending_blends_maps(bundle, whole, tmp_path, stitch):
+    """Maps are averaged where tiles overlap, and many blocks give those of one block, to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keys = {"compute": {"backend": "torch"}}
+    (_, many), (_, one) = (
+        segmented(tmp_path, bundle, {"core": 32, "halo": 24, "block": block, "stitch": stitch}, **keys) for block in (64, 224)
+    )
+    torch.set_num_threads(before)
+    for kind in ("mask", "maps", "probs", "probability"):
+        assert np.array_equal(many[kind], one[kind]), kind
+    wrong = np.abs(many["maps"].astype(np.float32) - whole[[2, 1]])
+    assert wrong.max() > 0  # the halos of tiles see less than the whole image
+    assert np.median(wrong) < 0.01
+
+
+def test_there_is_nothing_where_nothing_is_predicted(bundle, tmp_path):
+    """Maps and probabilities are 0 where the image holds no data, in one block and in the next."""
+    pixels_YX = blobs((150, 211), seed=4).astype(np.float32)
+    pixels_YX[20:70, 50:90] = np.nan
+    save_tiff(tmp_path / "a.tif", pixels_YX)
+    _, found = segmented(tmp_path, bundle, {"core": 32, "halo": 24, "block": 64})
+    gone_YX = np.isnan(pixels_YX)
+    assert np.array_equal(found["mask"][0] == 255, gone_YX)
+    for kind in ("maps", "probs", "probability"):
+        assert not found[kind][:, gone_YX].any()
+    assert np.array_equal(found["probability"][0] == 0, gone_YX)
+
+
+def test_a_model_without_scores_has_no_probabilities(tmp_path, traced):
+    """Classes alone leave nothing beside the mask, though a method asks; scores leave the probability of the predicted class."""
+    save_tiff(tmp_path / "a.tif", blobs((80, 80)))
+    for scores in (False, True):
+        model = {"name": "traced.model", "scores": scores}
+        _, found = segmented(tmp_path, model, {"core": 32, "halo": 4, "block": 64}, Method, normalize=None)
+        assert (found["maps"], found["probs"]) == (None, None)
+        assert (found["probability"] is not None) == scores

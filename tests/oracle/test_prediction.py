@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from pipeline.engine.stopwatch import Stopwatch
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
+from pipeline.instances import Instances
 from pipeline.models import Model, Predictor
 from pipeline.plugins import build
 from pipeline.raster import Header
@@ -31,9 +34,14 @@ FAR = 1000  # added to coordinates, so that pixels hold no negative ones
 
 
 class Scored(Model):
-    """A model that gives scores."""
+    """A model that gives scores, and a map of some channels."""
 
     classes: int
+    channels: int = 0
+
+    @property
+    def maps(self):
+        return {"extra": self.channels}
 
     @property
     def num_classes(self):
@@ -45,6 +53,16 @@ class Scored(Model):
 
     def open(self, recipe, normalize=None):
         raise AssertionError("the tests bring a predictor of their own")
+
+
+class Asking(Instances):
+    """A method that needs the probabilities of all classes and the model's map."""
+
+    maps: ClassVar[tuple[str, ...]] = ("extra",)
+    uses_probs: ClassVar[bool] = True
+
+    def label(self, region):
+        raise AssertionError("the tests predict only")
 
 
 class Stub(Predictor):
@@ -77,14 +95,17 @@ def array_operations():
 class Scene:
     """One block of an image, its truth and its holes, computed with numpy or on a device; blending has no other block."""
 
-    def __init__(self, shape, core, halo, cores, stitch, classes, *, margin=0, batch=1, truth=True, holes=False, probs=False, row=0):
-        self.margin, self.classes = margin, classes
+    def __init__(
+        self, shape, core, halo, cores, stitch, classes, *, margin=0, batch=1, truth=True, holes=False, probs=False, row=0, maps=None
+    ):
+        self.margin, self.classes, self.num_maps = margin, classes, maps or 0
         cores = cores if stitch == "crop" else max(-(-side // core) for side in shape)
         recipe = Recipe(core=core, halo=halo, block=core * cores, stitch=stitch, batch=batch)
         self.image = Image(0, "a", "/a", Header(shape, 2, "int32"), {"name": "auto"})
         named = [{"id": k, "name": str(k), "color": "#000000"} for k in range(classes)]
         writers = [build("writers", {"name": "ome_zarr", "probs": True})] if probs else []
-        self.job = Job("out", recipe, Scored(classes=classes), classes=named, writers=writers)
+        model, instances = Scored(classes=classes, channels=self.num_maps), None if maps is None else Asking()
+        self.job = Job("out", recipe, model, classes=named, writers=writers, instances=instances)
         self.grid = self.job.grid(self.image)
         box = list(self.grid.blocks())[-1 if row else 0]
         self.block = Block("predict", self.image, 0, box.y0 // self.grid.block, box.x0 // self.grid.block, box)
@@ -96,7 +117,7 @@ class Scene:
             self.truth_YX[~self.valid_YX] = np.iinfo(kind).max
 
     def run(self, ops, spoilt=None):
-        stub = Stub(ops, self.classes, self.margin)
+        stub = Stub(ops, self.classes + self.num_maps, self.margin)
         stub.spoilt = spoilt
         region = Box(0, 0, *self.image.header.shape).grow(2 * self.grid.core + 2 * self.grid.halo)
         coordinates_CYX = _coordinates(region)
@@ -104,13 +125,13 @@ class Scene:
         return Predict().work(Resources(self.job, stub), self.block, BlockPixels(region, *given, ""), Stopwatch())
 
     def naive(self):
-        """Mask, probabilities, nats and agreement, from one float32 array over the whole image."""
+        """Scores and maps of the block, from one float32 array over the whole image."""
         grid, box, kind, halo = self.grid, self.block.box, self.job.recipe.stitch, self.grid.halo - self.margin
-        total_KYX = np.zeros((self.classes, *grid.shape), np.float32)
+        total_KYX = np.zeros((self.classes + self.num_maps, *grid.shape), np.float32)
         whole = Box(0, 0, *grid.shape)
         for tile in grid.tiles(whole):
             seen = tile.outer.grow(-self.margin)
-            scores_KYX = Stub(NumpyOps(), self.classes, 0).scores(tile.outer.y0 + FAR, tile.outer.x0 + FAR, seen.shape)
+            scores_KYX = Stub(NumpyOps(), len(total_KYX), 0).scores(tile.outer.y0 + FAR, tile.outer.x0 + FAR, seen.shape)
             inside = tile.core if kind == "crop" else seen.intersection(whole)
             rows, cols = inside.relative_to(seen).slices
             weight_YX = np.float32(1)
@@ -142,14 +163,17 @@ SCENES = st.builds(
     holes=st.booleans(),
     probs=st.booleans(),
     row=st.integers(0, 1),
+    maps=st.sampled_from([None, 0, 1, 3]),
 )
 
 
 @given(scene=SCENES)
 @settings(deadline=None, max_examples=60)
 def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
-    """Any cut, stitch, batch and number of classes gives the mask, probabilities and counts of the naive way, on both places."""
-    sum_KYX, fill = scene.naive(), 255 if scene.classes <= 255 else 65535
+    """Any cut, stitch, batch and number of classes gives the mask, probabilities, maps and counts of the naive way, on both places."""
+    sum_KYX, maps_EYX = np.split(scene.naive(), [scene.classes])
+    fill = 255 if scene.classes <= 255 else 65535
+    there_YX = np.ones(sum_KYX.shape[1:], bool) if scene.valid_YX is None else scene.valid_YX
     mask_YX = sum_KYX.argmax(0).astype(np.uint8 if scene.classes <= 255 else np.uint16)
     if scene.valid_YX is not None:
         mask_YX[~scene.valid_YX] = fill
@@ -162,10 +186,18 @@ def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
         assert counts.predicted.tolist() == np.bincount(mask_YX[mask_YX != fill], minlength=scene.classes).tolist()
         assert counts.no_prediction == np.count_nonzero(mask_YX == fill)
         agreements.add((int(counts.overlap_equal), counts.overlap_pixels))
-        assert (done.values["probs"] is not None) == bool(scene.job.writers)
-        if scene.job.writers:
-            expected_KYX = softmax_bytes(sum_KYX).astype(int) * (1 if scene.valid_YX is None else scene.valid_YX)
+        has_objects = scene.job.instances is not None
+        assert (done.values["probs"] is not None) == (bool(scene.job.writers) or has_objects)
+        expected_KYX = softmax_bytes(sum_KYX).astype(int) * there_YX
+        if scene.job.writers or has_objects:
             assert np.abs(done.values["probs"] - expected_KYX).max() <= 1  # another rounding at a half
+        assert (done.values["probability"] is not None) == has_objects
+        if has_objects:
+            assert np.abs(done.values["probability"] - expected_KYX.max(0)).max() <= 1
+        assert (done.values["maps"] is not None) == (scene.num_maps > 0)
+        if scene.num_maps:
+            assert done.values["maps"].dtype == np.float16
+            np.testing.assert_allclose(done.values["maps"], maps_EYX * there_YX, rtol=2**-10, atol=2**-20)
         if scene.truth_YX is None:
             assert counts.confusion is None
             assert counts.cross_entropy is None
@@ -180,12 +212,13 @@ def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
 @pytest.mark.parametrize("stitch", ["crop", "linear"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_found_wherever_they_are(stitch, value):
-    """A single NaN or infinity in the block refuses it, at once or when its mask is asked for; huge scores do not."""
-    scene = Scene((30, 30), 10, 4, 3, stitch, 3, truth=False)
-    for ops in array_operations():
-        with pytest.raises(BlockError, match="NaN or infinite"):
-            assert scene.run(ops, value).values
-        assert scene.run(ops, 3e38).counts.predicted.sum() == 900
+    """A single NaN or infinity in the block refuses it, at once or when its mask is asked for; huge scores do not. So in a map."""
+    for maps in (None, 1):
+        scene = Scene((30, 30), 10, 4, 3, stitch, 3, truth=False, maps=maps)
+        for ops in array_operations():
+            with pytest.raises(BlockError, match="NaN or infinite"):
+                assert scene.run(ops, value).values
+            assert scene.run(ops, 3e38).counts.predicted.sum() == 900
 
 
 def test_a_model_with_other_classes_is_refused():

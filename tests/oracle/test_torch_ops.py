@@ -62,7 +62,7 @@ def test_counts_are_numpys_with_any_number_of_counters(ops, monkeypatch, num_cla
 
 def test_class_ids_of_32_bits_come_back_as_16(ops):
     """A device computes with 32-bit ids where there are more than 255 classes; what is written is a mask of 16 bits."""
-    mask_YX = ops.zeros((3, 4), 300)
+    mask_YX = ops.zeros((3, 4), "uint16")
     mask_YX[1, 2] = 299
     assert mask_YX.dtype == torch.int32
     found_YX = ops.fetch({"mask": mask_YX})()["mask"]

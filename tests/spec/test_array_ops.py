@@ -85,14 +85,41 @@ def test_outputs_of_a_model_become_arrays_of_the_kind(ops):
         assert np.array_equal(fetched(ops, array), values_KYX)
 
 
-@pytest.mark.parametrize(("num_classes", "dtype"), [(2, np.uint8), (255, np.uint8), (256, np.uint16)])
-def test_masks_have_the_type_of_their_classes(ops, num_classes, dtype):
-    """Masks are 8 bits wide up to 255 classes and 16 beyond, probabilities always 8; all begin as zeros."""
-    mask_YX, probs_KYX = (fetched(ops, ops.zeros(shape, num_classes)) for shape in ((3, 4), (num_classes, 3, 4)))
-    assert (mask_YX.dtype, mask_YX.shape) == (dtype, (3, 4))
-    assert (probs_KYX.dtype, probs_KYX.shape) == (np.uint8, (num_classes, 3, 4))
-    assert not mask_YX.any()
-    assert not probs_KYX.any()
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16"])
+def test_arrays_begin_as_zeros_of_their_type(ops, dtype):
+    """Whatever a device computes with, masks, probabilities and maps come back in the type that was asked for."""
+    found = fetched(ops, ops.zeros((2, 3, 4), dtype))
+    assert (found.dtype, found.shape) == (dtype, (2, 3, 4))
+    assert not found.any()
+
+
+@given(SCORES)
+def test_the_winners_probability_is_the_largest_of_all(scores_KYX):
+    """In steps of 1/255 it is that of the class which argmax finds, for scores of any size."""
+    for ops in OPS.values():
+        winner_YX = fetched(ops, ops.winner_bytes(ops.put(scores_KYX)))
+        probs_KYX = fetched(ops, ops.softmax_bytes(ops.put(scores_KYX)))
+        assert winner_YX.dtype == np.uint8
+        assert np.array_equal(winner_YX, probs_KYX.max(0))
+
+
+def test_halves_stay_inside_their_range(ops):
+    """Distances beyond what float16 holds become its largest number rather than infinity."""
+    halves, check = ops.as_half(ops.put(np.array([0.25, -7.0, 1e6, -3e38, 3e38], np.float32)))
+    assert fetched(ops, halves).dtype == np.float16
+    assert fetched(ops, halves).tolist() == [0.25, -7.0, 65504, -65504, 65504]
+    assert np.isfinite(fetched(ops, check))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_half_that_is_not_finite_is_told(ops, bad):
+    """As of scores: numpy refuses it at once, a device later."""
+    values = np.array([1.0, bad], np.float32)
+    if isinstance(ops, NumpyOps):
+        with pytest.raises(BlockError, match="NaN or infinite"):
+            ops.as_half(values)
+    else:
+        assert not np.isfinite(fetched(ops, ops.as_half(ops.put(values))[1]))
 
 
 @pytest.mark.parametrize("kind", ["linear", "gaussian"])
