@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 import zarr
+from scipy.ndimage import label
 
 import pipeline
 from pipeline.cli import main
@@ -133,6 +134,21 @@ def test_masks_images_and_truth_are_lazy(here):
     (here / "b.ome.tif").unlink()
     with pytest.raises(GigasegError, match="b.ome.tif"):
         image.compute()
+
+
+def test_objects_are_an_array_of_ids_and_a_table(here):
+    """The label image, the table and the scores of objects are those of the output; a run without objects says so."""
+    run = pipeline.segment("a.tif", HISTOGRAM, "out", truth="truth/{stem}.tif", instances="components", set=TILING)
+    ids_YX, expected = np.asarray(run.instances()), label(np.asarray(run.mask()) == 1, np.ones((3, 3)))
+    assert np.array_equal(ids_YX, expected[0])
+    assert list(run.objects("a")["id"]) == list(range(1, expected[1] + 1))
+    assert list(run.objects("a")["area_px"]) == np.bincount(ids_YX.ravel())[1:].tolist()
+    assert run.report.instances.loc[0, "predicted"] == expected[1]
+    assert "instances" not in run.report.per_image
+    again = pipeline.evaluate(run, "truth", instances=True).instances
+    assert (again.loc[0, "class"], again.loc[0, "ap50"]) == ("object", run.report.instances.loc[0, "ap50"])
+    with pytest.raises(InputError, match="no objects of 'a'.*Set `instances` in its YAML"):
+        serial("a.tif", "without").objects()
 
 
 def test_stacks_keep_their_planes(here):

@@ -78,6 +78,7 @@ def segment(
     output: Location,
     *,
     truth: Any = None,
+    instances: str | Mapping[str, Any] | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command's option is called
     fresh: bool = False,
     take_over: bool = False,
@@ -92,11 +93,12 @@ def segment(
 
     ``images`` is a path, a glob or an array; a list of these, or of (name, array) pairs; or a mapping from names to arrays. Arrays without
     a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them. ``truth`` is a path or template as
-    in the YAML, an array, or a mapping from names of images to arrays; ``output`` a folder, or a URL such as ``memory://NAME``. All else
-    is as in :func:`run`.
+    in the YAML, an array, or a mapping from names of images to arrays; ``instances`` a way to tell objects apart, as in the YAML;
+    ``output`` a folder, or a URL such as ``memory://NAME``. All else is as in :func:`run`.
     """
     spec = parse_model(model, "model") if isinstance(model, str) else model
-    config = {"images": images, "model": spec, "output": output} | ({} if truth is None else {"truth": truth})
+    given = {"truth": truth, "instances": instances}
+    config = {"images": images, "model": spec, "output": output} | {key: value for key, value in given.items() if value is not None}
     return run(config, set=set, fresh=fresh, take_over=take_over, max_failed=max_failed, store_arrays=store_arrays)
 
 
@@ -125,6 +127,7 @@ def evaluate(
     *,
     classes: Location | Sequence[Mapping[str, Any]] | None = None,
     ignore: int | str | None = None,
+    instances: bool = False,
     output: Location | None = None,
 ) -> Report:
     """Score masks that exist, as ``gigaseg evaluate`` does.
@@ -134,6 +137,7 @@ def evaluate(
         truth: a path or template, an array, or a mapping from names of masks to arrays.
         classes: the list of classes of a config, or a YAML file with it; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out of every count.
+        instances: the masks are label images, which hold ids of objects: these are matched with the true ones.
         output: folder of the report; None: no file is kept.
 
     Raises:
@@ -144,7 +148,7 @@ def evaluate(
     specs = listed_classes(Path(classes)) if isinstance(classes, str | PathLike) else _plain(classes)
     scratch = TemporaryDirectory(prefix="gigaseg-scores-") if output is None else nullcontext(fspath(output))
     with remember_interrupts(), scratch as folder, TemporaryDirectory(prefix="gigaseg-lists-") as lists:
-        exit_code, content = score_masks(inputs.names_given(images, lists), inputs.truth or "", specs, ignore, folder)
+        exit_code, content = score_masks(inputs.names_given(images, lists), inputs.truth or "", specs, ignore, folder, instances=instances)
     if exit_code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return Report(content)

@@ -63,11 +63,16 @@ class Report(_Content):
     def per_image(self) -> pd.DataFrame:
         """One row an image: the fields that the whole has, then the IoU of each class, ``iou NAME``."""
         rows = [
-            {key: value for key, value in image.items() if key != "classes"}
+            {key: value for key, value in image.items() if key not in ("classes", "instances")}
             | {f"iou {spec['name']}": spec.get("iou") for spec in image["classes"]}
             for image in self.content["per_image"]
         ]
         return _frame(rows, ["name"])
+
+    @property
+    def instances(self) -> pd.DataFrame:
+        """One row a class that has objects: their numbers and scores over all images; no rows where objects are not told apart."""
+        return _frame(self.content.get("instances", ()), ["class"])
 
     @property
     def confusion(self) -> pd.DataFrame | None:
@@ -161,6 +166,35 @@ class Run:
         if key is None:
             raise InputError(Problem(f"{self.storage}/masks", f"no mask of {name!r}", "one", "Run it again, to the end."))
         return open_lazily(name, partial(open_path, f"{self.storage}/{key}", TRUTH_READER), to_ids=first_channel, classes=self._classes)
+
+    def instances(self, name: str | None = None) -> LazyArray:
+        """Open the label image of an image, named as in :meth:`mask`: ids of objects (Y, X); 0 is none.
+
+        Raises:
+            InputError: there is no such image, or the run tells no objects apart, or has not come so far.
+        """
+        key = self._of_objects(name, "instances", ".ome.zarr")
+        return open_lazily(self._named(name), partial(open_path, f"{self.storage}/{key}", TRUTH_READER), to_ids=first_channel)
+
+    def objects(self, name: str | None = None) -> pd.DataFrame:
+        """Read the table of an image's objects, named as in :meth:`mask`: one row an object, ``id`` as in :meth:`instances`.
+
+        A table of many millions of objects is read in parts with pyarrow, from ``objects/NAME.parquet``.
+
+        Raises:
+            InputError: there is no such image, or the run tells no objects apart, or has not come so far.
+        """
+        import pandas as pd
+
+        with self.storage.open(self._of_objects(name, "objects", ".parquet")) as file:
+            return pd.read_parquet(file)
+
+    def _of_objects(self, name: str | None, folder: str, suffix: str) -> str:
+        name = self._named(name)
+        if not self.storage.has(key := f"{folder}/{name}{suffix}"):
+            way_out = "Set `instances` in its YAML." if self._folder.read_config().instances is None else "Run it again, to the end."
+            raise InputError(Problem(f"{self.storage}/{folder}", f"no objects of {name!r}", "those of the image", way_out))
+        return key
 
     def image(self, name: str | None = None) -> LazyArray:
         """Open an image as the run reads it, on the grid of its mask: pixels (C, Y, X). Names are those of :meth:`mask`.

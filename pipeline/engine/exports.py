@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.job import Job
@@ -40,6 +41,8 @@ __all__ = [
     "write_objects",
     "write_probs",
 ]
+
+ROW_GROUP = 1 << 16  # objects that are written to a table, and read from it, together
 
 Files = dict[str, int]  # size in bytes by key, in the storage of the output
 
@@ -112,9 +115,24 @@ def write_objects(job: Job, image: Image, columns: Iterable[Mapping[str, NDArray
 
     key = job.table_key(image)
     with ObjectTable.create(job.storage, key, job.meta(image)) as table:
-        for part in columns:
+        for part in _in_groups(columns):
             table.append(part)
     return _sizes(job, [key])
+
+
+def _in_groups(columns: Iterable[Mapping[str, NDArray[Any]]], size: int = ROW_GROUP) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Cut tables into parts of ``size`` rows, so that the file does not depend on how the image was cut; at least one part."""
+    waiting: list[Mapping[str, NDArray[Any]]] = []
+    rows = 0
+    for part in columns:
+        waiting.append(part)
+        rows += len(part["id"])
+        if rows >= size:
+            joined = {name: np.concatenate([one[name] for one in waiting]) for name in part}
+            for first in range(0, rows - size + 1, size):
+                yield {name: values[first : first + size] for name, values in joined.items()}
+            waiting, rows = [{name: values[rows - rows % size :] for name, values in joined.items()}], rows % size
+    yield {name: np.concatenate([one[name] for one in waiting]) for name in waiting[0]}
 
 
 def open_objects(job: Job, image: Image) -> Iterator[pa.Table]:
