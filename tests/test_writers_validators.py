@@ -33,6 +33,7 @@ from pipeline.writers.ome_zarr import OmeZarr
 from pipeline.writers.overlay import Overlay
 from pipeline.writers.png import Png
 from pipeline.writers.tiff import Tiff
+from tests.writers.objects_by_hand import view_of
 
 CLASSES = ({"id": 0, "name": "background", "color": "#000000"}, {"id": 1, "name": "nucleus", "color": "#e6194b"})
 UTM = {
@@ -472,6 +473,20 @@ def test_an_overlay_outlines_classes_over_the_image(tmp_path):
     assert np.abs(drawn[75, 100] - image_CYX[:, 150, 200]).max() < 12
     assert np.abs(drawn[20, 100] - 180).max() < 12
     assert np.abs(drawn[20, 270] - 90).max() < 12
+
+
+def test_an_overlay_separates_touching_objects(tmp_path):
+    """A line of one pixel lies where two objects of a class meet, and nowhere else inside them."""
+    ids_YX = np.zeros((200, 300), np.uint32)
+    ids_YX[50:150, 50:150], ids_YX[50:150, 150:250] = 1, 2
+    image_CYX = np.full((3, 200, 300), 180, np.uint8)
+    header = Header((200, 300), 3, "uint8", is_color=True)
+    meta = MaskMeta((200, 300), classes=CLASSES, objects=view_of(ids_YX), open_image=lambda _: opened(ArrayRaster(image_CYX, header)))
+    Overlay(width=1, quality=100).export(ArrayRaster((ids_YX > 0).astype(np.uint8)), meta, LocalStorage(tmp_path), "a.jpg")
+    with Picture.open(tmp_path / "a.jpg") as picture:
+        drawn_YXS = np.asarray(picture).astype(int)
+    is_line_X = np.abs(drawn_YXS[100, 55:245] - np.array([0xE6, 0x19, 0x4B])).max(axis=1) < 20
+    assert np.nonzero(is_line_X)[0].tolist() == [149 - 55]
 
 
 def test_an_overlay_of_a_pyramid_reads_a_small_level(tmp_path):

@@ -61,6 +61,16 @@ class Placement:
             return None
         return "EPSG:4326" if self.is_wgs84 else str(self.crs.to_wkt())
 
+    @property
+    def projjson(self) -> dict[str, Any] | None:
+        """The same as PROJJSON."""
+        if self.crs is None:
+            return None
+        from rasterio import CRS
+
+        described: dict[str, Any] = (CRS.from_user_input("OGC:CRS84") if self.is_wgs84 else self.crs).to_dict(projjson=True)
+        return described
+
     def place(self, geometries: NDArray[Any], simplify: float = 0.0) -> NDArray[Any]:
         """Move geometries to their place. All are valid, and shells run counterclockwise where y points up, as RFC 7946 (2016) asks.
 

@@ -13,7 +13,8 @@ __all__ = ["OmeTiff"]
 class OmeTiff(Tiff):
     """A mask as a tiled OME-TIFF of class ids, its smaller levels in SubIFDs, which Bio-Formats, QuPath and napari read.
 
-    Pixel sizes, steps of z and t, class names and colours are in the OME-XML.
+    Pixel sizes, steps of z and t, class names and colours are in the OME-XML. With ``of: objects`` it holds ids of objects, 32 bits, in
+    the folder ``instances``.
 
     Example::
 

@@ -23,6 +23,7 @@ SHADE = 0.5  # brightness of pixels without a prediction
 class Overlay(Writer):
     """A JPEG of the image with class outlines in their colours, except class 0; pixels without a prediction are darker.
 
+    If the run tells objects apart, touching ones have a line of one pixel between them.
     8-bit colours are drawn unchanged, other channels as their mean, stretched from the 1st to the 99.8th percentile. For a stack the
     middle plane is drawn. The JPEG's comment holds classes, colours and the size of its pixels, (y, x), as JSON.
 
@@ -44,25 +45,53 @@ class Overlay(Writer):
         from PIL import Image
 
         shape = _fitted(meta.shape, self.size)
-        plane = mask.header.num_planes // 2
-        picture_YXS = np.zeros((*shape, 3), np.uint8) if meta.open_image is None else draw_image(meta.open_image, shape, plane)
-        whole = Box(0, 0, *shape)
-        step = (meta.shape[0] / shape[0], meta.shape[1] / shape[1])
-        mask_YX = NearestRaster(mask, resampled_header(mask.header, step, shape=shape), step).read(whole, plane)[0]
-        picture_YXS[mask_YX == meta.fill] = picture_YXS[mask_YX == meta.fill] * SHADE
-        outlines_YX = _outlines(mask_YX, meta.fill, self.width)
-        for spec in meta.classes[1:]:
-            picture_YXS[outlines_YX & (mask_YX == spec["id"])] = list(bytes.fromhex(spec["color"].lstrip("#")))
         with storage.local_file(key, durable=False) as path:
-            comment = json.dumps({"classes": list(meta.classes), **_size(meta, step)})
+            comment = json.dumps({"classes": list(meta.classes), **_size(meta, shape)})
+            picture_YXS = self._drawn(mask, meta, shape)
             Image.fromarray(picture_YXS).save(path, "JPEG", quality=self.quality, subsampling=0, comment=comment)
 
+    def _drawn(self, mask: Raster, meta: MaskMeta, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the middle plane of the image with its outlines."""
+        plane = mask.header.num_planes // 2
+        picture_YXS = np.zeros((*shape, 3), np.uint8) if meta.open_image is None else draw_image(meta.open_image, shape, plane)
+        mask_YX = _reduced(mask, plane, shape)
+        picture_YXS[mask_YX == meta.fill] = picture_YXS[mask_YX == meta.fill] * SHADE
+        outlines_YX = _outlines(mask_YX, meta.fill, self.width)
+        if meta.objects is not None:
+            outlines_YX |= _touching(_reduced(meta.objects.labels, plane, shape))
+        for spec in meta.classes[1:]:
+            picture_YXS[outlines_YX & (mask_YX == spec["id"])] = list(bytes.fromhex(spec["color"].lstrip("#")))
+        return picture_YXS
 
-def _size(meta: MaskMeta, step: tuple[float, float]) -> dict[str, Any]:
+
+def _reduced(raster: Raster, plane: int, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return a plane of classes or ids at the size of the picture."""
+    height, width = raster.header.shape
+    step = (height / shape[0], width / shape[1])
+    pixels_CYX = NearestRaster(raster, resampled_header(raster.header, step, shape=shape), step).read(Box(0, 0, *shape), plane)
+    reduced_YX: NDArray[Any] = pixels_CYX[0]
+    return reduced_YX
+
+
+def _touching(ids_YX: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find the first pixel of each object beside another object, to the right or below.
+
+    Example:
+        >>> _touching(np.array([[1, 1, 2, 2, 0, 3]])).tolist()
+        [[False, True, False, False, False, False]]
+    """
+    touching_YX = np.zeros(ids_YX.shape, np.bool_)
+    for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        touching_YX[here] |= (ids_YX[here] != ids_YX[there]) & (ids_YX[here] != 0) & (ids_YX[there] != 0)
+    return touching_YX
+
+
+def _size(meta: MaskMeta, shape: tuple[int, int]) -> dict[str, Any]:
     """Return the size of a pixel of the picture and its unit; empty where the mask's is not known."""
     if meta.pixel_size is None:
         return {}
-    return {"pixel_size": [size * factor for size, factor in zip(meta.pixel_size, step, strict=True)], "unit": meta.unit}
+    size = [size * (old / new) for size, old, new in zip(meta.pixel_size, meta.shape, shape, strict=True)]
+    return {"pixel_size": size, "unit": meta.unit}
 
 
 def _fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ So memory holds less than one row of tiles, whatever the height of the image.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
@@ -50,6 +50,8 @@ Encode = Callable[[NDArray[Any]], bytes]
 class Tiff(Writer):
     """A mask as a tiled, pyramidal (Geo)TIFF of class ids, which QGIS, GDAL, QuPath and OpenSlide read.
 
+    With ``of: objects`` it holds ids of objects, 32 bits, in the folder ``instances``.
+
     GeoTIFF tags and pixel size are kept; *no prediction* is declared as GDAL nodata. Up to 255 classes have a colour
     table, and class names are in the metadata. The levels of a single plane are consecutive pages,
     each marked as reduced; a (t, z) stack is an OME-TIFF with levels in SubIFDs.
@@ -62,7 +64,23 @@ class Tiff(Writer):
     suffix: ClassVar[str] = ".tif"
 
     compression: Literal["deflate", "lzw", "zstd", "none"] = Field(default="deflate", description="deflate is read everywhere")
+    of: Literal["mask", "objects"] = Field(default="mask", description="what the pixels are: class ids, or ids of objects")
     pyramid: bool = Field(default=True, description="also write smaller levels, for images of 1024 pixels and more")
+
+    @property
+    @override
+    def folder(self) -> str:
+        return "instances" if self.of == "objects" else "masks"
+
+    @property
+    @override
+    def holds_mask(self) -> bool:
+        return self.of == "mask"
+
+    @property
+    @override
+    def needs_objects(self) -> bool:
+        return self.of == "objects"
 
     def is_ome(self, meta: MaskMeta) -> bool:
         """Whether the file has OME-XML, with levels in SubIFDs."""
@@ -72,6 +90,9 @@ class Tiff(Writer):
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         import tifffile
 
+        if self.of == "objects":
+            objects = self.objects_of(meta)
+            mask, meta = objects.labels, objects.meta
         raw_bytes = mask.header.num_planes * meta.shape[0] * meta.shape[1] * np.dtype(meta.dtype).itemsize
         # Not durable: what a power cut takes, a resumed run misses by its size, and exports again.
         with (
@@ -191,8 +212,13 @@ def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
     for axis, key in (("z", "PhysicalSizeZ"), ("t", "TimeIncrement")):
         if (step := meta.plane_steps.get(axis)) and step.unit in OME_UNITS:
             described |= {key: step.step, f"{key}Unit": OME_UNITS[step.unit]}
-    listed = {f"class {spec['id']}": f"{spec['name']} {spec['color']}" for spec in meta.classes}
+    listed = {f"class {spec['id']}": f"{spec['name']} {spec['color']}" for spec in _classes(meta)}
     return {**described, "MapAnnotation": {"Namespace": "gigaseg/classes", **listed}} if listed else described
+
+
+def _classes(meta: MaskMeta) -> Sequence[Mapping[str, Any]]:
+    """Return the classes that pixels have."""
+    return () if meta.holds_ids else meta.classes
 
 
 def _colors(meta: MaskMeta, *, is_ome: bool) -> dict[str, Any]:
@@ -216,8 +242,8 @@ def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
 def _tags(meta: MaskMeta, *, is_ome: bool) -> list[tuple[int, int, int, Any, bool]]:
     """Return the tags of the first page: georeference, nodata, class names."""
     tags: list[tuple[int, int, int, Any, bool]] = [(GDAL_NODATA, 2, 0, str(meta.fill), True)]
-    if meta.classes and not is_ome:
-        items = (f'<Item name="class_{spec["id"]}">{escape(spec["name"])}</Item>' for spec in meta.classes)
+    if (classes := _classes(meta)) and not is_ome:
+        items = (f'<Item name="class_{spec["id"]}">{escape(spec["name"])}</Item>' for spec in classes)
         tags.append((GDAL_METADATA, 2, 0, f"<GDALMetadata>{''.join(items)}</GDALMetadata>".encode(), True))
     for code in GEOTIFF:
         tag: Mapping[str, Any] | None = meta.georeference.get(str(code))

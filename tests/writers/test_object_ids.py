@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from ome_zarr_models.v04.image_label import ImageLabel as ImageLabel04
 from ome_zarr_models.v05.image_label import ImageLabel
@@ -12,7 +13,10 @@ from pipeline.raster import ArrayRaster
 from pipeline.storage import LocalStorage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta
+from pipeline.writers.ome_tiff import OmeTiff
 from pipeline.writers.ome_zarr import OmeZarr
+from pipeline.writers.tiff import Tiff
+from tests.writers.objects_by_hand import view_of
 
 CLASSES = ({"id": 0, "name": "background", "color": "#000000"}, {"id": 1, "name": "nucleus", "color": "#e6194b"})
 
@@ -54,3 +58,19 @@ def test_version_04_holds_ids_too(tmp_path):
     group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")
     ImageLabel04.from_zarr(group)
     np.testing.assert_array_equal(group["1"][...], ids[::2, ::2])
+
+
+@pytest.mark.parametrize("writer", [Tiff(of="objects"), OmeTiff(of="objects")], ids=lambda one: one.suffix)
+def test_a_tiff_of_ids(tmp_path, writer):
+    """On request a TIFF holds ids in 32 bits, whatever the mask is; smaller levels are by stride, and 0 is nodata."""
+    ids_YX = ids_of((1100, 700))
+    view = view_of(ids_YX, pixel_size=(0.5, 0.5), unit="micrometer")
+    writer.export(ArrayRaster(np.zeros((9, 9), np.uint8)), MaskMeta((9, 9), classes=CLASSES, objects=view), LocalStorage(tmp_path), "a.tif")
+    assert (writer.folder, writer.holds_mask, writer.needs_objects) == ("instances", False, True)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        levels = file.series[0].levels
+        assert levels[0].dtype == np.uint32
+        for number, level in enumerate(levels):
+            np.testing.assert_array_equal(level.asarray(), ids_YX[:: 2**number, :: 2**number])
+        assert (len(levels), file.pages[0].tags[42113].value, "nucleus" in (file.ome_metadata or "")) == (2, "0", False)
+    assert (Tiff().folder, Tiff().holds_mask, Tiff().needs_objects) == ("masks", True, False)

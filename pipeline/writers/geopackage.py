@@ -1,0 +1,96 @@
+"""GeoPackage: objects as a layer of polygons, for GIS programs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+from typing_extensions import override
+
+from pipeline.raster import Raster
+from pipeline.storage import Storage
+from pipeline.writers import MaskMeta, Writer
+from pipeline.writers._object_features import feature_tables
+from pipeline.writers._placement import Coordinates, missing_geo_packages, placement_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["GeoPackage"]
+
+LAYER = "objects"
+PIXELS = 'LOCAL_CS["Undefined Cartesian SRS"]'  # number -1 of the standard
+DATE = "2000-01-01T00:00:00.000Z"  # of the last change: the same objects give the same bytes
+
+
+class GeoPackage(Writer):
+    """The objects as a GeoPackage, layer ``objects``: multipolygons with the columns of the object table as attributes.
+
+    Coordinates are those of the map where the image has a georeference, else (x, y) in pixels of the image at full resolution, in
+    the standard's undefined Cartesian system. Polygons have holes and follow pixel edges. They are in the order of ids, and are
+    written in batches. QGIS and ArcGIS read the file.
+
+    Example::
+
+        writers: [{name: ome_zarr}, {name: geopackage}]
+    """
+
+    suffix: ClassVar[str] = ".gpkg"
+    folder: ClassVar[str] = "polygons"
+    holds_mask: ClassVar[bool] = False
+    required_keys: ClassVar[tuple[str, ...]] = ("instances",)
+
+    simplify: float = Field(default=0.0, ge=0, description="how far the edges of each object may move, pixels of the mask; 0: not at all")
+    coordinates: Coordinates = Field(
+        default="auto",
+        description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image",
+    )
+
+    @override
+    def missing(self) -> str:
+        return missing_geo_packages("pyogrio", "rasterio", "shapely")
+
+    @override
+    def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
+        import pyarrow as pa
+        from pyogrio import write_arrow
+
+        objects = self.objects_of(meta)
+        placement = placement_of(objects.meta, self.coordinates)
+        tables = feature_tables(objects, placement, self.simplify, as_multipolygons=True)
+        with storage.local_file(key, durable=False) as path:
+            first = next(tables)
+            schema, failed = _plain(first.schema), list[Exception]()
+
+            def batches() -> Iterator[pa.RecordBatch]:
+                try:
+                    for table in chain([first], tables):
+                        yield from table.cast(schema).to_batches()
+                except Exception as error:
+                    failed.append(error)
+                    raise
+
+            reader = pa.RecordBatchReader.from_batches(schema, batches())
+            try:
+                write_arrow(reader, path, LAYER, "GPKG", "geometry", "MultiPolygon", placement.wkt or PIXELS)
+            except RuntimeError as error:  # which says that reading failed, and not why
+                raise (failed or [error])[0] from None
+            _set_date(path)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return the schema in types that GeoPackage has, without metadata."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(field.name, pa.int64() if pa.types.is_unsigned_integer(field.type) else field.type) for field in schema])
+
+
+def _set_date(path: Path) -> None:
+    """Write a fixed date of the last change."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE gpkg_contents SET last_change = ?", (DATE,))

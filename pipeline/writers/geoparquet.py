@@ -1,0 +1,75 @@
+"""GeoParquet: objects as rows with a polygon, for GIS programs and data frames."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+from typing_extensions import override
+
+from pipeline.raster import Raster
+from pipeline.storage import Storage
+from pipeline.writers import MaskMeta, Writer
+from pipeline.writers._object_features import feature_tables
+from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, placement_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["GeoParquet"]
+
+
+class GeoParquet(Writer):
+    """The objects as GeoParquet 1.1: the columns of the object table, and a column ``geometry`` of polygons in well-known binary.
+
+    Coordinates are those of the map where the image has a georeference, else (x, y) in pixels of the image at full resolution, without
+    a coordinate system. Polygons have holes, follow pixel edges, and are MultiPolygons where parts of an object touch at corners only.
+    Rows are in the order of ids, and are written in batches. QGIS, DuckDB and geopandas read the file.
+
+    Example::
+
+        writers: [{name: ome_zarr}, {name: geoparquet}]
+    """
+
+    suffix: ClassVar[str] = ".parquet"
+    folder: ClassVar[str] = "polygons"
+    holds_mask: ClassVar[bool] = False
+    required_keys: ClassVar[tuple[str, ...]] = ("instances",)
+
+    simplify: float = Field(default=0.0, ge=0, description="how far the edges of each object may move, pixels of the mask; 0: not at all")
+    coordinates: Coordinates = Field(
+        default="auto",
+        description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image",
+    )
+
+    @override
+    def missing(self) -> str:
+        return missing_geo_packages("rasterio", "shapely")
+
+    @override
+    def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
+        from pyarrow.parquet import ParquetWriter
+
+        objects = self.objects_of(meta)
+        placement = placement_of(objects.meta, self.coordinates)
+        tables = feature_tables(objects, placement, self.simplify)
+        with storage.local_file(key, durable=False) as path:
+            first = next(tables)
+            schema = _described(first.schema, placement)
+            with ParquetWriter(path, schema, compression="zstd") as file:
+                for table in chain([first], tables):
+                    file.write_table(table.cast(schema))
+
+
+def _described(schema: pa.Schema, placement: Placement) -> pa.Schema:
+    """Add what GeoParquet 1.1 (OGC, 2024) asks for: encoding, types and coordinate system of the geometries."""
+    geometry: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": ["MultiPolygon", "Polygon"],
+        "crs": placement.projjson,
+        "orientation": "counterclockwise",
+    }
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
+    return schema.with_metadata({**(schema.metadata or {}), "geo": json.dumps(geo)})
