@@ -24,7 +24,7 @@ EXTRAS = {
     "fast": ("zarrs",),
     "slide": ("openslide-python", "openslide-bin", "wsidicom"),
     "bio": ("liffile", "mrc", "nd2"),
-    "geo": ("rasterio", "shapely"),
+    "geo": ("pyogrio", "rasterio", "shapely"),
 }
 """Optional packages by extra, as in pyproject.toml."""
 

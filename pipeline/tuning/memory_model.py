@@ -14,10 +14,13 @@ from pipeline.inputs import Catalogue, Image, read_truth_header
 from pipeline.raster import Header
 from pipeline.tiling import Grid, num_seam_shares
 
-__all__ = ["format_bytes", "project_actor_bytes", "project_seam_file_bytes", "shrink_to_memory"]
+__all__ = ["format_bytes", "project_actor_bytes", "project_object_file_bytes", "project_seam_file_bytes", "shrink_to_memory"]
 
 SMALLEST_CORE = 64  # side below which a core is not shrunk to save memory, pixels
 SCORE_BYTES = 4  # float32
+MAP_BYTES = 6  # of a channel of a map: as stored, and as float32
+OBJECT_BYTES = 100  # of a pixel while a region is labelled or measured: measured with all methods, `python -m tests.benchmarks.objects`
+LABEL_BYTES = 12  # of a pixel that waits to be labelled, measured or written: its labels and its id
 TRUTH_BYTES = 4  # of a truth pixel: most files store object ids in at most 32 bits
 
 
@@ -27,7 +30,7 @@ def project_actor_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
     Blocks are held as they are read ahead, computed and written, each clipped to the image. The network's own memory counts
     on a CPU only: on a GPU it is the GPU's, where a batch that does not fit is halved.
     """
-    return max((_image_bytes(catalogue, recipe, image) for image in catalogue.images), default=0)
+    return max((one(catalogue, recipe, image) for image in catalogue.images for one in (_image_bytes, _object_bytes)), default=0)
 
 
 def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
@@ -55,6 +58,19 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     headers = [header, *([read_truth_header(image.truth, image.truth_identity)] if image.truth else [])]
     decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, pixels)
     return (readers + 1) * loaded + read + shared + network + results + readers * (decoded + copy)
+
+
+def _object_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
+    """Return the bytes of the phases that tell objects apart and measure them; 0 without objects."""
+    instances, header = catalogue.instances, image.header
+    if instances is None:
+        return 0
+    readers, writers = recipe.io_threads
+    region = math.prod(min(side, recipe.block + 2 * instances.halo) for side in header.shape)
+    inputs = sum(catalogue.model.maps[name] for name in instances.maps) * MAP_BYTES
+    inputs += len(catalogue.classes) if instances.uses_probs else 0
+    inputs += header.channels * np.dtype(header.dtype).itemsize
+    return region * (OBJECT_BYTES + (readers + 1) * inputs + (readers + writers) * LABEL_BYTES)
 
 
 def _may_lack_data(header: Header) -> bool:
@@ -107,6 +123,17 @@ def project_seam_file_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
             plane_bytes = math.prod(shape) * bytes_per_pixel + shares * classes * SCORE_BYTES
             largest = max(largest, image.header.num_planes * plane_bytes)
     return largest
+
+
+def project_object_file_bytes(catalogue: Catalogue) -> int:
+    """Return the bytes on disk, not compressed, of what the largest image's objects are made of besides its mask; 0 without objects."""
+    instances = catalogue.instances
+    if instances is None:
+        return 0
+    maps = sum(catalogue.model.maps[name] for name in instances.maps) * np.dtype(np.float16).itemsize
+    probs = len(catalogue.classes) if instances.uses_probs else 0
+    pixel = np.dtype(np.uint32).itemsize + maps + probs + catalogue.model.gives_scores  # labels come first
+    return max((math.prod(image.header.shape) * image.header.num_planes for image in catalogue.images), default=0) * pixel
 
 
 def format_bytes(size: int, *, up: bool = False) -> str:

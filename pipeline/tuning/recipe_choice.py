@@ -21,7 +21,13 @@ from pipeline.tuning.backend_trial import BackendChoice
 from pipeline.tuning.compute_choice import first_recipe
 from pipeline.tuning.halo_trial import HaloDifference
 from pipeline.tuning.int8_calibration import Calibration, int8_problems
-from pipeline.tuning.memory_model import format_bytes, project_actor_bytes, project_seam_file_bytes, shrink_to_memory
+from pipeline.tuning.memory_model import (
+    format_bytes,
+    project_actor_bytes,
+    project_object_file_bytes,
+    project_seam_file_bytes,
+    shrink_to_memory,
+)
 from pipeline.tuning.tile_shape import choose_core_and_block, choose_halo, with_fixed_tile
 
 __all__ = ["RecipeChoice", "choose_recipe", "reuse_recipe"]
@@ -85,6 +91,9 @@ def choose_recipe(
     if size := project_seam_file_bytes(catalogue, recipe):
         needed = f"up to {format_bytes(size, up=True)} beside the masks until an image is finished"
         notes.append(f"tiling.stitch: {recipe.stitch} keeps {needed}")
+    if size := project_object_file_bytes(catalogue):
+        name = (catalogue.config.instances or {})["name"]
+        notes.append(f"instances: {name} keeps up to {format_bytes(size, up=True)} beside the masks until an image is finished")
     return RecipeChoice(recipe, tuple(notes), memory_bytes, backend)
 
 

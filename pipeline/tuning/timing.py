@@ -269,7 +269,7 @@ def _stage_seconds(
     spent: defaultdict[str, float] = defaultdict(float)
     for _, block, receipt in committed:
         if not is_predicted(block):
-            spent["join" if _is_of_the_model(block) else block.phase] += sum(receipt.seconds.values())
+            spent["blend" if _is_of_the_model(block) else block.phase] += sum(receipt.seconds.values())
         elif block.id not in warm_up:
             for stage, seconds in receipt.seconds.items():
                 spent[stage] += seconds

@@ -125,7 +125,7 @@ def test_blocks_that_blend_with_others_are_timed_where_the_network_is():
     a, b = [*receipts([10, 12, 14], phase="score"), *receipts([15, 15, 15])], list(receipts([16, 18], image="b"))
     timed = timing.summarize_receipts([*a, *b], {"a": [], "b": []}, 1)
     assert (timed.start_s, timed.pixels, timed.blocks) == (10, 500, 5)
-    assert timed.stages["join"] == 12
+    assert timed.stages["blend"] == 12
     alone = timing.summarize_receipts([*receipts([10, 12, 14, 16, 18], phase="score"), *receipts([19] * 5)], {"a": []}, 1)
     assert alone.pixels_s == pytest.approx(1 / (2 / 100 + 20 / 500))
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pipeline.engine.job import Job
-from pipeline.engine.objects import JoinedObjects, Subject, join_labels, labels_phase, method_of, pairs_phase
+from pipeline.engine.object_ids import JoinedObjects, join_labels
+from pipeline.engine.objects import Subject, labels_phase, method_of, pairs_phase
 from pipeline.engine.phases import OneFinding, Phase, ReceiptFields, Reduction, finding
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch

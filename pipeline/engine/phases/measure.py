@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline.engine.block_pixels import pixel_digest
 from pipeline.engine.exports import write_block
 from pipeline.engine.job import Job
-from pipeline.engine.objects import ids_kind, ids_of, read_part
+from pipeline.engine.object_ids import ids_of
+from pipeline.engine.objects import ids_kind, read_part
 from pipeline.engine.parts import PartFiles
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.resources import Resources

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pipeline.engine.block_pixels import pixel_digest, read_truth
 from pipeline.engine.exports import stored_mask
 from pipeline.engine.job import Job
-from pipeline.engine.objects import Arrays, ids_of, joins_truth, truth_parts
+from pipeline.engine.object_ids import ids_of
+from pipeline.engine.objects import Arrays, joins_truth, truth_parts
 from pipeline.engine.parts import PartFiles
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.resources import Resources
