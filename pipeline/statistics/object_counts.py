@@ -33,11 +33,11 @@ class ObjectMatches:
     matched: tuple[int, ...] = (0,) * len(IOU_THRESHOLDS)  # pairs, one to one, whose IoU is at least each of `IOU_THRESHOLDS`
     above_half: int = 0  # pairs whose IoU is above 0.5: unlike 0.5 itself, no object can have two such partners
     iou: float = 0.0  # sum of their IoU, float64, rounded once an image
-    best_shared: int = 0  # pixels that each truth object shares with its best partner, by IoU
+    best_shared: int = 0  # pixels that each truth object shares with its partner of best IoU (of equals: the larger, then the lower id)
     best_union: int = 0  # pixels of the unions of those pairs, of truth without a partner, and of predicted objects in no such pair
     shared: int = 0  # pixels shared, over all pairs that share any
     shared_areas: int = 0  # pixels of both objects, over the same pairs
-    truth_dice: float = 0.0  # sum over truth objects of area x Dice with the partner that shares most pixels with it, float64
+    truth_dice: float = 0.0  # sum over truth objects of area x Dice with the partner (of equals: the lower id) that shares most pixels
     predicted_dice: float = 0.0  # the same over predicted objects
     truth_pixels: int = 0  # area of all truth objects
     predicted_pixels: int = 0  # area of all predicted objects

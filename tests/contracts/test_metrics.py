@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline.plugins import available, build, find
-from pipeline.statistics.pixel_counts import Counts
+from pipeline.statistics import Counts, ObjectCounts, ObjectMatches
 
 
 def specs_of(name):
@@ -45,12 +45,20 @@ CASES = {
     "one class": Counts(np.array([8]), confusion=np.array([[8]])),
     "past 2**53": Counts(np.array([2**61, 1]), confusion=np.array([[2**61, 0], [0, 1]])),
 }
+OBJECTS = {
+    "no objects counted": None,
+    "no class": {},
+    "no truth": {1: ObjectCounts(predicted=2, sizes_predicted=(2,))},
+    "no object": {1: ObjectCounts(matches=ObjectMatches())},
+    "truth": {1: ObjectCounts(2, (0, 2), ObjectMatches(1, 2, (1, *[0] * 9), 1, 0.52, 2, 4, 2, 6, 1.5, 1.5, 2, 4, 0, 0, (0, 1)))},
+}
 
 
+@pytest.mark.parametrize("objects", OBJECTS)
 @pytest.mark.parametrize("case", CASES)
-def test_fields_are_plain_json(metric, case):
+def test_fields_are_plain_json(metric, case, objects):
     """Whatever was counted, the fields are JSON without NaN, and there is one row a class."""
-    found = metric.compute(CASES[case])
+    found = metric.compute(CASES[case], OBJECTS[objects])
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert len(found.get("classes", CASES[case].predicted)) == len(CASES[case].predicted)
 
