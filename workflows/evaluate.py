@@ -73,28 +73,14 @@ def score_masks(
     Returns:
         The exit code and the content of report.json.
     """
-    run = run_of(pred[0]) if len(pred) == 1 else None
-    if instances:
-        classes = object_class(classes)
-    elif run and classes is None:
-        classes, of_run = classes_of(run)
-        ignore = of_run if ignore is None else ignore
-    with masks_of(pred, "instances" if instances else "masks") as masks:
-        config = config_of(masks, truth, classes, ignore, output, instances=instances)
-        try:
-            catalogue = build_catalogue(config)
-        except InputError as error:
-            if run and on_other_grids(run):
-                error.add_note("Masks of this run lie on its working grid. Run it with `masks: native` to score them on the images' own.")
-            raise
+    catalogue = catalogue_of(pred, truth, classes, ignore, output, instances=instances)
     for note in catalogue.notes:
         print(note, file=sys.stderr)
     require_masks(catalogue)
-    folder = RunFolder(config.output)
+    folder = RunFolder(catalogue.config.output)
     is_new = not folder.ledger.exists()
-    identity = {
-        "evaluate": {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": config.truth, **({"instances": True} if instances else {})}
-    }
+    given = {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": catalogue.config.truth}
+    identity = {"evaluate": {**given, **({"instances": True} if instances else {})}}
     folder.refuse_other(identity)
     job = Job(
         folder.storage,
@@ -106,7 +92,8 @@ def score_masks(
         scores_objects=catalogue.scores_objects,
     )
     plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": []}
-    exit_code, done = execute(RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", config.compute, run={"identity": identity}))
+    spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", catalogue.config.compute, run={"identity": identity})
+    exit_code, done = execute(spec)
     if problems := unknown_ids(catalogue, done):
         if is_new:
             folder.discard()
@@ -116,6 +103,32 @@ def score_masks(
     if not instances:
         warn_of_fill_values(catalogue, done)
     return exit_code, report
+
+
+def catalogue_of(
+    pred: Sequence[str],
+    truth: str,
+    classes: Sequence[Mapping[str, Any]] | None,
+    ignore: int | str | None,
+    output: str,
+    *,
+    instances: bool,
+) -> Catalogue:
+    """Open the headers of masks and truth; the arguments are those of :func:`score_masks`."""
+    run = run_of(pred[0]) if len(pred) == 1 else None
+    if instances:
+        classes = object_class(classes)
+    elif run and classes is None:
+        classes, of_run = classes_of(run)
+        ignore = of_run if ignore is None else ignore
+    with masks_of(pred, "instances" if instances else "masks") as masks:
+        config = config_of(masks, truth, classes, ignore, output, instances=instances)
+        try:
+            return build_catalogue(config)
+        except InputError as error:
+            if run and on_other_grids(run):
+                error.add_note("Masks of this run lie on its working grid. Run it with `masks: native` to score them on the images' own.")
+            raise
 
 
 def object_class(classes: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from pipeline.inputs import TRUTH_READER, Image
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore
-from pipeline.writers import MaskMeta, ObjectsView, Writer
+from pipeline.writers import MaskMeta, ObjectsView, ObjectTable, Writer, read_tables
 from pipeline.writers.ome_zarr import OmeZarr
 
 if TYPE_CHECKING:
@@ -111,8 +111,6 @@ def finish_mask(job: Job, block: Block) -> Files:
 
 def write_objects(job: Job, image: Image, columns: Iterable[Mapping[str, NDArray[Any]]]) -> Files:
     """Write the table of an image's objects, from columns by name (:func:`pipeline.statistics.object_columns`), a part at a time."""
-    from pipeline.writers._object_table import ObjectTable
-
     key = job.table_key(image)
     with ObjectTable.create(job.storage, key, job.meta(image)) as table:
         for part in _in_groups(columns):
@@ -137,8 +135,6 @@ def _in_groups(columns: Iterable[Mapping[str, NDArray[Any]]], size: int = ROW_GR
 
 def open_objects(job: Job, image: Image) -> Iterator[pa.Table]:
     """Read the table of an image's objects, a part at a time."""
-    from pipeline.writers._object_table import read_tables
-
     return read_tables(job.storage, job.table_key(image))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.metrics import Metric
 from pipeline.statistics import IOU_THRESHOLDS, Counts, ObjectCounts, ObjectMatches
@@ -51,6 +51,8 @@ class ObjectQuality(Metric):
 
         metrics: [{name: semantic}, {name: instances}]
     """
+
+    required_keys: ClassVar[tuple[str, ...]] = ("instances",)
 
     def compute(self, counts: Counts, objects: Mapping[int, ObjectCounts] | None = None) -> dict[str, Any]:
         """Return ``instances``: the fields of each class that has counts, in the order of the class ids, which ``class`` holds."""

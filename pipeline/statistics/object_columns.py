@@ -77,15 +77,20 @@ def object_columns(
         "first_y": (first >> 32).astype(np.int32),
         "first_x": (first & 0xFFFFFFFF).astype(np.int32),
     }
+    return columns | _in_units(parts, pixel_size, unit)
+
+
+def _in_units(parts: ObjectParts, pixel_size: tuple[float, float] | None, unit: str) -> dict[str, Column]:
+    """Return the columns in physical units; none where the size of a pixel is unknown."""
     short = SHORT_UNITS.get(unit)
-    if pixel_size is not None and short is not None:
-        area_units = area * (pixel_size[0] * pixel_size[1])
-        columns |= {
-            f"area_{short}2": area_units,
-            f"perimeter_{short}": _perimeter(parts, pixel_size),
-            f"equivalent_diameter_{short}": _diameter(area_units),
-        }
-    return columns
+    if pixel_size is None or short is None:
+        return {}
+    area = parts.sum_of("area") * (pixel_size[0] * pixel_size[1])
+    return {
+        f"area_{short}2": area,
+        f"perimeter_{short}": _perimeter(parts, pixel_size),
+        f"equivalent_diameter_{short}": _diameter(area),
+    }
 
 
 def _ratio(numerator: Column, denominator: Column) -> Column:

@@ -135,7 +135,7 @@ def test_floats_are_added_in_plan_order():
 class Odd(Metric):
     """A metric that gives what JSON has no word for."""
 
-    def compute(self, counts):
+    def compute(self, counts, objects=None):
         return {"odd": np.float64("nan"), "size": np.int64(3), "classes": [{"more": float("inf")}] * len(counts.predicted)}
 
 
