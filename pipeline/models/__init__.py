@@ -193,6 +193,11 @@ class Model(Plugin):
         model._asked_maps = tuple(maps)  # noqa: SLF001 - of a copy of itself
         return model
 
+    @property
+    def num_map_channels(self) -> int:
+        """E, the number of channels that predictions hold behind the K logits: see :meth:`giving`."""
+        return sum(self.maps[name] for name in self._asked_maps)
+
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """Return the peak bytes of one prediction on a tile (height, width), above the loaded model; ``channels`` are the image's."""
         height, width = tile

@@ -188,7 +188,7 @@ class Ensemble(Model):
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """Add the largest member's bytes and the predictions of all members."""
-        probs = len(self.models) * math.prod(tile) * (self.num_classes + sum(self.maps[name] for name in self._asked_maps)) * 4
+        probs = len(self.models) * math.prod(tile) * (self.num_classes + self.num_map_channels) * 4
         return max(model.projected_bytes(tile, channels) for model in self.models) + probs
 
     @contextmanager

@@ -41,12 +41,12 @@ class Exported(TrustedFile):
                 graph = json.loads(archive.read(name))["graph_module"]
             inputs = [spec["user_input"]["arg"] for spec in graph["signature"]["input_specs"] if "user_input" in spec]
             outputs = [spec["user_output"]["arg"] for spec in graph["signature"]["output_specs"] if "user_output" in spec]
-            shapes = [_sides(graph["graph"]["tensor_values"], arg["as_tensor"]["name"]) for arg in (*inputs, *outputs)]
+            taken, *given = [_sides(graph["graph"]["tensor_values"], arg["as_tensor"]["name"]) for arg in (*inputs, *outputs)]
         except (OSError, zipfile.BadZipFile, StopIteration, ValueError, KeyError, TypeError) as error:
             raise InputError(_unreadable(path, error)) from error
-        if (len(inputs), len(outputs)) != (1, 1):
-            raise InputError(Problem(str(path), f"{len(inputs)} inputs and {len(outputs)} outputs", "one tensor in, one tensor out"))
-        return facts_of_shapes(path, *shapes)
+        if len(inputs) != 1:
+            raise InputError(Problem(str(path), f"{len(inputs)} inputs", "one tensor in"))
+        return facts_of_shapes(path, taken, given)
 
     def load(self) -> nn.Module:
         """Load the program."""
@@ -64,7 +64,7 @@ class Exported(TrustedFile):
             raise InputError(_unreadable(self.path, error)) from error
         finally:
             log.setLevel(before)
-        return FixedBatch(program.module(), self.facts.batch)
+        return self.adapt(FixedBatch(program.module(), self.facts.batch))
 
 
 def _sides(tensors: Mapping[str, Any], name: str) -> list[int | None]:

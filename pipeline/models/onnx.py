@@ -23,7 +23,8 @@ class Onnx(NetworkFile):
     """An ONNX file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
     Channels, classes, a fixed size and a fixed batch are read from the file; where the size is fixed, core and both
-    halos make it up. A file that ``gigaseg models export`` wrote declares stride and field too. A file cannot run code.
+    halos make it up. A file that ``gigaseg models export`` wrote declares stride and field too. Several outputs (N, C, H, W)
+    are joined along their channels, where ``outputs`` says which are what. A file cannot run code.
 
     Example::
 
@@ -38,14 +39,14 @@ class Onnx(NetworkFile):
         """Read the shapes of input and output from the graph, with ONNX Runtime."""
         session = open_session(path, threads=1, optimize=False)
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        if (len(inputs), len(outputs)) != (1, 1) or inputs[0].type != "tensor(float)":
-            found = f"{len(inputs)} inputs ({', '.join(tensor.type for tensor in inputs)}) and {len(outputs)} outputs"
-            raise InputError(Problem(str(path), found, "one tensor(float) in, one tensor out"))
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            found = f"{len(inputs)} inputs ({', '.join(tensor.type for tensor in inputs)})"
+            raise InputError(Problem(str(path), found, "one tensor(float) in"))
         declared = {}
         with suppress(KeyError, ValueError):
             declared = json.loads(session.get_modelmeta().custom_metadata_map["gigaseg"])
-        shapes = [[side if isinstance(side, int) else None for side in tensor.shape] for tensor in (*inputs, *outputs)]
-        return facts_of_shapes(path, *shapes, stride=declared.get("stride"), field=declared.get("field"))
+        taken, *given = [[side if isinstance(side, int) else None for side in tensor.shape] for tensor in (*inputs, *outputs)]
+        return facts_of_shapes(path, taken, given, declared.get("stride"), declared.get("field"))
 
     @property
     def uses_gpu(self) -> bool:
@@ -57,7 +58,7 @@ class Onnx(NetworkFile):
         from pipeline.models.networks.wrappers import FixedBatch
 
         self.require_file()
-        return FixedBatch(LazySession(self.path), self.facts.batch)
+        return self.adapt(FixedBatch(LazySession(self.path), self.facts.batch))
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:

@@ -17,8 +17,9 @@ __all__ = ["TorchScript"]
 class TorchScript(TrustedFile):
     """A TorchScript file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
-    A file with K = 1 separates two classes: class 1 where the logit is above 0. Stride and field are those
-    given, else those that ``gigaseg models --probe`` measured, else 1 and not known.
+    A file with K = 1 separates two classes: class 1 where the logit is above 0. Several tensors (N, C, H, W) are joined along
+    their channels, where ``outputs`` says which are what. Stride and field are those given, else those that
+    ``gigaseg models --probe`` measured, else 1 and not known.
 
     Example::
 
@@ -40,8 +41,10 @@ class TorchScript(TrustedFile):
             way_out = "Export it with torch.jit.trace or torch.jit.script; a state dict goes with the name of its architecture."
             raise InputError(Problem(str(self.path), f"not TorchScript ({last_line(error)})", "a TorchScript file", way_out)) from error
         kind = next(iter(module.graph.outputs())).type().kind()  # type: ignore[operator,union-attr]  # a ScriptModule has a graph
-        if kind not in ("TensorType", "AnyType"):
+        if kind not in ("TensorType", "AnyType") and self.outputs is None:
             found = f"a network that returns a {kind.removesuffix('Type').lower()}"
-            way_out = "Export a module whose forward returns the scores alone, such as network(x)[0] or network(x)['out']."
+            way_out = (
+                "Export a module whose forward returns the scores alone, such as network(x)[0] or network(x)['out']; or set model.outputs."
+            )
             raise InputError(Problem(str(self.path), found, "one tensor of logits (N, K, H, W)", way_out))
-        return module.eval()
+        return self.adapt(module.eval())

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor, TorchModel, fact_of
+from pipeline.models.network_files.named_outputs import NamedOutputs, channels_of, check_outputs, method_of
 from pipeline.models.networks import probe_key, recall_probe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["FileFacts", "NetworkFile", "TrustedFile", "facts_of_shapes", "last_line"]
 
@@ -28,7 +33,8 @@ class FileFacts:
     batch: int | None = None  # number of tiles that the network takes at once
     channels: int | None = None  # C
     size: int | None = None  # height and width of the input, pixels
-    classes: int | None = None  # K, channels of the output
+    classes: int | None = None  # K, channels of the output, of all tensors together
+    tensors: int = 1  # number of outputs
     margin: int = 0  # as of :class:`~pipeline.models.Model`; known only where the size is
     stride: int | None = None  # as of the model
     field: int | None = None  # as of the model
@@ -50,22 +56,52 @@ class NetworkFile(TorchModel):
     given_stride: int | None = Field(default=None, ge=1, alias="stride", description="total stride; null: as measured, else 1")
     given_field: int | None = Field(default=None, ge=0, alias="field", description="radius of the field, pixels; null: as measured")
 
+    outputs: NamedOutputs | None = Field(
+        default=None,
+        description="channels that tell objects apart, a number or [first, last]: object_probability and distances of StarDist's networks, "
+        "or flows and cell_probability of Cellpose's; null: every channel is a class",
+    )
+    grid: int = Field(
+        default=1, ge=1, le=16, description="step of the outputs, pixels: StarDist's grid, for `outputs`; values between are interpolated"
+    )
+
     fixed_size: ClassVar[int | None] = fact_of("facts.size")
-    margin: ClassVar[int] = fact_of("facts.margin")
+
+    @field_validator("outputs")
+    @classmethod
+    def _named(cls, outputs: NamedOutputs | None) -> NamedOutputs | None:
+        return None if outputs is None else check_outputs(outputs)
 
     @model_validator(mode="after")
     def _fits(self) -> NetworkFile:
-        """Refuse options that contradict the file. A missing file is refused later, together with the other inputs."""
+        """Refuse options that contradict the file or each other. A missing file is refused later, together with the other inputs."""
         facts = self.facts
-        pairs = (("channels", self.channels, facts.channels), ("classes", self.classes, facts.classes))
+        pairs = [("channels", self.channels, facts.channels)]
+        if self.outputs is None:
+            pairs.append(("classes", self.classes, facts.classes))
         problems = [
             Problem(f"model.{name}", str(given), f"{found}, as {self.path} says")
             for name, given, found in pairs
             if given and found not in (None, given)
         ]
-        if problems:
+        if problems := [*problems, *self._output_problems()]:
             raise InputError(problems)
         return self
+
+    def _output_problems(self) -> list[Problem]:
+        """Return what is wrong with ``outputs``, or with leaving it out."""
+        facts = self.facts
+        if self.outputs is None:
+            way_out = "Say with model.outputs which channels are what."
+            several = [Problem(str(self.path), f"{facts.tensors} outputs", "one tensor of logits", way_out)] if facts.tensors > 1 else []
+            return several + ([Problem("model.grid", str(self.grid), "1 without model.outputs")] if self.grid > 1 else [])
+        problems = []
+        if self.classes not in (None, 2):
+            problems.append(Problem("model.classes", str(self.classes), "2, background and object, as model.outputs is set"))
+        last = max(channels[-1] for channels in channels_of(self.outputs).values())
+        if facts.classes is not None and last >= facts.classes:
+            problems.append(Problem("model.outputs", f"channel {last}", f"0..{facts.classes - 1}, as {self.path} says"))
+        return problems
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +130,30 @@ class NetworkFile(TorchModel):
 
     @property
     def num_outputs(self) -> int:
-        """Number of channels that the network returns."""
-        return self.classes or self.facts.classes or 2
+        """Number of channels that the network returns; with ``outputs`` that of the scores made of them."""
+        return 2 if self.outputs is not None else self.classes or self.facts.classes or 2
+
+    @property
+    def maps(self) -> Mapping[str, int]:
+        """As ``outputs`` says."""
+        return {name: len(channels) for name, channels in channels_of(self.outputs or {}).items()}
+
+    @property
+    def instances(self) -> Mapping[str, Any] | None:
+        """The method that needs such outputs."""
+        if self.outputs is None:
+            return None
+        return {"name": method_of(self.outputs), **({"grid": self.grid} if self.grid > 1 else {})}
+
+    @property
+    def class_list(self) -> Sequence[Mapping[str, Any]]:
+        """Background and objects, with ``outputs``."""
+        return [{"name": "background"}, {"name": "object"}] if self.outputs is not None else []
+
+    @property
+    def margin(self) -> int:
+        """As the file says; outputs that are interpolated lose no pixels."""
+        return self.facts.margin if self.grid == 1 else 0
 
     @property
     def num_classes(self) -> int:
@@ -109,11 +167,10 @@ class NetworkFile(TorchModel):
 
     @property
     def stride(self) -> int:
-        """As given, else as the file says, else as measured, else 1."""
-        if known := self.given_stride or self.facts.stride:
-            return known
-        found = recall_probe(self.path, **self._built_from)
-        return found.stride if found else 1
+        """As given, else as the file says, else as measured, else 1; a multiple of ``grid``."""
+        known = self.given_stride or self.facts.stride
+        found = None if known else recall_probe(self.path, **self._built_from)
+        return math.lcm(known or (found.stride if found else 1), self.grid)
 
     @property
     def field(self) -> int | None:
@@ -136,7 +193,7 @@ class NetworkFile(TorchModel):
     @property
     def _built_from(self) -> dict[str, Any]:
         """What the network depends on besides the file, as JSON: part of the key of its measurement."""
-        return {}
+        return {} if self.outputs is None else {"outputs": channels_of(self.outputs), "grid": self.grid}
 
     def files(self) -> Sequence[Path]:
         """Return the file."""
@@ -146,6 +203,25 @@ class NetworkFile(TorchModel):
         """Raise InputError where the file is missing."""
         if not self.path.is_file():
             raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """Return a network that gives class scores, and maps that are asked for, of one whose channels ``outputs`` names."""
+        if self.outputs is None:
+            return network
+        from pipeline.models.networks.wrappers import ObjectOutputs
+
+        return ObjectOutputs(network, channels_of(self.outputs), self._asked_maps, self.grid)
+
+    def check_grid(self, taken: int, given: int) -> None:
+        """Compare the rows of a tile with those of its prediction, where ``outputs`` is set.
+
+        Raises:
+            InputError: ``grid`` is not the network's.
+        """
+        step = self.grid * taken / given
+        if self.outputs is not None and taken != given and step.is_integer():
+            found = f"outputs {step:g} pixels apart"
+            raise InputError(Problem(str(self.path), found, f"{self.grid}, as model.grid says", f"Set model.grid: {step:g}"))
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
@@ -176,20 +252,25 @@ def _facts(kind: type[NetworkFile], path: Path, _size: int, _mtime_ns: int) -> F
     return kind.read_facts(path)
 
 
-def facts_of_shapes(path: Path, taken: Sides, given: Sides, **more: int | None) -> FileFacts:
-    """Derive facts from the shapes (N, C, H, W) of a graph's input and (N, K, H, W) of its output; None: any length.
+def facts_of_shapes(path: Path, taken: Sides, given: Sequence[Sides], stride: int | None = None, field: int | None = None) -> FileFacts:
+    """Derive facts from the shapes (N, C, H, W) of a graph's input and (N, K, H, W) of its outputs; None: any length.
+
+    Outputs without four axes, such as the style of Cellpose's networks, have no channels.
 
     Raises:
-        InputError: a shape has not four axes, or a fixed size is not square.
+        InputError: the input or all outputs have not four axes, or a fixed size is not square.
     """
-    if len(taken) != 4 or len(given) != 4:
-        found = f"a network from {_shape(taken)} to {_shape(given)}"
+    maps = [sides for sides in given if len(sides) == 4]
+    if len(taken) != 4 or not maps:
+        found = f"a network from {_shape(taken)} to {', '.join(map(_shape, given))}"
         raise InputError(Problem(str(path), found, "pixels (N, C, H, W) in, logits (N, K, H, W) out"))
     if taken[2] != taken[3]:
-        raise InputError(Problem(str(path), f"input of {_shape(taken)}", "a fixed height equal to a fixed width, or any size"))
-    size, left = taken[2], given[2]
+        way_out = "Channels come second: tf2onnx has --inputs-as-nchw and --outputs-as-nchw."
+        raise InputError(Problem(str(path), f"input of {_shape(taken)}", "a fixed height equal to a fixed width, or any size", way_out))
+    size, left, counts = taken[2], maps[0][2], [sides[1] for sides in maps]
     margin = (size - left) // 2 if size and left else 0
-    return FileFacts(batch=taken[0], channels=taken[1], size=size, classes=given[1], margin=margin, **more)
+    classes = None if None in counts else sum(count for count in counts if count is not None)
+    return FileFacts(taken[0], taken[1], size, classes, len(given), margin, stride, field)
 
 
 def _shape(sides: Sides) -> str:
@@ -220,11 +301,10 @@ class _FirstTileChecked(Predictor):
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             way_out = "Check channels and stride; `gigaseg models --probe` finds the stride."
             raise InputError(Problem(where, f"a network that fails on input {shape}: {last_line(error)}", "", way_out)) from error
-        if logits_BKYX.ndim != 4 or logits_BKYX.shape[1] != self.model.num_classes:
-            found = f"output {tuple(logits_BKYX.shape)} for input {shape}"
-            raise InputError(
-                Problem(where, found, f"(N, {self.model.num_classes}, H, W)", "Set model.classes to what the network returns.")
-            )
+        found, classes = f"output {tuple(logits_BKYX.shape)} for input {shape}", self.model.num_classes
+        if logits_BKYX.ndim != 4 or logits_BKYX.shape[1] != classes + self.model.num_map_channels:
+            raise InputError(Problem(where, found, f"(N, {classes}, H, W)", "Set model.classes to what the network returns."))
+        self.model.check_grid(shape[2], logits_BKYX.shape[2])
         self.is_checked = True
         return logits_BKYX
 

@@ -75,12 +75,12 @@ class LazySession:
         return LazySession(self.path)
 
     def __call__(self, pixels_NCYX: Any) -> Any:
-        """Return logits (N, K, H, W), float32, on the input's device."""
+        """Return logits (N, K, H, W), float32, on the input's device; several outputs as a list."""
         import torch
 
         device = pixels_NCYX.device
         if self.session is None:
             self.session = open_session(self.path, threads=torch.get_num_threads(), cuda=device.type == "cuda")
         values = pixels_NCYX.to("cpu", torch.float32).contiguous().numpy()
-        logits = self.session.run(None, {self.session.get_inputs()[0].name: values})[0]
-        return torch.from_numpy(logits).to(device)
+        outputs = [torch.from_numpy(array).to(device) for array in self.session.run(None, {self.session.get_inputs()[0].name: values})]
+        return outputs[0] if len(outputs) == 1 else outputs

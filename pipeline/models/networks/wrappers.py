@@ -1,15 +1,21 @@
-"""What adapts a network to an image: any size, any number of channels, output channels merged into classes, a fixed batch."""
+"""What adapts a network to an image: any size, any number of channels, output channels merged into classes, a fixed batch.
+
+Networks for objects give other outputs, too: Schmidt et al., "Cell Detection with Star-convex Polygons" (2018, arXiv:1806.03535);
+Stringer et al., "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods 18 (2021).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["FixedBatch", "MergedChannels", "MergedOutputs", "pad_to_multiple"]
+__all__ = ["FixedBatch", "MergedChannels", "MergedOutputs", "ObjectOutputs", "interpolate_grid", "join_tensors", "pad_to_multiple"]
+
+CELLPOSE_FLOW = 5  # length of the flows that Cellpose's networks were trained with
 
 
 def pad_to_multiple(x_NCYX: Tensor, stride: int) -> Tensor:
@@ -55,15 +61,74 @@ class MergedOutputs(nn.Module):
         return torch.cat([*merged, *probs], 1)
 
 
+class ObjectOutputs(nn.Module):
+    """Makes two classes of a network that tells objects apart, background and object, and its other outputs on request.
+
+    Args:
+        network: returns a tensor (N, C, Y, X), or several, whose channels are counted together.
+        channels: by name: of ``object_probability``, a probability, and ``distances``; or of ``cell_probability``, a logit, and ``flows``.
+        maps: names of those that follow the two logits, in this order.
+        grid: pixels from one output to the next.
+    """
+
+    def __init__(self, network: nn.Module, channels: Mapping[str, Sequence[int]], maps: Sequence[str], grid: int) -> None:
+        super().__init__()
+        self.network, self.channels, self.maps, self.grid = network, {name: list(at) for name, at in channels.items()}, list(maps), grid
+        self.has_logit = "cell_probability" in channels
+        (self.foreground,) = channels["cell_probability" if self.has_logit else "object_probability"]
+
+    def forward(self, pixels_NCYX: Tensor) -> Tensor:
+        """Return logits (N, 2, Y, X), and the maps: probabilities, distances in pixels, flows of length 1 at most.
+
+        Raises:
+            ValueError: the network returns too few channels.
+        """
+        values_NCYX = join_tensors(self.network(pixels_NCYX))
+        last = max(max(channels) for channels in self.channels.values())
+        if values_NCYX.shape[1] <= last:
+            raise ValueError(f"it returns {values_NCYX.shape[1]} channels, and model.outputs names channel {last}")
+        values_NCYX = interpolate_grid(values_NCYX, self.grid).float()
+        given = values_NCYX[:, self.foreground : self.foreground + 1]
+        logit, probability = (given, given.sigmoid()) if self.has_logit else (_logit(given), given)
+        maps = {name: values_NCYX[:, at] for name, at in self.channels.items()}
+        maps |= {"cell_probability": probability} if self.has_logit else {"object_probability": probability}
+        if "flows" in maps:
+            maps["flows"] = maps["flows"] / CELLPOSE_FLOW
+        return torch.cat([torch.zeros_like(logit), logit, *(maps[name] for name in self.maps)], 1)
+
+
+def _logit(probability: Tensor) -> Tensor:
+    """Return finite logits; OpenVINO does not know torch's own function."""
+    inside = probability.clamp(1e-6, 1 - 1e-6)
+    return inside.log() - (1 - inside).log()
+
+
+def join_tensors(outputs: Any) -> Tensor:
+    """Join the tensors (N, C, Y, X) that a network returns, along C; others, such as the style of Cellpose's networks, are left out."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    given = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return torch.cat([output for output in given if isinstance(output, Tensor) and output.ndim == 4], 1)
+
+
+def interpolate_grid(values_NCYX: Tensor, grid: int) -> Tensor:
+    """Return values of every pixel, from those of each ``grid``-th row and column, which stay; the last ones are repeated."""
+    if grid == 1:
+        return values_NCYX
+    size = [(side - 1) * grid + 1 for side in values_NCYX.shape[2:]]
+    between_NCYX = functional.interpolate(values_NCYX, size, mode="bilinear", align_corners=True)
+    return functional.pad(between_NCYX, (0, grid - 1, 0, grid - 1), mode="replicate")
+
+
 class FixedBatch(nn.Module):
     """A graph as a module that divides a batch into pieces of the graph's size, and fills the last piece up.
 
     Args:
-        graph: maps float32 (N, C, H, W) to logits; its errors become RuntimeError.
+        graph: maps float32 (N, C, H, W) to logits; several tensors are joined (:func:`join_tensors`); its errors become RuntimeError.
         batch: N; None: any.
     """
 
-    def __init__(self, graph: Callable[[Tensor], Tensor], batch: int | None) -> None:
+    def __init__(self, graph: Callable[[Tensor], Any], batch: int | None) -> None:
         super().__init__()
         self.graph, self.batch = graph, batch
 
@@ -75,7 +140,7 @@ class FixedBatch(nn.Module):
         """Return logits (N, K, H, W)."""
         try:
             if self.batch is None or self.batch == len(pixels_NCYX):
-                return self.graph(pixels_NCYX)
+                return join_tensors(self.graph(pixels_NCYX))
             return torch.cat([self._run_piece(piece_NCYX, self.batch) for piece_NCYX in torch.split(pixels_NCYX, self.batch)])
         except torch.OutOfMemoryError:
             raise
@@ -84,4 +149,4 @@ class FixedBatch(nn.Module):
 
     def _run_piece(self, piece_NCYX: Tensor, batch: int) -> Tensor:
         filled: Any = torch.cat([piece_NCYX, piece_NCYX[-1:].expand(batch - len(piece_NCYX), -1, -1, -1)])
-        return self.graph(filled)[: len(piece_NCYX)]
+        return join_tensors(self.graph(filled))[: len(piece_NCYX)]
