@@ -9,9 +9,12 @@ import pytest
 import tifffile
 import zarr
 from PIL import Image
+from pyarrow import csv, parquet
+from skimage.measure import label
 
 from pipeline.errors import InputError
 from tests.conftest import blobs, save_tiff
+from tests.writers.objects_by_hand import in_order
 
 WRITERS = [{"name": "ome_zarr", "version": 0.4}, {"name": "tiff"}, {"name": "ome_tiff"}, {"name": "png"}, {"name": "overlay", "size": 64}]
 WRITERS += [{"name": "geojson"}]
@@ -42,6 +45,47 @@ def test_all_writers_hold_the_mask(engine, tmp_path, block):
     again = engine(**HISTOGRAM, tiling=tiling, writers=WRITERS)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.report["classes"] == plain.report["classes"]
+
+
+OF_OBJECTS = [{"name": "ome_zarr"}, {"name": "objects", "format": "csv"}, {"name": "geojson"}, {"name": "geopackage"}]
+OF_OBJECTS += [{"name": "geoparquet"}, {"name": "ome_tiff", "of": "objects"}]
+
+
+@pytest.mark.parametrize("block", [32, 512], ids=["blocks", "one block"])
+def test_all_writers_hold_the_objects(engine, tmp_path, block):
+    """Label image, TIFF, table, CSV, GeoJSON, GeoPackage and GeoParquet of a run hold the connected components, each once."""
+    features = pytest.importorskip("rasterio.features", reason="rasterio is not installed")
+    pyogrio = pytest.importorskip("pyogrio", reason="pyogrio is not installed")
+    shapely = pytest.importorskip("shapely", reason="shapely is not installed")
+    save_tiff(tmp_path / "a.tif", blobs((90, 110)))
+    tiling = {"core": 32, "halo": 0, "block": block}
+    folder = engine(**HISTOGRAM, tiling=tiling, writers=OF_OBJECTS, instances={"name": "components"}).folder
+    mask_YX = zarr.open_array(folder / "masks" / "a.ome.zarr" / "0", mode="r")[...]
+    expected_YX = in_order(label(mask_YX, background=0, connectivity=2))
+    count = int(expected_YX.max())
+    np.testing.assert_array_equal(zarr.open_array(folder / "instances" / "a.ome.zarr" / "0", mode="r")[...], expected_YX)
+    np.testing.assert_array_equal(tifffile.imread(folder / "instances" / "a.ome.tif"), expected_YX)
+    detections = json.loads((folder / "polygons" / "a.geojson").read_text())["features"]
+    meta, package = pyogrio.read_arrow(folder / "polygons" / "a.gpkg")
+    rows = parquet.read_table(folder / "polygons" / "a.parquet")
+    for shapes in (
+        [shapely.geometry.shape(one["geometry"]) for one in detections],
+        shapely.from_wkb(package[meta["geometry_name"]].to_pylist()),
+        shapely.from_wkb(rows["geometry"].to_pylist()),
+    ):
+        drawn_YX = features.rasterize(zip(shapes, range(1, count + 1), strict=True), expected_YX.shape, dtype="uint32")
+        np.testing.assert_array_equal(drawn_YX, expected_YX)
+    areas = np.bincount(expected_YX.ravel())[1:].tolist()
+    for table in (parquet.read_table(folder / "objects" / "a.parquet"), csv.read_csv(folder / "objects" / "a.csv"), package, rows):
+        assert (table["id"].to_pylist(), table["area_px"].to_pylist()) == (list(range(1, count + 1)), areas)
+
+
+def test_objects_that_are_not_told_apart_are_refused(engine, tmp_path):
+    """A writer of objects, by its kind or by an option, needs `instances`."""
+    save_tiff(tmp_path / "a.tif", blobs((90, 110)))
+    for writer in ({"name": "geopackage"}, {"name": "geojson", "of": "objects"}, {"name": "tiff", "of": "objects"}):
+        with pytest.raises(InputError, match=f"{writer['name']}.*instances"):
+            engine(**HISTOGRAM, writers=[{"name": "ome_zarr"}, writer])
 
 
 def test_pictures_alone_are_refused(engine, tmp_path):
