@@ -17,7 +17,7 @@ from pipeline.inputs import hash_values
 from pipeline.records import Block, Receipt
 from pipeline.statistics import Summary, decode_summary
 
-__all__ = ["BlockQueue", "Stage"]
+__all__ = ["BlockQueue", "Stage", "phases_to_do"]
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,10 @@ class BlockQueue:
 
     def _book(self, progress: _ImageProgress, receipt: Receipt) -> None:
         progress.waiting.discard((receipt.phase, receipt.block))
-        progress.digests[receipt.block] = receipt.digest if receipt.ok else None
         self.num_settled += 1
         if not receipt.ok:
             self.failed.add(receipt.block)
-        elif receipt.payload and progress.stage and (reduction := progress.stage.reduction):
-            summary = decode_summary(receipt.payload)
-            progress.total = summary if progress.total is None else reduction.merge(progress.total, summary)
+        _add(progress, receipt)
 
     def _advance(self, name: str, *, last: bool = False) -> None:
         """Begin the stages of an image until one has work left."""
@@ -176,6 +173,31 @@ class BlockQueue:
                 self._book(progress, receipt)
             else:
                 yield block
+
+
+def phases_to_do(stages: Sequence[Stage], known: Mapping[tuple[str, str], Receipt]) -> set[str]:
+    """Return the phases of one image that may have work left: blocks without a receipt of their key, or that depend on such a block."""
+    progress, to_do = _ImageProgress(deque()), set[str]()
+    for stage in stages:
+        progress.stage = stage
+        if not to_do.isdisjoint([*(stage.rests_on or ()), *stage.reads]):
+            to_do.add(stage.phase)
+        for block in stage.blocks if stage.phase not in to_do else ():
+            receipt = known.get((stage.phase, block.id))
+            if receipt is None or receipt.key != _complete(block, stage, progress).key:
+                to_do.add(stage.phase)
+                break
+            _add(progress, receipt)
+        _conclude(progress)
+    return to_do
+
+
+def _add(progress: _ImageProgress, receipt: Receipt) -> None:
+    """Add a block's receipt to what its stage will leave."""
+    progress.digests[receipt.block] = receipt.digest if receipt.ok else None
+    if receipt.ok and receipt.payload and progress.stage and (reduction := progress.stage.reduction):
+        summary = decode_summary(receipt.payload)
+        progress.total = summary if progress.total is None else reduction.merge(progress.total, summary)
 
 
 def _conclude(progress: _ImageProgress) -> None:
