@@ -41,7 +41,7 @@ class Region:
 
     def of_class(self, class_id: int) -> NDArray[np.bool_]:
         """Return which pixels (Y, X) have a class."""
-        return self.mask_YX == class_id
+        return np.asarray(self.mask_YX == class_id)
 
     @property
     def foregrounds(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -50,13 +50,12 @@ class Region:
             if (of_class_YX := self.of_class(class_id)).any():
                 yield class_id, of_class_YX
 
-    @property
-    def wanted_YX(self) -> NDArray[np.int32]:
-        """Which wanted class each pixel has: 1 for the lowest id, 2 for the next; 0: none of them."""
+    def wanted(self) -> NDArray[np.int32]:
+        """Return which wanted class each pixel (Y, X) has: 1 for the lowest id, 2 for the next; 0: none of them."""
         ids = sorted(self.classes)
-        positions = np.zeros(max(np.iinfo(self.mask_YX.dtype).max if self.mask_YX.itemsize < 4 else 0, *ids) + 1, np.int32)
+        positions = np.zeros(max(int(self.mask_YX.max(initial=0)), *ids) + 1, np.int32)
         positions[ids] = np.arange(1, len(ids) + 1)
-        return positions[self.mask_YX]
+        return np.asarray(positions[self.mask_YX])
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,9 @@ class Labels:
         """
         ids = np.array(sorted(region.classes), np.int32)
         step = len(ids) + 1
-        pixels_NK = np.bincount((labels_YX * step + region.wanted_YX).ravel(), minlength=step)
+        pixels_NK = np.bincount((labels_YX.astype(np.int64) * step + region.wanted()).ravel(), minlength=step)
         pixels_NK = np.pad(pixels_NK, (0, -len(pixels_NK) % step)).reshape(-1, step)[:, 1:]
-        has_class = pixels_NK.any(axis=1)
+        has_class = np.asarray(pixels_NK.any(axis=1))
         has_class[0] = False
         numbers = np.where(has_class, np.cumsum(has_class), 0).astype(np.int32)
         return cls(numbers[labels_YX], ids[pixels_NK[has_class].argmax(axis=1)])
@@ -111,7 +110,9 @@ class Instances(Plugin):
     of: Names | None = Field(default=None, description="names of the classes that have objects; null: all but class 0")
     min_area: int = Field(default=0, ge=0, description="objects of fewer pixels are left out")
     max_area: int | None = Field(default=None, ge=1, description="objects of more pixels are left out; null: none")
-    halo: int = Field(default=64, ge=1, le=4096, description="context of a block, pixels of the working grid: at least an object's diameter")
+    halo: int = Field(
+        default=64, ge=1, le=4096, description="context of a block, pixels of the working grid: at least an object's diameter"
+    )
 
     @property
     def uses_probs(self) -> bool:

@@ -1,0 +1,89 @@
+"""What the methods that start from the mask share: its holes filled, its thin parts left out."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from scipy import ndimage
+
+from pipeline.errors import Problem
+from pipeline.instances import Instances, Region
+from pipeline.validation import problems_error
+
+__all__ = ["ForegroundMethod", "fill_holes", "open_by_disk"]
+
+FOUR = ndimage.generate_binary_structure(2, 1)
+EIGHT = ndimage.generate_binary_structure(2, 2)
+
+
+class ForegroundMethod(Instances):
+    """A method that groups the pixels of the wanted classes.
+
+    Both options are local: a pixel is the same in each region that sees ``fill_holes + 2 * smooth`` pixels around it. In a smaller
+    region there are at most fewer pixels of a class, never more.
+    """
+
+    fill_holes: int = Field(default=0, ge=0, description="holes up to this height and width are filled, pixels; 0: none")
+    smooth: int = Field(default=0, ge=0, description="parts into which a disk of this radius does not fit are left out, pixels; 0: none")
+
+    @model_validator(mode="after")
+    def _sees_enough(self) -> Self:
+        if self.halo < (least := 1 + self.fill_holes + 2 * self.smooth):
+            way_out = f"Set halo to {least}: filling and smoothing need so much context."
+            raise problems_error([Problem("halo", str(self.halo), f"at least {least}", way_out)])
+        return self
+
+    def foreground(self, region: Region) -> NDArray[np.int32]:
+        """Return which wanted class each pixel (Y, X) belongs to, as :meth:`Region.wanted` counts them, after filling and smoothing."""
+        wanted_YX = fill_holes(region.wanted(), self.fill_holes)
+        if self.smooth:
+            for number in range(1, len(region.classes) + 1):
+                of_class_YX = wanted_YX == number
+                wanted_YX[of_class_YX & ~open_by_disk(of_class_YX, self.smooth)] = 0
+        return wanted_YX
+
+
+def fill_holes(ids_YX: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+    """Fill the holes of objects or classes.
+
+    A hole is a 4-connected group of zeros, of at most ``size`` rows and columns, which touches no border of the array and has the same
+    id on all sides. It gets that id.
+
+    Example:
+        >>> fill_holes(np.array([[7, 7, 7, 7], [7, 0, 7, 0], [7, 7, 7, 7]], np.int32), 1)[1].tolist()
+        [7, 7, 7, 0]
+    """
+    if not size:
+        return ids_YX
+    groups_YX, num_groups = ndimage.label(ids_YX == 0, FOUR)
+    height, width = ids_YX.shape
+    is_small = np.zeros(num_groups + 1, np.bool_)
+    for number, (rows, cols) in enumerate(ndimage.find_objects(groups_YX), 1):
+        is_inside = rows.start and cols.start and rows.stop < height and cols.stop < width
+        is_small[number] = is_inside and max(rows.stop - rows.start, cols.stop - cols.start) <= size
+    places = np.flatnonzero(is_small[groups_YX])
+    ids, groups = ids_YX.ravel(), groups_YX.ravel()[places]
+    lowest, highest = np.full(num_groups + 1, np.iinfo(np.int32).max, np.int32), np.zeros(num_groups + 1, np.int32)
+    for step in (-width, -1, 1, width):
+        beside = ids[places + step]
+        np.minimum.at(lowest, groups[beside > 0], beside[beside > 0])
+        np.maximum.at(highest, groups, beside)
+    filled = ids.copy()
+    filled[places] = np.where(lowest == highest, highest, 0)[groups]
+    return filled.reshape(ids_YX.shape)
+
+
+def open_by_disk(mask_YX: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Return the pixels that a disk of a radius covers wherever it fits into the mask (opening); outside the array nothing is set.
+
+    Example:
+        >>> open_by_disk(np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool), 1).astype(int).tolist()
+        [[0, 1, 1, 0, 0], [1, 1, 1, 1, 0], [0, 1, 1, 0, 0]]
+    """
+    fits_YX: NDArray[Any] = ndimage.distance_transform_edt(np.pad(mask_YX, 1))[1:-1, 1:-1] > radius
+    if not fits_YX.any():
+        return fits_YX
+    return np.asarray(ndimage.distance_transform_edt(~fits_YX) <= radius)
