@@ -217,6 +217,16 @@ def test_a_model_is_described(spec: str, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out) == {"parameters": 0, "stride": 1, "field": 0, "channels": None, "classes": 2}
 
 
+def test_a_model_that_tells_objects_apart_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    """The maps that a bundle gives besides classes, and the method that fits them, as the YAML has it."""
+    assert main(["models", "--describe", "nuclei", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["maps"] == {"interior": 1, "border": 1}
+    assert described["instances"] == {"name": "border", "of": ["nucleus"]}
+    assert main(["models", "--describe", "nuclei"]) == 0
+    assert "{name: border, of: [nucleus]}" in capsys.readouterr().out
+
+
 def test_a_network_is_measured() -> None:
     """`--probe` finds by trial the stride and the reach that `--describe` derives."""
     options = "{name: unet, depth: 1, base: 2}"

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from pipeline.errors import InputError
 from pipeline.models.bundle_files import list_bundles, parse_model, read_spec
 from pipeline.plugins import available, build
@@ -52,6 +54,7 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
         "field": model.field,
         "channels": model.num_channels,
         "classes": model.num_classes,
+        **objects_of(model),
         **trained_on(model),
         **(measured(model) if measure else {}),
     }
@@ -59,9 +62,23 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
         print(json.dumps(facts, indent=2))
         return 0
     for name, value in facts.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{name:<14}{'-' if value is None else text}")
+        print(f"{name:<14}{_in_words(value)}")
     return 0
+
+
+def _in_words(value: Any) -> str:
+    """Return a fact as people read it; a mapping as the YAML has it."""
+    if isinstance(value, dict):
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).strip()
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
+
+
+def objects_of(model: Model) -> dict[str, Any]:
+    """Return the maps that the model gives besides classes, each with its channels, and how its objects are told apart; if it says so."""
+    facts = {"maps": dict(model.maps), "instances": model.instances}
+    return {name: value for name, value in facts.items() if value}
 
 
 def trained_on(model: Model) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def object_problems(config: Config, instances: Instances | None, model: Model, c
         needs = " and ".join(missing) if missing else "class probabilities"
         found = f"{config.instances['name']}, which needs {needs}, and {config.model['name']} gives none"
         problems.append(Problem(config.where("instances.name"), found, one_of(_fitting(model))))
-    return problems
+        return problems
+    return problems + model.map_problems(instances.maps)
 
 
 def _fitting(model: Model) -> list[str]:

@@ -103,7 +103,7 @@ def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int
     spec: dict[str, Any] = {
         "architecture": {"name": plan.config.model["name"], **options},
         "classes": [dict(spec) for spec in plan.classes],
-        "outputs": None if plan.output_classes is None else list(plan.output_classes),
+        **_outputs(plan),
         "normalize": plan.normalize,
         "merge_channels": plan.config.merge_channels,
         "tile": tile,
@@ -112,6 +112,16 @@ def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int
         "scores": scores,
     }
     save_bundle(folder, network, half=plan.config.half, **spec)
+
+
+def _outputs(plan: TrainPlan) -> dict[str, Any]:
+    """Return what the output channels mean: nothing where each is a class, else that the last one is the border of a class's objects."""
+    split = plan.border_class
+    if plan.output_classes is None or split is None:
+        return {"outputs": None}
+    maps = {"interior": [split], "border": [len(plan.classes)]}
+    instances = {"name": "border", "of": [plan.classes[split]["name"]]}
+    return {"outputs": list(plan.output_classes), "maps": maps, "instances": instances}
 
 
 def _trained_on(plan: TrainPlan) -> dict[str, Any]:

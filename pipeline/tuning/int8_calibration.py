@@ -64,8 +64,8 @@ class Calibration:
         return f"compute.precision: int8, {how}; on {self.held_out} others {judged}; IoU of both masks: {shares}"
 
 
-def int8_problems(model: Model) -> list[Problem]:
-    """Return what keeps a model from being calibrated here, as far as is known before it is tried."""
+def int8_problems(model: Model, maps: Sequence[str]) -> list[Problem]:
+    """Return what keeps a model that must give some maps from being calibrated here, as far as is known before it is tried."""
     from pipeline.backends.openvino import Openvino
 
     problems = []
@@ -75,6 +75,8 @@ def int8_problems(model: Model) -> list[Problem]:
         problems.append(Problem("compute.precision", "int8", "auto, fp32 for this model", "Only a single torch network can be calibrated."))
     elif model.fixed_size:
         problems.append(Problem("compute.precision", "int8 for a network of one tile size", "auto, fp32, bf16"))
+    if maps:
+        problems.append(Problem("compute.precision", f"int8 for instances that need {' and '.join(maps)}", "auto, fp32, bf16"))
     return problems
 
 

@@ -44,17 +44,17 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     valid, copy = (pixels, read) if _may_lack_data(header) else (0, 0)
     truth = height * width * 6 if image.truth else 0
     mask = height * width * (1 if classes <= 255 else 2)
-    probs = height * width * classes if _has_probs(catalogue) else 0
+    beside, maps = height * width * _bytes_beside_mask(catalogue), _map_channels(catalogue)
     scores = _blended_scores(recipe, header.shape, (height, width))
-    shared, given, taken = (count * classes * SCORE_BYTES for count in scores)
-    # Where blocks blend with each other, what is read last is what they left: mask, probabilities and the sums of their seams.
-    loaded = max(read + valid + truth, mask + probs + taken + truth if given else 0)
+    shared, given, taken = (count * (classes + maps) * SCORE_BYTES for count in scores)
+    # Where blocks blend with each other, what is read last is what they left: mask, probabilities, maps and the sums of their seams.
+    loaded = max(read + valid + truth, mask + beside + taken + truth if given else 0)
     tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
     on_gpu = recipe.device == "cuda" and model.gives_scores
-    network = 0 if on_gpu else model.projected_bytes(tile, header.channels) * recipe.batch
+    network = 0 if on_gpu else (model.projected_bytes(tile, header.channels) + math.prod(tile) * maps * 2 * SCORE_BYTES) * recipe.batch
     # Every writing thread holds one result, and so does the thread that waits for them. Beside it lies the store's copy, or what goes into
     # seam files.
-    results = (writers + 1) * (mask + probs + max(mask + probs, given))
+    results = (writers + 1) * (mask + beside + max(mask + beside, given))
     headers = [header, *([read_truth_header(image.truth, image.truth_identity)] if image.truth else [])]
     decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, pixels)
     return (readers + 1) * loaded + read + shared + network + results + readers * (decoded + copy)
@@ -67,7 +67,7 @@ def _object_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
         return 0
     readers, writers = recipe.io_threads
     region = math.prod(min(side, recipe.block + 2 * instances.halo) for side in header.shape)
-    inputs = sum(catalogue.model.maps[name] for name in instances.maps) * MAP_BYTES
+    inputs = _map_channels(catalogue) * MAP_BYTES
     inputs += len(catalogue.classes) if instances.uses_probs else 0
     inputs += header.channels * np.dtype(header.dtype).itemsize
     return region * (OBJECT_BYTES + (readers + 1) * inputs + (readers + writers) * LABEL_BYTES)
@@ -107,8 +107,17 @@ def _blended_scores(recipe: Recipe, shape: tuple[int, int], sides: tuple[int, in
     return shared, each * around * recipe.outer // recipe.core, min(recipe.halo * around, height * width)
 
 
-def _has_probs(catalogue: Catalogue) -> bool:
-    return any(spec.get("probs") for spec in catalogue.config.writers)
+def _map_channels(catalogue: Catalogue) -> int:
+    """Return the number of channels that the model predicts besides the classes."""
+    return 0 if catalogue.instances is None else sum(catalogue.model.maps[name] for name in catalogue.instances.maps)
+
+
+def _bytes_beside_mask(catalogue: Catalogue) -> int:
+    """Return the bytes of what a pixel has besides its class: probabilities, and maps as float16."""
+    instances = catalogue.instances
+    has_probs = any(spec.get("probs") for spec in catalogue.config.writers) or (instances is not None and instances.uses_probs)
+    of_winner = instances is not None and catalogue.model.gives_scores
+    return len(catalogue.classes) * has_probs + of_winner + _map_channels(catalogue) * np.dtype(np.float16).itemsize
 
 
 def project_seam_file_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
@@ -116,11 +125,11 @@ def project_seam_file_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
     if recipe.stitch == "crop":
         return 0
     largest, classes = 0, len(catalogue.classes)
-    bytes_per_pixel = (1 if classes <= 255 else 2) + (classes if _has_probs(catalogue) else 0)
+    bytes_per_pixel = (1 if classes <= 255 else 2) + _bytes_beside_mask(catalogue)
     for image in catalogue.images:
         shape = image.header.shape
         if shares := num_seam_shares(Grid(shape, recipe.core, recipe.halo, recipe.block), recipe.halo):
-            plane_bytes = math.prod(shape) * bytes_per_pixel + shares * classes * SCORE_BYTES
+            plane_bytes = math.prod(shape) * bytes_per_pixel + shares * (classes + _map_channels(catalogue)) * SCORE_BYTES
             largest = max(largest, image.header.num_planes * plane_bytes)
     return largest
 
@@ -130,7 +139,7 @@ def project_object_file_bytes(catalogue: Catalogue) -> int:
     instances = catalogue.instances
     if instances is None:
         return 0
-    maps = sum(catalogue.model.maps[name] for name in instances.maps) * np.dtype(np.float16).itemsize
+    maps = _map_channels(catalogue) * np.dtype(np.float16).itemsize
     probs = len(catalogue.classes) if instances.uses_probs else 0
     pixel = np.dtype(np.uint32).itemsize + maps + probs + catalogue.model.gives_scores  # labels come first
     return max((math.prod(image.header.shape) * image.header.num_planes for image in catalogue.images), default=0) * pixel

@@ -145,7 +145,7 @@ def _check(catalogue: Catalogue, recipe: Recipe, known: Sequence[Problem]) -> No
         expected = f"auto, cpu: what runs {name} has no CUDA here"
         problems.append(Problem("compute.device", "cuda", expected, "ONNX files need onnxruntime-gpu."))
     if recipe.precision == "int8":
-        problems += int8_problems(model)
+        problems += int8_problems(model, catalogue.instances.maps if catalogue.instances else ())
     problems += _writer_problems(catalogue)
     if problems:
         raise InputError(problems)

@@ -100,7 +100,7 @@ def _time_batch(catalogue: Catalogue, job: Job, tile: SampleTile, candidate: Tri
     assert job.model is not None
     recipe = replace(job.recipe, backend=candidate.backend, precision=candidate.precision)
     # A run that needs no logits takes classes, which some backends compute faster.
-    needs_scores = recipe.stitch != "crop" or job.probs or any(image.truth for image in catalogue.images)
+    needs_scores = recipe.stitch != "crop" or job.probs or job.instances is not None or any(image.truth for image in catalogue.images)
     given = tile.pixels_BCYX, [tile.fit] * len(tile.pixels_BCYX)
     with job.model.predictor(recipe, job.normalize) as predict:
         answer = np.array(_on_host(predict(*given)))

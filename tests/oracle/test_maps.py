@@ -128,6 +128,10 @@ def test_what_a_model_cannot_give_is_told(bundle):
         ({"maps": {"border": [3]}}, r"maps.border: found \[3\]; expected one or more of 0..2, the output channels"),
         ({"maps": {"border": []}}, r"maps.border: found \[\]"),
         ({"maps": {"border": 2}}, r"maps.border"),
+        ({"instances": {"name": "boarder"}}, r"instances.name: found 'boarder'; expected border, components.*border"),
+        ({"instances": {"name": "border", "off": ["cell"]}}, r"instances.off: found unknown key 'off'"),
+        ({"instances": {"name": "components", "of": ["cel"]}}, r"instances.of: found 'cel'; expected background or cell"),
+        ({"instances": {"name": "border"}}, r"maps: found none; expected interior.*, as instances needs"),
     ],
 )
 def test_a_bundle_with_wrong_maps_is_refused(networks, network, tmp_path, keys, message):

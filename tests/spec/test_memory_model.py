@@ -12,7 +12,7 @@ from pipeline.config import Recipe, load_config
 from pipeline.inputs import TRUTH_READER, build_catalogue
 from pipeline.models.unet import UNet
 from pipeline.plugins import build
-from pipeline.tuning.memory_model import project_actor_bytes
+from pipeline.tuning.memory_model import _image_bytes, project_actor_bytes, project_seam_file_bytes
 from tests.conftest import blobs, engine_yaml, save_tiff
 
 UNET = {"name": "unet", "channels": 1, "classes": 40, "depth": 1, "base": 4, "seed": 1}
@@ -75,3 +75,16 @@ def test_a_truth_that_decodes_whole_counts(tmp_path):
             for truth in ("whole.png", "parts.tif")
         )
         assert whole - parts == readers * decoded
+
+
+def test_what_objects_are_made_of_counts(tmp_path):
+    """Maps and probabilities lie beside the mask: in seam files, and in the blocks that an actor holds."""
+    save_tiff(tmp_path / "a.tif", blobs((2000, 2000)))
+    keys = {"model": {"name": "bundle", "path": "nuclei"}, "normalize": None}
+    one, other = (build_catalogue(load_config(engine_yaml(tmp_path, **keys, instances=method))) for method in (None, {"name": "border"}))
+    recipe = Recipe(core=512, halo=48, block=1024, stitch="linear")
+    seams, mask = project_seam_file_bytes(one, recipe) - 2000**2, 2000**2
+    maps = sum(other.model.maps[name] for name in other.instances.maps)
+    # The probability of the winner, and maps as float16; the scores of two classes, and behind them the maps.
+    assert project_seam_file_bytes(other, recipe) == seams * (2 + maps) // 2 + mask * (1 + 1 + 2 * maps)
+    assert _image_bytes(other, recipe, other.images[0]) > _image_bytes(one, recipe, one.images[0])

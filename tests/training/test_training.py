@@ -187,6 +187,10 @@ def test_the_network_is_shown_what_a_run_shows_it(tmp_path):
         grey_KYX = np.asarray(predict(raw_CYX[None, :1], [{"normalize": {key: value[:1] for key, value in fit["normalize"].items()}}])[0])
     merged = np.stack([heads_KYX[0], np.logaddexp(heads_KYX[1], heads_KYX[2])])
     np.testing.assert_allclose(logits_KYX, merged, rtol=0, atol=1e-4)
+    with model.predictor(Recipe(), None, ("interior", "border")) as predict:
+        maps_EYX = np.asarray(predict(raw_CYX[None], [fit])[0, 2:])
+    np.testing.assert_allclose(maps_EYX, np.exp(heads_KYX[1:]) / np.exp(heads_KYX).sum(0), rtol=0, atol=1e-5)
+    assert model.instances == {"name": "border", "of": ["disc"]}
     assert grey_KYX.shape == logits_KYX.shape
 
 
