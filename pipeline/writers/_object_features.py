@@ -1,4 +1,4 @@
-"""Objects as features of a map: the columns of their table, and a geometry in well-known binary."""
+"""Objects as features of a map: the columns of their table, and a geometry."""
 
 from __future__ import annotations
 
@@ -17,31 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["feature_tables"]
 
 
-def feature_tables(objects: ObjectsView, placement: Placement, simplify: float, *, as_multipolygons: bool = False) -> Iterator[pa.Table]:
-    """Yield the table of objects in parts, at least one, with a column ``geometry`` more; classes are plain text.
+def feature_tables(objects: ObjectsView, placement: Placement, simplify: float) -> Iterator[tuple[pa.Table, NDArray[Any]]]:
+    """Yield the table of objects in parts, at least one, with classes as plain text, and the geometry of each row.
 
     Args:
         objects: in the order of their ids.
         placement: of the geometries.
         simplify: how far edges may move, pixels of the mask.
-        as_multipolygons: whether every geometry is a multipolygon, so that all are of one type.
     """
     import pyarrow as pa
-    import shapely
 
     for table, outlines in object_polygons(objects):
-        placed = placement.place(outlines, simplify)
-        geometries = shapely.to_wkb(_multipolygons(placed) if as_multipolygons else placed)
-        columns = {
-            name: column.cast(pa.string()) if name == "class" else column
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
-        yield pa.table({**columns, "geometry": pa.array(geometries, pa.binary())})
-
-
-def _multipolygons(geometries: NDArray[Any]) -> NDArray[Any]:
-    import shapely
-
-    parts, index = shapely.get_parts(geometries, return_index=True)
-    collected: NDArray[Any] = shapely.multipolygons(parts, indices=index)
-    return collected
+        at = table.column_names.index("class")
+        yield table.set_column(at, "class", table["class"].cast(pa.string())), placement.place(outlines, simplify)

@@ -66,8 +66,9 @@ def _traced(objects: ObjectsView, table: pa.Table) -> NDArray[Any]:
     for rows in np.split(order, np.nonzero(np.diff(group[order]))[0] + 1):
         box = Box(*(int(edge) for edge in (*boxes_N4[rows, :2].min(axis=0), *boxes_N4[rows, 2:].max(axis=0))))
         geometries[rows] = _traced_in(objects, ids[rows], box, int(planes[rows[0]]))
-    for object_id in ids[np.equal(geometries, None)]:
-        raise BlockError(f"object {object_id} is in the table, and has no pixels")
+    absent = next((object_id for object_id, geometry in zip(ids, geometries, strict=True) if geometry is None), None)
+    if absent is not None:
+        raise BlockError(f"object {absent} is in the table, and has no pixels")
     return geometries
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
@@ -62,7 +63,7 @@ class GeoPackage(Writer):
 
         objects = self.objects_of(meta)
         placement = placement_of(objects.meta, self.coordinates)
-        tables = feature_tables(objects, placement, self.simplify, as_multipolygons=True)
+        tables = (_with_geometry(*part) for part in feature_tables(objects, placement, self.simplify))
         with storage.local_file(key, durable=False) as path:
             first = next(tables)
             schema, failed = _plain(first.schema), list[Exception]()
@@ -81,6 +82,15 @@ class GeoPackage(Writer):
             except RuntimeError as error:  # which says that reading failed, and not why
                 raise (failed or [error])[0] from None
             _set_date(path)
+
+
+def _with_geometry(table: pa.Table, geometries: NDArray[Any]) -> pa.Table:
+    """Add a column of geometries, all of one type."""
+    import pyarrow as pa
+    import shapely
+
+    parts, index = shapely.get_parts(geometries, return_index=True)
+    return table.append_column("geometry", pa.array(shapely.to_wkb(shapely.multipolygons(parts, indices=index)), pa.binary()))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -6,6 +6,7 @@ import json
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GeoParquet"]
 
+BOUNDS = ("xmin", "ymin", "xmax", "ymax")
+
 
 class GeoParquet(Writer):
-    """The objects as GeoParquet 1.1: the columns of the object table, and a column ``geometry`` of polygons in well-known binary.
+    """The objects as GeoParquet 1.1: the columns of the object table, ``geometry`` in well-known binary, and its ``bbox``.
 
     Coordinates are those of the map where the image has a georeference, else (x, y) in pixels of the image at full resolution, without
     a coordinate system. Polygons have holes, follow pixel edges, and are MultiPolygons where parts of an object touch at corners only.
@@ -54,13 +57,23 @@ class GeoParquet(Writer):
 
         objects = self.objects_of(meta)
         placement = placement_of(objects.meta, self.coordinates)
-        tables = feature_tables(objects, placement, self.simplify)
+        tables = (_with_geometry(*part) for part in feature_tables(objects, placement, self.simplify))
         with storage.local_file(key, durable=False) as path:
             first = next(tables)
             schema = _described(first.schema, placement)
             with ParquetWriter(path, schema, compression="zstd") as file:
                 for table in chain([first], tables):
                     file.write_table(table.cast(schema))
+
+
+def _with_geometry(table: pa.Table, geometries: NDArray[Any]) -> pa.Table:
+    """Add a column of geometries, and one of their bounds, by which readers choose row groups."""
+    import pyarrow as pa
+    import shapely
+
+    bounds = [pa.array(edge) for edge in shapely.bounds(geometries).reshape(-1, 4).T]
+    table = table.append_column("bbox", pa.StructArray.from_arrays(bounds, BOUNDS))
+    return table.append_column("geometry", pa.array(shapely.to_wkb(geometries), pa.binary()))
 
 
 def _described(schema: pa.Schema, placement: Placement) -> pa.Schema:
@@ -70,6 +83,7 @@ def _described(schema: pa.Schema, placement: Placement) -> pa.Schema:
         "geometry_types": ["MultiPolygon", "Polygon"],
         "crs": placement.projjson,
         "orientation": "counterclockwise",
+        "covering": {"bbox": {edge: ["bbox", edge] for edge in BOUNDS}},
     }
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
     return schema.with_metadata({**(schema.metadata or {}), "geo": json.dumps(geo)})

@@ -74,6 +74,8 @@ def test_arrow_reads_the_geoparquet(tmp_path, place):
     same_columns(table, ids_YX)
     geometries = shapely.from_wkb(table["geometry"].to_pylist())
     assert shapely.is_valid(geometries).all()
+    assert column["covering"]["bbox"]["xmax"] == ["bbox", "xmax"]
+    np.testing.assert_array_equal([list(box.values()) for box in table["bbox"].to_pylist()], shapely.bounds(geometries))
     assert all(part.exterior.is_ccw for part in shapely.get_parts(geometries))
     np.testing.assert_array_equal(drawn(geometries, ids_YX.shape, place), ids_YX)
 
