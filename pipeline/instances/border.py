@@ -25,8 +25,8 @@ class Border(ForegroundMethod):
     smoothed by a Gaussian. Each peak is an object with the pixels from which one climbs to it; two objects are one where the pass between
     them is by at most the share ``depth`` lower than the lower peak. An object has the wanted class of most of its pixels.
 
-    What an object is depends on the pixels of its connected component alone, as with ``watershed``. With the bundle ``nuclei``, the
-    defaults were chosen on the images that it was trained on.
+    An object depends on its connected component and on what lies within 3 ``blur`` of it, as with ``watershed``. The defaults were chosen
+    for the bundle ``nuclei``, on the images that it was trained on.
 
     Example::
 

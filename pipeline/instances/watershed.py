@@ -23,9 +23,9 @@ class Watershed(ForegroundMethod):
     (Beucher and Lantuejoul 1979); two objects are one where the pass between them is by at most the share ``depth`` lower than the lower
     peak, or where their peaks are nearer than ``min_distance``.
 
-    What an object is depends on the pixels of its connected component alone. An object that a region sees with all that it touches
-    is the same in every such region; where a chain of touching objects is cut by the border of a region, only objects near the cut can
-    differ. An ``of`` class with elongated or branching objects wants ``depth`` near 1, or ``components``.
+    An object depends on its connected component and on what lies within 3 ``blur`` of it: each region that sees these finds the same
+    object. Where a chain of touching objects is cut by the border of a region, those near the cut can differ. Elongated and branching
+    objects fall into pieces: take ``components`` for them.
 
     Example::
 
