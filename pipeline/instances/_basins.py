@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 __all__ = ["Basins", "climb", "distance_to_outside", "smoothed"]
 
@@ -114,11 +113,15 @@ def climb(heights_YX: NDArray[np.floating[Any]], mask_YX: NDArray[np.bool_]) -> 
 
 def distance_to_outside(mask_YX: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the distance of each pixel of a mask to the nearest pixel that is not of it or beyond the array, pixels; 0 outside."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.distance_transform_edt(np.pad(mask_YX, 1))[1:-1, 1:-1], np.float32)
 
 
 def smoothed(height_YX: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Return a height smoothed by a Gaussian, cut at 3 sigma; 0: the height itself."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.gaussian_filter(height_YX, sigma, mode="nearest", truncate=3.0)) if sigma else height_YX
 
 

@@ -7,7 +7,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy import ndimage
 
 from pipeline.errors import Problem
 from pipeline.instances import Instances, Region
@@ -15,8 +14,8 @@ from pipeline.validation import problems_error
 
 __all__ = ["ForegroundMethod", "fill_holes", "open_by_disk"]
 
-FOUR = ndimage.generate_binary_structure(2, 1)
-EIGHT = ndimage.generate_binary_structure(2, 2)
+FOUR = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.bool_)  # pixels that share a side
+EIGHT = np.ones((3, 3), np.bool_)  # pixels that share a side or a corner
 
 
 class ForegroundMethod(Instances):
@@ -58,6 +57,8 @@ def fill_holes(ids_YX: NDArray[np.int32], size: int) -> NDArray[np.int32]:
     """
     if not size:
         return ids_YX
+    from scipy import ndimage
+
     groups_YX, num_groups = ndimage.label(ids_YX == 0, FOUR)
     height, width = ids_YX.shape
     is_small = np.zeros(num_groups + 1, np.bool_)
@@ -83,6 +84,8 @@ def open_by_disk(mask_YX: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
         >>> open_by_disk(np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool), 1).astype(int).tolist()
         [[0, 1, 1, 0, 0], [1, 1, 1, 1, 0], [0, 1, 1, 0, 0]]
     """
+    from scipy import ndimage
+
     fits_YX: NDArray[Any] = ndimage.distance_transform_edt(np.pad(mask_YX, 1))[1:-1, 1:-1] > radius
     if not fits_YX.any():
         return fits_YX

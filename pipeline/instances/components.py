@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy import ndimage
 
 from pipeline.instances import Joins, Labels, Region
 from pipeline.instances._foreground import EIGHT, FOUR, ForegroundMethod
@@ -34,6 +33,8 @@ class Components(ForegroundMethod):
 
     def label(self, region: Region) -> Labels:
         """Label the components of each class, those of the lowest class first."""
+        from scipy import ndimage
+
         wanted_YX = self.foreground(region)
         labels_YX = np.zeros(wanted_YX.shape, np.int32)
         counts: list[int] = []

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 
 from pipeline.instances import Instances, Labels, Region
 from pipeline.instances._basins import climb
@@ -45,6 +44,8 @@ class Flows(Instances):
 
     def label(self, region: Region) -> Labels:
         """Label the objects in row-major order of the places where their flows end."""
+        from scipy import ndimage
+
         mask_YX = (region.maps[CELL_PROBABILITY][0] > self.threshold) & (region.wanted() > 0)
         ends_YX = _follow(region.maps[FLOWS], mask_YX, self.steps)
         density_YX = np.bincount(ends_YX[mask_YX], minlength=mask_YX.size).reshape(mask_YX.shape).astype(np.float32)
