@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pipeline.metrics import Metric
-from pipeline.statistics import IOU_THRESHOLDS, Counts, ObjectCounts, ObjectMatches
+from pipeline.statistics import DICE_UNITS, IOU_THRESHOLDS, IOU_UNITS, Counts, ObjectCounts, ObjectMatches
 
 __all__ = ["ObjectQuality"]
 
@@ -86,12 +86,17 @@ def _scores(matches: ObjectMatches) -> dict[str, Any]:
         "precision50": _ratio(half, matches.predicted),
         "recall50": _ratio(half, matches.truth),
         "f1_50": _ratio(2 * half, objects),
-        "pq": _ratio(2 * matches.iou, objects),
-        "sq": _ratio(matches.iou, matches.above_half),
+        "pq": _ratio(2 * matches.iou / IOU_UNITS, objects),
+        "sq": _ratio(matches.iou / IOU_UNITS, matches.above_half),
         "rq": _ratio(2 * matches.above_half, objects),
         "aji": _ratio(matches.best_shared, matches.best_union),
         "object_dice": _ratio(2 * matches.shared, matches.shared_areas) if matches.shared else _ratio(0, objects),
-        "glas_dice": _mean([_ratio(matches.truth_dice, matches.truth_pixels), _ratio(matches.predicted_dice, matches.predicted_pixels)]),
+        "glas_dice": _mean(
+            [
+                _ratio(matches.truth_dice / DICE_UNITS, matches.truth_pixels),
+                _ratio(matches.predicted_dice / DICE_UNITS, matches.predicted_pixels),
+            ]
+        ),
         "splits": matches.splits,
         "merges": matches.merges,
         "count_error": matches.predicted - matches.truth,

@@ -18,16 +18,18 @@ from pipeline.statistics.normalization import (
     resolve_normalization,
 )
 from pipeline.statistics.object_columns import object_columns
-from pipeline.statistics.object_counts import IOU_THRESHOLDS, ObjectCounts, ObjectMatches, count_objects
+from pipeline.statistics.object_counts import DICE_UNITS, IOU_THRESHOLDS, IOU_UNITS, ObjectCounts, ObjectMatches, count_objects
 from pipeline.statistics.object_measures import ObjectParts, measure
-from pipeline.statistics.object_pairs import pair_ids, sum_pairs
+from pipeline.statistics.object_pairs import pair_ids, repeated_ids, rows_of_whole_objects, sum_pairs
 from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
 from pipeline.statistics.stains import StainFitter, recolor
 from pipeline.statistics.tissue import CellMap, Content, EmptyAreas, cell_side, content_of, find_empty_areas
 
 __all__ = [
+    "DICE_UNITS",
     "HIGH_PERCENTILE",
     "IOU_THRESHOLDS",
+    "IOU_UNITS",
     "LOW_PERCENTILE",
     "CellMap",
     "Content",
@@ -59,7 +61,9 @@ __all__ = [
     "object_columns",
     "pair_ids",
     "recolor",
+    "repeated_ids",
     "resolve_normalization",
+    "rows_of_whole_objects",
     "sum_cross_entropy",
     "sum_pairs",
 ]

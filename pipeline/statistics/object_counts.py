@@ -6,7 +6,6 @@ from the counts is in :mod:`pipeline.metrics.instances`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import zip_longest
@@ -15,11 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IOU_THRESHOLDS", "ObjectCounts", "ObjectMatches", "count_objects"]
+__all__ = ["DICE_UNITS", "IOU_THRESHOLDS", "IOU_UNITS", "ObjectCounts", "ObjectMatches", "count_objects"]
 
 _TWENTIETHS = range(10, 20)
 IOU_THRESHOLDS: tuple[float, ...] = tuple(part / 20 for part in _TWENTIETHS)
 """0.5, 0.55 .. 0.95."""
+
+IOU_UNITS, DICE_UNITS = 1 << 53, 1 << 32
+"""Parts of a unit in the sums of :class:`ObjectMatches`."""
 
 Objects = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
 
@@ -32,13 +34,15 @@ class ObjectMatches:
     predicted: int = 0  # predicted objects, of images that have truth
     matched: tuple[int, ...] = (0,) * len(IOU_THRESHOLDS)  # pairs, one to one, whose IoU is at least each of `IOU_THRESHOLDS`
     above_half: int = 0  # pairs whose IoU is above 0.5: unlike 0.5 itself, no object can have two such partners
-    iou: float = 0.0  # sum of their IoU, float64, rounded once an image
+    iou: int = 0  # sum of their IoU in units of 2**-53: IoU above 0.5 are whole multiples, so that the sum is exact
     best_shared: int = 0  # pixels that each truth object shares with its partner of best IoU (of equals: the larger, then the lower id)
     best_union: int = 0  # pixels of the unions of those pairs, of truth without a partner, and of predicted objects in no such pair
     shared: int = 0  # pixels shared, over all pairs that share any
     shared_areas: int = 0  # pixels of both objects, over the same pairs
-    truth_dice: float = 0.0  # sum over truth objects of area x Dice with the partner (of equals: the lower id) that shares most pixels
-    predicted_dice: float = 0.0  # the same over predicted objects
+    truth_dice: int = (
+        0  # in units of 2**-32, sum over truth objects of area x Dice with the partner (of equals: the lower id) that shares most
+    )
+    predicted_dice: int = 0  # the same over predicted objects
     truth_pixels: int = 0  # area of all truth objects
     predicted_pixels: int = 0  # area of all predicted objects
     splits: int = 0  # predicted objects too many among those that lie by more than half in one truth object
@@ -203,19 +207,24 @@ def _compare(
         # In integers, because a float such as 0.55 is not 11/20.
         matched=(above + tied, *(int((20 * shared_N >= part * union_N).sum()) for part in _TWENTIETHS[1:])),
         above_half=above,
-        iou=math.fsum(iou_N[above_N].tolist()),
+        iou=_total(iou_N[above_N], IOU_UNITS),
         best_shared=int(shared_N[best].sum()),
         best_union=int(union_N[best].sum() + areas[left_out].sum() + real_areas[unseen].sum()),
         shared=int(shared_N.sum()),
         shared_areas=int(both_N.sum()),
-        truth_dice=math.fsum((real_areas_N[of_real] * dice_N[of_real]).tolist()),
-        predicted_dice=math.fsum((guess_areas_N[of_guess] * dice_N[of_guess]).tolist()),
+        truth_dice=_total(real_areas_N[of_real] * dice_N[of_real], DICE_UNITS),
+        predicted_dice=_total(guess_areas_N[of_guess] * dice_N[of_guess], DICE_UNITS),
         truth_pixels=int(real_areas.sum()),
         predicted_pixels=int(areas.sum()),
         splits=int(in_real_N.sum()) - _distinct(real_N[in_real_N]),
         merges=int(in_guess_N.sum()) - _distinct(guess_N[in_guess_N]),
         sizes_truth=_octaves(real_areas),
     )
+
+
+def _total(values_N: NDArray[Any], units: int) -> int:
+    """Sum values in parts of a unit, as an integer: the sum does not depend on the order."""
+    return sum(map(int, np.rint(values_N * float(units)).tolist()))
 
 
 def _distinct(index_N: NDArray[np.intp]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["pair_ids", "sum_pairs"]
+__all__ = ["pair_ids", "repeated_ids", "rows_of_whole_objects", "sum_pairs"]
 
 
 def pair_ids(predicted_YX: NDArray[Any], truth_YX: NDArray[Any], counted_YX: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -43,3 +43,36 @@ def sum_pairs(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         return rows_N3
     starts = np.flatnonzero(np.append(True, (np.diff(rows_N3[:, :2], axis=0) != 0).any(axis=1)))
     return np.column_stack([rows_N3[starts, :2], np.add.reduceat(rows_N3[:, 2], starts)])
+
+
+def repeated_ids(of_blocks: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the sorted ids that several blocks have; each block lists an id once."""
+    ids_N, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *of_blocks]), return_counts=True)
+    return ids_N[counts > 1]
+
+
+def rows_of_whole_objects(pairs_N3: NDArray[np.int64], predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Find the rows of a block that can be counted at once: no other block has pixels of these objects or of any that they touch.
+
+    Args:
+        pairs_N3: rows (predicted id, true id, pixels).
+        predicted: predicted ids that other blocks have, too.
+        truth: the same of true ids.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(pairs_N3):
+        return np.zeros(0, np.bool_)
+    guesses, guess_N = np.unique(pairs_N3[:, 0], return_inverse=True)
+    reals, real_N = np.unique(pairs_N3[:, 1], return_inverse=True)
+    count = len(guesses) + len(reals)
+    real_N = real_N + len(guesses)
+    both_N = (pairs_N3[:, 0] != 0) & (pairs_N3[:, 1] != 0)
+    graph = coo_array((np.ones(int(both_N.sum()), np.int8), (guess_N[both_N], real_N[both_N])), shape=(count, count))
+    group_of = connected_components(graph, directed=False)[1]
+    is_shared = np.concatenate([np.isin(guesses, predicted), np.isin(reals, truth)])
+    has_shared = np.bincount(group_of, weights=is_shared) > 0
+    row_group = group_of[np.where(pairs_N3[:, 0] != 0, guess_N, real_N)]
+    kept: NDArray[np.bool_] = ~has_shared[row_group]
+    return kept

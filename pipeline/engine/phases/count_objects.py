@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
 from pipeline.records import Block
-from pipeline.statistics import ObjectCounts, count_objects, sum_pairs
+from pipeline.statistics import ObjectCounts, ObjectMatches, count_objects, repeated_ids, rows_of_whole_objects, sum_pairs
 
 __all__ = ["CountObjects"]
 
 Objects = tuple[NDArray[np.int64], NDArray[np.int32]]
 """Ids in rising order, and the class id of each."""
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
+"""Rows (predicted id, true id, pixels), and the true ids with their classes."""
 Counted = dict[int, ObjectCounts]
 
 
@@ -49,18 +52,13 @@ class CountObjects(Phase[Counted, Counted]):
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Counted:
         """Read pairs and the table of objects, and count."""
         job, image = resources.job, block.image
-        found = _read_pairs(job, block) if self._has_pairs(job, image) else None
-        if found is None:
-            ids, classes, areas = _table(job, image)
-            pairs_N3 = np.stack([ids, np.zeros_like(ids), areas], axis=1)
-            return count_objects(pairs_N3, (ids, classes), None)
-        pairs_N3, truth = found
-        seen = np.unique(pairs_N3[:, 0])
-        seen = seen[seen != 0]
-        if job.goal == "evaluate":
-            return count_objects(pairs_N3, (seen, np.full(len(seen), job.object_classes[0], np.int32)), truth)
-        ids, classes, _ = _table(job, image)
-        return count_objects(pairs_N3, (seen, classes[np.searchsorted(ids, seen)]), truth)
+        table = _Table.of(job, image) if job.goal == "segment" else None
+        counted = _count_pairs(job, block, table) if self._has_pairs(job, image) else None
+        if counted is not None or table is None:
+            # A class without objects in this image counts as well: it has none.
+            return {one: ObjectCounts(matches=ObjectMatches()) for one in job.object_classes} | (counted or {})
+        pairs_N3 = np.stack([table.ids, np.zeros_like(table.ids), table.areas], axis=1)
+        return {one: ObjectCounts() for one in job.object_classes} | count_objects(pairs_N3, (table.ids, table.classes), None)
 
     def work(self, resources: Resources, block: Block, loaded: Counted, watch: Stopwatch) -> Counted:
         """Nothing is left to compute."""
@@ -68,28 +66,71 @@ class CountObjects(Phase[Counted, Counted]):
 
     def save(self, resources: Resources, block: Block, worked: Counted, watch: Stopwatch) -> ReceiptFields:
         """Write nothing: the counts travel on the receipt."""
-        # A class without objects in this image counts as well: it has none.
-        return {"objects": {class_id: worked.get(class_id, ObjectCounts()) for class_id in resources.job.object_classes}}
+        return {"objects": worked}
 
 
-def _read_pairs(job: Job, block: Block) -> tuple[NDArray[np.int64], Objects] | None:
-    """Return the pairs of an image, and its true objects; None where its truth cannot be used."""
-    files = [dict(file) for _, file in PartFiles(job, block.image).each("pairs", block.lost)]
-    if any("problem" in file for file in files):
-        return None
-    none = np.zeros(0, np.int64)
-    ids, first = np.unique(np.concatenate([none, *(file["truth_ids"] for file in files)]), return_index=True)
-    classes = np.concatenate([none.astype(np.int32), *(file["truth_classes"] for file in files)])[first]
-    return sum_pairs([file["pairs"] for file in files]), (ids, classes)
+def _count_pairs(job: Job, block: Block, table: _Table | None) -> Counted | None:
+    """Count the objects of an image block by block; None where its truth cannot be used.
+
+    Objects that several blocks have, and all that touch them, are counted together at the end: memory follows them.
+    """
+    parts = PartFiles(job, block.image)
+    predicted, truth = [], []
+    for _, file in parts.each("pairs", block.lost):
+        if "problem" in file:
+            return None
+        predicted.append(_ids(file["pairs"][:, 0]))
+        truth.append(file["truth_ids"])
+    shared = repeated_ids(predicted), repeated_ids(truth)
+    total, waiting = Counted(), list[Pairs]()
+    for _, file in parts.each("pairs", block.lost):
+        pairs_N3, true_ids, true_classes = file["pairs"], file["truth_ids"], file["truth_classes"]
+        whole_N = rows_of_whole_objects(pairs_N3, *shared)
+        _add(total, _count(job, table, pairs_N3[whole_N], (true_ids, true_classes)))
+        is_open = np.isin(true_ids, pairs_N3[~whole_N, 1])
+        waiting.append((pairs_N3[~whole_N], true_ids[is_open], true_classes[is_open]))
+    if waiting:
+        true_ids, first = np.unique(np.concatenate([ids for _, ids, _ in waiting]), return_index=True)
+        true_classes = np.concatenate([classes for _, _, classes in waiting])[first]
+        _add(total, _count(job, table, sum_pairs([pairs_N3 for pairs_N3, _, _ in waiting]), (true_ids, true_classes)))
+    return total
 
 
-def _table(job: Job, image: Image) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Return id, class id and area of every object."""
-    columns: list[list[NDArray[Any]]] = [[np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]]
-    numbers = {spec["name"]: spec["id"] for spec in job.classes}
-    for table in open_objects(job, image):
-        columns[0].append(table["id"].to_numpy())
-        columns[1].append(np.array([numbers[name] for name in table["class"].to_pylist()], np.int32))
-        columns[2].append(table["area_px"].to_numpy())
-    ids, classes, areas = (np.concatenate(parts) for parts in columns)
-    return ids.astype(np.int64), classes, areas
+def _count(job: Job, table: _Table | None, pairs_N3: NDArray[np.int64], truth: Objects) -> Counted:
+    """Count the objects of these pairs; ``truth`` may list others."""
+    ids, true_ids = _ids(pairs_N3[:, 0]), _ids(pairs_N3[:, 1])
+    classes = np.full(len(ids), job.object_classes[0], np.int32) if table is None else table.classes[np.searchsorted(table.ids, ids)]
+    return count_objects(pairs_N3, (ids, classes), (true_ids, truth[1][np.searchsorted(truth[0], true_ids)]))
+
+
+def _add(total: Counted, more: Counted) -> None:
+    for class_id, counts in more.items():
+        total[class_id] = total[class_id] + counts if class_id in total else counts
+
+
+def _ids(ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the ids that occur, sorted; 0 is none."""
+    found: NDArray[np.int64] = np.unique(ids_N[ids_N != 0])
+    return found
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Id in rising order, class id and area of every object of an image."""
+
+    ids: NDArray[np.int64]
+    classes: NDArray[np.int32]
+    areas: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, job: Job, image: Image) -> _Table:
+        """Read the table that the run wrote."""
+        numbers = {spec["name"]: spec["id"] for spec in job.classes}
+        ids, classes, areas = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        for table in open_objects(job, image):
+            column = table["class"].combine_chunks()
+            of_index = np.array([numbers[name] for name in column.dictionary.to_pylist()], np.int32)
+            ids.append(table["id"].to_numpy())
+            classes.append(of_index[column.indices.to_numpy()])
+            areas.append(table["area_px"].to_numpy())
+        return cls(np.concatenate(ids), np.concatenate(classes), np.concatenate(areas))
