@@ -21,6 +21,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from pipeline.cli import app, main
 from pipeline.config import RUN_YAML, Recipe, load_yaml
 from pipeline.geometry import Box
+from pipeline.instances import Region
 from pipeline.plugins import build
 from pipeline.raster import Header, Raster
 from pipeline.statistics.pixel_counts import Counts
@@ -120,6 +121,10 @@ def test_a_ready_config_loads(path: Path, tmp_path: Path) -> None:
     assert Path(load_yaml(form, tmp_path / "run.yaml").output).parent == tmp_path / "runs"
 
 
+PLUGIN_KINDS = {"loss": "losses", "method": "instances"}
+"""Kinds whose name is not the recipe's with an s."""
+
+
 class Recipes:
     """The plug-ins of CONTRIBUTING.md, each one file in a folder that Python can import."""
 
@@ -138,7 +143,7 @@ class Recipes:
         plugin = getattr(module, module.__all__[0])
         value = next(iter(yaml.safe_load(plugin.__doc__.partition("::")[2]).values()))
         spec = next(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict))
-        return build("losses" if kind == "loss" else f"{kind}s", {**spec, "name": self.names[kind]})
+        return build(PLUGIN_KINDS.get(kind, f"{kind}s"), {**spec, "name": self.names[kind]})
 
 
 @pytest.fixture
@@ -164,7 +169,7 @@ class Still(Raster):
 
 def test_there_is_a_recipe_for_each_kind(recipes: Recipes) -> None:
     """Whatever can be added by one file is shown."""
-    assert recipes.kinds == {"model", "reader", "writer", "metric", "backend", "loss"}
+    assert recipes.kinds == {"model", "reader", "writer", "metric", "method", "backend", "loss"}
 
 
 def test_the_model_recipe_works(recipes: Recipes) -> None:
@@ -205,6 +210,15 @@ def test_the_metric_recipe_works(recipes: Recipes) -> None:
     assert kappa.compute(Counts(counts.sum(axis=0), confusion=counts))["kappa"] == pytest.approx(expected)
     assert kappa.compute(Counts(np.array([4, 0])))["kappa"] is None
     assert kappa.compute(Counts(np.array([4, 0]), confusion=np.array([[4, 0], [0, 0]])))["kappa"] is None
+
+
+def test_the_method_recipe_works(recipes: Recipes) -> None:
+    """The method of CONTRIBUTING.md labels what is probable, class by class."""
+    method = recipes.build("method")
+    probs_KYX = np.array([[[0, 0, 0, 0, 0]], [[255, 250, 100, 230, 0]], [[0, 0, 0, 0, 255]]], np.uint8)
+    labels = method.label(Region(np.array([[1, 1, 1, 1, 2]], np.uint8), [1, 2], probs_KYX))
+    assert labels.labels_YX.tolist() == [[1, 1, 0, 2, 3]]
+    assert labels.classes_N.tolist() == [1, 1, 2]
 
 
 def test_the_backend_recipe_works(recipes: Recipes) -> None:

@@ -20,7 +20,7 @@ from pipeline.inputs import TRUTH_READER, Image
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore
-from pipeline.writers import MaskMeta, ObjectsView, ObjectTable, Writer, read_tables
+from pipeline.writers import MaskMeta, ObjectsView, ObjectTable, Writer, num_rows, read_tables
 from pipeline.writers.ome_zarr import OmeZarr
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ def _export(job: Job, image: Image, mask: Raster) -> Files:
     if image.grid is not None and job.native:
         mask, meta = image.grid.to_own(mask), replace(job.meta(image, image.grid.own), objects=objects)
     for writer in job.writers:
-        writer.export(mask, meta, job.storage, _export_key(job, image, writer))
+        if objects is not None or not writer.needs_objects:  # where joining failed, its failure is reported
+            writer.export(mask, meta, job.storage, _export_key(job, image, writer))
     objects_keys = [job.ids_key(image), job.table_key(image)] if objects is not None else []
     return _sizes(job, [*(_export_key(job, image, writer) for writer in job.writers), *objects_keys])
 
@@ -214,8 +215,7 @@ def _objects_of(job: Job, image: Image) -> ObjectsView | None:
     labels = BlockStore.open(group.below("0"))
     meta = replace(job.meta(image), dtype=labels.header.dtype, holds_ids=True)
     OmeZarr().finish(group, meta)
-    objects = sum(len(table) for table in open_objects(job, image))
-    return ObjectsView(labels, meta, objects, partial(open_objects, job, image), key)
+    return ObjectsView(labels, meta, num_rows(job.storage, key), partial(open_objects, job, image), key)
 
 
 def _export_key(job: Job, image: Image, writer: Writer) -> str:

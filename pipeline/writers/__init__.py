@@ -16,11 +16,11 @@ from pipeline.errors import InputError, Problem
 from pipeline.plugins import Plugin
 from pipeline.raster import Header, PlaneStep, Raster
 from pipeline.storage import Storage
-from pipeline.writers._object_table import ObjectTable, read_tables
+from pipeline.writers._object_table import ObjectTable, num_rows, read_tables
 from pipeline.writers._objects import ObjectsView
 from pipeline.writers._pictures import draw_image
 
-__all__ = ["MaskMeta", "ObjectTable", "ObjectsView", "Writer", "draw_image", "read_tables"]
+__all__ = ["MaskMeta", "ObjectTable", "ObjectsView", "Writer", "draw_image", "num_rows", "read_tables"]
 
 
 @dataclass(frozen=True)

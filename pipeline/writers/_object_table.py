@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.writers import MaskMeta
 
-__all__ = ["ObjectTable", "read_tables", "write_csv"]
+__all__ = ["ObjectTable", "num_rows", "read_tables", "write_csv"]
 
 FORMAT = "gigaseg.objects/1"
 
@@ -134,6 +134,18 @@ def read_tables(storage: Storage, key: str) -> Iterator[pa.Table]:
             yield table.read_row_group(group)
         if not table.num_row_groups:
             yield table.schema_arrow.empty_table()
+
+
+def num_rows(storage: Storage, key: str) -> int:
+    """Return the number of objects in a table; only its footer is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    from pyarrow.parquet import read_metadata
+
+    with storage.open(key) as file:
+        return int(read_metadata(file).num_rows)
 
 
 def write_csv(tables: Iterable[pa.Table], path: Path) -> None:
