@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pipeline.engine import PART_FOLDER, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
 from pipeline.records import Block, Receipt
-from pipeline.scheduling.block_queue import phases_to_do
+from pipeline.scheduling.block_queue import receipts_that_hold
 from pipeline.scheduling.plan import RunSpec
 
 __all__ = ["EXIT_PARTIAL", "conclude", "remove_outdated_arrays", "still_valid"]
@@ -29,15 +29,15 @@ def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receip
             del kept[key]
     for stages in spec.stages.values():
         readers = {stage.phase: phase(stage.phase).reads_parts_of(spec.job, stage.blocks[0].image) for stage in stages}
-        to_do = phases_to_do(stages, kept) if any(readers.values()) else set[str]()
+        held = receipts_that_hold(stages, kept) if any(readers.values()) else kept
         for stage in reversed(stages):
-            # Temporary files are needed only where a block that is made from them is missing, or may be made anew from other ones.
+            # Temporary files are needed only where a block that is made from them must be done.
             left_by = readers[stage.phase]
-            if left_by and (stage.phase in to_do or any((block.phase, block.id) not in kept for block in stage.blocks)):
+            if left_by and any((block.phase, block.id) not in held for block in stage.blocks):
                 makers = (block for other in stages if other.phase in left_by for block in other.blocks)
                 for key in ((block.phase, block.id) for block in makers):
-                    if key in kept and not _is_there(spec, kept[key], temporary=True):
-                        del kept[key]
+                    if key in held and not _is_there(spec, held[key], temporary=True):
+                        del kept[key], held[key]
     return kept
 
 

@@ -17,7 +17,7 @@ from pipeline.inputs import hash_values
 from pipeline.records import Block, Receipt
 from pipeline.statistics import Summary, decode_summary
 
-__all__ = ["BlockQueue", "Stage", "phases_to_do"]
+__all__ = ["BlockQueue", "Stage", "receipts_that_hold"]
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,18 @@ class BlockQueue:
         self._images = {name: _ImageProgress(deque(stages)) for name, stages in images.items()}
         self._ready: deque[Block] = deque()
         self._alone: deque[Block] = deque()
-        self._known: dict[tuple[str, str], Receipt] = {}
+        self._known: dict[tuple[str, str], Receipt] = {}  # receipts that hold, of stages that have not begun
         self.total_blocks = sum(len(stage.blocks) for stages in images.values() for stage in stages)
-        self.num_settled = 0
+        self._num_booked = 0
         self.failed: set[str] = set()  # ids of blocks, in whatever phase
         self._unfinished = len(self._images)
 
     def begin(self, known: Mapping[tuple[str, str], Receipt]) -> None:
-        """Start every image, taking over the receipts, by (phase, block id), whose key is still the block's."""
-        self._known = dict(known)
+        """Start every image, taking over the receipts, by (phase, block id), that hold (:func:`receipts_that_hold`)."""
+        for progress in self._images.values():
+            self._known |= receipts_that_hold(progress.stages, known)
         for name in self._images:
             self._advance(name, last=True)
-        self._known = {}
 
     @property
     def is_finished(self) -> bool:
@@ -115,7 +115,12 @@ class BlockQueue:
     def waiting(self) -> set[tuple[str, str]]:
         """(phase, id) of every block that has no receipt yet."""
         later = {(b.phase, b.id) for progress in self._images.values() for stage in progress.stages for b in stage.blocks}
-        return later.union(*(progress.waiting for progress in self._images.values()))
+        return (later - self._known.keys()).union(*(progress.waiting for progress in self._images.values()))
+
+    @property
+    def num_settled(self) -> int:
+        """Number of blocks that have a receipt."""
+        return self._num_booked + len(self._known)
 
     @property
     def num_ready(self) -> int:
@@ -145,7 +150,7 @@ class BlockQueue:
 
     def _book(self, progress: _ImageProgress, receipt: Receipt) -> None:
         progress.waiting.discard((receipt.phase, receipt.block))
-        self.num_settled += 1
+        self._num_booked += 1
         if not receipt.ok:
             self.failed.add(receipt.block)
         _add(progress, receipt)
@@ -165,31 +170,35 @@ class BlockQueue:
     def _open(self, progress: _ImageProgress, stage: Stage) -> Iterator[Block]:
         """Begin a stage; yield its blocks that are not known to be settled."""
         progress.stage = stage
-        blocks = [_complete(block, stage, progress) for block in stage.blocks]
-        progress.waiting = {(block.phase, block.id) for block in blocks}
-        for block in blocks:
-            receipt = self._known.get((stage.phase, block.id))
-            if receipt is not None and receipt.key == block.key:
-                self._book(progress, receipt)
+        progress.waiting = {(block.phase, block.id) for block in stage.blocks}
+        for block in stage.blocks:
+            receipt = self._known.pop((stage.phase, block.id), None)
+            if receipt is None:
+                yield _complete(block, stage, progress)
             else:
-                yield block
+                self._book(progress, receipt)
 
 
-def phases_to_do(stages: Sequence[Stage], known: Mapping[tuple[str, str], Receipt]) -> set[str]:
-    """Return the phases of one image that may have work left: blocks without a receipt of their key, or that depend on such a block."""
-    progress, to_do = _ImageProgress(deque()), set[str]()
+def receipts_that_hold(stages: Sequence[Stage], known: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
+    """Return the receipts of one image, by (phase, block id), whose blocks need not be done again: their key is still the block's.
+
+    Where a phase has work left, no receipt of the phases that depend on it holds.
+    """
+    progress, held, open_phases = _ImageProgress(deque()), dict[tuple[str, str], Receipt](), set[str]()
     for stage in stages:
         progress.stage = stage
-        if not to_do.isdisjoint([*(stage.rests_on or ()), *stage.reads]):
-            to_do.add(stage.phase)
-        for block in stage.blocks if stage.phase not in to_do else ():
+        is_certain = open_phases.isdisjoint([*(stage.rests_on or ()), *stage.reads])
+        for block in stage.blocks if is_certain else ():
             receipt = known.get((stage.phase, block.id))
             if receipt is None or receipt.key != _complete(block, stage, progress).key:
-                to_do.add(stage.phase)
-                break
-            _add(progress, receipt)
+                is_certain = False
+            else:
+                held[stage.phase, block.id] = receipt
+                _add(progress, receipt)
+        if not is_certain:
+            open_phases.add(stage.phase)
         _conclude(progress)
-    return to_do
+    return held
 
 
 def _add(progress: _ImageProgress, receipt: Receipt) -> None:

@@ -13,7 +13,7 @@ from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.raster import Header
 from pipeline.records import Block, Receipt
-from pipeline.scheduling.block_queue import BlockQueue, Stage
+from pipeline.scheduling.block_queue import BlockQueue, Stage, receipts_that_hold
 from pipeline.statistics import encode_summary
 
 RESTS_ON = {"fit": None, "predict": ("fit",), "finish": ("predict",)}
@@ -219,3 +219,32 @@ def test_nothing_to_do_is_finished():
     assert one.num_settled == one.total_blocks
     assert queue_of({}).is_finished
     assert one.lease(10**9, 1) == []
+
+
+def branches(**keys):
+    """Two branches that meet: ``label`` and ``truth`` depend on nothing, ``pair`` on both, and ``tabulate`` on ``label`` alone."""
+    rests_on = {"truth": None, "label": None, "pair": ("label", "truth"), "tabulate": ("label",)}
+    return [Stage(phase, [block(phase, "a", at, keys.get(phase, "k")) for at in (0, 1)], on) for phase, on in rests_on.items()]
+
+
+def test_a_branch_that_stays_is_not_done_again():
+    """What depends on nothing that changed holds, wherever it stands in the order; and is counted as settled."""
+    known = replayed(drain(queue_of({"a": branches()})))
+    assert receipts_that_hold(branches(), known) == known
+    for changed, redone in {"truth": ["truth", "pair"], "pair": ["pair"], "label": ["label", "pair", "tabulate"]}.items():
+        images = {"a": branches(**{changed: "new"})}
+        held = {phase for phase, _ in receipts_that_hold(images["a"], known)}
+        assert held == {"truth", "label", "pair", "tabulate"} - set(redone)
+        one = queue_of(images, known)
+        assert {phase for phase, _ in one.waiting} == set(redone)
+        assert one.total_blocks - one.num_settled == 2 * len(redone)
+        assert [each.phase for each in drain(one)] == [phase for phase in redone for _ in (0, 1)]
+        assert one.is_finished
+        assert one.num_settled == one.total_blocks == 8
+
+
+def test_a_branch_with_one_block_left_keeps_its_others():
+    """Where a block of one branch is missing, the other blocks of its phase hold, and so does the other branch."""
+    known = replayed(drain(queue_of({"a": branches()})))
+    del known["truth", "a:0.0.1"]
+    assert [(each.phase, each.col) for each in drain(queue_of({"a": branches()}, known))] == [("truth", 1), ("pair", 0), ("pair", 1)]

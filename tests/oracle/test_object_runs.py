@@ -1,0 +1,195 @@
+"""Runs that tell objects apart: whoever carries them out, however they end and whatever changes, they leave the same files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from pyarrow import parquet
+from scipy import ndimage
+
+from pipeline.engine import all_phases
+from pipeline.scheduling.execution import _Execution
+from tests.conftest import save_tiff
+
+OBJECTS = {
+    "images": ["img/*.tif"],
+    "truth": "truth/{name}.tif",
+    "classes": [{"name": "low", "values": [0]}, {"name": "cell", "values": "other"}],
+    "model": {"name": "traced.model", "scores": True},
+    "normalize": None,
+    "instances": {"name": "watershed", "height": "probability", "halo": 16, "min_area": 2},
+    "metrics": ["semantic", "instances"],
+    "writers": [{"name": "ome_zarr"}, {"name": "geojson"}],
+    "tiling": {"core": 32, "halo": 4, "block": 32},
+}
+NUM_BLOCKS = 9 + 2
+EIGHT = np.ones((3, 3))
+PHASES = [one.name for one in all_phases() if one.name not in ("tissue", "skip", "fit", "score", "count", "copy")]
+
+
+@pytest.fixture
+def scene(tmp_path, traced):
+    """Two images: the truth of ``a`` has no ids, that of ``b`` has."""
+    for name, shape in {"a": (70, 90), "b": (30, 60)}.items():
+        smooth = ndimage.gaussian_filter(np.random.default_rng(ord(name)).random(shape), 2.5)
+        save_tiff(tmp_path / "img" / f"{name}.tif", ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8))
+        cells_YX = ndimage.label(smooth > np.median(smooth), EIGHT)[0]
+        save_tiff(tmp_path / "truth" / f"{name}.tif", cells_YX.astype(np.uint16) if name == "b" else (cells_YX > 0).astype(np.uint8) * 255)
+    traced.truths = [tmp_path / "truth" / f"{name}.tif" for name in "ab"]
+    return traced
+
+
+def bytes_of(done):
+    """Every output file of a run by its path, and the report without its clock."""
+    folders = ("masks", "instances", "objects", "polygons")
+    files = {
+        str(path.relative_to(done.folder)): path.read_bytes()
+        for one in folders
+        for path in (done.folder / one).rglob("*")
+        if path.is_file()
+    }
+    return files | {"report": done.report}
+
+
+def assert_same(done, whole):
+    one, other = bytes_of(done), bytes_of(whole)
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+
+
+def done_in(done, *, last=True):
+    """How many blocks of each phase the ledger holds, of the last execution or of all."""
+    segments = sorted((done.folder / "ledger").glob("*.jsonl"))[-1 if last else 0 :]
+    rows = [json.loads(line) for segment in segments for line in segment.read_text().splitlines()]
+    return Counter(row["receipt"]["phase"] for row in rows if "receipt" in row)
+
+
+@pytest.fixture
+def whole(engine, scene):
+    """An undisturbed run."""
+    done = engine(**OBJECTS, output="whole")
+    assert (done.code, scene.calls) == (0, NUM_BLOCKS)
+    scene.calls = 0
+    return done
+
+
+@contextmanager
+def dying_at(phase, number, *, booked):
+    """End the run at the so-many-th receipt of a phase: once it is in the ledger, or when its files are written and it is not."""
+    seen, book = [], _Execution.book
+
+    def book_and_die(self, block, receipt):
+        seen.append(receipt.phase)
+        if seen.count(phase) != number:
+            return book(self, block, receipt)
+        if booked:
+            book(self, block, receipt)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Execution, "book", book_and_die)
+        yield
+    assert seen.count(phase) == number
+
+
+def test_a_run_leaves_what_it_promises(whole, scene):
+    """Ids, tables and scores of both images; the ids of an image are those in its table, and nothing temporary is left."""
+    assert not (whole.folder / "parts").exists()
+    for name in "ab":
+        ids_YX = zarr.open_array(whole.folder / "instances" / f"{name}.ome.zarr" / "0", mode="r")[...]
+        table = parquet.read_table(whole.folder / "objects" / f"{name}.parquet")
+        assert ids_YX.dtype == np.uint32
+        assert table["id"].to_pylist() == list(range(1, ids_YX.max() + 1))
+        assert table["area_px"].to_pylist() == np.bincount(ids_YX.ravel())[1:].tolist()
+        assert min(table["area_px"].to_pylist()) >= 2
+        assert min(table["mean_probability"].to_pylist()) > 0.5
+    (row,) = whole.report["instances"]
+    assert row["truth"] == sum(ndimage.label(tifffile.imread(path), EIGHT)[1] for path in scene.truths)
+    assert row["predicted"] == sum(one["instances"][0]["predicted"] for one in whole.report["per_image"])
+    assert done_in(whole) == Counter(
+        dict.fromkeys(("predict", "label", "match", "measure", "pair"), NUM_BLOCKS)
+        | dict.fromkeys(("join", "tabulate", "count_objects", "finish"), 2)
+        | {"label_truth": 9, "match_truth": 9, "join_truth": 1}
+    )
+
+
+@pytest.mark.parametrize("booked", [True, False])
+def test_goes_on_in_every_phase(engine, scene, whole, booked):
+    """Ended in one phase after the other, before and after the receipt: the same files, and nothing that was committed is done again."""
+    for phase in PHASES:  # of the first image; the second one's go in between
+        with dying_at(phase, 1, booked=booked):
+            assert engine(**OBJECTS).code == 130, phase
+    done = engine(**OBJECTS)
+    assert done.code == 0
+    assert_same(done, whole)
+    assert done_in(done, last=False) == done_in(whole)
+    assert scene.calls <= NUM_BLOCKS + 4  # up to three blocks were in flight
+    assert not (done.folder / "parts").exists()
+
+
+def test_a_finished_run_ends_at_once(engine, scene, whole):
+    """Nothing is done again, although the temporary files are gone."""
+    again = engine(**OBJECTS, output="whole")
+    assert (again.code, scene.calls, done_in(again)) == (0, 0, Counter())
+
+
+def test_changed_truth_costs_the_phases_of_the_truth_alone(engine, scene, whole, tmp_path):
+    """Another truth, with ids or without: no block is predicted, and the report is that of a fresh run."""
+    path = tmp_path / "truth" / "a.tif"
+    cells_YX = ndimage.label(tifffile.imread(path), EIGHT)[0]
+    pairs, truth = {"pair": 9, "count_objects": 1}, {"label_truth": 9, "match_truth": 9, "join_truth": 1}
+    for number, (changed_YX, phases) in enumerate([(cells_YX == 5, truth), (cells_YX + (cells_YX > 0), {}), (cells_YX > 5, truth)]):
+        save_tiff(path, changed_YX.astype(np.uint8))
+        again = engine(**OBJECTS, output="whole")
+        assert (again.code, scene.calls) == (0, 0)
+        assert done_in(again) == Counter({"count": 9} | pairs | phases)
+        fresh = engine(**OBJECTS, output=f"fresh{number}")
+        assert again.report["instances"] == fresh.report["instances"]
+        assert again.report["confusion"] == fresh.report["confusion"]
+        scene.calls = 0
+
+
+def test_changed_writers_cost_finishing_alone(engine, scene, whole):
+    """Another export needs no phase of objects."""
+    keys = {**OBJECTS, "writers": [{"name": "ome_zarr"}]}
+    again = engine(**keys, output="whole")
+    assert (scene.calls, done_in(again)) == (0, Counter(finish=2))
+
+
+def test_changed_limits_give_what_a_fresh_run_gives(engine, scene, whole):
+    """Other area limits or another method: masks are made again too, as the probabilities went with the temporary files."""
+    for number, method in enumerate([{**OBJECTS["instances"], "min_area": 40}, "components"]):
+        keys = {**OBJECTS, "instances": method}
+        again = engine(**keys, output="whole")
+        assert_same(again, engine(**keys, output=f"fresh{number}"))
+
+
+@pytest.mark.parametrize("name", ["instances/a.ome.zarr/0/c/1/1", "objects/a.parquet", "instances/a.ome.zarr"])
+def test_a_deleted_output_is_made_again(engine, scene, whole, name):
+    """A shard of ids, a table or a whole label image that is gone comes back as it was."""
+    before = bytes_of(whole)
+    path = whole.folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = engine(**OBJECTS, output="whole")
+    assert again.code == 0
+    assert bytes_of(again) == before
+
+
+def test_orders_and_cuts(engine, scene, tmp_path):
+    """Connected components: any cut into blocks leaves the same ids, tables and scores."""
+    keys = {**OBJECTS, "instances": "components", "writers": [{"name": "ome_zarr"}]}
+    runs = [engine(**{**keys, "tiling": {"core": 32, "halo": 4, "block": side}}, output=f"b{side}") for side in (32, 64, 128)]
+    for other in runs[1:]:
+        for name in "ab":
+            ids = [zarr.open_array(one.folder / "instances" / f"{name}.ome.zarr" / "0", mode="r")[...] for one in (runs[0], other)]
+            tables = [parquet.read_table(one.folder / "objects" / f"{name}.parquet") for one in (runs[0], other)]
+            assert np.array_equal(*ids)
+            assert tables[0].equals(tables[1])
+        assert other.report["instances"] == runs[0].report["instances"]
