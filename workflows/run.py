@@ -209,6 +209,8 @@ def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = ""
     print_table(report, Console(soft_wrap=True))
     if masks:
         print(f"masks:  {folder.storage}/masks")
+        if "instances" in report:
+            print(f"objects: {folder.storage}/objects and {folder.storage}/instances")
     print(f"report: {folder.report}/index.html")
     if failures := report["failures"]:
         print(f"{counted(len(failures), 'failure')}, listed in {folder.report}/failures.csv{way_out}", file=sys.stderr)
