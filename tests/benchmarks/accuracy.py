@@ -9,41 +9,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from pipeline.config import config_from_mapping, load_yaml
+from pipeline.config import config_from_mapping
 from pipeline.errors import GigasegError
 from pipeline.models.bundle_files import list_bundles
-from pipeline.training import TRAINING_YAML
-from pipeline.training.plan import TrainPlan, make_plan
+from pipeline.training.plan import TrainPlan
+from tests.shipped import training_of
 from workflows.run import run_config
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
-DATA = {
-    "nuclei": ("microscopy/nuclei-dsb2018/images", "microscopy/nuclei-dsb2018/labels/{stem}.png"),
-    "aerial-landcover": ("aerial/dubai-mbrsc/images", "aerial/dubai-mbrsc/masks/{stem}.png"),
-}
 ROWS = [("torch", "fp32"), ("torch", "bf16"), ("inductor", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32")]
 ROWS += [("openvino", "int8")]
-
-
-def plan_of(bundle: str, folder: Path) -> TrainPlan:
-    """The training that made a bundle: it knows the validation images."""
-    data = Path(os.environ["GIGASEG_TEST_DATA"])
-    images, truth = DATA[bundle]
-    sets = [f"images={data / images}", f"truth={data / truth}", f"output={folder / 'training'}"]
-    return make_plan(load_yaml(TRAINING_YAML, WORKFLOWS / f"train_{bundle.replace('-', '_')}.yaml", sets))
 
 
 def scores_of(bundle: str, plan: TrainPlan, folder: Path, backend: str, precision: str) -> dict[str, float]:
     """IoU of each class."""
     listed = folder / "val.csv"
     with listed.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["image", "name", "truth"], *([image.path, image.name, image.truth] for image in plan.val)])
+        rows = ([image.path, image.name, image.truth, image.reader.get("pixel_size")] for image in plan.val)
+        csv.writer(file).writerows([["image", "name", "truth", "pixel_size"], *rows])
     output = folder / f"{backend}-{precision}"
     mapping = {
         **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader"}),
@@ -62,7 +49,7 @@ def main() -> None:
     """Print a table a bundle."""
     for bundle in sys.argv[1:] or list_bundles():
         with tempfile.TemporaryDirectory() as text:
-            plan, first = plan_of(bundle, Path(text)), None
+            plan, first = training_of(bundle, Path(text)), None
             for backend, precision in ROWS:
                 try:
                     found = scores_of(bundle, plan, Path(text), backend, precision)

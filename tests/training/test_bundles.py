@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -9,29 +10,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import load_yaml
+from pipeline.config import config_from_mapping
 from pipeline.models.bundle_files import list_bundles, read_spec
 from pipeline.plugins import build
-from pipeline.training.plan import make_plan
-from pipeline.training.schema import TRAINING_YAML
 from pipeline.training.trained_bundle import validate_bundle
 from pipeline.training.worker_group import WorkerGroup
+from tests.shipped import DATASETS, WORKFLOWS, training_of
+from workflows.run import run_config
 
-ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("GIGASEG_TEST_DATA")
-NAMES = ("aerial-landcover", "nuclei")
-TRUTH = {
-    "nuclei": ("microscopy/nuclei-dsb2018/images", "microscopy/nuclei-dsb2018/labels/{stem}.png"),
-    "aerial-landcover": ("aerial/dubai-mbrsc/images", "aerial/dubai-mbrsc/masks/{stem}.png"),
-}
+NAMES = tuple(DATASETS)
 needs_data = pytest.mark.skipif(DATA is None, reason="GIGASEG_TEST_DATA, the folder of real images, is not set")
-
-
-def plan_of(name, output):
-    """The training that made a bundle, with its data where they are here."""
-    images, truth = TRUTH[name]
-    sets = [f"images={DATA}/{images}", f"truth={DATA}/{truth}", f"output={output}", "compute={threads: 1}"]
-    return make_plan(load_yaml(TRAINING_YAML, ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml", sets))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,7 +31,7 @@ def test_a_shipped_bundle_says_all_there_is_to_know(name):
     assert spec.trained_on
     assert spec.citation
     assert 0.5 < spec.scores["validation"]["mean_iou"] < 1
-    trained = yaml.safe_load((ROOT / "workflows" / f"train_{name.replace('-', '_')}.yaml").read_text(encoding="utf-8"))
+    trained = yaml.safe_load((WORKFLOWS / f"train_{name.replace('-', '_')}.yaml").read_text(encoding="utf-8"))
     assert [one["name"] for one in trained["classes"]] == [one.name for one in spec.classes]
     assert {key: value for key, value in trained["model"].items() if key != "name"}.items() <= spec.architecture.items()
     model = build("models", {"name": "bundle", "path": name})
@@ -53,7 +42,7 @@ def test_a_shipped_bundle_says_all_there_is_to_know(name):
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
     """What a shipped bundle scores on the validation images of its training, by name; found once for all tests."""
-    return cache(lambda name: validate_bundle(plan_of(name, tmp_path_factory.mktemp(name)), list_bundles()[name], WorkerGroup()))
+    return cache(lambda name: validate_bundle(training_of(name, tmp_path_factory.mktemp(name)), list_bundles()[name], WorkerGroup()))
 
 
 @needs_data
@@ -83,3 +72,25 @@ def test_nuclei_of_any_kind_are_found(scores):
         shares[kind] = both / (sum(one["truth"] + one["predicted"] for one in some) - both)
     assert shares["fluorescence"] > 0.85
     assert shares["purple"] > 0.75
+
+
+@needs_data
+def test_axons_are_told_apart(tmp_path):
+    """The axons of the animal that the training never saw, told apart as the bundle says, have the AP that it states."""
+    plan = training_of("axons", tmp_path)
+    (image,) = plan.val
+    run = {
+        **plan.config.model_dump(mode="json", include={"classes"}),
+        "images": [image.path],
+        "reader": dict(image.reader),
+        "truth": image.truth,
+        "model": "axons",
+        "instances": "auto",
+        "metrics": ["semantic", "instances"],
+        "compute": {"runner": "serial", "threads": 1},
+        "output": str(tmp_path / "run"),
+    }
+    assert run_config(config_from_mapping(run, tmp_path, "axons")) == 0
+    (found,) = json.loads((tmp_path / "run" / "report" / "report.json").read_text())["instances"]
+    stated = read_spec(list_bundles()["axons"]).scores["validation"]["objects"]
+    assert {found["class"]: {key: pytest.approx(found[key], abs=0.01) for key in ("ap50", "mean_ap", "pq")}} == stated
