@@ -14,9 +14,11 @@ import zarr
 from pyarrow import parquet
 from scipy import ndimage
 
-from pipeline.engine import all_phases
+from pipeline.engine import all_phases, phase
+from pipeline.errors import BlockError
 from pipeline.scheduling.execution import _Execution
 from tests.conftest import save_tiff
+from workflows.retry import retry
 
 OBJECTS = {
     "images": ["img/*.tif"],
@@ -81,13 +83,13 @@ def whole(engine, scene):
 
 
 @contextmanager
-def dying_at(phase, number, *, booked):
+def dying_at(name, number, *, booked):
     """End the run at the so-many-th receipt of a phase: once it is in the ledger, or when its files are written and it is not."""
     seen, book = [], _Execution.book
 
     def book_and_die(self, block, receipt):
         seen.append(receipt.phase)
-        if seen.count(phase) != number:
+        if seen.count(name) != number:
             return book(self, block, receipt)
         if booked:
             book(self, block, receipt)
@@ -96,7 +98,7 @@ def dying_at(phase, number, *, booked):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Execution, "book", book_and_die)
         yield
-    assert seen.count(phase) == number
+    assert seen.count(name) == number
 
 
 def test_a_run_leaves_what_it_promises(whole, scene):
@@ -123,9 +125,9 @@ def test_a_run_leaves_what_it_promises(whole, scene):
 @pytest.mark.parametrize("booked", [True, False])
 def test_goes_on_in_every_phase(engine, scene, whole, booked):
     """Ended in one phase after the other, before and after the receipt: the same files, and nothing that was committed is done again."""
-    for phase in PHASES:  # of the first image; the second one's go in between
-        with dying_at(phase, 1, booked=booked):
-            assert engine(**OBJECTS).code == 130, phase
+    for name in PHASES:  # of the first image; the second one's go in between
+        with dying_at(name, 1, booked=booked):
+            assert engine(**OBJECTS).code == 130, name
     done = engine(**OBJECTS)
     assert done.code == 0
     assert_same(done, whole)
@@ -193,3 +195,47 @@ def test_orders_and_cuts(engine, scene, tmp_path):
             assert np.array_equal(*ids)
             assert tables[0].equals(tables[1])
         assert other.report["instances"] == runs[0].report["instances"]
+
+
+@contextmanager
+def failing(name, block_id):
+    """A block of a phase fails, for whatever reason."""
+    kind = type(phase(name))
+    load = kind.load
+
+    def load_or_fail(self, resources, block, watch):
+        if self.name == name and block.id == block_id:
+            raise BlockError("the poison")
+        return load(self, resources, block, watch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "load", load_or_fail)
+        yield
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_a_failed_block_is_told_once_and_can_be_retried(engine, scene, whole, name):
+    """Whatever phase fails: exit code 3, one failure, the other image and the other blocks as they are, and after a retry all files."""
+    one = phase(name)
+    block_id = "a:0.0.0" if one.is_per_image else "a:0.0.1"
+    with failing(name, block_id):
+        broken = engine(**OBJECTS)
+    assert broken.code == 3
+    assert [(each["phase"], each["block"], each["cause"]) for each in broken.report["failures"]] == [(name, block_id, "the poison")]
+    assert broken.run_json["state"] == "partial"
+    assert_table_fits(broken)
+    kept, wanted = bytes_of(broken), bytes_of(whole)
+    assert all(kept[file] == wanted[file] for file in wanted if "/b." in file)
+    assert engine(**OBJECTS).code == 3
+    assert retry(broken.folder) == 0
+    assert_same(broken, whole)
+    assert not (broken.folder / "parts").exists()
+
+
+def assert_table_fits(done):
+    """The table of ``a`` holds each id of its label image with its pixels, where both are there."""
+    table, ids = done.folder / "objects" / "a.parquet", done.folder / "instances" / "a.ome.zarr" / "0"
+    if table.exists() and ids.exists():
+        found, areas = np.unique(zarr.open_array(ids, mode="r")[...], return_counts=True)
+        rows = parquet.read_table(table)
+        assert (rows["id"].to_pylist(), rows["area_px"].to_pylist()) == (found[found > 0].tolist(), areas[found > 0].tolist())

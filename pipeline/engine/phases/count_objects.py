@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class CountObjects(Phase[Counted, Counted]):
     """Count the objects of an image by class, and match them with the true ones."""
 
     after = ("pair", "tabulate")
+    follows = ("tabulate",)
     is_per_image = True
 
     def applies(self, job: Job, image: Image) -> bool:
@@ -53,12 +55,15 @@ class CountObjects(Phase[Counted, Counted]):
         """Read pairs and the table of objects, and count."""
         job, image = resources.job, block.image
         table = _Table.of(job, image) if job.goal == "segment" else None
-        counted = _count_pairs(job, block, table) if self._has_pairs(job, image) else None
-        if counted is not None or table is None:
-            # A class without objects in this image counts as well: it has none.
-            return {one: ObjectCounts(matches=ObjectMatches()) for one in job.object_classes} | (counted or {})
+        matched = _count_pairs(job, block, table) if self._has_pairs(job, image) else None
+        # A class without objects in this image counts as well: it has none.
+        counts = {one: ObjectCounts(matches=None if matched is None else ObjectMatches()) for one in job.object_classes} | (matched or {})
+        if table is None:
+            return counts
+        # Objects where no truth is counted are objects, too.
         pairs_N3 = np.stack([table.ids, np.zeros_like(table.ids), table.areas], axis=1)
-        return {one: ObjectCounts() for one in job.object_classes} | count_objects(pairs_N3, (table.ids, table.classes), None)
+        every = {one: ObjectCounts() for one in job.object_classes} | count_objects(pairs_N3, (table.ids, table.classes), None)
+        return {one: replace(every[one], matches=found.matches) for one, found in counts.items()}
 
     def work(self, resources: Resources, block: Block, loaded: Counted, watch: Stopwatch) -> Counted:
         """Nothing is left to compute."""
@@ -70,30 +75,39 @@ class CountObjects(Phase[Counted, Counted]):
 
 
 def _count_pairs(job: Job, block: Block, table: _Table | None) -> Counted | None:
-    """Count the objects of an image block by block; None where its truth cannot be used.
+    """Count the objects of an image plane by plane, as a truth may use an id again in the next; None where its truth cannot be used."""
+    rows, total = job.grid(block.image).num_blocks[0], None
+    for plane in range(block.image.header.num_planes):
+        files = partial(PartFiles(job, block.image).each, "pairs", block.lost, range(plane * rows, (plane + 1) * rows))
+        if any("problem" in file for _, file in files()):
+            return None
+        if (counted := _count_plane(job, files, table)) is not None:
+            total = _sum(total or {}, counted)
+    return total
+
+
+def _count_plane(job: Job, files: Callable[[], Iterator[tuple[Any, Mapping[str, Any]]]], table: _Table | None) -> Counted | None:
+    """Count the objects of a plane block by block; None where every block failed.
 
     Objects that several blocks have, and all that touch them, are counted together at the end: memory follows them.
     """
-    parts = PartFiles(job, block.image)
     predicted, truth = [], []
-    for _, file in parts.each("pairs", block.lost):
-        if "problem" in file:
-            return None
+    for _, file in files():
         predicted.append(_ids(file["pairs"][:, 0]))
         truth.append(file["truth_ids"])
     shared = repeated_ids(predicted), repeated_ids(truth)
     total, waiting = Counted(), list[Pairs]()
-    for _, file in parts.each("pairs", block.lost):
+    for _, file in files():
         pairs_N3, true_ids, true_classes = file["pairs"], file["truth_ids"], file["truth_classes"]
         whole_N = rows_of_whole_objects(pairs_N3, *shared)
-        _add(total, _count(job, table, pairs_N3[whole_N], (true_ids, true_classes)))
+        total = _sum(total, _count(job, table, pairs_N3[whole_N], (true_ids, true_classes)))
         is_open = np.isin(true_ids, pairs_N3[~whole_N, 1])
         waiting.append((pairs_N3[~whole_N], true_ids[is_open], true_classes[is_open]))
-    if waiting:
-        true_ids, first = np.unique(np.concatenate([ids for _, ids, _ in waiting]), return_index=True)
-        true_classes = np.concatenate([classes for _, _, classes in waiting])[first]
-        _add(total, _count(job, table, sum_pairs([pairs_N3 for pairs_N3, _, _ in waiting]), (true_ids, true_classes)))
-    return total
+    if not waiting:
+        return None
+    true_ids, first = np.unique(np.concatenate([ids for _, ids, _ in waiting]), return_index=True)
+    true_classes = np.concatenate([classes for _, _, classes in waiting])[first]
+    return _sum(total, _count(job, table, sum_pairs([pairs_N3 for pairs_N3, _, _ in waiting]), (true_ids, true_classes)))
 
 
 def _count(job: Job, table: _Table | None, pairs_N3: NDArray[np.int64], truth: Objects) -> Counted:
@@ -103,9 +117,8 @@ def _count(job: Job, table: _Table | None, pairs_N3: NDArray[np.int64], truth: O
     return count_objects(pairs_N3, (ids, classes), (true_ids, truth[1][np.searchsorted(truth[0], true_ids)]))
 
 
-def _add(total: Counted, more: Counted) -> None:
-    for class_id, counts in more.items():
-        total[class_id] = total[class_id] + counts if class_id in total else counts
+def _sum(one: Counted, other: Counted) -> Counted:
+    return one | {class_id: one[class_id] + counts if class_id in one else counts for class_id, counts in other.items()}
 
 
 def _ids(ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
