@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pipeline.engine import PART_FOLDER, phase
+from pipeline.engine import PART_FOLDER, part_folder, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
 from pipeline.records import Block, Receipt
 from pipeline.scheduling.block_queue import receipts_that_hold
@@ -42,7 +42,7 @@ def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receip
 
 
 def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Mapping[Key, Mapping[str, int]]) -> None:
-    """Remove the arrays of images whose blocks are all ``waiting``: what is there may have another shape.
+    """Remove the arrays of phases whose blocks are all ``waiting``: what is there may have another shape, or be of another mask.
 
     ``outdated`` are the files that an earlier execution wrote of such blocks.
     """
@@ -54,6 +54,7 @@ def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Ma
             if any(key in outdated for key in keys) and all(key in waiting for key in keys):
                 for array in phase(stage.phase).arrays(spec.job, stage.blocks[0].image):
                     spec.folder.storage.delete_tree(array)
+                    spec.folder.storage.delete(array)  # one that is a file
 
 
 def _last_pixels(spec: RunSpec, kept: Mapping[Key, Receipt]) -> list[Key]:
@@ -100,14 +101,20 @@ def conclude(spec: RunSpec, receipts: Mapping[Key, Receipt]) -> int:
     uncounted = [receipt for receipt in receipts.values() if receipt.truth_error and receipt.count_key == count_keys[receipt.image]]
     is_partial = uncounted or spec.plan["rejected"] or not all(receipt.ok for receipt in receipts.values())
     state = "partial" if is_partial else "done"
-    # What a killed execution left; a retry of a failed block needs its image's files.
-    failed = {receipt.image for receipt in receipts.values() if not receipt.ok}
-    for name, files in spec.temporary_files.items():
-        if name not in failed:
-            files.discard()
+    _remove_temporary_files(spec, {receipt.image for receipt in receipts.values() if not receipt.ok})
     if state != before:
         # Numbers may differ from another run's of the same recipe where a backend had to change its batch.
         changes = sorted({note for receipt in receipts.values() for note in receipt.notes})
         folder.write(state=state, recipe_kept=not changes, recipe_changes=changes)
         folder.log(f"end: {state}")
     return EXIT_PARTIAL if is_partial else 0
+
+
+def _remove_temporary_files(spec: RunSpec, failed: Collection[str]) -> None:
+    """Remove what a killed execution left, also one that had other phases; a retry of a ``failed`` image needs its files."""
+    storage = spec.folder.storage
+    left = {"/".join(key.split("/")[:2]) for key in storage.list(f"{PART_FOLDER}/")}
+    for name, stages in spec.stages.items() if left else ():
+        folder = part_folder(stages[0].blocks[0].image)
+        if name not in failed and folder in left:
+            storage.delete_tree(folder)

@@ -133,12 +133,15 @@ class BlockStore(Raster):
         self.storage.delete(self._key(box, plane))
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
-        """Return the pixels of a box, pixels_CYX; the fill value where nothing was written. A damaged file raises BlockError."""
+        """Return the pixels of a box, pixels_CYX; the fill value where nothing was written.
+
+        Raises:
+            BlockError: a file is damaged, or the box is not inside the array.
+        """
         try:
-            pixels = np.asarray(self._readable[self._index(box, plane)])
-        except (OSError, RuntimeError, ValueError) as error:
+            return np.asarray(self._readable[self._index(box, plane)]).reshape(self.header.channels, *box.shape)
+        except (OSError, RuntimeError, ValueError, IndexError) as error:  # a box beyond the array: it was made for another image
             raise BlockError(f"{self.storage}: cannot be read at (y={box.y0}, x={box.x0}): {error}") from error
-        return pixels.reshape(self.header.channels, *box.shape)
 
     def _key(self, box: Box, plane: int) -> str:
         """The file of a block."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from pipeline.scheduling.execution import _Execution
 from tests.conftest import blobs, save_tiff
 from workflows.report import report
 from workflows.status import status
@@ -119,3 +120,55 @@ def test_a_block_that_was_written_and_fails_then_has_no_pixels(engine, tmp_path,
     for mask_YX in (failed.mask(), tifffile.imread(failed.folder / "masks" / "a.tif")):
         assert np.unique(mask_YX[64:, 64:]).tolist() == [255]
         assert (mask_YX == 1).sum() == 128 * 128 - 64 * 64
+
+
+@pytest.fixture
+def ending_at(monkeypatch):
+    """End the next run at the so-many-th receipt of a phase, once it is in the ledger."""
+
+    def end_at(phase, number):
+        book, seen = _Execution.book, []
+
+        def book_and_die(self, block, receipt):
+            book(self, block, receipt)
+            seen.append(receipt.phase)
+            if seen.count(phase) == number:
+                monkeypatch.setattr(_Execution, "book", book)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(_Execution, "book", book_and_die)
+
+    return end_at
+
+
+@pytest.mark.parametrize(("phase", "instances"), [("predict", None), ("label", "components"), ("measure", "components")])
+def test_an_interrupted_run_goes_on_with_an_image_of_another_shape(engine, tmp_path, ending_at, phase, instances):
+    """What was written of the earlier image, temporary files included, is in nobody's way."""
+    keys = {**IDENTITY, "instances": instances}
+    save_tiff(tmp_path / "a.tif", blobs((150, 170)) // 128)
+    ending_at(phase, 3)
+    assert engine(**keys).code == 130
+    save_tiff(tmp_path / "a.tif", blobs((110, 260), seed=5) // 128)
+    changed, fresh = engine(**keys), engine(**keys, output="fresh")
+    assert changed.code == fresh.code == 0
+    assert (changed.mask() == fresh.mask()).all()
+    assert tables_of(changed) == tables_of(fresh)
+    assert not (changed.folder / "parts").exists()
+
+
+@pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "interrupted"])
+def test_objects_do_not_outlive_their_mask(engine, tmp_path, ending_at, is_finished):
+    """Where objects are no longer asked for, a new mask has none of the old one beside it, and nothing temporary is left."""
+    save_tiff(tmp_path / "a.tif", blobs((150, 170)) // 128)
+    if not is_finished:
+        ending_at("measure", 3)
+    first = engine(**IDENTITY, instances="components")
+    assert ((first.folder / "instances").exists(), (first.folder / "objects").exists()) == (True, is_finished)
+    without = engine(**IDENTITY)
+    assert without.code == 0
+    assert sorted(path.name for path in without.folder.iterdir() if path.is_dir()) == ["ledger", "masks", "report"]
+
+
+def tables_of(done):
+    """The tables of objects, by image."""
+    return {path.name: path.read_bytes() for path in (done.folder / "objects").glob("*")}

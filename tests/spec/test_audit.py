@@ -6,38 +6,37 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.engine import part_folder
 from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.raster import Header
 from pipeline.records import Block, Receipt, RunFolder
 from pipeline.scheduling.audit import EXIT_PARTIAL, conclude
-
-
-class Files:
-    """Temporary files of an image."""
-
-    def __init__(self):
-        self.discarded = 0
-
-    def discard(self):
-        self.discarded += 1
+from pipeline.scheduling.block_queue import Stage
 
 
 @pytest.fixture
 def spec(tmp_path):
     """A run of two images with two blocks each, whose scores are still there."""
-    blocks = []
+    folder, stages = RunFolder(tmp_path), {}
     for name in "ab":
         image = Image(0, name, f"/{name}.tif", Header((64, 128), 1, "uint8"), {"name": "auto"})
-        blocks += [Block("predict", image, 0, 0, col, Box(0, 64 * col, 64, 64 * col + 64)) for col in (0, 1)]
+        stages[name] = [Stage("predict", [Block("predict", image, 0, 0, col, Box(0, 64 * col, 64, 64 * col + 64)) for col in (0, 1)])]
+        folder.storage.put(f"{part_folder(image)}/seams/0.0.0.npz", b"scores")
     return SimpleNamespace(
-        folder=RunFolder(tmp_path),
-        blocks=blocks,
+        folder=folder,
+        stages=stages,
+        blocks=[block for (stage,) in stages.values() for block in stage.blocks],
         count_keys={"a": "truth of a", "b": ""},
         plan={"rejected": []},
-        temporary_files={"a": Files(), "b": Files()},
     )
+
+
+def with_scores(spec):
+    """Names of the images whose scores are there."""
+    kept = spec.folder.storage.list("parts/")
+    return [name for name, (stage,) in spec.stages.items() if any(key.startswith(part_folder(stage.blocks[0].image)) for key in kept)]
 
 
 def receipts(spec, **changes):
@@ -54,7 +53,7 @@ def test_all_is_well(spec):
     content = spec.folder.read()
     assert (content["state"], content["recipe_kept"], content["recipe_changes"]) == ("done", True, [])
     assert "end: done" in (spec.folder.storage.root / "log.txt").read_text()
-    assert [files.discarded for files in spec.temporary_files.values()] == [1, 1]
+    assert with_scores(spec) == []
 
 
 def test_a_block_without_a_receipt_is_a_fault_of_ours(spec):
@@ -64,14 +63,14 @@ def test_a_block_without_a_receipt_is_a_fault_of_ours(spec):
     with pytest.raises(GigasegError, match=r"audit: 1 blocks have no receipt, the first is b:0\.0\.1"):
         conclude(spec, found)
     assert "state" not in spec.folder.read()
-    assert not any(files.discarded for files in spec.temporary_files.values())
+    assert with_scores(spec) == ["a", "b"]
 
 
 def test_a_failed_block_is_partial_and_keeps_what_a_retry_needs(spec):
     """Exit code 3; scores of the image stay for its retry, those of the others go."""
     assert conclude(spec, receipts(spec, a1={"cause": "no memory"})) == EXIT_PARTIAL == 3
     assert spec.folder.read()["state"] == "partial"
-    assert {name: files.discarded for name, files in spec.temporary_files.items()} == {"a": 0, "b": 1}
+    assert with_scores(spec) == ["a"]
 
 
 def test_an_image_that_could_not_be_read_is_partial(spec):

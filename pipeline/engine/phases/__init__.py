@@ -135,7 +135,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
         return True
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
-        """The keys of the arrays that it writes block by block; they are removed when the image is begun anew."""
+        """The keys of the arrays that it writes block by block, and of what is made of them; removed when all blocks are done anew."""
         return ()
 
     def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:

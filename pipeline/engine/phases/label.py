@@ -40,6 +40,10 @@ class Label(Phase[tuple[Box, Region], BlockLabels]):
         """Where the method needs more than the mask, what was predicted besides it."""
         return ("predict",) if job.model_maps or method_of(job, self.subject).uses_probs else ()
 
+    def arrays(self, job: Job, image: Image) -> Sequence[str]:
+        """The labels."""
+        return (PartFiles(job, image).store_key(labels_kind(self.subject)),)
+
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[Box, Region]:
         """Read what the method sees."""
         return read_region(resources, block, self.subject)

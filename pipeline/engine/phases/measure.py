@@ -68,8 +68,8 @@ class Measure(Phase[LabelledPixels, tuple[LabelledPixels, ObjectParts]]):
         return ("label", "join", "predict") if job.model is not None and job.model.gives_scores else ("label", "join")
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
-        """The label image."""
-        return (job.ids_key(image),)
+        """The label image, and the table."""
+        return job.ids_key(image), job.table_key(image)
 
     def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:
         """The digest of the ids in the label image."""

@@ -20,6 +20,9 @@ from pipeline.records import Block, Receipt
 
 __all__ = ["Predict"]
 
+OBJECT_KINDS = ("maps", "probability", "probs")
+"""Temporary files of what is predicted besides the mask, to tell objects apart and to measure them."""
+
 
 class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
     """Segment a block, count its mask against the truth, and write it."""
@@ -42,8 +45,9 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         return ("score",) if job.blends_blocks(image) else ()
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
-        """The mask, and the probabilities."""
-        return block_store_keys(job, image)
+        """The mask and the probabilities; what objects are made of, and objects, also where they are no longer asked for."""
+        temporary = [PartFiles(job, image).store_key(kind) for kind in OBJECT_KINDS]
+        return [*block_store_keys(job, image), *temporary, job.ids_key(image), job.table_key(image)]
 
     def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:
         """The digest of the mask in the block store."""
@@ -93,9 +97,8 @@ def _write_for_objects(resources: Resources, block: Block, values: Mapping[str, 
     """Write what the later phases need to tell objects apart and to measure them, besides the mask."""
     job, image, files = resources.job, block.image, dict[str, int]()
     assert job.instances is not None
-    kinds = ("maps", "probability", *(["probs"] if job.instances.uses_probs else []))
-    for kind in kinds:
-        if (pixels := values[kind]) is not None:
+    for kind in OBJECT_KINDS:
+        if (pixels := values[kind]) is not None and (kind != "probs" or job.instances.uses_probs):
             channels = len(pixels) if pixels.ndim == 3 else 1
             header = Header(image.header.shape, channels, pixels.dtype.name, image.header.planes)
             files |= write_block(resources, block, pixels, PartFiles(job, image).store_key(kind), header)
