@@ -27,6 +27,7 @@ OBJECT_COLUMNS = {
     "truth objects": "truth",
     "predicted objects": "predicted",
 }
+OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # of several numbers; report.json holds them
 COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "recall", "truth px": "truth", "predicted px": "predicted"}
 
 
@@ -60,10 +61,9 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
 def _object_rows(report: Mapping[str, Any]) -> Iterator[list[Any]]:
     """Yield the rows of instances.csv: scores of each class over all images, then of each image and class."""
     every = [("all images", report["instances"]), *((image["name"], image["instances"]) for image in report["per_image"])]
-    columns = list(dict.fromkeys(key for _, rows in every for row in rows for key, value in row.items() if not isinstance(value, list)))
+    columns = list(dict.fromkeys(key for _, rows in every for row in rows for key in row if key not in OBJECT_LISTS))
     yield ["image", *columns]
-    for name, rows in every:
-        yield from ([name, *(None if isinstance(row.get(key), list) else row.get(key) for key in columns)] for row in rows)
+    yield from ([name, *(row.get(key) for key in columns)] for name, rows in every for row in rows)
 
 
 def _csv(rows: Iterable[Iterable[Any]]) -> str:

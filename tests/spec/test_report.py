@@ -18,9 +18,11 @@ from rich.console import Console
 
 from pipeline.errors import StoreError
 from pipeline.metrics import Metric
+from pipeline.metrics.instances import ObjectQuality
 from pipeline.metrics.semantic import Semantic
 from pipeline.report import print_table, write_report
 from pipeline.report.content import Failure, ImageCounts, build_report
+from pipeline.statistics import count_objects
 from pipeline.statistics.pixel_counts import Counts
 
 SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
@@ -191,6 +193,23 @@ def test_tables_hold_every_row_at_full_precision(tmp_path):
     assert header[-2:] == ["iou background", "iou nucleus"]
     assert [row[-2:] for row in images] == [[repr(90 / 95), "0.5"], ["", "1.0"]]
     assert rows(tmp_path / "failures.csv")[1] == ["a", "a:0.0.1", "predict", 'broke, "badly"\nhere', "3"]
+
+
+def test_scores_of_objects_are_a_table_of_numbers(tmp_path):
+    """instances.csv has a row for all images and one for each, with or without truth; lists of numbers are in report.json alone."""
+    pair = np.array([[1, 1, 8]])
+    one = np.array([1]), np.array([1])
+    scored = replace(A, objects=count_objects(pair, one, one))
+    plain = ImageCounts("c", areas_only(90, 10), objects=count_objects(pair * [1, 0, 1], one, None))
+    write_report(build_report("done", [{"name": name} for name in NAMES], [ObjectQuality()], [scored, plain]), tmp_path)
+    header, *values = rows(tmp_path / "instances.csv")
+    assert header[:5] == ["image", "class", "truth", "predicted", "ap50"]
+    assert not {"ap", "sizes_predicted", "sizes_truth"} & set(header)
+    assert [row[:5] for row in values] == [
+        ["all images", "nucleus", "1", "2", "1.0"],
+        ["a", *NAMES[1:], "1", "1", "1.0"],
+        ["c", *NAMES[1:], "", "1", ""],
+    ]
 
 
 @pytest.mark.parametrize("name", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\tx"])
