@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Config, Recipe, config_from_mapping, load_classes
-from pipeline.engine import Job
-from pipeline.errors import InputError, Problem
+from pipeline.engine import PART_FOLDER, Job
+from pipeline.errors import InputError, Problem, counted
 from pipeline.geometry import Box
-from pipeline.inputs import TRUTH_READER, Catalogue, NameCandidate, build_catalogue
+from pipeline.inputs import TRUTH_READER, Catalogue, Image, NameCandidate, build_catalogue
+from pipeline.inputs.file_groups import first_of
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
 from pipeline.records import RunFolder, Tally
@@ -29,6 +32,7 @@ __all__ = ["evaluate", "listed_classes", "score_masks"]
 
 BLOCK = 2048
 FOLDERS = ("masks", "instances")  # of a run's output
+NO_ID = re.compile("is not a class id|is no id of an object")
 
 
 def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: str, *, instances: bool = False) -> int:
@@ -91,16 +95,20 @@ def score_masks(
         object_classes=catalogue.object_classes,
         scores_objects=catalogue.scores_objects,
     )
-    plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": []}
+    plan = plan_row(catalogue, job, {"name": None, "sha256": None})
+    plan["outputs"] = [key for key in plan["outputs"] if key.startswith(f"{PART_FOLDER}/")]  # no mask is written
     spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", catalogue.config.compute, run={"identity": identity})
     exit_code, done = execute(spec)
     if problems := unknown_ids(catalogue, done):
         if is_new:
             folder.discard()
-        raise InputError([*problems, "Name the classes with --classes, or correct the masks."])
+        way_out = "Save 0 where there is no object." if instances else "Name the classes with --classes, or correct the masks."
+        raise InputError([*problems, way_out])
     report = report_of(plan, done, folder.read().get("state", "running"))
     write_report(report, folder.report)
-    if not instances:
+    if instances:
+        warn_of_single_ids(report)
+    else:
         warn_of_fill_values(catalogue, done)
     return exit_code, report
 
@@ -124,11 +132,19 @@ def catalogue_of(
     with masks_of(pred, "instances" if instances else "masks") as masks:
         config = config_of(masks, truth, classes, ignore, output, instances=instances)
         try:
-            return build_catalogue(config)
+            catalogue = build_catalogue(config)
         except InputError as error:
             if run and on_other_grids(run):
                 error.add_note("Masks of this run lie on its working grid. Run it with `masks: native` to score them on the images' own.")
             raise
+    return replace(catalogue, images=[with_background(image) for image in catalogue.images]) if instances else catalogue
+
+
+def with_background(image: Image) -> Image:
+    """Return a label image in which 0 is the id of no object, where the file calls it nodata, as maps often do."""
+    if image.header.nodata != 0:
+        return image
+    return replace(image, header=replace(image.header, nodata=None), reader={**image.reader, "nodata": "none"})
 
 
 def object_class(classes: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
@@ -185,7 +201,7 @@ def run_masks(pred: str, kind: str = "masks") -> dict[str, str]:
     if run is None:
         return {}
     masks, suffixes = dict[str, str](), known_suffixes()
-    for key in run.last_plan().get("outputs", []):  # OME-Zarr first
+    for key in sorted(run.last_plan().get("outputs", []), key=lambda key: not key.endswith(".ome.zarr")):
         if key.startswith(f"{kind}/") and key.endswith(suffixes) and run.storage.has(key):
             masks.setdefault(NameCandidate(key.removeprefix(f"{kind}/")).short(suffixes), f"{run.storage}/{key}")
     return masks
@@ -199,9 +215,9 @@ def has_run(output: str) -> bool:
 
 
 def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
-    """Return a line for each mask that holds a value which is no class id."""
+    """Return a line for each mask that holds a value which is no id."""
     paths = {image.name: image.path for image in catalogue.images}
-    causes = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if "is not a class id" in one.cause}
+    causes = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if NO_ID.search(one.cause)}
     return [f"{path}: {cause}" for path, cause in sorted(causes.items())]
 
 
@@ -221,6 +237,14 @@ def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         way_out = "Where a class is meant, save its id, such as 1."
         print(f"{first.path}{more}: {fill} means no prediction{nodata}{masked} ({missing.total():,} px). {way_out}", file=sys.stderr)
+
+
+def warn_of_single_ids(report: Mapping[str, Any]) -> None:
+    """Warn on stderr where no label image holds a second id and some truth does: they may be masks of classes."""
+    counts = [(image["name"], one) for image in report["per_image"] for one in image["instances"] if one["predicted"]]
+    if counts and all(one["predicted"] == 1 for _, one in counts) and any((one["truth"] or 0) > 1 for _, one in counts):
+        what = "no id but one, so all that it covers is one object. In masks of classes, number the objects first"
+        print(f"{first_of([name for name, _ in counts], 3)}: {what}, such as by skimage.measure.label", file=sys.stderr)
 
 
 def is_of_a_run(mask: str) -> bool:
@@ -288,8 +312,9 @@ def largest_id(path: str, reader: dict[str, Any], ignore: int | str | None) -> i
 
 def require_masks(catalogue: Catalogue) -> None:
     """Refuse images that cannot be masks, and masks without truth, all at once."""
+    expected = "one channel of whole numbers, ids of objects" if catalogue.scores_objects else "one channel of class ids"
     problems = [
-        Problem(image.path, f"{image.header.channels} channels of {image.header.dtype}", "one channel of class ids")
+        Problem(image.path, f"{counted(image.header.channels, 'channel')} of {image.header.dtype}", expected)
         for image in catalogue.images
         if image.header.channels != 1 or image.header.dtype.startswith("float")
     ]

@@ -88,6 +88,7 @@ def read_mask(resources: Resources, block: Block) -> NDArray[Any]:
     mask_CYX, valid_YX = resources.image(block.image).read_valid(block.box, block.plane)
     ids_YX: NDArray[Any] = mask_CYX[0] if valid_YX is None else np.where(valid_YX, mask_CYX[0], mask_CYX.dtype.type(0))
     if job.goal == "evaluate" and job.scores_objects:
+        _require_object_ids(ids_YX, block.box)
         ids_YX = (ids_YX != 0).astype(job.dtype)  # a label image: objects are class 1
     require_class_ids(ids_YX, block.box, job.num_classes, "prediction")
     ids_YX = ids_YX.astype(job.dtype, copy=False)  # 65535, the fill value of wider types, becomes 255
@@ -125,6 +126,14 @@ def require_class_ids(ids_YX: NDArray[Any], box: Box, classes: int, what: str) -
         y, x = divmod(int(strange_YX.argmax()), strange_YX.shape[1])
         where = f"(y={box.y0 + y}, x={box.x0 + x})"
         raise BlockError(f"{what} {ids_YX[y, x]} at {where} is not a class id; expected 0..{classes - 1}, or {fill} for none")
+
+
+def _require_object_ids(ids_YX: NDArray[Any], box: Box) -> None:
+    """Check that no id is negative: some programs write -1 where there is no object, others where nobody has looked."""
+    if ids_YX.dtype.kind == "i" and (negative_YX := ids_YX < 0).any():
+        y, x = divmod(int(negative_YX.argmax()), negative_YX.shape[1])
+        where = f"(y={box.y0 + y}, x={box.x0 + x})"
+        raise BlockError(f"prediction {ids_YX[y, x]} at {where} is no id of an object; expected 0 for none, or a number above 0")
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:

@@ -217,3 +217,48 @@ def test_scoring_again_ends_at_once_and_changed_truth_is_counted_again(score, tm
     assert row_of(tmp_path / "scores")["truth"] == len(np.unique(truth_YX)) - 5
     assert main(["evaluate", "--pred", "pred", "--truth", "truth", "-o", "scores"]) == 2
     assert json.loads((tmp_path / "scores" / "run.json").read_text())["state"] == "done"
+
+
+def test_nodata_of_0_is_background(score, tmp_path):
+    """Label images for maps declare 0 as nodata. It is the id of no object: what the truth has there is missed, not left out."""
+    truth_YX = cells(60, 20, seed=4).astype(np.uint16)
+    save(tmp_path, np.roll(truth_YX, 2, axis=0), truth_YX)
+    assert score(output="plain") == (0, "")
+    save_tiff(tmp_path / "pred" / "a.tif", np.roll(truth_YX, 2, axis=0), extratags=[(42113, "s", 2, "0", True)])
+    assert score(output="nodata") == (0, "")
+    assert row_of(tmp_path / "plain") == row_of(tmp_path / "nodata")
+    assert report_at(tmp_path / "nodata")["no_prediction"] == 0
+
+
+def test_other_files_of_a_run_change_no_score(score, engine, tmp_path):
+    """A run that writes its ids as TIFF as well is scored as one that does not."""
+    truth_YX = cells(90, 20, seed=6)
+    save_tiff(tmp_path / "a.tif", (np.roll(truth_YX, 1, axis=0) > 0).astype(np.uint8))
+    save_tiff(tmp_path / "truth" / "a.tif", truth_YX.astype(np.uint8))
+    shared = {"model": {"name": "identity", "classes": 2}, "normalize": None, "tiling": {"halo": 0, "core": 32, "block": 32}}
+    writers = [{"name": "ome_zarr"}, {"name": "tiff", "of": "objects"}]
+    for output, written in (("few", writers[:1]), ("many", writers)):
+        engine(**shared, instances="components", writers=written, output=output)
+        assert score(output, output=f"of-{output}")[0] == 0
+    assert row_of(tmp_path / "of-few") == row_of(tmp_path / "of-many")
+
+
+def test_negative_ids_are_refused(score, tmp_path):
+    """-1 is background for some and unknown for others: exit 2, with the file and the position."""
+    truth_YX = cells(60, 20, seed=4).astype(np.int16)
+    truth_YX[0, :5] = 0
+    save(tmp_path, np.where(truth_YX == 0, -1, truth_YX).astype(np.int16), truth_YX)
+    code, told = score()
+    assert code == 2
+    assert f"{tmp_path}/pred/a.tif: prediction -1 at (y=0, x=0) is no id of an object" in told
+    assert not (tmp_path / "scores").exists()
+
+
+def test_masks_of_classes_are_told(score, tmp_path):
+    """Where the prediction has one id and the truth several: the scores are those of one object, and a warning says so."""
+    truth_YX = cells(60, 20, seed=4).astype(np.uint16)
+    save(tmp_path, (truth_YX > 0).astype(np.uint8) * 255, truth_YX)
+    code, told = score()
+    assert code == 0
+    assert "a: no id but one" in told
+    assert row_of(tmp_path / "scores")["predicted"] == 1
