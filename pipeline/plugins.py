@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.validation import problems_of, union_members
 
-__all__ = ["KINDS", "Plugin", "available", "build", "find", "from_text"]
+__all__ = ["KINDS", "Plugin", "available", "build", "find", "from_text", "title_of"]
 
 KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "skips", "instances", "runners")
 _NESTED = {"runners": "scheduling.runners"}
@@ -106,6 +106,16 @@ def from_text(kind: str, text: str, where: str) -> dict[str, Any]:
     module, function = _PARSERS[kind]
     parsed: dict[str, Any] = getattr(importlib.import_module(module), function)(text, where)
     return parsed
+
+
+def title_of(spec: Mapping[str, Any]) -> str:
+    """Return what a message calls a plug-in: its name, and its path if it has one.
+
+    Example:
+        >>> title_of({"name": "bundle", "path": "nuclei", "tta": None})
+        'bundle nuclei'
+    """
+    return " ".join(str(spec[key]) for key in ("name", "path") if spec.get(key))
 
 
 def build(kind: str, spec: Mapping[str, Any], where: str = "") -> Any:

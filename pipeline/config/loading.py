@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.paths import absolute_source, check_exists
 from pipeline.config.schema import RUN_YAML, ClassList, ClassSpec, Config, YamlKind
 from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, parse_yaml, read_yaml
-from pipeline.errors import InputError, Problem, one_of
-from pipeline.plugins import Plugin, available, build, find, from_text
+from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.plugins import Plugin, available, build, find, from_text, title_of
 from pipeline.validation import join_keys, problems_of, quote
 
 __all__ = ["config_from_mapping", "load_classes", "load_config", "load_written_config", "load_yaml", "resolve_mapping", "to_yaml"]
@@ -138,15 +138,17 @@ def _resolve_instances(kind: YamlKind, data: dict[str, Any]) -> list[Problem]:
     spec = data.get("instances")
     if not isinstance(spec, dict):
         return []
-    if spec.get("name") == "auto":
-        data["instances"] = None
+    name, names = spec.get("name"), ["auto", *available("instances")]
+    if isinstance(name, str) and "." not in name and name not in names:
+        return [Problem("instances.name", repr(name), one_of(names), nearest(name, names))]
+    if name == "auto":
         try:
             own = build("models", data["model"]).instances
         except (InputError, LookupError, AttributeError):
             return []  # the model is reported
         if own is None:
-            name = data["model"].get("name")
-            return [Problem("instances", "auto", one_of(available("instances")), f"The model {name} names no method.")]
+            fix = f"The model {title_of(data['model'])} names no method: name one, such as `instances: {{name: components, of: [CLASS]}}`."
+            return [Problem("instances", "auto", one_of(names[1:]), fix)]
         data["instances"] = {**own, **{option: value for option, value in spec.items() if option != "name"}}
     if data.get("metrics") is None:
         data["metrics"] = [*deepcopy(kind.default_plugins["metrics"]), {"name": "instances"}]
@@ -192,7 +194,9 @@ def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Call
     problems: list[Problem] = []
     for key, plugin_kind in kind.plugin_kinds.items():
         if key == "instances":  # the model, which comes first, has its options by now
-            problems += _resolve_instances(kind, data)
+            problems += (found := _resolve_instances(kind, data))
+            if found or (isinstance(data.get(key), dict) and data[key].get("name") == "auto"):
+                continue  # reported already; plug-ins that need objects are no mistake
         value = data.setdefault(key, deepcopy(kind.default_plugins[key])) if key in kind.default_plugins else data.get(key)
         specs = {join_keys(key, index): spec for index, spec in enumerate(value)} if isinstance(value, list) else {key: value}
         seen: set[str] = set()

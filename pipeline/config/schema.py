@@ -288,7 +288,7 @@ class Config(StrictModel):
         description="grid of the masks: working, where pixels are counted, or native, the image's own, by nearest pixels",
     )
     skip: PluginSpec | None = Field(default=None, description="what is not computed: tissue, nodata or regions; null: nothing")
-    instances: PluginSpec | None = Field(
+    instances: Annotated[dict[str, Any], Expected(f"auto, the name of a method, {_SPEC}")] | None = Field(
         default=None,
         description="how objects are told apart: components, border, watershed, radial, flows, or auto, the model's way; null: not",
     )

@@ -18,7 +18,7 @@ from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.working_grid import open_truth
 from pipeline.instances import Instances
 from pipeline.models import Model
-from pipeline.plugins import available, find
+from pipeline.plugins import available, find, title_of
 
 __all__ = ["find_truth_ids", "object_classes_of", "object_problems"]
 
@@ -46,7 +46,7 @@ def object_problems(config: Config, instances: Instances | None, model: Model, c
     missing = [name for name in instances.maps if name not in model.maps]
     if missing or (instances.uses_probs and not model.gives_scores):
         needs = " and ".join(missing) if missing else "class probabilities"
-        found = f"{config.instances['name']}, which needs {needs}, and {config.model['name']} gives none"
+        found = f"{config.instances['name']}, which needs {needs}, and {title_of(config.model)} gives none"
         problems.append(Problem(config.where("instances.name"), found, one_of(_fitting(model))))
         return problems
     return problems + model.map_problems(instances.maps)
@@ -73,6 +73,8 @@ def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes:
         found = list(pool.map(with_ids, images))
     without = [image.name for image in found if image.truth is not None and not image.truth_has_ids]
     note = "the truth has no ids of objects: its objects are connected components of each class"
+    if not any(spec.values for spec in specs):
+        note += "; where each object has a value of its own, give their class `values: other`"
     return found, [f"{first_of(without, 3)}: {note}"] if without else []
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
+from pipeline.errors import Problem
 from pipeline.plugins import Plugin
+from pipeline.validation import problems_error
 
 __all__ = ["Instances", "Labels", "Region"]
 
-Names = Annotated[tuple[str, ...], Strict(strict=False)]
+Names = Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)]
 Joins = Literal["overlap", "agreement"]
 
 
@@ -113,6 +115,12 @@ class Instances(Plugin):
     halo: int = Field(
         default=64, ge=1, le=4096, description="context of a block, pixels of the working grid: at least an object's diameter"
     )
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.max_area is not None and self.max_area < self.min_area:
+            raise problems_error([Problem("max_area", str(self.max_area), f"at least min_area, which is {self.min_area}")])
+        return self
 
     @property
     def uses_probs(self) -> bool:

@@ -164,9 +164,21 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ("truth: t/{stam}.png", "run.yaml:4: truth: found {stam}; expected {stem}, {name}, {image} or {folder}. Did you mean 'stem'?"),
         ("ignore: red", "run.yaml:4: ignore: found 'red'; expected a whole number, a colour '#rrggbb' or null"),
         ("ignore: 1.5", "run.yaml:4: ignore: found 1.5 (a number); expected a whole number, a colour '#rrggbb' or null"),
-        ("instances: componnets", "run.yaml:4: instances.name: found 'componnets'; expected border, components, "),
+        ("instances: componnets", "run.yaml:4: instances.name: found 'componnets'; expected auto, border, components, "),
+        ("instances: true", "run.yaml:4: instances: found true; expected auto, the name of a method, {name: ..., option: ...} or null"),
+        ("instances: [components]", "expected auto, the name of a method, {name: ..., option: ...} or null"),
+        (
+            "instances: nuclei\nmetrics: [semantic, instances]\nwriters: [ome_zarr, objects]",
+            "instances.name: found 'nuclei'; expected auto",
+        ),
+        ("instances: auto\nmetrics: [instances]", "such as `instances: {name: components, of: [CLASS]}`"),
+        ("instances: {name: components, of: []}", "instances.of: found []; expected a list of at least 1"),
+        ("instances: {name: components, min_area: 9, max_area: 8}", "instances.max_area: found 8; expected at least min_area, which is 9"),
         ("instances: auto", "run.yaml:4: instances: found auto; expected border, components, "),
-        ("metrics: [semantic, instances]", "run.yaml:4: metrics.1.name: found 'instances' without `instances`; expected `instances` in the YAML"),
+        (
+            "metrics: [semantic, instances]",
+            "run.yaml:4: metrics.1.name: found 'instances' without `instances`; expected `instances` in the YAML",
+        ),
         (
             "normalize: percentil",
             "found 'percentil' (text); expected percentile, zscore, {mean: [..], std: [..]} or null. Did you mean 'percentile'?",
