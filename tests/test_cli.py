@@ -66,11 +66,11 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         (
             "segment a.tif b/ --model unet -o out",
-            ("segment", ["a.tif", "b/"], "unet", "out", [], {"fresh": False, "take_over": False}),
+            ("segment", ["a.tif", "b/"], "unet", "out", [], {"instances": False, "fresh": False, "take_over": False}),
         ),
         (
-            "segment a.tif -m unet -o out --set a.b=1 --fresh --take-over",
-            ("segment", ["a.tif"], "unet", "out", ["a.b=1"], {"fresh": True, "take_over": True}),
+            "segment a.tif -m unet -o out --instances --set a.b=1 --fresh --take-over",
+            ("segment", ["a.tif"], "unet", "out", ["a.b=1"], {"instances": True, "fresh": True, "take_over": True}),
         ),
         ("plan c.yaml --json", ("plan", Path("c.yaml"), [], {"as_json": True, "every": False})),
         ("plan c.yaml --list", ("plan", Path("c.yaml"), [], {"as_json": False, "every": True})),
@@ -79,10 +79,10 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("retry out --block a:0.1.2", ("retry", "out", "a:0.1.2", {})),
         ("report out", ("report", "out", {})),
         ("stop out", ("stop", "out", {})),
-        ("evaluate --pred p --truth t -o s", ("evaluate", "p", "t", None, None, "s", {})),
+        ("evaluate --pred p --truth t -o s", ("evaluate", "p", "t", None, None, "s", {"instances": False})),
         (
-            "evaluate --pred p --truth t --classes c.yaml --ignore 9 -o s",
-            ("evaluate", "p", "t", Path("c.yaml"), "9", "s", {}),
+            "evaluate --instances --pred p --truth t --classes c.yaml --ignore 9 -o s",
+            ("evaluate", "p", "t", Path("c.yaml"), "9", "s", {"instances": True}),
         ),
         ("convert a.tif -o out --set reader.axes=zyx", ("convert", ["a.tif"], "out", ["reader.axes=zyx"], {})),
         (
@@ -222,9 +222,9 @@ def test_a_model_that_tells_objects_apart_says_how(capsys: pytest.CaptureFixture
     assert main(["models", "--describe", "nuclei", "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     assert described["maps"] == {"interior": 1, "border": 1}
-    assert described["instances"] == {"name": "border", "of": ["nucleus"]}
+    assert described["instances"] == {"name": "border", "of": ["nucleus"], "min_area": 15}
     assert main(["models", "--describe", "nuclei"]) == 0
-    assert "{name: border, of: [nucleus]}" in capsys.readouterr().out
+    assert "{name: border, of: [nucleus], min_area: 15}" in capsys.readouterr().out
 
 
 def test_a_network_is_measured() -> None:
@@ -375,6 +375,7 @@ def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("attempts", "told"),
     [
+        ([], ""),
         ([1, 1], "; repair or remove the files"),
         ([3, 3], "; try them again: gigaseg retry"),
         ([1, 3], "Damaged files must be repaired first"),
@@ -382,6 +383,6 @@ def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path, monkeypatch, cap
 )
 def test_advice_fits_the_failures(tmp_path, attempts, told):
     """What was tried once fails the same way each time: to retry it is no advice."""
-    text = advice(RunFolder(tmp_path), [{"attempts": number} for number in attempts])
+    text = advice(RunFolder(tmp_path), [{"attempts": number, "cause": "damaged"} for number in attempts])
     assert told in text
     assert ("gigaseg retry" in text) == (3 in attempts)

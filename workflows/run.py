@@ -31,6 +31,8 @@ from pipeline.tuning import (
 
 __all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
 
+NO_CLASS = "belongs to no class"  # in the cause of a failure: the truth is fine, but the classes are not those of the truth
+
 
 def run(
     config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False, max_failed: int | None = None
@@ -76,6 +78,9 @@ def run_config(config: Config, **options: Any) -> int:
 
 def advice(folder: RunFolder, failures: Sequence[Mapping[str, Any]]) -> str:
     """Return advice on failures, to append to a message. A failure of one attempt is permanent, such as a damaged file."""
+    failures = [failure for failure in failures if NO_CLASS not in failure["cause"]]
+    if not failures:
+        return ""
     lasting = [failure for failure in failures if failure["attempts"] == 1]
     repair = "; repair or remove the files that they name, then run again"
     retry = f"; try them again: gigaseg retry {folder.storage}"
@@ -209,8 +214,12 @@ def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = ""
     print_table(report, Console(soft_wrap=True))
     if masks:
         print(f"masks:  {folder.storage}/masks")
-        if "instances" in report:
+        if folder.read_config().instances:
             print(f"objects: {folder.storage}/objects and {folder.storage}/instances")
     print(f"report: {folder.report}/index.html")
     if failures := report["failures"]:
         print(f"{counted(len(failures), 'failure')}, listed in {folder.report}/failures.csv{way_out}", file=sys.stderr)
+        print(f"the first: {failures[0]['image']}: {failures[0]['cause'].splitlines()[0]}", file=sys.stderr)
+    if any(NO_CLASS in failure["cause"] for failure in failures):
+        keys = "`classes` in the YAML" if masks else "--classes"
+        print(f"truth holds values of no class: say what they mean with {keys}, such as {{name: cell, values: other}}", file=sys.stderr)

@@ -224,6 +224,17 @@ def test_a_wildcard_passes_over_files_that_are_no_images(tmp_path):
     assert found.images[0].truth == f"{tmp_path}/t/a.tif"
 
 
+def test_truth_values_of_no_class_are_told_with_the_way_out(tmp_path, engine, capsys):
+    """A run with a label image as its truth and no `values`: the value on stderr, and the key that says what it means. No file is damaged."""
+    save_tiff(tmp_path / "a.tif", blobs(SHAPE))
+    save_tiff(tmp_path / "truth.tif", np.full(SHAPE, 7, np.uint8))
+    assert engine(model={"name": "histogram"}, normalize=None, tiling={"halo": 0}, truth="truth.tif").code == 3
+    told = capsys.readouterr().err
+    assert f"the first: a: {tmp_path}/truth.tif: truth value 7 at (y=0, x=0) belongs to no class" in told
+    assert "say what they mean with `classes` in the YAML, such as {name: cell, values: other}" in told
+    assert "repair" not in told
+
+
 @pytest.mark.parametrize("has_classes", [True, False])
 def test_evaluate_knows_the_classes_of_a_run(tmp_path, engine, capsys, monkeypatch, has_classes):
     """Masks of a run are scored with its classes: its `values` map instance ids, and without them ids of no class are told, not counted."""
