@@ -225,7 +225,7 @@ def test_a_wildcard_passes_over_files_that_are_no_images(tmp_path):
 
 
 def test_truth_values_of_no_class_are_told_with_the_way_out(tmp_path, engine, capsys):
-    """A run with a label image as its truth and no `values`: the value on stderr, and the key that says what it means. No file is damaged."""
+    """A label image as truth of a run without `values`: stderr names the value and the key that says what it means. No file is damaged."""
     save_tiff(tmp_path / "a.tif", blobs(SHAPE))
     save_tiff(tmp_path / "truth.tif", np.full(SHAPE, 7, np.uint8))
     assert engine(model={"name": "histogram"}, normalize=None, tiling={"halo": 0}, truth="truth.tif").code == 3
