@@ -46,7 +46,7 @@ class ObjectParts:
         maxima: see ``minima``.
         lows: (3, N) int64. First row, first column, and the first pixel as ``y << 32 | x``.
         highs: (3, N) int64. Last row + 1, last column + 1, and 1 where a pixel lies on the border of the image.
-        left: (3, P) int64 corners (id, y, x) of the left side of the convex hulls.
+        left: (3, P) int64 corners (id, y, x) of the left side of the convex hulls, by id.
         right: (3, Q) int64 corners of the right side.
     """
 
@@ -90,7 +90,9 @@ class ObjectParts:
 
     def within(self, first: int, stop: int) -> ObjectParts:
         """Keep the ids ``first..stop-1``: objects that are too many for memory are merged by ranges of ids."""
-        return self.only((self.ids >= first) & (self.ids < stop))
+        own, left, right = (slice(*np.searchsorted(ids, [first, stop])) for ids in (self.ids, self.left[0], self.right[0]))
+        kept = {name: array[..., own] for name, array in self.arrays().items() if name not in ("left", "right")}
+        return ObjectParts.from_arrays({**kept, "left": self.left[:, left], "right": self.right[:, right]})
 
     @classmethod
     def concat(cls, parts: Sequence[ObjectParts]) -> ObjectParts:

@@ -98,8 +98,10 @@ def without_conflicts(
         return keep_N
     members_N, set_of = connected_sets(pairs_N2)
     set_of_pair = set_of[np.searchsorted(members_N, pairs_N2[:, 0])]
+    by_set = np.argsort(set_of_pair, kind="stable")
     for conflict in _conflicts(set_of, block_of[members_N], is_whole[members_N]):
-        chosen = np.flatnonzero(set_of_pair == conflict)
+        first, stop = np.searchsorted(set_of_pair, [conflict, conflict + 1], sorter=by_set)
+        chosen = by_set[first:stop]
         sets = _Sets(block_of, is_whole)
         for index in chosen[np.lexsort((pairs_N2[chosen, 1], pairs_N2[chosen, 0], -agreement_N[chosen]))].tolist():
             keep_N[index] = sets.join(*pairs_N2[index].tolist())
