@@ -26,6 +26,25 @@ OBJECT_COLUMNS = {
     "F1@0.5": "f1_50",
     "truth objects": "truth",
     "predicted objects": "predicted",
+    "per mm²": "per_mm2",
+    "per hectare": "per_hectare",
+}
+PAGE_OBJECT_COLUMNS = {
+    "truth": "truth",
+    "predicted": "predicted",
+    "AP at IoU 0.5": "ap50",
+    "AP at 0.75": "ap75",
+    "mean AP, 0.5 to 0.95": "mean_ap",
+    "F1 at 0.5": "f1_50",
+    "PQ": "pq",
+    "SQ": "sq",
+    "RQ": "rq",
+    "AJI": "aji",
+    "object Dice": "object_dice",
+    "splits": "splits",
+    "merges": "merges",
+    "per mm²": "per_mm2",
+    "per hectare": "per_hectare",
 }
 OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # of several numbers; report.json holds them
 COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "recall", "truth px": "truth", "predicted px": "predicted"}
@@ -87,21 +106,41 @@ def _page(report: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["sizes"] = _sizes
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:,}" if isinstance(value, int) else _number(value)
-    return environment.get_template("index.html.j2").render(report=report, most_rows=MOST_ROWS, most_classes=MOST_CLASSES)
+    columns = _known(PAGE_OBJECT_COLUMNS, report.get("instances", ()))
+    limits = {"most_rows": MOST_ROWS, "most_classes": MOST_CLASSES}
+    return environment.get_template("index.html.j2").render(report=report, object_columns=columns, **limits)
+
+
+def _sizes(row: Mapping[str, Any]) -> list[tuple[int, int | None, int]]:
+    """Return least area, and numbers of true and predicted objects, of each octave of areas that has some; None: there is no truth."""
+    predicted = dict(row["sizes_predicted"])
+    truth = None if row["sizes_truth"] is None else dict(row["sizes_truth"])
+    areas = sorted(predicted.keys() | (truth or {}).keys())
+    return [(area, None if truth is None else truth.get(area, 0), predicted.get(area, 0)) for area in areas]
+
+
+def _known(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the columns in which some row has a value."""
+    rows = list(rows)
+    return {title: key for title, key in columns.items() if any(row.get(key) is not None for row in rows)}
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """Print one line a class and a line of means, the same of objects if any, and the pixels without prediction; ``-`` is undefined.
+    """Print one line a class and a line of means, a line a class of objects if any, and the pixels without prediction; ``-`` is undefined.
 
     On a terminal long names are folded. Elsewhere each class is one line, however long, without colour codes.
     """
-    table = _table("class", COLUMNS, [(spec["name"], spec) for spec in report["classes"]])
-    table.add_row("mean", _number(report.get("mean_iou")), _number(report.get("mean_dice")), style="bold")
-    _print(table, console)
-    if report.get("instances"):
-        console.print()
-        _print(_table("objects of class", OBJECT_COLUMNS, [(one["class"], one) for one in report["instances"]]), console)
+    has_pixels = bool(_known(COLUMNS, report["classes"]))
+    if has_pixels:
+        table = _table("class", COLUMNS, [(spec["name"], spec) for spec in report["classes"]])
+        table.add_row("mean", _number(report.get("mean_iou")), _number(report.get("mean_dice")), style="bold")
+        _print(table, console)
+    if objects := report.get("instances"):
+        if has_pixels:
+            console.print()
+        _print(_table("objects of class", _known(OBJECT_COLUMNS, objects), [(one["class"], one) for one in objects]), console)
     if missing := report["no_prediction"]:
         share = 100 * missing / report["pixels"]
         percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"

@@ -336,3 +336,27 @@ def test_a_table_on_a_terminal_fits_it():
     assert max(len(line) for line in text.splitlines()) <= 100
     assert text.count("x") >= 200
     assert "0.9474" in text
+
+
+def test_objects_are_shown_with_what_is_known(tmp_path):
+    """Page and terminal: a row of objects for each image, sizes of both sides, and no column in which nothing is known."""
+    pairs = np.array([[1, 1, 8], [2, 0, 20]])
+    scored = replace(A, objects=count_objects(pairs, (np.array([1, 2]), np.array([1, 1])), (np.array([1]), np.array([1]))))
+    bare = ImageCounts("c", areas_only(90, 10), objects=count_objects(np.array([[1, 0, 8]]), (np.array([1]), np.array([1])), None))
+    lost = ImageCounts("lost")
+    classes = [{"name": name} for name in NAMES]
+    report = build_report("done", classes, [Semantic(), ObjectQuality()], [scored, bare, lost])
+    page = page_of(report, tmp_path)
+    assert "instances.csv" in page.links
+    words = [word for word in page.words if word]
+    start = words.index("Objects of each image")
+    assert words[start:][words[start:].index("a") :][:5] == ["a", NAMES[1], "1", "2", "0.5000"]
+    assert words[start:][words[start:].index("c") :][:5] == ["c", NAMES[1], "–", "1", "–"]
+    sizes = words[words.index("Sizes of objects") :]
+    assert sizes[sizes.index(NAMES[1]) :][:10] == [NAMES[1], "8", "16", "1", "2", NAMES[1], "16", "32", "0", "1"]
+    assert "per hectare" not in words
+    report = build_report("done", classes, [ObjectQuality()], [bare])
+    words = page_of(report, tmp_path).words
+    assert "predicted" in words
+    assert not {"AP at IoU 0.5", "PQ", "truth"} & set(words[words.index("Objects") : words.index("Sizes of objects")])
+    assert printed(report).split() == ["objects", "of", "class", "predicted", "objects", NAMES[1], "1"]
