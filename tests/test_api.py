@@ -145,10 +145,15 @@ def test_objects_are_an_array_of_ids_and_a_table(here):
     assert list(run.objects("a")["area_px"]) == np.bincount(ids_YX.ravel())[1:].tolist()
     assert run.report.instances.loc[0, "predicted"] == expected[1]
     assert "instances" not in run.report.per_image
+    per_image = run.report.instances_per_image
+    assert per_image[["image", "class", "predicted"]].to_numpy().tolist() == [["a", "class 1", expected[1]]]
+    assert per_image.columns[1:].tolist() == run.report.instances.columns.tolist()
     again = pipeline.evaluate(run, "truth", instances=True).instances
     assert (again.loc[0, "class"], again.loc[0, "ap50"]) == ("object", run.report.instances.loc[0, "ap50"])
     with pytest.raises(InputError, match="no objects of 'a'.*Set `instances` in its YAML"):
         serial("a.tif", "without").objects()
+    with pytest.raises(InputError, match="The model histogram names no method"):
+        pipeline.segment("a.tif", HISTOGRAM, "own", instances=True, set=TILING)
 
 
 def test_stacks_keep_their_planes(here):

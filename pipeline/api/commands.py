@@ -78,7 +78,7 @@ def segment(
     output: Location,
     *,
     truth: Any = None,
-    instances: str | Mapping[str, Any] | None = None,
+    instances: bool | str | Mapping[str, Any] | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - as the command's option is called
     fresh: bool = False,
     take_over: bool = False,
@@ -93,11 +93,11 @@ def segment(
 
     ``images`` is a path, a glob or an array; a list of these, or of (name, array) pairs; or a mapping from names to arrays. Arrays without
     a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them. ``truth`` is a path or template as
-    in the YAML, an array, or a mapping from names of images to arrays; ``instances`` a way to tell objects apart, as in the YAML;
-    ``output`` a folder, or a URL such as ``memory://NAME``. All else is as in :func:`run`.
+    in the YAML, an array, or a mapping from names of images to arrays. ``instances`` is a way to tell objects apart as in the YAML, or
+    True, the model's own. ``output`` is a folder, or a URL such as ``memory://NAME``. All else is as in :func:`run`.
     """
     spec = parse_model(model, "model") if isinstance(model, str) else model
-    given = {"truth": truth, "instances": instances}
+    given = {"truth": truth, "instances": {True: "auto", False: None}[instances] if isinstance(instances, bool) else instances}
     config = {"images": images, "model": spec, "output": output} | {key: value for key, value in given.items() if value is not None}
     return run(config, set=set, fresh=fresh, take_over=take_over, max_failed=max_failed, store_arrays=store_arrays)
 

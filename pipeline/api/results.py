@@ -75,6 +75,12 @@ class Report(_Content):
         return _frame(self.content.get("instances", ()), ["class"])
 
     @property
+    def instances_per_image(self) -> pd.DataFrame:
+        """One row an image and class that has objects: ``image``, then the columns of :attr:`instances`."""
+        per_image = self.content["per_image"]
+        return _frame([{"image": image["name"], **one} for image in per_image for one in image.get("instances", ())], ["image", "class"])
+
+    @property
     def confusion(self) -> pd.DataFrame | None:
         """Pixels of each true class (rows) that were predicted as each class (columns); None without truth."""
         import pandas as pd
