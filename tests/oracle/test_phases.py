@@ -16,7 +16,12 @@ import pytest
 import yaml
 import zarr
 
+from pipeline.config import Recipe
+from pipeline.engine import Job
 from pipeline.engine.phases import all_phases, phase, rests_on
+from pipeline.inputs import Image
+from pipeline.plugins import build
+from pipeline.raster import Header
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (4500, 6200)
@@ -206,7 +211,7 @@ def test_every_phase_has_a_place():
     names = [one.name for one in all_phases()]
     assert len(set(names)) == len(names)
     for one in all_phases():
-        known = {*one.after, *one.before, *one.reads, *filter(None, (one.prepares,))}
+        known = {*one.after, *one.before, *one.reads, *one.follows, *filter(None, (one.prepares,))}
         assert known <= set(names)
         assert all(names.index(other) < names.index(one.name) for other in one.after)
 
@@ -227,6 +232,14 @@ def test_every_phase_has_a_place():
 def test_a_block_rests_on_the_nearest_phases(name, present, expected):
     """A phase that another one already rests on is left out: the later digest covers it."""
     assert rests_on(name, present) == expected
+
+
+def test_progress_follows_the_phases_that_look_at_every_pixel():
+    """What works on strips or on tables of objects is no progress: the time left would be that of many more pixels."""
+    image = Image(0, "a", "/a.tif", Header((100, 100), 1, "uint8"), {"name": "auto"})
+    job = Job("/out", Recipe(core=32, block=32), instances=build("instances", {"name": "components"}), object_classes=[1])
+    counted = [one.name for one in all_phases() if one.applies(job, image) and one.takes_time(job, image)]
+    assert counted == ["predict", "label", "measure", "finish"]
 
 
 def test_an_unknown_phase_is_no_phase():

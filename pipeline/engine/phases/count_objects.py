@@ -44,6 +44,10 @@ class CountObjects(Phase[Counted, Counted]):
         """The format of the counts; the rest follows from the pairs."""
         return ("counts",)
 
+    def takes_time(self, job: Job, image: Image) -> bool:
+        """Its work follows the objects, not the pixels."""
+        return False
+
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
         """Pairs."""
         return ("pair",) if self._has_pairs(job, image) else ()

@@ -33,6 +33,10 @@ class Join(Phase[JoinedObjects, JoinedObjects]):
         method = method_of(job, self.subject)
         return (method.min_area, method.max_area)
 
+    def takes_time(self, job: Job, image: Image) -> bool:
+        """Its work follows the objects, not the pixels."""
+        return False
+
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
         """Tables of labels, and pairs."""
         return (labels_phase(self.subject), pairs_phase(self.subject))

@@ -33,6 +33,10 @@ class Match(Phase[Arrays, Arrays]):
         """The rule; the rest follows from the labels."""
         return (method_of(job, self.subject).joins,)
 
+    def takes_time(self, job: Job, image: Image) -> bool:
+        """Comparing strips takes hardly any."""
+        return False
+
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
         """Labels."""
         return (labels_phase(self.subject),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ __all__ = ["Tabulate"]
 class Tabulate(Phase[dict[str, int], dict[str, int]]):
     """Add up what blocks measured of each object, and write one row an object.
 
-    Memory follows the objects of one row of blocks, and those that several blocks share.
+    Memory follows the columns of one row of blocks, and the objects that several blocks share.
     """
 
     after = ("measure",)
@@ -42,6 +42,10 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
         """Names of the classes."""
         return ([spec["name"] for spec in job.classes],)
 
+    def takes_time(self, job: Job, image: Image) -> bool:
+        """Its work follows the objects, not the pixels."""
+        return False
+
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
         """Measures, and the first id of each row of blocks."""
         return ("measure", "join")
@@ -54,7 +58,8 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
             size, unit = header.pixel_size, header.unit
             return object_columns(parts, planes=header.planes, channel_names=header.channel_names, pixel_size=size, unit=unit)
 
-        return write_objects(resources.job, block.image, map(columns, _whole_objects(resources.job, block)))
+        rows = (_sorted([columns(one) for one in parts]) for parts in _whole_objects(resources.job, block))
+        return write_objects(resources.job, block.image, rows)
 
     def work(self, resources: Resources, block: Block, loaded: dict[str, int], watch: Stopwatch) -> dict[str, int]:
         """Nothing is left to compute."""
@@ -65,23 +70,30 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
         return {"digest": block.key, "files": worked}
 
 
-def _whole_objects(job: Job, block: Block) -> Iterator[ObjectParts]:
-    """Yield the objects of each row of blocks in the order of their ids, those of other rows that belong to them included."""
+def _whole_objects(job: Job, block: Block) -> Iterator[Iterator[ObjectParts]]:
+    """Yield the objects of each row of blocks, a part at a time, those of other rows that belong to them included."""
     parts = PartFiles(job, block.image)
     with parts.open(bands_kind("predicted"), 0) as file_of:
         file = file_of(0, 0)
         assert file is not None
         starts = file["starts"].tolist()
     shared = [measured.only(is_shared) for measured, is_shared in _measured(parts, block)]
-    crossing = ObjectParts.concat(shared) if shared else None
-    if crossing is None:  # every block failed
+    if not shared:  # every block failed
         nothing = np.zeros(0, np.int64)
-        yield measure(np.zeros((3, 3), np.int64), Box(0, 0, 1, 1), (nothing, nothing), None, None, None, (1, 1))
+        yield iter([measure(np.zeros((3, 3), np.int64), Box(0, 0, 1, 1), (nothing, nothing), None, None, None, (1, 1))])
         return
+    crossing = ObjectParts.concat(shared)
+    del shared
     for band, (first, stop) in enumerate(pairwise(starts)):
         if stop > first or band == 0:
-            found = [measured.only(~is_shared) for measured, is_shared in _measured(parts, block, [band])]
-            yield ObjectParts.concat([*found, crossing.within(first, stop)])
+            own = (measured.only(~is_shared) for measured, is_shared in _measured(parts, block, [band]))
+            yield chain([crossing.within(first, stop)], own)
+
+
+def _sorted(columns: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Join columns, sorted by id."""
+    order = np.argsort(np.concatenate([one["id"] for one in columns]))
+    return {name: np.concatenate([one[name] for one in columns])[order] for name in columns[0]}
 
 
 def _measured(parts: PartFiles, block: Block, bands: Sequence[int] | None = None) -> Iterator[tuple[ObjectParts, NDArray[np.bool_]]]:
