@@ -19,9 +19,11 @@ from pipeline.inputs.working_grid import open_truth
 from pipeline.instances import Instances
 from pipeline.models import Model
 from pipeline.plugins import available, find, title_of
+from pipeline.raster import stretch
 
-__all__ = ["find_truth_ids", "object_classes_of", "object_problems"]
+__all__ = ["find_truth_ids", "object_classes_of", "object_problems", "stretch_notes"]
 
+MAX_STRETCH = 1.01  # lengths on the map by those on the ground, up to which nothing is said
 BLOCK = 1024  # pixels of truth read at a time
 NUM_THREADS = 4
 
@@ -56,6 +58,17 @@ def _fitting(model: Model) -> list[str]:
     """Return the names of the methods whose inputs a model gives."""
     methods = {name: find("instances", name) for name in available("instances")}
     return [name for name, method in methods.items() if set(getattr(method, "maps", ())) <= model.maps.keys()]
+
+
+def stretch_notes(images: Sequence[Image]) -> list[str]:
+    """Return a note where areas on the map are far from those on the ground, as in web Mercator."""
+    known = ((image, stretch(image.header.georeference)) for image in images if image.header.unit == "meter")
+    wide = [(image, times) for image, times in known if times > MAX_STRETCH]
+    if not wide:
+        return []
+    what = f"web Mercator: metres of the map, in which objects are measured, are {wide[0][1]:.3g} times those on the ground"
+    way_out = f"divide areas by {wide[0][1] ** 2:.3g}, or reproject the image, such as to UTM, with gdalwarp"
+    return [f"{first_of([image.name for image, _ in wide], 3)}: {what}; {way_out}"]
 
 
 def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes: Sequence[int]) -> tuple[list[Image], list[str]]:

@@ -6,7 +6,7 @@ May import: ``geometry`` and ``errors``. Never touches: files, models, the YAML.
 
 from __future__ import annotations
 
-from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale
+from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale, stretch
 from pipeline.raster.opened import ArrayRaster, Header, PlaneStep, Raster, valid_pixels
 from pipeline.raster.resampling import NearestRaster, ResampledRaster, RescaledRaster, SampleRange, resampled_header, resampled_shape
 
@@ -26,5 +26,6 @@ __all__ = [
     "map_scale",
     "resampled_header",
     "resampled_shape",
+    "stretch",
     "valid_pixels",
 ]

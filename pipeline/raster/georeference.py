@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "map_scale"]
+__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "map_scale", "stretch"]
 
 Tags = Mapping[str, Mapping[str, Any]]
 Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
 """Pixel size (y, x) or None, its unit, and the (y, x) of the first pixel's corner."""
 
+WEB_MERCATOR = (3857, 3785, 900913)  # EPSG codes, the last two out of use
+EARTH_RADIUS = 6378137.0  # metres, of web Mercator's sphere
 METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG codes of foot and US survey foot; other codes count as metres
 
 
@@ -68,6 +70,22 @@ def coordinate_system(tags: Tags) -> int:
     keys = _geo_keys(tags)
     code = int(keys.get(3072, keys.get(2048, 0)))
     return 0 if code in (0, 32767) else code
+
+
+def stretch(tags: Tags) -> float:
+    """Return how many times longer a line is on the map than on the ground, at the first pixel of a web Mercator map.
+
+    1 for other maps: those for measuring stretch by well under 1 %.
+
+    Example:
+        >>> place = {"33550": {"value": [1, 1, 0]}, "33922": {"value": [0, 0, 0, 0, 8399737, 0]}}
+        >>> round(stretch({"34735": {"value": [1, 1, 0, 1, 3072, 0, 1, 3857]}, **place}), 2)  # at 60 degrees north
+        2.0
+    """
+    matrix = affine(tags)
+    if matrix is None or coordinate_system(tags) not in WEB_MERCATOR:
+        return 1.0
+    return float(np.cosh(matrix[1, 2] / EARTH_RADIUS))
 
 
 def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:

@@ -224,6 +224,24 @@ def test_a_wildcard_passes_over_files_that_are_no_images(tmp_path):
     assert found.images[0].truth == f"{tmp_path}/t/a.tif"
 
 
+@pytest.mark.parametrize(
+    ("tags", "instances", "is_told"),
+    [
+        (geo(north=3202635.0, size=0.15, code=3857), "components", True),
+        (geo(north=3202635.0, size=0.15, code=3857), None, False),
+        (geo(north=500.0, size=0.15, code=3857), "components", False),  # at the equator
+        (geo(north=3202635.0, size=0.15), "components", False),
+    ],
+)
+def test_areas_on_a_stretched_map_are_told(surveyed, tags, instances, is_told):
+    """At 27.6 degrees north web Mercator shows 1.27 square metres for each on the ground: a note says so."""
+    told = [note for note in surveyed(tags, tags, instances=instances).notes if "web Mercator" in note]
+    assert bool(told) == is_told
+    if told:
+        assert told[0].startswith("a: ")
+        assert "are 1.13 times those on the ground; divide areas by 1.27" in told[0]
+
+
 def test_truth_values_of_no_class_are_told_with_the_way_out(tmp_path, engine, capsys):
     """A label image as truth of a run without `values`: stderr names the value and the key that says what it means. No file is damaged."""
     save_tiff(tmp_path / "a.tif", blobs(SHAPE))
