@@ -18,7 +18,7 @@ from pipeline.inputs.expectations import fit_to_model
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, UnreadableImage, read_headers
 from pipeline.inputs.left_out import LeftOut
-from pipeline.inputs.objects import find_truth_ids, object_classes_of, object_problems, stretch_notes
+from pipeline.inputs.objects import find_truth_ids, object_classes_of, object_notes, object_problems
 from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_checks import check_truth, truth_notes
 from pipeline.instances import Instances
@@ -92,8 +92,7 @@ def build_catalogue(config: Config) -> Catalogue:
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
-    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes]
-    notes += stretch_notes(fitted.images) if instances else []
+    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *object_notes(instances, model, fitted.images)]
     object_classes = object_classes_of(instances, classes)
     found = Catalogue(config, model, fitted.images, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes)
     if found.scores_objects and truth_map is not None:

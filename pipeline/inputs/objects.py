@@ -21,7 +21,7 @@ from pipeline.models import Model
 from pipeline.plugins import available, find, title_of
 from pipeline.raster import stretch
 
-__all__ = ["find_truth_ids", "object_classes_of", "object_problems", "stretch_notes"]
+__all__ = ["find_truth_ids", "object_classes_of", "object_notes", "object_problems"]
 
 MAX_STRETCH = 1.01  # lengths on the map by those on the ground, up to which nothing is said
 BLOCK = 1024  # pixels of truth read at a time
@@ -60,7 +60,18 @@ def _fitting(model: Model) -> list[str]:
     return [name for name, method in methods.items() if set(getattr(method, "maps", ())) <= model.maps.keys()]
 
 
-def stretch_notes(images: Sequence[Image]) -> list[str]:
+def object_notes(instances: Instances | None, model: Model, images: Sequence[Image]) -> list[str]:
+    """Return what to know about the objects of a run: context too narrow for them, areas that are not those on the ground."""
+    if instances is None:
+        return []
+    notes, diameter = _stretch_notes(images), model.expects.diameter or 0
+    if instances.joins == "agreement" and instances.halo < diameter:
+        found = f"instances.halo: {instances.halo} is less than the {diameter:g} px across that objects have where the model was trained"
+        notes.append(f"{found}: those at block borders may be cut or joined")
+    return notes
+
+
+def _stretch_notes(images: Sequence[Image]) -> list[str]:
     """Return a note where areas on the map are far from those on the ground, as in web Mercator."""
     known = ((image, stretch(image.header.georeference)) for image in images if image.header.unit == "meter")
     wide = [(image, times) for image, times in known if times > MAX_STRETCH]

@@ -154,3 +154,11 @@ def test_a_value_of_no_data_that_no_sample_can_have_is_told(tmp_path, surveyed, 
     save_tiff(tmp_path / "a.tif", np.ones((70, 70), np.uint8))
     notes = surveyed(reader={"name": "auto", "nodata": nodata}).notes
     assert any("has no effect" in note for note in notes) is is_told
+
+
+@pytest.mark.parametrize(("method", "halo", "is_told"), [("border", 8, True), ("border", 64, False), ("components", 1, False)])
+def test_a_halo_narrower_than_an_object_is_told(tmp_path, surveyed, method, halo, is_told):
+    """A block that sees less than an object around itself may cut it; connected components need no context."""
+    save_tiff(tmp_path / "a.tif", np.ones((70, 70), np.uint8))
+    notes = surveyed(model="nuclei", normalize=None, tiling=None, instances={"name": method, "halo": halo}).notes
+    assert any(f"instances.halo: {halo} is less than the 19.5 px" in note for note in notes) is is_told
