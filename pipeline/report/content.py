@@ -43,7 +43,7 @@ class ImageCounts:
     Attributes:
         counts: summed over its blocks in plan order; None: nothing could be counted.
         objects: of each class that has objects, by its id; None: they are not told apart, or could not be counted.
-        pixel_area: area of a pixel in square micrometres or square metres, and which; None: unknown.
+        seen_area: area of what was predicted and not skipped, in square micrometres or square metres, and which; None: unknown.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
         numbers: sums over its blocks, by phase and name.
     """
@@ -51,7 +51,7 @@ class ImageCounts:
     name: str
     counts: Counts | None = None
     objects: Mapping[int, ObjectCounts] | None = None
-    pixel_area: tuple[float, str] | None = None
+    seen_area: tuple[float, str] | None = None
     has_truth: bool = False
     truth_error: str = ""
     numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -169,16 +169,14 @@ def _sum_objects(images: Sequence[ImageCounts]) -> dict[int, ObjectCounts] | Non
 
 
 def _densities(images: Sequence[ImageCounts]) -> dict[int, dict[str, float]]:
-    """Return objects per square millimetre or hectare of predicted pixels, by class; empty where sizes are unknown or units differ."""
-    known = [image for image in images if image.objects is not None and image.counts is not None]
-    units = {image.pixel_area[1] if image.pixel_area else "" for image in known}
+    """Return objects per square millimetre or hectare of what was seen, by class; empty where sizes are unknown or units differ."""
+    known = [image for image in images if image.objects is not None]
+    areas = [image.seen_area or (0.0, "") for image in known]
+    units = {unit for _, unit in areas}
     if len(units) != 1 or "" in units:
         return {}
     name, size = {"micrometer": ("per_mm2", 1e6), "meter": ("per_hectare", 1e4)}[units.pop()]
-    area = 0.0
-    for image in known:
-        if image.counts is not None and image.pixel_area is not None:
-            area += int(image.counts.predicted.sum()) * image.pixel_area[0] / size
+    area = sum(one for one, _ in areas) / size
     return {class_id: {name: counts.predicted / area} for class_id, counts in (_sum_objects(known) or {}).items() if area}
 
 
@@ -249,8 +247,10 @@ def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: M
         if receipt.numbers:
             numbers.setdefault(receipt.phase, Counter()).update(receipt.numbers)
     objects = next((receipt.objects for receipt in receipts if receipt.ok and receipt.objects is not None), None)
-    pixel_area = tuple(image["pixel_area"]) if image.get("pixel_area") else None
-    return ImageCounts(image["name"], counts, objects, pixel_area, bool(image["truth"]), errors[min(errors)] if errors else "", numbers)
+    seen = int(counts.predicted.sum()) - (counts.skipped if plan.get("skipped_as") == "background" else 0)
+    pixel, unit = image.get("pixel_area") or (None, "")
+    seen_area = None if pixel is None else (seen * pixel, unit)
+    return ImageCounts(image["name"], counts, objects, seen_area, bool(image["truth"]), errors[min(errors)] if errors else "", numbers)
 
 
 def _with_skipped(counts: Counts | None, before: Counts | None) -> Counts | None:

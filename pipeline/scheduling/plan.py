@@ -72,6 +72,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
         "metrics": list(catalogue.config.metrics),
         "model": dict(model),
         "block": job.recipe.block,
+        **({"skipped_as": job.skip.skipped_as} if job.skip is not None else {}),
         "written": hash_values(*job.exports),
         "images": [
             {

@@ -199,3 +199,19 @@ def test_ray_skips_the_same(tmp_path, engine, networks, stitch):
     ]
     assert done[0].report == done[1].report
     assert np.array_equal(done[0].mask("a"), done[1].mask("a"))
+
+
+@pytest.mark.parametrize("skipped_as", ["none", "background"])
+def test_objects_are_counted_by_the_area_that_is_kept(tmp_path, engine, skipped_as):
+    """Density is that of the region, whatever the mask holds around it."""
+    mask_YX = (blobs((100, 120), seed=7) > 150).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", mask_YX)
+    (tmp_path / "a.geojson").write_text(
+        json.dumps({"type": "Polygon", "coordinates": [[[20, 10], [70, 10], [70, 50], [20, 50], [20, 10]]]})
+    )
+    keys = {"model": {"name": "identity", "classes": 2}, "normalize": None, "reader": {"name": "auto", "pixel_size": 0.5}}
+    skip = {**SKIPS["regions"], "as": skipped_as}
+    done = engine(**keys, images=["a.tif"], skip=skip, instances="components", metrics=["instances"])
+    (row,) = done.report["instances"]
+    assert row["predicted"] > 0
+    assert row["per_mm2"] == pytest.approx(row["predicted"] / (50 * 40 * 0.5**2 / 1e6))
