@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ __all__ = ["Tabulate"]
 class Tabulate(Phase[dict[str, int], dict[str, int]]):
     """Add up what blocks measured of each object, and write one row an object.
 
-    Memory follows the columns of one row of blocks, and the objects that several blocks share.
+    Memory follows the columns of one row of blocks, and the objects that it shares with the next.
     """
 
     after = ("measure",)
@@ -71,23 +71,38 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
 
 
 def _whole_objects(job: Job, block: Block) -> Iterator[Iterator[ObjectParts]]:
-    """Yield the objects of each row of blocks, a part at a time, those of other rows that belong to them included."""
+    """Yield the objects that begin in each row of blocks, a part at a time."""
     parts = PartFiles(job, block.image)
     with parts.open(bands_kind("predicted"), 0) as file_of:
         file = file_of(0, 0)
         assert file is not None
         starts = file["starts"].tolist()
-    shared = [measured.only(is_shared) for measured, is_shared in _measured(parts, block)]
-    if not shared:  # every block failed
-        nothing = np.zeros(0, np.int64)
-        yield iter([measure(np.zeros((3, 3), np.int64), Box(0, 0, 1, 1), (nothing, nothing), None, None, None, (1, 1))])
-        return
-    crossing = ObjectParts.concat(shared)
-    del shared
-    for band, (first, stop) in enumerate(pairwise(starts)):
+    none, shared, num_read = _no_objects(parts, block), list[ObjectParts](), 0
+    for band, (first, stop, last) in enumerate(zip(starts, starts[1:], _last_bands(job, parts, block, starts), strict=False)):
+        for ahead in range(num_read, last + 1):
+            shared += [measured.only(is_shared) for measured, is_shared in _measured(parts, block, [ahead])]
+        num_read = max(num_read, last + 1)
         if stop > first or band == 0:
-            own = (measured.only(~is_shared) for measured, is_shared in _measured(parts, block, [band]))
-            yield chain([crossing.within(first, stop)], own)
+            crossing = ObjectParts.concat([none, *(one.within(first, stop) for one in shared)])
+            yield chain([crossing], (measured.only(~is_shared) for measured, is_shared in _measured(parts, block, [band])))
+        shared = [left for one in shared if len(left := one.only(one.ids >= stop))]
+
+
+def _last_bands(job: Job, parts: PartFiles, block: Block, starts: Sequence[int]) -> list[int]:
+    """Return for each row of blocks the last one that has a part of the objects that begin there; ``starts`` are their first ids."""
+    rows, last = job.grid(block.image).num_blocks[0], list(range(len(starts) - 1))
+    for (plane, row, _), file in parts.each("measures", block.lost):
+        for band in np.unique(np.searchsorted(starts, file["ids"][file["shared"]], side="right") - 1).tolist():
+            last[band] = max(last[band], plane * rows + row)
+    return last
+
+
+def _no_objects(parts: PartFiles, block: Block) -> ObjectParts:
+    """Return parts of no object, which have the channels of the image unless every block failed."""
+    for measured, _ in _measured(parts, block):
+        return measured.only(np.zeros(len(measured), np.bool_))
+    nothing = np.zeros(0, np.int64)
+    return measure(np.zeros((3, 3), np.int64), Box(0, 0, 1, 1), (nothing, nothing), None, None, None, (1, 1))
 
 
 def _sorted(columns: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
