@@ -162,7 +162,8 @@ def test_classes_say_which_truth_values_are_objects(score, tmp_path):
     assert code == 3
     assert "--classes" in told
     row = row_of(tmp_path / "refused")
-    assert (row["truth"], row["ap50"]) == (None, None)
+    assert (row["truth"], row["ap50"], row["predicted"]) == (None, None, len(np.unique(truth_YX)))
+    assert sum(count for _, count in row["sizes_predicted"]) == row["predicted"]
     (failure,) = report_at(tmp_path / "refused")["failures"]
     assert "belongs to no class" in failure["cause"]
     assert "(y=" in failure["cause"]

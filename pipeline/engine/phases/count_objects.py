@@ -63,7 +63,7 @@ class CountObjects(Phase[Counted, Counted]):
         # A class without objects in this image counts as well: it has none.
         counts = {one: ObjectCounts(matches=None if matched is None else ObjectMatches()) for one in job.object_classes} | (matched or {})
         if table is None:
-            return counts
+            return counts if matched is not None else counts | _count_predicted(job, block)
         # Objects where no truth is counted are objects, too.
         pairs_N3 = np.stack([table.ids, np.zeros_like(table.ids), table.areas], axis=1)
         every = {one: ObjectCounts() for one in job.object_classes} | count_objects(pairs_N3, (table.ids, table.classes), None)
@@ -87,6 +87,17 @@ def _count_pairs(job: Job, block: Block, table: _Table | None) -> Counted | None
             return None
         if (counted := _count_plane(job, files, table)) is not None:
             total = _sum(total or {}, counted)
+    return total
+
+
+def _count_predicted(job: Job, block: Block) -> Counted:
+    """Count the objects of a label image whose truth cannot be used; memory follows them."""
+    rows, total = job.grid(block.image).num_blocks[0], Counted()
+    for plane in range(block.image.header.num_planes):
+        files = PartFiles(job, block.image).each("pairs", block.lost, range(plane * rows, (plane + 1) * rows))
+        pairs_N3 = sum_pairs([file["pairs"] * [1, 0, 1] for _, file in files])
+        ids = _ids(pairs_N3[:, 0])
+        total = _sum(total, count_objects(pairs_N3, (ids, np.full(len(ids), job.object_classes[0], np.int32)), None))
     return total
 
 

@@ -25,8 +25,8 @@ from pipeline.storage import BlockStore
 
 __all__ = ["Pair"]
 
-Ids = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]
-"""predicted_YX, truth_YX, true class of each pixel (Y, X), and which pixels are counted (Y, X)."""
+Ids = tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None, NDArray[np.bool_]]
+"""predicted_YX, truth_YX, true class of each pixel (Y, X), both None where the truth cannot be used, and which pixels are counted."""
 
 
 class Pair(Phase[Ids | None, Arrays]):
@@ -49,12 +49,14 @@ class Pair(Phase[Ids | None, Arrays]):
         return ("label_truth", "join_truth") if joins_truth(job, image) else ()
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Ids | None:
-        """Read the ids of both; None where the truth cannot be used."""
+        """Read the ids of both; None where the truth cannot be used, and a run has counted its objects."""
         job = resources.job
         classes_YX, _ = read_truth(resources, block)
-        if classes_YX is None:
+        if classes_YX is None and job.goal != "evaluate":
             return None  # the count of the mask reports it
         predicted_YX, counted_YX = self._predicted(resources, block)
+        if classes_YX is None:
+            return predicted_YX, None, None, counted_YX
         counted_YX &= classes_YX != job.fill
         if joins_truth(job, block.image):
             lost = tuple(block.fit.get("truth_lost", ()))
@@ -83,6 +85,8 @@ class Pair(Phase[Ids | None, Arrays]):
         if loaded is None:
             return {"problem": np.array(1)}
         predicted_YX, truth_YX, classes_YX, counted_YX = loaded
+        if truth_YX is None or classes_YX is None:  # a label image has objects, whatever its truth
+            return {"problem": np.array(1), "pairs": pair_ids(predicted_YX, np.zeros_like(predicted_YX), counted_YX)}
         with watch("count"):
             pairs_N3 = pair_ids(predicted_YX, truth_YX, counted_YX)
             true_ids, first = np.unique(np.where(counted_YX, truth_YX, 0), return_index=True)
