@@ -64,7 +64,7 @@ def object_notes(instances: Instances | None, model: Model, images: Sequence[Ima
     """Return what to know about the objects of a run: context too narrow for them, areas that are not those on the ground."""
     if instances is None:
         return []
-    notes, diameter = _stretch_notes(images), model.expects.diameter or 0
+    notes, diameter = [*_stretch_notes(images), *_degree_notes(images)], model.expects.diameter or 0
     if instances.joins == "agreement" and instances.halo < diameter:
         found = f"instances.halo: {instances.halo} is less than the {diameter:g} px across that objects have where the model was trained"
         notes.append(f"{found}: those at block borders may be cut or joined")
@@ -80,6 +80,13 @@ def _stretch_notes(images: Sequence[Image]) -> list[str]:
     what = f"web Mercator: metres of the map, in which objects are measured, are {wide[0][1]:.3g} times those on the ground"
     way_out = f"divide areas by {wide[0][1] ** 2:.3g}, or reproject the image, such as to UTM, with gdalwarp"
     return [f"{first_of([image.name for image, _ in wide], 3)}: {what}; {way_out}"]
+
+
+def _degree_notes(images: Sequence[Image]) -> list[str]:
+    """Return a note where a pixel has no area in metres."""
+    names = [image.name for image in images if image.header.unit == "degree"]
+    note = "the map is in degrees: objects are measured in pixels alone; for square metres reproject it, such as to UTM, with gdalwarp"
+    return [f"{first_of(names, 3)}: {note}"] if names else []
 
 
 def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes: Sequence[int]) -> tuple[list[Image], list[str]]:

@@ -242,6 +242,15 @@ def test_areas_on_a_stretched_map_are_told(surveyed, tags, instances, is_told):
         assert "are 1.13 times those on the ground; divide areas by 1.27" in told[0]
 
 
+@pytest.mark.parametrize("instances", ["components", None])
+def test_objects_on_a_map_in_degrees_have_no_area(surveyed, instances):
+    """Square degrees are no area: a note names the way out, where objects are wanted."""
+    tags = [(33550, "d", 3, (1e-5, 1e-5, 0.0)), (33922, "d", 6, (0.0, 0.0, 0.0, 85.5, 27.6, 0.0))]
+    tags.append((34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 2, GEOGRAPHIC, 0, 1, 4326, 2054, 0, 1, 9102)))
+    notes = surveyed(tags, tags, instances=instances).notes
+    assert any("the map is in degrees" in note for note in notes) is (instances is not None)
+
+
 def test_truth_values_of_no_class_are_told_with_the_way_out(tmp_path, engine, capsys):
     """A label image as truth of a run without `values`: stderr names the value and the key that says what it means. No file is damaged."""
     save_tiff(tmp_path / "a.tif", blobs(SHAPE))
