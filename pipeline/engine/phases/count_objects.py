@@ -56,18 +56,16 @@ class CountObjects(Phase[Counted, Counted]):
         return job.scores_objects and image.truth is not None
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Counted:
-        """Read pairs and the table of objects, and count."""
-        job, image = resources.job, block.image
-        table = _Table.of(job, image) if job.goal == "segment" else None
-        matched = _count_pairs(job, block, table) if self._has_pairs(job, image) else None
+        """Read pairs and the table of objects, and count; memory follows the ids of the objects where there is truth."""
+        job, image, has_pairs = resources.job, block.image, self._has_pairs(resources.job, block.image)
+        every, table = _count_table(job, image, is_kept=has_pairs) if job.goal == "segment" else ({}, None)
+        matched = _count_pairs(job, block, table) if has_pairs else None
         # A class without objects in this image counts as well: it has none.
         counts = {one: ObjectCounts(matches=None if matched is None else ObjectMatches()) for one in job.object_classes} | (matched or {})
         if table is None:
             return counts if matched is not None else counts | _count_predicted(job, block)
         # Objects where no truth is counted are objects, too.
-        pairs_N3 = np.stack([table.ids, np.zeros_like(table.ids), table.areas], axis=1)
-        every = {one: ObjectCounts() for one in job.object_classes} | count_objects(pairs_N3, (table.ids, table.classes), None)
-        return {one: replace(every[one], matches=found.matches) for one, found in counts.items()}
+        return {one: replace(every.get(one, ObjectCounts()), matches=found.matches) for one, found in counts.items()}
 
     def work(self, resources: Resources, block: Block, loaded: Counted, watch: Stopwatch) -> Counted:
         """Nothing is left to compute."""
@@ -144,21 +142,23 @@ def _ids(ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Table:
-    """Id in rising order, class id and area of every object of an image."""
+    """Id in rising order and class id of every object of an image."""
 
     ids: NDArray[np.int64]
     classes: NDArray[np.int32]
-    areas: NDArray[np.int64]
 
-    @classmethod
-    def of(cls, job: Job, image: Image) -> _Table:
-        """Read the table that the run wrote."""
-        numbers = {spec["name"]: spec["id"] for spec in job.classes}
-        ids, classes, areas = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-        for table in open_objects(job, image):
-            column = table["class"].combine_chunks()
-            of_index = np.array([numbers[name] for name in column.dictionary.to_pylist()], np.int32)
-            ids.append(table["id"].to_numpy())
-            classes.append(of_index[column.indices.to_numpy()])
-            areas.append(table["area_px"].to_numpy())
-        return cls(np.concatenate(ids), np.concatenate(classes), np.concatenate(areas))
+
+def _count_table(job: Job, image: Image, *, is_kept: bool) -> tuple[Counted, _Table]:
+    """Count the objects of the table that the run wrote, a part at a time; return ids and classes if ``is_kept``, else none of them."""
+    numbers = {spec["name"]: spec["id"] for spec in job.classes}
+    ids, classes, total = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], Counted()
+    for table in open_objects(job, image):
+        column = table["class"].combine_chunks()
+        of_index = np.array([numbers[name] for name in column.dictionary.to_pylist()], np.int32)
+        part = table["id"].to_numpy(), of_index[column.indices.to_numpy()]
+        pairs_N3 = np.stack([part[0], np.zeros_like(part[0]), table["area_px"].to_numpy()], axis=1)
+        total = _sum(total, count_objects(pairs_N3, part, None))
+        if is_kept:
+            ids.append(part[0])
+            classes.append(part[1])
+    return total, _Table(np.concatenate(ids), np.concatenate(classes))
