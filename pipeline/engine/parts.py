@@ -95,11 +95,6 @@ class PartFiles:
                     if (file := part_file(row, col)) is not None:
                         yield (plane, row, col), file
 
-    @property
-    def exist(self) -> bool:
-        """Whether any are there."""
-        return bool(self.storage.list(f"{self.folder}/"))
-
     def discard(self) -> None:
         """Remove all of them at once: no reader ever sees only some of them.
 

@@ -97,15 +97,14 @@ def test_a_disk_that_hiccups_costs_no_file(files, job, monkeypatch):
 def test_all_go_together(files, job):
     """Discarding leaves none, those of other images stay, and nothing happens where there are none."""
     others = PartFiles(job, image("b"))
-    assert not files.exist
     files.discard()
     for row in (0, 1):
         files.write("scores", block(row, 0), VALUES)
         others.write("scores", block(row, 0, "b"), VALUES)
-    assert files.exist
+    assert len(files.storage.list("parts/")) == 4
     files.discard()
     files.discard()
-    assert (files.exist, others.exist) == (False, True)
+    assert {key.rpartition("/scores/")[0] for key in files.storage.list("parts/")} == {others.folder}
 
 
 def test_no_name_leads_into_anothers_folder():
