@@ -24,7 +24,7 @@ from pipeline.statistics import count_objects, pair_ids
 from pipeline.tiling import connected_sets
 
 STRUCTURES = {4: ndimage.generate_binary_structure(2, 1), 8: ndimage.generate_binary_structure(2, 2)}
-MEMORY = "/dev/shm"  # the files are small and short-lived; where there is no such folder, the disk does
+MEMORY = "/dev/shm"  # noqa: S108 - the files are small and short-lived; where there is no such folder, the disk does
 
 
 class CutImage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from contextlib import contextmanager
@@ -31,15 +32,20 @@ OBJECTS = {
     "writers": [{"name": "ome_zarr"}, {"name": "geojson"}],
     "tiling": {"core": 32, "halo": 4, "block": 32},
 }
-NUM_BLOCKS = 9 + 2
+OF_A, NUM_BLOCKS = 4, 6
 EIGHT = np.ones((3, 3))
 PHASES = [one.name for one in all_phases() if one.name not in ("tissue", "skip", "fit", "score", "count", "copy")]
+RECEIPTS = Counter(
+    dict.fromkeys(("predict", "label", "match", "measure", "pair"), NUM_BLOCKS)
+    | dict.fromkeys(("join", "tabulate", "count_objects", "finish"), 2)
+    | {"label_truth": OF_A, "match_truth": OF_A, "join_truth": 1}
+)
 
 
 @pytest.fixture
 def scene(tmp_path, traced):
     """Two images: the truth of ``a`` has no ids, that of ``b`` has."""
-    for name, shape in {"a": (70, 90), "b": (30, 60)}.items():
+    for name, shape in {"a": (60, 62), "b": (30, 50)}.items():
         smooth = ndimage.gaussian_filter(np.random.default_rng(ord(name)).random(shape), 2.5)
         save_tiff(tmp_path / "img" / f"{name}.tif", ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8))
         cells_YX = ndimage.label(smooth > np.median(smooth), EIGHT)[0]
@@ -49,21 +55,16 @@ def scene(tmp_path, traced):
 
 
 def bytes_of(done):
-    """Every output file of a run by its path, and the report without its clock."""
-    folders = ("masks", "instances", "objects", "polygons")
-    files = {
-        str(path.relative_to(done.folder)): path.read_bytes()
-        for one in folders
-        for path in (done.folder / one).rglob("*")
-        if path.is_file()
-    }
+    """Every output file of a run by its path, and the report without its clock; the ids of polygons depend on the path of the image."""
+    paths = [path for one in ("masks", "instances", "objects", "polygons") for path in (done.folder / one).rglob("*") if path.is_file()]
+    files = {str(path.relative_to(done.folder)): re.sub(rb'"id": "[^"]+"', b"", path.read_bytes()) for path in paths}
     return files | {"report": done.report}
 
 
-def assert_same(done, whole):
-    one, other = bytes_of(done), bytes_of(whole)
-    assert one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
+def assert_same(done, wanted):
+    found = bytes_of(done)
+    assert found.keys() == wanted.keys()
+    assert [name for name in found if found[name] != wanted[name]] == []
 
 
 def done_in(done, *, last=True):
@@ -80,6 +81,18 @@ def whole(engine, scene):
     assert (done.code, scene.calls) == (0, NUM_BLOCKS)
     scene.calls = 0
     return done
+
+
+MADE = {}
+
+
+@pytest.fixture
+def wanted(engine, scene):
+    """The files of an undisturbed run, which is made once."""
+    if not MADE:
+        MADE.update(bytes_of(engine(**OBJECTS, output="whole")))
+        scene.calls = 0
+    return MADE
 
 
 @contextmanager
@@ -115,23 +128,19 @@ def test_a_run_leaves_what_it_promises(whole, scene):
     (row,) = whole.report["instances"]
     assert row["truth"] == sum(ndimage.label(tifffile.imread(path), EIGHT)[1] for path in scene.truths)
     assert row["predicted"] == sum(one["instances"][0]["predicted"] for one in whole.report["per_image"])
-    assert done_in(whole) == Counter(
-        dict.fromkeys(("predict", "label", "match", "measure", "pair"), NUM_BLOCKS)
-        | dict.fromkeys(("join", "tabulate", "count_objects", "finish"), 2)
-        | {"label_truth": 9, "match_truth": 9, "join_truth": 1}
-    )
+    assert done_in(whole) == RECEIPTS
 
 
 @pytest.mark.parametrize("booked", [True, False])
-def test_goes_on_in_every_phase(engine, scene, whole, booked):
+def test_goes_on_in_every_phase(engine, scene, wanted, booked):
     """Ended in one phase after the other, before and after the receipt: the same files, and nothing that was committed is done again."""
     for name in PHASES:  # of the first image; the second one's go in between
         with dying_at(name, 1, booked=booked):
             assert engine(**OBJECTS).code == 130, name
     done = engine(**OBJECTS)
     assert done.code == 0
-    assert_same(done, whole)
-    assert done_in(done, last=False) == done_in(whole)
+    assert_same(done, wanted)
+    assert done_in(done, last=False) == RECEIPTS
     assert scene.calls <= NUM_BLOCKS + 4  # up to three blocks were in flight
     assert not (done.folder / "parts").exists()
 
@@ -146,12 +155,12 @@ def test_changed_truth_costs_the_phases_of_the_truth_alone(engine, scene, whole,
     """Another truth, with ids or without: no block is predicted, and the report is that of a fresh run."""
     path = tmp_path / "truth" / "a.tif"
     cells_YX = ndimage.label(tifffile.imread(path), EIGHT)[0]
-    pairs, truth = {"pair": 9, "count_objects": 1}, {"label_truth": 9, "match_truth": 9, "join_truth": 1}
+    pairs, truth = {"pair": OF_A, "count_objects": 1}, {"label_truth": OF_A, "match_truth": OF_A, "join_truth": 1}
     for number, (changed_YX, phases) in enumerate([(cells_YX == 5, truth), (cells_YX + (cells_YX > 0), {}), (cells_YX > 5, truth)]):
         save_tiff(path, changed_YX.astype(np.uint8))
         again = engine(**OBJECTS, output="whole")
         assert (again.code, scene.calls) == (0, 0)
-        assert done_in(again) == Counter({"count": 9} | pairs | phases)
+        assert done_in(again) == Counter({"count": OF_A} | pairs | phases)
         fresh = engine(**OBJECTS, output=f"fresh{number}")
         assert again.report["instances"] == fresh.report["instances"]
         assert again.report["confusion"] == fresh.report["confusion"]
@@ -170,7 +179,7 @@ def test_changed_limits_give_what_a_fresh_run_gives(engine, scene, whole):
     for number, method in enumerate([{**OBJECTS["instances"], "min_area": 40}, "components"]):
         keys = {**OBJECTS, "instances": method}
         again = engine(**keys, output="whole")
-        assert_same(again, engine(**keys, output=f"fresh{number}"))
+        assert_same(again, bytes_of(engine(**keys, output=f"fresh{number}")))
 
 
 @pytest.mark.parametrize("name", ["instances/a.ome.zarr/0/c/1/1", "objects/a.parquet", "instances/a.ome.zarr"])
@@ -213,8 +222,8 @@ def failing(name, block_id):
         yield
 
 
-@pytest.mark.parametrize("name", PHASES)
-def test_a_failed_block_is_told_once_and_can_be_retried(engine, scene, whole, name):
+@pytest.mark.parametrize("name", [name for name in PHASES if name not in ("label_truth", "match_truth")])  # as label and match
+def test_a_failed_block_is_told_once_and_can_be_retried(engine, scene, wanted, name):
     """Whatever phase fails: exit code 3, one failure, the other image and the other blocks as they are, and after a retry all files."""
     one = phase(name)
     block_id = "a:0.0.0" if one.is_per_image else "a:0.0.1"
@@ -224,11 +233,11 @@ def test_a_failed_block_is_told_once_and_can_be_retried(engine, scene, whole, na
     assert [(each["phase"], each["block"], each["cause"]) for each in broken.report["failures"]] == [(name, block_id, "the poison")]
     assert broken.run_json["state"] == "partial"
     assert_table_fits(broken)
-    kept, wanted = bytes_of(broken), bytes_of(whole)
+    kept = bytes_of(broken)
     assert all(kept[file] == wanted[file] for file in wanted if "/b." in file)
     assert engine(**OBJECTS).code == 3
     assert retry(broken.folder) == 0
-    assert_same(broken, whole)
+    assert_same(broken, wanted)
     assert not (broken.folder / "parts").exists()
 
 

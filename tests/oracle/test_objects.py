@@ -106,7 +106,7 @@ def masks(draw):
     return mask, draw(st.sampled_from(blocks)), num_classes
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(
     masks(),
     st.sampled_from([4, 8]),
@@ -125,7 +125,7 @@ def test_components_are_those_of_one_pass(drawn, connectivity, areas, halo, orde
     assert np.array_equal(found, components(mask, connectivity, *areas, classes=classes))
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(masks(), st.integers(0, 4), st.integers(0, 2))
 def test_filling_and_smoothing_do_not_show_blocks(drawn, fill_holes, smooth):
     """Holes that are filled and thin parts that are left out at borders of blocks: those of one block."""
@@ -181,7 +181,7 @@ def test_dense_objects_are_those_of_one_pass(dense):
     """No cell is split, merged or changed by a seam, and the ids are those of one pass, for any block and order."""
     whole_YX = joined(dense, 384, WATERSHED)
     assert whole_YX.max() > 300
-    for block, order in ((64, None), (64, 1), (50, 2), (96, 3)):
+    for block, order in ((64, 1), (50, None)):
         assert np.array_equal(joined(dense, block, WATERSHED, order=order), whole_YX)
 
 
