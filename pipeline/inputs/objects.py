@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from pipeline.config import Config
 from pipeline.errors import GigasegError, Problem, nearest, one_of
 from pipeline.geometry import Box
@@ -95,10 +93,10 @@ def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes:
     They do where several values mean one class, and two of them occur. Reading ends at the second value.
     """
     specs = truth_map.classes or ()
-    may_have_ids = any(specs[one].values == "other" or len(specs[one].values or ()) > 1 for one in object_classes if one < len(specs))
+    wide = [one for one in object_classes if one < len(specs) and (specs[one].values == "other" or len(specs[one].values or ()) > 1)]
 
     def with_ids(image: Image) -> Image:
-        return replace(image, truth_has_ids=may_have_ids and image.truth is not None and _has_ids(image, truth_map, object_classes))
+        return replace(image, truth_has_ids=bool(wide) and image.truth is not None and _has_ids(image, truth_map, wide))
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         found = list(pool.map(with_ids, images))
@@ -109,22 +107,24 @@ def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes:
     return found, [f"{first_of(without, 3)}: {note}"] if without else []
 
 
-def _has_ids(image: Image, truth_map: TruthMap, object_classes: Sequence[int]) -> bool:
-    """Whether two values occur that mean objects; a truth that cannot be read is reported when it is counted."""
+def _has_ids(image: Image, truth_map: TruthMap, classes: Sequence[int]) -> bool:
+    """Whether two values of one of these classes occur; a truth that cannot be read is reported when it is counted."""
     try:
         if read_truth_header(image.truth or "", image.truth_identity).channels != 1:
             return False
-        seen: set[int] = set()
+        seen: dict[int, set[int]] = {class_id: set() for class_id in classes}
         with open_truth(image) as raster:
             height, width = raster.header.shape
             boxes = [Box(y, x, y + BLOCK, x + BLOCK).clip((height, width)) for y in range(0, height, BLOCK) for x in range(0, width, BLOCK)]
             for plane in range(raster.header.num_planes):
                 for box in boxes:
                     raw_CYX, valid_YX = raster.read_valid(box, plane)
-                    values = raw_CYX[0][np.isin(truth_map.apply(raw_CYX, box, valid_YX), object_classes)]
-                    seen |= {int(values.min()), int(values.max())} if values.size else set()
-                    if len(seen) > 1:
-                        return True
+                    ids_YX = truth_map.apply(raw_CYX, box, valid_YX)
+                    for class_id, values in seen.items():
+                        found = raw_CYX[0][ids_YX == class_id]
+                        values |= {int(found.min()), int(found.max())} if found.size else set()
+                        if len(values) > 1:
+                            return True
     except (GigasegError, OSError):
         return False
     return False

@@ -98,3 +98,11 @@ def test_what_does_not_fit_is_told(catalogue, instances, told):
     with pytest.raises(InputError) as refused:
         catalogue(instances=instances)
     assert told in str(refused.value)
+
+
+def test_ids_are_two_values_of_one_class(catalogue):
+    """One value of each of two classes, of which one may have several: neither has ids."""
+    classes = [{"name": "glass", "values": [0]}, {"name": "cell", "values": [1]}, {"name": "debris", "values": [2, 3]}]
+    model = {"name": "histogram", "classes": 3}
+    assert [image.truth_has_ids for image in catalogue(squares(1, 2), classes=classes, model=model).images] == [False]
+    assert [image.truth_has_ids for image in catalogue(squares(1, 2, 3), classes=classes, model=model).images] == [True]
