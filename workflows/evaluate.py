@@ -19,8 +19,7 @@ from pipeline.config import Config, Recipe, config_from_mapping, load_classes
 from pipeline.engine import PART_FOLDER, Job
 from pipeline.errors import InputError, Problem, counted
 from pipeline.geometry import Box
-from pipeline.inputs import TRUTH_READER, Catalogue, Image, NameCandidate, build_catalogue
-from pipeline.inputs.file_groups import first_of
+from pipeline.inputs import TRUTH_READER, Catalogue, Image, NameCandidate, build_catalogue, first_of
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
 from pipeline.records import RunFolder, Tally
@@ -100,14 +99,10 @@ def score_masks(
     if problems := unknown_ids(catalogue, done):
         if is_new:
             folder.discard()
-        way_out = "Save 0 where there is no object." if instances else "Name the classes with --classes, or correct the masks."
-        raise InputError([*problems, way_out])
+        raise InputError(problems)
     report = report_of(plan, done, folder.read().get("state", "running"))
     write_report(report, folder.report)
-    if instances:
-        warn_of_single_ids(report)
-    else:
-        warn_of_fill_values(catalogue, done)
+    warn_of_single_ids(report) if instances else warn_of_fill_values(catalogue, done)
     return exit_code, report
 
 
@@ -213,10 +208,12 @@ def has_run(output: str) -> bool:
 
 
 def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
-    """Return a line for each mask that holds a value which is no id."""
+    """Return a line for each mask that holds a value which is no id, and what to do; empty where there is none."""
     paths = {image.name: image.path for image in catalogue.images}
     causes = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if NO_ID.search(one.cause)}
-    return [f"{path}: {cause}" for path, cause in sorted(causes.items())]
+    of_classes = "Name the classes with --classes, or correct the masks."
+    way_out = "Save 0 where there is no object." if catalogue.scores_objects else of_classes
+    return [*(f"{path}: {cause}" for path, cause in sorted(causes.items())), way_out] if causes else []
 
 
 def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:

@@ -10,6 +10,7 @@ from pipeline.inputs.catalogue import Catalogue, build_catalogue
 from pipeline.inputs.csv_list import CSV_COLUMNS
 from pipeline.inputs.discovery import ImageList, ListedImage, list_images
 from pipeline.inputs.expectations import fit_to_model, place_on_grids, sample_range
+from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
 from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.names import NameCandidate
@@ -31,6 +32,7 @@ __all__ = [
     "build_catalogue",
     "check_truth",
     "common_pixel_size",
+    "first_of",
     "fit_to_model",
     "hash_values",
     "list_images",
