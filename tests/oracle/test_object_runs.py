@@ -41,6 +41,8 @@ RECEIPTS = Counter(
     | {"label_truth": OF_A, "match_truth": OF_A, "join_truth": 1}
 )
 
+KEPT_WITHOUT_TRUTH = ("predict", "label", "match", "join", "measure", "tabulate", "finish")
+
 
 @pytest.fixture
 def scene(tmp_path, traced):
@@ -165,6 +167,21 @@ def test_changed_truth_costs_the_phases_of_the_truth_alone(engine, scene, whole,
         assert again.report["instances"] == fresh.report["instances"]
         assert again.report["confusion"] == fresh.report["confusion"]
         scene.calls = 0
+
+
+def test_truth_may_come_later_and_go(engine, scene, wanted):
+    """Objects that are there are scored without a prediction; without truth they are counted alone."""
+    without = {**OBJECTS, "truth": None, "metrics": ["semantic", "instances"]}
+    (alone,) = engine(**without).report["instances"]
+    scene.calls = 0
+    done = engine(**OBJECTS)
+    assert scene.calls == 0
+    assert done_in(done) == RECEIPTS - Counter({name: RECEIPTS[name] for name in KEPT_WITHOUT_TRUTH}) + Counter(count=NUM_BLOCKS)
+    assert done.report["instances"] == wanted["report"]["instances"]
+    (row,) = engine(**without).report["instances"]
+    assert row == alone
+    assert (alone["truth"], alone["predicted"]) == (None, done.report["instances"][0]["predicted"])
+    assert scene.calls == 0
 
 
 def test_changed_writers_cost_finishing_alone(engine, scene, whole):
