@@ -92,7 +92,7 @@ def segment(
     output: Output,
     overrides: Overrides = None,
     *,
-    instances: Annotated[bool, typer.Option("--instances", help="Tell objects apart, as the model says.")] = False,
+    instances: Annotated[bool, typer.Option("--instances", help="Tell objects apart by the method that the model declares.")] = False,
     fresh: Fresh = False,
     take_over: TakeOver = False,
 ) -> None:
@@ -156,7 +156,9 @@ def evaluate(
     classes: Annotated[Path | None, typer.Option("--classes", metavar="FILE.yaml", help="The `classes` list of a config.")] = None,
     ignore: Annotated[str | None, typer.Option("--ignore", metavar="V", help="Truth value or colour left out of every count.")] = None,
     *,
-    instances: Annotated[bool, typer.Option("--instances", help="The masks hold ids of objects: match these with the true ones.")] = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="The masks are label images: match their objects with the truth objects.")
+    ] = False,
 ) -> None:
     """Score masks that exist."""
     from workflows import evaluate as workflow

@@ -152,7 +152,7 @@ def test_objects_are_an_array_of_ids_and_a_table(here):
     assert (again.loc[0, "class"], again.loc[0, "ap50"]) == ("object", run.report.instances.loc[0, "ap50"])
     with pytest.raises(InputError, match="no objects of 'a'.*Set `instances` in its YAML"):
         serial("a.tif", "without").objects()
-    with pytest.raises(InputError, match="The model histogram names no method"):
+    with pytest.raises(InputError, match="The model histogram declares no method"):
         pipeline.segment("a.tif", HISTOGRAM, "own", instances=True, set=TILING)
 
 

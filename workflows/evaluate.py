@@ -31,7 +31,7 @@ __all__ = ["evaluate", "listed_classes", "score_masks"]
 
 BLOCK = 2048
 FOLDERS = ("masks", "instances")  # of a run's output
-NO_ID = re.compile("is not a class id|is no id of an object")
+NO_ID = re.compile("is not a class id|is not an object id")
 
 
 def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: str, *, instances: bool = False) -> int:
@@ -44,8 +44,8 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
         classes: a YAML with the list of classes; None: the classes of the run that wrote the masks, else one for each id up to the largest.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out.
         output: folder or URL of the report.
-        instances: the masks are label images, which hold ids of objects of one class, 0 for none; the output of a run gives its own.
-            The truth holds ids, too, or one value: its connected components are then the objects.
+        instances: whether the masks are label images, which hold ids of objects of one class, 0 for none; of a run's output, its label
+            images are scored. The truth holds ids as well, or one value: then its connected components are the objects.
 
     Returns:
         The exit code: 0 done, 3 done but for masks that cannot be counted.
@@ -134,14 +134,14 @@ def catalogue_of(
 
 
 def with_background(image: Image) -> Image:
-    """Return a label image in which 0 is the id of no object, where the file calls it nodata, as maps often do."""
+    """Return a label image whose value 0 means *no object*, also if the file declares 0 as nodata, as files for maps often do."""
     if image.header.nodata != 0:
         return image
     return replace(image, header=replace(image.header, nodata=None), reader={**image.reader, "nodata": "none"})
 
 
 def object_class(classes: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
-    """Return the two classes of a label image and of its truth: background, which is 0, and objects, which are all other values."""
+    """Return the two classes of a label image and its truth, by default background, value 0, and object, all other values."""
     if classes is None:
         return [{"name": "background", "values": [0]}, {"name": "object", "values": "other"}]
     if len(classes) != 2:
@@ -208,11 +208,11 @@ def has_run(output: str) -> bool:
 
 
 def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
-    """Return a line for each mask that holds a value which is no id, and what to do; empty where there is none."""
+    """Return a line for each mask that holds a value which is no id, and one that says what to do; empty if all values are ids."""
     paths = {image.name: image.path for image in catalogue.images}
     causes = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if NO_ID.search(one.cause)}
     of_classes = "Name the classes with --classes, or correct the masks."
-    way_out = "Save 0 where there is no object." if catalogue.scores_objects else of_classes
+    way_out = "Write 0 where there is no object." if catalogue.scores_objects else of_classes
     return [*(f"{path}: {cause}" for path, cause in sorted(causes.items())), way_out] if causes else []
 
 
@@ -235,11 +235,11 @@ def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
 
 
 def warn_of_single_ids(report: Mapping[str, Any]) -> None:
-    """Warn on stderr where no label image holds a second id and some truth does: they may be masks of classes."""
+    """Warn on stderr if no label image holds more than one id, but some truth does: they may be masks of classes."""
     counts = [(image["name"], one) for image in report["per_image"] for one in image["instances"] if one["predicted"]]
     if counts and all(one["predicted"] == 1 for _, one in counts) and any((one["truth"] or 0) > 1 for _, one in counts):
-        what = "no id but one, so all that it covers is one object. In masks of classes, number the objects first"
-        print(f"{first_of([name for name, _ in counts], 3)}: {what}, such as by skimage.measure.label", file=sys.stderr)
+        what = "only one id, so that all its pixels are one object. If these are masks of classes, number the objects first"
+        print(f"{first_of([name for name, _ in counts], 3)}: {what}, for example with skimage.measure.label", file=sys.stderr)
 
 
 def is_of_a_run(mask: str) -> bool:
@@ -307,7 +307,7 @@ def largest_id(path: str, reader: dict[str, Any], ignore: int | str | None) -> i
 
 def require_masks(catalogue: Catalogue) -> None:
     """Refuse images that cannot be masks, and masks without truth, all at once."""
-    expected = "one channel of whole numbers, ids of objects" if catalogue.scores_objects else "one channel of class ids"
+    expected = "one channel of object ids, whole numbers" if catalogue.scores_objects else "one channel of class ids"
     problems = [
         Problem(image.path, f"{counted(image.header.channels, 'channel')} of {image.header.dtype}", expected)
         for image in catalogue.images

@@ -67,7 +67,7 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
 
 
 def _in_words(value: Any) -> str:
-    """Return a fact as people read it; a mapping as the YAML has it."""
+    """Return a fact as text for people; a mapping as in the YAML."""
     if isinstance(value, dict):
         return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).strip()
     if isinstance(value, list):
@@ -76,7 +76,7 @@ def _in_words(value: Any) -> str:
 
 
 def objects_of(model: Model) -> dict[str, Any]:
-    """Return the maps that the model gives besides classes, each with its channels, and how its objects are told apart; if it says so."""
+    """Return what the model declares about objects: its maps with their numbers of channels, and the method; without what is empty."""
     facts = {"maps": dict(model.maps), "instances": model.instances}
     return {name: value for name, value in facts.items() if value}
 

@@ -31,7 +31,7 @@ from pipeline.tuning import (
 
 __all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
 
-NO_CLASS = "belongs to no class"  # in the cause of a failure: the truth is fine, but the classes are not those of the truth
+NO_CLASS = "belongs to no class"  # in the cause of a failure that other `classes` repair: the truth file itself is sound
 
 
 def run(
@@ -219,7 +219,10 @@ def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = ""
     print(f"report: {folder.report}/index.html")
     if failures := report["failures"]:
         print(f"{counted(len(failures), 'failure')}, listed in {folder.report}/failures.csv{way_out}", file=sys.stderr)
-        print(f"the first: {failures[0]['image']}: {failures[0]['cause'].splitlines()[0]}", file=sys.stderr)
+        print(f"first failure: {failures[0]['image']}: {failures[0]['cause'].splitlines()[0]}", file=sys.stderr)
     if any(NO_CLASS in failure["cause"] for failure in failures):
         keys = "`classes` in the YAML" if masks else "--classes"
-        print(f"truth holds values of no class: say what they mean with {keys}, such as {{name: cell, values: other}}", file=sys.stderr)
+        print(
+            f"truth holds values that belong to no class: say what they mean with {keys}, such as {{name: cell, values: other}}",
+            file=sys.stderr,
+        )

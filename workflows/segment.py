@@ -26,7 +26,7 @@ def segment(
     """Segment images without a YAML, as :func:`workflows.run.run` does with one; the output's config.yaml is the one that was used.
 
     ``images`` are files, folders, globs, URLs or CSV lists; ``model`` is a name, a trained bundle, or a mapping as in the YAML.
-    ``instances``: tell objects apart as the model says.
+    ``instances``: whether to tell objects apart, by the method that the model declares.
     """
     mapping: dict[str, Any] = {"images": list(images), "model": parse_model(model, "--model"), "output": output}
     if instances:

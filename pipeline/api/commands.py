@@ -93,8 +93,8 @@ def segment(
 
     ``images`` is a path, a glob or an array; a list of these, or of (name, array) pairs; or a mapping from names to arrays. Arrays without
     a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them. ``truth`` is a path or template as
-    in the YAML, an array, or a mapping from names of images to arrays. ``instances`` is a way to tell objects apart as in the YAML, or
-    True, the model's own. ``output`` is a folder, or a URL such as ``memory://NAME``. All else is as in :func:`run`.
+    in the YAML, an array, or a mapping from names of images to arrays. ``instances`` is as in the YAML, or True:
+    the method that the model declares. ``output`` is a folder, or a URL such as ``memory://NAME``. All else is as in :func:`run`.
     """
     spec = parse_model(model, "model") if isinstance(model, str) else model
     given = {"truth": truth, "instances": {True: "auto", False: None}[instances] if isinstance(instances, bool) else instances}
@@ -137,7 +137,7 @@ def evaluate(
         truth: a path or template, an array, or a mapping from names of masks to arrays.
         classes: the list of classes of a config, or a YAML file with it; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out of every count.
-        instances: the masks are label images, which hold ids of objects: these are matched with the true ones.
+        instances: whether the masks are label images, which hold ids of objects, to be matched with the truth objects.
         output: folder of the report; None: no file is kept.
 
     Raises:

@@ -71,12 +71,12 @@ class Report(_Content):
 
     @property
     def instances(self) -> pd.DataFrame:
-        """One row a class that has objects: their numbers and scores over all images; no rows where objects are not told apart."""
+        """One row per class that has objects: their number and scores over all images; no rows where objects are not told apart."""
         return _frame(self.content.get("instances", ()), ["class"])
 
     @property
     def instances_per_image(self) -> pd.DataFrame:
-        """One row an image and class that has objects: ``image``, then the columns of :attr:`instances`."""
+        """One row per image and class that has objects: ``image``, then the columns of :attr:`instances`."""
         per_image = self.content["per_image"]
         return _frame([{"image": image["name"], **one} for image in per_image for one in image.get("instances", ())], ["image", "class"])
 
@@ -174,7 +174,7 @@ class Run:
         return open_lazily(name, partial(open_path, f"{self.storage}/{key}", TRUTH_READER), to_ids=first_channel, classes=self._classes)
 
     def instances(self, name: str | None = None) -> LazyArray:
-        """Open the label image of an image, named as in :meth:`mask`: ids of objects (Y, X); 0 is none.
+        """Open the label image of an image, named as in :meth:`mask`: id of the object at each pixel (Y, X), 0 where there is none.
 
         Raises:
             InputError: there is no such image, or the run tells no objects apart, or has not come so far.
@@ -183,9 +183,9 @@ class Run:
         return open_lazily(self._named(name), partial(open_path, f"{self.storage}/{key}", TRUTH_READER), to_ids=first_channel)
 
     def objects(self, name: str | None = None) -> pd.DataFrame:
-        """Read the table of an image's objects, named as in :meth:`mask`: one row an object, ``id`` as in :meth:`instances`.
+        """Read the table of an image's objects, named as in :meth:`mask`: one row per object, with ``id`` as in :meth:`instances`.
 
-        A table of many millions of objects is read in parts with pyarrow, from ``objects/NAME.parquet``.
+        The whole table is in memory: read many millions of objects in parts, with pyarrow from ``objects/NAME.parquet``.
 
         Raises:
             InputError: there is no such image, or the run tells no objects apart, or has not come so far.
@@ -199,7 +199,7 @@ class Run:
         name = self._named(name)
         if not self.storage.has(key := f"{folder}/{name}{suffix}"):
             way_out = "Set `instances` in its YAML." if self._folder.read_config().instances is None else "Run it again, to the end."
-            raise InputError(Problem(f"{self.storage}/{folder}", f"no objects of {name!r}", "those of the image", way_out))
+            raise InputError(Problem(f"{self.storage}/{folder}", f"no objects of {name!r}", "the objects of the image", way_out))
         return key
 
     def image(self, name: str | None = None) -> LazyArray:

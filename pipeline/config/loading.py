@@ -134,7 +134,7 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
 
 
 def _resolve_instances(kind: YamlKind, data: dict[str, Any]) -> list[Problem]:
-    """Replace ``instances: auto`` by the method that the model names, and score objects by default where there are any; in place."""
+    """Replace ``instances: auto`` by the method that the model declares, and score objects unless metrics are given; in place."""
     spec = data.get("instances")
     if not isinstance(spec, dict):
         return []
@@ -145,9 +145,11 @@ def _resolve_instances(kind: YamlKind, data: dict[str, Any]) -> list[Problem]:
         try:
             own = build("models", data["model"]).instances
         except (InputError, LookupError, AttributeError):
-            return []  # the model is reported
+            return []  # what is wrong with the model is reported elsewhere
         if own is None:
-            fix = f"The model {title_of(data['model'])} names no method: name one, such as `instances: {{name: components, of: [CLASS]}}`."
+            fix = (
+                f"The model {title_of(data['model'])} declares no method: name one, such as `instances: {{name: components, of: [CLASS]}}`."
+            )
             return [Problem("instances", "auto", one_of(names[1:]), fix)]
         data["instances"] = {**own, **{option: value for option, value in spec.items() if option != "name"}}
     if data.get("metrics") is None:
@@ -193,10 +195,10 @@ def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Call
     """
     problems: list[Problem] = []
     for key, plugin_kind in kind.plugin_kinds.items():
-        if key == "instances":  # the model, which comes first, has its options by now
+        if key == "instances":  # the model comes first in the YAML kinds, so its options are filled in by now
             problems += (found := _resolve_instances(kind, data))
             if found or (isinstance(data.get(key), dict) and data[key].get("name") == "auto"):
-                continue  # reported already; plug-ins that need objects are no mistake
+                continue  # reported already; do not refuse the plug-ins that need objects as well
         value = data.setdefault(key, deepcopy(kind.default_plugins[key])) if key in kind.default_plugins else data.get(key)
         specs = {join_keys(key, index): spec for index, spec in enumerate(value)} if isinstance(value, list) else {key: value}
         seen: set[str] = set()
@@ -217,7 +219,7 @@ def _fill_plugin_options(kind: YamlKind, data: dict[str, Any], to_absolute: Call
 
 
 def _missing_keys(kind: str, spec: Mapping[str, Any], where: str, yaml: Mapping[str, Any]) -> list[Problem]:
-    """Return a problem for each key of the YAML that a plug-in cannot do without."""
+    """Return a problem for each key of the YAML that a plug-in requires and that is not set."""
     name = spec.get("name")
     keys = getattr(find(kind, name), "required_keys", ()) if isinstance(name, str) and name in available(kind) else ()
     return [Problem(join_keys(where, "name"), f"{name!r} without `{key}`", f"`{key}` in the YAML") for key in keys if yaml.get(key) is None]

@@ -290,7 +290,7 @@ class Config(StrictModel):
     skip: PluginSpec | None = Field(default=None, description="what is not computed: tissue, nodata or regions; null: nothing")
     instances: Annotated[dict[str, Any], Expected(f"auto, the name of a method, {_SPEC}")] | None = Field(
         default=None,
-        description="how objects are told apart: components, border, watershed, radial, flows, or auto, the model's way; null: not",
+        description="how objects are told apart: components, border, watershed, radial, flows, or auto, as the model declares; null: not",
     )
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")
     writers: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as")

@@ -129,11 +129,11 @@ def require_class_ids(ids_YX: NDArray[Any], box: Box, classes: int, what: str) -
 
 
 def _require_object_ids(ids_YX: NDArray[Any], box: Box) -> None:
-    """Check that no id is negative: some programs write -1 where there is no object, others where nobody has looked."""
+    """Refuse negative ids, whose meaning is unclear: some programs write -1 for *no object*, others for *not annotated*."""
     if ids_YX.dtype.kind == "i" and (negative_YX := ids_YX < 0).any():
         y, x = divmod(int(negative_YX.argmax()), negative_YX.shape[1])
         where = f"(y={box.y0 + y}, x={box.x0 + x})"
-        raise BlockError(f"prediction {ids_YX[y, x]} at {where} is no id of an object; expected 0 for none, or a number above 0")
+        raise BlockError(f"prediction {ids_YX[y, x]} at {where} is not an object id; expected 0 for none, or a number above 0")
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:

@@ -42,7 +42,7 @@ __all__ = [
     "write_probs",
 ]
 
-ROW_GROUP = 1 << 16  # objects that are written to a table, and read from it, together
+ROW_GROUP = 1 << 16  # objects per row group of a table: they are written and read together
 
 Files = dict[str, int]  # size in bytes by key, in the storage of the output
 
@@ -110,7 +110,7 @@ def finish_mask(job: Job, block: Block) -> Files:
 
 
 def write_objects(job: Job, image: Image, columns: Iterable[Mapping[str, NDArray[Any]]]) -> Files:
-    """Write the table of an image's objects, from columns by name (:func:`pipeline.statistics.object_columns`), a part at a time."""
+    """Write the table of an image's objects, part by part, from columns by name (:func:`pipeline.statistics.object_columns`)."""
     key = job.table_key(image)
     with ObjectTable.create(job.storage, key, job.meta(image)) as table:
         for part in _in_groups(columns):
@@ -119,7 +119,7 @@ def write_objects(job: Job, image: Image, columns: Iterable[Mapping[str, NDArray
 
 
 def _in_groups(columns: Iterable[Mapping[str, NDArray[Any]]], size: int = ROW_GROUP) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """Cut tables into parts of ``size`` rows, so that the file does not depend on how the image was cut; at least one part."""
+    """Yield the same rows in parts of ``size``, at least one part, so that the file does not depend on how the image was cut."""
     waiting: list[Mapping[str, NDArray[Any]]] = []
     rows = 0
     for part in columns:
@@ -134,7 +134,7 @@ def _in_groups(columns: Iterable[Mapping[str, NDArray[Any]]], size: int = ROW_GR
 
 
 def open_objects(job: Job, image: Image) -> Iterator[pa.Table]:
-    """Read the table of an image's objects, a part at a time."""
+    """Yield the table of an image's objects, part by part."""
     return read_tables(job.storage, job.table_key(image))
 
 
@@ -201,14 +201,14 @@ def _export(job: Job, image: Image, mask: Raster) -> Files:
     if image.grid is not None and job.native:
         mask, meta = image.grid.to_own(mask), replace(job.meta(image, image.grid.own), objects=objects)
     for writer in job.writers:
-        if objects is not None or not writer.needs_objects:  # where joining failed, its failure is reported
+        if objects is not None or not writer.needs_objects:  # without objects joining failed, and that failure is reported
             writer.export(mask, meta, job.storage, _export_key(job, image, writer))
     objects_keys = [job.ids_key(image), job.table_key(image)] if objects is not None else []
     return _sizes(job, [*(_export_key(job, image, writer) for writer in job.writers), *objects_keys])
 
 
 def _objects_of(job: Job, image: Image) -> ObjectsView | None:
-    """Return the objects of an image whose blocks are all done, and finish its label image; None: there are none, or joining failed."""
+    """Finish an image's label image and return its objects; None: objects are not told apart, or joining them failed."""
     group, key = job.storage.below(job.ids_key(image)), job.table_key(image)
     if job.instances is None or job.storage.size(key) is None or not group.below("0").exists():
         return None

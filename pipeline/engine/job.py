@@ -40,7 +40,7 @@ class Job:
         skip: chooses what is not computed; None: everything is computed.
         instances: how objects are told apart; None: they are not.
         object_classes: ids of the classes that have objects.
-        scores_objects: whether predicted objects are matched with true ones.
+        scores_objects: whether predicted objects are matched with truth objects.
         writers: what is written when an image is complete.
         masks: folder of the masks inside ``output``; empty for ``convert``.
         native: whether masks are on the images' own grids; blocks are then written to the folder ``working``.
@@ -93,7 +93,7 @@ class Job:
 
     @property
     def model_maps(self) -> tuple[str, ...]:
-        """Names of the model's other outputs that the objects are made of."""
+        """Names of the model's maps that the method needs."""
         return self.instances.maps if self.instances is not None else ()
 
     def blends_blocks(self, image: Image) -> bool:

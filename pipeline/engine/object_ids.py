@@ -1,4 +1,4 @@
-"""The ids of an image's objects: labels of all blocks, joined to sets, and numbered in the order of the first pixel."""
+"""The ids of an image's objects: labels of all blocks are joined into sets, which are numbered in the order of the first pixel."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["JoinedObjects", "ids_of", "join_labels"]
 
 @dataclass(frozen=True)
 class JoinedObjects:
-    """What joining an image leaves.
+    """The result of joining the labels of an image.
 
     Attributes:
-        objects: their number.
+        objects: number of objects.
         lost: ids of the blocks that have no labels.
-        digest: of the id of every label.
+        digest: fingerprint of the ids and classes of all labels.
         files: files written, with their size in bytes.
     """
 
@@ -38,12 +38,12 @@ class JoinedObjects:
 
 
 def join_labels(job: Job, block: Block, subject: Subject) -> JoinedObjects:
-    """Give every label of an image its object's id, or 0 where the object is too small or too large, and write the ids by block.
+    """Give every label of an image the id of its object, 0 if the object is too small or too large, and write the ids of each block.
 
     Args:
         job: what every actor is told.
         block: the whole image; its ``lost`` are the blocks without labels.
-        subject: whose objects.
+        subject: predicted objects, or truth objects.
     """
     return _Joining(job, block, subject).run()
 
@@ -96,7 +96,7 @@ class _Joining:
             self.digest.update(ids.tobytes() + classes.tobytes())
 
     def _sets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return all labels that were matched, as sorted nodes, and the set of each."""
+        """Return the sorted nodes (:func:`~pipeline.engine.objects.match_labels`) of all matched labels, and the set of each."""
         pairs, agreement = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
         for _, file in self.parts.each(pairs_kind(self.subject), self.block.lost):
             pairs.append(file["pairs"])
@@ -113,23 +113,23 @@ class _Joining:
         return connected_sets(pairs_N2)
 
     def _tables(self, bands: Sequence[int] | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield number and table of each block that has labels, of all rows of blocks or of some."""
+        """Yield number and table of each block that has labels; ``bands`` are rows of blocks, None: all."""
         for place, file in self.parts.each(labels_kind(self.subject), self.block.lost, bands):
             yield block_number(self.job, self.image, *place), {name: file[name] for name in TABLE}
 
     def _members(self, number: int) -> tuple[NDArray[np.int64], slice]:
-        """Return the labels of a block that were matched, as positions in its table, and their positions among the nodes."""
+        """Return the positions of a block's matched labels in its table, and their positions among the nodes."""
         first, last = np.searchsorted(self.nodes, [number << 32, (number + 1) << 32]).tolist()
         return (self.nodes[first:last] & 0xFFFFFFFF) - 1, slice(first, last)
 
     def _singles(self, number: int, table: Mapping[str, Any]) -> NDArray[np.intp]:
-        """Return the positions in a block's table of objects that no other block sees and that have the right size."""
+        """Return the positions in a block's table of unmatched labels whose area is within the limits."""
         alone = self._has_size(table["areas"])
         alone[self._members(number)[0]] = False
         return np.flatnonzero(alone)
 
     def _sets_of(self, band: int) -> NDArray[np.intp]:
-        """Return the sets whose first pixel lies in one row of blocks and that have the right size."""
+        """Return the sets whose first pixel lies in one row of blocks and whose area is within the limits."""
         height, width = self.image.header.shape
         plane, row = divmod(band, self.rows)
         box = self.job.grid(self.image).block_box(row, 0)
@@ -161,7 +161,7 @@ class _SetTotals:
             np.add.at(votes, sets[classes == class_id], areas[classes == class_id])
 
     def classes(self) -> NDArray[np.int32]:
-        """Return the class with most pixels of each set; ties go to the lowest."""
+        """Return the class that most pixels of each set have, the lowest of equals."""
         ids = sorted(self.votes)
         if not ids:
             return np.zeros(len(self.areas), np.int32)
@@ -175,9 +175,9 @@ def ids_of(job: Job, block: Block, subject: Subject, box: Box, lost: tuple[str, 
 
     Args:
         job: what every actor is told.
-        block: whose plane it is.
-        subject: whose objects.
-        box: may reach beyond the image.
+        block: says which image and plane.
+        subject: predicted objects, or truth objects.
+        box: pixels of the plane; may reach beyond the image.
         lost: ids of the blocks that have no labels.
     """
     image, grid = block.image, job.grid(block.image)

@@ -2,13 +2,13 @@
 
 ::
 
-    label  a block and its halo ──▶ its labels, and those that it sees in its neighbours
+    label  a block and its halo ──▶ labels of its own pixels, and of the pixels that its neighbours see as well
     match  two neighbours ──▶ pairs of labels that are one object
-    join   all pairs ──▶ sets, area limits, and the id of every label
+    join   all pairs ──▶ sets of labels, area limits, and the id of every label
 
-Ids are 1, 2, ... in the order of the first pixel, row by row and plane by plane: they do not depend on who did what, and when.
-Objects are ``predicted``, or made of a ``truth`` that has none: connected components of its classes. Memory follows the labels of one
-row of blocks, and the objects on seams.
+Ids are 1, 2, ... in the order of the first pixel, row by row and plane by plane: they do not depend on the order of the work.
+Objects are ``predicted``, or ``truth``: connected components of the classes of a truth without ids. Memory grows with the labels of one
+row of blocks, and with the objects on block borders.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ Arrays = dict[str, NDArray[Any]]
 
 TABLE = ("areas", "firsts", "classes", "whole")
 SIDES = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
-"""Neighbours of a block: steps of row and column."""
+"""The four neighbours of a block: steps in row and column of blocks."""
 OPPOSITE = {"right": "left", "down": "up"}
-"""The neighbours that a block is matched with, so that each pair is matched once, and what they call this block."""
+"""The neighbours that a block is matched with, so that each pair is matched once, and the side on which the block lies for them."""
 
 
 def method_of(job: Job, subject: Subject) -> Instances:
-    """Return how objects are told apart: as the YAML says, or for truth without ids as connected components."""
+    """Return the method: that of the YAML for predicted objects, connected components for a truth without ids."""
     if subject == "predicted":
         assert job.instances is not None
         return job.instances
@@ -77,17 +77,17 @@ def method_of(job: Job, subject: Subject) -> Instances:
 
 
 def read_region(resources: Resources, block: Block, subject: Subject) -> tuple[Box, Region]:
-    """Read what a method sees of a block, and its box; a truth that cannot be used has no objects.
+    """Read the region of a block, which a method labels, and its box. A truth that cannot be used has no objects.
 
     Raises:
-        BlockError: what was written of the block is damaged.
+        BlockError: the stored mask, maps or probabilities are damaged.
     """
     job, image = resources.job, block.image
     method = method_of(job, subject)
     box = block.box.grow(method.halo).clip(image.header.shape)
     if subject == "truth":
         truth_YX, _ = read_truth(resources, replace(block, box=box))
-        if truth_YX is None:  # the count of the mask reports why
+        if truth_YX is None:  # counting the mask reports why
             truth_YX = np.full(box.shape, job.fill, job.dtype)
         return box, Region(truth_YX, job.object_classes)
     mask_YX = stored_mask(resources, image).read(box, block.plane)[0]
@@ -112,10 +112,10 @@ class BlockLabels:
     """The labels of a block.
 
     Attributes:
-        core_YX: of the block's own pixels, uint32.
-        table: per label 1..N ``areas`` (own pixels), ``firsts`` (own first pixel, counted row by row and plane by plane; -1: none),
-            ``classes`` and ``whole`` (whether the region holds the whole object).
-        strips: of what block and neighbour both see, by side; there is none at the edge of the image.
+        core_YX: labels of the block's own pixels, uint32.
+        table: for the labels 1..N: ``areas`` (pixels of the block), ``firsts`` (the first of them, counted row by row and plane by plane;
+            -1: none), ``classes``, and ``whole`` (whether the region holds the whole object).
+        strips: labels of the pixels that block and neighbour both see, by side; a side without a neighbour has none.
     """
 
     core_YX: NDArray[np.uint32]
@@ -124,7 +124,7 @@ class BlockLabels:
 
 
 def label_block(job: Job, block: Block, box: Box, labels: Labels, halo: int) -> BlockLabels:
-    """Describe the labels of a region ``box``, which is a block and its ``halo``, clipped at the image."""
+    """Return the labels of a block, from those of its region ``box``: the block and its ``halo``, clipped at the image."""
     shape, labels_YX = block.image.header.shape, labels.labels_YX.astype(np.uint32)
     core_YX = np.ascontiguousarray(labels_YX[block.box.relative_to(box).slices])
     count = len(labels.classes_N)
@@ -151,9 +151,9 @@ def label_block(job: Job, block: Block, box: Box, labels: Labels, halo: int) -> 
 
 
 def match_labels(job: Job, block: Block, subject: Subject) -> Arrays:
-    """Return the labels of a block and of its right and lower neighbours that are one object: ``pairs`` of nodes, ``agreement``.
+    """Match the labels of a block with those of its right and lower neighbours: ``pairs`` of nodes that are one object, and ``agreement``.
 
-    A node is a label anywhere in the image: the number of its block, and the label in the lower 32 bits.
+    A node names a label in the whole image: the number of its block in the upper 32 bits, and the label in the lower ones.
 
     Raises:
         BlockError: the block has no labels, or a file is gone or damaged.
@@ -203,7 +203,7 @@ def joins_truth(job: Job, image: Image) -> bool:
 
 
 def truth_parts(job: Job, image: Image) -> tuple[Any, ...]:
-    """What the objects of an image's truth depend on, as plain values."""
+    """Return what the truth objects of an image depend on, as plain values for a key."""
     truth_map = job.truth_map
     assert truth_map is not None
     classes = [spec.model_dump(mode="json") for spec in truth_map.classes or ()]

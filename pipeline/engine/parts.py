@@ -1,7 +1,7 @@
 """Temporary files that a phase leaves for a later phase of the same image, in the output folder until the image is finished.
 
-One file a block and kind, numpy's ``.npz``, uncompressed, of which each array is read when it is asked for; and Zarr groups, which
-blocks write to like those of a mask. A receipt names them among its files.
+Each block has one file per kind: an uncompressed ``.npz``, whose arrays are read when they are asked for. Pixels are in Zarr groups, to
+which blocks write as to a mask. A receipt names both among its files.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class PartFiles:
     def each(
         self, kind: str, lost: tuple[str, ...] = (), bands: Iterable[int] | None = None
     ) -> Iterator[tuple[tuple[int, int, int], Mapping[str, Any]]]:
-        """Yield (plane, row, column) and file of each block that is not ``lost``, in the plan's order; a file is open until the next row.
+        """Yield (plane, row, column) and file of each block that is not ``lost``, in the plan's order; files stay open until the row ends.
 
         ``bands`` are rows of blocks, counted plane by plane; None: all.
         """

@@ -52,7 +52,7 @@ class Catalogue:
 
     @property
     def scores_objects(self) -> bool:
-        """Whether predicted objects are matched with true ones."""
+        """Whether predicted objects are matched with truth objects."""
         return bool(self.object_classes) and any(spec["name"] == "instances" for spec in self.config.metrics)
 
     @property

@@ -44,7 +44,7 @@ class Image:
     identity: str = ""  # hash of what the pixels depend on: path, size, time of change, reader options
     truth: str | None = None  # path of the reference mask; None: there is none
     truth_identity: str = ""  # the same hash of the truth; empty without truth
-    truth_has_ids: bool = False  # whether truth values tell objects apart; else its objects are connected components
+    truth_has_ids: bool = False  # whether truth values are ids of objects; else its objects are connected components
     grid: WorkingGrid | None = None  # the working grid that `header` describes; None: the file's own grid
     samples: SampleRange | None = None  # scaling of the samples; None: as stored
 

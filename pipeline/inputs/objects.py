@@ -1,4 +1,4 @@
-"""What a run's objects are: the method with its classes, checked against the model, and what the truth says about them."""
+"""The objects of a run: the method and its classes, checked against the model, and whether the truth has ids."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pipeline.raster import stretch
 
 __all__ = ["find_truth_ids", "object_classes_of", "object_notes", "object_problems"]
 
-MAX_STRETCH = 1.01  # lengths on the map by those on the ground, up to which nothing is said
+MAX_STRETCH = 1.01  # length on the map / length on the ground; a note is given above it
 BLOCK = 1024  # pixels of truth read at a time
 NUM_THREADS = 4
 
 
 def object_classes_of(instances: Instances | None, classes: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the ids of the classes that have objects: those of ``of``, by default all but class 0."""
+    """Return the ids of the classes that have objects: those named by ``of``, by default all but class 0."""
     if instances is None:
         return []
     wanted = [spec["name"] for spec in classes[1:]] if instances.of is None else instances.of
@@ -59,18 +59,18 @@ def _fitting(model: Model) -> list[str]:
 
 
 def object_notes(instances: Instances | None, model: Model, images: Sequence[Image]) -> list[str]:
-    """Return what to know about the objects of a run: context too narrow for them, areas that are not those on the ground."""
+    """Return notes about the objects of a run: a halo narrower than they are, and areas that differ from those on the ground."""
     if instances is None:
         return []
     notes, diameter = [*_stretch_notes(images), *_degree_notes(images)], model.expects.diameter or 0
     if instances.joins == "agreement" and instances.halo < diameter:
-        found = f"instances.halo: {instances.halo} is less than the {diameter:g} px across that objects have where the model was trained"
-        notes.append(f"{found}: those at block borders may be cut or joined")
+        found = f"instances.halo: {instances.halo} is less than {diameter:g} px, the diameter of the objects that the model was trained on"
+        notes.append(f"{found}: objects at block borders may be cut or joined")
     return notes
 
 
 def _stretch_notes(images: Sequence[Image]) -> list[str]:
-    """Return a note where areas on the map are far from those on the ground, as in web Mercator."""
+    """Return a note if areas on the map differ from those on the ground, as in web Mercator."""
     known = ((image, stretch(image.header.georeference)) for image in images if image.header.unit == "meter")
     wide = [(image, times) for image, times in known if times > MAX_STRETCH]
     if not wide:
@@ -81,16 +81,16 @@ def _stretch_notes(images: Sequence[Image]) -> list[str]:
 
 
 def _degree_notes(images: Sequence[Image]) -> list[str]:
-    """Return a note where a pixel has no area in metres."""
+    """Return a note if maps are in degrees, where a pixel has no area in metres."""
     names = [image.name for image in images if image.header.unit == "degree"]
     note = "the map is in degrees: objects are measured in pixels alone; for square metres reproject it, such as to UTM, with gdalwarp"
     return [f"{first_of(names, 3)}: {note}"] if names else []
 
 
 def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes: Sequence[int]) -> tuple[list[Image], list[str]]:
-    """Find out for each image whether the values of its truth tell objects apart, and return notes about those that do not.
+    """Find out for each image whether the values of its truth are ids of objects, and return a note about images without ids.
 
-    They do where several values mean one class, and two of them occur. Reading ends at the second value.
+    They are if several values mean one class, and two of them occur. Reading ends at the second value.
     """
     specs = truth_map.classes or ()
     wide = [one for one in object_classes if one < len(specs) and (specs[one].values == "other" or len(specs[one].values or ()) > 1)]

@@ -61,7 +61,7 @@ def pair_truth(
     if not problems and not any(truths):
         name, path = images[without[0]]
         tried = f"{template.rstrip('/')}/{name}.*" if is_folder else _fill(template, name, path)
-        fix = f"The first file looked for is {tried}. Where names differ, a CSV with the columns image and truth pairs them."
+        fix = f"The first file looked for is {tried}. If names differ, pair them in a CSV with the columns image and truth."
         problems.append(Problem(where, "no truth for any image", "files that exist, or null", fix))
     if problems:
         raise InputError(problems)

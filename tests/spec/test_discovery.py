@@ -314,7 +314,7 @@ def test_a_template_that_finds_nothing_is_refused(make, listed, tmp_path):
     make("s/a.tif", "s/b.tif")
     message = told(listed("s", truth="t/{stem}.png"))
     assert message.startswith("truth: found no truth for any image; expected files that exist, or null. ")
-    assert f"The first file looked for is {tmp_path}/t/a.png. Where names differ, a CSV" in message
+    assert f"The first file looked for is {tmp_path}/t/a.png. If names differ, pair them in a CSV" in message
 
 
 def test_a_wildcard_with_two_matches_is_refused(make, listed):

@@ -251,7 +251,7 @@ def test_negative_ids_are_refused(score, tmp_path):
     save(tmp_path, np.where(truth_YX == 0, -1, truth_YX).astype(np.int16), truth_YX)
     code, told = score()
     assert code == 2
-    assert f"{tmp_path}/pred/a.tif: prediction -1 at (y=0, x=0) is no id of an object" in told
+    assert f"{tmp_path}/pred/a.tif: prediction -1 at (y=0, x=0) is not an object id" in told
     assert not (tmp_path / "scores").exists()
 
 
@@ -261,5 +261,5 @@ def test_masks_of_classes_are_told(score, tmp_path):
     save(tmp_path, (truth_YX > 0).astype(np.uint8) * 255, truth_YX)
     code, told = score()
     assert code == 0
-    assert "a: no id but one" in told
+    assert "a: only one id" in told
     assert row_of(tmp_path / "scores")["predicted"] == 1

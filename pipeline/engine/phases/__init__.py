@@ -3,11 +3,11 @@
 ::
 
     segment    skip, tissue ──▶ fit ──▶ score ──▶ predict ──▶ objects ──▶ finish
-    evaluate                                      count, true objects
+    evaluate                                      count, truth objects
     convert                                       copy ───────────────────▶ finish
 
     objects        label ──▶ match ──▶ join ──▶ measure ──▶ tabulate
-    true objects   label_truth ──▶ match_truth ──▶ join_truth ──▶ pair ──▶ count_objects
+    truth objects  label_truth ──▶ match_truth ──▶ join_truth ──▶ pair ──▶ count_objects
 
 ``skip`` runs only if the YAML asks for it, ``fit`` only with global statistics, ``tissue`` before it only for colours, ``score`` only
 if blocks blend.
@@ -100,7 +100,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
         reads: the phases whose reduced results each block gets, merged into ``block.fit``: their keys must differ. The report shows
             ``numbers`` alone.
         prepares: the phase that makes the results of a block from what this one predicts of it.
-        follows: the phases without which a block cannot be done: where one of them failed, its failure alone is reported.
+        follows: the phases that a block needs: if one of them failed, only that failure is reported.
         is_per_image: whether it runs once for the whole image, with a deadline that grows with the image, instead of once a block.
         is_result: its blocks are what the run is for: status counts them, and the report counts their pixels.
     """
@@ -135,7 +135,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
         return True
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
-        """The keys of the arrays that it writes block by block, and of what is made of them; removed when all blocks are done anew."""
+        """The keys of the arrays that it writes block by block, and of files made of them; removed if all blocks are computed anew."""
         return ()
 
     def stored_digest(self, job: Job, block: Block, receipt: Receipt) -> str | None:

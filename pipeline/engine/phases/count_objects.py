@@ -1,4 +1,4 @@
-"""How many objects an image has, and how many of them are right."""
+"""Counts of an image's objects, and of those that match the truth."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from pipeline.statistics import ObjectCounts, ObjectMatches, count_objects, repe
 __all__ = ["CountObjects"]
 
 Objects = tuple[NDArray[np.int64], NDArray[np.int32]]
-"""Ids in rising order, and the class id of each."""
+"""Ids in rising order, and the class id of each object."""
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
-"""Rows (predicted id, true id, pixels), and the true ids with their classes."""
+"""Rows (predicted id, truth id, pixels), and the truth ids with their classes."""
 Counted = dict[int, ObjectCounts]
 
 
 class CountObjects(Phase[Counted, Counted]):
-    """Count the objects of an image by class, and match them with the true ones."""
+    """Count the objects of an image by class, and match them with the truth objects."""
 
     after = ("pair", "tabulate")
     follows = ("tabulate",)
     is_per_image = True
 
     def applies(self, job: Job, image: Image) -> bool:
-        """Where there are objects, or objects are scored."""
+        """Where objects are told apart, or scored."""
         return job.instances is not None or (job.scores_objects and image.truth is not None)
 
     def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
@@ -45,26 +45,26 @@ class CountObjects(Phase[Counted, Counted]):
         return ("counts",)
 
     def takes_time(self, job: Job, image: Image) -> bool:
-        """Its work follows the objects, not the pixels."""
+        """Its work grows with the objects, not with the pixels."""
         return False
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
-        """Pairs."""
+        """The pairs, where there are any."""
         return ("pair",) if self._has_pairs(job, image) else ()
 
     def _has_pairs(self, job: Job, image: Image) -> bool:
         return job.scores_objects and image.truth is not None
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Counted:
-        """Read pairs and the table of objects, and count; memory follows the ids of the objects where there is truth."""
+        """Count, from the pairs and the table of objects; with truth, memory grows with the ids of the objects."""
         job, image, has_pairs = resources.job, block.image, self._has_pairs(resources.job, block.image)
         every, table = _count_table(job, image, is_kept=has_pairs) if job.goal == "segment" else ({}, None)
         matched = _count_pairs(job, block, table) if has_pairs else None
-        # A class without objects in this image counts as well: it has none.
+        # A class without objects in this image has counts of zero.
         counts = {one: ObjectCounts(matches=None if matched is None else ObjectMatches()) for one in job.object_classes} | (matched or {})
         if table is None:
             return counts if matched is not None else counts | _count_predicted(job, block)
-        # Objects where no truth is counted are objects, too.
+        # The number of predicted objects includes those where no truth is counted.
         return {one: replace(every.get(one, ObjectCounts()), matches=found.matches) for one, found in counts.items()}
 
     def work(self, resources: Resources, block: Block, loaded: Counted, watch: Stopwatch) -> Counted:
@@ -77,7 +77,7 @@ class CountObjects(Phase[Counted, Counted]):
 
 
 def _count_pairs(job: Job, block: Block, table: _Table | None) -> Counted | None:
-    """Count the objects of an image plane by plane, as a truth may use an id again in the next; None where its truth cannot be used."""
+    """Count the objects of an image plane by plane, as planes of a truth may share ids; None: the truth cannot be used."""
     rows, total = job.grid(block.image).num_blocks[0], None
     for plane in range(block.image.header.num_planes):
         files = partial(PartFiles(job, block.image).each, "pairs", block.lost, range(plane * rows, (plane + 1) * rows))
@@ -89,7 +89,7 @@ def _count_pairs(job: Job, block: Block, table: _Table | None) -> Counted | None
 
 
 def _count_predicted(job: Job, block: Block) -> Counted:
-    """Count the objects of a label image whose truth cannot be used; memory follows them."""
+    """Count the objects of a label image whose truth cannot be used; memory grows with their number."""
     rows, total = job.grid(block.image).num_blocks[0], Counted()
     for plane in range(block.image.header.num_planes):
         files = PartFiles(job, block.image).each("pairs", block.lost, range(plane * rows, (plane + 1) * rows))
@@ -100,9 +100,9 @@ def _count_predicted(job: Job, block: Block) -> Counted:
 
 
 def _count_plane(job: Job, files: Callable[[], Iterator[tuple[Any, Mapping[str, Any]]]], table: _Table | None) -> Counted | None:
-    """Count the objects of a plane block by block; None where every block failed.
+    """Count the objects of a plane block by block; None: every block failed.
 
-    Objects that several blocks have, and all that touch them, are counted together at the end: memory follows them.
+    Objects in several blocks, and the objects that overlap them, are counted together at the end: memory grows with their number.
     """
     predicted, truth = [], []
     for _, file in files():
@@ -124,7 +124,7 @@ def _count_plane(job: Job, files: Callable[[], Iterator[tuple[Any, Mapping[str, 
 
 
 def _count(job: Job, table: _Table | None, pairs_N3: NDArray[np.int64], truth: Objects) -> Counted:
-    """Count the objects of these pairs; ``truth`` may list others."""
+    """Count the objects of these pairs; ``truth`` may list more objects."""
     ids, true_ids = _ids(pairs_N3[:, 0]), _ids(pairs_N3[:, 1])
     classes = np.full(len(ids), job.object_classes[0], np.int32) if table is None else table.classes[np.searchsorted(table.ids, ids)]
     return count_objects(pairs_N3, (ids, classes), (true_ids, truth[1][np.searchsorted(truth[0], true_ids)]))
@@ -135,21 +135,21 @@ def _sum(one: Counted, other: Counted) -> Counted:
 
 
 def _ids(ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the ids that occur, sorted; 0 is none."""
+    """Return the ids that occur, sorted, without 0."""
     found: NDArray[np.int64] = np.unique(ids_N[ids_N != 0])
     return found
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Id in rising order and class id of every object of an image."""
+    """The ids of all objects of an image, in rising order, and their class ids."""
 
     ids: NDArray[np.int64]
     classes: NDArray[np.int32]
 
 
 def _count_table(job: Job, image: Image, *, is_kept: bool) -> tuple[Counted, _Table]:
-    """Count the objects of the table that the run wrote, a part at a time; return ids and classes if ``is_kept``, else none of them."""
+    """Count the objects of the run's table, part by part; return also their ids and classes, which are empty unless ``is_kept``."""
     numbers = {spec["name"]: spec["id"] for spec in job.classes}
     ids, classes, total = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], Counted()
     for table in open_objects(job, image):

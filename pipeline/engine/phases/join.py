@@ -1,4 +1,4 @@
-"""The objects of an image: labels that are one object get one id."""
+"""The predicted objects of an image: labels of one object get one id."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Join(Phase[JoinedObjects, JoinedObjects]):
         return (method.min_area, method.max_area)
 
     def takes_time(self, job: Job, image: Image) -> bool:
-        """Its work follows the objects, not the pixels."""
+        """Its work grows with the objects, not with the pixels."""
         return False
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
-        """Tables of labels, and pairs."""
+        """The tables of labels, and the pairs."""
         return (labels_phase(self.subject), pairs_phase(self.subject))
 
     def reduction(self, job: Job) -> Reduction:
-        """Pass on the number of objects, and which blocks have none because they failed."""
+        """Pass on the number of objects, and the ids of the blocks without labels."""
         return OneFinding()
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> JoinedObjects:

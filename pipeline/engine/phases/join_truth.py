@@ -1,4 +1,4 @@
-"""The true objects of an image: labels that are one object get one id."""
+"""The truth objects of an image: labels of one object get one id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of the objects of a block, and of what it sees of its neighbours' objects."""
+"""Labels of the objects in a block, and in the pixels that its neighbours see as well."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Label(Phase[tuple[Box, Region], BlockLabels]):
         return (type(method).__name__, method.model_dump(mode="json"), list(job.object_classes))
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
-        """Where the method needs more than the mask, what was predicted besides it."""
+        """The maps and probabilities, where the method needs them."""
         return ("predict",) if job.model_maps or method_of(job, self.subject).uses_probs else ()
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
@@ -45,7 +45,7 @@ class Label(Phase[tuple[Box, Region], BlockLabels]):
         return (PartFiles(job, image).store_key(labels_kind(self.subject)),)
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[Box, Region]:
-        """Read what the method sees."""
+        """Read the region."""
         return read_region(resources, block, self.subject)
 
     def work(self, resources: Resources, block: Block, loaded: tuple[Box, Region], watch: Stopwatch) -> BlockLabels:
@@ -55,7 +55,7 @@ class Label(Phase[tuple[Box, Region], BlockLabels]):
             return label_block(resources.job, block, loaded[0], method.label(loaded[1]), method.halo)
 
     def save(self, resources: Resources, block: Block, worked: BlockLabels, watch: Stopwatch) -> ReceiptFields:
-        """Write the labels of the block's own pixels, the table of its labels, and what its neighbours see, too."""
+        """Write the labels of the block's own pixels, their table, and the labels of the pixels that its neighbours see as well."""
         parts, kind = PartFiles(resources.job, block.image), labels_kind(self.subject)
         files = write_block(resources, block, worked.core_YX, parts.store_key(kind), labels_header(block.image))
         files |= parts.write(kind, block, {**worked.table, **worked.strips})

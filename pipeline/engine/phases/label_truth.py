@@ -1,4 +1,4 @@
-"""Labels of the objects in a truth that has no ids: connected components of its classes."""
+"""Labels of truth objects where the truth has no ids: connected components of its classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LabelTruth"]
 
 
 class LabelTruth(Label):
-    """Tell the true objects of a block apart."""
+    """Tell the truth objects of a block apart."""
 
     after = ()
     subject = "truth"
@@ -24,9 +24,9 @@ class LabelTruth(Label):
         return joins_truth(job, image)
 
     def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
-        """The truth, and what it means."""
+        """The truth, and the meaning of its values."""
         return (*super().key_parts(job, image), *truth_parts(job, image))
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
-        """None: truth is a file of the user's."""
+        """None: the truth is the user's file."""
         return ()

@@ -34,11 +34,11 @@ class Match(Phase[Arrays, Arrays]):
         return (method_of(job, self.subject).joins,)
 
     def takes_time(self, job: Job, image: Image) -> bool:
-        """Comparing strips takes hardly any."""
+        """Comparing strips takes little time."""
         return False
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
-        """Labels."""
+        """The labels."""
         return (labels_phase(self.subject),)
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Arrays:

@@ -1,4 +1,4 @@
-"""Pairs of labels in neighbouring blocks that are one true object."""
+"""Pairs of labels in neighbouring blocks that are one truth object."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ class LabelledPixels:
     """A block with its ids.
 
     Attributes:
-        ids_YX: with a ring of one pixel around the block; 0 where there is no object.
-        classes: ids of the block, rising, and their class ids.
-        shared: those of them that other blocks have, too.
+        ids_YX: id of each pixel of the block and of a ring of one pixel around it; 0 where there is no object.
+        classes: the ids in the block, in rising order, and their class ids.
+        shared: the ids that lie in other blocks as well.
         image_CYX: raw values of the block.
-        valid_YX: which of them are valid; None: all.
-        probability_YX: of the predicted class, in steps of 1/255; None: the model gives none.
+        valid_YX: which pixels are valid; None: all.
+        probability_YX: probability of the predicted class, in steps of 1/255; None: the model gives none.
     """
 
     ids_YX: NDArray[np.int64]
@@ -49,7 +49,7 @@ class LabelledPixels:
 
 
 class Measure(Phase[LabelledPixels, tuple[LabelledPixels, ObjectParts]]):
-    """Write the ids of a block, and measure what it holds of each object."""
+    """Write the ids of a block, and measure the part of each object that lies in it."""
 
     after = ("join",)
     reads = ("join",)
@@ -64,7 +64,7 @@ class Measure(Phase[LabelledPixels, tuple[LabelledPixels, ObjectParts]]):
         return ("objects",)
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
-        """Labels and their ids, and probabilities where the model gives them."""
+        """The labels and their ids, and the probabilities if the model gives them."""
         return ("label", "join", "predict") if job.model is not None and job.model.gives_scores else ("label", "join")
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
@@ -85,7 +85,7 @@ class Measure(Phase[LabelledPixels, tuple[LabelledPixels, ObjectParts]]):
         store.delete(block.box, block.plane)
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> LabelledPixels:
-        """Read labels, and give them their ids; read the image and the probabilities."""
+        """Read the labels and replace them by ids; read the image and the probabilities."""
         job, lost = resources.job, tuple(block.fit.get("predicted_lost", ()))
         if block.id in lost or "predicted_objects" not in block.fit:
             raise BlockError("its labels were not joined: see the earlier failure")
@@ -119,5 +119,5 @@ class Measure(Phase[LabelledPixels, tuple[LabelledPixels, ObjectParts]]):
         files = write_block(resources, block, ids_YX, job.ids_key(block.image), meta)
         arrays = {**measured.arrays(), "shared": np.isin(measured.ids, loaded.shared, assume_unique=True)}
         files |= PartFiles(job, block.image).write("measures", block, arrays)
-        # The measures depend on the image and the probabilities, too: both are part of the keys that this one rests on.
+        # The digest leaves out the measures: they follow from ids, image and probabilities, which are in the keys that this one rests on.
         return {"digest": pixel_digest(ids_YX), "files": files}

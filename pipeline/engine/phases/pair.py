@@ -1,4 +1,4 @@
-"""Which predicted objects lie on which true ones: pixels of each pair of ids."""
+"""The overlap of predicted and truth objects: pixels of each pair of ids."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from pipeline.storage import BlockStore
 __all__ = ["Pair"]
 
 Ids = tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None, NDArray[np.bool_]]
-"""predicted_YX, truth_YX, true class of each pixel (Y, X), both None where the truth cannot be used, and which pixels are counted."""
+"""predicted_YX; truth_YX and the truth class of each pixel (Y, X), both None if the truth cannot be used; the pixels that are counted."""
 
 
 class Pair(Phase[Ids | None, Arrays]):
-    """Count the pixels of each predicted id on each true id, where there are both a prediction and truth."""
+    """Count the pixels that each predicted id shares with each truth id, where there are both a prediction and truth."""
 
     after = ("measure", "join_truth")
     reads = ("join_truth",)
@@ -41,7 +41,7 @@ class Pair(Phase[Ids | None, Arrays]):
         return job.scores_objects and image.truth is not None
 
     def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
-        """The truth, and what it means."""
+        """The truth, and the meaning of its values."""
         return (list(job.object_classes), *truth_parts(job, image))
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
@@ -49,11 +49,11 @@ class Pair(Phase[Ids | None, Arrays]):
         return ("label_truth", "join_truth") if joins_truth(job, image) else ()
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Ids | None:
-        """Read the ids of both; None where the truth cannot be used, and a run has counted its objects."""
+        """Read predicted and truth ids; None: the truth cannot be used, and the objects of a run are counted from its table."""
         job = resources.job
         classes_YX, _ = read_truth(resources, block)
         if classes_YX is None and job.goal != "evaluate":
-            return None  # the count of the mask reports it
+            return None  # counting the mask reports it
         predicted_YX, counted_YX = self._predicted(resources, block)
         if classes_YX is None:
             return predicted_YX, None, None, counted_YX
@@ -85,7 +85,7 @@ class Pair(Phase[Ids | None, Arrays]):
         if loaded is None:
             return {"problem": np.array(1)}
         predicted_YX, truth_YX, classes_YX, counted_YX = loaded
-        if truth_YX is None or classes_YX is None:  # a label image has objects, whatever its truth
+        if truth_YX is None or classes_YX is None:  # without usable truth, the objects of a label image are still counted
             return {"problem": np.array(1), "pairs": pair_ids(predicted_YX, np.zeros_like(predicted_YX), counted_YX)}
         with watch("count"):
             pairs_N3 = pair_ids(predicted_YX, truth_YX, counted_YX)

@@ -21,7 +21,7 @@ from pipeline.records import Block, Receipt
 __all__ = ["Predict"]
 
 OBJECT_KINDS = ("maps", "probability", "probs")
-"""Temporary files of what is predicted besides the mask, to tell objects apart and to measure them."""
+"""Kinds of the temporary groups that hold what is predicted besides the mask, for the phases of objects."""
 
 
 class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
@@ -45,7 +45,7 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         return ("score",) if job.blends_blocks(image) else ()
 
     def arrays(self, job: Job, image: Image) -> Sequence[str]:
-        """The mask and the probabilities; what objects are made of, and objects, also where they are no longer asked for."""
+        """The mask and the probabilities, and all that belongs to objects, also if a run no longer asks for them."""
         temporary = [PartFiles(job, image).store_key(kind) for kind in OBJECT_KINDS]
         return [*block_store_keys(job, image), *temporary, job.ids_key(image), job.table_key(image)]
 
@@ -94,7 +94,7 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
 
 
 def _write_for_objects(resources: Resources, block: Block, values: Mapping[str, Any]) -> dict[str, int]:
-    """Write what the later phases need to tell objects apart and to measure them, besides the mask."""
+    """Write what the later phases need besides the mask to tell objects apart and to measure them."""
     job, image, files = resources.job, block.image, dict[str, int]()
     assert job.instances is not None
     for kind in OBJECT_KINDS:

@@ -25,9 +25,9 @@ __all__ = ["Tabulate"]
 
 
 class Tabulate(Phase[dict[str, int], dict[str, int]]):
-    """Add up what blocks measured of each object, and write one row an object.
+    """Add up the measures of each object over the blocks, and write one row per object.
 
-    Memory follows the columns of one row of blocks, and the objects that it shares with the next.
+    Memory grows with the objects in one row of blocks, and those that reach into the next rows.
     """
 
     after = ("measure",)
@@ -39,15 +39,15 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
         return job.goal == "segment" and job.instances is not None
 
     def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
-        """Names of the classes."""
+        """The names of the classes."""
         return ([spec["name"] for spec in job.classes],)
 
     def takes_time(self, job: Job, image: Image) -> bool:
-        """Its work follows the objects, not the pixels."""
+        """Its work grows with the objects, not with the pixels."""
         return False
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
-        """Measures, and the first id of each row of blocks."""
+        """The measures, and the first id of each row of blocks."""
         return ("measure", "join")
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> dict[str, int]:
@@ -71,7 +71,7 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
 
 
 def _whole_objects(job: Job, block: Block) -> Iterator[Iterator[ObjectParts]]:
-    """Yield the objects that begin in each row of blocks, a part at a time."""
+    """Yield the objects that begin in each row of blocks, part by part."""
     parts = PartFiles(job, block.image)
     with parts.open(bands_kind("predicted"), 0) as file_of:
         file = file_of(0, 0)
@@ -89,7 +89,7 @@ def _whole_objects(job: Job, block: Block) -> Iterator[Iterator[ObjectParts]]:
 
 
 def _last_bands(job: Job, parts: PartFiles, block: Block, starts: Sequence[int]) -> list[int]:
-    """Return for each row of blocks the last one that has a part of the objects that begin there; ``starts`` are their first ids."""
+    """Return for each row of blocks the last row into which its objects reach; ``starts`` are the first ids of the rows."""
     rows, last = job.grid(block.image).num_blocks[0], list(range(len(starts) - 1))
     for (plane, row, _), file in parts.each("measures", block.lost):
         for band in np.unique(np.searchsorted(starts, file["ids"][file["shared"]], side="right") - 1).tolist():
@@ -98,7 +98,7 @@ def _last_bands(job: Job, parts: PartFiles, block: Block, starts: Sequence[int])
 
 
 def _no_objects(parts: PartFiles, block: Block) -> ObjectParts:
-    """Return parts of no object, which have the channels of the image unless every block failed."""
+    """Return the measures of no object, with the image's channels unless every block failed."""
     for measured, _ in _measured(parts, block):
         return measured.only(np.zeros(len(measured), np.bool_))
     nothing = np.zeros(0, np.int64)
@@ -112,6 +112,6 @@ def _sorted(columns: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[
 
 
 def _measured(parts: PartFiles, block: Block, bands: Sequence[int] | None = None) -> Iterator[tuple[ObjectParts, NDArray[np.bool_]]]:
-    """Yield what each block measured, and which of the objects other blocks have, too."""
+    """Yield the measures of each block, and which of its objects lie in other blocks as well."""
     for _, file in parts.each("measures", block.lost, bands):
         yield ObjectParts.from_arrays(file), file["shared"]
