@@ -1,7 +1,7 @@
-"""Methods that tell objects apart: a region of a mask in, labels out. One file is one name under the YAML's ``instances``.
+"""Methods of instance segmentation: a region of a mask in, labels of its objects out. One file is one name under ``instances``.
 
 Owns: the base class of the methods and what they share. May import: tiling, statistics and below.
-Never touches: files, blocks, what happens at the borders of a region: :mod:`pipeline.tiling.joining` joins what several regions see.
+Never touches: files, blocks, other regions: :mod:`pipeline.tiling.joining` joins the labels of several regions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Region:
         mask_YX: class id of each pixel, unsigned; ids outside ``classes`` are background, other classes or *no prediction*.
         classes: ids of the classes whose objects are wanted.
         probs_KYX: probability of each class in steps of 1/255, uint8; None unless the method asks for it (:attr:`Instances.uses_probs`).
-        maps: other outputs of the model by name, floating-point (D, Y, X); those that the method asks for (:attr:`Instances.maps`).
+        maps: the outputs of the model that the method asks for (:attr:`Instances.maps`), by name, floating-point (D, Y, X).
     """
 
     mask_YX: NDArray[np.unsignedinteger[Any]]
@@ -42,18 +42,18 @@ class Region:
     maps: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
 
     def of_class(self, class_id: int) -> NDArray[np.bool_]:
-        """Return which pixels (Y, X) have a class."""
+        """Return whether each pixel (Y, X) has a class."""
         return np.asarray(self.mask_YX == class_id)
 
     @property
     def foregrounds(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-        """Each wanted class that occurs, with its pixels (Y, X)."""
+        """Each wanted class that occurs, and whether each pixel (Y, X) has it."""
         for class_id in self.classes:
             if (of_class_YX := self.of_class(class_id)).any():
                 yield class_id, of_class_YX
 
     def wanted(self) -> NDArray[np.int32]:
-        """Return which wanted class each pixel (Y, X) has: 1 for the lowest id, 2 for the next; 0: none of them."""
+        """Return the number of each pixel's wanted class (Y, X): 1 for the lowest id, 2 for the next, ...; 0: none of them."""
         ids = sorted(self.classes)
         positions = np.zeros(max(int(self.mask_YX.max(initial=0)), *ids) + 1, np.int32)
         positions[ids] = np.arange(1, len(ids) + 1)
@@ -65,7 +65,7 @@ class Labels:
     """The objects of a region.
 
     Attributes:
-        labels_YX: int32, 0 where there is no object, else 1..N; every number occurs.
+        labels_YX: int32, 1..N without a gap; 0 where there is no object.
         classes_N: class id of the labels 1..N, int32.
     """
 
@@ -74,12 +74,12 @@ class Labels:
 
     @classmethod
     def by_majority(cls, labels_YX: NDArray[np.integer[Any]], region: Region) -> Labels:
-        """Return objects with the wanted class that most of their pixels have, the lowest id where two have as many.
+        """Return objects, each with the wanted class that most of its pixels have, the lowest of equals.
 
         Args:
-            labels_YX: any numbers above 0, in the order that the labels get; 0: no object. Objects without a pixel of a wanted class
+            labels_YX: numbers above 0, with or without gaps; their order stays. 0: no object. Objects without a pixel of a wanted class
                 are left out.
-            region: where the classes are.
+            region: holds the classes of the pixels.
 
         Example:
             >>> region = Region(np.array([[1, 1, 2, 0, 3]], np.uint8), classes=(1, 3))
@@ -100,18 +100,18 @@ class Labels:
 class Instances(Plugin):
     """Base of the methods.
 
-    A method is a pure function of a region. It knows nothing of the image around it, so that any process may label any block.
+    A method is a pure function of a region: it needs nothing of the image around it, so that any process may label any block.
     """
 
     joins: ClassVar[Joins] = "agreement"
-    """How labels of neighbouring regions are matched: ``overlap``: they share a pixel, for labels that depend on the mask's pixels
-    alone; ``agreement``: they cover the same pixels where both regions see them, by the best IoU."""
+    """How labels of neighbouring regions are matched. ``overlap``: they share a pixel; for labels that depend on nothing but the mask.
+    ``agreement``: they have the best IoU over the pixels that both regions see."""
     maps: ClassVar[tuple[str, ...]] = ()
     """Names of the outputs that the model must give besides classes."""
 
     of: Names | None = Field(default=None, description="names of the classes that have objects; null: all but class 0")
     min_area: int = Field(default=0, ge=0, description="objects of fewer pixels are left out")
-    max_area: int | None = Field(default=None, ge=1, description="objects of more pixels are left out; null: none")
+    max_area: int | None = Field(default=None, ge=1, description="objects of more pixels are left out; null: no limit")
     halo: int = Field(
         default=64, ge=1, le=4096, description="context of a block, pixels of the working grid: at least an object's diameter"
     )
@@ -129,4 +129,4 @@ class Instances(Plugin):
 
     @abstractmethod
     def label(self, region: Region) -> Labels:
-        """Label the objects of a region, whatever their size: ``min_area`` and ``max_area`` are applied to whole objects later."""
+        """Label the objects of a region, of any size: ``min_area`` and ``max_area`` are applied later, to whole objects."""

@@ -1,4 +1,4 @@
-"""What the methods that start from the mask share: its holes filled, its thin parts left out."""
+"""Filling of holes and removal of thin parts, for methods that start from the mask."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ EIGHT = np.ones((3, 3), np.bool_)  # pixels that share a side or a corner
 class ForegroundMethod(Instances):
     """A method that groups the pixels of the wanted classes.
 
-    Both options are local: a pixel is the same in each region that sees ``fill_holes + 2 * smooth`` pixels around it. In a smaller
-    region there are at most fewer pixels of a class, never more.
+    Both options are local: a pixel gets the same result in every region that holds ``fill_holes + 2 * smooth`` pixels around it. A
+    smaller region may lose pixels of a class, but never gains any.
     """
 
-    fill_holes: int = Field(default=0, ge=0, description="holes up to this height and width are filled, pixels; 0: none")
-    smooth: int = Field(default=0, ge=0, description="parts into which a disk of this radius does not fit are left out, pixels; 0: none")
+    fill_holes: int = Field(default=0, ge=0, description="holes of at most this height and width are filled, pixels; 0: none")
+    smooth: int = Field(default=0, ge=0, description="parts that are too thin for a disk of this radius are removed, pixels; 0: none")
 
     @model_validator(mode="after")
     def _sees_enough(self) -> Self:
         if self.halo < (least := 1 + self.fill_holes + 2 * self.smooth):
-            way_out = f"Set halo to {least}: filling and smoothing need so much context."
+            way_out = f"Set halo to {least}: filling and smoothing need that much context."
             raise problems_error([Problem("halo", str(self.halo), f"at least {least}", way_out)])
         return self
 
     def foreground(self, region: Region) -> NDArray[np.int32]:
-        """Return which wanted class each pixel (Y, X) belongs to, as :meth:`Region.wanted` counts them, after filling and smoothing."""
+        """Return the number of each pixel's wanted class (Y, X), as :meth:`Region.wanted` does, after filling and smoothing."""
         wanted_YX = fill_holes(region.wanted(), self.fill_holes)
         if self.smooth:
             for number in range(1, len(region.classes) + 1):
@@ -78,7 +78,7 @@ def fill_holes(ids_YX: NDArray[np.int32], size: int) -> NDArray[np.int32]:
 
 
 def open_by_disk(mask_YX: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Return the pixels that a disk of a radius covers wherever it fits into the mask (opening); outside the array nothing is set.
+    """Return the opening of a mask by a disk: the pixels that the disk covers where it fits into the mask. All is unset beyond the array.
 
     Example:
         >>> open_by_disk(np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool), 1).astype(int).tolist()

@@ -1,4 +1,4 @@
-"""Interior and border of objects, as networks predict them that learned both as classes."""
+"""Objects from the interior probability of a network that learned interior and border as classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Border(ForegroundMethod):
 
     Caicedo et al. 2019, Nucleus segmentation across imaging experiments: the 2018 Data Science Bowl
     (doi:10.1038/s41592-019-0612-7). The model gives ``interior`` (1, Y, X), the probability of an object's inside without its border, in
-    [0, 1]. Pixels of all wanted classes are divided at once, on a height that is the distance to the outside times that probability,
-    smoothed by a Gaussian. Each peak is an object with the pixels from which one climbs to it; two objects are one where the pass between
-    them is by at most the share ``depth`` lower than the lower peak. An object has the wanted class of most of its pixels.
+    [0, 1]. Pixels of all wanted classes are divided at once, on a height: the distance to the outside times that probability, smoothed by
+    a Gaussian. Each peak is an object, with the pixels from which a climb leads to it. Two objects are one if the pass between them is
+    lower than the lower peak by at most the share ``depth``. An object has the wanted class of most of its pixels.
 
     An object depends on its connected component and on what lies within 3 ``blur`` of it, as with ``watershed``. The defaults were chosen
-    for the bundle ``nuclei``, on the images that it was trained on.
+    for the bundle ``nuclei``, on its training images.
 
     Example::
 
@@ -38,9 +38,7 @@ class Border(ForegroundMethod):
     blur: float = Field(
         default=1.0, ge=0, le=32, description="sigma of the Gaussian that smooths the height, cut at 3 sigma, pixels; 0: none"
     )
-    depth: float = Field(
-        default=0.2, ge=0, le=1, description="share of the lower peak that the pass between two objects lies below it at least"
-    )
+    depth: float = Field(default=0.2, ge=0, le=1, description="least depth of the pass between two objects, as a share of the lower peak")
 
     def label(self, region: Region) -> Labels:
         """Label the objects in row-major order of their peaks."""

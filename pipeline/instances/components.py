@@ -17,9 +17,8 @@ class Components(ForegroundMethod):
     """Connected components of each class, for objects that do not touch, such as buildings.
 
     The result is exact for any cut into blocks, ``fill_holes`` and ``smooth`` included, because labels of two blocks that share a pixel
-    are one object. Diagonal neighbours are connected by default, as in OpenCV, MATLAB and scikit-image; GDAL and ``scipy.ndimage.label``
-    take ``connectivity: 4`` where they are told nothing. Each class is labelled by itself, so that two objects of different classes stay
-    two where they touch.
+    are one object. Diagonal neighbours are connected by default, as in OpenCV, MATLAB and scikit-image; ``connectivity: 4`` is the default
+    of GDAL and ``scipy.ndimage.label``. Each class is labelled by itself, so that touching objects of different classes stay apart.
 
     Example::
 

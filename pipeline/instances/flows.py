@@ -15,7 +15,7 @@ from pipeline.instances._foreground import fill_holes
 __all__ = ["Flows"]
 
 FLOWS, CELL_PROBABILITY = "flows", "cell_probability"
-_SHORT = 8  # steps that are computed; longer ways are put together from them
+_SHORT = 8  # steps that are computed one by one; longer paths are composed of them
 
 
 class Flows(Instances):
@@ -24,9 +24,9 @@ class Flows(Instances):
     Stringer et al. 2021, Cellpose (doi:10.1038/s41592-020-01018-x). The model gives ``flows`` (2, Y, X), steps down and to the right in
     pixels, of length 1 at most (Cellpose networks give five times as much), and ``cell_probability`` (1, Y, X) in [0, 1]. Each pixel of
     a wanted class above ``threshold`` follows the flows, bilinearly interpolated; pixels that end at the same place are one object. Places
-    are one where the density of ends, smoothed, has no clear dip between them, or where they are nearer than ``min_distance``. After every
-    8 steps the position is rounded to a pixel, whose own 8 steps come next, so that 256 steps cost little more than 8. The check that
-    compares flows with those of the result is not made. An object has the wanted class of most of its pixels.
+    are one if the smoothed density of ends has no clear dip between them, or if they are nearer than ``min_distance``. After every 8
+    steps the position is rounded to a pixel, and the path goes on with the 8 steps of that pixel, so that 256 steps cost little more
+    than 8. Cellpose's check of flow errors is left out. An object has the wanted class of most of its pixels.
 
     Cellpose fills holes and leaves out objects below 15 pixels: set ``fill_holes`` and ``min_area``.
 
@@ -40,7 +40,7 @@ class Flows(Instances):
     threshold: float = Field(default=0.5, ge=0, lt=1, description="cell probability above which a pixel belongs to an object")
     steps: int = Field(default=200, ge=1, le=100_000, description="least number of steps along the flows; rounded up to 8, 16, 32, ...")
     min_distance: float = Field(default=3.0, ge=0, description="ends of flows that are nearer to each other are one object, pixels")
-    fill_holes: int = Field(default=0, ge=0, description="holes up to this height and width are filled, pixels; 0: none")
+    fill_holes: int = Field(default=0, ge=0, description="holes of at most this height and width are filled, pixels; 0: none")
 
     def label(self, region: Region) -> Labels:
         """Label the objects in row-major order of the places where their flows end."""
@@ -62,7 +62,7 @@ _DIP = 0.5  # share of the lower peak of the density that separates two objects
 
 
 def _follow(flows_DYX: NDArray[np.floating[Any]], mask_YX: NDArray[np.bool_], steps: int) -> NDArray[np.intp]:
-    """Return the place in row-major order where each pixel of a mask ends, (Y, X); other pixels stay where they are.
+    """Return the index, in row-major order, of the place where each pixel of a mask ends (Y, X); other pixels stay where they are.
 
     Positions are kept relative to the pixel where they begin, so that the result does not depend on where the array begins.
     """

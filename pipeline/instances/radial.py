@@ -17,8 +17,8 @@ from pipeline.validation import problems_error
 __all__ = ["Radial"]
 
 OBJECT_PROBABILITY, DISTANCES = "object_probability", "distances"
-_LEAST = 1e-3  # pixels
-_SAMPLES = 64  # points by which the overlap of two polygons is measured, at least
+_LEAST = 1e-3  # shortest distance along a ray, pixels
+_SAMPLES = 64  # least number of points by which the overlap of two polygons is measured
 
 
 class Radial(Instances):
@@ -26,15 +26,15 @@ class Radial(Instances):
 
     Schmidt et al. 2018, Cell Detection with Star-convex Polygons (arXiv:1806.03535). The model gives ``object_probability`` (1, Y, X) in
     [0, 1] and ``distances`` (R, Y, X) in pixels, of at most ``halo``, along at least 3 rays; ray k of R points to row
-    ``sin(2 pi k / R)`` and column ``cos(2 pi k / R)``. Each pixel above ``threshold`` proposes a polygon. The most probable one is kept
-    and those that overlap it too much are left out, then the most probable one of the rest, and so on; of equal ones, the first in
-    row-major order comes first. Polygons are drawn whole, whatever the mask says; where they overlap, the more probable one is drawn. An
-    object has the wanted class of most of its pixels, and is left out where none of them has a wanted class.
+    ``sin(2 pi k / R)`` and column ``cos(2 pi k / R)``. Each pixel above ``threshold`` proposes a polygon. The most probable one is kept,
+    and those that overlap it too much are left out; then the most probable one of the rest, and so on (non-maximum suppression). Of equally
+    probable ones, the first in row-major order is kept. Polygons are drawn whole, also outside the mask; where they overlap, the more
+    probable one is drawn. An object has the wanted class of most of its pixels, and is left out if no pixel has a wanted class.
 
-    Overlap is the share of the smaller polygon that lies in the larger one, by 64 points or more spread over the smaller one.
+    Overlap is the share of the smaller polygon that lies in the larger one, measured by at least 64 points spread over the smaller one.
 
-    For a network that predicts every second row and column, ``grid: 2`` uses those pixels alone, and takes a quarter of the time.
-    Regions begin at multiples of ``grid`` where ``halo`` and the blocks are multiples.
+    For a network that predicts every second row and column, ``grid: 2`` uses only those pixels, which is faster. Regions begin at
+    multiples of ``grid`` if ``halo`` and the side of a block are multiples.
 
     Example::
 
@@ -45,7 +45,7 @@ class Radial(Instances):
 
     threshold: float = Field(default=0.5, ge=0, lt=1, description="object probability above which a pixel proposes a polygon")
     overlap: float = Field(
-        default=0.4, ge=0, lt=1, description="share of the smaller polygon above which two that overlap are the same object"
+        default=0.4, ge=0, lt=1, description="share of the smaller polygon in the larger one above which both are one object"
     )
     grid: int = Field(default=1, ge=1, le=16, description="only every n-th row and column proposes a polygon")
 
@@ -80,7 +80,7 @@ class _Polygons:
 
     @cached_property
     def reach(self) -> NDArray[np.intp]:
-        """How many rows and columns each polygon reaches from its centre at most, (N,)."""
+        """The farthest row or column of each polygon from its centre, pixels (N,)."""
         return np.asarray(np.ceil(self.distances_NR.max(axis=1)), np.intp)
 
     @cached_property
@@ -89,7 +89,7 @@ class _Polygons:
         return np.asarray((self.distances_NR * np.roll(self.distances_NR, 1, axis=1)).sum(axis=1))
 
     def samples(self, which: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return points spread over polygons, relative to the centre (N, P, 2), and the area that each stands for (N, P), of sum 1."""
+        """Return points spread over polygons, relative to the centre (N, P, 2), and the share of the area that each stands for (N, P)."""
         chosen_NR = self.distances_NR[which]
         num_rays = chosen_NR.shape[1]
         per_ray = -(-_SAMPLES // num_rays)
@@ -100,7 +100,7 @@ class _Polygons:
         return points_NP2, areasP / areasP.sum(axis=1, keepdims=True)
 
     def contain(self, which: NDArray[np.intp], points_NP2: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-        """Return which points, relative to the centre, lie in polygons (N, P); those on the border do.
+        """Return whether points, relative to the centre, lie in polygons or on their border (N, P).
 
         A point between two rays is a sum of a step along each. It is inside if the steps, as shares of the rays' lengths, add up to at
         most 1.
@@ -140,7 +140,7 @@ def _keep_best(polygons: _Polygons, shape: tuple[int, ...], overlap: float) -> N
     """Return the number of the polygon that each pixel (Y, X) belongs to, from 1, the best one first; 0: none."""
     height, width = shape
     labels_YX = np.zeros((height, width), np.int32)
-    open_YX = np.full((height, width), -1, np.int32)  # at its centre, each polygon that is neither kept nor left out
+    open_YX = np.full((height, width), -1, np.int32)  # at its centre, the index of each polygon that is neither kept nor left out
     open_YX[tuple(polygons.centers_N2.T)] = np.arange(len(polygons.centers_N2))
     farthest = int(polygons.reach.max(initial=0))
     for best, (row, col) in enumerate(polygons.centers_N2.tolist()):

@@ -1,4 +1,4 @@
-"""Watershed: objects that touch are cut where they are narrow, or where the model doubts."""
+"""Watershed: touching objects are separated where they are narrow, or where the probability is low."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Watershed"]
 
 
 class Watershed(ForegroundMethod):
-    """Cuts touching objects of a class apart with any model.
+    """Separates touching objects of a class, with any model.
 
-    Each class is labelled by itself, on a height that is 0 outside of it: the distance to the nearest pixel of another class, or the
-    probability of the class. The height is smoothed by a Gaussian. Each peak is an object with the pixels from which one climbs to it
-    (Beucher and Lantuejoul 1979); two objects are one where the pass between them is by at most the share ``depth`` lower than the lower
-    peak, or where their peaks are nearer than ``min_distance``.
+    Each class is labelled by itself, on a height: the distance to the nearest pixel of another class, or the probability of the class,
+    smoothed by a Gaussian. Each peak is an object, with the pixels from which a climb leads to it (Beucher and Lantuejoul 1979). Two
+    objects are one if the pass between them is lower than the lower peak by at most the share ``depth``, or if their peaks are nearer
+    than ``min_distance``.
 
     An object depends on its connected component and on what lies within 3 ``blur`` of it: each region that sees these finds the same
     object. Where a chain of touching objects is cut by the border of a region, those near the cut can differ. Elongated and branching
@@ -32,18 +32,18 @@ class Watershed(ForegroundMethod):
         instances: {name: watershed, of: [nucleus], min_area: 20}
     """
 
-    height: Literal["distance", "probability"] = Field(default="distance", description="what has a peak in each object")
+    height: Literal["distance", "probability"] = Field(
+        default="distance", description="what the objects are the peaks of: distance to the outside, or class probability"
+    )
     blur: float = Field(
         default=1.0, ge=0, le=32, description="sigma of the Gaussian that smooths the height, cut at 3 sigma, pixels; 0: none"
     )
-    depth: float = Field(
-        default=0.1, ge=0, le=1, description="share of the lower peak that the pass between two objects lies below it at least"
-    )
-    min_distance: float = Field(default=0.0, ge=0, description="peaks that are nearer to each other are one object, pixels; 0: any")
+    depth: float = Field(default=0.1, ge=0, le=1, description="least depth of the pass between two objects, as a share of the lower peak")
+    min_distance: float = Field(default=0.0, ge=0, description="objects whose peaks are nearer to each other are one, pixels; 0: no limit")
 
     @property
     def uses_probs(self) -> bool:
-        """Only where the height is the probability."""
+        """Only if the height is the probability."""
         return self.height == "probability"
 
     def label(self, region: Region) -> Labels:
