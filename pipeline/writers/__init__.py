@@ -40,7 +40,7 @@ class MaskMeta:
         source: path of the image that was segmented.
         own_factor: (y, x) pixels of the image's own grid to one of the mask.
         open_image: opens the image at the smallest pyramid level whose longer side has at least N pixels; None: there is no image.
-        holds_ids: whether the pixels are ids of objects, 0 where there is none, and not classes.
+        holds_ids: whether the pixels are ids of objects, 0 where there is none, instead of class ids.
         objects: the objects of the image; None: they are not told apart.
     """
 
@@ -61,7 +61,7 @@ class MaskMeta:
 
     @property
     def fill(self) -> int:
-        """The value that means *no prediction*: 255, or 65535; of ids of objects, the value that means *no object*: 0."""
+        """The value that means *no prediction*, 255 or 65535; for ids of objects, 0, which means *no object*."""
         if self.holds_ids:
             return 0
         return 255 if self.dtype == "uint8" else 65535
@@ -89,7 +89,7 @@ class Writer(Plugin):
 
     @property
     def suffix(self) -> str:
-        """End of the file's name, such as ``.tif``. Like the two below, a writer may set it as a class attribute."""
+        """End of the file's name, such as ``.tif``. A writer may set this, ``folder`` and ``holds_mask`` as class attributes."""
         return ""
 
     @property
@@ -104,11 +104,15 @@ class Writer(Plugin):
 
     @property
     def needs_objects(self) -> bool:
-        """Whether it can write nothing unless objects are told apart."""
+        """Whether it needs objects, so that the run must tell them apart."""
         return "instances" in self.required_keys
 
     def objects_of(self, meta: MaskMeta) -> ObjectsView:
-        """Return the objects that are to be written; raises InputError where they are not told apart."""
+        """Return the objects to write.
+
+        Raises:
+            InputError: objects are not told apart.
+        """
         if meta.objects is None:
             raise InputError(Problem("writers", type(self).__name__, "a run that tells objects apart", "Set `instances` in the YAML."))
         return meta.objects

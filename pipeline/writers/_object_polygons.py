@@ -1,14 +1,14 @@
-"""Polygons of all objects of an image, in the order of their ids, a batch of the table at a time.
+"""Polygons of all objects of an image, in the order of their ids, one batch of the table after the other.
 
-Objects are in row-major order of their first pixels, so the objects of a batch lie close together, and are traced together::
+Ids are in row-major order of the first pixels, so the objects of a batch lie close together and are traced together::
 
     ┌────────────┬────────────┐
     │ window   ┌─┼──┐         │   an object belongs to the window in which its box begins;
     │          │ │  │         │   a window is read as far as its objects reach
     └──────────┴─┴──┴─────────┘
 
-An object whose box is larger than a window is read on its own, strip by strip, and only its corners are kept. So memory holds a
-window, a strip, and the corners of one large object; never the image.
+An object whose box is larger than a window is read alone, strip by strip, and only its corners are kept. So memory holds a window,
+a strip, and the corners of one large object; never the image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["object_polygons"]
 
 BATCH = 16_384  # objects at a time
 WINDOW = 1024  # side of a window in which objects begin, pixels
-STRIP_PIXELS = 1 << 22  # of a large object, read at once
+STRIP_PIXELS = 1 << 22  # pixels of a large object that are read at once
 BOX = ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1")
 
 Ints = NDArray[np.int64]

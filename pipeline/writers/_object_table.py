@@ -1,4 +1,4 @@
-"""Object tables: one row an object, as Parquet, written and read part by part."""
+"""Object tables: one row per object, as Parquet, written and read part by part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["ObjectTable", "num_rows", "read_tables", "write_csv"]
 
 FORMAT = "gigaseg.objects/1"
 
-# What a column holds and its unit, by its name, or by a beginning that ends in an underscore; the first that fits counts.
+# Content and unit of a column, by its name or by a prefix that ends in an underscore; the first match counts.
 COLUMNS = {
     "id": ("number of the object in the image, by its first pixel in row-major order", ""),
     "class": ("name of the class", ""),
@@ -44,7 +44,7 @@ COLUMNS = {
     "minor_axis_px": ("short axis of the ellipse of the same second moments", "pixel"),
     "orientation": ("angle from the y axis to the long axis; null where there is none", "radian"),
     "eccentricity": ("of the ellipse: 0 is a circle, near 1 a line", ""),
-    "solidity": ("area by the area of the convex hull", ""),
+    "solidity": ("area divided by the area of the convex hull", ""),
     "touches_border": ("whether a pixel lies on the border of the image", ""),
     "mean_probability": ("mean probability of the predicted class; null where it is unknown", ""),
     "intensity_mean_": ("mean of the valid pixels; null where there are none", "raw value"),
@@ -58,8 +58,8 @@ COLUMNS = {
 class ObjectTable:
     """A Parquet file of objects that is being written: one row group for each call of :meth:`append`.
 
-    NaN becomes null. The class column holds names. Every column says its unit and what it is; the table says the pixel size. The
-    same columns in the same parts give the same bytes, with one version of pyarrow.
+    NaN becomes null. The class column holds names. The metadata of a column are its unit and description; those of the table include
+    the pixel size. The same columns in the same parts give the same bytes, with one version of pyarrow.
 
     Example:
         >>> from pipeline.storage import open_storage
@@ -79,12 +79,12 @@ class ObjectTable:
     @classmethod
     @contextmanager
     def create(cls, storage: Storage, key: str, meta: MaskMeta) -> Iterator[ObjectTable]:
-        """Give a table to append to; the file appears under its key, whole, when the ``with`` block ends well.
+        """Yield a table to append to; the whole file appears under its key when the ``with`` block ends without an error.
 
         Args:
             storage: of the output.
             key: of the file.
-            meta: of the image of ids: classes, pixel size, unit and shape.
+            meta: describes the label image: classes, pixel size, unit and shape.
         """
         with storage.local_file(key) as path:
             table = cls(path, meta)
@@ -99,7 +99,7 @@ class ObjectTable:
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Write objects as a row group; ``columns`` are those of :func:`pipeline.statistics.object_columns`.
 
-        Call it at least once: an image without objects has a table of no rows, whose columns are those of the first call.
+        Call it at least once, if need be with empty columns: then the table has columns and no rows.
 
         Raises:
             ValueError: columns have other names or types than before.
@@ -165,14 +165,14 @@ def write_csv(tables: Iterable[pa.Table], path: Path) -> None:
 
 
 def _about(name: str, meta: MaskMeta) -> dict[str, str]:
-    """Return the unit of a column and what it holds."""
+    """Return the unit and the description of a column."""
     fitting = (about for start, about in COLUMNS.items() if name == start or (start.endswith("_") and name.startswith(start)))
     description, unit = next(fitting, ("", ""))
     return {"unit": unit.format(unit=meta.unit), "description": description}
 
 
 def _description(meta: MaskMeta) -> dict[str, Any]:
-    """Return what holds for the whole table."""
+    """Return the metadata of the whole table."""
     return {
         "format": FORMAT,
         "coordinates": "(y, x) of pixel centres; the first pixel of the image lies at (0, 0)",

@@ -1,4 +1,4 @@
-"""The objects of an image, as writers see them: ids by box, and a table that is read in parts."""
+"""The objects of an image, as writers get them: ids, read by box, and a table, read in parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ObjectsView:
 
     Attributes:
         labels: id of each pixel, 0 where there is no object, read by box and plane.
-        meta: of ``labels``, with ``holds_ids``, and with the classes of the mask. The grid may be another than the mask's.
+        meta: describes ``labels``: ``holds_ids`` is true, classes are those of the mask. Its grid may differ from the mask's.
         num_objects: number of objects; their ids are ``1..num_objects``.
         open_table: opens the table, for :meth:`tables`.
         table_key: key of the table in the storage of the output.

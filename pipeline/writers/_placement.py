@@ -1,4 +1,4 @@
-"""Where polygons lie: in pixels of the image, on the map, or on the globe."""
+"""Coordinates of polygons: pixels of the image, map coordinates, or longitude and latitude."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipeline.raster import ArrayRaster
 from pipeline.storage import LocalStorage
@@ -19,7 +20,10 @@ from pipeline.writers.tiff import Tiff
 
 __all__ = ["Coordinates", "Placement", "missing_geo_packages", "pixel_size_of", "placement_of"]
 
-Coordinates = Literal["auto", "pixel", "wgs84"]
+Coordinates = Annotated[
+    Literal["auto", "pixel", "wgs84"],
+    Field(description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image"),
+]
 DEGREE_DECIMALS = 9  # 0.1 mm on the ground
 
 
@@ -30,12 +34,12 @@ def missing_geo_packages(*names: str) -> str:
 
 @dataclass(frozen=True)
 class Placement:
-    """From (x, y) in pixels of a mask to the coordinates of a file.
+    """The transform from (x, y) in pixels of a mask to the coordinates of a file.
 
     Attributes:
         matrix: ``(a, b, c, d, e, f)``: a point becomes ``(a x + b y + c, d x + e y + f)``.
-        crs: rasterio's coordinate system of the map; None: coordinates are pixels of the image at full resolution.
-        is_wgs84: whether points of the map become longitude and latitude.
+        crs: coordinate system of the map, of rasterio; None: coordinates are pixels of the image at full resolution.
+        is_wgs84: whether map coordinates become longitude and latitude.
     """
 
     matrix: tuple[float, float, float, float, float, float]
@@ -44,26 +48,26 @@ class Placement:
 
     @property
     def step(self) -> float:
-        """Side of a pixel before points become longitudes and latitudes."""
+        """Side of a pixel in map coordinates, or in pixels of the image."""
         a, b, _, d, e, _ = self.matrix
         return float(abs(a * e - b * d) ** 0.5)
 
     @property
     def urn(self) -> str:
-        """Name of the map's coordinate system, empty where there is no map or no EPSG code, and for WGS 84."""
+        """Name of the map's coordinate system; empty for pixels, for WGS 84, and without an EPSG code."""
         epsg = self.crs.to_epsg() if self.crs is not None and not self.is_wgs84 else None
         return f"urn:ogc:def:crs:EPSG::{epsg}" if epsg else ""
 
     @property
     def wkt(self) -> str | None:
-        """Coordinate system of the coordinates; None: pixels."""
+        """Coordinate system of the coordinates as well-known text or EPSG code; None: pixels."""
         if self.crs is None:
             return None
         return "EPSG:4326" if self.is_wgs84 else str(self.crs.to_wkt())
 
     @property
     def projjson(self) -> dict[str, Any] | None:
-        """The same as PROJJSON."""
+        """Coordinate system of the coordinates as PROJJSON; None: pixels."""
         if self.crs is None:
             return None
         from rasterio import CRS
@@ -100,7 +104,7 @@ class Placement:
 
 
 def placement_of(meta: MaskMeta, coordinates: Coordinates = "auto") -> Placement:
-    """Return the placement of an image's polygons: on its map where it has one, unless pixels are asked for."""
+    """Return the placement of an image's polygons: map coordinates if it has a georeference, unless pixels are asked for."""
     y, x = meta.own_factor
     in_pixels = Placement((x, 0.0, 0.0, 0.0, y, 0.0))
     if coordinates == "pixel" or not meta.georeference:
@@ -118,7 +122,7 @@ def placement_of(meta: MaskMeta, coordinates: Coordinates = "auto") -> Placement
 
 
 def pixel_size_of(meta: MaskMeta) -> dict[str, Any] | None:
-    """Return the size, (x, y), of the pixels that coordinates count, and its unit; None where it is not known."""
+    """Return the size (x, y) of a pixel of the image at full resolution, and its unit; None: unknown."""
     if meta.pixel_size is None:
         return None
     size = [own / factor for own, factor in zip(meta.pixel_size[::-1], meta.own_factor[::-1], strict=True)]

@@ -1,10 +1,10 @@
 """Polygons of objects along the edges of their pixels.
 
-Edges have their object on the right: shells run clockwise on the screen, where y points down, and holes the other way. What is
-found first are the corners of the edges. Each depends on 2x2 pixels alone::
+Edges have their object on the right: shells run clockwise on the screen, where y points down, and holes counterclockwise. First the
+corners of the edges are found. Each depends on 2x2 pixels alone::
 
     . .      . A      A A      A .      one pixel of the object, or three: one corner
-    . A      A A      . A      . A      two across: two corners, as pixels that share no side are not joined
+    . A      A A      . A      . A      two diagonal ones: two corners, as pixels that share no side are not joined
 
 Two corners of an object that are neighbours along a row or column are then joined by an edge. So the corners may be collected part
 by part, and memory holds corners, not pixels.
@@ -27,7 +27,7 @@ PLACES = ((1, 1), (1, 0), (0, 1), (0, 0))  # row and column of a pixel in a 2x2 
 ONE = {(1, 1): (NORTH, EAST), (1, 0): (EAST, SOUTH), (0, 1): (WEST, NORTH), (0, 0): (SOUTH, WEST)}
 """Directions of the edges before and after a corner of one pixel, by the pixel's place."""
 THREE = {(1, 1): (WEST, SOUTH), (1, 0): (NORTH, WEST), (0, 1): (SOUTH, EAST), (0, 0): (EAST, NORTH)}
-"""The same for a corner of three pixels, by the place of the fourth."""
+"""Directions of the edges before and after a corner of three pixels, by the place of the fourth."""
 
 
 def find_corners(labels_YX: NDArray[np.integer[Any]], y0: int, x0: int) -> Ints:
@@ -92,7 +92,7 @@ def join_corners(corners_N5: Ints, num_labels: int) -> NDArray[Any]:
 
 
 def _key(corners_N5: Ints, *columns: int) -> Ints:
-    """Return one number a corner that sorts as these columns do."""
+    """Return one number per corner; the numbers sort as these columns do."""
     values = [corners_N5[:, column] - corners_N5[:, column].min() for column in columns]
     key: Ints = np.ravel_multi_index(values, [int(column.max()) + 1 for column in values])
     return key
@@ -111,13 +111,13 @@ def _next_corners(corners_N5: Ints) -> Ints:
 
 
 def _twins(corners_N5: Ints) -> dict[int, int]:
-    """Return pairs of corners, both ways, that an object has at the same point; corners are sorted by label and point."""
+    """Return for each corner the other corner that its object has at the same point, if any; corners are sorted by label and point."""
     first = np.nonzero((corners_N5[1:, :3] == corners_N5[:-1, :3]).all(axis=1))[0].tolist()
     return {**{at: at + 1 for at in first}, **{at + 1: at for at in first}}
 
 
 def _rings(follows: list[int], twins: dict[int, int]) -> list[list[int]]:
-    """Follow the corners around; where a ring meets itself, the loop becomes a ring of its own."""
+    """Follow the edges from corner to corner; where a ring meets itself, the loop becomes a separate ring."""
     rings, seen = [], bytearray(len(follows))
     for first in range(len(follows)):
         path: list[int] = []
@@ -153,7 +153,7 @@ def _areas(points_N2: NDArray[np.float64], rings: list[list[int]]) -> NDArray[np
 
 
 def _parts(points_N2: NDArray[np.float64], rings: list[list[int]], labels: Ints, is_shell: NDArray[np.bool_]) -> Ints:
-    """Return the number of the polygon that each ring belongs to; polygons are numbered as their shells follow each other."""
+    """Return the number of the polygon of each ring; polygons are numbered in the order of their shells."""
     shells, holes = np.nonzero(is_shell)[0], np.nonzero(~is_shell)[0]
     part = np.empty(len(rings), np.int64)
     part[shells] = np.arange(len(shells))
@@ -192,7 +192,7 @@ def _polygons(points_N2: NDArray[np.float64], rings: list[list[int]], starts: ND
 
 
 def _collected(polygons: NDArray[Any], labels: Ints, num_labels: int) -> NDArray[Any]:
-    """Return one geometry a label; polygons are sorted by label."""
+    """Return one geometry per label; polygons are sorted by label."""
     import shapely
 
     geometries = np.full(num_labels, None, object)

@@ -39,11 +39,11 @@ class GeoJson(Writer):
 
     Polygons have holes, follow pixel edges and are not split at block borders. Coordinates are (x, y) in pixels of the image at full
     resolution, whose size is the member ``pixel_size``; for a georeferenced image they are map coordinates, and the file names the
-    coordinate system. With ``wgs84`` they are longitude and latitude, as RFC 7946 (2016) demands.
+    coordinate system. With ``wgs84`` they are longitude and latitude, as RFC 7946 (2016) requires.
 
-    Objects have their class and the columns of the object table as measurements; an object whose parts touch at corners only is a
-    MultiPolygon. They are in the order of their ids and are written in batches. Areas of classes are 4-connected, class 0 has none,
-    and all of them are in memory together.
+    Objects have their class, and the columns of the object table as measurements; an object whose parts touch at corners only is a
+    MultiPolygon. They are written in batches, in the order of their ids. Areas of classes are 4-connected, class 0 has none, and all
+    of them are in memory together.
 
     Example::
 
@@ -58,10 +58,7 @@ class GeoJson(Writer):
     simplify: float = Field(
         default=0.0, ge=0, description="how far edges may move, pixels of the mask; neighbouring classes keep a common edge; 0: not at all"
     )
-    coordinates: Coordinates = Field(
-        default="auto",
-        description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image",
-    )
+    coordinates: Coordinates = "auto"
 
     @property
     @override
@@ -126,7 +123,7 @@ def _feature(seed: str, geometry: str, kind: str, spec: Mapping[str, Any], measu
         geometry: as JSON.
         kind: ``annotation`` or ``detection``.
         spec: name of the class, and colour if it has one.
-        measurements: numbers by name.
+        measurements: numbers by name; None: the object has no measurements.
     """
     color = list(bytes.fromhex(spec.get("color", "#ffffff").lstrip("#")))
     properties: dict[str, Any] = {"objectType": kind, "classification": {"name": spec["name"], "color": color}}
@@ -151,7 +148,7 @@ def _places(meta: MaskMeta, table: pa.Table) -> Iterator[Mapping[str, int] | Non
 
 
 def _measurements(table: pa.Table) -> Iterator[dict[str, float]]:
-    """Yield the finite numbers of each row, by column; truth values are 0 or 1."""
+    """Yield the finite numbers of each row, by column; booleans become 0 or 1."""
     names = [name for name in table.column_names if name not in NO_MEASUREMENT]
     columns = [table.column(name).to_pylist() for name in names]
     for values in zip(*columns, strict=True):

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
-from pydantic import Field
 from typing_extensions import override
 
 from pipeline.raster import Raster
 from pipeline.storage import Storage
-from pipeline.writers import MaskMeta, Writer
-from pipeline.writers._object_features import feature_tables
-from pipeline.writers._placement import Coordinates, missing_geo_packages, placement_of
+from pipeline.writers import MaskMeta
+from pipeline.writers._object_features import FeatureWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,16 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["GeoPackage"]
 
 LAYER = "objects"
-PIXELS = 'LOCAL_CS["Undefined Cartesian SRS"]'  # number -1 of the standard
-DATE = "2000-01-01T00:00:00.000Z"  # of the last change: the same objects give the same bytes
+PIXELS = 'LOCAL_CS["Undefined Cartesian SRS"]'  # srs_id -1 of the standard
+DATE = "2000-01-01T00:00:00.000Z"  # date of the last change, fixed so that the same objects give the same bytes
 
 
-class GeoPackage(Writer):
+class GeoPackage(FeatureWriter):
     """The objects as a GeoPackage, layer ``objects``: multipolygons with the columns of the object table as attributes.
 
     Coordinates are those of the map where the image has a georeference, else (x, y) in pixels of the image at full resolution, in
-    the standard's undefined Cartesian system. Polygons have holes and follow pixel edges. They are in the order of ids, and are
-    written in batches. QGIS and ArcGIS read the file.
+    the standard's undefined Cartesian system. Polygons have holes and follow pixel edges. They are written in
+    batches, in the order of ids. QGIS and ArcGIS read the file.
 
     Example::
 
@@ -42,28 +40,15 @@ class GeoPackage(Writer):
     """
 
     suffix: ClassVar[str] = ".gpkg"
-    folder: ClassVar[str] = "polygons"
-    holds_mask: ClassVar[bool] = False
-    required_keys: ClassVar[tuple[str, ...]] = ("instances",)
-
-    simplify: float = Field(default=0.0, ge=0, description="how far the edges of each object may move, pixels of the mask; 0: not at all")
-    coordinates: Coordinates = Field(
-        default="auto",
-        description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image",
-    )
-
-    @override
-    def missing(self) -> str:
-        return missing_geo_packages("pyogrio", "rasterio", "shapely")
+    packages: ClassVar[tuple[str, ...]] = ("pyogrio", "rasterio", "shapely")
 
     @override
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         import pyarrow as pa
         from pyogrio import write_arrow
 
-        objects = self.objects_of(meta)
-        placement = placement_of(objects.meta, self.coordinates)
-        tables = (_with_geometry(*part) for part in feature_tables(objects, placement, self.simplify))
+        placement, features = self.place(self.objects_of(meta))
+        tables = (_with_geometry(*part) for part in features)
         with storage.local_file(key, durable=False) as path:
             first = next(tables)
             schema, failed = _plain(first.schema), list[Exception]()
@@ -79,7 +64,7 @@ class GeoPackage(Writer):
             reader = pa.RecordBatchReader.from_batches(schema, batches())
             try:
                 write_arrow(reader, path, LAYER, "GPKG", "geometry", "MultiPolygon", placement.wkt or PIXELS)
-            except RuntimeError as error:  # which says that reading failed, and not why
+            except RuntimeError as error:  # it says that reading failed, but not why
                 raise (failed or [error])[0] from None
             _set_date(path)
 

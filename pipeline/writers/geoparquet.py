@@ -7,14 +7,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
-from pydantic import Field
 from typing_extensions import override
 
 from pipeline.raster import Raster
 from pipeline.storage import Storage
-from pipeline.writers import MaskMeta, Writer
-from pipeline.writers._object_features import feature_tables
-from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, placement_of
+from pipeline.writers import MaskMeta
+from pipeline.writers._object_features import FeatureWriter
+from pipeline.writers._placement import Placement
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,12 +23,12 @@ __all__ = ["GeoParquet"]
 BOUNDS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class GeoParquet(Writer):
+class GeoParquet(FeatureWriter):
     """The objects as GeoParquet 1.1: the columns of the object table, ``geometry`` in well-known binary, and its ``bbox``.
 
     Coordinates are those of the map where the image has a georeference, else (x, y) in pixels of the image at full resolution, without
     a coordinate system. Polygons have holes, follow pixel edges, and are MultiPolygons where parts of an object touch at corners only.
-    Rows are in the order of ids, and are written in batches. QGIS, DuckDB and geopandas read the file.
+    Rows are written in batches, in the order of ids. QGIS, DuckDB and geopandas read the file.
 
     Example::
 
@@ -37,27 +36,13 @@ class GeoParquet(Writer):
     """
 
     suffix: ClassVar[str] = ".parquet"
-    folder: ClassVar[str] = "polygons"
-    holds_mask: ClassVar[bool] = False
-    required_keys: ClassVar[tuple[str, ...]] = ("instances",)
-
-    simplify: float = Field(default=0.0, ge=0, description="how far the edges of each object may move, pixels of the mask; 0: not at all")
-    coordinates: Coordinates = Field(
-        default="auto",
-        description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image",
-    )
-
-    @override
-    def missing(self) -> str:
-        return missing_geo_packages("rasterio", "shapely")
 
     @override
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         from pyarrow.parquet import ParquetWriter
 
-        objects = self.objects_of(meta)
-        placement = placement_of(objects.meta, self.coordinates)
-        tables = (_with_geometry(*part) for part in feature_tables(objects, placement, self.simplify))
+        placement, features = self.place(self.objects_of(meta))
+        tables = (_with_geometry(*part) for part in features)
         with storage.local_file(key, durable=False) as path:
             first = next(tables)
             schema = _described(first.schema, placement)

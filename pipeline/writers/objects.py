@@ -20,7 +20,7 @@ class Objects(Writer):
     """The table of objects. A run that tells objects apart always writes it as Parquet; this writer adds CSV.
 
     Columns are id, class, bounding box, position, area, shape, mean probability and intensities of each channel, in pixels and in
-    physical units. Rows are in the order of ids, and are written in parts.
+    physical units. Rows are written part by part, in the order of ids.
 
     Example::
 
@@ -31,7 +31,7 @@ class Objects(Writer):
     holds_mask: ClassVar[bool] = False
     required_keys: ClassVar[tuple[str, ...]] = ("instances",)
 
-    format: Literal["parquet", "csv"] = Field(default="parquet", description="of the file")
+    format: Literal["parquet", "csv"] = Field(default="parquet", description="format of the file")
 
     @property
     @override

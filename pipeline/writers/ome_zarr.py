@@ -148,7 +148,7 @@ class OmeZarr(Writer):
     def _halve(self, meta: MaskMeta | Header) -> _pyramid.Halve:
         if isinstance(meta, Header):
             return _pyramid.mean(_nodata(meta))
-        if meta.holds_ids:  # by stride: neither small objects nor ids that do not exist prevail
+        if meta.holds_ids:  # by stride, as a mean would invent ids, and a majority would drop small objects
             return _pyramid.nearest
         return {"nearest": _pyramid.nearest, "mode": _pyramid.mode}[self.downsample]
 

@@ -23,7 +23,7 @@ SHADE = 0.5  # brightness of pixels without a prediction
 class Overlay(Writer):
     """A JPEG of the image with class outlines in their colours, except class 0; pixels without a prediction are darker.
 
-    If the run tells objects apart, touching ones have a line of one pixel between them.
+    If the run tells objects apart, a line of one pixel separates touching ones.
     8-bit colours are drawn unchanged, other channels as their mean, stretched from the 1st to the 99.8th percentile. For a stack the
     middle plane is drawn. The JPEG's comment holds classes, colours and the size of its pixels, (y, x), as JSON.
 
@@ -74,7 +74,7 @@ def _reduced(raster: Raster, plane: int, shape: tuple[int, int]) -> NDArray[Any]
 
 
 def _touching(ids_YX: NDArray[Any]) -> NDArray[np.bool_]:
-    """Find the first pixel of each object beside another object, to the right or below.
+    """Find the pixels of objects that have another object to the right or below.
 
     Example:
         >>> _touching(np.array([[1, 1, 2, 2, 0, 3]])).tolist()
