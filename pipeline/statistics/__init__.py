@@ -1,7 +1,7 @@
 """Numbers that add over blocks: pixel counts and the statistics of whole images.
 
-Owns: counting pixels and objects against their truth, the fitters of the fit phase, histograms, normalisation, finding the pixels
-that count.
+Owns: counting pixels and objects against their truth, measures of objects, the fitters of the fit phase, histograms, normalisation,
+finding the pixels that count.
 May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 """
 

@@ -1,10 +1,10 @@
-"""Convex hulls of many objects at once, from pieces that add.
+"""Convex hulls of many objects at once, from parts of objects that can be joined.
 
-A hull has a left and a right side, each one point a row. Of a piece only the corners of its two sides are kept: the corners of a
-whole are among those of its pieces. Coordinates are integers, so a hull does not depend on how an object was cut.
+A hull has a left and a right side, each with one point per row. Only the corners of the two sides of a part are kept, because the
+corners of an object are among those of its parts. Coordinates are integers, so a hull does not depend on how an object was cut.
 
 Points are arrays (3, P) int64 of (id, y, x). The area is that of scikit-image's ``convex_hull_image``: the pixels whose centre lies
-in the hull, or on its border, of the middles of all pixel edges of the object.
+in or on the hull of the midpoints of all pixel edges of the object.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def _mirrored(points_3P: Points) -> Points:
 
 
 def _corners(points_3P: Points) -> Points:
-    """Remove what is no corner of the left side, from points sorted by id and row, one of each row.
+    """Keep the corners of the left side, of points sorted by id and row, one per row.
 
-    A point that does not lie to the left of the line between its neighbours is no corner, whatever happens to its neighbours. So
-    all such points go at once, until an object has none; those objects are then left alone.
+    A point that does not lie to the left of the line between its neighbours is no corner, even if its neighbours are removed. So all
+    such points are removed at once, again and again, until an object has none left.
     """
     done = []
     while points_3P.shape[1] > 2:
@@ -75,7 +75,7 @@ def _corners(points_3P: Points) -> Points:
 def _first_pixels(left_3P: Points) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sum the first column inside the hull over the rows of each object; return the sums and the number of rows.
 
-    All is in half pixels, where the middles of pixel edges have whole coordinates and the centres even ones.
+    The unit is half a pixel, in which midpoints of pixel edges have integer coordinates, and pixel centres even ones.
     """
     ids, y, x = left_3P
     middles = [np.stack([ids, 2 * y + dy, 2 * x + dx]) for dy, dx in ((-1, 0), (0, -1), (1, 0))]

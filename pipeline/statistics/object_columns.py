@@ -1,4 +1,4 @@
-"""The columns of an object table, from the measured parts of whole objects."""
+"""The columns of an object table, from the merged parts of objects."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.statistics.object_measures import SUMS, ObjectParts
 __all__ = ["object_columns"]
 
 Column = NDArray[Any]
-SHORT_UNITS = {"micrometer": "um", "meter": "m"}  # of lengths in names of columns; other units have no columns
-_EXACT = 2.0**62  # numbers below it are computed in int64
+SHORT_UNITS = {"micrometer": "um", "meter": "m"}  # in names of columns; lengths in other units get no columns
+_EXACT = 2.0**62  # results below it are computed in int64
 
 
 def object_columns(
@@ -29,29 +29,29 @@ def object_columns(
 ) -> dict[str, Column]:
     """Return the measures of objects whose parts have been merged, by name of column, in the order of the table.
 
-    Lengths are in pixels, positions are (y, x) of pixel centres: the first pixel of the image has its centre at (0, 0). NaN stands
-    for what is undefined. Definitions are those of scikit-image's ``regionprops``, bit by bit but for rounding:
+    Lengths are in pixels, positions are (y, x) of pixel centres: the first pixel of the image has its centre at (0, 0). NaN means
+    undefined. Definitions are those of scikit-image's ``regionprops``; values differ from it by rounding alone:
 
     - ``class``: class id. ``t``, ``z``: position in the stack, only where there is one.
-    - ``bbox_y0 ... bbox_x1``: rows and columns, half-open. ``first_y``, ``first_x``: first pixel by rows.
-    - ``perimeter_px``: by the formula of Crofton with four directions (``perimeter_crofton``; Legland et al. 2007). It counts where
-      lines enter the object, and is nearly unbiased for smooth outlines; squares get 5 % less than their four sides.
-    - ``equivalent_diameter_px``: of the circle of the same area. ``major_axis_px``, ``minor_axis_px``, ``eccentricity``: of the
+    - ``bbox_y0 ... bbox_x1``: rows and columns, half-open. ``first_y``, ``first_x``: first pixel in row-major order.
+    - ``perimeter_px``: by Crofton's formula with four directions (``perimeter_crofton``; Legland et al. 2007), which counts where lines
+      enter the object. It is nearly unbiased for smooth outlines; the perimeter of a square is 5 % less than its four sides.
+    - ``equivalent_diameter_px``: diameter of the circle of the same area. ``major_axis_px``, ``minor_axis_px``, ``eccentricity``: of the
       ellipse with the same second moments, 0 for a single pixel.
     - ``orientation``: radians from the y axis to the major axis, -pi/2..pi/2; NaN where both axes are equal.
-    - ``solidity``: area by the area of the convex hull, which holds every pixel whose centre lies in the hull of the middles of the
-      object's pixel edges (``convex_hull_image``); 1 for a single pixel.
+    - ``solidity``: area divided by the area of the convex hull, which holds every pixel whose centre lies in the hull of the midpoints
+      of the object's pixel edges (``convex_hull_image``); 1 for a single pixel.
     - ``touches_border``: whether a pixel lies on the border of the image.
     - ``mean_probability``: 0..1; NaN where it is unknown.
     - ``intensity_mean_N``, ``_min_``, ``_max_``, ``_std_``: over the valid pixels, for each channel; NaN where there are none. N is
-      the name of the channel if all have one of their own, else its index. The standard deviation is that of the population.
+      the name of the channel if every channel has a different name, else its index. The standard deviation is that of the population.
 
     Args:
-        parts: all pixels of each of these objects.
+        parts: the merged parts of each object, which hold all its pixels.
         planes: length of each stack axis, in order.
         channel_names: of the channels, if known.
         pixel_size: (y, x) in ``unit``; adds the columns ``area_um2``, ``perimeter_um`` and ``equivalent_diameter_um``.
-        unit: ``micrometer``, ``meter`` (columns ``area_m2``, ...) or another one, for which there are no such columns.
+        unit: ``micrometer``; ``meter``, with columns ``area_m2`` ...; other units add no columns.
     """
     area = parts.sum_of("area")
     sizes = tuple((planes or {}).values())
@@ -107,7 +107,7 @@ def _diameter(area: Column) -> Column:
 def _perimeter(parts: ObjectParts, pixel_size: tuple[float, float]) -> Column:
     """Return the perimeter by Crofton's formula: pi times the mean projected length, over four directions.
 
-    A direction stands for the angles nearer to it than to the others; where pixels are no squares, these differ.
+    A direction is weighted by the range of angles nearest to it; these ranges differ if pixels are not squares.
     """
     dy, dx = pixel_size
     angle = math.atan2(dy, dx)
@@ -137,9 +137,8 @@ def _ellipse(parts: ObjectParts) -> dict[str, Column]:
 def _central(products_2N: Column, a: Column, b: Column, count: Column, bound: Column) -> Column:
     """Return the sum of (a - mean of a) * (b - mean of b), float64, from the sum of a * b in two words, and the sums of a and b.
 
-    First a and b are counted from the whole numbers below their means. Intermediate numbers may wrap around 2**64; the result is
-    right if it fits 64 bits itself, as it does where ``bound``, which it does not exceed, is small. The few other objects are
-    computed with Python's integers, which have any length.
+    First a and b are shifted by the integers below their means. Intermediate numbers may wrap around 2**64; the result is right if
+    it fits 64 bits itself. It does not exceed ``bound``: where that is too large, Python's integers of any length are used instead.
     """
     high, low = products_2N
     n = np.maximum(count, 1)

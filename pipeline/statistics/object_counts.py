@@ -1,7 +1,7 @@
 """Counts of objects: all that instance metrics need, as numbers that add over images.
 
-Predicted objects are compared with the truth objects of the same class; objects of different classes never match. What follows
-from the counts is in :mod:`pipeline.metrics.instances`.
+Predicted objects are compared with the truth objects of the same class; objects of different classes never match. The scores made
+of the counts are in :mod:`pipeline.metrics.instances`.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ Objects = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class ObjectMatches:
-    """How the predicted objects of one class agree with the truth; a sum counts both images."""
+    """How the predicted objects of one class agree with the truth; a sum counts all images of both."""
 
     truth: int = 0  # truth objects
     predicted: int = 0  # predicted objects, of images that have truth
     matched: tuple[int, ...] = (0,) * len(IOU_THRESHOLDS)  # pairs, one to one, whose IoU is at least each of `IOU_THRESHOLDS`
-    above_half: int = 0  # pairs whose IoU is above 0.5: unlike 0.5 itself, no object can have two such partners
-    iou: int = 0  # sum of their IoU in units of 2**-53: IoU above 0.5 are whole multiples, so that the sum is exact
-    best_shared: int = 0  # pixels that each truth object shares with its partner of best IoU (of equals: the larger, then the lower id)
-    best_union: int = 0  # pixels of the unions of those pairs, of truth without a partner, and of predicted objects in no such pair
+    above_half: int = 0  # pairs whose IoU is above 0.5: no object can have two such partners, as it can at exactly 0.5
+    iou: int = 0  # sum of their IoU in units of 2**-53, exact, as an IoU above 0.5 is a multiple of that unit
+    best_shared: int = (
+        0  # pixels that truth objects share with their partner of best IoU (of equals: more shared pixels, then the lower id)
+    )
+    best_union: int = 0  # pixels of the unions of those pairs, and of the truth and predicted objects in no such pair
     shared: int = 0  # pixels shared, over all pairs that share any
     shared_areas: int = 0  # pixels of both objects, over the same pairs
-    truth_dice: int = (
-        0  # in units of 2**-32, sum over truth objects of area x Dice with the partner (of equals: the lower id) that shares most
-    )
+    # Sum over truth objects of area x Dice with the partner that shares most pixels (of equals: the lower id), in units of 2**-32.
+    truth_dice: int = 0
     predicted_dice: int = 0  # the same over predicted objects
     truth_pixels: int = 0  # area of all truth objects
     predicted_pixels: int = 0  # area of all predicted objects
-    splits: int = 0  # predicted objects too many among those that lie by more than half in one truth object
-    merges: int = 0  # truth objects too many among those that lie by more than half in one predicted object
+    splits: int = 0  # surplus predicted objects that lie in one truth object with more than half of their area
+    merges: int = 0  # surplus truth objects that lie in one predicted object with more than half of their area
     sizes_truth: tuple[int, ...] = ()  # truth objects of 1, 2-3, 4-7, 8-15 .. pixels
 
     def __add__(self, other: ObjectMatches) -> ObjectMatches:
@@ -56,14 +57,14 @@ class ObjectMatches:
 
 @dataclass(frozen=True, slots=True)
 class ObjectCounts:
-    """Counts of the objects of one class, in one image or in several; a sum counts both."""
+    """Counts of the objects of one class, in one image or in several; a sum counts all images of both."""
 
     predicted: int = 0  # predicted objects, with truth or without
     sizes_predicted: tuple[int, ...] = ()  # of 1, 2-3, 4-7, 8-15 .. pixels
     matches: ObjectMatches | None = None  # None: no truth
 
     def __add__(self, other: ObjectCounts) -> ObjectCounts:
-        """Add field by field; None, which stands for no truth, adds nothing."""
+        """Add field by field; matches of None add nothing."""
         return ObjectCounts(**_sums(self, other))
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _add(first: Any, second: Any) -> Any:
 def count_objects(pairs_N3: NDArray[np.int64], predicted: Objects, truth: Objects | None) -> dict[int, ObjectCounts]:
     """Count the objects of one image, by class id.
 
-    Takes about 2 s for a million objects of four rows each. The order of the rows means nothing, but sorted rows take half the time.
+    The order of the rows does not change the counts; sorted rows are faster.
 
     Args:
         pairs_N3: rows (predicted id, truth id, pixels), each pair of ids once; id 0 = no object. The rows hold every pixel that
@@ -111,7 +112,7 @@ def count_objects(pairs_N3: NDArray[np.int64], predicted: Objects, truth: Object
         truth: the same of the truth objects; None: there is no truth.
 
     Returns:
-        Counts of every class that either has.
+        Counts of every class that predicted or truth objects have.
 
     Raises:
         ValueError: a row has an id that is not listed, or a listed object has no pixel.
@@ -148,7 +149,7 @@ class _Side:
 
     classes: NDArray[np.integer[Any]]  # class id of each object
     areas: NDArray[np.int64]  # pixels of each object
-    index_N: NDArray[np.intp]  # place of each row's object in `classes` and `areas`; -1: no object
+    index_N: NDArray[np.intp]  # position of each row's object in `classes` and `areas`; -1: no object
 
     @classmethod
     def of(cls, ids_N: NDArray[np.int64], pixels_N: NDArray[np.int64], objects: Objects, name: str) -> _Side:
@@ -166,7 +167,7 @@ class _Side:
         return cls(classes, areas, np.where(known_N, index_N, -1))
 
     def of_class(self, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-        """Return the areas of the objects of one class, and the place in them of each object."""
+        """Return the areas of the objects of one class, and each object's position among them."""
         mine = self.classes == class_id
         return self.areas[mine], np.cumsum(mine) - 1
 
@@ -181,8 +182,8 @@ def _compare(
     """Compare the objects of one class.
 
     Args:
-        guess_N: place in ``areas`` of the predicted object of each pair that shares pixels.
-        real_N: place in ``real_areas`` of its truth object.
+        guess_N: position in ``areas`` of the predicted object of each pair that shares pixels.
+        real_N: position in ``real_areas`` of its truth object.
         shared_N: pixels that they share.
         areas: pixels of each predicted object.
         real_areas: pixels of each truth object.
@@ -232,7 +233,7 @@ def _distinct(index_N: NDArray[np.intp]) -> int:
 
 
 def _first_of_each(group_N: NDArray[np.intp], *keys: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the row of each group that has the least first key; among equal ones the next key decides, and the last has no equals."""
+    """Return the row of each group with the least first key; of equals, the next key decides; the last key is unique in a group."""
     rows = np.arange(len(group_N))
     for key_N in keys:
         groups, values = group_N[rows], key_N[rows]

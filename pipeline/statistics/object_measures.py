@@ -1,12 +1,11 @@
-"""Measures of objects: sums that add over blocks, so that an object is measured the same however it was cut.
+"""Measures of objects: sums that add over blocks, so that the result does not depend on how an object was cut.
 
-Every row of pixels of an object is first a part of its own, a *run*. Parts of one id are merged by adding sums, taking the
-smaller low and the greater high bounds and joining hulls. Runs become the parts of a block, and parts of blocks those of an image,
-by the same function.
+A *run* is a row of pixels of one object, and the smallest part of an object. Parts of one id are merged by adding sums, taking the
+lower and higher bounds, and joining hulls. The same function merges runs into the parts of a block, and blocks into an image.
 
-Sums are exact integers. Second moments exceed 64 bits for an object of about 65536 x 65536 pixels: they are kept as two words of 32
-and more bits. Images of more than 16 bits, and of floats, are summed in float64 in the order of the parts: their mean and standard
-deviation are the same for every run with one cut into blocks, and differ between cuts by rounding alone.
+Sums are exact integers. Second moments exceed 64 bits for an object of about 65536 x 65536 pixels: they are kept as two words, of
+which the lower one has 32 bits. Images of more than 16 bits, and of floats, are summed in float64 in the order of the parts: their
+mean and standard deviation are equal in every run with the same blocks, and differ between block sizes by rounding alone.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ _BAND = 1 << 19  # pixels measured at a time, so that temporary arrays stay smal
 
 @dataclass(frozen=True, slots=True)
 class ObjectParts:
-    """What is known of N objects from some of their pixels.
+    """Measures of N objects from some of their pixels.
 
     Attributes:
         ids: (N,) int64, rising.
         classes: (N,) int32 class id.
         planes: (N,) int32 index of the plane.
-        sums: (S, N) int64. First the rows :data:`SUMS`: pixels, sums of y and of x; rows of pixels without a gap along y, x and
-            both diagonals; sum of probabilities in 1/255, pixels that have one; pixels that are valid. Then a sum for each channel
-            of an image of integers of at most 16 bits.
-        wide_sums: (W, 2, N) int64, high and low word. Sums of y*y, y*x and x*x; then a sum of squares for each channel of such an image.
+        sums: (S, N) int64. First the rows :data:`SUMS`: pixels; sums of y and of x; runs along x, along y and along both diagonals;
+            sum of probabilities in 1/255, and pixels that have one; valid pixels. Then the sum of each channel, for an image of
+            integers of at most 16 bits.
+        wide_sums: (W, 2, N) int64, high and low word. Sums of y*y, y*x and x*x; then the sum of squares of each channel of such an image.
         real_sums: (C, N) float64 sums, and ``spreads`` (C, N) sums of squared differences from the mean; (0, N) for such an image.
         spreads: see ``real_sums``.
-        minima: (C, N) float64 least value of a valid pixel, and ``maxima`` the greatest; of no meaning where no pixel is valid.
+        minima: (C, N) float64 least value of a valid pixel, and ``maxima`` the greatest; meaningless if no pixel is valid.
         maxima: see ``minima``.
         lows: (3, N) int64. First row, first column, and the first pixel as ``y << 32 | x``.
         highs: (3, N) int64. Last row + 1, last column + 1, and 1 where a pixel lies on the border of the image.
@@ -89,7 +88,7 @@ class ObjectParts:
         return ObjectParts.from_arrays({**kept, "left": left, "right": right})
 
     def within(self, first: int, stop: int) -> ObjectParts:
-        """Keep the ids ``first..stop-1``: objects that are too many for memory are merged by ranges of ids."""
+        """Keep the ids ``first..stop-1``, to merge objects by ranges of ids when all of them do not fit the memory."""
         own, left, right = (slice(*np.searchsorted(ids, [first, stop])) for ids in (self.ids, self.left[0], self.right[0]))
         kept = {name: array[..., own] for name, array in self.arrays().items() if name not in ("left", "right")}
         return ObjectParts.from_arrays({**kept, "left": self.left[:, left], "right": self.right[:, right]})
@@ -98,7 +97,7 @@ class ObjectParts:
     def concat(cls, parts: Sequence[ObjectParts]) -> ObjectParts:
         """Merge parts of one image, at least one of them.
 
-        The order matters to float64 sums alone: pass the parts of an image in the order of the plan, all in one call.
+        The order changes only the rounding of float64 sums: pass all parts of an image in one call, in the order of the plan.
         """
         arrays = [part.arrays() for part in parts]
         return _merged(cls(**{name: np.concatenate([one[name] for one in arrays], axis=-1) for name in arrays[0]}))
@@ -120,9 +119,9 @@ def measure(
         ids_YX: id of each pixel of the block and of a ring of one pixel around it, unsigned below 2**63; 0 where there is no object,
             and outside the image.
         box: the block without the ring, in pixels of its plane.
-        classes: ids that occur in the block, rising, and their class ids; others may be listed.
+        classes: ids in rising order, and their class ids; at least the ids in the block.
         image_CYX: pixels of the block, without the ring; None: intensities are not measured.
-        valid_YX: which pixels have an intensity; None: all. All others may hold anything, as NaN.
+        valid_YX: which pixels have an intensity; None: all. The others may hold anything, such as NaN.
         probability_YX: probability of the predicted class in steps of 1/255; None: unknown.
         shape: height and width of the plane.
         plane: index of the plane.
@@ -166,7 +165,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Runs:
-    """Rows of pixels of one id in a band, R of them; and the background between them, as part of ``starts``."""
+    """The R runs of a band: rows of pixels of one id. ``starts`` also lists the background between them."""
 
     starts: NDArray[np.intp]  # every first pixel of a run or of background, in the flattened band
     is_run: NDArray[np.bool_]  # which of them are runs
@@ -174,7 +173,7 @@ class _Runs:
     y: NDArray[np.int64]  # (R,) row in the band
     x: NDArray[np.int64]  # (R,) first column
     length: NDArray[np.int64]  # (R,) pixels
-    ends: NDArray[np.int64]  # (3, R) pixels after which the object ends, along y, x and both diagonals
+    ends: NDArray[np.int64]  # (3, R) pixels after which the object ends, along x, along y and along both diagonals
 
     @classmethod
     def of(cls, ids_YX: NDArray[Any]) -> _Runs:
@@ -299,7 +298,7 @@ def _words(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _merged(parts: ObjectParts) -> ObjectParts:
-    """Merge the parts of each id; ids in any order, and repeated."""
+    """Merge the parts of each id; ids may repeat, in any order."""
     if not len(parts):
         return parts
     order = np.argsort(parts.ids, kind="stable")

@@ -1,4 +1,4 @@
-"""Pixels of each pair of a predicted and a true object: sparse counts that add over blocks."""
+"""Pixels of each pair of a predicted and a truth object: sparse counts that add over blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["pair_ids", "repeated_ids", "rows_of_whole_objects", "sum_pairs"]
 
 
 def pair_ids(predicted_YX: NDArray[Any], truth_YX: NDArray[Any], counted_YX: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count the pixels of each pair of ids, as sorted rows (predicted id, true id, pixels); id 0 = no object; (0, 0) is left out.
+    """Count the pixels of each pair of ids, as sorted rows (predicted id, truth id, pixels); id 0 = no object; (0, 0) is left out.
 
     Args:
         predicted_YX: ids, any integer type.
@@ -36,7 +36,7 @@ def pair_ids(predicted_YX: NDArray[Any], truth_YX: NDArray[Any], counted_YX: NDA
 
 
 def sum_pairs(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Add up the rows of several blocks: each pair once, sorted."""
+    """Add up the rows of several blocks; return each pair once, sorted."""
     rows_N3 = np.concatenate([np.zeros((0, 3), np.int64), *parts])
     rows_N3 = rows_N3[np.lexsort((rows_N3[:, 1], rows_N3[:, 0]))]
     if not len(rows_N3):
@@ -46,18 +46,18 @@ def sum_pairs(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def repeated_ids(of_blocks: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the sorted ids that several blocks have; each block lists an id once."""
+    """Return the sorted ids that lie in several blocks; each block lists an id once."""
     ids_N, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *of_blocks]), return_counts=True)
     return ids_N[counts > 1]
 
 
 def rows_of_whole_objects(pairs_N3: NDArray[np.int64], predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Find the rows of a block that can be counted at once: no other block has pixels of these objects or of any that they touch.
+    """Find the rows of a block that can be counted at once: their objects, and all that overlap these, lie in no other block.
 
     Args:
-        pairs_N3: rows (predicted id, true id, pixels).
-        predicted: predicted ids that other blocks have, too.
-        truth: the same of true ids.
+        pairs_N3: rows (predicted id, truth id, pixels).
+        predicted: predicted ids that lie in other blocks as well.
+        truth: truth ids that lie in other blocks as well.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

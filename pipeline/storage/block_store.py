@@ -140,7 +140,7 @@ class BlockStore(Raster):
         """
         try:
             return np.asarray(self._readable[self._index(box, plane)]).reshape(self.header.channels, *box.shape)
-        except (OSError, RuntimeError, ValueError, IndexError) as error:  # a box beyond the array: it was made for another image
+        except (OSError, RuntimeError, ValueError, IndexError) as error:  # IndexError: the array was made for an image of another shape
             raise BlockError(f"{self.storage}: cannot be read at (y={box.y0}, x={box.x0}): {error}") from error
 
     def _key(self, box: Box, plane: int) -> str:

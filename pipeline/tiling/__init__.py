@@ -1,4 +1,4 @@
-"""Cutting an image into blocks and tiles, and joining what they give: the scores of tiles, the labels of blocks.
+"""Cutting an image into blocks and tiles, and joining the scores of tiles and the labels of blocks.
 
 Owns: the grid (integers), stitching, blending, overlap agreement, and operations on arrays of numpy or of a device.
 May import: statistics and base modules. Never touches: files, models, Ray. Only ``torch_ops`` imports torch: import it by name.

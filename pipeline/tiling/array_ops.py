@@ -20,7 +20,7 @@ from pipeline.tiling import stitching as stitch
 
 __all__ = ["ArrayOps", "Fetched", "NumpyOps"]
 
-LARGEST_HALF = 65504.0  # of float16
+LARGEST_HALF = 65504.0  # the largest number of float16
 
 Fetched = Callable[[], dict[str, Any]]
 """Waits for values that were fetched, and returns them by name: numpy arrays and Python numbers."""
@@ -80,7 +80,7 @@ class ArrayOps(ABC):
             The values, and a number that is finite only if all of them are.
 
         Raises:
-            BlockError: a value is not finite, as of :meth:`argmax`.
+            BlockError: a value is not finite; as in :meth:`argmax`, a device may report it later.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""Objects across regions: which labels of two regions that overlap are one object, and which labels of an image are.
+"""Joining labels: which labels of two overlapping regions are one object, and which labels of all regions of an image.
 
-Two regions both see the pixels that they share. Labels are compared there, and nowhere else: two objects that touch where one block
-ends and the next begins are seen by both regions, as two.
+Labels are compared in the pixels that both regions see, and nowhere else: both regions see two objects that touch on the border
+between their blocks, and see them as two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = ["agreeing_labels", "connected_sets", "overlapping_labels", "without_conflicts"]
 
-LEAST_IOU = 0.2  # two views of one object differ by what lies outside one of the regions; two objects share hardly a pixel
+LEAST_IOU = 0.2  # two views of one object may differ, as each region sees other surroundings; two objects hardly share a pixel
 
 
 def shared_pixels(first_YX: NDArray[Any], second_YX: NDArray[Any]) -> NDArray[np.int64]:
@@ -41,7 +41,7 @@ def overlapping_labels(first_YX: NDArray[Any], second_YX: NDArray[Any]) -> tuple
 def agreeing_labels(first_YX: NDArray[Any], second_YX: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return pairs of labels (N, 2) that cover the same pixels, each label once, and their IoU over the shared pixels.
 
-    The best pair comes first; a label whose partner is taken gets the next best one, down to an IoU of 0.2.
+    The best pair is taken first; a label whose partner is taken gets the next best one, down to an IoU of 0.2.
     """
     shared_N3 = shared_pixels(first_YX, second_YX)
     areas = [np.bincount(labels_YX.ravel()) for labels_YX in (first_YX, second_YX)]
@@ -59,7 +59,7 @@ def agreeing_labels(first_YX: NDArray[Any], second_YX: NDArray[Any]) -> tuple[ND
 
 
 def connected_sets(pairs_N2: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Join pairs to sets: return the sorted members of all pairs, and the number of the set of each, from 0.
+    """Join pairs into sets: return the sorted members of all pairs, and for each the number of its set, from 0.
 
     Example:
         >>> connected_sets(np.array([[7, 9], [2, 3], [9, 11]]))
@@ -79,13 +79,13 @@ def connected_sets(pairs_N2: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDAr
 def without_conflicts(
     pairs_N2: NDArray[np.int64], agreement_N: NDArray[np.float64], block_of: NDArray[np.int64], is_whole: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Find the pairs to keep, so that no two labels are joined which their block tells apart.
+    """Find the pairs to keep, so that no two objects of one block are joined.
 
-    A block tells a label apart from its others if it sees the whole object: a long object that leaves a region and comes back has
-    two labels there, neither of them whole. A set with a conflict is joined anew, the best agreement first.
+    Two labels of one block are two objects if at least one is whole. Otherwise they may be one: an object that leaves a region and
+    comes back has two labels there. A set with such a conflict is joined anew, pair by pair, the best agreement first.
 
     Args:
-        pairs_N2: positions of two labels in the next two arrays.
+        pairs_N2: positions of two labels in ``block_of`` and ``is_whole``.
         agreement_N: of each pair.
         block_of: block of each label.
         is_whole: whether the label's region holds the whole object.
@@ -118,7 +118,7 @@ def _conflicts(set_of: NDArray[np.int64], block_of: NDArray[np.int64], is_whole:
 
 
 class _Sets:
-    """Disjoint sets of labels, each with the blocks of its labels, and whether a label there is whole."""
+    """Disjoint sets of labels, each with the blocks of its labels, and whether its label in a block is whole."""
 
     def __init__(self, block_of: NDArray[np.int64], is_whole: NDArray[np.bool_]) -> None:
         self.block_of, self.is_whole = block_of, is_whole
@@ -126,7 +126,7 @@ class _Sets:
         self.blocks: dict[int, dict[int, bool]] = {}
 
     def find(self, label: int) -> int:
-        """Return the label that stands for the set of a label."""
+        """Return the representative of a label's set."""
         if label not in self.parents:
             self.parents[label] = label
             self.blocks[label] = {int(self.block_of[label]): bool(self.is_whole[label])}
@@ -136,7 +136,7 @@ class _Sets:
         return label
 
     def join(self, first: int, second: int) -> bool:
-        """Join the sets of two labels, unless a block tells labels of them apart; return whether they are one set now."""
+        """Join the sets of two labels, unless that joins two objects of one block; return whether they are one set now."""
         first, second = self.find(first), self.find(second)
         if first == second:
             return True

@@ -96,7 +96,7 @@ def winner_bytes(scores_KYX: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _exponentials(scores_KYX: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield bands of rows, and the exponentials (K, Y, X) of their scores, of which the largest of each pixel is 1."""
+    """Yield bands of rows, and the exponentials (K, Y, X) of their scores, scaled so that the largest of each pixel is 1."""
     classes, height, width = scores_KYX.shape
     step = max(1, BAND // max(1, width * classes))
     for top in range(0, height, step):
