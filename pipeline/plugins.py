@@ -37,7 +37,7 @@ class Plugin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
     nested_kinds: ClassVar[Mapping[str, str]] = {}  # the options that hold lists of plug-ins, each with the kind of its plug-ins
-    required_keys: ClassVar[tuple[str, ...]] = ()  # keys of the YAML that it cannot do without, such as `instances`
+    required_keys: ClassVar[tuple[str, ...]] = ()  # keys of the YAML that must be set, such as `instances`
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:

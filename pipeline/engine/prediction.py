@@ -305,7 +305,7 @@ def take_notes(resources: Resources) -> tuple[str, ...]:
 def _outputs(resources: Resources, block: Block, loaded: BlockPixels) -> Iterator[tuple[Tile, Any]]:
     """Run the network over tiles of equal size together, so that batches are full."""
     job, predictor = resources.job, resources.predictor
-    # Cross-entropy, probabilities, objects and blending need scores. A mask and its counts need classes, faster to compute on some backends.
+    # Cross-entropy, probabilities, objects and blending need scores. A mask and its counts need classes, which some backends give faster.
     needs_scores = loaded.truth_YX is not None or job.blends or job.probs or job.instances is not None
     predict = predictor if needs_scores else predictor.classes
     whole = list(job.grid(block.image).tiles(block.box))

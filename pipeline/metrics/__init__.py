@@ -25,7 +25,7 @@ class Metric(Plugin):
 
         Args:
             counts: of pixels.
-            objects: of objects, by class id; None where a run counts no objects.
+            objects: of objects, by class id; None: no objects were counted.
 
         Returns:
             Scalars by name, and under ``classes`` one mapping for each class. A value that is not defined is None, never 0.

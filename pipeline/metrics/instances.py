@@ -1,4 +1,4 @@
-"""AP, PQ, AJI and their relatives, per class of object."""
+"""AP, PQ, AJI and other scores of objects, for each class."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["ObjectQuality"]
 
 
 class ObjectQuality(Metric):
-    """How well predicted objects agree with the true ones, class by class; objects of different classes never match.
+    """How well predicted objects agree with truth objects, class by class; objects of different classes never match.
 
-    TP are pairs of a predicted and a truth object whose intersection over union (IoU) is at least a threshold t, one to one and as
-    many as possible; FP and FN are the predicted and the truth objects that are left. Images are pooled by adding their counts.
+    TP are pairs of a predicted and a truth object whose intersection over union (IoU) is at least a threshold t, matched one to
+    one, as many as possible; FP and FN are the unmatched predicted and truth objects. Images are pooled by adding their counts.
 
     ========================  ==========================================================================================
     field                     definition
     ========================  ==========================================================================================
     ap50, ap75, ap, mean_ap   TP / (TP + FP + FN) at t = 0.5, at 0.75, at each of 0.5, 0.55 .. 0.95, and the mean of these ten: the
-                              average precision of Data Science Bowl 2018 (Caicedo et al. 2019), StarDist and Cellpose. No
-                              confidence of an object is needed. COCO's AP, the area under a precision-recall curve, is another.
+                              average precision of Data Science Bowl 2018 (Caicedo et al. 2019), StarDist and Cellpose. It needs
+                              no confidence of objects. COCO's AP, the area under a precision-recall curve, is another score.
     precision50, recall50     TP / (TP + FP) and TP / (TP + FN) at t = 0.5
     f1_50                     2 TP / (2 TP + FP + FN) at t = 0.5
     pq, sq, rq                Panoptic quality of one class of things (Kirillov et al. 2019): over pairs with IoU above 0.5 (an IoU of
@@ -34,17 +34,17 @@ class ObjectQuality(Metric):
                               the areas of both. An object without any partner does not change it.
     glas_dice                 Object-level Dice of the GlaS challenge (Sirinukunwattana et al. 2017): Dice of each object with the
                               one of the other side that shares most pixels with it, else 0, weighted by area; mean of both sides.
-    splits                    Predicted objects too many where more than half of each of several lies in one truth object.
-    merges                    Truth objects too many where more than half of each of several lies in one predicted object: the
-                              "splitting operations" of the Cell Tracking Challenge (Matula et al. 2015), and ``splits`` their mirror image.
+    splits                    Surplus predicted objects where several lie in one truth object, each with more than half of its area.
+    merges                    Surplus truth objects where several lie in one predicted object, each with more than half of its area:
+                              the "splitting operations" of the Cell Tracking Challenge (Matula et al. 2015); ``splits`` mirrors them.
     count_error               predicted - truth, over images that have truth
-    truth, predicted          objects; predicted: of all images, with truth or without
+    truth, predicted          numbers of objects; predicted: over all images, with truth or without
     sizes_truth,              Numbers of objects by area, as pairs [least area in pixels, objects], up to twice the least area.
     sizes_predicted
     ========================  ==========================================================================================
 
-    A ratio whose denominator is zero is None. So all are None where there are no objects at all; precision where nothing was
-    predicted; recall where there is no truth object; sq where no pair matches. Where only one side has objects, the others are 0.
+    A ratio whose denominator is zero is None: all ratios if there are no objects at all, precision if nothing was predicted, recall
+    if there is no truth object, sq if no pair matches. The other ratios are 0 if only prediction or truth has objects.
     Without truth, only ``predicted`` and ``sizes_predicted`` are known.
 
     Example::
@@ -55,7 +55,7 @@ class ObjectQuality(Metric):
     required_keys: ClassVar[tuple[str, ...]] = ("instances",)
 
     def compute(self, counts: Counts, objects: Mapping[int, ObjectCounts] | None = None) -> dict[str, Any]:
-        """Return ``instances``: the fields of each class that has counts, in the order of the class ids, which ``class`` holds."""
+        """Return ``instances``: the fields of each class that has counts, in the order of the ids; ``class`` holds the id."""
         return {"instances": [_class(class_id, found) for class_id, found in sorted((objects or {}).items())]}
 
 
@@ -73,7 +73,7 @@ def _class(class_id: int, found: ObjectCounts) -> dict[str, Any]:
 
 
 def _scores(matches: ObjectMatches) -> dict[str, Any]:
-    """Return what compares prediction and truth."""
+    """Return the scores that compare prediction and truth."""
     objects, half = matches.truth + matches.predicted, matches.matched[0]
     # TP + FP + FN is the number of objects less one for each pair: it is zero only where there are none.
     ap = [_ratio(found, objects - found) for found in matches.matched]

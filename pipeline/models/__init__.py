@@ -36,13 +36,13 @@ def fact_of(path: str) -> Any:
 
 
 TURNING_MAPS = ("distances", "flows")
-"""Maps whose values depend on how the image lies, so that those of a turned image say something else."""
+"""Maps whose values depend on the orientation of the image, so that they cannot be averaged over orientations."""
 
 
 class Model(Plugin):
     """Base of every model. Its properties are known before anything is loaded."""
 
-    _asked_maps: tuple[str, ...] = ()  # those of `maps` that predictions hold, in the order of their channels: see `giving`
+    _asked_maps: tuple[str, ...] = ()  # the maps that predictions hold, in the order of their channels: see `giving`
 
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,12 +121,12 @@ class Model(Plugin):
 
     @property
     def maps(self) -> Mapping[str, int]:
-        """What the model can give besides class scores, such as distances: the number of channels by name."""
+        """Outputs that the model can give besides class scores, such as distances: number of channels by name."""
         return {}
 
     @property
     def instances(self) -> Mapping[str, Any] | None:
-        """How its objects are told apart, as in the YAML's ``instances``; None: it does not say."""
+        """The method that tells its objects apart, as in the YAML's ``instances``; None: it declares none."""
         return None
 
     @property
@@ -175,14 +175,14 @@ class Model(Plugin):
         return None
 
     def map_problems(self, maps: Sequence[str]) -> list[Problem]:
-        """Return what keeps the model from giving some maps; empty: it gives them."""
+        """Return why the model cannot give some maps; empty: it can."""
         if all(name in self.maps for name in maps):
             return []
         known = f"a model that gives {one_of(list(self.maps))} besides classes" if self.maps else "a model that gives classes alone"
         return [Problem("model", known, f"one that gives {', '.join(maps)}")]
 
     def giving(self, maps: Sequence[str]) -> Self:
-        """Return the same model, whose predictions hold the channels of some of its :attr:`maps` behind the K logits.
+        """Return a copy of the model whose predictions hold the channels of some of its :attr:`maps` after the K logits.
 
         Raises:
             InputError: the model cannot give them.
@@ -195,7 +195,7 @@ class Model(Plugin):
 
     @property
     def num_map_channels(self) -> int:
-        """E, the number of channels that predictions hold behind the K logits: see :meth:`giving`."""
+        """E, the number of channels that predictions hold after the K logits: see :meth:`giving`."""
         return sum(self.maps[name] for name in self._asked_maps)
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
@@ -256,7 +256,7 @@ class TorchModel(Model):
         return height * width * 4 * (channels + 128 + 2 * self.num_classes)
 
     def map_problems(self, maps: Sequence[str]) -> list[Problem]:
-        """Return those of every model, and maps that cannot be averaged over orientations."""
+        """Return those of every model, and a problem for maps that cannot be averaged over orientations."""
         turning = [name for name in maps if name in TURNING_MAPS]
         if self.tta == "none" or not turning:
             return super().map_problems(maps)
@@ -264,7 +264,7 @@ class TorchModel(Model):
 
     @abstractmethod
     def load(self) -> nn.Module:
-        """Return the module with its weights, which maps float32 (N, C, H, W) to logits (N, K, H, W), and maps if asked (:meth:`giving`).
+        """Return the module with its weights, which turns float32 (N, C, H, W) into logits (N, K, H, W), and the maps of :meth:`giving`.
 
         Raises:
             InputError: the file is missing, damaged or does not fit.

@@ -32,7 +32,7 @@ Args:
     fits: B mappings, what the fit phase found for each tile's image.
 
 Returns:
-    Logits (B, K, Y, X), float, numpy or torch, and behind them the channels of maps that were asked for;
+    Logits (B, K, Y, X), float, numpy or torch, and after them the channels of the maps that were asked for;
     or class ids (B, Y, X), unsigned integers, where the model decides itself. Y and X may be smaller than
     the input by the same margin on opposite sides (valid padding). The next call may overwrite the logits.
 """
@@ -113,7 +113,7 @@ def _then(first: Turn, second: Turn) -> Turn:
 def average_probs(answers: Iterable[NDArray[Any]], weights: Sequence[float], num_classes: int) -> NDArray[np.float32]:
     """Average predictions (B, K + E, Y, X) by weights that add up to 1.
 
-    The K logits become the logarithm of the average softmax, which is logits again; maps behind them are averaged as they are.
+    The K logits become the logarithm of the average softmax, which is logits again; the maps after them are averaged as they are.
     """
     total: NDArray[np.float32] = np.zeros((), np.float32)
     maps: NDArray[np.float32] = np.zeros((), np.float32)

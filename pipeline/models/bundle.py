@@ -25,7 +25,7 @@ class Bundle(TorchModel):
 
     A path without a slash is a bundle that comes with the package, or in a folder of the environment variable
     ``GIGASEG_MODELS``. Where several output channels share a class, the class's logit is the log of the sum of their
-    exponentials, so that its probability is the sum of theirs. Maps are the probabilities of single output channels.
+    exponentials, so that its probability is the sum of theirs. A map is the probability of single output channels.
 
     Example::
 

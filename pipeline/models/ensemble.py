@@ -148,18 +148,18 @@ class Ensemble(Model):
 
     @property
     def maps(self) -> Mapping[str, int]:
-        """Those that every member gives; they are averaged."""
+        """The maps that every member gives; they are averaged."""
         first, *rest = (model.maps for model in self.models)
         return {name: size for name, size in first.items() if all(maps.get(name) == size for maps in rest)}
 
     @property
     def instances(self) -> Mapping[str, Any] | None:
-        """The method that all members name."""
+        """The method that all members declare."""
         first, *rest = (model.instances for model in self.models)
         return first if all(one == first for one in rest) else None
 
     def map_problems(self, maps: Sequence[str]) -> list[Problem]:
-        """Return those of every model, and each member's."""
+        """Return the problems of the ensemble, else those of its members."""
         return super().map_problems(maps) or [problem for model in self.models for problem in model.map_problems(maps)]
 
     @property

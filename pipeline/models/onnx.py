@@ -24,7 +24,7 @@ class Onnx(NetworkFile):
 
     Channels, classes, a fixed size and a fixed batch are read from the file; where the size is fixed, core and both
     halos make it up. A file that ``gigaseg models export`` wrote declares stride and field too. Several outputs (N, C, H, W)
-    are joined along their channels, where ``outputs`` says which are what. A file cannot run code.
+    are joined along their channels if ``outputs`` names them. A file cannot run code.
 
     Example::
 

@@ -18,7 +18,7 @@ class TorchScript(TrustedFile):
     """A TorchScript file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
     A file with K = 1 separates two classes: class 1 where the logit is above 0. Several tensors (N, C, H, W) are joined along
-    their channels, where ``outputs`` says which are what. Stride and field are those given, else those that
+    their channels if ``outputs`` names them. Stride and field are those given, else those that
     ``gigaseg models --probe`` measured, else 1 and not known.
 
     Example::

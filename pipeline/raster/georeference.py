@@ -73,9 +73,9 @@ def coordinate_system(tags: Tags) -> int:
 
 
 def stretch(tags: Tags) -> float:
-    """Return how many times longer a line is on the map than on the ground, at the first pixel of a web Mercator map.
+    """Return length on the map divided by length on the ground, at the first pixel of a web Mercator map.
 
-    1 for other maps: those for measuring stretch by well under 1 %.
+    It is 1 for other maps: projections for measuring stretch by well under 1 %.
 
     Example:
         >>> place = {"33550": {"value": [1, 1, 0]}, "33922": {"value": [0, 0, 0, 0, 8399737, 0]}}

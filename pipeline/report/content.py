@@ -42,8 +42,8 @@ class ImageCounts:
 
     Attributes:
         counts: summed over its blocks in plan order; None: nothing could be counted.
-        objects: of each class that has objects, by its id; None: they are not told apart, or could not be counted.
-        seen_area: area of what was predicted and not skipped, in square micrometres or square metres, and which; None: unknown.
+        objects: counts of each class that has objects, by class id; None: they are not told apart, or could not be counted.
+        seen_area: predicted area without what was skipped, squared in the unit that follows, ``micrometer`` or ``meter``; None: unknown.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
         numbers: sums over its blocks, by phase and name.
     """
@@ -159,7 +159,7 @@ def _fields(counts: Counts, specs: Sequence[Mapping[str, Any]], metrics: Sequenc
 
 
 def _sum_objects(images: Sequence[ImageCounts]) -> dict[int, ObjectCounts] | None:
-    """Add up the objects of images by class; those of an image whose truth cannot be counted have no truth. None: there are no counts."""
+    """Add up the objects of images by class, without the truth of images whose truth cannot be counted. None: there are no counts."""
     total: dict[int, ObjectCounts] = {}
     for image in images:
         for class_id, counts in (image.objects or {}).items():
@@ -169,7 +169,7 @@ def _sum_objects(images: Sequence[ImageCounts]) -> dict[int, ObjectCounts] | Non
 
 
 def _densities(images: Sequence[ImageCounts]) -> dict[int, dict[str, float]]:
-    """Return objects per square millimetre or hectare of what was seen, by class; empty where sizes are unknown or units differ."""
+    """Return objects per square millimetre or hectare of the seen area, by class; empty if areas are unknown or their units differ."""
     known = [image for image in images if image.objects is not None]
     areas = [image.seen_area or (0.0, "") for image in known]
     units = {unit for _, unit in areas}

@@ -46,7 +46,7 @@ PAGE_OBJECT_COLUMNS = {
     "per mm²": "per_mm2",
     "per hectare": "per_hectare",
 }
-OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # of several numbers; report.json holds them
+OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # fields of several numbers: in report.json, not in instances.csv
 COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "recall", "truth px": "truth", "predicted px": "predicted"}
 
 
@@ -114,7 +114,7 @@ def _page(report: Mapping[str, Any]) -> str:
 
 
 def _sizes(row: Mapping[str, Any]) -> list[tuple[int, int | None, int]]:
-    """Return least area, and numbers of true and predicted objects, of each octave of areas that has some; None: there is no truth."""
+    """Return least area, truth objects and predicted objects of each octave of areas that has any; truth objects None: no truth."""
     predicted = dict(row["sizes_predicted"])
     truth = None if row["sizes_truth"] is None else dict(row["sizes_truth"])
     areas = sorted(predicted.keys() | (truth or {}).keys())
@@ -122,7 +122,7 @@ def _sizes(row: Mapping[str, Any]) -> list[tuple[int, int | None, int]]:
 
 
 def _known(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the columns in which some row has a value."""
+    """Return the columns that have a value in any row."""
     rows = list(rows)
     return {title: key for title, key in columns.items() if any(row.get(key) is not None for row in rows)}
 

@@ -31,7 +31,7 @@ def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receip
         readers = {stage.phase: phase(stage.phase).reads_parts_of(spec.job, stage.blocks[0].image) for stage in stages}
         held = receipts_that_hold(stages, kept) if any(readers.values()) else kept
         for stage in reversed(stages):
-            # Temporary files are needed only where a block that is made from them must be done.
+            # Temporary files are needed only if a block that reads them must be computed.
             left_by = readers[stage.phase]
             if left_by and any((block.phase, block.id) not in held for block in stage.blocks):
                 makers = (block for other in stages if other.phase in left_by for block in other.blocks)
@@ -54,7 +54,7 @@ def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Ma
             if any(key in outdated for key in keys) and all(key in waiting for key in keys):
                 for array in phase(stage.phase).arrays(spec.job, stage.blocks[0].image):
                     spec.folder.storage.delete_tree(array)
-                    spec.folder.storage.delete(array)  # one that is a file
+                    spec.folder.storage.delete(array)  # if it is a file, not a folder
 
 
 def _last_pixels(spec: RunSpec, kept: Mapping[Key, Receipt]) -> list[Key]:
@@ -65,7 +65,7 @@ def _last_pixels(spec: RunSpec, kept: Mapping[Key, Receipt]) -> list[Key]:
 
 
 def _is_there(spec: RunSpec, receipt: Receipt, *, temporary: bool = False) -> bool:
-    """Whether all files of a receipt that are or are not ``temporary`` are there with their size, and are what is asked for now.
+    """Whether the files of a receipt, either the ``temporary`` or the permanent ones, exist with their size and are what is asked for now.
 
     A failure has no files.
     """
@@ -111,7 +111,7 @@ def conclude(spec: RunSpec, receipts: Mapping[Key, Receipt]) -> int:
 
 
 def _remove_temporary_files(spec: RunSpec, failed: Collection[str]) -> None:
-    """Remove what a killed execution left, also one that had other phases; a retry of a ``failed`` image needs its files."""
+    """Remove what killed executions left, also those of other phases, except for ``failed`` images: a retry needs their files."""
     storage = spec.folder.storage
     left = {"/".join(key.split("/")[:2]) for key in storage.list(f"{PART_FOLDER}/")}
     for name, stages in spec.stages.items() if left else ():

@@ -180,9 +180,9 @@ class BlockQueue:
 
 
 def receipts_that_hold(stages: Sequence[Stage], known: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
-    """Return the receipts of one image, by (phase, block id), whose blocks need not be done again: their key is still the block's.
+    """Return the receipts of one image, by (phase, block id), that hold: their key is still the block's.
 
-    Where a phase has work left, no receipt of the phases that depend on it holds.
+    If a phase has work left, no receipt of the phases that depend on it holds.
     """
     progress, held, open_phases = _ImageProgress(deque()), dict[tuple[str, str], Receipt](), set[str]()
     for stage in stages:
@@ -202,7 +202,7 @@ def receipts_that_hold(stages: Sequence[Stage], known: Mapping[tuple[str, str], 
 
 
 def _add(progress: _ImageProgress, receipt: Receipt) -> None:
-    """Add a block's receipt to what its stage will leave."""
+    """Add a block's receipt to the digests and the reduction of its stage."""
     progress.digests[receipt.block] = receipt.digest if receipt.ok else None
     if receipt.ok and receipt.payload and progress.stage and (reduction := progress.stage.reduction):
         summary = decode_summary(receipt.payload)

@@ -115,7 +115,7 @@ def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int
 
 
 def _outputs(plan: TrainPlan) -> dict[str, Any]:
-    """Return what the output channels mean: nothing where each is a class, else that the last one is the border of a class's objects."""
+    """Return the meaning of the output channels: None if each is a class; else the last one is the border of a class's objects."""
     split = plan.border_class
     if plan.output_classes is None or split is None:
         return {"outputs": None}

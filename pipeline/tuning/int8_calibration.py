@@ -65,7 +65,7 @@ class Calibration:
 
 
 def int8_problems(model: Model, maps: Sequence[str]) -> list[Problem]:
-    """Return what keeps a model that must give some maps from being calibrated here, as far as is known before it is tried."""
+    """Return why a model that must give some maps cannot be calibrated here, as far as that is known before it is tried."""
     from pipeline.backends.openvino import Openvino
 
     problems = []

@@ -18,9 +18,9 @@ __all__ = ["format_bytes", "project_actor_bytes", "project_object_file_bytes", "
 
 SMALLEST_CORE = 64  # side below which a core is not shrunk to save memory, pixels
 SCORE_BYTES = 4  # float32
-MAP_BYTES = 6  # of a channel of a map: as stored, and as float32
-OBJECT_BYTES = 100  # of a pixel while a region is labelled or measured: measured with all methods, `python -m tests.benchmarks.objects`
-LABEL_BYTES = 12  # of a pixel that waits to be labelled, measured or written: its labels and its id
+MAP_BYTES = 6  # per pixel of a channel of a map: as stored, and as float32
+OBJECT_BYTES = 100  # per pixel while a region is labelled or measured, the most of all methods: `python -m tests.benchmarks.objects`
+LABEL_BYTES = 12  # per pixel that waits to be labelled, measured or written: labels and id
 TRUTH_BYTES = 4  # of a truth pixel: most files store object ids in at most 32 bits
 
 
@@ -47,7 +47,7 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     beside, maps = height * width * _bytes_beside_mask(catalogue), _map_channels(catalogue)
     scores = _blended_scores(recipe, header.shape, (height, width))
     shared, given, taken = (count * (classes + maps) * SCORE_BYTES for count in scores)
-    # Where blocks blend with each other, what is read last is what they left: mask, probabilities, maps and the sums of their seams.
+    # Where blocks blend with each other, the results of phase score are read: mask, probabilities, maps and the sums of their seams.
     loaded = max(read + valid + truth, mask + beside + taken + truth if given else 0)
     tile = min(height, recipe.core) + 2 * recipe.halo, min(width, recipe.core) + 2 * recipe.halo
     on_gpu = recipe.device == "cuda" and model.gives_scores
@@ -113,7 +113,7 @@ def _map_channels(catalogue: Catalogue) -> int:
 
 
 def _bytes_beside_mask(catalogue: Catalogue) -> int:
-    """Return the bytes of what a pixel has besides its class: probabilities, and maps as float16."""
+    """Return the bytes per pixel besides its class: probabilities, and maps as float16."""
     instances = catalogue.instances
     has_probs = any(spec.get("probs") for spec in catalogue.config.writers) or (instances is not None and instances.uses_probs)
     of_winner = instances is not None and catalogue.model.gives_scores
@@ -135,13 +135,13 @@ def project_seam_file_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
 
 
 def project_object_file_bytes(catalogue: Catalogue) -> int:
-    """Return the bytes on disk, not compressed, of what the largest image's objects are made of besides its mask; 0 without objects."""
+    """Return the bytes on disk, before compression, of the temporary files for objects of the largest image; 0 without objects."""
     instances = catalogue.instances
     if instances is None:
         return 0
     maps = _map_channels(catalogue) * np.dtype(np.float16).itemsize
     probs = len(catalogue.classes) if instances.uses_probs else 0
-    pixel = np.dtype(np.uint32).itemsize + maps + probs + catalogue.model.gives_scores  # labels come first
+    pixel = np.dtype(np.uint32).itemsize + maps + probs + catalogue.model.gives_scores  # uint32: labels
     return max((math.prod(image.header.shape) * image.header.num_planes for image in catalogue.images), default=0) * pixel
 
 

@@ -126,7 +126,7 @@ def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
         if command := writer.missing():
             yield Problem("writers", name, "packages that are installed", f"Install them: {command}.")
         if writer.needs_objects and catalogue.config.instances is None:
-            yield Problem("writers", f"{name} of objects", "a run that tells objects apart", "Set `instances`, or leave out `of`.")
+            yield Problem("writers", f"{name} of objects", "a run that tells objects apart", "Set `instances`, or leave out `of: objects`.")
 
 
 def _check(catalogue: Catalogue, recipe: Recipe, known: Sequence[Problem]) -> None:

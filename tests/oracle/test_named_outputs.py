@@ -169,7 +169,7 @@ def test_tiles_do_not_show(files, tmp_path, name):
         ({"outputs": STARDIST, "classes": 3}, "model.classes: found 3; expected 2, background and object"),
         ({"outputs": {"object_probability": 0, "distances": [1, 32]}}, "model.outputs: found channel 32; expected 0..4"),
         ({"grid": 2}, "model.grid: found 2; expected 1 without model.outputs"),
-        ({}, "found 2 outputs; expected one tensor of logits. Say with model.outputs which channels are what"),
+        ({}, "found 2 outputs; expected one tensor of logits. Name the channels in model.outputs"),
     ],
 )
 def test_wrong_outputs_are_refused(files, options, message):

@@ -94,7 +94,7 @@ class BundleSpec(_Spec):
         default={}, description="output channels of the network whose probabilities tell objects apart, by name, such as border: [2]"
     )
     instances: dict[str, Any] | None = Field(
-        default=None, description="how objects are told apart, as in the YAML; null: the model does not say"
+        default=None, description="the method that tells its objects apart, as in the YAML; null: none"
     )
     normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
     pixel_size: PixelSize | None = Field(
@@ -269,7 +269,7 @@ def read_architecture(spec: BundleSpec, folder: Path) -> Network:
 
 
 def _map_problems(spec: BundleSpec, network: Network) -> list[Problem]:
-    """Return a problem for each map of channels that the network has not."""
+    """Return a problem for each map whose channels the network does not have."""
     expected = f"one or more of 0..{network.classes - 1}, the output channels of the network"
     return [
         Problem(f"maps.{name}", str(list(channels)), expected)
@@ -279,7 +279,7 @@ def _map_problems(spec: BundleSpec, network: Network) -> list[Problem]:
 
 
 def _instances_problems(spec: BundleSpec) -> list[Problem]:
-    """Return the problems of the method that tells objects apart: its name and options, its classes, the maps that it needs."""
+    """Return the problems of ``instances``: the method's name and options, its classes, and the maps that it needs."""
     if spec.instances is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Names of output channels that tell objects apart: those of StarDist's networks, and those of Cellpose's."""
+"""Names of the output channels of StarDist's and Cellpose's networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS: Mapping[str, Mapping[str, tuple[int, int | None]]] = {
     "radial": {"object_probability": (1, 1), "distances": (3, None)},
     "flows": {"flows": (2, 2), "cell_probability": (1, 1)},
 }
-"""The outputs that a method of the YAML's ``instances`` needs, each with its least and greatest number of channels.
+"""The outputs that each method of the YAML's ``instances`` needs, with their least and greatest number of channels.
 
 ``object_probability`` is a probability already, ``cell_probability`` a logit; ``distances`` are pixels of the network's input,
 ``flows`` are steps along rows and along columns.
@@ -42,7 +42,7 @@ def method_of(outputs: NamedOutputs) -> str:
 
 
 def check_outputs(outputs: NamedOutputs) -> NamedOutputs:
-    """Return outputs that a method can use.
+    """Return the outputs, if a method can use them.
 
     Raises:
         ValueError: the names are not those of a method, or a name has too few or too many channels.

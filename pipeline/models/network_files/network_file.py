@@ -58,11 +58,14 @@ class NetworkFile(TorchModel):
 
     outputs: NamedOutputs | None = Field(
         default=None,
-        description="channels that tell objects apart, a number or [first, last]: object_probability and distances of StarDist's networks, "
+        description="channels of the network by name, a number or [first, last]: object_probability and distances of StarDist's networks, "
         "or flows and cell_probability of Cellpose's; null: every channel is a class",
     )
     grid: int = Field(
-        default=1, ge=1, le=16, description="step of the outputs, pixels: StarDist's grid, for `outputs`; values between are interpolated"
+        default=1,
+        ge=1,
+        le=16,
+        description="pixels from one output to the next, with `outputs`: StarDist's grid; values between are interpolated",
     )
 
     fixed_size: ClassVar[int | None] = fact_of("facts.size")
@@ -92,7 +95,7 @@ class NetworkFile(TorchModel):
         """Return what is wrong with ``outputs``, or with leaving it out."""
         facts = self.facts
         if self.outputs is None:
-            way_out = "Say with model.outputs which channels are what."
+            way_out = "Name the channels in model.outputs."
             several = [Problem(str(self.path), f"{facts.tensors} outputs", "one tensor of logits", way_out)] if facts.tensors > 1 else []
             return several + ([Problem("model.grid", str(self.grid), "1 without model.outputs")] if self.grid > 1 else [])
         problems = []
@@ -130,7 +133,7 @@ class NetworkFile(TorchModel):
 
     @property
     def num_outputs(self) -> int:
-        """Number of channels that the network returns; with ``outputs`` that of the scores made of them."""
+        """Number of channels that the network returns; with ``outputs`` the number of class scores made of them."""
         return 2 if self.outputs is not None else self.classes or self.facts.classes or 2
 
     @property
@@ -140,7 +143,7 @@ class NetworkFile(TorchModel):
 
     @property
     def instances(self) -> Mapping[str, Any] | None:
-        """The method that needs such outputs."""
+        """The method that needs these outputs."""
         if self.outputs is None:
             return None
         return {"name": method_of(self.outputs), **({"grid": self.grid} if self.grid > 1 else {})}
@@ -205,7 +208,7 @@ class NetworkFile(TorchModel):
             raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
 
     def adapt(self, network: nn.Module) -> nn.Module:
-        """Return a network that gives class scores, and maps that are asked for, of one whose channels ``outputs`` names."""
+        """Wrap a network whose channels ``outputs`` names, so that it returns class scores, and the maps that are asked for."""
         if self.outputs is None:
             return network
         from pipeline.models.networks.wrappers import ObjectOutputs
@@ -258,7 +261,7 @@ def facts_of_shapes(path: Path, taken: Sides, given: Sequence[Sides], stride: in
     Outputs without four axes, such as the style of Cellpose's networks, have no channels.
 
     Raises:
-        InputError: the input or all outputs have not four axes, or a fixed size is not square.
+        InputError: the input or every output lacks four axes, or a fixed size is not square.
     """
     maps = [sides for sides in given if len(sides) == 4]
     if len(taken) != 4 or not maps:

@@ -1,6 +1,6 @@
-"""What adapts a network to an image: any size, any number of channels, output channels merged into classes, a fixed batch.
+"""Wrappers that adapt a network to an image: any size, any number of channels, output channels merged into classes, a fixed batch.
 
-Networks for objects give other outputs, too: Schmidt et al., "Cell Detection with Star-convex Polygons" (2018, arXiv:1806.03535);
+Networks for objects have outputs besides classes: Schmidt et al., "Cell Detection with Star-convex Polygons" (2018, arXiv:1806.03535);
 Stringer et al., "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods 18 (2021).
 """
 
@@ -44,7 +44,7 @@ class MergedOutputs(nn.Module):
     Args:
         network: returns logits (N, outputs, Y, X).
         outputs: class of each output channel; each class has at least one.
-        maps: output channels whose own probabilities are wanted, too.
+        maps: output channels whose own probabilities follow the logits.
     """
 
     def __init__(self, network: nn.Module, outputs: Sequence[int], maps: Sequence[int] = ()) -> None:
@@ -53,7 +53,7 @@ class MergedOutputs(nn.Module):
         self.channels = [[at for at, owner in enumerate(outputs) if owner == class_id] for class_id in range(max(outputs) + 1)]
 
     def forward(self, pixels_NCYX: Tensor) -> Tensor:
-        """Return logits (N, K, Y, X), the log of the sum of the exponentials of a class's channels, and behind them probabilities."""
+        """Return logits (N, K, Y, X), the log of the sum of the exponentials of a class's channels, and after them the probabilities."""
         logits = self.network(pixels_NCYX)
         # Softmax over these equals the sum of softmax over the channels of a class.
         merged = [torch.logsumexp(logits[:, channels], 1, keepdim=True) for channels in self.channels]
@@ -62,12 +62,12 @@ class MergedOutputs(nn.Module):
 
 
 class ObjectOutputs(nn.Module):
-    """Makes two classes of a network that tells objects apart, background and object, and its other outputs on request.
+    """Turns the outputs of a StarDist or Cellpose network into logits of two classes, background and object, and maps on request.
 
     Args:
         network: returns a tensor (N, C, Y, X), or several, whose channels are counted together.
         channels: by name: of ``object_probability``, a probability, and ``distances``; or of ``cell_probability``, a logit, and ``flows``.
-        maps: names of those that follow the two logits, in this order.
+        maps: names of the outputs that follow the two logits, in this order.
         grid: pixels from one output to the next.
     """
 
@@ -98,7 +98,7 @@ class ObjectOutputs(nn.Module):
 
 
 def _logit(probability: Tensor) -> Tensor:
-    """Return finite logits; OpenVINO does not know torch's own function."""
+    """Return finite logits; written out, because OpenVINO does not support ``torch.logit``."""
     inside = probability.clamp(1e-6, 1 - 1e-6)
     return inside.log() - (1 - inside).log()
 
@@ -112,7 +112,7 @@ def join_tensors(outputs: Any) -> Tensor:
 
 
 def interpolate_grid(values_NCYX: Tensor, grid: int) -> Tensor:
-    """Return values of every pixel, from those of each ``grid``-th row and column, which stay; the last ones are repeated."""
+    """Interpolate from every ``grid``-th row and column to every pixel; given values stay, and the last ones are repeated."""
     if grid == 1:
         return values_NCYX
     size = [(side - 1) * grid + 1 for side in values_NCYX.shape[2:]]
