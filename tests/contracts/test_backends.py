@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
-import re
 
 import numpy as np
 import pytest
-import yaml
 
 from pipeline.backends import Backend
 from pipeline.config import Recipe
@@ -17,6 +15,7 @@ from pipeline.models import as_predictor
 from pipeline.plugins import available, build, find
 from pipeline.tiling.stitching import argmax_into
 from tests.conftest import NORMALIZE, blobs
+from tests.contracts.plugin_examples import example_in
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -71,10 +70,10 @@ def network(networks):
 @every
 def test_example_names_the_backend(name):
     """The example in a backend's docstring is a mapping of the YAML with its own name, and the value travels."""
-    found = re.search(r"Example::\n\n((?:[ ]+\S.*\n?)+)", find("backends", name).__doc__)
-    backend = build("backends", yaml.safe_load(found[1])["backend"])
+    spec = example_in("backends", name)["backend"]
+    backend = build("backends", spec)
     assert isinstance(backend, Backend)
-    assert yaml.safe_load(found[1])["backend"] == {"name": name}
+    assert spec == {"name": name}
     assert pickle.loads(pickle.dumps(backend)) == backend
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import yaml
 
-from pipeline.errors import InputError
 from pipeline.losses import ClassAreas, Loss
 from pipeline.plugins import available, build, find
+from tests.contracts.plugin_examples import check_options, example_in
 
 torch = pytest.importorskip("torch")
 
@@ -34,9 +32,7 @@ def _one_thread():
 
 def example_of(name):
     """The mapping that the docstring shows."""
-    found = re.search(r"Example::\n\n((?:[ ]+\S.*\n?)+)", find("losses", name).__doc__)
-    assert found, "the docstring shows no example"
-    return yaml.safe_load(found[1])["loss"]
+    return example_in("losses", name)["loss"]
 
 
 def built(name, num_logits=2):
@@ -73,10 +69,7 @@ def test_example_names_the_loss(name):
 @each
 def test_options_are_strict_and_described(name):
     """An unknown option is refused by its name, and every option says what it means."""
-    with pytest.raises(InputError) as refused:
-        build("losses", {**example_of(name), "no_such_option": 1}, "loss")
-    assert [problem.where for problem in refused.value.problems] == ["loss.no_such_option"]
-    assert all(option.description for option in find("losses", name).model_fields.values())
+    check_options("losses", "loss", name)
 
 
 @each

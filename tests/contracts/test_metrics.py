@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickle
-import textwrap
 
 import numpy as np
 import pytest
-import yaml
 
-from pipeline.plugins import available, build, find
+from pipeline.plugins import available, build
 from pipeline.statistics import Counts, ObjectCounts, ObjectMatches
+from tests.contracts.plugin_examples import example_in
 
 
 def specs_of(name):
     """The specs that the docstring's example shows."""
-    example = inspect.cleandoc(find("metrics", name).__doc__).partition("Example::")[2]
-    shown = yaml.safe_load(textwrap.dedent(example))["metrics"]
+    shown = example_in("metrics", name)["metrics"]
     return [{"name": one} if isinstance(one, str) else one for one in shown]
 
 

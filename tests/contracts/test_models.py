@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import yaml
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
 from pipeline.plugins import available, build, find
+from tests.contracts.plugin_examples import check_options, example_in
 
 MODELS = available("models")
 
 
 def example_of(name):
     """The mapping that the docstring shows."""
-    found = re.search(r"Example::\n\n((?:[ ]+\S.*\n?)+)", find("models", name).__doc__)
-    assert found, "the docstring shows no example"
-    return yaml.safe_load(found[1])["model"]
+    return example_in("models", name)["model"]
 
 
 def built(name):
@@ -66,10 +63,7 @@ def test_example_names_the_model(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_options_are_strict_and_described(name):
     """An unknown option is refused by its name, and every option says what it means."""
-    with pytest.raises(InputError) as refused:
-        build("models", {**example_of(name), "no_such_option": 1}, "model")
-    assert [problem.where for problem in refused.value.problems] == ["model.no_such_option"]
-    assert all(option.description for option in find("models", name).model_fields.values())
+    check_options("models", "model", name)
 
 
 @pytest.mark.parametrize("name", MODELS)

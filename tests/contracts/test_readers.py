@@ -14,7 +14,6 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-import yaml
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.plugins import available, build, find
 from pipeline.readers import Reader, known_suffixes
+from tests.contracts.plugin_examples import example_in
 from tests.readers.zarr_stores import zip_store
 
 READERS = available("readers")
@@ -33,9 +33,7 @@ SUFFIXES = [(name, suffix) for name in READERS for suffix in find("readers", nam
 @pytest.mark.parametrize("name", READERS)
 def test_example_builds(name):
     """The example in a reader's docstring is a valid mapping of the YAML."""
-    example = re.search(r"Example::\n\n((?:[ ]+\S.*\n?)+)", find("readers", name).__doc__)
-    assert example, "the docstring shows no example"
-    spec = yaml.safe_load(example[1])["reader"]
+    spec = example_in("readers", name)["reader"]
     assert spec["name"] == name
     assert isinstance(build("readers", spec), Reader)
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickle
-import textwrap
 
 import numpy as np
 import pytest
-import yaml
 
-from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.plugins import available, build, find
+from pipeline.plugins import available, build
 from pipeline.raster import Header
 from pipeline.skips import SkippedImage, open_kept
+from tests.contracts.plugin_examples import check_options, example_in
 
 each = pytest.mark.parametrize("name", available("skips"))
 SHAPE = (400, 600)
@@ -24,8 +21,7 @@ SIDE = 8
 
 def example_of(name):
     """The spec that the docstring shows."""
-    example = inspect.cleandoc(find("skips", name).__doc__).partition("Example::")[2]
-    return yaml.safe_load(textwrap.dedent(example))["skip"]
+    return example_in("skips", name)["skip"]
 
 
 @pytest.fixture
@@ -47,10 +43,7 @@ def image(tmp_path, monkeypatch):
 @each
 def test_options_are_strict_and_described(name):
     """An unknown option is refused by its name, and every option says what it means."""
-    with pytest.raises(InputError) as refused:
-        build("skips", {**example_of(name), "no_such_option": 1}, "skip")
-    assert [problem.where for problem in refused.value.problems] == ["skip.no_such_option"]
-    assert all(option.description for option in find("skips", name).model_fields.values())
+    check_options("skips", "skip", name)
 
 
 @each

@@ -14,16 +14,16 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
-import yaml
 from skimage.measure import label
 
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
-from pipeline.plugins import available, build, find
+from pipeline.plugins import available, build
 from pipeline.raster import ArrayRaster, Raster
 from pipeline.storage import BlockStore, LocalStorage, MemoryStorage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta
+from tests.contracts.plugin_examples import example_in
 from tests.writers.objects_by_hand import in_order, view_of
 
 CLASSES = ({"id": 0, "name": "background", "color": "#000000"}, {"id": 1, "name": "nucleus", "color": "#e6194b"})
@@ -33,9 +33,7 @@ BLOCK = 512
 
 def example_of(name):
     """The spec that the docstring's example shows."""
-    found = re.search(r"Example::\n\n((?:[ ]+\S.*\n?)+)", find("writers", name).__doc__)
-    assert found, "the docstring shows no example"
-    return next(spec for spec in yaml.safe_load(found[1])["writers"] if spec["name"] == name)
+    return next(spec for spec in example_in("writers", name)["writers"] if spec["name"] == name)
 
 
 @pytest.fixture(params=available("writers"))
