@@ -1,4 +1,4 @@
-"""Cells whose labels are known, and the maps from which each method finds them again."""
+"""Cells whose labels are known, and the maps that a perfect model gives for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RAYS = 32
 
 
 def dense_cells(side=170, seed=0, step=26):
-    """Round cells on a shaken grid, many of which touch; a pixel belongs to the nearest centre."""
+    """Round cells on a jittered grid, many of which touch; a pixel belongs to the nearest centre."""
     random = np.random.default_rng(seed)
     places = np.arange(step // 2, side, step)
     centers_N2 = np.array([(y, x) for y in places for x in places]) + random.uniform(-3, 3, (len(places) ** 2, 2))
@@ -32,7 +32,7 @@ def dense_cells(side=170, seed=0, step=26):
 
 
 def disks(shape, *cells):
-    """Disks of row, column and radius; a pixel of two belongs to the one whose border is farther away."""
+    """Disks, given as row, column and radius; a pixel of two disks belongs to the one whose border is farther away."""
     rows_YX, cols_YX = np.mgrid[: shape[0], : shape[1]]
     depths_NYX = np.stack([radius - np.hypot(rows_YX - row, cols_YX - col) for row, col, radius in cells])
     return np.where(depths_NYX.max(axis=0) >= 0, depths_NYX.argmax(axis=0) + 1, 0)
@@ -92,7 +92,7 @@ def cut(region, box: Box):
 
 
 def overlaps(labels_YX, truth_YX):
-    """The IoU of each true object with the label that covers most of it."""
+    """The IoU of each truth object with the label that covers most of it."""
     ious = []
     for number in np.unique(truth_YX[truth_YX > 0]):
         cell_YX = truth_YX == number

@@ -1,4 +1,4 @@
-"""Objects are cut apart where the model sees a border."""
+"""Touching objects are separated where the interior probability is low."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_border_cuts_what_the_shape_does_not():
 
 
 def test_depth_says_how_much_of_a_border_is_needed():
-    """A weak border cuts only where the depth asks for little."""
+    """A weak border separates objects only if ``depth`` is small."""
     assert len(Border(depth=0.1).label(bar(0.7)).classes_N) == 2
     assert len(Border(depth=0.5).label(bar(0.7)).classes_N) == 1
 

@@ -1,4 +1,4 @@
-"""Components are those of the whole image, whatever is filled, smoothed or cut."""
+"""Components are those of the whole image for any filling, smoothing and cut into blocks."""
 
 from __future__ import annotations
 

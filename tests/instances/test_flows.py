@@ -20,7 +20,7 @@ def followed_by_hand(flows_DYX, mask_YX, steps):
 
 
 def test_long_ways_end_where_single_steps_end():
-    """Ways that are put together from short ones end within two pixels of where 200 single steps end."""
+    """Paths composed of short ones end within two pixels of where 200 single steps end."""
     region = region_of(dense_cells())
     noise = np.random.default_rng(0).normal(0, 0.2, region.maps["flows"].shape).astype(np.float32)
     flows_DYX, mask_YX = region.maps["flows"] + noise, region.mask_YX > 0

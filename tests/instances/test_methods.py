@@ -89,7 +89,7 @@ def test_nothing_gives_no_object(name):
 
 @each
 def test_a_whole_region_is_one_object(name):
-    """Where everything is one object, every pixel of the region is its."""
+    """If everything is one object, it has every pixel of the region."""
     region = region_of(np.ones((41, 47), int))
     found = METHODS[name].label(region)
     assert found.classes_N.tolist() == [1]

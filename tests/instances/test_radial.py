@@ -1,4 +1,4 @@
-"""Star-convex polygons: what lies inside, which of those that overlap is kept, what is drawn."""
+"""Star-convex polygons: points inside, choice among overlapping ones, drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Touching objects are cut apart, and what lies far from the border of a region does not depend on it."""
+"""Touching objects are separated, and objects far from the border of a region do not depend on it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def climbed_by_hand(heights_YX):
 
 @given(heights)
 def test_each_pixel_belongs_to_the_peak_above_it(heights_YX):
-    """Basins are those of one who walks to the highest neighbour, the first of several, until there is none."""
+    """Basins are those of a walk to the highest neighbour, the first of equals, until no neighbour is higher."""
     found, expected = climb(heights_YX, heights_YX > 0), climbed_by_hand(heights_YX)
     peaks = sorted(set(expected.values()))
     assert [tuple(peak) for peak in found.peaks_N2.tolist()] == peaks
@@ -86,7 +86,7 @@ def test_near_peaks_are_one_object():
 
 
 def test_the_probability_cuts_where_the_mask_does_not():
-    """A bar is one object by its shape, and two where the model doubts its middle."""
+    """A bar is one object by its shape, and two if the probability is low in its middle."""
     mask_YX = np.zeros((20, 60), np.uint8)
     mask_YX[5:15, 5:55] = 1
     sure_YX = np.where(mask_YX, 240, 0).astype(np.uint8)

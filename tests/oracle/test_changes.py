@@ -143,7 +143,7 @@ def ending_at(monkeypatch):
 
 @pytest.mark.parametrize(("phase", "instances"), [("predict", None), ("label", "components"), ("measure", "components")])
 def test_an_interrupted_run_goes_on_with_an_image_of_another_shape(engine, tmp_path, ending_at, phase, instances):
-    """What was written of the earlier image, temporary files included, is in nobody's way."""
+    """Files of the earlier image, temporary ones included, do not disturb the new run."""
     keys = {**IDENTITY, "instances": instances}
     save_tiff(tmp_path / "a.tif", blobs((150, 170)) // 128)
     ending_at(phase, 3)
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on_with_an_image_of_another_shape(engine, tmp_p
 
 @pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "interrupted"])
 def test_objects_do_not_outlive_their_mask(engine, tmp_path, ending_at, is_finished):
-    """Where objects are no longer asked for, a new mask has none of the old one beside it, and nothing temporary is left."""
+    """A run that no longer asks for objects leaves none of the old mask beside the new one, and no temporary files."""
     save_tiff(tmp_path / "a.tif", blobs((150, 170)) // 128)
     if not is_finished:
         ending_at("measure", 3)

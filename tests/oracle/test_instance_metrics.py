@@ -88,7 +88,7 @@ def test_agrees_with_other_programs(kind):
         assert list(counts.matches.matched) == [int(row[f"tp{5 * part}"]) for part in range(10, 20)]
         assert [found["splits"], found["merges"]] == [int(row["splits"]), int(row["merges"])]
         for name in ("ap50", "precision50", "recall50", "f1_50", "pq", "sq", "rq", "aji", "object_dice"):
-            # They say 0 where a value is undefined.
+            # The programs give 0 where a value is undefined.
             assert (found[name] or 0) == pytest.approx(float(row[name] or 0), abs=2e-8), (number, name)
         if counts.matches.matched[0] == counts.matches.above_half:
             assert (found["pq"] or 0) == pytest.approx(float(row["stardist_pq"]), abs=1e-6)

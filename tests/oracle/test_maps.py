@@ -1,4 +1,4 @@
-"""Maps, what a model gives besides class scores: those of the raw network, whatever adapts, averages, tiles or stores them."""
+"""Maps, the outputs of a model besides class scores, equal those of the raw network after adapting, averaging, tiling and storing."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_orientations_average_maps(bundle, network, kind):
 
 
 def test_an_ensemble_averages_maps(bundle, network, networks):
-    """It gives the maps that all members give, averaged by their shares."""
+    """An ensemble gives the maps that all members give, averaged by their shares."""
     x = blobs((32, 48)).reshape(1, 1, 32, 48)
     members = {"name": "ensemble", "members": [bundle, {**bundle, "tta": "flips"}], "shares": [3, 1]}
     one, other = (predicted(spec, x, ("border",)) for spec in members["members"])
@@ -143,14 +143,14 @@ def test_a_bundle_with_wrong_maps_is_refused(networks, network, tmp_path, keys, 
 
 
 class Method(Instances):
-    """A method that needs the mask alone; it tells nothing apart."""
+    """A method that needs only the mask, and finds no objects."""
 
     def label(self, region):
         raise AssertionError("the tests predict only")
 
 
 class Asking(Method):
-    """One that needs probabilities and both maps."""
+    """A method that needs probabilities and both maps."""
 
     maps: ClassVar[tuple[str, ...]] = ("border", "interior")
     uses_probs: ClassVar[bool] = True

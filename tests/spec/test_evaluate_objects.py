@@ -1,4 +1,4 @@
-"""Scoring label images that exist: what is read, what is refused, what is told."""
+"""Scoring label images: what is read, what is refused, and the messages."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_ids_mean_nothing_between_images_and_planes(score, tmp_path):
 
 
 def test_truth_without_ids_is_told_and_split(score, tmp_path):
-    """Of 0 and 255 the connected components are the objects, corners included; truth with ids beside it keeps them."""
+    """For truth of 0 and 255 the objects are connected components, corners included; another truth with ids keeps them."""
     truth_YX = np.zeros((50, 50), np.uint8)
     truth_YX[2:10, 2:10] = truth_YX[10:20, 10:20] = truth_YX[30:40, 30:40] = 255
     predicted_YX = np.where(truth_YX > 0, 1, 0).astype(np.uint8)

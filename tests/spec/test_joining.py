@@ -1,4 +1,4 @@
-"""Labels of two regions that are one object: what shares pixels, what agrees, which sets that makes, and what a block tells apart."""
+"""Joining labels of two regions: by shared pixels, by agreement, into sets, and without joining two objects of one block."""
 
 from __future__ import annotations
 

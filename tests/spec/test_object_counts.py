@@ -99,7 +99,7 @@ def test_nothing_at_all():
 
 
 def test_everything_is_one_object():
-    """One predicted object over 16 true ones: 15 merges, and one object of the largest size."""
+    """One predicted object over 16 truth objects: 15 merges, and one object of the largest size."""
     sides = np.stack([np.ones((4, 4), np.int64), np.arange(1, 17).reshape(4, 4)])
     found = counted(sides)[1]
     assert (found.matches.merges, found.matches.splits, found.matches.matched[0]) == (15, 0, 0)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from pipeline.statistics import ObjectCounts, count_objects, pair_ids, repeated_ids, rows_of_whole_objects, sum_pairs
 
 SIDES = hnp.arrays(np.int64, st.tuples(st.just(3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4))
-"""Predicted ids, true ids, and pixels that count where above 0."""
+"""Predicted ids, truth ids, and pixels, which count where above 0."""
 
 
 def by_force(predicted_YX, truth_YX, counted_YX):

@@ -1,4 +1,4 @@
-"""What the objects of a run are: the method that fits the model, the classes, and whether truth has ids of its own."""
+"""The objects of a run: the method that fits the model, the classes, and whether truth has ids of its own."""
 
 from __future__ import annotations
 

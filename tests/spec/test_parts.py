@@ -1,4 +1,4 @@
-"""What blocks leave for later phases: whole files, named when they are damaged, gone together when their image is finished."""
+"""Temporary files are whole, are named when damaged, and are removed together when their image is finished."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ def inside(box: Box, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    """Ids without a ring, ids without a class, and rows too long for 64 bits."""
+    """Refused: ids without a ring, ids without a class, and rows too long for 64 bits."""
     ids_YX, none = np.pad(np.ones((2, 2), np.uint32), 1), (np.zeros(0, np.int64), np.zeros(0, np.int64))
     one = (np.array([1]), np.array([0]))
     with pytest.raises(ValueError, match="ring"):
