@@ -141,7 +141,7 @@ def compared(found: Any, wanted: Any, side: int) -> ObjectCounts:
 
 
 class TrueCells:
-    """The true ids, by slices of rows."""
+    """The truth ids, by slices of rows."""
 
     def __init__(self, side: int, spacing: int) -> None:
         self.raster, self.side = _CellRaster(side, spacing, "ids"), side

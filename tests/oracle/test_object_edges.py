@@ -144,7 +144,7 @@ def test_no_prediction_is_no_object(segment):
 
 @pytest.mark.parametrize("name", ["predict", "label"])
 def test_every_block_failed(segment, monkeypatch, name):
-    """Each block is told once, an empty table is left, and nothing crashes."""
+    """Each failed block is reported once, the table is empty, and nothing crashes."""
     kind = type(phase(name))
 
     def fail(self, resources, block, watch):

@@ -1,4 +1,4 @@
-"""Serial defines, Ray agrees: objects, tables and scores are the same bytes, whoever labels, joins and counts."""
+"""Serial defines, Ray agrees: objects, tables and scores of both runners are the same bytes."""
 
 from __future__ import annotations
 

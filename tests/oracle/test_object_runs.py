@@ -1,4 +1,4 @@
-"""Runs that tell objects apart: whoever carries them out, however they end and whatever changes, they leave the same files."""
+"""Runs that tell objects apart leave the same files after interruptions, failures, retries and changes of the YAML."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def wanted(engine, scene):
 
 @contextmanager
 def dying_at(name, number, *, booked):
-    """End the run at the so-many-th receipt of a phase: once it is in the ledger, or when its files are written and it is not."""
+    """End the run at the ``number``-th receipt of a phase, after it is in the ledger if ``booked``, else after its files are written."""
     seen, book = [], _Execution.book
 
     def book_and_die(self, block, receipt):
@@ -225,7 +225,7 @@ def test_orders_and_cuts(engine, scene, tmp_path):
 
 @contextmanager
 def failing(name, block_id):
-    """A block of a phase fails, for whatever reason."""
+    """Let a block of a phase fail."""
     kind = type(phase(name))
     load = kind.load
 
@@ -241,7 +241,7 @@ def failing(name, block_id):
 
 @pytest.mark.parametrize("name", [name for name in PHASES if name not in ("label_truth", "match_truth")])  # as label and match
 def test_a_failed_block_is_told_once_and_can_be_retried(engine, scene, wanted, name):
-    """Whatever phase fails: exit code 3, one failure, the other image and the other blocks as they are, and after a retry all files."""
+    """For a failure in any phase: exit code 3, one failure, the other image and blocks unchanged, and after a retry all files."""
     one = phase(name)
     block_id = "a:0.0.0" if one.is_per_image else "a:0.0.1"
     with failing(name, block_id):

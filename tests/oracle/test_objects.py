@@ -1,4 +1,4 @@
-"""Every object once: what is joined across blocks is what one pass over the whole image finds, whoever does it and however it ends."""
+"""Every object once: objects joined across blocks are those of one pass over the whole image, for any cut and order of blocks."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ SHAPES = {one.__name__: one for one in (spiral, comb, rings, diagonals, checkerb
 @pytest.mark.parametrize("connectivity", [4, 8])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_objects_that_cross_every_block_are_whole(shape, connectivity):
-    """Spirals, combs, rings, diagonals and more: the ids of one pass, whatever the block, down to blocks that the objects dwarf."""
+    """Spirals, combs, rings, diagonals and more: the ids of one pass, for any block, down to blocks much smaller than the objects."""
     mask_YX = SHAPES[shape](23)
     wanted = components(mask_YX, connectivity)
     for block in (5, 8, 11, 23):

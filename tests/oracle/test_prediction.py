@@ -212,7 +212,7 @@ def test_masks_and_counts_are_the_naive_ones_wherever_they_are_made(scene):
 @pytest.mark.parametrize("stitch", ["crop", "linear"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_found_wherever_they_are(stitch, value):
-    """A single NaN or infinity in the block refuses it, at once or when its mask is asked for; huge scores do not. The same holds for maps."""
+    """A single NaN or infinity in the block refuses it, at once or when its mask is asked for; huge scores do not. So it is with maps."""
     for maps in (None, 1):
         scene = Scene((30, 30), 10, 4, 3, stitch, 3, truth=False, maps=maps)
         for ops in array_operations():
