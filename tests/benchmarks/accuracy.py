@@ -1,5 +1,7 @@
 """What a faster backend costs in accuracy: the shipped bundles' IoU on their validation images with every installed backend.
 
+Where a bundle declares how objects are told apart, the AP at IoU 0.5 is printed as well.
+
 Run: ``GIGASEG_TEST_DATA=FOLDER python -m tests.benchmarks.accuracy [BUNDLE...]`` (all). Each row is a whole run with one backend and
 precision; the first is eager float32. Every IoU is wanted within 0.001 of it; int8, which is calibrated on the run's images, says its own.
 """
@@ -17,6 +19,7 @@ from pathlib import Path
 from pipeline.config import config_from_mapping
 from pipeline.errors import GigasegError
 from pipeline.models.bundle_files import list_bundles
+from pipeline.plugins import build
 from pipeline.training.plan import TrainPlan
 from tests.shipped import training_of
 from workflows.run import run_config
@@ -26,7 +29,7 @@ ROWS += [("openvino", "int8")]
 
 
 def scores_of(bundle: str, plan: TrainPlan, folder: Path, backend: str, precision: str) -> dict[str, float]:
-    """IoU of each class."""
+    """IoU of each class, and AP of its objects; int8 gives no maps, which objects may need."""
     listed = folder / "val.csv"
     with listed.open("w", newline="", encoding="utf-8") as file:
         rows = ([image.path, image.name, image.truth, image.reader.get("pixel_size")] for image in plan.val)
@@ -36,13 +39,15 @@ def scores_of(bundle: str, plan: TrainPlan, folder: Path, backend: str, precisio
         **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader"}),
         "images": [str(listed)],
         "model": {"name": "bundle", "path": bundle},
+        "instances": "auto" if build("models", {"name": "bundle", "path": bundle}).instances and precision != "int8" else None,
         "compute": {"runner": "serial", "backend": backend, "precision": precision},
         "output": str(output),
     }
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         run_config(config_from_mapping(mapping, folder, str(listed)))
     report = json.loads((output / "report" / "report.json").read_text())
-    return {one["name"]: one["iou"] for one in report["classes"]} | {"mean": report["mean_iou"]}
+    objects = {f"AP of {one['class']}": one["ap50"] for one in report.get("instances", ())}
+    return {one["name"]: one["iou"] for one in report["classes"]} | {"mean": report["mean_iou"]} | objects
 
 
 def main() -> None:
