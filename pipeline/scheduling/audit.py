@@ -113,8 +113,7 @@ def conclude(spec: RunSpec, receipts: Mapping[Key, Receipt]) -> int:
 def _remove_temporary_files(spec: RunSpec, failed: Collection[str]) -> None:
     """Remove what killed executions left, also those of other phases, except for ``failed`` images: a retry needs their files."""
     storage = spec.folder.storage
-    left = {"/".join(key.split("/")[:2]) for key in storage.list(f"{PART_FOLDER}/")}
-    for name, stages in spec.stages.items() if left else ():
-        folder = part_folder(stages[0].blocks[0].image)
-        if name not in failed and folder in left:
-            storage.delete_tree(folder)
+    for name, stages in spec.stages.items() if storage.has(PART_FOLDER) else ():  # a kill may leave empty folders
+        if name not in failed:
+            storage.delete_tree(part_folder(stages[0].blocks[0].image))
+    storage.below(PART_FOLDER).remove_if_empty()

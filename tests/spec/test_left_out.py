@@ -15,7 +15,7 @@ from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.inputs.discovery import list_images
 from pipeline.inputs.left_out import OF_RUN, LeftOut, describe_left_out
-from pipeline.plugins import available, find
+from pipeline.plugins import available, build
 from pipeline.readers import Reader
 from pipeline.training.output_files import OUTPUTS
 from tests.conftest import blobs, engine_yaml, save_tiff
@@ -197,8 +197,9 @@ def test_images_beside_a_run_stay(tmp_path, listed):
 
 def test_the_folder_of_every_writer_is_known():
     """Wherever a writer puts its files in the output, they are known to be outputs."""
-    folders = {getattr(find("writers", name), "folder", "masks") for name in available("writers")}
-    assert folders <= set(OF_RUN)
+    writers = [build("writers", {"name": name}) for name in available("writers")]
+    writers += [build("writers", {"name": name, "of": "objects"}) for name in ("tiff", "ome_tiff", "geojson")]
+    assert {writer.folder for writer in writers} <= set(OF_RUN)
 
 
 def test_a_run_json_of_another_program_means_nothing(tmp_path, listed):

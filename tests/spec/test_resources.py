@@ -114,8 +114,8 @@ def test_the_model_is_open_as_long_as_the_actor():
 
     class Watched:
         @contextmanager
-        def predictor(self, recipe, normalize):
-            events.append((recipe, normalize))
+        def predictor(self, recipe, normalize, maps):
+            events.append((recipe, normalize, maps))
             try:
                 yield "predictor"
             finally:
@@ -124,6 +124,6 @@ def test_the_model_is_open_as_long_as_the_actor():
     job = Job(Path("out"), Recipe(), Watched(), normalize={"mean": [1.0], "std": [2.0]})
     with suppress(KeyError), open_resources(job) as resources:
         assert resources.predictor == "predictor"
-        assert events == [(job.recipe, job.normalize)]
+        assert events == [(job.recipe, job.normalize, ())]
         raise KeyError
     assert events[1:] == ["closed"]
