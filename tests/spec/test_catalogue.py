@@ -161,4 +161,4 @@ def test_a_halo_narrower_than_an_object_is_told(tmp_path, surveyed, method, halo
     """A block that sees less than an object around itself may cut it; connected components need no context."""
     save_tiff(tmp_path / "a.tif", np.ones((70, 70), np.uint8))
     notes = surveyed(model="nuclei", normalize=None, tiling=None, instances={"name": method, "halo": halo}).notes
-    assert any(f"instances.halo: {halo} is less than the 19.5 px" in note for note in notes) is is_told
+    assert any(f"instances.halo: {halo} is less than 19.5 px" in note for note in notes) is is_told
