@@ -201,7 +201,7 @@ def test_scores_of_objects_are_a_table_of_numbers(tmp_path):
     one = np.array([1]), np.array([1])
     scored = replace(A, objects=count_objects(pair, one, one))
     plain = ImageCounts("c", areas_only(90, 10), objects=count_objects(pair * [1, 0, 1], one, None))
-    write_report(build_report("done", [{"name": name} for name in NAMES], [ObjectQuality()], [scored, plain]), tmp_path)
+    write_report(build(scored, plain, metrics=(Semantic(), ObjectQuality())), tmp_path)
     header, *values = rows(tmp_path / "instances.csv")
     assert header[:5] == ["image", "class", "truth", "predicted", "ap50"]
     assert not {"ap", "sizes_predicted", "sizes_truth"} & set(header)
