@@ -60,6 +60,7 @@ class _Joining:
         self.next_id = 1
 
     def run(self) -> JoinedObjects:
+        """Join labels into sets, then number the objects of one row of blocks after the other."""
         self.nodes, self.set_of = self._sets()
         self.sets = _SetTotals(int(self.set_of.max(initial=-1)) + 1)
         for number, table in self._tables():

@@ -42,7 +42,6 @@ __all__ = [
     "bands_kind",
     "block_number",
     "ids_kind",
-    "ids_phase",
     "joins_truth",
     "label_block",
     "labels_header",
@@ -190,11 +189,6 @@ def labels_phase(subject: Subject) -> str:
 def pairs_phase(subject: Subject) -> str:
     """Name of the phase that matches labels."""
     return "match" if subject == "predicted" else "match_truth"
-
-
-def ids_phase(subject: Subject) -> str:
-    """Name of the phase that gives ids."""
-    return "join" if subject == "predicted" else "join_truth"
 
 
 def joins_truth(job: Job, image: Image) -> bool:
