@@ -114,19 +114,19 @@ def reuse_recipe(catalogue: Catalogue, recorded: Mapping[str, Any]) -> RecipeCho
 
 def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
     """Yield the problems of the writers: none keeps the mask, a stack for a writer of single planes, missing packages."""
-    writers = {spec["name"]: build("writers", spec, "writers") for spec in catalogue.config.writers}
+    config = catalogue.config
+    writers = {spec["name"]: build("writers", spec, "writers") for spec in config.writers}
     stacks = [image.name for image in catalogue.images if image.header.num_planes > 1]
     if writers and not any(writer.holds_mask for writer in writers.values()):  # a training has no writers
-        yield Problem("writers", ", ".join(writers), "a writer of masks beside it", "Add ome_zarr.")
-    for name, writer in writers.items():
+        yield Problem(config.where("writers"), ", ".join(writers), "a writer of masks beside it", "Add ome_zarr.")
+    for index, (name, writer) in enumerate(writers.items()):
+        where = config.where(f"writers.{index}")
         if stacks and not writer.takes_stack:
-            yield Problem(
-                "writers", name, f"images of one plane; {stacks[0]} is a stack", "Use ome_tiff, or choose a plane: reader.planes."
-            )
+            yield Problem(where, name, f"images of one plane; {stacks[0]} is a stack", "Use ome_tiff, or choose a plane: reader.planes.")
         if command := writer.missing():
-            yield Problem("writers", name, "packages that are installed", f"Install them: {command}.")
-        if writer.needs_objects and catalogue.config.instances is None:
-            yield Problem("writers", f"{name} of objects", "a run that tells objects apart", "Set `instances`, or leave out `of: objects`.")
+            yield Problem(where, name, "packages that are installed", f"Install them: {command}.")
+        if writer.needs_objects and config.instances is None:
+            yield Problem(where, f"{name} of objects", "a run that tells objects apart", "Set `instances`, or leave out `of: objects`.")
 
 
 def _check(catalogue: Catalogue, recipe: Recipe, known: Sequence[Problem]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.architecture.import_graph import ROOT, TOPS, circles, imports, is_package, modules, package_of, packages, public_names
 
-PLUGIN_FOLDERS = ("readers", "models", "backends", "writers", "metrics", "losses", "runners")
+PLUGIN_FOLDERS = ("readers", "models", "backends", "writers", "metrics", "losses", "skips", "instances", "runners")
 
 MODULES = sorted(path for folder in ("pipeline", "workflows") for path in (ROOT / folder).rglob("*.py"))
 PLUGINS = [path for path in MODULES if path.parent.name in PLUGIN_FOLDERS and not path.name.startswith("_")]

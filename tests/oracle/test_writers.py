@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -84,8 +85,16 @@ def test_objects_that_are_not_told_apart_are_refused(engine, tmp_path):
     """A writer of objects, by its kind or by an option, needs `instances`."""
     save_tiff(tmp_path / "a.tif", blobs((90, 110)))
     for writer in ({"name": "geopackage"}, {"name": "geojson", "of": "objects"}, {"name": "tiff", "of": "objects"}):
-        with pytest.raises(InputError, match=f"{writer['name']}.*instances"):
+        with pytest.raises(InputError, match=rf"run\.yaml:\d+: writers\.1.*{writer['name']}.*instances"):
             engine(**HISTOGRAM, writers=[{"name": "ome_zarr"}, writer])
+
+
+def test_a_missing_package_is_told_with_its_line(engine, tmp_path, monkeypatch):
+    """Where the extra of a writer is not installed, the message names the line of the writer and the command that installs it."""
+    save_tiff(tmp_path / "a.tif", blobs((90, 110)))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"run\.yaml:\d+: writers\.1: found geojson; .*pip install \"gigaseg\[geo\]\""):
+        engine(**HISTOGRAM, writers=["ome_zarr", "geojson"])
 
 
 def test_pictures_alone_are_refused(engine, tmp_path):
