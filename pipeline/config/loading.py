@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.paths import absolute_source, check_exists
+from pipeline.config.paths import absolute_source, check_exists, refuse_secrets
 from pipeline.config.schema import RUN_YAML, ClassList, ClassSpec, Config, YamlKind
 from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, parse_yaml, read_yaml
 from pipeline.errors import InputError, Problem, nearest, one_of
@@ -113,6 +113,8 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     def to_absolute(text: Any, key: str) -> Any:
         return absolute_source(text, Path.cwd() if locations.is_from_command_line(key) else base_dir) if isinstance(text, str) else text
 
+    if secrets := [replace(problem, where=locations.where(problem.where)) for problem in _secrets(data)]:
+        raise InputError(secrets)  # alone: another message could show them
     _expand_short_forms(kind, data)
     for key in kind.path_keys & data.keys():
         value = data[key]
@@ -131,6 +133,17 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     # Missing images are reported together with the mistakes. Where there are no mistakes, listing the images reports them.
     problems = sorted([*problems, *_missing_images(data)], key=lambda problem: locations.line(problem.where))
     raise InputError([*document.problems, *(replace(problem, where=locations.where(problem.where)) for problem in problems)])
+
+
+def _secrets(data: Any, key: str = "") -> list[Problem]:
+    """Return a problem for each URL of a YAML that may hold a secret."""
+    if isinstance(data, str):
+        try:
+            refuse_secrets(data, key)
+        except InputError as error:
+            return [problem for problem in error.problems if isinstance(problem, Problem)]
+    parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [problem for name, part in parts for problem in _secrets(part, join_keys(key, name))]
 
 
 def _resolve_instances(kind: YamlKind, data: dict[str, Any]) -> list[Problem]:
