@@ -7,6 +7,7 @@ Never touches: pixels, models; it can be made again from the ledger at any time.
 from __future__ import annotations
 
 from pipeline.report.content import num_blocks, phase_rows, planned, report_of
+from pipeline.report.failure_groups import describe_group, group_failures
 from pipeline.report.rendering import print_table, write_report
 
-__all__ = ["num_blocks", "phase_rows", "planned", "print_table", "report_of", "write_report"]
+__all__ = ["describe_group", "group_failures", "num_blocks", "phase_rows", "planned", "print_table", "report_of", "write_report"]

@@ -15,6 +15,7 @@ from pipeline.engine import all_phases, phase
 from pipeline.metrics import Metric
 from pipeline.plugins import build
 from pipeline.records import Receipt, Tally
+from pipeline.report.failure_groups import group_failures
 from pipeline.statistics import Counts, ObjectCounts
 from pipeline.tiling import Grid
 
@@ -97,7 +98,8 @@ def build_report(
     """Return the content of report.json: a pure function of the counts of each image.
 
     Pooled metrics are those of the summed counts, not means over images. An image whose truth could not be counted keeps its
-    areas, has no metrics, is left out of the pooled metrics and is listed among the failures. Where only some images have
+    areas, has no metrics, is left out of the pooled metrics and is listed among the failures. ``failure_groups`` are the failures
+    by cause. Where only some images have
     truth, the others are named in ``without_truth``.
 
     Args:
@@ -121,6 +123,7 @@ def build_report(
         for image, counts in zip(images, counted, strict=True)
     ]
     broken = [Failure(image.name, None, "count", image.truth_error) for image in images if image.truth_error]
+    failed = [asdict(failure) for failure in (*failures, *broken)]
     some_truth = any(image.has_truth for image in images)
     report: dict[str, Any] = _plain(
         {
@@ -132,7 +135,8 @@ def build_report(
             "per_image": per_image,
             "without_truth": [image.name for image in images if some_truth and not image.has_truth],
             "left_out": left_out,
-            "failures": [asdict(failure) for failure in (*failures, *broken)],
+            "failures": failed,
+            "failure_groups": group_failures(failed),
             "model": {"name": None, "sha256": None} if model is None else model,
             "timing": timing or {},
         }

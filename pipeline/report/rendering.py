@@ -1,4 +1,4 @@
-"""The report for people and programs: report.json, three CSV tables, one page that loads nothing else, a table on a terminal."""
+"""The report for people and programs: report.json, CSV tables, one page that loads nothing else, a table on a terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.report.failure_groups import describe_group
 from pipeline.storage import StorageLike, open_storage
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "re
 
 
 def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
-    """Write report.json, per_class.csv, per_image.csv, failures.csv and index.html; where objects are counted, instances.csv.
+    """Write report.json, per_class.csv, per_image.csv, failures.csv, failure_groups.csv and index.html; instances.csv with objects.
 
     Each file is replaced as a whole. In the CSV files an undefined value is an empty cell, and text that a spreadsheet would
     take for a formula gets an apostrophe in front.
@@ -62,11 +63,14 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     image_columns = [*scalars, *(f"iou {spec['name']}" for spec in classes)]
     image_rows = ([*(image[key] for key in scalars), *(spec.get("iou") for spec in image["classes"])] for image in images)
     failure_columns = ["image", "block", "phase", "cause", "attempts"]
+    group_columns = ["count", "unit", "images", "phase", "cause", "attempts", "first image", "first block"]
+    groups = ({**group, **{f"first {key}": value for key, value in group["first"].items()}} for group in report["failure_groups"])
     files = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "per_class.csv": _csv([class_columns, *([spec[key] for key in class_columns] for spec in classes)]),
         "per_image.csv": _csv([image_columns, *image_rows]),
         "failures.csv": _csv([failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])]),
+        "failure_groups.csv": _csv([group_columns, *([group[key] for key in group_columns] for group in groups)]),
         "index.html": _page(report),
     }
     if "instances" in report:
@@ -107,6 +111,7 @@ def _page(report: Mapping[str, Any]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["sizes"] = _sizes
+    environment.filters["describe"] = describe_group
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:,}" if isinstance(value, int) else _number(value)
     columns = _known(PAGE_OBJECT_COLUMNS, report.get("instances", ()))
     limits = {"most_rows": MOST_ROWS, "most_classes": MOST_CLASSES}

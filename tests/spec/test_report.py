@@ -27,7 +27,7 @@ from pipeline.statistics.pixel_counts import Counts
 
 SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 NAMES = ("background", "nucleus")
-FILES = ["failures.csv", "index.html", "per_class.csv", "per_image.csv", "report.json"]
+FILES = ["failure_groups.csv", "failures.csv", "index.html", "per_class.csv", "per_image.csv", "report.json"]
 
 
 def counts(matrix, *, nats=None, missing=0, quarantined=0):
@@ -75,7 +75,7 @@ def test_fields_come_in_the_promised_order():
         *("pixels", "no_prediction", "skipped", "quarantined", "classes", "mean_iou", "mean_dice", "macro_f1", "micro_f1"),
         *("frequency_weighted_iou", "pixel_accuracy", "cross_entropy", "overlap_agreement"),
     ]
-    last = ["confusion", "per_image", "without_truth", "left_out", "failures", "model", "timing"]
+    last = ["confusion", "per_image", "without_truth", "left_out", "failures", "failure_groups", "model", "timing"]
     assert list(report) == ["format", "state", "images", *shared, *last]
     assert list(report["per_image"][0]) == ["name", *shared]
     assert list(report["classes"][0]) == ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
@@ -153,7 +153,7 @@ def test_several_metrics_stand_side_by_side_as_valid_json(tmp_path):
 
 
 def test_files_are_whole_and_repeatable(tmp_path):
-    """Five files, no rest of a temporary one; writing again replaces them by the same bytes."""
+    """Six files, no rest of a temporary one; writing again replaces them by the same bytes."""
     folder = tmp_path / "new" / "report"
     write_report(build(A, B), folder)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -214,11 +214,11 @@ def test_scores_of_objects_are_a_table_of_numbers(tmp_path):
 
 @pytest.mark.parametrize("name", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\tx"])
 def test_no_name_becomes_a_formula(tmp_path, name):
-    """Text that a spreadsheet would run has an apostrophe in front, as an image, a class and a cause."""
+    """Text that a spreadsheet would run has an apostrophe in front, as an image, a class and a cause, in every table."""
     image = replace(A, name=name)
     write_report(build(image, names=(name, "b"), failures=[Failure(name, None, "plan", name)]), tmp_path)
     cells = [cell for file in FILES if file.endswith(".csv") for row in rows(tmp_path / file) for cell in row]
-    assert cells.count(f"'{name}") == 4
+    assert cells.count(f"'{name}") == 6
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
