@@ -21,14 +21,14 @@ def group_failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         failures: ``{"image", "block", "phase", "cause", "attempts"}`` each, as report.json lists them.
 
     Returns:
-        ``{"count", "unit", "images", "names", "first", "phase", "cause", "attempts"}`` of each group, in the order of their
+        ``{"failures", "unit", "images", "names", "first", "phase", "cause", "attempts"}`` of each group, in the order of their
         first failure. ``unit`` is ``block`` or ``image``; ``images`` is how many there are, and ``names`` the first three of
         them; ``cause`` and ``first`` (``{"image", "block"}``) are those of the first failure; ``attempts`` is the largest.
 
     Example:
         >>> failure = {"image": "a", "phase": "predict", "attempts": 1}
         >>> rows = [{**failure, "block": f"a:0.0.{n}", "cause": f"a.tif: tile {n} cannot be decoded"} for n in (4, 7)]
-        >>> [(one["count"], one["cause"]) for one in group_failures(rows)]
+        >>> [(one["failures"], one["cause"]) for one in group_failures(rows)]
         [(2, 'a.tif: tile 4 cannot be decoded')]
     """
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -37,9 +37,9 @@ def group_failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         unit = "image" if failure["block"] is None else "block"
         key = (unit, failure["phase"], _without_details(failure["cause"], failure["image"]))
         first = {name: failure[name] for name in ("image", "block")}
-        new = {"count": 0, "unit": unit, "first": first, "phase": failure["phase"], "cause": failure["cause"], "attempts": 0}
+        new = {"failures": 0, "unit": unit, "first": first, "phase": failure["phase"], "cause": failure["cause"], "attempts": 0}
         group = groups.setdefault(key, new)
-        group["count"] += 1
+        group["failures"] += 1
         group["attempts"] = max(group["attempts"], failure["attempts"])
         images.setdefault(key, {})[failure["image"]] = None
     return [{**group, "images": len(images[key]), "names": list(images[key])[:SHOWN_IMAGES]} for key, group in groups.items()]
@@ -55,10 +55,10 @@ def describe_group(group: Mapping[str, Any]) -> str:
         >>> describe_group(group_failures([{**failure, "block": f"a:0.0.{n}"} for n in (4, 7)])[0])
         'predict 2 blocks of a after 3 tries, first a:0.0.4: no memory'
     """
-    cause = " ".join(group["cause"].split())
+    cause = "".join(letter if letter.isprintable() else "?" for letter in " ".join(group["cause"].split()))
     tries = f"after {counted(group['attempts'], 'try', 'tries')}"
     first = group["first"]["block"] or group["first"]["image"]
-    if group["count"] == 1:
+    if group["failures"] == 1:
         return f"{group['phase']} {first} {tries}: {cause}"
     more = ", ..." if group["images"] > len(group["names"]) else ""
     names = f" ({', '.join(group['names'])}{more})"
