@@ -63,7 +63,7 @@ def describe_group(group: Mapping[str, Any]) -> str:
     more = ", ..." if group["images"] > len(group["names"]) else ""
     names = f" ({', '.join(group['names'])}{more})"
     images = group["names"][0] if group["images"] == 1 else f"{group['images']} images{names}"
-    what = f"{group['images']} images{names}" if group["unit"] == "image" else f"{group['count']} blocks of {images}"
+    what = images if group["unit"] == "image" else f"{group['failures']} blocks of {images}"
     return f"{group['phase']} {what} {tries}, first {first}: {cause}"
 
 
