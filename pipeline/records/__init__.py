@@ -7,14 +7,17 @@ Never touches: pixels, models, Ray.
 from __future__ import annotations
 
 from pipeline.records.ledger import Ledger, read_rows, read_rows_of
+from pipeline.records.ledger_tail import RESTART, LedgerTail
 from pipeline.records.receipts import Block, Receipt, Tally, latest, tally
 from pipeline.records.run_folder import RunFolder, hardware, refuse_overwriting, versions
 from pipeline.records.run_lock import Holder, current_holder
 
 __all__ = [
+    "RESTART",
     "Block",
     "Holder",
     "Ledger",
+    "LedgerTail",
     "Receipt",
     "RunFolder",
     "Tally",

@@ -24,7 +24,7 @@ from pipeline.records.receipts import Receipt
 from pipeline.records.run_lock import Holder, RunLock, hold_run, repeating
 from pipeline.storage import Storage, StorageLike, open_storage
 
-__all__ = ["Ledger", "accepted_sizes", "encode_row", "read_rows", "read_rows_of", "segment_name"]
+__all__ = ["Ledger", "accepted_sizes", "decode_line", "encode_row", "read_rows", "read_rows_of", "segment_name", "segment_names"]
 
 COMMIT_S = 0.5
 PIECE_BYTES = 1 << 16
@@ -151,13 +151,13 @@ def read_rows(where: StorageLike) -> Iterator[Receipt]:
 def read_rows_of(where: StorageLike, kind: str) -> Iterator[Row]:
     """Yield every committed row of one kind (``header``, ``receipt``, ...); otherwise as :func:`read_rows`."""
     storage = open_storage(where)
-    for segment, limit in _limits(storage, _segments(storage)).items():
+    for segment, limit in _limits(storage, segment_names(storage)).items():
         yield from _segment_rows(storage, segment, kind, limit)
 
 
 def accepted_sizes(storage: Storage, epoch: int) -> dict[str, int]:
     """Return how many bytes of each segment of earlier epochs count, by name: what the header of this epoch says."""
-    earlier = [name for name in _segments(storage) if name < segment_name(epoch, 0)]
+    earlier = [name for name in segment_names(storage) if name < segment_name(epoch, 0)]
     return {name: min(storage.size(name) or 0, limit) for name, limit in _limits(storage, earlier).items()}
 
 
@@ -167,7 +167,8 @@ def encode_row(kind: str, row: Mapping[str, Any]) -> bytes:
     return MARK + b'%08x",' % crc32(body) + body[1:] + b"\n"
 
 
-def _segments(storage: Storage) -> list[str]:
+def segment_names(storage: Storage) -> list[str]:
+    """Return the names of all segments, in the order of writing."""
     return [name for name in storage.list() if name.endswith(".jsonl")]
 
 
@@ -184,8 +185,7 @@ def _limits(storage: Storage, segments: Iterable[str]) -> dict[str, int]:
 def _segment_rows(storage: Storage, segment: str, kind: str, limit: int) -> Iterator[Row]:
     start = b'{"%s":' % kind.encode()
     for line in _lines(storage, segment, limit):
-        # A damaged end of line joins two rows: the second one is still read.
-        body = _body(line) or _body(line[max(0, line.rfind(MARK)) :])
+        body = decode_line(line)
         if body.startswith(start):
             yield json.loads(body)[kind]
 
@@ -197,6 +197,14 @@ def _lines(storage: Storage, segment: str, limit: int) -> Iterator[bytes]:
         *lines, rest = (rest + piece).split(b"\n")
         yield from lines
     yield rest
+
+
+def decode_line(line: bytes) -> bytes:
+    """Return the row in a line of a segment, as JSON; empty where the line is torn or damaged.
+
+    A damaged end of line joins two rows: the second one is still read.
+    """
+    return _body(line) or _body(line[max(0, line.rfind(MARK)) :])
 
 
 def _body(line: bytes) -> bytes:
