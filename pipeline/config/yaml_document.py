@@ -7,7 +7,7 @@ A date stays the text that was typed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ import yaml
 from pipeline.errors import InputError, Problem
 from pipeline.validation import join_keys, quote
 
-__all__ = ["KeyLocations", "YamlDocument", "apply_override", "parse_yaml", "read_yaml"]
+__all__ = ["KeyLocations", "YamlDocument", "apply_override", "parse_typed", "parse_yaml", "read_yaml"]
 
 _MAX_BYTES = 8 * 2**20
 _MAX_NODES = 200_000  # with aliases followed: a few hundred bytes of nested aliases can stand for 10**9 values
 _MAX_DEPTH = 50
 _CORE = "tag:yaml.org,2002:"
 _TEXT = (f"{_CORE}str", f"{_CORE}timestamp")
+_CONSTANTS = ("", "null", "~", "true", "false", "yes", "no", "on", "off")
+_BEGINS_WITH_BRACKETS = re.compile(r"\{\w+\}.|\[[^\[\]{}]*\][^\s\[\]{}]")  # `{stem}.png`, `[ab]*.tif`
 _PLAIN = (*_TEXT, *(f"{_CORE}{kind}" for kind in ("null", "bool", "int", "float", "map", "seq", "merge")))
 
 
@@ -116,6 +118,56 @@ def parse_yaml(text: str, origin: str) -> YamlDocument:
     return builder.document
 
 
+def parse_typed(text: str, origin: str) -> YamlDocument:
+    """Parse a value that was typed after ``--set``: YAML where it stands for all that was typed, otherwise the text itself.
+
+    Lists and mappings have brackets. A comment, an alias, ``key: value`` without brackets, and numbers that YAML reads in base 8
+    or 60 are text. A tag is refused.
+
+    Raises:
+        InputError: brackets or quotes that do not end where the value ends; other problems are those of :func:`parse_yaml`.
+
+    Example:
+        >>> [parse_typed(text, "").data for text in ("/x/run #1", "a: b", "*.tif", "{stem}.png", "1:30", "#ff0000")]
+        ['/x/run #1', 'a: b', '*.tif', '{stem}.png', '1:30', '#ff0000']
+        >>> [parse_typed(text, "").data for text in ("12", "[a, 1]", "{name: x}", "'#1'", "null", "")]
+        [12, ['a', 1], {'name': 'x'}, '#1', None, None]
+    """
+    typed = text.strip()
+    as_text = YamlDocument(typed, KeyLocations(origin))
+    if typed.startswith(("[", "{", '"', "'")) and not _BEGINS_WITH_BRACKETS.match(typed):
+        parsed = parse_yaml(typed, origin)
+        node = yaml.compose(typed, yaml.SafeLoader)
+        end = node.end_mark.index if node else 0
+        if end < len(typed):
+            fix = "Put text in quotes of its own, such as '\"[a] #1\"'."
+            raise InputError(Problem(origin, f"{quote(typed[end:].strip())} behind {quote(typed[:end])}", "nothing behind it", fix))
+        return parsed
+    try:
+        parsed = parse_yaml(typed, origin)
+    except InputError:
+        return as_text
+    if parsed.problems:
+        return parsed if typed.startswith("!") else as_text
+    return parsed if _stands_for(parsed.data, typed) else as_text
+
+
+def _stands_for(data: Any, typed: str) -> bool:
+    """Whether a scalar without quotes stands for all that was typed."""
+    if isinstance(data, (bool, str)) or data is None:
+        return data == typed if isinstance(data, str) else typed.lower() in _CONSTANTS
+    if isinstance(data, int):
+        return _is(lambda: int(typed, 0) == data)
+    return isinstance(data, float) and (typed.lower().lstrip("+-") in (".inf", ".nan") or _is(lambda: float(typed) == data))
+
+
+def _is(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except ValueError:
+        return False
+
+
 def _quotes(text: str, error: yaml.MarkedYAMLError) -> str:
     """Return advice on quotes where YAML took a glob for an alias, or the ``{stem}`` of a pattern for a mapping."""
     starts = [mark.index for mark in (error.context_mark, error.problem_mark) if mark]
@@ -160,7 +212,7 @@ class _Builder:
             return node.value
         try:
             return self.loader.construct_object(node)
-        except (ValueError, AttributeError):  # !!int with a text, a number of a million digits
+        except (ValueError, AttributeError, KeyError):  # !!int and !!bool with a text, a number of a million digits
             self.refuse(node, key, quote(node.value), f"a value of type {node.tag.replace(_CORE, '')}")
             return None
 
@@ -200,7 +252,8 @@ class _Builder:
 def apply_override(document: YamlDocument, override: str) -> None:
     """Apply ``key.sub=value`` to a document, in place; what is wrong is added to its problems.
 
-    The value is YAML, and a whole number in the key is the index of a list. Mappings on the way are made where they are missing.
+    The value is read by :func:`parse_typed`, and a whole number in the key is the index of a list. Mappings on the way are made
+    where they are missing.
     """
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
@@ -208,7 +261,7 @@ def apply_override(document: YamlDocument, override: str) -> None:
     if not equals or not all(parts):
         document.problems.append(Problem(f"--set {override}", quote(override), "key.sub=value, such as tiling.core=512"))
         return
-    parsed = parse_yaml(value, f"--set {key}")
+    parsed = parse_typed(value, f"--set {key}")
     document.problems += parsed.problems
     holder: Any = document.data
     lines, sets = document.locations.lines, document.locations.sets

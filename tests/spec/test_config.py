@@ -341,7 +341,10 @@ def test_set_changes_what_the_file_says(load):
         ("writers.x=1", "--set writers.x: found index 'x'; expected 0 to 0"),
         ("output.sub=1", "--set output.sub: found 'out' (text) at output; expected a mapping or a list"),
         ("truth=[", "--set truth:1: found"),
-        ("truth={stem}.png", "). Text that begins with * or { needs quotes"),
+        ("images=[*.png]", "). Text that begins with * or { needs quotes"),
+        ("images=[a.tif] #1", "--set images: found '#1' behind '[a.tif]'; expected nothing behind it. Put text in quotes"),
+        ("output='out' #1", "--set output: found '#1' behind"),
+        ("tiling.core=0100", "--set tiling.core: found '0100' (text); expected a whole number"),
         ("truth=!!python/name:os.system x", "--set truth:1: found the tag !!python/name:os.system; expected plain YAML without tags"),
     ],
 )
