@@ -10,7 +10,8 @@ from pipeline.records.ledger import Ledger, read_rows, read_rows_of
 from pipeline.records.ledger_tail import RESTART, LedgerTail
 from pipeline.records.receipts import Block, Receipt, Tally, latest, tally
 from pipeline.records.run_folder import RunFolder, hardware, refuse_overwriting, versions
-from pipeline.records.run_lock import Holder, current_holder
+from pipeline.records.run_lock import Holder, current_holder, repeating
+from pipeline.records.sign_of_life import Pulse, SignOfLife, wait_for_sign
 
 __all__ = [
     "RESTART",
@@ -18,8 +19,10 @@ __all__ = [
     "Holder",
     "Ledger",
     "LedgerTail",
+    "Pulse",
     "Receipt",
     "RunFolder",
+    "SignOfLife",
     "Tally",
     "current_holder",
     "hardware",
@@ -27,6 +30,8 @@ __all__ = [
     "read_rows",
     "read_rows_of",
     "refuse_overwriting",
+    "repeating",
     "tally",
     "versions",
+    "wait_for_sign",
 ]

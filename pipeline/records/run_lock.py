@@ -28,7 +28,7 @@ from pipeline.errors import InputError, LockLost, Problem, StoreError
 from pipeline.processes import birth_of, boot_id, has_ended, process_space
 from pipeline.storage import Storage, StorageLike, open_storage
 
-__all__ = ["Holder", "RunLock", "current_holder", "hold_run", "repeating"]
+__all__ = ["Holder", "RunLock", "current_beat", "current_holder", "hold_run", "repeating"]
 
 BEAT_S = 3.0
 logger = logging.getLogger(__name__)
@@ -136,6 +136,19 @@ def current_holder(where: StorageLike) -> Holder | None:
     storage = open_storage(where)
     epoch = _latest_epoch(storage)
     return None if _is_free(storage, epoch) else _read_holder(storage, epoch)
+
+
+def current_beat(where: StorageLike) -> tuple[Holder | None, str] | None:
+    """Return the holder of a run and its counter, which changes every 3 s as long as the holder lives; None where nobody holds the run.
+
+    The holder is None where its claim cannot be read. For ``where`` see :func:`current_holder`.
+    """
+    storage = open_storage(where)
+    epoch = _latest_epoch(storage)
+    if _is_free(storage, epoch):
+        return None
+    counter = (storage.get(f"beat-{epoch:06d}") or b"").decode(errors="replace")
+    return _read_holder(storage, epoch), f"{epoch}.{counter}"
 
 
 def _claim(storage: Storage, me: Holder, take_over: bool, stale_s: float) -> int:
