@@ -204,6 +204,25 @@ def engine(tmp_path, capsys):
     return go
 
 
+@pytest.fixture(scope="session")
+def s3_servers():
+    """An S3 server that starts when the first test asks for it."""
+    from tests.cluster.s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_servers, monkeypatch):
+    """The URL of an empty prefix of a bucket, which this process may use."""
+    from tests.cluster.s3_server import BUCKET, environment
+
+    for name, value in environment(s3_servers.endpoint).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{secrets.token_hex(8)}"
+
+
 @pytest.fixture
 def traced(monkeypatch):
     """A model that counts its calls and can be told to fail, as ``model: {name: traced.model}``.

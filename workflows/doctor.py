@@ -25,6 +25,7 @@ EXTRAS = {
     "slide": ("openslide-python", "openslide-bin", "wsidicom"),
     "bio": ("liffile", "mrc", "nd2"),
     "geo": ("pyogrio", "rasterio", "shapely"),
+    "cloud": ("boto3", "obstore"),
 }
 """Optional packages by extra, as in pyproject.toml."""
 

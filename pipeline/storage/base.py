@@ -10,14 +10,15 @@ A storage is a root; a key is a path below it. Files are replaced as a whole, so
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
 from pipeline.errors import InputError, Problem, StoreError
 
@@ -41,6 +42,9 @@ class Storage(ABC):
     segment_bytes: ClassVar[int] = 1 << 20
     """How large a file should grow by :meth:`append` before the caller begins the next one."""
 
+    guard: Callable[[], None] | None = None
+    """Called right before a change becomes visible; raises where the caller may not write any more. See :meth:`guarded`."""
+
     @property
     @abstractmethod
     def url(self) -> str:
@@ -57,6 +61,11 @@ class Storage(ABC):
     @abstractmethod
     def size(self, key: str) -> int | None:
         """Return the size of a file in bytes; None where there is no file."""
+
+    def version(self, key: str) -> str | None:
+        """Return a text that differs after each change of a file, as far as the storage can tell; None where there is no file."""
+        size = self.size(key)
+        return None if size is None else str(size)
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[str]:
@@ -84,6 +93,25 @@ class Storage(ABC):
 
         When the block fails, the files below ``prefix`` stay as they are.
         """
+
+    def guarded(self, guard: Callable[[], None] | None) -> Self:
+        """Return an equal storage that calls ``guard`` right before each of its changes becomes visible, also in storages below it.
+
+        A process that has lost the right to write may be in the middle of a write: what it has written so far is dropped.
+        ``guard`` travels with the storage, so it can be pickled.
+        """
+        made = copy.copy(self)
+        made.guard = guard
+        return made
+
+    def _before_change(self) -> None:
+        """Ask the guard, if there is one; a storage calls this right before anything is written over, added or removed."""
+        if self.guard is not None:
+            self.guard()
+
+    def creates_once(self) -> bool:
+        """Return whether :meth:`create` keeps its promise; some servers of object stores let every caller win."""
+        return True
 
     def append(self, key: str, data: bytes, at: int | None = None, *, durable: bool = True) -> None:
         """Write ``data`` at the end of a file, which is made where it is missing.

@@ -58,7 +58,7 @@ class LocalStorage(Storage):
     @override
     def below(self, prefix: str) -> LocalStorage:
         """Return the folder ``prefix``, which may be a link to any place."""
-        return LocalStorage(self.root / self._checked(prefix))
+        return LocalStorage(self.root / self._checked(prefix)).guarded(self.guard)
 
     @override
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
@@ -75,6 +75,16 @@ class LocalStorage(Storage):
 
     @override
     def size(self, key: str) -> int | None:
+        found = self._stat(key)
+        return None if found is None else found.st_size
+
+    @override
+    def version(self, key: str) -> str | None:
+        """Return size and time of change; a change within the clock's step, often milliseconds, may go unseen."""
+        found = self._stat(key)
+        return None if found is None else f"{found.st_size} {found.st_mtime_ns}"
+
+    def _stat(self, key: str) -> os.stat_result | None:
         path = self._path(key)
         with store_errors(path):
             try:
@@ -82,7 +92,7 @@ class LocalStorage(Storage):
             except NO_FILE:
                 self._require_root()
                 return None
-            return found.st_size if S_ISREG(found.st_mode) else None
+            return found if S_ISREG(found.st_mode) else None
 
     @override
     def list(self, prefix: str = "") -> list[str]:
@@ -100,6 +110,7 @@ class LocalStorage(Storage):
     def put(self, key: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         path = self._path(key)
         with store_errors(path), self._temporary(path, data, durable=durable) as temporary:
+            self._before_change()
             temporary.replace(path)
             if durable:
                 _sync_folder(path.parent)
@@ -109,6 +120,7 @@ class LocalStorage(Storage):
         """Create a file that appears whole, wherever hard links exist."""
         path = self._path(key)
         with store_errors(path), self._temporary(path, data, durable=True) as temporary:
+            self._before_change()
             try:
                 path.hardlink_to(temporary)
             except FileExistsError:
@@ -130,6 +142,7 @@ class LocalStorage(Storage):
             if at and path.stat().st_size < at:
                 raise OSError(errno.EIO, f"{at} bytes were written, fewer are left: something else has cut the file")
             flags = os.O_APPEND if at is None else 0
+            self._before_change()
             with_parents(path, self.root, lambda: _write(path, flags, data, at, durable=durable))
             if durable and not at:
                 _sync_folder(path.parent)
@@ -137,6 +150,7 @@ class LocalStorage(Storage):
     @override
     def delete(self, key: str) -> None:
         with self._file(key) as path, suppress(*NO_FILE):
+            self._before_change()
             path.unlink()
             self._remove_empty_parents(path)
 
@@ -146,6 +160,7 @@ class LocalStorage(Storage):
         with self._file(prefix) as path:
             if path.is_dir() and not path.is_symlink():
                 with scratch_folder(path, self.root) as scratch:
+                    self._before_change()
                     path.rename(scratch / path.name)
                     shutil.rmtree(scratch / path.name)
                 self._remove_empty_parents(path)
@@ -157,6 +172,7 @@ class LocalStorage(Storage):
             made = scratch / path.name
             made.mkdir()
             yield LocalStorage(made)
+            self._before_change()
             _rename_over(made, path, scratch)
 
     @override
@@ -175,6 +191,7 @@ class LocalStorage(Storage):
             yield made
             if durable:
                 _sync_file(made)
+            self._before_change()
             made.replace(path)
             if durable:
                 _sync_folder(path.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class MemoryStorage(Storage):
 
     @override
     def below(self, prefix: str) -> MemoryStorage:
-        return MemoryStorage(self._name(prefix))
+        return MemoryStorage(self._name(prefix)).guarded(self.guard)
 
     @override
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
@@ -56,6 +57,11 @@ class MemoryStorage(Storage):
         return None if data is None else len(data)
 
     @override
+    def version(self, key: str) -> str | None:
+        data = _files.get(self._name(key))
+        return None if data is None else hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    @override
     def list(self, prefix: str = "") -> list[str]:
         start = f"{self.url}/{self._checked_prefix(prefix)}"
         with _lock:
@@ -64,12 +70,14 @@ class MemoryStorage(Storage):
 
     @override
     def put(self, key: str, data: bytes | memoryview, *, durable: bool = True) -> None:
+        self._before_change()
         with _lock:
             _files[self._name(key)] = bytes(data)
 
     @override
     def create(self, key: str, data: bytes) -> bool:
         name = self._name(key)
+        self._before_change()
         with _lock:
             if name in _files:
                 return False
@@ -78,6 +86,7 @@ class MemoryStorage(Storage):
 
     @override
     def delete(self, key: str) -> None:
+        self._before_change()
         with _lock:
             _files.pop(self._name(key), None)
 
