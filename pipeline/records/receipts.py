@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import numpy as np
-
 from pipeline.geometry import Box
 from pipeline.inputs import Image
+from pipeline.records import receipt_json
 from pipeline.statistics import Counts, ObjectCounts
 
 __all__ = ["Block", "Receipt", "Tally", "latest", "tally"]
@@ -108,43 +107,13 @@ class Receipt:
         return replace(self, image=sys.intern(self.image), key="", seconds=_NOTHING, digest="", files=_NOTHING, payload="")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON, without the fields that have their default."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        row = {name: value for name, value in values.items() if value or name in ("phase", "image", "block")}
-        if self.counts is not None:
-            row["counts"] = _counts_to_json(self.counts)
-        if self.objects is not None:
-            row["objects"] = {str(class_id): counts.to_json() for class_id, counts in self.objects.items()}
-        return row
+        """Return plain JSON: :mod:`pipeline.records.receipt_json` says how."""
+        return receipt_json.encode({one.name: getattr(self, one.name) for one in fields(self)})
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Receipt:
-        """Return the receipt that :meth:`to_json` wrote."""
-        counts = _counts_from_json(row["counts"]) if "counts" in row else None
-        objects = {int(class_id): ObjectCounts.from_json(one) for class_id, one in row["objects"].items()} if "objects" in row else None
-        return cls(**{**row, "counts": counts, "objects": objects, "notes": tuple(row.get("notes", ()))})
-
-
-def _counts_to_json(counts: Counts) -> dict[str, Any]:
-    """Return counts as plain JSON, the matrix as its nonzero entries ``[truth, predicted, pixels]``."""
-    values = {one.name: getattr(counts, one.name) for one in fields(counts)}
-    row = {name: value for name, value in values.items() if value is not None and name not in ("predicted", "confusion")}
-    row["predicted"] = counts.predicted.tolist()
-    if counts.confusion is not None:
-        rows, cols = np.nonzero(counts.confusion)
-        row["confusion"] = [[int(y), int(x), int(counts.confusion[y, x])] for y, x in zip(rows, cols, strict=True)]
-    return row
-
-
-def _counts_from_json(row: Mapping[str, Any]) -> Counts:
-    predicted = np.array(row["predicted"], np.int64)
-    matrix = None
-    if "confusion" in row:
-        matrix = np.zeros((len(predicted), len(predicted)), np.int64)
-        for truth, mask, pixels in row["confusion"]:
-            matrix[truth, mask] = pixels
-    rest = {name: value for name, value in row.items() if name not in ("predicted", "confusion")}
-    return Counts(predicted=predicted, confusion=matrix, **rest)
+        """Return the receipt that :meth:`to_json` wrote, of this version or an earlier one."""
+        return cls(**receipt_json.decode(row))
 
 
 def latest(rows: Iterable[Receipt]) -> dict[tuple[str, str], Receipt]:

@@ -1,0 +1,147 @@
+"""A receipt as plain JSON, in few bytes: a ledger has a row a block, and a run may have a million blocks.
+
+What has its default is left out, and so is the image where the block's id begins with it. Other fields have a short name where
+their value has a short form, and their own name where it has not, as in ledgers of earlier versions::
+
+    k, c, w, d   key, count_key, written, digest: base64 in place of hexadecimal digits
+    s            seconds: whole microseconds, by the first letter of the stage
+    m            peak_bytes
+    f            files: `//` stands for `/NAME`
+    n            counts: `p` are pixels by predicted class, `t` truth, prediction and pixels of each pair of classes, one after the other
+"""
+
+from __future__ import annotations
+
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from pipeline.statistics import Counts, ObjectCounts
+
+__all__ = ["decode", "encode"]
+
+HASHES = {"key": "k", "count_key": "c", "written": "w", "digest": "d"}
+STAGES = {"read": "r", "compute": "c", "stitch": "s", "count": "n", "write": "w"}
+LETTERS = {letter: stage for stage, letter in STAGES.items()}
+MICRO = 1e6
+
+
+def encode(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a receipt, by name, as plain JSON."""
+    row = {name: value for name, value in values.items() if value or name in ("phase", "image", "block")}
+    if row["block"].rpartition(":")[0] == row["image"]:
+        del row["image"]
+    if row.get("attempts") == 1:
+        del row["attempts"]
+    for name, short in HASHES.items():
+        if name in row and (packed := _pack(row[name])):
+            row[short] = packed
+            del row[name]
+    if "peak_bytes" in row:
+        row["m"] = row.pop("peak_bytes")
+    if "seconds" in row and (seconds := _short_seconds(row["seconds"])):
+        row["s"] = seconds
+        del row["seconds"]
+    if "files" in row and (files := _short_files(row["files"], values["image"])):
+        row["f"] = files
+        del row["files"]
+    if values["counts"] is not None:
+        row.pop("counts", None)
+        row["n"] = _counts_to_json(values["counts"])
+    if values["objects"] is not None:
+        row["objects"] = {str(class_id): counts.to_json() for class_id, counts in values["objects"].items()}
+    return row
+
+
+def decode(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the receipt that :func:`encode` wrote."""
+    values = dict(row)
+    image = values.get("image")
+    values["image"] = image = sys.intern(values["block"].rpartition(":")[0] if image is None else image)
+    if "k" in values:
+        values["key"] = _unpack_shared(values.pop("k"))
+    if "c" in values:
+        values["count_key"] = _unpack_shared(values.pop("c"))
+    if "w" in values:
+        values["written"] = _unpack_shared(values.pop("w"))
+    if "d" in values:
+        values["digest"] = b64decode(values.pop("d") + "==").hex()
+    if "m" in values:
+        values["peak_bytes"] = values.pop("m")
+    if "s" in values:
+        values["seconds"] = {LETTERS.get(stage, stage): number / MICRO for stage, number in values.pop("s").items()}
+    if "f" in values:
+        name = f"/{image}"
+        values["files"] = {key.replace("//", name, 1): size for key, size in values.pop("f").items()}
+    if "n" in values:
+        values["counts"] = _counts_from_json(values.pop("n"))
+    elif "counts" in values:
+        values["counts"] = _old_counts(values["counts"])
+    if "objects" in values:
+        values["objects"] = {int(class_id): ObjectCounts.from_json(one) for class_id, one in values["objects"].items()}
+    if "notes" in values:
+        values["notes"] = tuple(values["notes"])
+    return values
+
+
+def _pack(text: str) -> str:
+    """Return hexadecimal digits as base64 without padding; empty where the text is anything else."""
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        return ""
+    return b64encode(data).decode().rstrip("=") if data.hex() == text else ""
+
+
+@lru_cache(maxsize=4096)
+def _unpack_shared(text: str) -> str:
+    """Return the digits again: one text for all blocks that have it, which saves memory."""
+    return b64decode(text + "==").hex()
+
+
+def _short_seconds(seconds: Mapping[str, float]) -> dict[str, int] | None:
+    """Return whole microseconds; None where that would change them, or two stages have one name."""
+    short = {STAGES.get(stage, stage): round(value * MICRO) for stage, value in seconds.items()}
+    is_exact = all(number / MICRO == value for number, value in zip(short.values(), seconds.values(), strict=False))
+    return short if is_exact and not seconds.keys() & LETTERS.keys() else None
+
+
+def _short_files(files: Mapping[str, int], image: str) -> dict[str, int] | None:
+    """Return files whose keys are without the name; None where a key could not be restored."""
+    name = f"/{image}"
+    short = {key.replace(name, "//", 1): size for key, size in files.items()}
+    return short if [key.replace("//", name, 1) for key in short] == list(files) else None
+
+
+def _counts_to_json(counts: Counts) -> dict[str, Any]:
+    row = {one.name: getattr(counts, one.name) for one in fields(counts)}
+    row = {name: value for name, value in row.items() if name not in ("predicted", "confusion") and (value or name == "cross_entropy")}
+    if row["cross_entropy"] is None:
+        del row["cross_entropy"]
+    row["p"] = counts.predicted.tolist()
+    if counts.confusion is not None:
+        rows, cols = np.nonzero(counts.confusion)
+        row["t"] = np.stack([rows, cols, counts.confusion[rows, cols]], axis=1).ravel().tolist()
+    return row
+
+
+def _counts_from_json(row: dict[str, Any]) -> Counts:
+    predicted = np.array(row.pop("p"), np.int64)
+    if (flat := row.pop("t", None)) is None:
+        return Counts(predicted, **row)
+    matrix = np.zeros((len(predicted), len(predicted)), np.int64)
+    for index in range(0, len(flat), 3):
+        matrix[flat[index], flat[index + 1]] = flat[index + 2]
+    return Counts(predicted, confusion=matrix, **row)
+
+
+def _old_counts(row: Mapping[str, Any]) -> Counts:
+    """Return counts of an earlier version, with the names of their fields and a list for each pair of classes."""
+    rest = {name: value for name, value in row.items() if name not in ("predicted", "confusion")}
+    flat = {"t": [number for pair in row["confusion"] for number in pair]} if "confusion" in row else {}
+    return _counts_from_json({"p": row["predicted"], **flat, **rest})
