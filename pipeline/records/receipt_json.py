@@ -130,14 +130,15 @@ def _counts_to_json(counts: Counts) -> dict[str, Any]:
     return row
 
 
-def _counts_from_json(row: dict[str, Any]) -> Counts:
-    predicted = np.array(row.pop("p"), np.int64)
-    if (flat := row.pop("t", None)) is None:
-        return Counts(predicted, **row)
+def _counts_from_json(row: Mapping[str, Any]) -> Counts:
+    rest = dict(row)
+    predicted = np.array(rest.pop("p"), np.int64)
+    if (flat := rest.pop("t", None)) is None:
+        return Counts(predicted, **rest)
     matrix = np.zeros((len(predicted), len(predicted)), np.int64)
     for index in range(0, len(flat), 3):
         matrix[flat[index], flat[index + 1]] = flat[index + 2]
-    return Counts(predicted, confusion=matrix, **row)
+    return Counts(predicted, confusion=matrix, **rest)
 
 
 def _old_counts(row: Mapping[str, Any]) -> Counts:
