@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.report.failure_groups import group_failures
 from pipeline.statistics import Counts, ObjectCounts
 from pipeline.tiling import Grid
 
-__all__ = ["Failure", "ImageCounts", "build_report", "num_blocks", "phase_rows", "planned", "report_of"]
+__all__ = ["Failure", "ImageCounts", "build_report", "failures_of", "in_order", "num_blocks", "phase_rows", "planned", "report_of"]
 
 PHASES = tuple(one.name for one in all_phases())
 RESULTS = tuple(one.name for one in all_phases() if one.is_result)
@@ -60,14 +60,10 @@ class ImageCounts:
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
     """Return the content of report.json, from the last ``plan`` row of the ledger and its receipts."""
-    of_image: dict[str, list[Receipt]] = {}
-    for receipt in done.receipts.values():
-        if receipt.block:
-            of_image.setdefault(receipt.image, []).append(receipt)
+    of_image = _by_image(done.receipts.values())
     images, failures = [], [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]]
     for image in plan["images"]:
-        # In the plan's order, sums of floats, and so the report, do not depend on the order of work.
-        ordered = sorted(of_image.get(image["name"], []), key=lambda receipt: (receipt.phase, _position(receipt)))
+        ordered = of_image.get(image["name"], [])
         images.append(_image_counts(image, ordered, plan))
         failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in _failures(ordered)]
     images += [ImageCounts(one["name"]) for one in plan["rejected"]]
@@ -82,6 +78,27 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
         model=plan["model"],
         timing={"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes},
     )
+
+
+def failures_of(plan: Mapping[str, Any], troubled: Iterable[Receipt]) -> list[dict[str, Any]]:
+    """Return the failures that :func:`report_of` lists, from the receipts that failed or whose truth could not be counted."""
+    failures, broken = [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]], []
+    of_image = _by_image(troubled)
+    for image in plan["images"]:
+        if ordered := of_image.get(image["name"]):
+            failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in _failures(ordered)]
+            counts = _image_counts(image, ordered, plan)
+            broken += [Failure(counts.name, None, "count", counts.truth_error)] if counts.truth_error else []
+    return [asdict(failure) for failure in (*failures, *broken)]
+
+
+def _by_image(receipts: Iterable[Receipt]) -> dict[str, list[Receipt]]:
+    """Return the receipts of each image, but brief ones, in an order of their own: sums of floats do not depend on that of the work."""
+    of_image: dict[str, list[Receipt]] = {}
+    for receipt in receipts:
+        if receipt.block:
+            of_image.setdefault(receipt.image, []).append(receipt)
+    return {name: sorted(some, key=lambda receipt: (receipt.phase, _position(receipt))) for name, some in of_image.items()}
 
 
 def build_report(
@@ -218,8 +235,13 @@ def phase_rows(done: Tally) -> dict[str, dict[str, float]]:
     blocks = Counter(name for name, _ in done.receipts)
     return {
         name: {"blocks": blocks[name] - failed[name], "failed": failed[name], "seconds": round(done.phase_seconds.get(name, 0.0), 3)}
-        for name in sorted(blocks, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name))
+        for name in in_order(blocks)
     }
+
+
+def in_order(phases: Iterable[str]) -> list[str]:
+    """Return names of phases, each behind those that it comes after; unknown ones last."""
+    return sorted(phases, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name))
 
 
 def _position(receipt: Receipt) -> tuple[int, ...]:
