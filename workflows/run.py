@@ -13,7 +13,7 @@ from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, re
 from pipeline.engine import Job, phase
 from pipeline.errors import InputError, Problem, counted
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
-from pipeline.records import Receipt, RunFolder, latest, read_rows, refuse_overwriting
+from pipeline.records import METRICS_FILE, Receipt, RunFolder, latest, read_rows, refuse_overwriting
 from pipeline.report import print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
@@ -141,7 +141,7 @@ def protect_files(catalogue: Catalogue, folder: RunFolder, outputs: Sequence[str
         folder.storage,
         catalogue.config.where("output"),
         reads=[path for image in catalogue.images for path in (image.path, image.truth) if path],
-        outputs=["log.txt", *sorted(outputs)],
+        outputs=["log.txt", METRICS_FILE, *sorted(outputs)],
         command="run",
         is_begun=folder.storage.has("run.json") or folder.ledger.exists(),
     )

@@ -19,11 +19,12 @@ from pipeline.records.ledger import Ledger, read_rows_of
 from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.validation import quote
 
-__all__ = ["RunFolder", "hardware", "refuse_overwriting", "versions"]
+__all__ = ["METRICS_FILE", "RunFolder", "hardware", "refuse_overwriting", "versions"]
 
 FORMAT = "gigaseg.run/1"
 NEVER_FRESH = {"evaluate", "convert"}  # begun by commands that have no --fresh
 RUN_JSON, LOG, CONFIG, LEDGER, REPORT = "run.json", "log.txt", "config.yaml", "ledger", "report"
+METRICS_FILE = "metrics.prom"
 STOP = f"{LEDGER}/stop"
 PACKAGES = ("numpy", "torch", "openvino", "onnxruntime", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
 SHOWN = 3  # files that would be overwritten, in a message
@@ -140,7 +141,7 @@ class RunFolder:
         if self.ledger.exists():
             with Ledger.open(self.ledger, take_over=take_over):
                 pass
-        for name in (*outputs, LEDGER, REPORT, CALIBRATED_FOLDER, RUN_JSON, CONFIG, LOG):
+        for name in (*outputs, LEDGER, REPORT, CALIBRATED_FOLDER, RUN_JSON, CONFIG, LOG, METRICS_FILE):
             with suppress(InputError):  # a name that leads out of the folder is none of its files
                 self.storage.delete(name)
                 self.storage.delete_tree(name)

@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from pipeline.scheduling.block_queue import BlockQueue, Stage
 from pipeline.scheduling.execution import EXIT_INTERRUPTED, execute
+from pipeline.scheduling.monitoring import MetricsAddress, read_metrics
 from pipeline.scheduling.plan import RunSpec, make_job, plan_blocks, plan_row, recount
 
-__all__ = ["EXIT_INTERRUPTED", "BlockQueue", "RunSpec", "Stage", "execute", "make_job", "plan_blocks", "plan_row", "recount"]
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "BlockQueue",
+    "MetricsAddress",
+    "RunSpec",
+    "Stage",
+    "execute",
+    "make_job",
+    "plan_blocks",
+    "plan_row",
+    "read_metrics",
+    "recount",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from pipeline.engine import cause_of, phase
@@ -18,6 +18,7 @@ from pipeline.plugins import build
 from pipeline.records import Block, Ledger, Receipt, Tally, hardware, latest, tally, versions
 from pipeline.scheduling.audit import conclude, remove_outdated_arrays, still_valid
 from pipeline.scheduling.block_queue import BlockQueue
+from pipeline.scheduling.monitoring import Monitor
 from pipeline.scheduling.plan import RunSpec
 from pipeline.scheduling.progress import Progress, show_progress
 from pipeline.scheduling.runners import Work
@@ -34,7 +35,8 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
     Raises:
         GigasegError: the run could not go on; what is committed stays.
     """
-    with Ledger.open(spec.folder.ledger, take_over=take_over) as ledger:
+    monitor = Monitor(spec.folder.storage.url)
+    with monitor.served(spec.metrics_address), Ledger.open(spec.folder.ledger, take_over=take_over) as ledger:
         spec.folder.forget_stop()
         if spec.config:  # written once the run is ours: until then another process may be working here
             spec.folder.write_config(spec.config)
@@ -42,20 +44,23 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
         known = still_valid(spec, {key: receipt for key, receipt in rows.items() if receipt.ok or not spec.forgets(receipt)})
         queue = BlockQueue(spec.stages)
         queue.begin(known)
-        outdated = {key: rows[key].files for key in queue.waiting if key in rows and rows[key].files}
-        remove_outdated_arrays(spec, queue.waiting, outdated)
-        del rows, known
+        waiting = queue.waiting
+        monitor.begin(spec.stages, queue, waiting, {key for key, receipt in known.items() if not receipt.ok})
+        outdated = {key: rows[key].files for key in waiting if key in rows and rows[key].files}
+        remove_outdated_arrays(spec, waiting, outdated)
+        del rows, known, waiting
         if json.loads(json.dumps(spec.plan)) != spec.folder.last_plan():
             ledger.append_row("plan", spec.plan)
-        if not queue.is_finished:
-            _Execution(spec, ledger, queue, outdated).run()
-        is_finished = queue.is_finished
-        del queue
-        done = tally(ledger.rows())
-        # Images that left the plan leave the report.
-        keys = ((block.phase, block.id) for block in spec.blocks)
-        done.receipts = {key: done.receipts[key] for key in keys if key in done.receipts}
-        return (conclude(spec, done.receipts) if is_finished else EXIT_INTERRUPTED), done
+        with nullcontext() if queue.is_finished else monitor.written(spec.folder):
+            if not queue.is_finished:
+                _Execution(spec, ledger, queue, outdated, monitor).run()
+            is_finished = queue.is_finished
+            del queue
+            done = tally(ledger.rows())
+            # Images that left the plan leave the report.
+            keys = ((block.phase, block.id) for block in spec.blocks)
+            done.receipts = {key: done.receipts[key] for key in keys if key in done.receipts}
+            return (conclude(spec, done.receipts) if is_finished else EXIT_INTERRUPTED), done
 
 
 class _Execution:
@@ -64,8 +69,15 @@ class _Execution:
     ``outdated`` are files that an earlier execution wrote of blocks that are done again, by (phase, block id).
     """
 
-    def __init__(self, spec: RunSpec, ledger: Ledger, queue: BlockQueue, outdated: Mapping[tuple[str, str], Mapping[str, int]]) -> None:
-        self.spec, self.ledger, self.queue, self.outdated = spec, ledger, queue, outdated
+    def __init__(
+        self,
+        spec: RunSpec,
+        ledger: Ledger,
+        queue: BlockQueue,
+        outdated: Mapping[tuple[str, str], Mapping[str, int]],
+        monitor: Monitor,
+    ) -> None:
+        self.spec, self.ledger, self.queue, self.outdated, self.monitor = spec, ledger, queue, outdated, monitor
         self.count_keys, self.temporary_files = spec.count_keys, spec.temporary_files
         self.num_signals = 0
         self.looked = 0.0
@@ -76,7 +88,7 @@ class _Execution:
         """Carry the queue out, and leave run.json saying how it ended."""
         spec, folder = self.spec, self.spec.folder
         started = time.time()
-        begun = {"blocks": self.queue.total_blocks, "blocks_before": self.queue.num_settled}
+        begun = {"blocks": self.queue.total_blocks, "blocks_before": self.queue.num_settled, "phases": self.monitor.phases}
         folder.write(**spec.run, **begun, state="running", versions=versions(), hardware=hardware(), started=_stamp(started), ended=None)
         left = self.queue.total_blocks - self.queue.num_settled
         folder.log(f"begin: {left} of {self.queue.total_blocks} blocks to do, runner {spec.runner}, epoch {self.ledger.epoch}")
@@ -84,7 +96,7 @@ class _Execution:
         state = "failed"
         try:
             with show_progress(self._pixels, self._blocks) as self.progress, handle_signals(self._on_signal) as arm:
-                work = Work(spec.job, self.queue, self.book, self.stopping, spec.compute, folder.log, arm, self.check)
+                work = Work(spec.job, self.queue, self.book, self.stopping, spec.compute, folder.log, arm, self.check, monitor=self.monitor)
                 build("runners", {"name": spec.runner}, "compute.runner").run(work)
             state = "running" if self.queue.is_finished else "interrupted"
         except (KeyboardInterrupt, SystemExit):  # Ray answers SIGTERM with SystemExit while it starts
@@ -132,6 +144,7 @@ class _Execution:
             phase(block.phase).discard(self.spec.job, block)
         self.ledger.append(receipt)
         self.queue.settle(receipt)
+        self.monitor.settled(block, receipt)
         if self._takes_time(block):
             self.progress.advance(block)
         self._discard_temporary_files(receipt.image)

@@ -13,6 +13,7 @@ from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
 from pipeline.records import Block, Receipt, RunFolder
 from pipeline.scheduling.block_queue import Stage
+from pipeline.scheduling.monitoring import MetricsAddress
 from pipeline.statistics import Fitters, NormalizationFitter, StainFitter, resolve_normalization
 from pipeline.tiling import Grid
 
@@ -189,6 +190,7 @@ class RunSpec:
         config: the resolved YAML, for the folder's config.yaml; empty: none is written.
         forgets: which receipts of quarantined blocks are forgotten, so that the blocks are tried again.
         max_failed: give up above so many quarantined blocks; None: never.
+        metrics_address: where to serve metrics for Prometheus over HTTP; None: nowhere.
     """
 
     folder: RunFolder
@@ -201,6 +203,7 @@ class RunSpec:
     config: str = ""
     forgets: Callable[[Receipt], bool] = lambda _: False
     max_failed: int | None = None
+    metrics_address: MetricsAddress | None = None
 
     @property
     def blocks(self) -> Iterator[Block]:

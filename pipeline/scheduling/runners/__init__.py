@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipeline.config import Compute
 from pipeline.engine import Job
 from pipeline.plugins import Plugin
 from pipeline.records import Block, Receipt
 from pipeline.scheduling.block_queue import BlockQueue
+from pipeline.scheduling.monitoring import Monitor
 
 __all__ = ["Runner", "Work", "failure"]
 
@@ -33,6 +34,7 @@ class Work:
         log: writes one line of the run's log.
         arm: installs the signal handlers; call it again after starting anything that replaces them.
         check: returns the receipt, failed where a file that it names is missing.
+        monitor: counts of the run; a runner says how many actors live.
     """
 
     job: Job
@@ -43,6 +45,7 @@ class Work:
     log: Callable[[str], None]
     arm: Callable[[], None] = lambda: None
     check: Callable[[Receipt], Receipt] = lambda receipt: receipt
+    monitor: Monitor = field(default_factory=Monitor)
 
     @property
     def lease_pixels(self) -> int:
@@ -55,6 +58,7 @@ class Work:
         receipt = self.check(receipt)
         if receipt.transient and receipt.attempts < self.compute.attempts:
             self.log(f"try again {block.phase} {block.id}: {receipt.cause}")
+            self.monitor.retried(block)
             self.queue.give_back([replace(block, attempt=receipt.attempts)])
         else:
             self.book(block, receipt)

@@ -97,6 +97,7 @@ class _Pool:
         self.looked = 0.0
         self.wanted = 0
         self.stop_by: float | None = None
+        work.monitor.actors = lambda: sum(actor.ready for actor in self.actors)
 
     def run(self) -> None:
         while not self.work.queue.is_finished:

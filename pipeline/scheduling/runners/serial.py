@@ -24,6 +24,7 @@ class Serial(Runner):
 
     def run(self, work: Work) -> None:
         """Carry out the blocks in this process."""
+        work.monitor.actors = lambda: 1
         feed: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
         held: dict[tuple[str, str], Block] = {}
 
