@@ -112,7 +112,7 @@ class Client:
 
     def _explained(self, where: str, error: BaseException, writes: bool) -> GigasegError:
         """The error for people, in one line: where, what, and what to do."""
-        from obstore.exceptions import PreconditionError
+        from obstore.exceptions import NotSupportedError, PreconditionError
 
         code = _code(error)
         if code in NO_BUCKET or isinstance(error, FileNotFoundError):
@@ -124,6 +124,9 @@ class Client:
             problem = Problem(where, f"no access ({code or 'forbidden'})", f"credentials that may {self._service.permissions}", way_out)
         elif "builder error" in str(error):
             problem = Problem(where, "an address that begins with http://", "https://", "To allow it, set AWS_ALLOW_HTTP=true.")
+        elif isinstance(error, NotSupportedError) and "Range" in str(error):
+            found, way_out = "a server that sends whole files only", "Copy the file to a disk or a bucket."
+            return InputError(Problem(where, found, "one that sends parts", way_out))
         elif isinstance(error, PreconditionError):
             return StoreError(f"{where}: the file has changed while it was read")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import secrets
 import time
@@ -36,8 +37,9 @@ PART_BYTES = 8 << 20  # one request must end in 30 s
 MOST_PARTS = 9000  # S3 allows 10,000
 COPIES, UPLOADS = 8, 2  # at a time
 DELETES = 1000  # in one request
+MOST_HEADS = 20  # files whose sizes are asked for one after the other
 SECRET = re.compile(r"^\w+://[^/]*@|[?&](x-(amz|goog)-[\w-]+|sig|signature|token|awsaccesskeyid|googleaccessid)=", re.IGNORECASE)
-TOKEN = "gigaseg-token"  # noqa: S105 - the name of an attribute that says who created a file
+CREATOR = "gigasegcreator"  # an attribute that says which call created a file; Azure allows letters only
 
 
 class ObjectStorage(Storage):
@@ -114,6 +116,25 @@ class ObjectStorage(Storage):
         return None if found is None else int(found["size"])
 
     @override
+    def sizes(self, keys: Sequence[str]) -> dict[str, int | None]:
+        """Return them from one listing of what the keys have in common, unless they are few."""
+        if len(keys) <= MOST_HEADS:
+            return super().sizes(keys)
+        import obstore
+
+        common = os.path.commonpath([key.rpartition("/")[0] for key in keys])
+        top, start = "/".join(filter(None, (self.prefix, common))), len(self._begin)
+
+        def read(store: Any) -> dict[str, int]:
+            return {str(entry["path"])[start:]: int(entry["size"]) for page in obstore.list(store, top or None) for entry in page}
+
+        try:
+            listed = self._request(common, read)
+        except FileNotFoundError:  # how some servers say that nothing lies below a prefix
+            listed = {}
+        return {self._checked(key): listed.get(key) for key in keys}
+
+    @override
     def version(self, key: str) -> str | None:
         found = self._head(key)
         return None if found is None else str(found["e_tag"] or f"{found['size']} {found['last_modified']}")
@@ -172,7 +193,7 @@ class ObjectStorage(Storage):
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        name, token = self._name(key), secrets.token_hex(16)
+        name, creator = self._name(key), secrets.token_hex(16)
         if self._client.creates_once is False:
             if self.size(key) is not None:
                 return False
@@ -182,10 +203,10 @@ class ObjectStorage(Storage):
         def write(store: Any) -> bool:
             self._before_change()
             try:
-                obstore.put(store, name, data, mode="create", use_multipart=False, attributes={TOKEN: token})
+                obstore.put(store, name, data, mode="create", use_multipart=False, attributes={CREATOR: creator})
             except AlreadyExistsError:
                 # The answer to a try before this one may have been lost.
-                return obstore.get(store, name).attributes.get(TOKEN) == token
+                return obstore.get(store, name).attributes.get(CREATOR) == creator
             return True
 
         return self._request(key, write, writes=True)
@@ -217,8 +238,12 @@ class ObjectStorage(Storage):
 
             def write(store: Any, some: list[str] = some) -> None:
                 self._before_change()
-                with suppress(FileNotFoundError):
+                try:
                     obstore.delete(store, some)
+                except FileNotFoundError:  # some services say so, and may not have deleted the others
+                    for name in some:
+                        with suppress(FileNotFoundError):
+                            obstore.delete(store, name)
 
             self._request(keys[start], write, writes=True)
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -77,6 +77,22 @@ class LocalStorage(Storage):
     def size(self, key: str) -> int | None:
         found = self._stat(key)
         return None if found is None else found.st_size
+
+    @override
+    def sizes(self, keys: Sequence[str]) -> dict[str, int | None]:
+        found: dict[str, int | None] = {}
+        folders: dict[str, str] = {}  # path of each folder that lies inside the root, by its key
+        for key in keys:
+            folder, _, name = key.rpartition("/")
+            if folder not in folders:
+                folders[folder] = str(self._path(key).parent)
+            try:
+                stat = os.lstat(f"{folders[folder]}/{self._checked(name)}")
+            except OSError:
+                found[key] = self.size(key)  # None, or raises
+            else:
+                found[key] = stat.st_size if S_ISREG(stat.st_mode) else self.size(key)
+        return found
 
     @override
     def version(self, key: str) -> str | None:

@@ -29,10 +29,12 @@ class Server:
 
     Attributes:
         endpoint: its address, ``http://127.0.0.1:PORT``.
+        files: address below which a web server shows the files of each bucket.
         log: what it says.
     """
 
     endpoint: str
+    files: str
     log: Path
 
 
@@ -79,7 +81,7 @@ def s3_server() -> Iterator[Server]:
     try:
         endpoint = f"http://127.0.0.1:{ports['s3.port']}"
         _make_bucket(process, endpoint, log)
-        yield Server(endpoint, log)
+        yield Server(endpoint, f"http://127.0.0.1:{ports['filer.port']}/buckets", log)
     finally:
         process.kill()
         process.wait(30)

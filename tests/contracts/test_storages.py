@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from pipeline.errors import InputError, StoreError
 from pipeline.geometry import Box
 from pipeline.raster import Header
 from pipeline.storage import BlockStore, LocalStorage, MemoryStorage, open_storage
+from tests.cluster.azure_server import CONTAINER, azure_server
 
 
 class StorageTests:
@@ -201,3 +203,31 @@ class TestMemoryStorage(StorageTests):
     @pytest.fixture
     def storage(self, tmp_path):
         return MemoryStorage(f"memory://{tmp_path.name}")
+
+
+class TestS3Storage(StorageTests):
+    """A prefix of a bucket, on a real server."""
+
+    @pytest.fixture
+    def storage(self, s3):
+        return open_storage(s3)
+
+
+@pytest.fixture(scope="module")
+def azure():
+    """The environment of Azure's emulator."""
+    try:
+        with azure_server() as environment:
+            yield environment
+    except FileNotFoundError:
+        pytest.skip("needs azurite-blob: npm install azurite, and put node_modules/.bin on the PATH")
+
+
+class TestAzureStorage(StorageTests):
+    """A prefix of a container, on Azure's emulator; the service itself was not tried."""
+
+    @pytest.fixture
+    def storage(self, azure, monkeypatch):
+        for name, value in azure.items():
+            monkeypatch.setenv(name, value)
+        return open_storage(f"az://{CONTAINER}/{secrets.token_hex(8)}")
