@@ -23,7 +23,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="gigaseg",
     help="Segment images too large for memory: a YAML goes in; masks and a per-class IoU report come out.",
-    epilog="Exit codes: 0 done; 1 could not go on; 2 wrong input; 3 done but for what is quarantined; 130 interrupted, resumable.",
+    epilog="Exit codes: 0 done; 1 could not go on; 2 wrong input; 3 done but for what is quarantined; 4 already running; "
+    "130 interrupted, resumable.",
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -78,11 +79,12 @@ def run(
     fresh: Fresh = False,
     take_over: TakeOver = False,
     max_failed: Annotated[int | None, typer.Option("--max-failed", min=0, metavar="N", help="Give up above N quarantined blocks.")] = None,
+    no_queue: Annotated[bool, typer.Option("--no-queue", help="Refuse a cluster that is busy instead of waiting for room.")] = False,
 ) -> None:
     """Plan, segment, report; run again to resume."""
     from workflows import run as workflow
 
-    done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, max_failed=max_failed))
+    done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, max_failed=max_failed, queues=not no_queue))
 
 
 @app.command()
@@ -117,11 +119,17 @@ def plan(
 
 
 @app.command()
-def status(folder: Folder, *, as_json: Json = False) -> None:
-    """Print how far a run is."""
+def status(
+    folder: Folder,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again whenever something changes, and end as the run ends.")] = False,
+    every: Annotated[float | None, typer.Option("--every", min=0.1, metavar="S", help="Seconds between two looks of --watch.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print how far a run is, from its output alone."""
     from workflows import status as workflow
 
-    done(workflow.status(folder, as_json=as_json))
+    done(workflow.status(folder, as_json=as_json, watch=watch, every=every))
 
 
 @app.command()

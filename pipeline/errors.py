@@ -4,6 +4,7 @@ The tree::
 
     GigasegError              exit 1   the run could not go on
     ├── InputError            exit 2   the user's input is wrong: every problem, in one message
+    │   └── AlreadyRunning    exit 4   a live process holds the run
     ├── StoreError            exit 1   the output cannot be written (full disk, lost store)
     ├── LockLost              exit 1   another process took the run over
     └── BlockError            (none)   one block cannot be done; it is quarantined and the others go on
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "AlreadyRunning",
     "BlockError",
     "GigasegError",
     "InputError",
@@ -75,6 +77,12 @@ class InputError(GigasegError):
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem | str, ...]]]:
         """Pickle the problems rather than their text."""
         return type(self), (self.problems,)
+
+
+class AlreadyRunning(InputError):
+    """A live process holds the output folder."""
+
+    exit_code = 4
 
 
 class StoreError(GigasegError):

@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job, phase
-from pipeline.errors import InputError, Problem, counted
+from pipeline.errors import AlreadyRunning, InputError, Problem, counted
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import METRICS_FILE, Receipt, RunFolder, latest, read_rows, refuse_overwriting
 from pipeline.report import print_table, report_of, write_report
-from pipeline.scheduling import EXIT_INTERRUPTED, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
+from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
 from pipeline.training import TRAINING_YAML, is_training
 from pipeline.tuning import (
@@ -35,7 +35,14 @@ NO_CLASS = "belongs to no class"  # in the cause of a failure that other `classe
 
 
 def run(
-    config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = False, take_over: bool = False, max_failed: int | None = None
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    fresh: bool = False,
+    take_over: bool = False,
+    max_failed: int | None = None,
+    queues: bool = True,
+    metrics_address: MetricsAddress | None = None,
 ) -> int:
     """Plan, segment and report what a YAML describes; a second call resumes.
 
@@ -45,6 +52,8 @@ def run(
         fresh: remove earlier results from the output folder first.
         take_over: take the run from the live process that holds it.
         max_failed: give up above so many quarantined blocks; None: never.
+        queues: wait for room on a cluster that is busy; False: refuse.
+        metrics_address: where to serve metrics for Prometheus over HTTP; None: nowhere.
 
     Returns:
         The exit code: 0 done, 3 done but for what is quarantined, 130 interrupted.
@@ -53,7 +62,8 @@ def run(
         GigasegError: the input is wrong, or the run could not go on.
     """
     refuse_training(config_path)
-    return run_config(load_config(config_path, overrides), fresh=fresh, take_over=take_over, max_failed=max_failed)
+    options = {"max_failed": max_failed, "queues": queues, "metrics_address": metrics_address}
+    return run_config(load_config(config_path, overrides), fresh=fresh, take_over=take_over, **options)
 
 
 def refuse_training(config_path: Path) -> None:
@@ -92,12 +102,13 @@ def execute_config(
     *,
     fresh: bool = False,
     take_over: bool = False,
-    max_failed: int | None = None,
     retried: Callable[[Receipt], bool] = lambda _: False,
+    **options: Any,
 ) -> tuple[int, dict[str, Any]]:
     """Write masks and report as :func:`run` does; print nothing on stdout, notes and progress on stderr.
 
-    ``retried`` says whether the block of a failed receipt is tried again.
+    ``retried`` says whether the block of a failed receipt is tried again; ``options`` are ``max_failed``, ``queues`` and
+    ``metrics_address`` of :class:`RunSpec`.
 
     Returns:
         The exit code, and the content of report.json.
@@ -124,7 +135,7 @@ def execute_config(
         run=run_fields(catalogue, choice, model, notes),
         config=to_yaml(without_auto(config, choice.recipe)),
         forgets=retried,
-        max_failed=max_failed,
+        **options,
     )
     for note in notes:
         print(note, file=sys.stderr)
@@ -198,9 +209,11 @@ def without_auto(config: Config, recipe: Recipe) -> Config:
 @contextmanager
 def no_folder_left_behind(folder: RunFolder) -> Iterator[None]:
     """Remove a new output folder where the input proves wrong before the first block is done: actors load weights late."""
-    is_new = not folder.ledger.exists()
+    is_new = not folder.last_plan()
     try:
         yield
+    except AlreadyRunning:
+        raise
     except InputError:
         if is_new and folder.ledger.exists() and not any(row.ok and phase(row.phase).is_result for row in read_rows(folder.ledger)):
             folder.discard()

@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.engine.phases import Phase, phase
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
-from pipeline.errors import GigasegError, InputError, StoreError
+from pipeline.errors import GigasegError, InputError, LockLost, StoreError
 from pipeline.records import Block, Receipt
 
 __all__ = ["cause_of", "process"]
@@ -49,6 +49,7 @@ def process(
 
     Raises:
         StoreError: the output cannot be written.
+        LockLost: another process holds the run now.
         InputError: the model turned out not to fit the images.
     """
     line = _Line(resources, read_threads, write_threads, phase_of)
@@ -143,9 +144,9 @@ def receipt_of(block: Block, watch: Stopwatch, result: Any) -> Receipt:
     """Make the receipt of a block from what its last step returned or raised.
 
     Raises:
-        StoreError: the step raised it: the run cannot go on.
+        StoreError, LockLost: the step raised it: the run cannot go on.
     """
-    if isinstance(result, StoreError):
+    if isinstance(result, (StoreError, LockLost)):
         raise result
     fields = result if isinstance(result, dict) else {"cause": cause_of(result), "transient": not isinstance(result, GigasegError)}
     seconds = {stage: round(value, 6) for stage, value in watch.seconds.items()}

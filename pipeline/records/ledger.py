@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
@@ -41,6 +41,7 @@ class Ledger:
 
     def __init__(self, storage: Storage, lock: RunLock) -> None:
         self._storage, self._lock = storage, lock
+        self._guarded = storage.guarded(lock.check)
         self._num_segments = 0
         self._segment_bytes = 0
         self._waiting: list[bytes] = []
@@ -60,7 +61,7 @@ class Ledger:
         The ledger's own storage, ``OUTPUT/ledger``, is made where it is missing. For the other arguments see :func:`hold_run`.
 
         Raises:
-            InputError: another process holds the run and lives.
+            AlreadyRunning: another process holds the run and lives.
             LockLost: another process took it over meanwhile.
         """
         storage = open_storage(where)
@@ -107,7 +108,7 @@ class Ledger:
                 num_lines = len(self._waiting)
                 data = b"".join(self._waiting)
             if data:
-                self._storage.append(segment_name(self.epoch, self._num_segments), data, self._segment_bytes)
+                self._guarded.append(segment_name(self.epoch, self._num_segments), data, self._segment_bytes)
             self._lock.check()  # after the write, because a later holder reads the sizes after its claim
             with self._waiting_lock:
                 del self._waiting[:num_lines]
@@ -119,6 +120,11 @@ class Ledger:
     def check(self) -> None:
         """Raise LockLost when another process has taken the run over."""
         self._lock.check()
+
+    @property
+    def guard(self) -> Callable[[], None]:
+        """:meth:`check` for storages of other processes (:meth:`pipeline.storage.Storage.guarded`): it can be pickled."""
+        return self._lock.check
 
     def rows(self) -> Iterator[Receipt]:
         """Commit what waits, then yield every receipt of the run in the order of commit, earlier epochs first."""

@@ -16,6 +16,7 @@ from pipeline import __version__
 from pipeline.config import CALIBRATED_FOLDER, Config, is_sample, load_written_config, replace_auto
 from pipeline.errors import InputError, Problem, StoreError
 from pipeline.records.ledger import Ledger, read_rows_of
+from pipeline.records.run_lock import forget_rows
 from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.validation import quote
 
@@ -133,7 +134,10 @@ class RunFolder:
             raise InputError([*problems, f"{', '.join(ways_out[:-1])}, or {ways_out[-1]}."])
 
     def clear(self, *, take_over: bool = False) -> None:
-        """Remove what earlier runs wrote here, and nothing else; raises InputError where a live process holds the run."""
+        """Remove what earlier runs wrote here, and nothing else; raises AlreadyRunning where a live process holds the run.
+
+        Processes of an earlier run that still live cannot write any more: taking the ledger ends their right to.
+        """
         if not self.storage.exists():
             return
         # The outputs of every plan: an image that is missing from a later plan has left its mask here.
@@ -141,14 +145,17 @@ class RunFolder:
         if self.ledger.exists():
             with Ledger.open(self.ledger, take_over=take_over):
                 pass
-        for name in (*outputs, LEDGER, REPORT, CALIBRATED_FOLDER, RUN_JSON, CONFIG, LOG, METRICS_FILE):
+        for name in (*outputs, REPORT, CALIBRATED_FOLDER, RUN_JSON, CONFIG, LOG, METRICS_FILE):
             with suppress(InputError):  # a name that leads out of the folder is none of its files
                 self.storage.delete(name)
                 self.storage.delete_tree(name)
+        if self.ledger.exists():
+            forget_rows(self.ledger)
 
     def discard(self) -> None:
         """Remove what earlier runs wrote here, and the folder unless it holds something else."""
         self.clear()
+        self.storage.delete_tree(LEDGER)
         self.storage.remove_if_empty()
 
     def other_versions(self) -> list[str]:

@@ -1,10 +1,11 @@
 """One process at a time holds a run, and the next one takes over as soon as that is safe.
 
-Each holder is an epoch, a file that exactly one process can create; to take over is to create the next one. The holder rewrites
-a counter, so that other hosts see without comparing clocks that it lives, and looks for its successor after every commit. Files,
-all beside the ledger's segments::
+Each holder is an epoch, a file that exactly one process can create; to take over is to create the next one, and to write into
+the file of the one before that it is over. Every process that writes for a holder, actors on other hosts included, reads the
+holder's file right before each change becomes visible, and stops where it is not the same any more or is gone. The holder
+rewrites a counter, so that other hosts see without comparing clocks that it lives. Files, all beside the ledger's segments::
 
-    epoch-000001.json     who holds it        created once
+    epoch-000001.json     who holds it        created once, rewritten by the next holder
     beat-000001           counter             rewritten every 3 s
     released-000001       it ended in order   created on release; empty, so that it fits on a full disk
 """
@@ -15,20 +16,21 @@ import json
 import logging
 import os
 import re
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 
-from pipeline.errors import InputError, LockLost, Problem, StoreError
+from pipeline.errors import AlreadyRunning, LockLost, Problem, StoreError
 from pipeline.processes import birth_of, boot_id, has_ended, process_space
 from pipeline.storage import Storage, StorageLike, open_storage
 
-__all__ = ["Holder", "RunLock", "current_beat", "current_holder", "hold_run", "repeating"]
+__all__ = ["Holder", "RunLock", "current_beat", "current_holder", "forget_rows", "hold_run", "repeating"]
 
 BEAT_S = 3.0
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Holder:
         space: the name space that ``pid`` belongs to; containers on one machine have their own.
         birth: when the process began, in the machine's own measure, which tells a reused ``pid``; empty where it is not known.
         since: local time at which it took the run, for people.
+        token: made at random when it took the run; empty before.
     """
 
     host: str
@@ -52,6 +55,7 @@ class Holder:
     pid: int
     birth: str
     since: str
+    token: str = ""
 
     @classmethod
     def here(cls) -> Holder:
@@ -85,11 +89,13 @@ class RunLock:
     holder: Holder
 
     def check(self) -> None:
-        """Raise LockLost when there is a later holder.
+        """Raise LockLost when there is a later holder, or the run was removed.
 
-        When this returns, every later holder will find the bytes that were written before the call.
+        A later holder does nothing before this raises in every process. So when it returns, every later holder will find the
+        bytes that were written before the call. One file that exists is read: network file systems remember for up to a minute
+        that a file was missing.
         """
-        if self.storage.size(_epoch_name(self.epoch + 1)) is not None:
+        if _read_holder(self.storage, self.epoch) != self.holder:
             later = _read_holder(self.storage, self.epoch + 1)
             raise LockLost(f"the run was taken over by {later or 'another process'}; what this process did not commit is done again there")
 
@@ -105,26 +111,34 @@ def hold_run(storage: Storage, *, take_over: bool = False, stale_s: float = 30.0
         holder: who holds it; None: this process.
 
     Raises:
-        InputError: another process holds the run and lives.
+        AlreadyRunning: another process holds the run and lives.
     """
-    holder = holder or Holder.here()
-    epoch = _claim(storage, holder, take_over, stale_s)
-    numbers = count(1)
+    holder = replace(holder or Holder.here(), token=secrets.token_hex(8))
+    lock = RunLock(storage, _claim(storage, holder, take_over, stale_s), holder)
+    own, numbers = storage.guarded(lock.check), count(1)
 
     def beat() -> None:
-        storage.put(f"beat-{epoch:06d}", b"%d" % next(numbers))
+        own.put(f"beat-{lock.epoch:06d}", b"%d" % next(numbers))
 
     def beat_again() -> None:
-        with suppress(StoreError):  # the next commit fails for the same reason, and is not silent
+        with suppress(StoreError, LockLost):  # the next commit fails for the same reason, and is not silent
             beat()
 
     try:
         beat()
         with repeating(beat_again, pause_s=BEAT_S):
-            yield RunLock(storage, epoch, holder)
+            yield lock
     finally:
-        with suppress(StoreError):  # the next run will see that this process is gone
-            storage.create(_released_name(epoch), b"")
+        with suppress(StoreError, LockLost):  # the next run will see that this process is gone
+            own.create(_released_name(lock.epoch), b"")
+
+
+def forget_rows(storage: Storage) -> None:
+    """Remove everything from a ledger but the number of its last holder: no later holder gets a number that was given before."""
+    last = _latest_epoch(storage)
+    for name in storage.list():
+        if name not in (_epoch_name(last), _released_name(last)):
+            storage.delete(name)
 
 
 def current_holder(where: StorageLike) -> Holder | None:
@@ -157,21 +171,32 @@ def _claim(storage: Storage, me: Holder, take_over: bool, stale_s: float) -> int
         if not take_over and not _is_free(storage, epoch):
             _wait_for_end(storage, epoch, me, stale_s)
         if storage.create(_epoch_name(epoch + 1), json.dumps(asdict(me)).encode()):
+            _end_earlier(storage, epoch, me)
             return epoch + 1
         take_over = False  # another process was faster, and it was not the holder that the user meant
 
 
+def _end_earlier(storage: Storage, epoch: int, me: Holder) -> None:
+    """Write into the files of all holders up to ``epoch`` that they are followed by another one; then they stop writing.
+
+    Also where a holder released the run: one of its actors may still live in a part of the network that is cut off.
+    """
+    while epoch and _read_holder(storage, epoch):  # those before one that is followed are followed as well
+        storage.put(_epoch_name(epoch), json.dumps({"followed_by": asdict(me)}).encode())
+        epoch -= 1
+
+
 def _wait_for_end(storage: Storage, epoch: int, me: Holder, stale_s: float) -> None:
-    """Return when the holder of ``epoch`` is known to be gone, and raise InputError when it is known to live."""
+    """Return when the holder of ``epoch`` is known to be gone, and raise AlreadyRunning when it is known to live."""
     holder = _read_holder(storage, epoch)
-    gone = holder.is_gone(me) if holder else None
+    gone = holder.is_gone(me) if holder else _is_free(storage, epoch) or None
     if gone:
         return
     found, way_out = (
         f"a run that is still going ({holder or 'by an unknown process'})",
         "Wait for it, stop it, or take its place with --take-over of `run`, `segment` or `train`.",
     )
-    refusal = InputError(Problem(str(storage), found, "one run at a time in one output folder", way_out))
+    refusal = AlreadyRunning(Problem(str(storage), found, "one run at a time in one output folder", way_out))
     if gone is False:
         raise refusal
     logger.warning("%s held this run; waiting up to %.0f s to see whether it lives", holder or "an unknown process", stale_s)
@@ -184,7 +209,8 @@ def _wait_for_end(storage: Storage, epoch: int, me: Holder, stale_s: float) -> N
 
 
 def _is_free(storage: Storage, epoch: int) -> bool:
-    return epoch == 0 or storage.size(_released_name(epoch)) is not None
+    """Whether the holder of ``epoch`` has released the run, or another one has followed."""
+    return epoch == 0 or any(storage.size(name) is not None for name in (_released_name(epoch), _epoch_name(epoch + 1)))
 
 
 def _latest_epoch(storage: Storage) -> int:

@@ -12,10 +12,10 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from pipeline.engine import cause_of, phase
-from pipeline.errors import GigasegError, StoreError, counted
+from pipeline.errors import GigasegError, counted
 from pipeline.interrupts import handle_signals
 from pipeline.plugins import build
-from pipeline.records import Block, Ledger, Receipt, Tally, hardware, latest, tally, versions
+from pipeline.records import Block, Ledger, Receipt, RunFolder, Tally, hardware, latest, tally, versions
 from pipeline.scheduling.audit import conclude, remove_outdated_arrays, still_valid
 from pipeline.scheduling.block_queue import BlockQueue
 from pipeline.scheduling.monitoring import Monitor
@@ -37,6 +37,7 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
     """
     monitor = Monitor(spec.folder.storage.url)
     with monitor.served(spec.metrics_address), Ledger.open(spec.folder.ledger, take_over=take_over) as ledger:
+        spec = _guarded(spec, ledger)
         spec.folder.forget_stop()
         if spec.config:  # written once the run is ours: until then another process may be working here
             spec.folder.write_config(spec.config)
@@ -61,6 +62,12 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
             keys = ((block.phase, block.id) for block in spec.blocks)
             done.receipts = {key: done.receipts[key] for key in keys if key in done.receipts}
             return (conclude(spec, done.receipts) if is_finished else EXIT_INTERRUPTED), done
+
+
+def _guarded(spec: RunSpec, ledger: Ledger) -> RunSpec:
+    """Return the same run, which writes, in every process, only while this process holds it."""
+    storage = spec.folder.storage.guarded(ledger.guard)
+    return replace(spec, folder=RunFolder(storage), job=replace(spec.job, output=storage))
 
 
 class _Execution:
@@ -96,19 +103,29 @@ class _Execution:
         state = "failed"
         try:
             with show_progress(self._pixels, self._blocks) as self.progress, handle_signals(self._on_signal) as arm:
-                work = Work(spec.job, self.queue, self.book, self.stopping, spec.compute, folder.log, arm, self.check, monitor=self.monitor)
+                work = Work(
+                    spec.job,
+                    self.queue,
+                    self.book,
+                    self.stopping,
+                    spec.compute,
+                    folder.log,
+                    arm,
+                    self.check,
+                    spec.queues,
+                    monitor=self.monitor,
+                )
                 build("runners", {"name": spec.runner}, "compute.runner").run(work)
             state = "running" if self.queue.is_finished else "interrupted"
         except (KeyboardInterrupt, SystemExit):  # Ray answers SIGTERM with SystemExit while it starts
             state = "interrupted"
         except Exception as error:
-            with suppress(StoreError):
+            with suppress(GigasegError):
                 folder.log(f"stopped: {cause_of(error)}")
             raise
         finally:
-            # Write only while this process holds the run and the folder exists.
+            # Nothing is written where this process has lost the run, or the folder is gone.
             with suppress(GigasegError):
-                self.ledger.check()
                 folder.log(*(["interrupted"] if state == "interrupted" else []))
                 folder.write(state=state, ended=_stamp(time.time()), seconds=round(time.time() - started, 3))
 

@@ -177,6 +177,15 @@ class Blocks(Sequence[Block]):
         plane, row, col = index // (rows * cols), index // cols % rows, index % cols
         return Block(self.phase, self.image, plane, row, col, self.grid.block_box(row, col), self.key)
 
+    def __iter__(self) -> Iterator[Block]:
+        """Yield the blocks in the plan's order: a run goes over all of them several times."""
+        rows, cols = self.grid.num_blocks
+        fit: Mapping[str, Any] = {}
+        for plane in range(self.image.header.num_planes):
+            for row in range(rows):
+                for col in range(cols):
+                    yield Block(self.phase, self.image, plane, row, col, self.grid.block_box(row, col), self.key, fit)
+
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -190,6 +199,7 @@ class RunSpec:
         config: the resolved YAML, for the folder's config.yaml; empty: none is written.
         forgets: which receipts of quarantined blocks are forgotten, so that the blocks are tried again.
         max_failed: give up above so many quarantined blocks; None: never.
+        queues: wait for room on a cluster that is busy; False: refuse.
         metrics_address: where to serve metrics for Prometheus over HTTP; None: nowhere.
     """
 
@@ -203,6 +213,7 @@ class RunSpec:
     config: str = ""
     forgets: Callable[[Receipt], bool] = lambda _: False
     max_failed: int | None = None
+    queues: bool = True
     metrics_address: MetricsAddress | None = None
 
     @property

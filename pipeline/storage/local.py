@@ -155,10 +155,10 @@ class LocalStorage(Storage):
     def append(self, key: str, data: bytes, at: int | None = None, *, durable: bool = True) -> None:
         """Append without writing the file again; with ``at`` None several processes may append."""
         with self._file(key) as path:
+            self._before_change()
             if at and path.stat().st_size < at:
                 raise OSError(errno.EIO, f"{at} bytes were written, fewer are left: something else has cut the file")
             flags = os.O_APPEND if at is None else 0
-            self._before_change()
             with_parents(path, self.root, lambda: _write(path, flags, data, at, durable=durable))
             if durable and not at:
                 _sync_folder(path.parent)

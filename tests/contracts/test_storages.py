@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import InputError, LockLost, StoreError
 from pipeline.geometry import Box
 from pipeline.raster import Header
 from pipeline.storage import BlockStore, LocalStorage, MemoryStorage, open_storage
 from tests.cluster.azure_server import CONTAINER, azure_server
+
+
+def refuse():
+    """A guard of a storage that may not be written any more."""
+    raise LockLost("it is over")
 
 
 class StorageTests:
@@ -40,6 +45,16 @@ class StorageTests:
         storage.delete("b/one")
         storage.delete("b/one")
         assert (storage.get("b/one"), storage.size("b/one"), storage.list()) == (None, None, ["b/two"])
+
+    @pytest.mark.parametrize("number", [1, 30])
+    def test_sizes_of_many_files(self, storage, number):
+        """Each of the files that are there has the size that it has alone; what is absent, or a folder, has none."""
+        for index in range(number):
+            storage.put(f"m/{index % 3}/{index}", b"x" * index, durable=False)
+        keys = [f"m/{index % 3}/{index}" for index in range(number)] + ["m/0/none", "n/0", "m/0", "top"]
+        assert storage.sizes(keys) == {**dict.fromkeys(keys), **{f"m/{index % 3}/{index}": index for index in range(number)}}
+        assert storage.below("m").sizes([*(key[2:] for key in keys[:number])]) == {key[2:]: storage.size(key) for key in keys[:number]}
+        assert storage.sizes([]) == {}
 
     def test_a_prefix_is_no_file(self, storage):
         """Of a key that only other keys begin with, or that begins with a file's key, nothing is known."""
@@ -70,6 +85,31 @@ class StorageTests:
                 "b/c": b"1",
                 "d": b"2",
             }
+
+    def test_a_guard_keeps_every_change_from_becoming_visible(self, storage):
+        """Where the guard raises, in this storage or one below, files stay as they are, and nothing is left behind."""
+        storage.put("a/b", b"before")
+        guarded = pickle.loads(pickle.dumps(storage.guarded(refuse)))
+        assert (guarded, guarded.get("a/b")) == (storage, b"before")
+        below = guarded.below("a")
+
+        def write(opened):
+            with opened as made:
+                (made.put("c", b"after") if hasattr(made, "put") else made.write_bytes(b"after"))
+
+        for change in (
+            lambda: guarded.put("a/b", b"after"),
+            lambda: guarded.create("a/c", b"after"),
+            lambda: guarded.append("a/b", b"after"),
+            lambda: guarded.delete("a/b"),
+            lambda: guarded.delete_tree("a"),
+            lambda: write(guarded.local_file("a/b")),
+            lambda: write(guarded.replace_tree("a")),
+            lambda: below.put("b", b"after"),
+        ):
+            with pytest.raises(LockLost, match="over"):
+                change()
+            assert {key: storage.get(key) for key in storage.list()} == {"a/b": b"before"}
 
     @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", "a/./b", "a//b", "", "a\0b", "a/"])
     def test_no_key_leads_out_of_the_root(self, storage, key):

@@ -38,7 +38,7 @@ except LockLost as lost:
     print("lost", lost, flush=True)
 """
 
-# commits a row, and another one when it is told to
+# commits a row, and another one when it is told to, as if it had been stopped between its check and its write
 LATE = """
 import dataclasses, sys
 from pipeline.records import ledger as module
@@ -52,6 +52,7 @@ try:
         ledger.flush()
         print("committed", flush=True)
         sys.stdin.readline()
+        ledger._guarded = ledger._storage
         ledger.append(Receipt("predict", "a", "late"))
         ledger.flush()
         print("committed", flush=True)
@@ -132,7 +133,7 @@ def test_a_live_process_is_not_taken_over_by_accident(tmp_path):
             writer.send_signal(stop)
             with pytest.raises(InputError, match=rf"pid {writer.pid}, since .*--take-over") as refused, Ledger.open(tmp_path, stale_s=0.1):
                 pass
-            assert refused.value.exit_code == 2
+            assert refused.value.exit_code == 4
         with Ledger.open(tmp_path, take_over=True) as ledger:
             before = [row.block for row in ledger.rows()]
             writer.send_signal(signal.SIGCONT)

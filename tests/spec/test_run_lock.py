@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LockLost
 from pipeline.records import Holder, Ledger, Receipt, current_holder, read_rows, run_lock
+from pipeline.records.run_lock import hold_run
 from pipeline.storage import LocalStorage
 from tests.spec.ledgers import losing
 
@@ -38,10 +41,10 @@ def fail_with(number):
 
 
 def test_a_live_holder_is_named_and_the_way_out_told(tmp_path):
-    """A second process is refused as the user's mistake, with host, pid, since when and `--take-over`."""
+    """A second process is refused with an exit code of its own, host, pid, since when and `--take-over`."""
     with Ledger.open(tmp_path), pytest.raises(InputError) as refused:
         write(tmp_path)
-    assert refused.value.exit_code == 2
+    assert refused.value.exit_code == 4
     me = Holder.here()
     for part in (str(tmp_path), f"host {me.host}", f"pid {me.pid}", "since 20", "--take-over"):
         assert part in str(refused.value)
@@ -101,7 +104,9 @@ def test_of_two_that_take_over_the_slower_one_is_refused(tmp_path, monkeypatch):
 
     def slower(self, name, data):
         if name == "epoch-000002.json":
-            real(self, name, json.dumps(vars(replace(me, host="faster"))).encode())
+            faster = replace(me, host="faster")
+            real(self, name, json.dumps(vars(faster)).encode())
+            run_lock._end_earlier(self, 1, faster)
         return real(self, name, data)
 
     with losing(tmp_path):
@@ -120,3 +125,40 @@ def test_a_host_without_proc_still_tells_holders_apart(tmp_path, monkeypatch):
     assert replace(me, pid=2**22 + 1).is_gone(me) is True
     with Ledger.open(tmp_path), pytest.raises(InputError, match=f"pid {me.pid}"):
         write(tmp_path)
+
+
+def test_every_process_of_an_earlier_holder_loses_the_right_to_write(tmp_path):
+    """A guard that travelled to another process raises as soon as the run is taken over, released before or not."""
+    storage = LocalStorage(tmp_path)
+    with hold_run(storage) as first:
+        guard = pickle.loads(pickle.dumps(first.check))
+        guard()
+        with hold_run(storage, take_over=True) as second:
+            second.check()
+            with pytest.raises(LockLost, match=f"pid {os.getpid()}"):
+                guard()
+    second.check()
+    with hold_run(storage) as third:
+        third.check()
+        with pytest.raises(LockLost):
+            second.check()
+
+
+def test_no_number_is_given_again_after_a_ledger_is_emptied(tmp_path):
+    """An earlier holder that wakes up late neither writes rows, nor ends the run of the process that started over."""
+    storage = LocalStorage(tmp_path)
+    with suppress(LockLost), Ledger.open(storage) as slept:
+        with hold_run(storage, take_over=True):
+            pass
+        run_lock.forget_rows(storage)
+        assert storage.list() == ["epoch-000002.json", "released-000002"]
+        with Ledger.open(storage) as fresh:
+            fresh.append(Receipt("predict", "a", "a:0.0.0"))
+            slept.append(Receipt("predict", "old", "old:0.0.0"))
+            with pytest.raises(LockLost):
+                slept.flush()
+            with pytest.raises(LockLost):
+                slept.guard()
+            assert (fresh.epoch, [row.image for row in fresh.rows()]) == (3, ["a"])
+    assert "released-000001" not in storage.list()
+    assert [row.image for row in read_rows(storage)] == ["a"]

@@ -34,6 +34,7 @@ class Work:
         log: writes one line of the run's log.
         arm: installs the signal handlers; call it again after starting anything that replaces them.
         check: returns the receipt, failed where a file that it names is missing.
+        queues: whether to wait for room on a cluster that is busy; False: refuse.
         monitor: counts of the run; a runner says how many actors live.
     """
 
@@ -45,6 +46,7 @@ class Work:
     log: Callable[[str], None]
     arm: Callable[[], None] = lambda: None
     check: Callable[[Receipt], Receipt] = lambda receipt: receipt
+    queues: bool = True
     monitor: Monitor = field(default_factory=Monitor)
 
     @property
