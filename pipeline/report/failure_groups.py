@@ -15,15 +15,16 @@ NUMBER = re.compile(r"\d+")
 
 
 def group_failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Group failures of one phase whose causes differ in nothing but numbers and the name of the image.
+    """Group failures whose causes differ in nothing but numbers and the name of the image.
 
     Args:
         failures: ``{"image", "block", "phase", "cause", "attempts"}`` each, as report.json lists them.
 
     Returns:
-        ``{"failures", "unit", "images", "names", "first", "phase", "cause", "attempts"}`` of each group, in the order of their
-        first failure. ``unit`` is ``block`` or ``image``; ``images`` is how many there are, and ``names`` the first three of
-        them; ``cause`` and ``first`` (``{"image", "block"}``) are those of the first failure; ``attempts`` is the largest.
+        Groups in the order of their first failure, ``{"failures", "unit", "units", "images", "names", "phases", "cause",
+        "first", "attempts"}`` each. ``units`` is how many different blocks failed, or images where ``unit`` is ``image``; a
+        block may fail in several ``phases``. ``images`` is how many images they are of, and ``names`` the first three of these.
+        ``cause`` and ``first`` (``{"image", "block"}``) are those of the first failure; ``attempts`` is the largest.
 
     Example:
         >>> failure = {"image": "a", "phase": "predict", "attempts": 1}
@@ -31,18 +32,26 @@ def group_failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         >>> [(one["failures"], one["cause"]) for one in group_failures(rows)]
         [(2, 'a.tif: tile 4 cannot be decoded')]
     """
-    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
-    images: dict[tuple[str, str, str], dict[str, None]] = {}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for failure in failures:
         unit = "image" if failure["block"] is None else "block"
-        key = (unit, failure["phase"], _without_details(failure["cause"], failure["image"]))
-        first = {name: failure[name] for name in ("image", "block")}
-        new = {"failures": 0, "unit": unit, "first": first, "phase": failure["phase"], "cause": failure["cause"], "attempts": 0}
-        group = groups.setdefault(key, new)
-        group["failures"] += 1
-        group["attempts"] = max(group["attempts"], failure["attempts"])
-        images.setdefault(key, {})[failure["image"]] = None
-    return [{**group, "images": len(images[key]), "names": list(images[key])[:SHOWN_IMAGES]} for key, group in groups.items()]
+        groups.setdefault((unit, _without_details(failure["cause"], failure["image"])), []).append(failure)
+    return [_group(unit, members) for (unit, _), members in groups.items()]
+
+
+def _group(unit: str, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first, images = members[0], list(dict.fromkeys(one["image"] for one in members))
+    return {
+        "failures": len(members),
+        "unit": unit,
+        "units": len({one[unit] for one in members}),
+        "images": len(images),
+        "names": images[:SHOWN_IMAGES],
+        "phases": list(dict.fromkeys(one["phase"] for one in members)),
+        "cause": first["cause"],
+        "first": {"image": first["image"], "block": first["block"]},
+        "attempts": max(one["attempts"] for one in members),
+    }
 
 
 def describe_group(group: Mapping[str, Any]) -> str:
@@ -56,15 +65,14 @@ def describe_group(group: Mapping[str, Any]) -> str:
         'predict 2 blocks of a after 3 tries, first a:0.0.4: no memory'
     """
     cause = "".join(letter if letter.isprintable() else "?" for letter in " ".join(group["cause"].split()))
-    tries = f"after {counted(group['attempts'], 'try', 'tries')}"
+    phases, tries = ", ".join(group["phases"]), f"after {counted(group['attempts'], 'try', 'tries')}"
     first = group["first"]["block"] or group["first"]["image"]
-    if group["failures"] == 1:
-        return f"{group['phase']} {first} {tries}: {cause}"
+    if group["units"] == 1:
+        return f"{phases} {first} {tries}: {cause}"
     more = ", ..." if group["images"] > len(group["names"]) else ""
-    names = f" ({', '.join(group['names'])}{more})"
-    images = group["names"][0] if group["images"] == 1 else f"{group['images']} images{names}"
-    what = images if group["unit"] == "image" else f"{group['failures']} blocks of {images}"
-    return f"{group['phase']} {what} {tries}, first {first}: {cause}"
+    names = group["names"][0] if group["images"] == 1 else f"{group['images']} images ({', '.join(group['names'])}{more})"
+    what = names if group["unit"] == "image" else f"{group['units']} blocks of {names}"
+    return f"{phases} {what} {tries}, first {first}: {cause}"
 
 
 def _without_details(cause: str, image: str) -> str:

@@ -63,8 +63,11 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     image_columns = [*scalars, *(f"iou {spec['name']}" for spec in classes)]
     image_rows = ([*(image[key] for key in scalars), *(spec.get("iou") for spec in image["classes"])] for image in images)
     failure_columns = ["image", "block", "phase", "cause", "attempts"]
-    group_columns = ["failures", "unit", "images", "phase", "cause", "attempts", "first image", "first block"]
-    groups = ({**group, **{f"first {key}": value for key, value in group["first"].items()}} for group in report["failure_groups"])
+    group_columns = ["failures", "unit", "units", "images", "phases", "cause", "attempts", "first image", "first block"]
+    groups = (
+        {**group, "phases": " ".join(group["phases"]), **{f"first {key}": value for key, value in group["first"].items()}}
+        for group in report["failure_groups"]
+    )
     files = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "per_class.csv": _csv([class_columns, *([spec[key] for key in class_columns] for spec in classes)]),

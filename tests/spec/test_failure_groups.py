@@ -33,13 +33,20 @@ def test_equal_causes_of_several_images_are_one_line():
     assert told == ["plan 4 images (Anna, Bo, Cy, ...) after 1 try, first Anna: /data/Anna.tif: no such file"]
 
 
-def test_other_causes_and_phases_are_other_lines():
-    """A cause of other words, or in another phase, is a group of its own; groups come in the order of their first failure."""
-    told = lines(failure(), failure(cause="out of memory", attempts=3), failure(block=1), failure(phase="finish"))
+def test_a_block_that_fails_in_several_phases_counts_once():
+    """One cause in two phases is one line, which names both and counts blocks, not failures."""
+    rows = [failure(block=block, phase=phase) for phase in ("fit", "predict") for block in range(3)]
+    assert lines(*rows) == ["fit, predict 3 blocks of slide7 after 1 try, first slide7:0.0.1: cannot be decoded"]
+    assert [group["failures"] for group in group_failures(rows)] == [6]
+
+
+def test_other_causes_are_other_lines():
+    """A cause of other words is a group of its own, and so are failures of whole images; groups come in the order of their first."""
+    told = lines(failure(), failure(cause="out of memory", attempts=3), failure(block=1), failure(block=None, phase="plan"))
     assert told == [
         "predict 2 blocks of slide7 after 1 try, first slide7:0.0.1: cannot be decoded",
         "predict slide7:0.0.1 after 3 tries: out of memory",
-        "finish slide7:0.0.1 after 1 try: cannot be decoded",
+        "plan slide7 after 1 try: cannot be decoded",
     ]
 
 
@@ -63,7 +70,8 @@ def test_every_failure_is_in_one_group(rows):
     """Counts of all groups add up to the failures, whatever names and causes hold."""
     groups = group_failures(rows)
     assert sum(group["failures"] for group in groups) == len(rows)
-    assert all(group["images"] <= group["failures"] and len(group["names"]) == min(3, group["images"]) for group in groups)
+    assert all(group["images"] <= group["units"] <= group["failures"] for group in groups)
+    assert all(len(group["names"]) == min(3, group["images"]) for group in groups)
 
 
 def test_groups_are_in_every_report(tmp_path):
