@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Header:
     @property
     def num_planes(self) -> int:
         """Number of (t, z) planes, at least 1."""
-        return int(np.prod([1, *self.planes.values()]))
+        return math.prod(self.planes.values())
 
 
 class Raster(ABC):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 
 from pipeline.engine import PART_FOLDER, part_folder, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
@@ -15,18 +16,27 @@ __all__ = ["EXIT_PARTIAL", "conclude", "remove_outdated_arrays", "still_valid"]
 EXIT_PARTIAL = 3
 REREAD = 256  # last committed blocks whose pixels are compared with their digest: a power cut may have lost them
 
+ROWS_A_TIME = 10_000  # receipts whose files are looked for together
+
 Key = tuple[str, str]
 """(phase, block id)."""
 
 
 def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receipt]:
     """Return the receipts of planned blocks whose files are there, and whose last pixels are those that were written."""
-    blocks = {(block.phase, block.id): block for block in spec.blocks}
-    kept = {key: receipt for key, receipt in known.items() if key in blocks and _is_there(spec, receipt)}
-    for key in _last_pixels(spec, kept):
-        if not _is_intact(spec, blocks[key], kept[key]):
-            spec.folder.log(f"do again {key[0]} {key[1]}: its pixels are not those that were written")
-            del kept[key]
+    planned = {(block.phase, block.id) for block in spec.blocks}
+    outdated = "for other writers, or classes of other names or colours"
+    again = [(row, outdated) for row in known.values() if row.written not in ("", spec.plan["written"])]
+    kept = {key: row for key, row in known.items() if key in planned and row.written in ("", spec.plan["written"])}
+    again += _lost(spec, kept.values())
+    for row, _ in again:
+        kept.pop((row.phase, row.block), None)
+    last = set(_last_pixels(spec, kept))
+    for block in spec.blocks if last else ():
+        key = block.phase, block.id
+        if key in last and not _is_intact(spec, block, kept[key]):
+            again.append((kept.pop(key), "its pixels are not those that were written"))
+    spec.folder.log(*(f"do again {row.phase} {row.block}: {why}" for row, why in again))
     for stages in spec.stages.values():
         readers = {stage.phase: phase(stage.phase).reads_parts_of(spec.job, stage.blocks[0].image) for stage in stages}
         held = receipts_that_hold(stages, kept) if any(readers.values()) else kept
@@ -35,9 +45,11 @@ def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receip
             left_by = readers[stage.phase]
             if left_by and any((block.phase, block.id) not in held for block in stage.blocks):
                 makers = (block for other in stages if other.phase in left_by for block in other.blocks)
-                for key in ((block.phase, block.id) for block in makers):
-                    if key in held and not _is_there(spec, held[key], temporary=True):
-                        del kept[key], held[key]
+                rows = [held[key] for block in makers if (key := (block.phase, block.id)) in held]
+                lost = list(_lost(spec, rows, temporary=True))
+                for row, _ in lost:
+                    del kept[row.phase, row.block], held[row.phase, row.block]
+                spec.folder.log(*(f"do again {row.phase} {row.block}: {why}" for row, why in lost))
     return kept
 
 
@@ -64,19 +76,14 @@ def _last_pixels(spec: RunSpec, kept: Mapping[Key, Receipt]) -> list[Key]:
     return [key for key, row in kept.items() if row.digest and row.image not in finished][-REREAD:]
 
 
-def _is_there(spec: RunSpec, receipt: Receipt, *, temporary: bool = False) -> bool:
-    """Whether the files of a receipt, either the ``temporary`` or the permanent ones, exist with their size and are what is asked for now.
-
-    A failure has no files.
-    """
-    if receipt.written not in ("", spec.plan["written"]):
-        spec.folder.log(f"do again {receipt.phase} {receipt.block}: for other writers, or classes of other names or colours")
-        return False
-    files = {key: size for key, size in receipt.files.items() if key.startswith(f"{PART_FOLDER}/") == temporary}
-    if not receipt.ok or all(spec.folder.storage.size(key) == size for key, size in files.items()):
-        return True
-    spec.folder.log(f"do again {receipt.phase} {receipt.block}: its files are gone")
-    return False
+def _lost(spec: RunSpec, rows: Iterable[Receipt], *, temporary: bool = False) -> Iterator[tuple[Receipt, str]]:
+    """Yield the receipts whose ``temporary`` or permanent files are not all there with their size, and why. A failure has no files."""
+    rest = (row for row in rows if row.ok)
+    while some := list(islice(rest, ROWS_A_TIME)):
+        files = [{key: size for key, size in row.files.items() if key.startswith(f"{PART_FOLDER}/") == temporary} for row in some]
+        sizes = spec.folder.storage.sizes([key for one in files for key in one])
+        lost = (row for row, one in zip(some, files, strict=True) if any(sizes[key] != size for key, size in one.items()))
+        yield from ((row, "its files are gone") for row in lost)
 
 
 def _is_intact(spec: RunSpec, block: Block, receipt: Receipt) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -171,10 +171,11 @@ class BlockQueue:
         """Begin a stage; yield its blocks that are not known to be settled."""
         progress.stage = stage
         progress.waiting = {(block.phase, block.id) for block in stage.blocks}
+        complete = _completion(stage, progress)
         for block in stage.blocks:
             receipt = self._known.pop((stage.phase, block.id), None)
             if receipt is None:
-                yield _complete(block, stage, progress)
+                yield complete(block)
             else:
                 self._book(progress, receipt)
 
@@ -188,12 +189,14 @@ def receipts_that_hold(stages: Sequence[Stage], known: Mapping[tuple[str, str], 
     for stage in stages:
         progress.stage = stage
         is_certain = open_phases.isdisjoint([*(stage.rests_on or ()), *stage.reads])
-        for block in stage.blocks if is_certain else ():
-            receipt = known.get((stage.phase, block.id))
-            if receipt is None or receipt.key != _complete(block, stage, progress).key:
+        complete = _completion(stage, progress) if is_certain else None
+        for block in stage.blocks if complete else ():
+            key = stage.phase, block.id
+            receipt = known.get(key)
+            if receipt is None or (complete and receipt.key != complete(block).key):
                 is_certain = False
             else:
-                held[stage.phase, block.id] = receipt
+                held[key] = receipt
                 _add(progress, receipt)
         if not is_certain:
             open_phases.add(stage.phase)
@@ -220,15 +223,24 @@ def _conclude(progress: _ImageProgress) -> None:
     progress.stage, progress.digests, progress.total = None, {}, None
 
 
-def _complete(block: Block, stage: Stage, progress: _ImageProgress) -> Block:
-    """Give a block the result that it reads, and make all that it depends on part of its key."""
-    if stage.rests_on is None:
-        return replace(block, key=hash_values(block.key, block.phase, None))
-    outcomes = [progress.outcomes[phase] for phase in stage.rests_on]
-    digest = outcomes[0].digest if len(outcomes) == 1 else _hash({phase: progress.outcomes[phase].digest for phase in stage.rests_on})
-    lost = tuple(sorted({block_id for outcome in outcomes for block_id in outcome.lost}))
-    fit = {key: value for phase in stage.reads for key, value in progress.results.get(phase, {}).items()}
-    return replace(block, fit=fit, lost=lost, key=hash_values(block.key, block.phase, [fit, digest] if stage.reads else digest))
+def _completion(stage: Stage, progress: _ImageProgress) -> Callable[[Block], Block]:
+    """Return what gives a block of the stage the result that it reads, and makes all that it depends on part of its key."""
+    fit: dict[str, Any] | None = None
+    lost: tuple[str, ...] = ()
+    found: Any = None
+    if stage.rests_on is not None:
+        outcomes = [progress.outcomes[phase] for phase in stage.rests_on]
+        digest = outcomes[0].digest if len(outcomes) == 1 else _hash({phase: progress.outcomes[phase].digest for phase in stage.rests_on})
+        lost = tuple(sorted({block_id for outcome in outcomes for block_id in outcome.lost}))
+        fit = {key: value for phase in stage.reads for key, value in progress.results.get(phase, {}).items()}
+        found = [fit, digest] if stage.reads else digest
+    keys: dict[str, str] = {}  # nearly always one for all blocks, made once
+
+    def complete(block: Block) -> Block:
+        key = keys.get(block.key) or keys.setdefault(block.key, hash_values(block.key, block.phase, found))
+        return replace(block, key=key) if fit is None else replace(block, key=key, fit=fit, lost=lost)
+
+    return complete
 
 
 def _hash(digests: Mapping[str, str | None]) -> str:

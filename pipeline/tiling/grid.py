@@ -97,7 +97,7 @@ class Grid:
     def block_box(self, row: int, col: int) -> Box:
         """Return the pixels of one block, clipped to the image."""
         y0, x0 = row * self.block, col * self.block
-        return Box(y0, x0, y0 + self.block, x0 + self.block).clip(self.shape)
+        return Box(y0, x0, min(y0 + self.block, self.shape[0]), min(x0 + self.block, self.shape[1]))
 
     def tiles(self, box: Box) -> Iterator[Tile]:
         """Yield the tiles whose cores make up a block, row by row."""
