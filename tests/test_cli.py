@@ -22,6 +22,7 @@ from workflows.run import advice
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("run", "segment", "plan", "status", "retry", "report", "stop", "evaluate", "convert", "submit")
+FLAGS = dict.fromkeys(("address", "nodes", "gpus_per_node", "time", "partition", "schedule", "image"))
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 
 
@@ -59,10 +60,10 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("line", "call"),
     [
-        ("run c.yaml", ("run", Path("c.yaml"), [], {"fresh": False, "take_over": False, "max_failed": None})),
+        ("run c.yaml", ("run", Path("c.yaml"), [], {"fresh": False, "take_over": False, "max_failed": None, "queues": True})),
         (
-            "run c.yaml --set a.b=1 --set c=2 --fresh --take-over --max-failed 5",
-            ("run", Path("c.yaml"), ["a.b=1", "c=2"], {"fresh": True, "take_over": True, "max_failed": 5}),
+            "run c.yaml --set a.b=1 --set c=2 --fresh --take-over --max-failed 5 --no-queue",
+            ("run", Path("c.yaml"), ["a.b=1", "c=2"], {"fresh": True, "take_over": True, "max_failed": 5, "queues": False}),
         ),
         (
             "segment a.tif b/ --model unet -o out",
@@ -74,7 +75,8 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         ("plan c.yaml --json", ("plan", Path("c.yaml"), [], {"as_json": True, "every": False})),
         ("plan c.yaml --list", ("plan", Path("c.yaml"), [], {"as_json": False, "every": True})),
-        ("status out", ("status", "out", {"as_json": False})),
+        ("status out", ("status", "out", {"as_json": False, "watch": False, "every": None})),
+        ("status out --watch --every 5 --json", ("status", "out", {"as_json": True, "watch": True, "every": 5.0})),
         ("retry out", ("retry", "out", None, {})),
         ("retry out --block a:0.1.2", ("retry", "out", "a:0.1.2", {})),
         ("report out", ("report", "out", {})),
@@ -86,8 +88,27 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         ("convert a.tif -o out --set reader.axes=zyx", ("convert", ["a.tif"], "out", ["reader.axes=zyx"], {})),
         (
-            "submit c.yaml --to ray --address http://head:8265 --wait --dry-run",
-            ("submit", Path("c.yaml"), [], {"to": "ray", "address": "http://head:8265", "wait": True, "dry_run": True}),
+            "submit c.yaml --to ray --address http://head:8265 --wait",
+            (
+                "submit",
+                Path("c.yaml"),
+                [],
+                {"to": "ray", "flags": FLAGS | {"address": "http://head:8265"}, "options": None, "action": "wait"},
+            ),
+        ),
+        (
+            "submit c.yaml --to slurm --nodes 2 --gpus-per-node 4 --time 1:00 --partition p --options o.yaml --dry-run --set a=1",
+            (
+                "submit",
+                Path("c.yaml"),
+                ["a=1"],
+                {
+                    "to": "slurm",
+                    "flags": FLAGS | {"nodes": 2, "gpus_per_node": 4, "time": "1:00", "partition": "p"},
+                    "options": Path("o.yaml"),
+                    "action": "dry_run",
+                },
+            ),
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

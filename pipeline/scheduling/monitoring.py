@@ -1,6 +1,6 @@
 """How far a run is, for Prometheus: a text file in the output folder, and a port where one is asked for.
 
-The driver counts, and writes ``metrics.prom`` every ten seconds and when the run ends: node_exporter's textfile collector reads it,
+The driver counts, and writes ``metrics.prom`` every five seconds and when the run ends: node_exporter's textfile collector reads it,
 and so does ``gigaseg status`` for what the ledger does not hold, such as the number of actors. The names follow Prometheus'
 conventions: base units, ``_total`` for what only grows. Each has the label ``run``, the URL of the output folder, so that several
 runs may be collected by one node_exporter.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricsAddress", "Monitor", "read_metrics"]
 
-WRITE_S = 10.0
+WRITE_S = 5.0
 STATES = ("running", "done", "partial", "failed", "interrupted")
 
 Key = tuple[str, str]

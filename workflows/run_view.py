@@ -1,0 +1,191 @@
+"""What an output shows of its run or training, and how that is said to people."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from pipeline.errors import counted
+from pipeline.records import LedgerTail, Pulse, RunFolder, SignOfLife, wait_for_sign
+from pipeline.report import RunState, describe_group, group_failures
+from pipeline.scheduling import read_metrics
+
+__all__ = ["ENDED", "RunView", "describe", "described_state", "numbers_of"]
+
+ENDED = {
+    "done": (0, "all done"),
+    "partial": (3, "done but for what is quarantined"),
+    "failed": (1, "the run could not go on"),
+    "interrupted": (130, "interrupted; run again to resume"),
+}
+"""What the command of a run ended with, by the state that it left."""
+
+
+class RunView:
+    """What an output shows of its run or training; each look reads only what is new."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.run = RunState()
+        self._tail, self._pulse = LedgerTail(folder.ledger), Pulse(folder.ledger)
+        self._failures: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    def look(self, wait_s: float = 0.0) -> dict[str, Any]:
+        """Return what is known now, as ``status --json`` prints it.
+
+        ``wait_s`` is how long to wait for a sign of life of a process on another machine.
+
+        Raises:
+            InputError: no run is here.
+        """
+        recorded, sign = self._recorded(wait_s)
+        common = {"format": "gigaseg.status/1", "output": self.folder.storage.url, **_life(recorded, sign)}
+        if recorded.get("kind") == "training":
+            return {**common, **self._training(recorded)}
+        self.run.take(self._tail.new_rows())
+        return {**common, **self._summary(recorded, common["state"])}
+
+    def _recorded(self, wait_s: float) -> tuple[dict[str, Any], SignOfLife | None]:
+        """Return run.json, and the sign of life of the process that holds a run that is said to be running."""
+        recorded = self.folder.require()
+        if recorded["state"] != "running":
+            return recorded, None
+        sign = wait_for_sign(self._pulse, wait_s)
+        if sign is None:  # the run may have ended since run.json was read
+            recorded = self.folder.require()
+        return recorded, sign
+
+    def _summary(self, recorded: Mapping[str, Any], state: str) -> dict[str, Any]:
+        run, totals = self.run, recorded.get("phases", {})
+        metrics = read_metrics(self.folder.storage) if state == "running" else {}
+        failures = self._known_failures()
+        phases = {name: {**row, "total": totals.get(name)} for name, row in run.phases.items()}
+        unbegun = {name: {"blocks": 0, "failed": 0, "seconds": 0.0, "total": total} for name, total in totals.items()}
+        current = None if run.current is None else dict(zip(("phase", "image", "settled", "blocks"), run.current, strict=True))
+        return {
+            "kind": "run",
+            "images": run.num_images,
+            "pixels": run.pixels,
+            "predicted": run.predicted,
+            "blocks": run.num_blocks,
+            "blocks_scored": run.blocks["scored"],
+            "blocks_done": run.blocks["done"],
+            "blocks_settled": run.num_settled,
+            "blocks_total": recorded.get("blocks"),
+            "phases": {**phases, **{name: row for name, row in unbegun.items() if name not in phases}},
+            "current": current,
+            **speed_of(recorded, run, metrics),
+            "actors": metrics.get("actors"),
+            "retries": run.retries,
+            "stage_seconds": {stage: round(seconds, 3) for stage, seconds in sorted(run.seconds.items())},
+            "written_bytes": run.written_bytes,
+            "peak_actor_bytes": run.peak_bytes,
+            "failures": failures,
+            "failure_groups": group_failures(failures),
+            **{name: recorded.get(name) for name in ("started", "ended", "recipe")},
+        }
+
+    def _known_failures(self) -> list[dict[str, Any]]:
+        """Return the failures; computed again only when the ledger has grown."""
+        if self._failures[0] != self.run.num_rows:
+            self._failures = self.run.num_rows, self.run.failures()
+        return self._failures[1]
+
+    def _training(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return step, loss and best mean IoU of a training, from the rows of its history."""
+        rows = list(csv.DictReader((self.folder.storage.get("history.csv") or b"").decode().splitlines()))
+        last: dict[str, str] = next((row for row in reversed(rows) if row["loss"]), {})
+        best = max((row for row in rows if row["mean_iou"]), key=lambda row: float(row["mean_iou"]), default={})
+        numbers = {"loss": last.get("loss"), "best": best.get("mean_iou")}
+        floats = {key: text if text is None else float(text) for key, text in numbers.items()}
+        best_step = {"best_step": int(best["step"]) if best else None}
+        return {"kind": "training", "step": int(last.get("step", 0)), "steps": recorded["training"]["steps"], **floats, **best_step}
+
+
+def _life(recorded: Mapping[str, Any], sign: SignOfLife | None) -> dict[str, Any]:
+    """Return the state, the exit code that it stands for, who holds the run, and what is known of whether that process lives."""
+    state = recorded["state"]
+    is_gone = sign is None or (sign.is_process and not sign.is_alive)
+    if state == "running" and is_gone:  # a process that is killed cannot record it
+        state = "interrupted"
+    life = (
+        {"alive": sign.is_alive, "age_seconds": round(sign.age_s, 1), "seen": "process" if sign.is_process else "counter"} if sign else None
+    )
+    holder = {name: getattr(sign.holder, name) for name in ("host", "pid", "since")} if sign and sign.holder else None
+    code = ENDED[state][0] if state in ENDED else None
+    return {"state": state, "exit_code": code, "holder": holder, "sign_of_life": life}
+
+
+def speed_of(recorded: Mapping[str, Any], run: RunState, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return pixels a second and seconds left, from the blocks that the last execution settled; None if it settled none.
+
+    Of a run that goes on, the driver's own count and clock of the same moment are taken: clocks of two machines may differ.
+    """
+    total, before = recorded.get("blocks"), recorded.get("blocks_before")
+    is_running = recorded["state"] == "running"
+    settled: float = (
+        sum(sum(metrics.get(name, {}).values()) for name in ("blocks_done", "blocks_failed")) if is_running else run.num_settled
+    )
+    seconds = metrics.get("elapsed_seconds") if is_running else recorded.get("seconds")
+    if not total or before is None or not seconds or settled <= before:
+        return {"pixels_per_second": None, "seconds_left": None}
+    rate = (settled - before) / seconds
+    left = max(0, total - run.num_settled) / rate if is_running else None
+    return {"pixels_per_second": rate * run.pixels / total, "seconds_left": left}
+
+
+def describe(summary: Mapping[str, Any]) -> list[str]:
+    """Return what :meth:`RunView.look` found as lines for people."""
+    if summary["kind"] == "training":
+        steps = "?" if summary["steps"] is None else f"{summary['steps']:,}"
+        loss, best, at = ("-" if summary[name] is None else summary[name] for name in ("loss", "best", "best_step"))
+        what = f"training {described_state(summary)}, step {summary['step']:,} of {steps}"
+        return [f"{summary['output']}: {what}", f"loss {loss}, best mean IoU {best} at step {at}"]
+    lines = [f"{summary['output']}: {described_state(summary)}, {counted(summary['images'], 'image')}", ", ".join(numbers_of(summary))]
+    if phases := [f"{name} {row['blocks']}{_of(row)}" for name, row in summary["phases"].items()]:
+        lines.append(f"blocks by phase: {', '.join(phases)}")
+    return [*lines, *map(describe_group, summary["failure_groups"])]
+
+
+def described_state(summary: Mapping[str, Any]) -> str:
+    """Return the state, and of a run that goes on where it runs and when it last showed a sign of life."""
+    life, holder = summary["sign_of_life"], summary["holder"]
+    where = f" on host {holder['host']} (pid {holder['pid']})" if holder else ""
+    if life is None:
+        return str(summary["state"])
+    if summary["state"] != "running":
+        return f"{summary['state']}: the process{where} is gone; run it again to resume"
+    if life["seen"] == "process":
+        return f"running{where}"
+    age = _age(life["age_seconds"])
+    if life["alive"]:
+        return f"running{where}, last sign of life {age} ago"
+    if life["alive"] is None:
+        return f"running{where}, no sign of life for {age}; `gigaseg status --watch` tells after 30 s whether it lives"
+    return f"running{where}, no sign of life for {age}: probably dead; run it again to resume"
+
+
+def numbers_of(summary: Mapping[str, Any]) -> list[str]:
+    """Return the numbers of a run, each with its unit."""
+    share = summary["predicted"] / summary["pixels"] if summary["pixels"] else 0.0
+    parts = [f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted"]
+    parts += [f"{count} of {summary['blocks']} blocks {word}" for word in ("scored", "done") if (count := summary[f"blocks_{word}"])]
+    if summary["pixels_per_second"]:
+        parts.append(f"{summary['pixels_per_second'] / 1e6:.1f} Mpx/s")
+    if summary["seconds_left"]:
+        parts.append(f"{timedelta(seconds=round(summary['seconds_left']))} left")
+    if summary["actors"] is not None:
+        parts.append(counted(round(summary["actors"]), "actor"))
+    return parts
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    """Return of how many blocks some are done, and how many failed."""
+    return ("" if row["total"] is None else f" of {row['total']}") + (f" ({row['failed']} failed)" if row["failed"] else "")
+
+
+def _age(seconds: float) -> str:
+    """Return a time as people say it."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
