@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.engine import Reduction
-from pipeline.inputs import hash_values
+from pipeline.inputs import Image, hash_values
 from pipeline.records import Block, Receipt
 from pipeline.statistics import Summary, decode_summary
 
@@ -132,6 +132,19 @@ class BlockQueue:
         """Whether a block waits to run alone."""
         return bool(self._alone)
 
+    @property
+    def images(self) -> Iterator[Image]:
+        """Every image that has blocks without a receipt."""
+        for progress in self._images.values():
+            stage = progress.stages[0] if progress.stage is None and progress.stages else progress.stage
+            if stage is not None:
+                yield stage.blocks[0].image
+
+    def awaits(self, one: Block | Receipt) -> bool:
+        """Whether a block that was leased, or that a receipt is of, has no receipt yet."""
+        image, block = (one.image, one.block) if isinstance(one, Receipt) else (one.image.name, one.id)
+        return (one.phase, block) in self._images[image].waiting
+
     def give_back(self, blocks: Sequence[Block], *, alone: bool = False) -> None:
         """Return blocks that were taken and not done, in the order they were taken.
 
@@ -141,9 +154,9 @@ class BlockQueue:
 
     def settle(self, receipt: Receipt) -> None:
         """Book a receipt; the last one of a stage begins the next stage."""
-        progress = self._images[receipt.image]
-        if (receipt.phase, receipt.block) not in progress.waiting:
+        if not self.awaits(receipt):
             return  # the same block done twice: the first receipt was booked
+        progress = self._images[receipt.image]
         self._book(progress, receipt)
         if not progress.waiting:
             self._advance(receipt.image)

@@ -11,6 +11,7 @@ from pipeline.backends import bf16_supported, find_backend
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue
+from pipeline.scheduling.runners.ray import authenticate
 from pipeline.storage import open_storage
 
 __all__ = ["choose_runner", "first_recipe", "num_gpus"]
@@ -47,7 +48,10 @@ def first_recipe(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None
 
     Args:
         catalogue: the run's images, model and config.
-        has_gpu: whether actors will find a GPU; None: whether this machine has one.
+        has_gpu: whether actors will find a GPU; None: whether this machine has one, or the cluster that the YAML names.
+
+    Raises:
+        InputError: the cluster must be asked, and does not answer.
     """
     compute, model = catalogue.config.compute, catalogue.model
     usual = "openvino" if compute.precision == "int8" and model.takes_backend else "torch"
@@ -56,9 +60,26 @@ def first_recipe(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None
     if not model.uses_gpu:
         device = "cpu"
     elif device == "auto":
-        device = "cuda" if "cuda" in find_backend(backend).devices and (has_gpu or (lambda: num_gpus() > 0))() else "cpu"
+        device = "cuda" if "cuda" in find_backend(backend).devices and (has_gpu or (lambda: finds_gpu(catalogue)))() else "cpu"
     recipe = Recipe(backend, device, batch=(GPU_BATCH if device == "cuda" else 1) if compute.batch == "auto" else compute.batch)
     return replace(recipe, precision=_precision(catalogue, recipe), threads=_threads(catalogue, device))
+
+
+def finds_gpu(catalogue: Catalogue) -> bool:
+    """Return whether actors will find a GPU: on the cluster that the YAML or RAY_ADDRESS names, else on this machine.
+
+    The cluster is asked without joining it, as it is now: nodes that an autoscaler would add are not known.
+
+    Raises:
+        InputError: the cluster does not answer, or cannot be joined from here.
+    """
+    address = catalogue.config.compute.address or os.environ.get("RAY_ADDRESS")
+    if address is None or choose_runner(catalogue) == "serial":
+        return num_gpus() > 0
+    authenticate(address)
+    from pipeline.scheduling.runners._head import look_at
+
+    return look_at(address).num_gpus > 0
 
 
 def _precision(catalogue: Catalogue, recipe: Recipe) -> str:

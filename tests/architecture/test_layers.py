@@ -22,6 +22,7 @@ BY_NAME = {
     "pipeline.engine.phases.predict": "a phase is loaded where blocks are done; validation predicts as a run does, and writes nothing",
     "pipeline.engine.prediction": "what that phase passes on",
     "pipeline.scheduling.runners._cluster": "imports ray; a training joins or starts a Ray as a run does",
+    "pipeline.scheduling.runners._head": "imports ray; whether actors find a GPU is the cluster's to say",
     "pipeline.scheduling.runners.ray": "says how to authenticate before ray is imported",
     "pipeline.tiling.torch_ops": "imports torch",
     "pipeline.writers.ome_zarr": "the one writer whose arrays a run writes block by block",

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,14 +18,14 @@ import pytest
 from pipeline.records import latest, read_rows
 from tests.faults.scene import REPOSITORY, Scene, assert_same, gigaseg, has_rows, is_alive, log_of, run, run_json, started, wait_for
 
-# a head without room, and two machines of one core and two make-believe GPUs; one of them dies at the first line it reads
+# a head without room, and two machines of four cores and two make-believe GPUs; one of them dies at the first line it reads
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 
 small = {"object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, **small})
-nodes = [cluster.add_node(num_cpus=1, num_gpus=2, **small) for _ in range(2)]
+nodes = [cluster.add_node(num_cpus=4, num_gpus=2, **small) for _ in range(2)]
 print(cluster.address, flush=True)
 for _ in sys.stdin:
     cluster.remove_node(nodes.pop(), allow_graceful=False)
@@ -35,10 +37,8 @@ cluster.shutdown()
 PINNED = """
 import json, os, sys
 import ray
-from pipeline.errors import InputError
-from pipeline.config import Recipe
+from pipeline.config import Compute, Recipe
 from pipeline.scheduling.runners._cluster import join
-from pipeline.config import Compute
 
 class Probe:
     def __init__(self, job):
@@ -50,17 +50,35 @@ class Probe:
 
 recipe = Recipe("torch", "cuda", "fp32", 64, 0, 64, "crop", 1, 1)
 found = {}
-for share in (1.0, 0.5):
-    with join(Compute(address=sys.argv[1], gpus_per_actor=share, actors=2), recipe, lambda line: None) as cluster:
-        found[f"room {share:g}"] = cluster.room()
-        actors = [cluster.start(Probe, "job") for _ in range(cluster.num_actors())]
-        found[f"told {share:g}"] = ray.get([actor.told.remote() for actor in actors])
-try:
-    with join(Compute(address=sys.argv[1], actors=5), recipe, lambda line: None):
-        pass
-except InputError as refused:
-    found["refused"] = str(refused)
+
+def ask(name, share, number, avoided=()):
+    with join(Compute(address=sys.argv[1], gpus_per_actor=share, actors=number), recipe, lambda line: None) as cluster:
+        needs = cluster.needs_of(number, avoided)
+        actors = [cluster.start(Probe, "job", needs=needs, avoided=avoided) for _ in range(number)]
+        found[name] = ray.get([actor.told.remote() for actor in actors], timeout=60)
+
+ask("whole", 1, 4)
+ask("halves on one node", 0.5, 2, found["whole"][0][:1])
+ask("shared", 0.5, 4, found["whole"][0][:1])
 print(json.dumps(found))
+"""
+
+# takes every core of a cluster until it reads a line
+OTHERS = """
+import sys
+import ray
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+
+@ray.remote(num_cpus=4)
+class Busy:
+    def work(self):
+        pass
+
+actors = [Busy.remote(), Busy.remote()]
+ray.get([actor.work.remote() for actor in actors])
+print("busy", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -100,14 +118,41 @@ def on(cluster, **more):
     return {"runner": "ray", "address": cluster.address, **more}
 
 
-def test_more_than_there_is_is_refused(tmp_path, cluster):
-    """More actors than the cluster has room for are refused at the start, with what it has and what would do."""
-    scene = Scene(tmp_path, images=1, compute=on(cluster, actors=3))
-    ended = run(scene.yaml("many"), env={"RAY_AUTH_MODE": "disabled"}, limit_s=40)
+@contextmanager
+def busy(cluster, environment):
+    """Another program uses all cores of the cluster; call what is given to end it."""
+    command = [sys.executable, "-c", OTHERS, cluster.address]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as others:
+        assert others.stdout.readline() == "busy\n"
+        yield lambda: others.communicate("\n", timeout=30)
+        others.kill()
+
+
+def test_a_run_on_a_busy_cluster_waits_or_is_refused(tmp_path, cluster, environment):
+    """While others use the cluster, a run says what it waits for, and goes on when there is room; with --no-queue it is refused."""
+    scene = Scene(tmp_path, images=1, compute=on(cluster, actors=2))
+    with busy(cluster, environment) as leave, started("run", scene.yaml("late"), env={"RAY_AUTH_MODE": "disabled"}) as waiting:
+        refused = run(scene.yaml("refused"), "--no-queue", env={"RAY_AUTH_MODE": "disabled"}, limit_s=40)
+        assert refused.code == 2, refused.told
+        assert "compute.actors: found 2 of 1 CPU each; expected at most 0 now: 0 of 8 CPU are free" in refused.told
+        assert not (tmp_path / "refused").exists()
+        wait_for(lambda: "waiting for 1 CPU: 8 of 8 are used" in waiting.told, lambda: waiting.told)
+        assert "waiting for 1 CPU" in log_of(tmp_path / "late")
+        leave()
+        ended = waiting.wait()
+    assert ended.code == 0, ended.told
+    assert_same(tmp_path / "late", scene.reference())
+
+
+def test_an_address_of_ray_client_is_refused(tmp_path):
+    """Its programs run outside the cluster: the way there is `gigaseg submit`."""
+    scene = Scene(tmp_path, images=1, compute={"runner": "ray", "address": "ray://127.0.0.1:10001"})
+    ended = run(scene.yaml("client"), env={"RAY_AUTH_MODE": "disabled"}, limit_s=40)
     assert ended.code == 2, ended.told
-    assert "compute.actors: found 3" in ended.told
-    assert "Use compute.actors: 2" in ended.told
+    assert "compute.address: found ray://127.0.0.1:10001" in ended.told
+    assert "gigaseg submit" in ended.told
     assert "Traceback" not in ended.told
+    assert not (tmp_path / "client").exists()
 
 
 def test_a_cluster_that_is_not_there_is_refused(tmp_path):
@@ -117,7 +162,9 @@ def test_a_cluster_that_is_not_there_is_refused(tmp_path):
     assert ended.code == 2, ended.told
     assert "compute.address" in ended.told
     assert "127.0.0.1:1" in ended.told
+    assert "ray status --address 127.0.0.1:1" in ended.told
     assert "Traceback" not in ended.told
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_cluster_of_the_environment_that_is_not_there_is_told_as_such(tmp_path):
@@ -144,24 +191,26 @@ def test_a_temporary_folder_that_is_too_deep_is_told(tmp_path):
 
 
 def test_actors_are_pinned_to_their_share_of_a_gpu(cluster, environment):
-    """With `gpus_per_actor` 1 or 1/2, each actor sees the one GPU that it was given; 2 machines have room for 2 (a core each)."""
+    """Each actor sees one GPU; those that take half of one share none while there are GPUs enough, and then as few as possible."""
     told = subprocess.run(
         [sys.executable, "-c", PINNED, cluster.address], env=environment, capture_output=True, text=True, check=True, timeout=90
     )
     found = json.loads(told.stdout)
-    assert found["room 1"] == found["room 0.5"] == 2
-    for share in ("1", "0.5"):
-        nodes, gpus, threads, jobs = zip(*found[f"told {share}"], strict=True)
-        assert len(set(nodes)) == 2
-        assert set(gpus) <= {"0", "1"}
-        assert (threads, jobs) == (("1", "1"), ("job", "job"))
-    assert "5 of 1 GPU, 1 CPU each" in found["refused"]
-    assert "the cluster has 4 GPU, 2 CPU" in found["refused"]
+    for told in found.values():
+        assert {tuple(rest) for _, _, *rest in told} == {("1", "job")}
+    gpus = {name: Counter((node, gpu) for node, gpu, *_ in told) for name, told in found.items()}
+    assert sorted(gpus["whole"].values()) == [1, 1, 1, 1]
+    avoided = found["whole"][0][0]
+    assert sorted(gpus["halves on one node"].values()) == [1, 1]
+    assert sorted(gpus["shared"].values()) == [2, 2]
+    for name in ("halves on one node", "shared"):
+        assert {gpu for _, gpu in gpus[name]} == {"0", "1"}
+        assert avoided not in {node for node, _ in gpus[name]}
 
 
 def test_a_machine_that_dies_is_not_missed(tmp_path, cluster):
     """A node is killed in the middle: the others do its blocks, none is charged, and the result is that of an undisturbed run."""
-    scene = Scene(tmp_path, seconds=0.2, compute=on(cluster))
+    scene = Scene(tmp_path, seconds=0.2, compute=on(cluster, actors=2))
     folder = tmp_path / "lost"
     with started("run", scene.yaml("lost"), env={"RAY_AUTH_MODE": "disabled"}) as command:
         wait_for(has_rows(command, folder, 5), "blocks")
@@ -174,3 +223,28 @@ def test_a_machine_that_dies_is_not_missed(tmp_path, cluster):
     assert "(its node is lost)" in log_of(folder)
     assert run_json(folder)["state"] == "done"
     assert gigaseg("status", folder).code == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ("raylet", "Ray's node on this machine is gone"),
+        pytest.param("gcs_server", "Ray's head at 127.0.0.1:", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_ends_soon_when_its_ray_is_gone(tmp_path, part, sentence):
+    """Node or head of this machine is killed: the run ends in seconds and says so, run.json is true, and nothing is lost."""
+    scene = Scene(tmp_path, images=1, seconds=0.4, compute={"runner": "ray", "actors": 2})
+    config, folder = scene.yaml("gone"), tmp_path / "gone"
+    with started("run", config) as command:
+        wait_for(has_rows(command, folder, 2), lambda: command.told)
+        (one,) = [one for one in command.tree().values() if one.name() == part]
+        one.kill()
+        ended = command.wait(30)
+    assert ended.code == 1, ended.told
+    assert sentence in ended.told
+    assert "Traceback" not in ended.told
+    assert run_json(folder)["state"] == "failed"
+    ended = run(scene.yaml("gone", compute={"runner": "serial"}))
+    assert ended.code == 0, ended.told
+    assert_same(folder, scene.reference())

@@ -19,6 +19,8 @@ from pipeline.scheduling.runners.ray import authenticate
 
 authenticate(None)  # Ray reads how when it is imported, once for this process
 _pool = pytest.importorskip("pipeline.scheduling.runners._pool")
+from pipeline.scheduling.runners._watch import View  # noqa: E402 - imports Ray, which was told how to authenticate above
+
 SIDE = 64
 
 
@@ -26,10 +28,12 @@ class Remote:
     """What Ray gives for an actor: it remembers what it was told."""
 
     def __init__(self):
-        self.fed, self.drained, self.killed = [], 0, 0
+        self.fed, self.drained, self.killed, self.asked = [], 0, 0, 0
         self.feed = SimpleNamespace(remote=self.fed.append)
         self.drain = SimpleNamespace(remote=self._drain)
         self.receipts = SimpleNamespace(remote=object)
+        self.answer = SimpleNamespace(remote=object)
+        self._actor_id = b"id"
 
     def _drain(self):
         self.drained += 1
@@ -44,7 +48,7 @@ class Run:
         self.queue = BlockQueue({"a": [Stage("predict", blocks)]})
         self.queue.begin({})
         self.committed, self.log = [], []
-        job = SimpleNamespace(recipe=Recipe(block=SIDE))
+        job = SimpleNamespace(recipe=Recipe(block=SIDE), model=None)
         self.work = Work(job, self.queue, self.book, lambda: False, Compute(**compute), self.log.append)
         self.numbers = iter(range(99))
 
@@ -55,7 +59,43 @@ class Run:
     def actor(self, blocks=(), *, ready=True, **fields):
         handle = Remote()
         held = {(block.phase, block.id): block for block in blocks}
-        return _pool._ActorHandle(next(self.numbers), handle, object(), held, ready=ready, node="node", **fields)
+        fields = {"node": "node", **fields}
+        return _pool._ActorHandle(held, number=next(self.numbers), handle=handle, receipts=object(), ready=ready, **fields)
+
+
+class FakeCluster:
+    """A cluster of nodes that exist in name only; ``others`` are the nodes besides ``node``."""
+
+    spreads = False
+
+    def __init__(self, num, others=()):
+        self.num, self.others, self.started = num, list(others), []
+        self.watch = SimpleNamespace(view=View(), raise_if_gone=lambda: None, gone="")
+
+    def num_actors(self, avoided):
+        return self.num
+
+    def usable(self, avoided):
+        return [node for node in ("node", *self.others) if node not in avoided]
+
+    def needs_of(self, number, avoided):
+        return {"CPU": 1}
+
+    def is_full(self, avoided):
+        return False
+
+    def awaited(self):
+        return "1 GPU: 4 of 4 are used"
+
+    def node_of(self, actor):
+        return "node"
+
+    def is_lost(self, node, error):
+        return False
+
+    def start(self, actor, *args, **options):
+        self.started.append(options)
+        return Remote()
 
 
 @pytest.fixture
@@ -70,8 +110,7 @@ def made(monkeypatch):
 
     def go(count=2, num_actors=2, **compute):
         run = Run(count, **compute)
-        cluster = SimpleNamespace(num_actors=lambda: num_actors, start=lambda actor, job: Remote(), is_lost=lambda node, error: False)
-        return _pool._Pool(run.work, cluster), run
+        return _pool._Pool(run.work, FakeCluster(num_actors)), run
 
     return go
 
@@ -110,7 +149,7 @@ def test_what_an_actor_held_runs_again_alone(made):
         assert [[block.id for block in blocks] for blocks in other.handle.fed[-1:]] == [[expected]]
         pool._feed_all()
         assert len(other.held) == 1, "while it runs a suspect it is given nothing else"
-        pool._take(other, Receipt("predict", "a", expected))
+        pool._take(other, (Receipt("predict", "a", expected), ()))
         assert not other.alone
     pool._feed_all()
     assert {block.id for block in other.held.values()} <= {"a:0.0.2", "a:0.0.3"}
@@ -192,7 +231,7 @@ def test_a_run_goes_on_with_the_actors_that_live(made):
         pool._died(actor, "its process died", node_lost=False)
     pool._start_missing()
     assert pool.actors == [works]
-    pool._take(works, Receipt("predict", "a", "a:0.0.0"))
+    pool._take(works, (Receipt("predict", "a", "a:0.0.0"), ()))
     pool._start_missing()
     assert len(pool.actors) == 3
 
@@ -214,7 +253,7 @@ def test_finishing_an_image_has_time_that_grows_with_it():
     finish, predict = (
         Block(phase, image, 0, 0, 0, box) for phase, box in (("finish", Box(0, 0, 400_000, 250_000)), ("predict", Box(0, 0, 64, 64)))
     )
-    actor = _pool._ActorHandle(0, None, None, {("predict", predict.id): predict})
+    actor = _pool._ActorHandle({("predict", predict.id): predict})
     assert actor.limit(60) == _pool.START_S
     actor.ready = True
     assert actor.limit(60) == 60

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.exceptions import ActorUnavailableError, RayError
 
 from pipeline.config import Compute, Recipe
-from pipeline.engine import Job
-from pipeline.errors import InputError, Problem
+from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.scheduling.runners._head import look_at, refused
+from pipeline.scheduling.runners._nodes import tell
+from pipeline.scheduling.runners._watch import Watch, watching
 
 __all__ = ["Cluster", "join", "start"]
 
-KNOCK_S = 10.0
 STORE_BYTES = 100 * 2**20  # receipts are small and pixels never pass through Ray
 
 
 @dataclass
 class Cluster:
-    """A joined Ray."""
+    """A joined Ray, and how actors for a recipe are placed on it.
+
+    Attributes:
+        compute: what the YAML says.
+        recipe: what actors run.
+        watch: sees nodes come and go.
+        spreads: whether actors that take a part of a GPU get more of it while there are GPUs enough.
+    """
 
     compute: Compute
     recipe: Recipe
+    watch: Watch
+    spreads: bool = True
 
     @property
     def needs(self) -> dict[str, float]:
@@ -39,53 +49,90 @@ class Cluster:
             return {"GPU": share, "CPU": 1.0}
         return {"CPU": float(self.recipe.threads)}
 
-    def num_actors(self) -> int:
-        """Return how many actors to keep: what the living nodes have room for, and no more than the YAML says."""
-        room = max(1, self.room())
-        return room if self.compute.actors == "auto" else min(self.compute.actors, room)
+    def num_actors(self, avoided: Sequence[str] = ()) -> int:
+        """Return how many actors to keep: what the YAML says, else what the nodes have room for; at least one, which may wait."""
+        return max(1, self.watch.view.room(self.needs, avoided)) if self.compute.actors == "auto" else self.compute.actors
 
-    def room(self) -> int:
-        """Return how many actors the living nodes can hold at once."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in self.needs.items()) for node in nodes)
+    def usable(self, avoided: Sequence[str]) -> list[str]:
+        """Return the nodes that could hold an actor if nothing else ran there."""
+        view = self.watch.view
+        others = [node for node in view.nodes if node not in avoided]
+        return [node for node in others if view.room(self.needs, [one for one in view.nodes if one != node])]
 
-    def check(self) -> None:
-        """Raise InputError where more actors or GPUs are asked for than the cluster has: Ray would wait without end."""
-        room = self.room()
-        wanted = 1 if self.compute.actors == "auto" else self.compute.actors
-        if wanted > room:
-            total = ray.cluster_resources()
-            have = ", ".join(f"{total.get(name, 0):g} {name}" for name in self.needs)
+    def check(self, log: Callable[[str], None], *, queues: bool) -> None:
+        """Say where GPUs stay idle; raise InputError where there is no room now and the run may not wait for it."""
+        view = self.watch.view
+        if (gpus := view.total("GPU")) and self.recipe.device == "cpu":
+            why = "compute.device is cpu" if self.compute.device == "cpu" else "this model or backend does not use them"
+            tell(log, f"{gpus:g} GPU of the cluster stay idle: {why}")
+        room, wanted = view.room(self.needs, free=True), 1 if self.compute.actors == "auto" else self.compute.actors
+        if not queues and room < wanted:
             each = ", ".join(f"{amount:g} {name}" for name, amount in self.needs.items())
-            fix = f"Use compute.actors: {room}." if room else "Use compute.device: cpu, or a cluster that has them."
-            raise InputError(Problem("compute.actors", f"{wanted} of {each} each", f"{room}, as the cluster has {have}", fix))
+            free = ", ".join(f"{view.total(name, free=True):g} of {view.total(name):g} {name}" for name in self.needs)
+            fix = f"Use compute.actors: {room}, or leave out --no-queue to wait." if room else "Leave out --no-queue to wait for them."
+            raise InputError(Problem("compute.actors", f"{wanted} of {each} each", f"at most {room} now: {free} are free", fix))
 
-    def start(self, actor: type, job: Job) -> Any:
-        """Start an actor; it is pinned to its share of the machine, and never restarted by Ray."""
-        needs = self.needs
+    def is_full(self, avoided: Sequence[str]) -> bool:
+        """Whether there is no room for an actor now."""
+        return not self.watch.view.room(self.needs, avoided, free=True)
+
+    def awaited(self) -> str:
+        """Return what actors that are not placed wait for."""
+        view = self.watch.view
+        for name, amount in self.needs.items():
+            total, free = view.total(name), view.total(name, free=True)
+            if free < amount:
+                return f"{amount:g} {name}: {f'{total - free:g} of {total:g} are used' if total else 'the cluster has none yet'}"
+        return ", ".join(f"{amount:g} {name}" for name, amount in self.needs.items()) + " on one node"
+
+    def start(self, actor: type, *args: Any, needs: Mapping[str, float], avoided: Sequence[str] = ()) -> Any:
+        """Start an actor on a node that is not avoided; it is pinned to its share of the machine, and never restarted by Ray."""
         options: dict[str, Any] = {
             "num_cpus": needs["CPU"],
             "num_gpus": needs.get("GPU", 0),
+            "scheduling_strategy": "SPREAD",  # over the nodes, as each has its own disk and network to share
             "max_restarts": 0,
             "max_task_retries": 0,
             "max_concurrency": 2,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.recipe.threads)}},
         }
-        return ray.remote(actor).options(**options).remote(job)
+        if avoided:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(avoided)})"}
+        return ray.remote(actor).options(**options).remote(*args)
+
+    def needs_of(self, number: int, avoided: Sequence[str] = ()) -> dict[str, float]:
+        """Return the resources to ask for when so many actors are started together.
+
+        Ray fills one GPU with parts before it uses the next. So an actor asks for the largest part, 1 or 1/2 or 1/3 ... down to
+        its own, at which all find room: then as few as possible share a GPU.
+        """
+        needs = self.needs
+        own = needs.get("GPU", 0.0)
+        larger = [1 / parts for parts in range(1, round(1 / own))] if 0 < own < 1 and self.spreads else []
+        choices = [{**needs, "GPU": share} for share in larger]
+        return next((one for one in choices if self.watch.view.room(one, avoided, free=True) >= number), needs)
+
+    def node_of(self, actor: str) -> str:
+        """Return the node that an actor was started on, by its id; empty where it was not."""
+        try:
+            return str(state.actor_table(actor)["Address"]["NodeID"])
+        except (KeyError, RayError, RuntimeError):
+            return ""
 
     def is_lost(self, node: str, error: BaseException) -> bool:
         """Whether an actor died because its node did; out of reach is what Ray says until it is sure."""
-        gone = node and not any(one["Alive"] and one["NodeID"] == node for one in ray.nodes())
+        gone = node and node not in self.watch.view.nodes
         told = "node has died" in str(error) or "node was terminated" in str(error)
         return bool(gone) or told or isinstance(error, ActorUnavailableError)
 
 
 @contextmanager
-def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterator[Cluster]:
+def join(compute: Compute, recipe: Recipe, log: Callable[[str], None], *, queues: bool = True) -> Iterator[Cluster]:
     """Join the cluster that ``address`` names, or the one that is already joined; else start one on this machine.
 
     Raises:
-        InputError: the cluster cannot be reached, or has less than is asked for.
+        InputError: the cluster cannot be joined; or it has no room now, and the run may not wait (``queues`` False).
+        GigasegError: the head or this machine's node went away.
     """
     address = compute.address or os.environ.get("RAY_ADDRESS")
     ours = not ray.is_initialized()
@@ -96,9 +143,14 @@ def join(compute: Compute, recipe: Recipe, log: Callable[[str], None]) -> Iterat
         start(address, cores)
     log(f"ray {ray.__version__}: {'joined ' + address if address else 'on this machine'}")
     try:
-        cluster = Cluster(compute, recipe)
-        cluster.check()
-        yield cluster
+        with watching() as watch:
+            cluster = Cluster(compute, recipe, watch)
+            cluster.check(log, queues=queues)
+            try:
+                yield cluster
+            except (RayError, GigasegError):
+                watch.raise_if_gone(at_once=True)  # what else went wrong is then a consequence
+                raise
     finally:
         if ours:
             ray.shutdown()
@@ -138,19 +190,8 @@ def _short_sockets() -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
+    look_at(address)
     try:
-        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
-        cause = str(error).splitlines()[0]
-        where, fix = "compute.address", "Check that it is running, and that RAY_AUTH_MODE and the token are the same on both machines."
-        if address == os.environ.get("RAY_ADDRESS"):
-            where, fix = "the environment variable RAY_ADDRESS", f"{fix} Or `unset RAY_ADDRESS` to run on this machine."
-        raise InputError(Problem(where, f"{address}, where no Ray answers: {cause}", "host:port of a head, or auto", fix)) from error
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nothing listens at ``host:port``: Ray itself would try for minutes."""
-    host, colon, port = address.rpartition("//")[2].rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+        raise refused(address, error) from error

@@ -10,6 +10,9 @@ from pipeline.scheduling.runners import Runner, Work
 
 __all__ = ["Ray"]
 
+# A node that does not answer counts as dead after 8 s; by Ray's own settings after a minute.
+HEALTH = {"initial_delay_ms": 1000, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3}
+
 
 class Ray(Runner):
     """Run on Ray: on this machine when no ``address`` is given, else on that cluster.
@@ -34,6 +37,8 @@ def authenticate(address: str | None) -> None:
     cluster that is there, a token is used where there is one.
     """
     if address is None:
+        for name, value in HEALTH.items():
+            os.environ.setdefault(f"RAY_health_check_{name}", str(value))
         # Ray would listen on every interface of a Linux machine; this makes it stay on loopback, as it does elsewhere.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_AUTH_MODE" in os.environ:
