@@ -62,7 +62,7 @@ class Raster(ABC):
     """An open image: a header, and pixels by region."""
 
     header: Header
-    folder: Path | None = None  # folder of chunk files, which may change while the image's path does not; None: no such files
+    folder: Path | str | None = None  # folder or URL of chunk files, which may change while the path does not; None: no such files
 
     @abstractmethod
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:

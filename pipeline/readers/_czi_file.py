@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
-from pipeline.readers._file_bytes import DecodedParts, FileBytes
+from pipeline.readers._file_bytes import DecodedParts, open_bytes
 from pipeline.readers._jpegxr import decode_jpegxr
 
 __all__ = ["PIXELS", "CziFile", "SubBlocks"]
@@ -76,7 +76,7 @@ class CziFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.bytes = FileBytes(path)
+        self.bytes = open_bytes(path)
         try:
             self._header = self._segment(0, b"ZISRAWFILE")[:80]
             self.sub_blocks = self._directory()

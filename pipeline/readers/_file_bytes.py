@@ -14,11 +14,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from pipeline.geometry import Box
-from pipeline.readers._files import local_path
+from pipeline.readers._files import is_remote, local_path
+from pipeline.readers._remote_file import GROUP_BYTES, RemoteFile, groups_of
 
-__all__ = ["DecodedParts", "FileBytes"]
+__all__ = ["DecodedParts", "FileBytes", "open_bytes"]
 
 
 class FileBytes:
@@ -101,6 +103,47 @@ class FileBytes:
         if self._file is not None:
             self._file.close()
         self._file = self._map = None
+
+
+class RemoteBytes(FileBytes):
+    """An open file at a URL. Rows of a box are read by few requests, and copied."""
+
+    def __init__(self, url: str) -> None:
+        self._remote, self._is_over = RemoteFile(url), False
+        self.size = self._remote.size
+
+    @override
+    def close(self) -> None:
+        self._is_over = True
+
+    @override
+    def read(self, start: int, count: int) -> bytes:
+        self._check(start, count)
+        return self._remote.read_at(start, count)
+
+    @override
+    def pixels(self, start: int, steps: tuple[int, int], box: Box, dtype: np.dtype[Any], samples: int = 1) -> NDArray[Any]:
+        (row_bytes, pixel_bytes), (rows, columns) = steps, box.shape
+        first, length = start + box.y0 * row_bytes + box.x0 * pixel_bytes, (columns - 1) * pixel_bytes + samples * dtype.itemsize
+        self._check(first, (rows - 1) * row_bytes + length)
+        data = bytearray(rows * length)
+        at = 0
+        for group in groups_of([(first + row * row_bytes, first + row * row_bytes + length) for row in range(rows)], GROUP_BYTES):
+            for part in self._remote.read_ranges(group):
+                data[at : at + length] = part
+                at += length
+        return np.ndarray((rows, columns, samples), dtype, data, 0, (length, pixel_bytes, dtype.itemsize))
+
+    @override
+    def _check(self, start: int, count: int) -> None:
+        super()._check(start, count)
+        if self._is_over:  # a thread was still reading ahead
+            raise ValueError("closed, reading is over")
+
+
+def open_bytes(path: str) -> FileBytes:
+    """Open a file at a local path or a URL."""
+    return RemoteBytes(path) if is_remote(path) else FileBytes(path)
 
 
 class DecodedParts:

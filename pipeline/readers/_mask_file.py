@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.plugins import find
 from pipeline.readers import Reader
+from pipeline.readers._remote_folders import has_file
 
 __all__ = ["Mask", "mask_beside"]
 
@@ -31,7 +31,7 @@ def mask_beside(file: str, shape: tuple[int, int], *, step: int = 1) -> Iterator
     """Open the mask of an image of this height and width; None if there is no such file.
 
     Args:
-        file: local path of the image.
+        file: local path or URL of the image.
         shape: height and width of its largest level, as stored.
         step: how many times smaller the level is that is read.
 
@@ -39,7 +39,7 @@ def mask_beside(file: str, shape: tuple[int, int], *, step: int = 1) -> Iterator
         InputError: the mask cannot be opened, or has another size.
     """
     path = f"{file}.msk"
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
+    if not has_file(path):
         yield None
         return
     tiff: Reader = find("readers", "tiff")()  # type: ignore[assignment]  # find knows only that it is a plug-in

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
+from pipeline.readers._files import is_remote
+from pipeline.readers._remote_file import RemoteFile, open_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +44,7 @@ EXIF, ORIENTATION = b"Exif\x00\x00", 0x0112
 MOST_CHUNKS = 1_000_000
 MOST_PER_BYTE = {"PNG": 1032, "JPEG": 512, "BMP": 1 << 14}  # bytes of samples that one byte of a file can decode to
 ROWS = 256  # copied at once from Pillow's picture
+PNG_END = 1 << 17  # bytes of a PNG in which metadata after its pixels are looked for
 LIBPNG_SIDE = 1_000_000  # libpng's default limit, pixels
 
 
@@ -69,7 +73,8 @@ class PictureFile:
             return _decode_by_pillow(file, self.shape, self.dtype)
         import imagecodecs
 
-        data = Path(file).read_bytes()
+        with open_file(file) as stream:
+            data = stream.read()
         if self.kind == "JPEG":
             # libjpeg fills a truncated picture with grey without an error. Coded pixels never contain the end marker.
             if data.find(b"\xff\xd9", self.scan_at) < 0:
@@ -161,7 +166,10 @@ def _read_png(stream: BinaryIO) -> PictureFile:
 
 
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and content of each chunk that affects the meaning of pixels; skip the others."""
+    """Yield name and content of each chunk that affects the meaning of pixels; skip the others.
+
+    At a URL the pixels, many small chunks, are not walked through: what follows them is looked for at the end of the file.
+    """
     at = 8
     for _ in range(MOST_CHUNKS):
         stream.seek(at)
@@ -171,7 +179,23 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         length, name = struct.unpack(">I4s", head)
         if name in (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL"):
             yield name, stream.read(min(length, 1 << 20))
+        elif name == b"IDAT" and isinstance(stream, RemoteFile):
+            yield from _orientation_at_end(stream)
+            return
         at += length + 12
+
+
+def _orientation_at_end(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the eXIf chunk among the last bytes of a PNG, which its checksum tells from pixels."""
+    stream.seek(max(0, stream.seek(0, io.SEEK_END) - PNG_END))
+    end = stream.read(PNG_END)
+    at = end.find(b"eXIf")
+    while at >= 4:
+        length = int.from_bytes(end[at - 4 : at], "big")
+        chunk, checksum = end[at : at + 4 + length], end[at + 4 + length : at + 8 + length]
+        if zlib.crc32(chunk).to_bytes(4, "big") == checksum:
+            yield b"eXIf", chunk[4:]
+        at = end.find(b"eXIf", at + 1)
 
 
 def _read_jpeg(stream: BinaryIO) -> PictureFile:
@@ -296,7 +320,7 @@ def _open_pillow(source: str | BinaryIO) -> Image.Image:
 def _decode_by_pillow(file: str, shape: tuple[int, int, int], dtype: str) -> NDArray[Any]:
     """Decode by Pillow, and copy a few rows at a time: one copy of all would take three times the memory."""
     out_YXS = np.empty(shape, dtype)
-    with _open_pillow(file) as image:
+    with open_file(file) as stream, _open_pillow(io.BytesIO(stream.read()) if is_remote(file) else stream) as image:
         image.load()
         for y in range(0, shape[0], ROWS):
             rows = np.asarray(image.crop((0, y, shape[1], min(y + ROWS, shape[0]))))

@@ -5,29 +5,30 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.readers import Member, Reader
-from pipeline.readers._files import local_path
+from pipeline.readers._files import is_remote, local_path
 from pipeline.readers._layout import MOST_PIXELS
 from pipeline.readers._ome_xml import find_images, listed_files, metadata_file
+from pipeline.readers._remote_file import RemoteFile
 from pipeline.readers._series import choose_series, series_members
 
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["choose_image", "find_mask", "images_of", "members_of", "missing_files", "opened_tiff", "other_files"]
+__all__ = ["choose_image", "find_mask", "images_of", "members_of", "missing_files", "opened_tiff", "other_files", "scanner_of"]
 
 MOST_DIRECTORIES = 1 << 16
 MOST_MIXED = 1 << 12  # directories of different kinds: tifffile compares every pair
 MOST_TEXT, MOST_SEGMENTS = 1 << 25, 1 << 22
 COUNT_LIMITS = {270: MOST_TEXT, 273: MOST_SEGMENTS, 279: MOST_SEGMENTS, 324: MOST_SEGMENTS, 325: MOST_SEGMENTS}
-DESCRIPTION, SUBIFDS = 270, 330
+DESCRIPTION, SOFTWARE, SUBIFDS = 270, 305, 330
 # Pictures of the glass and its label that scanners store with a slide, as tifffile and Bio-Formats name them.
 AUXILIARY = re.compile(r"(label|macro|map|thumbnail|overview|barcode)([ _]image)?", re.IGNORECASE)
 
@@ -63,17 +64,22 @@ def opened_tiff(path: str) -> Iterator[tifffile.TiffFile]:
     """
     import tifffile
 
-    file = local_path(path)
-    number = _check_directories(file, path)
-    tif = tifffile.TiffFile(file)
+    remote = RemoteFile(path) if is_remote(path) else None
+    file = local_path(path) if remote is None else path
+    number = _check_directories(remote or file, path)
+    if remote is not None:
+        remote.seek(0)
+    tif = tifffile.TiffFile(cast("BinaryIO", remote) if remote else file)
     try:
         text = _description(tif, path)
         folder = Path(file).parent
-        if tif.is_ome and (metadata := metadata_file(text)) and (folder / metadata).is_file():
+        if remote is not None and tif.is_ome:
+            _refuse_other_files(text, path)
+        elif tif.is_ome and (metadata := metadata_file(text)) and (folder / metadata).is_file():
             tif.close()
             tif = _with_metadata(file, folder / metadata, path)
             text = tif.ome_metadata or ""
-        for name in listed_files(text) if tif.is_ome else ():
+        for name in listed_files(text) if tif.is_ome and remote is None else ():
             if (folder / name).is_file():
                 _check_directories(str(folder / name), path)
         if number > MOST_MIXED:
@@ -81,6 +87,17 @@ def opened_tiff(path: str) -> Iterator[tifffile.TiffFile]:
         yield tif
     finally:
         tif.close()
+
+
+def _refuse_other_files(text: str, path: str) -> None:
+    """Refuse an image at a URL whose planes or metadata are in other files: tifffile opens those by local paths."""
+    own = path.rpartition("/")[2]
+    others = [name for name in (metadata_file(text), *listed_files(text)) if name and name != own]
+    if others:
+        found = f"an OME-TIFF of several files, such as {others[0]}"
+        raise InputError(
+            Problem(path, found, "an image in one file", "Copy its files to a disk, or convert it to OME-Zarr: gigaseg convert.")
+        )
 
 
 def _refuse_mixed(tif: tifffile.TiffFile, path: str) -> None:
@@ -147,10 +164,10 @@ def _may_be_ome(file: str) -> bool:
     return False
 
 
-def _check_directories(file: str, path: str) -> int:
+def _check_directories(file: str | RemoteFile, path: str) -> int:
     """Count the directories by following their offsets. A chain that breaks off is accepted: tifffile reads what is there."""
-    with Path(file).open("rb") as stream:
-        number, tag, pointer, at = _structure(stream, file)
+    with nullcontext(cast("BinaryIO", file)) if isinstance(file, RemoteFile) else Path(file).open("rb") as stream:
+        number, tag, pointer, at = _structure(stream, path)
         seen: set[int] = set()
         num_sub = 0
         while at:
@@ -183,6 +200,8 @@ def other_files(path: str) -> list[str]:
     """Return the files beside a TIFF that hold planes or the OME-XML of the same image; empty for other files."""
     import tifffile
 
+    if is_remote(path):
+        return []  # an image of several files is refused
     file = Path(local_path(path))
     if not _may_be_ome(str(file)):
         return []
@@ -209,6 +228,8 @@ def _files_of(other: Path) -> list[str]:
 def missing_files(tif: tifffile.TiffFile, path: str) -> str:
     """Return a note on files that an OME-TIFF names but that are missing; empty if none is."""
     text = tif.ome_metadata or "" if tif.is_ome else ""
+    if is_remote(path):
+        return ""
     folder = Path(local_path(path)).parent
     if metadata := metadata_file(text):
         return f"the OME-XML is in {metadata}, which is missing: axes, sizes and names are unknown"
@@ -216,6 +237,13 @@ def missing_files(tif: tifffile.TiffFile, path: str) -> str:
     absent = absent if any(series.is_multifile or None in series.pages for series in tif.series) else []
     more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
     return f"files with planes of this image are missing: {', '.join(absent[:3])}{more}" if absent else ""
+
+
+def scanner_of(tif: tifffile.TiffFile) -> str:
+    """Return the scanner of a slide that the reader `slide` reads because its tags do not tell everything; empty for other files."""
+    marks = {"Philips": tif.is_philips, "Leica": tif.is_scn, "Ventana": tif.is_bif, "Hamamatsu": tif.is_ndpi}
+    trestle = str(tif.pages.first.tags.valueof(SOFTWARE, "")).startswith("MedScan") if tif.pages else False
+    return next((name for name, is_made in marks.items() if is_made), "Trestle" if trestle else "")
 
 
 def images_of(tif: tifffile.TiffFile, path: str) -> list[Image]:

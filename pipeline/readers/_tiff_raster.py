@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class TiffRaster(Raster):
     def __init__(self, path: str, header: Header, decoding: Decoding, series: tifffile.TiffPageSeries) -> None:
         self.header = header
         self.masks: list[Raster] = []
+        self.scanner = ""  # of a slide whose tags do not tell everything
         self._path, self._decoding, self._layout, self._series = path, decoding, decoding.layout, series
         self.page: tifffile.TiffPage = series.keyframe
         self._offset: int | None = series.dataoffset or None  # start of the pixels if all pages lie uncompressed, one after the other
@@ -158,12 +160,11 @@ class TiffRaster(Raster):
             yield self.segments.rows(page, start, within, box), (slice(None), slice(None))
             return
         height, width = segment_shape(self.page)
-        for row in range(box.y0 // height, (box.y1 - 1) // height + 1):
-            for column in range(box.x0 // width, (box.x1 - 1) // width + 1):
-                segment = Box(0, 0, height, width).shift(row * height, column * width)
-                part = Box(max(segment.y0, box.y0), max(segment.x0, box.x0), min(segment.y1, box.y1), min(segment.x1, box.x1))
-                pixels_YXS = self.segments.segment(page, number, within, (row, column))
-                yield self._cut(pixels_YXS, part.relative_to(segment)), part.relative_to(box).slices
+        rows, columns = range(box.y0 // height, (box.y1 - 1) // height + 1), range(box.x0 // width, (box.x1 - 1) // width + 1)
+        for (row, column), pixels_YXS in self.segments.segments(page, number, within, list(itertools.product(rows, columns))):
+            segment = Box(0, 0, height, width).shift(row * height, column * width)
+            part = Box(max(segment.y0, box.y0), max(segment.x0, box.x0), min(segment.y1, box.y1), min(segment.x1, box.x1))
+            yield self._cut(pixels_YXS, part.relative_to(segment)), part.relative_to(box).slices
 
     def _uncompressed(self, page: Any, number: int) -> int | None:
         """Return the offset of a page's pixels if they lie uncompressed, row after row; None if they must be decoded."""

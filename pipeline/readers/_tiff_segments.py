@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import BlockError
 from pipeline.geometry import Box
 from pipeline.readers._color import holds_ycc
+from pipeline.readers._remote_file import GROUP_BYTES, RemoteFile, groups_of
 
 if TYPE_CHECKING:
     import tifffile
@@ -76,46 +77,59 @@ class TiffSegments:
             data = self._bytes(page, first, rows * width * pixel_bytes)
             return np.frombuffer(data, stored).reshape(rows, width, samples)[:, box.x0 : box.x1]
         starts = range(first + box.x0 * pixel_bytes, first + rows * width * pixel_bytes, width * pixel_bytes)
-        data = b"".join(self._bytes(page, row_start, columns * pixel_bytes) for row_start in starts)
+        data = b"".join(self._ranges(page, [(row_start, columns * pixel_bytes) for row_start in starts]))
         return np.frombuffer(data, stored).reshape(rows, columns, samples)
 
-    def segment(self, page: Any, number: int, within: int, position: tuple[int, int]) -> NDArray[Any] | None:
-        """Return one strip or tile, (Y, X, S), by its row and column in segments; None where the file holds none.
+    def segments(
+        self, page: Any, number: int, within: int, positions: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[tuple[int, int], NDArray[Any] | None]]:
+        """Yield strips or tiles, (Y, X, S), each with its row and column in segments; None where the file holds none.
 
         ``number`` is the index of the page, ``within`` that of the plane within the page.
         """
         depth, tiledepth = self._page.shaped[1], self._page.tiledepth if self._page.is_tiled else 1
         down, across = (-(-size // step) for size, step in zip(self._page.shaped[2:4], segment_shape(self._page), strict=True))
         sample, level = divmod(within, depth)
-        index = ((sample * -(-depth // tiledepth) + level // tiledepth) * down + position[0]) * across + position[1]
-        if not self._whole_bytes:
-            volume_DYXS = self._decode(page, index)
-        else:
-            with self.lock:
-                volume_DYXS = self._decode_once(page, number, index)
-        return None if volume_DYXS is None else volume_DYXS[level % tiledepth]
+        first = (sample * -(-depth // tiledepth) + level // tiledepth) * down * across
+        indices = [first + row * across + column for row, column in positions]
+        stored = self._stored(page, indices)
+        for position, index in zip(positions, indices, strict=True):
+            if not self._whole_bytes:
+                volume_DYXS = self._decode(page, index, next(stored))
+            else:
+                with self.lock:
+                    volume_DYXS = self._decode_once(page, number, index)
+            yield position, None if volume_DYXS is None else volume_DYXS[level % tiledepth]
+
+    def _stored(self, page: Any, indices: Sequence[int]) -> Iterator[Any]:
+        """Yield the bytes of segments, None where the file holds none; of a file at a URL, many segments are read at once."""
+        with self.lock:  # tifffile may read tags from the file only now
+            offsets, counts = page.dataoffsets, page.databytecounts
+        listed = min(len(offsets), len(counts))
+        if beyond := [index for index in indices if index >= listed]:
+            raise BlockError(f"{self._path}: segment {beyond[0]} is not listed, the file lists {len(offsets)}")
+        ranges = [(offsets[index], counts[index]) for index in indices]
+        held = self._ranges(page, [one for one in ranges if all(one)])
+        for one in ranges:
+            yield next(held) if all(one) else None
 
     def _decode_once(self, page: Any, number: int, index: int) -> NDArray[Any] | None:
         """Decode a segment that is too large to be decoded for each box; at most ``whole_bytes`` stay in memory."""
         key = (number, index)
         if key not in self._kept:
-            decoded = self._decode(page, index)
+            decoded = self._decode(page, index, next(self._stored(page, [index])))
             room = self._whole_bytes - (0 if decoded is None else decoded.nbytes)
             while self._kept and sum(kept.nbytes for kept in self._kept.values() if kept is not None) > room:
                 self._kept.popitem(last=False)
             self._kept[key] = decoded
         return self._kept[key]
 
-    def _decode(self, page: Any, index: int) -> NDArray[Any] | None:
-        """Decode one segment (D, Y, X, S); None where the file holds none."""
-        with self.lock:  # tifffile may read tags from the file only now
-            offsets, counts = page.dataoffsets, page.databytecounts
-            tables = {"jpegtables": page.jpegtables, "jpegheader": self._page.jpegheader} if self._page.compression in JPEG else {}
-        if index >= min(len(offsets), len(counts)):
-            raise BlockError(f"{self._path}: segment {index} is not listed, the file lists {len(offsets)}")
-        if not offsets[index] or not counts[index]:
+    def _decode(self, page: Any, index: int, data: Any) -> NDArray[Any] | None:
+        """Decode the bytes of one segment (D, Y, X, S); None where the file holds none."""
+        if data is None:
             return None
-        data = self._bytes(page, offsets[index], counts[index])
+        with self.lock:
+            tables = {"jpegtables": page.jpegtables, "jpegheader": self._page.jpegheader} if self._page.compression in JPEG else {}
         codec = PICTURES.get(int(self._page.compression))
         try:
             pixels_DYXS: NDArray[Any] = self._decode_picture(codec, data, index) if codec else self._decode_known(data, index, tables)
@@ -154,6 +168,17 @@ class TiffSegments:
         """Whether decoded JPEG 2000 is still YCbCr: the TIFF declares YCbCr, and the codestream does not convert it itself."""
         is_ycc = self._page.compression == APERIO_YCC or (self._page.compression in JPEG2000 and self._page.photometric == 6)
         return is_ycc and holds_ycc(data)
+
+    def _ranges(self, page: Any, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield bytes of the file by start and length; of a file at a URL, as many ranges at once as are held in memory."""
+        remote = page.parent.filehandle._fh  # noqa: SLF001 - the file object that tifffile was given
+        if not isinstance(remote, RemoteFile):
+            yield from (self._bytes(page, *one) for one in ranges)
+            return
+        for group in groups_of([(start, start + count) for start, count in ranges], GROUP_BYTES):
+            if self.is_over:  # a thread was still reading ahead
+                raise BlockError(f"{self._path}: closed, reading is over")
+            yield from map(bytes, remote.read_ranges(group))
 
     def _bytes(self, page: Any, start: int, count: int) -> bytes:
         """Return bytes of the file, never fewer than asked for."""

@@ -12,13 +12,16 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
+from pipeline.readers._files import is_remote
 from pipeline.readers._orientation import stored_box
+from pipeline.readers._remote_file import open_file
+from pipeline.readers._remote_folders import has_file
 
 __all__ = ["Placement", "companions", "crs_keys", "parse_xml", "place", "read_placement", "upright_affine"]
 
@@ -74,7 +77,7 @@ def read_placement(
     with a note.
 
     Args:
-        path: path of the image.
+        path: path or URL of the image.
         zoom: (y, x), how much coarser the level is that is read.
         orientation: 1..8, the turn that makes the image upright; these files place the pixels as stored.
         shape: height and width of the stored image.
@@ -196,10 +199,10 @@ def _horizontal(crs: str) -> str:
 
 def _read_text(name: str, notes: list[str]) -> str | None:
     """Return the text of a file; None where it does not exist, or cannot be used, which a note says."""
-    if not os.path.lexists(name):  # true for most of the nine names of an image; cheaper than a failed open
+    if not (has_file(name) if is_remote(name) else os.path.lexists(name)):  # true for most of the nine names; cheaper than a failed open
         return None
     try:
-        with Path(name).open("rb") as stream:
+        with open_file(name) as stream:
             content = stream.read(MOST_BYTES + 1)
     except OSError as error:
         notes.append(f"{name} cannot be read and is left out ({error.strerror})")

@@ -20,13 +20,15 @@ from typing_extensions import override
 
 from pipeline.errors import InputError, Problem, StoreError
 from pipeline.readers._files import local_path
-from pipeline.storage import LocalStorage, Storage, open_storage
+from pipeline.readers._remote_file import open_file
+from pipeline.storage import LocalStorage, Storage, folder_of, is_seen, open_storage
 
 __all__ = ["METADATA", "Node", "ZipStorage", "child_nodes", "is_inside", "open_files", "read_node"]
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")
 IN_ARCHIVE = re.compile(r"(.+?(?:\.zarr\.zip|\.ozx))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
 MAX_METADATA_BYTES = 1 << 26  # of one file; consolidated metadata or the labels of a whole plate may be long
+MOST_CHILDREN = 50  # folders of a storage that are looked into
 OPEN_ARCHIVES = 4  # zips whose directory is kept: reading it again for each field of a plate would take minutes
 
 
@@ -41,8 +43,7 @@ def open_files(path: str) -> Storage:
         found = IN_ARCHIVE.fullmatch(path.rstrip("/"))
         if found is None:
             return open_storage(path)
-        parent, _, name = found[1].rpartition("/")
-        return _in_archive(_Archive(open_storage(parent).open(name), found[1]), found[2] or "")
+        return _in_archive(_Archive(open_file(found[1]), found[1]), found[2] or "")
     above = next(one for one in (local, *local.parents) if os.path.lexists(one))
     if above.is_file():
         stat = above.stat()
@@ -222,6 +223,8 @@ def child_nodes(files: Storage) -> list[str]:
     """Return the names of the child arrays and groups, sorted."""
     if isinstance(files, LocalStorage):  # listing all files would walk through every chunk
         return sorted(path.name for path in files.root.iterdir() if any((path / name).is_file() for name in METADATA))
+    if not isinstance(files, ZipStorage):
+        return [name for name in folder_of(files).folders[:MOST_CHILDREN] if any(is_seen(files.below(name), file) for file in METADATA)]
     ends = tuple(f"/{name}" for name in METADATA)
     return sorted({key.partition("/")[0] for key in files.list() if key.count("/") == 1 and key.endswith(ends)})
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import PurePosixPath
 
@@ -11,6 +11,7 @@ from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available, build
 from pipeline.raster import Raster
 from pipeline.readers import Member, Reader, advice, known_suffixes
+from pipeline.readers._files import is_remote
 
 __all__ = ["Auto"]
 
@@ -53,7 +54,7 @@ class Auto(Reader):
             raise InputError(Problem(path, f"suffix {suffix!r}", one_of(known), fix))
         if command := reader.missing(path):
             raise InputError(Problem(path, "a format that needs packages that are not installed", "", f"Install them: {command}"))
-        return reader.open(path)
+        return _checked(reader, path) if is_remote(path) else reader.open(path)
 
     def _reader(self, path: str) -> Reader | None:
         """Return the first reader that claims the path and has its packages, else the first that claims it."""
@@ -70,3 +71,13 @@ class Auto(Reader):
         """Every other reader with these options; built once, because each file of a folder asks them several times."""
         options = self.model_dump()
         return [build("readers", {"name": name, **options}) for name in available("readers") if name != "auto"]
+
+
+@contextmanager
+def _checked(reader: Reader, path: str) -> Iterator[Raster]:
+    """Open a file at a URL; refuse a slide that another reader, which needs a disk, reads otherwise."""
+    with reader.open(path) as raster:
+        if scanner := getattr(raster, "scanner", ""):
+            found, way_out = f"a slide of a {scanner} scanner at a URL", "Copy it to a disk, or convert it to OME-Zarr: gigaseg convert."
+            raise InputError(Problem(path, found, "a path of this machine", way_out))
+        yield raster

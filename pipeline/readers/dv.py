@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,9 +16,10 @@ from numpy.typing import NDArray
 from pipeline.geometry import Box
 from pipeline.raster import Header, PlaneStep, Raster
 from pipeline.readers import Reader
-from pipeline.readers._file_bytes import FileBytes
-from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._file_bytes import FileBytes, open_bytes
+from pipeline.readers._files import is_remote, local_path, opening, reading
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
+from pipeline.readers._remote_file import open_file
 from pipeline.readers._units import is_plausible, micrometers
 
 if TYPE_CHECKING:
@@ -22,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dv"]
 
-HEADER_BYTES = 1024
+HEADER_BYTES, EXTENDED_AT = 1024, 92  # of the header, and where the length of the one after it is
+MAGIC = b"\xa0\xc0"  # of little-endian files
 
 
 class Dv(Reader):
@@ -45,10 +51,26 @@ class Dv(Reader):
         with ExitStack() as stack:
             with opening(path):
                 check_level(self, 1, path)
-                with mrc.DVFile(local_path(path)) as file:
+                with _with_header(path) as local, mrc.DVFile(local) as file:
                     pass  # only the header is needed; closing frees the mapped pixels
-                raster = _raster(self, file, stack.enter_context(closing(FileBytes(path))), path)
+                raster = _raster(self, file, stack.enter_context(closing(open_bytes(path))), path)
             yield raster
+
+
+@contextmanager
+def _with_header(path: str) -> Iterator[str]:
+    """Give a local path whose header can be read: of a file at a URL, a sparse file of its size with the header alone."""
+    if not is_remote(path):
+        yield local_path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="gigaseg-") as folder, open_file(path) as remote:
+        start = remote.read(HEADER_BYTES)
+        order = "<" if start[96:98] == MAGIC else ">"
+        start += remote.read(max(0, struct.unpack_from(f"{order}i", start, EXTENDED_AT)[0]))
+        local = Path(folder, "header.dv")
+        local.write_bytes(start)
+        os.truncate(local, remote.seek(0, os.SEEK_END))
+        yield str(local)
 
 
 def _raster(options: Dv, file: mrc.DVFile, content: FileBytes, path: str) -> _DvRaster:

@@ -7,8 +7,9 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,11 +21,12 @@ from pipeline.geometry import Box
 from pipeline.raster import Header, Raster, map_scale
 from pipeline.readers import Reader
 from pipeline.readers._color import cmyk_to_rgb, palette_to_rgb, unpremultiply, ycbcr_to_rgb
-from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._files import bare_path, is_remote, opening, reading
 from pipeline.readers._jpeg2000_file import CMYK, GREY, SYCC, Codestream, Colors, Jpeg2000File, read_file
 from pipeline.readers._layout import Layout, check_level, color_notes, make_header, resolve_layout
 from pipeline.readers._mask_file import Mask, mask_beside
 from pipeline.readers._openjpeg import decoded_components, is_installed
+from pipeline.readers._remote_file import RemoteFile, local_copy, open_file
 from pipeline.readers._tiff_tags import georeference
 from pipeline.readers._world_file import Placement, companions, place, read_placement
 
@@ -58,18 +60,18 @@ class Jpeg2000(Reader):
     @contextmanager
     def open(self, path: str) -> Iterator[Raster]:
         """Read the headers; nothing is decoded yet."""
-        with opening(path):
-            file = local_path(path)
-            with Path(file).open("rb") as stream:
-                size = os.fstat(stream.fileno()).st_size
-                content = read_file(stream, size, path)
-        with mask_beside(file, content.codestream.shape(), step=2**self.level) as mask:
+        with opening(path), open_file(path) as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            content = read_file(stream, size, path)
+        with ExitStack() as stack, mask_beside(bare_path(path), content.codestream.shape(), step=2**self.level) as mask:
             with opening(path):
-                raster = _open(self, content, mask, size, file, path)
+                copied = lambda: stack.enter_context(local_copy(stream)) if isinstance(stream, RemoteFile) else bare_path(path)
+                raster = _open(self, content, mask, size, copied, path)
             yield raster
 
 
-def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int, file: str, path: str) -> _Jpeg2000Raster:
+def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int, copied: Callable[[], str], path: str) -> _Jpeg2000Raster:
     """Make the header and the raster."""
     codestream, by_region = content.codestream, is_installed()
     levels = tuple(codestream.shape(level) for level in range(codestream.reductions + 1 if by_region else 1))
@@ -81,7 +83,7 @@ def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int
     if not layout.axes.startswith("yx"):
         raise InputError(Problem(path, f"reader.axes {layout.axes!r}", "y, x and channels last"))
     zoom = (levels[0][0] / levels[level][0], levels[0][1] / levels[level][1])
-    placement = _place(content, file, zoom)
+    placement = _place(content, bare_path(path), zoom)
     components, samples = len(codestream.bits), math.prod(levels[0]) * len(codestream.bits)
     blocks = codestream.tile_blocks * BLOCK_BYTES
     work_bytes = int(min(PART_SAMPLES, samples) * SAMPLE_BYTES * (3.5 + 1 / components)) + codestream.tile_bytes + blocks
@@ -102,7 +104,7 @@ def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int
         work_bytes=0 if whole else work_bytes,
         notes=(*color_notes(layout, palette=meaning.keeps_indices, alpha=alpha), *meaning.notes, *placement.notes),
     )
-    return _Jpeg2000Raster(path, file, header, layout, meaning, level, is_opacity=is_opacity, mask=mask, by_region=by_region)
+    return _Jpeg2000Raster(path, copied, header, layout, meaning, level, is_opacity=is_opacity, mask=mask, by_region=by_region)
 
 
 class _Meaning:
@@ -175,7 +177,7 @@ class _Jpeg2000Raster(Raster):
     def __init__(
         self,
         path: str,
-        file: str,
+        copied: Callable[[], str],
         header: Header,
         layout: Layout,
         meaning: _Meaning,
@@ -186,10 +188,15 @@ class _Jpeg2000Raster(Raster):
         by_region: bool,
     ) -> None:
         self.header = header
-        self._path, self._file, self._layout, self._meaning, self._level = path, file, layout, meaning, level
+        self._path, self._copied, self._layout, self._meaning, self._level = path, copied, layout, meaning, level
         self._is_opacity, self._mask, self._by_region = is_opacity, mask, by_region
         self._whole_YXS: NDArray[Any] | None = None
         self._lock = threading.Lock()
+
+    @cached_property
+    def _file(self) -> str:
+        """Local path of the file; a file at a URL is copied when its first pixels are read."""
+        return self._copied()
 
     def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
         """Decode a box, and convert its colours."""
@@ -198,6 +205,8 @@ class _Jpeg2000Raster(Raster):
     def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Decode a box; data are missing where opacity or the mask beside the file is 0."""
         with reading(self._path, box):
+            with self._lock:
+                _ = self._file
             stored_YXS = self._decode(box) if self._by_region else self._cut(box)
             pixels_YXC = self._meaning.channels_of(stored_YXS)
             declared_YX = pixels_YXC[..., -1] != 0 if self._is_opacity else None
@@ -281,6 +290,9 @@ def _place(content: Jpeg2000File, file: str, zoom: tuple[float, float]) -> Place
         pixel_size, unit, offset = map_scale(tags)
         if pixel_size:
             return Placement(tags, pixel_size, unit, offset, "GeoJP2", beside.nodata, beside.notes)
+    if content.has_gml and is_remote(file):
+        note = "the GMLJP2 box, which georeferences the image, is not read over a network"
+        return beside if beside.source else Placement(nodata=beside.nodata, notes=(*beside.notes, note))
     if content.has_gml:
         return _place_by_gml(file, zoom, beside)
     return beside

@@ -16,10 +16,11 @@ from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.raster import PlaneStep, Raster
 from pipeline.readers import Member, Reader
-from pipeline.readers._file_bytes import FileBytes
-from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._file_bytes import FileBytes, open_bytes
+from pipeline.readers._files import opening, reading
 from pipeline.readers._layout import Layout, check_level, make_header, resolve_layout
 from pipeline.readers._mosaic import Mosaic
+from pipeline.readers._remote_file import open_file
 from pipeline.readers._series import choose_series, series_members
 from pipeline.readers._units import is_plausible, micrometers, seconds
 
@@ -70,7 +71,7 @@ class Lif(Reader):
                 areas = [math.prod(picture.axes[letter].length for letter in "yxm" if letter in picture.axes) for picture in pictures]
                 index, notes = choose_series(self, [picture.name for picture in pictures], areas, path)
                 series = pictures[index].name if len(pictures) > 1 else ""
-                file = stack.enter_context(closing(FileBytes(path)))
+                file = stack.enter_context(closing(open_bytes(path)))
                 raster = _raster(self, pictures[index], file, path, series, notes)
             yield raster
 
@@ -114,7 +115,7 @@ def _pictures(path: str) -> list[_Picture]:
     """
     import liffile
 
-    with liffile.LifFile(local_path(path)) as file:
+    with open_file(path) as stream, liffile.LifFile(stream) as file:
         pictures = [picture for image in file.images if not image.is_flim for picture in _positions(image)]
         for picture in pictures:
             picture.image.memory_block  # noqa: B018 - is looked up while the file is open

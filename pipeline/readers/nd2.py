@@ -19,9 +19,10 @@ from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.raster import PlaneStep, Raster
 from pipeline.readers import Member, Reader
-from pipeline.readers._file_bytes import DecodedParts, FileBytes
-from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._file_bytes import DecodedParts, FileBytes, open_bytes
+from pipeline.readers._files import is_remote, local_path, opening, reading
 from pipeline.readers._layout import Layout, check_level, decoded_bytes, make_header, resolve_layout
+from pipeline.readers._remote_file import RemoteFile
 from pipeline.readers._series import choose_series, series_members
 from pipeline.readers._units import is_plausible, micrometers, seconds
 
@@ -69,7 +70,7 @@ class Nd2(Reader):
                 facts = _facts(path)
                 names = [position.name for position in facts.positions]
                 index, notes = choose_series(self, names, [1] * len(names), path)
-                file = stack.enter_context(closing(FileBytes(path)))
+                file = stack.enter_context(closing(open_bytes(path)))
                 raster = _raster(self, facts, index, file, path, notes)
             yield raster
 
@@ -103,7 +104,7 @@ def _facts(path: str) -> _Facts:
     """
     import nd2
 
-    with nd2.ND2File(local_path(path)) as file:
+    with nd2.ND2File(RemoteFile(path) if is_remote(path) else local_path(path)) as file:
         attributes = None if file.is_legacy else file.attributes
         if attributes is None or attributes.compressionType == "lossy":
             found = "pixels in lossy compression, or as JPEG 2000 as before NIS-Elements 3"

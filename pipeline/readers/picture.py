@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,11 +17,12 @@ from pipeline.plugins import find
 from pipeline.raster import Header, Raster
 from pipeline.readers import Reader
 from pipeline.readers._color import cmyk_to_rgb, palette_to_rgb
-from pipeline.readers._files import local_path, opening, reading
+from pipeline.readers._files import bare_path, opening, reading
 from pipeline.readers._layout import check_level, color_notes, make_header, resolve_layout
 from pipeline.readers._mask_file import Mask, mask_beside
 from pipeline.readers._orientation import stored_box, turn, upright_shape
 from pipeline.readers._picture_file import PictureFile, content_kind, read_file
+from pipeline.readers._remote_file import open_file
 from pipeline.readers._world_file import companions, read_placement
 
 __all__ = ["Picture"]
@@ -55,10 +55,10 @@ class Picture(Reader):
         """Read the header; the first read decodes the pixels."""
         with opening(path):
             check_level(self, 1, path)
-            file = local_path(path)
-            with Path(file).open("rb") as stream:
+            file = bare_path(path)
+            with open_file(path) as stream:
                 kind = content_kind(stream.read(64))
-                picture = read_file(stream, kind, os.fstat(stream.fileno()).st_size, path) if kind not in OTHER_READERS else None
+                picture = read_file(stream, kind, stream.seek(0, os.SEEK_END), path) if kind not in OTHER_READERS else None
         if picture is None:  # such as a TIFF named .png
             other: Reader = find("readers", OTHER_READERS[kind])(**self.model_dump())  # type: ignore[assignment]  # find knows only that it is a plug-in
             with other.open(path) as raster:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,11 +14,21 @@ import numpy as np
 from pipeline.errors import InputError, Problem
 from pipeline.raster import Header, PlaneStep, Raster, map_scale
 from pipeline.readers import Member, Reader
-from pipeline.readers._files import local_path, opening
+from pipeline.readers._files import bare_path, opening
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout, typed_nodata
 from pipeline.readers._ome_xml import significant_bits
 from pipeline.readers._orientation import upright_shape
-from pipeline.readers._tiff_images import choose_image, find_mask, images_of, members_of, missing_files, opened_tiff, other_files
+from pipeline.readers._remote_folders import has_file
+from pipeline.readers._tiff_images import (
+    choose_image,
+    find_mask,
+    images_of,
+    members_of,
+    missing_files,
+    opened_tiff,
+    other_files,
+    scanner_of,
+)
 from pipeline.readers._tiff_raster import Decoding, TiffRaster, check_pages, whole_bytes
 from pipeline.readers._tiff_samples import Samples, samples_of
 from pipeline.readers._tiff_scale import physical_size
@@ -77,6 +85,7 @@ class Tiff(Reader):
             with opening(path):
                 tif = stack.enter_context(opened_tiff(path))
                 raster = _Level(self, tif, path).raster()
+                raster.scanner = scanner_of(tif)
                 stack.callback(raster.close)
                 _add_masks(raster, tif, stack, path)
             yield raster
@@ -101,7 +110,7 @@ class _Level:
             raise InputError(Problem(path, f"an image of {' x '.join(map(str, self.page.shape))} without pixels"))
         self.zoom = (self.base.imagelength / self.page.imagelength, self.base.imagewidth / self.page.imagewidth)
         self.geo = georeference(self.base, self.zoom)
-        self.placement = Placement() if self.geo.keys() & PLACES else read_placement(local_path(path), self.zoom)
+        self.placement = Placement() if self.geo.keys() & PLACES else read_placement(bare_path(path), self.zoom)
         turned = self.base.tags.valueof(ORIENTATION, 1)
         self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference)
         self.orientation = turned if turned in range(1, 9) and not self.is_map else 1
@@ -233,15 +242,15 @@ def _mask_pages(series: tifffile.TiffPageSeries, number: int, num_planes: int, p
 def _add_masks(raster: TiffRaster, tif: tifffile.TiffFile, stack: ExitStack, path: str) -> None:
     """Add the mask pages of the level, and the mask file beside the image."""
     page = raster.page
-    beside = Path(f"{local_path(path)}.msk")
+    beside = f"{bare_path(path)}.msk"
     if found := find_mask(tif, page):
         raster.masks.append(_mask_pages(*found, raster.header.num_planes, path))
-    if os.path.isfile(beside) and not path.lower().endswith(".msk"):  # noqa: PTH113 - Path.is_file raises where a name is too long
+    if not path.lower().endswith(".msk") and has_file(beside):
         shape = page.imagelength, page.imagewidth
-        with Tiff().open(str(beside)) as whole:
+        with Tiff().open(beside) as whole:
             levels = whole.header.levels
         level = levels.index(shape) if shape in levels else 0
-        raster.masks.append(stack.enter_context(Tiff(level=level).open(str(beside))))
+        raster.masks.append(stack.enter_context(Tiff(level=level).open(beside)))
     for mask in raster.masks:
         ratios = [size / side for size, side in zip(mask.header.shape, (page.imagelength, page.imagewidth), strict=True)]
         if not 0.9 < ratios[0] / ratios[1] < 1.1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,9 +17,10 @@ from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Member, Reader
-from pipeline.readers._files import opening, reading
+from pipeline.readers._files import bare_path, is_remote, opening, reading
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
 from pipeline.readers._ome_zarr import Image, Placement, axis_letters, choose_image, images_of, level_nodes, list_members, refuse_group
+from pipeline.readers._remote_folders import has_file, is_web
 from pipeline.readers._series import choose_series
 from pipeline.readers._zarr_files import METADATA, Node, ZipStorage, child_nodes, open_files, read_node
 from pipeline.storage import LocalStorage, with_fast_codecs
@@ -55,8 +55,7 @@ class Zarr(Reader):
         """Whether the path is a store or inside one, by the suffix or by Zarr's metadata files."""
         if super().claims(path) or any(part in path.lower() for part in INSIDE):
             return True
-        # Path.is_file raises where a name is too long.
-        return any(os.path.isfile(f"{path.removeprefix('file://')}/{name}") for name in METADATA)  # noqa: PTH113
+        return any(has_file(f"{bare_path(path)}/{name}") for name in METADATA)
 
     def members(self, path: str) -> Sequence[Member]:
         """List the fields of a plate or a well, as ``A/1/0``; with ``series: all`` the images of a store of several."""
@@ -77,9 +76,15 @@ def _open_node(path: str) -> Node:
     files = open_files(path)
     node = read_node(files, path.rstrip("/"))
     if node is None:
-        inside = child_nodes(files)
+        inside = [] if is_web(path) else child_nodes(files)
         fix = f"Name one of its members: {one_of(inside[:8])}." if inside else ""
-        what = "nothing at this path in the zip" if isinstance(files, ZipStorage) and not files.list() else "a folder without Zarr metadata"
+        what = "a folder without Zarr metadata"
+        if isinstance(files, ZipStorage) and not files.list():
+            what = "nothing at this path in the zip"
+        elif is_web(path):
+            what = "no Zarr metadata at this URL"
+        elif is_remote(path) and not files.exists():
+            what = "nothing at this URL"
         raise InputError(Problem(path, what, f"{one_of(METADATA)} in it", fix))
     return node
 
@@ -137,7 +142,8 @@ def _open_raster(level: _Level, path: str, options: Reader) -> _ZarrRaster:
         "series": level.series,
     }
     header = make_header(options, layout, dtype, whole_bytes=layout.whole_bytes(array.chunks, array.dtype.itemsize), **facts)
-    folder = node.files.root if isinstance(node.files, LocalStorage) else None
+    files = node.files
+    folder = files.root if isinstance(files, LocalStorage) else None if isinstance(files, ZipStorage) else files.url
     return _ZarrRaster(path, header, layout, _with_decoder(array, node, layout, codec), folder)
 
 

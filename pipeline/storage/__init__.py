@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pipeline.storage.base import Storage, StorageLike
 from pipeline.storage.block_store import BlockStore, with_fast_codecs
+from pipeline.storage.entries import Entry, Folder, entries_below, entry_of, folder_of, is_seen, read_version
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.local_files import file_sha256, store_errors
 from pipeline.storage.memory import MemoryStorage
@@ -18,14 +19,21 @@ from pipeline.storage.zarr_v2 import ZarrV2Level
 
 __all__ = [
     "BlockStore",
+    "Entry",
+    "Folder",
     "LocalStorage",
     "MemoryStorage",
     "Storage",
     "StorageLike",
     "ZarrV2Level",
     "cache_folder",
+    "entries_below",
+    "entry_of",
     "file_sha256",
+    "folder_of",
+    "is_seen",
     "open_storage",
+    "read_version",
     "recall",
     "remember",
     "store_errors",
