@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline import __version__, interrupts
+from pipeline import __version__, events, interrupts
 from pipeline.errors import GigasegError, lines_of
 
 __all__ = ["app", "main"]
@@ -46,11 +46,19 @@ MaybeModel = Annotated[
 BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this block, as failures.csv names it.")]
 Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="By default a sample image and a shipped bundle.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
-Address = Annotated[str | None, typer.Option("--address", metavar="URL", help="Address of the cluster's Jobs API, http://HEAD:8265.")]
 ExportFile = Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="The file to write; by default in this folder.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Remove earlier results from the output folder and start over.")]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the output folder from the live process that holds it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", envvar="GIGASEG_LOG_JSON", help="Write messages on stderr as JSON, one object a line.")
+]
+MetricsPort = Annotated[
+    int | None, typer.Option("--metrics-port", min=1, max=65535, metavar="N", help="Serve metrics for Prometheus on this port.")
+]
+MetricsHost = Annotated[
+    str, typer.Option("--metrics-host", metavar="ADDRESS", help="Address to serve them on; anybody who reaches it may read them.")
+]
 
 
 def show_version(asked: bool) -> None:
@@ -80,11 +88,16 @@ def run(
     take_over: TakeOver = False,
     max_failed: Annotated[int | None, typer.Option("--max-failed", min=0, metavar="N", help="Give up above N quarantined blocks.")] = None,
     no_queue: Annotated[bool, typer.Option("--no-queue", help="Refuse a cluster that is busy instead of waiting for room.")] = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
+    log_json: LogJson = False,
 ) -> None:
     """Plan, segment, report; run again to resume."""
     from workflows import run as workflow
 
-    done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, max_failed=max_failed, queues=not no_queue))
+    use_json(log_json)
+    options = {"max_failed": max_failed, "queues": not no_queue, "metrics": metrics_port and (metrics_host, metrics_port)}
+    done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, **options))
 
 
 @app.command()
@@ -133,10 +146,11 @@ def status(
 
 
 @app.command()
-def retry(folder: Folder, block: BlockName = None) -> None:
+def retry(folder: Folder, block: BlockName = None, *, log_json: LogJson = False) -> None:
     """Try quarantined blocks again."""
     from workflows import retry as workflow
 
+    use_json(log_json)
     done(workflow.retry(folder, block))
 
 
@@ -175,10 +189,13 @@ def evaluate(
 
 
 @app.command()
-def train(config: TrainFile, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False) -> None:
+def train(
+    config: TrainFile, overrides: Overrides = None, *, fresh: Fresh = False, take_over: TakeOver = False, log_json: LogJson = False
+) -> None:
     """Train a network; run again to resume."""
     from workflows import train as workflow
 
+    use_json(log_json)
     done(workflow.train(config, overrides or [], fresh=fresh, take_over=take_over))
 
 
@@ -193,17 +210,29 @@ def convert(images: Images, output: Output, overrides: Overrides = None) -> None
 @app.command()
 def submit(
     config: ConfigFile,
-    to: Annotated[str, typer.Option("--to", metavar="ray", help="The kind of cluster: ray.")],
+    to: Annotated[str, typer.Option("--to", metavar="TARGET", help="The kind of cluster: ray, slurm or kuberay.")],
     overrides: Overrides = None,
-    address: Address = None,
+    address: Annotated[str | None, typer.Option("--address", metavar="URL", help="Ray: address of the Jobs API, http://HEAD:8265.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, metavar="N", help="Machines.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", min=0, metavar="G", help="GPUs of each.")] = None,
+    time: Annotated[str | None, typer.Option("--time", metavar="T", help="Slurm: time limit, such as 08:00:00.")] = None,
+    partition: Annotated[str | None, typer.Option("--partition", metavar="P", help="Slurm: partition.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", metavar="CRON", help='When it runs again and again: "0 2 * * *".')] = None,
+    image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="KubeRay: container image.")] = None,
+    options: Annotated[Path | None, typer.Option("--options", metavar="FILE.yaml", help="More options of the target.")] = None,
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the run ends, and return its exit code.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; contact nothing.")] = False,
+    logs: Annotated[bool, typer.Option("--logs", help="Print what the last job of this run printed.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Ask the job of this run to end; it can be resumed.")] = False,
 ) -> None:
     """Start a run on a cluster."""
     from workflows import submit as workflow
 
-    done(workflow.submit(config, overrides or [], to=to, address=address, wait=wait, dry_run=dry_run))
+    asked = {"wait": wait, "dry_run": dry_run, "logs": logs, "stop": stop}
+    flags = {"address": address, "nodes": nodes, "gpus_per_node": gpus_per_node, "time": time, "partition": partition}
+    flags |= {"schedule": schedule, "image": image}
+    done(workflow.submit(config, overrides or [], to=to, flags=flags, options=options, action=workflow.only_one(asked)))
 
 
 @models_app.callback(invoke_without_command=True)
@@ -292,6 +321,12 @@ def doctor(*, as_json: Json = False) -> None:
     done(workflow.doctor(as_json=as_json))
 
 
+def use_json(asked: bool) -> None:
+    """Write messages as JSON from now on where ``--log-json`` was given."""
+    if asked:
+        events.write_json()
+
+
 def done(exit_code: int) -> NoReturn:
     """End the command with the exit code of its workflow."""
     raise typer.Exit(exit_code)
@@ -329,9 +364,12 @@ def invoke(arguments: Sequence[str] | None) -> int:
 def explain(error: Exception) -> int:
     """Print an error on stderr, with GIGASEG_DEBUG as a traceback, and return its exit code."""
     is_debug = os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0")
-    lines = traceback.format_exception(error) if is_debug else [f"gigaseg: {line}\n" for line in lines_of(error)]
-    sys.stderr.writelines(lines)
-    return error.exit_code if isinstance(error, GigasegError) else 1
+    exit_code = error.exit_code if isinstance(error, GigasegError) else 1
+    if is_debug:
+        events.say("".join(traceback.format_exception(error)).rstrip(), event="error", level="error", exit_code=exit_code)
+    for line in () if is_debug else lines_of(error):
+        events.say(line if events.is_json() else f"gigaseg: {line}", event="error", level="error", exit_code=exit_code)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pipeline.validation import problems_of, union_members
 
 __all__ = ["KINDS", "Plugin", "available", "build", "find", "from_text", "title_of"]
 
-KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "skips", "instances", "runners")
+KINDS = ("readers", "models", "backends", "writers", "metrics", "losses", "skips", "instances", "runners", "targets")
 _NESTED = {"runners": "scheduling.runners"}
 """Kinds whose package lies inside another one."""
 _PARSERS = {"models": ("pipeline.models.bundle_files", "parse_model")}
