@@ -13,6 +13,7 @@ from pipeline.inputs.expectations import fit_to_model, place_on_grids, sample_ra
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
 from pipeline.inputs.left_out import LeftOut
+from pipeline.inputs.limits import check_num_blocks
 from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
 from pipeline.inputs.truth_checks import check_truth
@@ -30,6 +31,7 @@ __all__ = [
     "TruthMap",
     "WorkingGrid",
     "build_catalogue",
+    "check_num_blocks",
     "check_truth",
     "common_pixel_size",
     "first_of",

@@ -18,6 +18,7 @@ from pipeline.inputs.expectations import fit_to_model
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, UnreadableImage, read_headers
 from pipeline.inputs.left_out import LeftOut
+from pipeline.inputs.limits import set_huge_apart
 from pipeline.inputs.objects import find_truth_ids, object_classes_of, object_notes, object_problems
 from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_checks import check_truth, truth_notes
@@ -82,19 +83,21 @@ def build_catalogue(config: Config) -> Catalogue:
         problems += check_truth(images, truth_map)
     fitted = fit_to_model(images, model, config)
     problems += fitted.problems
+    kept, huge, too_many = set_huge_apart(fitted.images, {one.name for one in listed.images if one.direct}, config)
+    rejected, problems = [*rejected, *huge], [*problems, *too_many]
     if config.normalize is not None and not model.takes_normalize:
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
     problems += _stain_problems(config, model, images)
-    problems += _skip_problems(config, fitted.images)
+    problems += _skip_problems(config, kept)
     instances: Instances | None = build("instances", config.instances, "instances") if config.instances else None
     problems += object_problems(config, instances, model, classes)
     if not images and not problems and not rejected:
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
-    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *object_notes(instances, model, fitted.images)]
+    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *object_notes(instances, model, kept)]
     object_classes = object_classes_of(instances, classes)
-    found = Catalogue(config, model, fitted.images, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes)
+    found = Catalogue(config, model, kept, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes)
     if found.scores_objects and truth_map is not None:
         with_ids, more = find_truth_ids(found.images, truth_map, object_classes)
         found = replace(found, images=with_ids, notes=[*notes, *more])

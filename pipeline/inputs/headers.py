@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from pipeline.readers import Reader
 __all__ = ["Image", "UnreadableImage", "hash_values", "image_identity", "read_headers", "read_truth_header"]
 
 NUM_THREADS = 8
+MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side
+MOST_CHANNELS = MOST_PLANES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Image:
     truth_has_ids: bool = False  # whether truth values are ids of objects; else its objects are connected components
     grid: WorkingGrid | None = None  # the working grid that `header` describes; None: the file's own grid
     samples: SampleRange | None = None  # scaling of the samples; None: as stored
+    states: FileStates = FileStates()  # of its files when the run was planned
+    truth_states: FileStates = FileStates()  # of the files of its truth
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,28 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
     spec = {**config.reader, **listed.overrides}
     try:
         reader = readers.of(listed.overrides)
+        identity, states = identify(listed.path, spec, reader, listed.beside)  # before the header, which may change meanwhile
+        truth = identify(listed.truth, TRUTH_READER, _truth_reader()) if listed.truth else ("", FileStates())
         header = _read_header(listed.path, reader)
+        _check_header(header, listed.path)
         _check_memory(header, listed.path, config)
-        truth_identity = image_identity(listed.truth, TRUTH_READER, _truth_reader()) if listed.truth else ""
-        identity = image_identity(listed.path, spec, reader, listed.beside)
-        return Image(0, listed.name, listed.path, header, spec, identity, listed.truth, truth_identity)
+        return Image(0, listed.name, listed.path, header, spec, identity, listed.truth, truth[0], states=states, truth_states=truth[1])
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         if isinstance(error, GigasegError):
             return error
         return InputError(Problem(listed.path, f"a file that cannot be opened ({type(error).__name__}: {error})", "an image"))
+
+
+def _check_header(header: Header, path: str) -> None:
+    """Refuse sizes that only a damaged file claims, whatever its reader lets pass."""
+    sides = " x ".join(str(side) for side in header.shape)
+    if min(*header.shape, header.channels, *header.planes.values()) < 1:
+        found = f"{sides} pixels, {header.channels} channels, {header.num_planes} planes"
+        raise InputError(Problem(path, found, "at least one of each", "Write the file again."))
+    if math.prod(header.shape) > MOST_PIXELS or header.channels > MOST_CHANNELS or header.num_planes > MOST_PLANES:
+        found = f"{sides} pixels, {header.channels} channels, {header.num_planes} planes"
+        expected = f"at most {MOST_PIXELS} pixels a plane, {MOST_CHANNELS} channels and {MOST_PLANES} planes"
+        raise InputError(Problem(path, found, expected, "Is the file damaged?"))
 
 
 def _check_memory(header: Header, path: str, config: Config) -> None:

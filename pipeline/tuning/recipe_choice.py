@@ -14,7 +14,7 @@ from pipeline.backends import find_backend
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
-from pipeline.inputs import Catalogue
+from pipeline.inputs import Catalogue, check_num_blocks
 from pipeline.models import TorchModel
 from pipeline.plugins import build
 from pipeline.tuning.backend_trial import BackendChoice
@@ -88,6 +88,7 @@ def choose_recipe(
         notes += about_borders
     _check(catalogue, recipe, problems)
     recipe, memory_bytes = shrink_to_memory(catalogue, recipe, notes)
+    _check_num_blocks(catalogue, recipe)
     if size := project_seam_file_bytes(catalogue, recipe):
         needed = f"up to {format_bytes(size, up=True)} beside the masks until an image is finished"
         notes.append(f"tiling.stitch: {recipe.stitch} keeps {needed}")
@@ -109,7 +110,13 @@ def reuse_recipe(catalogue: Catalogue, recorded: Mapping[str, Any]) -> RecipeCho
         way_out = f"Use compute.memory: {format_bytes(need, up=True)}, or start over with --fresh."
         asked = f"the recipe of this run, core {recipe.core} and block {recipe.block}, needing {format_bytes(need, up=True)} an actor"
         raise InputError(Problem("compute.memory", asked, format_bytes(budget), way_out))
+    _check_num_blocks(catalogue, recipe)
     return RecipeChoice(recipe, (), need)
+
+
+def _check_num_blocks(catalogue: Catalogue, recipe: Recipe) -> None:
+    """Refuse more blocks than a run can hold: before anything is read, written or removed."""
+    check_num_blocks([image.header for image in catalogue.images], recipe.block, catalogue.config.where("tiling.block"))
 
 
 def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
