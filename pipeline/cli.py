@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -96,8 +96,9 @@ def run(
     from workflows import run as workflow
 
     use_json(log_json)
-    options = {"max_failed": max_failed, "queues": not no_queue, "metrics": metrics_port and (metrics_host, metrics_port)}
-    done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, **options))
+    limits: dict[str, Any] = {"max_failed": max_failed, "queues": not no_queue}
+    metrics: dict[str, Any] = {"metrics_port": metrics_port, "metrics_host": metrics_host}
+    done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, **limits, **metrics))
 
 
 @app.command()

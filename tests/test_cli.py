@@ -23,6 +23,7 @@ from workflows.run import advice
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("run", "segment", "plan", "status", "retry", "report", "stop", "evaluate", "convert", "submit")
 FLAGS = dict.fromkeys(("address", "nodes", "gpus_per_node", "time", "partition", "schedule", "image"))
+RUN = {"fresh": False, "take_over": False, "max_failed": None, "queues": True, "metrics_port": None, "metrics_host": "127.0.0.1"}
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 
 
@@ -60,10 +61,14 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("line", "call"),
     [
-        ("run c.yaml", ("run", Path("c.yaml"), [], {"fresh": False, "take_over": False, "max_failed": None, "queues": True})),
+        ("run c.yaml", ("run", Path("c.yaml"), [], RUN)),
         (
             "run c.yaml --set a.b=1 --set c=2 --fresh --take-over --max-failed 5 --no-queue",
-            ("run", Path("c.yaml"), ["a.b=1", "c=2"], {"fresh": True, "take_over": True, "max_failed": 5, "queues": False}),
+            ("run", Path("c.yaml"), ["a.b=1", "c=2"], {**RUN, "fresh": True, "take_over": True, "max_failed": 5, "queues": False}),
+        ),
+        (
+            "run c.yaml --metrics-port 9100 --metrics-host 10.0.0.5",
+            ("run", Path("c.yaml"), [], {**RUN, "metrics_port": 9100, "metrics_host": "10.0.0.5"}),
         ),
         (
             "segment a.tif b/ --model unet -o out",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -12,9 +11,10 @@ from typing import Any
 from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job, phase
 from pipeline.errors import AlreadyRunning, InputError, Problem, counted
+from pipeline.events import say
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import METRICS_FILE, Receipt, RunFolder, latest, read_rows, refuse_overwriting
-from pipeline.report import print_table, report_of, write_report
+from pipeline.report import describe_group, print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
 from pipeline.training import TRAINING_YAML, is_training
@@ -31,6 +31,7 @@ from pipeline.tuning import (
 
 __all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
 
+SHOWN_GROUPS = 5  # causes of failures that are printed
 NO_CLASS = "belongs to no class"  # in the cause of a failure that other `classes` repair: the truth file itself is sound
 
 
@@ -42,7 +43,8 @@ def run(
     take_over: bool = False,
     max_failed: int | None = None,
     queues: bool = True,
-    metrics_address: MetricsAddress | None = None,
+    metrics_port: int | None = None,
+    metrics_host: str = "127.0.0.1",
 ) -> int:
     """Plan, segment and report what a YAML describes; a second call resumes.
 
@@ -53,7 +55,8 @@ def run(
         take_over: take the run from the live process that holds it.
         max_failed: give up above so many quarantined blocks; None: never.
         queues: wait for room on a cluster that is busy; False: refuse.
-        metrics_address: where to serve metrics for Prometheus over HTTP; None: nowhere.
+        metrics_port: port on which to serve metrics for Prometheus over HTTP; None: none.
+        metrics_host: address to serve them on.
 
     Returns:
         The exit code: 0 done, 3 done but for what is quarantined, 130 interrupted.
@@ -62,7 +65,8 @@ def run(
         GigasegError: the input is wrong, or the run could not go on.
     """
     refuse_training(config_path)
-    options = {"max_failed": max_failed, "queues": queues, "metrics_address": metrics_address}
+    address = None if metrics_port is None else MetricsAddress(metrics_port, metrics_host)
+    options = {"max_failed": max_failed, "queues": queues, "metrics_address": address}
     return run_config(load_config(config_path, overrides), fresh=fresh, take_over=take_over, **options)
 
 
@@ -80,7 +84,7 @@ def run_config(config: Config, **options: Any) -> int:
     exit_code, report = execute_config(config, **options)
     folder = RunFolder(config.output)
     if exit_code == EXIT_INTERRUPTED:
-        print(f"interrupted; the same command goes on where it stopped. {folder.storage}", file=sys.stderr)
+        say(f"interrupted; the same command goes on where it stopped. {folder.storage}", event="run interrupted", level="warning")
     else:
         print_result(folder, report, advice(folder, report["failures"]), masks=True)
     return exit_code
@@ -138,7 +142,7 @@ def execute_config(
         **options,
     )
     for note in notes:
-        print(note, file=sys.stderr)
+        say(note)
     with no_folder_left_behind(folder):
         exit_code, done = execute(spec, take_over=take_over)
     report = report_of(spec.plan, done, folder.read().get("state", "running"))
@@ -231,11 +235,12 @@ def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = ""
             print(f"objects: {folder.storage}/objects and {folder.storage}/instances")
     print(f"report: {folder.report}/index.html")
     if failures := report["failures"]:
-        print(f"{counted(len(failures), 'failure')}, listed in {folder.report}/failures.csv{way_out}", file=sys.stderr)
-        print(f"first failure: {failures[0]['image']}: {failures[0]['cause'].splitlines()[0]}", file=sys.stderr)
+        say(f"{counted(len(failures), 'failure')}, listed in {folder.report}/failures.csv{way_out}", event="failures", level="warning")
+        groups = report["failure_groups"]
+        for group in groups[:SHOWN_GROUPS]:
+            say(describe_group(group), event="failures of one cause", level="warning", **group)
+        if len(groups) > SHOWN_GROUPS:
+            say(f"and {len(groups) - SHOWN_GROUPS} other causes, listed in {folder.report}/failure_groups.csv", level="warning")
     if any(NO_CLASS in failure["cause"] for failure in failures):
         keys = "`classes` in the YAML" if masks else "--classes"
-        print(
-            f"truth holds values that belong to no class: say what they mean with {keys}, such as {{name: cell, values: other}}",
-            file=sys.stderr,
-        )
+        say(f"truth holds values that belong to no class: say what they mean with {keys}, such as {{name: cell, values: other}}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import load_yaml
+from pipeline.events import say
 from pipeline.scheduling import EXIT_INTERRUPTED
 from pipeline.training import TRAINING_YAML, prepare_training
 from workflows.run import run_config
@@ -31,9 +31,13 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
     """
     training = prepare_training(load_yaml(TRAINING_YAML, config_path, overrides), resume=not fresh)
     for note in training.plan.notes:
-        print(note, file=sys.stderr)
+        say(note)
     if not training.run(fresh=fresh, take_over=take_over):
-        print(f"interrupted; the same command goes on from its checkpoint. {training.folder.storage}", file=sys.stderr)
+        say(
+            f"interrupted; the same command goes on from its checkpoint. {training.folder.storage}",
+            event="run interrupted",
+            level="warning",
+        )
         return EXIT_INTERRUPTED
     exit_code = run_config(training.validation_run())
     page = training.write_page()

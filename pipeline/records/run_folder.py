@@ -15,6 +15,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.config import CALIBRATED_FOLDER, Config, is_sample, load_written_config, replace_auto
 from pipeline.errors import InputError, Problem, StoreError
+from pipeline.events import record
 from pipeline.records.ledger import Ledger, read_rows_of
 from pipeline.records.run_lock import forget_rows
 from pipeline.storage import Storage, StorageLike, open_storage
@@ -97,10 +98,15 @@ class RunFolder:
         """Write config.yaml: the YAML as it was resolved."""
         self.storage.put(CONFIG, text.encode())
 
-    def log(self, *lines: str) -> None:
-        """Append lines to log.txt, all at once: local time with its zone, then what happened."""
+    def log(self, *lines: str, event: str = "log", level: str = "info", **fields: Any) -> None:
+        """Append lines to log.txt, all at once: local time with its zone, then what happened.
+
+        ``event``, ``level`` and ``fields`` are what :func:`pipeline.events.record` writes of each line.
+        """
         stamp = datetime.now().astimezone().isoformat(" ", "milliseconds")
         text = "".join(f"{stamp} {' '.join(line.split())}\n" for line in lines)
+        for line in lines:
+            record(line, event=event, level=level, **fields)
         if text:
             self.storage.append(LOG, text.encode(errors="backslashreplace"), durable=False)
 

@@ -113,7 +113,7 @@ def conclude(spec: RunSpec, receipts: Mapping[Key, Receipt]) -> int:
         # Numbers may differ from another run's of the same recipe where a backend had to change its batch.
         changes = sorted({note for receipt in receipts.values() for note in receipt.notes})
         folder.write(state=state, recipe_kept=not changes, recipe_changes=changes)
-        folder.log(f"end: {state}")
+        folder.log(f"end: {state}", event="run ends", level="warning" if is_partial else "info", state=state)
     return EXIT_PARTIAL if is_partial else 0
 
 

@@ -10,9 +10,11 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from typing import Any
 
 from pipeline.engine import cause_of, phase
 from pipeline.errors import GigasegError, counted
+from pipeline.events import record
 from pipeline.interrupts import handle_signals
 from pipeline.plugins import build
 from pipeline.records import Block, Ledger, Receipt, RunFolder, Tally, hardware, latest, tally, versions
@@ -98,8 +100,9 @@ class _Execution:
         begun = {"blocks": self.queue.total_blocks, "blocks_before": self.queue.num_settled, "phases": self.monitor.phases}
         folder.write(**spec.run, **begun, state="running", versions=versions(), hardware=hardware(), started=_stamp(started), ended=None)
         left = self.queue.total_blocks - self.queue.num_settled
-        folder.log(f"begin: {left} of {self.queue.total_blocks} blocks to do, runner {spec.runner}, epoch {self.ledger.epoch}")
-        folder.log(*(f"left out: {one['path']}: {one['reason']}" for one in spec.plan.get("left_out", ())))
+        told = f"begin: {left} of {self.queue.total_blocks} blocks to do, runner {spec.runner}, epoch {self.ledger.epoch}"
+        folder.log(told, event="run begins", output=folder.storage.url, blocks=left, runner=spec.runner, epoch=self.ledger.epoch)
+        folder.log(*(f"left out: {one['path']}: {one['reason']}" for one in spec.plan.get("left_out", ())), event="file left out")
         state = "failed"
         try:
             with show_progress(self._pixels, self._blocks) as self.progress, handle_signals(self._on_signal) as arm:
@@ -121,12 +124,12 @@ class _Execution:
             state = "interrupted"
         except Exception as error:
             with suppress(GigasegError):
-                folder.log(f"stopped: {cause_of(error)}")
+                folder.log(f"stopped: {cause_of(error)}", event="run stopped", level="error", cause=cause_of(error))
             raise
         finally:
             # Nothing is written where this process has lost the run, or the folder is gone.
             with suppress(GigasegError):
-                folder.log(*(["interrupted"] if state == "interrupted" else []))
+                folder.log(*(["interrupted"] if state == "interrupted" else []), event="run interrupted", level="warning")
                 folder.write(state=state, ended=_stamp(time.time()), seconds=round(time.time() - started, 3))
 
     def _pixels(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -166,9 +169,11 @@ class _Execution:
             self.progress.advance(block)
         self._discard_temporary_files(receipt.image)
         for note in receipt.notes:
-            self.spec.folder.log(f"{receipt.phase} {receipt.block}: {note}")
+            self.spec.folder.log(f"{receipt.phase} {receipt.block}: {note}", event="note", **_fields(receipt))
         if not receipt.ok:
             self._quarantined(receipt)
+        if self.queue.is_image_finished(receipt.image):
+            record(f"image done: {receipt.image}", event="image done", image=receipt.image)
 
     def _discard_temporary_files(self, image: str) -> None:
         """Remove what blocks left for later phases, once their image is finished without a failure."""
@@ -179,9 +184,8 @@ class _Execution:
 
     def _quarantined(self, receipt: Receipt) -> None:
         """Log a quarantined block; raise when there are too many."""
-        self.spec.folder.log(
-            f"quarantine {receipt.phase} {receipt.block} after {counted(receipt.attempts, 'try', 'tries')}: {receipt.cause}"
-        )
+        told = f"quarantine {receipt.phase} {receipt.block} after {counted(receipt.attempts, 'try', 'tries')}: {receipt.cause}"
+        self.spec.folder.log(told, event="block quarantined", level="warning", **_fields(receipt), cause=receipt.cause)
         limit, number = self.spec.max_failed, len(self.queue.failed)
         if limit is not None and number > limit:
             raise GigasegError(f"{number} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}")
@@ -207,6 +211,12 @@ class _Execution:
         self.num_signals += 1
         if self.num_signals > 1:
             raise KeyboardInterrupt
+
+
+def _fields(receipt: Receipt) -> dict[str, Any]:
+    """Return what an event says of a block."""
+    seconds = round(sum(receipt.seconds.values()), 3)
+    return {"image": receipt.image, "block": receipt.block, "phase": receipt.phase, "attempts": receipt.attempts, "seconds": seconds}
 
 
 def _stamp(seconds: float) -> str:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline.events import is_json, say
 from pipeline.records import Block
 
 if TYPE_CHECKING:
@@ -65,17 +66,17 @@ class _Lines(Progress):
         self._told = now
         settled, total = self._blocks()
         seconds = now - self._started
-        left = timedelta(seconds=round(seconds * (total - settled) / max(1, settled - self._before)))
-        speed = f"{self._pixels / seconds / 1e6:.1f} Mpx/s, {left} left"
-        line = f"{settled} of {total} blocks ({settled / total:.0%}), {speed}, {block.phase} {block.image.name}\n"
-        sys.stderr.write(line)
-        sys.stderr.flush()
+        left = round(seconds * (total - settled) / max(1, settled - self._before))
+        speed = f"{self._pixels / seconds / 1e6:.1f} Mpx/s, {timedelta(seconds=left)} left"
+        line = f"{settled} of {total} blocks ({settled / total:.0%}), {speed}, {block.phase} {block.image.name}"
+        about: dict[str, Any] = {"settled": settled, "blocks": total, "phase": block.phase, "image": block.image.name}
+        say(line, event="progress", **about, pixels_per_second=round(self._pixels / seconds), seconds_left=left)
 
 
 @contextmanager
 def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]], blocks: Callable[[], tuple[int, int]]) -> Iterator[Progress]:
     """Show speed and time left: as bars on a terminal (``count`` returns their ``pixels`` and ``done``), else as lines."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or is_json():
         yield _Lines(blocks)
         return
     from rich.console import Console

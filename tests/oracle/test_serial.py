@@ -59,7 +59,7 @@ class Line:
             self.book,
             self._stopping,
             Compute(attempts=attempts),
-            self.log.append,
+            lambda line, **_: self.log.append(line),
         )
         monkeypatch.setattr(module, "open_resources", self.open_resources)
         monkeypatch.setattr(module, "process", self.process)

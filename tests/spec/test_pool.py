@@ -49,7 +49,7 @@ class Run:
         self.queue.begin({})
         self.committed, self.log = [], []
         job = SimpleNamespace(recipe=Recipe(block=SIDE), model=None)
-        self.work = Work(job, self.queue, self.book, lambda: False, Compute(**compute), self.log.append)
+        self.work = Work(job, self.queue, self.book, lambda: False, Compute(**compute), lambda line, **_: self.log.append(line))
         self.numbers = iter(range(99))
 
     def book(self, block, receipt):

@@ -257,7 +257,7 @@ def test_truth_values_of_no_class_are_told_with_the_way_out(tmp_path, engine, ca
     save_tiff(tmp_path / "truth.tif", np.full(SHAPE, 7, np.uint8))
     assert engine(model={"name": "histogram"}, normalize=None, tiling={"halo": 0}, truth="truth.tif").code == 3
     told = capsys.readouterr().err
-    assert f"first failure: a: {tmp_path}/truth.tif: truth value 7 at (y=0, x=0) belongs to no class" in told
+    assert f"a after 1 try: {tmp_path}/truth.tif: truth value 7 at (y=0, x=0) belongs to no class" in told
     assert "say what they mean with `classes` in the YAML, such as {name: cell, values: other}" in told
     assert "repair" not in told
 

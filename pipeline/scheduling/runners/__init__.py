@@ -31,7 +31,7 @@ class Work:
         queue: blocks to take and give back.
         book: books a receipt in the ledger and in the queue.
         stopping: whether the run is to stop: blocks in flight are finished, no new one begins.
-        log: writes one line of the run's log.
+        log: writes one line of the run's log, as :meth:`pipeline.records.RunFolder.log`.
         arm: installs the signal handlers; call it again after starting anything that replaces them.
         check: returns the receipt, failed where a file that it names is missing.
         queues: whether to wait for room on a cluster that is busy; False: refuse.
@@ -43,7 +43,7 @@ class Work:
     book: Callable[[Block, Receipt], None]
     stopping: Callable[[], bool]
     compute: Compute
-    log: Callable[[str], None]
+    log: Callable[..., None]
     arm: Callable[[], None] = lambda: None
     check: Callable[[Receipt], Receipt] = lambda receipt: receipt
     queues: bool = True
@@ -59,7 +59,8 @@ class Work:
         """Book the receipt of a block, or give the block back where another try may succeed."""
         receipt = self.check(receipt)
         if receipt.transient and receipt.attempts < self.compute.attempts:
-            self.log(f"try again {block.phase} {block.id}: {receipt.cause}")
+            told = {"image": block.image.name, "block": block.id, "phase": block.phase, "attempts": receipt.attempts}
+            self.log(f"try again {block.phase} {block.id}: {receipt.cause}", event="block retried", level="warning", **told)
             self.monitor.retried(block)
             self.queue.give_back([replace(block, attempt=receipt.attempts)])
         else:
