@@ -52,6 +52,8 @@ def test_a_message_is_one_object(lines):
 def test_other_libraries_speak_json_too(lines):
     """Warnings of Python and records of other loggers are objects, with their logger and their traceback."""
     with warnings.catch_warnings():
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)  # again, as pytest has replaced what shows warnings since the fixture
         warnings.simplefilter("always")
         warnings.warn("odd tag", stacklevel=1)
     try:
