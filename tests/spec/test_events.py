@@ -59,11 +59,11 @@ def test_other_libraries_speak_json_too(lines):
     try:
         raise ValueError("broken")
     except ValueError:
-        logging.getLogger("tifffile.x").exception("cannot read %s", "a.tif")
+        logging.getLogger("library.x").exception("cannot read %s", "a.tif")
     one, other = lines()
     assert "odd tag" in one["message"]
     assert (one["logger"], one["level"]) == ("py.warnings", "warning")
-    assert (other["logger"], other["message"], other["level"]) == ("tifffile.x", "cannot read a.tif", "error")
+    assert (other["logger"], other["message"], other["level"]) == ("library.x", "cannot read a.tif", "error")
     assert "ValueError: broken" in other["traceback"]
 
 
