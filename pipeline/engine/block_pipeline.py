@@ -132,8 +132,12 @@ class _Line:
         if given and isinstance(given[0], Exception):
             return block, watch, given[0]
         try:
+            one = self.phase_of(block.phase)
             with watch(stage):
-                return block, watch, getattr(self.phase_of(block.phase), name)(self.resources, block, *given, watch)
+                result = getattr(one, name)(self.resources, block, *given, watch)
+                if name == "load":
+                    self.resources.require_unchanged(block, whole=one.is_per_image)
+                return block, watch, result
         except Exception as error:  # noqa: BLE001 - it fails this block, not the run
             del given  # the traceback would keep these pixels alive
             traceback.clear_frames(error.__traceback__)

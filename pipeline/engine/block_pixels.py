@@ -107,6 +107,8 @@ def read_truth(resources: Resources, block: Block) -> tuple[NDArray[Any] | None,
         return None, ""
     try:
         raw_CYX, valid_YX = resources.truth(image).read_valid(block.box, block.plane)
+        if changed := image.truth_states.changed():
+            return None, f"{changed}: changed while it was read. Run again: the image is then counted anew"
         return job.truth_map.apply(raw_CYX, block.box, valid_YX), ""
     except (BlockError, InputError) as error:
         return None, f"{image.truth}: {error}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
 from pipeline.errors import StoreError
-from pipeline.inputs import TRUTH_READER, Image
+from pipeline.inputs import TRUTH_READER, FileStates, Image
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore
@@ -154,7 +154,7 @@ def mask_of(job: Job, image: Image) -> Image | None:
     for key in dict.fromkeys([*(job.key(image, suffix) for suffix in exported), job.store_key(image, OmeZarr.suffix)]):
         if _sizes(job, [key]):
             grid = image.grid.of_mask if image.grid else None
-            return replace(image, path=f"{job.storage}/{key}", reader=TRUTH_READER, grid=grid, samples=None)
+            return replace(image, path=f"{job.storage}/{key}", reader=TRUTH_READER, grid=grid, samples=None, states=FileStates())
     return None
 
 

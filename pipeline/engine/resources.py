@@ -15,6 +15,7 @@ from pipeline.inputs import Image, open_image, open_truth
 from pipeline.models import Predictor
 from pipeline.plugins import build
 from pipeline.raster import Raster
+from pipeline.records import Block
 from pipeline.skips import Kept, open_kept
 from pipeline.storage import BlockStore
 
@@ -61,6 +62,15 @@ class Resources:
         It is read together with the image, so opening it never closes the image used last.
         """
         return self._opened((image.truth, image.grid and image.grid.key, True), lambda: open_truth(image, self.job.truth_reader))
+
+    def require_unchanged(self, block: Block, *, whole: bool) -> None:
+        """Raise BlockError where a file of the block's image is not as it was when the run was planned.
+
+        What was read before is of the planned image, so that no mask is made of two. ``whole`` says that the block ends its image: then
+        the chunks of an array are looked at as well.
+        """
+        if changed := block.image.states.changed(chunks=whole or self.job.is_single(block.image)):
+            raise BlockError(f"{changed}: changed while it was read. Run again: the image is then segmented anew")
 
     def kept(self, image: Image, fit: Mapping[str, Any]) -> Kept | None:
         """Return the kept part of an image that the skip phase found; None: all."""

@@ -11,6 +11,7 @@ from pipeline.inputs.csv_list import CSV_COLUMNS
 from pipeline.inputs.discovery import ImageList, ListedImage, list_images
 from pipeline.inputs.expectations import fit_to_model, place_on_grids, sample_range
 from pipeline.inputs.file_groups import first_of
+from pipeline.inputs.file_states import FileStates
 from pipeline.inputs.headers import Image, hash_values, read_headers, read_truth_header
 from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.limits import check_num_blocks
@@ -23,6 +24,7 @@ __all__ = [
     "CSV_COLUMNS",
     "TRUTH_READER",
     "Catalogue",
+    "FileStates",
     "Image",
     "ImageList",
     "LeftOut",

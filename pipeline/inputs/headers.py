@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -13,14 +13,16 @@ from pipeline.config import Config
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.inputs.discovery import ListedImage
 from pipeline.inputs.file_groups import ReaderCache
-from pipeline.inputs.identity import hash_values, image_identity
+from pipeline.inputs.file_states import FileStates
+from pipeline.inputs.identity import hash_values, identify
+from pipeline.inputs.names import SHORT
 from pipeline.inputs.truth import TRUTH_READER
 from pipeline.inputs.working_grid import WorkingGrid
 from pipeline.plugins import build
 from pipeline.raster import Header, SampleRange
 from pipeline.readers import Reader
 
-__all__ = ["Image", "UnreadableImage", "hash_values", "image_identity", "read_headers", "read_truth_header"]
+__all__ = ["Image", "UnreadableImage", "hash_values", "read_headers", "read_truth_header"]
 
 NUM_THREADS = 8
 MOST_PIXELS = 1 << 42  # of a plane: two million pixels a side
@@ -42,8 +44,8 @@ class Image:
     truth_has_ids: bool = False  # whether truth values are ids of objects; else its objects are connected components
     grid: WorkingGrid | None = None  # the working grid that `header` describes; None: the file's own grid
     samples: SampleRange | None = None  # scaling of the samples; None: as stored
-    states: FileStates = FileStates()  # of its files when the run was planned
-    truth_states: FileStates = FileStates()  # of the files of its truth
+    states: FileStates = field(default_factory=FileStates)  # of its files when the run was planned
+    truth_states: FileStates = field(default_factory=FileStates)  # of the files of its truth
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Im
 
 def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | Exception:
     spec = {**config.reader, **listed.overrides}
+    if listed.fault:
+        return InputError(Problem(listed.path, listed.fault, SHORT, "Give it a shorter name in a CSV list: image,name."))
     try:
         reader = readers.of(listed.overrides)
         identity, states = identify(listed.path, spec, reader, listed.beside)  # before the header, which may change meanwhile

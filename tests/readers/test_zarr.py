@@ -30,7 +30,7 @@ from ome_zarr_models.v05.hcs import HCS as HCS05
 
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
-from pipeline.inputs.headers import image_identity
+from pipeline.inputs.identity import identify
 from pipeline.plugins import build
 from pipeline.raster import PlaneStep
 from pipeline.readers import known_suffixes
@@ -123,10 +123,10 @@ def test_threads_share_a_zip(tmp_path):
 def test_a_zip_that_is_replaced(tmp_path):
     """A zip that is written anew is read anew, and has another identity."""
     path = zip_store(image(tmp_path / "a.zarr", noise(20, 20)), tmp_path / "a.zarr.zip")
-    before = image_identity(str(path / "0"), {}, build("readers", {"name": "zarr"})), whole(path)[0]
+    before = identify(str(path / "0"), {}, build("readers", {"name": "zarr"}))[0], whole(path)[0]
     zip_store(image(tmp_path / "b.zarr", noise(20, 20) + 1), path)
     np.testing.assert_array_equal(whole(path)[0], before[1] + 1)
-    assert image_identity(str(path / "0"), {}, build("readers", {"name": "zarr"})) != before[0]
+    assert identify(str(path / "0"), {}, build("readers", {"name": "zarr"}))[0] != before[0]
 
 
 def test_damaged_zips(tmp_path):
@@ -935,10 +935,10 @@ def test_chunks_that_unpack_to_more(codec, tmp_path):
 def test_identity_follows_the_chunks(tmp_path):
     """A chunk of a plate's field, or of a chosen level, that is written anew changes the identity of that image, and of no other."""
     store = plate(tmp_path / "p.zarr", ["A/1"], 2)
-    before = [image_identity(str(store / "A/1" / field), {}, build("readers", {"name": "zarr"})) for field in "01"]
+    before = [identify(str(store / "A/1" / field), {}, build("readers", {"name": "zarr"}))[0] for field in "01"]
     chunk = store / "A/1/1/0/0.0"
     os.utime(chunk, ns=(chunk.stat().st_atime_ns, chunk.stat().st_mtime_ns + 10**9))
-    after = [image_identity(str(store / "A/1" / field), {}, build("readers", {"name": "zarr"})) for field in "01"]
+    after = [identify(str(store / "A/1" / field), {}, build("readers", {"name": "zarr"}))[0] for field in "01"]
     assert (after[0] == before[0], after[1] == before[1]) == (True, False)
 
 

@@ -26,6 +26,8 @@ def blocks(count, phase="predict"):
 class Steps:
     """A phase that counts the blocks that it holds and does as it is told at one step of one block."""
 
+    is_per_image = False
+
     def __init__(self, fail=None):
         self.fail = fail or {}
         self.held, self.most, self.lock = 0, 0, threading.Lock()
@@ -60,9 +62,21 @@ class Steps:
         return {"digest": f"digest {block.col}"}
 
 
-def run(feed, steps, *threads):
+class Files:
+    """Resources whose image changes when a number of blocks were read."""
+
+    def __init__(self, change_after=None):
+        self.change_after, self.asked = change_after, []
+
+    def require_unchanged(self, block, *, whole):
+        self.asked.append((block.col, whole))
+        if self.change_after is not None and len(self.asked) > self.change_after:
+            raise BlockError("a.tif: changed")
+
+
+def run(feed, steps, *threads, files=None):
     """Do every block with one phase, whatever it is called but ``unknown``."""
-    return process(feed, None, *threads, phase_of={"predict": steps}.__getitem__)
+    return process(feed, files or Files(), *threads, phase_of={"predict": steps}.__getitem__)
 
 
 def feed_of(blocks):
@@ -81,6 +95,17 @@ def test_each_block_gives_one_receipt_in_order():
     assert all(receipt.ok and receipt.peak_bytes > 2**20 for receipt in receipts)
     assert all(set(receipt.seconds) == {"read", "compute", "stitch", "write"} for receipt in receipts)
     assert all(min(receipt.seconds.values()) >= 0 for receipt in receipts)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_block_whose_image_has_changed_fails_after_it_was_read(whole):
+    """Blocks that were read before stay; a later one is neither computed nor written, whatever was read."""
+    steps, files = Steps(), Files(change_after=2)
+    steps.is_per_image = whole
+    receipts = list(run(feed_of(blocks(4)), steps, files=files))
+    assert [(receipt.cause, receipt.transient) for receipt in receipts] == [("", False)] * 2 + [("a.tif: changed", False)] * 2
+    assert files.asked == [(at, whole) for at in range(4)]
+    assert [at for step, at in steps.order if step == "work"] == [0, 1]
 
 
 def test_reading_and_writing_have_threads_of_their_own():
