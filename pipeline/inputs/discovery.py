@@ -15,7 +15,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
 from pipeline.inputs.file_groups import FoundImage, ReaderCache, first_of, merge_duplicates, merge_side_files, split_members
 from pipeline.inputs.left_out import NO_FILE, OF_RUN, ImageFiles, LeftOut, describe_left_out, is_litter, is_special, outputs_in
-from pipeline.inputs.names import NameCandidate, cut_name, is_path_too_long, name_flaw, resolve_names
+from pipeline.inputs.names import SHORT, NameCandidate, cut_name, is_path_too_long, long_part, name_flaw, resolve_names
 from pipeline.inputs.pairing import pair_truth
 from pipeline.inputs.samples import resolve_sample
 from pipeline.readers import array_name, is_array_path
@@ -39,6 +39,7 @@ class ListedImage:
     overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image, from a CSV list or a file of several
     beside: Sequence[str] | None = None  # files that belong to it; they need not exist; None: ask its reader
 
+    fault: str = ""  # why its outputs cannot be written; empty if they can
 
 @dataclass(frozen=True)
 class ImageList:
@@ -76,21 +77,31 @@ def list_images(config: Config) -> ImageList:
     except InputError as error:
         problems += error.problems
     cut = [name if image.candidate.fixed else cut_name(name) for name, image in zip(names, found, strict=True)]
-    problems += _bad_names(cut, rows, config.output)
+    problems += _bad_names(cut, rows, config.output, [image.direct for image in found])
     notes += [f"left out: {describe_left_out(left_out)}"] if left_out else []
     images = [
-        ListedImage(name, image.row.image, image.direct, truth, image.row.overrides, image.beside)
+        ListedImage(name, image.row.image, image.direct, truth, image.row.overrides, image.beside, _too_long(name, config.output))
         for name, image, truth in zip(cut, found, truths, strict=True)
     ]
     left_out.sort(key=lambda one: one.path)
     return ImageList(tuple(images), tuple(left_out), (*notes, *_name_notes(names, cut)), tuple(problems))
 
 
-def _bad_names(names: Sequence[str], rows: Sequence[Row], output: str) -> Iterator[Problem]:
-    """Yield a problem for each name that is no path below the output folder, or that two images have."""
+def _too_long(name: str, output: str) -> str:
+    """Say that the outputs of an image would have names or paths that are too long; empty where they would not."""
+    if flaw := long_part(name):
+        return f"the name {name!r} with {flaw}"
+    return f"the name {name!r}, too long below {output}" if not is_url(output) and is_path_too_long(output, name) else ""
+
+
+def _bad_names(names: Sequence[str], rows: Sequence[Row], output: str, direct: Sequence[bool]) -> Iterator[Problem]:
+    """Yield a problem for each name that is no path below the output folder, or that two images have.
+
+    A name that is only too long is a problem where the YAML names the image (``direct``); otherwise it is the fault of this image.
+    """
     owners: dict[str, Row] = {}
     fix = "Give it another name in a CSV list: image,name."
-    for name, row in zip(names, rows, strict=True):
+    for name, row, is_direct in zip(names, rows, direct, strict=True):
         if flaw := name_flaw(name):
             expected = "folders and a name, such as slides/a, below the output folder"
             yield Problem(row.where, f"the name {name!r} with {flaw}", expected, fix)
@@ -98,8 +109,8 @@ def _bad_names(names: Sequence[str], rows: Sequence[Row], output: str) -> Iterat
             other = owners[name].image
             alike = ", in another Unicode form" if other != row.image and normal_form(other) == normal_form(row.image) else ""
             yield Problem(row.where, f"the name {name!r} of {row.image}, which {other} has already{alike}", "each name once", fix)
-        elif not is_url(output) and is_path_too_long(output, name):
-            yield Problem(row.where, f"the name {name!r}, too long below {output}", "files with paths of at most 4095 bytes", fix)
+        elif is_direct and (fault := _too_long(name, output)):
+            yield Problem(row.where, fault, SHORT, fix)
         owners.setdefault(name, row)
 
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from pipeline.config import normal_form
 
-__all__ = ["MAX_NAME_BYTES", "NameCandidate", "cut_name", "is_path_too_long", "name_flaw", "resolve_names"]
+__all__ = ["MAX_NAME_BYTES", "SHORT", "NameCandidate", "cut_name", "is_path_too_long", "long_part", "name_flaw", "resolve_names"]
 
 MAX_PART_BYTES = 255  # of a file or folder, on nearly every file system
 MAX_NAME_BYTES = 215  # of the last part of a NAME: files add a suffix, unfinished files 26 bytes more
 MAX_PATH_BYTES = 4095  # of a path, on Linux
-PATH_MARGIN = 100  # bytes for paths inside a mask: levels, chunks, unfinished files
+PATH_MARGIN = 450  # bytes for the folder in which a mask is made, and paths inside it: levels, chunks, unfinished files
 HASH_BYTES = 6
+SHORT = f"parts of at most {MAX_PART_BYTES} bytes, the last one of {MAX_NAME_BYTES}, and paths of at most {MAX_PATH_BYTES}"
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,23 @@ def is_path_too_long(output: str, name: str) -> bool:
     return len(os.fsencode(f"{output}/masks/{name}.ome.zarr")) + PATH_MARGIN > MAX_PATH_BYTES
 
 
+def long_part(name: str) -> str:
+    """Return which part of a name is too long for a file system; empty if none is.
+
+    Example:
+        >>> long_part("slides/a"), long_part("é" * 125), long_part("é" * 125 + "/a")
+        ('', 'a part of 250 bytes, more than 215', '')
+    """
+    *folders, last = name.split("/")
+    for part, limit in (*((folder, MAX_PART_BYTES) for folder in folders), (last, MAX_NAME_BYTES)):
+        size = len(part.encode(errors="surrogatepass"))
+        if size > limit:
+            return f"a part of {size} bytes, more than {limit}"
+    return ""
+
+
 def name_flaw(name: str) -> str:
-    """Return why a name cannot be a path below the output folder; empty if it can."""
+    """Return why a name cannot be a path below the output folder, whatever its length; empty if it can."""
     parts = name.split("/")
     if not all(parts):
         return "an empty part"
@@ -98,9 +114,5 @@ def name_flaw(name: str) -> str:
         return "a backslash"
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         return "a control character or a byte that is not UTF-8"
-    limits = [MAX_PART_BYTES] * (len(parts) - 1) + [MAX_NAME_BYTES]
-    for part, limit in zip(parts, limits, strict=True):
-        if len(part.encode()) > limit:
-            return f"a part of {len(part.encode())} bytes, more than {limit}"
     stores = [part for part in parts[:-1] if part.lower().endswith(".zarr")]
     return f"a folder {stores[0]!r}, whose name may be that of a mask" if stores else ""

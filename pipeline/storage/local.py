@@ -18,7 +18,16 @@ from typing_extensions import override
 
 from pipeline.errors import InputError, Problem
 from pipeline.storage.base import Storage
-from pipeline.storage.local_files import PARTIAL, is_older, is_unfinished, scratch_folder, store_errors, with_parents
+from pipeline.storage.local_files import (
+    MAX_NAME_BYTES,
+    PARTIAL,
+    is_older,
+    is_unfinished,
+    scratch_folder,
+    store_errors,
+    unfinished_name,
+    with_parents,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -229,7 +238,10 @@ class LocalStorage(Storage):
 
     @override
     def exists(self) -> bool:
-        """Return whether the folder exists; raises InputError where a file stands in its place or above it."""
+        """Return whether the folder exists; raises InputError where a file stands in its place or above it, or a name is too long."""
+        if long := [part for part in self.root.parts if len(os.fsencode(part)) > MAX_NAME_BYTES]:
+            found, fix = f"a name of {len(os.fsencode(long[0]))} bytes", "Choose another output folder."
+            raise InputError(Problem(str(self.root), found, f"names of at most {MAX_NAME_BYTES}", fix))
         with store_errors(self.root):
             if self.root.is_dir():
                 return True
@@ -279,7 +291,7 @@ class LocalStorage(Storage):
     def _temporary(self, path: Path, data: bytes | memoryview, *, durable: bool) -> Iterator[Path]:
         """Give a finished file beside ``path``, under a name that no other process uses."""
         self._require_root()
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+        temporary = path.with_name(unfinished_name(f"{path.name}.{secrets.token_hex(8)}"))
         try:
             with_parents(path, self.root, lambda: _write(temporary, os.O_EXCL, data, 0, durable=durable))
             yield temporary

@@ -23,10 +23,11 @@ from typing import TypeVar
 from pipeline.errors import StoreError
 from pipeline.processes import boot_id, has_ended, process_space
 
-__all__ = ["PARTIAL", "file_sha256", "is_older", "is_unfinished", "scratch_folder", "store_errors", "with_parents"]
+__all__ = ["PARTIAL", "file_sha256", "is_older", "is_unfinished", "scratch_folder", "store_errors", "unfinished_name", "with_parents"]
 
 T = TypeVar("T")
 PARTIAL = ".partial"  # how the name of every unfinished file and folder ends
+MAX_NAME_BYTES = 255  # of a file or folder, on nearly every file system
 MOST_TRIES = 100
 LOST_S = 86_400  # a folder of another machine that has not changed for so long belongs to nobody
 WAYS_OUT = {
@@ -35,6 +36,7 @@ WAYS_OUT = {
     errno.EACCES: "give yourself access",
     errno.EPERM: "give yourself access",
     errno.EROFS: "make it writable",
+    errno.ENAMETOOLONG: "choose an output folder whose path is shorter",
     errno.ENOTDIR: "remove the file that stands where a folder is needed",
     errno.EEXIST: "remove the file that stands where a folder is needed",
 }
@@ -75,7 +77,7 @@ def scratch_folder(path: Path, root: Path) -> Iterator[Path]:
 
     ``root``, a folder above ``path``, must exist; folders below it are made.
     """
-    folder = path.with_name(f".{path.name}{PARTIAL}") / f"{_machine()}.{os.getpid()}.{threading.get_native_id()}"
+    folder = path.with_name(unfinished_name(path.name)) / f"{_machine()}.{os.getpid()}.{threading.get_native_id()}"
     shutil.rmtree(folder, ignore_errors=True)
     with_parents(folder, root, folder.mkdir)
     try:
@@ -100,6 +102,19 @@ def with_parents(path: Path, root: Path, make: Callable[[], T]) -> T:
             with suppress(FileNotFoundError):
                 path.parent.mkdir(parents=True, exist_ok=True)
     return make()
+
+
+def unfinished_name(name: str) -> str:
+    """Return what a file or folder is called until it is finished: its name, or a hash where that would be too long.
+
+    Example:
+        >>> unfinished_name("a.tif"), unfinished_name("é" * 127)
+        ('.a.tif.partial', '.95d5164cd9381bb7.partial')
+    """
+    whole = f".{name}{PARTIAL}"
+    if len(os.fsencode(whole)) <= MAX_NAME_BYTES:
+        return whole
+    return f".{hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()}{PARTIAL}"
 
 
 def is_unfinished(name: str) -> bool:

@@ -85,6 +85,14 @@ def test_a_file_that_stands_where_the_folder_would_is_named(tmp_path):
             LocalStorage(tmp_path / root).exists()
 
 
+def test_a_folder_whose_name_is_too_long_is_refused(tmp_path):
+    """Before anything is made, wherever in the path the name is."""
+    for path in (tmp_path / ("é" * 128), tmp_path / "none" / ("x" * 256) / "out"):
+        with pytest.raises(InputError, match="found a name of 256 bytes; expected names of at most 255. Choose another"):
+            LocalStorage(path).exists()
+    assert not LocalStorage(tmp_path / ("x" * 255)).exists()
+
+
 def test_leftovers_are_removed_when_they_are_old(tmp_path):
     """What killed processes left goes once it has not changed for a while; what is younger may still be written."""
     for name, seconds in (("a/.x.0123.partial", 0), ("y.partial", 0), ("a/.z.partial", time.time())):

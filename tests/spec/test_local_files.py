@@ -13,10 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.storage import file_sha256, local_files, store_errors
-from pipeline.storage.local_files import is_older, is_unfinished, scratch_folder, with_parents
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.local_files import is_older, is_unfinished, scratch_folder, unfinished_name, with_parents
 
 
 def folders(root):
@@ -98,6 +101,35 @@ def test_a_root_that_is_gone_is_not_made_again(tmp_path):
 def test_names_say_what_is_unfinished(name, expected):
     """A hidden name that ends in .partial is in the making; every other name is a file."""
     assert is_unfinished(name) is expected
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=255))
+def test_a_name_stays_short_while_it_is_unfinished(name):
+    """It fits every file system, says that it is unfinished, is the same in every process, and differs where names differ."""
+    made = unfinished_name(name)
+    assert len(os.fsencode(made)) <= 255
+    assert is_unfinished(made)
+    assert made == unfinished_name(name) != unfinished_name(name + "x")
+
+
+@pytest.mark.parametrize("size", [230, 244, 254, 255])
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_files_of_the_longest_names_can_be_written(tmp_path, size, letter):
+    """In every way in which a storage writes, and nothing is left beside them."""
+    name = letter * (size // len(letter.encode())) + "x" * (size % len(letter.encode()))
+    storage = LocalStorage(tmp_path)
+    storage.put(name, b"1")
+    storage.append(name, b"2", 1)
+    with storage.local_file(f"f/{name}") as path:
+        path.write_bytes(b"3")
+    with storage.replace_tree(f"g/{name}") as tree:
+        tree.put("4", b"4")
+    assert storage.create(f"h/{name}", b"5")
+    assert storage.list() == sorted([f"f/{name}", f"g/{name}/4", f"h/{name}", name])
+    assert storage.get(name) == b"12"
+    for folder in "fgh":
+        storage.delete_tree(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_age_is_that_of_the_last_change(tmp_path):

@@ -116,15 +116,36 @@ def test_names_that_no_file_can_have_are_refused(tmp_path, listed):
     """A name of a CSV list, and a path below a deep output folder, that are too long are told before anything is written."""
     touch(tmp_path, "a.tif")
     (tmp_path / "l.csv").write_text(f"image,name\na.tif,{'n' * 216}\na.tif,{'f' * 256}/n\na.tif,{'n' * 215}\n")
-    told = [str(problem) for problem in listed("l.csv").problems]
-    assert [text.partition(": ")[0] for text in told] == [f"{tmp_path}/l.csv:2", f"{tmp_path}/l.csv:3"]
-    assert "with a part of 216 bytes, more than 215" in told[0]
-    assert "with a part of 256 bytes, more than 255" in told[1]
-    deep = f"{tmp_path}/" + "/".join(["d" * 250] * 16)
+    assert not listed("l.csv").problems, "it is the fault of these images alone"
+    first, second, third = (image.fault for image in listed("l.csv").images)
+    assert "with a part of 216 bytes, more than 215" in first
+    assert "with a part of 256 bytes, more than 255" in second
+    assert third == ""
+    deep = f"{tmp_path}/" + "/".join(["d" * 250] * 15)
     (problem,) = listed("a.tif", output=deep).problems
-    assert "expected files with paths of at most 4095 bytes" in str(problem)
+    assert "and paths of at most 4095" in str(problem)
     assert listed("x" * 300 + ".tif").problems, "a name that no file can have does not exist"
     assert name_flaw("n" * 215) == ""
+
+
+def test_a_name_that_is_too_long_is_the_fault_of_one_image(tmp_path, capsys):
+    """Of a list or a folder, such an image is told at plan and quarantined, and the others are segmented; named directly, it is refused."""
+    deep = "d" * 250 + "/" + "e" * 120
+    save_tiff(tmp_path / "s" / deep / "a.tif", blobs((40, 40)))
+    save_tiff(tmp_path / "s" / "b.tif", blobs((40, 40)))
+    (tmp_path / "l.csv").write_text(f"image,name\ns/b.tif,b\ns/b.tif,{'n' * 245}\n")
+    output = str(tmp_path) + "/" + "/".join(["o" * 200] * 15)
+    output += "/" + "/".join(["p" * 100] * ((3500 - len(output)) // 101))
+    for images, where in ((["s"], output), (["l.csv"], "out")):
+        yaml = engine_yaml(tmp_path, images=images, output=where, model={"name": "histogram"}, normalize=None)
+        assert main(["plan", str(yaml)]) == 3
+        assert "unreadable: " in (text := capsys.readouterr().out)
+        assert "the name" in text
+        assert main(["run", str(yaml), "--fresh"]) == 3
+        assert mask_at(tmp_path / where, "b").shape == (40, 40)
+    capsys.readouterr()
+    assert main(["plan", str(engine_yaml(tmp_path, images=[f"s/{deep}/a.tif"], output=output + "/" + "q" * 150))]) == 2
+    assert "too long below" in capsys.readouterr().err
 
 
 def test_names_that_differ_in_case_are_told(tmp_path, listed):
