@@ -60,17 +60,31 @@ class Cluster:
         return [node for node in others if view.room(self.needs, [one for one in view.nodes if one != node])]
 
     def check(self, log: Callable[[str], None], *, queues: bool) -> None:
-        """Say where GPUs stay idle; raise InputError where there is no room now and the run may not wait for it."""
-        view = self.watch.view
-        if (gpus := view.total("GPU")) and self.recipe.device == "cpu":
-            why = "compute.device is cpu" if self.compute.device == "cpu" else "this model or backend does not use them"
-            tell(log, f"{gpus:g} GPU of the cluster stay idle: {why}")
-        room, wanted = view.room(self.needs, free=True), 1 if self.compute.actors == "auto" else self.compute.actors
+        """Say which GPUs stay idle; raise InputError where there is no room now and the run may not wait for it."""
+        view, needs = self.watch.view, self.needs
+        if why := self._why_idle():
+            tell(log, why)
+        room, wanted = view.room(needs, free=True), 1 if self.compute.actors == "auto" else self.compute.actors
         if not queues and room < wanted:
-            each = ", ".join(f"{amount:g} {name}" for name, amount in self.needs.items())
-            free = ", ".join(f"{view.total(name, free=True):g} of {view.total(name):g} {name}" for name in self.needs)
+            free = ", ".join(f"{view.total(name, free=True):g} of {view.total(name):g} {name}" for name in needs)
             fix = f"Use compute.actors: {room}, or leave out --no-queue to wait." if room else "Leave out --no-queue to wait for them."
-            raise InputError(Problem("compute.actors", f"{wanted} of {each} each", f"at most {room} now: {free} are free", fix))
+            raise InputError(Problem("compute.actors", f"{wanted} of {_text(needs)} each", f"at most {room} now: {free} are free", fix))
+
+    def _why_idle(self) -> str:
+        """Return which GPUs of the cluster this run cannot use, and why; empty: it can use all."""
+        view, actors = self.watch.view, self.compute.actors
+        gpus = view.total("GPU")
+        if gpus and self.recipe.device == "cpu":
+            why = "compute.device is cpu" if self.compute.device == "cpu" else "this model or backend does not use them"
+            return f"{gpus:g} GPU of the cluster stay idle: {why}"
+        room = view.room(self.needs)
+        idle = gpus - min(room, gpus if actors == "auto" else actors)
+        if self.recipe.device != "cuda" or idle <= 0:
+            return ""
+        why = (
+            f"compute.actors is {actors}" if actors != "auto" and actors < room else f"there is room for {room} of {_text(self.needs)} each"
+        )
+        return f"{idle:g} of {gpus:g} GPU of the cluster stay idle: {why}"
 
     def is_full(self, avoided: Sequence[str]) -> bool:
         """Whether there is no room for an actor now."""
@@ -83,7 +97,7 @@ class Cluster:
             total, free = view.total(name), view.total(name, free=True)
             if free < amount:
                 return f"{amount:g} {name}: {f'{total - free:g} of {total:g} are used' if total else 'the cluster has none yet'}"
-        return ", ".join(f"{amount:g} {name}" for name, amount in self.needs.items()) + " on one node"
+        return f"{_text(self.needs)} on one node"
 
     def start(self, actor: type, *args: Any, needs: Mapping[str, float], avoided: Sequence[str] = ()) -> Any:
         """Start an actor on a node that is not avoided; it is pinned to its share of the machine, and never restarted by Ray."""
@@ -124,6 +138,10 @@ class Cluster:
         gone = node and node not in self.watch.view.nodes
         told = "node has died" in str(error) or "node was terminated" in str(error)
         return bool(gone) or told or isinstance(error, ActorUnavailableError)
+
+
+def _text(needs: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in needs.items())
 
 
 @contextmanager

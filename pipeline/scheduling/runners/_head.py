@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from ray._common.usage.usage_lib import get_cluster_metadata
 from ray._private.internal_api import get_state_from_address
-from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import check_version_info, compute_version_info
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its types lack it
 from ray.exceptions import AuthenticationError, RayError
@@ -55,7 +55,9 @@ def look_at(address: str) -> Head:
         found = f"{address}, an address of Ray Client, whose programs run outside the cluster"
         raise InputError(Problem(where, found, expected, f"{SUBMIT} runs this YAML on the cluster."))
     try:
-        head = canonicalize_bootstrap_address_or_die(address)
+        head = canonicalize_bootstrap_address(address)
+        if head is None:
+            raise ConnectionError("no Ray was started on this machine")
         knock(head, KNOCK_S)
         metadata = get_cluster_metadata(GcsClient(address=head))
         nodes = [node for node in get_state_from_address(head).node_table() if node["Alive"]]

@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from pipeline.errors import InputError, Problem
+from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.scheduling.runners._node_check import NodeReport
 
 __all__ = ["START_TRIES", "Nodes", "tell"]
@@ -31,6 +31,7 @@ class Nodes:
         self._deaths: defaultdict[str, set[str]] = defaultdict(set)
         self._unseen: defaultdict[str, set[str]] = defaultdict(set)  # nodes on which a path was missing, by path
         self._for_path: dict[str, str] = {}  # the missing path for which a node is avoided
+        self._is_input = True
 
     def add(self, report: NodeReport) -> None:
         """Note what an actor found on its node; one with problems is avoided."""
@@ -49,10 +50,11 @@ class Nodes:
         host = self.hosts.get(node, "")
         return f"{host} ({node[:8]})" if host else node[:8]
 
-    def avoid(self, node: str, problems: Sequence[Problem | str]) -> None:
-        """Start no more actors on a node, and say why."""
+    def avoid(self, node: str, problems: Sequence[Problem | str], *, is_input: bool = True) -> None:
+        """Start no more actors on a node, and say why; ``is_input``: because of what the user set up."""
         if node in self.avoided:
             return
+        self._is_input &= is_input
         self.avoided[node] = problems
         more = [f"{len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
         tell(self._log, f"node {self.name(node)} gets no work: {'; '.join(map(str, [*problems[:SHOWN], *more]))}")
@@ -90,14 +92,14 @@ class Nodes:
         self.avoid(node, [f"{path} is not there" for path in paths])
         return True
 
-    def refusal(self) -> InputError:
+    def refusal(self) -> GigasegError:
         """Return the error for a run that no node can do: every problem of every node."""
         named = [
             problem if isinstance(problem, Problem) else f"node {self.name(node)}: {problem}"
             for node, problems in self.avoided.items()
             for problem in problems
         ]
-        return InputError(dict.fromkeys(named))
+        return InputError(dict.fromkeys(named)) if self._is_input else GigasegError("\n".join(map(str, dict.fromkeys(named))))
 
 
 def tell(log: Callable[[str], None], text: str) -> None:

@@ -263,7 +263,8 @@ class _Pool:
         is_nodes_fault = type(cause) is StoreError or (isinstance(cause, InputError) and not actor.ready)
         if not is_nodes_fault or not self.cluster.usable([*self.nodes.avoided, actor.node]):
             raise cause
-        self.nodes.avoid(actor.node, cause.problems if isinstance(cause, InputError) else [str(cause)])
+        problems = cause.problems if isinstance(cause, InputError) else [str(cause)]
+        self.nodes.avoid(actor.node, problems, is_input=isinstance(cause, InputError))
         self._let_go(actor)
 
     def _died(self, actor: _ActorHandle, cause: str, *, node_lost: bool) -> None:
@@ -286,7 +287,7 @@ class _Pool:
         what = next(iter(actor.held.values())).id if num_held else f"start of actor {actor.number}"
         others = self.cluster.usable([*self.nodes.avoided, actor.node])
         if self.nodes.died(actor.node, what) and others and (not num_held or any(one.ready and one.node in others for one in self.actors)):
-            self.nodes.avoid(actor.node, [f"its actors die: {cause}"])
+            self.nodes.avoid(actor.node, [f"its actors die: {cause}"], is_input=False)
         elif not num_held:
             self.failed_starts += 1
             if self.failed_starts >= START_TRIES * max(1, min(len(others) + 1, START_TRIES)) and not any(one.ready for one in self.actors):
