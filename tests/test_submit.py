@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from pipeline.targets import ray as ray_target
 
 PYTHON_BIN = Path(sys.executable).parent
 GIGASEG = PYTHON_BIN / "gigaseg"
@@ -108,11 +111,71 @@ def test_a_submitted_run_is_the_same_run(head, config):
 
 
 def test_the_exit_code_of_the_run_comes_back(head, config):
-    """A run that cannot begin gives its own exit code, not the client's."""
-    (config / "run.yaml").write_text((config / "run.yaml").read_text().replace("actors: 1", "actors: 64"))
-    refused = submit(head, config, "--wait")
-    assert refused.returncode == 2, refused.stderr
-    assert "compute.actors" in refused.stderr
+    """A run that is done but for a damaged image gives its own exit code, and what it printed can be had later."""
+    (config / "folder").mkdir()
+    (config / "a.tif").rename(config / "folder" / "a.tif")
+    (config / "folder" / "b.tif").write_bytes(b"II*\0 no image")
+    text = (config / "run.yaml").read_text().replace(str(config / "a.tif"), str(config / "folder")).replace("truth:", "# truth:")
+    (config / "run.yaml").write_text(text)
+    partial = submit(head, config, "--wait")
+    assert partial.returncode == 3, partial.stderr
+    later = submit(head, config, "--logs")
+    assert (later.returncode, later.stderr) == (0, "")
+    assert "1 failure" in later.stdout
+    assert "1 failure" in partial.stderr
+
+
+def test_a_run_is_stopped_and_resumed_on_the_cluster(head, config):
+    """It is started once however often it is submitted; `--stop` ends it as `gigaseg stop` does; to submit it again resumes it."""
+    import numpy as np
+    import tifffile
+
+    tifffile.imwrite(config / "a.tif", np.random.default_rng(0).integers(0, 255, (6000, 6000), np.uint8), tile=(512, 512))
+    text = (
+        (config / "run.yaml").read_text().replace("truth:", "# truth:").replace("model: histogram", "model: {name: histogram, smooth: 9.0}")
+    )
+    (config / "run.yaml").write_text(f"{text}\ntiling: {{core: 256, block: 256}}")
+    first = submit(head, config)
+    again = submit(head, config)
+    assert again.stdout == first.stdout
+    assert "already " in again.stderr
+    ledger = config / "out" / "ledger"
+    wait_for(lambda: any(b"predict" in rows.read_bytes() for rows in ledger.glob("*.jsonl")), "a block")
+    stopped = submit(head, config, "--stop")
+    assert (stopped.returncode, stopped.stderr) == (0, f"asked to stop: {first.stdout}")
+    wait_for(lambda: json.loads((config / "out" / "run.json").read_text())["state"] == "interrupted", "the end")
+    wait_for(lambda: submit(head, config, "--stop").returncode == 2, "the job to end")
+    resumed = submit(head, config, "--wait")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 2" in (config / "out" / "log.txt").read_text()
+
+
+def wait_for(condition, what):
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.3)
+
+
+def test_a_cluster_that_does_not_answer_for_a_while_is_waited_for(monkeypatch, capsys):
+    """`--wait` goes on after refused connections; after a long silence, or with a head that knows no job, the exit code is its own."""
+    monkeypatch.setattr(ray_target, "POLL_S", 0.01)
+    monkeypatch.setattr(ray_target, "SILENCE_S", 0.2)
+    answers = iter([ConnectionError("refused"), ConnectionError("refused"), "fine"])
+
+    def ask():
+        answer = next(answers, RuntimeError("Request failed with status code 404: job does not exist"))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert ray_target._patiently(ask, "http://head:8265") == "fine"
+    assert capsys.readouterr().err.count("does not answer") == 1
+    with pytest.raises(ray_target._LostContactError, match="does not know this job"):
+        ray_target._patiently(ask, "http://head:8265")
+    answers = itertools.repeat(ConnectionError("refused"))
+    with pytest.raises(ray_target._LostContactError, match="has not answered"):
+        ray_target._patiently(ask, "http://head:8265")
 
 
 def test_a_wrong_token_is_the_users_to_mend(head, config):
@@ -128,7 +191,8 @@ def test_a_dry_run_contacts_nothing(config):
     shown = submit((f"http://127.0.0.1:{free_port()}", dict(os.environ)), config, "--dry-run")
     assert shown.returncode == 0, shown.stderr
     sent = json.loads(shown.stdout)
-    assert sent["entrypoint"].startswith("gigaseg run config.yaml")
+    assert sent["entrypoint"] == "gigaseg run config.yaml"
+    assert "runner: ray" in sent["config"]
     assert str(config / "out") in sent["config"]
 
 

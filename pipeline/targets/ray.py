@@ -16,6 +16,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.records import RunFolder
 from pipeline.scheduling.runners.ray import authenticate
 from pipeline.targets import EXIT_LOST_CONTACT, Submission, Target, say
 
@@ -91,7 +92,12 @@ class Ray(Target):
         running = _running(_jobs_of(client, submission))
         if running is None:
             raise InputError(Problem("--stop", f"no job of {submission.config.output} that waits or runs on {self.address}"))
-        client.stop_job(str(running.submission_id))  # sends SIGTERM: blocks in flight are finished
+        # Ray kills a job a few seconds after it asked it to end, and a block may take longer: the run itself is asked, if it can be.
+        folder = RunFolder(submission.config.output)
+        if folder.storage.exists() and folder.read().get("state") == "running":
+            folder.ask_to_stop()
+        else:
+            client.stop_job(str(running.submission_id))
         return str(running.submission_id)
 
     def _last(self, client: JobSubmissionClient, submission: Submission) -> JobDetails:
