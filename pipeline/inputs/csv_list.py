@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import absolute_path, as_spelled, exists, is_sample, is_url
+from pipeline.config import absolute_path, as_spelled, exists, is_sample, is_url, refuse_secrets
 from pipeline.errors import InputError, Problem, nearest, one_of
+from pipeline.readers import exists_at, is_remote
 from pipeline.storage import open_storage
 
 __all__ = ["CSV_COLUMNS", "Row", "read_csv_list"]
@@ -66,8 +68,7 @@ _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 def read_csv_list(path: str) -> list[Row]:
     """Read a CSV list; an empty cell means what a missing column means. An InputError holds every mistake, with its line."""
     try:
-        folder, _, name = path.rpartition("/")
-        data = open_storage(folder).get(name) or b"" if is_url(path) else Path(path).read_bytes()
+        data = _read_url(path) if is_url(path) else Path(path).read_bytes()
         lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True, skipinitialspace=True)
         columns = [cell.strip() for cell in next(lines, [])]
         problems = _check_columns(columns, f"{path}:1")
@@ -76,7 +77,7 @@ def read_csv_list(path: str) -> list[Row]:
         given = [(f"{path}:{lines.line_num}", [cell.strip() for cell in cells]) for cells in lines if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(Problem(path, f"no readable list ({error})", "a CSV list in UTF-8")) from error
-    rows = [_row(where, cells, columns, Path(path).parent, problems) for where, cells in given]
+    rows = [_row(where, cells, columns, path.rpartition("/")[0], problems) for where, cells in given]
     if not rows:
         problems.append(Problem(path, "no images", "a line for each image below the column names"))
     if problems:
@@ -96,7 +97,7 @@ def _check_columns(columns: list[str], where: str) -> list[Problem]:
     return problems
 
 
-def _row(where: str, cells: list[str], columns: list[str], folder: Path, problems: list[Problem]) -> Row:
+def _row(where: str, cells: list[str], columns: list[str], folder: str, problems: list[Problem]) -> Row:
     if len(cells) > len(columns):
         problems.append(Problem(where, f"{len(cells)} cells", f"{len(columns)}, as in the first line", "Put a cell with commas in quotes."))
     given = {column: cell for column, cell in zip(columns, cells, strict=False) if cell}
@@ -109,11 +110,31 @@ def _row(where: str, cells: list[str], columns: list[str], folder: Path, problem
                 overrides[option] = parse(given[option])
             except ValueError:
                 problems.append(Problem(f"{where}: {option}", repr(given[option]), expected))
+    for column in ("image", "truth"):
+        try:
+            refuse_secrets(given.get(column, ""), f"{where}: {column}")
+        except InputError as error:
+            problems += [problem for problem in error.problems if isinstance(problem, Problem)]
+            return Row(where, "")
     truth = _absolute(given["truth"], folder) if "truth" in given else None
-    if truth and not (is_url(truth) or is_sample(truth) or exists(truth)):
+    if truth and not (is_sample(truth) or (exists_at(truth) if is_remote(truth) else is_url(truth) or exists(truth))):
         problems.append(Problem(f"{where}: truth", f"{truth!r}, which does not exist", "a file, or an empty cell"))
     return Row(where, _absolute(given.get("image", ""), folder), given.get("name", ""), truth, overrides)
 
 
-def _absolute(text: str, folder: Path) -> str:
-    return text if is_url(text) or is_sample(text) else as_spelled(absolute_path(text, folder))
+def _absolute(text: str, folder: str) -> str:
+    """Return a path or a URL with the folder of the list, itself a path or a URL, in front of a relative one."""
+    if not text or is_url(text) or is_sample(text):
+        return text
+    if is_remote(folder) and not text.startswith(("/", "~/")):
+        scheme, _, place = folder.partition("://")
+        return f"{scheme}://{posixpath.normpath(f'{place}/{text}')}"
+    return as_spelled(absolute_path(text, Path(folder or "/")))
+
+
+def _read_url(url: str) -> bytes:
+    folder, _, name = url.rpartition("/")
+    data = open_storage(folder).get(name)
+    if data is None:
+        raise FileNotFoundError("no file at this URL")
+    return data

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from pipeline.inputs.left_out import NO_FILE, OF_RUN, ImageFiles, LeftOut, descr
 from pipeline.inputs.names import SHORT, NameCandidate, cut_name, is_path_too_long, long_part, name_flaw, resolve_names
 from pipeline.inputs.pairing import pair_truth
 from pipeline.inputs.samples import resolve_sample
-from pipeline.readers import array_name, is_array_path
+from pipeline.readers import array_name, exists_at, expand_url, has_file, is_array_path, is_remote, is_web, walk_url
 from pipeline.validation import join_keys
 
 __all__ = ["ImageList", "ListedImage", "list_images"]
@@ -38,8 +39,8 @@ class ListedImage:
     truth: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image, from a CSV list or a file of several
     beside: Sequence[str] | None = None  # files that belong to it; they need not exist; None: ask its reader
-
     fault: str = ""  # why its outputs cannot be written; empty if they can
+
 
 @dataclass(frozen=True)
 class ImageList:
@@ -135,7 +136,7 @@ class _Search:
         self.left_out: dict[str, LeftOut] = {}  # by path: two entries may lead to one file
         self.problems: list[Problem | str] = []
         self.files = ImageFiles(config.reader)
-        self.output = os.path.realpath(config.output)  # for a URL, a path that does not exist
+        self.output = _real(config.output)
 
     def add(self, text: str, where: str) -> None:
         """Add the images of one entry; an InputError says that there is no such sample, or that a CSV list has mistakes."""
@@ -148,17 +149,40 @@ class _Search:
             self._take(sample.name, Row(where, str(sample.image)), direct=True)
         elif is_array_path(text):
             self._take("", Row(where, text, array_name(text)), direct=True)
+        elif is_remote(text) and not text.lower().endswith(".csv"):
+            self._add_url(text, where)
         elif is_url(text) and not text.lower().endswith(".csv"):
             self._take(_last_component(text), Row(where, text), direct=True)
         elif not is_url(text) and is_glob(text):
             root, rest = split_glob(text)
-            self._take_all(self._glob(text, root, rest), root, where, f"{text!r}, which matches no image")
+            self._take_all(self._glob(expand_glob(text), root, rest), root, where, f"{text!r}, which matches no image")
         elif text.lower().endswith(".csv"):
             self._list(text)
         elif Path(text).is_dir() and not self.files.is_image_folder(text):
             self._take_all(self._walk(text, where), text, where, f"{text!r}, a folder without images")
         else:
             self._take(Path(text).name, Row(where, text), direct=True)
+
+    def _add_url(self, text: str, where: str) -> None:
+        """Add the images of a URL: a file, a Zarr store, a folder or a glob; a web server has files and stores alone."""
+        url, is_pattern = text.rstrip("/"), glob.has_magic(text) and not has_file(text)
+        is_image = url.lower().endswith(self.files.suffixes)
+        if is_web(url) and ("*" in url or (text != url and not is_image)):
+            fix = "Name each file, or list their URLs in a CSV: a web server does not say which files it has."
+            self.problems.append(
+                Problem(where, f"{text!r}, a {'glob' if '*' in url else 'folder'} of a web server", "the URL of a file", fix)
+            )
+        elif is_pattern and not is_web(url):
+            root, rest = split_glob(url)
+            self._take_all(self._glob(expand_url(root, rest), root, rest), root, where, f"{text!r}, which matches no image")
+        elif is_image or is_web(url) or has_file(url):
+            self._take(_last_component(url), Row(where, url), direct=True)
+        elif not exists_at(url):
+            self.problems.append(Problem(where, f"{text!r}, which does not exist", "a file, a folder, a glob, a URL or a CSV list"))
+        elif self.files.is_image_folder(url):
+            self._take(_last_component(url), Row(where, url), direct=True)
+        else:
+            self._take_all(self._walk(url, where), url, where, f"{text!r}, a folder without images")
 
     def _take(self, name: str, row: Row, *, direct: bool = False) -> None:
         if is_special(row.image):
@@ -170,7 +194,7 @@ class _Search:
         """Add images named by their path below a folder; if there are none, report ``otherwise`` and the files left out."""
         before = len(self.images)
         for path in sorted(paths):
-            self._take(os.path.relpath(path, root), Row(where, path))
+            self._take(path.removeprefix(root.rstrip("/") + "/"), Row(where, path))
         if len(self.images) == before:
             below = [one for one in self.left_out.values() if f"{one.path}/".startswith(f"{root.rstrip('/')}/")]
             there = f"; it holds {describe_left_out(below)}" if below else ""
@@ -196,14 +220,15 @@ class _Search:
             self._leave_out(path, reason)
         return not reason
 
-    def _glob(self, pattern: str, root: str, rest: str) -> Iterator[str]:
-        """Yield the images that a glob matches; outputs of earlier runs only if the glob names their folder, such as ``masks``."""
+    def _glob(self, paths: Iterable[str], root: str, rest: str) -> Iterator[str]:
+        """Yield the images among the paths that a glob matches; those of earlier runs only if it names their folder, such as ``masks``."""
         is_store, outputs, named = cache(self.files.is_image_folder), cache(outputs_in), set(rest.split("/"))
         own = self._own_outputs(root)
-        for path in expand_glob(pattern):
-            below = Path(path).relative_to(root)
-            parts = [os.path.normpath(f"{root}/{part}") for part in (below, *below.parents)]
-            if any(is_store(folder) for folder in parts[1:-1]) or f"{os.path.realpath(path)}/".startswith(own):
+        for path in paths:
+            below = PurePosixPath(path.removeprefix(root.rstrip("/") + "/"))
+            parts = [f"{root.rstrip('/')}/{part}" for part in below.parents if part.name]
+            parts = [path, *parts, root]
+            if any(is_store(folder) for folder in parts[1:-1]) or f"{_real(path)}/".startswith(own):
                 continue
             written = None
             for folder in parts[1:]:
@@ -212,7 +237,7 @@ class _Search:
                     written = LeftOut(f"{folder}/", what)
             if written:
                 self.left_out.setdefault(written.path, written)
-            elif is_store(path) or (Path(path).is_file() and self._is_image(path)):
+            elif is_store(path) or ((is_remote(path) or Path(path).is_file()) and self._is_image(path)):
                 yield path
 
     def _walk(self, folder: str, where: str) -> Iterator[str]:
@@ -224,8 +249,9 @@ class _Search:
         def unreadable(error: OSError) -> None:
             self.problems.append(Problem(where, f"{error.filename!r}: {error.strerror}", "a folder that can be read"))
 
-        for parent, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-            real = os.path.realpath(parent)
+        walked = walk_url(folder) if is_remote(folder) else os.walk(folder, followlinks=True, onerror=unreadable)
+        for parent, folders, files in walked:
+            real = _real(parent)
             if real in seen:  # a link to a folder above
                 folders.clear()
                 continue
@@ -235,7 +261,7 @@ class _Search:
             if written and not f"{real}/".startswith(own) and real != self.output:
                 self._leave_out(f"{parent}/", what)
             below = [name for name in folders if not is_litter(name) and f"{parent}/{name}" not in made]
-            below = [name for name in below if not f"{os.path.realpath(f'{parent}/{name}')}/".startswith(own)]
+            below = [name for name in below if not f"{_real(f'{parent}/{name}')}/".startswith(own)]
             stores = [name for name in below if self.files.is_image_folder(f"{parent}/{name}")]
             folders[:] = [name for name in below if name not in stores]
             yield from (f"{parent}/{name}" for name in stores)
@@ -246,12 +272,17 @@ class _Search:
 
     def _own_outputs(self, root: str) -> tuple[str, ...]:
         """Return the real path prefixes of this run's outputs: its folder, or its files if the searched folder lies inside it."""
-        real = f"{os.path.realpath(root)}/"
+        real = f"{_real(root)}/"
         if not real.startswith(f"{self.output}/"):
             return (f"{self.output}/",)
         # The user may not name a training's output folder: the run would overwrite it.
         recorded = [path for path in outputs_in(self.output)[0] if not real.startswith(f"{path}/")]
         return tuple(f"{path}/" for path in {*recorded, *(f"{self.output}/{name}" for name in OF_RUN)})
+
+
+def _real(path: str) -> str:
+    """Return a path without links; a URL without a slash at its end."""
+    return path.rstrip("/") if is_url(path) else os.path.realpath(path)
 
 
 def _last_component(url: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from pipeline.config import is_url
@@ -17,7 +17,7 @@ from pipeline.inputs.csv_list import Row
 from pipeline.inputs.left_out import LeftOut, is_special
 from pipeline.inputs.names import NameCandidate
 from pipeline.plugins import build
-from pipeline.readers import Member, Reader, is_array_path
+from pipeline.readers import Member, Reader, is_array_path, is_remote
 
 __all__ = ["FoundImage", "ReaderCache", "first_of", "merge_duplicates", "merge_side_files", "split_members"]
 
@@ -49,6 +49,11 @@ def first_of(names: Sequence[str], count: int) -> str:
 def _is_file(path: str) -> bool:
     """Whether a path is local and not a URL."""
     return not is_url(path) and not is_array_path(path)
+
+
+def _has_neighbours(path: str) -> bool:
+    """Whether files beside a path may belong to it."""
+    return _is_file(path) or is_remote(path)
 
 
 def merge_duplicates(found: Sequence[FoundImage]) -> tuple[list[FoundImage], list[str]]:
@@ -102,7 +107,7 @@ def merge_side_files(
 
     def place(path: str) -> str:
         folder, _, name = path.rstrip("/").rpartition("/")
-        return f"{real(folder)}/{name}"
+        return path if is_remote(path) else f"{real(folder)}/{name}"
 
     asked: list[FoundImage] = []
     owned: set[str] = set()  # places of files and folders that belong to an image
@@ -112,7 +117,7 @@ def merge_side_files(
             owned.update(map(place, _ask(readers.of({}).companions, one.path)))
     for image in found:
         path, beside = image.row.image, None
-        if _is_file(path) and place(path) not in owned:
+        if _has_neighbours(path) and place(path) not in owned:
             beside = [name for name in _ask(readers.of(image.row.overrides).companions, path) if name != path]
             owned.update(map(place, beside))
         asked.append(replace(image, beside=beside))
@@ -125,7 +130,7 @@ def merge_side_files(
 
     kept, gone = list[FoundImage](), list[str]()
     for image in asked:
-        if _is_file(image.row.image) and is_owned(image.row.image):
+        if _has_neighbours(image.row.image) and is_owned(image.row.image):
             gone.append(image.row.image)
         else:
             kept.append(image)
@@ -146,7 +151,8 @@ def split_members(found: Sequence[FoundImage], readers: ReaderCache) -> tuple[li
         return _ask(readers.of(image.row.overrides).members, image.row.image)
 
     def needs_opening(image: FoundImage) -> bool:
-        return readers.of(image.row.overrides).series == "all" or Path(image.row.image).is_dir()
+        path = image.row.image
+        return readers.of(image.row.overrides).series == "all" or (_is_zarr(path) if is_remote(path) else Path(path).is_dir())
 
     images: list[FoundImage] = []
     notes: list[str] = []
@@ -164,6 +170,11 @@ def split_members(found: Sequence[FoundImage], readers: ReaderCache) -> tuple[li
                 fix = "Leave the cell empty, and let `truth` of the YAML find each by {name} or {image}."
                 problems.append(Problem(f"{row.where}: truth", f"one truth for {len(members)} images", "one for each", fix))
     return images, notes, problems
+
+
+def _is_zarr(url: str) -> bool:
+    """Whether a URL may be that of a Zarr store, of which the metadata are read: its last part is that of no other file."""
+    return PurePosixPath(url).suffix.lower() in ("", ".zarr")
 
 
 def _member_image(image: FoundImage, member: Member, name: str) -> FoundImage:

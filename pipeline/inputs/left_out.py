@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.config import CALIBRATED_FOLDER
+from pipeline.errors import GigasegError
 from pipeline.plugins import build
-from pipeline.readers import Reader, advice, known_suffixes
+from pipeline.readers import Reader, advice, folder_at, has_file, is_remote, known_suffixes, read_start
 
 __all__ = ["NO_FILE", "OF_RUN", "ImageFiles", "LeftOut", "describe_left_out", "is_litter", "is_special", "outputs_in"]
 
@@ -27,9 +28,10 @@ LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
 SHOWN_KINDS = 6
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
 RUN_JSON = "run.json"
+MOST_BYTES = 1 << 26  # of a run.json
 FORMAT = "gigaseg.run/"
 BUNDLE_FILES = {"model.yaml", "weights.safetensors"}
-_FILES = (RUN_JSON, "config.yaml", "log.txt")
+_FILES = (RUN_JSON, "config.yaml", "log.txt", "metrics.prom")
 OF_RUN = (
     "masks",
     "working",
@@ -120,6 +122,8 @@ class ImageFiles:
     def is_image_folder(self, path: str) -> bool:
         """Whether a folder is one image: a Zarr store, or a folder that a reader recognises by its files."""
         lower = path.lower()
+        if is_remote(path):
+            return lower.endswith(".zarr") or not folder_at(path).files.keys().isdisjoint(STORE_FILES)
         is_zarr = lower.endswith(".zarr") or any(os.path.exists(f"{path}/{name}") for name in STORE_FILES)  # noqa: PTH110 - quick
         return (is_zarr or (not lower.endswith(self.suffixes) and self._reader.claims(path))) and Path(path).is_dir()
 
@@ -138,11 +142,11 @@ class ImageFiles:
 
 
 @cache
-def _recorded(run_json: str, changed_ns: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:  # noqa: ARG001 - cache key: a changed file is read again
+def _recorded(run_json: str, version: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:  # noqa: ARG001 - cache key: a changed file is read again
     """Return what a command of ours wrote beside its run.json (images, other files) and the reason to leave them out; empty if not ours."""
     try:
-        recorded = json.loads(Path(run_json).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        recorded = json.loads(read_start(run_json, MOST_BYTES) or b"")
+    except (OSError, ValueError, GigasegError):
         return (), (), ""
     if not isinstance(recorded, dict) or not str(recorded.get("format", "")).startswith(FORMAT):
         return (), (), ""
@@ -163,10 +167,18 @@ def outputs_in(folder: str, *, is_named: bool = False) -> tuple[frozenset[str], 
     """
     run_json = f"{folder}/{RUN_JSON}"
     try:
-        copies, names, what = _recorded(run_json, os.stat(run_json).st_mtime_ns)  # noqa: PTH116 - called for every folder of a search
-    except OSError:
+        copies, names, what = _recorded(run_json, _version(run_json))
+    except (OSError, KeyError):
         copies, names, what = (), (), ""
     if names:
         return frozenset(f"{folder}/{name}" for name in (*names, *(() if is_named else copies))), what
-    is_bundle = all(os.path.isfile(f"{folder}/{name}") for name in BUNDLE_FILES)  # noqa: PTH113 - called for every folder of a search
+    is_bundle = all(has_file(f"{folder}/{name}") for name in BUNDLE_FILES)
     return (frozenset(f"{folder}/{name}" for name in BUNDLE_FILES), "a model bundle") if is_bundle else (frozenset(), "")
+
+
+def _version(file: str) -> str:
+    """Return what changes with a file; raises OSError or KeyError where there is none."""
+    if is_remote(file):
+        folder, _, name = file.rpartition("/")
+        return folder_at(folder).files[name].version
+    return str(os.stat(file).st_mtime_ns)  # noqa: PTH116 - called for every folder of a search

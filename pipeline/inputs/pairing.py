@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
+import posixpath
 import re
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
-from pipeline.config import as_spelled, exists, expand_glob, is_sample, is_url, normal_form
+from pipeline.config import as_spelled, exists, expand_glob, is_sample, is_url, normal_form, split_glob
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.names import NameCandidate, cut_name
 from pipeline.inputs.samples import resolve_sample
+from pipeline.readers import exists_at, expand_url, folder_at, has_file, is_remote, is_web
 
 __all__ = ["pair_truth"]
 
+STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
+_ESCAPED = re.compile(r"\[[*?\[]\]")
 _PLACEHOLDER = re.compile(r"\{(stem|name|image|folder)\}")
 
 
@@ -70,19 +73,26 @@ def pair_truth(
 
 def _is_folder(path: str) -> bool:
     """Whether a path is a folder of files, not a Zarr store."""
-    is_store = path.lower().rstrip("/").endswith(".zarr") or any(exists(f"{path}/{name}") for name in ("zarr.json", ".zgroup", ".zarray"))
+    if is_remote(path):
+        return not is_web(path) and not has_file(path) and exists_at(path) and folder_at(path).files.keys().isdisjoint(STORE_FILES)
+    is_store = path.lower().rstrip("/").endswith(".zarr") or any(exists(f"{path}/{name}") for name in STORE_FILES)
     return not is_url(path) and os.path.isdir(path) and not is_store  # noqa: PTH112 - Path.is_dir raises where a name is too long
 
 
 def _names_in(folder: str, suffixes: Sequence[str]) -> dict[str, list[str]]:
     """Return the files of a folder that have a known suffix, by their NFC names with and without it."""
     files, exact = dict[str, list[str]](), dict[str, list[str]]()
-    for file in sorted(Path(folder).iterdir()) if os.path.isdir(folder) else ():  # noqa: PTH112 - as above
-        full, short = normal_form(file.name), NameCandidate(file.name).short(suffixes)
-        if short != full and not file.name.startswith("."):
+    if is_remote(folder):
+        found = folder_at(folder)
+        entries = sorted([*found.files, *found.folders])
+    else:
+        entries = sorted(os.listdir(folder)) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208 - as above
+    for entry in entries:
+        full, short = normal_form(entry), NameCandidate(entry).short(suffixes)
+        if short != full and not entry.startswith("."):
             for name in {short, cut_name(short)}:  # masks of a run may have the cut name
-                files.setdefault(name, []).append(str(file))
-            exact[full] = [str(file)]
+                files.setdefault(name, []).append(f"{folder}/{entry}")
+            exact[full] = [f"{folder}/{entry}"]
     return files | exact
 
 
@@ -100,13 +110,37 @@ def _fill(template: str, name: str, path: str) -> str:
 
 
 def _matches(template: str, name: str, path: str, suffixes: Sequence[str]) -> list[str]:
-    """Return the files that the filled template matches; of several, only images. A URL need not exist."""
+    """Return the files that the filled template matches; of several, only images."""
     filled = _fill(template, name, path)
+    if is_remote(filled):
+        return _matches_at(_fill(template, glob.escape(name), glob.escape(path)), _normal_url(filled), suffixes)
     if is_url(filled):
         return [filled]
     filled = as_spelled(os.path.normpath(filled))  # normpath keeps links; Path.resolve would follow them
     if exists(filled):
         return [filled]
     pattern = as_spelled(os.path.normpath(_fill(template, glob.escape(name), glob.escape(path))))
-    matches = expand_glob(pattern) if glob.has_magic(pattern) else []
+    return _images_of(expand_glob(pattern) if glob.has_magic(pattern) else [], suffixes)
+
+
+def _images_of(matches: list[str], suffixes: Sequence[str]) -> list[str]:
     return [match for match in matches if len(matches) == 1 or match.lower().endswith(tuple(suffixes))] if suffixes else matches
+
+
+def _matches_at(pattern: str, filled: str, suffixes: Sequence[str]) -> list[str]:
+    """Return the URLs that a filled template matches."""
+    if exists_at(filled):
+        return [filled]
+    root, rest = split_glob(_normal_url(pattern)) if glob.has_magic(_ESCAPED.sub("", pattern)) else (filled, "")
+    return _images_of(expand_url(root, rest), suffixes) if rest and not is_web(filled) else []
+
+
+def _normal_url(url: str) -> str:
+    """Return a URL without ``..``.
+
+    Example:
+        >>> _normal_url("s3://bucket/images/../truth/a.png")
+        's3://bucket/truth/a.png'
+    """
+    scheme, _, place = url.partition("://")
+    return f"{scheme}://{posixpath.normpath(place)}"

@@ -18,9 +18,32 @@ from pydantic import Field, Strict
 
 from pipeline.plugins import Plugin, available, find
 from pipeline.raster import Header, Raster
+from pipeline.readers._files import is_remote
 from pipeline.readers._held_arrays import SCHEME, HeldArray, array_name, is_array_path
+from pipeline.readers._remote_file import place_of
+from pipeline.readers._remote_folders import exists_at, expand_url, folder_at, has_file, is_web, read_start, walk_url
 
-__all__ = ["SCHEME", "Header", "HeldArray", "Member", "Raster", "Reader", "advice", "array_name", "is_array_path", "known_suffixes"]
+__all__ = [
+    "SCHEME",
+    "Header",
+    "HeldArray",
+    "Member",
+    "Raster",
+    "Reader",
+    "advice",
+    "array_name",
+    "exists_at",
+    "expand_url",
+    "folder_at",
+    "has_file",
+    "is_array_path",
+    "is_remote",
+    "is_web",
+    "known_suffixes",
+    "place_of",
+    "read_start",
+    "walk_url",
+]
 
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
 Channels = Annotated[tuple[int | str, ...], Strict(strict=False)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import threading
 import zipfile
@@ -21,12 +20,11 @@ from typing_extensions import override
 from pipeline.errors import InputError, Problem, StoreError
 from pipeline.readers._files import local_path
 from pipeline.readers._remote_file import open_file
+from pipeline.readers._remote_folders import IN_ARCHIVE, METADATA
 from pipeline.storage import LocalStorage, Storage, folder_of, is_seen, open_storage
 
 __all__ = ["METADATA", "Node", "ZipStorage", "child_nodes", "is_inside", "open_files", "read_node"]
 
-METADATA = ("zarr.json", ".zarray", ".zgroup")
-IN_ARCHIVE = re.compile(r"(.+?(?:\.zarr\.zip|\.ozx))(?:/(.*))?", re.IGNORECASE | re.DOTALL)
 MAX_METADATA_BYTES = 1 << 26  # of one file; consolidated metadata or the labels of a whole plate may be long
 MOST_CHILDREN = 50  # folders of a storage that are looked into
 OPEN_ARCHIVES = 4  # zips whose directory is kept: reading it again for each field of a plate would take minutes

@@ -51,8 +51,8 @@ def is_seen(storage: Storage, key: str) -> bool:
         import obstore
         from obstore.exceptions import BaseError
 
-        store, name = storage.address(key)
         try:
+            store, name = storage.address(key)
             obstore.head(store, name)
         except (BaseError, OSError):
             return False

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.config import Config
 from pipeline.inputs.discovery import ImageList, list_images
 from pipeline.inputs.names import NameCandidate, name_flaw, resolve_names
+from pipeline.storage import open_storage
 from pipeline.training.output_files import OUTPUTS
 
 SUFFIXES = [".tif", ".ome.tif", ".png", ".zarr", ".ome.zarr"]
@@ -104,10 +105,14 @@ def test_a_name_with_brackets_is_a_file(make, listed):
 
 
 def test_urls_are_kept_as_they_are(listed):
-    """A URL is an image, named by its last component without query."""
-    inputs = listed("s3://bucket/set/a.ome.zarr", "https://host/x/b.tif?token=1/2", "s3://bucket")
-    assert names(inputs) == ["a", "b", "bucket"]
-    assert [one.path for one in inputs.images] == ["s3://bucket/set/a.ome.zarr", "https://host/x/b.tif?token=1/2", "s3://bucket"]
+    """A URL of a file is an image, named by its last component; it is opened later."""
+    inputs = listed("memory://bucket/set/a.ome.zarr", "https://host.invalid/x/b%20.tif", "file:///data/c.tif")
+    assert names(inputs) == ["a", "b%20", "c"]
+    assert [one.path for one in inputs.images] == [
+        "memory://bucket/set/a.ome.zarr",
+        "https://host.invalid/x/b%20.tif",
+        "file:///data/c.tif",
+    ]
     assert all(one.direct for one in inputs.images)
 
 
@@ -292,7 +297,9 @@ def test_truth_may_lie_in_the_image(make, listed, tmp_path):
     make("x.ome.zarr")
     (tmp_path / "x.ome.zarr" / "labels" / "x").mkdir(parents=True)
     assert listed("x.ome.zarr", truth="{image}/labels/x").images[0].truth == f"{tmp_path}/x.ome.zarr/labels/x"
-    assert listed("s3://b/x.zarr", truth="{image}/labels/x").images[0].truth == "s3://b/x.zarr/labels/x"
+    open_storage("memory://discovery/x.zarr/labels/x").put("zarr.json", b"{}")
+    url = "memory://discovery/x.zarr"
+    assert listed(url, truth="{image}/labels/x").images[0].truth == f"{url}/labels/x"
 
 
 def test_wildcards_in_names_are_letters(make, listed, tmp_path):
