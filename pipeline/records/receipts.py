@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.geometry import Box
@@ -104,7 +104,24 @@ class Receipt:
         """
         if self.ok and self.counts is None and self.objects is None and not self.truth_error and not self.numbers and not self.notes:
             return Receipt(sys.intern(self.phase), sys.intern(self.image), "")
-        return replace(self, image=sys.intern(self.image), key="", seconds=_NOTHING, digest="", files=_NOTHING, payload="")
+        return Receipt(  # several times as fast as `replace`
+            phase=sys.intern(self.phase),
+            image=sys.intern(self.image),
+            block=self.block,
+            count_key=self.count_key,
+            written=self.written,
+            attempts=self.attempts,
+            cause=self.cause,
+            transient=self.transient,
+            seconds=_NOTHING,
+            peak_bytes=self.peak_bytes,
+            files=_NOTHING,
+            counts=self.counts,
+            objects=self.objects,
+            truth_error=self.truth_error,
+            numbers=self.numbers or _NOTHING,
+            notes=self.notes,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON: :mod:`pipeline.records.receipt_json` says how."""

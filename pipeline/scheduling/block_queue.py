@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,7 +52,7 @@ class _ImageProgress:
 
     stages: deque[Stage]
     stage: Stage | None = None
-    waiting: set[tuple[str, str]] = field(default_factory=set)  # (phase, id) of the stage's blocks that have no receipt yet
+    waiting: set[str] = field(default_factory=set)  # ids of the stage's blocks that have no receipt yet
     digests: dict[str, str | None] = field(default_factory=dict)  # of the stage's receipts, by block id; None: failed
     total: Summary | None = None  # of the stage's payloads so far
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class BlockQueue:
 
     def __init__(self, images: Mapping[str, Sequence[Stage]]) -> None:
         self._images = {name: _ImageProgress(deque(stages)) for name, stages in images.items()}
-        self._ready: deque[Block] = deque()
+        self._ready = _Ready()
         self._alone: deque[Block] = deque()
         self._known: dict[tuple[str, str], Receipt] = {}  # receipts that hold, of stages that have not begun
         self.total_blocks = sum(len(stage.blocks) for stages in images.values() for stage in stages)
@@ -101,8 +101,7 @@ class BlockQueue:
         """
         taken: list[Block] = []
         size = 0
-        while self._ready and len(taken) < blocks and (not taken or size + self._ready[0].box.area <= pixels):
-            block = self._ready.popleft()
+        while len(taken) < blocks and (block := self._ready.take(pixels - size if taken else None)):
             size += block.box.area
             taken.append(block)
         return taken
@@ -115,7 +114,8 @@ class BlockQueue:
     def waiting(self) -> set[tuple[str, str]]:
         """(phase, id) of every block that has no receipt yet."""
         later = {(b.phase, b.id) for progress in self._images.values() for stage in progress.stages for b in stage.blocks}
-        return (later - self._known.keys()).union(*(progress.waiting for progress in self._images.values()))
+        now = {(one.stage.phase, block) for one in self._images.values() if one.stage is not None for block in one.waiting}
+        return (later - self._known.keys()) | now
 
     @property
     def num_settled(self) -> int:
@@ -143,14 +143,18 @@ class BlockQueue:
     def awaits(self, one: Block | Receipt) -> bool:
         """Whether a block that was leased, or that a receipt is of, has no receipt yet."""
         image, block = (one.image, one.block) if isinstance(one, Receipt) else (one.image.name, one.id)
-        return (one.phase, block) in self._images[image].waiting
+        progress = self._images[image]
+        return progress.stage is not None and progress.stage.phase == one.phase and block in progress.waiting
 
     def give_back(self, blocks: Sequence[Block], *, alone: bool = False) -> None:
         """Return blocks that were taken and not done, in the order they were taken.
 
         Where one of them may have ended its process, each must now run ``alone``.
         """
-        (self._alone if alone else self._ready).extendleft(reversed(blocks))
+        if alone:
+            self._alone.extendleft(reversed(blocks))
+        else:
+            self._ready.put(blocks, len(blocks), first=True)
 
     def settle(self, receipt: Receipt) -> None:
         """Book a receipt; the last one of a stage begins the next stage."""
@@ -162,7 +166,7 @@ class BlockQueue:
             self._advance(receipt.image)
 
     def _book(self, progress: _ImageProgress, receipt: Receipt) -> None:
-        progress.waiting.discard((receipt.phase, receipt.block))
+        progress.waiting.discard(receipt.block)
         self._num_booked += 1
         if not receipt.ok:
             self.failed.add(receipt.block)
@@ -176,21 +180,52 @@ class BlockQueue:
             if not progress.stages:
                 self._unfinished -= 1
                 return
-            todo = list(self._open(progress, progress.stages.popleft()))
             # An image that has begun is ended before the next one begins: its files stay open and its state small.
-            (self._ready.extend if last else self._ready.extendleft)(todo if last else reversed(todo))
+            blocks = self._open(progress, progress.stages.popleft())
+            self._ready.put(blocks, len(progress.waiting), first=not last)
 
     def _open(self, progress: _ImageProgress, stage: Stage) -> Iterator[Block]:
-        """Begin a stage; yield its blocks that are not known to be settled."""
+        """Begin a stage; return its blocks that are not known to be settled, which are made when they are taken."""
         progress.stage = stage
-        progress.waiting = {(block.phase, block.id) for block in stage.blocks}
-        complete = _completion(stage, progress)
-        for block in stage.blocks:
-            receipt = self._known.pop((stage.phase, block.id), None)
-            if receipt is None:
-                yield complete(block)
-            else:
+        progress.waiting = {block.id for block in stage.blocks}
+        for block_id in [block.id for block in stage.blocks] if self._known else ():
+            receipt = self._known.pop((stage.phase, block_id), None)
+            if receipt is not None:
                 self._book(progress, receipt)
+        complete, waiting = _completion(stage, progress), progress.waiting
+        return (complete(block) for block in stage.blocks if block.id in waiting)
+
+
+class _Ready:
+    """Blocks in the order in which they go out; those of a stage that has just begun are not made before they are taken."""
+
+    def __init__(self) -> None:
+        self._sources: deque[Iterator[Block]] = deque()
+        self._number = 0
+
+    def __len__(self) -> int:
+        return self._number
+
+    def put(self, blocks: Iterable[Block], number: int, *, first: bool) -> None:
+        """Put so many blocks before all others, or behind them."""
+        if number:
+            (self._sources.appendleft if first else self._sources.append)(iter(blocks))
+            self._number += number
+
+    def take(self, pixels: int | None) -> Block | None:
+        """Take the next block; None where there is none, or where it is larger than so many pixels."""
+        while self._sources:
+            block = next(self._sources[0], None)
+            if block is None:
+                self._sources.popleft()
+            elif pixels is not None and block.box.area > pixels:
+                self._sources.appendleft(iter((block,)))
+                return None
+            else:
+                self._number -= 1
+                return block
+        self._number = 0  # a block that was settled before it was taken is not given out
+        return None
 
 
 def receipts_that_hold(stages: Sequence[Stage], known: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
