@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GigasegError, counted
 from pipeline.report import describe_group
-from workflows.run_view import ENDED, RunView, described_state, numbers_of
+from workflows.run_view import ENDED, LOOK_S, RunView, described_state, numbers_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,7 +40,7 @@ def _looks(view: RunView, every: float) -> Iterator[dict[str, Any]]:
     A store that cannot be reached for a while does not end the watch: ``unread`` then says why.
     """
     speed = _RecentSpeed()
-    last = view.look()
+    last = view.look(wait_s=LOOK_S)
     while True:
         yield speed.put_into(last)
         if last["state"] in ENDED:
@@ -57,19 +57,26 @@ class _RecentSpeed:
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, int]] = []  # time, settled blocks
+        self._holder: Any = None
 
     def put_into(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Return the summary with the speed that was measured here, where blocks were settled meanwhile."""
         if summary["kind"] != "run" or summary["state"] != "running" or not summary["blocks_total"]:
             return summary
+        if summary["holder"] != self._holder or not _lives(summary):
+            self._holder, self._seen = summary["holder"], []
         now, settled, total = time.monotonic(), summary["blocks_settled"], summary["blocks_total"]
         recent = [(when, count) for when, count in self._seen if now - when <= RECENT_S and count <= settled]
         self._seen = [*(recent or self._seen[-1:]), (now, settled)]
         when, count = self._seen[0]
-        if not count < settled or now <= when:
+        if not count < settled or now <= when or not _lives(summary):
             return summary
         rate = (settled - count) / (now - when)
         return {**summary, "pixels_per_second": rate * summary["pixels"] / total, "seconds_left": max(0, total - settled) / rate}
+
+
+def _lives(summary: Mapping[str, Any]) -> bool:
+    return bool(summary["sign_of_life"]) and summary["sign_of_life"]["alive"] is not False
 
 
 def _print_changes(looks: Iterator[dict[str, Any]], *, as_json: bool) -> dict[str, Any]:

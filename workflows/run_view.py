@@ -12,8 +12,9 @@ from pipeline.records import LedgerTail, Pulse, RunFolder, SignOfLife, wait_for_
 from pipeline.report import RunState, describe_group, group_failures
 from pipeline.scheduling import read_metrics
 
-__all__ = ["ENDED", "RunView", "describe", "described_state", "numbers_of"]
+__all__ = ["ENDED", "LOOK_S", "RunView", "describe", "described_state", "numbers_of"]
 
+LOOK_S = 4.0  # for a sign of life of a process on another machine
 ENDED = {
     "done": (0, "all done"),
     "partial": (3, "done but for what is quarantined"),
@@ -45,7 +46,8 @@ class RunView:
         if recorded.get("kind") == "training":
             return {**common, **self._training(recorded)}
         self.run.take(self._tail.new_rows())
-        return {**common, **self._summary(recorded, common["state"])}
+        is_live = common["state"] == "running" and (sign is None or sign.is_alive is not False)
+        return {**common, **self._summary(recorded, is_live=is_live)}
 
     def _recorded(self, wait_s: float) -> tuple[dict[str, Any], SignOfLife | None]:
         """Return run.json, and the sign of life of the process that holds a run that is said to be running."""
@@ -57,9 +59,10 @@ class RunView:
             recorded = self.folder.require()
         return recorded, sign
 
-    def _summary(self, recorded: Mapping[str, Any], state: str) -> dict[str, Any]:
+    def _summary(self, recorded: Mapping[str, Any], *, is_live: bool) -> dict[str, Any]:
+        """Return the numbers of a run; those that only a living driver can know are None where it is dead, or silent for long."""
         run, totals = self.run, recorded.get("phases", {})
-        metrics = read_metrics(self.folder.storage) if state == "running" else {}
+        metrics = read_metrics(self.folder.storage) if is_live else {}
         failures = self._known_failures()
         phases = {name: {**row, "total": totals.get(name)} for name, row in run.phases.items()}
         unbegun = {name: {"blocks": 0, "failed": 0, "seconds": 0.0, "total": total} for name, total in totals.items()}
@@ -143,7 +146,7 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
         loss, best, at = ("-" if summary[name] is None else summary[name] for name in ("loss", "best", "best_step"))
         what = f"training {described_state(summary)}, step {summary['step']:,} of {steps}"
         return [f"{summary['output']}: {what}", f"loss {loss}, best mean IoU {best} at step {at}"]
-    lines = [f"{summary['output']}: {described_state(summary)}, {counted(summary['images'], 'image')}", ", ".join(numbers_of(summary))]
+    lines = [f"{summary['output']}: {described_state(summary)}", ", ".join([counted(summary["images"], "image"), *numbers_of(summary)])]
     if phases := [f"{name} {row['blocks']}{_of(row)}" for name, row in summary["phases"].items()]:
         lines.append(f"blocks by phase: {', '.join(phases)}")
     return [*lines, *map(describe_group, summary["failure_groups"])]
@@ -163,7 +166,7 @@ def described_state(summary: Mapping[str, Any]) -> str:
     if life["alive"]:
         return f"running{where}, last sign of life {age} ago"
     if life["alive"] is None:
-        return f"running{where}, no sign of life for {age}; `gigaseg status --watch` tells after 30 s whether it lives"
+        return f"running{where}, no sign of life for {age}: if there is none for 30 s, it is probably dead"
     return f"running{where}, no sign of life for {age}: probably dead; run it again to resume"
 
 

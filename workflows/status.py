@@ -7,11 +7,9 @@ import json
 from pipeline.records import Holder, RunFolder, current_holder
 from pipeline.storage import StorageLike
 from workflows.live_status import watch_run
-from workflows.run_view import RunView, describe
+from workflows.run_view import LOOK_S, RunView, describe
 
 __all__ = ["state_of", "status"]
-
-LOOK_S = 4.0  # for a sign of life of a process on another machine
 
 
 def status(output: StorageLike, *, as_json: bool = False, watch: bool = False, every: float | None = None) -> int:

@@ -86,8 +86,8 @@ def test_the_object_of_a_finished_run(done, capsys):
 def test_the_lines_of_a_finished_run(done, capsys):
     """State, share of the pixels, blocks by phase, and one line a cause of failures."""
     head, numbers, phases, failed = as_text(done.folder, capsys)
-    assert head == "OUT: partial, 2 images"
-    assert numbers.startswith("87.5% of 0.0 Mpx predicted, 7 of 8 blocks done, ")
+    assert head == "OUT: partial"
+    assert numbers.startswith("2 images, 87.5% of 0.0 Mpx predicted, 7 of 8 blocks done, ")
     assert phases == "blocks by phase: predict 7 of 8 (1 failed), finish 2 of 2"
     assert failed.startswith("predict b:0.1.1 after 1 try: ")
 
@@ -103,7 +103,7 @@ def test_a_run_of_this_machine_is_seen_at_once(done, capsys):
         assert (found["state"], found["exit_code"]) == ("running", None)
         assert found["sign_of_life"] == {"alive": True, "age_seconds": 0.0, "seen": "process"}
         assert found["holder"]["pid"] == Holder.here().pid
-        assert as_text(done.folder, capsys)[0].startswith(f"OUT: running on host {Holder.here().host} (pid {Holder.here().pid}), 2 images")
+        assert as_text(done.folder, capsys)[0].startswith(f"OUT: running on host {Holder.here().host} (pid {Holder.here().pid})")
 
 
 def test_a_killed_run_of_this_machine_is_interrupted(done, capsys):
@@ -120,7 +120,7 @@ def test_a_live_run_of_another_machine_shows_its_last_sign(done, capsys, monkeyp
     """Its counter moves while `status` looks: the age is that of the last move, seen from here."""
     ledger, beat = resumed_elsewhere(done.folder)
     monkeypatch.setattr("pipeline.records.sign_of_life.time.sleep", lambda _: ledger.put(beat, b"2"))
-    assert as_text(done.folder, capsys)[0] == "OUT: running on host n1 (pid 7), last sign of life 0 s ago, 2 images"
+    assert as_text(done.folder, capsys)[0] == "OUT: running on host n1 (pid 7), last sign of life 0 s ago"
     ledger.put(beat, b"1")
     assert as_json(done.folder, capsys)["sign_of_life"] == {"alive": True, "age_seconds": 0.0, "seen": "counter"}
 
@@ -131,13 +131,14 @@ def test_a_silent_run_of_another_machine_is_not_called_dead_at_once(done, capsys
     clock = [1000.0]
     monkeypatch.setattr("pipeline.records.sign_of_life.time.monotonic", lambda: clock[0])
     monkeypatch.setattr("pipeline.records.sign_of_life.time.sleep", lambda seconds: clock.append(clock.pop() + seconds))
-    assert "no sign of life for 4 s; `gigaseg status --watch` tells after 30 s" in as_text(done.folder, capsys)[0]
+    assert "no sign of life for 4 s: if there is none for 30 s, it is probably dead" in as_text(done.folder, capsys)[0]
     view = RunView(RunFolder(done.folder))
     assert view.look()["sign_of_life"]["alive"] is None
     clock[0] += 300
     summary = view.look()
     VALIDATOR.validate(summary)
     assert (summary["state"], summary["sign_of_life"]["alive"]) == ("running", False)
+    assert summary["actors"] is summary["pixels_per_second"] is summary["seconds_left"] is None
     assert "no sign of life for 5 min: probably dead; run it again to resume" in describe(summary)[0]
 
 
