@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.events import is_json, say
 from pipeline.scheduling.runners._node_check import NodeReport
 
 __all__ = ["START_TRIES", "Nodes", "tell"]
@@ -105,5 +105,5 @@ class Nodes:
 def tell(log: Callable[[str], None], text: str) -> None:
     """Write a line to the log and to stderr."""
     log(text)
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    if not is_json():  # else the log has said it
+        say(text)

@@ -206,7 +206,7 @@ class _Pool:
                 self._let_go(actor)
         elif isinstance(message, str) and message == READY:
             actor.ready = True
-            self.work.log(f"actor {actor.number} ready on node {self.nodes.name(actor.node)}")
+            self.work.log(f"actor {actor.number} ready on node {self.nodes.name(actor.node)}", event="actor ready", actor=actor.number)
         else:
             self._settle(actor, *message)
 
@@ -272,7 +272,8 @@ class _Pool:
         actor.node = actor.node or self.cluster.node_of(actor.id)
         blocks = self._remove(actor)
         self.work.monitor.actors_lost += 1
-        self.work.log(f"actor {actor.number} lost with {num_held} blocks: {cause}{' (its node is lost)' if node_lost else ''}")
+        told = f"actor {actor.number} lost with {num_held} blocks: {cause}{' (its node is lost)' if node_lost else ''}"
+        self.work.log(told, event="actor lost", level="warning", actor=actor.number, blocks=num_held, cause=cause)
         if node_lost:
             blocks = self._give_back_lost(blocks)
         else:
@@ -304,6 +305,7 @@ class _Pool:
     def _charge(self, block: Block, cause: str) -> None:
         tried = replace(block, attempt=block.attempt + 1)
         if tried.attempt < self.work.compute.attempts:
+            self.work.monitor.retried(block)
             self.work.queue.give_back([tried], alone=True)
         else:
             self.work.book(block, failure(block, cause))
