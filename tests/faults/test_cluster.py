@@ -18,18 +18,26 @@ import pytest
 from pipeline.records import latest, read_rows
 from tests.faults.scene import REPOSITORY, Scene, assert_same, gigaseg, has_rows, is_alive, log_of, run, run_json, started, wait_for
 
-# a head without room, and two machines of four cores and two make-believe GPUs; one of them dies at the first line it reads
+# a head without room, and two machines of four cores and two make-believe GPUs; on demand one dies and another joins, or one is drained
 CLUSTER = """
-import sys
+import sys, time
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+
+PREEMPTION = 2
 
 small = {"object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, **small})
-nodes = [cluster.add_node(num_cpus=4, num_gpus=2, **small) for _ in range(2)]
+add_node = lambda: cluster.add_node(num_cpus=4, num_gpus=2, **small)
+nodes = [add_node(), add_node()]
 print(cluster.address, flush=True)
-for _ in sys.stdin:
-    cluster.remove_node(nodes.pop(), allow_graceful=False)
-    print("dead", flush=True)
+for line in sys.stdin:
+    if line == "drain\\n":
+        deadline_ms = int(time.time() * 1000) + 60_000
+        print(GcsClient(address=cluster.address).drain_node(nodes[-1].node_id, PREEMPTION, "notice", deadline_ms), flush=True)
+    else:
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        nodes.append(add_node())
 cluster.shutdown()
 """
 
@@ -112,6 +120,11 @@ def cluster(environment):
     _, left = psutil.wait_procs([process], timeout=20)
     for one in [*left, *(one for one in tree if is_alive(one))]:
         one.kill()
+
+
+def tell(cluster, what):
+    cluster.stdin.write(f"{what}\n")
+    cluster.stdin.flush()
 
 
 def on(cluster, **more):
@@ -214,8 +227,7 @@ def test_a_machine_that_dies_is_not_missed(tmp_path, cluster):
     folder = tmp_path / "lost"
     with started("run", scene.yaml("lost"), env={"RAY_AUTH_MODE": "disabled"}) as command:
         wait_for(has_rows(command, folder, 5), "blocks")
-        cluster.stdin.write("\n")
-        cluster.stdin.flush()
+        tell(cluster, "die")
         ended = command.wait()
     assert ended.code == 0, ended.told
     assert_same(folder, scene.reference())
@@ -223,6 +235,22 @@ def test_a_machine_that_dies_is_not_missed(tmp_path, cluster):
     assert "(its node is lost)" in log_of(folder)
     assert run_json(folder)["state"] == "done"
     assert gigaseg("status", folder).code == 0
+
+
+def test_a_machine_that_will_go_away_is_left(tmp_path, cluster):
+    """After a preemption notice its actor finishes the blocks in flight and gets no more; none is lost, done twice or charged."""
+    scene = Scene(tmp_path, seconds=0.2, compute=on(cluster, actors=2))
+    folder = tmp_path / "left"
+    with started("run", scene.yaml("left"), env={"RAY_AUTH_MODE": "disabled"}) as command:
+        wait_for(has_rows(command, folder, 5), "blocks")
+        tell(cluster, "drain")
+        assert cluster.stdout.readline() == "(True, '')\n"
+        ended = command.wait()
+    assert ended.code == 0, ended.told
+    assert_same(folder, scene.reference())
+    assert "will go away: its actors finish their blocks and get no more" in ended.told
+    assert " lost with " not in log_of(folder)
+    assert log_of(folder).count(" ready on node ") == 3
 
 
 @pytest.mark.parametrize(
