@@ -27,6 +27,7 @@ STARTS_RAY = {
     "tests/faults/test_interrupt.py",
     "tests/faults/test_loopback.py",
     "tests/faults/test_object_kills.py",
+    "tests/faults/test_object_store.py",
     "tests/faults/test_poison.py",
     "tests/oracle/test_int8.py",
     "tests/oracle/test_object_ray.py",

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 
-from pipeline.errors import AlreadyRunning, LockLost, Problem, StoreError
+from pipeline.errors import AlreadyRunning, InputError, LockLost, Problem, StoreError
 from pipeline.processes import birth_of, boot_id, has_ended, process_space
 from pipeline.storage import Storage, StorageLike, open_storage
 
@@ -112,6 +112,7 @@ def hold_run(storage: Storage, *, take_over: bool = False, stale_s: float = 30.0
 
     Raises:
         AlreadyRunning: another process holds the run and lives.
+        InputError: the storage cannot say which of two processes was first.
     """
     holder = replace(holder or Holder.here(), token=secrets.token_hex(8))
     lock = RunLock(storage, _claim(storage, holder, take_over, stale_s), holder)
@@ -166,6 +167,10 @@ def current_beat(where: StorageLike) -> tuple[Holder | None, str] | None:
 
 
 def _claim(storage: Storage, me: Holder, take_over: bool, stale_s: float) -> int:
+    if not take_over and not storage.creates_once():
+        found, expected = "a store that cannot keep two runs from beginning at once", "one that knows `If-None-Match: *`"
+        way_out = "If nothing else writes here, use --take-over of `run`, `segment` or `train`."
+        raise InputError(Problem(str(storage), found, expected, way_out))
     while True:
         epoch = _latest_epoch(storage)
         if not take_over and not _is_free(storage, epoch):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import GigasegError, InputError, Problem, StoreError
 
-__all__ = ["Client", "Service", "client_of"]
+__all__ = ["Client", "Service", "client_of", "status_of"]
 
 T = TypeVar("T")
 RETRY_S = 60.0
@@ -107,7 +107,7 @@ class Client:
         """Whether the same request may succeed later; credentials that have worked may be renewed by another program."""
         if _is_about_access(error):
             return writes in self.answered
-        status = _status(error)
+        status = status_of(error)
         return _is_about_network(error) if status is None else status in (408, 429) or (status >= 500 and status != 501)
 
     def _explained(self, where: str, error: BaseException, writes: bool) -> GigasegError:
@@ -151,8 +151,11 @@ def client_of(bucket: str, service: Service) -> Client:
 def _is_about_access(error: BaseException) -> bool:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-    denied = isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError))
-    return denied or _status(error) in (401, 403) or _code(error) in ("AccessDenied", *EXPIRED)
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
+        return True
+    status, code = status_of(error), _code(error)
+    # A server gives no reason where it is asked for facts alone, and an expired token is 400 at Amazon.
+    return status in (401, 403) or code in ("AccessDenied", *EXPIRED) or (status == 400 and not code and "HEAD" in str(error))
 
 
 def _is_about_network(error: BaseException) -> bool:
@@ -161,7 +164,8 @@ def _is_about_network(error: BaseException) -> bool:
     return ("HTTP error" in text or "error decoding response body" in text or "timed out" in text) and "builder error" not in text
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """Return the status of the server's answer; None where there was none."""
     found = re.search(r"status code: (\d{3})", str(error))
     return int(found[1]) if found else None
 

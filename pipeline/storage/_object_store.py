@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self, TypeVar
 from typing_extensions import override
 
 from pipeline.errors import InputError, Problem, StoreError
-from pipeline.storage._object_client import Client, Service, client_of
+from pipeline.storage._object_client import Client, Service, client_of, status_of
 from pipeline.storage._object_reader import RangeReader
 from pipeline.storage.base import Storage
 from pipeline.storage.local_files import PARTIAL, is_unfinished
@@ -37,6 +37,7 @@ PART_BYTES = 8 << 20  # one request must end in 30 s
 MOST_PARTS = 9000  # S3 allows 10,000
 COPIES, UPLOADS = 8, 2  # at a time
 DELETES = 1000  # in one request
+RANGE_BEHIND_END = 416
 MOST_HEADS = 20  # files whose sizes are asked for one after the other
 SECRET = re.compile(r"^\w+://[^/]*@|[?&](x-(amz|goog)-[\w-]+|sig|signature|token|awsaccesskeyid|googleaccessid)=", re.IGNORECASE)
 CREATOR = "gigasegcreator"  # an attribute that says which call created a file; Azure allows letters only
@@ -85,6 +86,7 @@ class ObjectStorage(Storage):
     def _get(self, key: str, start: int, stop: int | None, version: str | None = None) -> bytes | None:
         """As :meth:`get`; raises StoreError where the file no longer has the version."""
         import obstore
+        from obstore.exceptions import BaseError
 
         name = self._name(key)
         if stop is not None and stop <= start:
@@ -92,14 +94,19 @@ class ObjectStorage(Storage):
         options: GetOptions = {"if_match": version} if version else {}
         if start or stop is not None:
             options["range"] = {"offset": start} if stop is None else (start, stop)
+
+        def read(store: Any) -> bytes:
+            try:
+                return bytes(obstore.get(store, name, options=options).bytes())
+            except BaseError as error:
+                if status_of(error) == RANGE_BEHIND_END:
+                    return b""
+                raise
+
         try:
-            return self._request(key, lambda store: bytes(obstore.get(store, name, options=options).bytes()))
+            return self._request(key, read)
         except FileNotFoundError:
             return None
-        except StoreError:
-            if "range" in options and start >= (self.size(key) or 0):
-                return b""  # servers refuse a range behind the end
-            raise
 
     def _head(self, key: str) -> dict[str, Any] | None:
         import obstore

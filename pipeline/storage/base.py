@@ -39,6 +39,9 @@ class Storage(ABC):
     is_shared: ClassVar[bool] = True
     """Whether every process that opens the URL finds the same bytes."""
 
+    is_read_only: ClassVar[bool] = False
+    """Whether nothing can be written there, whoever asks."""
+
     segment_bytes: ClassVar[int] = 1 << 20
     """How large a file should grow by :meth:`append` before the caller begins the next one."""
 

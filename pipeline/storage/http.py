@@ -25,6 +25,7 @@ class HttpStorage(ObjectStorage):
         HttpStorage('http://localhost/data/a%20b')
     """
 
+    is_read_only: ClassVar[bool] = True
     scheme: ClassVar[str] = "http"
 
     @classmethod

@@ -56,7 +56,7 @@ class Scene:
         return self.root / "mended"
 
     def yaml(self, output, *, load="well", **changes):
-        """Write the YAML of one output folder."""
+        """Write the YAML of one output: a folder of the scene, or a URL."""
         mended = str(self.mended) if self.poisons else ""
         model = {"name": "tests.faults.faulty", "seconds": self.seconds, "load": load, "mended": mended}
         content = {
@@ -65,7 +65,7 @@ class Scene:
             "model": model,
             "tiling": self.tiling,
             "compute": self.compute,
-            "output": str(self.root / output),
+            "output": output if "://" in str(output) else str(self.root / output),
             **changes,
         }
         path = self.root / f"{Path(output).name}.yaml"
