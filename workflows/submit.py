@@ -42,6 +42,8 @@ def submit(
     refuse_training(config)
     resolved = load_config(config, overrides)
     target = target_of(to, flags, options)
+    if action == "wait" and getattr(target, "schedule", None) is not None:
+        raise InputError(Problem("--wait", "with --schedule", "one of them", "A schedule has no end; --logs shows its last run."))
     submission = Submission(resolved, target.runner)
     if action == "dry_run":
         print(target.render(submission))

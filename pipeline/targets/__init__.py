@@ -13,12 +13,21 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline.config import Config, to_yaml
 from pipeline.inputs import hash_values
 from pipeline.plugins import Plugin
+from pipeline.validation import Expected
 
-__all__ = ["EXIT_LOST_CONTACT", "Submission", "Target", "say"]
+__all__ = ["CRON", "EXIT_LOST_CONTACT", "Cron", "Submission", "Target", "say"]
+
+CRON = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[-0-9A-Za-z*,/]+( [-0-9A-Za-z*,/]+){4})$"
+"""A schedule as cron, Slurm and Kubernetes read it: minute, hour, day, month, day of the week."""
+
+Cron = Annotated[str, Field(pattern=CRON), Expected("minute, hour, day, month and day of the week, such as '0 2 * * *', or @daily")]
 
 EXIT_LOST_CONTACT = 5
 """Exit code of ``submit --wait`` where the cluster no longer answers: how the run ended is not known here."""

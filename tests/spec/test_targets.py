@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+
 import pytest
 import yaml
 
 from pipeline.config import config_from_mapping, load_config
 from pipeline.errors import InputError
-from pipeline.plugins import available, build
+from pipeline.plugins import available, build, find
 from pipeline.targets import Submission, Target
 from workflows.submit import only_one, target_of
 
@@ -35,10 +38,11 @@ def test_the_yaml_of_a_submission_is_the_run(tmp_path):
 
 @pytest.mark.parametrize("name", available("targets"))
 def test_every_target_shows_what_it_would_send_without_contacting_anything(name, tmp_path):
-    """The text holds the whole run, its output folder included."""
-    target = build("targets", {"name": name}, "--to")
+    """The text holds the whole run, its output folder included. A target with options that must be set shows them in its docstring."""
+    example = inspect.cleandoc(find("targets", name).__doc__).partition("Example::\n")[2]
+    target = build("targets", {**(yaml.safe_load(textwrap.dedent(example)) or {}), "name": name}, "--to")
     assert isinstance(target, Target)
-    assert str(tmp_path / "out") in target.render(Submission(submission(tmp_path).config, target.runner))
+    assert "/data/out" in target.render(Submission(submission(tmp_path, output="/data/out").config, target.runner))
 
 
 def test_flags_come_before_the_yaml_of_options(tmp_path):
