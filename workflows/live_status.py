@@ -16,7 +16,7 @@ from workflows.run_view import ENDED, LOOK_S, RunView, described_state, numbers_
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["watch_run"]
+__all__ = ["RecentSpeed", "watch_run"]
 
 TERMINAL_S, LINES_S = 2.0, 10.0  # between two looks
 RECENT_S = 60.0  # over which the speed is measured
@@ -39,7 +39,7 @@ def _looks(view: RunView, every: float) -> Iterator[dict[str, Any]]:
 
     A store that cannot be reached for a while does not end the watch: ``unread`` then says why.
     """
-    speed = _RecentSpeed()
+    speed = RecentSpeed()
     last = view.look(wait_s=LOOK_S)
     while True:
         yield speed.put_into(last)
@@ -52,7 +52,7 @@ def _looks(view: RunView, every: float) -> Iterator[dict[str, Any]]:
             last = {**last, "unread": str(error)}
 
 
-class _RecentSpeed:
+class RecentSpeed:
     """The speed over the last minute, as seen from here."""
 
     def __init__(self) -> None:
@@ -66,6 +66,8 @@ class _RecentSpeed:
         if summary["holder"] != self._holder or not _lives(summary):
             self._holder, self._seen = summary["holder"], []
         now, settled, total = time.monotonic(), summary["blocks_settled"], summary["blocks_total"]
+        if [count for _, count in self._seen] == [settled]:
+            self._seen = []  # measured from the look after which the first block was settled: actors took time to start
         recent = [(when, count) for when, count in self._seen if now - when <= RECENT_S and count <= settled]
         self._seen = [*(recent or self._seen[-1:]), (now, settled)]
         when, count = self._seen[0]

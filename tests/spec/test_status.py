@@ -18,7 +18,7 @@ from pipeline.errors import StoreError
 from pipeline.records import Holder, Ledger, RunFolder
 from pipeline.storage import LocalStorage
 from tests.conftest import blobs, save_tiff
-from workflows.live_status import watch_run
+from workflows.live_status import RecentSpeed, watch_run
 from workflows.run_view import RunView, describe
 from workflows.status import status
 
@@ -179,6 +179,27 @@ def test_a_watch_prints_changes_and_ends_with_the_run(done, capsys, monkeypatch)
     assert lines[1].startswith("10 of 10 blocks (100%)")
     assert lines[-1] == "OUT: partial: the run ended with exit code 3 (done but for what is quarantined)"
     assert len(lines) == 5, lines
+
+
+def test_the_speed_is_that_of_the_last_minute(monkeypatch):
+    """Blocks that were settled since the last look before the first one; a start, or the process before, does not count."""
+    clock = [0.0]
+    monkeypatch.setattr("workflows.live_status.time.monotonic", lambda: clock[0])
+    life = {"kind": "run", "state": "running", "sign_of_life": {"alive": True}, "holder": "one", "pixels": 1000, "blocks_total": 100}
+    speed = RecentSpeed()
+
+    def look(seconds, settled, **changes):
+        clock[0] = seconds
+        found = speed.put_into({**life, "blocks_settled": settled, "pixels_per_second": None, "seconds_left": None, **changes})
+        return found["pixels_per_second"], found["seconds_left"]
+
+    assert [look(seconds, 10) for seconds in (0, 20, 40)] == [(None, None)] * 3
+    assert look(45, 20) == (20.0, 40.0)
+    assert look(50, 30) == (20.0, 35.0)
+    assert look(110, 60) == (5.0, 80.0)  # two looks within a minute
+    assert look(111, 60, sign_of_life={"alive": False}) == (None, None)
+    assert look(200, 60, holder="two") == (None, None)
+    assert look(201, 61, holder="two") == (10.0, 39.0)
 
 
 def test_a_watch_survives_a_store_that_is_away(done, capsys, monkeypatch):
