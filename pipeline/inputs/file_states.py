@@ -56,8 +56,7 @@ def read_states(path: str, reader: Reader, beside: Sequence[str] | None = None) 
     """
     beside = reader.companions(path) if beside is None else beside
     if is_remote(path):
-        urls, folder = files_at(path, reader, beside)
-        versions = tuple(version for version in map(version_at, urls) if version)
+        versions, folder = files_at(path, reader, beside)
         return FileStates(versions, folder, _last_written(folder) if folder else 0)
     root = Path(path.removeprefix("file://"))
     array = _array_folder(path, reader) if root.is_dir() else ""

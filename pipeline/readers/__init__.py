@@ -18,7 +18,7 @@ from pydantic import Field, Strict
 
 from pipeline.plugins import Plugin, available, find
 from pipeline.raster import Header, Raster
-from pipeline.readers._files import is_remote
+from pipeline.readers._files import asking, is_remote
 from pipeline.readers._held_arrays import SCHEME, HeldArray, array_name, is_array_path
 from pipeline.readers._remote_file import place_of
 from pipeline.readers._remote_folders import exists_at, expand_url, folder_at, has_file, is_web, read_start, walk_url
@@ -32,6 +32,7 @@ __all__ = [
     "Reader",
     "advice",
     "array_name",
+    "asking",
     "exists_at",
     "expand_url",
     "folder_at",

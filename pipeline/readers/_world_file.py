@@ -21,7 +21,7 @@ from pipeline.geometry import Box
 from pipeline.readers._files import is_remote
 from pipeline.readers._orientation import stored_box
 from pipeline.readers._remote_file import open_file
-from pipeline.readers._remote_folders import has_file
+from pipeline.readers._remote_folders import has_file, is_web
 
 __all__ = ["Placement", "companions", "crs_keys", "parse_xml", "place", "read_placement", "upright_affine"]
 
@@ -57,6 +57,8 @@ class Placement:
 def companions(path: str) -> tuple[str, ...]:
     """Return the files that may place an image, in the order in which they are looked for; they need not exist.
 
+    Of a web server, each file must be asked for, so names in capitals are not looked for there.
+
     Example:
         >>> companions("map.png")[:4]
         ('map.png.aux.xml', 'map.pgw', 'map.PGW', 'map.pngw')
@@ -64,7 +66,7 @@ def companions(path: str) -> tuple[str, ...]:
     suffix = PurePosixPath(path).suffix
     stem, ending = path.removesuffix(suffix), suffix.removeprefix(".").lower()
     endings = dict.fromkeys(([f"{ending[0]}{ending[-1]}w", f"{ending}w"] if ending else []) + ["wld", "prj"])
-    beside = [f"{stem}.{text}" for name in endings for text in (name, name.upper())]
+    beside = [f"{stem}.{text}" for name in endings for text in ((name,) if is_web(path) else (name, name.upper()))]
     return f"{path}.aux.xml", *beside
 
 
