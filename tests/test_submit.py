@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -43,11 +44,18 @@ def answers(url: str, token: str) -> bool:
 
 @pytest.fixture(scope="module")
 def head():
-    """A Ray head of its own: temporary folder, home, ports and token; everything it started is ended."""
+    """A Ray head with a token."""
+    with started_head() as started:
+        yield started
+
+
+@contextmanager
+def started_head(**changes):
+    """A Ray head of its own: temporary folder, home, ports and token; everything it started is ended. Gives its URL and environment."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gs", ignore_cleanup_errors=True))
         token, port = secrets.token_hex(32), free_port()
-        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": folder, "RAY_TMPDIR": folder}
+        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": folder, "RAY_TMPDIR": folder, **changes}
         environment = {**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, **own}
         ports = [f"--port={free_port()}", f"--dashboard-port={port}", "--node-ip-address=127.0.0.1"]
         size = ["--num-cpus=2", "--num-gpus=0", "--object-store-memory=100000000", f"--temp-dir={folder}"]
@@ -55,6 +63,7 @@ def head():
         process = subprocess.Popen(
             [PYTHON_BIN / "ray", "start", "--head", "--block", *ports, *size], env=environment, stdout=log, stderr=log
         )
+        stack.callback(end_family, process)
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + START_S
         while not answers(url, token):
@@ -62,11 +71,15 @@ def head():
                 pytest.fail(f"Ray did not start: {Path(folder, 'head.log').read_text()[-2000:]}")
             time.sleep(0.5)
         yield url, environment
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for one in family:
-            one.kill()
-        psutil.wait_procs(family, timeout=10)
-        process.wait(10)
+
+
+def end_family(process):
+    """Kill a process and everything that it started."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for one in family:
+        one.kill()
+    psutil.wait_procs(family, timeout=10)
+    process.wait(10)
 
 
 def submit(head, folder, *arguments, **changes):
@@ -201,3 +214,29 @@ def test_nobody_there_is_said_plainly(config):
     refused = submit((f"http://127.0.0.1:{free_port()}", dict(os.environ)), config)
     assert refused.returncode == 2
     assert "no Jobs API answers" in refused.stderr
+
+
+def certificates(folder):
+    """An authority of our own and a certificate of this machine, as Ray's documentation asks for them; as Ray's variables."""
+    own = subprocess.run(["hostname", "-I"], check=True, capture_output=True, text=True).stdout.split()  # a head prefers these to loopback
+    names = ",".join(["DNS:localhost", *(f"IP:{address}" for address in ("127.0.0.1", *own))])
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    authority, key, certificate = (folder / name for name in ("authority.pem", "key.pem", "certificate.pem"))
+    signed = ["-CA", authority, "-CAkey", folder / "authority-key.pem", "-addext", f"subjectAltName={names}"]
+    for command in (
+        [*make, "-subj", "/CN=authority", "-keyout", folder / "authority-key.pem", "-out", authority],
+        [*make, "-subj", "/CN=ray", *signed, "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", key, "-out", certificate],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    files = {"SERVER_CERT": certificate, "SERVER_KEY": key, "CA_CERT": authority}
+    return {"RAY_USE_TLS": "1", **{f"RAY_TLS_{name}": str(file) for name, file in files.items()}}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make certificates")
+def test_a_cluster_with_tls_takes_the_run(config):
+    """With Ray's own variables set, driver and actors talk over TLS."""
+    with started_head(**certificates(config)) as secured:
+        done = submit(secured, config, "--wait")
+        assert done.returncode == 0, done.stderr
+    assert "joined" in (config / "out" / "log.txt").read_text()
