@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StoreError
 from pipeline.records import Receipt
 from pipeline.scheduling.runners._node_check import NodeReport
 from tests.spec.pool_scene import View, _pool, make_pool
@@ -103,6 +103,20 @@ def test_actors_without_a_place_wait_without_a_deadline(made, monkeypatch, capsy
     assert capsys.readouterr().err == "waiting for 1 GPU: 4 of 4 are used; going on with 1 actor until then\n"
 
 
+def test_actors_that_are_only_slow_to_start_are_not_told(made, monkeypatch, capsys):
+    """There was room for them: what Ray does is to start their processes."""
+    pool, run = made()
+    monkeypatch.setattr(pool.cluster.watch, "view", View({"node": {"CPU": 1}}, free={"node": {"CPU": 1}}))
+    pool._start_missing()
+    assert [actor.has_room for actor in pool.actors] == [True, False]
+    pool.cluster.watch.view = View(unplaced=frozenset([pool.actors[0].id]))
+    slow = pool.actors.pop(0)
+    pool.actors = [slow]
+    slow.begun -= 100
+    pool._look_at_unplaced()
+    assert capsys.readouterr().err == ""
+
+
 def test_actors_that_wait_for_more_of_a_gpu_are_content_with_less(made, monkeypatch):
     """They were asked for with more than their part, so that none shares a GPU; others use it, so they are started again."""
     pool, run = made()
@@ -144,6 +158,16 @@ def test_an_actor_that_was_late_is_not_given_its_own_blocks(made):
     pool._take(late, (Receipt("predict", "a", "a:0.0.0"), ()))
     pool._feed_all()
     assert late.handle.fed == []
+
+
+def test_a_node_that_loses_the_output_is_left_to_others(made):
+    """What its actors hold goes to others; where no other node is left, the error ends the run as one of the store."""
+    pool, run = made(others=["other"])
+    pool.actors = [first := run.actor(run.queue.lease(10**9, 2)), second := run.actor(node="other")]
+    pool._raised(first, SimpleNamespace(cause=StoreError("/out: the folder is gone")))
+    assert (pool.actors, run.queue.num_ready, list(pool.nodes.avoided)) == ([second], 2, ["node"])
+    with pytest.raises(StoreError, match="the folder is gone"):
+        pool._raised(second, SimpleNamespace(cause=StoreError("/out: the folder is gone")))
 
 
 @pytest.mark.parametrize("ready", [False, True])

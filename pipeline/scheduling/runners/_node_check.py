@@ -90,7 +90,8 @@ def _output_problems(job: Job) -> list[str]:
     try:
         storage.put(probe, b"", durable=False)  # the guard of the storage reads the ledger's own file first
     except GigasegError as error:
-        cause = "the ledger of this run is not in it" if isinstance(error, LockLost) else str(error)
+        told = str(error).removeprefix(f"{storage.url}/{probe}: ").partition(";")[0]
+        cause = "the ledger of this run is not in it" if isinstance(error, LockLost) else told
         return [f"the output {storage.url} cannot be used: {cause}"]
     with suppress(GigasegError):
         storage.delete(probe)

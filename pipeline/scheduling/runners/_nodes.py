@@ -56,8 +56,7 @@ class Nodes:
             return
         self._is_input &= is_input
         self.avoided[node] = problems
-        more = [f"{len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
-        tell(self._log, f"node {self.name(node)} gets no work: {'; '.join(map(str, [*problems[:SHOWN], *more]))}")
+        tell(self._log, f"node {self.name(node)} gets no work: {'; '.join(map(str, _first(problems)))}")
 
     def died(self, node: str, what: str) -> bool:
         """Note that an actor died while it did ``what``; return whether the node has killed so many that it should be avoided."""
@@ -93,13 +92,18 @@ class Nodes:
         return True
 
     def refusal(self) -> GigasegError:
-        """Return the error for a run that no node can do: every problem of every node."""
+        """Return the error for a run that no node can do: the problems of every node."""
         named = [
             problem if isinstance(problem, Problem) else f"node {self.name(node)}: {problem}"
             for node, problems in self.avoided.items()
-            for problem in problems
+            for problem in _first(problems)
         ]
         return InputError(dict.fromkeys(named)) if self._is_input else GigasegError("\n".join(map(str, dict.fromkeys(named))))
+
+
+def _first(problems: Sequence[Problem | str]) -> list[Problem | str]:
+    more = [f"{len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
+    return [*problems[:SHOWN], *more]
 
 
 def tell(log: Callable[[str], None], text: str) -> None:

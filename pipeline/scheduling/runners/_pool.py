@@ -69,6 +69,7 @@ class _ActorHandle(Held):
         alone: whether it runs one suspect block alone.
         drained: whether it begins no more blocks.
         begun: when it was asked for, seconds of the monotonic clock.
+        has_room: whether there was room for it then; it may still take seconds to start.
         removed: whether it was ended.
     """
 
@@ -81,6 +82,7 @@ class _ActorHandle(Held):
     alone: bool = False
     drained: bool = False
     begun: float = field(default_factory=time.monotonic)
+    has_room: bool = False
     removed: bool = False
 
     def limit(self, deadline: float) -> float:
@@ -144,9 +146,11 @@ class _Pool:
         if number > 0 and not self.actors and self.cluster.is_full(avoided) and self.told_waiting < 0:
             self._tell_waiting(0)
         needs = self.cluster.needs_of(number, avoided) if number > 0 else {}
-        for _ in range(number):
+        room = self.cluster.watch.view.room(needs, avoided, free=True) if number > 0 else 0
+        for started in range(number):
             handle = self.cluster.start(Actor, self.work.job, self.expected, needs=needs, avoided=avoided)
             actor = _ActorHandle(number=next(self.numbers), handle=handle, receipts=handle.receipts.remote(), id=_id_of(handle))
+            actor.has_room = started < room
             self.actors.append(actor)
 
     def _feed_all(self) -> None:
@@ -321,7 +325,7 @@ class _Pool:
             self.cluster.spreads = False
             for actor in waiting:
                 self._let_go(actor)
-        elif longest > PLACED_S and now - self.told_waiting > WAIT_LINE_S:
+        elif longest > PLACED_S and now - self.told_waiting > WAIT_LINE_S and not all(actor.has_room for actor in waiting):
             self._tell_waiting(len(self.actors) - len(waiting))
 
     def _tell_waiting(self, num_placed: int) -> None:
