@@ -105,7 +105,7 @@ def test_actors_without_a_place_wait_without_a_deadline(made, monkeypatch, capsy
 
 def test_actors_that_are_only_slow_to_start_are_not_told(made, monkeypatch, capsys):
     """There was room for them: what Ray does is to start their processes."""
-    pool, run = made()
+    pool, _ = made()
     monkeypatch.setattr(pool.cluster.watch, "view", View({"node": {"CPU": 1}}, free={"node": {"CPU": 1}}))
     pool._start_missing()
     assert [actor.has_room for actor in pool.actors] == [True, False]
