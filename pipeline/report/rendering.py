@@ -118,7 +118,8 @@ def _page(report: Mapping[str, Any]) -> str:
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:,}" if isinstance(value, int) else _number(value)
     columns = _known(PAGE_OBJECT_COLUMNS, report.get("instances", ()))
     limits = {"most_rows": MOST_ROWS, "most_classes": MOST_CLASSES}
-    return environment.get_template("index.html.j2").render(report=report, object_columns=columns, **limits)
+    rows = [(image["name"], one) for image in report["per_image"] for one in image.get("instances", ())]
+    return environment.get_template("index.html.j2").render(report=report, object_columns=columns, object_rows=rows, **limits)
 
 
 def _sizes(row: Mapping[str, Any]) -> list[tuple[int, int | None, int]]:
