@@ -27,7 +27,7 @@ from pipeline.storage import Storage, StorageLike, open_storage
 __all__ = ["Ledger", "accepted_sizes", "decode_line", "encode_row", "read_rows", "read_rows_of", "segment_name", "segment_names"]
 
 COMMIT_S = 0.5
-PIECE_BYTES = 1 << 16
+PIECE_BYTES = 1 << 18
 MARK = b'{"crc":"'
 Row = dict[str, Any]
 

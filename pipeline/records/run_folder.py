@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config import CALIBRATED_FOLDER, Config, is_sample, load_written_config, replace_auto
-from pipeline.errors import InputError, Problem, StoreError
+from pipeline.errors import InputError, Problem
 from pipeline.events import record
 from pipeline.records.ledger import Ledger, read_rows_of
 from pipeline.records.run_lock import forget_rows
@@ -28,6 +28,7 @@ NEVER_FRESH = {"evaluate", "convert"}  # begun by commands that have no --fresh
 RUN_JSON, LOG, CONFIG, LEDGER, REPORT = "run.json", "log.txt", "config.yaml", "ledger", "report"
 METRICS_FILE = "metrics.prom"
 STOP = f"{LEDGER}/stop"
+MOST_LOG_BYTES = 16 << 20
 PACKAGES = ("numpy", "torch", "openvino", "onnxruntime", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
 SHOWN = 3  # files that would be overwritten, in a message
 
@@ -52,12 +53,13 @@ class RunFolder:
         """Return the content of run.json; empty when there is none.
 
         Raises:
-            InputError: there is one that is not ours or cannot be read, or a file stands where the folder would be.
+            InputError: there is one that is not ours or is damaged, or a file stands where the folder would be.
+            StoreError: the storage cannot be read.
         """
         try:
             data = self.storage.get(RUN_JSON) if self.storage.exists() else None
             content = None if data is None else json.loads(data)
-        except (StoreError, ValueError) as error:
+        except ValueError as error:
             way_out = "Choose another output folder; `run` can start over with --fresh."
             found = f"a file that cannot be read ({error})"
             raise InputError(Problem(f"{self.storage}/{RUN_JSON}", found, "the run.json of gigaseg", way_out)) from error
@@ -109,6 +111,13 @@ class RunFolder:
             record(line, event=event, level=level, **fields)
         if text:
             self.storage.append(LOG, text.encode(errors="backslashreplace"), durable=False)
+
+    def shorten_log(self, most_bytes: int = MOST_LOG_BYTES) -> None:
+        """Remove the older half of a log.txt that has grown beyond so many bytes; nobody may be writing it."""
+        size = self.storage.size(LOG) or 0
+        if size > most_bytes:
+            kept = self.storage.get(LOG, size - most_bytes // 2) or b""
+            self.storage.put(LOG, kept.partition(b"\n")[2])
 
     def ask_to_stop(self) -> None:
         """Ask whichever process executes the run to stop after the blocks in hand."""

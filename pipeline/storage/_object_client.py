@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import GigasegError, InputError, Problem, StoreError
 
-__all__ = ["Client", "Service", "client_of", "status_of"]
+__all__ = ["Client", "Service", "client_of", "creates_once", "status_of"]
 
 T = TypeVar("T")
 RETRY_S = 60.0
@@ -27,6 +27,7 @@ LONGEST_PAUSE_S = 8.0
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "InvalidBucketName")
 METADATA_SERVERS = ("169.254.169.254", "metadata.google")  # where obstore looks for credentials last
 EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed")
+NOT_IMPLEMENTED = 501
 RESUMES = "and run again: it resumes"
 
 
@@ -108,7 +109,7 @@ class Client:
         if _is_about_access(error):
             return writes in self.answered
         status = status_of(error)
-        return _is_about_network(error) if status is None else status in (408, 429) or (status >= 500 and status != 501)
+        return _is_about_network(error) if status is None else status in (408, 429) or (status >= 500 and status != NOT_IMPLEMENTED)
 
     def _explained(self, where: str, error: BaseException, writes: bool) -> GigasegError:
         """The error for people, in one line: where, what, and what to do."""
@@ -162,6 +163,24 @@ def _is_about_network(error: BaseException) -> bool:
     """Whether a request got no whole answer."""
     text = str(error)
     return ("HTTP error" in text or "error decoding response body" in text or "timed out" in text) and "builder error" not in text
+
+
+def creates_once(store: Any, name: str) -> bool:
+    """Return whether obstore's store refuses to create a file that exists, by creating one twice."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, GenericError, NotSupportedError
+
+    try:
+        for _ in range(2):
+            obstore.put(store, name, b"", mode="create", use_multipart=False)
+    except AlreadyExistsError:
+        return True
+    except (NotImplementedError, NotSupportedError):
+        return False
+    except GenericError as error:
+        if status_of(error) != NOT_IMPLEMENTED:
+            raise
+    return False
 
 
 def status_of(error: BaseException) -> int | None:

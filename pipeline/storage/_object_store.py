@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self, TypeVar
 from typing_extensions import override
 
 from pipeline.errors import InputError, Problem, StoreError
-from pipeline.storage._object_client import Client, Service, client_of, status_of
+from pipeline.storage._object_client import Client, Service, client_of, creates_once, status_of
 from pipeline.storage._object_reader import RangeReader
 from pipeline.storage.base import Storage
 from pipeline.storage.local_files import PARTIAL, is_unfinished
@@ -33,6 +33,7 @@ __all__ = ["ObjectStorage"]
 
 T = TypeVar("T")
 READ_AHEAD = 1 << 16
+WHOLE_BYTES = 1 << 18  # a file of that size takes hardly longer than a part of it
 PART_BYTES = 8 << 20  # one request must end in 30 s
 MOST_PARTS = 9000  # S3 allows 10,000
 COPIES, UPLOADS = 8, 2  # at a time
@@ -223,12 +224,7 @@ class ObjectStorage(Storage):
         client = self._client
         if client.creates_once is None:
             key = f".creates-once.{secrets.token_hex(8)}{PARTIAL}"
-            try:
-                client.creates_once = self.create(key, b"1") and not self.create(key, b"2")
-            except StoreError as error:
-                if "not supported" not in str(error) and "501" not in str(error):
-                    raise
-                client.creates_once = False
+            client.creates_once = self._request("", lambda store: creates_once(store, self._name(key)), writes=True)
             self.delete(key)
         return client.creates_once
 
@@ -287,12 +283,28 @@ class ObjectStorage(Storage):
 
     @override
     def open(self, key: str) -> BinaryIO:
-        """Open a file, of which parts are read where they are asked for; raises OSError where it changes meanwhile."""
-        found = self._head(key)
-        if found is None:
-            raise FileNotFoundError(f"{self.url}/{key}")
-        version = found["e_tag"]
-        reader = RangeReader(f"{self.url}/{key}", int(found["size"]), lambda start, stop: self._get(key, start, stop, version) or b"")
+        """Open a file: a small one is read at once, parts of others where they are asked for; raises OSError where it changes meanwhile."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        name, where = self._name(key), f"{self.url}/{key}"
+
+        def begin(store: Any) -> tuple[bytes, int, str | None]:
+            try:
+                found = obstore.get(store, name, options={"range": (0, WHOLE_BYTES)})
+                return bytes(found.bytes()), found.meta["size"], found.meta["e_tag"]
+            except BaseError as error:
+                if status_of(error) == RANGE_BEHIND_END:
+                    return b"", 0, None
+                raise
+
+        try:
+            data, size, version = self._request(key, begin)
+        except FileNotFoundError:
+            raise FileNotFoundError(where) from None
+        if len(data) == size:
+            return io.BytesIO(data)
+        reader = RangeReader(where, size, lambda start, stop: self._get(key, start, stop, version) or b"")
         return io.BufferedReader(reader, READ_AHEAD)
 
     @override

@@ -88,6 +88,8 @@ def faulty_proxy(
 class _Handler(BaseHTTPRequestHandler):
     server: FaultyProxy
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # an answer is one packet: the second of two would wait for the first one's receipt
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -139,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data if self.command != "HEAD" and sent is None else data[: sent or 0])
+        self.wfile.flush()
 
     def _cut(self) -> None:
         self.close_connection = True

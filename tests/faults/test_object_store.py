@@ -181,7 +181,7 @@ def test_keys_that_expire_end_a_run_that_resumes(scene, s3, s3_servers, tmp_path
 
 def test_ray_agrees(scene, s3, tmp_path):
     """Actors of Ray write into a bucket what a serial run writes into a folder; they have the driver's environment."""
-    ended = run(config(scene, s3, compute={"runner": "ray", "actors": 2}))
+    ended = run(config(scene, s3, compute={"runner": "ray", "actors": 2}), limit_s=200)
     assert ended.code == 0, ended.told
     assert_whole(scene, s3, tmp_path)
 
@@ -197,3 +197,47 @@ def test_a_large_file_is_written_in_parts_and_whole(s3, monkeypatch):
         path.write_bytes(data)
     assert parts == ["memory", "disk.tif"]
     assert storage.get("memory") == storage.get("disk.tif") == data
+
+
+def test_every_operation_holds_while_the_server_fails(s3, s3_servers, monkeypatch):
+    """One request in five fails, one way or another, also after it was done: each call does what it promises, once."""
+    with faulty_proxy(s3_servers.endpoint, seed=3, rate=1 / 5) as proxy:
+        ask(monkeypatch, environment(proxy.endpoint))
+        storage = open_storage(s3)
+        storage.make()
+        for number in range(8):
+            key, data = f"a/{number}", b"%d" % number * 500
+            storage.put(key, data)
+            assert (storage.get(key, 3, 400), storage.size(key)) == (data[3:400], 500)
+            assert [storage.create(f"claims/{number}", b"%d" % caller) for caller in range(2)] == [True, False]
+            storage.append("log", b"x", number)
+        assert (storage.size("log"), storage.get("claims/7")) == (8, b"0")
+        with storage.replace_tree("a") as made:
+            made.put("new", b"1")
+        with storage.local_file("large") as path:
+            path.write_bytes(bytes(10 << 20))
+        storage.delete_tree("claims")
+        assert storage.list() == ["a/new", "large", "log"]
+        assert storage.size("large") == 10 << 20
+        assert sum(proxy.faults[kind] for kind in FAULTS) > 10
+
+
+def test_a_service_says_that_it_knows_no_conditions(s3, monkeypatch):
+    """Where a condition is refused rather than ignored, files are created all the same, by one caller after the other."""
+    assert open_storage(s3).creates_once()
+    monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    storage = open_storage(s3)
+    assert not storage.creates_once()
+    assert (storage.create("a", b"1"), storage.create("a", b"2"), storage.get("a"), storage.list()) == (True, False, b"1", ["a"])
+
+
+def test_what_a_killed_process_left_is_hidden_and_removed(s3):
+    """Files of a tree that was never finished are not listed; those that are old enough are removed."""
+    storage = open_storage(s3)
+    storage.put("b/.a.partial/0123/zarr.json", b"1")
+    storage.put("b/c", b"2")
+    assert storage.list() == ["b/c"]
+    storage.remove_leftovers(3600)
+    assert open_storage(s3).below("b/.a.partial").list() == ["0123/zarr.json"]
+    storage.remove_leftovers(-60)
+    assert (open_storage(s3).below("b/.a.partial").list(), storage.list()) == ([], ["b/c"])
