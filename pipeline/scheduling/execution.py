@@ -61,8 +61,9 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
             del queue
             done = tally(ledger.rows())
             # Images that left the plan leave the report.
-            keys = ((block.phase, block.id) for block in spec.blocks)
-            done.receipts = {key: done.receipts[key] for key in keys if key in done.receipts}
+            if sum((block.phase, block.id) in done.receipts for block in spec.blocks) < len(done.receipts):
+                keys = ((block.phase, block.id) for block in spec.blocks)
+                done.receipts = {key: done.receipts[key] for key in keys if key in done.receipts}
             return (conclude(spec, done.receipts) if is_finished else EXIT_INTERRUPTED), done
 
 
