@@ -218,6 +218,9 @@ def submit(
     gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", min=0, metavar="G", help="GPUs of each.")] = None,
     time: Annotated[str | None, typer.Option("--time", metavar="T", help="Slurm: time limit, such as 08:00:00.")] = None,
     partition: Annotated[str | None, typer.Option("--partition", metavar="P", help="Slurm: partition.")] = None,
+    array: Annotated[
+        int | None, typer.Option("--array", min=2, metavar="N", help="Slurm: tasks that share the images, without Ray.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", metavar="CRON", help='When it runs again and again: "0 2 * * *".')] = None,
     image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="KubeRay: container image.")] = None,
     options: Annotated[Path | None, typer.Option("--options", metavar="FILE.yaml", help="More options of the target.")] = None,
@@ -232,7 +235,7 @@ def submit(
 
     asked = {"wait": wait, "dry_run": dry_run, "logs": logs, "stop": stop}
     flags = {"address": address, "nodes": nodes, "gpus_per_node": gpus_per_node, "time": time, "partition": partition}
-    flags |= {"schedule": schedule, "image": image}
+    flags |= {"array": array, "schedule": schedule, "image": image}
     done(workflow.submit(config, overrides or [], to=to, flags=flags, options=options, action=workflow.only_one(asked)))
 
 

@@ -22,7 +22,7 @@ from workflows.run import advice
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("run", "segment", "plan", "status", "retry", "report", "stop", "evaluate", "convert", "submit")
-FLAGS = dict.fromkeys(("address", "nodes", "gpus_per_node", "time", "partition", "schedule", "image"))
+FLAGS = dict.fromkeys(("address", "nodes", "gpus_per_node", "time", "partition", "array", "schedule", "image"))
 RUN = {"fresh": False, "take_over": False, "max_failed": None, "queues": True, "metrics_port": None, "metrics_host": "127.0.0.1"}
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 

@@ -1,0 +1,178 @@
+"""The commands of Slurm: which job of a run waits or runs, in which state it is, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.targets import say
+
+__all__ = ["JobState", "LostContactError", "call", "ended_with", "look_at", "patiently", "pending_job", "require_slurm"]
+
+T = TypeVar("T")
+LIMIT_S = 120.0  # for one command; Slurm itself gives up an answer after some ten seconds
+POLL_S, MOST_POLL_S = 2.0, 15.0
+SILENCE_S = 300.0  # a controller that is started again, or a network that is cut, may take minutes
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+EXIT_INTERRUPTED = 130
+RESUMABLE = ("CANCELLED", "TIMEOUT", "PREEMPTED", "REVOKED")
+NO_ANSWER = re.compile(r"unable to contact|connect failure|timed out|connection refused|communication|socket|not responding", re.IGNORECASE)
+
+
+class _NoAnswerError(Exception):
+    """The controller of the cluster does not answer now."""
+
+
+class LostContactError(Exception):
+    """The controller has not answered for a long time, or has forgotten the job."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a job, or of a task of an array.
+
+    Attributes:
+        state: its state in capitals, such as ``RUNNING``.
+        reason: why it waits, or why it ended.
+        code: exit code of the script; meaningful where it has ended.
+        signal: the signal that ended the script; 0: none did.
+        log: the file that it prints into; empty where Slurm does not say.
+    """
+
+    state: str
+    reason: str = ""
+    code: int = 0
+    signal: int = 0
+    log: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it will not run again by itself."""
+        return self.state not in (*ACTIVE, "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+
+
+def require_slurm() -> None:
+    """Raise InputError where the commands of Slurm are not installed."""
+    if shutil.which("sbatch") is None:
+        fix = "Run it on a login node, or print the script with --dry-run and submit it by hand."
+        raise InputError(Problem("--to slurm", "no sbatch on this machine", "a machine from which Slurm jobs are submitted", fix))
+
+
+def call(*command: str, script: str | None = None) -> str:
+    """Return what a command of Slurm prints; ``script`` is its standard input.
+
+    Raises:
+        _NoAnswerError: the controller does not answer.
+        GigasegError: it refuses; the message is Slurm's.
+    """
+    try:
+        ended = subprocess.run(
+            command,
+            input=script,
+            stdin=None if script else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _NoAnswerError(f"{command[0]} took more than {LIMIT_S:.0f} s") from error
+    if ended.returncode == 0:
+        return ended.stdout
+    told = "; ".join(line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in ended.stderr.splitlines() if line)
+    if NO_ANSWER.search(told):
+        raise _NoAnswerError(told)
+    raise GigasegError(f"{command[0]}: {told or f'exit code {ended.returncode}'}")
+
+
+def answered(ask: Callable[[], T]) -> T:
+    """Return an answer of the controller, or raise InputError where it does not answer."""
+    try:
+        return ask()
+    except _NoAnswerError as error:
+        raise InputError(Problem("--to slurm", f"no answer from the cluster's controller ({error})", "", "Try: scontrol ping")) from error
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Ask again, with longer and longer pauses, while the controller does not answer."""
+    silent_since, pause = time.monotonic(), POLL_S
+    while True:
+        try:
+            return ask()
+        except _NoAnswerError as error:
+            silent_s = time.monotonic() - silent_since
+            if silent_s > SILENCE_S:
+                raise LostContactError(f"Slurm has not answered for {silent_s:.0f} s: {error}") from error
+            if pause == POLL_S:
+                say(f"Slurm does not answer; trying again for {SILENCE_S:.0f} s")
+            time.sleep(pause)
+            pause = min(2 * pause, MOST_POLL_S)
+
+
+def pending_job(name: str) -> tuple[str, str] | None:
+    """Return id and state of this user's job of a name that waits or runs; None where there is none."""
+    told = answered(lambda: call("squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--format=%F|%T"))
+    jobs = [line.strip().partition("|") for line in told.splitlines() if line.strip()]
+    return next(((job, state) for job, _, state in jobs if state in ACTIVE), None)
+
+
+def look_at(job: str) -> list[JobState]:
+    """Return the state of a job, or of each task of an array; a controller that has forgotten it is asked for its accounts.
+
+    Raises:
+        LostContactError: neither knows the job.
+    """
+    try:
+        told = call("scontrol", "show", "job", "--oneliner", job)
+    except GigasegError as unknown:
+        return _from_accounts(job, unknown)
+    return [_state_of(line) for line in told.splitlines() if line.strip()]
+
+
+def ended_with(job: str, states: Sequence[JobState]) -> int:
+    """Return the exit code of the run; of an array the gravest. What Slurm ended is told, with its reason."""
+    codes = [_exit_code(job, state) for state in states]
+    return next((code for code in (1, 2, 4, EXIT_INTERRUPTED, 3) if code in codes), max(codes, default=0))
+
+
+def _exit_code(job: str, ended: JobState) -> int:
+    if ended.state == "COMPLETED":
+        return 0
+    if ended.state == "FAILED" and not ended.signal:
+        return ended.code
+    say(f"{job}: {ended.state.lower().replace('_', ' ')}: {ended.reason or f'signal {ended.signal}'}")
+    return EXIT_INTERRUPTED if ended.state in RESUMABLE else 1
+
+
+def _state_of(line: str) -> JobState:
+    """Return the state that a line of ``scontrol show job`` tells; values may hold spaces."""
+
+    def value(name: str) -> str:
+        match = re.search(rf"(?:^|\s){name}=(.*?)(?=\s+[A-Za-z/:]+=|\s*$)", line)
+        return match[1].strip() if match else ""
+
+    code, _, signal = value("ExitCode").partition(":")
+    reason = value("Reason")
+    return JobState(value("JobState"), "" if reason == "None" else reason, int(code or 0), int(signal or 0), value("StdOut"))
+
+
+def _from_accounts(job: str, unknown: GigasegError) -> list[JobState]:
+    try:
+        told = call("sacct", "--noheader", "--parsable2", "--allocations", "--format=State,ExitCode", f"--jobs={job}")
+    except (GigasegError, OSError) as error:  # no accounting on this cluster
+        raise LostContactError(f"Slurm no longer knows it ({unknown})") from error
+    states = []
+    for line in told.splitlines():
+        state, _, ended = line.partition("|")
+        code, _, signal = ended.partition(":")
+        states.append(JobState(state.partition(" ")[0], code=int(code or 0), signal=int(signal or 0)))
+    if not states:
+        raise LostContactError(f"Slurm no longer knows it ({unknown})")
+    return states

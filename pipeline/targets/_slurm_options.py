@@ -1,0 +1,124 @@
+"""What the options of the Slurm target may be. Each goes into a script, so each is checked before it is written anywhere."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from pipeline.validation import Expected
+
+__all__ = ["BATCH_OPTIONS", "Amount", "BatchLine", "CronLine", "Folder", "Name", "ShellLine", "TimeLimit", "seconds_of"]
+
+_TIMES = (
+    r"(?P<minutes>\d+)(:(?P<seconds>\d+))?",
+    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?",
+)
+_SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+_CRON_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # minute, hour, day, month, day of the week
+TIME_WORDS = "a time limit in quotes: 'HH:MM:SS', 'D-HH:MM:SS' or 'MINUTES'"
+CRON_WORDS = "five fields as cron has them, such as '0 2 * * *': minute, hour, day, month, day of the week"
+
+BATCH_OPTIONS = {
+    "account": "account",
+    "array": "array",
+    "cpus-per-task": "cpus_per_node",
+    "gres": "gpus_per_node",
+    "gpus-per-node": "gpus_per_node",
+    "mem": "memory",
+    "nodes": "nodes",
+    "output": "log_folder",
+    "partition": "partition",
+    "qos": "qos",
+    "signal": "grace",
+    "time": "time",
+}
+"""Options of sbatch that an option of the target sets."""
+_OURS = ("job-name", "error", "open-mode", "requeue", "no-requeue", "no-kill", "ntasks", "ntasks-per-node", "wrap", "parsable", "wait")
+_SHORT = {"A": "account", "a": "array", "c": "cpus-per-task", "N": "nodes", "o": "output", "p": "partition", "q": "qos", "t": "time"}
+_SHORT |= {"J": "job-name", "e": "error", "n": "ntasks", "k": "no-kill", "W": "wait"}
+
+
+def seconds_of(limit: str) -> int | None:
+    """Return the seconds of a time limit; None where there is no limit; raise ValueError where it is none of Slurm's forms.
+
+    Example:
+        >>> seconds_of("90"), seconds_of("1:30"), seconds_of("08:00:00"), seconds_of("2-12"), seconds_of("UNLIMITED")
+        (5400, 90, 28800, 216000, None)
+    """
+    if limit.upper() in ("UNLIMITED", "INFINITE"):
+        return None
+    for form in _TIMES:
+        if match := re.fullmatch(form, limit, re.ASCII):
+            return sum(int(number or 0) * _SECONDS[unit] for unit, number in match.groupdict().items())
+    raise ValueError(TIME_WORDS)
+
+
+def _time_limit(text: str) -> str:
+    if seconds_of(text) == 0:
+        raise ValueError(TIME_WORDS)
+    return text
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("one line without control characters")
+    return text
+
+
+def _shell_line(text: str) -> str:
+    if not text.replace("\t", " ").isprintable():
+        raise ValueError("one line of bash in each item")
+    return text
+
+
+def _folder(text: str) -> str:
+    if re.search(r'[\\"]', _line(text)):
+        raise ValueError("a folder whose name has no quotation mark and no backslash, which sbatch would take for its own")
+    return text
+
+
+def _batch_line(text: str) -> str:
+    """Return an option for sbatch without ``#SBATCH``."""
+    option = _line(text).removeprefix("#SBATCH").strip()
+    match = re.fullmatch(r"(--([a-z][a-z0-9-]*)|-([A-Za-z]))([= ].*)?", option)
+    if not match:
+        raise ValueError("an option of sbatch, such as '--constraint=a100'")
+    name = match[2] or _SHORT.get(match[3], match[3])
+    if name in BATCH_OPTIONS:
+        raise ValueError(f"the option `{BATCH_OPTIONS[name]}` instead")
+    if name in _OURS:
+        raise ValueError(f"an option that gigaseg does not set: the script needs its own --{name}")
+    return option
+
+
+def _cron_line(text: str) -> str:
+    fields = text.split(" ")
+    if len(fields) != len(_CRON_FIELDS) or not all(_fits(field, *limits) for field, limits in zip(fields, _CRON_FIELDS, strict=True)):
+        raise ValueError(CRON_WORDS)
+    return text
+
+
+def _fits(field: str, least: int, most: int) -> bool:
+    """Whether a field of a cron line holds numbers, ranges and steps within limits."""
+    for part in field.split(","):
+        match = re.fullmatch(r"(\*|(\d{1,2})(-(\d{1,2}))?)(/(\d{1,2}))?", part, re.ASCII)
+        if not match or match[6] == "0":
+            return False
+        first, last = int(match[2] or least), int(match[4] or match[2] or most)
+        if not least <= first <= last <= most:
+            return False
+    return True
+
+
+_NAME = "a name of letters, digits, '_', '-' and '.'; several with ',' between them"
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,@+-]*\z"), Expected(_NAME)]
+"""Name of a partition, an account or a quality of service, or several."""
+Amount = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGT](iB)?)?\z"), Expected("an amount of memory, such as 64G")]
+TimeLimit = Annotated[str, AfterValidator(_time_limit), Expected(TIME_WORDS)]
+BatchLine = Annotated[str, AfterValidator(_batch_line), Expected("an option of sbatch, such as '--constraint=a100'")]
+ShellLine = Annotated[str, AfterValidator(_shell_line), Expected("one line of bash")]
+CronLine = Annotated[str, AfterValidator(_cron_line), Expected(CRON_WORDS)]
+Folder = Annotated[str, AfterValidator(_folder), Expected("a folder")]

@@ -1,0 +1,83 @@
+"""The tasks of an array: each segments its share of the images, without the others, into an output folder of its own."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.config import Config, is_url, to_yaml
+from pipeline.errors import InputError, Problem, counted
+from pipeline.inputs import CSV_COLUMNS, ListedImage, list_images
+from pipeline.targets import say
+
+__all__ = ["write_tasks"]
+
+
+def write_tasks(config: Config, number: int) -> list[int]:
+    """Write ``task-K.csv`` and ``task-K.yaml`` into the output folder, for the images of each task; return the tasks that have any.
+
+    An image stays with the task that had it before, so that what is done is not done again.
+
+    Raises:
+        InputError: the images are wrong; or one of several in a file, which a list cannot name.
+    """
+    if is_url(config.output):
+        raise InputError(Problem(config.where("output"), config.output, "a folder, where the tasks of an array find their lists"))
+    found = list_images(config)
+    problems = [*found.problems, *(problem for image in found.images for problem in _unlisted(config, image))]
+    if problems:
+        raise InputError(problems)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    shares = _shares(found.images, _earlier(folder, number), number)
+    for task, images in shares.items():
+        _write_list(folder / f"task-{task}.csv", images)
+        own = {"images": (str(folder / f"task-{task}.csv"),), "truth": None, "output": str(folder / f"task-{task}")}
+        (folder / f"task-{task}.yaml").write_text(to_yaml(config.model_copy(update=own)))
+    say(f"{counted(len(found.images), 'image')} in {counted(len(shares), 'task')}, each with its own report: {folder}/task-*/report")
+    return sorted(shares)
+
+
+def _unlisted(config: Config, image: ListedImage) -> list[Problem]:
+    unknown = [key for key in image.overrides if key not in CSV_COLUMNS]
+    fix = "Leave out `array`, and let one job segment all of them."
+    return [Problem(config.where("images"), f"{image.path}, a file of several images", "files of one image", fix)] if unknown else []
+
+
+def _earlier(folder: Path, number: int) -> dict[str, int]:
+    """Return the task of each image, by its name, as an earlier submission has shared them out."""
+    tasks: dict[str, int] = {}
+    for task in range(number):
+        if (path := folder / f"task-{task}.csv").exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                tasks |= {row["name"]: task for row in csv.DictReader(file)}
+    return tasks
+
+
+def _shares(images: Sequence[ListedImage], earlier: Mapping[str, int], number: int) -> dict[int, list[ListedImage]]:
+    """Give each image to its earlier task, or to the one that has the fewest."""
+    held = Counter(earlier[image.name] for image in images if image.name in earlier)
+    shares: dict[int, list[ListedImage]] = {}
+    for image in images:
+        task = earlier.get(image.name)
+        if task is None:
+            task = min(range(number), key=lambda one: (held[one], one))
+            held[task] += 1
+        shares.setdefault(task, []).append(image)
+    return shares
+
+
+def _write_list(path: Path, images: Sequence[ListedImage]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS, restval="")
+        writer.writeheader()
+        for image in images:
+            own = {key: _cell(value) for key, value in image.overrides.items()}
+            writer.writerow({"image": image.path, "name": image.name, "truth": image.truth or "", **own})
+
+
+def _cell(value: object) -> str:
+    """Return the value of an option as a list writes it; channels are separated by semicolons."""
+    return ";".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
