@@ -11,15 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, Strict
+from pydantic import Field
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.models._expectation import Expectation
 from pipeline.models._predictors import TTA, PredictFunction, Predictor, as_predictor, augmented
 from pipeline.plugins import Plugin, build
+from pipeline.storage import fetch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -285,9 +286,7 @@ class Network(TorchModel):
         channels: int
         classes: int
 
-    weights: Annotated[Path, Strict(strict=False)] | None = Field(
-        default=None, description="a .safetensors file; null: random weights of the seed"
-    )
+    weights: Path | str | None = Field(default=None, description="a .safetensors file, or its URL; null: random weights of the seed")
     seed: int = Field(default=0, description="of the random weights, where no file is given")
 
     num_channels: ClassVar[int] = fact_of("channels")
@@ -299,7 +298,12 @@ class Network(TorchModel):
 
     def files(self) -> Sequence[Path]:
         """Return the weights file, if any."""
-        return (self.weights,) if self.weights else ()
+        return (self.weights_file,) if self.weights_file else ()
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Local path of the weights, if any; a file at a URL is fetched."""
+        return fetch(self.weights) if self.weights else None
 
     @classmethod
     def guess_options(cls, shapes: Shapes) -> Iterable[dict[str, Any]]:
@@ -319,7 +323,7 @@ class Network(TorchModel):
         """Build the module and load its weights."""
         from pipeline.models.networks import load_weights
 
-        return load_weights(self.build, self.weights, self.seed)
+        return load_weights(self.build, self.weights_file, self.seed)
 
 
 def num_parameters(model: Model) -> int:

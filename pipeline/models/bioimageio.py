@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
@@ -23,7 +23,7 @@ from pipeline.models.model_zoo import ArchitectureFile, Package, architecture_of
 from pipeline.models.network_files import NetworkFile
 from pipeline.plugins import build
 from pipeline.statistics import Fitter
-from pipeline.storage import file_sha256
+from pipeline.storage import fetch, file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,7 @@ class BioImageIO(TorchModel):
     takes_normalize: ClassVar[bool] = False  # the package has its own preprocessing
     allows_bf16: ClassVar[bool] = False  # the package was tested in float32
 
-    path: Annotated[Path, Strict(strict=False)] = Field(description="folder, .zip or .yaml of the package")
+    path: Path | str = Field(description="folder, .zip or .yaml of the package, or the URL of a .zip")
     weights: Literal["auto", "torchscript", "onnx", "pytorch_state_dict"] = Field(
         default="auto", description="format to run; auto: onnx, or with trust the first of these that the package has"
     )
@@ -63,14 +63,19 @@ class BioImageIO(TorchModel):
 
     @model_validator(mode="after")
     def _readable(self) -> BioImageIO:
-        if self.path.exists():
+        if self.file.exists():
             _ = self.network  # an unreadable package is refused when the YAML is read, not when it is loaded
         return self
+
+    @property
+    def file(self) -> Path:
+        """Local path of the package; a zip at a URL is fetched."""
+        return fetch(self.path)
 
     @cached_property
     def package(self) -> Package:
         """The package's description."""
-        return read_package(find_description(self.path))
+        return read_package(find_description(self.file))
 
     @cached_property
     def network(self) -> NetworkFile:
@@ -143,9 +148,9 @@ class BioImageIO(TorchModel):
 
     def files(self) -> Sequence[Path]:
         """Return the description and the weights, or the zip that holds them."""
-        if not self.path.exists() or self.path.suffix.lower() == ".zip":
-            return (self.path,)
-        return (self.package.file, self.network.path)
+        if not self.file.exists() or self.file.suffix.lower() == ".zip":
+            return (self.file,)
+        return (self.package.file, self.network.file)
 
     def fitter(self) -> Fitter | None:
         """Gather what the package's preprocessing needs of a whole image."""
@@ -162,7 +167,7 @@ class BioImageIO(TorchModel):
 
     def _verify(self) -> None:
         wanted = self.package.weights[self._format()].sha256
-        if wanted and (found := file_sha256(self.network.path)) != wanted:
+        if wanted and (found := file_sha256(self.network.file)) != wanted:
             way_out = "The file was changed or truncated: get the package again."
             raise InputError(Problem(str(self.network.path), f"sha256 {found[:12]}...", f"{wanted[:12]}..., as the package says", way_out))
 
@@ -192,7 +197,7 @@ class BioImageIO(TorchModel):
         scale = 1.0 if self.package.activation else float(np.abs(expected).max())  # probabilities lie between 0 and 1
         worst, allowed = float(np.abs(computed - expected).max()), absolute + relative * scale
         if not worst <= allowed:
-            found = f"a test output that differs by up to {worst:.3g} from what {self.network.path.name} returns here"
+            found = f"a test output that differs by up to {worst:.3g} from what {self.network.file.name} returns here"
             way_out = "Weights, description or runtime do not fit together; try another model.weights."
             raise InputError(Problem(str(self.package.file), found, f"{allowed:.3g}", way_out))
 

@@ -32,7 +32,7 @@ class Bundle(TorchModel):
         model: {name: bundle, path: nuclei}
     """
 
-    path: str = Field(description="name of a shipped bundle, or a folder")
+    path: str = Field(description="name of a shipped bundle, or a folder or its URL")
     merge: bool = Field(default=False, description="merge the channels of any image, not only colours, if the bundle can merge")
     range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
         default=None,

@@ -59,9 +59,9 @@ class Exported(TrustedFile):
         before = log.level
         log.setLevel(logging.ERROR)  # torch warns about valid archives
         try:
-            program = torch.export.load(str(self.path))
+            program = torch.export.load(str(self.file))
         except Exception as error:
-            raise InputError(_unreadable(self.path, error)) from error
+            raise InputError(_unreadable(self.file, error)) from error
         finally:
             log.setLevel(before)
         return self.adapt(FixedBatch(program.module(), self.facts.batch))

@@ -58,7 +58,7 @@ class Onnx(NetworkFile):
         from pipeline.models.networks.wrappers import FixedBatch
 
         self.require_file()
-        return self.adapt(FixedBatch(LazySession(self.path), self.facts.batch))
+        return self.adapt(FixedBatch(LazySession(self.file), self.facts.batch))
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:

@@ -80,15 +80,15 @@ class Smp(Network):
     @property
     def field(self) -> int | None:
         """As measured for the weights."""
-        found = recall_probe(self.weights, **self._built_from) if self.weights and self.architecture not in _UNBOUNDED else None
+        found = recall_probe(self.weights_file, **self._built_from) if self.weights_file and self.architecture not in _UNBOUNDED else None
         return found.field if found else None
 
     @property
     def unmeasured_key(self) -> str | None:
         """Key of the measurement, until it was made, for an architecture that may have a finite field."""
-        if self.weights is None or not self.weights.is_file() or self.architecture in _UNBOUNDED:
+        if self.weights_file is None or not self.weights_file.is_file() or self.architecture in _UNBOUNDED:
             return None
-        return None if recall_probe(self.weights, **self._built_from) else probe_key(self.weights, **self._built_from)
+        return None if recall_probe(self.weights_file, **self._built_from) else probe_key(self.weights_file, **self._built_from)
 
     @property
     def _built_from(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Smp(Network):
 
     def load(self) -> nn.Module:
         """Build the module and load its weights, or the encoder's weights from the hub."""
-        module = load_weights(lambda: self._make(None if self.weights else self.pretrained), self.weights, self.seed)
+        module = load_weights(lambda: self._make(None if self.weights else self.pretrained), self.weights_file, self.seed)
         check_output(module, self.channels, self.stride)
         return module
 

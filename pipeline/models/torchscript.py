@@ -36,7 +36,7 @@ class TorchScript(TrustedFile):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch reports the format as deprecated each time; such files remain in use
-                module: nn.Module = torch.jit.load(str(self.path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
+                module: nn.Module = torch.jit.load(str(self.file), map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
         except (RuntimeError, ValueError, OSError) as error:
             way_out = "Export it with torch.jit.trace or torch.jit.script; a state dict goes with the name of its architecture."
             raise InputError(Problem(str(self.path), f"not TorchScript ({last_line(error)})", "a TorchScript file", way_out)) from error

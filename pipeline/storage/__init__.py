@@ -10,6 +10,7 @@ from __future__ import annotations
 from pipeline.storage.base import Storage, StorageLike
 from pipeline.storage.block_store import BlockStore, with_fast_codecs
 from pipeline.storage.entries import Entry, Folder, entries_below, entry_of, folder_of, is_seen, read_version
+from pipeline.storage.fetching import fetch, fetch_files, is_fetched
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.local_files import file_sha256, store_errors
 from pipeline.storage.memory import MemoryStorage
@@ -29,8 +30,11 @@ __all__ = [
     "cache_folder",
     "entries_below",
     "entry_of",
+    "fetch",
+    "fetch_files",
     "file_sha256",
     "folder_of",
+    "is_fetched",
     "is_seen",
     "open_storage",
     "read_version",

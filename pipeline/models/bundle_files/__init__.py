@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
 
-from pipeline.config import PixelSize
+from pipeline.config import PixelSize, is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network
 from pipeline.plugins import available, build, find
 from pipeline.statistics import check_mean_std
-from pipeline.storage import LocalStorage
+from pipeline.storage import LocalStorage, fetch_files, open_storage
 from pipeline.validation import problems_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MERGED_CHANNELS", "BundleSpec", "find_bundle", "list_bundles", "parse_model", "read_architecture", "read_spec", "save_bundle"]
 
+WEIGHTS = "weights.safetensors"
 MERGED_CHANNELS = 3  # channels of a network that sees mean, minimum and maximum over any number of them
 
 _SHIPPED = Path(__file__).parents[2] / "bundles"
@@ -132,9 +133,13 @@ def list_bundles() -> dict[str, Path]:
 def find_bundle(path: str) -> Path:
     """Return the folder of a bundle: named by its path, with a slash, by the output folder of its training, or by its name.
 
+    Of a bundle at a URL a copy is fetched.
+
     Raises:
         InputError: there is no such bundle.
     """
+    if is_url(path) and not path.startswith("file://"):
+        return _fetched_bundle(path.rstrip("/"))
     if "/" in path or os.sep in path:
         for folder in (Path(path), Path(path, "bundle")):  # the second one in the output folder of a training
             if (folder / "model.yaml").is_file():
@@ -146,6 +151,18 @@ def find_bundle(path: str) -> Path:
         local = f"For the folder here, write ./{path}." if Path(path, "model.yaml").is_file() else ""
         raise InputError(Problem("bundle", repr(path), one_of(list(bundles)), local or nearest(path, list(bundles)) or _NAMING))
     return bundles[path]
+
+
+def _fetched_bundle(url: str) -> Path:
+    """Return a copy of a bundle at a URL, or in the output of a training there."""
+    for place in (url, f"{url}/bundle"):
+        data = open_storage(place).get("model.yaml")
+        if data is not None:
+            found = yaml.safe_load(data)
+            weights = found.get("weights") if isinstance(found, dict) else None
+            name = str(weights.get("file", WEIGHTS)) if isinstance(weights, dict) else WEIGHTS
+            return fetch_files(place, ("model.yaml", name))
+    raise InputError(Problem(url, "no model.yaml at this URL", "a bundle: a folder with model.yaml and weights.safetensors"))
 
 
 def parse_model(text: str, where: str) -> dict[str, Any]:

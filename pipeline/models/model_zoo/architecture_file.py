@@ -41,8 +41,8 @@ class ArchitectureFile(NetworkFile):
             module: nn.Module = getattr(self._import(), self.name)(**self.options).eval()
         except Exception as error:
             raise InputError(Problem(self.source, f"an architecture that fails ({last_line(error)})", f"{self.name}(...)")) from error
-        state = read_pickle(self.path)
-        refuse_mismatch(module.state_dict(), state, self.path)
+        state = read_pickle(self.file)
+        refuse_mismatch(module.state_dict(), state, self.file)
         module.load_state_dict(state)
         return module
 

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor, TorchModel, fact_of
 from pipeline.models.network_files.named_outputs import NamedOutputs, channels_of, check_outputs, method_of
 from pipeline.models.networks import probe_key, recall_probe
+from pipeline.storage import fetch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,7 @@ class NetworkFile(TorchModel):
     """Name of the format, for messages."""
     allows_bf16: ClassVar[bool] = False  # a file runs as exported: its casts and constants keep the type they were traced with
 
-    path: Annotated[Path, Strict(strict=False)] = Field(description="the file")
+    path: Path | str = Field(description="the file, or its URL")
     classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both mean two classes; null: as the file says, else 2")
     channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the file says, else checked by the run")
     # The YAML uses the aliases; the properties below have the names themselves.
@@ -110,16 +111,21 @@ class NetworkFile(TorchModel):
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``classes`` from the YAML's list, if the file does not declare its classes."""
         path = options.get("path")
-        is_declared = isinstance(path, str) and Path(path).is_file() and cls.read_facts(Path(path)).classes is not None
+        is_declared = isinstance(path, str) and (file := fetch(path)).is_file() and cls.read_facts(file).classes is not None
         return {} if is_declared else super().implied_options(options, yaml)
+
+    @property
+    def file(self) -> Path:
+        """Local path of the file; one at a URL is fetched."""
+        return fetch(self.path)
 
     @property
     def facts(self) -> FileFacts:
         """What the file declares; nothing where the file is missing."""
-        if not self.path.is_file():
+        if not self.file.is_file():
             return FileFacts()
-        stat = self.path.stat()
-        return _facts(type(self), self.path, stat.st_size, stat.st_mtime_ns)
+        stat = self.file.stat()
+        return _facts(type(self), self.file, stat.st_size, stat.st_mtime_ns)
 
     @classmethod
     def read_facts(cls, path: Path) -> FileFacts:
@@ -172,7 +178,7 @@ class NetworkFile(TorchModel):
     def stride(self) -> int:
         """As given, else as the file says, else as measured, else 1; a multiple of ``grid``."""
         known = self.given_stride or self.facts.stride
-        found = None if known else recall_probe(self.path, **self._built_from)
+        found = None if known else recall_probe(self.file, **self._built_from)
         return math.lcm(known or (found.stride if found else 1), self.grid)
 
     @property
@@ -182,16 +188,16 @@ class NetworkFile(TorchModel):
             return self.given_field
         if self.facts.stride is not None:
             return self.facts.field
-        found = recall_probe(self.path, **self._built_from)
+        found = recall_probe(self.file, **self._built_from)
         return found.field if found else None
 
     @property
     def unmeasured_key(self) -> str | None:
         """Key of the measurement, until stride and field are given, declared or measured."""
         known = (self.given_stride is not None and self.given_field is not None) or self.facts.stride is not None
-        if known or not self.path.is_file() or recall_probe(self.path, **self._built_from):
+        if known or not self.file.is_file() or recall_probe(self.file, **self._built_from):
             return None
-        return probe_key(self.path, **self._built_from)
+        return probe_key(self.file, **self._built_from)
 
     @property
     def _built_from(self) -> dict[str, Any]:
@@ -200,11 +206,11 @@ class NetworkFile(TorchModel):
 
     def files(self) -> Sequence[Path]:
         """Return the file."""
-        return (self.path,)
+        return (self.file,)
 
     def require_file(self) -> None:
         """Raise InputError where the file is missing."""
-        if not self.path.is_file():
+        if not self.file.is_file():
             raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
 
     def adapt(self, network: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from pipeline.backends import bf16_supported, find_backend
 from pipeline.engine import Job
 from pipeline.errors import GigasegError, LockLost
 from pipeline.inputs import Image
-from pipeline.storage import open_storage
+from pipeline.storage import is_fetched, open_storage
 
 __all__ = ["Expected", "NodeReport", "check_node", "expectations", "unseen"]
 
@@ -54,13 +54,14 @@ class NodeReport:
 
 
 def expectations(job: Job, images: Iterable[Image]) -> Expected:
-    """Return what every node must have for a run over these images."""
+    """Return what every node must have for a run over these images: what is on this machine, and is not at a URL."""
     paths = dict.fromkeys(path for image in images for path in (image.path, image.truth) if path)
     folders = dict.fromkeys(str(Path(path).parent) for path in paths if _is_local(path))
     spread = list(paths)[:: -(-len(paths) // MOST_PATHS) or 1]
-    model = [str(path) for path in job.model.files()] if job.model else []
+    model = [str(path) for path in job.model.files() if not is_fetched(path)] if job.model else []
     bf16 = job.recipe.precision == "bf16" and job.recipe.device == "cpu" and bf16_supported()
-    return Expected((*list(folders)[:MOST_PATHS], *spread, *model), bf16)
+    paths_here = [path for path in (*list(folders)[:MOST_PATHS], *spread, *model) if _is_local(path) and Path(path).exists()]
+    return Expected(paths_here, bf16)
 
 
 def check_node(node: str, job: Job, expected: Expected) -> NodeReport:
