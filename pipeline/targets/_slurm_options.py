@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.validation import Expected
 
-__all__ = ["BATCH_OPTIONS", "Amount", "BatchLine", "CronLine", "Folder", "Name", "ShellLine", "TimeLimit", "seconds_of"]
+__all__ = ["BATCH_OPTIONS", "Amount", "BatchLine", "Folder", "Name", "ShellLine", "TimeLimit", "seconds_of"]
 
 _TIMES = (
     r"(?P<minutes>\d+)(:(?P<seconds>\d+))?",
@@ -17,9 +17,7 @@ _TIMES = (
     r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?",
 )
 _SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-_CRON_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # minute, hour, day, month, day of the week
 TIME_WORDS = "a time limit in quotes: 'HH:MM:SS', 'D-HH:MM:SS' or 'MINUTES'"
-CRON_WORDS = "five fields as cron has them, such as '0 2 * * *': minute, hour, day, month, day of the week"
 
 BATCH_OPTIONS = {
     "account": "account",
@@ -94,25 +92,6 @@ def _batch_line(text: str) -> str:
     return option
 
 
-def _cron_line(text: str) -> str:
-    fields = text.split(" ")
-    if len(fields) != len(_CRON_FIELDS) or not all(_fits(field, *limits) for field, limits in zip(fields, _CRON_FIELDS, strict=True)):
-        raise ValueError(CRON_WORDS)
-    return text
-
-
-def _fits(field: str, least: int, most: int) -> bool:
-    """Whether a field of a cron line holds numbers, ranges and steps within limits."""
-    for part in field.split(","):
-        match = re.fullmatch(r"(\*|(\d{1,2})(-(\d{1,2}))?)(/(\d{1,2}))?", part, re.ASCII)
-        if not match or match[6] == "0":
-            return False
-        first, last = int(match[2] or least), int(match[4] or match[2] or most)
-        if not least <= first <= last <= most:
-            return False
-    return True
-
-
 _NAME = "a name of letters, digits, '_', '-' and '.'; several with ',' between them"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,@+-]*\z"), Expected(_NAME)]
 """Name of a partition, an account or a quality of service, or several."""
@@ -120,5 +99,4 @@ Amount = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGT](iB)?)?\z"), Expected
 TimeLimit = Annotated[str, AfterValidator(_time_limit), Expected(TIME_WORDS)]
 BatchLine = Annotated[str, AfterValidator(_batch_line), Expected("an option of sbatch, such as '--constraint=a100'")]
 ShellLine = Annotated[str, AfterValidator(_shell_line), Expected("one line of bash")]
-CronLine = Annotated[str, AfterValidator(_cron_line), Expected(CRON_WORDS)]
 Folder = Annotated[str, AfterValidator(_folder), Expected("a folder")]

@@ -18,7 +18,7 @@ from typing_extensions import override
 from pipeline.config import is_url
 from pipeline.errors import InputError, Problem
 from pipeline.scheduling.runners.ray import HEALTH
-from pipeline.targets import EXIT_LOST_CONTACT, Submission, Target, say
+from pipeline.targets import EXIT_LOST_CONTACT, Cron, Submission, Target, say
 from pipeline.targets._slurm_commands import (
     MOST_POLL_S,
     POLL_S,
@@ -32,7 +32,7 @@ from pipeline.targets._slurm_commands import (
     pending_job,
     require_slurm,
 )
-from pipeline.targets._slurm_options import Amount, BatchLine, CronLine, Folder, Name, ShellLine, TimeLimit, seconds_of
+from pipeline.targets._slurm_options import Amount, BatchLine, Folder, Name, ShellLine, TimeLimit, seconds_of
 from pipeline.targets._slurm_schedule import Entry
 from pipeline.targets._slurm_tasks import write_tasks
 from pipeline.validation import problems_error
@@ -69,7 +69,7 @@ class Slurm(Target):
     log_folder: Folder | None = Field(
         default=None, description="folder for what jobs print, which nodes see; null: the one that holds the output"
     )
-    schedule: CronLine | None = Field(default=None, description="when it is submitted again and again, as cron has it: '0 2 * * *'")
+    schedule: Cron | None = Field(default=None, description="when it is submitted again and again, as cron has it: '0 2 * * *'")
 
     @model_validator(mode="after")
     def _agreeing(self) -> Self:

