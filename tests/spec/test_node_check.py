@@ -42,14 +42,22 @@ def test_a_node_that_sees_all_has_no_problems(job, tmp_path):
 
 def test_each_path_that_is_missing_is_named(job, tmp_path):
     """Of a folder that is missing the folder alone; URLs are for those who read them."""
-    (tmp_path / "in").mkdir()
-    images = [image(tmp_path / "in" / "a.tif", str(tmp_path / "truth" / "a.png")), image("s3://bucket/b.tif"), image("https://host/c.tif")]
-    found = module.check_node("node", job, module.expectations(job, images)).problems
+    here = [tmp_path / "in" / "a.tif", tmp_path / "truth" / "a.png"]
+    for path in here:
+        path.parent.mkdir()
+        path.touch()
+    images = [image(*map(str, here)), image("s3://bucket/b.tif"), image("https://host/c.tif"), image("made up")]
+    expected = module.expectations(job, images)
+    for path in here:
+        path.unlink()
+    here[1].parent.rmdir()
+    found = module.check_node("node", job, expected).problems
     assert found == (f"{tmp_path}/truth is not there", f"{tmp_path}/in/a.tif is not there")
 
 
-def test_a_few_paths_stand_for_many_images(job):
+def test_a_few_paths_stand_for_many_images(job, monkeypatch):
     """Ten thousand images are not looked up by every actor."""
+    monkeypatch.setattr(module.Path, "exists", lambda path: True)
     paths = module.expectations(job, [image(f"/in/{number}.tif") for number in range(10_000)]).paths
     assert len(paths) <= 2 + module.MOST_PATHS
     assert {"/in", "/in/0.tif"} <= set(paths)
