@@ -331,12 +331,9 @@ class Config(StrictModel):
         if not isinstance(output, str | PathLike) or not fspath(output):
             raise ValueError("a path, or the URL of a storage")
         try:
-            storage = open_storage(output)
+            return open_storage(output, to_write=True).url
         except InputError as error:
             raise problems_error([replace(problem, where="") for problem in error.problems if isinstance(problem, Problem)]) from error
-        if storage.is_read_only:
-            raise problems_error([Problem("", str(output), "a folder, or a URL of s3, gs or az, which can be written to")])
-        return storage.url
 
     def where(self, key: str) -> str:
         """Return what a message calls a key: ``run.yaml:4: tiling.core``."""

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self, TypeVar
@@ -59,6 +60,9 @@ class ObjectStorage(Storage):
         if SECRET.search(url):
             found, way_out = "credentials in the URL", "URLs are written into logs and reports: give credentials in the environment."
             raise InputError(Problem(f"{self.scheme}://...", found, f"{self.scheme}://BUCKET/FOLDER", way_out))
+        if find_spec("obstore") is None:
+            way_out = 'It needs a package that is not installed: pip install "gigaseg[cloud]".'
+            raise InputError(Problem(url, f"the scheme {self.scheme}://", "", way_out))
         self.bucket, _, prefix = url.partition("://")[2].partition("/")
         self.prefix = prefix.strip("/")
         if not self.bucket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -48,7 +49,7 @@ def _connect(bucket: str, **options: Any) -> Any:
     from obstore.store import S3Store
 
     names = {name.upper() for name in os.environ}
-    if names & {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"}:
+    if names & {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} or find_spec("boto3") is None:
         return S3Store(bucket, **options)
     import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider

@@ -143,7 +143,7 @@ def test_what_a_run_may_not_do_is_known_before_it_begins(scene, s3, s3_servers, 
         (s3, environment(s3_servers.endpoint, key=READ_KEY, secret=READ_SECRET), r"no access \(AccessDenied\)"),
         (s3, environment(s3_servers.endpoint, key="AKIANOBODY"), r"no access \(InvalidAccessKeyId\)"),
         ("s3://no-such-bucket/a", environment(s3_servers.endpoint), "no bucket 'no-such-bucket'"),
-        (s3.replace("s3://", f"{s3_servers.files}/"), {}, "expected a folder, or a URL of s3, gs or az, which can be written to"),
+        (s3.replace("s3://", f"{s3_servers.files}/"), {}, "a web server, which is only read; expected a folder, or a URL of s3, gs or az"),
     ):
         ask(monkeypatch, env)
         with pytest.raises(InputError, match=message):

@@ -252,8 +252,8 @@ def test_a_mistake_is_told_in_one_line(load, lines, message):
         ("images: a.tif\nmodel: no.such.module\noutput: out\n", "run.yaml:2: model.name: found 'no.such.module'; expected "),
         ("images: a.tif\nmodel: histogram\n", "run.yaml: output is missing; expected a path"),
         (
-            "images: a.tif\nmodel: histogram\noutput: s3://b/o\n",
-            "run.yaml:3: output: found the scheme s3://; expected a path, file:// or memory://.",
+            "images: a.tif\nmodel: histogram\noutput: tape://b/o\n",
+            "run.yaml:3: output: found the scheme tape://; expected a path, file://, s3://, gs://, az:// or memory://.",
         ),
         ("images: a.tif\nmodel: histogram\noutput: ''\n", "run.yaml:3: output: found ''; expected a path, or the URL of a storage"),
         ("", "run.yaml: found null; expected a mapping with images, model, output, ..."),

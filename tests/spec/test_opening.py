@@ -32,7 +32,9 @@ def test_a_name_with_a_colon_is_a_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize("url", ["tape://x", "TAPE://x", "codecs://x", "base://x"])
 def test_an_unknown_scheme_is_refused(url):
     """A URL whose scheme is no storage is the user's mistake, told with what there is and how to add it."""
-    with pytest.raises(InputError, match=r"expected a path, file:// or memory://. To add it, create pipeline/storage/"):
+    with pytest.raises(
+        InputError, match=r"expected a path, file://, s3://, gs://, az:// or memory://. To add it, create pipeline/storage/"
+    ):
         open_storage(url)
 
 
@@ -52,3 +54,17 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.storage, "__path__", [*pipeline.storage.__path__, str(tmp_path)])
     with pytest.raises(InputError, match=r"attic://.*pip install no_such_library"):
         open_storage("attic://x")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    """Object stores need packages of an extra, and say so before anything is read or written."""
+    monkeypatch.setattr("pipeline.storage._object_store.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r's3://bucket/a: found the scheme s3://.*pip install "gigaseg\[cloud\]"'):
+        open_storage("s3://bucket/a")
+
+
+def test_what_is_only_read_is_no_output():
+    """A kind of storage that nothing can be written to is refused where something will be."""
+    assert open_storage("https://host/a").is_read_only
+    with pytest.raises(InputError, match="a web server, which is only read"):
+        open_storage("https://host/a", to_write=True)
