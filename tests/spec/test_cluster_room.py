@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -95,3 +96,17 @@ def test_a_run_that_may_not_wait_is_refused():
 def test_what_is_waited_for_is_named(nodes, free, expected):
     """The resource that is short, and who has it."""
     assert cluster(nodes=nodes, free=free).awaited() == expected
+
+
+def test_a_ray_of_our_own_notices_dead_nodes_in_seconds(monkeypatch):
+    """By Ray's own settings it takes a minute; what the user has set stays, and a cluster that is there has settings of its own."""
+    name = "RAY_health_check_timeout_ms"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv(name, raising=False)
+    authenticate("head:6379")
+    assert name not in os.environ
+    authenticate(None)
+    assert os.environ[name] == "2000"
+    monkeypatch.setenv(name, "7")
+    authenticate(None)
+    assert os.environ[name] == "7"

@@ -29,8 +29,9 @@ def test_a_node_without_the_files_gets_no_block(made):
     assert (blind.handle.killed, blind in pool.actors, list(pool.nodes.avoided)) == (1, False, ["node"])
     pool._start_missing()
     assert pool.cluster.started[-1]["avoided"] == ["node"]
-    for actor in list(pool.actors):
-        pool._take(actor, NodeReport("other", "second", "Xeon", ("/data is not there",)))
+    second, waits = pool.actors
+    pool._take(second, NodeReport("other", "second", "Xeon", ("/data is not there",)))
+    assert pool.actors == [waits], "it has no place, and would get one on these nodes alone"
     with pytest.raises(InputError, match=r"node host \(node\): /data is not there\nnode second \(other\): /data is not there"):
         pool._start_missing()
     assert (run.committed, run.queue.num_ready) == ([], 2)

@@ -55,9 +55,7 @@ class Cluster:
 
     def usable(self, avoided: Sequence[str]) -> list[str]:
         """Return the nodes that could hold an actor if nothing else ran there."""
-        view = self.watch.view
-        others = [node for node in view.nodes if node not in avoided]
-        return [node for node in others if view.room(self.needs, [one for one in view.nodes if one != node])]
+        return list(self.watch.view.places(self.needs, avoided))
 
     def check(self, log: Callable[[str], None], *, queues: bool) -> None:
         """Say which GPUs stay idle; raise InputError where there is no room now and the run may not wait for it."""

@@ -140,8 +140,8 @@ class _Pool:
         if self.failed_starts >= START_TRIES and self.actors:
             return  # the cluster is full or a node is broken: go on with the actors that live
         avoided = list(self.nodes.avoided)
-        if avoided and not self.actors and not self.cluster.usable(avoided):
-            raise self.nodes.refusal()
+        if avoided and not self.cluster.usable(avoided) and not any(actor.node for actor in self.actors):
+            raise self.nodes.refusal()  # actors without a place could only get one on these nodes
         number = min(self.cluster.num_actors(avoided), left) - sum(not actor.drained for actor in self.actors)
         if number > 0 and not self.actors and self.cluster.is_full(avoided) and self.told_waiting < 0:
             self._tell_waiting(0)

@@ -40,11 +40,16 @@ class View:
     unplaced: frozenset[str] = frozenset()
     hosts: Mapping[str, str] = field(default_factory=dict)
 
-    def room(self, needs: Mapping[str, float], avoided: Sequence[str] = (), *, free: bool = False) -> int:
-        """Return how many actors the nodes can hold at once, or hold beside what already runs there."""
+    def places(self, needs: Mapping[str, float], avoided: Sequence[str] = (), *, free: bool = False) -> dict[str, int]:
+        """Return how many actors each node can hold at once, or hold beside what already runs there; nodes with room alone."""
         nodes = (self.free if free else self.nodes).items()
-        usable = (has for node, has in nodes if node in self.nodes and node not in self.draining and node not in avoided)
-        return sum(min(int(has.get(name, 0) / amount + 1e-6) for name, amount in needs.items()) for has in usable)
+        usable = {node: has for node, has in nodes if node in self.nodes and node not in self.draining and node not in avoided}
+        numbers = {node: min(int(has.get(name, 0) / amount + 1e-6) for name, amount in needs.items()) for node, has in usable.items()}
+        return {node: number for node, number in numbers.items() if number}
+
+    def room(self, needs: Mapping[str, float], avoided: Sequence[str] = (), *, free: bool = False) -> int:
+        """Return how many actors all nodes can hold."""
+        return sum(self.places(needs, avoided, free=free).values())
 
     def total(self, name: str, *, free: bool = False) -> float:
         """Return the amount of a resource on all nodes."""
