@@ -92,6 +92,8 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         if isinstance(error, GigasegError):
             return error
+        if isinstance(error, OSError):
+            return _unopened(listed.path, error)
         return InputError(Problem(listed.path, f"a file that cannot be opened ({type(error).__name__}: {error})", "an image"))
 
 
@@ -122,8 +124,11 @@ def _read_header(path: str, reader: Reader) -> Header:
             header: Header = raster.header
             return header
     except OSError as error:
-        problem = Problem(path, f"a file that cannot be opened ({error})", "", "Try again: the failure may be temporary.")
-        raise InputError(problem) from error
+        raise _unopened(path, error) from error
+
+
+def _unopened(path: str, error: OSError) -> InputError:
+    return InputError(Problem(path, f"a file that cannot be opened ({error})", "", "Try again: the failure may be temporary."))
 
 
 @cache

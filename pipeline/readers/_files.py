@@ -23,6 +23,10 @@ LASTING = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EINVAL)
 class ServerError(OSError):
     """A server or a network failed; another try may succeed."""
 
+    def __str__(self) -> str:
+        """Return the message alone: the number of the error says nothing more."""
+        return str(self.strerror)
+
 
 def is_remote(path: str) -> bool:
     """Whether a path is a URL of a storage other than a disk of this machine.
