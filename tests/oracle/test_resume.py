@@ -157,7 +157,7 @@ def test_fresh_leaves_what_is_not_its_own(engine, scene, tmp_path):
     assert mine.read_text() == "keep"
     assert not (done.folder / "masks" / "a.ome.zarr").exists()
     assert [row.image for row in read_rows(done.folder / "ledger")].count("a") == 0
-    assert sorted(path.name for path in (done.folder / "ledger").glob("*.jsonl")) == ["000001.jsonl"]
+    assert len(list((done.folder / "ledger").glob("*.jsonl"))) == 1
 
 
 @pytest.mark.parametrize("finished", [True, False])

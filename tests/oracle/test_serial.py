@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -37,8 +38,11 @@ def test_any_order_gives_the_same(tmp_path, engine, networks, monkeypatch):
 
 
 def shuffled(queue, shuffle):
-    shuffle(queue._ready)
-    return [queue._ready.popleft()] if queue._ready else []
+    """Take one of the blocks that are ready, and put the others back."""
+    ready = list(iter(partial(queue._ready.take, None), None))
+    shuffle(ready)
+    queue._ready.put(ready[1:], len(ready[1:]), first=True)
+    return ready[:1]
 
 
 class Line:
