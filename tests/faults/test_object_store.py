@@ -126,7 +126,7 @@ def test_a_killed_driver_resumes(scene, s3, tmp_path):
 
 def test_of_two_drivers_one_runs(scene, s3):
     """While one run goes on, another one is refused with an exit code of its own; `status` and `stop` reach the first one."""
-    yaml = config(scene, s3, seconds=1.0)
+    yaml = config(scene, s3, seconds=3.0)
     with started("run", yaml) as first:
         wait_for(lambda: rows(s3) >= 1, "the first block")
         second = run(yaml)
@@ -241,3 +241,15 @@ def test_what_a_killed_process_left_is_hidden_and_removed(s3):
     assert open_storage(s3).below("b/.a.partial").list() == ["0123/zarr.json"]
     storage.remove_leftovers(-60)
     assert (open_storage(s3).below("b/.a.partial").list(), storage.list()) == ([], ["b/c"])
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(s3):
+    """Parts of an open file come from one version of it."""
+    storage = open_storage(s3)
+    storage.put("a", bytes(1 << 20))
+    with storage.open("a") as file:
+        assert file.read(3) == bytes(3)
+        storage.put("a", bytes([1]) * (1 << 20))
+        file.seek(1 << 19)
+        with pytest.raises(OSError, match=f"^{s3}/a: the file has changed while it was read$"):
+            file.read(3)
