@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.config import Compute, Recipe
-from pipeline.errors import InputError
+from pipeline.errors import GigasegError, InputError
 from pipeline.scheduling.runners.ray import authenticate
 
 authenticate(None)  # Ray reads how when it is imported, once for this process
@@ -110,3 +110,19 @@ def test_a_ray_of_our_own_notices_dead_nodes_in_seconds(monkeypatch):
     monkeypatch.setenv(name, "7")
     authenticate(None)
     assert os.environ[name] == "7"
+
+
+def test_a_machine_too_busy_to_start_ray_is_told(monkeypatch):
+    """Ray gives up after half a minute, with an exception that has no class of its own; any other error stays what it is."""
+
+    def fail(**_):
+        raise Exception(text)  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(module.ray, "init", fail)
+    text = "The current node timed out during startup. This could happen because"
+    with pytest.raises(GigasegError, match="Ray did not start on this machine within 30 s"):
+        module.start(None, 1)
+    text = "something else"
+    with pytest.raises(Exception, match="something else") as raised:
+        module.start(None, 1)
+    assert not isinstance(raised.value, GigasegError)

@@ -177,7 +177,7 @@ def start(address: str | None, cores: int) -> None:
     if address:
         _connect(address)
     else:
-        with _short_sockets():
+        with _told_start():
             ray.init(
                 address="local",
                 num_cpus=cores,
@@ -192,8 +192,8 @@ def start(address: str | None, cores: int) -> None:
 
 
 @contextmanager
-def _short_sockets() -> Iterator[None]:
-    """Raise InputError if the path of the temporary folder is too long for Ray's sockets."""
+def _told_start() -> Iterator[None]:
+    """Tell why a Ray of our own does not start: its sockets would have too long paths (InputError), or the machine is too slow."""
     try:
         yield
     except OSError as error:
@@ -203,6 +203,10 @@ def _short_sockets() -> Iterator[None]:
         folder, fix = os.environ.get(variable, tempfile.gettempdir()), "Set RAY_TMPDIR to a short one: RAY_TMPDIR=/tmp gigaseg ..."
         found = f"{folder}, a path too long for Ray's sockets"
         raise InputError(Problem(f"the environment variable {variable}", found, "a folder for temporary files", fix)) from error
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # Ray has no class of its own for it
+            raise
+        raise GigasegError("Ray did not start on this machine within 30 s; where it is busy or short of memory, run again later") from error
 
 
 def _connect(address: str) -> None:
