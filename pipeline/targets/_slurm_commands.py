@@ -22,6 +22,8 @@ POLL_S, MOST_POLL_S = 2.0, 15.0
 SILENCE_S = 300.0  # a controller that is started again, or a network that is cut, may take minutes
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 EXIT_INTERRUPTED = 130
+MILD = (0, 3, EXIT_INTERRUPTED, 4, 2, 1)
+"""Exit codes of runs, the mildest first."""
 RESUMABLE = ("CANCELLED", "TIMEOUT", "PREEMPTED", "REVOKED")
 NO_ANSWER = re.compile(r"unable to contact|connect failure|timed out|connection refused|communication|socket|not responding", re.IGNORECASE)
 
@@ -123,8 +125,8 @@ def pending_job(name: str) -> tuple[str, str] | None:
     return next(((job, state) for job, _, state in jobs if state in ACTIVE), None)
 
 
-def look_at(job: str) -> list[JobState]:
-    """Return the state of a job, or of each task of an array; a controller that has forgotten it is asked for its accounts.
+def look_at(job: str) -> dict[str, JobState]:
+    """Return the state of a job, or of each task of an array, by its id; what the controller has forgotten is looked up in the accounts.
 
     Raises:
         LostContactError: neither knows the job.
@@ -133,13 +135,13 @@ def look_at(job: str) -> list[JobState]:
         told = call("scontrol", "show", "job", "--oneliner", job)
     except GigasegError as unknown:
         return _from_accounts(job, unknown)
-    return [_state_of(line) for line in told.splitlines() if line.strip()]
+    return {_value(line, "JobId"): _state_of(line) for line in told.splitlines() if line.strip()}
 
 
 def ended_with(job: str, states: Sequence[JobState]) -> int:
     """Return the exit code of the run; of an array the gravest. What Slurm ended is told, with its reason."""
     codes = [_exit_code(job, state) for state in states]
-    return next((code for code in (1, 2, 4, EXIT_INTERRUPTED, 3) if code in codes), max(codes, default=0))
+    return max(codes, key=lambda code: MILD.index(code) if code in MILD else len(MILD))
 
 
 def _exit_code(job: str, ended: JobState) -> int:
@@ -151,28 +153,29 @@ def _exit_code(job: str, ended: JobState) -> int:
     return EXIT_INTERRUPTED if ended.state in RESUMABLE else 1
 
 
+def _value(line: str, name: str) -> str:
+    """Return a value of a line of ``scontrol show job``; it may hold spaces."""
+    match = re.search(rf"(?:^|\s){name}=(.*?)(?=\s+[A-Za-z/:]+=|\s*$)", line)
+    return match[1].strip() if match else ""
+
+
 def _state_of(line: str) -> JobState:
-    """Return the state that a line of ``scontrol show job`` tells; values may hold spaces."""
-
-    def value(name: str) -> str:
-        match = re.search(rf"(?:^|\s){name}=(.*?)(?=\s+[A-Za-z/:]+=|\s*$)", line)
-        return match[1].strip() if match else ""
-
-    code, _, signal = value("ExitCode").partition(":")
-    reason = value("Reason")
-    return JobState(value("JobState"), "" if reason == "None" else reason, int(code or 0), int(signal or 0), value("StdOut"))
+    code, _, signal = _value(line, "ExitCode").partition(":")
+    reason = _value(line, "Reason")
+    state, log = _value(line, "JobState"), _value(line, "StdOut")
+    return JobState(state, "" if reason == "None" else reason, int(code or 0), int(signal or 0), log)
 
 
-def _from_accounts(job: str, unknown: GigasegError) -> list[JobState]:
+def _from_accounts(job: str, unknown: GigasegError) -> dict[str, JobState]:
     try:
-        told = call("sacct", "--noheader", "--parsable2", "--allocations", "--format=State,ExitCode", f"--jobs={job}")
+        told = call("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode", f"--jobs={job}")
     except (GigasegError, OSError) as error:  # no accounting on this cluster
         raise LostContactError(f"Slurm no longer knows it ({unknown})") from error
-    states = []
+    states = {}
     for line in told.splitlines():
-        state, _, ended = line.partition("|")
+        number, state, ended = line.split("|")
         code, _, signal = ended.partition(":")
-        states.append(JobState(state.partition(" ")[0], code=int(code or 0), signal=int(signal or 0)))
+        states[number] = JobState(state.partition(" ")[0], code=int(code or 0), signal=int(signal or 0))
     if not states:
         raise LostContactError(f"Slurm no longer knows it ({unknown})")
     return states

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.validation import Expected
 
-__all__ = ["BATCH_OPTIONS", "Amount", "BatchLine", "Folder", "Name", "ShellLine", "TimeLimit", "seconds_of"]
+__all__ = ["BATCH_OPTIONS", "Amount", "BatchLine", "Folder", "Name", "ShellLine", "TimeLimit", "check_folder", "seconds_of"]
 
 _TIMES = (
     r"(?P<minutes>\d+)(:(?P<seconds>\d+))?",
@@ -72,9 +72,10 @@ def _shell_line(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> str:
-    if re.search(r'[\\"]', _line(text)):
-        raise ValueError("a folder whose name has no quotation mark and no backslash, which sbatch would take for its own")
+def check_folder(text: str) -> str:
+    """Return the path of a folder that stands in a line for sbatch as it is; raise ValueError where sbatch would read it otherwise."""
+    if re.search(r'[\\"%]', _line(text)):
+        raise ValueError("a folder whose path holds no quotation mark, backslash or '%', which mean something to sbatch")
     return text
 
 
@@ -99,4 +100,4 @@ Amount = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGT](iB)?)?\z"), Expected
 TimeLimit = Annotated[str, AfterValidator(_time_limit), Expected(TIME_WORDS)]
 BatchLine = Annotated[str, AfterValidator(_batch_line), Expected("an option of sbatch, such as '--constraint=a100'")]
 ShellLine = Annotated[str, AfterValidator(_shell_line), Expected("one line of bash")]
-Folder = Annotated[str, AfterValidator(_folder), Expected("a folder")]
+Folder = Annotated[str, AfterValidator(check_folder), Expected("a folder")]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.errors import GigasegError, InputError
 from pipeline.targets import say
 from pipeline.targets._slurm_commands import answered, call
 
@@ -33,13 +33,7 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """The line of the entry that cron understands as well.
-
-        Raises:
-            InputError: the path of the script holds a character that cron takes for its own.
-        """
-        if "%" in str(self.script):
-            raise InputError(Problem("--schedule", f"{self.script}, with '%', which cron takes for a new line", "another `log_folder`"))
+        """The line of the entry that cron understands as well; the path of a script holds no ``%``, which cron takes for a new line."""
         command = f'[ -n "$(squeue --noheader --me --name={self.name})" ] || sbatch {shlex.quote(str(self.script))}'
         return f"{self.when} {command}"
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -32,7 +33,7 @@ from pipeline.targets._slurm_commands import (
     pending_job,
     require_slurm,
 )
-from pipeline.targets._slurm_options import Amount, BatchLine, Folder, Name, ShellLine, TimeLimit, seconds_of
+from pipeline.targets._slurm_options import Amount, BatchLine, Folder, Name, ShellLine, TimeLimit, check_folder, seconds_of
 from pipeline.targets._slurm_schedule import Entry
 from pipeline.targets._slurm_tasks import write_tasks
 from pipeline.validation import problems_error
@@ -94,7 +95,7 @@ class Slurm(Target):
     @override
     def render(self, submission: Submission) -> str:
         script = self._script(submission, list(range(self.array or 0)))
-        return f"{self._entry(submission).text}\n\n{script}" if self.schedule else script
+        return f"{script}\n{indent(self._entry(submission).text, '# ')}" if self.schedule else script
 
     @override
     def submit(self, submission: Submission) -> str:
@@ -115,11 +116,14 @@ class Slurm(Target):
     def follow(self, submission: Submission, job: str) -> int:
         if self.schedule:
             return 0  # there is no job yet
+        seen: dict[str, JobState] = {}
         shown: dict[str, int] = {}
         told, pause = "", POLL_S
         try:
             while True:
-                states = patiently(lambda: look_at(job))
+                # Slurm forgets tasks of an array that have ended, while others run.
+                seen = {number: state for number, state in seen.items() if state.is_over} | patiently(lambda: look_at(job))
+                states = list(seen.values())
                 _show_logs(states, shown)
                 if all(state.is_over for state in states):
                     time.sleep(NEW_S)
@@ -138,16 +142,11 @@ class Slurm(Target):
     def logs(self, submission: Submission) -> str:
         logs = sorted(self._logs(submission).glob(f"{submission.name}-*.log"), key=lambda path: path.stat().st_mtime)
         if not logs:
-            found, fix = (
-                f"no log of {submission.config.output} in {self._logs(submission)}",
-                "Set the option `log_folder` as when it was submitted.",
-            )
+            found = f"no log of {submission.config.output} in {self._logs(submission)}"
+            fix = "Set the option `log_folder` as when it was submitted."
             raise InputError(Problem("--logs", found, "a run that was submitted", fix))
-        last = logs[-1].stem.removeprefix(f"{submission.name}-").partition("_")[0]
-        texts = [
-            path.read_text(errors="replace") for path in logs if path.stem.removeprefix(f"{submission.name}-").partition("_")[0] == last
-        ]
-        return "\n".join(texts)
+        job = logs[-1].stem.partition("_")[0]  # the tasks of an array have logs of their own
+        return "\n".join(path.read_text(errors="replace") for path in sorted(logs) if path.stem.partition("_")[0] == job)
 
     @override
     def stop(self, submission: Submission) -> str:
@@ -199,6 +198,10 @@ class Slurm(Target):
             problems.append(Problem(where("compute.address"), compute.address, "no address", "The job starts a Ray of its own."))
         if compute.runner == "serial" and self.nodes > 1:
             problems.append(Problem(where("compute.runner"), f"'serial' on {self.nodes} nodes", "auto or ray, or nodes: 1"))
+        try:
+            check_folder(str(self._logs(submission)))
+        except ValueError as error:
+            problems.append(Problem("the folder of logs", str(self._logs(submission)), str(error), "Set the option `log_folder`."))
         if problems:
             raise InputError(problems)
 
@@ -208,11 +211,10 @@ class Slurm(Target):
 
     def _options(self, submission: Submission, tasks: list[int]) -> list[str]:
         """Return the options of sbatch, each on a line of the script."""
-        folder = str(self._logs(submission)).replace("%", "%%")
         log = f"{submission.name}-{'%A_%a' if tasks else '%j'}.log"
         chosen: dict[str, Any] = {
             "job-name": submission.name,
-            "output": f'"{folder}/{log}"',
+            "output": f'"{self._logs(submission)}/{log}"',
             "open-mode": "append",
             "signal": f"B:USR1@{self.grace}",
             "nodes": self.nodes,

@@ -98,7 +98,7 @@ def test_one_node_needs_no_ray_of_the_job(tmp_path):
 
 def test_no_text_of_the_user_is_run_by_the_shell(tmp_path):
     """Names with quotes, substitutions and line breaks reach the run as they are; the script is run up to it."""
-    folder = tmp_path / AWKWARD.replace('"', "").replace("\\", "")
+    folder = tmp_path / AWKWARD.replace('"', "").replace("%", "")
     (folder / "bin").mkdir(parents=True)
     seen = tmp_path / "seen.yaml"
     write_program(folder / "bin" / "gigaseg", f'cp "$2" {seen}')
@@ -111,7 +111,9 @@ def test_no_text_of_the_user_is_run_by_the_shell(tmp_path):
     assert (ended.returncode, ended.stderr) == (0, "")
     assert seen.read_text() == config.yaml
     assert not list(tmp_path.rglob("pwned*"))
-    assert "%%j" in options_of(script)[1]
+    assert f'--output="{folder}/slurm/' in options_of(script)[1]
+    with pytest.raises(InputError, match="log_folder"):
+        slurm().render(submission(folder / "100%j"))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,7 @@ def test_no_text_of_the_user_is_run_by_the_shell(tmp_path):
         ("extra", ["--wrap=id"]),
         ("setup", ["module load x\nCONFIG"]),
         ("log_folder", 'a"b'),
+        ("log_folder", "logs-%j"),
         ("bin", "a\nb"),
         ("array", 1),
         ("nodes", 0),
@@ -181,6 +184,8 @@ def fake(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setattr(commands, "POLL_S", 0.01)
+    monkeypatch.setattr("pipeline.targets.slurm.POLL_S", 0.01)
+    monkeypatch.setattr("pipeline.targets.slurm.NEW_S", 0)
 
     def answer(name, body="", *, reads=False):
         took = f'cat > "{folder}/{name}.stdin"; ' if reads else ""
@@ -229,18 +234,26 @@ def test_stopping_never_queues_again(fake, tmp_path):
         ("JobState=NODE_FAIL Reason=NodeDown ExitCode=1:0", 1),
     ],
 )
-def test_the_end_of_a_job_is_the_end_of_the_run(fake, tmp_path, capsys, monkeypatch, told, code):
+def test_the_end_of_a_job_is_the_end_of_the_run(fake, tmp_path, capsys, told, code):
     """A code of the script is returned; what Slurm ended is resumable, or has failed; the log is printed."""
-    monkeypatch.setattr("pipeline.targets.slurm.NEW_S", 0)
     (tmp_path / "a b.log").write_text("what the job said\n")
     fake("scontrol", f"echo 'JobId=9 JobName=x {told} Requeue=1 StdErr=/x StdOut={tmp_path}/a b.log Power='")
     assert slurm().follow(submission(tmp_path), "9") == code
     assert "what the job said" in capsys.readouterr().err
 
 
+def test_the_gravest_end_of_a_task_is_that_of_the_array(fake, tmp_path):
+    """Also where Slurm has forgotten a task that ended long before the others."""
+    early = "JobId=8 JobState=FAILED ExitCode=3:0\nJobId=9 JobState=RUNNING ExitCode=0:0"
+    late = "JobId=9 JobState=COMPLETED ExitCode=0:0"
+    fake("scontrol", f'if [ -e "{tmp_path}/asked" ]; then echo "{late}"; else touch "{tmp_path}/asked"; echo "{early}"; fi')
+    assert slurm(array=2).follow(submission(tmp_path), "9") == 3
+    ends = [commands.JobState("FAILED", code=code) for code in (0, 3, 137, 130)]
+    assert commands.ended_with("9", ends) == 137
+
+
 def test_a_controller_that_is_silent_is_asked_again(fake, tmp_path, monkeypatch, capsys):
     """It may be started again meanwhile; after a long silence, and for a job that it has forgotten, contact is lost."""
-    monkeypatch.setattr("pipeline.targets.slurm.NEW_S", 0)
     silent = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
     once = f'if [ -e "{tmp_path}/asked" ]; then echo "JobId=9 JobState=COMPLETED ExitCode=0:0"; else touch "{tmp_path}/asked"; {silent}; fi'
     fake("scontrol", once)
@@ -252,7 +265,7 @@ def test_a_controller_that_is_silent_is_asked_again(fake, tmp_path, monkeypatch,
     fake("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     fake("sacct", "echo 'slurm accounting storage is disabled' >&2; exit 1")
     assert slurm().follow(submission(tmp_path), "9") == EXIT_LOST_CONTACT
-    fake("sacct", "echo 'CANCELLED by 0|0:15'")
+    fake("sacct", "echo '9|CANCELLED by 0|0:15'")
     assert slurm().follow(submission(tmp_path), "9") == 130
 
 
