@@ -222,6 +222,15 @@ def test_every_operation_holds_while_the_server_fails(s3, s3_servers, monkeypatc
         assert sum(proxy.faults[kind] for kind in FAULTS) > 10
 
 
+def test_a_claim_whose_answer_was_lost_is_its_own(s3, s3_servers, monkeypatch):
+    """A file that was created by a request whose answer failed belongs to the caller, who asks again; another one still loses."""
+    with faulty_proxy(s3_servers.endpoint, seed=1, rate=1 / 2, kinds=["failed after it was done", "no answer"]) as proxy:
+        ask(monkeypatch, environment(proxy.endpoint))
+        storage = open_storage(s3)
+        assert [storage.create(f"claims/{number}", b"") for number in range(8)] == [True] * 8
+        assert [storage.create(f"claims/{number}", b"") for number in range(8)] == [False] * 8
+
+
 def test_a_service_says_that_it_knows_no_conditions(s3, monkeypatch):
     """Where a condition is refused rather than ignored, files are created all the same, by one caller after the other."""
     assert open_storage(s3).creates_once()
