@@ -35,7 +35,7 @@ __all__ = ["HEAD", "PORT", "RAY_LIMITS", "Fleet", "Hosts", "missing", "send"]
 REPOSITORY = Path(pipeline.__file__).parents[1]
 HEAD = "10.77.0.1"  # address of host 0
 PORT = 6379  # where the head of Ray answers
-LIMIT_S = 90
+LIMIT_S = 180
 OWN = "/mnt"  # a folder that each host has for itself
 OPEN_SPACES = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child=KILL"]
 RAY_LIMITS = {
