@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pipeline.records import read_rows
 from tests.faults.scene import Scene, assert_same, has_rows, is_alive, log_of, lost_actors, rows, run_json, started, wait_for
 
 
@@ -39,6 +40,23 @@ def test_killed_actors_leave_no_trace(tmp_path):
     ended = kill_at_random(scene, "killed", kills=2, seed=5)
     assert ended.code == 0, ended.told
     assert_undisturbed(scene, "killed", 2)
+
+
+def test_a_frozen_actor_holds_up_nobody(tmp_path):
+    """An actor that answers no more is waited for in vain: its blocks are done by the other one, each is booked once, none is charged."""
+    scene = Scene(tmp_path, images=2, seconds=0.5, compute={"runner": "ray", "actors": 2})
+    folder = tmp_path / "frozen"
+    with started("run", scene.yaml("frozen")) as command:
+        wait_for(lambda: log_of(folder).count(" ready on node ") == 2 if (folder / "log.txt").exists() else False, lambda: command.told)
+        wait_for(has_rows(command, folder, 2), lambda: command.told)
+        wait_for(command.actors, "an actor")[0].suspend()
+        ended = command.wait()
+    assert ended.code == 0, ended.told
+    assert_same(folder, scene.reference())
+    assert "blocks run a second time, and the first result counts" in log_of(folder)
+    receipts = [(receipt.phase, receipt.block) for receipt in read_rows(folder / "ledger")]
+    assert len(receipts) == len(set(receipts))
+    assert lost_actors(folder) == []
 
 
 @pytest.mark.slow

@@ -92,15 +92,31 @@ def test_a_suspect_waits_for_an_actor_with_empty_hands(made):
 
 
 def test_blocks_are_shared_out(made):
-    """No actor takes all that is ready, or more than a lease holds: the others have work to the end."""
+    """No actor takes all that is ready, or more than a lease holds: the others have work to the end, also those that start later."""
     pool, run = made(8)
     pool.actors = [run.actor(), run.actor()]
     pool._feed_all()
-    assert [len(actor.held) for actor in pool.actors] == [2, 1]
+    assert [len(actor.held) for actor in pool.actors] == [2, 2]
+    pool, run = made(32)
+    pool.actors = [run.actor(), run.actor(ready=False, has_room=True)]
+    for _ in range(9):
+        pool._feed_all()
+    assert [len(actor.held) for actor in pool.actors] == [8, 0]
     pool, run = made(10 * LEASE_BLOCKS)
     pool.actors = [run.actor()]
     pool._feed_all()
     assert len(pool.actors[0].held) == LEASE_BLOCKS
+
+
+def test_the_last_blocks_are_dealt_one_by_one(made):
+    """Each actor gets one before any gets a second, which it reads while it computes the first."""
+    pool, run = made(3)
+    pool.actors = [run.actor(), run.actor()]
+    held = []
+    for _ in range(2):
+        pool._feed_all()
+        held.append([len(actor.held) for actor in pool.actors])
+    assert held == [[1, 1], [2, 1]]
 
 
 def test_no_more_actors_than_blocks_are_started(made):

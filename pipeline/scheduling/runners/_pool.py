@@ -154,7 +154,8 @@ class _Pool:
             self.actors.append(actor)
 
     def _feed_all(self) -> None:
-        queue, pixels = self.work.queue, self.work.lease_pixels
+        queue, pixels, share = self.work.queue, self.work.lease_pixels, self._share()
+        goal = max(1 + self.work.job.recipe.io_threads[0], share)  # what is computed and read at a time
         ready = [actor for actor in self.actors if actor.ready and not actor.drained and not actor.is_late]
         for actor in ready:
             if actor.alone:
@@ -164,9 +165,16 @@ class _Pool:
                 if not actor.held and (block := self.second_runs.suspect()):
                     actor.alone = True
                     self._feed(actor, [block])
-            elif len(actor.held) < LEASE_BLOCKS / 2 and queue.num_ready and actor.pixels < pixels / 2:
-                share = max(1, queue.num_ready // (2 * len(ready)))
-                self._feed(actor, self.second_runs.lease(pixels - actor.pixels, min(LEASE_BLOCKS - len(actor.held), share)))
+            elif queue.num_ready and len(actor.held) <= goal / 2 and actor.pixels < pixels / 2:
+                self._feed(actor, self.second_runs.lease(pixels - actor.pixels, min(share, goal - len(actor.held))))
+
+    def _share(self) -> int:
+        """Return how many blocks an actor takes: half of its share of what is left, so that all have work to the end.
+
+        Actors that will be ready soon have a share as well.
+        """
+        num_soon = sum((actor.ready or actor.has_room) and not actor.drained and not actor.is_late for actor in self.actors)
+        return max(1, min(LEASE_BLOCKS, self.work.queue.num_ready // (2 * max(1, num_soon))))
 
     def _feed(self, actor: _ActorHandle, blocks: Sequence[Block]) -> None:
         blocks = [block for block in blocks if key_of(block) not in actor.held]  # it was late with these, and is not any more
