@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from pipeline.config import is_url
-from pipeline.errors import InputError, Problem
+from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.scheduling.runners.ray import HEALTH
 from pipeline.targets import EXIT_LOST_CONTACT, Cron, Submission, Target, say
 from pipeline.targets._slurm_commands import (
@@ -159,7 +159,12 @@ class Slurm(Target):
             raise InputError(Problem("--stop", f"no job of {submission.config.output} that waits or runs", "", "Try: squeue --me"))
         # One that waits is gone at once; one that runs finishes its blocks in flight. The script queues again after USR1 alone.
         answered(lambda: call("scancel", "--quiet", "--state=PENDING", running[0]))
-        answered(lambda: call("scancel", "--quiet", "--batch", "--signal=TERM", running[0]))
+        if pending_job(submission.name):
+            try:
+                answered(lambda: call("scancel", "--quiet", "--batch", "--signal=USR2", running[0]))
+            except GigasegError:
+                if pending_job(submission.name):  # else it has ended by itself meanwhile
+                    raise
         return running[0]
 
     def _script(self, submission: Submission, tasks: list[int]) -> str:

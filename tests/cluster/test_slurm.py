@@ -95,8 +95,8 @@ def test_a_job_on_two_nodes_is_the_serial_run(desk):
 def test_at_its_time_limit_a_job_queues_again_and_resumes(desk, nodes):
     """The run stops before the limit, the same job starts again, goes on where it was, and its end is that of an undisturbed run."""
     name = f"limit-{nodes}"
-    options = {"nodes": nodes, "gpus_per_node": 1, "cpus_per_node": 1, "time": "2", "grace": 30 if nodes == 1 else 60}
-    ended = desk.submit(desk.yaml(name, seconds=4.0 if nodes == 1 else 6.0), "--wait", limit_s=580, **options)
+    options = {"nodes": nodes, "gpus_per_node": 1, "cpus_per_node": 1, "time": str(1 + nodes), "grace": 30 * nodes}
+    ended = desk.submit(desk.yaml(name, seconds=4.0 * nodes), "--wait", limit_s=580, **options)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("queued again") >= 1
     desk.judge(name)

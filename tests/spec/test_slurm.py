@@ -214,13 +214,19 @@ def test_a_job_is_submitted_once(fake, tmp_path):
 
 
 def test_stopping_never_queues_again(fake, tmp_path):
-    """A waiting job is cancelled, a running one gets TERM, which its script takes for an end."""
-    fake("squeue", "echo '23|RUNNING'")
-    assert slurm().stop(submission(tmp_path)) == "23"
-    assert calls_of(tmp_path / "fake")[1:] == ["scancel --quiet --state=PENDING 23", "scancel --quiet --batch --signal=TERM 23"]
-    fake("squeue")
+    """A waiting job is cancelled, a running one gets USR2, which ends the run; Slurm's refusal is told, unless the job is over."""
+    folder, run, waits = tmp_path / "fake", submission(tmp_path), f"[ -e {tmp_path}/over ] || echo '23|RUNNING'"
+    fake("squeue", waits)
+    assert slurm().stop(run) == "23"
+    told = [call for call in calls_of(folder) if call.startswith("scancel")]
+    assert told == ["scancel --quiet --state=PENDING 23", "scancel --quiet --batch --signal=USR2 23"]
+    fake("scancel", 'case "$*" in *USR2*) echo "scancel: error: no" >&2; exit 1;; esac')
+    with pytest.raises(GigasegError, match="no"):
+        slurm().stop(run)
+    fake("scancel", f'case "$*" in *USR2*) touch {tmp_path}/over; exit 1;; esac')
+    assert slurm().stop(run) == "23"
     with pytest.raises(InputError, match="no job"):
-        slurm().stop(submission(tmp_path))
+        slurm().stop(run)
 
 
 @pytest.mark.parametrize(
@@ -379,10 +385,10 @@ class Job:
 
 
 def test_a_run_is_queued_again_after_one_signal_and_not_after_another(tmp_path):
-    """USR1: interrupted, then queued again; TERM: interrupted for good; starts without a new block: given up."""
+    """USR1: interrupted, then queued again; USR2 and TERM: interrupted for good; starts without a new block: given up."""
     job = Job(tmp_path)
     again, stopped, given_up = (130, True, False), (130, False, False), (130, False, True)
-    assert job.end_by(signal.SIGTERM, 1) == stopped
+    assert [job.end_by(kind, 1) for kind in (signal.SIGUSR2, signal.SIGTERM)] == [stopped, stopped]
     assert [job.end_by(signal.SIGUSR1, restarts) for restarts in range(4)] == [again, again, again, given_up]
     assert (tmp_path / "requeued").read_text() == "requeue 5\n" * 3
     assert not list(tmp_path.glob("*.restarts"))
