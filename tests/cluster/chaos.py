@@ -119,7 +119,7 @@ class Chaos:
         runner = rng.choices(self.runners, shares)[0]
         began, root = time.monotonic(), self.place / f"round-{seed}"
         fleet, proxy = self.ready_fleet() if runner == "hosts" else None, self.proxy if runner == "s3" else None
-        side = self.options.side // (1 if proxy is None else 2)  # requests take longer than files
+        side = self.options.side // (1 if proxy is None else 3)  # requests take longer than files
         one = Round(root, rng, runner, fleet, proxy, side=side)
         wrong = disturb(one, rng.randint(*self.options.per_round))
         self.totals.add(one, seed, wrong)

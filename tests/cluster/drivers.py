@@ -123,7 +123,8 @@ class HostDriver:
         return self.code()
 
     def send(self, kind: signal.Signals) -> None:
-        for one in self.tree()[:1]:
+        # `nsenter` stops itself where its child is stopped, and must be told to go on.
+        for one in [*self.tree()[:1], *([self.outer] if kind == signal.SIGCONT else [])]:
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(kind)
 
@@ -144,4 +145,6 @@ class HostDriver:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
             self.wait(0.2)
+        with suppress(psutil.NoSuchProcess):
+            self.outer.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
