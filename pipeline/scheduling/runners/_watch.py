@@ -18,6 +18,7 @@ __all__ = ["View", "Watch", "watching"]
 
 LOOK_S = 2.0  # between two looks
 KNOCK_S = 2.0
+END_S = 5.0  # for calls that are under way at the end
 KNOCKS = 3  # in a row that fail before head or node count as gone
 NOT_PLACED = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")
 
@@ -105,12 +106,15 @@ def watching() -> Iterator[Watch]:
         f"Ray's node on this machine is gone (its raylet at {raylet} does not answer)": raylet,
     }
     watch = Watch(doors, look)
-    for loop in (watch.look_again, watch.knock_again):
-        threading.Thread(target=loop, daemon=True, name=f"watch {loop.__name__}").start()
+    threads = [threading.Thread(target=loop, daemon=True, name=loop.__name__) for loop in (watch.look_again, watch.knock_again)]
+    for thread in threads:
+        thread.start()
     try:
         yield watch
     finally:
         watch.stop()
+        for thread in threads:
+            thread.join(END_S)  # a call that is under way while Ray shuts down may never return, and keep the process
 
 
 def _answers(address: str) -> bool:
@@ -124,10 +128,11 @@ def _answers(address: str) -> bool:
 def look() -> View:
     """Ask the head what there is."""
     alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    free = state.available_resources_per_node()
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     return View(
         nodes={name: node["Resources"] for name, node in alive.items()},
-        free=state.available_resources_per_node(),
+        free={name: free.get(name, node["Resources"]) for name, node in alive.items()},  # a node that is new has told nothing yet
         draining=frozenset(state.get_draining_nodes()),
         unplaced=frozenset(name for kind in NOT_PLACED for name in state.actor_table(None, job, kind)),
         hosts={name: node["NodeManagerHostname"] for name, node in alive.items()},
