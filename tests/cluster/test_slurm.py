@@ -80,7 +80,7 @@ def test_a_job_on_two_nodes_is_the_serial_run(desk):
     """Each actor has a GPU of its own on both nodes, the exit code is the run's, and nothing is left on the nodes."""
     for path in (desk.root / "trace").iterdir():
         path.unlink()
-    ended = desk.submit(desk.yaml("two", seconds=1.5), "--wait", nodes=NODES, gpus_per_node=GPUS, cpus_per_node=CPUS)
+    ended = desk.submit(desk.yaml("two", seconds=4.0), "--wait", nodes=NODES, gpus_per_node=GPUS, cpus_per_node=CPUS)
     assert ended.returncode == 0, ended.stderr
     desk.judge("two")
     pins = {(path.name.partition("-")[0], path.read_text()) for path in (desk.root / "trace").iterdir()}
