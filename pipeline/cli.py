@@ -172,6 +172,26 @@ def stop(folder: Folder) -> None:
 
 
 @app.command()
+def watch(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where images arrive: a folder or a bucket; it replaces `images`.")],
+    config: Annotated[Path, typer.Option("--config", "-c", metavar="CONFIG.yaml", help="The YAML of the run.")],
+    overrides: Overrides = None,
+    settle: Annotated[float, typer.Option("--settle", min=0, metavar="S", help="Seconds without a change until an image is taken.")] = 30.0,
+    every: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between two looks at the folder.")] = 10.0,
+    schedule: Annotated[str | None, typer.Option("--schedule", metavar="CRON", help="Print lines for cron and scrontab, and end.")] = None,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Take what has settled, and end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Segment images that arrive and have stopped growing, each once."""
+    from workflows import watch as workflow
+
+    if schedule is not None:
+        done(workflow.print_schedule(schedule, folder, config, overrides or []))
+    done(workflow.watch(folder, config, overrides or [], settle_s=settle, every_s=every, once=once, as_json=as_json))
+
+
+@app.command()
 def evaluate(
     pred: Annotated[str, typer.Option("--pred", metavar="P", help="Masks that hold class ids: a file, folder or glob.")],
     truth: Annotated[str, typer.Option("--truth", metavar="T", help="Reference masks: a file, folder or pattern, truth/{stem}.png.")],

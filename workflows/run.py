@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -107,17 +107,19 @@ def execute_config(
     fresh: bool = False,
     take_over: bool = False,
     retried: Callable[[Receipt], bool] = lambda _: False,
+    accepted: Collection[str] | None = None,
     **options: Any,
 ) -> tuple[int, dict[str, Any]]:
     """Write masks and report as :func:`run` does; print nothing on stdout, notes and progress on stderr.
 
-    ``retried`` says whether the block of a failed receipt is tried again; ``options`` are ``max_failed``, ``queues`` and
+    ``retried`` says whether the block of a failed receipt is tried again; ``accepted`` are the paths below folders of ``images``
+    that are taken, None: all; ``options`` are ``max_failed``, ``queues`` and
     ``metrics_address`` of :class:`RunSpec`.
 
     Returns:
         The exit code, and the content of report.json.
     """
-    catalogue = build_catalogue(config)
+    catalogue = build_catalogue(config, accepted)
     folder = RunFolder(config.output)
     if not fresh:
         folder.refuse_other(catalogue.identity)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.records import RunFolder
+from pipeline.records import RunFolder, current_holder
 from pipeline.storage import StorageLike
 
 __all__ = ["stop"]
 
 
 def stop(output: StorageLike) -> int:
-    """Ask a run or a training to end after what it is doing; it can be resumed. Returns 0, whether or not a process runs.
+    """Ask a run, a training or a watch to end after what it is doing; it can be resumed. Returns 0, whether or not a process runs.
 
     Raises:
         InputError: no run is here.
     """
     folder = RunFolder(output)
-    recorded = folder.require()
+    is_watched = folder.storage.exists() and current_holder(folder.watch) is not None
+    state = "watching" if is_watched else folder.require()["state"]
     folder.ask_to_stop()
-    print(f"asked to stop: {folder.storage} ({recorded['state']})", file=sys.stderr)
+    print(f"asked to stop: {folder.storage} ({state})", file=sys.stderr)
     return 0

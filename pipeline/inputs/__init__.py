@@ -6,7 +6,8 @@ May import: readers and models, to check images against them, and below. Never t
 
 from __future__ import annotations
 
-from pipeline.inputs.catalogue import Catalogue, build_catalogue
+from pipeline.inputs.arrivals import Arrivals
+from pipeline.inputs.catalogue import Catalogue, build_catalogue, config_problems
 from pipeline.inputs.csv_list import CSV_COLUMNS
 from pipeline.inputs.discovery import ImageList, ListedImage, list_images
 from pipeline.inputs.expectations import fit_to_model, place_on_grids, sample_range
@@ -23,6 +24,7 @@ from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at
 __all__ = [
     "CSV_COLUMNS",
     "TRUTH_READER",
+    "Arrivals",
     "Catalogue",
     "FileStates",
     "Image",
@@ -36,6 +38,7 @@ __all__ = [
     "check_num_blocks",
     "check_truth",
     "common_pixel_size",
+    "config_problems",
     "first_of",
     "fit_to_model",
     "hash_values",

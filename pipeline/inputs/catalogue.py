@@ -6,7 +6,7 @@ Everything that does not depend on how an image is cut is checked here. Imports 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pipeline.plugins import build
 from pipeline.skips import Skip, SkippedImage
 from pipeline.storage import file_sha256
 
-__all__ = ["Catalogue", "build_catalogue"]
+__all__ = ["Catalogue", "build_catalogue", "config_problems"]
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,16 @@ class Catalogue:
         return {**keys, **grid, "compute": compute, "weights": weights, "num_classes": len(self.classes)}
 
 
-def build_catalogue(config: Config) -> Catalogue:
-    """List the images, read their headers, and check all that headers can tell; an InputError holds every problem."""
+def build_catalogue(config: Config, accepted: Collection[str] | None = None) -> Catalogue:
+    """List the images, read their headers, and check all that headers can tell; an InputError holds every problem.
+
+    ``accepted`` are the paths below folders that may be taken; None: all (:func:`list_images`).
+    """
     model: Model = build("models", config.model, "model")
-    listed = list_images(config)
+    listed = list_images(config, accepted)
     images, rejected, header_problems = read_headers(listed.images, config)
-    missing = [Problem("model", f"{path}, which does not exist", "a file") for path in model.files() if not Path(path).is_file()]
-    problems = [*listed.problems, *missing, *header_problems]
     classes, class_problems = _resolve_classes(config, model)
-    problems += class_problems
+    problems = [*listed.problems, *_missing_files(model), *header_problems, *class_problems]
     truth_map = None
     if any(image.truth for image in images) and not class_problems:
         truth_map = TruthMap(len(classes), config.classes, config.ignore)
@@ -102,6 +103,16 @@ def build_catalogue(config: Config) -> Catalogue:
         with_ids, more = find_truth_ids(found.images, truth_map, object_classes)
         found = replace(found, images=with_ids, notes=[*notes, *more])
     return found
+
+
+def config_problems(config: Config) -> list[Problem]:
+    """Return what is wrong whatever the images are: files of the model that are missing, and classes that are not the model's."""
+    model: Model = build("models", config.model, "model")
+    return [*_missing_files(model), *_resolve_classes(config, model)[1]]
+
+
+def _missing_files(model: Model) -> list[Problem]:
+    return [Problem("model", f"{path}, which does not exist", "a file") for path in model.files() if not Path(path).is_file()]
 
 
 def _stain_problems(config: Config, model: Model, images: Sequence[Image]) -> list[Problem]:

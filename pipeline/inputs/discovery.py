@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,9 @@ from pipeline.inputs.samples import resolve_sample
 from pipeline.readers import array_name, exists_at, expand_url, has_file, is_array_path, is_remote, is_web, walk_url
 from pipeline.validation import join_keys
 
-__all__ = ["ImageList", "ListedImage", "list_images"]
+__all__ = ["ImageList", "ListedImage", "image_paths", "list_images"]
+
+NOT_ACCEPTED = "still being written, or refused"
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ class ImageList:
     problems: tuple[Problem | str, ...] = ()
 
 
-def list_images(config: Config) -> ImageList:
-    """List the images of a run and the truth of each; problems are returned, to be reported with those of the headers."""
-    search = _Search(config)
+def list_images(config: Config, accepted: Collection[str] | None = None) -> ImageList:
+    """List the images of a run and the truth of each; problems are returned, to be reported with those of the headers.
+
+    ``accepted`` are the paths below folders that may be taken; others, and folders that cannot be read, are left out. None: all.
+    """
+    search = _Search(config, accepted)
     for index, entry in enumerate(config.images):
         where = config.where(join_keys("images", index))
         try:
@@ -86,6 +91,11 @@ def list_images(config: Config) -> ImageList:
     ]
     left_out.sort(key=lambda one: one.path)
     return ImageList(tuple(images), tuple(left_out), (*notes, *_name_notes(names, cut)), tuple(problems))
+
+
+def image_paths(config: Config, folder: str) -> list[str]:
+    """Return the paths of the images below a folder or URL, sorted, by their names alone; folders that cannot be read are passed over."""
+    return sorted(_Search(config, ()).walk(as_spelled(folder), "images"))
 
 
 def _too_long(name: str, output: str) -> str:
@@ -131,7 +141,8 @@ def _name_notes(names: Sequence[str], cut: Sequence[str]) -> Iterator[str]:
 class _Search:
     """Collects the images that the entries of ``images`` stand for, and the files left out."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, accepted: Collection[str] | None = None) -> None:
+        self.accepted = accepted
         self.images: list[FoundImage] = []
         self.left_out: dict[str, LeftOut] = {}  # by path: two entries may lead to one file
         self.problems: list[Problem | str] = []
@@ -159,7 +170,7 @@ class _Search:
         elif text.lower().endswith(".csv"):
             self._list(text)
         elif Path(text).is_dir() and not self.files.is_image_folder(text):
-            self._take_all(self._walk(text, where), text, where, f"{text!r}, a folder without images")
+            self._take_all(self.walk(text, where), text, where, f"{text!r}, a folder without images")
         else:
             self._take(Path(text).name, Row(where, text), direct=True)
 
@@ -182,7 +193,7 @@ class _Search:
         elif self.files.is_image_folder(url):
             self._take(_last_component(url), Row(where, url), direct=True)
         else:
-            self._take_all(self._walk(url, where), url, where, f"{text!r}, a folder without images")
+            self._take_all(self.walk(url, where), url, where, f"{text!r}, a folder without images")
 
     def _take(self, name: str, row: Row, *, direct: bool = False) -> None:
         if is_special(row.image):
@@ -194,6 +205,9 @@ class _Search:
         """Add images named by their path below a folder; if there are none, report ``otherwise`` and the files left out."""
         before = len(self.images)
         for path in sorted(paths):
+            if self.accepted is not None and path not in self.accepted:
+                self._leave_out(path, NOT_ACCEPTED)
+                continue
             self._take(path.removeprefix(root.rstrip("/") + "/"), Row(where, path))
         if len(self.images) == before:
             below = [one for one in self.left_out.values() if f"{one.path}/".startswith(f"{root.rstrip('/')}/")]
@@ -240,13 +254,16 @@ class _Search:
             elif is_store(path) or ((is_remote(path) or Path(path).is_file()) and self._is_image(path)):
                 yield path
 
-    def _walk(self, folder: str, where: str) -> Iterator[str]:
+    def walk(self, folder: str, where: str) -> Iterator[str]:
         """Yield the images below a folder, except hidden files and outputs of runs; a Zarr store is one image."""
         seen: set[str] = set()
         own = self._own_outputs(folder)
         made: set[str] = set()
 
         def unreadable(error: OSError) -> None:
+            if self.accepted is not None:
+                self._leave_out(f"{error.filename}/", str(error.strerror))
+                return
             self.problems.append(Problem(where, f"{error.filename!r}: {error.strerror}", "a folder that can be read"))
 
         walked = walk_url(folder) if is_remote(folder) else os.walk(folder, followlinks=True, onerror=unreadable)

@@ -11,7 +11,7 @@ import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -141,7 +141,7 @@ class ImageFiles:
         return self._missing[suffix]
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _recorded(run_json: str, version: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:  # noqa: ARG001 - cache key: a changed file is read again
     """Return what a command of ours wrote beside its run.json (images, other files) and the reason to leave them out; empty if not ours."""
     try:

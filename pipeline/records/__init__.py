@@ -6,11 +6,12 @@ Never touches: pixels, models, Ray.
 
 from __future__ import annotations
 
+from pipeline.records.compaction import compact_ledger
 from pipeline.records.ledger import Ledger, read_rows, read_rows_of
 from pipeline.records.ledger_tail import RESTART, LedgerTail
 from pipeline.records.receipts import Block, Receipt, Tally, latest, tally
 from pipeline.records.run_folder import METRICS_FILE, RunFolder, hardware, refuse_overwriting, versions
-from pipeline.records.run_lock import Holder, current_holder, repeating
+from pipeline.records.run_lock import Holder, current_holder, hold_run, repeating
 from pipeline.records.sign_of_life import Pulse, SignOfLife, wait_for_sign
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "RunFolder",
     "SignOfLife",
     "Tally",
+    "compact_ledger",
     "current_holder",
     "hardware",
+    "hold_run",
     "latest",
     "read_rows",
     "read_rows_of",

@@ -45,6 +45,11 @@ class RunFolder:
         return self.storage.below(LEDGER)
 
     @property
+    def watch(self) -> Storage:
+        """Storage of the lock of a watch, and of what it has told of which image."""
+        return self.ledger.below("watch")
+
+    @property
     def report(self) -> Storage:
         """Storage of the report."""
         return self.storage.below(REPORT)
@@ -114,7 +119,7 @@ class RunFolder:
 
     def shorten_log(self, most_bytes: int = MOST_LOG_BYTES) -> None:
         """Remove the older half of a log.txt that has grown beyond so many bytes; nobody may be writing it."""
-        size = self.storage.size(LOG) or 0
+        size = (self.storage.size(LOG) if self.storage.exists() else None) or 0
         if size > most_bytes:
             kept = self.storage.get(LOG, size - most_bytes // 2) or b""
             self.storage.put(LOG, kept.partition(b"\n")[2])

@@ -1,0 +1,262 @@
+"""Segment the images that arrive in a folder, each once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, absolute_path, is_url, load_config, to_yaml
+from pipeline.errors import AlreadyRunning, GigasegError, InputError, Problem, counted
+from pipeline.events import say
+from pipeline.inputs import Arrivals, config_problems
+from pipeline.interrupts import handle_signals
+from pipeline.records import RunFolder, hold_run
+from pipeline.scheduling import EXIT_INTERRUPTED
+from pipeline.targets import CRON
+from workflows.run import refuse_training
+
+__all__ = ["print_schedule", "watch"]
+
+EVERY_S, SETTLE_S = 10.0, 30.0
+STEP_S = 0.2  # between two looks for a signal, the stop flag and the end of a pass
+LOOK_SHARE = 20  # a look that takes long is followed by a pause of so many times its length
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 600.0  # after a pass that could not go on
+MOST_LINES = 20  # of what a failed pass said
+
+
+def watch(
+    folder: str,
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    settle_s: float = SETTLE_S,
+    every_s: float = EVERY_S,
+    once: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Segment images as they arrive in a folder and stop growing, until a signal or ``gigaseg stop`` comes.
+
+    Masks and report of all images are one growing run in the config's output, whose ledger says what is done: after a restart or
+    a crash nothing is done twice, and an image that is replaced is done again. A line on stdout tells of each image.
+
+    Args:
+        folder: a folder or a URL that can be listed; it takes the place of ``images`` in the YAML.
+        config_path: the YAML of the run.
+        overrides: ``key.sub=value`` each, as after ``--set``.
+        settle_s: an image is taken when nothing of it has changed for so long, seconds.
+        every_s: pause between two looks at the folder, seconds.
+        once: take what has settled, and end.
+        as_json: print the lines as JSON.
+
+    Returns:
+        0: all that has settled is done; 3: done but for what is quarantined; 130: interrupted within a pass.
+
+    Raises:
+        InputError: the folder or the YAML is wrong.
+        AlreadyRunning: another process watches for the same output.
+        GigasegError: with ``once``, the run could not go on.
+    """
+    config = config_of(folder, config_path, overrides)
+    arrivals = Arrivals(config, config.images[0], settle_s)
+    folder_of_run = RunFolder(config.output)
+    with watching(folder_of_run):
+        watcher = _Watcher(config, arrivals, folder_of_run, as_json)
+        with handle_signals(watcher.on_signal):
+            return watcher.go_once(settle_s) if once else watcher.go_on(every_s)
+
+
+def config_of(folder: str, config_path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of a watch; raises InputError with all that is wrong before an image has arrived."""
+    refuse_training(config_path)
+    folder = folder.rstrip("/") if is_url(folder) else absolute_path(folder, Path.cwd())
+    if not is_url(folder) and not Path(folder).is_dir():
+        raise InputError(Problem("FOLDER", folder, "a folder that exists, or a URL that can be listed"))
+    if folder.lower().startswith(("http://", "https://")):
+        raise InputError(Problem("FOLDER", folder, "a folder or a bucket", "A web server does not say which files it has."))
+    config = load_config(config_path, [*overrides, f"images={json.dumps([folder])}"])
+    if problems := config_problems(config):
+        raise InputError(problems)
+    return config
+
+
+def print_schedule(schedule: str, folder: str, config_path: Path, overrides: Sequence[str] = ()) -> int:
+    """Print the lines that make cron, or Slurm's scrontab, take what has arrived, again and again; return 0.
+
+    Raises:
+        InputError: no schedule that cron reads.
+    """
+    if not re.fullmatch(CRON, schedule):
+        raise InputError(Problem("--schedule", repr(schedule), "minute, hour, day, month and day of the week, such as '0 2 * * *'"))
+    program = Path(sys.executable).with_name("gigaseg")
+    place = folder if is_url(folder) else absolute_path(folder, Path.cwd())
+    parts = [str(program), "watch", place, "--config", str(config_path.absolute()), "--once"]
+    command = shlex.join([*parts, *(part for override in overrides for part in ("--set", override))])
+    # cron takes a percent sign for the end of the line.
+    cron = f"{schedule} {command}".replace("%", "\\%")
+    print("# crontab -e", cron, "", "# scrontab -e", "#SCRON --job-name=gigaseg-watch", f"{schedule} {command}", sep="\n")
+    return 0
+
+
+@contextmanager
+def watching(folder: RunFolder) -> Iterator[None]:
+    """Be the only watch of an output inside the ``with`` block."""
+    storage = folder.watch
+    is_new = not folder.storage.exists()
+    storage.make()
+    try:
+        with hold_run(storage):
+            yield
+    except AlreadyRunning as error:
+        found = str(error).partition("found ")[2].partition(";")[0].replace("a run that", "a watch that")
+        raise AlreadyRunning(Problem(str(folder.storage), found, "one watch for one output folder", "Stop it, or wait.")) from error
+    finally:
+        if is_new and not folder.read():  # no image has come
+            folder.storage.delete_tree("ledger")
+            folder.storage.remove_if_empty()
+
+
+@dataclass
+class _Watcher:
+    """A watch: which images are done, and what it waits for."""
+
+    config: Config
+    arrivals: Arrivals
+    folder: RunFolder
+    as_json: bool
+    done: dict[str, Any] = field(default_factory=dict)  # state of each image that was segmented or quarantined, by path
+    refused: dict[str, Any] = field(default_factory=dict)  # and of each that no run can take
+    stopped: threading.Event = field(default_factory=threading.Event)
+    was_cut: bool = False  # whether a pass was interrupted
+    code: int = 0  # of the last pass that ended
+    process: subprocess.Popen[bytes] | None = None
+
+    def go_on(self, every_s: float) -> int:
+        """Look, do what has settled, wait, until asked to stop."""
+        pause_s = FIRST_PAUSE_S
+        say(f"watching {self.config.images[0]} for {self.folder.storage}", event="watch begins")
+        self.folder.forget_stop()
+        while not self.stopped.is_set():
+            started = time.monotonic()
+            try:
+                settled = self.arrivals.look()
+                look_s = time.monotonic() - started
+                self.take(settled)
+                pause_s = FIRST_PAUSE_S
+                self.wait(max(every_s, LOOK_SHARE * look_s))
+            except InputError as error:
+                if error.exit_code == InputError.exit_code:
+                    raise
+                pause_s = self.back_off(error, pause_s)
+            except (GigasegError, OSError) as error:
+                pause_s = self.back_off(error, pause_s)
+        return EXIT_INTERRUPTED if self.was_cut else self.code
+
+    def go_once(self, settle_s: float) -> int:
+        """Take what does not change for a while, and end."""
+        self.folder.forget_stop()
+        self.arrivals.look()
+        self.wait(settle_s)
+        if not self.stopped.is_set():
+            self.take(self.arrivals.look())
+        if growing := self.arrivals.num_growing:
+            say(f"{counted(growing, 'image')} still growing: left for the next time", event="images growing")
+        return EXIT_INTERRUPTED if self.was_cut else self.code
+
+    def take(self, settled: dict[str, Any]) -> None:
+        """Segment the settled images that are new or have changed, if there are any."""
+        known = [path for path, state in settled.items() if self.done.get(path) == state]
+        new = [path for path, state in settled.items() if state not in (self.done.get(path), self.refused.get(path))]
+        if not new:
+            return
+        code, refused = self.run_pass(known, new)
+        if code == EXIT_INTERRUPTED:
+            self.was_cut = True
+            self.stopped.set()
+            return
+        self.refused = {path: state for path, state in settled.items() if path in refused or self.refused.get(path) == state}
+        self.done = {path: settled[path] for path in (*known, *new) if path not in refused}
+        self.code = code or (3 if self.refused else 0)
+
+    def run_pass(self, known: Sequence[str], new: Sequence[str]) -> tuple[int, dict[str, str]]:
+        """Run a pass in a process of its own; return its exit code and the images that were refused."""
+        with tempfile.TemporaryDirectory(prefix="gigaseg-") as scratch, Path(scratch, "errors").open("w+b") as errors:
+            answer = Path(scratch, "answer.json")
+            job: dict[str, Any] = {"config": to_yaml(self.config), "origin": f"{scratch}/config.yaml", "known": known, "new": new}
+            job |= {"answer": str(answer), "json": self.as_json}
+            command = [sys.executable, "-P", "-m", "workflows.watch_pass"]
+            self.process = process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
+            assert process.stdin is not None
+            try:
+                with suppress(BrokenPipeError):  # what it died of is told below
+                    process.stdin.write(json.dumps(job).encode() + b"\n")
+                    process.stdin.flush()
+                self.wait_for_pass(process)
+            finally:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+                code = process.wait()
+                self.process = None
+            if code < 0 and self.stopped.is_set():
+                code = EXIT_INTERRUPTED
+            if code not in (0, 3, EXIT_INTERRUPTED):
+                raise error_of(code, errors)
+            return code, json.loads(answer.read_text()) if answer.exists() else {}
+
+    def wait_for_pass(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until a pass ends, and pass on what asks it to stop."""
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STEP_S)
+                return
+            if not self.stopped.is_set() and self.is_asked():  # seen here, as the run forgets the flag when it begins
+                self.on_signal()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, and wake when asked to stop."""
+        until = time.monotonic() + seconds
+        while not self.stopped.is_set() and time.monotonic() < until:
+            self.stopped.wait(min(1.0, max(0.0, until - time.monotonic())))
+            if self.is_asked():
+                self.stopped.set()
+
+    def is_asked(self) -> bool:
+        """Whether ``gigaseg stop`` was called; False where the storage does not answer."""
+        with suppress(GigasegError):
+            return self.folder.is_asked_to_stop()
+        return False
+
+    def back_off(self, error: Exception, pause_s: float) -> float:
+        """Tell what went wrong, wait, and return how long to wait the next time."""
+        text = str(error) if isinstance(error, GigasegError) else f"{type(error).__name__}: {error}"
+        say(f"trying again in {pause_s:.0f} s: {text}", event="watch waits", level="warning")
+        self.wait(pause_s)
+        return min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def on_signal(self, *_: object) -> None:
+        """End after the blocks in flight; a second signal ends at once."""
+        self.stopped.set()
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+
+def error_of(code: int, errors: Any) -> GigasegError:
+    """Return the error that a failed pass ended with."""
+    errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, errors.tell() - (1 << 16)))
+    lines = errors.read().decode(errors="replace").splitlines()[-MOST_LINES:]
+    text = "\n".join(lines) or f"a pass ended with {code} and said nothing"
+    kinds: dict[int, Callable[[str], GigasegError]] = {2: InputError, 4: AlreadyRunning}
+    return kinds.get(code, GigasegError)(text)
