@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import shutil
 import time
 
@@ -62,6 +63,12 @@ def desk(tmp_path_factory):
     shutil.rmtree(root / "slurm")
 
 
+@pytest.fixture
+def patient():
+    """Let a test take longer than one that hangs may: time limits are minutes. What it waits for has a limit of its own."""
+    faulthandler.cancel_dump_traceback_later()
+
+
 def test_a_job_ends_as_its_run_does(desk):
     """One node, no Ray: a run submitted twice is one job, which waits and runs once; its masks are right and its exit code is told."""
     config, options = desk.yaml("one", seconds=0.1), {"cpus_per_node": 1, "log_folder": str(desk.root / "logs of 'jobs' $HOME")}
@@ -76,6 +83,7 @@ def test_a_job_ends_as_its_run_does(desk):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 def test_a_job_on_two_nodes_is_the_serial_run(desk):
     """Each actor has a GPU of its own on both nodes, the exit code is the run's, and nothing is left on the nodes."""
     for path in (desk.root / "trace").iterdir():
@@ -91,6 +99,7 @@ def test_a_job_on_two_nodes_is_the_serial_run(desk):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("nodes", [1, NODES])
 def test_at_its_time_limit_a_job_queues_again_and_resumes(desk, nodes):
     """The run stops before the limit, the same job starts again, goes on where it was, and its end is that of an undisturbed run."""
@@ -104,6 +113,7 @@ def test_at_its_time_limit_a_job_queues_again_and_resumes(desk, nodes):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 def test_a_job_without_progress_is_not_queued_for_ever(desk):
     """A block that takes longer than the time limit is told, and the job ends as interrupted."""
     options = {"cpus_per_node": 1, "time": "1", "grace": 40}
@@ -186,3 +196,15 @@ def test_the_tasks_of_an_array_share_the_images(desk):
     assert found.keys() == expected.keys()
     assert all((found[name] == expected[name]).all() for name in expected)
     assert [rows(desk.root / "shared" / f"task-{task}") for task in (0, 1)] == [rows(desk.root / "reference") // 2] * 2
+
+
+@pytest.mark.slow
+def test_the_line_for_cron_submits_the_run_once(desk):
+    """Debian's Slurm has no crontab, so that the line is told; while its job waits or runs, it submits no other."""
+    told = desk.submit(desk.yaml("nightly", seconds=0.2), schedule="0 2 * * *", cpus_per_node=1)
+    assert (told.returncode, told.stdout[:10]) == (0, "0 2 * * * "), told.stderr
+    first, second = (desk.cluster.run("bash", "-c", told.stdout[10:]) for _ in range(2))
+    assert first.stdout.startswith("Submitted batch job ")
+    assert second.stdout == ""
+    assert desk.cluster.wait_for(first.stdout.split()[-1], "COMPLETED", "FAILED") == "COMPLETED 0:0"
+    desk.judge("nightly")
