@@ -116,6 +116,11 @@ def test_actors_that_are_only_slow_to_start_are_not_told(made, monkeypatch, caps
     slow.begun -= 100
     pool._look_at_unplaced()
     assert capsys.readouterr().err == ""
+    pool._take(slow, NodeReport("node", "host", "Xeon"))
+    pool._died(slow, "its process died", node_lost=False)
+    pool.cluster.watch.view = View({"node": {"CPU": 1}}, free={"node": {}})
+    pool._start_missing()
+    assert [actor.has_room for actor in pool.actors] == [True, False], "the place of the dead one is free soon"
 
 
 def test_actors_that_wait_for_more_of_a_gpu_are_content_with_less(made, monkeypatch):

@@ -110,6 +110,7 @@ class _Pool:
         self.numbers = itertools.count()
         self.failed_starts = 0
         self.losses: Counter[tuple[str, str]] = Counter()
+        self.most_placed = 0
         self.told_waiting = float("-inf")
         self.stop_by: float | None = None
         work.monitor.actors = lambda: sum(actor.ready for actor in self.actors)
@@ -145,12 +146,17 @@ class _Pool:
         number = min(self.cluster.num_actors(avoided), left) - sum(not actor.drained for actor in self.actors)
         if number > 0 and not self.actors and self.cluster.is_full(avoided) and self.told_waiting < 0:
             self._tell_waiting(0)
-        needs = self.cluster.needs_of(number, avoided) if number > 0 else {}
-        room = self.cluster.watch.view.room(needs, avoided, free=True) if number > 0 else 0
-        for started in range(number):
+        if number > 0:
+            self._start(number, avoided)
+
+    def _start(self, number: int, avoided: Sequence[str]) -> None:
+        """Ask for actors. Places of actors that died are free again, which the view of the cluster shows seconds later."""
+        view, needs = self.cluster.watch.view, self.cluster.needs_of(number, avoided)
+        places = max(min(self.most_placed, view.room(needs, avoided)), len(self.actors) + view.room(needs, avoided, free=True))
+        for _ in range(number):
             handle = self.cluster.start(Actor, self.work.job, self.expected, needs=needs, avoided=avoided)
             actor = _ActorHandle(number=next(self.numbers), handle=handle, receipts=handle.receipts.remote(), id=_id_of(handle))
-            actor.has_room = started < room
+            actor.has_room = len(self.actors) < places
             self.actors.append(actor)
 
     def _feed_all(self) -> None:
@@ -213,6 +219,7 @@ class _Pool:
         actor.since, actor.is_late, actor.asked = time.monotonic(), False, None
         if isinstance(message, NodeReport):
             actor.node = message.node
+            self.most_placed = max(self.most_placed, sum(bool(one.node) for one in self.actors))
             self.nodes.add(message)
             if message.node in self.nodes.avoided:
                 self._let_go(actor)
