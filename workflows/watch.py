@@ -25,13 +25,14 @@ from pipeline.inputs import Arrivals, config_problems
 from pipeline.interrupts import handle_signals
 from pipeline.records import RunFolder, hold_run
 from pipeline.scheduling import EXIT_INTERRUPTED
+from pipeline.storage import LocalStorage
 from pipeline.targets import CRON
 from workflows.run import refuse_training
 
 __all__ = ["print_schedule", "watch"]
 
 EVERY_S, SETTLE_S = 10.0, 30.0
-STEP_S = 0.2  # between two looks for a signal, the stop flag and the end of a pass
+STEP_S, REMOTE_STEP_S = 0.2, 3.0  # between two looks for the end of a pass and for the stop flag; for the flag in an object store
 LOOK_SHARE = 20  # a look that takes long is followed by a pause of so many times its length
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 600.0  # after a pass that could not go on
 MOST_LINES = 20  # of what a failed pass said
@@ -141,27 +142,29 @@ class _Watcher:
     stopped: threading.Event = field(default_factory=threading.Event)
     was_cut: bool = False  # whether a pass was interrupted
     code: int = 0  # of the last pass that ended
+    has_died: bool = False  # whether the last pass was killed, as by an image that crashes a library
     process: subprocess.Popen[bytes] | None = None
+    asked_at: float = -1e9  # when the stop flag was looked for, seconds
 
     def go_on(self, every_s: float) -> int:
         """Look, do what has settled, wait, until asked to stop."""
         pause_s = FIRST_PAUSE_S
         say(f"watching {self.config.images[0]} for {self.folder.storage}", event="watch begins")
         self.folder.forget_stop()
+        self.arrivals.look()  # what is wrong with the folder now is for the user to mend
         while not self.stopped.is_set():
             started = time.monotonic()
             try:
-                settled = self.arrivals.look()
+                settled = self.look()
                 look_s = time.monotonic() - started
                 self.take(settled)
-                pause_s = FIRST_PAUSE_S
-                self.wait(max(every_s, LOOK_SHARE * look_s))
-            except InputError as error:
-                if error.exit_code == InputError.exit_code:
-                    raise
-                pause_s = self.back_off(error, pause_s)
+            except InputError:
+                raise
             except (GigasegError, OSError) as error:
                 pause_s = self.back_off(error, pause_s)
+            else:
+                pause_s = FIRST_PAUSE_S
+                self.wait(max(every_s, LOOK_SHARE * look_s))
         return EXIT_INTERRUPTED if self.was_cut else self.code
 
     def go_once(self, settle_s: float) -> int:
@@ -175,13 +178,26 @@ class _Watcher:
             say(f"{counted(growing, 'image')} still growing: left for the next time", event="images growing")
         return EXIT_INTERRUPTED if self.was_cut else self.code
 
+    def look(self) -> dict[str, Any]:
+        """Look at the folder; raises GigasegError where that fails, as it may be there again later."""
+        try:
+            return self.arrivals.look()
+        except (GigasegError, OSError) as error:
+            raise GigasegError(f"{self.config.images[0]}: {error}") from error
+
     def take(self, settled: dict[str, Any]) -> None:
         """Segment the settled images that are new or have changed, if there are any."""
         known = [path for path, state in settled.items() if self.done.get(path) == state]
         new = [path for path, state in settled.items() if state not in (self.done.get(path), self.refused.get(path))]
         if not new:
             return
-        code, refused = self.run_pass(known, new)
+        try:
+            code, refused = self.run_pass(known, new)
+        except InputError as error:
+            if self.done or error.exit_code != InputError.exit_code:
+                raise GigasegError(str(error)) from error  # the same input was right before: it may be again
+            raise
+        self.has_died = False
         if code == EXIT_INTERRUPTED:
             self.was_cut = True
             self.stopped.set()
@@ -194,7 +210,7 @@ class _Watcher:
         """Run a pass in a process of its own; return its exit code and the images that were refused."""
         with tempfile.TemporaryDirectory(prefix="gigaseg-") as scratch, Path(scratch, "errors").open("w+b") as errors:
             answer = Path(scratch, "answer.json")
-            job: dict[str, Any] = {"config": to_yaml(self.config), "origin": f"{scratch}/config.yaml", "known": known, "new": new}
+            job: dict[str, Any] = {"config": to_yaml(self.config_of_pass()), "origin": f"{scratch}/config.yaml", "known": known, "new": new}
             job |= {"answer": str(answer), "json": self.as_json}
             command = [sys.executable, "-P", "-m", "workflows.watch_pass"]
             self.process = process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
@@ -211,9 +227,17 @@ class _Watcher:
                 self.process = None
             if code < 0 and self.stopped.is_set():
                 code = EXIT_INTERRUPTED
+            self.has_died = code < 0
             if code not in (0, 3, EXIT_INTERRUPTED):
                 raise error_of(code, errors)
             return code, json.loads(answer.read_text()) if answer.exists() else {}
+
+    def config_of_pass(self) -> Config:
+        """Return the config of the next pass: after one that was killed, actors of Ray find the image that kills, and go on."""
+        compute = self.config.compute
+        if not self.has_died or compute.runner != "auto":
+            return self.config
+        return self.config.model_copy(update={"compute": compute.model_copy(update={"runner": "ray"})})
 
     def wait_for_pass(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until a pass ends, and pass on what asks it to stop."""
@@ -233,15 +257,17 @@ class _Watcher:
                 self.stopped.set()
 
     def is_asked(self) -> bool:
-        """Whether ``gigaseg stop`` was called; False where the storage does not answer."""
-        with suppress(GigasegError):
-            return self.folder.is_asked_to_stop()
+        """Whether ``gigaseg stop`` was called, as far as is known now; an object store is asked every few seconds alone."""
+        now = time.monotonic()
+        if now - self.asked_at >= (0 if isinstance(self.folder.storage, LocalStorage) else REMOTE_STEP_S):
+            self.asked_at = now
+            with suppress(GigasegError):
+                return self.folder.is_asked_to_stop()
         return False
 
     def back_off(self, error: Exception, pause_s: float) -> float:
         """Tell what went wrong, wait, and return how long to wait the next time."""
-        text = str(error) if isinstance(error, GigasegError) else f"{type(error).__name__}: {error}"
-        say(f"trying again in {pause_s:.0f} s: {text}", event="watch waits", level="warning")
+        say(f"trying again in {pause_s:.0f} s: {error}", event="watch waits", level="warning")
         self.wait(pause_s)
         return min(2 * pause_s, LONGEST_PAUSE_S)
 

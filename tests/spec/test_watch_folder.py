@@ -193,6 +193,33 @@ def test_what_cannot_go_on_is_tried_again_later_and_later(place, monkeypatch):
     assert pauses[:8] == [10, 20, 40, 80, 160, 320, 600, 600]
 
 
+def test_wrong_input_ends_a_watch_that_has_done_nothing_yet(place, monkeypatch):
+    """Exit 2 at the first pass, as with an output that holds another run; later, the same input was right before, and is tried again."""
+    (place / "in" / "a.tif").write_bytes(b"x")
+    one = watcher(place)
+    one.folder.ledger.make()
+
+    def run_pass(self, known, new):
+        raise InputError("output: begun with another config")
+
+    monkeypatch.setattr(module._Watcher, "run_pass", run_pass)
+    with pytest.raises(InputError):
+        one.go_on(0.0)
+    one.done = {"other": ()}
+    with pytest.raises(GigasegError, match="another config") as later:
+        one.take(one.arrivals.look())
+    assert later.value.exit_code == 1
+
+
+def test_a_pass_that_was_killed_is_tried_with_actors(place):
+    """An image that crashes a library would end every pass in one process; actors are replaced, and the image is quarantined."""
+    one = watcher(place)
+    one.config = load_config(place / "run.yaml", [f"images=[{place / 'in'}]", "compute.runner=auto"])
+    assert one.config_of_pass().compute.runner == "auto"
+    one.has_died = True
+    assert one.config_of_pass().compute.runner == "ray"
+
+
 def test_a_pass_that_says_nothing_and_one_that_says_much(tmp_path):
     """The last lines of what a pass wrote on stderr are its error; wrong input stays wrong input."""
     with (tmp_path / "errors").open("w+b") as errors:
