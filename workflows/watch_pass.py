@@ -43,12 +43,17 @@ def do_pass(job: Mapping[str, Any], segmented: Callable[[], None] = lambda: None
     config = load_written_config(job["config"], job["origin"])
     compact_ledger(RunFolder(config.output).ledger)
     RunFolder(config.output).shorten_log()
-    refused: dict[str, str] = {}
-    accepted = {*job["known"], *fitting(config, job["known"], job["new"], refused)}
-    Path(job["answer"]).write_text(json.dumps(refused))
     show = print_json if job["json"] else print_text
     told = Told(RunFolder(config.output).watch)
-    code, report = execute_config(config, accepted=accepted) if accepted else (0, {"per_image": [], "failures": []})
+    refused: dict[str, str] = {}
+    try:
+        code, report = execute_config(config, accepted={*job["known"], *job["new"]})
+    except InputError:
+        accepted = {*job["known"], *fitting(config, job["known"], job["new"], refused)}
+        if not refused:
+            raise
+        code, report = execute_config(config, accepted=accepted) if accepted else (0, {"per_image": [], "failures": []})
+    Path(job["answer"]).write_text(json.dumps(refused))
     if code != EXIT_INTERRUPTED:  # else the next pass goes on, and tells
         segmented()
         lines = [*summaries(RunFolder(config.output), report), *(refusal(config, path, why) for path, why in refused.items())]

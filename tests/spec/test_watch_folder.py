@@ -96,6 +96,20 @@ def test_the_image_that_a_run_refuses_is_found(place):
     assert all("channels" in why for why in refused.values())
 
 
+def test_an_image_that_a_run_refuses_blocks_no_other(place, capsys):
+    """The others are segmented, and the refused one is told with its reason; where it is alone, nothing is begun."""
+    put_images(place, ["a.tif"], ["b.tif"])
+    overrides = ["model={name: unet, channels: 1, classes: 2, depth: 2, base: 4}"]
+    config = config_of(str(place / "in"), place / "run.yaml", overrides)
+    job = {"config": module.to_yaml(config), "origin": str(place / "x.yaml"), "known": [], "answer": str(place / "answer"), "json": False}
+    for names, code in ((["b.tif"], 0), (["a.tif", "b.tif"], 0)):
+        assert watch_pass.do_pass({**job, "new": [str(place / "in" / name) for name in names]}) == code
+        assert list(json.loads((place / "answer").read_text())) == [str(place / "in" / "b.tif")]
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["b.tif", "a"]
+    assert "channels" in told[0]
+
+
 def test_images_are_not_blamed_for_a_folder_that_is_gone(place):
     """A file system that is not mounted for a while is tried again."""
     config = config_of(str(place / "in"), place / "run.yaml")
