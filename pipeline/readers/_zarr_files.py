@@ -188,13 +188,18 @@ class Node:
 
     def child(self, name: str) -> Node | None:
         """Return the child of this name, which :func:`is_inside` accepts; None if there is none."""
-        return read_node(self.files.below(name), f"{self.path}/{name}", self.zarr_format)
+        return read_node(_child(self.files, name), f"{self.path}/{name}", self.zarr_format)
 
     def child_attributes(self, name: str) -> dict[str, Any]:
         """Return the attributes of a child by one read; empty if there is none."""
-        below, path = self.files.below(name), f"{self.path}/{name}"
+        below, path = _child(self.files, name), f"{self.path}/{name}"
         node = Node(below, path, {}, is_array=False) if self.zarr_format == 2 else read_node(below, path, 3)
         return node.attributes if node else {}
+
+
+def _child(files: Storage, name: str) -> Storage:
+    """Return the folder of a child; of an image, which is only read, it may be a link to any place."""
+    return LocalStorage(files.root / name) if isinstance(files, LocalStorage) else files.below(name)
 
 
 def read_node(files: Storage, path: str, zarr_format: int | None = None) -> Node | None:

@@ -66,8 +66,8 @@ class LocalStorage(Storage):
 
     @override
     def below(self, prefix: str) -> LocalStorage:
-        """Return the folder ``prefix``, which may be a link to any place."""
-        return LocalStorage(self.root / self._checked(prefix)).guarded(self.guard)
+        """Return the folder ``prefix``; raises InputError where a link leads out of this one, as what is written would land there."""
+        return LocalStorage(self._path(prefix)).guarded(self.guard)
 
     @override
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
@@ -272,7 +272,7 @@ class LocalStorage(Storage):
         """The file of a key; raises InputError where the key leads out of the folder, also through a link."""
         path = self.root / self._checked(key)
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise InputError(Problem(self.url, repr(key), "a path inside this folder"))
+            raise InputError(Problem(self.url, f"{key!r}, a link that leads out of it", "a path inside this folder", "Remove the link."))
         return path
 
     @contextmanager

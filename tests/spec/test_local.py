@@ -43,6 +43,7 @@ def test_no_link_leads_out_of_the_folder(tmp_path, key):
         lambda: storage.local_file(key).__enter__(),
         lambda: storage.replace_tree(key).__enter__(),
         lambda: storage.list(key + "/"),
+        lambda: storage.below(key),
     ):
         with pytest.raises(InputError, match="inside this folder"):
             call()

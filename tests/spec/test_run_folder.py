@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 
@@ -108,3 +109,20 @@ def test_another_run_is_refused_with_every_difference(storage):
     folder.refuse_other({"images": ["a"], "tiling": {"core": 64, "halo": 8}})
     with pytest.raises(InputError, match=r"tiling\.core: found 128; expected 64.*\n.*tiling\.halo: found 0.*\n.*--fresh"):
         folder.refuse_other({"images": ["a"], "tiling": {"core": 128, "halo": 0}})
+
+
+@pytest.mark.parametrize("name", ["ledger", "report"])
+def test_nothing_is_written_or_removed_behind_a_link(tmp_path, name):
+    """A folder that somebody else made may hold links to other folders: no command changes a file there."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "index.html").write_text("mine")
+    folder = RunFolder(out)
+    folder.write(state="done")
+    (out / name).symlink_to(elsewhere)
+    for change in (lambda: folder.report.put("index.html", b""), folder.clear, folder.discard, folder.ask_to_stop):
+        with suppress(InputError, StoreError):
+            change()
+    with pytest.raises(InputError, match="a link that leads out of it"):
+        getattr(folder, name)
+    assert [(path.name, path.read_text()) for path in elsewhere.iterdir()] == [("index.html", "mine")]
