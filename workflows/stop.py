@@ -17,7 +17,7 @@ def stop(output: StorageLike) -> int:
         InputError: no run is here.
     """
     folder = RunFolder(output)
-    is_watched = folder.storage.exists() and current_holder(folder.watch) is not None
+    is_watched = folder.watch.exists() and current_holder(folder.watch) is not None
     state = "watching" if is_watched else folder.require()["state"]
     folder.ask_to_stop()
     print(f"asked to stop: {folder.storage} ({state})", file=sys.stderr)
