@@ -94,7 +94,7 @@ def test_a_job_on_two_nodes_is_the_serial_run(desk):
     pins = {(path.name.partition("-")[0], path.read_text()) for path in (desk.root / "trace").iterdir()}
     assert pins == {(host, gpu) for host in ("h1", "h2") for gpu in "01"}
     for host in (1, 2):
-        left = desk.cluster.hosts.run(host, ["bash", "-c", "ls -d /tmp/gs.* 2> /dev/null; ps -eo args | grep -c '[r]aylet'; true"])
+        left = desk.cluster.hosts.run(host, ["bash", "-c", "ls -d /tmp/tmp.* 2> /dev/null; ps -eo args | grep -c '[r]aylet'; true"])
         assert left.stdout.split() == ["0"]
 
 
