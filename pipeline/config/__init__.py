@@ -25,7 +25,6 @@ from pipeline.config.paths import (
     is_sample,
     is_url,
     normal_form,
-    refuse_secrets,
     split_glob,
 )
 from pipeline.config.recipe import CALIBRATED_FOLDER, Recipe, replace_auto
@@ -92,7 +91,6 @@ __all__ = [
     "normal_form",
     "parse_bytes",
     "read_yaml",
-    "refuse_secrets",
     "replace_auto",
     "resolve_mapping",
     "split_glob",

@@ -14,11 +14,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.paths import absolute_source, check_exists, refuse_secrets
+from pipeline.config.paths import absolute_source, check_exists
 from pipeline.config.schema import RUN_YAML, ClassList, ClassSpec, Config, YamlKind
 from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, parse_yaml, read_yaml
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import Plugin, available, build, find, from_text, title_of
+from pipeline.storage import refuse_secrets
 from pipeline.validation import join_keys, problems_of, quote
 
 __all__ = ["config_from_mapping", "load_classes", "load_config", "load_written_config", "load_yaml", "resolve_mapping", "to_yaml"]

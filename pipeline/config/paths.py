@@ -10,7 +10,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.errors import InputError, Problem
+from pipeline.errors import Problem
 
 __all__ = [
     "absolute_path",
@@ -23,16 +23,10 @@ __all__ = [
     "is_sample",
     "is_url",
     "normal_form",
-    "refuse_secrets",
     "split_glob",
 ]
 
 SAMPLE = "sample:"
-SECRET = re.compile(
-    r"[?&](x-(amz|goog|ms)-[\w-]+|sig|signature|\w*token|awsaccesskeyid|googleaccessid|(\w*[-_])?key|apikey|password|secret)=",
-    re.IGNORECASE,
-)
-"""Parameters that sign a URL or name a user."""
 _ESCAPED = re.compile(r"\[([*?\[])\]")
 
 
@@ -44,40 +38,6 @@ def is_sample(text: str) -> bool:
 def is_url(text: str) -> bool:
     """Whether a text is a URL (``scheme://``)."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
-
-
-def refuse_secrets(text: str, where: str) -> None:
-    """Refuse a URL with a user, a password or a signature, because URLs are written into config.yaml, logs and reports.
-
-    A query of an ``http`` URL is refused whatever it holds, because a token may have any name. The message shows none of it.
-
-    Args:
-        text: any text; only a URL is looked at.
-        where: what messages call its place, such as ``images.0``.
-
-    Raises:
-        InputError: the URL may hold a secret.
-
-    Example:
-        >>> refuse_secrets("s3://bucket/a.tif", "images.0")
-        >>> refuse_secrets("https://me:hidden@host/a.tif", "images.0")
-        Traceback (most recent call last):
-        ...
-        pipeline.errors.InputError: images.0: found https://host/a.tif with a user name; expected a URL without secrets. Give \
-credentials in the environment.
-    """
-    if not is_url(text):
-        return
-    scheme, _, rest = text.partition("://")
-    server, slash, path = rest.partition("/")
-    shown = f"{scheme}://{server.rpartition('@')[2]}{slash}{path}".partition("?")[0].partition("#")[0]
-    if "@" in server or SECRET.search(rest):
-        found = "a user name" if "@" in server else "a signature or a key"
-        raise InputError(Problem(where, f"{shown} with {found}", "a URL without secrets", "Give credentials in the environment."))
-    if "?" in rest and scheme.lower() in ("http", "https"):
-        raise InputError(
-            Problem(where, f"{shown} with a query", "a URL without one, as it may hold a secret", "Leave out the part after `?`.")
-        )
 
 
 def is_glob(text: str) -> bool:

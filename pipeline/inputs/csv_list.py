@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import absolute_path, as_spelled, exists, is_sample, is_url, refuse_secrets
+from pipeline.config import absolute_path, as_spelled, exists, is_sample, is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.readers import exists_at, is_remote
-from pipeline.storage import open_storage
+from pipeline.storage import open_storage, refuse_secrets
 
 __all__ = ["CSV_COLUMNS", "Row", "read_csv_list"]
 

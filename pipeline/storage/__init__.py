@@ -15,6 +15,7 @@ from pipeline.storage.local import LocalStorage
 from pipeline.storage.local_files import file_sha256, store_errors
 from pipeline.storage.memory import MemoryStorage
 from pipeline.storage.opening import open_storage
+from pipeline.storage.secret_urls import refuse_secrets
 from pipeline.storage.user_cache import cache_folder, recall, remember
 from pipeline.storage.zarr_v2 import ZarrV2Level
 
@@ -39,6 +40,7 @@ __all__ = [
     "open_storage",
     "read_version",
     "recall",
+    "refuse_secrets",
     "remember",
     "store_errors",
     "with_fast_codecs",

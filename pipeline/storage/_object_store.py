@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import secrets
 import time
 from abc import abstractmethod
@@ -23,6 +22,7 @@ from pipeline.storage._object_client import Client, Service, client_of, creates_
 from pipeline.storage._object_reader import RangeReader
 from pipeline.storage.base import Storage
 from pipeline.storage.local_files import PARTIAL, is_unfinished
+from pipeline.storage.secret_urls import refuse_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,6 @@ COPIES, UPLOADS = 8, 2  # at a time
 DELETES = 1000  # in one request
 RANGE_BEHIND_END = 416
 MOST_HEADS = 20  # files whose sizes are asked for one after the other
-SECRET = re.compile(r"^\w+://[^/]*@|[?&](x-(amz|goog)-[\w-]+|sig|signature|token|awsaccesskeyid|googleaccessid)=", re.IGNORECASE)
 CREATOR = "gigasegcreator"  # an attribute that says which call created a file; Azure allows letters only
 
 
@@ -57,9 +56,7 @@ class ObjectStorage(Storage):
     scheme: ClassVar[str]
 
     def __init__(self, url: str) -> None:
-        if SECRET.search(url):
-            found, way_out = "credentials in the URL", "URLs are written into logs and reports: give credentials in the environment."
-            raise InputError(Problem(f"{self.scheme}://...", found, f"{self.scheme}://BUCKET/FOLDER", way_out))
+        refuse_secrets(url, f"{self.scheme}://")
         if find_spec("obstore") is None:
             way_out = 'It needs a package that is not installed: pip install "gigaseg[cloud]".'
             raise InputError(Problem(url, f"the scheme {self.scheme}://", "", way_out))

@@ -1,4 +1,4 @@
-"""A URL with a secret is refused wherever a YAML may hold one, and no message shows the secret."""
+"""A URL with a secret is refused wherever a YAML or a command may hold one, and no message shows the secret."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import config_from_mapping, refuse_secrets
+from pipeline.config import config_from_mapping
 from pipeline.errors import InputError
+from pipeline.storage import open_storage, refuse_secrets
 
 SECRETS = [
     "https://me:hidden@host/a.tif",
@@ -35,6 +36,14 @@ def test_a_url_with_a_secret_is_refused_and_not_shown(url, key, tmp_path):
     assert "hidden" not in message
     assert key in message
     assert url.partition("?")[0].rpartition("/")[2] in message
+
+
+@pytest.mark.parametrize("url", [*SECRETS, "https://host/a?apikey=hidden", "s3://hidden@bucket", "s3://bucket/a?x=1&sig=hidden"])
+def test_no_storage_is_opened_at_a_url_with_a_secret(url):
+    """Commands such as status and report take a URL without a YAML."""
+    with pytest.raises(InputError, match="expected a URL without") as refused:
+        open_storage(url)
+    assert "hidden" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
