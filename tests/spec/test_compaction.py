@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from pipeline.errors import AlreadyRunning
@@ -10,14 +12,20 @@ from pipeline.storage import LocalStorage
 from tests.spec.ledgers import receipt, write
 
 
-@pytest.fixture
-def long(tmp_path):
-    """A ledger of 30 holders that did some blocks again and changed the plan each time."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "ledger"
     for number in range(30):
-        with Ledger.open(tmp_path) as ledger:
+        with Ledger.open(folder) as ledger:
             ledger.append_row("plan", {"images": [number]})
             ledger.append(receipt(number % 7, key=str(number)))
-    return LocalStorage(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def long(made, tmp_path):
+    """A ledger of 30 holders that did some blocks again and changed the plan each time."""
+    return LocalStorage(shutil.copytree(made, tmp_path / "ledger"))
 
 
 def what_counts(storage):
