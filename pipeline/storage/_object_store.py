@@ -215,7 +215,9 @@ class ObjectStorage(Storage):
                 obstore.put(store, name, data, mode="create", use_multipart=False, attributes={CREATOR: creator})
             except AlreadyExistsError:
                 # The answer to a try before this one may have been lost.
-                return obstore.get(store, name).attributes.get(CREATOR) == creator
+                with suppress(FileNotFoundError):  # its owner has removed it since
+                    return obstore.get(store, name).attributes.get(CREATOR) == creator
+                return False
             return True
 
         return self._request(key, write, writes=True)

@@ -71,7 +71,8 @@ def entries_below(storage: Storage) -> list[Entry]:
         except FileNotFoundError:  # how some servers say that nothing lies below a prefix
             return []
         below = (_entry(str(one["path"])[start:], one) for page in found for one in page)
-        return _sorted(entry for entry in below if not any(map(is_unfinished, entry.key.split("/"))))
+        # Without a key: the empty object that consoles put in the place of a folder.
+        return _sorted(entry for entry in below if entry.key and not any(map(is_unfinished, entry.key.split("/"))))
     entries = (entry_of(storage, key) for key in storage.list())
     return [entry for entry in entries if entry is not None]
 
@@ -85,7 +86,8 @@ def folder_of(storage: Storage) -> Folder:
             found = _ask(storage, "", lambda store, name: obstore.list_with_delimiter(store, name or None))
         except FileNotFoundError:
             return Folder()
-        files = [_entry(str(one["path"]).rpartition("/")[2], one) for one in found["objects"]]
+        # As above: the object of the folder's own name is no file in it.
+        files = [_entry(str(one["path"]).rpartition("/")[2], one) for one in found["objects"] if one["path"] != storage.prefix]
         here = {entry.key: entry for entry in _sorted(files)}
         return Folder(here, tuple(sorted(str(one).rpartition("/")[2] for one in found["common_prefixes"])))
     keys = storage.list()

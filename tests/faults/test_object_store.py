@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import obstore
 import pytest
 
 from pipeline import open_run
@@ -229,6 +230,22 @@ def test_a_claim_whose_answer_was_lost_is_its_own(s3, s3_servers, monkeypatch):
         storage = open_storage(s3)
         assert [storage.create(f"claims/{number}", b"") for number in range(8)] == [True] * 8
         assert [storage.create(f"claims/{number}", b"") for number in range(8)] == [False] * 8
+
+
+def test_a_claim_that_is_removed_meanwhile_is_lost(s3, monkeypatch):
+    """A file that another process removes between the refusal and the look at its owner was that process's."""
+    storage = open_storage(s3)
+    assert storage.create("claim", b"1")
+    real = obstore.put
+
+    def put(*args, **options):
+        try:
+            return real(*args, **options)
+        finally:
+            open_storage(s3).delete("claim")
+
+    monkeypatch.setattr(obstore, "put", put)
+    assert storage.create("claim", b"2") is False
 
 
 def test_a_service_says_that_it_knows_no_conditions(s3, monkeypatch):

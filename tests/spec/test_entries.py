@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pipeline.storage import Entry, entries_below, entry_of, folder_of, is_seen, open_storage, read_version
@@ -33,6 +35,18 @@ def test_every_file_below_is_listed_with_its_version(storage):
     below = entries_below(storage.below("b"))
     assert [(entry.key, entry.size) for entry in below] == [("c.tif", 7), ("d/e.tif", 9)]
     assert below == [entry_of(storage.below("b"), entry.key) for entry in below]
+
+
+def test_a_folder_that_a_console_made_is_no_file(s3):
+    """The empty object ``FOLDER/``, which stands for a folder in a bucket, is not listed as a file in that folder."""
+    boto3 = pytest.importorskip("boto3")
+    bucket, _, prefix = s3.removeprefix("s3://").partition("/")
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    client.put_object(Bucket=bucket, Key=f"{prefix}/slides/", Body=b"")
+    storage = open_storage(f"{s3}/slides")
+    assert (entries_below(storage), list(folder_of(storage).files)) == ([], [])
+    storage.put("a.tif", b"1")
+    assert ([entry.key for entry in entries_below(storage)], list(folder_of(storage).files)) == (["a.tif"], ["a.tif"])
 
 
 def test_a_replaced_file_is_another_version(storage):
