@@ -181,7 +181,6 @@ class Manifests(Target):
         """Return the spec of a RayJob; its driver runs on the head pod."""
         return {
             "entrypoint": f"gigaseg run {CONFIG_FOLDER}/config.yaml",
-            "metadata": {"output": submission.config.output},
             "submissionMode": "K8sJobMode",
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": self.ttl,

@@ -188,6 +188,7 @@ def test_actors_and_the_driver_find_what_they_need(tmp_path):
     config, job = objects(tmp_path, FULL)
     assert yaml.safe_load(config["data"]["config.yaml"])["output"] == "/data/out"
     assert job["spec"]["entrypoint"] == "gigaseg run /config/config.yaml"
+    assert "metadata" not in job["spec"]  # KubeRay writes it into a command line of bash, in which `$(...)` of a path would run
     head, worker = (job["spec"]["rayClusterSpec"][key] for key in ("headGroupSpec", "workerGroupSpecs"))
     assert head["rayStartParams"] == {"num-cpus": "0"}
     in_head = head["template"]["spec"]["containers"][0]["volumeMounts"]
