@@ -234,14 +234,14 @@ def submit(
     to: Annotated[str, typer.Option("--to", metavar="TARGET", help="The kind of cluster: ray, slurm or kuberay.")],
     overrides: Overrides = None,
     address: Annotated[str | None, typer.Option("--address", metavar="URL", help="Ray: address of the Jobs API, http://HEAD:8265.")] = None,
-    nodes: Annotated[int | None, typer.Option("--nodes", min=1, metavar="N", help="Machines.")] = None,
-    gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", min=0, metavar="G", help="GPUs of each.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, metavar="N", help="Slurm, KubeRay: machines.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", min=0, metavar="G", help="Slurm, KubeRay: GPUs of each.")] = None,
     time: Annotated[str | None, typer.Option("--time", metavar="T", help="Slurm: time limit, such as 08:00:00.")] = None,
     partition: Annotated[str | None, typer.Option("--partition", metavar="P", help="Slurm: partition.")] = None,
     array: Annotated[
         int | None, typer.Option("--array", min=2, metavar="N", help="Slurm: tasks that share the images, without Ray.")
     ] = None,
-    schedule: Annotated[str | None, typer.Option("--schedule", metavar="CRON", help='When it runs again and again: "0 2 * * *".')] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", metavar="CRON", help='Slurm, KubeRay: times to run: "0 2 * * *".')] = None,
     image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="KubeRay: container image.")] = None,
     options: Annotated[Path | None, typer.Option("--options", metavar="FILE.yaml", help="More options of the target.")] = None,
     *,

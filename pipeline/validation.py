@@ -209,7 +209,8 @@ def _choices(annotation: Any, marks: Sequence[Any] = ()) -> list[str]:
         return [f"a list{bounds}, each {describe_type(inner[0])}"]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [f"a mapping with {', '.join(_keys(annotation))}"]
-    return [_WORDS.get(origin or annotation, str(annotation)) + bounds]
+    unit = " characters" if annotation is str and bounds else ""
+    return [_WORDS.get(origin or annotation, str(annotation)) + bounds + unit]
 
 
 def _flat(mark: Any) -> Sequence[Any]:

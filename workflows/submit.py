@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import load_config, read_yaml
+from pipeline.config import KeyLocations, load_config, read_yaml
 from pipeline.errors import InputError, Problem
 from pipeline.plugins import build, find
 from pipeline.targets import Submission, Target
+from pipeline.validation import quote
 from workflows.run import refuse_training
 
 __all__ = ["only_one", "submit"]
@@ -68,17 +70,37 @@ def only_one(asked: Mapping[str, bool]) -> Any:
 
 
 def target_of(name: str, flags: Mapping[str, Any], options: Path | None) -> Target:
-    """Build a target from its YAML and the flags of the command line."""
-    given = {} if options is None else options_of(options)
+    """Build a target from its YAML and the flags of the command line; a message names the flag, or the line of the YAML."""
+    data, written = ({}, KeyLocations()) if options is None else options_of(options)
     set_by_flags = {key: value for key, value in flags.items() if value is not None}
     find("targets", name, "--to")
-    target: Target = build("targets", {**given, **set_by_flags, "name": name}, f"--to {name}")
+    try:
+        target: Target = build("targets", {**data, **set_by_flags, "name": name}, name)
+    except InputError as error:
+        raise InputError(_placed(problem, name, flags, written) for problem in error.problems) from error
     return target
 
 
-def options_of(path: Path) -> dict[str, Any]:
-    """Read the options of a target from a YAML."""
+def options_of(path: Path) -> tuple[dict[str, Any], KeyLocations]:
+    """Read the options of a target from a YAML; return them, and where each is written."""
     document = read_yaml(path)
     if document.problems or not isinstance(document.data, dict):
-        raise InputError(document.problems or Problem(str(path), repr(document.data), "options of a target: a mapping"))
-    return document.data
+        raise InputError(document.problems or Problem(str(path), quote(document.data), "options of a target: a mapping"))
+    if "name" in document.data:
+        raise InputError(
+            Problem(document.locations.where("name"), "unknown key 'name'", "options of a target", "Its name stands after --to.")
+        )
+    return document.data, document.locations
+
+
+def _placed(problem: Problem | str, name: str, flags: Mapping[str, Any], written: KeyLocations) -> Problem | str:
+    """Return a problem of an option with the place where the user gave it; ``name`` is that of the target, a flag of None was not given."""
+    if isinstance(problem, str):
+        return problem
+    key = problem.where.removeprefix(name).removeprefix(".")
+    flag = f"--{key.replace('_', '-')}"
+    if flags.get(key) is not None:
+        return replace(problem, where=f"--to {name} {flag}")
+    if problem.found is None:
+        problem = replace(problem, fix=f"Set it by {flag} or in --options." if key in flags else "Set it in --options.")
+    return replace(problem, where=written.where(key) if written.lines else f"--to {name}: {key}")

@@ -24,7 +24,9 @@ from pipeline.validation import Expected
 
 __all__ = ["CRON", "EXIT_LOST_CONTACT", "Cron", "Submission", "Target", "say"]
 
-CRON = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[-0-9A-Za-z*,/]+( [-0-9A-Za-z*,/]+){4})$"
+_FIELDS = ("[0-5]?[0-9]", "[01]?[0-9]|2[0-3]", "0?[1-9]|[12][0-9]|3[01]", "0?[1-9]|1[0-2]|[A-Za-z]{3}", "[0-7]|[A-Za-z]{3}")
+_PARTS = tuple(rf"(\*|({value})(-({value}))?)(/[1-9][0-9]?)?" for value in _FIELDS)
+CRON = rf"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|{' '.join(f'{part}(,{part})*' for part in _PARTS)})$"
 """A schedule as cron, Slurm and Kubernetes read it: minute, hour, day, month, day of the week."""
 
 Cron = Annotated[str, Field(pattern=CRON), Expected("minute, hour, day, month and day of the week, such as '0 2 * * *', or @daily")]

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 from typing_extensions import override
@@ -19,6 +19,7 @@ from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.records import RunFolder
 from pipeline.scheduling.runners.ray import authenticate
 from pipeline.targets import EXIT_LOST_CONTACT, Submission, Target, say
+from pipeline.validation import Expected
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -38,7 +39,9 @@ class Ray(Target):
     from the environment; ``https://`` addresses are verified.
     """
 
-    address: str = Field(default="http://127.0.0.1:8265", description="of the Jobs API: http://HEAD:8265")
+    address: Annotated[str, Field(pattern=r"^https?://[^@\s]+$"), Expected("an address of the Jobs API, http://HEAD:8265")] = Field(
+        default="http://127.0.0.1:8265", description="of the Jobs API: http://HEAD:8265"
+    )
 
     @override
     def render(self, submission: Submission) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from pipeline.config import config_from_mapping, load_config
 from pipeline.errors import InputError
 from pipeline.plugins import available, build, find
-from pipeline.targets import Submission, Target
+from pipeline.targets import CRON, Submission, Target
 from workflows.submit import only_one, target_of
 
 RUN = {"images": ["sample:nuclei"], "model": {"name": "histogram", "classes": 2}, "output": "out"}
@@ -60,6 +61,62 @@ def test_what_a_target_does_not_know_is_named(name, options, words):
     """A wrong name, another target's flag, a value of another type."""
     with pytest.raises(InputError, match=words):
         target_of(name, options, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "told"),
+    [
+        (
+            "ray",
+            {"address": "127.0.0.1:8265"},
+            "--to ray --address: found '127.0.0.1:8265'; expected an address of the Jobs API, http://HEAD:8265",
+        ),
+        ("ray", {"address": "ray://head:10001"}, "--to ray --address: found 'ray://head:10001'"),
+        ("ray", {"address": "http://user:word@head:8265"}, "--to ray --address: found"),
+        ("slurm", {"gpus_per_node": -1}, "--to slurm --gpus-per-node: found -1"),
+        ("slurm", {}, "options.yaml:2: memory: found 'lots'"),
+        (
+            "kuberay",
+            {"image": None},
+            "options.yaml: image is missing; expected text of at least 1 characters. Set it by --image or in --options.",
+        ),
+    ],
+)
+def test_a_message_names_the_flag_or_the_line_that_gave_the_option(name, flags, told, tmp_path):
+    """A flag as it was typed, else the line of the YAML; a value that stands nowhere says where it may stand."""
+    (tmp_path / "options.yaml").write_text("# Slurm's\nmemory: lots\n")
+    with pytest.raises(InputError) as refused:
+        target_of(name, flags, tmp_path / "options.yaml")
+    assert any(told in str(problem) for problem in refused.value.problems)
+
+
+def test_an_option_that_needs_no_yaml_is_asked_for_by_its_flag():
+    """Without --options the message names the target."""
+    with pytest.raises(InputError, match=r"--to kuberay: image is missing; .* Set it by --image"):
+        target_of("kuberay", {"image": None}, None)
+
+
+def test_a_yaml_of_options_does_not_name_the_target(tmp_path):
+    """A second name would be ignored."""
+    (tmp_path / "options.yaml").write_text("name: slurm\n")
+    with pytest.raises(InputError, match=r"options\.yaml:1: name: found unknown key 'name'"):
+        target_of("ray", {}, tmp_path / "options.yaml")
+
+
+@pytest.mark.parametrize("schedule", ["0 2 * * *", "*/15 0-6,22 1,15 JAN-MAR mon-fri", "59 23 31 12 7", "@daily"])
+def test_a_schedule_is_what_cron_reads(schedule):
+    """Numbers, ranges, steps, lists and names."""
+    assert re.fullmatch(CRON, schedule)
+
+
+@pytest.mark.parametrize(
+    "schedule", ["60 2 * * *", "0 24 * * *", "0 2 0 * *", "0 2 * 13 *", "0 2 * * 8", "* * * *", "daily", "*/0 * * * *", "0 2 * * *\n"]
+)
+def test_a_schedule_that_never_comes_is_refused(schedule):
+    """Numbers outside their field, too few fields."""
+    with pytest.raises(InputError, match="schedule"):
+        target_of("slurm", {"schedule": schedule}, None)
+    assert not re.fullmatch(CRON, schedule)
 
 
 def test_one_thing_at_a_time():
