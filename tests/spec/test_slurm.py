@@ -373,19 +373,21 @@ class Job:
     def __init__(self, folder):
         self.folder = folder
         (folder / "bin").mkdir()
-        program = "trap 'exit 130' INT; echo ready > ready; for _ in {1..200}; do sleep 0.05; done; exit 1"
+        program = "trap 'sleep 0.3; exit 130' INT; echo ready > ready; for _ in {1..200}; do sleep 0.05; done; exit 1"
         write_program(folder / "bin" / "gigaseg", f"if [ $1 = status ]; then echo '\"blocks_settled\": 7,'; else {program}; fi")
         write_program(folder / "bin" / "scontrol", 'echo "$@" >> requeued')
         (folder / "script").write_text(slurm(bin=str(folder / "bin")).render(submission(folder)))
 
-    def end_by(self, kind, restarts):
-        """Send the script a signal while it runs; return its exit code, and whether it was queued again, or given up."""
+    def end_by(self, *kinds, restarts):
+        """Send the script signals while it runs; return its exit code, and whether it was queued again, or given up."""
         (self.folder / "ready").unlink(missing_ok=True)
         environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "5", "SLURM_RESTART_COUNT": str(restarts)}
         with subprocess.Popen(["bash", "script"], env=environment, cwd=self.folder, stderr=subprocess.PIPE, text=True) as process:
             while not (self.folder / "ready").exists() and process.poll() is None:
                 time.sleep(0.02)
-            process.send_signal(kind)
+            for kind in kinds:
+                process.send_signal(kind)
+                time.sleep(0.1)
             _, told = process.communicate()
         return process.returncode, "queued again\n" in told, "given up" in told
 
@@ -394,7 +396,8 @@ def test_a_run_is_queued_again_after_one_signal_and_not_after_another(tmp_path):
     """USR1: interrupted, then queued again; USR2 and TERM: interrupted for good; starts without a new block: given up."""
     job = Job(tmp_path)
     again, stopped, given_up = (130, True, False), (130, False, False), (130, False, True)
-    assert [job.end_by(kind, 1) for kind in (signal.SIGUSR2, signal.SIGTERM)] == [stopped, stopped]
-    assert [job.end_by(signal.SIGUSR1, restarts) for restarts in range(4)] == [again, again, again, given_up]
+    for kinds in ([signal.SIGUSR2], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGUSR2]):
+        assert job.end_by(*kinds, restarts=1) == stopped
+    assert [job.end_by(signal.SIGUSR1, restarts=number) for number in range(4)] == [again, again, again, given_up]
     assert (tmp_path / "requeued").read_text() == "requeue 5\n" * 3
     assert not list(tmp_path.glob("*.restarts"))
