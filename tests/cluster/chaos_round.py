@@ -34,6 +34,7 @@ CORE = 32
 KINDS = ("zlib", "raw", "png")
 OBJECTS = {"instances": {"name": "watershed", "height": "probability", "halo": 16}}
 DONE = {0, 3}
+STAMP = len("2026-01-01 00:00:00.000+00:00")  # of a line of the log
 TRIES = 6  # of the run at the end, until nothing is left to do
 
 
@@ -219,7 +220,7 @@ class Round:
     def has_begun(self, *, with_actors: bool = False) -> bool:
         """Whether the log says that the run was begun after the driver was started, and an actor is ready."""
         before, _, after = self.read("log.txt").decode().rpartition(" begin: ")
-        began = datetime.fromisoformat(before.splitlines()[-1]).timestamp() if before else 0.0
+        began = datetime.fromisoformat(before[-STAMP:]).timestamp() if before else 0.0  # a full disk may have cut the line before
         return began > self.began and ("ready on node" in after or not with_actors)
 
     def told(self) -> str:
