@@ -32,6 +32,7 @@ __all__ = [
     "lines_of",
     "nearest",
     "one_of",
+    "printable",
 ]
 
 
@@ -153,3 +154,13 @@ def counted(number: int, one: str, many: str = "") -> str:
         ('1 failure', '2 failures', '3 tries')
     """
     return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def printable(text: str) -> str:
+    r"""Return a line with ``?`` for what a terminal obeys instead of showing it: names in files of others may hold such codes.
+
+    Example:
+        >>> printable("cell \x1b[2J")
+        'cell ?[2J'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

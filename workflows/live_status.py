@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import GigasegError, counted
+from pipeline.errors import GigasegError, counted, printable
 from pipeline.report import describe_group
 from workflows.run_view import ENDED, LOOK_S, RunView, described_state, numbers_of
 
@@ -140,7 +140,7 @@ def _bars(summary: Mapping[str, Any]) -> RenderableType:
     for name, done, total in rows:
         share = f"{done / total:.0%}" if total else ""
         bar = ProgressBar(total or 1, done, width=40)
-        table.add_row(Text(name, overflow="ellipsis", no_wrap=True), bar, share, f"{done} of {total or '?'} blocks")
+        table.add_row(Text(printable(name), overflow="ellipsis", no_wrap=True), bar, share, f"{done} of {total or '?'} blocks")
     return table
 
 
@@ -160,7 +160,7 @@ def _line(summary: Mapping[str, Any]) -> str:
         parts.append(counted(failed, "failure"))
     if current := summary["current"]:
         parts.append(f"{current['phase']} {current['image']}")
-    return ", ".join(parts)
+    return printable(", ".join(parts))
 
 
 def _what_counts(summary: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pipeline.errors import printable
 from pipeline.records import Holder, RunFolder, current_holder
 from pipeline.storage import StorageLike
 from workflows.live_status import watch_run
@@ -31,7 +32,7 @@ def status(output: StorageLike, *, as_json: bool = False, watch: bool = False, e
     if watch:
         return watch_run(view, as_json=as_json, every=every)
     summary = view.look(wait_s=LOOK_S)
-    print(json.dumps(summary, indent=1) if as_json else "\n".join(describe(summary)))
+    print(json.dumps(summary, indent=1) if as_json else "\n".join(map(printable, describe(summary))))
     return 0
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import counted
+from pipeline.errors import counted, printable
 
 __all__ = ["describe_group", "group_failures"]
 
@@ -64,15 +64,15 @@ def describe_group(group: Mapping[str, Any]) -> str:
         >>> describe_group(group_failures([{**failure, "block": f"a:0.0.{n}"} for n in (4, 7)])[0])
         'predict 2 blocks of a after 3 tries, first a:0.0.4: no memory'
     """
-    cause = "".join(letter if letter.isprintable() else "?" for letter in " ".join(group["cause"].split()))
+    cause = " ".join(group["cause"].split())
     phases, tries = ", ".join(group["phases"]), f"after {counted(group['attempts'], 'try', 'tries')}"
     first = group["first"]["block"] or group["first"]["image"]
     if group["units"] == 1:
-        return f"{phases} {first} {tries}: {cause}"
+        return printable(f"{phases} {first} {tries}: {cause}")
     more = ", ..." if group["images"] > len(group["names"]) else ""
     names = group["names"][0] if group["images"] == 1 else f"{group['images']} images ({', '.join(group['names'])}{more})"
     what = names if group["unit"] == "image" else f"{group['units']} blocks of {names}"
-    return f"{phases} {what} {tries}, first {first}: {cause}"
+    return printable(f"{phases} {what} {tries}, first {first}: {cause}")
 
 
 def _without_details(cause: str, image: str) -> str:

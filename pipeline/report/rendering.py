@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import printable
 from pipeline.report.failure_groups import describe_group
 from pipeline.storage import StorageLike, open_storage
 
@@ -166,7 +167,7 @@ def _table(title: str, columns: Mapping[str, str], rows: Iterable[tuple[str, Map
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for name, fields in rows:
-        table.add_row(Text(name), *(_number(fields.get(key)) for key in columns.values()))
+        table.add_row(Text(printable(name)), *(_number(fields.get(key)) for key in columns.values()))
     return table
 
 

@@ -33,6 +33,11 @@ def test_equal_causes_of_several_images_are_one_line():
     assert told == ["plan 4 images (Anna, Bo, Cy, ...) after 1 try, first Anna: /data/Anna.tif: no such file"]
 
 
+def test_codes_in_names_reach_no_terminal():
+    """Names of images and causes are shown as they are, but for codes that a terminal would obey."""
+    assert lines(failure("a\x1b[2J", cause="bad\x07")) == ["predict a?[2J:0.0.1 after 1 try: bad?"]
+
+
 def test_a_block_that_fails_in_several_phases_counts_once():
     """One cause in two phases is one line, which names both and counts blocks, not failures."""
     rows = [failure(block=block, phase=phase) for phase in ("fit", "predict") for block in range(3)]

@@ -290,6 +290,13 @@ def printed(report, **options):
     return console.file.getvalue()
 
 
+def test_a_name_of_others_is_shown_and_not_obeyed():
+    """A class name may hold codes that a terminal obeys, such as one that clears it."""
+    text = printed(build(B, names=("cell\x1b[2J", "nucleus")), width=80)
+    assert "\x1b" not in text
+    assert "cell?[2J" in text
+
+
 def test_a_piped_table_has_one_whole_line_a_class():
     """In a pipe a long name is neither cut nor folded, nothing is coloured, and undefined is a dash."""
     long = "a very long class name [bold]with brackets[/bold] " * 5

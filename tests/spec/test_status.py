@@ -92,6 +92,12 @@ def test_the_lines_of_a_finished_run(done, capsys):
     assert failed.startswith("predict b:0.1.1 after 1 try: ")
 
 
+def test_codes_of_a_folder_of_others_reach_no_terminal(done, capsys):
+    """The lines show names of phases, which are read from the folder, without what a terminal would obey."""
+    RunFolder(done.folder).write(phases={"predict\x1b[2J": 8})
+    assert "predict?[2J 0 of 8" in as_text(done.folder, capsys)[2]
+
+
 def test_a_run_of_this_machine_is_seen_at_once(done, capsys):
     """The process that holds the run is looked up: no wait, its host and pid are told."""
     folder = RunFolder(done.folder)
