@@ -197,7 +197,7 @@ def _code(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     """What happened, without the request and the values inside obstore."""
-    text = str(error).partition("Debug source")[0]
+    text = re.sub(r"\?[^\s<]+", "?...", str(error).partition("Debug source")[0])  # the query of a URL may hold a signature
     answer = re.search(r"status code: (\d{3} [^:]*)", text)
     if answer:
         message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)

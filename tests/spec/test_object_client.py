@@ -73,6 +73,15 @@ def test_what_cannot_pass_is_not_tried_again(client):
         client.request("w", failing(wrong, wrong))
 
 
+@pytest.mark.parametrize("text", ["status code: 400 Bad Request: <Message>Bad {}</Message>", "Error performing GET {} - no answer"])
+def test_no_message_shows_a_signature(client, text):
+    """Some services answer with the address of the request, which a token of Azure signs."""
+    signed = text.format("https://h/c/a?sv=1&sig=hidden")
+    with pytest.raises(StoreError, match=r"https://h/c/a\?\.\.\.") as told:
+        client.request("w", failing(exceptions.GenericError(signed)))
+    assert "hidden" not in str(told.value)
+
+
 def test_the_users_mistakes_are_named_by_a_real_server(s3, monkeypatch):
     """A missing bucket, a bucket that may only be read, a wrong key: each is input, and the message has no secret."""
     with pytest.raises(InputError, match="s3://no-such-bucket/a: found no bucket 'no-such-bucket'; expected a bucket that exists"):
