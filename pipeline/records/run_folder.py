@@ -17,7 +17,7 @@ from pipeline.config import CALIBRATED_FOLDER, Config, is_sample, load_written_c
 from pipeline.errors import InputError, Problem
 from pipeline.events import record
 from pipeline.records.ledger import Ledger, read_rows_of
-from pipeline.records.run_lock import forget_rows
+from pipeline.records.run_lock import forget_rows, own_names
 from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.validation import quote
 
@@ -27,6 +27,16 @@ FORMAT = "gigaseg.run/1"
 NEVER_FRESH = {"evaluate", "convert"}  # begun by commands that have no --fresh
 RUN_JSON, LOG, CONFIG, LEDGER, REPORT = "run.json", "log.txt", "config.yaml", "ledger", "report"
 METRICS_FILE = "metrics.prom"
+REPORT_PARTS = (
+    "report.json",
+    "index.html",
+    "per_class.csv",
+    "per_image.csv",
+    "instances.csv",
+    "failures.csv",
+    "failure_groups.csv",
+    "skips",
+)
 STOP = f"{LEDGER}/stop"
 MOST_LOG_BYTES = 16 << 20
 PACKAGES = ("numpy", "torch", "openvino", "onnxruntime", "zarr", "tifffile", "ray", "segmentation-models-pytorch")
@@ -165,7 +175,8 @@ class RunFolder:
         if self.ledger.exists():
             with Ledger.open(self.ledger, take_over=take_over):
                 pass
-        for name in (*outputs, REPORT, CALIBRATED_FOLDER, RUN_JSON, CONFIG, LOG, METRICS_FILE):
+        reports = (f"{REPORT}/{name}" for name in REPORT_PARTS)
+        for name in (*outputs, *reports, CALIBRATED_FOLDER, RUN_JSON, CONFIG, LOG, METRICS_FILE):
             with suppress(InputError):  # a name that leads out of the folder is none of its files
                 self.storage.delete(name)
                 self.storage.delete_tree(name)
@@ -175,7 +186,10 @@ class RunFolder:
     def discard(self) -> None:
         """Remove what earlier runs wrote here, and the folder unless it holds something else."""
         self.clear()
-        self.storage.delete_tree(LEDGER)
+        if self.ledger.exists():
+            for name in own_names(self.ledger):
+                self.storage.delete(f"{LEDGER}/{name}")
+            self.ledger.remove_if_empty()
         self.storage.remove_if_empty()
 
     def other_versions(self) -> list[str]:

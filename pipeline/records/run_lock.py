@@ -30,9 +30,10 @@ from pipeline.errors import AlreadyRunning, InputError, LockLost, Problem, Store
 from pipeline.processes import birth_of, boot_id, has_ended, process_space
 from pipeline.storage import Storage, StorageLike, open_storage
 
-__all__ = ["Holder", "RunLock", "current_beat", "current_holder", "forget_rows", "hold_run", "repeating"]
+__all__ = ["Holder", "RunLock", "current_beat", "current_holder", "forget_rows", "hold_run", "own_names", "repeating"]
 
 BEAT_S = 3.0
+OWN_NAMES = re.compile(r"(watch/)?((epoch|beat|released)-\d{6,}(\.json)?|\d{6,}(\.next-\d{6,})?\.jsonl|told\.json)|stop")
 logger = logging.getLogger(__name__)
 
 
@@ -135,11 +136,16 @@ def hold_run(storage: Storage, *, take_over: bool = False, stale_s: float = 30.0
 
 
 def forget_rows(storage: Storage) -> None:
-    """Remove everything from a ledger but the number of its last holder: no later holder gets a number that was given before."""
+    """Remove what runs wrote into a ledger but the number of its last holder: no later holder gets a number that was given before."""
     last = _latest_epoch(storage)
-    for name in storage.list():
+    for name in own_names(storage):
         if name not in (_epoch_name(last), _released_name(last)):
             storage.delete(name)
+
+
+def own_names(storage: Storage) -> list[str]:
+    """Return the names of the files that runs and watches wrote into a ledger: a user's own files may lie in a folder of that name."""
+    return [name for name in storage.list() if OWN_NAMES.fullmatch(name)]
 
 
 def current_holder(where: StorageLike) -> Holder | None:

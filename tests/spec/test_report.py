@@ -20,6 +20,7 @@ from pipeline.errors import StoreError
 from pipeline.metrics import Metric
 from pipeline.metrics.instances import ObjectQuality
 from pipeline.metrics.semantic import Semantic
+from pipeline.records.run_folder import REPORT_PARTS
 from pipeline.report import print_table, write_report
 from pipeline.report.content import Failure, ImageCounts, build_report
 from pipeline.statistics import count_objects
@@ -282,6 +283,11 @@ def test_the_page_stays_small(tmp_path):
     assert "per_image.csv" in page.links
     assert not any(word.startswith("Confusion") for word in page.words)
     assert len(rows(tmp_path / "per_image.csv")) == 1005
+
+
+def test_starting_over_knows_every_file_of_a_report():
+    """`--fresh` removes these files and leaves what else lies beside them."""
+    assert {*FILES, "instances.csv"} < set(REPORT_PARTS)
 
 
 def printed(report, **options):

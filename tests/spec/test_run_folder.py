@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import InputError, StoreError
 from pipeline.records import Ledger, RunFolder
+from pipeline.records.run_folder import REPORT_PARTS
 from pipeline.storage import LocalStorage, MemoryStorage
 
 
@@ -90,6 +91,18 @@ def test_starting_over_removes_what_runs_wrote_and_nothing_else(storage):
     storage.delete("masks/mine.tif")
     folder.discard()
     assert not storage.exists()
+
+
+@pytest.mark.parametrize("key", ["report/thesis.txt", "ledger/books.csv", "ledger/watch/000001.txt", "masks.tif"])
+def test_a_users_own_files_stay(storage, key):
+    """A user's folder may be called as one of a run's is."""
+    folder = begun(storage, "masks/a.tif")
+    for name in (key, "masks/a.tif", *(f"report/{name}" for name in REPORT_PARTS[:-1]), "report/skips/a.png", "ledger/watch/told.json"):
+        storage.put(name, b"")
+    folder.clear()
+    assert key in storage.list()
+    folder.discard()
+    assert storage.list() == [key]
 
 
 def test_a_run_that_lives_is_not_removed(storage):
