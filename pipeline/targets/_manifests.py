@@ -31,6 +31,9 @@ KUBECTL_USER = 65532  # "nobody" of images without a shell; any that is not root
 
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"), Expected("lower-case letters, digits and -")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([KMGT]i?)?$"), Expected("an amount such as '32Gi'")]
+ImageName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"), Expected("a container image, such as registry.example.com/gigaseg:1.0")
+]
 FolderPath = Annotated[str, Field(pattern=r"^/[^/:]+(/[^/:]+)*$"), Expected("an absolute path such as /data")]
 SOURCES = ("claim", "host_path", "nfs")
 
@@ -78,7 +81,7 @@ class Toleration(StrictModel):
 class Manifests(Target):
     """The options of a RayJob, and the objects that they make."""
 
-    image: Annotated[str, Field(min_length=1)] = Field(description="container image with gigaseg, such as registry/gigaseg:1.0")
+    image: ImageName = Field(description="container image with gigaseg, such as registry/gigaseg:1.0")
     nodes: int = Field(default=1, ge=1, description="worker pods")
     gpus_per_node: int = Field(default=0, ge=0, description="GPUs of each worker pod")
     cpus: int = Field(default=4, ge=1, description="CPU cores of each worker pod")
@@ -98,7 +101,7 @@ class Manifests(Target):
     schedule: Cron | None = Field(default=None, description='when it runs again and again: "0 2 * * *"')
     time_zone: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="of the schedule: Europe/Berlin")
     cron: Literal["ray", "plain"] = Field(default="ray", description="RayCronJob (KubeRay 1.6), or a plain CronJob that creates RayJobs")
-    kubectl_image: str = Field(default="registry.k8s.io/kubectl:v1.34.1", description="image with kubectl, for `cron: plain`")
+    kubectl_image: ImageName = Field(default="registry.k8s.io/kubectl:v1.34.1", description="image with kubectl, for `cron: plain`")
     ray_version: str = Field(default=importlib.metadata.version("ray"), description="version of Ray in the image")
     auth: Literal["token", "disabled"] | None = Field(
         default="token", description="authentication of the Ray cluster (KubeRay 1.5); null: leave it to an older operator"

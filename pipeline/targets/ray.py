@@ -114,7 +114,8 @@ class Ray(Target):
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        for talks in ("ray", "ray.dashboard.modules.dashboard_sdk"):  # the second has a level of its own
+            logging.getLogger(talks).setLevel(logging.WARNING)
         # Ray prefers this variable to the address that it is given.
         elsewhere = os.environ.pop("RAY_ADDRESS", None)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import textwrap
 
@@ -74,11 +75,12 @@ def test_what_a_target_does_not_know_is_named(name, options, words):
         ("ray", {"address": "ray://head:10001"}, "--to ray --address: found 'ray://head:10001'"),
         ("ray", {"address": "http://user:word@head:8265"}, "--to ray --address: found"),
         ("slurm", {"gpus_per_node": -1}, "--to slurm --gpus-per-node: found -1"),
+        ("kuberay", {"image": "gigaseg:$(id)"}, "--to kuberay --image: found 'gigaseg:$(id)'; expected a container image"),
         ("slurm", {}, "options.yaml:2: memory: found 'lots'"),
         (
             "kuberay",
             {"image": None},
-            "options.yaml: image is missing; expected text of at least 1 characters. Set it by --image or in --options.",
+            "gigaseg:1.0. Set it by --image or in --options.",
         ),
     ],
 )
@@ -88,6 +90,13 @@ def test_a_message_names_the_flag_or_the_line_that_gave_the_option(name, flags, 
     with pytest.raises(InputError) as refused:
         target_of(name, flags, tmp_path / "options.yaml")
     assert any(told in str(problem) for problem in refused.value.problems)
+
+
+def test_where_no_cluster_answers_one_line_says_so(tmp_path):
+    """The message names the address, and Ray's own progress messages are off."""
+    with pytest.raises(InputError, match=r"--address: found http://127\.0\.0\.1:9, where no Jobs API answers"):
+        target_of("ray", {"address": "http://127.0.0.1:9"}, None).submit(submission(tmp_path))
+    assert not logging.getLogger("ray.dashboard.modules.dashboard_sdk").isEnabledFor(logging.INFO)
 
 
 def test_an_option_that_needs_no_yaml_is_asked_for_by_its_flag():
