@@ -269,7 +269,7 @@ def refuse_overwriting(
     names = {root / name: name for name in outputs for root in (folder.absolute(), folder.resolve())}
     names |= {(folder / name).resolve(): name for name in existing}
     lost: dict[str, str] = {}
-    for path in sorted({text.removeprefix("file://") for text in reads if not is_sample(text)}):
+    for path in sorted({_with_small_scheme(text).removeprefix("file://") for text in reads if not is_sample(text)}):
         if name := next(_replaced_by(path, folder, names), None):
             lost.setdefault(name, f"{path}, which is read, where the {command} would write {name}")
     if not is_begun:
@@ -278,6 +278,12 @@ def refuse_overwriting(
     if lost:
         expected, way_out = "a folder without it", "Choose another output folder."
         raise InputError([Problem(where, found, expected, way_out) for found in list(lost.values())[:SHOWN]])
+
+
+def _with_small_scheme(text: str) -> str:
+    """Return a path as it is, and a URL as storages write it: ``S3://`` is ``s3://``."""
+    scheme, colon, rest = text.partition("://")
+    return f"{scheme.lower()}{colon}{rest}" if colon else text
 
 
 def _replaced_by(path: str, folder: Path, names: Mapping[Path, str]) -> Iterator[str]:

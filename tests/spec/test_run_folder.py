@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from pipeline.errors import InputError, StoreError
-from pipeline.records import Ledger, RunFolder
+from pipeline.records import Ledger, RunFolder, refuse_overwriting
 from pipeline.records.run_folder import REPORT_PARTS
 from pipeline.storage import LocalStorage, MemoryStorage
 
@@ -139,3 +139,12 @@ def test_nothing_is_written_or_removed_behind_a_link(tmp_path, name):
     with pytest.raises(InputError, match="a link that leads out of it"):
         getattr(folder, name)
     assert [(path.name, path.read_text()) for path in elsewhere.iterdir()] == [("index.html", "mine")]
+
+
+@pytest.mark.parametrize("scheme", ["memory", "MEMORY"])
+def test_an_input_in_a_bucket_is_not_written_over(scheme):
+    """However a URL is spelled, an input that lies where an output would go is refused; others are not."""
+    options = {"outputs": ["masks/a.tif"], "command": "run", "is_begun": True}
+    refuse_overwriting("memory://b/run", "output", reads=[f"{scheme}://b/run/other/a.tif"], **options)
+    with pytest.raises(InputError, match="which is read, where the run would write masks/a.tif"):
+        refuse_overwriting("memory://b/run", "output", reads=[f"{scheme}://b/run/masks/a.tif"], **options)
