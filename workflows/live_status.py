@@ -6,12 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GigasegError, counted, printable
 from pipeline.report import describe_group
-from workflows.run_view import ENDED, LOOK_S, RunView, described_state, numbers_of
+from workflows.run_view import ENDED, LOOK_S, RunView, described_state, numbers_of, pace_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -150,12 +149,7 @@ def _line(summary: Mapping[str, Any]) -> str:
         return f"step {summary['step']:,}, loss {summary['loss']}, best mean IoU {summary['best']}"
     settled, total = summary["blocks_settled"], summary["blocks_total"]
     parts = [f"{settled} of {total} blocks ({settled / total:.0%})" if total else f"{settled} blocks"]
-    if summary["pixels_per_second"]:
-        parts.append(f"{summary['pixels_per_second'] / 1e6:.1f} Mpx/s")
-    if summary["seconds_left"]:
-        parts.append(f"{timedelta(seconds=round(summary['seconds_left']))} left")
-    if summary["actors"] is not None:
-        parts.append(counted(round(summary["actors"]), "actor"))
+    parts += pace_of(summary)
     if failed := sum(group["failures"] for group in summary["failure_groups"]):
         parts.append(counted(failed, "failure"))
     if current := summary["current"]:

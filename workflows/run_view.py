@@ -12,7 +12,7 @@ from pipeline.records import LedgerTail, Pulse, RunFolder, SignOfLife, wait_for_
 from pipeline.report import RunState, describe_group, group_failures
 from pipeline.scheduling import read_metrics
 
-__all__ = ["ENDED", "LOOK_S", "RunView", "describe", "described_state", "numbers_of"]
+__all__ = ["ENDED", "LOOK_S", "RunView", "describe", "described_state", "numbers_of", "pace_of"]
 
 LOOK_S = 4.0  # for a sign of life of a process on another machine
 ENDED = {
@@ -175,6 +175,12 @@ def numbers_of(summary: Mapping[str, Any]) -> list[str]:
     share = summary["predicted"] / summary["pixels"] if summary["pixels"] else 0.0
     parts = [f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted"]
     parts += [f"{count} of {summary['blocks']} blocks {word}" for word in ("scored", "done") if (count := summary[f"blocks_{word}"])]
+    return [*parts, *pace_of(summary)]
+
+
+def pace_of(summary: Mapping[str, Any]) -> list[str]:
+    """Return speed, time left and number of actors, as far as they are known, each with its unit."""
+    parts = []
     if summary["pixels_per_second"]:
         parts.append(f"{summary['pixels_per_second'] / 1e6:.1f} Mpx/s")
     if summary["seconds_left"]:
