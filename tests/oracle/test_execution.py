@@ -35,6 +35,16 @@ def test_stop_is_obeyed_and_forgotten(engine, scene, tmp_path, capsys):
     assert 3 <= len(calls) <= 8
     assert engine(**TRACED).code == 0
     assert len(calls) == TILES
+    assert "(running)" in capsys.readouterr().err
+
+
+def test_stop_says_that_a_killed_run_is_interrupted(engine, scene, tmp_path, capsys):
+    """run.json still says that it is running."""
+    assert engine(**TRACED).code == 0
+    recorded = tmp_path / "out" / "run.json"
+    recorded.write_text(recorded.read_text().replace('"state": "done"', '"state": "running"'))
+    assert stop(tmp_path / "out") == 0
+    assert "(interrupted)" in capsys.readouterr().err
 
 
 def test_a_refused_start_changes_nothing(engine, scene, tmp_path):
