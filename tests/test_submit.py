@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import secrets
@@ -20,6 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.errors import InputError
+from pipeline.targets import _patience
 from pipeline.targets import ray as ray_target
 
 PYTHON_BIN = Path(sys.executable).parent
@@ -170,25 +171,21 @@ def wait_for(condition, what):
         time.sleep(0.3)
 
 
-def test_a_cluster_that_does_not_answer_for_a_while_is_waited_for(monkeypatch, capsys):
-    """`--wait` goes on after refused connections; after a long silence, or with a head that knows no job, the exit code is its own."""
-    monkeypatch.setattr(ray_target, "POLL_S", 0.01)
-    monkeypatch.setattr(ray_target, "SILENCE_S", 0.2)
-    answers = iter([ConnectionError("refused"), ConnectionError("refused"), "fine"])
+def test_a_head_that_knows_no_job_is_told():
+    """A head that was started again has forgotten its jobs."""
 
     def ask():
-        answer = next(answers, RuntimeError("Request failed with status code 404: job does not exist"))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        raise RuntimeError("Request failed with status code 404: job does not exist")
 
-    assert ray_target._patiently(ask, "http://head:8265") == "fine"
-    assert capsys.readouterr().err.count("does not answer") == 1
-    with pytest.raises(ray_target._LostContactError, match="does not know this job"):
-        ray_target._patiently(ask, "http://head:8265")
-    answers = itertools.repeat(ConnectionError("refused"))
-    with pytest.raises(ray_target._LostContactError, match="has not answered"):
-        ray_target._patiently(ask, "http://head:8265")
+    with pytest.raises(_patience.LostContactError, match="does not know this job"):
+        ray_target._known(ask, "http://head:8265")
+
+
+def test_no_password_of_an_address_is_shown():
+    """An address with a user is refused without showing who."""
+    with pytest.raises(InputError, match="--address: found http://head:8265 with a user name") as refused:
+        ray_target.Ray(address="http://me:hidden@head:8265")
+    assert "hidden" not in str(refused.value)
 
 
 def test_a_wrong_token_is_the_users_to_mend(head, config):

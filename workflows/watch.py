@@ -25,7 +25,7 @@ from pipeline.inputs import Arrivals, config_problems
 from pipeline.interrupts import handle_signals
 from pipeline.records import RunFolder, hold_run
 from pipeline.scheduling import EXIT_INTERRUPTED
-from pipeline.storage import LocalStorage
+from pipeline.storage import LocalStorage, refuse_secrets
 from pipeline.targets import CRON
 from workflows.run import refuse_training
 
@@ -82,6 +82,7 @@ def watch(
 def config_of(folder: str, config_path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the config of a watch; raises InputError with all that is wrong before an image has arrived."""
     refuse_training(config_path)
+    refuse_secrets(folder, "FOLDER")
     folder = folder.rstrip("/") if is_url(folder) else absolute_path(folder, Path.cwd())
     if not is_url(folder) and not Path(folder).is_dir():
         raise InputError(Problem("FOLDER", folder, "a folder that exists, or a URL that can be listed"))
@@ -101,6 +102,7 @@ def print_schedule(schedule: str, folder: str, config_path: Path, overrides: Seq
     """
     if not re.fullmatch(CRON, schedule):
         raise InputError(Problem("--schedule", repr(schedule), "minute, hour, day, month and day of the week, such as '0 2 * * *'"))
+    refuse_secrets(folder, "FOLDER")
     program = Path(sys.executable).with_name("gigaseg")
     place = folder if is_url(folder) else absolute_path(folder, Path.cwd())
     parts = [str(program), "watch", place, "--config", str(config_path.absolute()), "--once"]

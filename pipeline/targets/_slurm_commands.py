@@ -6,20 +6,19 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.targets import say
+from pipeline.targets._patience import LostContactError
 
-__all__ = ["JobState", "LostContactError", "call", "ended_with", "look_at", "patiently", "pending_job", "require_slurm"]
+__all__ = ["JobState", "NoAnswerError", "answered", "call", "ended_with", "look_at", "pending_job", "require_slurm"]
 
 T = TypeVar("T")
 LIMIT_S = 120.0  # for one command; Slurm itself gives up an answer after some ten seconds
 POLL_S, MOST_POLL_S = 2.0, 15.0
-SILENCE_S = 300.0  # a controller that is started again, or a network that is cut, may take minutes
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 EXIT_INTERRUPTED = 130
 MILD = (0, 3, EXIT_INTERRUPTED, 4, 2, 1)
@@ -28,12 +27,8 @@ RESUMABLE = ("CANCELLED", "TIMEOUT", "PREEMPTED", "REVOKED")
 NO_ANSWER = re.compile(r"unable to contact|connect failure|timed out|connection refused|communication|socket|not responding", re.IGNORECASE)
 
 
-class _NoAnswerError(Exception):
+class NoAnswerError(Exception):
     """The controller of the cluster does not answer now."""
-
-
-class LostContactError(Exception):
-    """The controller has not answered for a long time, or has forgotten the job."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ def call(*command: str, script: str | None = None) -> str:
     """Return what a command of Slurm prints; ``script`` is its standard input.
 
     Raises:
-        _NoAnswerError: the controller does not answer.
+        NoAnswerError: the controller does not answer.
         GigasegError: it refuses; the message is Slurm's.
     """
     try:
@@ -85,12 +80,12 @@ def call(*command: str, script: str | None = None) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise _NoAnswerError(f"{command[0]} took more than {LIMIT_S:.0f} s") from error
+        raise NoAnswerError(f"{command[0]} took more than {LIMIT_S:.0f} s") from error
     if ended.returncode == 0:
         return ended.stdout
     told = "; ".join(line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in ended.stderr.splitlines() if line)
     if NO_ANSWER.search(told):
-        raise _NoAnswerError(told)
+        raise NoAnswerError(told)
     raise GigasegError(f"{command[0]}: {told or f'exit code {ended.returncode}'}")
 
 
@@ -98,24 +93,8 @@ def answered(ask: Callable[[], T]) -> T:
     """Return an answer of the controller, or raise InputError where it does not answer."""
     try:
         return ask()
-    except _NoAnswerError as error:
+    except NoAnswerError as error:
         raise InputError(Problem("--to slurm", f"no answer from the cluster's controller ({error})", "", "Try: scontrol ping")) from error
-
-
-def patiently(ask: Callable[[], T]) -> T:
-    """Ask again, with longer and longer pauses, while the controller does not answer."""
-    silent_since, pause = time.monotonic(), POLL_S
-    while True:
-        try:
-            return ask()
-        except _NoAnswerError as error:
-            silent_s = time.monotonic() - silent_since
-            if silent_s > SILENCE_S:
-                raise LostContactError(f"Slurm has not answered for {silent_s:.0f} s: {error}") from error
-            if pause == POLL_S:
-                say(f"Slurm does not answer; trying again for {SILENCE_S:.0f} s")
-            time.sleep(pause)
-            pause = min(2 * pause, MOST_POLL_S)
 
 
 def pending_job(name: str) -> tuple[str, str] | None:

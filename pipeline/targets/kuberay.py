@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -16,10 +17,11 @@ from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.targets import EXIT_LOST_CONTACT, Submission, say
 from pipeline.targets._kubectl import UnreachableError, run_kubectl
 from pipeline.targets._manifests import Manifests, as_yaml
+from pipeline.targets._patience import LostContactError, patiently
 
 __all__ = ["KubeRay"]
 
-POLL_S, SILENCE_S = 5.0, 300.0
+POLL_S = 5.0
 EXIT_INTERRUPTED = 130
 ENDED = ("Complete", "Failed")  # of jobDeploymentStatus
 EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")  # in Ray's message about a job
@@ -63,23 +65,24 @@ class KubeRay(Manifests):
 
     @override
     def follow(self, submission: Submission, job: str) -> int:
-        shown, told, silent_since = 0, "", time.monotonic()
-        while True:
-            try:
-                found = json.loads(self._kubectl("get", "rayjob", job, "-o", "json"))
-                shown += self._print_log(job, shown)
-            except UnreachableError as error:
-                if time.monotonic() - silent_since > SILENCE_S:
-                    say(f"{job}: {error} The run may go on: gigaseg status {submission.config.output}")
-                    return EXIT_LOST_CONTACT
-            else:
-                silent_since = time.monotonic()
+        shown, told = 0, ""
+        try:
+            while True:
+                found, shown = patiently(partial(self._look_at, job, shown), self._where, UnreachableError)
                 if (state := state_of(found)) != told:
                     told = state
                     say(f"{job}: {state}")
                 if has_ended(found):
                     return exit_code_of(found)
-            time.sleep(POLL_S)
+                time.sleep(POLL_S)
+        except LostContactError as lost:
+            say(f"{job}: {lost}. The run may go on: gigaseg status {submission.config.output}")
+            return EXIT_LOST_CONTACT
+
+    def _look_at(self, job: str, shown: int) -> tuple[Any, int]:
+        """Return the RayJob, and how many characters of its log have been printed, ``shown`` of them before."""
+        found = json.loads(self._kubectl("get", "rayjob", job, "-o", "json"))
+        return found, shown + self._print_log(job, shown)
 
     @override
     def logs(self, submission: Submission) -> str:

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from typing_extensions import override
 
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.records import RunFolder
 from pipeline.scheduling.runners.ray import authenticate
+from pipeline.storage import refuse_secrets
 from pipeline.targets import EXIT_LOST_CONTACT, Submission, Target, say
+from pipeline.targets._patience import LostContactError, patiently
 from pipeline.validation import Expected
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ __all__ = ["Ray"]
 
 T = TypeVar("T")
 POLL_S = 1.0
-SILENCE_S = 300.0  # a head that restarts, or a network that is cut, may take minutes
 EXIT_INTERRUPTED = 130
 
 
@@ -39,9 +40,15 @@ class Ray(Target):
     from the environment; ``https://`` addresses are verified.
     """
 
-    address: Annotated[str, Field(pattern=r"^https?://[^@\s]+$"), Expected("an address of the Jobs API, http://HEAD:8265")] = Field(
+    address: Annotated[str, Field(pattern=r"^https?://\S+$"), Expected("an address of the Jobs API, http://HEAD:8265")] = Field(
         default="http://127.0.0.1:8265", description="of the Jobs API: http://HEAD:8265"
     )
+
+    @field_validator("address", mode="before")
+    @classmethod
+    def _without_secrets(cls, address: Any) -> Any:
+        refuse_secrets(str(address), "--address")
+        return address
 
     @override
     def render(self, submission: Submission) -> str:
@@ -72,15 +79,15 @@ class Ray(Target):
         shown = 0
         try:
             while True:
-                info = _patiently(lambda: client.get_job_info(job), self.address)
-                text = _patiently(lambda: client.get_job_logs(job), self.address)
+                info = _known(lambda: client.get_job_info(job), self.address)
+                text = _known(lambda: client.get_job_logs(job), self.address)
                 sys.stderr.write(text[shown:])
                 sys.stderr.flush()
                 shown = len(text)
                 if info.status.is_terminal():
                     return _exit_code(job, info)
                 time.sleep(POLL_S)
-        except _LostContactError as lost:
+        except LostContactError as lost:
             say(f"{job}: {lost}. The run may go on: gigaseg status {submission.config.output}")
             return EXIT_LOST_CONTACT
 
@@ -131,10 +138,6 @@ class Ray(Target):
                 os.environ["RAY_ADDRESS"] = elsewhere
 
 
-class _LostContactError(Exception):
-    """The cluster did not answer for a long time, or has forgotten the job."""
-
-
 def _request(submission: Submission) -> dict[str, Any]:
     return {"entrypoint": "gigaseg run config.yaml", "metadata": {"output": submission.config.output}}
 
@@ -148,23 +151,12 @@ def _running(jobs: list[JobDetails]) -> JobDetails | None:
     return next((job for job in jobs if not job.status.is_terminal()), None)
 
 
-def _patiently(ask: Callable[[], T], address: str) -> T:
-    """Ask again, with longer and longer pauses, while the cluster does not answer."""
-    silent_since = time.monotonic()
-    pause = POLL_S
-    while True:
-        try:
-            return ask()
-        except (ConnectionError, OSError) as error:
-            silent_s = time.monotonic() - silent_since
-            if silent_s > SILENCE_S:
-                raise _LostContactError(f"{address} has not answered for {silent_s:.0f} s: {str(error).splitlines()[0]}") from error
-            if pause == POLL_S:
-                say(f"{address} does not answer; trying again for {SILENCE_S:.0f} s")
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
-        except RuntimeError as error:  # 404: a head that was started again knows nothing of earlier jobs
-            raise _LostContactError(f"{address} does not know this job: {str(error).splitlines()[0]}") from error
+def _known(ask: Callable[[], T], address: str) -> T:
+    """Ask about a job; raise LostContactError where it is not known, as by a head that was started again."""
+    try:
+        return patiently(ask, address, OSError)
+    except RuntimeError as error:
+        raise LostContactError(f"{address} does not know this job: {str(error).splitlines()[0]}") from error
 
 
 def _exit_code(job: str, info: JobDetails) -> int:

@@ -20,16 +20,16 @@ from pipeline.config import is_url
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.scheduling.runners.ray import HEALTH
 from pipeline.targets import EXIT_LOST_CONTACT, Cron, Submission, Target, say
+from pipeline.targets._patience import LostContactError, patiently
 from pipeline.targets._slurm_commands import (
     MOST_POLL_S,
     POLL_S,
     JobState,
-    LostContactError,
+    NoAnswerError,
     answered,
     call,
     ended_with,
     look_at,
-    patiently,
     pending_job,
     require_slurm,
 )
@@ -122,7 +122,9 @@ class Slurm(Target):
         try:
             while True:
                 # Slurm forgets tasks of an array that have ended, while others run.
-                seen = {number: state for number, state in seen.items() if state.is_over} | patiently(lambda: look_at(job))
+                seen = {number: state for number, state in seen.items() if state.is_over} | patiently(
+                    lambda: look_at(job), "Slurm", NoAnswerError
+                )
                 states = list(seen.values())
                 _show_logs(states, shown)
                 if all(state.is_over for state in states):

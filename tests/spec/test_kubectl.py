@@ -38,6 +38,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tool.parent))
     monkeypatch.setenv("KUBE_FOLDER", str(folder))
     monkeypatch.setattr(kuberay, "POLL_S", 0.01)
+    monkeypatch.setattr("pipeline.targets._patience.PAUSE_S", 0.01)
     return folder
 
 
@@ -96,7 +97,7 @@ def test_contact_that_is_lost_has_a_code_of_its_own(run, cluster, monkeypatch, c
     """The run may go on: how it ended is not known here."""
     job = target().submit(run)
     (cluster / "refusal").write_text("Unable to connect to the server: dial tcp: i/o timeout")
-    monkeypatch.setattr(kuberay, "SILENCE_S", 0.05)
+    monkeypatch.setattr("pipeline.targets._patience.SILENCE_S", 0.05)
     assert target().follow(run, job) == EXIT_LOST_CONTACT
     assert "gigaseg status /data/out" in capsys.readouterr().err
 

@@ -189,7 +189,7 @@ def fake(tmp_path, monkeypatch):
     folder = tmp_path / "fake"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setattr(commands, "POLL_S", 0.01)
+    monkeypatch.setattr("pipeline.targets._patience.PAUSE_S", 0.01)
     monkeypatch.setattr("pipeline.targets.slurm.POLL_S", 0.01)
     monkeypatch.setattr("pipeline.targets.slurm.NEW_S", 0)
 
@@ -272,7 +272,7 @@ def test_a_controller_that_is_silent_is_asked_again(fake, tmp_path, monkeypatch,
     assert slurm().follow(submission(tmp_path), "9") == 0
     assert "does not answer" in capsys.readouterr().err
     fake("scontrol", silent)
-    monkeypatch.setattr(commands, "SILENCE_S", 0.05)
+    monkeypatch.setattr("pipeline.targets._patience.SILENCE_S", 0.05)
     assert slurm().follow(submission(tmp_path), "9") == EXIT_LOST_CONTACT
     fake("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     fake("sacct", "echo 'slurm accounting storage is disabled' >&2; exit 1")

@@ -73,7 +73,7 @@ def test_what_a_target_does_not_know_is_named(name, options, words):
             "--to ray --address: found '127.0.0.1:8265'; expected an address of the Jobs API, http://HEAD:8265",
         ),
         ("ray", {"address": "ray://head:10001"}, "--to ray --address: found 'ray://head:10001'"),
-        ("ray", {"address": "http://user:word@head:8265"}, "--to ray --address: found"),
+        ("ray", {"address": "http://user:word@head:8265"}, "--address: found"),
         ("slurm", {"gpus_per_node": -1}, "--to slurm --gpus-per-node: found -1"),
         ("kuberay", {"image": "gigaseg:$(id)"}, "--to kuberay --image: found 'gigaseg:$(id)'; expected a container image"),
         ("slurm", {}, "options.yaml:2: memory: found 'lots'"),
