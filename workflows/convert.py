@@ -57,7 +57,7 @@ def copy_images(images: Sequence[str], output: str, overrides: Sequence[str] = (
     plan = plan_row(catalogue, job, {"name": None, "sha256": None}) | {"outputs": outputs}
     exit_code, done = execute(RunSpec(folder, job, plan_blocks(catalogue, job), plan, runner, config.compute, run=fields))
     failures = [f"{image.path}: {image.cause}" for image in catalogue.rejected]
-    failures += [f"{receipt.block}: {receipt.cause}" for receipt in done.receipts.values() if not receipt.ok]
+    failures += [f"{receipt.block}: {receipt.cause}" for receipt in done.troubled.values() if not receipt.ok]
     return exit_code, [f"{folder.storage}/{name}" for name in outputs if folder.storage.has(name)], failures
 
 

@@ -22,9 +22,9 @@ from pipeline.geometry import Box
 from pipeline.inputs import TRUTH_READER, Catalogue, Image, NameCandidate, build_catalogue, first_of
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
-from pipeline.records import RunFolder, Tally
+from pipeline.records import RunFolder
 from pipeline.report import report_of, write_report
-from pipeline.scheduling import RunSpec, execute, plan_blocks, plan_row
+from pipeline.scheduling import RunSpec, Tally, execute, plan_blocks, plan_row
 from workflows.run import print_result
 
 __all__ = ["evaluate", "listed_classes", "score_masks"]
@@ -210,7 +210,7 @@ def has_run(output: str) -> bool:
 def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
     """Return a line for each mask that holds a value which is no id, and one that says what to do; empty if all values are ids."""
     paths = {image.name: image.path for image in catalogue.images}
-    causes = {paths[one.image]: one.cause for one in reversed(done.receipts.values()) if NO_ID.search(one.cause)}
+    causes = {paths[one.image]: one.cause for one in reversed(done.troubled.values()) if NO_ID.search(one.cause)}
     of_classes = "Name the classes with --classes, or correct the masks."
     way_out = "Write 0 where there is no object." if catalogue.scores_objects else of_classes
     return [*(f"{path}: {cause}" for path, cause in sorted(causes.items())), way_out] if causes else []
@@ -219,10 +219,7 @@ def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
 def warn_of_fill_values(catalogue: Catalogue, done: Tally) -> None:
     """Warn on stderr where a mask that no run has written leaves pixels out: its author may have meant a class."""
     images = {image.name: image for image in catalogue.images if not is_of_a_run(image.path)}
-    missing: Counter[str] = Counter()
-    for receipt in done.receipts.values():
-        if receipt.counts is not None and receipt.image in images:
-            missing[receipt.image] += receipt.counts.no_prediction
+    missing = Counter({name: done.counts(name).no_prediction for name in images})
     if names := list(+missing):
         first = images[names[0]]
         header = first.header

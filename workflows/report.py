@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.errors import InputError, Problem
-from pipeline.records import RunFolder, read_rows, tally
-from pipeline.report import planned, print_table, report_of, write_report
+from pipeline.records import CommittedReceipts, RunFolder
+from pipeline.report import print_table, report_of, write_report
+from pipeline.scheduling import Tally
 from pipeline.storage import StorageLike
 
 __all__ = ["plan_of", "report", "report_now"]
@@ -36,7 +37,7 @@ def report(output: StorageLike) -> int:
 def report_now(folder: RunFolder, state: str) -> dict[str, Any]:
     """Return the content of report.json for what the ledger holds now; raises as :func:`plan_of`."""
     plan = plan_of(folder)
-    return report_of(plan, planned(plan, tally(read_rows(folder.ledger))), state)
+    return report_of(plan, Tally(plan, CommittedReceipts(folder.ledger)), state)
 
 
 def plan_of(folder: RunFolder) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.errors import InputError, Problem, one_of
-from pipeline.records import RunFolder, latest, read_rows
+from pipeline.records import CommittedReceipts, RunFolder
 from pipeline.storage import StorageLike
 from workflows.run import run_config
 
@@ -27,7 +27,7 @@ def retry(output: StorageLike, block: str | None = None) -> int:
     if command := next((name for name in ("evaluate", "convert") if name in recorded.get("identity", {})), None):
         found, way_out = f"the output of `gigaseg {command}`", f"Run gigaseg {command} again."
         raise InputError(Problem(str(folder.storage), found, "that of a run", way_out))
-    failed = [receipt.block for receipt in latest(read_rows(folder.ledger)).values() if not receipt.ok]
+    failed = [receipt.block for receipt in CommittedReceipts(folder.ledger).last if not receipt.ok]
     if block is not None and block not in failed:
         names = one_of(list(dict.fromkeys(failed))) or "no block, as none is quarantined"
         raise InputError(Problem("--block", repr(block), names))

@@ -13,7 +13,7 @@ from pipeline.engine import Job, phase
 from pipeline.errors import AlreadyRunning, InputError, Problem, counted
 from pipeline.events import say
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
-from pipeline.records import METRICS_FILE, Receipt, RunFolder, latest, read_rows, refuse_overwriting
+from pipeline.records import METRICS_FILE, CommittedReceipts, Receipt, RunFolder, read_rows, refuse_overwriting
 from pipeline.report import describe_group, print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
@@ -188,8 +188,7 @@ def stages_of(catalogue: Catalogue, job: Job, folder: RunFolder) -> dict[str, li
     stages = plan_blocks(catalogue, job)
     if not folder.ledger.exists():
         return stages
-    known = latest(read_rows(folder.ledger))
-    return {name: recount(catalogue, job, list(some), known) for name, some in stages.items()}
+    return recount(catalogue, job, stages, lambda: CommittedReceipts(folder.ledger).last)
 
 
 def model_hash(catalogue: Catalogue) -> str | None:

@@ -149,21 +149,24 @@ def segment_name(epoch: int, number: int) -> str:
     return f"{epoch:06d}.jsonl" if number == 0 else f"{epoch:06d}.next-{number:06d}.jsonl"
 
 
-def read_rows(where: StorageLike) -> Iterator[Receipt]:
-    """Yield every committed receipt in the order of commit, without holding the run, which may be going on."""
-    return (Receipt.from_json(row) for row in read_rows_of(where, "receipt"))
+def read_rows(where: StorageLike, sizes: Mapping[str, int] | None = None) -> Iterator[Receipt]:
+    """Yield every committed receipt in the order of commit, without holding the run, which may be going on.
+
+    Where ``sizes`` (:func:`accepted_sizes`) are given, those that were committed when these were looked up.
+    """
+    return (Receipt.from_json(row) for row in read_rows_of(where, "receipt", sizes))
 
 
-def read_rows_of(where: StorageLike, kind: str) -> Iterator[Row]:
+def read_rows_of(where: StorageLike, kind: str, sizes: Mapping[str, int] | None = None) -> Iterator[Row]:
     """Yield every committed row of one kind (``header``, ``receipt``, ...); otherwise as :func:`read_rows`."""
     storage = open_storage(where)
-    for segment, limit in _limits(storage, segment_names(storage)).items():
+    for segment, limit in (_limits(storage, segment_names(storage)) if sizes is None else sizes).items():
         yield from _segment_rows(storage, segment, kind, limit)
 
 
-def accepted_sizes(storage: Storage, epoch: int) -> dict[str, int]:
-    """Return how many bytes of each segment of earlier epochs count, by name: what the header of this epoch says."""
-    earlier = [name for name in segment_names(storage) if name < segment_name(epoch, 0)]
+def accepted_sizes(storage: Storage, epoch: int | None = None) -> dict[str, int]:
+    """Return how many bytes of each segment of earlier epochs count, by name: what the header of this epoch says. None: of all epochs."""
+    earlier = [name for name in segment_names(storage) if epoch is None or name < segment_name(epoch, 0)]
     return {name: min(storage.size(name) or 0, limit) for name, limit in _limits(storage, earlier).items()}
 
 

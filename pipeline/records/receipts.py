@@ -12,7 +12,7 @@ from pipeline.inputs import Image
 from pipeline.records import receipt_json
 from pipeline.statistics import Counts, ObjectCounts
 
-__all__ = ["Block", "Receipt", "Tally", "latest", "tally"]
+__all__ = ["Block", "Receipt", "latest", "place_of"]
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -98,28 +98,18 @@ class Receipt:
         return not self.cause
 
     def brief(self) -> Receipt:
-        """Return what a report needs of the receipt: a run of a million blocks holds a million of these when it ends.
-
-        Receipts that counted nothing and did not fail are equal for all blocks of a phase and an image: they name no block.
-        """
-        if self.ok and self.counts is None and self.objects is None and not self.truth_error and not self.numbers and not self.notes:
-            return Receipt(sys.intern(self.phase), sys.intern(self.image), "")
+        """Return what a list of failures needs of the receipt: many blocks may fail."""
         return Receipt(  # several times as fast as `replace`
             phase=sys.intern(self.phase),
             image=sys.intern(self.image),
             block=self.block,
             count_key=self.count_key,
-            written=self.written,
             attempts=self.attempts,
             cause=self.cause,
-            transient=self.transient,
             seconds=_NOTHING,
-            peak_bytes=self.peak_bytes,
             files=_NOTHING,
-            counts=self.counts,
-            objects=self.objects,
             truth_error=self.truth_error,
-            numbers=self.numbers or _NOTHING,
+            numbers=_NOTHING,
             notes=self.notes,
         )
 
@@ -148,33 +138,17 @@ def latest(rows: Iterable[Receipt]) -> dict[tuple[str, str], Receipt]:
     return last
 
 
-@dataclass
-class Tally:
-    """All that a report needs of a run's receipts, gathered in one pass.
+def place_of(block_id: str, grid: tuple[int, int, int]) -> int | None:
+    """Return the place of a block in the plan's order, plane by plane, row by row; None where the image has no such block.
 
-    Attributes:
-        receipts: the brief receipt (:meth:`Receipt.brief`) that holds for each (phase, block), in the order of commit.
-        seconds: of all blocks, by stage; work that was done again counts again.
-        phase_seconds: the same, by phase.
-        peak_bytes: of the largest process.
+    Args:
+        block_id: of the block.
+        grid: planes, rows and columns of the image's blocks.
+
+    Example:
+        >>> place_of("a:0.1.2", (1, 2, 3)), place_of("a:0.2.0", (1, 2, 3))
+        (5, None)
     """
-
-    receipts: dict[tuple[str, str], Receipt] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    phase_seconds: dict[str, float] = field(default_factory=dict)
-    peak_bytes: int = 0
-
-
-def tally(rows: Iterable[Receipt]) -> Tally:
-    """Gather receipts; the last one of a block holds."""
-    total = Tally()
-    shared: dict[tuple[str, str], Receipt] = {}  # blocks that were fitted or finished differ in nothing that a report shows
-    for row in rows:
-        brief = row.brief()
-        total.receipts.pop((row.phase, row.block), None)
-        total.receipts[row.phase, row.block] = brief if brief.block else shared.setdefault((brief.phase, brief.image), brief)
-        total.peak_bytes = max(total.peak_bytes, row.peak_bytes)
-        for stage, seconds in row.seconds.items():
-            total.seconds[stage] = total.seconds.get(stage, 0.0) + seconds
-            total.phase_seconds[row.phase] = total.phase_seconds.get(row.phase, 0.0) + seconds
-    return total
+    plane, row, col = map(int, block_id[block_id.rfind(":") + 1 :].split("."))
+    planes, rows, cols = grid
+    return (plane * rows + row) * cols + col if plane < planes and row < rows and col < cols else None

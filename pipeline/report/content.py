@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,15 +13,15 @@ import numpy as np
 from pipeline.engine import all_phases, phase
 from pipeline.metrics import Metric
 from pipeline.plugins import build
-from pipeline.records import Receipt, Tally
+from pipeline.records import Receipt
 from pipeline.report.failure_groups import group_failures
+from pipeline.scheduling import RESULTS, Tally, without_truth
 from pipeline.statistics import Counts, ObjectCounts
 from pipeline.tiling import Grid
 
-__all__ = ["Failure", "ImageCounts", "build_report", "failures_of", "in_order", "num_blocks", "phase_rows", "planned", "report_of"]
+__all__ = ["Failure", "ImageCounts", "build_report", "failures_of", "in_order", "phase_rows", "report_of"]
 
 PHASES = tuple(one.name for one in all_phases())
-RESULTS = tuple(one.name for one in all_phases() if one.is_result)
 """Names of phases, each behind those that it comes after. A ledger may hold receipts of other ones."""
 
 
@@ -59,13 +58,9 @@ class ImageCounts:
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
-    """Return the content of report.json, from the last ``plan`` row of the ledger and its receipts."""
-    of_image = _by_image(done.receipts.values())
-    images, failures = [], [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]]
-    for image in plan["images"]:
-        ordered = of_image.get(image["name"], [])
-        images.append(_image_counts(image, ordered, plan))
-        failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in _failures(ordered)]
+    """Return the content of report.json, from the last ``plan`` row of the ledger and what its receipts amount to."""
+    of_image = _by_image(done.troubled.values())
+    images = [_image_counts(image, done, of_image.get(image["name"], []), plan) for image in plan["images"]]
     images += [ImageCounts(one["name"]) for one in plan["rejected"]]
     seconds = {stage: round(value, 3) for stage, value in sorted(done.seconds.items())}
     return build_report(
@@ -73,7 +68,7 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
         plan["classes"],
         [build("metrics", spec) for spec in plan["metrics"]],
         images,
-        failures=failures,
+        failures=_listed(plan, of_image),
         left_out=plan.get("left_out", ()),
         model=plan["model"],
         timing={"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes},
@@ -82,23 +77,25 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
 
 def failures_of(plan: Mapping[str, Any], troubled: Iterable[Receipt]) -> list[dict[str, Any]]:
     """Return the failures that :func:`report_of` lists, from the receipts that failed or whose truth could not be counted."""
-    failures, broken = [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]], []
     of_image = _by_image(troubled)
-    for image in plan["images"]:
-        if ordered := of_image.get(image["name"]):
-            failures += [Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in _failures(ordered)]
-            counts = _image_counts(image, ordered, plan)
-            broken += [Failure(counts.name, None, "count", counts.truth_error)] if counts.truth_error else []
-    return [asdict(failure) for failure in (*failures, *broken)]
+    errors = {one["name"]: _truth_error(of_image.get(one["name"], ()), one["count_key"]) for one in plan["images"]}
+    broken = [Failure(name, None, "count", error) for name, error in errors.items() if error]
+    return [asdict(failure) for failure in (*_listed(plan, of_image), *broken)]
 
 
 def _by_image(receipts: Iterable[Receipt]) -> dict[str, list[Receipt]]:
-    """Return the receipts of each image, but brief ones, in an order of their own: sums of floats do not depend on that of the work."""
+    """Return the receipts of each image, in an order that does not depend on that of the work."""
     of_image: dict[str, list[Receipt]] = {}
     for receipt in receipts:
-        if receipt.block:
-            of_image.setdefault(receipt.image, []).append(receipt)
+        of_image.setdefault(receipt.image, []).append(receipt)
     return {name: sorted(some, key=lambda receipt: (receipt.phase, _position(receipt))) for name, some in of_image.items()}
+
+
+def _listed(plan: Mapping[str, Any], of_image: Mapping[str, Sequence[Receipt]]) -> list[Failure]:
+    """Return images that could not be opened, and blocks that failed, in the order of the plan."""
+    failed = (receipt for image in plan["images"] for receipt in _failures(of_image.get(image["name"], ())))
+    rejected = [Failure(one["name"], None, "plan", one["cause"]) for one in plan["rejected"]]
+    return [*rejected, *(Failure(r.image, r.block, r.phase, r.cause, r.attempts) for r in failed)]
 
 
 def build_report(
@@ -133,7 +130,7 @@ def build_report(
         Plain JSON: what is undefined or not finite is None.
     """
     empty = Counts(np.zeros(len(classes), np.int64))
-    counted = [_without_truth(image.counts or empty) if image.truth_error else image.counts or empty for image in images]
+    counted = [without_truth(image.counts or empty) if image.truth_error else image.counts or empty for image in images]
     pooled = sum(counted, start=empty)
     per_image = [
         {"name": image.name, **_fields(counts, classes, metrics, [image]), **({"numbers": image.numbers} if image.numbers else {})}
@@ -212,27 +209,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def num_blocks(plan: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
-    """Return planes, rows and columns of the blocks of each image of a plan, by name."""
-    block = plan.get("block", 1)
-    return {one["name"]: (one["planes"], *Grid(tuple(one["shape"]), block, 0, block).num_blocks) for one in plan.get("images", ())}
-
-
-def planned(plan: Mapping[str, Any], done: Tally) -> Tally:
-    """Leave out what the plan does not have: blocks of an image that has become smaller since, images that have left."""
-    limits = num_blocks(plan)
-
-    def is_planned(block_id: str) -> bool:
-        name, _, position = block_id.rpartition(":")
-        return name in limits and all(int(at) < limit for at, limit in zip(position.split("."), limits[name], strict=True))
-
-    return replace(done, receipts={key: receipt for key, receipt in done.receipts.items() if is_planned(key[1])})
-
-
 def phase_rows(done: Tally) -> dict[str, dict[str, float]]:
     """Return how many blocks of each phase are done or failed, and their seconds, by phase."""
-    failed = Counter(name for (name, _), receipt in done.receipts.items() if not receipt.ok)
-    blocks = Counter(name for name, _ in done.receipts)
+    blocks, failed = done.blocks, done.failed
     return {
         name: {"blocks": blocks[name] - failed[name], "failed": failed[name], "seconds": round(done.phase_seconds.get(name, 0.0), 3)}
         for name in in_order(blocks)
@@ -249,42 +228,39 @@ def _position(receipt: Receipt) -> tuple[int, ...]:
     return tuple(int(part) for part in receipt.block.rpartition(":")[2].split("."))
 
 
-def _image_counts(image: Mapping[str, Any], receipts: Sequence[Receipt], plan: Mapping[str, Any]) -> ImageCounts:
+def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Receipt], plan: Mapping[str, Any]) -> ImageCounts:
     """Sum the blocks of one image; what has no receipt has no prediction."""
-    empty = Counts(np.zeros(len(plan["classes"]), np.int64))
+    name, empty = image["name"], Counts(np.zeros(len(plan["classes"]), np.int64))
     grid = Grid(tuple(image["shape"]), plan["block"], 0, plan["block"])
-    counts, errors = empty, {}
-    for receipt in _counted(receipts, image["count_key"]):
-        plane, row, col = _position(receipt)
-        if not receipt.ok:
-            area = grid.block_box(row, col).area
+    counts = done.counts(name)
+    for receipt in troubled:
+        if not receipt.ok and done.is_counted(receipt):
+            area = grid.block_box(*_position(receipt)[1:]).area
             counts += replace(empty, no_prediction=area, quarantined=area)
-        elif receipt.counts is not None:
-            is_fresh = receipt.count_key == image["count_key"]
-            counts += receipt.counts if is_fresh else _without_truth(receipt.counts)
-            if is_fresh and receipt.truth_error:
-                # The first error of an image is told, not the first of the blocks that have one.
-                pixel = re.search(r"\(y=(\d+), x=(\d+)\)", receipt.truth_error)
-                errors[plane, *map(int, pixel.groups() if pixel else ())] = receipt.truth_error
     undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
     counts += replace(empty, no_prediction=undone)
-    numbers: dict[str, Counter[str]] = {}
-    for receipt in receipts:
-        if receipt.numbers:
-            numbers.setdefault(receipt.phase, Counter()).update(receipt.numbers)
-    objects = next((receipt.objects for receipt in receipts if receipt.ok and receipt.objects is not None), None)
+    numbers = {phase: dict(sorted(sums.items())) for phase, sums in sorted(done.numbers.get(name, {}).items())}
     seen = int(counts.predicted.sum()) - (counts.skipped if plan.get("skipped_as") == "background" else 0)
     pixel, unit = image.get("pixel_area") or (None, "")
     seen_area = None if pixel is None else (seen * pixel, unit)
-    return ImageCounts(image["name"], counts, objects, seen_area, bool(image["truth"]), errors[min(errors)] if errors else "", numbers)
+    error = _truth_error(troubled, image["count_key"])
+    return ImageCounts(name, counts, done.objects(name), seen_area, bool(image["truth"]), error, numbers)
 
 
-def _with_skipped(counts: Counts | None, before: Counts | None) -> Counts | None:
-    return counts if counts is None or before is None else replace(counts, skipped=before.skipped)
-
-
-def _without_truth(counts: Counts) -> Counts:
-    return replace(counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0)
+def _truth_error(receipts: Iterable[Receipt], count_key: str) -> str:
+    """Return the first error in the truth of an image, in the order of its pixels; empty if there is none in the truth as it is now."""
+    of_block: dict[str, dict[str, Receipt]] = {}
+    for receipt in receipts:
+        of_block.setdefault(receipt.block, {})[receipt.phase] = receipt
+    errors = {}
+    for phases in of_block.values():
+        results = [phases[name] for name in RESULTS if name in phases]
+        now = [one for one in results if one.count_key == count_key and one.truth_error]
+        if now and results[0].ok:
+            # The first error of an image is told, not the first of the blocks that have one.
+            pixel = re.search(r"\(y=(\d+), x=(\d+)\)", now[0].truth_error)
+            errors[_position(now[0])[0], *map(int, pixel.groups() if pixel else ())] = now[0].truth_error
+    return errors[min(errors)] if errors else ""
 
 
 def _failures(receipts: Sequence[Receipt]) -> list[Receipt]:
@@ -301,21 +277,3 @@ def _failures(receipts: Sequence[Receipt]) -> list[Receipt]:
 
 def _is_per_image(receipt: Receipt) -> bool:
     return receipt.phase in PHASES and phase(receipt.phase).is_per_image
-
-
-def _counted(receipts: Sequence[Receipt], count_key: str) -> Iterator[Receipt]:
-    """Yield the receipt of each block that holds its counts.
-
-    A block is counted by the first phase that gives a result; where its truth or classes have changed since, by a later one.
-    """
-    of_block: dict[str, dict[str, Receipt]] = {}
-    for receipt in receipts:
-        of_block.setdefault(receipt.block, {})[receipt.phase] = receipt
-    for phases in sorted(of_block.values(), key=lambda phases: _position(next(iter(phases.values())))):
-        results = [phases[name] for name in RESULTS if name in phases]
-        if results:
-            first = results[0]
-            is_fresh = not first.ok or first.count_key == count_key  # a later count may be of an earlier mask
-            later = next((one for one in results[1:] if one.count_key == count_key), first)
-            # A recount from the mask cannot tell which pixels were skipped.
-            yield first if is_fresh else replace(later, counts=_with_skipped(later.counts, first.counts))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine import all_phases
-from pipeline.records import RESTART, Receipt
-from pipeline.report.content import failures_of, in_order, num_blocks
+from pipeline.records import RESTART, Receipt, place_of
+from pipeline.report.content import failures_of, in_order
+from pipeline.scheduling import num_blocks
 from pipeline.statistics import Counts
 
 __all__ = ["RunState"]
@@ -31,12 +32,6 @@ class _Image:
         self.states: dict[str, bytearray] = {}  # of each block, by phase
         self.phases_done = {word: bytearray(self.num_blocks) for word in COUNTED}  # in how many of these phases each block is done
         self.predicted = np.zeros(self.num_blocks, np.int64)
-
-    def index(self, block_id: str) -> int | None:
-        """Return the number of a block; None where the plan has no such block."""
-        at = tuple(int(part) for part in block_id.rpartition(":")[2].split("."))
-        is_planned = all(one < limit for one, limit in zip(at, self.grid, strict=True))
-        return (at[0] * self.grid[1] + at[1]) * self.grid[2] + at[2] if is_planned else None
 
 
 class RunState:
@@ -128,7 +123,7 @@ class RunState:
 
     def _find(self, name: str, block_id: str) -> int | None:
         image = self._images.get(name)
-        return None if image is None else image.index(block_id)
+        return None if image is None else place_of(block_id, image.grid)
 
     def _replan(self, plan: Mapping[str, Any]) -> None:
         """Take a plan, and count what is done of its images; the blocks of an image of another size begin anew."""

@@ -6,21 +6,27 @@ Never touches: pixels; how a recipe is chosen; how a report looks.
 
 from __future__ import annotations
 
-from pipeline.scheduling.block_queue import BlockQueue, Stage
+from pipeline.scheduling.block_queue import BlockQueue
 from pipeline.scheduling.execution import EXIT_INTERRUPTED, execute
 from pipeline.scheduling.monitoring import MetricsAddress, read_metrics
 from pipeline.scheduling.plan import RunSpec, make_job, plan_blocks, plan_row, recount
+from pipeline.scheduling.stage_state import Stage
+from pipeline.scheduling.tally import RESULTS, Tally, num_blocks, without_truth
 
 __all__ = [
     "EXIT_INTERRUPTED",
+    "RESULTS",
     "BlockQueue",
     "MetricsAddress",
     "RunSpec",
     "Stage",
+    "Tally",
     "execute",
     "make_job",
+    "num_blocks",
     "plan_blocks",
     "plan_row",
     "read_metrics",
     "recount",
+    "without_truth",
 ]

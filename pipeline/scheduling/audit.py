@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
 
 from pipeline.engine import PART_FOLDER, part_folder, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
-from pipeline.records import Block, Receipt
-from pipeline.scheduling.block_queue import receipts_that_hold
+from pipeline.records import Block, CommittedReceipts, Receipt
+from pipeline.scheduling.block_queue import keep_valid
 from pipeline.scheduling.plan import RunSpec
+from pipeline.scheduling.stage_state import WAITING, KnownStages, Stage, StageState
+from pipeline.scheduling.tally import Tally
 
-__all__ = ["EXIT_PARTIAL", "conclude", "remove_outdated_arrays", "still_valid"]
+__all__ = ["EXIT_PARTIAL", "conclude", "outdated_files", "still_valid"]
 
 EXIT_PARTIAL = 3
 REREAD = 256  # last committed blocks whose pixels are compared with their digest: a power cut may have lost them
@@ -22,68 +25,131 @@ Key = tuple[str, str]
 """(phase, block id)."""
 
 
-def still_valid(spec: RunSpec, known: Mapping[Key, Receipt]) -> dict[Key, Receipt]:
-    """Return the receipts of planned blocks whose files are there, and whose last pixels are those that were written."""
-    planned = {(block.phase, block.id) for block in spec.blocks}
-    outdated = "for other writers, or classes of other names or colours"
-    again = [(row, outdated) for row in known.values() if row.written not in ("", spec.plan["written"])]
-    kept = {key: row for key, row in known.items() if key in planned and row.written in ("", spec.plan["written"])}
-    again += _lost(spec, kept.values())
-    for row, _ in again:
-        kept.pop((row.phase, row.block), None)
-    last = set(_last_pixels(spec, kept))
-    for block in spec.blocks if last else ():
-        key = block.phase, block.id
-        if key in last and not _is_intact(spec, block, kept[key]):
-            again.append((kept.pop(key), "its pixels are not those that were written"))
-    spec.folder.log(*(f"do again {row.phase} {row.block}: {why}" for row, why in again))
-    for stages in spec.stages.values():
-        readers = {stage.phase: phase(stage.phase).reads_parts_of(spec.job, stage.blocks[0].image) for stage in stages}
-        held = receipts_that_hold(stages, kept) if any(readers.values()) else kept
-        for stage in reversed(stages):
-            # Temporary files are needed only if a block that reads them must be computed.
-            left_by = readers[stage.phase]
-            if left_by and any((block.phase, block.id) not in held for block in stage.blocks):
-                makers = (block for other in stages if other.phase in left_by for block in other.blocks)
-                rows = [held[key] for block in makers if (key := (block.phase, block.id)) in held]
-                lost = list(_lost(spec, rows, temporary=True))
-                for row, _ in lost:
-                    del kept[row.phase, row.block], held[row.phase, row.block]
-                spec.folder.log(*(f"do again {row.phase} {row.block}: {why}" for row, why in lost))
-    return kept
+def still_valid(spec: RunSpec, receipts: Iterable[Receipt]) -> KnownStages:
+    """Return what is known of planned blocks whose files are there, and whose last pixels are those that were written.
 
-
-def remove_outdated_arrays(spec: RunSpec, waiting: Collection[Key], outdated: Mapping[Key, Mapping[str, int]]) -> None:
-    """Remove the arrays of phases whose blocks are all ``waiting``: what is there may have another shape, or be of another mask.
-
-    ``outdated`` are the files that an earlier execution wrote of such blocks.
+    ``receipts`` hold one of each block, in the order of commit.
     """
-    if not outdated:
+    known, last, again = KnownStages(spec.stages), _LastPixels(spec), _Log(spec)
+    for receipt, state, place, missing in _with_missing_files(spec, known, receipts):
+        if receipt.written not in ("", spec.plan["written"]):
+            again.tell(receipt, "for other writers, or classes of other names or colours")
+        elif any(not _is_temporary(key) for key in missing):
+            again.tell(receipt, "its files are gone")
+        elif receipt.ok or not spec.forgets(receipt):
+            state.add(place, receipt)
+            state.lacks_parts[place] = bool(missing)
+            last.add(receipt)
+    for receipt, (state, place) in ((one, found) for one in last.receipts() if (found := known.find(one))):
+        if not _is_intact(spec, state.stage.blocks[place], receipt):
+            again.tell(receipt, "its pixels are not those that were written")
+            state.drop(place)
+    again.flush()
+    for name, stages in spec.stages.items():
+        _drop_without_parts(spec, stages, known.of(name, stages))
+    return known
+
+
+def _with_missing_files(
+    spec: RunSpec, known: KnownStages, receipts: Iterable[Receipt]
+) -> Iterator[tuple[Receipt, StageState, int, list[str]]]:
+    """Yield the receipts of planned blocks, where each belongs, and which of its files are not there with their size."""
+    storage = spec.folder.storage
+    has_parts = storage.has(PART_FOLDER)
+    planned = ((receipt, *found) for receipt in receipts if (found := known.find(receipt)))
+    while some := list(islice(planned, ROWS_A_TIME)):
+        files = (key for receipt, _, _ in some if receipt.ok for key in receipt.files)  # a failure has none
+        sizes = storage.sizes([key for key in files if has_parts or not _is_temporary(key)])
+        for receipt, state, place in some:
+            state.has_files[place] = bool(receipt.files)
+            yield receipt, state, place, [key for key, size in receipt.files.items() if receipt.ok and sizes.get(key) != size]
+        some.clear()  # before the next ones are read
+
+
+def _is_temporary(key: str) -> bool:
+    return key.startswith(f"{PART_FOLDER}/")
+
+
+class _Log:
+    """Lines about blocks that are done again, many written at once."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._folder, self._lines = spec.folder, list[str]()
+
+    def tell(self, receipt: Receipt, why: str) -> None:
+        """Add a line."""
+        self._lines.append(f"do again {receipt.phase} {receipt.block}: {why}")
+        if len(self._lines) >= ROWS_A_TIME:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines."""
+        self._folder.log(*self._lines)
+        self._lines = []
+
+
+class _LastPixels:
+    """The last committed receipts whose pixels must be read again: none of an image that was finished, as finishing read them."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        last = {name: stages[-1].phase for name, stages in spec.stages.items()}
+        self._finishing = {name: one for name, one in last.items() if phase(one).is_per_image}
+        self._finished: set[str] = set()
+        self._number = 0
+        self._of_image: dict[str, deque[tuple[int, Receipt]]] = {}
+
+    def add(self, receipt: Receipt) -> None:
+        """Take a receipt that holds, in the order of commit."""
+        name = receipt.image
+        self._number += 1
+        if self._finishing.get(name) == receipt.phase:
+            self._finished.add(name)
+            self._of_image.pop(name, None)
+        elif receipt.digest and name not in self._finished:
+            self._of_image.setdefault(name, deque(maxlen=REREAD)).append((self._number, receipt))
+
+    def receipts(self) -> list[Receipt]:
+        """Return them."""
+        rows = sorted((row for some in self._of_image.values() for row in some), key=lambda row: row[0])
+        return [receipt for _, receipt in rows[-REREAD:]]
+
+
+def _drop_without_parts(spec: RunSpec, stages: Sequence[Stage], known: Mapping[str, StageState]) -> None:
+    """Drop the receipts of one image whose temporary files are gone, if a block that reads them must be computed."""
+    readers = {stage.phase: phase(stage.phase).reads_parts_of(spec.job, stage.blocks[0].image) for stage in stages}
+    if not any(readers.values()):
         return
-    for stages in spec.stages.values():
-        for stage in stages:
-            keys = [(block.phase, block.id) for block in stage.blocks]
-            if any(key in outdated for key in keys) and all(key in waiting for key in keys):
-                for array in phase(stage.phase).arrays(spec.job, stage.blocks[0].image):
-                    spec.folder.storage.delete_tree(array)
-                    spec.folder.storage.delete(array)  # if it is a file, not a folder
+    keep_valid(stages, known)
+    for stage in reversed(stages):
+        reader = known.get(stage.phase)
+        if reader is not None and WAITING not in reader.states:
+            continue
+        for state in (known[maker] for maker in readers[stage.phase] if maker in known):
+            lost = [place for place, lacks in enumerate(state.lacks_parts) if lacks and state.states[place]]
+            spec.folder.log(*(f"do again {state.stage.phase} {state.stage.blocks[place].id}: its files are gone" for place in lost))
+            for place in lost:
+                state.drop(place)
 
 
-def _last_pixels(spec: RunSpec, kept: Mapping[Key, Receipt]) -> list[Key]:
-    """Return the last committed blocks whose pixels must be read again: none of an image that was finished, as finishing read them."""
-    last = {name: stages[-1] for name, stages in spec.stages.items()}
-    finished = {name for name, stage in last.items() if phase(stage.phase).is_per_image and (stage.phase, stage.blocks[0].id) in kept}
-    return [key for key, row in kept.items() if row.digest and row.image not in finished][-REREAD:]
+def outdated_files(spec: RunSpec, known: KnownStages, committed: CommittedReceipts) -> dict[Key, list[str]]:
+    """Return the files that an earlier execution wrote of blocks that are done again, by (phase, block id).
 
-
-def _lost(spec: RunSpec, rows: Iterable[Receipt], *, temporary: bool = False) -> Iterator[tuple[Receipt, str]]:
-    """Yield the receipts whose ``temporary`` or permanent files are not all there with their size, and why. A failure has no files."""
-    rest = (row for row in rows if row.ok)
-    while some := list(islice(rest, ROWS_A_TIME)):
-        files = [{key: size for key, size in row.files.items() if key.startswith(f"{PART_FOLDER}/") == temporary} for row in some]
-        sizes = spec.folder.storage.sizes([key for one in files for key in one])
-        lost = (row for row, one in zip(some, files, strict=True) if any(sizes[key] != size for key, size in one.items()))
-        yield from ((row, "its files are gone") for row in lost)
+    The arrays of stages that are done again as a whole are removed: what is there may have another shape, or be of another mask.
+    """
+    removed: set[str] = set()
+    for state in (one for one in known.states.values() if any(one.has_files) and not any(one.states)):
+        for array in phase(state.stage.phase).arrays(spec.job, state.stage.blocks[0].image):
+            spec.folder.storage.delete_tree(array)
+            spec.folder.storage.delete(array)  # if it is a file, not a folder
+            removed.add(array)
+    outdated: dict[Key, list[str]] = {}
+    is_any = any(state.has_outdated_files for state in known.states.values())
+    for receipt in committed.last if is_any else ():
+        if (found := known.find(receipt)) and found[0].states[found[1]] == WAITING:
+            files = [key for key in receipt.files if removed.isdisjoint(accumulate(key.split("/"), "{}/{}".format))]
+            if files:
+                outdated[receipt.phase, receipt.block] = files
+    return outdated
 
 
 def _is_intact(spec: RunSpec, block: Block, receipt: Receipt) -> bool:
@@ -94,24 +160,27 @@ def _is_intact(spec: RunSpec, block: Block, receipt: Receipt) -> bool:
     return stored in (None, receipt.digest)
 
 
-def conclude(spec: RunSpec, receipts: Mapping[Key, Receipt]) -> int:
+def conclude(spec: RunSpec, done: Tally) -> int:
     """Audit a run that has nothing left to do, remove temporary files, record the state, and return the exit code.
 
     Raises:
         GigasegError: a block has no receipt.
     """
     folder, before = spec.folder, spec.folder.read().get("state")
-    missing = [block.id for block in spec.blocks if (block.phase, block.id) not in receipts]
-    if missing:
-        raise GigasegError(f"audit: {len(missing)} blocks have no receipt, the first is {missing[0]}; this is a fault of gigaseg")
-    count_keys = spec.count_keys
-    uncounted = [receipt for receipt in receipts.values() if receipt.truth_error and receipt.count_key == count_keys[receipt.image]]
-    is_partial = uncounted or spec.plan["rejected"] or not all(receipt.ok for receipt in receipts.values())
+    missing = {(name, one.phase): len(one.blocks) - done.settled[one.phase, name] for name, stages in spec.stages.items() for one in stages}
+    if any(missing.values()):
+        name, first = next(key for key, number in missing.items() if number)
+        told = f"audit: {sum(missing.values())} blocks have no receipt, the first are of {first} {name}"
+        raise GigasegError(f"{told}; this is a fault of gigaseg")
+    count_keys, troubled = spec.count_keys, done.troubled.values()
+    failed = {receipt.image for receipt in troubled if not receipt.ok}
+    is_uncounted = any(receipt.truth_error and receipt.count_key == count_keys[receipt.image] for receipt in troubled)
+    is_partial = bool(failed or is_uncounted or spec.plan["rejected"])
     state = "partial" if is_partial else "done"
-    _remove_temporary_files(spec, {receipt.image for receipt in receipts.values() if not receipt.ok})
+    _remove_temporary_files(spec, failed)
     if state != before:
         # Numbers may differ from another run's of the same recipe where a backend had to change its batch.
-        changes = sorted({note for receipt in receipts.values() for note in receipt.notes})
+        changes = sorted({note for receipt in troubled for note in receipt.notes})
         folder.write(state=state, recipe_kept=not changes, recipe_changes=changes)
         folder.log(f"end: {state}", event="run ends", level="warning" if is_partial else "info", state=state)
     return EXIT_PARTIAL if is_partial else 0

@@ -6,36 +6,16 @@ drives the serial runner and Ray, and a resumed run replays its ledger into it.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.engine import Reduction
 from pipeline.inputs import Image, hash_values
 from pipeline.records import Block, Receipt
-from pipeline.statistics import Summary, decode_summary
+from pipeline.scheduling.stage_state import DONE, FAILED, WAITING, KnownStages, Stage, StageState, hash_digests
 
-__all__ = ["BlockQueue", "Stage", "receipts_that_hold"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One phase of one image: blocks that may run in any order.
-
-    Attributes:
-        blocks: their keys hold everything known before the run; findings of other phases are added when the stage begins.
-        rests_on: earlier phases of this image whose digests are part of the key; None: the key is complete.
-        reads: the earlier phases whose reduced results the blocks get, and which are part of the key.
-        reduction: how the payloads of this stage's receipts are reduced; None: they are not.
-    """
-
-    phase: str
-    blocks: Sequence[Block]
-    rests_on: tuple[str, ...] | None = None
-    reads: tuple[str, ...] = ()
-    reduction: Reduction | None = None
+__all__ = ["BlockQueue", "keep_valid"]
 
 
 @dataclass
@@ -51,10 +31,9 @@ class _ImageProgress:
     """Where one image stands: stages to begin, the stage that goes on, and what settled stages left, by phase."""
 
     stages: deque[Stage]
-    stage: Stage | None = None
-    waiting: set[str] = field(default_factory=set)  # ids of the stage's blocks that have no receipt yet
-    digests: dict[str, str | None] = field(default_factory=dict)  # of the stage's receipts, by block id; None: failed
-    total: Summary | None = None  # of the stage's payloads so far
+    known: dict[str, StageState] = field(default_factory=dict)  # of stages that have not begun, by phase: receipts that hold
+    state: StageState | None = None  # of the stage that goes on
+    num_waiting: int = 0  # blocks of the stage that have no receipt yet
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -66,16 +45,17 @@ class BlockQueue:
         self._images = {name: _ImageProgress(deque(stages)) for name, stages in images.items()}
         self._ready = _Ready()
         self._alone: deque[Block] = deque()
-        self._known: dict[tuple[str, str], Receipt] = {}  # receipts that hold, of stages that have not begun
         self.total_blocks = sum(len(stage.blocks) for stages in images.values() for stage in stages)
-        self._num_booked = 0
+        self.num_settled = 0
         self.failed: set[str] = set()  # ids of blocks, in whatever phase
         self._unfinished = len(self._images)
 
-    def begin(self, known: Mapping[tuple[str, str], Receipt]) -> None:
-        """Start every image, taking over the receipts, by (phase, block id), that hold (:func:`receipts_that_hold`)."""
-        for progress in self._images.values():
-            self._known |= receipts_that_hold(progress.stages, known)
+    def begin(self, known: KnownStages | None = None) -> None:
+        """Start every image, taking over the receipts that hold (:func:`keep_valid`); the others are dropped from ``known``."""
+        for name, progress in self._images.items():
+            progress.known = known.of(name, progress.stages) if known else {}
+            keep_valid(progress.stages, progress.known)
+            self.num_settled += sum(len(state.states) - state.states.count(WAITING) for state in progress.known.values())
         for name in self._images:
             self._advance(name, last=True)
 
@@ -87,12 +67,13 @@ class BlockQueue:
     def is_image_finished(self, image: str) -> bool:
         """Whether every block of an image has a receipt."""
         progress = self._images[image]
-        return not progress.stages and not progress.waiting
+        return not progress.stages and not progress.num_waiting
 
     def has_failed(self, image: str) -> bool:
         """Whether a block of an image is quarantined, in a stage that is settled or goes on."""
         progress = self._images[image]
-        return None in progress.digests.values() or any(outcome.lost for outcome in progress.outcomes.values())
+        is_open_failed = progress.state is not None and FAILED in progress.state.states
+        return is_open_failed or any(outcome.lost for outcome in progress.outcomes.values())
 
     def lease(self, pixels: int, blocks: int) -> list[Block]:
         """Take the next blocks, across images: at least one if any is ready, no more than these pixels or blocks.
@@ -110,17 +91,16 @@ class BlockQueue:
         """Take a block that must run alone, if there is one."""
         return self._alone.popleft() if self._alone else None
 
-    @property
-    def waiting(self) -> set[tuple[str, str]]:
-        """(phase, id) of every block that has no receipt yet."""
-        later = {(b.phase, b.id) for progress in self._images.values() for stage in progress.stages for b in stage.blocks}
-        now = {(one.stage.phase, block) for one in self._images.values() if one.stage is not None for block in one.waiting}
-        return (later - self._known.keys()) | now
-
-    @property
-    def num_settled(self) -> int:
-        """Number of blocks that have a receipt."""
-        return self._num_booked + len(self._known)
+    def state_of(self, block: Block) -> int:
+        """Return WAITING, DONE or FAILED for a block, of whatever stage."""
+        progress = self._images[block.image.name]
+        if outcome := progress.outcomes.get(block.phase):
+            return FAILED if block.id in self.failed and block.id in outcome.lost else DONE
+        state = progress.known.get(block.phase)
+        if progress.state is not None and progress.state.stage.phase == block.phase:
+            state = progress.state
+        place = None if state is None else state.find(block.id)
+        return WAITING if state is None or place is None else state.states[place]
 
     @property
     def num_ready(self) -> int:
@@ -136,15 +116,15 @@ class BlockQueue:
     def images(self) -> Iterator[Image]:
         """Every image that has blocks without a receipt."""
         for progress in self._images.values():
-            stage = progress.stages[0] if progress.stage is None and progress.stages else progress.stage
-            if stage is not None:
-                yield stage.blocks[0].image
+            if progress.state is not None:
+                yield progress.state.stage.blocks[0].image
+            elif progress.stages:
+                yield progress.stages[0].blocks[0].image
 
     def awaits(self, one: Block | Receipt) -> bool:
         """Whether a block that was leased, or that a receipt is of, has no receipt yet."""
-        image, block = (one.image, one.block) if isinstance(one, Receipt) else (one.image.name, one.id)
-        progress = self._images[image]
-        return progress.stage is not None and progress.stage.phase == one.phase and block in progress.waiting
+        image, block_id = (one.image, one.block) if isinstance(one, Receipt) else (one.image.name, one.id)
+        return self._find(image, one.phase, block_id) is not None
 
     def give_back(self, blocks: Sequence[Block], *, alone: bool = False) -> None:
         """Return blocks that were taken and not done, in the order they were taken.
@@ -158,42 +138,46 @@ class BlockQueue:
 
     def settle(self, receipt: Receipt) -> None:
         """Book a receipt; the last one of a stage begins the next stage."""
-        if not self.awaits(receipt):
+        found = self._find(receipt.image, receipt.phase, receipt.block)
+        if found is None:
             return  # the same block done twice: the first receipt was booked
-        progress = self._images[receipt.image]
-        self._book(progress, receipt)
-        if not progress.waiting:
-            self._advance(receipt.image)
-
-    def _book(self, progress: _ImageProgress, receipt: Receipt) -> None:
-        progress.waiting.discard(receipt.block)
-        self._num_booked += 1
+        state, place = found
+        state.add(place, receipt)
+        self.num_settled += 1
         if not receipt.ok:
             self.failed.add(receipt.block)
-        _add(progress, receipt)
+        progress = self._images[receipt.image]
+        progress.num_waiting -= 1
+        if not progress.num_waiting:
+            self._advance(receipt.image)
+
+    def _find(self, image: str, phase: str, block_id: str) -> tuple[StageState, int] | None:
+        """Return the state of the open stage of an image, and the place of a block there; None where it does not wait for this block."""
+        state = self._images[image].state
+        if state is None or state.stage.phase != phase:
+            return None
+        place = state.find(block_id)
+        return None if place is None or state.states[place] else (state, place)
 
     def _advance(self, name: str, *, last: bool = False) -> None:
         """Begin the stages of an image until one has work left."""
         progress = self._images[name]
-        while not progress.waiting:
+        while not progress.num_waiting:
             _conclude(progress)
             if not progress.stages:
                 self._unfinished -= 1
                 return
             # An image that has begun is ended before the next one begins: its files stay open and its state small.
             blocks = self._open(progress, progress.stages.popleft())
-            self._ready.put(blocks, len(progress.waiting), first=not last)
+            self._ready.put(blocks, progress.num_waiting, first=not last)
 
     def _open(self, progress: _ImageProgress, stage: Stage) -> Iterator[Block]:
         """Begin a stage; return its blocks that are not known to be settled, which are made when they are taken."""
-        progress.stage = stage
-        progress.waiting = {block.id for block in stage.blocks}
-        for block_id in [block.id for block in stage.blocks] if self._known else ():
-            receipt = self._known.pop((stage.phase, block_id), None)
-            if receipt is not None:
-                self._book(progress, receipt)
-        complete, waiting = _completion(stage, progress), progress.waiting
-        return (complete(block) for block in stage.blocks if block.id in waiting)
+        progress.state = state = progress.known.pop(stage.phase, None) or StageState(stage)
+        self.failed.update(stage.blocks[place].id for place in state.failed)
+        progress.num_waiting = state.states.count(WAITING)
+        complete, states = _completion(stage, progress), state.states
+        return (complete(block) for place, block in enumerate(stage.blocks) if not states[place])
 
 
 class _Ready:
@@ -228,47 +212,33 @@ class _Ready:
         return None
 
 
-def receipts_that_hold(stages: Sequence[Stage], known: Mapping[tuple[str, str], Receipt]) -> dict[tuple[str, str], Receipt]:
-    """Return the receipts of one image, by (phase, block id), that hold: their key is still the block's.
+def keep_valid(stages: Iterable[Stage], known: Mapping[str, StageState]) -> None:
+    """Drop the receipts of one image, by phase, that do not hold: their key is no longer the block's.
 
     If a phase has work left, no receipt of the phases that depend on it holds.
     """
-    progress, held, open_phases = _ImageProgress(deque()), dict[tuple[str, str], Receipt](), set[str]()
+    progress, open_phases = _ImageProgress(deque()), set[str]()
     for stage in stages:
-        progress.stage = stage
+        state = known.get(stage.phase)
         is_certain = open_phases.isdisjoint([*(stage.rests_on or ()), *stage.reads])
-        complete = _completion(stage, progress) if is_certain else None
-        for block in stage.blocks if complete else ():
-            key = stage.phase, block.id
-            receipt = known.get(key)
-            if receipt is None or (complete and receipt.key != complete(block).key):
-                is_certain = False
-            else:
-                held[key] = receipt
-                _add(progress, receipt)
-        if not is_certain:
+        if state is not None and not is_certain:
+            state.drop_all()
+        if state is None or not is_certain or not state.keep(_completion(stage, progress)):
             open_phases.add(stage.phase)
-        _conclude(progress)
-    return held
-
-
-def _add(progress: _ImageProgress, receipt: Receipt) -> None:
-    """Add a block's receipt to the digests and the reduction of its stage."""
-    progress.digests[receipt.block] = receipt.digest if receipt.ok else None
-    if receipt.ok and receipt.payload and progress.stage and (reduction := progress.stage.reduction):
-        summary = decode_summary(receipt.payload)
-        progress.total = summary if progress.total is None else reduction.merge(progress.total, summary)
+        else:
+            progress.state = state
+            _conclude(progress)
 
 
 def _conclude(progress: _ImageProgress) -> None:
     """Keep what the stage that is settled leaves for later ones."""
-    if (stage := progress.stage) is None:
+    if (state := progress.state) is None:
         return
-    lost = tuple(sorted(block for block, digest in progress.digests.items() if digest is None))
-    progress.outcomes[stage.phase] = _Outcome(_hash(progress.digests), lost)
-    if stage.reduction and progress.total is not None:
-        progress.results[stage.phase] = stage.reduction.conclude(progress.total)
-    progress.stage, progress.digests, progress.total = None, {}, None
+    lost = tuple(sorted(state.stage.blocks[place].id for place in state.failed))
+    progress.outcomes[state.stage.phase] = _Outcome(state.hash(), lost)
+    if (result := state.reduced) is not None:
+        progress.results[state.stage.phase] = result
+    progress.state = None
 
 
 def _completion(stage: Stage, progress: _ImageProgress) -> Callable[[Block], Block]:
@@ -278,7 +248,11 @@ def _completion(stage: Stage, progress: _ImageProgress) -> Callable[[Block], Blo
     found: Any = None
     if stage.rests_on is not None:
         outcomes = [progress.outcomes[phase] for phase in stage.rests_on]
-        digest = outcomes[0].digest if len(outcomes) == 1 else _hash({phase: progress.outcomes[phase].digest for phase in stage.rests_on})
+        digest = (
+            outcomes[0].digest
+            if len(outcomes) == 1
+            else hash_digests((phase, progress.outcomes[phase].digest) for phase in sorted(stage.rests_on))
+        )
         lost = tuple(sorted({block_id for outcome in outcomes for block_id in outcome.lost}))
         fit = {key: value for phase in stage.reads for key, value in progress.results.get(phase, {}).items()}
         found = [fit, digest] if stage.reads else digest
@@ -289,8 +263,3 @@ def _completion(stage: Stage, progress: _ImageProgress) -> Callable[[Block], Blo
         return replace(block, key=key) if fit is None else replace(block, key=key, fit=fit, lost=lost)
 
     return complete
-
-
-def _hash(digests: Mapping[str, str | None]) -> str:
-    """Return one digest of all, whatever their order."""
-    return hashlib.blake2b(repr(sorted(digests.items())).encode(), digest_size=16).hexdigest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -17,13 +17,15 @@ from pipeline.errors import GigasegError, counted
 from pipeline.events import record
 from pipeline.interrupts import handle_signals
 from pipeline.plugins import build
-from pipeline.records import Block, Ledger, Receipt, RunFolder, Tally, hardware, latest, tally, versions
-from pipeline.scheduling.audit import conclude, remove_outdated_arrays, still_valid
+from pipeline.records import Block, CommittedReceipts, Ledger, Receipt, RunFolder, hardware, versions
+from pipeline.scheduling.audit import conclude, outdated_files, still_valid
 from pipeline.scheduling.block_queue import BlockQueue
 from pipeline.scheduling.monitoring import Monitor
 from pipeline.scheduling.plan import RunSpec
 from pipeline.scheduling.progress import Progress, show_progress
 from pipeline.scheduling.runners import Work
+from pipeline.scheduling.stage_state import WAITING, KnownStages
+from pipeline.scheduling.tally import Tally
 
 __all__ = ["EXIT_INTERRUPTED", "execute"]
 
@@ -43,28 +45,22 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
         spec.folder.forget_stop()
         if spec.config:  # written once the run is ours: until then another process may be working here
             spec.folder.write_config(spec.config)
-        rows = latest(ledger.rows())
-        known = still_valid(spec, {key: receipt for key, receipt in rows.items() if receipt.ok or not spec.forgets(receipt)})
+        committed = CommittedReceipts(spec.folder.ledger)
+        known = still_valid(spec, committed.last)
         queue = BlockQueue(spec.stages)
         queue.begin(known)
-        waiting = queue.waiting
-        monitor.begin(spec.stages, queue, waiting, {key for key, receipt in known.items() if not receipt.ok})
-        outdated = {key: rows[key].files for key in waiting if key in rows and rows[key].files}
-        remove_outdated_arrays(spec, waiting, outdated)
-        del rows, known, waiting
+        monitor.begin(spec.stages, queue)
+        outdated = outdated_files(spec, known, committed)
+        del known, committed
         if json.loads(json.dumps(spec.plan)) != spec.folder.last_plan():
             ledger.append_row("plan", spec.plan)
         with nullcontext() if queue.is_finished else monitor.written(spec.folder):
             if not queue.is_finished:
                 _Execution(spec, ledger, queue, outdated, monitor).run()
-            is_finished = queue.is_finished
-            del queue
-            done = tally(ledger.rows())
-            # Images that left the plan leave the report.
-            if sum((block.phase, block.id) in done.receipts for block in spec.blocks) < len(done.receipts):
-                keys = ((block.phase, block.id) for block in spec.blocks)
-                done.receipts = {key: done.receipts[key] for key in keys if key in done.receipts}
-            return (conclude(spec, done.receipts) if is_finished else EXIT_INTERRUPTED), done
+            ledger.flush()
+            known = KnownStages(spec.stages)
+            done = Tally(spec.plan, CommittedReceipts(spec.folder.ledger), known.plans)
+            return (conclude(spec, done) if queue.is_finished else EXIT_INTERRUPTED), done
 
 
 def _guarded(spec: RunSpec, ledger: Ledger) -> RunSpec:
@@ -84,7 +80,7 @@ class _Execution:
         spec: RunSpec,
         ledger: Ledger,
         queue: BlockQueue,
-        outdated: Mapping[tuple[str, str], Mapping[str, int]],
+        outdated: Mapping[tuple[str, str], Sequence[str]],
         monitor: Monitor,
     ) -> None:
         self.spec, self.ledger, self.queue, self.outdated, self.monitor = spec, ledger, queue, outdated, monitor
@@ -135,12 +131,11 @@ class _Execution:
 
     def _pixels(self) -> tuple[dict[str, int], dict[str, int]]:
         """Return the pixels of each image in all phases that take time, and how many of these are committed."""
-        waiting = self.queue.waiting
         pixels, done = dict.fromkeys(self.spec.stages, 0), dict.fromkeys(self.spec.stages, 0)
         for block in self.spec.blocks:
             if self._takes_time(block):
                 pixels[block.image.name] += block.box.area
-                done[block.image.name] += 0 if (block.phase, block.id) in waiting else block.box.area
+                done[block.image.name] += 0 if self.queue.state_of(block) == WAITING else block.box.area
         return pixels, done
 
     def _blocks(self) -> tuple[int, int]:
@@ -161,7 +156,7 @@ class _Execution:
         if receipt.counts is not None:
             receipt = replace(receipt, count_key=self.count_keys[receipt.image])
         if not receipt.ok:
-            self._forget(self.outdated.get((receipt.phase, receipt.block), {}))
+            self._forget(self.outdated.get((receipt.phase, receipt.block), ()))
             phase(block.phase).discard(self.spec.job, block)
         self.ledger.append(receipt)
         self.queue.settle(receipt)
@@ -191,7 +186,7 @@ class _Execution:
         if limit is not None and number > limit:
             raise GigasegError(f"{number} blocks are quarantined, more than --max-failed {limit}; the last: {receipt.cause}")
 
-    def _forget(self, files: Mapping[str, int]) -> None:
+    def _forget(self, files: Iterable[str]) -> None:
         """Remove what an earlier execution wrote of a block that fails now: its pixels have no prediction."""
         storage = self.spec.folder.storage
         for key in files:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.records import METRICS_FILE, Block, Receipt, RunFolder, repeating
-from pipeline.scheduling.block_queue import BlockQueue, Stage
+from pipeline.scheduling.block_queue import BlockQueue
+from pipeline.scheduling.stage_state import DONE, FAILED, Stage
 from pipeline.storage import Storage
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ __all__ = ["MetricsAddress", "Monitor", "read_metrics"]
 
 WRITE_S = 5.0
 STATES = ("running", "done", "partial", "failed", "interrupted")
-
-Key = tuple[str, str]
-"""(phase, block id)."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +66,19 @@ class Monitor:
         """Blocks of each phase."""
         return dict(self._planned)
 
-    def begin(self, stages: Mapping[str, Iterable[Stage]], queue: BlockQueue, waiting: Collection[Key], failed: Collection[Key]) -> None:
-        """Count the blocks of a plan; those that are neither ``waiting`` nor ``failed`` were done by an earlier execution."""
+    def begin(self, stages: Mapping[str, Iterable[Stage]], queue: BlockQueue) -> None:
+        """Count the blocks of a plan, and those that an earlier execution did."""
         self._queue = queue
-        for block in (block for some in stages.values() for stage in some for block in stage.blocks):
-            self._planned[block.phase] += 1
-            self._pixels_planned[block.phase] += block.box.area
-            if (key := (block.phase, block.id)) in waiting:
-                continue
-            if key in failed:
-                self._failed[block.phase] += 1
-            else:
-                self._done[block.phase] += 1
-                self._pixels_done[block.phase] += block.box.area
+        for stage in (stage for some in stages.values() for stage in some):
+            self._planned[stage.phase] += len(stage.blocks)
+            self._pixels_planned[stage.phase] += stage.area
+            for block in stage.blocks if queue.num_settled else ():
+                state = queue.state_of(block)
+                if state == FAILED:
+                    self._failed[stage.phase] += 1
+                elif state == DONE:
+                    self._done[stage.phase] += 1
+                    self._pixels_done[stage.phase] += block.box.area
         for counter in (self._done, self._failed, self._retries, self._pixels_done):
             counter.update(dict.fromkeys(self._planned, 0))  # a metric that appears with its first value shows no increase
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from pipeline.config import CALIBRATED_FOLDER, Compute, Recipe, replace_auto
 from pipeline.engine import Job, PartFiles, Phase, all_phases, part_folder, phase, rests_on
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
-from pipeline.records import Block, Receipt, RunFolder
-from pipeline.scheduling.block_queue import Stage
+from pipeline.records import Block, Blocks, Receipt, RunFolder
 from pipeline.scheduling.monitoring import MetricsAddress
+from pipeline.scheduling.stage_state import Stage
 from pipeline.statistics import Fitters, NormalizationFitter, StainFitter, resolve_normalization
-from pipeline.tiling import Grid
 
 __all__ = ["FORMAT", "RunSpec", "count_key", "make_job", "plan_blocks", "plan_row", "recount"]
 
@@ -121,16 +122,28 @@ def _has_parts(job: Job, image: Image) -> bool:
     return any(one.applies(job, image) and one.reads_parts_of(job, image) for one in all_phases())
 
 
-def recount(catalogue: Catalogue, job: Job, stages: list[Stage], known: Mapping[tuple[str, str], Receipt]) -> list[Stage]:
-    """Return the stages of one image, with one more for blocks whose masks stay and whose truth, classes or ``ignore`` have changed.
+def recount(
+    catalogue: Catalogue, job: Job, planned: Mapping[str, list[Stage]], committed: Callable[[], Iterable[Receipt]]
+) -> dict[str, list[Stage]]:
+    """Return the stages of each image, with one more for blocks whose masks stay and whose truth, classes or ``ignore`` have changed.
 
-    ``known`` are the committed receipts by (phase, block id).
+    ``committed`` returns the receipts that hold; it is called where an image has truth.
     """
-    masks = next(stage.blocks for stage in stages if phase(stage.phase).is_result)
-    key = count_key(catalogue, masks[0].image)
-    present = [stage.phase for stage in stages]
-    again = {one: one.recounts(job, masks, known, key) for one in all_phases()}
-    return [*stages, *(_stage(one, job, blocks, [*present, one.name]) for one, blocks in again.items() if blocks)]
+    keys = {image.name: key for image in catalogue.images if (key := count_key(catalogue, image))}
+    results = ((name, one.blocks) for name in keys for one in planned[name] if phase(one.phase).is_result)
+    masks = {name: blocks for name, blocks in results if isinstance(blocks, Blocks)}
+    stale = {name: np.zeros(len(blocks), np.bool_) for name, blocks in masks.items()}
+    for receipt in committed() if keys else ():
+        blocks = masks.get(receipt.image)
+        if blocks is not None and receipt.phase == blocks.phase and (index := blocks.index_of(receipt.block)) is not None:
+            stale[receipt.image][index] = receipt.ok and receipt.count_key != keys[receipt.image]
+    stages = {name: list(some) for name, some in planned.items()}
+    for name in (name for name, flags in stale.items() if flags.any()):
+        present = [stage.phase for stage in planned[name]]
+        changed = replace(masks[name], chosen=np.flatnonzero(stale[name]).astype(np.int32))
+        again = {one: one.recounts(job, changed, keys[name]) for one in all_phases()}
+        stages[name] += [_stage(one, job, blocks, [*present, one.name]) for one, blocks in again.items() if blocks]
+    return stages
 
 
 def _stages(image: Image, job: Job, block_key: str, image_key: str) -> list[Stage]:
@@ -153,38 +166,6 @@ def _stages(image: Image, job: Job, block_key: str, image_key: str) -> list[Stag
 def _stage(one: Phase[Any, Any], job: Job, blocks: Sequence[Block], present: Sequence[str]) -> Stage:
     depends = rests_on(one.name, present) if one.after else None
     return Stage(one.name, blocks, depends, one.reads, one.reduction(job))
-
-
-@dataclass(frozen=True)
-class Blocks(Sequence[Block]):
-    """The blocks of one phase of one image, made when they are asked for: a million of them need no memory."""
-
-    phase: str
-    image: Image
-    grid: Grid
-    key: str
-
-    def __len__(self) -> int:
-        """Number of blocks: planes x rows x columns."""
-        rows, cols = self.grid.num_blocks
-        return self.image.header.num_planes * rows * cols
-
-    def __getitem__(self, index: int) -> Block:  # type: ignore[override]  # nobody asks for a slice
-        """Return the block at a position of the plan's order: plane by plane, row by row."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        rows, cols = self.grid.num_blocks
-        plane, row, col = index // (rows * cols), index // cols % rows, index % cols
-        return Block(self.phase, self.image, plane, row, col, self.grid.block_box(row, col), self.key)
-
-    def __iter__(self) -> Iterator[Block]:
-        """Yield the blocks in the plan's order: a run goes over all of them several times."""
-        rows, cols = self.grid.num_blocks
-        fit: Mapping[str, Any] = {}
-        for plane in range(self.image.header.num_planes):
-            for row in range(rows):
-                for col in range(cols):
-                    yield Block(self.phase, self.image, plane, row, col, self.grid.block_box(row, col), self.key, fit)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from pipeline.errors import GigasegError
 from pipeline.inputs import Catalogue, common_pixel_size, sample_range
 from pipeline.models.bundle_files import read_spec, save_bundle
 from pipeline.plugins import build
-from pipeline.records import Block, Receipt, Tally
+from pipeline.records import Block, Receipt
 from pipeline.report import report_of
-from pipeline.scheduling import BlockQueue, Stage, make_job, plan_blocks, plan_row
+from pipeline.scheduling import BlockQueue, Stage, Tally, make_job, plan_blocks, plan_row
 from pipeline.training.data_split import make_run_config
 from pipeline.training.plan import TrainPlan
 from pipeline.training.worker_group import WorkerGroup
@@ -92,7 +92,7 @@ def validate_bundle(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> dict
     receipts = [receipt for part in workers.gather(list(_run_stages(job, share))) for receipt in part]
     count_keys = {image["name"]: image["count_key"] for image in row["images"]}
     counted = [replace(receipt, count_key=count_keys[receipt.image]) for receipt in receipts]
-    content = report_of(row, Tally({(receipt.phase, receipt.block): receipt for receipt in counted}), "done")
+    content = report_of(row, Tally(row, [(receipt, True) for receipt in counted]), "done")
     for failure in content["failures"]:
         raise GigasegError(f"validation image {failure['image']}, block {failure['block']}: {failure['cause']}")
     return content
@@ -159,7 +159,7 @@ def _run_stages(job: Job, planned: Mapping[str, list[Stage]]) -> Iterator[Receip
         return stage.reduction is not None or not phase(stage.phase).is_per_image
 
     queue = BlockQueue({name: list(filter(is_needed, stages)) for name, stages in planned.items()})
-    queue.begin({})
+    queue.begin()
     without_writing = _PredictWithoutWriting()
 
     def phase_of(name: str) -> Phase[Any, Any]:

@@ -209,7 +209,7 @@ def time_piece(catalogue: Catalogue, job: Job, runner: str) -> RunTiming:
     log: list[str] = []
     committed: list[tuple[float, Block, Receipt]] = []
     queue = BlockQueue(stages)
-    queue.begin({})
+    queue.begin()
     with Ledger.open(job.storage.below("ledger")) as ledger:
 
         def book(block: Block, receipt: Receipt) -> None:

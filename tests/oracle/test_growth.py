@@ -13,15 +13,17 @@ import pytest
 
 from pipeline.inputs import Image
 from pipeline.raster import Header
-from pipeline.scheduling import BlockQueue, Stage
-from pipeline.scheduling.plan import Blocks
+from pipeline.records import Blocks, ledger
+from pipeline.scheduling import BlockQueue, Stage, audit, execute
 from pipeline.tiling import Grid
+from tests.benchmarks.many_blocks import empty_run, report_again
 from tests.conftest import blobs, engine_yaml, save_tiff
 from workflows.plan import plan
 
 STUB = {"model": {"name": "tests.benchmarks.stub"}, "normalize": None, "tiling": {"core": 16, "halo": 0, "block": 16}}
 MOST_OPENED, MOST_LOOKED = 8, 60  # for an image, in a plan
-MOST_QUEUE_BYTES = 250  # for a block that waits
+MOST_QUEUE_BYTES = 50  # for a block that waits
+MOST_DRIVER_BYTES = 150  # for a block of a run, at the peak
 
 calls = {"open": 0, "look": 0}
 
@@ -89,7 +91,7 @@ def test_resuming_looks_at_each_file_once(tmp_path, engine, counted):
 
 
 def test_a_waiting_block_takes_few_bytes():
-    """The queue makes blocks when they are taken: 20,000 more that wait cost at most 250 bytes each."""
+    """The queue makes blocks when they are taken: 20,000 more that wait cost at most 50 bytes each."""
     sizes = []
     for number in (1000, 21_000):
         shape = (16, 16 * number)
@@ -97,9 +99,28 @@ def test_a_waiting_block_takes_few_bytes():
         gc.collect()
         tracemalloc.start()
         queue = BlockQueue({"a": [Stage("predict", Blocks("predict", image, Grid(shape, 16, 0, 16), "key"))]})
-        queue.begin({})
+        queue.begin()
         assert (queue.num_ready, len(queue.lease(10**9, 5))) == (number, 5)
         sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
         del queue
     assert (sizes[1] - sizes[0]) / 20_000 <= MOST_QUEUE_BYTES
+
+
+def test_the_driver_keeps_few_bytes_of_a_block(tmp_path, monkeypatch):
+    """While a run goes on, when it is resumed and when it is reported, 5,000 blocks more cost at most 150 bytes each."""
+    # What is held of any number of blocks is made small: rows that wait to be committed, and rows that are read at once.
+    for module, name, value in ((ledger, "COMMIT_S", 0.02), (ledger, "PIECE_BYTES", 4096), (audit, "ROWS_A_TIME", 100)):
+        monkeypatch.setattr(module, name, value)
+    peaks = []
+    for number in (500, 1000, 6000):  # the first run imports modules
+        spec, some = empty_run(tmp_path / str(number), number), []
+        for work in (execute, execute, report_again):
+            gc.collect()
+            tracemalloc.start()
+            work(spec)
+            some.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        peaks.append(some)
+    bytes_of_block = [(most - few) / 5000 for few, most in zip(*peaks[1:], strict=True)]
+    assert max(bytes_of_block) <= MOST_DRIVER_BYTES, bytes_of_block

@@ -52,7 +52,7 @@ class Line:
         image = Image(0, "a", "/a.tif", Header((10, 10 * count), 1, "uint8"), {"name": "auto"})
         blocks = [Block("predict", image, 0, 0, at, Box(0, 10 * at, 10, 10 * at + 10)) for at in range(count)]
         self.queue = BlockQueue({"a": [Stage("predict", blocks)]})
-        self.queue.begin({})
+        self.queue.begin()
         self.causes = {col: iter(some) for col, some in (causes or {}).items()}
         self.begun, self.committed, self.log, self.held = [], [], [], []
         self.most = self.open = 0

@@ -42,7 +42,7 @@ class Run:
         image = Image(0, "a", "a.tif", Header((SIDE, SIDE * count), 1, "uint8"), {})
         blocks = [Block("predict", image, 0, 0, col, Box(0, SIDE * col, SIDE, SIDE * col + SIDE)) for col in range(count)]
         self.queue = BlockQueue({"a": [Stage("predict", blocks)]})
-        self.queue.begin({})
+        self.queue.begin()
         self.committed, self.log = [], []
         job = SimpleNamespace(recipe=Recipe(block=SIDE), model=None)
         self.work = Work(job, self.queue, self.book, lambda: False, Compute(**compute), lambda line, **_: self.log.append(line))

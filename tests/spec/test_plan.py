@@ -191,7 +191,7 @@ def keys_where(stages, phase, *, digest="d", fit=1):
     """Keys of an image's blocks by phase, where one phase leaves another digest, and the fit phase another result."""
     constant = SimpleNamespace(merge=lambda first, _second: first, conclude=lambda _total: {"n": fit})
     queue = BlockQueue({"a": [replace(stage, reduction=stage.reduction and constant) for stage in stages]})
-    queue.begin({})
+    queue.begin()
     keys = {stage.phase: [] for stage in stages}
     while taken := queue.lease(10**9, 1):
         for block in taken:

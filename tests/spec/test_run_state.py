@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine import all_phases
-from pipeline.records import Receipt, tally
-from pipeline.report import RunState, phase_rows, planned, report_of
+from pipeline.records import Receipt, latest
+from pipeline.report import RunState, phase_rows, report_of
+from pipeline.scheduling import Tally
 from pipeline.statistics import Counts
 
 NAMES = [phase.name for phase in all_phases()]
@@ -64,14 +65,15 @@ def test_it_is_what_the_report_says(some, cut):
     """Blocks by phase, failures, predicted pixels and seconds are those of a report that is made of the whole ledger."""
     state = RunState().take([("plan", PLAN), *as_rows(some[:cut])])
     state.take(as_rows(some[cut:]))
-    done = planned(PLAN, tally(some))
+    last = {id(one) for one in latest(some).values()}
+    done = Tally(PLAN, [(one, id(one) in last) for one in some])
     report = report_of(PLAN, done, "running")
     assert state.phases == phase_rows(done)
     assert state.failures() == report["failures"]
     assert (state.pixels, state.num_images) == (report["pixels"], report["images"])
     assert state.predicted == report["pixels"] - report["no_prediction"]
-    assert state.blocks["done"] == len({block for (phase, block), one in done.receipts.items() if one.ok and phase == RESULT})
-    assert state.num_settled == len(done.receipts)
+    assert state.blocks["done"] == len({block for (phase, block), one in latest(some).items() if one.ok and phase == RESULT})
+    assert state.num_settled == len(latest(some)) == done.settled.total()
     assert sum(state.seconds.values()) == 0.5 * len(some)
     assert state.retries == sum(one.attempts - 1 for one in some)
 

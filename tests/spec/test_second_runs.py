@@ -35,7 +35,7 @@ class Scene:
         image = Image(0, "a", "a.tif", Header((64, 640), 1, "uint8"), {})
         self.blocks = [Block(phase, image, 0, 0, col, Box(0, 64 * col, 64, 64 * col + 64)) for col in range(10)]
         self.queue = BlockQueue({"a": [Stage(phase, self.blocks)]})
-        self.queue.begin({})
+        self.queue.begin()
         self.runs = module.SecondRuns(self.queue, self.log.append, self.ask, lambda call: self.answered)
 
     def ask(self, actor):

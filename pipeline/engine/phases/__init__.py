@@ -36,7 +36,7 @@ from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image
-from pipeline.records import Block, Receipt
+from pipeline.records import Block, Blocks, Receipt
 from pipeline.statistics import Counts, ObjectCounts, Summary, encode_summary
 
 __all__ = ["OneFinding", "Phase", "ReceiptFields", "Reduction", "all_phases", "finding", "phase", "rests_on"]
@@ -146,14 +146,13 @@ class Phase(ABC, Generic[Loaded, Worked]):
         """
         return None
 
-    def recounts(self, job: Job, masks: Sequence[Block], known: Mapping[tuple[str, str], Receipt], count_key: str) -> Sequence[Block]:
+    def recounts(self, job: Job, masks: Blocks, count_key: str) -> Sequence[Block]:
         """The blocks to count again, as their masks stay but their truth, classes or ``ignore`` have changed.
 
         Args:
             job: what every actor is told.
-            masks: the blocks of the phase that makes the mask of one image.
-            known: committed receipts by (phase, block id).
-            count_key: what the image's counts depend on besides its mask; empty: it has no truth.
+            masks: blocks of the phase that makes the mask of one image, which were counted under another key.
+            count_key: what the image's counts depend on now, besides its mask.
         """
         return ()
 

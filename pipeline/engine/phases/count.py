@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.inputs import Image, hash_values
-from pipeline.records import Block, Receipt
+from pipeline.records import Block, Blocks
 from pipeline.statistics import Counts, count_pixels
 
 __all__ = ["Count"]
@@ -31,14 +31,10 @@ class Count(Phase[tuple[NDArray[Any], NDArray[Any] | None, str], tuple[Counts, s
         """Where masks come from elsewhere; a run of its own masks counts them while it predicts."""
         return job.goal == "evaluate"
 
-    def recounts(self, job: Job, masks: Sequence[Block], known: Mapping[tuple[str, str], Receipt], count_key: str) -> list[Block]:
-        """Blocks whose receipt was counted under another key."""
-        mask = mask_of(job, masks[0].image)
-        if not count_key or mask is None:
-            return []
-        rows = ((block, known.get((block.phase, block.id))) for block in masks)
-        stale = [block for block, row in rows if row is not None and row.ok and row.count_key != count_key]
-        return [replace(block, phase=self.name, image=mask, key=hash_values(block.key, count_key)) for block in stale]
+    def recounts(self, job: Job, masks: Blocks, count_key: str) -> Sequence[Block]:
+        """These blocks, where the mask has been kept."""
+        mask = mask_of(job, masks.image)
+        return [] if mask is None else replace(masks, phase=self.name, image=mask, key=hash_values(masks.key, count_key))
 
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
         """Read mask and truth."""
