@@ -16,6 +16,27 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import __version__, events, interrupts
+from pipeline.cli_options import (
+    LOOPBACK,
+    BlockName,
+    ConfigFile,
+    ExportFile,
+    Folder,
+    Fresh,
+    Images,
+    Json,
+    LogJson,
+    MaybeModel,
+    MetricsHost,
+    MetricsPort,
+    ModelName,
+    Output,
+    Overrides,
+    Subject,
+    TakeOver,
+    TrainFile,
+    refuse_alone,
+)
 from pipeline.errors import GigasegError, lines_of
 
 __all__ = ["app", "main"]
@@ -33,32 +54,6 @@ app = typer.Typer(
 )
 models_app = typer.Typer()
 app.add_typer(models_app, name="models")
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML; `gigaseg init` writes one to start from.")]
-TrainFile = Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="The YAML; `gigaseg init training` writes one to start from.")]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="The output folder of a run.")]
-Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
-Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
-ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]
-MaybeModel = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="Needed where an image is given instead of a YAML.")
-]
-BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this block, as failures.csv names it.")]
-Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="By default a sample image and a shipped bundle.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
-ExportFile = Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="The file to write; by default in this folder.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Remove earlier results from the output folder and start over.")]
-TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the output folder from the live process that holds it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-LogJson = Annotated[
-    bool, typer.Option("--log-json", envvar="GIGASEG_LOG_JSON", help="Write messages on stderr as JSON, one object a line.")
-]
-MetricsPort = Annotated[
-    int | None, typer.Option("--metrics-port", min=1, max=65535, metavar="N", help="Serve metrics for Prometheus on this port.")
-]
-MetricsHost = Annotated[
-    str, typer.Option("--metrics-host", metavar="ADDRESS", help="Address to serve them on; anybody who reaches it may read them.")
-]
 
 
 def show_version(asked: bool) -> None:
@@ -89,7 +84,7 @@ def run(
     max_failed: Annotated[int | None, typer.Option("--max-failed", min=0, metavar="N", help="Give up above N quarantined blocks.")] = None,
     no_queue: Annotated[bool, typer.Option("--no-queue", help="Refuse a cluster that is busy instead of waiting for room.")] = False,
     metrics_port: MetricsPort = None,
-    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_host: MetricsHost = None,
     log_json: LogJson = False,
 ) -> None:
     """Plan, segment, report; run again to resume."""
@@ -97,7 +92,8 @@ def run(
 
     use_json(log_json)
     limits: dict[str, Any] = {"max_failed": max_failed, "queues": not no_queue}
-    metrics: dict[str, Any] = {"metrics_port": metrics_port, "metrics_host": metrics_host}
+    refuse_alone("--metrics-host", metrics_host, "--metrics-port", metrics_port)
+    metrics: dict[str, Any] = {"metrics_port": metrics_port, "metrics_host": metrics_host or LOOPBACK}
     done(workflow.run(config, overrides or [], fresh=fresh, take_over=take_over, **limits, **metrics))
 
 
@@ -143,6 +139,7 @@ def status(
     """Print how far a run is, from its output alone."""
     from workflows import status as workflow
 
+    refuse_alone("--every", every, "--watch", watch or None)
     done(workflow.status(folder, as_json=as_json, watch=watch, every=every))
 
 
@@ -180,14 +177,14 @@ def watch(
     every: Annotated[float, typer.Option("--every", min=0.1, metavar="S", help="Seconds between two looks at the folder.")] = 10.0,
     schedule: Annotated[str | None, typer.Option("--schedule", metavar="CRON", help="Print lines for cron and scrontab, and end.")] = None,
     *,
-    once: Annotated[bool, typer.Option("--once", help="Take what has settled, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Wait --settle seconds, take what has not changed, and end.")] = False,
     as_json: Json = False,
 ) -> None:
     """Segment images that arrive and have stopped growing, each once."""
     from workflows import watch as workflow
 
     if schedule is not None:
-        done(workflow.print_schedule(schedule, folder, config, overrides or []))
+        done(workflow.print_schedule(schedule, folder, config, overrides or [], settle_s=settle, every_s=every, as_json=as_json))
     done(workflow.watch(folder, config, overrides or [], settle_s=settle, every_s=every, once=once, as_json=as_json))
 
 

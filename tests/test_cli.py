@@ -125,6 +125,22 @@ def test_arguments_reach_the_workflow(line: str, call: tuple[Any, ...], called: 
 
 
 @pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("run c.yaml --metrics-host 10.0.0.5", "--metrics-host: found 10.0.0.5 without --metrics-port"),
+        ("status out --every 5", "--every: found 5.0 without --watch"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    line: str, told: str, called: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the option that it needs; nothing is started."""
+    assert main(line.split()) == 2
+    assert not called
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "line", ["", "nope", "run", "run c.yaml --sett a=1", "run c.yaml --max-failed -1", "segment a.tif -o out", "evaluate --pred p -o s"]
 )
 def test_wrong_usage_is_the_users(line: str, called: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

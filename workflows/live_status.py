@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import GigasegError, counted, printable
+from pipeline.errors import GigasegError, InputError, counted, printable
 from pipeline.report import describe_group
-from workflows.run_view import ENDED, LOOK_S, RunView, described_state, numbers_of, pace_of
+from workflows.run_view import ENDED, LOOK_S, WAITING, RunView, described_state, numbers_of, pace_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,6 +48,8 @@ def _looks(view: RunView, every: float) -> Iterator[dict[str, Any]]:
         try:
             last = view.look()
         except GigasegError as error:
+            if last["state"] == WAITING and isinstance(error, InputError):  # a watch that ended before an image came leaves nothing
+                raise
             last = {**last, "unread": str(error)}
 
 

@@ -12,8 +12,9 @@ from pipeline.records import LedgerTail, Pulse, RunFolder, SignOfLife, wait_for_
 from pipeline.report import RunState, describe_group, group_failures
 from pipeline.scheduling import read_metrics
 
-__all__ = ["ENDED", "LOOK_S", "RunView", "describe", "described_state", "numbers_of", "pace_of"]
+__all__ = ["ENDED", "LOOK_S", "WAITING", "RunView", "describe", "described_state", "numbers_of", "pace_of"]
 
+WAITING = "waiting"  # state of an output that is watched, while no run goes on
 LOOK_S = 4.0  # for a sign of life of a process on another machine
 ENDED = {
     "done": (0, "all done"),
@@ -30,7 +31,7 @@ class RunView:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.run = RunState()
-        self._tail, self._pulse = LedgerTail(folder.ledger), Pulse(folder.ledger)
+        self._tail, self._pulse, self._watcher = LedgerTail(folder.ledger), Pulse(folder.ledger), Pulse(folder.watch)
         self._failures: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def look(self, wait_s: float = 0.0) -> dict[str, Any]:
@@ -50,14 +51,20 @@ class RunView:
         return {**common, **self._summary(recorded, is_live=is_live)}
 
     def _recorded(self, wait_s: float) -> tuple[dict[str, Any], SignOfLife | None]:
-        """Return run.json, and the sign of life of the process that holds a run that is said to be running."""
-        recorded = self.folder.require()
-        if recorded["state"] != "running":
-            return recorded, None
-        sign = wait_for_sign(self._pulse, wait_s)
-        if sign is None:  # the run may have ended since run.json was read
-            recorded = self.folder.require()
-        return recorded, sign
+        """Return run.json, and the sign of life of the process that holds a run that is said to be running.
+
+        Where none runs and a watch lives, the state is ``waiting``, and the sign is the watch's.
+        """
+        recorded, sign = self.folder.read(), None
+        if recorded.get("state") == "running":
+            sign = wait_for_sign(self._pulse, wait_s)
+            if sign and sign.is_alive is not False:
+                return recorded, sign
+        watcher = wait_for_sign(self._watcher, wait_s)
+        if watcher and watcher.is_alive is not False:
+            return {**self.folder.read(), "state": WAITING}, watcher
+        recorded = self.folder.require()  # the run may have ended meanwhile
+        return recorded, sign if recorded["state"] == "running" else None
 
     def _summary(self, recorded: Mapping[str, Any], *, is_live: bool) -> dict[str, Any]:
         """Return the numbers of a run; those that only a living driver can know are None where it is dead, or silent for long."""
@@ -153,21 +160,22 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
 
 
 def described_state(summary: Mapping[str, Any]) -> str:
-    """Return the state, and of a run that goes on where it runs and when it last showed a sign of life."""
+    """Return the state, and of a run or a watch that goes on where it is and when it last showed a sign of life."""
     life, holder = summary["sign_of_life"], summary["holder"]
     where = f" on host {holder['host']} (pid {holder['pid']})" if holder else ""
     if life is None:
         return str(summary["state"])
-    if summary["state"] != "running":
+    if summary["state"] == "interrupted":
         return f"{summary['state']}: the process{where} is gone; run it again to resume"
+    where = f"{'waiting for images, watched' if summary['state'] == WAITING else 'running'}{where}"
     if life["seen"] == "process":
-        return f"running{where}"
+        return where
     age = _age(life["age_seconds"])
     if life["alive"]:
-        return f"running{where}, last sign of life {age} ago"
+        return f"{where}, last sign of life {age} ago"
     if life["alive"] is None:
-        return f"running{where}, no sign of life for {age}: if there is none for 30 s, it is probably dead"
-    return f"running{where}, no sign of life for {age}: probably dead; run it again to resume"
+        return f"{where}, no sign of life for {age}: if there is none for 30 s, it is probably dead"
+    return f"{where}, no sign of life for {age}: probably dead; run it again to resume"
 
 
 def numbers_of(summary: Mapping[str, Any]) -> list[str]:

@@ -63,20 +63,22 @@ def watch(
         as_json: print the lines as JSON.
 
     Returns:
-        0: all that has settled is done; 3: done but for what is quarantined; 130: interrupted within a pass.
+        0: all that was taken is done; 3: done but for what is quarantined; 130: blocks are left, which the next watch does.
 
     Raises:
         InputError: the folder or the YAML is wrong.
         AlreadyRunning: another process watches for the same output.
         GigasegError: with ``once``, the run could not go on.
     """
-    config = config_of(folder, config_path, overrides)
-    arrivals = Arrivals(config, config.images[0], settle_s)
-    folder_of_run = RunFolder(config.output)
-    with watching(folder_of_run):
-        watcher = _Watcher(config, arrivals, folder_of_run, as_json)
-        with handle_signals(watcher.on_signal):
-            return watcher.go_once(settle_s) if once else watcher.go_on(every_s)
+    stopped = threading.Event()
+    with handle_signals(lambda *_: stopped.set()):
+        config = config_of(folder, config_path, overrides)
+        arrivals = Arrivals(config, config.images[0], settle_s)
+        folder_of_run = RunFolder(config.output)
+        with watching(folder_of_run):
+            watcher = _Watcher(config, arrivals, folder_of_run, as_json, stopped=stopped)
+            with handle_signals(watcher.on_signal):
+                return watcher.go_once(settle_s) if once else watcher.go_on(every_s)
 
 
 def config_of(folder: str, config_path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -94,18 +96,31 @@ def config_of(folder: str, config_path: Path, overrides: Sequence[str] = ()) -> 
     return config
 
 
-def print_schedule(schedule: str, folder: str, config_path: Path, overrides: Sequence[str] = ()) -> int:
+def print_schedule(
+    schedule: str,
+    folder: str,
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    settle_s: float = SETTLE_S,
+    every_s: float = EVERY_S,
+    as_json: bool = False,
+) -> int:
     """Print the lines that make cron, or Slurm's scrontab, take what has arrived, again and again; return 0.
 
+    The arguments are those of :func:`watch`; the printed command has what differs from the defaults.
+
     Raises:
-        InputError: no schedule that cron reads.
+        InputError: no schedule that cron reads; or the folder or the YAML is wrong, as for :func:`watch`.
     """
     if not re.fullmatch(CRON, schedule):
         raise InputError(Problem("--schedule", repr(schedule), "minute, hour, day, month and day of the week, such as '0 2 * * *'"))
-    refuse_secrets(folder, "FOLDER")
+    (place,) = config_of(folder, config_path, overrides).images
     program = Path(sys.executable).with_name("gigaseg")
-    place = folder if is_url(folder) else absolute_path(folder, Path.cwd())
     parts = [str(program), "watch", place, "--config", str(config_path.absolute()), "--once"]
+    parts += [f"--settle={settle_s!r}"] if settle_s != SETTLE_S else []
+    parts += [f"--every={every_s!r}"] if every_s != EVERY_S else []
+    parts += ["--json"] if as_json else []
     command = shlex.join([*parts, *(part for override in overrides for part in ("--set", override))])
     # cron takes a percent sign for the end of the line.
     cron = f"{schedule} {command}".replace("%", "\\%")
@@ -126,7 +141,7 @@ def watching(folder: RunFolder) -> Iterator[None]:
         found = str(error).partition("found ")[2].partition(";")[0].replace("a run that", "a watch that")
         raise AlreadyRunning(Problem(str(folder.storage), found, "one watch for one output folder", "Stop it, or wait.")) from error
     finally:
-        if is_new and not folder.read():  # no image has come
+        if is_new and folder.storage.exists() and not folder.read():  # no image has come
             folder.storage.delete_tree("ledger")
             folder.storage.remove_if_empty()
 
@@ -142,7 +157,7 @@ class _Watcher:
     done: dict[str, Any] = field(default_factory=dict)  # state of each image that was segmented or quarantined, by path
     refused: dict[str, Any] = field(default_factory=dict)  # and of each that no run can take
     stopped: threading.Event = field(default_factory=threading.Event)
-    was_cut: bool = False  # whether a pass was interrupted
+    has_left: bool = False  # whether settled images are left that no pass has done
     code: int = 0  # of the last pass that ended
     has_died: bool = False  # whether the last pass was killed, as by an image that crashes a library
     process: subprocess.Popen[bytes] | None = None
@@ -167,31 +182,35 @@ class _Watcher:
             else:
                 pause_s = FIRST_PAUSE_S
                 self.wait(max(every_s, LOOK_SHARE * look_s))
-        return EXIT_INTERRUPTED if self.was_cut else self.code
+        return EXIT_INTERRUPTED if self.has_left else self.code
 
     def go_once(self, settle_s: float) -> int:
         """Take what does not change for a while, and end."""
         self.folder.forget_stop()
         self.arrivals.look()
-        self.wait(settle_s)
+        if num_images := self.arrivals.num_growing:
+            say(f"{counted(num_images, 'image')} found; waiting {settle_s:g} s for changes", event="watch begins")
+            self.wait(settle_s)
         if not self.stopped.is_set():
             self.take(self.arrivals.look())
         if growing := self.arrivals.num_growing:
             say(f"{counted(growing, 'image')} still growing: left for the next time", event="images growing")
-        return EXIT_INTERRUPTED if self.was_cut else self.code
+        return EXIT_INTERRUPTED if self.has_left else self.code
 
     def look(self) -> dict[str, Any]:
         """Look at the folder; raises GigasegError where that fails, as it may be there again later."""
         try:
             return self.arrivals.look()
         except (GigasegError, OSError) as error:
-            raise GigasegError(f"{self.config.images[0]}: {error}") from error
+            folder, why = self.config.images[0], str(error)
+            raise GigasegError(why if folder in why else f"{folder}: {why}") from error
 
     def take(self, settled: dict[str, Any]) -> None:
         """Segment the settled images that are new or have changed, if there are any."""
         known = [path for path, state in settled.items() if self.done.get(path) == state]
         new = [path for path, state in settled.items() if state not in (self.done.get(path), self.refused.get(path))]
-        if not new:
+        self.has_left = bool(new)
+        if not new or self.stopped.is_set():
             return
         try:
             code, refused = self.run_pass(known, new)
@@ -201,9 +220,9 @@ class _Watcher:
             raise
         self.has_died = False
         if code == EXIT_INTERRUPTED:
-            self.was_cut = True
             self.stopped.set()
             return
+        self.has_left = False
         self.refused = {path: state for path, state in settled.items() if path in refused or self.refused.get(path) == state}
         self.done = {path: settled[path] for path in (*known, *new) if path not in refused}
         self.code = code or (3 if self.refused else 0)

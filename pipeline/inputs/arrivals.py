@@ -61,7 +61,7 @@ class Arrivals:
             GigasegError: the storage cannot be listed.
         """
         if not is_remote(self._folder) and not os.path.isdir(self._folder):  # noqa: PTH112 - as the other questions here
-            raise FileNotFoundError(self._folder)
+            raise FileNotFoundError(f"{self._folder}: the folder is gone; is its file system mounted?")
         self._seen = {path: self._look_at(path, self._seen.get(path)) for path in image_paths(self._config, self._folder)}
         return {path: seen.state for path, seen in self._seen.items() if seen.is_settled}
 

@@ -136,7 +136,7 @@ def test_a_folder_that_is_gone_is_an_error(arriving):
     """A network file system that is not mounted must not look like a folder that was emptied."""
     folder, look = arriving
     folder.rmdir()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=f"^{folder}: the folder is gone; is its file system mounted"):
         look()
 
 

@@ -13,10 +13,11 @@ import pytest
 from pipeline.config import load_config
 from pipeline.errors import GigasegError, InputError, StoreError
 from pipeline.inputs import Arrivals
-from pipeline.records import RunFolder
+from pipeline.records import Holder, RunFolder
 from tests.conftest import blobs, save_tiff
 from workflows import watch as module
 from workflows import watch_pass
+from workflows.status import status
 from workflows.stop import stop
 from workflows.watch import config_of, print_schedule, watch
 
@@ -57,6 +58,8 @@ def test_what_is_wrong_is_said_before_an_image_arrives(place, folder, overrides,
     folder = folder if "://" in folder else str(place / folder)
     with pytest.raises(InputError, match=words):
         watch(folder, place / "run.yaml", overrides, once=True, settle_s=0)
+    with pytest.raises(InputError, match=words):
+        print_schedule("0 2 * * *", folder, place / "run.yaml", overrides)
     assert not (place / "out").exists()
 
 
@@ -72,6 +75,8 @@ def test_the_lines_for_cron_and_scrontab_are_whole_commands(place, capsys):
     cron, scrontab = (line for line in capsys.readouterr().out.splitlines() if line.startswith("0 2 * * * "))
     assert f" watch {place / 'in'} --config {place / 'run.yaml'} --once --set 'output=/data/100 \\%'" in cron
     assert scrontab == cron.replace("\\%", "%")
+    print_schedule("0 2 * * *", str(place / "in"), place / "run.yaml", settle_s=120.5, every_s=5.0, as_json=True)
+    assert " --once --settle=120.5 --every=5.0 --json" in capsys.readouterr().out
     with pytest.raises(InputError, match="--schedule"):
         print_schedule("at two", str(place / "in"), place / "run.yaml")
 
@@ -254,6 +259,90 @@ def test_a_watch_can_be_stopped_before_an_image_came(place, capsys):
         assert stop(str(place / "out")) == 0
         assert one.is_asked()
     assert "(watching)" in capsys.readouterr().err
+
+
+def test_an_error_of_a_run_that_removed_its_folder_is_told(place):
+    """The folder of an output that another cleaned up is not looked for."""
+    one = watcher(place)
+
+    def fail():
+        with module.watching(one.folder):
+            one.folder.storage.delete_tree("ledger")
+            one.folder.storage.remove_if_empty()
+            raise InputError("no Ray answers")
+
+    with pytest.raises(InputError, match="no Ray"):
+        fail()
+    assert not (place / "out").exists()
+
+
+def test_one_look_says_that_it_waits(place, capsys):
+    """Where an image is there that may still grow; an empty folder needs no wait."""
+    one = watcher(place, settle_s=0.01)
+    one.folder.ledger.make()
+    assert one.go_once(0.01) == 0
+    assert capsys.readouterr().err == ""
+    put_images(place, ["a.tif"])
+    one.stopped.set()
+    one.go_once(0.01)
+    assert "1 image found; waiting 0.01 s for changes" in capsys.readouterr().err
+
+
+def test_what_is_left_undone_is_told_by_the_exit_code(place, monkeypatch):
+    """130 where a watch is stopped while an image waits for another try; 0 once it is done, or gone."""
+    (place / "in" / "a.tif").write_bytes(b"x")
+    one = watcher(place)
+    one.folder.ledger.make()
+
+    def run_pass(self, known, new):
+        raise GigasegError("the disk is full")
+
+    monkeypatch.setattr(module._Watcher, "run_pass", run_pass)
+    monkeypatch.setattr(module._Watcher, "wait", lambda self, seconds: self.stopped.set())
+    assert one.go_on(0.0) == 130
+    one.stopped.clear()
+    (place / "in" / "a.tif").unlink()
+    assert one.go_on(0.0) == 0
+
+
+def test_a_watch_that_is_asked_to_stop_begins_no_pass(place, monkeypatch):
+    """Also where it is asked while it lists a large folder; what has settled is left."""
+    (place / "in" / "a.tif").write_bytes(b"x")
+    one = watcher(place)
+    settled = one.look()
+    one.stopped.set()
+    monkeypatch.setattr(module._Watcher, "run_pass", lambda *_: pytest.fail("a pass was begun"))
+    one.take(settled)
+    assert one.has_left
+
+
+def test_a_folder_that_is_gone_is_named_once(place):
+    """With what was found, and not its path alone."""
+    one = watcher(place)
+    (place / "in").rmdir()
+    with pytest.raises(GigasegError) as gone:
+        one.look()
+    assert str(gone.value) == f"{place / 'in'}: the folder is gone; is its file system mounted?"
+
+
+def test_status_says_that_an_output_is_watched(place, capsys, monkeypatch):
+    """Before the first image and between two; `status --watch` ends with the watch, and a watch that was killed is none."""
+    one = watcher(place)
+    with module.watching(one.folder):
+        assert status(str(place / "out")) == 0
+        assert f"waiting for images, watched on host {Holder.here().host} (pid {Holder.here().pid})" in capsys.readouterr().out
+        one.folder.write(state="done")
+        status(str(place / "out"), as_json=True)
+        found = json.loads(capsys.readouterr().out)
+        assert (found["state"], found["exit_code"], found["sign_of_life"]["alive"]) == ("waiting", None, True)
+        lock = next((place / "out/ledger/watch").glob("epoch-*"))
+        monkeypatch.setattr("workflows.live_status.time.sleep", lambda _: one.folder.watch.create("released-000001", b""))
+        assert status(str(place / "out"), watch=True) == 0
+        assert "done: the run ended with exit code 0" in capsys.readouterr().out
+        one.folder.watch.delete("released-000001")
+        lock.write_text(lock.read_text().replace(f'"birth": "{Holder.here().birth}"', '"birth": "long ago"'))
+        status(str(place / "out"))
+        assert "out: done" in capsys.readouterr().out
 
 
 def test_a_log_stays_short(tmp_path):

@@ -1,0 +1,70 @@
+"""Arguments and options of the command line that several commands have, or that are long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import InputError, Problem
+
+__all__ = [
+    "LOOPBACK",
+    "BlockName",
+    "ConfigFile",
+    "ExportFile",
+    "Folder",
+    "Fresh",
+    "Images",
+    "Json",
+    "LogJson",
+    "MaybeModel",
+    "MetricsHost",
+    "MetricsPort",
+    "ModelName",
+    "Output",
+    "Overrides",
+    "Subject",
+    "TakeOver",
+    "TrainFile",
+    "refuse_alone",
+]
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML; `gigaseg init` writes one to start from.")]
+TrainFile = Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="The YAML; `gigaseg init training` writes one to start from.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="The output folder of a run.")]
+Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
+Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]
+MaybeModel = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="Needed where an image is given instead of a YAML.")
+]
+BlockName = Annotated[str | None, typer.Option("--block", metavar="ID", help="Only this block, as failures.csv names it.")]
+Subject = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml|IMAGE]", help="By default a sample image and a shipped bundle.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the YAML; repeatable.")]
+ExportFile = Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="The file to write; by default in this folder.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Remove earlier results from the output folder and start over.")]
+TakeOver = Annotated[bool, typer.Option("--take-over", help="Take the output folder from the live process that holds it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", envvar="GIGASEG_LOG_JSON", help="Write messages on stderr as JSON, one object a line.")
+]
+MetricsPort = Annotated[
+    int | None, typer.Option("--metrics-port", min=1, max=65535, metavar="N", help="Serve metrics for Prometheus on this port.")
+]
+LOOPBACK = "127.0.0.1"
+MetricsHost = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-host",
+        metavar="ADDRESS",
+        help=f"Address to serve them on, by default {LOOPBACK}; anybody who reaches it may read them.",
+    ),
+]
+
+
+def refuse_alone(option: str, value: object, needed: str, given: object) -> None:
+    """Raise InputError where an option is given without the one that it belongs to; None: not given."""
+    if value is not None and given is None:
+        raise InputError(Problem(option, f"{value} without {needed}", "both", f"Add {needed}, or leave out {option}."))
