@@ -93,7 +93,7 @@ def many_images(folder: Path, number: int) -> None:
 
 
 def commands(folder: Path, config: dict[str, Any], names: list[str]) -> None:
-    """Carry out commands one after the other, each in a process of its own; print wall and CPU seconds."""
+    """Carry out commands one after the other, each in a process of its own; print wall and CPU seconds, and memory."""
     yaml = folder / "run.yaml"
     yaml.write_text(json.dumps({"model": MODEL, "compute": {"runner": "serial"}, "output": "out", **config}))
     for name in names:
@@ -103,7 +103,7 @@ def commands(folder: Path, config: dict[str, Any], names: list[str]) -> None:
         seconds = timed(lambda command=command: subprocess.run(command, check=True, capture_output=True))
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        print(f"  {name:6}: {seconds:7.1f} s, {cpu:7.1f} s of CPU", flush=True)
+        print(f"  {name:6}: {seconds:7.1f} s, {cpu:7.1f} s of CPU, at most {after.ru_maxrss >> 10} MiB so far", flush=True)
 
 
 def tell_ledger(output: Path, number: int) -> None:
