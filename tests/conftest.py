@@ -19,7 +19,6 @@ import yaml
 from hypothesis import settings
 
 STARTS_RAY = {
-    "tests/cluster/test_chaos.py",
     "tests/cluster/test_ray_hosts.py",
     "tests/faults/test_actor_death.py",
     "tests/faults/test_bad_inputs.py",

@@ -15,7 +15,7 @@ from tests.cluster.chaos_round import Round, Wrong
 from tests.cluster.judge import wrong_in
 from tests.faults.scene import REPOSITORY
 
-SMALL = ["--side", "150", "--per-round", "2", "4"]
+SMALL = ["--side", "120", "--per-round", "1", "2", "--runners", "serial"]
 
 
 def chaos(*options):
@@ -27,11 +27,12 @@ def chaos(*options):
     return ended, [int(number) for number in found.groups()]
 
 
-def test_twenty_rounds_leave_what_undisturbed_runs_do():
-    """Serial runs and Rays of this machine, each disturbed by a few faults: no pixel is wrong, and no block lost or counted twice."""
-    ended, (faults, rounds, wrong, judged) = chaos("--rounds", "20", "--runners", "serial", "ray", *SMALL)
-    assert (ended.returncode, rounds, wrong) == (0, 20, 0), ended.stdout
-    assert faults > rounds
+@pytest.mark.parametrize("seed", [1, 6, 11, 16])
+def test_five_rounds_leave_what_undisturbed_runs_do(seed):
+    """Serial runs, each disturbed by a fault or two: no pixel is wrong, and no block lost or counted twice."""
+    ended, (faults, rounds, wrong, judged) = chaos("--rounds", "5", "--seed", str(seed), *SMALL)
+    assert (ended.returncode, rounds, wrong) == (0, 5, 0), ended.stdout
+    assert faults >= rounds
     assert judged >= rounds
 
 
