@@ -29,7 +29,7 @@ _PARTS = tuple(rf"(\*|({value})(-({value}))?)(/[1-9][0-9]?)?" for value in _FIEL
 CRON = rf"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|{' '.join(f'{part}(,{part})*' for part in _PARTS)})$"
 """A schedule as cron, Slurm and Kubernetes read it: minute, hour, day, month, day of the week."""
 
-Cron = Annotated[str, Field(pattern=CRON), Expected("minute, hour, day, month and day of the week, such as '0 2 * * *', or @daily")]
+Cron = Annotated[str, Field(pattern=CRON), Expected("a schedule as cron has it (as in '0 2 * * *' or '@daily')")]
 
 EXIT_LOST_CONTACT = 5
 """Exit code of ``submit --wait`` where the cluster no longer answers: how the run ended is not known here."""

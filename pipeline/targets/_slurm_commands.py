@@ -24,7 +24,11 @@ EXIT_INTERRUPTED = 130
 MILD = (0, 3, EXIT_INTERRUPTED, 4, 2, 1)
 """Exit codes of runs, the mildest first."""
 RESUMABLE = ("CANCELLED", "TIMEOUT", "PREEMPTED", "REVOKED")
-NO_ANSWER = re.compile(r"unable to contact|connect failure|timed out|connection refused|communication|socket|not responding", re.IGNORECASE)
+NO_ANSWER = re.compile(
+    r"unable to contact|connect failure|timed out|connection refused|communication|socket|not responding"
+    r"|resolve_ctls|fetch_config|configuration source|dns srv",  # a machine that does not know where the controller is
+    re.IGNORECASE,
+)
 
 
 class NoAnswerError(Exception):
@@ -94,7 +98,8 @@ def answered(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except NoAnswerError as error:
-        raise InputError(Problem("--to slurm", f"no answer from the cluster's controller ({error})", "", "Try: scontrol ping")) from error
+        fix = "Is this a machine of the cluster? Try: scontrol ping"
+        raise InputError(Problem("--to slurm", f"no answer from the cluster's controller ({error})", "", fix)) from error
 
 
 def pending_job(name: str) -> tuple[str, str] | None:

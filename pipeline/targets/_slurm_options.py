@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from pipeline.validation import Expected
+from pipeline.errors import Problem
+from pipeline.validation import Expected, problems_error
 
 __all__ = ["BATCH_OPTIONS", "Amount", "BatchLine", "Folder", "Name", "ShellLine", "TimeLimit", "check_folder", "seconds_of"]
 
 _TIMES = (
-    r"(?P<minutes>\d+)(:(?P<seconds>\d+))?",
-    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
-    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?",
+    r"(?P<minutes>\d+)(:(?P<seconds>[0-5]?\d))?",
+    r"(?P<hours>\d+):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)",
+    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>[0-5]?\d)(:(?P<seconds>[0-5]?\d))?)?",
 )
 _SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-TIME_WORDS = "a time limit in quotes: 'HH:MM:SS', 'D-HH:MM:SS' or 'MINUTES'"
+_OPTION = "one option of sbatch, such as '--constraint=a100'"
+TIME_WORDS = "a time limit in quotes ('HH:MM:SS', 'D-HH:MM:SS' or 'MINUTES')"
 
 BATCH_OPTIONS = {
     "account": "account",
@@ -36,6 +39,8 @@ BATCH_OPTIONS = {
 """Options of sbatch that an option of the target sets."""
 _OURS = ("job-name", "error", "open-mode", "requeue", "no-requeue", "no-kill", "ntasks", "ntasks-per-node", "wrap", "parsable", "wait")
 _SHORT = {"A": "account", "a": "array", "c": "cpus-per-task", "N": "nodes", "o": "output", "p": "partition", "q": "qos", "t": "time"}
+_WHOLE = ("gpus",)
+"""Options of sbatch that begin as one above does, and are no abbreviation of it."""
 _SHORT |= {"J": "job-name", "e": "error", "n": "ntasks", "k": "no-kill", "W": "wait"}
 
 
@@ -80,12 +85,20 @@ def check_folder(text: str) -> str:
 
 
 def _batch_line(text: str) -> str:
-    """Return an option for sbatch without ``#SBATCH``."""
+    """Return an option for sbatch without ``#SBATCH``.
+
+    sbatch takes an abbreviation for the whole name, and several options from one line: neither may set what gigaseg sets.
+    """
     option = _line(text).removeprefix("#SBATCH").strip()
     match = re.fullmatch(r"(--([a-z][a-z0-9-]*)|-([A-Za-z]))([= ].*)?", option)
-    if not match:
-        raise ValueError("an option of sbatch, such as '--constraint=a100'")
+    if not match or not _is_one(option):
+        raise ValueError(_OPTION)
     name = match[2] or _SHORT.get(match[3], match[3])
+    if "export".startswith(name) and "=" in (match[4] or "")[1:]:
+        fix = "Set the variable where you submit: sbatch passes it on. The script must hold no value of it."
+        raise problems_error([Problem("", f"--{name} with a value", "names of variables", fix)])
+    if name not in (*BATCH_OPTIONS, *_OURS, *_WHOLE):
+        name = next((whole for whole in (*BATCH_OPTIONS, *_OURS) if whole.startswith(name)), name)
     if name in BATCH_OPTIONS:
         raise ValueError(f"the option `{BATCH_OPTIONS[name]}` instead")
     if name in _OURS:
@@ -93,11 +106,20 @@ def _batch_line(text: str) -> str:
     return option
 
 
-_NAME = "a name of letters, digits, '_', '-' and '.'; several with ',' between them"
+def _is_one(option: str) -> bool:
+    """Whether a line holds one option with at most one value, as sbatch splits it."""
+    try:
+        first, *rest = shlex.split(option)
+    except ValueError:
+        return False
+    return not rest or (len(rest) == 1 and "=" not in first and not rest[0].startswith("-"))
+
+
+_NAME = "names of letters, digits, '_', '-' and '.' (one, or several as in 'gpu,long')"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,@+-]*\z"), Expected(_NAME)]
 """Name of a partition, an account or a quality of service, or several."""
-Amount = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGT](iB)?)?\z"), Expected("an amount of memory, such as 64G")]
+Amount = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGT](iB)?)?\z"), Expected("an amount of memory (as in '64G')")]
 TimeLimit = Annotated[str, AfterValidator(_time_limit), Expected(TIME_WORDS)]
-BatchLine = Annotated[str, AfterValidator(_batch_line), Expected("an option of sbatch, such as '--constraint=a100'")]
+BatchLine = Annotated[str, AfterValidator(_batch_line), Expected(_OPTION)]
 ShellLine = Annotated[str, AfterValidator(_shell_line), Expected("one line of bash")]
 Folder = Annotated[str, AfterValidator(check_folder), Expected("a folder")]

@@ -136,12 +136,23 @@ def test_no_text_of_the_user_is_run_by_the_shell(tmp_path):
         ("time", "00:00:00"),
         ("time", "01:00:00\n"),
         ("time", "00:01:00"),
+        ("time", "99:99:99"),
+        ("time", "1:60"),
+        ("time", "1-00:60"),
         ("time", 45000),
         ("extra", ["--constraint=a\n#SBATCH --uid=0"]),
         ("extra", ["constraint"]),
         ("extra", ["--time=1"]),
         ("extra", ["-J other"]),
         ("extra", ["--wrap=id"]),
+        ("extra", ["--pa=x"]),
+        ("extra", ["--job=x"]),
+        ("extra", ["-Q -p gpu"]),
+        ("extra", ["--constraint=a --partition=x"]),
+        ("extra", ["-x a --partition=x"]),
+        ("extra", ["--comment='a"]),
+        ("extra", ["--export=ALL,KEY=value"]),
+        ("extra", ["--expor ALL,KEY=value"]),
         ("setup", ["module load x\nCONFIG"]),
         ("log_folder", 'a"b'),
         ("log_folder", "logs-%j"),
@@ -161,6 +172,27 @@ def test_what_does_not_belong_into_a_script_is_refused(option, value):
     told = str(refused.value)
     assert told.startswith(f"--to slurm.{option}")
     assert "expected" in told
+
+
+def test_more_options_of_sbatch_go_as_they_are():
+    """Names that begin as an option of gigaseg's, a value after a space, and one in quotes."""
+    given = ("--gpus=4", "-x node7", "--exclude node7", "--comment='a b'", "--export=ALL", "--export=NONE", "--mem-bind=local")
+    assert slurm(extra=list(given)).extra == given
+
+
+def test_a_secret_in_an_option_is_not_shown():
+    """It is refused with the way, and stays out of the message."""
+    with pytest.raises(InputError, match="sbatch passes it on") as refused:
+        slurm(extra=["--export=ALL,KEY=hunter2"])
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("option", "told"), [("memory", "(as in '64G') or null"), ("partition", "'gpu,long') or null")])
+def test_what_an_option_takes_is_told_with_null_last(option, told):
+    """As one choice of two."""
+    with pytest.raises(InputError) as refused:
+        slurm(**{option: "a b"})
+    assert told in str(refused.value)
 
 
 def test_options_that_contradict_each_other_are_refused_together():
@@ -289,6 +321,11 @@ def test_a_refused_job_is_told_in_slurms_words(fake, tmp_path):
     fake("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
     with pytest.raises(InputError, match="scontrol ping"):
         slurm().submit(submission(tmp_path))
+    lost = "echo 'squeue: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host' >&2"
+    fake("squeue", f"{lost}; echo 'squeue: error: fetch_config: DNS SRV lookup failed' >&2; exit 1")
+    for ask in (slurm().submit, slurm().stop):
+        with pytest.raises(InputError, match="scontrol ping"):
+            ask(submission(tmp_path))
 
 
 def test_without_slurm_the_way_is_told(tmp_path, monkeypatch):
