@@ -29,7 +29,7 @@ def choose_runner(catalogue: Catalogue) -> str:
     """Return the YAML's runner; for ``auto``: serial where starting Ray costs more than it saves, or processes share no output.
 
     Raises:
-        InputError: the YAML asks for other processes, which cannot see the output.
+        InputError: the YAML asks for other processes, which cannot see the output; or names a cluster, and none would be used.
     """
     compute, is_network = catalogue.config.compute, catalogue.model.gives_scores
     if not open_storage(catalogue.config.output).is_shared:
@@ -37,6 +37,9 @@ def choose_runner(catalogue: Catalogue) -> str:
             found = f"{compute.runner!r} for the output {catalogue.config.output}, which other processes cannot see"
             raise InputError(Problem(catalogue.config.where("compute.runner"), found, "auto or serial"))
         return "serial"
+    if compute.runner == "serial" and compute.address is not None:
+        found, fix = f"{compute.address}, with runner: serial", "Set address: null to run in this process."
+        raise InputError(Problem(catalogue.config.where("compute.address"), found, "runner: ray or auto", fix))
     if compute.runner != "auto":
         return compute.runner
     most = OTHER_PIXELS if not is_network else FEW_CORES_PIXELS if _num_cores() <= FEW_CORES else NETWORK_PIXELS

@@ -147,7 +147,7 @@ def test_a_run_on_a_busy_cluster_waits_or_is_refused(tmp_path, cluster, environm
     with busy(cluster, environment) as leave, started("run", scene.yaml("late"), env={"RAY_AUTH_MODE": "disabled"}) as waiting:
         refused = run(scene.yaml("refused"), "--no-queue", env={"RAY_AUTH_MODE": "disabled"}, limit_s=40)
         assert refused.code == 2, refused.told
-        assert "compute.actors: found 2 of 1 CPU each; expected at most 0 now: 0 of 8 CPU are free" in refused.told
+        assert "compute.actors: found room for 0 of 2 actors now: each needs 1 CPU, and 0 of 8 CPU are free" in refused.told
         assert not (tmp_path / "refused").exists()
         wait_for(lambda: "waiting for 1 CPU: 8 of 8 are used" in waiting.told, lambda: waiting.told)
         assert "waiting for 1 CPU" in log_of(tmp_path / "late")

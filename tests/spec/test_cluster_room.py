@@ -78,9 +78,11 @@ def test_a_run_that_may_not_wait_is_refused():
     none, some = {"a": {"CPU": 4.0}}, {"a": {"CPU": 4.0, "GPU": 1.0}}
     cluster(free=none).check(lambda line: None, queues=True)
     cluster(free=some).check(lambda line: None, queues=False)
-    with pytest.raises(InputError, match=r"found 1 of 1 GPU, 1 CPU each; expected at most 0 now: 0 of 4 GPU, 4 of 10 CPU are free"):
+    with pytest.raises(
+        InputError, match=r"room for 0 of 1 actor now: each needs 1 GPU, 1 CPU, and 0 of 4 GPU, 4 of 10 CPU are free\. Leave"
+    ):
         cluster(free=none).check(lambda line: None, queues=False)
-    with pytest.raises(InputError, match=r"found 3 of .* at most 1 now.*Use compute\.actors: 1, or leave out --no-queue"):
+    with pytest.raises(InputError, match=r"room for 1 of 3 actors now.*Use compute\.actors: 1, or leave out --no-queue"):
         cluster(free=some, actors=3).check(lambda line: None, queues=False)
 
 

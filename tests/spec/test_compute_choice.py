@@ -55,6 +55,12 @@ def test_nobody_is_asked_without_need(device, monkeypatch):
     assert device.asked == []
 
 
+def test_a_cluster_that_a_serial_run_would_not_use_is_refused(device):
+    """An address that has no effect is not passed over."""
+    with pytest.raises(InputError, match=r"compute\.address: found head:6379, with runner: serial; expected .*address: null"):
+        device(0, 1, runner="serial", address="head:6379")
+
+
 def test_a_cluster_that_does_not_answer_is_told_before_a_recipe_is_chosen(tmp_path, monkeypatch):
     """A recipe for CPUs would be the wrong one, and would stay with the folder."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

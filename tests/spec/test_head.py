@@ -54,6 +54,12 @@ def test_addresses_of_ray_client_are_refused_without_contact():
         module.look_at("ray://203.0.113.7:10001")
 
 
+def test_an_address_of_the_jobs_api_is_for_submit():
+    """It is called what it is, and the command that takes it is told."""
+    with pytest.raises(InputError, match=r"an address of the Jobs API; .*--to ray --address http://h:8265` runs this YAML"):
+        module.look_at("http://h:8265")
+
+
 def test_nothing_that_answers_is_told_with_the_time_and_the_command():
     """And with the name of the setting that the address comes from."""
     with pytest.raises(

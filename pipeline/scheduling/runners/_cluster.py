@@ -15,7 +15,7 @@ from ray._private.state import state
 from ray.exceptions import ActorUnavailableError, RayError
 
 from pipeline.config import Compute, Recipe
-from pipeline.errors import GigasegError, InputError, Problem
+from pipeline.errors import GigasegError, InputError, Problem, counted
 from pipeline.scheduling.runners._head import look_at, refused
 from pipeline.scheduling.runners._nodes import tell
 from pipeline.scheduling.runners._watch import Watch, watching
@@ -65,8 +65,9 @@ class Cluster:
         room, wanted = view.room(needs, free=True), 1 if self.compute.actors == "auto" else self.compute.actors
         if not queues and room < wanted:
             free = ", ".join(f"{view.total(name, free=True):g} of {view.total(name):g} {name}" for name in needs)
-            fix = f"Use compute.actors: {room}, or leave out --no-queue to wait." if room else "Leave out --no-queue to wait for them."
-            raise InputError(Problem("compute.actors", f"{wanted} of {_text(needs)} each", f"at most {room} now: {free} are free", fix))
+            found = f"room for {room} of {counted(wanted, 'actor')} now: each needs {_text(needs)}, and {free} are free"
+            fix = f"Use compute.actors: {room}, or leave out --no-queue to wait." if room else "Leave out --no-queue to wait."
+            raise InputError(Problem("compute.actors", found, "", fix))
 
     def _why_idle(self) -> str:
         """Return which GPUs of the cluster this run cannot use, and why; empty: it can use all."""

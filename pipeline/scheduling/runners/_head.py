@@ -52,8 +52,11 @@ def look_at(address: str) -> Head:
     where, _ = where_from(address)
     if "://" in address:
         expected = "host:port of a head, or auto, on a machine of the cluster"
-        found = f"{address}, an address of Ray Client, whose programs run outside the cluster"
-        raise InputError(Problem(where, found, expected, f"{SUBMIT} runs this YAML on the cluster."))
+        if address.lower().startswith(("http://", "https://")):
+            found, submit = f"{address}, an address of the Jobs API", SUBMIT.replace("http://HEAD:8265", address)
+        else:
+            found, submit = f"{address}, an address of Ray Client, whose programs run outside the cluster", SUBMIT
+        raise InputError(Problem(where, found, expected, f"{submit} runs this YAML on the cluster."))
     try:
         head = canonicalize_bootstrap_address(address)
         if head is None:
