@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.records import receipt_json
@@ -119,8 +120,11 @@ class Receipt:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Receipt:
-        """Return the receipt that :meth:`to_json` wrote, of this version or an earlier one."""
-        return cls(**receipt_json.decode(row))
+        """Return the receipt that :meth:`to_json` wrote, of this version or an earlier one; raises GigasegError for any other row."""
+        try:
+            return cls(**receipt_json.decode(row))
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise _unknown_row(row.get("block"), str(error).replace("Receipt.__init__() ", "")) from error
 
 
 def latest(rows: Iterable[Receipt]) -> dict[tuple[str, str], Receipt]:
@@ -145,10 +149,22 @@ def place_of(block_id: str, grid: tuple[int, int, int]) -> int | None:
         block_id: of the block.
         grid: planes, rows and columns of the image's blocks.
 
+    Raises:
+        GigasegError: it is no id of a block.
+
     Example:
         >>> place_of("a:0.1.2", (1, 2, 3)), place_of("a:0.2.0", (1, 2, 3))
         (5, None)
     """
-    plane, row, col = map(int, block_id[block_id.rfind(":") + 1 :].split("."))
+    try:
+        plane, row, col = map(int, block_id[block_id.rfind(":") + 1 :].split("."))
+    except ValueError as error:
+        raise _unknown_row(block_id, "expected NAME:plane.row.col") from error
     planes, rows, cols = grid
     return (plane * rows + row) * cols + col if plane < planes and row < rows and col < cols else None
+
+
+def _unknown_row(block: object, why: str) -> GigasegError:
+    """Return the error for a row of a ledger that is whole, and is none of this version's."""
+    way_out = "read it with the version of gigaseg that wrote it, or start over with `run --fresh`"
+    return GigasegError(f"ledger/*.jsonl: this version cannot read the row of block {block!r} ({why}): {way_out}")

@@ -7,11 +7,13 @@ import pickle
 from dataclasses import fields, replace
 
 import numpy as np
+import pytest
 
+from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.raster import Header
-from pipeline.records import Block, Ledger, Receipt, read_rows
+from pipeline.records import Block, Ledger, Receipt, place_of, read_rows
 from pipeline.statistics import Counts
 
 COUNTS = Counts(np.array([3, 4]), no_prediction=2, confusion=np.array([[3, 0], [1, 3]]), cross_entropy=0.5, cross_entropy_pixels=7)
@@ -80,3 +82,27 @@ def test_blocks_and_receipts_travel():
     assert block.id == "slides/a:2.3.4"
     row = receipt(1, cause="no memory")
     assert pickle.loads(pickle.dumps((block, row))) == (block, row)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"zz": 1}, "'a:0.0.1' (got an unexpected keyword argument 'zz')"), ({"block": 7}, "block 7 ("), ({"n": {}}, "('p')")],
+)
+def test_a_row_of_another_version_is_told_in_one_line(tmp_path, changes, told):
+    """With the files, the block, what is odd and the way out: its checksum is right, so it was written as it is."""
+    with Ledger.open(tmp_path) as ledger:
+        ledger.append_row("receipt", {**receipt(1).to_json(), **changes})
+    with pytest.raises(GigasegError) as refused:
+        list(read_rows(tmp_path))
+    line = str(refused.value)
+    assert told in line
+    assert line.startswith("ledger/*.jsonl: this version cannot read the row of block ")
+    assert "\n" not in line
+    assert "the version of gigaseg that wrote it" in line
+
+
+@pytest.mark.parametrize("name", ["odd", "a:0.0", "a:0.0.x"])
+def test_a_block_of_another_version_is_told_in_one_line(name):
+    """Its name has no place in a plan."""
+    with pytest.raises(GigasegError, match=r"row of block .* \(expected NAME:plane\.row\.col\): read it with"):
+        place_of(name, (1, 1, 1))
