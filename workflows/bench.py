@@ -84,7 +84,11 @@ def _config(what: str | None, model: str | None, overrides: Sequence[str]) -> Co
 
 def _measure(catalogue: Catalogue, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Time forward passes over one tile of the run, then a piece of the run, then the fastest forward pass again."""
-    choice = choose_recipe(catalogue, halo=measure_halo(catalogue), backend=likely_backend(catalogue))
+
+    def has_gpu() -> bool:  # of this machine, where everything is timed, also where a run would go to a cluster
+        return num_gpus() > 0
+
+    choice = choose_recipe(catalogue, has_gpu, halo=measure_halo(catalogue), backend=likely_backend(catalogue, has_gpu))
     notes = [*catalogue.notes, *(note for note in choice.notes if not note.startswith("compute.backend:"))]
     job = make_job(catalogue, choice.recipe)
     largest = max(catalogue.images, key=lambda image: image.header.shape[0] * image.header.shape[1])

@@ -133,9 +133,9 @@ def is_trial_worthwhile(catalogue: Catalogue, recipe: Recipe) -> bool:
     return num_candidates > 1 and catalogue.pixels > WORTHWHILE * pixels
 
 
-def likely_backend(catalogue: Catalogue) -> BackendChoice | None:
+def likely_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> BackendChoice | None:
     """Return the backend that a long run would probably choose; None: no trial decides, but the YAML, the model or the device."""
-    recipe = first_recipe(catalogue)
+    recipe = first_recipe(catalogue, has_gpu)
     if catalogue.config.compute.backend != "auto" or not catalogue.model.takes_backend or recipe.device != "cpu":
         return None
     names = (name for name in LIKELY_BACKENDS if not find_backend(name).problems(recipe.device, recipe.precision))

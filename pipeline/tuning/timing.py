@@ -224,7 +224,8 @@ def time_piece(catalogue: Catalogue, job: Job, runner: str) -> RunTiming:
             return began is not None and time.perf_counter() - start - began > MOST_S
 
         start = time.perf_counter()
-        build("runners", {"name": runner}).run(Work(job, queue, book, is_enough, catalogue.config.compute, log.append))
+        work = Work(job, queue, book, is_enough, catalogue.config.compute, lambda text, **_: log.append(text))
+        build("runners", {"name": runner}).run(work)
     return summarize_receipts(committed, stages, max(1, sum(" ready on " in line for line in log)))
 
 
