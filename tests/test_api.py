@@ -47,7 +47,9 @@ def serial(images, output, **options):
 
 def by_command(folder, *arguments):
     """Run the command line; the masks that it leaves are the ones to expect."""
-    more = [f"--set={key}={yaml.safe_dump(value, default_flow_style=True).removesuffix('...').strip()}" for key, value in TILING.items()]
+    more = [
+        f"--set={key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}" for key, value in TILING.items()
+    ]
     assert main(["segment", *arguments, "-m", yaml.safe_dump(HISTOGRAM, default_flow_style=True).strip(), "-o", str(folder), *more]) == 0
 
 

@@ -239,7 +239,7 @@ def test_a_machine_that_dies_is_not_missed(tmp_path, cluster):
 
 def test_a_machine_that_will_go_away_is_left(tmp_path, cluster):
     """After a preemption notice its actor finishes the blocks in flight and gets no more; none is lost, done twice or charged."""
-    scene = Scene(tmp_path, seconds=0.2, compute=on(cluster, actors=2))
+    scene = Scene(tmp_path, seconds=0.5, compute=on(cluster, actors=2))
     folder = tmp_path / "left"
     with started("run", scene.yaml("left"), env={"RAY_AUTH_MODE": "disabled"}) as command:
         wait_for(has_rows(command, folder, 5), "blocks")
@@ -262,7 +262,7 @@ def test_a_machine_that_will_go_away_is_left(tmp_path, cluster):
 )
 def test_a_run_ends_soon_when_its_ray_is_gone(tmp_path, part, sentence):
     """Node or head of this machine is killed: the run ends in seconds and says so, run.json is true, and nothing is lost."""
-    scene = Scene(tmp_path, images=1, seconds=0.4, compute={"runner": "ray", "actors": 2})
+    scene = Scene(tmp_path, images=1, seconds=2.0, compute={"runner": "ray", "actors": 2})
     config, folder = scene.yaml("gone"), tmp_path / "gone"
     with started("run", config) as command:
         wait_for(has_rows(command, folder, 2), lambda: command.told)

@@ -164,7 +164,7 @@ def test_a_second_run_is_refused_and_may_take_over(scene):
     with started("run", config) as first:
         wait_for(has_rows(first, folder, 2), "blocks")
         refused = run(config)
-        assert refused.code == 2
+        assert refused.code == 4
         assert os.uname().nodename in refused.told
         assert f"pid {first.process.pid}" in refused.told
         assert "--take-over" in refused.told
@@ -184,7 +184,7 @@ def test_a_stopped_holder_wakes_too_late(scene):
     with started("run", config) as first:
         wait_for(has_rows(first, folder, 3), "blocks")
         first.process.send_signal(signal.SIGSTOP)
-        assert run(config).code == 2
+        assert run(config).code == 4
         assert run(config, "--take-over").code == 0
         written = (folder / "run.json").read_bytes()
         first.process.send_signal(signal.SIGCONT)

@@ -6,6 +6,7 @@ import pickle
 import tempfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -36,7 +37,7 @@ MAPS = {"interior": [1], "border": [2]}
 def network(networks):
     """A decided network of three output channels: background, interior and border."""
     model = build("models", networks["same"])
-    return load_weights(model.build, model.weights, 0).eval()
+    return load_weights(model.build, Path(model.weights), 0).eval()
 
 
 @pytest.fixture(scope="module")

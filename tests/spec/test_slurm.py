@@ -410,7 +410,7 @@ class Job:
     def __init__(self, folder):
         self.folder = folder
         (folder / "bin").mkdir()
-        program = "trap 'sleep 0.3; exit 130' INT; echo ready > ready; for _ in {1..200}; do sleep 0.05; done; exit 1"
+        program = "sleep 20 & trap 'kill $!; sleep 0.3; exit 130' INT; echo ready > ready; wait; exit 1"
         write_program(folder / "bin" / "gigaseg", f"if [ $1 = status ]; then echo '\"blocks_settled\": 7,'; else {program}; fi")
         write_program(folder / "bin" / "scontrol", 'echo "$@" >> requeued')
         (folder / "script").write_text(slurm(bin=str(folder / "bin")).render(submission(folder)))
