@@ -30,7 +30,7 @@ import psutil
 
 import pipeline
 
-__all__ = ["HEAD", "PORT", "RAY_LIMITS", "Fleet", "Hosts", "missing", "send"]
+__all__ = ["HEAD", "PORT", "RAY_LIMITS", "REPOSITORY", "Fleet", "Hosts", "missing", "send"]
 
 REPOSITORY = Path(pipeline.__file__).parents[1]
 HEAD = "10.77.0.1"  # address of host 0

@@ -4,7 +4,7 @@ Nothing in /etc is read or written, and nothing outlives the process that made i
 
     apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 
-Each host has a ``/tmp`` of its own, in which the folder that the hosts share is visible.
+Each host has a ``/tmp`` of its own, in which the folder that the hosts share is visible, and the code where it lies there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Self
 
 import psutil
 
-from tests.cluster.hosts import HEAD, Hosts, address, enter
+from tests.cluster.hosts import HEAD, REPOSITORY, Hosts, address, enter
 from tests.cluster.hosts import missing as missing_for_hosts
 
 __all__ = ["CPUS", "GPUS", "Cluster", "missing"]
@@ -64,8 +64,13 @@ NodeName=DEFAULT CPUs={cpus} RealMemory=4000 Gres=gpu:fake:{gpus} State=UNKNOWN
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 OWN_TMP = """
-mkdir -p /mnt/shared && mount --bind {shared} /mnt/shared
-mount -t tmpfs tmpfs /tmp && mkdir -p {shared} && mount --move /mnt/shared {shared}
+mkdir -p /mnt/shared /mnt/code && mount --bind {shared} /mnt/shared && mount --bind {code} /mnt/code
+mount -t tmpfs tmpfs /tmp
+for folder in "shared:{shared}" "code:{code}"; do
+    if [[ ! -d ${{folder#*:}} || $folder == shared:* ]]; then
+        mkdir -p "${{folder#*:}}" && mount --move "/mnt/${{folder%%:*}}" "${{folder#*:}}"
+    fi
+done
 """
 
 
@@ -93,7 +98,7 @@ class Cluster:
         try:
             self._write_files()
             for host in range(1 + NODES):
-                self.hosts.run(host, ["bash", "-ec", OWN_TMP.format(shared=self.shared)])
+                self.hosts.run(host, ["bash", "-ec", OWN_TMP.format(shared=self.shared, code=REPOSITORY)])
             self._start(0, "munged", ["munged", "--force", "--foreground", *self._munge_files()])
             self._wait_for((self.folder / "munge.sock").exists, "no munged")
             self._start(0, "slurmctld", ["slurmctld", "-D", "-c"])
