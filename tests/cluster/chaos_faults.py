@@ -50,8 +50,8 @@ def raylet(one: Round) -> bool:
     return True
 
 
-def driver(one: Round) -> bool:
-    """The driver is killed; the same command goes on."""
+def kill_driver(one: Round) -> bool:
+    """Kill the driver; return whether there was one."""
     if not one.is_running:
         return False
     assert one.driver is not None
@@ -59,19 +59,21 @@ def driver(one: Round) -> bool:
     one.driver.send(signal.SIGKILL)
     one.driver.wait(20)
     one.collect()
+    return True
+
+
+def driver(one: Round) -> bool:
+    """The driver is killed; the same command goes on."""
+    if not kill_driver(one):
+        return False
     one.start()
     return True
 
 
 def fresh(one: Round) -> bool:
     """The driver is killed, and at once `--fresh` begins a run of other classes, while actors of the old one may still write."""
-    if not one.is_running:
+    if not kill_driver(one):
         return False
-    assert one.driver is not None
-    one.allowed |= {KILLED}
-    one.driver.send(signal.SIGKILL)
-    one.driver.wait(20)
-    one.collect()
     one.restart_with_other_classes()
     return True
 
