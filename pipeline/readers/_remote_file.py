@@ -6,8 +6,6 @@ at once, and a small read, as of a header, takes what lies around it as well.
 
 from __future__ import annotations
 
-import io
-import os
 import shutil
 import tempfile
 import threading
@@ -17,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from typing_extensions import override
 
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.readers._files import asking, is_remote, local_path
-from pipeline.storage import Storage, entry_of, open_storage, read_version
+from pipeline.storage import SeekableFile, Storage, entry_of, open_storage, read_version
 
 __all__ = ["GROUP_BYTES", "RemoteFile", "close_ranges", "groups_of", "local_copy", "open_file", "place_of"]
 
@@ -81,7 +79,7 @@ def groups_of(ranges: Sequence[tuple[int, int]], num_bytes: int) -> Iterator[lis
         yield group
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile(SeekableFile):
     """A file at a URL, as a binary file object; threads may call :meth:`read_at` and :meth:`read_ranges` at once.
 
     Raises:
@@ -90,18 +88,18 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, url: str) -> None:
-        super().__init__()
-        self.name = url
         self._storage, self._key = place_of(url)
         with asking(url):
             found = entry_of(self._storage, self._key)
         if found is None:
             raise FileNotFoundError(url)
-        self.size, self.version = found.size, found.version
-        self._position, self._next, self._ahead = 0, 0, AROUND
+        super().__init__(url, found.size)
+        self.version = found.version
+        self._next, self._ahead = 0, AROUND
         self._lock = threading.Lock()
         self._held: OrderedDict[int, bytes] = OrderedDict()  # small reads, by their first byte
 
+    @override
     def read_at(self, start: int, count: int) -> bytes:
         """Return ``count`` bytes, fewer at the end of the file.
 
@@ -164,36 +162,6 @@ class RemoteFile(io.RawIOBase):
         if data is None or len(data) != stop - start:
             raise BlockError(f"{self.name}: changed while it was read")
         return data
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def tell(self) -> int:
-        return self._position
-
-    @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence])
-        return self._position
-
-    @override
-    def read(self, size: int | None = -1) -> bytes:
-        data = self.read_at(self._position, self.size if size is None or size < 0 else size)
-        self._position += len(data)
-        return data
-
-    @override
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
 
 
 def open_file(path: str) -> BinaryIO:

@@ -7,6 +7,7 @@ Owns: every write of a run, each atomic. May import: base modules. Never touches
 
 from __future__ import annotations
 
+from pipeline.storage._object_reader import SeekableFile
 from pipeline.storage.base import Storage, StorageLike
 from pipeline.storage.block_store import BlockStore, with_fast_codecs
 from pipeline.storage.entries import Entry, Folder, entries_below, entry_of, folder_of, is_seen, read_version
@@ -25,6 +26,7 @@ __all__ = [
     "Folder",
     "LocalStorage",
     "MemoryStorage",
+    "SeekableFile",
     "Storage",
     "StorageLike",
     "ZarrV2Level",

@@ -175,7 +175,7 @@ def creates_once(store: Any, name: str) -> bool:
             obstore.put(store, name, b"", mode="create", use_multipart=False)
     except AlreadyExistsError:
         return True
-    except (NotImplementedError, NotSupportedError):
+    except (NotSupportedError, NotImplementedError):  # obstore raises one or the other where a service has no conditional writes
         return False
     except GenericError as error:
         if status_of(error) != NOT_IMPLEMENTED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -10,22 +11,25 @@ from typing_extensions import override
 
 from pipeline.errors import GigasegError
 
-__all__ = ["RangeReader"]
+__all__ = ["RangeReader", "SeekableFile"]
 
 
-class RangeReader(io.RawIOBase):
-    """Reads parts of a file where they are asked for. Errors are OSErrors, as those of any file.
+class SeekableFile(io.RawIOBase):
+    """A file whose bytes come from :meth:`read_at`; this keeps the position.
 
     Args:
         name: of the file, for messages.
         size: bytes.
-        read: returns the bytes from a position to another one.
     """
 
-    def __init__(self, name: str, size: int, read: Callable[[int, int], bytes]) -> None:
+    def __init__(self, name: str, size: int) -> None:
         super().__init__()
         self.name, self.size = name, size
-        self._read, self._position = read, 0
+        self._position = 0
+
+    @abstractmethod
+    def read_at(self, start: int, count: int) -> bytes:
+        """Return ``count`` bytes, fewer at the end of the file."""
 
     @override
     def readable(self) -> bool:
@@ -48,15 +52,33 @@ class RangeReader(io.RawIOBase):
         return self._position
 
     @override
+    def read(self, size: int | None = -1) -> bytes:
+        data = self.read_at(self._position, self.size if size is None or size < 0 else size)
+        self._position += len(data)
+        return data
+
+    @override
     def readinto(self, buffer: Any) -> int:
         target = memoryview(buffer).cast("B")
-        stop = min(self._position + len(target), self.size)
-        if stop <= self._position:
-            return 0
+        data = self.read(len(target))
+        target[: len(data)] = data
+        return len(data)
+
+
+class RangeReader(SeekableFile):
+    """Reads parts of a file where they are asked for. Errors are OSErrors, as those of any file.
+
+    ``read_range`` returns the bytes from a position to another one; for the others see :class:`SeekableFile`.
+    """
+
+    def __init__(self, name: str, size: int, read_range: Callable[[int, int], bytes]) -> None:
+        super().__init__(name, size)
+        self._read_range = read_range
+
+    @override
+    def read_at(self, start: int, count: int) -> bytes:
+        stop = min(start + count, self.size)
         try:
-            data = self._read(self._position, stop)
+            return self._read_range(start, stop) if start < stop else b""
         except GigasegError as error:
             raise OSError(str(error)) from error
-        target[: len(data)] = data
-        self._position += len(data)
-        return len(data)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import StoreError
-from pipeline.processes import boot_id, has_ended, process_space
+from pipeline.system import boot_id, has_ended, process_space
 
 __all__ = ["PARTIAL", "file_sha256", "is_older", "is_unfinished", "scratch_folder", "store_errors", "unfinished_name", "with_parents"]
 
