@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from pipeline.interrupts import remember_interrupts
+from pipeline.system import remember_interrupts
 
 __all__ = ["main"]
 

@@ -11,12 +11,12 @@ from typing import Any
 from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job, phase
 from pipeline.errors import AlreadyRunning, InputError, Problem, counted
-from pipeline.events import say
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import METRICS_FILE, CommittedReceipts, Receipt, RunFolder, read_rows, refuse_overwriting
 from pipeline.report import describe_group, print_table, report_of, write_report
 from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
+from pipeline.system import say
 from pipeline.training import TRAINING_YAML, is_training
 from pipeline.tuning import (
     RecipeChoice,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import load_yaml
-from pipeline.events import say
 from pipeline.scheduling import EXIT_INTERRUPTED
+from pipeline.system import say
 from pipeline.training import TRAINING_YAML, prepare_training
 from workflows.run import run_config
 

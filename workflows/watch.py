@@ -20,12 +20,11 @@ from typing import Any
 
 from pipeline.config import Config, absolute_path, is_url, load_config, to_yaml
 from pipeline.errors import AlreadyRunning, GigasegError, InputError, Problem, counted
-from pipeline.events import say
 from pipeline.inputs import Arrivals, config_problems
-from pipeline.interrupts import handle_signals
 from pipeline.records import RunFolder, hold_run
 from pipeline.scheduling import EXIT_INTERRUPTED
 from pipeline.storage import LocalStorage, refuse_secrets
+from pipeline.system import handle_signals, say
 from pipeline.targets import CRON
 from workflows.run import refuse_training
 

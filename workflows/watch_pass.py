@@ -18,10 +18,10 @@ from typing import Any
 from pipeline.config import Config, load_written_config
 from pipeline.errors import GigasegError, InputError, StoreError, lines_of
 from pipeline.inputs import build_catalogue, first_of, hash_values
-from pipeline.interrupts import remember_interrupts
 from pipeline.records import RunFolder, compact_ledger, latest, read_rows
 from pipeline.scheduling import EXIT_INTERRUPTED
 from pipeline.storage import Storage
+from pipeline.system import remember_interrupts
 from workflows.run import execute_config
 
 __all__ = ["do_pass"]

@@ -17,12 +17,12 @@ from pipeline.api.results import Plan, Report, Run, TrainingRun
 from pipeline.config import Config, absolute_path, config_from_mapping, is_sample, is_url, load_config, load_yaml, resolve_mapping
 from pipeline.errors import InputError
 from pipeline.inputs import build_catalogue
-from pipeline.interrupts import remember_interrupts
 from pipeline.models.bundle_files import parse_model
 from pipeline.readers import array_name
 from pipeline.records import RunFolder
 from pipeline.scheduling import EXIT_INTERRUPTED
 from pipeline.storage import Storage, StorageLike, open_storage
+from pipeline.system import remember_interrupts
 from pipeline.training import TRAINING_YAML, prepare_training
 from pipeline.tuning import choose_runner
 from workflows.evaluate import listed_classes, score_masks

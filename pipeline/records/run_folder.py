@@ -15,10 +15,10 @@ from typing import Any
 from pipeline import __version__
 from pipeline.config import CALIBRATED_FOLDER, Config, is_sample, load_written_config, replace_auto
 from pipeline.errors import InputError, Problem
-from pipeline.events import record
 from pipeline.records.ledger import Ledger, read_rows_of
 from pipeline.records.run_lock import forget_rows, own_names
 from pipeline.storage import Storage, StorageLike, open_storage
+from pipeline.system import record
 from pipeline.validation import quote
 
 __all__ = ["METRICS_FILE", "RunFolder", "hardware", "refuse_overwriting", "versions"]
@@ -118,7 +118,7 @@ class RunFolder:
     def log(self, *lines: str, event: str = "log", level: str = "info", **fields: Any) -> None:
         """Append lines to log.txt, all at once: local time with its zone, then what happened.
 
-        ``event``, ``level`` and ``fields`` are what :func:`pipeline.events.record` writes of each line.
+        ``event``, ``level`` and ``fields`` are what :func:`pipeline.system.record` writes of each line.
         """
         stamp = datetime.now().astimezone().isoformat(" ", "milliseconds")
         text = "".join(f"{stamp} {' '.join(line.split())}\n" for line in lines)

@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from itertools import count
 
 from pipeline.errors import AlreadyRunning, InputError, LockLost, Problem, StoreError
-from pipeline.processes import birth_of, boot_id, has_ended, process_space
 from pipeline.storage import Storage, StorageLike, open_storage
+from pipeline.system import birth_of, boot_id, has_ended, process_space
 
 __all__ = ["Holder", "RunLock", "current_beat", "current_holder", "forget_rows", "hold_run", "own_names", "repeating"]
 

@@ -14,8 +14,6 @@ from typing import Any
 
 from pipeline.engine import cause_of, phase
 from pipeline.errors import GigasegError, counted
-from pipeline.events import record
-from pipeline.interrupts import handle_signals
 from pipeline.plugins import build
 from pipeline.records import Block, CommittedReceipts, Ledger, Receipt, RunFolder, hardware, versions
 from pipeline.scheduling.audit import conclude, outdated_files, still_valid
@@ -26,6 +24,7 @@ from pipeline.scheduling.progress import Progress, show_progress
 from pipeline.scheduling.runners import Work
 from pipeline.scheduling.stage_state import WAITING, KnownStages
 from pipeline.scheduling.tally import Tally
+from pipeline.system import handle_signals, record
 
 __all__ = ["EXIT_INTERRUPTED", "execute"]
 

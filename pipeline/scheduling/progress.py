@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pipeline.events import is_json, say
 from pipeline.records import Block
+from pipeline.system import is_json, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

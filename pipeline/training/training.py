@@ -11,9 +11,9 @@ from typing import Any
 from pipeline.config import Config, to_yaml
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import hash_values
-from pipeline.interrupts import handle_signals
 from pipeline.records import Ledger, RunFolder, hardware, versions
 from pipeline.storage import file_sha256
+from pipeline.system import handle_signals
 from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.launch import choose_workers, launch
 from pipeline.training.loop import StepCost, measure_step

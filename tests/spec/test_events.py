@@ -13,8 +13,8 @@ from datetime import datetime
 
 import pytest
 
-from pipeline import events
 from pipeline.cli import main
+from pipeline.system import events
 from tests.conftest import UNET, blobs, engine_yaml, save_tiff
 
 

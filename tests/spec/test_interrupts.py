@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from pipeline.interrupts import handle_signals, remember_interrupts
+from pipeline.system import handle_signals, remember_interrupts
 
 
 def handlers():
@@ -47,7 +47,7 @@ def test_an_import_is_not_broken_off(tmp_path, monkeypatch):
 
 def test_a_program_that_does_not_end_is_asked_again(monkeypatch):
     """Whatever lock the first KeyboardInterrupt left behind, a second one ends the wait for it."""
-    monkeypatch.setattr("pipeline.interrupts.RETRY_S", 0.05)
+    monkeypatch.setattr("pipeline.system.interrupts.RETRY_S", 0.05)
     lock = threading.Lock()
     lock.acquire()
     with remember_interrupts():

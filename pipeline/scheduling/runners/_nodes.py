@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from pipeline.errors import GigasegError, InputError, Problem
-from pipeline.events import is_json, say
 from pipeline.scheduling.runners._node_check import NodeReport
+from pipeline.system import is_json, say
 
 __all__ = ["START_TRIES", "Nodes", "tell"]
 

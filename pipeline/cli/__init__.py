@@ -1,6 +1,9 @@
 """The command line: arguments in, one workflow called, an exit code out.
 
 Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+
+Owns: arguments, options, exit codes, how an error is printed. May import: workflows, inside commands, and base modules.
+Never touches: what a command does.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import __version__, events, interrupts
-from pipeline.cli_options import (
+from pipeline import __version__
+from pipeline.cli.options import (
     LOOPBACK,
     BlockName,
     ConfigFile,
@@ -38,6 +41,7 @@ from pipeline.cli_options import (
     refuse_alone,
 )
 from pipeline.errors import GigasegError, lines_of
+from pipeline.system import is_json, remember_interrupts, say, write_json
 
 __all__ = ["app", "main"]
 
@@ -345,7 +349,7 @@ def doctor(*, as_json: Json = False) -> None:
 def use_json(asked: bool) -> None:
     """Write messages as JSON from now on where ``--log-json`` was given."""
     if asked:
-        events.write_json()
+        write_json()
 
 
 def done(exit_code: int) -> NoReturn:
@@ -353,7 +357,7 @@ def done(exit_code: int) -> NoReturn:
     raise typer.Exit(exit_code)
 
 
-@interrupts.remember_interrupts()
+@remember_interrupts()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default with the arguments of this process, and return its exit code, as ``--help`` lists them."""
     for stream in (sys.stdout, sys.stderr):
@@ -387,11 +391,7 @@ def explain(error: Exception) -> int:
     is_debug = os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0")
     exit_code = error.exit_code if isinstance(error, GigasegError) else 1
     if is_debug:
-        events.say("".join(traceback.format_exception(error)).rstrip(), event="error", level="error", exit_code=exit_code)
+        say("".join(traceback.format_exception(error)).rstrip(), event="error", level="error", exit_code=exit_code)
     for line in () if is_debug else lines_of(error):
-        events.say(line if events.is_json() else f"gigaseg: {line}", event="error", level="error", exit_code=exit_code)
+        say(line if is_json() else f"gigaseg: {line}", event="error", level="error", exit_code=exit_code)
     return exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
