@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -364,8 +363,12 @@ class ObjectStorage(Storage):
 
     @override
     def remove_leftovers(self, older_than_s: float) -> None:
-        before = time.time() - older_than_s
-        self._delete([key for key, written in self._listed("") if _is_hidden(key) and written < before])
+        left = [(key, written) for key, written in self._listed("") if _is_hidden(key)]
+        if left:
+            clock = f".clock.{secrets.token_hex(8)}{PARTIAL}"
+            self.put(clock, b"")
+            now = dict(self._listed(clock))[clock]  # by the server's clock, as that of this machine may differ
+            self._delete([clock, *(key for key, written in left if written < now - older_than_s)])
 
     def address(self, key: str) -> tuple[Any, str]:
         """Return obstore's store of the bucket, and the name of a file in it, for other libraries."""

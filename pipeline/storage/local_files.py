@@ -12,8 +12,8 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
@@ -123,9 +123,11 @@ def is_unfinished(name: str) -> bool:
 
 
 def is_older(path: Path, seconds: float) -> bool:
-    """Return whether a file or folder exists and has not changed for so long."""
+    """Return whether a file or folder exists and has not changed for so long, by the clock of the disk: those of machines differ."""
     with suppress(FileNotFoundError):  # its process has finished it
-        return path.stat().st_mtime < time.time() - seconds
+        changed = path.stat().st_mtime
+        with tempfile.NamedTemporaryFile(prefix=".clock.", suffix=PARTIAL, dir=path.parent) as now:
+            return changed < os.fstat(now.fileno()).st_mtime - seconds
     return False
 
 
