@@ -1,0 +1,27 @@
+"""Web pages: one template environment, one style, and the libraries of others that draw charts, tables and deep zoom.
+
+A page is one file: styles, scripts and data are written into it, and its content security policy lets nothing else run or load.
+
+Owns: the frame of every page, words for numbers, the vendored libraries with their licences. May import: errors.
+Never touches: runs, pixels, the network while a page is made.
+"""
+
+from __future__ import annotations
+
+from pipeline.web.pages import data_uri, render_page, script_text
+from pipeline.web.vendoring import VENDOR, read_licenses
+from pipeline.web.words import in_area, in_bytes, in_digits, in_percent, in_pixels, in_seconds
+
+__all__ = [
+    "VENDOR",
+    "data_uri",
+    "in_area",
+    "in_bytes",
+    "in_digits",
+    "in_percent",
+    "in_pixels",
+    "in_seconds",
+    "read_licenses",
+    "render_page",
+    "script_text",
+]

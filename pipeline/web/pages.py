@@ -1,0 +1,82 @@
+"""Pages of one file: what they need is written into them, and nothing else may run or load.
+
+Texts of users go through the template's escaping, data through JSON in which no tag can end. Scripts are allowed by their hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["data_uri", "render_page", "script_text"]
+
+HERE = Path(__file__).parent
+
+
+def render_page(
+    template: Path, *, styles: Iterable[Path] = (), scripts: Iterable[Path] = (), data: Mapping[str, Any] | None = None, **values: Any
+) -> str:
+    """Return a page as HTML.
+
+    Args:
+        template: extends ``base.html.j2`` and fills its block ``body``; has every function of :mod:`pipeline.web.words` as a filter.
+        styles: CSS files, behind the style that all pages share.
+        scripts: JavaScript files, in the order in which they run.
+        data: values for the scripts, by the id of the element that holds them as JSON.
+        values: what the template shows; ``title`` is also that of the window. Strings are escaped.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from pipeline.web import words
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(words, name) for name in words.__all__}
+    texts = [script_text(path) for path in scripts]
+    return environment.get_template(template.name).render(
+        policy=_policy(texts),
+        styles=[Markup(path.read_text(encoding="utf-8")) for path in (HERE / "base.css", *styles)],  # noqa: S704 - files of this package
+        scripts=[Markup(text) for text in texts],  # noqa: S704 - as above
+        islands={name: Markup(_json(value)) for name, value in (data or {}).items()},  # noqa: S704 - no tag can end in it
+        **values,
+    )
+
+
+def script_text(path: Path) -> str:
+    """Return a script as it can stand in a page.
+
+    Raises:
+        ValueError: it holds a tag that would end it early.
+    """
+    text = path.read_text(encoding="utf-8").strip()
+    if "</script" in text.lower() or "<!--" in text:
+        raise ValueError(f"{path}: holds </script or <!--, which end a script inside a page")
+    return text
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Return bytes, such as a picture of the MIME type ``kind``, as a URI that a page can hold."""
+    return f"data:{kind};base64,{b64encode(data).decode()}"
+
+
+def _json(value: Any) -> str:
+    """Return JSON in which no ``<`` stands, so that no text of a user ends the element around it."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Return the content security policy of a page with these scripts."""
+    hashes = [f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts]
+    allowed = " ".join(hashes or ["'none'"])
+    may = {"style-src": "'unsafe-inline'", "img-src": "data: blob:", "script-src": allowed, "base-uri": "'none'", "form-action": "'none'"}
+    return "; ".join(f"{key} {value}" for key, value in {"default-src": "'none'", **may}.items())

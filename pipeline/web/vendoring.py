@@ -1,0 +1,127 @@
+"""Libraries of others, in the folder ``vendor`` as npm ships them: ``python -m pipeline.web.vendoring`` fetches them again.
+
+They are part of the package, because pages are made where there is no network and no npm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import urllib.request
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["LIBRARIES", "VENDOR", "Library", "fetch_all", "read_licenses"]
+
+VENDOR = Path(__file__).parent / "vendor"
+REGISTRY = "https://registry.npmjs.org"
+
+
+@dataclass(frozen=True)
+class Library:
+    """One file of a package on npm.
+
+    Attributes:
+        package: name on npm.
+        version: exact.
+        integrity: SHA-512 of the package's archive in base64, as npm's lock files hold it.
+        file: path of the file in the archive.
+        license_file: path of its licence in the archive.
+        license: its SPDX identifier.
+        sha256: of the file.
+    """
+
+    package: str
+    version: str
+    integrity: str
+    file: str
+    license_file: str
+    license: str
+    sha256: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies here."""
+        return VENDOR / Path(self.file).name
+
+    @property
+    def license_path(self) -> Path:
+        """Where its licence lies here."""
+        return VENDOR / f"{self.package.replace('@', '').replace('/', '-')}.license.txt"
+
+    @property
+    def url(self) -> str:
+        """Where npm keeps the archive."""
+        return f"{REGISTRY}/{self.package}/-/{self.package.rpartition('/')[2]}-{self.version}.tgz"
+
+
+LIBRARIES = (
+    Library(
+        package="d3",
+        version="7.9.2",
+        integrity="ZKb/mONPVKzaO5UlcWcwN8bS4ezvQaYu+bsou+XgNABdGC800kwH651ADTbbTxMPHW13UlvbQafdmJQDk1w7Mg==",
+        file="package/dist/d3.min.js",
+        license_file="package/LICENSE",
+        license="ISC",
+        sha256="912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
+    ),
+    Library(
+        package="@observablehq/plot",
+        version="0.6.17",
+        integrity="/qaXP/7mc4MUS0s4cPPFASDRjtsWp85/TbfsciqDgU1HwYixbSbbytNuInD8AcTYC3xaxACgVX06agdfQy9W+g==",
+        file="package/dist/plot.umd.min.js",
+        license_file="package/LICENSE",
+        license="ISC",
+        sha256="4358086467740777dd788d6b27a95cebdbaefdd50c730a3060117073bd7134cb",
+    ),
+    Library(
+        package="datatables.net",
+        version="3.1.5",
+        integrity="phu9fVz1cOhD7kZDO5Ztj15qwghCkmdwX5AezLi+PxfMtnFAq0itpewvXzdwdr6bOwPqO2zuXsXWUU5x3wQptw==",
+        file="package/js/dataTables.min.js",
+        license_file="package/License.txt",
+        license="MIT",
+        sha256="38017a5586acd9c6eb6bbfe8b6938e1a25bdc717c5acfcb07e0c9d663282c59d",
+    ),
+    Library(
+        package="openseadragon",
+        version="6.1.1",
+        integrity="g4iKe2q8B642SaBT3+x4ZF3/8b1TxPPydyjmtrOLgDrlYWMKd9ZXM+1Cb/xa9DVySkvs/7l6HR1nHKfD5F3Tsw==",
+        file="package/build/openseadragon/openseadragon.min.js",
+        license_file="package/LICENSE.txt",
+        license="BSD-3-Clause",
+        sha256="14d587cd3ee7c4861f1a41077ce642029364a21029956ba635bd8fb1202cf9ad",
+    ),
+)
+
+
+def fetch_all() -> None:
+    """Fetch every file from npm and write it into ``vendor``.
+
+    Raises:
+        ValueError: an archive or a file is not the one that is named here.
+    """
+    for library in LIBRARIES:
+        with urllib.request.urlopen(library.url) as answer:  # noqa: S310 - https, written above
+            archive = answer.read()
+        if b64encode(hashlib.sha512(archive).digest()).decode() != library.integrity:
+            raise ValueError(f"{library.url}: another archive than the one of version {library.version}")
+        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+            for name, path in ((library.file, library.path), (library.license_file, library.license_path)):
+                member = members.extractfile(name)
+                if member is None:
+                    raise ValueError(f"{library.url}: {name} is no file")
+                path.write_bytes(member.read())
+        if hashlib.sha256(library.path.read_bytes()).hexdigest() != library.sha256:
+            raise ValueError(f"{library.url}: {library.file} has other bytes than expected")
+
+
+def read_licenses() -> dict[str, str]:
+    """Return the licence of each library, by package and version."""
+    return {f"{one.package} {one.version}": one.license_path.read_text(encoding="utf-8") for one in LIBRARIES}
+
+
+if __name__ == "__main__":
+    fetch_all()
