@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pipeline.report.content import phase_rows, report_of
 from pipeline.report.failure_groups import describe_group, group_failures
-from pipeline.report.rendering import print_table, write_report
+from pipeline.report.rendering import write_report
 from pipeline.report.run_state import RunState
+from pipeline.report.terminal import print_table
 
 __all__ = [
     "RunState",

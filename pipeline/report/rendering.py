@@ -1,4 +1,4 @@
-"""The report for people and programs: report.json, CSV tables, one page that loads nothing else, a table on a terminal."""
+"""The report for people and programs: report.json, CSV tables, one page that loads nothing else."""
 
 from __future__ import annotations
 
@@ -7,30 +7,15 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.errors import printable
 from pipeline.report.failure_groups import describe_group
 from pipeline.storage import StorageLike, open_storage
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-__all__ = ["print_table", "write_report"]
+__all__ = ["write_report"]
 
 MOST_ROWS = 1000  # of a table of the page; the CSV files hold every row
 MOST_CLASSES = 64  # of the matrix of the page: a larger one cannot be read; report.json holds it
-OBJECT_COLUMNS = {
-    "AP@0.5": "ap50",
-    "mean AP": "mean_ap",
-    "PQ": "pq",
-    "F1@0.5": "f1_50",
-    "truth objects": "truth",
-    "predicted objects": "predicted",
-    "per mm²": "per_mm2",
-    "per hectare": "per_hectare",
-}
 PAGE_OBJECT_COLUMNS = {
     "truth": "truth",
     "predicted": "predicted",
@@ -49,7 +34,6 @@ PAGE_OBJECT_COLUMNS = {
     "per hectare": "per_hectare",
 }
 OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # fields of several numbers: in report.json, not in instances.csv
-COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "recall", "truth px": "truth", "predicted px": "predicted"}
 
 
 def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
@@ -135,48 +119,6 @@ def _known(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dic
     """Return the columns that have a value in any row."""
     rows = list(rows)
     return {title: key for title, key in columns.items() if any(row.get(key) is not None for row in rows)}
-
-
-def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """Print one line a class and a line of means, a line a class of objects if any, and the pixels without prediction; ``-`` is undefined.
-
-    On a terminal long names are folded. Elsewhere each class is one line, however long, without colour codes.
-    """
-    has_pixels = bool(_known(COLUMNS, report["classes"]))
-    if has_pixels:
-        table = _table("class", COLUMNS, [(spec["name"], spec) for spec in report["classes"]])
-        table.add_row("mean", _number(report.get("mean_iou")), _number(report.get("mean_dice")), style="bold")
-        _print(table, console)
-    if objects := report.get("instances"):
-        if has_pixels:
-            console.print()
-        _print(_table("objects of class", _known(OBJECT_COLUMNS, objects), [(one["class"], one) for one in objects]), console)
-    if missing := report["no_prediction"]:
-        share = 100 * missing / report["pixels"]
-        percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
-        skipped = f"; {report['skipped']:,} px were skipped" if report.get("skipped") else ""
-        console.print(f"{missing:,} px ({percent} %) have no prediction and are left out{skipped}", highlight=False)
-
-
-def _table(title: str, columns: Mapping[str, str], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column(title, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, fields in rows:
-        table.add_row(Text(printable(name)), *(_number(fields.get(key)) for key in columns.values()))
-    return table
-
-
-def _print(table: Table, console: Console) -> None:
-    from rich.measure import Measurement
-
-    if not console.is_terminal:
-        table.width = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
-    console.print(table, crop=console.is_terminal)
 
 
 def _number(value: Any) -> str:
