@@ -14,6 +14,7 @@ from pipeline.engine.parts import PART_FOLDER, PartFiles, part_folder
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
 from pipeline.engine.stopwatch import Stopwatch
+from pipeline.engine.thumbnails import Thumbnails, leave_thumbnails, pack_thumbnails, read_thumbnails, thumbnail_key
 
 __all__ = [
     "PART_FOLDER",
@@ -24,15 +25,20 @@ __all__ = [
     "Reduction",
     "Resources",
     "Stopwatch",
+    "Thumbnails",
     "all_phases",
     "cause_of",
     "find_content",
+    "leave_thumbnails",
     "open_resources",
+    "pack_thumbnails",
     "part_folder",
     "phase",
     "process",
     "read_reflected",
+    "read_thumbnails",
     "read_zero_filled",
     "rests_on",
     "skipped_share",
+    "thumbnail_key",
 ]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.config import ClassSpec
 from pipeline.errors import Problem, TruthError
 from pipeline.geometry import Box
+from pipeline.inputs.identity import hash_values
 from pipeline.raster import Header
 from pipeline.statistics import as_unsigned
 
@@ -46,6 +47,11 @@ class TruthMap:
     def ignored(self) -> int:
         """What stands for ``ignore`` among class ids: the fill value of masks, 255, or 65535 above 255 classes."""
         return 255 if self.num_classes <= 255 else 65535
+
+    def key_of(self, truth_identity: str) -> str:
+        """Return a hash of all that the counts of an image depend on besides its mask, given the hash of its truth."""
+        values = [(spec.values, spec.color) for spec in self.classes or ()]
+        return hash_values(truth_identity, values, self.ignore, self.num_classes)
 
     def check(self, header: Header, where: str = "truth") -> list[Problem]:
         """Return why pixels of such a truth cannot be counted with these classes; ``where`` is what a message calls the file."""

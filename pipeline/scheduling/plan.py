@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import CALIBRATED_FOLDER, Compute, Recipe, replace_auto
-from pipeline.engine import Job, PartFiles, Phase, all_phases, part_folder, phase, rests_on
+from pipeline.engine import Job, PartFiles, Phase, all_phases, part_folder, phase, rests_on, thumbnail_key
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
@@ -58,8 +58,7 @@ def count_key(catalogue: Catalogue, image: Image) -> str:
     """Return what the counts of an image depend on besides its mask; empty without truth."""
     if image.truth is None or catalogue.truth_map is None:
         return ""
-    values = [(spec.values, spec.color) for spec in catalogue.config.classes or ()]
-    return hash_values(image.truth_identity, values, catalogue.config.ignore, len(catalogue.classes))
+    return catalogue.truth_map.key_of(image.truth_identity)
 
 
 def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +68,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
     if job.instances is not None:
         outputs += [key for image in catalogue.images for key in (job.ids_key(image), job.table_key(image))]
     outputs += [job.store_key(image, ".ome.zarr") for image in catalogue.images if job.has_working_store(image)]
+    outputs += [thumbnail_key(image.name) for image in catalogue.images]
     return {
         "classes": list(job.classes),
         "metrics": list(catalogue.config.metrics),

@@ -18,9 +18,9 @@ from pipeline.raster import Header, PlaneStep, Raster
 from pipeline.storage import Storage
 from pipeline.writers._object_table import ObjectTable, num_rows, read_tables
 from pipeline.writers._objects import ObjectsView
-from pipeline.writers._pictures import draw_image
+from pipeline.writers._pictures import draw_image, fitted, pick_pixels
 
-__all__ = ["MaskMeta", "ObjectTable", "ObjectsView", "Writer", "draw_image", "num_rows", "read_tables"]
+__all__ = ["MaskMeta", "ObjectTable", "ObjectsView", "Writer", "draw_image", "fitted", "num_rows", "pick_pixels", "read_tables"]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
-from pipeline.geometry import Box
-from pipeline.raster import NearestRaster, Raster, resampled_header
+from pipeline.raster import Raster
 from pipeline.storage import Storage
-from pipeline.writers import MaskMeta, Writer, draw_image
+from pipeline.writers import MaskMeta, Writer, draw_image, fitted, pick_pixels
 
 __all__ = ["Overlay"]
 
@@ -44,7 +43,7 @@ class Overlay(Writer):
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         from PIL import Image
 
-        shape = _fitted(meta.shape, self.size)
+        shape = fitted(meta.shape, self.size)
         with storage.local_file(key, durable=False) as path:
             comment = json.dumps({"classes": list(meta.classes), **_size(meta, shape)})
             picture_YXS = self._drawn(mask, meta, shape)
@@ -54,23 +53,14 @@ class Overlay(Writer):
         """Return the middle plane of the image with its outlines."""
         plane = mask.header.num_planes // 2
         picture_YXS = np.zeros((*shape, 3), np.uint8) if meta.open_image is None else draw_image(meta.open_image, shape, plane)
-        mask_YX = _reduced(mask, plane, shape)
+        mask_YX = pick_pixels(mask, shape, plane)[0][0]
         picture_YXS[mask_YX == meta.fill] = picture_YXS[mask_YX == meta.fill] * SHADE
         outlines_YX = _outlines(mask_YX, meta.fill, self.width)
         if meta.objects is not None:
-            outlines_YX |= _touching(_reduced(meta.objects.labels, plane, shape))
+            outlines_YX |= _touching(pick_pixels(meta.objects.labels, shape, plane)[0][0])
         for spec in meta.classes[1:]:
             picture_YXS[outlines_YX & (mask_YX == spec["id"])] = list(bytes.fromhex(spec["color"].lstrip("#")))
         return picture_YXS
-
-
-def _reduced(raster: Raster, plane: int, shape: tuple[int, int]) -> NDArray[Any]:
-    """Return a plane of classes or ids at the size of the picture."""
-    height, width = raster.header.shape
-    step = (height / shape[0], width / shape[1])
-    pixels_CYX = NearestRaster(raster, resampled_header(raster.header, step, shape=shape), step).read(Box(0, 0, *shape), plane)
-    reduced_YX: NDArray[Any] = pixels_CYX[0]
-    return reduced_YX
 
 
 def _touching(ids_YX: NDArray[Any]) -> NDArray[np.bool_]:
@@ -92,17 +82,6 @@ def _size(meta: MaskMeta, shape: tuple[int, int]) -> dict[str, Any]:
         return {}
     size = [size * (old / new) for size, old, new in zip(meta.pixel_size, meta.shape, shape, strict=True)]
     return {"pixel_size": size, "unit": meta.unit}
-
-
-def _fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """Return the shape of the picture.
-
-    Example:
-        >>> _fitted((4000, 1000), 2000), _fitted((30, 20), 2000)
-        ((2000, 500), (30, 20))
-    """
-    factor = max(1.0, max(shape) / size)
-    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
 
 
 def _outlines(mask_YX: NDArray[Any], fill: int, width: int) -> NDArray[np.bool_]:

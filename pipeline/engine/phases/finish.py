@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.engine.exports import finish_copy, finish_mask
+from pipeline.engine.exports import finish_copy, finish_mask, stored_mask
 from pipeline.engine.job import Job
 from pipeline.engine.phases import Phase, ReceiptFields
 from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
+from pipeline.engine.thumbnails import leave_thumbnails
 from pipeline.inputs import Image
 from pipeline.records import Block
 
@@ -38,6 +39,8 @@ class Finish(Phase[None, None]):
     def save(self, resources: Resources, block: Block, worked: None, watch: Stopwatch) -> ReceiptFields:
         """Write the pyramid and every export."""
         job = resources.job
-        files = finish_mask(job, block) if job.goal == "segment" else finish_copy(job, block)
         # The key holds the digests of all pixels: a later count of this mask depends on them.
-        return {"files": files, "digest": block.key}
+        if job.goal != "segment":
+            return {"files": finish_copy(job, block), "digest": block.key}
+        files = finish_mask(job, block)
+        return {"files": files, "digest": block.key, "notes": leave_thumbnails(job, block.image, stored_mask(resources, block.image))}

@@ -14,8 +14,9 @@ from pipeline.engine.prediction import BlockPixels, Predicted, predict_tiles, re
 from pipeline.engine.resources import Resources
 from pipeline.engine.seams import JoinedBlock, gather_seams
 from pipeline.engine.stopwatch import Stopwatch
+from pipeline.engine.thumbnails import leave_thumbnails
 from pipeline.inputs import Image, hash_values
-from pipeline.raster import Header
+from pipeline.raster import ArrayRaster, Header
 from pipeline.records import Block, Receipt
 
 __all__ = ["Predict"]
@@ -88,9 +89,11 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         if job.instances is not None:
             files |= _write_for_objects(resources, block, worked.values)
         fields: ReceiptFields = {"digest": pixel_digest(mask_YX), "files": files, "counts": worked.counts}
+        notes = (*worked.notes, *stain_notes(block))
         if job.is_single(block.image):
             fields["written"] = hash_values(*job.exports)
-        return {**fields, "truth_error": worked.truth_error, "notes": (*worked.notes, *stain_notes(block))}
+            notes += leave_thumbnails(job, block.image, ArrayRaster(mask_YX))
+        return {**fields, "truth_error": worked.truth_error, "notes": notes}
 
 
 def _write_for_objects(resources: Resources, block: Block, values: Mapping[str, Any]) -> dict[str, int]:
