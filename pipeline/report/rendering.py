@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.csv_files import csv_text
 from pipeline.report.failure_groups import describe_group
 from pipeline.storage import StorageLike, open_storage
 
@@ -55,14 +54,14 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     )
     files = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "per_class.csv": _csv([class_columns, *([spec[key] for key in class_columns] for spec in classes)]),
-        "per_image.csv": _csv([image_columns, *image_rows]),
-        "failures.csv": _csv([failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])]),
-        "failure_groups.csv": _csv([group_columns, *([group[key] for key in group_columns] for group in groups)]),
+        "per_class.csv": csv_text([class_columns, *([spec[key] for key in class_columns] for spec in classes)]),
+        "per_image.csv": csv_text([image_columns, *image_rows]),
+        "failures.csv": csv_text([failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])]),
+        "failure_groups.csv": csv_text([group_columns, *([group[key] for key in group_columns] for group in groups)]),
         "index.html": _page(report),
     }
     if "instances" in report:
-        files["instances.csv"] = _csv(_object_rows(report))
+        files["instances.csv"] = csv_text(_object_rows(report))
     storage = open_storage(where)
     storage.make()
     for name, text in files.items():
@@ -75,21 +74,6 @@ def _object_rows(report: Mapping[str, Any]) -> Iterator[list[Any]]:
     columns = list(dict.fromkeys(key for _, rows in every for row in rows for key in row if key not in OBJECT_LISTS))
     yield ["image", *columns]
     yield from ([name, *(row.get(key) for key in columns)] for name, rows in every for row in rows)
-
-
-def _csv(rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    # The csv module does not quote a lone carriage return, and a reader would end the row there.
-    text = value.replace("\r", " ")
-    # A spreadsheet takes text for a formula that starts with one of these.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def _page(report: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["print_table"]
+__all__ = ["print_rows", "print_table"]
 
 OBJECT_COLUMNS = {
     "AP@0.5": "ap50",
@@ -35,11 +35,11 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
     if has_pixels:
         table = _table("class", COLUMNS, [(spec["name"], spec) for spec in report["classes"]])
         table.add_row("mean", _number(report.get("mean_iou")), _number(report.get("mean_dice")), style="bold")
-        _print(table, console)
+        print_rows(table, console)
     if objects := report.get("instances"):
         if has_pixels:
             console.print()
-        _print(_table("objects of class", _known(OBJECT_COLUMNS, objects), [(one["class"], one) for one in objects]), console)
+        print_rows(_table("objects of class", _known(OBJECT_COLUMNS, objects), [(one["class"], one) for one in objects]), console)
     if missing := report["no_prediction"]:
         share = 100 * missing / report["pixels"]
         percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
@@ -60,7 +60,8 @@ def _table(title: str, columns: Mapping[str, str], rows: Iterable[tuple[str, Map
     return table
 
 
-def _print(table: Table, console: Console) -> None:
+def print_rows(table: Table, console: Console) -> None:
+    """Print a table: on a terminal in its width, elsewhere each row on one line, however long."""
     from rich.measure import Measurement
 
     if not console.is_terminal:
