@@ -12,21 +12,39 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.web.charts import Chart
+from pipeline.web.tables import DataTable
+from pipeline.web.vendoring import VENDOR
+
 __all__ = ["data_uri", "render_page", "script_text"]
 
 HERE = Path(__file__).parent
+SCRIPTS = {
+    "charts": (VENDOR / "d3.min.js", VENDOR / "plot.umd.min.js", HERE / "charts.js"),
+    "tables": (VENDOR / "dataTables.min.js", HERE / "tables.js"),
+}
 
 
 def render_page(
-    template: Path, *, styles: Iterable[Path] = (), scripts: Iterable[Path] = (), data: Mapping[str, Any] | None = None, **values: Any
+    template: Path,
+    *,
+    styles: Iterable[Path] = (),
+    scripts: Iterable[Path] = (),
+    data: Mapping[str, Any] | None = None,
+    charts: Iterable[Chart] = (),
+    tables: Iterable[DataTable] = (),
+    **values: Any,
 ) -> str:
     """Return a page as HTML.
 
     Args:
         template: extends ``base.html.j2`` and fills its block ``body``; has every function of :mod:`pipeline.web.words` as a filter.
+            ``macros.html.j2`` holds the parts that pages share.
         styles: CSS files, behind the style that all pages share.
-        scripts: JavaScript files, in the order in which they run.
+        scripts: JavaScript files, in the order in which they run, behind those that all pages, charts and tables need.
         data: values for the scripts, by the id of the element that holds them as JSON.
+        charts: of the page; the template has them by id as ``charts``.
+        tables: of the page that are shown page by page; the template has them by id as ``tables``.
         values: what the template shows; ``title`` is also that of the window. Strings are escaped.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -42,12 +60,17 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(words, name) for name in words.__all__}
-    texts = [script_text(path) for path in scripts]
+    charts, tables = list(charts), list(tables)
+    islands = {**(data or {}), "charts": {one.id: one.plain() for one in charts}, "tables": {one.id: one.plain() for one in tables}}
+    used = [path for name, paths in SCRIPTS.items() if islands[name] for path in paths]
+    texts = [script_text(path) for path in (HERE / "page.js", *used, *scripts)]
     return environment.get_template(template.name).render(
         policy=_policy(texts),
         styles=[Markup(path.read_text(encoding="utf-8")) for path in (HERE / "base.css", *styles)],  # noqa: S704 - files of this package
         scripts=[Markup(text) for text in texts],  # noqa: S704 - as above
-        islands={name: Markup(_json(value)) for name, value in (data or {}).items()},  # noqa: S704 - no tag can end in it
+        islands={name: Markup(_json(value)) for name, value in islands.items() if value},  # noqa: S704 - no tag can end in it
+        charts={one.id: one for one in charts},
+        tables={one.id: one for one in tables},
         **values,
     )
 

@@ -27,7 +27,7 @@ def page(tmp_path: Path) -> str:
 
 def test_texts_cannot_become_tags(page: str) -> None:
     """The page has its own scripts alone, whatever a name holds, and the data come back unchanged."""
-    assert page.count("<script") == page.count("</script>") == 3
+    assert page.count("<script") == page.count("</script>") == 4
     island = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page)
     assert island is not None
     assert json.loads(island[1]) == {"name": HOSTILE}
@@ -37,7 +37,7 @@ def test_texts_cannot_become_tags(page: str) -> None:
 def test_only_its_own_scripts_may_run(page: str) -> None:
     """The policy names the hash of each script, and allows no other source."""
     hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
-    assert len(hashes) == 2
+    assert len(hashes) == 3
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
     assert all(f"&#39;sha256-{one}&#39;" in policy[1] for one in hashes)
