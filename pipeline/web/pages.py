@@ -66,7 +66,7 @@ def render_page(
     texts = [script_text(path) for path in (HERE / "page.js", *used, *scripts)]
     return environment.get_template(template.name).render(
         policy=_policy(texts),
-        styles=[Markup(path.read_text(encoding="utf-8")) for path in (HERE / "base.css", *styles)],  # noqa: S704 - files of this package
+        styles=[Markup(path.read_text(encoding="utf-8")) for path in (HERE / "colors.css", HERE / "base.css", *styles)],  # noqa: S704 - files of this package
         scripts=[Markup(text) for text in texts],  # noqa: S704 - as above
         islands={name: Markup(_json(value)) for name, value in islands.items() if value},  # noqa: S704 - no tag can end in it
         charts={one.id: one for one in charts},
