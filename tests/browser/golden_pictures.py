@@ -32,7 +32,6 @@ SET_FONT = """async (data) => {
   const style = new CSSStyleSheet();
   style.replaceSync("* { font-family: golden !important; }");
   document.adoptedStyleSheets = [style];
-  window.dispatchEvent(new Event("resize"));
   for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
 }"""
 

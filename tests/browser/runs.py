@@ -1,0 +1,126 @@
+"""What pages are made of: a real run on drawn images, and reports of any size from drawn counts."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from pipeline.engine import Thumbnails, pack_thumbnails, thumbnail_key
+from pipeline.metrics.instances import ObjectQuality
+from pipeline.metrics.semantic import Semantic
+from pipeline.report.content import Failure, ImageCounts, build_report
+from pipeline.statistics import Counts, ObjectCounts
+
+__all__ = ["CLASSES", "HOSTILE", "draw_counts", "draw_report", "draw_run", "draw_thumbnails"]
+
+CLASSES = [
+    {"name": "background", "color": "#202428"},
+    {"name": "cell", "color": "#e6194b"},
+    {"name": "bright spot", "color": "#4363d8"},
+]
+
+RUNS = "<img src=x onerror='window.ran = 1'><script>window.ran = 1</script>"
+HOSTILE = {
+    "tags": f"{RUNS}</script>{RUNS}</style>{RUNS}<!--",
+    "quotes": '"\'` onmouseover=window.ran=1 x="',
+    "right to left": "abc\u202efdp.exe\u2066\u0007",
+    "long": "x" * 300,
+    "lines": "first\nsecond\rthird\tfourth",
+    "emoji": "cells 🔬👩‍🔬 ﷽ Z̸͓͠ä",
+    "template": "{{ 7 * 7 }} {% raw %} ${7 * 7} \\u003cb\\u003e &lt;b&gt; %3Cb%3E",
+}
+"""Names and causes that a page must show as they are. One that is taken for markup sets ``window.ran``."""
+
+
+def draw_run(folder, *, side=192, images=6):
+    """Write images of discs with truth, and one file that is no image; return the YAML of a run on them, as a mapping.
+
+    The images get harder: the truth of each one has more pixels of another class.
+    """
+    (folder / "images").mkdir(parents=True)
+    (folder / "truth").mkdir()
+    for index in range(images):
+        rng = np.random.default_rng(index)
+        truth_YX = draw_discs(rng, side, 12)
+        grey_YX = np.array([40, 120, 220])[truth_YX] + rng.normal(0, 6, truth_YX.shape)
+        Image.fromarray(np.clip(grey_YX, 0, 255).astype(np.uint8)).save(folder / "images" / f"well {index + 1}.png")
+        wrong_YX = np.roll(truth_YX, 3 * index, axis=1)
+        Image.fromarray(wrong_YX).save(folder / "truth" / f"well {index + 1}.png")
+    (folder / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    return {
+        "images": ["images/"],
+        "truth": "truth/{stem}.png",
+        "classes": CLASSES,
+        "model": {"name": "histogram", "classes": 3},
+        "instances": {"name": "components", "of": ["cell"]},
+        "reader": {"pixel_size": 0.5},
+        "tiling": {"core": 64, "block": 64},
+        "compute": {"runner": "serial"},
+        "output": "out",
+    }
+
+
+def draw_discs(rng, side, count):
+    """Return class ids (Y, X): discs of class 1, each with a spot of class 2."""
+    ids_YX = np.zeros((side, side), np.uint8)
+    rows, cols = np.ogrid[:side, :side]
+    for y, x, radius in zip(*rng.integers(0, side, (2, count)), rng.integers(6, side // 8, count), strict=True):
+        away_YX = (rows - y) ** 2 + (cols - x) ** 2
+        ids_YX[away_YX < radius**2] = 1
+        ids_YX[away_YX < (radius // 3) ** 2] = 2
+    return ids_YX
+
+
+def draw_thumbnails(folder, names, *, side=512, kinds=12):
+    """Leave thumbnails of images in the folder of an output; there are so many kinds of them."""
+    packed = []
+    for kind in range(min(kinds, len(names))):
+        rng = np.random.default_rng(kind)
+        truth_YX = draw_discs(rng, side, 30)
+        grey_YX = np.array([40, 120, 220])[truth_YX] + rng.normal(0, 12, truth_YX.shape)
+        image_YXS = np.clip(grey_YX[..., None] * [1, 0.9, 0.95], 0, 255).astype(np.uint8)
+        mask_YX = np.roll(truth_YX, 4 * kind + 3, axis=1)
+        packed.append(pack_thumbnails(Thumbnails((4 * side, 4 * side), image_YXS, mask_YX, truth_YX), CLASSES))
+    for index, name in enumerate(names):
+        path = folder / thumbnail_key(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(packed[index % len(packed)])
+
+
+def draw_counts(rng, classes, pixels=262_144):
+    """Return counts of an image whose classes are confused at random, some images more than others."""
+    shares_K = rng.dirichlet(np.full(classes, 2.0))
+    right = rng.beta(9, 1.5)
+    matrix_KK = np.outer(shares_K, np.full(classes, (1 - right) / classes)) + np.diag(shares_K * right)
+    confusion = np.floor(matrix_KK * pixels).astype(np.int64)
+    counted = int(confusion.sum())
+    return Counts(confusion.sum(axis=0), pixels - counted, confusion, 0.2 * counted, counted, pixels // 11, pixels // 10)
+
+
+def draw_report(images, *, classes=CLASSES, names=None, failures=(), objects=False, seed=0):
+    """Return the content of report.json of so many images, as a run would leave it; ``names`` are those of the first images."""
+    rng = np.random.default_rng(seed)
+    named = [*(names or [])] + [f"slide {index:05}" for index in range(images)]
+    found = {1: ObjectCounts(12, (3, 5, 4))} if objects else None
+    rows = [
+        ImageCounts(name, draw_counts(rng, len(classes)), found, seen_area=(65536.0, "micrometer"), has_truth=True)
+        for name in named[:images]
+    ]
+    metrics = [Semantic(), ObjectQuality()] if objects else [Semantic()]
+    seconds = {"read": 12.5, "predict": 80.25, "write": 7.0}
+    timing = {
+        "stage_seconds": seconds,
+        "phases": {"predict": {"blocks": images, "failed": len(failures), "seconds": 99.75}},
+        "peak_actor_bytes": 966_090_752,
+        "actors": [
+            {"actor": f"host/{pid}", "blocks": images // 2, "seconds": {key: value / 2 for key, value in seconds.items()}}
+            for pid in (71, 72)
+        ],
+    }
+    model = {"name": "unet", "sha256": "0" * 64}
+    return build_report("partial" if failures else "done", classes, metrics, rows, failures=failures, model=model, timing=timing)
+
+
+def hostile_failures():
+    """Return a failure of each hostile name, with a hostile cause."""
+    return [Failure(name, f"{name}:0.0.0", "predict", f"ValueError: {name}", 3) for name in HOSTILE.values()]
