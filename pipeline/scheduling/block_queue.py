@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.inputs import Image, hash_values
 from pipeline.records import Block, Receipt
 from pipeline.scheduling.stage_state import DONE, FAILED, WAITING, KnownStages, Stage, StageState, hash_digests
 
-__all__ = ["BlockQueue", "keep_valid"]
+__all__ = ["BlockQueue", "Position", "keep_valid"]
+
+
+class Position(NamedTuple):
+    """Where an image stands: its phase, and how many of the blocks of that phase are settled."""
+
+    phase: str
+    settled: int
+    blocks: int
 
 
 @dataclass
@@ -46,7 +54,7 @@ class BlockQueue:
         self._ready = _Ready()
         self._alone: deque[Block] = deque()
         self.total_blocks = sum(len(stage.blocks) for stages in images.values() for stage in stages)
-        self.num_settled = 0
+        self.num_images, self.num_settled = len(images), 0
         self.failed: set[str] = set()  # ids of blocks, in whatever phase
         self._unfinished = len(self._images)
 
@@ -68,6 +76,20 @@ class BlockQueue:
         """Whether every block of an image has a receipt."""
         progress = self._images[image]
         return not progress.stages and not progress.num_waiting
+
+    def position(self, image: str) -> Position | None:
+        """Return where an image stands; None: every block of it has a receipt. Another thread than the driver's may ask."""
+        progress = self._images[image]
+        state = progress.state
+        if state is None:
+            return None
+        return Position(state.stage.phase, len(state.states) - progress.num_waiting, len(state.states))
+
+    @property
+    def begun(self) -> set[str]:
+        """Names of the images of which a block has a receipt."""
+        some = self._images.items()
+        return {name for name, one in some if one.outcomes or (one.state is not None and one.num_waiting < len(one.state.states))}
 
     def has_failed(self, image: str) -> bool:
         """Whether a block of an image is quarantined, in a stage that is settled or goes on."""

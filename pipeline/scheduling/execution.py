@@ -101,7 +101,7 @@ class _Execution:
         folder.log(*(f"left out: {one['path']}: {one['reason']}" for one in spec.plan.get("left_out", ())), event="file left out")
         state = "failed"
         try:
-            with show_progress(self._pixels, self._blocks) as self.progress, handle_signals(self._on_signal) as arm:
+            with show_progress(self.queue, self.monitor, self._pixels) as self.progress, handle_signals(self._on_signal) as arm:
                 work = Work(
                     spec.job,
                     self.queue,
@@ -126,19 +126,24 @@ class _Execution:
             # Nothing is written where this process has lost the run, or the folder is gone.
             with suppress(GigasegError):
                 folder.log(*(["interrupted"] if state == "interrupted" else []), event="run interrupted", level="warning")
-                folder.write(state=state, ended=_stamp(time.time()), seconds=round(time.time() - started, 3))
+                folder.write(state=state, ended=_stamp(time.time()), **self._measured(time.time() - started))
 
-    def _pixels(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the pixels of each image in all phases that take time, and how many of these are committed."""
-        pixels, done = dict.fromkeys(self.spec.stages, 0), dict.fromkeys(self.spec.stages, 0)
-        for block in self.spec.blocks:
-            if self._takes_time(block):
-                pixels[block.image.name] += block.box.area
-                done[block.image.name] += 0 if self.queue.state_of(block) == WAITING else block.box.area
-        return pixels, done
+    def _measured(self, seconds: float) -> dict[str, Any]:
+        """Return what is recorded of this execution: pixels that got a result a second, busy share and number of actors."""
+        busy, monitor = self.monitor.busy_share, self.monitor
+        return {
+            "seconds": round(seconds, 3),
+            "pixels_per_second": round(monitor.result_pixels / seconds) if monitor.result_pixels else None,
+            "busy_share": None if busy is None else round(busy, 4),
+            "actors": monitor.most_actors,
+        }
 
-    def _blocks(self) -> tuple[int, int]:
-        return self.queue.num_settled, self.queue.total_blocks
+    def _pixels(self) -> tuple[int, int]:
+        """Return the pixels of all phases that take time, and how many of these are committed."""
+        timed = [stage for stages in self.spec.stages.values() for stage in stages if self._takes_time(stage.blocks[0])]
+        blocks = (block for stage in timed for block in stage.blocks if self.queue.state_of(block) != WAITING)
+        done = sum(block.box.area for block in blocks) if self.queue.num_settled else 0
+        return sum(stage.area for stage in timed), done
 
     def _takes_time(self, block: Block) -> bool:
         return phase(block.phase).takes_time(self.spec.job, block.image)
@@ -160,8 +165,7 @@ class _Execution:
         self.ledger.append(receipt)
         self.queue.settle(receipt)
         self.monitor.settled(block, receipt)
-        if self._takes_time(block):
-            self.progress.advance(block)
+        self.progress.advance(block, receipt, block.box.area if self._takes_time(block) else 0)
         self._discard_temporary_files(receipt.image)
         for note in receipt.notes:
             self.spec.folder.log(f"{receipt.phase} {receipt.block}: {note}", event="note", **_fields(receipt))

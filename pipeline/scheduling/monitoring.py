@@ -8,6 +8,7 @@ runs may be collected by one node_exporter.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine import phase
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.records import METRICS_FILE, Block, Receipt, RunFolder, repeating
 from pipeline.scheduling.block_queue import BlockQueue
@@ -45,21 +47,58 @@ class Monitor:
     Attributes:
         run: URL of the output folder.
         state: as run.json says it.
-        actors: returns how many actors have loaded the model and live; 1 where the driver itself does the blocks.
         actors_lost: actors that died or were killed.
+        most_actors: most actors at once.
     """
 
     def __init__(self, run: str = "") -> None:
         self.run = run
         self.state = "running"
-        self.actors: Callable[[], int] = lambda: 0
-        self.actors_lost = 0
+        self.actors_lost = self.most_actors = 0
+        self._actors: Callable[[], int] = lambda: 0
+        self._num_actors, self._actor_seconds, self._counted = 0, 0.0, time.monotonic()
+        self._lock = threading.Lock()
         self._queue: BlockQueue | None = None
         self._begun = time.monotonic()
         self._planned, self._done, self._failed, self._retries = (Counter[str]() for _ in range(4))
         self._pixels_planned, self._pixels_done = Counter[str](), Counter[str]()
         self._seconds = Counter[str]()
-        self._written = self._peak = 0
+        self._written = self._peak = self._result_pixels = 0
+
+    @property
+    def actors(self) -> Callable[[], int]:
+        """Returns how many actors have loaded the model and live; 1 where the driver itself does the blocks."""
+        return self._actors
+
+    @actors.setter
+    def actors(self, actors: Callable[[], int]) -> None:
+        self._actors = actors
+        self.count_actors()
+
+    def count_actors(self) -> float:
+        """Return the seconds that actors have lived. The driver calls this when an actor is ready or gone, so that each counts exactly."""
+        with self._lock:
+            now = time.monotonic()
+            self._actor_seconds += self._num_actors * (now - self._counted)
+            self._num_actors, self._counted = self._actors(), now
+            self.most_actors = max(self.most_actors, self._num_actors)
+            return self._actor_seconds
+
+    @property
+    def busy_share(self) -> float | None:
+        """Share of the lifetime of the actors in which they computed, from the blocks that are settled; None before there is any."""
+        lived = self.count_actors()
+        return min(1.0, self._seconds["compute"] / lived) if lived and self._seconds else None
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest resident size of an actor so far."""
+        return self._peak
+
+    @property
+    def result_pixels(self) -> int:
+        """Pixels that this execution has given a result."""
+        return self._result_pixels
 
     @property
     def phases(self) -> dict[str, int]:
@@ -87,6 +126,7 @@ class Monitor:
         if receipt.ok:
             self._done[block.phase] += 1
             self._pixels_done[block.phase] += block.box.area
+            self._result_pixels += block.box.area * phase(block.phase).is_result
         else:
             self._failed[block.phase] += 1
         self._seconds.update(receipt.seconds)
@@ -114,6 +154,9 @@ class Monitor:
         ready = self._queue.num_ready if self._queue else 0
         yield _gauge("gigaseg_queue_blocks", "Blocks that wait for an actor and may be handed out now.", self.run, "", ready)
         yield _gauge("gigaseg_actors", "Actors that have loaded the model and live.", self.run, "", self.actors())
+        yield _counter(
+            "gigaseg_actor_seconds", "Seconds that actors have lived since they loaded the model.", self.run, "", self.count_actors()
+        )
         yield _counter("gigaseg_actors_lost", "Actors that died or were killed.", self.run, "", self.actors_lost)
         yield _counter("gigaseg_stage_seconds", "Seconds of all actors by stage of the work.", self.run, "stage", self._seconds)
         yield _counter("gigaseg_written_bytes", "Bytes of the files that blocks wrote.", self.run, "", self._written)

@@ -1,95 +1,146 @@
-"""Progress of a run on stderr: bars on a terminal, elsewhere a line a minute."""
+"""Progress of a run on stderr: a table on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pipeline.records import Block
+from pipeline.records import Block, Receipt
+from pipeline.scheduling.block_queue import BlockQueue
+from pipeline.scheduling.live_table import ImageRow, ImageRows, LiveTable, busy_text, pace_text
+from pipeline.scheduling.monitoring import Monitor
 from pipeline.system import is_json, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+    from rich.live import Live
 
 __all__ = ["Progress", "show_progress"]
 
 LINE_S = 60.0  # between two lines without a terminal
+DRAW_S = 0.25  # at least, between two drawings of the table
+LEAST_REST = 100  # times as long as it took to draw the table, until it is drawn again: drawing takes at most 1 % of the time
+RECENT_S = 60.0  # over which the speed of the table is measured
 
 
 class Progress:
     """Counts the pixels and blocks that this execution does, and shows them."""
 
-    def advance(self, block: Block) -> None:
+    def advance(self, block: Block, receipt: Receipt, pixels: int) -> None:
+        """Count one block, which the queue has settled.
+
+        ``pixels``: of the block; 0 where its phase takes hardly any time.
+        """
+
+
+class _Table(Progress):
+    """The table on a terminal. The driver counts; a thread of its own draws what was counted."""
+
+    def __init__(self, queue: BlockQueue, monitor: Monitor, pixels: tuple[int, int]) -> None:
+        self._queue, self._monitor = queue, monitor
+        self._pixels, self._done = pixels
+        self._resumed = queue.begun
+        self._images, self._lock = ImageRows(), threading.Lock()
+        self._seen = deque([(time.monotonic(), self._done)])  # time, pixels that were done by then
+
+    def advance(self, block: Block, receipt: Receipt, pixels: int) -> None:
         """Count one block."""
+        with self._lock:
+            self._done += pixels
+            self._images.add(receipt, is_known=receipt.image not in self._resumed)
+            if self._queue.is_image_finished(receipt.image):
+                self._images.finish(receipt.image)
 
+    def table(self) -> LiveTable:
+        """Return what is to be drawn now."""
+        now, done = time.monotonic(), self._done
+        while len(self._seen) > 1 and now - self._seen[0][0] > RECENT_S:
+            self._seen.popleft()
+        self._seen.append((now, done))
+        when, before = self._seen[0]
+        rate = (done - before) / (now - when) if now > when else 0.0
+        return LiveTable(
+            num_images=self._queue.num_images,
+            share=done / self._pixels if self._pixels else None,
+            pace=pace_text(rate, max(0, self._pixels - done) / rate if rate else None),
+            load=busy_text(self._monitor.actors(), self._monitor.busy_share, self._monitor.peak_bytes),
+            rows=self._rows,
+        )
 
-class _Bars(Progress):
-    """Bars for all images and for the current one.
-
-    ``pixels`` is the work of each image by name, over all its phases; ``done`` the part that an earlier execution committed.
-    """
-
-    def __init__(self, bar: Bar, pixels: Mapping[str, int], done: Mapping[str, int]) -> None:
-        self._bar, self._pixels, self._done = bar, pixels, dict(done)
-        self._all = bar.add_task(f"{len(pixels)} images", total=sum(pixels.values()), completed=sum(done.values()))
-        self._one = bar.add_task("", total=None)
-
-    def advance(self, block: Block) -> None:
-        """Move both bars."""
-        image = block.image.name
-        self._done[image] += block.box.area
-        self._bar.update(self._all, advance=block.box.area)
-        self._bar.update(self._one, description=f"{block.phase} {image}", total=self._pixels[image], completed=self._done[image])
+    def _rows(self, most: int) -> list[ImageRow]:
+        with self._lock:
+            return self._images.newest(self._queue.position, most)
 
 
 class _Lines(Progress):
-    """A line a minute, counted in blocks: counting the pixels of a million blocks would take too long.
+    """A line a minute, counted in blocks: counting the pixels of a million blocks would take too long."""
 
-    ``blocks`` returns the numbers of settled blocks and of all blocks.
-    """
-
-    def __init__(self, blocks: Callable[[], tuple[int, int]]) -> None:
-        self._blocks, self._pixels = blocks, 0
-        self._before = blocks()[0]
+    def __init__(self, queue: BlockQueue, monitor: Monitor) -> None:
+        self._queue, self._monitor, self._pixels = queue, monitor, 0
+        self._before = queue.num_settled
         self._started = self._told = time.monotonic()
 
-    def advance(self, block: Block) -> None:
+    def advance(self, block: Block, receipt: Receipt, pixels: int) -> None:
         """Print a line if the last one is a minute old."""
-        self._pixels += block.box.area
+        self._pixels += pixels
         now = time.monotonic()
-        if now - self._told < LINE_S:
+        if not pixels or now - self._told < LINE_S:
             return
         self._told = now
-        settled, total = self._blocks()
+        settled, total = self._queue.num_settled, self._queue.total_blocks
         seconds = now - self._started
         left = round(seconds * (total - settled) / max(1, settled - self._before))
-        speed = f"{self._pixels / seconds / 1e6:.1f} Mpx/s, {timedelta(seconds=left)} left"
-        line = f"{settled} of {total} blocks ({settled / total:.0%}), {speed}, {block.phase} {block.image.name}"
+        actors, busy = self._monitor.actors(), self._monitor.busy_share
+        parts = [f"{self._pixels / seconds / 1e6:.1f} Mpx/s", f"{timedelta(seconds=left)} left", *busy_text(actors, busy)]
+        line = f"{settled} of {total} blocks ({settled / total:.0%}), {', '.join(parts)}, {block.phase} {block.image.name}"
         about: dict[str, Any] = {"settled": settled, "blocks": total, "phase": block.phase, "image": block.image.name}
-        say(line, event="progress", **about, pixels_per_second=round(self._pixels / seconds), seconds_left=left)
+        about |= {"pixels_per_second": round(self._pixels / seconds), "seconds_left": left, "actors": actors, "busy_share": busy}
+        say(line, event="progress", **about)
 
 
 @contextmanager
-def show_progress(count: Callable[[], tuple[dict[str, int], dict[str, int]]], blocks: Callable[[], tuple[int, int]]) -> Iterator[Progress]:
-    """Show speed and time left: as bars on a terminal (``count`` returns their ``pixels`` and ``done``), else as lines."""
-    if not sys.stderr.isatty() or is_json():
-        yield _Lines(blocks)
+def show_progress(queue: BlockQueue, monitor: Monitor, count: Callable[[], tuple[int, int]]) -> Iterator[Progress]:
+    """Show speed, time left and images: as a table on a terminal, else as lines.
+
+    ``count`` returns the pixels of the run, and how many of them an earlier execution has done; it is called for a table.
+    """
+    if not sys.stderr.isatty() or is_json() or os.environ.get("TERM", "") in ("dumb", "unknown"):
+        yield _Lines(queue, monitor)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-    from rich.text import Text
+    from rich.live import Live
 
-    class Speed(ProgressColumn):
-        """Megapixels a second."""
+    table = _Table(queue, monitor, count())
+    # What is printed meanwhile appears above the table. Text for a file or a pipe on stdout stays there.
+    with (
+        Live(console=Console(stderr=True), auto_refresh=False, transient=True, redirect_stdout=sys.stdout.isatty()) as live,
+        _drawn(table, live),
+    ):
+        yield table
 
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed / 1e6:.1f} Mpx/s" if task.speed else "")
 
-    columns = (BarColumn(), TaskProgressColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bars(bar, *count())
+@contextmanager
+def _drawn(table: _Table, live: Live) -> Iterator[None]:
+    """Draw the table in a thread, again and again, until the ``with`` block ends."""
+    ended = threading.Event()
+
+    def draw() -> None:
+        pause = 0.0
+        while not ended.wait(pause):
+            before = time.thread_time()
+            live.update(table.table(), refresh=True)
+            pause = max(DRAW_S, LEAST_REST * (time.thread_time() - before))
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

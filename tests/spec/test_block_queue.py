@@ -13,7 +13,7 @@ from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.raster import Header
 from pipeline.records import Block, Receipt
-from pipeline.scheduling.block_queue import BlockQueue, keep_valid
+from pipeline.scheduling.block_queue import BlockQueue, Position, keep_valid
 from pipeline.scheduling.stage_state import WAITING, KnownStages, Stage
 from pipeline.statistics import encode_summary
 
@@ -255,3 +255,21 @@ def test_a_branch_with_one_block_left_keeps_its_others():
     known = replayed(drain(queue_of({"a": branches()})))
     del known["truth", "a:0.0.1"]
     assert [(each.phase, each.col) for each in drain(queue_of({"a": branches()}, known))] == [("truth", 1), ("pair", 0), ("pair", 1)]
+
+
+def test_the_position_of_an_image_is_its_open_phase():
+    """Phase, settled blocks and their number while it is in work; None once all is settled. Images without a receipt are not begun."""
+    images = {"a": stages("a", ("fit", "predict")), "b": stages("b", ("fit", "predict"))}
+    queue = queue_of(images)
+    assert queue.position("a") == Position("fit", 0, 4)
+    assert queue.begun == set()
+    for taken in queue.lease(10_000, 4):
+        queue.settle(receipt(taken))
+    assert (queue.position("a"), queue.position("b")) == (Position("predict", 0, 4), Position("fit", 0, 4))
+    assert queue.begun == {"a"}
+    done = drain(queue_of({"a": images["a"]}))
+    again = queue_of(images, {(one.phase, one.id): receipt(one) for one in done})
+    assert again.begun == {"a"}
+    while some := again.lease(10_000, 1):
+        again.settle(receipt(some[0]))
+    assert again.position("a") is again.position("b") is None

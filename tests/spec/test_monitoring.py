@@ -182,3 +182,23 @@ def test_a_run_counts_what_its_ledger_holds(engine, tmp_path, traced):
     assert found["blocks_done"] == found["blocks_planned"]
     assert found["run_state"]["done"] == 1
     assert found["written_bytes"] > 0
+
+
+def test_the_busy_share_is_that_of_the_life_of_actors(monkeypatch):
+    """Seconds in which actors computed, over those that each has lived; the most at once are remembered."""
+    clock = [100.0]
+    monkeypatch.setattr("pipeline.scheduling.monitoring.time.monotonic", lambda: clock[0])
+    it, living = Monitor("out"), [0]
+    it.actors = lambda: living[0]
+    assert it.busy_share is None
+    for seconds, number in ((50, 2), (10, 4), (10, 1)):  # two actors after 50 s, four 10 s later, then one
+        clock[0] += seconds
+        living[0] = number
+        it.count_actors()
+    clock[0] += 20
+    it._planned["predict"] = 1
+    it.settled(block("a", 0), Receipt("predict", "a", "a:0.0.0", seconds={"read": 9.0, "compute": 40.0}))
+    assert it.busy_share == 40 / (2 * 10 + 4 * 10 + 1 * 20)
+    assert it.most_actors == 4
+    assert told(it)["actor_seconds"] == 80
+    assert it.result_pixels == 20

@@ -225,6 +225,7 @@ class _Pool:
                 self._let_go(actor)
         elif isinstance(message, str) and message == READY:
             actor.ready = True
+            self.work.monitor.count_actors()
             self.work.log(f"actor {actor.number} ready on node {self.nodes.name(actor.node)}", event="actor ready", actor=actor.number)
         else:
             self._settle(actor, *message)
@@ -270,6 +271,7 @@ class _Pool:
         """End an actor; return the blocks that it held and that nobody else has."""
         self.actors.remove(actor)
         actor.removed = True
+        self.work.monitor.count_actors()
         ray.kill(actor.handle, no_restart=True)
         return [block for block in actor.held.values() if self.second_runs.is_open(block, self.actors)]
 
