@@ -12,6 +12,8 @@ the image. Pixels stay in this process: only receipts leave it. Both runners use
 
 from __future__ import annotations
 
+import os
+import platform
 import queue
 import resource
 import threading
@@ -156,7 +158,15 @@ def receipt_of(block: Block, watch: Stopwatch, result: Any) -> Receipt:
     seconds = {stage: round(value, 6) for stage, value in watch.seconds.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Receipt(
-        block.phase, block.image.name, block.id, block.key, attempts=block.attempt + 1, seconds=seconds, peak_bytes=peak, **fields
+        block.phase,
+        block.image.name,
+        block.id,
+        block.key,
+        attempts=block.attempt + 1,
+        seconds=seconds,
+        peak_bytes=peak,
+        actor=f"{platform.node()}/{os.getpid()}",
+        **fields,
     )
 
 

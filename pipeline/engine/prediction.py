@@ -98,6 +98,7 @@ class Predicted:
             "overlap_equal",
             "overlap_pixels",
             "skipped",
+            "confidence",
         )
         return Counts(**{name: self.values[name] for name in names})
 
@@ -121,6 +122,7 @@ class BlockResult:
         self.finite: Any = 0.0
         self.nats: Any = None
         self.nats_pixels: Any = 0
+        self.confidence: Any = None
 
     def classes_of(self, scores: Any) -> Any:
         """Return the classes (Y, X) of predictions (K + E, Y, X); classes stay as they are.
@@ -137,7 +139,7 @@ class BlockResult:
         return classes_YX
 
     def put(self, box: Box, scores: Any, classes_YX: Any) -> None:
-        """Store the classes of a box, its probabilities and maps, and its share of the cross-entropy.
+        """Store the classes of a box, its probabilities and maps, and its share of the cross-entropy and of the counts of confidence.
 
         Args:
             box: inside the block, in pixels of the image.
@@ -161,6 +163,8 @@ class BlockResult:
             nats, pixels = self.ops.cross_entropy(scores, truth_YX[here])
             self.nats = nats if self.nats is None else self.nats + nats
             self.nats_pixels += pixels
+            confidence = self.ops.confidence(scores, classes_YX, truth_YX[here])
+            self.confidence = confidence if self.confidence is None else self.confidence + confidence
 
     def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Go on from what :meth:`values` returned in an earlier phase; numbers come as arrays without axes."""
@@ -173,6 +177,7 @@ class BlockResult:
             self.maps_EYX = values["maps"]
         self.nats = values["cross_entropy"].item() if "cross_entropy" in values else None
         self.nats_pixels = values["cross_entropy_pixels"].item()
+        self.confidence = values["confidence"] if "confidence" in values else None
         self.agreement.equal, self.agreement.pixels = values["overlap_equal"].item(), values["overlap_pixels"].item()
 
     def values(self) -> dict[str, Any]:
@@ -194,6 +199,7 @@ class BlockResult:
             "finite": self.finite,
             "cross_entropy": self.nats,
             "cross_entropy_pixels": self.nats_pixels,
+            "confidence": self.confidence,
             "overlap_equal": self.agreement.equal,
             "overlap_pixels": self.agreement.pixels,
         }

@@ -51,7 +51,7 @@ class JoinedBlock:
         for box, sum_KYX in self.seams:
             self.result.put(box, sum_KYX, self.result.classes_of(sum_KYX))
         if not self.has_nats:
-            self.result.nats, self.result.nats_pixels = None, 0
+            self.result.nats, self.result.nats_pixels, self.result.confidence = None, 0, None
         return self.result
 
 

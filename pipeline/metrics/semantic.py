@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.metrics import Metric
-from pipeline.statistics import Counts, ObjectCounts
+from pipeline.statistics import CONFIDENCE_BINS, CONFIDENCE_STEPS, Counts, ObjectCounts
 
 __all__ = ["Semantic"]
+
+ERRORS = ("true_positives", "false_positives", "false_negatives")
 
 
 class Semantic(Metric):
@@ -28,11 +30,13 @@ class Semantic(Metric):
 
         Returns:
             ``classes``: per class ``iou``, ``dice``, ``precision``, ``recall``, ``f1`` (equal to ``dice``), ``truth`` (pixels of
-            the class that have a prediction) and ``predicted`` (all pixels of the class in the mask, with truth or without);
-            then the scalars. Without truth all values but ``predicted`` and ``overlap_agreement`` are None.
+            the class that have a prediction), ``predicted`` (all pixels of the class in the mask, with truth or without),
+            ``true_positives``, ``false_positives`` and ``false_negatives`` (pixels that have both); then the scalars, and
+            ``reliability`` with ``calibration_error``, where the model gives probabilities.
+            Without truth all values but ``predicted`` and ``overlap_agreement`` are None.
         """
         if counts.confusion is None:
-            classes = [_class(0, 0, 0, area) | {"truth": None} for area in counts.predicted.tolist()]
+            classes = [_class(0, 0, 0, area) | dict.fromkeys(("truth", *ERRORS)) for area in counts.predicted.tolist()]
             return {"classes": classes, **_scalars(classes, 0, 0), **_sums(counts)}
         hits = counts.confusion.diagonal().tolist()
         truths, claims = counts.confusion.sum(axis=1).tolist(), counts.confusion.sum(axis=0).tolist()
@@ -51,6 +55,7 @@ def _class(hit: int, truth: int, claim: int, area: int) -> dict[str, Any]:
         "f1": dice,
         "truth": truth,
         "predicted": area,
+        **dict(zip(ERRORS, (hit, claim - hit, truth - hit), strict=True)),
     }
 
 
@@ -71,7 +76,24 @@ def _scalars(classes: Sequence[dict[str, Any]], hits: int, pixels: int) -> dict[
 
 def _sums(counts: Counts) -> dict[str, float | None]:
     nats = None if counts.cross_entropy is None else _ratio(counts.cross_entropy, counts.cross_entropy_pixels)
-    return {"cross_entropy": nats, "overlap_agreement": _ratio(counts.overlap_equal, counts.overlap_pixels)}
+    return {"cross_entropy": nats, "overlap_agreement": _ratio(counts.overlap_equal, counts.overlap_pixels), **_calibration(counts)}
+
+
+def _calibration(counts: Counts) -> dict[str, Any]:
+    """Return how often the model is right at each confidence, and the expected calibration error.
+
+    The error is the mean distance between confidence and accuracy of the bins, each weighted by its pixels (Naeini et al., 2015;
+    Guo et al., 2017).
+    """
+    if counts.confidence is None:
+        return {"reliability": None, "calibration_error": None}
+    edges = [index / CONFIDENCE_BINS for index in range(CONFIDENCE_BINS + 1)]
+    bins, error = [], 0.0
+    for low, high, pixels, right, steps in zip(edges, edges[1:], *counts.confidence.tolist(), strict=False):
+        confidence = _ratio(steps / CONFIDENCE_STEPS, pixels)
+        bins.append({"from": low, "to": high, "pixels": pixels, "right": right, "confidence": confidence})
+        error += abs(steps / CONFIDENCE_STEPS - right)
+    return {"reliability": bins, "calibration_error": _ratio(error, sum(one["pixels"] for one in bins))}
 
 
 def _mean(classes: Sequence[dict[str, Any]], field: str) -> float | None:

@@ -7,7 +7,9 @@ their value has a short form, and their own name where it has not, as in ledgers
     s            seconds: whole microseconds, by the first letter of the stage
     m            peak_bytes
     f            files: `//` stands for `/NAME`
-    n            counts: `p` are pixels by predicted class, `t` truth, prediction and pixels of each pair of classes, one after the other
+    n            counts: `p` are pixels by predicted class, `t` truth, prediction and pixels of each pair of classes, one after the other,
+                 `b` number, pixels, right pixels and summed confidence of each bin of confidence, one after the other
+    a            actor
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.statistics import Counts, ObjectCounts
+from pipeline.statistics import CONFIDENCE_BINS, Counts, ObjectCounts
 
 __all__ = ["decode", "encode"]
 
 HASHES = {"key": "k", "count_key": "c", "written": "w", "digest": "d"}
+AS_THEY_ARE = {"peak_bytes": "m", "actor": "a"}
 STAGES = {"read": "r", "compute": "c", "stitch": "s", "count": "n", "write": "w"}
+ARRAYS = ("predicted", "confusion", "confidence")
 LETTERS = {letter: stage for stage, letter in STAGES.items()}
 MICRO = 1e6
 
@@ -42,8 +46,9 @@ def encode(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in row and (packed := _pack(row[name])):
             row[short] = packed
             del row[name]
-    if "peak_bytes" in row:
-        row["m"] = row.pop("peak_bytes")
+    for name, short in AS_THEY_ARE.items():
+        if name in row:
+            row[short] = row.pop(name)
     if "seconds" in row and (seconds := _short_seconds(row["seconds"])):
         row["s"] = seconds
         del row["seconds"]
@@ -71,8 +76,11 @@ def decode(row: Mapping[str, Any]) -> dict[str, Any]:
         values["written"] = _unpack_shared(values.pop("w"))
     if "d" in values:
         values["digest"] = b64decode(values.pop("d") + "==").hex()
-    if "m" in values:
-        values["peak_bytes"] = values.pop("m")
+    for name, short in AS_THEY_ARE.items():
+        if short in values:
+            values[name] = values.pop(short)
+    if "actor" in values:
+        values["actor"] = sys.intern(values["actor"])
     if "s" in values:
         values["seconds"] = {LETTERS.get(stage, stage): number / MICRO for stage, number in values.pop("s").items()}
     if "f" in values:
@@ -120,19 +128,26 @@ def _short_files(files: Mapping[str, int], image: str) -> dict[str, int] | None:
 
 def _counts_to_json(counts: Counts) -> dict[str, Any]:
     row = {one.name: getattr(counts, one.name) for one in fields(counts)}
-    row = {name: value for name, value in row.items() if name not in ("predicted", "confusion") and (value or name == "cross_entropy")}
+    row = {name: value for name, value in row.items() if name not in ARRAYS and (value or name == "cross_entropy")}
     if row["cross_entropy"] is None:
         del row["cross_entropy"]
     row["p"] = counts.predicted.tolist()
     if counts.confusion is not None:
         rows, cols = np.nonzero(counts.confusion)
         row["t"] = np.stack([rows, cols, counts.confusion[rows, cols]], axis=1).ravel().tolist()
+    if counts.confidence is not None:
+        bins = np.flatnonzero(counts.confidence[0])
+        row["b"] = np.stack([bins, *counts.confidence[:, bins]], axis=1).ravel().tolist()
     return row
 
 
 def _counts_from_json(row: Mapping[str, Any]) -> Counts:
     rest = dict(row)
     predicted = np.array(rest.pop("p"), np.int64)
+    if (bins := rest.pop("b", None)) is not None:
+        rest["confidence"] = np.zeros((3, CONFIDENCE_BINS), np.int64)
+        for index in range(0, len(bins), 4):
+            rest["confidence"][:, bins[index]] = bins[index + 1 : index + 4]
     if (flat := rest.pop("t", None)) is None:
         return Counts(predicted, **rest)
     matrix = np.zeros((len(predicted), len(predicted)), np.int64)

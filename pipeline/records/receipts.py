@@ -71,6 +71,7 @@ class Receipt:
         payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.encode_summary`).
         numbers: integers that add over the blocks of an image, by name; shown in the report.
         notes: anything else worth a line in the log, such as a halved batch.
+        actor: the process that did it, HOST/PID; empty where it is not known.
     """
 
     phase: str
@@ -92,6 +93,7 @@ class Receipt:
     payload: str = ""
     numbers: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    actor: str = ""
 
     @property
     def ok(self) -> bool:

@@ -35,6 +35,9 @@ REPORT_PARTS = (
     "instances.csv",
     "failures.csv",
     "failure_groups.csv",
+    "comparison.json",
+    "comparison.csv",
+    "comparison.html",
     "skips",
 )
 STOP = f"{LEDGER}/stop"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.metrics import Metric
 from pipeline.plugins import build
 from pipeline.records import Receipt
 from pipeline.report.failure_groups import group_failures
+from pipeline.report.intervals import intervals_of
 from pipeline.scheduling import RESULTS, Tally, without_truth
 from pipeline.statistics import Counts, ObjectCounts
 from pipeline.tiling import Grid
@@ -46,6 +47,9 @@ class ImageCounts:
         seen_area: predicted area without what was skipped, squared in the unit that follows, ``micrometer`` or ``meter``; None: unknown.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
         numbers: sums over its blocks, by phase and name.
+        pixel_area: of the working grid, squared in the unit that follows; None: unknown.
+        worst_block: ``{"block", "box", "wrong"}`` of the block with the most wrong pixels: its id without the name, rows and columns
+            (y0, x0, y1, x1), and the share of its pixels with truth that are wrong; None: no block has truth.
     """
 
     name: str
@@ -55,6 +59,8 @@ class ImageCounts:
     has_truth: bool = False
     truth_error: str = ""
     numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    pixel_area: tuple[float, str] | None = None
+    worst_block: Mapping[str, Any] | None = None
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
@@ -71,7 +77,7 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
         failures=_listed(plan, of_image),
         left_out=plan.get("left_out", ()),
         model=plan["model"],
-        timing={"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes},
+        timing={"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes, "actors": _actor_rows(done)},
     )
 
 
@@ -132,10 +138,7 @@ def build_report(
     empty = Counts(np.zeros(len(classes), np.int64))
     counted = [without_truth(image.counts or empty) if image.truth_error else image.counts or empty for image in images]
     pooled = sum(counted, start=empty)
-    per_image = [
-        {"name": image.name, **_fields(counts, classes, metrics, [image]), **({"numbers": image.numbers} if image.numbers else {})}
-        for image, counts in zip(images, counted, strict=True)
-    ]
+    per_image = [_image_row(image, counts, classes, metrics) for image, counts in zip(images, counted, strict=True)]
     broken = [Failure(image.name, None, "count", image.truth_error) for image in images if image.truth_error]
     failed = [asdict(failure) for failure in (*failures, *broken)]
     some_truth = any(image.has_truth for image in images)
@@ -144,7 +147,7 @@ def build_report(
             "format": "gigaseg.report/1",
             "state": state,
             "images": len(images),
-            **_fields(pooled, classes, metrics, images),
+            **_with_intervals(_fields(pooled, classes, metrics, images), counted),
             "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
             "per_image": per_image,
             "without_truth": [image.name for image in images if some_truth and not image.has_truth],
@@ -156,6 +159,28 @@ def build_report(
         }
     )
     return report
+
+
+def _image_row(image: ImageCounts, counts: Counts, classes: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return what the report holds of one image."""
+    fields = _fields(counts, classes, metrics, [image])
+    fields.pop("reliability", None)  # of all images together: one has few pixels of each confidence
+    known = {"pixel_area": image.pixel_area, "worst_block": None if image.truth_error else image.worst_block}
+    return {"name": image.name, **fields, **known, **({"numbers": image.numbers} if image.numbers else {})}
+
+
+def _with_intervals(fields: dict[str, Any], counted: Sequence[Counts]) -> dict[str, Any]:
+    """Return the pooled fields with the bootstrap intervals of their IoU over the images that have truth."""
+    matrices = [counts.confusion for counts in counted if counts.confusion is not None]
+    if "mean_iou" not in fields:  # the user chose other metrics
+        return fields
+    num_classes = len(fields["classes"])
+    matrices_NKK = np.array(matrices, np.int64).reshape(-1, num_classes, num_classes)
+    hits_NK = matrices_NKK.diagonal(axis1=1, axis2=2)
+    claims_NK, truths_NK = matrices_NKK.sum(axis=1), matrices_NKK.sum(axis=2)
+    found = intervals_of(np.stack([hits_NK, claims_NK - hits_NK, truths_NK - hits_NK], axis=-1))
+    classes = [{**one, "iou_interval": interval} for one, interval in zip(fields["classes"], found.classes, strict=True)]
+    return {**fields, "classes": classes, "mean_iou_interval": found.mean, "intervals": found.describe()}
 
 
 def _fields(counts: Counts, specs: Sequence[Mapping[str, Any]], metrics: Sequence[Metric], images: Sequence[ImageCounts]) -> dict[str, Any]:
@@ -218,6 +243,15 @@ def phase_rows(done: Tally) -> dict[str, dict[str, float]]:
     }
 
 
+def _actor_rows(done: Tally) -> list[dict[str, Any]]:
+    """Return blocks and seconds by stage of each actor, the busiest first."""
+    rows = [
+        {"actor": name, "blocks": work.blocks, "seconds": {stage: round(value, 3) for stage, value in sorted(work.seconds.items())}}
+        for name, work in done.actors.items()
+    ]
+    return sorted(rows, key=lambda row: (-sum(row["seconds"].values()), row["actor"]))
+
+
 def in_order(phases: Iterable[str]) -> list[str]:
     """Return names of phases, each behind those that it comes after; unknown ones last."""
     return sorted(phases, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name))
@@ -244,7 +278,28 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
     pixel, unit = image.get("pixel_area") or (None, "")
     seen_area = None if pixel is None else (seen * pixel, unit)
     error = _truth_error(troubled, image["count_key"])
-    return ImageCounts(name, counts, done.objects(name), seen_area, bool(image["truth"]), error, numbers)
+    return ImageCounts(
+        name,
+        counts,
+        done.objects(name),
+        seen_area,
+        bool(image["truth"]),
+        error,
+        numbers,
+        None if pixel is None else (pixel, unit),
+        _worst_block(done.worst_block(name), grid),
+    )
+
+
+def _worst_block(worst: tuple[int, int, int] | None, grid: Grid) -> dict[str, Any] | None:
+    """Return where the block with the most wrong pixels is; None: no block has truth, or no pixel is wrong."""
+    if worst is None or worst[1] == 0:
+        return None
+    place, wrong, pixels = worst
+    rows, cols = grid.num_blocks
+    plane, index = divmod(place, rows * cols)
+    row, col = divmod(index, cols)
+    return {"block": f"{plane}.{row}.{col}", "box": astuple(grid.block_box(row, col)), "wrong": wrong / pixels}
 
 
 def _truth_error(receipts: Iterable[Receipt], count_key: str) -> str:

@@ -32,6 +32,7 @@ PAGE_OBJECT_COLUMNS = {
     "per mm²": "per_mm2",
     "per hectare": "per_hectare",
 }
+NESTED = ("classes", "instances", "pixel_area", "worst_block")  # fields of an image that fill no cell of per_image.csv
 OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # fields of several numbers: in report.json, not in instances.csv
 
 
@@ -42,8 +43,9 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     take for a formula gets an apostrophe in front.
     """
     classes, images = report["classes"], report["per_image"]
-    class_columns = list(classes[0]) if classes else ["id", "name"]
-    scalars = [key for key in images[0] if key not in ("classes", "instances")] if images else ["name"]
+    class_rows = [_class_row(spec) for spec in classes]
+    class_columns = list(class_rows[0]) if class_rows else ["id", "name"]
+    scalars = [key for key in images[0] if key not in NESTED] if images else ["name"]
     image_columns = [*scalars, *(f"iou {spec['name']}" for spec in classes)]
     image_rows = ([*(image[key] for key in scalars), *(spec.get("iou") for spec in image["classes"])] for image in images)
     failure_columns = ["image", "block", "phase", "cause", "attempts"]
@@ -54,7 +56,7 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     )
     files = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "per_class.csv": csv_text([class_columns, *([spec[key] for key in class_columns] for spec in classes)]),
+        "per_class.csv": csv_text([class_columns, *(row.values() for row in class_rows)]),
         "per_image.csv": csv_text([image_columns, *image_rows]),
         "failures.csv": csv_text([failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])]),
         "failure_groups.csv": csv_text([group_columns, *([group[key] for key in group_columns] for group in groups)]),
@@ -66,6 +68,14 @@ def write_report(report: Mapping[str, Any], where: StorageLike) -> None:
     storage.make()
     for name, text in files.items():
         storage.put(name, text.encode(errors="backslashreplace"), durable=False)  # `gigaseg report` writes them again at any time
+
+
+def _class_row(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of per_class.csv: the ends of an interval are a cell each."""
+    row = {key: value for key, value in spec.items() if key != "iou_interval"}
+    if "iou_interval" in spec:
+        row["iou_low"], row["iou_high"] = spec["iou_interval"] or (None, None)
+    return row
 
 
 def _object_rows(report: Mapping[str, Any]) -> Iterator[list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,11 @@ from pipeline.records import Receipt, place_of
 from pipeline.statistics import Counts, ObjectCounts
 from pipeline.tiling import Grid
 
-__all__ = ["RESULTS", "Tally", "num_blocks", "without_truth"]
+__all__ = ["RESULTS", "ActorWork", "Tally", "num_blocks", "without_truth"]
 
 RESULTS = tuple(one.name for one in all_phases() if one.is_result)
 """Names of the phases whose pixels are counted, each behind those that it comes after."""
-NUMBERS = [one.name for one in fields(Counts) if one.name not in ("predicted", "confusion", "cross_entropy")]
+NUMBERS = [one.name for one in fields(Counts) if one.name not in ("predicted", "confusion", "cross_entropy", "confidence")]
 FRESH, STALE, FAILED = range(1, 4)
 
 
@@ -38,6 +38,7 @@ class Tally:
         numbers: sums of the receipts' numbers, by image, phase and name.
         seconds: of all blocks, by stage; work that was done again counts again.
         phase_seconds: the same, by phase.
+        actors: blocks and seconds of each actor, by its name; work that was done again counts again.
         peak_bytes: of the largest process.
     """
 
@@ -56,6 +57,7 @@ class Tally:
         self.numbers: dict[str, dict[str, Counter[str]]] = {}
         self.seconds: dict[str, float] = {}
         self.phase_seconds: dict[str, float] = {}
+        self.actors: dict[str, ActorWork] = {}
         self.peak_bytes = 0
         for receipt, is_last in receipts:
             self._add_work(receipt)
@@ -75,12 +77,24 @@ class Tally:
 
         A block is counted by the first phase that gives a result; where its truth or classes have changed since, by a later one.
         """
+        one = self._sum_of(image)
+        return Counts(np.zeros(self._num_classes, np.int64)) if one is None else one.total()
+
+    def _sum_of(self, image: str) -> _Sum | None:
         sums = self._sums.get(image, {})
         if len(sums) < 2:
-            return next(iter(sums.values())).total() if sums else Counts(np.zeros(self._num_classes, np.int64))
+            return next(iter(sums.values()), None)
         if self._chosen is None:
             self._chosen = self._choose()
-        return self._chosen[image].total()
+        return self._chosen[image]
+
+    def worst_block(self, image: str) -> tuple[int, int, int] | None:
+        """Return the block of an image with the most wrong pixels: its place in the plan's order, wrong pixels and pixels with truth.
+
+        None: no block has truth.
+        """
+        one = self._sum_of(image)
+        return None if one is None else one.worst
 
     def objects(self, image: str) -> Mapping[int, ObjectCounts] | None:
         """Return the objects of an image by class id; None: they are not told apart, or could not be counted."""
@@ -98,7 +112,10 @@ class Tally:
 
     def _add_work(self, receipt: Receipt) -> None:
         self.peak_bytes = max(self.peak_bytes, receipt.peak_bytes)
+        actor = self.actors.setdefault(receipt.actor, ActorWork()) if receipt.actor else ActorWork()
+        actor.blocks += 1
         for stage, seconds in receipt.seconds.items():
+            actor.seconds[stage] = actor.seconds.get(stage, 0.0) + seconds
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
             self.phase_seconds[receipt.phase] = self.phase_seconds.get(receipt.phase, 0.0) + seconds
 
@@ -155,6 +172,14 @@ class Tally:
         return chosen
 
 
+@dataclass
+class ActorWork:
+    """What one actor did: blocks, and seconds by stage."""
+
+    blocks: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
 class _Sum:
     """Counts that are added up block by block, as :class:`Counts` are added, but floats in the order of the blocks."""
 
@@ -163,6 +188,8 @@ class _Sum:
         self.predicted = np.zeros(num_classes, np.int64)
         self.confusion: NDArray[np.int64] | None = None
         self.numbers = dict.fromkeys(NUMBERS, 0)
+        self.confidence: NDArray[np.int64] | None = None
+        self.worst: tuple[int, int, int] | None = None  # place, wrong pixels and pixels with truth of the block with the most wrong ones
         self._nats: NDArray[np.float64] | None = None
 
     def add(self, place: int, counts: Counts) -> None:
@@ -173,6 +200,12 @@ class _Sum:
         if counts.confusion is not None:
             self.confusion = np.zeros_like(counts.confusion) if self.confusion is None else self.confusion
             self.confusion += counts.confusion
+            pixels = int(counts.confusion.sum())
+            wrong = pixels - int(counts.confusion.trace())
+            if pixels and (self.worst is None or (wrong, -place) > (self.worst[1], -self.worst[0])):
+                self.worst = place, wrong, pixels
+        if counts.confidence is not None:
+            self.confidence = counts.confidence + (0 if self.confidence is None else self.confidence)
         if counts.cross_entropy is not None:
             self._nats = np.full(len(self.states), -0.0) if self._nats is None else self._nats  # -0.0 changes no sum
             self._nats[place] = counts.cross_entropy
@@ -180,12 +213,12 @@ class _Sum:
     def total(self) -> Counts:
         """Return the sum."""
         nats = None if self._nats is None else float(np.add.accumulate(self._nats)[-1])  # one after the other, unlike `sum`
-        return Counts(self.predicted, confusion=self.confusion, cross_entropy=nats, **self.numbers)
+        return Counts(self.predicted, confusion=self.confusion, cross_entropy=nats, confidence=self.confidence, **self.numbers)
 
 
 def without_truth(counts: Counts) -> Counts:
     """Return counts of the mask alone."""
-    return replace(counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0)
+    return replace(counts, confusion=None, cross_entropy=None, cross_entropy_pixels=0, confidence=None)
 
 
 def num_blocks(plan: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:

@@ -21,11 +21,22 @@ from pipeline.statistics.object_columns import object_columns
 from pipeline.statistics.object_counts import DICE_UNITS, IOU_THRESHOLDS, IOU_UNITS, ObjectCounts, ObjectMatches, count_objects
 from pipeline.statistics.object_measures import ObjectParts, measure
 from pipeline.statistics.object_pairs import pair_ids, repeated_ids, rows_of_whole_objects, sum_pairs
-from pipeline.statistics.pixel_counts import Counts, as_unsigned, confusion_matrix, count_pixels, sum_cross_entropy
+from pipeline.statistics.pixel_counts import (
+    CONFIDENCE_BINS,
+    CONFIDENCE_STEPS,
+    Counts,
+    as_unsigned,
+    confusion_matrix,
+    count_confidence,
+    count_pixels,
+    sum_cross_entropy,
+)
 from pipeline.statistics.stains import StainFitter, recolor
 from pipeline.statistics.tissue import CellMap, Content, EmptyAreas, cell_side, content_of, find_empty_areas
 
 __all__ = [
+    "CONFIDENCE_BINS",
+    "CONFIDENCE_STEPS",
     "DICE_UNITS",
     "HIGH_PERCENTILE",
     "IOU_THRESHOLDS",
@@ -50,6 +61,7 @@ __all__ = [
     "check_mean_std",
     "confusion_matrix",
     "content_of",
+    "count_confidence",
     "count_objects",
     "count_pixels",
     "decode_summary",

@@ -11,7 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Counts", "as_unsigned", "class_areas", "confusion_matrix", "count_pixels", "sum_cross_entropy"]
+__all__ = [
+    "CONFIDENCE_BINS",
+    "CONFIDENCE_STEPS",
+    "Counts",
+    "as_unsigned",
+    "class_areas",
+    "confusion_matrix",
+    "count_confidence",
+    "count_pixels",
+    "sum_cross_entropy",
+]
+
+CONFIDENCE_BINS = 10  # of equal width over 0..1, as in Guo et al., On Calibration of Modern Neural Networks, 2017
+CONFIDENCE_STEPS = 1 << 16  # confidences are added as whole multiples of 1/65536, so that sums do not depend on their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,7 @@ class Counts:
     overlap_pixels: int = 0  # halo pixels that two neighbouring tiles both predict
     skipped: int = 0  # pixels skipped on purpose: part of `no_prediction`, or of class 0 with `as: background`
     quarantined: int = 0  # pixels that could not be done, part of `no_prediction`
+    confidence: NDArray[np.int64] | None = None  # (3, bins), see :func:`count_confidence`; None: no truth or no probabilities
 
     @property
     def pixels(self) -> int:
@@ -170,3 +184,37 @@ def _nats(logits_KYX: NDArray[Any], ids_YX: NDArray[Any], known_YX: NDArray[np.b
     nats_YX = np.log(np.exp(scores_KYX, out=scores_KYX).sum(axis=0))
     nats_YX -= picked_YX
     return float((nats_YX * known_YX).sum())
+
+
+def count_confidence(logits_KYX: NDArray[Any], classes_YX: NDArray[Any], truth_YX: NDArray[Any]) -> NDArray[np.int64]:
+    """Count how often the predicted class is right, by the probability that the softmax of the logits gives it.
+
+    Args:
+        logits_KYX: float, finite.
+        classes_YX: predicted class ids, those of the largest logits.
+        truth_YX: class id per pixel, any integer type; values outside the classes are left out.
+
+    Returns:
+        (3, CONFIDENCE_BINS) int64: pixels, right pixels, and the sum of their probabilities in steps of 1 / CONFIDENCE_STEPS.
+
+    Example:
+        >>> count_confidence(np.array([[[0.0, 9.0]], [[0.0, 0.0]]]), np.array([[0, 0]]), np.array([[1, 0]]))[:2, [5, 9]].tolist()
+        [[1, 1], [0, 1]]
+    """
+    counts = np.zeros((3, CONFIDENCE_BINS), np.int64)
+    ids_YX = as_unsigned(truth_YX)
+    rows = max(1, (_BAND >> 2) // max(1, logits_KYX.shape[0] * logits_KYX.shape[2]))
+    for y in range(0, len(ids_YX), rows):
+        band = slice(y, y + rows)
+        known_YX = ids_YX[band] < len(logits_KYX)
+        scores_KYX = logits_KYX[:, band].astype(np.float32)
+        scores_KYX -= scores_KYX.max(axis=0)
+        shares_YX = CONFIDENCE_STEPS / np.exp(scores_KYX, out=scores_KYX).sum(axis=0)
+        steps_N = shares_YX[known_YX].astype(np.int64)
+        right_N = (classes_YX[band] == ids_YX[band])[known_YX]
+        bins_N = np.minimum(steps_N * CONFIDENCE_BINS // CONFIDENCE_STEPS, CONFIDENCE_BINS - 1)
+        counts[0] += np.bincount(bins_N, minlength=CONFIDENCE_BINS)
+        counts[1] += np.bincount(bins_N[right_N], minlength=CONFIDENCE_BINS)
+        # Whole numbers below 2**53 are added exactly.
+        counts[2] += np.bincount(bins_N, weights=steps_N, minlength=CONFIDENCE_BINS).astype(np.int64)
+    return counts

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from pipeline.errors import BlockError
-from pipeline.statistics import count_pixels, sum_cross_entropy
+from pipeline.statistics import count_confidence, count_pixels, sum_cross_entropy
 from pipeline.tiling import stitching as stitch
 
 __all__ = ["ArrayOps", "Fetched", "NumpyOps"]
@@ -88,6 +88,10 @@ class ArrayOps(ABC):
         """Return sum and number of pixels, as :func:`pipeline.statistics.pixel_counts.sum_cross_entropy`, or as arrays of one element."""
 
     @abstractmethod
+    def confidence(self, scores_KYX: Any, classes_YX: Any, truth_YX: Any) -> Any:
+        """Return :func:`pipeline.statistics.count_confidence` of the scores and their classes."""
+
+    @abstractmethod
     def count_equal(self, first_YX: Any, second_YX: Any) -> Any:
         """Count the pixels whose class is the same in both; the number may be an array of one element."""
 
@@ -151,6 +155,10 @@ class NumpyOps(ArrayOps):
     @override
     def cross_entropy(self, scores_KYX: NDArray[Any], truth_YX: NDArray[Any]) -> tuple[float, int]:
         return sum_cross_entropy(scores_KYX, truth_YX)
+
+    @override
+    def confidence(self, scores_KYX: NDArray[Any], classes_YX: NDArray[Any], truth_YX: NDArray[Any]) -> NDArray[np.int64]:
+        return count_confidence(scores_KYX, classes_YX, truth_YX)
 
     @override
     def count_equal(self, first_YX: NDArray[Any], second_YX: NDArray[Any]) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from pipeline.statistics import CONFIDENCE_BINS, CONFIDENCE_STEPS
 from pipeline.tiling import stitching as stitch
 from pipeline.tiling.array_ops import LARGEST_HALF, ArrayOps, Fetched
 
@@ -109,6 +110,20 @@ class TorchOps(ArrayOps):
         known_YX = ids_YX < len(values_KYX)
         picked_YX = values_KYX.gather(0, (ids_YX * known_YX)[None])[0]
         return ((values_KYX.logsumexp(0) - picked_YX) * known_YX).sum(), known_YX.sum()
+
+    @override
+    def confidence(self, scores_KYX: Tensor, classes_YX: Tensor, truth_YX: Tensor) -> Tensor:
+        values_KYX, ids_YX = scores_KYX.to(torch.float32), truth_YX.to(torch.int64)
+        shares_YX = CONFIDENCE_STEPS / (values_KYX - values_KYX.amax(0)).exp().sum(0)
+        steps_YX = shares_YX.to(torch.int64)
+        bins_YX = (steps_YX * CONFIDENCE_BINS // CONFIDENCE_STEPS).clamp(max=CONFIDENCE_BINS - 1)
+        # Pixels without truth go to one more bin, which is dropped: the device need not say how many there are.
+        bins_N = torch.where(ids_YX < len(values_KYX), bins_YX, CONFIDENCE_BINS).flatten()
+        right_N = (classes_YX.to(torch.int64) == ids_YX).flatten()
+        counts = torch.zeros((3, CONFIDENCE_BINS + 1), dtype=torch.int64, device=bins_N.device)
+        for row, values_N in zip(counts, (torch.ones_like(bins_N), right_N.to(torch.int64), steps_YX.flatten()), strict=True):
+            row.index_add_(0, bins_N, values_N)
+        return counts[:, :-1]
 
     @override
     def count_equal(self, first_YX: Tensor, second_YX: Tensor) -> Tensor:

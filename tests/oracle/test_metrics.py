@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.metrics.semantic import Semantic
+from pipeline.statistics import CONFIDENCE_BINS, count_confidence
 from pipeline.statistics.pixel_counts import Counts, class_areas, confusion_matrix, sum_cross_entropy
 
 IGNORED = 255
@@ -114,6 +115,29 @@ def test_cross_entropy_is_that_of_torch(classes, scale, seed, ignores):
     total, pixels = sum_cross_entropy(logits_KYX, truth_YX)
     assert total == pytest.approx(theirs.item(), rel=1e-12)
     assert pixels == (truth_YX != IGNORED).sum()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 8), st.sampled_from([0.5, 2.0, 8.0]), st.integers(0, 2**32 - 1))
+def test_calibration_error_is_that_of_torchmetrics(classes, scale, seed):
+    """The expected calibration error is the published one, whatever the blocks that the counts were added up from."""
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    rng = np.random.default_rng(seed)
+    logits_KYX = (rng.normal(size=(classes, 90, 70)) * scale).astype(np.float32)
+    truth_YX = rng.integers(0, classes, (90, 70)).astype(np.uint8)
+    truth_YX[rng.random(truth_YX.shape) < 0.2] = IGNORED
+    mask_YX = logits_KYX.argmax(0)
+    theirs = functional.multiclass_calibration_error(
+        torch.from_numpy(logits_KYX)[None].softmax(1),
+        torch.from_numpy(truth_YX).long()[None],
+        classes,
+        CONFIDENCE_BINS,
+        ignore_index=IGNORED,
+    )
+    parts = [count_confidence(logits_KYX[:, rows], mask_YX[rows], truth_YX[rows]) for rows in (slice(0, 31), slice(31, 90))]
+    ours = Semantic().compute(Counts(np.zeros(classes, np.int64), confusion=np.zeros((classes, classes), np.int64), confidence=sum(parts)))
+    assert ours["calibration_error"] == pytest.approx(theirs.item(), abs=1e-4)
 
 
 TABLE = [  # what: truth, mask, K -> iou, precision, recall, mean_iou

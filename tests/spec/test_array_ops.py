@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import BlockError
+from pipeline.statistics import CONFIDENCE_BINS, CONFIDENCE_STEPS
 from pipeline.tiling import NumpyOps
 from pipeline.tiling.stitching import axis_weights
 
@@ -186,6 +187,24 @@ def test_cross_entropy_is_summed_over_known_pixels(ops):
     nats, pixels = (fetched(ops, value) for value in ops.cross_entropy(ops.put(scores_KYX), ops.put(truth_YX)))
     assert nats == pytest.approx(wanted, rel=1e-12)
     assert pixels == np.count_nonzero(truth_YX < 3)
+
+
+def test_confidence_is_counted_over_known_pixels(ops):
+    """Pixels, right pixels and summed probability of each bin: of the softmax's largest value, where the truth is a class."""
+    rng = np.random.default_rng(4)
+    scores_KYX = rng.standard_normal((3, 50, 40)).astype(np.float32) * 2
+    truth_YX = rng.integers(0, 4, (50, 40)).astype(np.uint8)  # 3 is no class
+    classes_YX = scores_KYX.argmax(0).astype(np.uint8)
+    shares_KYX = np.exp(scores_KYX.astype(np.float64))
+    shares_YX = (shares_KYX / shares_KYX.sum(0)).max(0)[truth_YX < 3]
+    right = (classes_YX == truth_YX)[truth_YX < 3]
+    bins = (shares_YX * CONFIDENCE_BINS).astype(int)
+    found = fetched(ops, ops.confidence(ops.put(scores_KYX), ops.put(classes_YX), ops.put(truth_YX)))
+    assert found.dtype == np.int64
+    assert found[0].tolist() == np.bincount(bins, minlength=CONFIDENCE_BINS).tolist()
+    assert found[1].tolist() == np.bincount(bins[right], minlength=CONFIDENCE_BINS).tolist()
+    sums = np.bincount(bins, shares_YX, minlength=CONFIDENCE_BINS) * CONFIDENCE_STEPS
+    assert np.abs(found[2] - sums).max() <= 2 * found[0].max()
 
 
 def test_what_is_fetched_is_numpys_and_pythons(ops):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from pipeline.records import Receipt, read_rows
 from pipeline.records.ledger import encode_row
-from pipeline.statistics import Counts
+from pipeline.statistics import CONFIDENCE_BINS, Counts
 from tests.conftest import blobs, save_tiff
 
-MOST_BYTES = 300  # a row of the ledger, of a block with truth of two classes
+MOST_BYTES = 320  # a row of the ledger, of a block with truth of two classes
 OLD = """{"phase":"predict","image":"img","block":"img:0.3.46","key":"c68f21235d03525a70051a00","count_key":"088ded249862d105c953d714",
 "attempts":1,"seconds":{"read":0.004755,"stitch":9e-06},"peak_bytes":194637824,"digest":"71146420885ca9dd85c1a6b68a48152d",
 "files":{"masks/img.ome.zarr/0/c/3/46":137},"counts":{"no_prediction":0,"cross_entropy_pixels":0,"overlap_equal":0,"overlap_pixels":0,
@@ -28,6 +28,14 @@ numbers = st.integers(0, 2**60)
 
 
 @st.composite
+def confidences(draw):
+    counts = np.zeros((3, CONFIDENCE_BINS), np.int64)
+    for index in draw(st.sets(st.integers(0, CONFIDENCE_BINS - 1))):
+        counts[:, index] = draw(st.integers(1, 2**40)), draw(numbers), draw(numbers)
+    return counts
+
+
+@st.composite
 def all_counts(draw):
     k = draw(st.integers(1, 4))
     confusion = draw(st.none() | st.lists(numbers, min_size=k * k, max_size=k * k))
@@ -37,6 +45,7 @@ def all_counts(draw):
         None if confusion is None else np.array(confusion, np.int64).reshape(k, k),
         draw(st.none() | st.floats(0, 1e9)),
         *draw(st.tuples(*[numbers] * 5)),
+        draw(st.none() | confidences()),
     )
 
 
@@ -58,6 +67,7 @@ def receipts(draw):
         files=draw(st.dictionaries(keys, numbers, max_size=3)),
         counts=draw(st.none() | all_counts()),
         notes=tuple(draw(st.lists(texts, max_size=2))),
+        actor=draw(texts),
     )
 
 
@@ -91,7 +101,7 @@ def test_receipts_of_earlier_versions_are_read():
 
 @pytest.mark.parametrize("truth", ["truth.tif", None])
 def test_a_row_takes_few_bytes(tmp_path, engine, truth):
-    """The rows of a run's blocks, with files, seconds, a digest and counts, take at most 300 bytes each."""
+    """The rows of a run's blocks, with files, seconds, a digest and counts, take at most 320 bytes each."""
     pixels_YX = blobs((256, 256))
     save_tiff(tmp_path / "slide_01.tif", pixels_YX)
     save_tiff(tmp_path / "truth.tif", (pixels_YX > 100).astype(np.uint8))

@@ -23,7 +23,7 @@ from pipeline.metrics.semantic import Semantic
 from pipeline.records.run_folder import REPORT_PARTS
 from pipeline.report import print_table, write_report
 from pipeline.report.content import Failure, ImageCounts, build_report
-from pipeline.statistics import count_objects
+from pipeline.statistics import CONFIDENCE_BINS, CONFIDENCE_STEPS, count_objects
 from pipeline.statistics.pixel_counts import Counts
 
 SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
@@ -76,10 +76,38 @@ def test_fields_come_in_the_promised_order():
         *("pixels", "no_prediction", "skipped", "quarantined", "classes", "mean_iou", "mean_dice", "macro_f1", "micro_f1"),
         *("frequency_weighted_iou", "pixel_accuracy", "cross_entropy", "overlap_agreement"),
     ]
+    own = ["reliability", "calibration_error", "mean_iou_interval", "intervals"]
     last = ["confusion", "per_image", "without_truth", "left_out", "failures", "failure_groups", "model", "timing"]
-    assert list(report) == ["format", "state", "images", *shared, *last]
-    assert list(report["per_image"][0]) == ["name", *shared]
-    assert list(report["classes"][0]) == ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
+    assert list(report) == ["format", "state", "images", *shared, *own, *last]
+    assert list(report["per_image"][0]) == ["name", *shared, "calibration_error", "pixel_area", "worst_block"]
+    of_class = ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
+    of_class += ["true_positives", "false_positives", "false_negatives"]
+    assert list(report["per_image"][0]["classes"][0]) == of_class
+    assert list(report["classes"][0]) == [*of_class, "iou_interval"]
+
+
+def test_intervals_are_those_of_the_images_with_truth():
+    """From five images on, each class and the mean have an interval around their IoU; images without truth change none."""
+    few, many = build(A, B), build(A, B, A, B, A, B)
+    assert few["mean_iou_interval"] is few["classes"][0]["iou_interval"] is None
+    assert "5" in few["intervals"]["note"]
+    low, high = many["mean_iou_interval"]
+    assert low < many["mean_iou"] < high
+    assert build(A, B, A, B, A, B, ImageCounts("bare", areas_only(6, 4)))["mean_iou_interval"] == [low, high]
+    assert many["intervals"]["images"] == 6
+
+
+def test_calibration_is_that_of_all_pixels():
+    """Bins are summed over images; the error is the distance between confidence and accuracy, weighted by pixels."""
+    confidence = np.zeros((3, CONFIDENCE_BINS), np.int64)
+    confidence[:, 9] = 80, 60, 0.95 * 80 * CONFIDENCE_STEPS
+    confidence[:, 6] = 20, 12, 0.65 * 20 * CONFIDENCE_STEPS
+    assert A.counts is not None
+    report = build(replace(A, counts=replace(A.counts, confidence=confidence)), A)
+    assert report["calibration_error"] == pytest.approx(0.8 * (0.95 - 0.75) + 0.2 * 0.05)
+    assert [(one["pixels"], one["right"]) for one in report["reliability"] if one["pixels"]] == [(20, 12), (80, 60)]
+    assert report["per_image"][1]["calibration_error"] is None
+    assert "reliability" not in report["per_image"][0]
 
 
 def test_without_truth_areas_are_still_reported():
@@ -187,7 +215,8 @@ def test_tables_hold_every_row_at_full_precision(tmp_path):
     """The CSV files have a row for each class, image and failure; undefined is empty and floats read back exactly."""
     write_report(build(A, B, failures=[Failure("a", "a:0.0.1", "predict", 'broke, "badly"\nhere', 3)]), tmp_path)
     header, *classes = rows(tmp_path / "per_class.csv")
-    assert header == ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
+    assert header[:9] == ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
+    assert header[9:] == ["true_positives", "false_positives", "false_negatives", "iou_low", "iou_high"]
     assert [float(row[2]) for row in classes] == [90 / 95, 105 / 110]
     header, *images = rows(tmp_path / "per_image.csv")
     assert header[0] == "name"

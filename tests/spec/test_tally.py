@@ -137,3 +137,26 @@ def test_a_block_costs_a_few_bytes():
         tracemalloc.stop()
         assert done.settled.total() == 2 * number
     assert (sizes[1] - sizes[0]) / 50_000 <= 20
+
+
+def with_errors(wrong, right=10):
+    return Counts(np.array([right + wrong, 0]), confusion=np.array([[right, wrong], [0, 0]]))
+
+
+def test_the_worst_block_has_the_most_wrong_pixels():
+    """It does not depend on the order of the work: of equal ones it is the first; what is done again counts as it is now."""
+    receipts = [receipt(col, counts=with_errors(wrong), count_key=NOW) for col, wrong in ((3, 7), (1, 7), (2, 9))]
+    assert Tally(plan(), marked(receipts)).worst_block("a") == (2, 9, 19)
+    again = [*receipts, receipt(2, counts=with_errors(0), count_key=NOW)]
+    assert Tally(plan(), marked(again)).worst_block("a") == (1, 7, 17)
+    assert Tally(plan(), marked([receipt(0, counts=with_errors(3), count_key=EARLIER)])).worst_block("a") is None
+
+
+def test_the_work_of_each_actor_is_added_up():
+    """Blocks and seconds by stage; receipts of earlier versions name no actor."""
+    rows = [receipt(col, actor=name, seconds={"compute": 2.0}) for col, name in enumerate(["a/1", "b/2", "a/1", ""])]
+    found = Tally(plan(), marked(rows)).actors
+    assert {name: (work.blocks, work.seconds) for name, work in found.items()} == {
+        "a/1": (2, {"compute": 4.0}),
+        "b/2": (1, {"compute": 2.0}),
+    }
