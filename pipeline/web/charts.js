@@ -15,7 +15,11 @@
 (() => {
   const PALETTE = 7;
   const color = (series, index) => series.color || `var(--series-${(index % PALETTE) + 1})`;
-  const short = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+  /* A label is one line, and so short. */
+  function short(text, most) {
+    const line = text.replace(/\s+/g, " ");
+    return line.length > most ? line.slice(0, most - 1) + "…" : line;
+  }
   const number = (value) => (Number.isInteger(value) ? value.toLocaleString("en-US") : String(Number(value.toPrecision(4))));
   const axis = (one) => ({ label: one.label, domain: one.domain || undefined, type: one.scale === "log" ? "log" : undefined });
 
