@@ -1,4 +1,4 @@
-"""Watch a run from its output, until it ends: bars on a terminal, elsewhere one line a change."""
+"""Watch a run from its output, until it ends: a table on a terminal, elsewhere one line a change."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GigasegError, InputError, counted, printable
-from pipeline.report import describe_group
+from pipeline.report import RunState, describe_group
+from pipeline.scheduling import LiveTable, busy_text, pace_text
 from workflows.run_view import ENDED, LOOK_S, WAITING, RunView, described_state, numbers_of, pace_of
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def watch_run(view: RunView, *, as_json: bool, every: float | None) -> int:
     """Show a run or a training until it ends; return the exit code that it ended with."""
     is_terminal = sys.stdout.isatty() and not as_json
     looks = _looks(view, every or (TERMINAL_S if is_terminal else LINES_S))
-    last = _draw(looks) if is_terminal else _print_changes(looks, as_json=as_json)
+    last = _draw(view.run, looks) if is_terminal else _print_changes(looks, as_json=as_json)
     code, meaning = ENDED[last["state"]]
     if not as_json:
         print(f"{last['output']}: {last['state']}: the run ended with exit code {code} ({meaning})")
@@ -101,7 +103,7 @@ def _print_changes(looks: Iterator[dict[str, Any]], *, as_json: bool) -> dict[st
     return last
 
 
-def _draw(looks: Iterator[dict[str, Any]]) -> dict[str, Any]:
+def _draw(run: RunState, looks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Redraw the terminal at each look; return the last."""
     from rich.console import Console
     from rich.live import Live
@@ -109,40 +111,36 @@ def _draw(looks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     last: dict[str, Any] = {}
     with Live(console=Console(), auto_refresh=False) as live:
         for last in looks:
-            live.update(_page(last), refresh=True)
+            live.update(_page(last, run), refresh=True)
     return last
 
 
-def _page(summary: Mapping[str, Any]) -> RenderableType:
+def _page(summary: Mapping[str, Any], run: RunState) -> RenderableType:
+    """Return the state of the run, the table of its images, and the causes of failures."""
     from rich.console import Group
     from rich.text import Text
 
-    head = Text(f"{summary['output']}: {described_state(summary)}", style="bold")
-    notes = [Text(summary["unread"], style="yellow")] if "unread" in summary else []
+    def line(text: str, style: str = "") -> Text:
+        return Text(printable(text), style=style, overflow="ellipsis", no_wrap=True)
+
+    head = line(f"{summary['output']}: {described_state(summary)}", "bold")
+    notes = [line(summary["unread"], "yellow")] if "unread" in summary else []
     if summary["kind"] == "training":
         return Group(head, Text(_line(summary)), *notes)
-    groups = summary["failure_groups"]
-    failed = [Text(describe_group(group), style="red", overflow="ellipsis", no_wrap=True) for group in groups[:MOST_GROUPS]]
+    groups, total = summary["failure_groups"], summary["blocks_total"]
+    failed = [line(describe_group(group), "red") for group in groups[:MOST_GROUPS]]
     if len(groups) > MOST_GROUPS:
-        failed.append(Text(f"and {len(groups) - MOST_GROUPS} other causes", style="red"))
-    return Group(head, _bars(summary), Text(", ".join(numbers_of(summary))), *failed, *notes)
-
-
-def _bars(summary: Mapping[str, Any]) -> RenderableType:
-    """Return a bar for all blocks of all phases, and one for the image of the last block."""
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 1))
-    rows = [(counted(summary["images"], "image"), summary["blocks_settled"], summary["blocks_total"])]
-    if current := summary["current"]:
-        rows.append((f"{current['phase']} {current['image']}", current["settled"], current["blocks"]))
-    for name, done, total in rows:
-        share = f"{done / total:.0%}" if total else ""
-        bar = ProgressBar(total or 1, done, width=40)
-        table.add_row(Text(printable(name), overflow="ellipsis", no_wrap=True), bar, share, f"{done} of {total or '?'} blocks")
-    return table
+        failed.append(line(f"and {len(groups) - MOST_GROUPS} other causes", "red"))
+    totals = {name: row["total"] for name, row in summary["phases"].items()}
+    return LiveTable(
+        num_images=summary["images"],
+        share=summary["blocks_settled"] / total if total else None,
+        pace=pace_text(summary["pixels_per_second"], summary["seconds_left"]),
+        load=busy_text(summary["actors"], summary["busy_share"], summary["peak_actor_bytes"]),
+        rows=partial(run.newest, totals),
+        above=(head,),
+        below=(line(", ".join(numbers_of(summary))), *failed, *notes),
+    )
 
 
 def _line(summary: Mapping[str, Any]) -> str:

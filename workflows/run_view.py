@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from pipeline.errors import counted
 from pipeline.records import LedgerTail, Pulse, RunFolder, SignOfLife, wait_for_sign
 from pipeline.report import RunState, describe_group, group_failures
-from pipeline.scheduling import read_metrics
+from pipeline.scheduling import busy_text, pace_text, read_metrics
 
 __all__ = ["ENDED", "LOOK_S", "WAITING", "RunView", "describe", "described_state", "numbers_of", "pace_of"]
 
@@ -88,6 +87,7 @@ class RunView:
             "current": current,
             **speed_of(recorded, run, metrics),
             "actors": metrics.get("actors"),
+            "busy_share": _busy_share(metrics) if is_live else recorded.get("busy_share"),
             "retries": run.retries,
             "stage_seconds": {stage: round(seconds, 3) for stage, seconds in sorted(run.seconds.items())},
             "written_bytes": run.written_bytes,
@@ -153,7 +153,8 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
         loss, best, at = ("-" if summary[name] is None else summary[name] for name in ("loss", "best", "best_step"))
         what = f"training {described_state(summary)}, step {summary['step']:,} of {steps}"
         return [f"{summary['output']}: {what}", f"loss {loss}, best mean IoU {best} at step {at}"]
-    lines = [f"{summary['output']}: {described_state(summary)}", ", ".join([counted(summary["images"], "image"), *numbers_of(summary)])]
+    numbers = [counted(summary["images"], "image"), *numbers_of(summary), *pace_of(summary)]
+    lines = [f"{summary['output']}: {described_state(summary)}", ", ".join(numbers)]
     if phases := [f"{name} {row['blocks']}{_of(row)}" for name, row in summary["phases"].items()]:
         lines.append(f"blocks by phase: {', '.join(phases)}")
     return [*lines, *map(describe_group, summary["failure_groups"])]
@@ -179,23 +180,22 @@ def described_state(summary: Mapping[str, Any]) -> str:
 
 
 def numbers_of(summary: Mapping[str, Any]) -> list[str]:
-    """Return the numbers of a run, each with its unit."""
+    """Return how much of a run is done, each number with its unit."""
     share = summary["predicted"] / summary["pixels"] if summary["pixels"] else 0.0
     parts = [f"{share:.1%} of {summary['pixels'] / 1e6:.1f} Mpx predicted"]
-    parts += [f"{count} of {summary['blocks']} blocks {word}" for word in ("scored", "done") if (count := summary[f"blocks_{word}"])]
-    return [*parts, *pace_of(summary)]
+    return parts + [f"{count} of {summary['blocks']} blocks {word}" for word in ("scored", "done") if (count := summary[f"blocks_{word}"])]
 
 
 def pace_of(summary: Mapping[str, Any]) -> list[str]:
-    """Return speed, time left and number of actors, as far as they are known, each with its unit."""
-    parts = []
-    if summary["pixels_per_second"]:
-        parts.append(f"{summary['pixels_per_second'] / 1e6:.1f} Mpx/s")
-    if summary["seconds_left"]:
-        parts.append(f"{timedelta(seconds=round(summary['seconds_left']))} left")
-    if summary["actors"] is not None:
-        parts.append(counted(round(summary["actors"]), "actor"))
-    return parts
+    """Return speed, time left, number of actors and how busy they are, as far as they are known, each with its unit."""
+    pace = pace_text(summary["pixels_per_second"], summary["seconds_left"] or None)
+    return [*pace, *busy_text(summary["actors"], summary["busy_share"])]
+
+
+def _busy_share(metrics: Mapping[str, Any]) -> float | None:
+    """Return the share of the lifetime of the actors in which they computed; None where none is known to have lived."""
+    lived = metrics.get("actor_seconds")
+    return min(1.0, metrics["stage_seconds"].get("compute", 0.0) / lived) if lived else None
 
 
 def _of(row: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from pipeline.engine import all_phases
 from pipeline.records import RESTART, Receipt, place_of
 from pipeline.report.content import failures_of, in_order
-from pipeline.scheduling import num_blocks
+from pipeline.scheduling import ImageRow, ImageRows, Position, num_blocks
 from pipeline.statistics import Counts
 
 __all__ = ["RunState"]
@@ -20,6 +21,7 @@ __all__ = ["RunState"]
 OPEN, DONE, FAILED = range(3)
 COUNTED = {"scored": {one.name for one in all_phases() if one.prepares}, "done": {one.name for one in all_phases() if one.is_result}}
 """Phases whose blocks are counted together, by the word that is printed."""
+MOST_COUNTS = 1 << 23  # pixel counts of all images, class by class, above which the IoU of an image is not kept
 PER_IMAGE = {one.name for one in all_phases() if one.is_per_image}
 
 
@@ -65,6 +67,7 @@ class RunState:
         self._seen: dict[str, _Image] = {}  # images of every plan: one that left may come back
         self._images: dict[str, _Image] = {}
         self._troubled: dict[tuple[str, str], Receipt] = {}
+        self._rows, self._count_keys, self._has_scores = ImageRows(), dict[str, str](), False
 
     def take(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> RunState:
         """Take rows of the ledger, (kind, row) each, as :meth:`pipeline.records.LedgerTail.new_rows` yields them; returns itself."""
@@ -121,6 +124,35 @@ class RunState:
         kept = (receipt for receipt in self._troubled.values() if self._find(receipt.image, receipt.block) is not None)
         return failures_of(self.plan, kept) if self.plan else []
 
+    def newest(self, totals: Mapping[str, int | None], most: int) -> list[ImageRow]:
+        """Return at most so many images: those in work, the last begun first, then the last finished ones.
+
+        ``totals`` are the blocks of each phase of the run. Of a phase that not every image has, an image is not known to have it
+        before its first block.
+        """
+        common = [name for name, total in totals.items() if total == sum(self._size(name, one) for one in self._images.values())]
+        for name in self._rows.open:
+            if name not in self._images:
+                self._rows.forget(name)
+            elif self._is_finished(self._images[name], common):
+                self._rows.finish(name)
+        rows = self._rows.newest(self._position, most)
+        return [replace(row, failed=sum(states.count(FAILED) for states in self._images[row.name].states.values())) for row in rows]
+
+    def _is_finished(self, image: _Image, common: Iterable[str]) -> bool:
+        settled = {name: image.num_blocks - states.count(OPEN) for name, states in image.states.items()}
+        return all(settled.get(name, 0) >= self._size(name, image) for name in {*common, *settled})
+
+    def _position(self, name: str) -> Position | None:
+        """Return the phase of an image that began last, and how far it is."""
+        image = self._images[name]
+        phase = list(image.states)[-1]
+        return Position(phase, image.num_blocks - image.states[phase].count(OPEN), self._size(phase, image))
+
+    @staticmethod
+    def _size(phase: str, image: _Image) -> int:
+        return 1 if phase in PER_IMAGE else image.num_blocks
+
     def _find(self, name: str, block_id: str) -> int | None:
         image = self._images.get(name)
         return None if image is None else place_of(block_id, image.grid)
@@ -128,11 +160,14 @@ class RunState:
     def _replan(self, plan: Mapping[str, Any]) -> None:
         """Take a plan, and count what is done of its images; the blocks of an image of another size begin anew."""
         self.plan, self._images = plan, {}
+        self._count_keys = {one["name"]: one["count_key"] for one in plan.get("images", ())}
+        self._has_scores = len(plan.get("classes", ())) ** 2 * len(self._count_keys) <= MOST_COUNTS
         self.done, self.failed, self.blocks, self.predicted = Counter(), Counter(), Counter(), 0
         for name, grid in num_blocks(plan).items():
             image = self._seen.get(name)
             if image is None or image.grid != grid:
                 image = self._seen[name] = _Image(*grid)
+                self._rows.forget(name)
             self._images[name] = image
             for phase, states in image.states.items():
                 self.done[phase] += states.count(DONE)
@@ -149,6 +184,8 @@ class RunState:
         phase, image, is_done = receipt.phase, self._images[receipt.image], receipt.ok
         states = image.states.setdefault(phase, bytearray(image.num_blocks))
         before, states[index] = states[index], DONE if is_done else FAILED
+        is_known = self._has_scores and before == OPEN and receipt.count_key == self._count_keys[receipt.image]
+        self._rows.add(receipt, is_known=is_known)
         self.done[phase] += is_done - (before == DONE)
         self.failed[phase] += (not is_done) - (before == FAILED)
         for word, phases in COUNTED.items():

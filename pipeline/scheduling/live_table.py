@@ -5,10 +5,10 @@ The driver draws it on stderr, and ``gigaseg status --watch`` draws it from the 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,11 +57,13 @@ class _Sums:
     Attributes:
         confusion: None: nothing was counted against truth.
         is_known: whether the receipts that were added are all that count.
+        iou: of an image that seemed to be finished before; None: it did not, or was not known.
     """
 
     failed: int = 0
     confusion: np.ndarray | None = None
     is_known: bool = True
+    iou: float | None = None
 
 
 class ImageRows:
@@ -69,7 +71,7 @@ class ImageRows:
 
     def __init__(self) -> None:
         self._open: dict[str, _Sums] = {}
-        self._finished: deque[ImageRow] = deque(maxlen=MOST_FINISHED)
+        self._finished: dict[str, ImageRow] = {}
 
     @property
     def open(self) -> list[str]:
@@ -83,32 +85,41 @@ class ImageRows:
         """
         sums = self._open.get(receipt.image)
         if sums is None:
-            sums = self._open[receipt.image] = _Sums()
+            before = self._finished.pop(receipt.image, None)
+            sums = self._open[receipt.image] = _Sums() if before is None else _Sums(before.failed, iou=before.iou)
         sums.failed += not receipt.ok
-        sums.is_known &= is_known and not receipt.truth_error
+        sums.is_known &= not receipt.truth_error
         confusion = None if receipt.counts is None else receipt.counts.confusion
-        if confusion is not None and phase(receipt.phase).is_result:
-            if sums.confusion is None:
-                sums.confusion = confusion.copy()
-            else:
-                sums.confusion += confusion
+        if receipt.counts is not None and phase(receipt.phase).is_result:
+            sums.is_known &= is_known and sums.iou is None
+            if not sums.is_known:
+                sums.confusion = None
+            elif confusion is not None:
+                sums.confusion = confusion.copy() if sums.confusion is None else np.add(sums.confusion, confusion, out=sums.confusion)
 
     def finish(self, name: str) -> None:
         """Note that an image is finished; one of which nothing was added is not shown."""
         if sums := self._open.pop(name, None):
-            self._finished.append(ImageRow(name, None, sums.failed, _mean_iou(sums)))
+            self._finished[name] = ImageRow(name, None, sums.failed, _mean_iou(sums))
+            if len(self._finished) > MOST_FINISHED:
+                del self._finished[next(iter(self._finished))]
+
+    def forget(self, name: str) -> None:
+        """Show an image no more, until another of its blocks is added."""
+        self._open.pop(name, None)
+        self._finished.pop(name, None)
 
     def newest(self, position_of: Callable[[str], Position | None], most: int) -> list[ImageRow]:
         """Return at most so many lines: images in work, the last begun first, then finished ones, the last finished first."""
-        rows = [
-            ImageRow(name, position_of(name), self._open[name].failed) for name, _ in zip(reversed(self._open), range(most), strict=False)
-        ]
-        return [*rows, *(row for row, _ in zip(reversed(self._finished), range(most - len(rows)), strict=False))]
+        rows = [ImageRow(name, position_of(name), self._open[name].failed) for name in islice(reversed(self._open), most)]
+        return [*rows, *islice(reversed(self._finished.values()), most - len(rows))]
 
 
 def _mean_iou(sums: _Sums) -> float | None:
-    if sums.confusion is None or not sums.is_known:
+    if not sums.is_known:
         return None
+    if sums.confusion is None:
+        return sums.iou
     score: float | None = build("metrics", {"name": "semantic"}).compute(Counts(sums.confusion.sum(axis=0), confusion=sums.confusion))[
         "mean_iou"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -15,6 +16,7 @@ from pipeline.scheduling import Tally
 from pipeline.statistics import Counts
 
 NAMES = [phase.name for phase in all_phases()]
+FINISH = next(phase.name for phase in reversed(all_phases()) if phase.is_per_image)
 RESULT = next(phase.name for phase in all_phases() if phase.is_result)
 
 
@@ -120,3 +122,45 @@ def test_a_block_costs_a_few_bytes():
     used = sum(map(sys.getsizeof, (*image.states.values(), *image.phases_done.values()))) + image.predicted.nbytes
     assert used < 20 * 1_000_000
     assert not state._troubled
+
+
+def counted(block, matrix):
+    confusion = np.array(matrix)
+    return Receipt(RESULT, block[0], block, count_key="k", counts=Counts(confusion.sum(axis=0), confusion=confusion))
+
+
+TOTALS = {RESULT: 8, FINISH: 1}
+
+
+def shown(state, totals=TOTALS):
+    return [(row.name, row.position, row.failed, row.iou) for row in state.newest(totals, 9)]
+
+
+def test_the_images_in_work_and_the_last_finished_are_known():
+    """What a terminal shows: phase and share of each image in work, then finished ones with their failures and IoU."""
+    state = RunState().take([("plan", PLAN), *as_rows([counted(BLOCKS[0], [[1, 0], [0, 1]]), counted("b:0.0.0", [[1, 0], [1, 0]])])])
+    assert shown(state) == [("b", (RESULT, 1, 2), 0, None), ("a", (RESULT, 1, 6), 0, None)]
+    state.take(as_rows([counted("b:1.0.0", [[0, 0], [0, 2]])]))
+    assert shown(state) == [("a", (RESULT, 1, 6), 0, None), ("b", None, 0, (1 / 2 + 2 / 3) / 2)]
+    state.take(as_rows([*(receipt(RESULT, block, cause="damaged") for block in BLOCKS[1:6]), receipt(FINISH, "a:0.0.0")]))
+    assert shown(state) == [("a", None, 5, 1.0), ("b", None, 0, (1 / 2 + 2 / 3) / 2)]
+
+
+def test_a_block_that_is_done_again_leaves_no_iou():
+    """Its pixels would be counted twice; its failure is no longer counted."""
+    state = RunState().take([("plan", PLAN), *as_rows([receipt(RESULT, "b:0.0.0", cause="damaged"), counted("b:1.0.0", [[1, 0], [0, 1]])])])
+    assert shown(state) == [("b", None, 1, 1.0)]
+    state.take(as_rows([counted("b:0.0.0", [[1, 0], [0, 1]])]))
+    assert shown(state) == [("b", None, 0, None)]
+
+
+def test_counts_of_another_truth_give_no_iou():
+    """They are what an earlier plan counted."""
+    state = RunState().take([("plan", PLAN), *as_rows([replace(counted(one, [[1, 0], [0, 1]]), count_key="old") for one in BLOCKS[6:]])])
+    assert shown(state) == [("b", None, 0, None)]
+
+
+def test_an_image_that_left_the_plan_is_shown_no_more():
+    """Nor is what was done of an image that has another size now."""
+    state = RunState().take([("plan", PLAN), *as_rows([counted(BLOCKS[0], [[1, 0], [0, 1]]), counted("b:0.0.0", [[1, 0], [0, 1]])])])
+    assert shown(state.take([("plan", plan(a=(1, 64, 64)))])) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import time
 from dataclasses import replace
@@ -242,8 +243,8 @@ def test_a_watch_with_json_is_one_object_a_line(done, capsys, monkeypatch):
     assert [one["exit_code"] for one in found] == [None, 3]
 
 
-def test_a_terminal_gets_bars(done, monkeypatch):
-    """On a terminal: a bar for all blocks and one for the image at hand, numbers, failures; names are no styles."""
+def test_a_terminal_gets_a_table(done, monkeypatch):
+    """On a terminal: a bar for all blocks, a line an image, numbers, failures; names are no styles."""
     folder = RunFolder(done.folder)
 
     class Terminal(io.StringIO):
@@ -252,16 +253,19 @@ def test_a_terminal_gets_bars(done, monkeypatch):
 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("LINES", "40")
     with Ledger.open(folder.ledger):
         folder.write(state="running")
         Growing(monkeypatch, lambda: folder.write(state="partial"))
         monkeypatch.setattr(sys, "stdout", Terminal())
         assert watch_run(RunView(folder), as_json=False, every=None) == 3
         drawn = sys.stdout.getvalue()
-    assert "100% 10 of 10 blocks" in drawn
-    assert "finish " in drawn
-    assert "7 of 8 blocks done" in drawn
-    assert "predict b:0.1.1 after 1 try" in drawn
+    words = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    assert re.search(r"2 images \S+ +100%", words)
+    assert re.search(r"a +done +\S+ +100%", words)
+    assert re.search(r"b +done +\S+ +100% +1", words)
+    assert "7 of 8 blocks done" in words
+    assert "predict b:0.1.1 after 1 try" in words
     assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") == 1  # the cursor is back
 
 
