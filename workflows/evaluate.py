@@ -15,19 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Config, Recipe, config_from_mapping, load_classes
-from pipeline.engine import PART_FOLDER, Job
+from pipeline.config import Config, Recipe, config_from_mapping, is_url, load_classes
+from pipeline.engine import PART_FOLDER, THUMBNAIL_FOLDER, Job
 from pipeline.errors import InputError, Problem, counted
 from pipeline.geometry import Box
 from pipeline.inputs import TRUTH_READER, Catalogue, Image, NameCandidate, build_catalogue, first_of
 from pipeline.plugins import build
 from pipeline.readers import known_suffixes
 from pipeline.records import RunFolder
-from pipeline.report import report_of, write_report
+from pipeline.report import report_of
 from pipeline.scheduling import RunSpec, Tally, execute, plan_blocks, plan_row
+from workflows.pictured_report import write_pictured_report
 from workflows.run import print_result
 
-__all__ = ["evaluate", "listed_classes", "score_masks"]
+__all__ = ["evaluate", "listed_classes", "score_masks", "scored_masks"]
 
 BLOCK = 2048
 FOLDERS = ("masks", "instances")  # of a run's output
@@ -93,17 +94,29 @@ def score_masks(
         scores_objects=catalogue.scores_objects,
     )
     plan = plan_row(catalogue, job, {"name": None, "sha256": None})
-    plan["outputs"] = [key for key in plan["outputs"] if key.startswith(f"{PART_FOLDER}/")]  # no mask is written
-    spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", catalogue.config.compute, run={"identity": identity})
+    plan["outputs"] = [key for key in plan["outputs"] if key.startswith((f"{PART_FOLDER}/", f"{THUMBNAIL_FOLDER}/"))]  # no mask
+    scored = {"pred": [one if is_url(one) else str(Path(one).absolute()) for one in pred], "classes": classes, "ignore": ignore}
+    run = {"identity": identity, "scored": scored}
+    spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", catalogue.config.compute, run=run)
     exit_code, done = execute(spec)
     if problems := unknown_ids(catalogue, done):
         if is_new:
             folder.discard()
         raise InputError(problems)
     report = report_of(plan, done, folder.read().get("state", "running"))
-    write_report(report, folder.report)
+    made_by = run_of(pred[0]) if len(pred) == 1 else None
+    write_pictured_report(folder, job, catalogue.images, report, made_by.storage if made_by else None)
     warn_of_single_ids(report) if instances else warn_of_fill_values(catalogue, done)
     return exit_code, report
+
+
+def scored_masks(folder: RunFolder) -> Catalogue:
+    """Open the headers of the masks and the truth that a run of :func:`evaluate` scored; raises InputError where they are gone."""
+    recorded = folder.read()
+    identity = recorded["identity"]["evaluate"]
+    scored = {"pred": [identity["pred"]], "classes": None, "ignore": None, **recorded.get("scored", {})}
+    has_ids = bool(identity.get("instances"))
+    return catalogue_of(scored["pred"], identity["truth"], scored["classes"], scored["ignore"], folder.storage.url, instances=has_ids)
 
 
 def catalogue_of(

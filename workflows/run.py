@@ -13,7 +13,7 @@ from pipeline.engine import Job, phase
 from pipeline.errors import AlreadyRunning, InputError, Problem, counted
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import METRICS_FILE, CommittedReceipts, Receipt, RunFolder, read_rows, refuse_overwriting
-from pipeline.report import describe_group, print_table, report_of, write_report
+from pipeline.report import describe_group, print_table, report_of
 from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
 from pipeline.system import say
@@ -28,6 +28,7 @@ from pipeline.tuning import (
     reuse_recipe,
     try_backends,
 )
+from workflows.pictured_report import write_pictured_report
 
 __all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
 
@@ -148,7 +149,7 @@ def execute_config(
     with no_folder_left_behind(folder):
         exit_code, done = execute(spec, take_over=take_over)
     report = report_of(spec.plan, done, folder.read().get("state", "running"))
-    write_report(report, folder.report)
+    write_pictured_report(folder, job, catalogue.images, report)
     return exit_code, report
 
 

@@ -9,15 +9,26 @@ from __future__ import annotations
 from pipeline.engine.block_pipeline import cause_of, process
 from pipeline.engine.block_pixels import read_reflected, read_zero_filled
 from pipeline.engine.cell_pictures import find_content, skipped_share
+from pipeline.engine.exports import mask_of
 from pipeline.engine.job import Job
 from pipeline.engine.parts import PART_FOLDER, PartFiles, part_folder
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
 from pipeline.engine.stopwatch import Stopwatch
-from pipeline.engine.thumbnails import Thumbnails, leave_thumbnails, pack_thumbnails, read_thumbnails, thumbnail_key
+from pipeline.engine.thumbnails import (
+    THUMBNAIL_FOLDER,
+    Thumbnails,
+    drawn_truth,
+    key_of_truth,
+    leave_thumbnails,
+    pack_thumbnails,
+    read_thumbnails,
+    thumbnail_key,
+)
 
 __all__ = [
     "PART_FOLDER",
+    "THUMBNAIL_FOLDER",
     "Job",
     "PartFiles",
     "Phase",
@@ -28,8 +39,11 @@ __all__ = [
     "Thumbnails",
     "all_phases",
     "cause_of",
+    "drawn_truth",
     "find_content",
+    "key_of_truth",
     "leave_thumbnails",
+    "mask_of",
     "open_resources",
     "pack_thumbnails",
     "part_folder",

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine.job import Job
 from pipeline.engine.resources import Resources
 from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box, reflect_index
 from pipeline.raster import Raster
 from pipeline.records import Block
 
-__all__ = ["pixel_digest", "read_mask", "read_reflected", "read_truth", "read_zero_filled", "require_class_ids"]
+__all__ = ["mask_ids", "pixel_digest", "read_mask", "read_reflected", "read_truth", "read_zero_filled", "require_class_ids"]
 
 
 def read_reflected(raster: Raster, box: Box, plane: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -84,13 +85,17 @@ def read_mask(resources: Resources, block: Block) -> NDArray[Any]:
     Raises:
         BlockError: a pixel is neither.
     """
-    job = resources.job
     mask_CYX, valid_YX = resources.image(block.image).read_valid(block.box, block.plane)
-    ids_YX: NDArray[Any] = mask_CYX[0] if valid_YX is None else np.where(valid_YX, mask_CYX[0], mask_CYX.dtype.type(0))
+    return mask_ids(resources.job, mask_CYX[0], valid_YX, block.box)
+
+
+def mask_ids(job: Job, raw_YX: NDArray[Any], valid_YX: NDArray[np.bool_] | None, box: Box) -> NDArray[Any]:
+    """Turn pixels of a mask that exists into class ids, as :func:`read_mask` does; ``box`` says where they are, for messages."""
+    ids_YX: NDArray[Any] = raw_YX if valid_YX is None else np.where(valid_YX, raw_YX, raw_YX.dtype.type(0))
     if job.goal == "evaluate" and job.scores_objects:
-        _require_object_ids(ids_YX, block.box)
+        _require_object_ids(ids_YX, box)
         ids_YX = (ids_YX != 0).astype(job.dtype)  # a label image: objects are class 1
-    require_class_ids(ids_YX, block.box, job.num_classes, "prediction")
+    require_class_ids(ids_YX, box, job.num_classes, "prediction")
     ids_YX = ids_YX.astype(job.dtype, copy=False)  # 65535, the fill value of wider types, becomes 255
     return ids_YX if valid_YX is None else np.where(valid_YX, ids_YX, ids_YX.dtype.type(job.fill))
 

@@ -177,7 +177,7 @@ class BlockResult:
             self.maps_EYX = values["maps"]
         self.nats = values["cross_entropy"].item() if "cross_entropy" in values else None
         self.nats_pixels = values["cross_entropy_pixels"].item()
-        self.confidence = values["confidence"] if "confidence" in values else None
+        self.confidence = values["confidence"] if "confidence" in values else None  # noqa: SIM401 - `get` of a file of arrays raises
         self.agreement.equal, self.agreement.pixels = values["overlap_equal"].item(), values["overlap_pixels"].item()
 
     def values(self) -> dict[str, Any]:

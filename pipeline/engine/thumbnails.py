@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine.block_pixels import mask_ids
 from pipeline.engine.job import Job
 from pipeline.errors import BlockError, InputError, LockLost, StoreError
 from pipeline.geometry import Box
@@ -24,8 +25,18 @@ from pipeline.raster import Raster
 from pipeline.storage import Storage
 from pipeline.writers import draw_image, fitted, pick_pixels
 
-__all__ = ["Thumbnails", "leave_thumbnails", "pack_thumbnails", "read_thumbnails", "thumbnail_key"]
+__all__ = [
+    "THUMBNAIL_FOLDER",
+    "Thumbnails",
+    "drawn_truth",
+    "key_of_truth",
+    "leave_thumbnails",
+    "pack_thumbnails",
+    "read_thumbnails",
+    "thumbnail_key",
+]
 
+THUMBNAIL_FOLDER = "thumbnails"
 SIZE = 512  # longer side, pixels
 QUALITY = 85  # of the JPEG compression of the image
 FORMAT = "gigaseg.thumbnails/1"
@@ -54,16 +65,17 @@ class Thumbnails:
 
 def thumbnail_key(name: str) -> str:
     """Return where the thumbnails of an image lie in the output."""
-    return f"thumbnails/{name}.tif"
+    return f"{THUMBNAIL_FOLDER}/{name}.tif"
 
 
-def leave_thumbnails(job: Job, image: Image, mask: Raster) -> tuple[str, ...]:
+def leave_thumbnails(job: Job, image: Image, mask: Raster, picture_YXS: NDArray[np.uint8] | None = None) -> tuple[str, ...]:
     """Draw and write the thumbnails of an image whose mask is complete.
 
     Args:
         job: what the actor was told.
         image: that was segmented, or the mask that was scored.
         mask: on the working grid.
+        picture_YXS: of the image, where it is known already.
 
     Returns:
         A note where they could not be drawn, else nothing: the mask is sound, and a report does without them.
@@ -72,7 +84,7 @@ def leave_thumbnails(job: Job, image: Image, mask: Raster) -> tuple[str, ...]:
         StoreError, LockLost: the output cannot be written.
     """
     try:
-        drawn = draw_thumbnails(job, image, mask)
+        drawn = _draw(job, image, mask, picture_YXS)
         job.storage.put(thumbnail_key(image.name), pack_thumbnails(drawn, job.classes), durable=False)
     except (StoreError, LockLost):
         raise
@@ -81,16 +93,22 @@ def leave_thumbnails(job: Job, image: Image, mask: Raster) -> tuple[str, ...]:
     return ()
 
 
-def draw_thumbnails(job: Job, image: Image, mask: Raster) -> Thumbnails:
+def _draw(job: Job, image: Image, mask: Raster, picture_YXS: NDArray[np.uint8] | None) -> Thumbnails:
     """Return the thumbnails of the middle plane of an image."""
     meta, plane = job.meta(image), mask.header.num_planes // 2
     shape = fitted(meta.shape, SIZE)
-    picture_YXS = None
-    if job.goal == "segment" and meta.open_image is not None:
+    if picture_YXS is None and job.goal == "segment" and meta.open_image is not None:
         picture_YXS = draw_image(meta.open_image, shape, plane)
-    key = job.truth_map.key_of(image.truth_identity) if image.truth is not None and job.truth_map is not None else ""
-    mask_YX = pick_pixels(mask, shape, plane)[0][0].astype(job.dtype, copy=False)
-    return Thumbnails(meta.shape, picture_YXS, mask_YX, _drawn_truth(job, image, shape, plane), job.fill, key)
+    elif picture_YXS is not None and picture_YXS.shape[:2] != shape:
+        picture_YXS = None
+    raw_CYX, valid_YX = pick_pixels(mask, shape, plane)
+    mask_YX = mask_ids(job, raw_CYX[0], valid_YX, Box(0, 0, *shape))
+    return Thumbnails(meta.shape, picture_YXS, mask_YX, _drawn_truth(job, image, shape, plane), job.fill, key_of_truth(job, image))
+
+
+def key_of_truth(job: Job, image: Image) -> str:
+    """Return what the counts of an image depend on besides its mask; empty without truth."""
+    return job.truth_map.key_of(image.truth_identity) if image.truth is not None and job.truth_map is not None else ""
 
 
 def _drawn_truth(job: Job, image: Image, shape: tuple[int, int], plane: int) -> NDArray[Any] | None:
@@ -146,6 +164,20 @@ def read_thumbnails(storage: Storage, name: str) -> Thumbnails | None:
     except Exception:  # noqa: BLE001 - a damaged file raises whatever its decoder raises
         return None
     return found if about["format"] == FORMAT else None
+
+
+def drawn_truth(storage: Storage, name: str) -> str | None:
+    """Return the key of the truth that the thumbnails of an image show, at little cost; None where there are none, or they are damaged."""
+    import tifffile
+
+    data = storage.get(thumbnail_key(name))
+    try:
+        if data is not None:
+            with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+                return str(json.loads(tiff.pages.first.description)["count_key"])
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return None
 
 
 def _palette(classes: Sequence[Mapping[str, Any]]) -> NDArray[np.uint16]:

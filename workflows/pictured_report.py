@@ -1,0 +1,57 @@
+"""Write the report of a run with its pictures.
+
+Blocks leave thumbnails. What is drawn here are those that no block has left: of masks that existed before, and of truth that has changed
+since the masks were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.engine import Job, drawn_truth, key_of_truth, leave_thumbnails, mask_of, read_thumbnails
+from pipeline.inputs import Image, open_image
+from pipeline.records import RunFolder
+from pipeline.report import MOST_PICTURES, rank_images, write_report
+from pipeline.storage import Storage
+
+__all__ = ["write_pictured_report"]
+
+MOST_PIXELS = 1 << 28  # of all masks that are read again here: a few seconds
+
+
+def write_pictured_report(
+    folder: RunFolder, job: Job, images: Iterable[Image], report: Mapping[str, Any], pictures: Storage | None = None
+) -> None:
+    """Draw the pictures that are missing, and write the report.
+
+    Args:
+        folder: of the run.
+        job: what was done.
+        images: of the run, or the masks that were scored.
+        report: content of report.json.
+        pictures: output of the run that made the masks, if they were only scored: its thumbnails hold pictures of the images.
+    """
+    folder.log(*_draw_late(job, images, report, pictures))
+    write_report(report, folder.report)
+
+
+def _draw_late(job: Job, images: Iterable[Image], report: Mapping[str, Any], pictures: Storage | None) -> tuple[str, ...]:
+    """Draw what is missing of the images that the gallery shows, as far as that takes seconds; return a note for each one that failed."""
+    by_name = {image.name: image for image in images}
+    shown = [report["per_image"][index]["name"] for index in rank_images(report)[:MOST_PICTURES]]
+    left, notes = MOST_PIXELS, list[str]()
+    for image in (by_name[name] for name in shown if name in by_name):
+        if drawn_truth(job.storage, image.name) == key_of_truth(job, image):
+            continue
+        mask = image if job.goal == "evaluate" else mask_of(job, image)
+        if mask is None:
+            continue
+        height, width = image.header.shape
+        left -= height * width
+        if left < 0:
+            break
+        beside = read_thumbnails(pictures or job.storage, image.name)
+        with open_image(mask) as opened:
+            notes += leave_thumbnails(job, image, opened, None if beside is None else beside.image_YXS)
+    return tuple(notes)
