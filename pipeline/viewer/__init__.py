@@ -6,4 +6,8 @@ Never touches: what a run has written, except to read it; files outside the run 
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from pipeline.viewer.images import LAYERS, Tile
+from pipeline.viewer.runs import ViewedRun
+from pipeline.viewer.server import make_app, serve
+
+__all__ = ["LAYERS", "Tile", "ViewedRun", "make_app", "serve"]
