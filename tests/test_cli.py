@@ -21,7 +21,7 @@ from pipeline.records import RunFolder
 from workflows.run import advice
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "segment", "plan", "status", "retry", "report", "stop", "evaluate", "convert", "submit")
+COMMANDS = ("run", "segment", "plan", "status", "retry", "report", "compare", "stop", "evaluate", "convert", "submit")
 FLAGS = dict.fromkeys(("address", "nodes", "gpus_per_node", "time", "partition", "array", "schedule", "image"))
 RUN = {"fresh": False, "take_over": False, "max_failed": None, "queues": True, "metrics_port": None, "metrics_host": "127.0.0.1"}
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
@@ -85,6 +85,8 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("retry out", ("retry", "out", None, {})),
         ("retry out --block a:0.1.2", ("retry", "out", "a:0.1.2", {})),
         ("report out", ("report", "out", {})),
+        ("report out other", ("compare", "out", "other", None, {"as_json": False})),
+        ("report out other -o c --json", ("compare", "out", "other", "c", {"as_json": True})),
         ("stop out", ("stop", "out", {})),
         ("evaluate --pred p --truth t -o s", ("evaluate", "p", "t", None, None, "s", {"instances": False})),
         (
@@ -129,6 +131,8 @@ def test_arguments_reach_the_workflow(line: str, call: tuple[Any, ...], called: 
     [
         ("run c.yaml --metrics-host 10.0.0.5", "--metrics-host: found 10.0.0.5 without --metrics-port"),
         ("status out --every 5", "--every: found 5.0 without --watch"),
+        ("report out -o c", "--output: found c without OTHER"),
+        ("report out --json", "--json: found True without OTHER"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(

@@ -10,7 +10,7 @@ from pipeline.report import print_table, report_of, write_report
 from pipeline.scheduling import Tally
 from pipeline.storage import StorageLike
 
-__all__ = ["plan_of", "report", "report_now"]
+__all__ = ["plan_of", "report", "report_now", "require_segmentation"]
 
 
 def report(output: StorageLike) -> int:
@@ -22,16 +22,21 @@ def report(output: StorageLike) -> int:
     from rich.console import Console
 
     folder = RunFolder(output)
+    content = report_now(folder, require_segmentation(folder).get("state", "running"))
+    write_report(content, folder.report)
+    print_table(content, Console(soft_wrap=True))
+    print(f"report: {folder.report}/index.html")
+    return 0
+
+
+def require_segmentation(folder: RunFolder) -> dict[str, Any]:
+    """Return the content of run.json; raises InputError where no run has begun, or it is a training."""
     recorded = folder.require()
     if recorded.get("kind") == "training":
         scores = f"{folder.storage}/val"
         way_out = f"Its scores are in {scores}: gigaseg report {scores}"
         raise InputError(Problem(str(folder.storage), "the output of a training", "that of a run", way_out))
-    content = report_now(folder, recorded.get("state", "running"))
-    write_report(content, folder.report)
-    print_table(content, Console(soft_wrap=True))
-    print(f"report: {folder.report}/index.html")
-    return 0
+    return recorded
 
 
 def report_now(folder: RunFolder, state: str) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from pipeline import __version__
 from pipeline.cli.options import (
     LOOPBACK,
     BlockName,
+    CompareJson,
+    ComparisonFolder,
     ConfigFile,
     ExportFile,
     Folder,
@@ -33,6 +35,7 @@ from pipeline.cli.options import (
     MetricsHost,
     MetricsPort,
     ModelName,
+    OtherFolder,
     Output,
     Overrides,
     Subject,
@@ -157,11 +160,16 @@ def retry(folder: Folder, block: BlockName = None, *, log_json: LogJson = False)
 
 
 @app.command()
-def report(folder: Folder) -> None:
-    """Write the report of a run again, from its ledger."""
+def report(folder: Folder, other: OtherFolder = None, output: ComparisonFolder = None, *, as_json: CompareJson = False) -> None:
+    """Write the report of a run again, from its ledger; with OTHER, compare that run with it, over the images that both have."""
+    from workflows import compare
     from workflows import report as workflow
 
-    done(workflow.report(folder))
+    refuse_alone("--output", output, "OTHER", other)
+    refuse_alone("--json", as_json or None, "OTHER", other)
+    if other is None:
+        done(workflow.report(folder))
+    done(compare.compare(folder, other, output, as_json=as_json))
 
 
 @app.command()

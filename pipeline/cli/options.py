@@ -12,6 +12,8 @@ from pipeline.errors import InputError, Problem
 __all__ = [
     "LOOPBACK",
     "BlockName",
+    "CompareJson",
+    "ComparisonFolder",
     "ConfigFile",
     "ExportFile",
     "Folder",
@@ -23,6 +25,7 @@ __all__ = [
     "MetricsHost",
     "MetricsPort",
     "ModelName",
+    "OtherFolder",
     "Output",
     "Overrides",
     "Subject",
@@ -34,6 +37,11 @@ __all__ = [
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML; `gigaseg init` writes one to start from.")]
 TrainFile = Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="The YAML; `gigaseg init training` writes one to start from.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="The output folder of a run.")]
+OtherFolder = Annotated[str | None, typer.Argument(metavar="OTHER", help="The output of another run, or of `evaluate`, to compare.")]
+ComparisonFolder = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where a comparison goes; by default beside the report of DIR.")
+]
+CompareJson = Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")]
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]

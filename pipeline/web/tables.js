@@ -2,7 +2,7 @@
 
    How a page uses it: the macro `data_table` of macros.html.j2 leaves
      <table data-rows="ID"><caption>..</caption><thead><tr><th>..</th></tr></thead><tbody>..the first rows..</tbody></table>
-   and the element of id "tables" holds {ID: {columns: [kind], rows: [[cell]]}} as JSON; kinds are text, count, score and percent
+   and the element of id "tables" holds {ID: {columns: [kind], rows: [[cell]]}} as JSON; kinds are text, count, score, change and percent
    (pipeline/web/tables.py makes these). The rows of the island take the place of those in the page.
    Cells reach the page as text nodes, never as HTML. A missing number is a dash, and comes last in either order. */
 "use strict";
@@ -16,6 +16,7 @@
     text: (value) => value,
     count: (value) => digits(value, 0),
     score: (value) => digits(value, 3),
+    change: (value) => value.toLocaleString("en-US", { minimumFractionDigits: 3, maximumFractionDigits: 3, signDisplay: "always" }),
     percent,
   };
   const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.web.words import in_digits, in_percent
 
@@ -25,16 +25,19 @@ class Column:
 
     Attributes:
         title: with the unit.
-        kind: text; a whole number (count); a number with three digits after the point (score); a share, shown in percent.
+        kind: text; a whole number (count); a number with three digits after the point (score), with its sign (change); a share, shown in
+            percent.
     """
 
     title: str
-    kind: Literal["text", "count", "score", "percent"] = "text"
+    kind: str = "text"
 
     def show(self, value: Any) -> str:
         """Return a cell as it is read."""
         if self.kind == "text":
             return "" if value is None else str(value)
+        if self.kind == "change" and value is not None:
+            return f"{value:+.3f}"
         return in_percent(value) if self.kind == "percent" else in_digits(value)
 
 

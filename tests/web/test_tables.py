@@ -17,6 +17,12 @@ def test_a_page_without_scripts_has_the_first_rows_as_text() -> None:
     assert made.plain() == {"columns": ["text", "score", "count"], "rows": [["a", 0.924568, 1234], ["b", None, 0]]}
 
 
+def test_a_difference_has_its_sign() -> None:
+    """A gain is a plus, so that it is no score; without a value it is a dash."""
+    made = data_table("t", "Changes", (Column("image"), Column("B − A", "change")), [["a", 0.0126], ["b", -0.5], ["c", None]], 3)
+    assert [row[1] for row in made.first] == ["+0.013", "-0.500", "–"]
+
+
 def test_a_table_is_bounded() -> None:
     """At most 10,000 rows and the bytes that are given, whatever names hold; the rest is counted."""
     many = data_table("t", "Images", COLUMNS, ([str(index), 0.5, 1, 0.0] for index in range(20_000)), 20_000)

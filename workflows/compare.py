@@ -1,0 +1,83 @@
+"""Compare two runs, image by image, from their ledgers or reports alone."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from pipeline.errors import InputError, Problem
+from pipeline.records import RunFolder
+from pipeline.report import compare_reports, print_comparison, write_comparison
+from pipeline.storage import Storage, open_storage
+from workflows.report import report_now, require_segmentation
+
+__all__ = ["compare"]
+
+FILES = ("comparison.json", "comparison.csv", "comparison.html")
+
+
+def compare(first: str, second: str, output: str | None = None, *, as_json: bool = False) -> int:
+    """Compare run B with run A, write comparison.json, comparison.csv and comparison.html, and print the tables. Returns 0.
+
+    Args:
+        first: A, the output of a run or of ``evaluate``, or a folder that holds a report.json.
+        second: B, likewise.
+        output: folder or URL of the files; None: beside the report of A.
+        as_json: print the content of comparison.json instead of tables.
+
+    Raises:
+        InputError: one of them has no report, they cannot be compared, or the files would replace others.
+    """
+    from rich.console import Console
+
+    (report_a, beside_a), (report_b, _) = read_report(first), read_report(second)
+    where = beside_a if output is None else open_storage(output, to_write=True)
+    refuse_files_of_others(where)
+    content = compare_reports(report_a, report_b, (first, second))
+    write_comparison(content, where)
+    if as_json:
+        print(json.dumps(content, indent=1))
+    else:
+        print_comparison(content, Console(soft_wrap=True))
+        print(f"comparison: {where}/comparison.html")
+    return 0
+
+
+def read_report(output: str) -> tuple[dict[str, Any], Storage]:
+    """Return the content of report.json, from the ledger where there is one, and the storage in which it belongs.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    folder = RunFolder(output)
+    if folder.ledger.exists():
+        report = report_now(folder, require_segmentation(folder).get("state", "running"))
+        with suppress(InputError):  # scores of masks that existed have no config
+            report["model"]["path"] = folder.read_config().model.get("path")
+        return report, folder.report
+    found = next((one for one in (folder.report, folder.storage) if one.exists() and one.has("report.json")), None)
+    if found is None:
+        expected = "the output of a run or of `evaluate`, or a folder with a report.json"
+        raise InputError(Problem(output, "no run and no report.json", expected, "Is the path right?"))
+    content = read_json(found, "report.json")
+    if content.get("format") != "gigaseg.report/1":
+        raise InputError(Problem(f"{found}/report.json", "another file, or a damaged one", "a report.json of gigaseg"))
+    return content, found
+
+
+def refuse_files_of_others(where: Storage) -> None:
+    """Raise InputError where a file would be replaced that no comparison has written."""
+    existing = [name for name in FILES if where.has(name)] if where.exists() else []
+    if existing and not str(read_json(where, "comparison.json").get("format", "")).startswith("gigaseg.comparison/"):
+        found = f"{existing[0]}, which no comparison has written"
+        raise InputError(Problem(str(where), found, "a folder without it", "Choose another folder with -o."))
+
+
+def read_json(storage: Storage, name: str) -> dict[str, Any]:
+    """Return an object that a JSON file holds; empty where it holds anything else."""
+    try:
+        content = json.loads(storage.get(name) or b"")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
