@@ -22,13 +22,23 @@ __all__ = [
     "transparent",
 ]
 
-ERRORS = ((213, 94, 0), (0, 114, 178), (204, 121, 167))
-"""False, missed, wrong class: of the palette of Okabe and Ito, which people who confuse red and green can tell apart."""
+ERRORS = ((213, 94, 0), (86, 180, 233), (204, 121, 167))
+"""False, missed, wrong class: of the palette of Okabe and Ito, for people who confuse red and green; the report has the same."""
 DIFFERENT = (204, 0, 153)  # where two masks differ
 HEAT = (230, 159, 0)  # where tiles disagree
 FULL_HEAT = 0.1  # share of pixels on which tiles disagree from which a block has the full colour
 QUALITY = 90  # of JPEG
 FASTEST = 1  # level of compression of PNG
+
+
+def hex_color(color: tuple[int, int, int]) -> str:
+    """Return a colour as pages write it.
+
+    Example:
+        >>> hex_color((213, 94, 0))
+        '#d55e00'
+    """
+    return f"#{bytes(color).hex()}"
 
 
 def class_colors(classes: Sequence[Mapping[str, Any]], shown: Collection[int] | None, size: int) -> NDArray[np.uint8]:

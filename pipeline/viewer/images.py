@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.viewer.channels import Channel, is_drawn_as_is, parse_channels, windows
+from pipeline.viewer.colors import DIFFERENT, ERRORS, HEAT, hex_color
+from pipeline.viewer.objects import ObjectRows
 from pipeline.viewer.progress import BlockRows
 from pipeline.viewer.sources import ImageSource
 from pipeline.viewer.subjects import Subject
@@ -23,6 +25,14 @@ from pipeline.viewer.tiles import TILE, Drawing, Look, box_of, num_levels
 __all__ = ["LAYERS", "Tile", "ViewedImage"]
 
 LAYERS = ("image", "mask", "truth", "error", "overlap", "outlines", "difference")
+KEYS = {
+    "error": [
+        {"name": name, "color": hex_color(color)} for name, color in zip(("false alarm", "missed", "wrong class"), ERRORS, strict=True)
+    ],
+    "overlap": [{"name": "tiles disagree", "color": hex_color(HEAT)}],
+    "difference": [{"name": "the masks differ", "color": hex_color(DIFFERENT)}],
+}
+"""What the colours of layers mean, besides those of classes."""
 FIRST_DRAWN = 4  # channels of an image of many, unless the user says otherwise
 SAMPLE_BOXES, SAMPLE_SIDE = 4, 256  # boxes along an axis, and their side, from which the windows of channels follow
 SAMPLED_FROM = 512  # pixels of the longer side of the picture that is sampled
@@ -51,12 +61,30 @@ class ViewedImage:
         blocks: what the ledger says of its blocks.
         drawing: draws its layers.
         stamp: differs from that of the same image at any other time.
+        open_rows: opens the table of its objects; None: there is none.
     """
 
-    def __init__(self, subject: Subject, blocks: BlockRows, drawing: Drawing, stamp: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        blocks: BlockRows,
+        drawing: Drawing,
+        stamp: tuple[int, int],
+        open_rows: Callable[[], ObjectRows] | None = None,
+    ) -> None:
         self.subject, self.drawing, self.stamp = subject, drawing, stamp
         self._blocks, self._lock = blocks, threading.Lock()
         self._sampled: list[dict[str, Any]] | None = None
+        self._open_rows = open_rows
+        self._rows: ObjectRows | None = None
+
+    @property
+    def objects(self) -> ObjectRows | None:
+        """The table of its objects; None: there is none."""
+        with self._lock:
+            if self._rows is None and self._open_rows is not None:
+                self._rows = self._open_rows()
+            return self._rows
 
     def facts(self, other: ViewedImage | None) -> dict[str, Any]:
         """Return what headers and ledger say, as JSON. ``other`` is the same image in the run that this one is compared with."""
@@ -73,7 +101,8 @@ class ViewedImage:
             "tile": TILE,
             "levels": num_levels(header.shape),
             "layers": self.layers(other),
-            "version": self._blocks.version,
+            "keys": KEYS,
+            "objects": None if self.objects is None else self.objects.total,
             "notes": list(subject.notes),
         }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ __all__ = ["Overview", "Overviews", "overview_step"]
 MOST_BYTES = 1 << 26  # of one overview
 ALL_BYTES = 1 << 28  # of all that are kept
 BLOCK = 2048  # pixels of the working grid that are read at once, along an axis
+TOLD_S = 2.0  # between two times that an overview is said to have changed
 Read = Callable[[int, Box], tuple[NDArray[Any], NDArray[np.bool_]]]
+Stamps = Callable[[Sequence[tuple[int, int]], Sequence[tuple[int, int]]], NDArray[np.int64]]
 
 
 def overview_step(shape: tuple[int, int], pixel_bytes: int, finest: int = 16) -> int:
@@ -42,15 +45,16 @@ class Overview:
         read: returns pixels (..., Y, X) and where they are valid of a box of the picture at the step.
         shape: of the working grid.
         step: of the overview, which divides the side of a block.
-        stamp: returns a number for a box of the working grid, which differs when the box must be read again; 0: nothing is there yet.
-            None: pixels never change.
+        stamps: returns a number (R, C) for each rectangle of so many ranges of rows and columns of the working grid, which differs when
+            it must be read again; 0: nothing is there yet. None: pixels never change.
     """
 
-    def __init__(self, read: Read, shape: tuple[int, int], step: int, stamp: Callable[[Box], int] | None = None) -> None:
-        self.step, self._read, self._stamp = step, read, stamp
+    def __init__(self, read: Read, shape: tuple[int, int], step: int, stamps: Stamps | None = None) -> None:
+        self.step, self._read, self._stamps = step, read, stamps
         self._shape, side = shape_at(shape, step), max(1, BLOCK // step)
-        rows, cols = (range(0, length, side) for length in self._shape)
-        self._boxes = [Box(y, x, y + side, x + side).clip(self._shape) for y in rows for x in cols]
+        rows, cols = ([(start, min(start + side, length)) for start in range(0, length, side)] for length in self._shape)
+        self._boxes = [Box(y0, x0, y1, x1) for y0, y1 in rows for x0, x1 in cols]
+        self._ranges = [[(start * step, stop * step) for start, stop in one] for one in (rows, cols)]
         self._read_at = np.zeros(len(self._boxes), np.int64)
         self._pixels: NDArray[Any] | None = None
         self._valid_YX = np.zeros(self._shape, np.bool_)
@@ -95,10 +99,7 @@ class Overview:
         return self._pixels[..., rows[:, None], cols], self._valid_YX[rows[:, None], cols]
 
     def _wanted(self) -> NDArray[np.int64]:
-        if self._stamp is None:
-            return np.ones(len(self._boxes), np.int64)
-        wide = (Box(*(side * self.step for side in (box.y0, box.x0, box.y1, box.x1))) for box in self._boxes)
-        return np.array([self._stamp(box) for box in wide], np.int64)
+        return np.ones(len(self._boxes), np.int64) if self._stamps is None else self._stamps(*self._ranges).ravel()
 
     def _waiting(self) -> NDArray[np.intp]:
         wanted = self._wanted()
@@ -106,16 +107,28 @@ class Overview:
 
 
 class Overviews:
-    """The overviews that were asked for last, and the thread that fills them, the newest one first."""
+    """The overviews that were asked for last, and the thread that fills them, the newest one first.
+
+    Attributes:
+        changes: how often overviews of each owner, the name of an image, have changed for people to see.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Any, Overview] = OrderedDict()
+        self.changes = Counter[str]()
+        self._kept: OrderedDict[tuple[Any, ...], Overview] = OrderedDict()
         self._lock = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def get(self, key: Any, make: Callable[[], Overview]) -> Overview:
+    @property
+    def is_drawing(self) -> bool:
+        """Whether an overview is being filled."""
+        with self._lock:
+            return not all(one.is_complete for one in self._kept.values())
+
+    def get(self, owner: str, key: tuple[Any, ...], make: Callable[[], Overview]) -> Overview:
         """Return the overview of a key, which ``make`` begins where there is none, and fill it further."""
+        key = owner, *key
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = make()
@@ -138,12 +151,17 @@ class Overviews:
             self._thread.join()
 
     def _work(self) -> None:
-        while True:
+        told = time.monotonic()
+        while not self._closed:
             with self._lock:
-                overviews = list(reversed(self._kept.values()))
-                if self._closed:
-                    return
-                if all(one.is_complete for one in overviews):
-                    self._lock.wait()  # until a picture is asked for again, which may have found that blocks have changed
-                    continue
-            next(filter(Overview.fill_one, overviews), None)
+                kept = list(reversed(self._kept.items()))
+            filled = next((key for key, one in kept if one.fill_one()), None)
+            with self._lock:
+                if filled is None:
+                    self._lock.wait(TOLD_S)  # until a picture is asked for, or blocks have been done
+                elif time.monotonic() - told > TOLD_S or self._is_complete(filled):
+                    told = time.monotonic()
+                    self.changes[filled[0]] += 1
+
+    def _is_complete(self, key: tuple[Any, ...]) -> bool:
+        return key in self._kept and self._kept[key].is_complete

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pipeline.engine import read_thumbnails
@@ -15,6 +16,7 @@ from pipeline.inputs import Catalogue
 from pipeline.records import RunFolder
 from pipeline.storage import StorageLike
 from pipeline.viewer.images import Tile, ViewedImage
+from pipeline.viewer.objects import ObjectRows
 from pipeline.viewer.overview import Overviews
 from pipeline.viewer.progress import Progress
 from pipeline.viewer.sources import OpenFiles
@@ -26,6 +28,7 @@ __all__ = ["ViewedRun"]
 
 MOST_IMAGES = 32  # whose headers and windows are remembered
 TILE_BYTES = 1 << 26  # of tiles that are remembered
+PICTURES = 1000  # versions between two of the ledger, for pictures that become clearer
 TILE_OVERHEAD = 500  # bytes that a tile takes besides its own
 
 
@@ -89,6 +92,7 @@ class ViewedRun:
         return {
             **self.viewed(name).facts(_same(name, other)),
             "block": self.progress.plan["block"],
+            "version": self.version(name),
             "scores": None if scores is None else [{"class": one["name"], "iou": one["iou"]} for one in scores],
         }
 
@@ -108,8 +112,27 @@ class ViewedRun:
             "state": self.progress.state,
             "blocks_done": sum(int(one.is_done.sum()) for one in blocks.values()),
             "blocks_total": sum(len(one.versions) for one in blocks.values()),
-            "images": {name: one.version for name, one in blocks.items() if one.version > since},
+            "drawing": self._overviews.is_drawing,
+            "images": {name: number for name in blocks if (number := self.version(name)) > since},
         }
+
+    def objects(
+        self, name: str, *, sort: str = "id", descending: bool = False, offset: int = 0, limit: int = 50, class_id: int | None = None
+    ) -> dict[str, Any]:
+        """Return a page of the table of an image's objects: ``GET /api/objects``; empty where there is no table.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        rows = self.viewed(name).objects
+        if rows is None:
+            return {"total": 0, "columns": [], "rows": []}
+        return rows.page(sort=sort, descending=descending, offset=offset, limit=limit, class_id=class_id)
+
+    def object(self, name: str, object_id: int) -> dict[str, Any] | None:
+        """Return one object; None where there is none: ``GET /api/object``."""
+        rows = self.viewed(name).objects
+        return None if rows is None else rows.one(object_id)
 
     def at(self, name: str, plane: int, y: int, x: int) -> dict[str, Any]:
         """Return what lies at a pixel: ``GET /api/at``."""
@@ -158,6 +181,10 @@ class ViewedRun:
                 self._tiles.put(key, tile)
         return tile
 
+    def version(self, name: str) -> int:
+        """Return a number that grows when a tile of an image changes: a block was done, or a picture has become clearer."""
+        return self.progress.of(name).version * PICTURES + min(self._overviews.changes[name], PICTURES - 1)
+
     def viewed(self, name: str) -> ViewedImage:
         """Return an image as it is now; raises GigasegError where the run has no image of this name."""
         self.progress.look()
@@ -172,7 +199,8 @@ class ViewedRun:
                 small = read_thumbnails(self.folder.storage, name) if blocks.finished else None
                 options: dict[str, Any] = {"has_mask_before": self._scored is not None, "thumbnails": small}
                 drawing = Drawing(subject, blocks, int(plan["block"]), plan["classes"], _fill(plan), self._overviews, **options)
-                self._images[name] = ViewedImage(subject, blocks, drawing, stamp)
+                open_rows = partial(ObjectRows, self.folder.storage, subject.objects or "", plan["classes"], subject.header.planes)
+                self._images[name] = ViewedImage(subject, blocks, drawing, stamp, open_rows if subject.objects else None)
                 if before is not None:
                     self._images[name].keep_channels(before)
             self._images.move_to_end(name)

@@ -82,7 +82,7 @@ def make_app(runs: Mapping[str, ViewedRun], token: str, port: int) -> ASGIApp:
     from starlette.routing import Route
 
     answers = _Answers(runs)
-    asked = {"run": answers.run, "image": answers.image, "worst": answers.worst, "at": answers.at, "state": answers.state}
+    asked = {name: getattr(answers, name) for name in ("run", "image", "worst", "at", "state", "objects", "object")}
     routes = [
         Route("/", answers.page, methods=["GET"]),
         Route("/static/{file}", answers.file, methods=["GET"]),
@@ -139,6 +139,23 @@ class _Answers:
         """Answer ``/api/at``."""
         run = self._run(request)
         return run.at(_name(run, request), *(_number(request, key) for key in ("plane", "y", "x")))
+
+    def objects(self, request: Request) -> dict[str, Any]:
+        """Answer ``/api/objects``."""
+        run, query = self._run(request), request.query_params
+        return run.objects(
+            _name(run, request),
+            sort=query.get("sort", "id"),
+            descending=_number(request, "descending") > 0,
+            offset=_number(request, "offset"),
+            limit=_number(request, "limit", 50, most=MOST_ROWS),
+            class_id=_number(request, "class") if query.get("class") else None,
+        )
+
+    def object(self, request: Request) -> dict[str, Any]:
+        """Answer ``/api/object``."""
+        run = self._run(request)
+        return _known(run.object(_name(run, request), _number(request, "id", most=2**63)), "no such object")
 
     def state(self, request: Request) -> dict[str, Any]:
         """Answer ``/api/state``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,10 +119,12 @@ class Drawing:
         assert source is not None
         header, to_read, overview = source.header, box.area * source.excess(step) ** 2, None
         if to_read > WORTH_AN_OVERVIEW:
-            key, plane = ("image", self._subject.name, look.plane), look.plane
+            plane = look.plane
             size = header.channels * np.dtype(header.dtype).itemsize
             overview = self._overviews.get(
-                key, lambda: Overview(lambda at, part: source.read(at, part, plane), self.shape, overview_step(self.shape, size))
+                self._subject.name,
+                ("image", plane),
+                lambda: Overview(lambda at, part: source.read(at, part, plane), self.shape, overview_step(self.shape, size)),
             )
         is_ready = overview is not None and overview.is_complete and overview.step <= step
         if overview is None or (to_read <= MOST_READ and not is_ready):
@@ -225,7 +228,7 @@ class Drawing:
         if to_read <= WORTH_AN_OVERVIEW:
             return source.read(step, box, plane), True
         key = (kind, source.path, plane, id(self._blocks))
-        overview = self._overviews.get(key, lambda: self._begin(source, plane, blocks))
+        overview = self._overviews.get(self._subject.name, key, lambda: self._begin(source, plane, blocks))
         if to_read <= MOST_READ and not (overview.is_complete and overview.step <= step):
             return source.read(step, box, plane), True
         cut = overview.cut(step, box)
@@ -239,13 +242,15 @@ class Drawing:
             return source.read(step, box, plane), np.ones(box.shape, np.bool_)
 
         step = overview_step(self.shape, 2)
-        return Overview(read, self.shape, step, None if blocks is None else lambda box: self._stamp(blocks, box, plane))
+        return Overview(read, self.shape, step, None if blocks is None else partial(self._stamps, blocks, plane))
 
-    def _stamp(self, blocks: BlockRows, box: Box, plane: int) -> int:
-        """Return when the blocks that share pixels with a box of the working grid changed last."""
-        versions = blocks.versions.reshape(blocks.grid)[plane]
-        rows, cols = (slice(start // self._block, -(-stop // self._block)) for start, stop in ((box.y0, box.y1), (box.x0, box.x1)))
-        return int(versions[rows, cols].max(initial=0))
+    def _stamps(self, blocks: BlockRows, plane: int, rows: Sequence[tuple[int, int]], cols: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+        """Return when a block of each rectangle of the working grid changed last (R, C)."""
+        found: NDArray[np.int64] = blocks.versions.reshape(blocks.grid)[plane]
+        for axis, ranges in enumerate((rows, cols)):
+            spans = [slice(start // self._block, -(-stop // self._block)) for start, stop in ranges]
+            found = np.stack([found[(slice(None),) * axis + (span,)].max(axis) for span in spans], axis)
+        return found
 
     def _block_index(self, step: int, box: Box, plane: int) -> NDArray[np.intp]:
         """Return the place of the block of each pixel of a box (Y, X)."""
