@@ -5,7 +5,7 @@
    and the element of id "charts" holds {ID: chart} as JSON. A chart has a `kind` and, by kind, these fields:
      histogram  x {label, scale: linear|log2, domain}, y {label}, series [{name, color}], bins [{from, to, counts: one a series}]
      stacked    x {label}, series [{name, color}], rows [{name, values: one a series}]
-     lines      x and y {label, scale: linear|log, domain}, series, lines: points [x, y] or [x, y, low, high] of each series;
+     lines      x and y {label, scale: linear|log|whole, domain}, series, lines: points [x, y] or [x, y, low, high] of each series;
                 diagonal, square, dots: true or absent
      intervals  x {label, domain}, rows [{name, color, value, low, high}], zero: true or absent
    every kind   title, summary. `color` null: the next of the page's palette, which follows light and dark.
@@ -21,7 +21,13 @@
     return line.length > most ? line.slice(0, most - 1) + "…" : line;
   }
   const number = (value) => (Number.isInteger(value) ? value.toLocaleString("en-US") : String(Number(value.toPrecision(4))));
-  const axis = (one) => ({ label: one.label, domain: one.domain || undefined, type: one.scale === "log" ? "log" : undefined });
+  const TYPES = { log: { type: "log" }, whole: { tickFormat: ",d" } };
+
+  /* Options of Plot for an axis. Of whole numbers there are no more ticks than numbers, so that none lies between two. */
+  function axis(one) {
+    const ticks = one.scale === "whole" ? { ticks: Math.min(8, one.domain[1] - one.domain[0]) } : {};
+    return { label: one.label, domain: one.domain || undefined, ...TYPES[one.scale], ...ticks };
+  }
 
   /* Part `index` of `count` of a bin: on a scale of logarithms the parts are equal on paper, too. */
   function slice(bin, index, count, isLog) {
@@ -71,14 +77,18 @@
       line.map(([x, y, low, high]) => ({ x, y, low, high, index, stroke: color(chart.series[index], index), title: `${chart.series[index].name}\n${chart.x.label}: ${number(x)}\n${chart.y.label}: ${number(y)}` }))
     );
     const banded = points.filter((point) => point.low !== undefined);
+    const isDashed = (point) => chart.series[point.index].dashed;
+    const own = points.filter((point) => chart.series[point.index].color && !isDashed(point)); // such a colour may be that of the paper: it gets an edge
     return {
       x: axis(chart.x),
       y: { ...axis(chart.y), grid: true },
       marks: [
         chart.diagonal ? Plot.line([[0, 0], [1, 1]], { stroke: "var(--quiet)", strokeDasharray: "4 4" }) : null,
         Plot.areaY(banded, { x: "x", y1: "low", y2: "high", z: "index", fill: "stroke", fillOpacity: 0.18 }),
-        Plot.line(points, { x: "x", y: "y", z: "index", stroke: "stroke", strokeWidth: 2 }),
-        chart.dots ? Plot.dot(points, { x: "x", y: "y", fill: "stroke", r: 3.5 }) : null,
+        Plot.line(own, { x: "x", y: "y", z: "index", stroke: "var(--ink)", strokeOpacity: 0.5, strokeWidth: 3.5 }),
+        Plot.line(points.filter((point) => !isDashed(point)), { x: "x", y: "y", z: "index", stroke: "stroke", strokeWidth: 2 }),
+        Plot.line(points.filter(isDashed), { x: "x", y: "y", z: "index", stroke: "stroke", strokeWidth: 3, strokeDasharray: "2 6", strokeLinecap: "round" }),
+        chart.dots ? Plot.dot(points, { x: "x", y: "y", fill: "stroke", stroke: "var(--ink)", strokeOpacity: 0.5, r: 3.5 }) : null,
         Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title" })),
       ],
     };
@@ -107,8 +117,9 @@
     list.className = "legend";
     series.forEach((one, index) => {
       const swatch = document.createElement("span");
-      swatch.className = "swatch";
-      swatch.style.background = color(one, index);
+      swatch.className = one.dashed ? "swatch dashed" : "swatch";
+      swatch.style.background = one.dashed ? "none" : color(one, index);
+      swatch.style.borderColor = one.dashed ? color(one, index) : "";
       const item = document.createElement("li");
       item.append(swatch, one.name);
       list.append(item);

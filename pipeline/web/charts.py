@@ -45,15 +45,17 @@ class Series:
 
     Attributes:
         name: in the legend.
-        color: ``#rrggbb``; None: the next of the page's palette.
+        color: of CSS, such as ``#rrggbb``; None: the next of the page's palette.
+        is_dashed: draw its line dashed, as that of a mean among its parts.
     """
 
     name: str
     color: str | None = None
+    is_dashed: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON."""
-        return {"name": self.name, "color": self.color}
+        return {"name": self.name, "color": self.color, **({"dashed": True} if self.is_dashed else {})}
 
 
 def histogram_chart(
@@ -128,7 +130,7 @@ def line_chart(
         id_: of the chart.
         title: its caption.
         summary: what it shows.
-        x: ``{"label", "scale": "linear" or "log", "domain": [from, to] or None}``.
+        x: ``{"label", "scale": "linear", "log" or "whole", "domain": [from, to] or None}``; whole numbers need a domain.
         y: the same of the values.
         lines: points of each series, ``(x, y)`` or ``(x, y, low, high)``; the latter are drawn as a band.
         options: ``diagonal`` draws the line x = y, ``square`` makes both sides equal, ``dots`` marks each point.
@@ -142,7 +144,7 @@ def line_chart(
         **options,
     }
     rows = [[series.name, _short(point[0]), _short(point[1])] for series, points in lines for point in points]
-    return Chart(id_, title, summary, spec, ["", str(x["label"]), str(y["label"])], rows)
+    return Chart(id_, title, summary, spec, ["", x.get("label", ""), y.get("label", "")], rows)
 
 
 def interval_chart(
@@ -171,7 +173,7 @@ def interval_chart(
         "rows": [{**series.plain(), "value": value, "low": low, "high": high} for series, value, low, high in rows],
     }
     table = [[series.name, _short(value), _short(low), _short(high)] for series, value, low, high in rows]
-    return Chart(id_, title, summary, spec, ["", str(x["label"]), "from", "to"], table)
+    return Chart(id_, title, summary, spec, ["", x.get("label", ""), "from", "to"], table)
 
 
 def _short(value: float | None) -> str:

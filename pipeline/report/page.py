@@ -1,0 +1,134 @@
+"""The page of a run, ``report/index.html``: one file that loads nothing, made from report.json, thumbnails and what the run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import default_colors
+from pipeline.errors import counted
+from pipeline.report.failure_groups import describe_group
+from pipeline.report.gallery import MOST_PICTURES, Gallery
+from pipeline.report.page_charts import charts_of
+from pipeline.report.page_tables import area_rows, areas_of, confusion_rows, known_columns, tables_of
+from pipeline.report.page_words import (
+    PHASES,
+    commands_of,
+    headline_of,
+    main_facts,
+    provenance_facts,
+    recipe_facts,
+    score_facts,
+    time_facts,
+)
+from pipeline.report.pictures import FALSE, MISSED, WRONG, hex_color
+from pipeline.web import render_page
+
+__all__ = ["build_page", "colors_of"]
+
+HERE = Path(__file__).parent
+MOST_ROWS = 1000  # of a table without pages
+ERROR_COLORS = {"false": hex_color(FALSE), "missed": hex_color(MISSED), "wrong": hex_color(WRONG)}
+
+
+def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | None = None, gallery: Gallery | None = None) -> str:
+    """Return the page as HTML; any field that only newer reports have may be absent.
+
+    Args:
+        report: the content of report.json.
+        provenance: ``{"output", "run", "config"}``: URL or path of the run's folder, the content of run.json, the text of
+            config.yaml. Each may be absent.
+        gallery: pictures of the images; None: there are none.
+    """
+    known = dict(provenance or {})
+    run, output = known.get("run") or {}, known.get("output")
+    classes = [{**one, "color": color} for one, color in zip(report["classes"], colors_of(report, provenance), strict=True)]
+    areas = areas_of(report)
+    return render_page(
+        HERE / "index.html.j2",
+        styles=[HERE / "report.css"],
+        scripts=[HERE / "gallery.js"],
+        charts=charts_of(report, classes),
+        tables=tables_of(report),
+        title=f"{headline_of(report)} - segmentation report",
+        headline=headline_of(report),
+        report=report,
+        run=run,
+        config=known.get("config"),
+        folder=output,
+        name=_name_of(output),
+        classes=classes[:MOST_ROWS],
+        has_areas=any("predicted" in one for one in classes),
+        facts=main_facts(report, run, (areas[2], areas[0]) if areas else None),
+        scores=score_facts(report),
+        areas=areas,
+        area_rows=area_rows(report, areas[0] if areas else None),
+        interval_note=_interval_note(report),
+        confusion=confusion_rows(report),
+        object_columns=known_columns(report.get("instances") or ()),
+        groups=[describe_group(one) for one in report["failure_groups"][:MOST_ROWS]],
+        times=time_facts(report, run),
+        phases=[(PHASES.get(key, key), row) for key, row in (report["timing"].get("phases") or {}).items()],
+        facts_of_run=provenance_facts(report, run),
+        recipe=recipe_facts(run.get("recipe") or {}),
+        commands=commands_of(output, report["state"]),
+        **_gallery_values(report, gallery),
+    )
+
+
+def colors_of(report: Mapping[str, Any], provenance: Mapping[str, Any] | None) -> list[str]:
+    """Return ``#rrggbb`` of each class: those of the config where it names them, else the usual ones."""
+    colors = default_colors(len(report["classes"]))
+    try:
+        config = yaml.safe_load((provenance or {}).get("config") or "") or {}
+        named = config.get("classes") or []
+        return [str(spec.get("color") or color) for spec, color in zip(named, colors, strict=True)]
+    except (yaml.YAMLError, AttributeError, ValueError):  # no list of as many classes
+        return colors
+
+
+def _name_of(output: str | None) -> str:
+    return (output or "").rstrip("/").rpartition("/")[2]
+
+
+def _interval_note(report: Mapping[str, Any]) -> str:
+    """Return how the intervals were made, or why there are none."""
+    how = report.get("intervals")
+    if not how:
+        return ""
+    if not report.get("mean_iou_interval"):
+        return f"No intervals: {how['note']}." if how.get("note") else ""
+    draws = f"{how['resamples']:,} draws of {counted(how['images'], 'image')}, seed {how['seed']}"
+    made = f"{how['confidence']:.0%} intervals: {how['method']}, {draws}."
+    return f"{made} {how['note']}." if how.get("note") else made
+
+
+def _gallery_values(report: Mapping[str, Any], gallery: Gallery | None) -> dict[str, Any]:
+    """Return what the gallery shows: pictures with what is known of their images, and which entries its legend needs."""
+    pictures = gallery.pictures if gallery else ()
+    causes: dict[str, str] = {}
+    for failure in report["failures"]:
+        causes.setdefault(failure["image"], failure["cause"])
+    images = [report["per_image"][one.index] for one in pictures]
+    return {
+        "gallery": gallery,
+        "cards": [(one, image, causes.get(image["name"], "")) for one, image in zip(pictures, images, strict=True)],
+        "legend": {
+            "errors": any(one.has_errors for one in pictures),
+            "wrong": any(one.has_errors for one in pictures) and len(report["classes"]) > 2,
+            "unknown": any(one.has_unknown for one in pictures),
+            "ignored": any(one.has_ignored for one in pictures),
+        },
+        "order": _order(report, images),
+        "error_colors": ERROR_COLORS,
+        "most_pictures": MOST_PICTURES,
+    }
+
+
+def _order(report: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> str:
+    if any(one.get("mean_iou") is not None for one in images):
+        return "lowest mean IoU first"
+    return "lowest agreement of overlapping tiles first" if report.get("overlap_agreement") is not None else "in the order of the plan"
