@@ -84,15 +84,7 @@ def score_masks(
     given = {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": catalogue.config.truth}
     identity = {"evaluate": {**given, **({"instances": True} if instances else {})}}
     folder.refuse_other(identity)
-    job = Job(
-        folder.storage,
-        Recipe(core=BLOCK, block=BLOCK),
-        goal="evaluate",
-        classes=catalogue.classes,
-        truth_map=catalogue.truth_map,
-        object_classes=catalogue.object_classes,
-        scores_objects=catalogue.scores_objects,
-    )
+    job = job_of(catalogue, folder)
     plan = plan_row(catalogue, job, {"name": None, "sha256": None})
     plan["outputs"] = [key for key in plan["outputs"] if key.startswith((f"{PART_FOLDER}/", f"{THUMBNAIL_FOLDER}/"))]  # no mask
     scored = {"pred": [one if is_url(one) else str(Path(one).absolute()) for one in pred], "classes": classes, "ignore": ignore}
@@ -105,9 +97,22 @@ def score_masks(
         raise InputError(problems)
     report = report_of(plan, done, folder.read().get("state", "running"))
     made_by = run_of(pred[0]) if len(pred) == 1 else None
-    write_pictured_report(folder, job, catalogue.images, report, made_by.storage if made_by else None)
+    write_pictured_report(folder, plan, job, catalogue.images, report, made_by.storage if made_by else None)
     warn_of_single_ids(report) if instances else warn_of_fill_values(catalogue, done)
     return exit_code, report
+
+
+def job_of(catalogue: Catalogue, folder: RunFolder) -> Job:
+    """Return what is told to whatever counts the masks."""
+    return Job(
+        folder.storage,
+        Recipe(core=BLOCK, block=BLOCK),
+        goal="evaluate",
+        classes=catalogue.classes,
+        truth_map=catalogue.truth_map,
+        object_classes=catalogue.object_classes,
+        scores_objects=catalogue.scores_objects,
+    )
 
 
 def scored_masks(folder: RunFolder) -> Catalogue:

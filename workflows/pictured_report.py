@@ -15,25 +15,38 @@ from pipeline.records import RunFolder
 from pipeline.report import MOST_PICTURES, rank_images, write_report
 from pipeline.storage import Storage
 
-__all__ = ["write_pictured_report"]
+__all__ = ["rewrite_report", "write_pictured_report"]
 
 MOST_PIXELS = 1 << 28  # of all masks that are read again here: a few seconds
 
 
 def write_pictured_report(
-    folder: RunFolder, job: Job, images: Iterable[Image], report: Mapping[str, Any], pictures: Storage | None = None
+    folder: RunFolder,
+    plan: Mapping[str, Any],
+    job: Job,
+    images: Iterable[Image],
+    report: Mapping[str, Any],
+    pictures: Storage | None = None,
 ) -> None:
     """Draw the pictures that are missing, and write the report.
 
     Args:
         folder: of the run.
+        plan: the plan row of its ledger.
         job: what was done.
         images: of the run, or the masks that were scored.
         report: content of report.json.
         pictures: output of the run that made the masks, if they were only scored: its thumbnails hold pictures of the images.
     """
     folder.log(*_draw_late(job, images, report, pictures))
-    write_report(report, folder.report)
+    rewrite_report(folder, plan, report)
+
+
+def rewrite_report(folder: RunFolder, plan: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+    """Write the report with the pictures that there are, and with what the folder says of how it was made."""
+    count_keys = {image["name"]: image["count_key"] for image in plan["images"]}
+    provenance = {"output": str(folder.storage), "run": folder.read(), "config": folder.read_config_text(), "count_keys": count_keys}
+    write_report(report, folder.report, provenance=provenance, thumbnails=folder.storage)
 
 
 def _draw_late(job: Job, images: Iterable[Image], report: Mapping[str, Any], pictures: Storage | None) -> tuple[str, ...]:

@@ -6,26 +6,26 @@ from typing import Any
 
 from pipeline.errors import InputError, Problem
 from pipeline.records import CommittedReceipts, RunFolder
-from pipeline.report import print_table, report_of, write_report
+from pipeline.report import report_of
 from pipeline.scheduling import Tally
 from pipeline.storage import StorageLike
+from workflows.pictured_report import rewrite_report
+from workflows.run import print_result
 
 __all__ = ["plan_of", "report", "report_now", "require_segmentation"]
 
 
 def report(output: StorageLike) -> int:
-    """Write the report of a run into its output and print the table; no mask is read. Returns 0.
+    """Write the report of a run into its output and print the result; no mask is read. Returns 0.
 
     Raises:
         InputError: no run is here, or it ended before its first block.
     """
-    from rich.console import Console
-
     folder = RunFolder(output)
-    content = report_now(folder, require_segmentation(folder).get("state", "running"))
-    write_report(content, folder.report)
-    print_table(content, Console(soft_wrap=True))
-    print(f"report: {folder.report}/index.html")
+    recorded = require_segmentation(folder)
+    content = report_now(folder, recorded.get("state", "running"))
+    rewrite_report(folder, plan_of(folder), content)
+    print_result(folder, content, masks=recorded.get("identity", {}).keys().isdisjoint(("evaluate", "convert")))
     return 0
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RUN_YAML, Config, Recipe, load_config, read_yaml, replace_auto, to_yaml
+from pipeline.config import RUN_YAML, Config, Recipe, is_url, load_config, read_yaml, replace_auto, to_yaml
 from pipeline.engine import Job, phase
 from pipeline.errors import AlreadyRunning, InputError, Problem, counted
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import METRICS_FILE, CommittedReceipts, Receipt, RunFolder, read_rows, refuse_overwriting
-from pipeline.report import describe_group, print_table, report_of
+from pipeline.report import describe_group, print_table, print_worst, report_of
 from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.storage import file_sha256
 from pipeline.system import say
@@ -32,6 +35,7 @@ from workflows.pictured_report import write_pictured_report
 
 __all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
 
+OPENER = "open" if sys.platform == "darwin" else "xdg-open"  # opens a file with the program for it, where it is installed
 SHOWN_GROUPS = 5  # causes of failures that are printed
 NO_CLASS = "belongs to no class"  # in the cause of a failure that other `classes` repair: the truth file itself is sound
 
@@ -149,7 +153,7 @@ def execute_config(
     with no_folder_left_behind(folder):
         exit_code, done = execute(spec, take_over=take_over)
     report = report_of(spec.plan, done, folder.read().get("state", "running"))
-    write_pictured_report(folder, job, catalogue.images, report)
+    write_pictured_report(folder, spec.plan, job, catalogue.images, report)
     return exit_code, report
 
 
@@ -227,22 +231,38 @@ def no_folder_left_behind(folder: RunFolder) -> Iterator[None]:
 
 
 def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = "", *, masks: bool = False) -> None:
-    """Print the table of a report and where the results are; on stderr how many failures there are, followed by ``way_out``."""
+    """Print the tables of a report, where the results are, and the commands that show them.
+
+    On stderr goes how many failures there are, followed by ``way_out``. ``masks``: whether the run made any.
+    """
     from rich.console import Console
 
-    print_table(report, Console(soft_wrap=True))
+    console = Console(soft_wrap=True)
+    print_table(report, console)
+    print_worst(report, console)
     if masks:
         print(f"masks:  {folder.storage}/masks")
         if folder.read_config().instances:
             print(f"objects: {folder.storage}/objects and {folder.storage}/instances")
     print(f"report: {folder.report}/index.html")
-    if failures := report["failures"]:
-        say(f"{counted(len(failures), 'failure')}, listed in {folder.report}/failures.csv{way_out}", event="failures", level="warning")
-        groups = report["failure_groups"]
-        for group in groups[:SHOWN_GROUPS]:
-            say(describe_group(group), event="failures of one cause", level="warning", **group)
-        if len(groups) > SHOWN_GROUPS:
-            say(f"and {len(groups) - SHOWN_GROUPS} other causes, listed in {folder.report}/failure_groups.csv", level="warning")
-    if any(NO_CLASS in failure["cause"] for failure in failures):
+    sys.stdout.flush()  # failures stand above the commands also where both streams go to one file
+    if report["failures"]:
+        _say_failures(folder, report, way_out)
+    if any(NO_CLASS in failure["cause"] for failure in report["failures"]):
         keys = "`classes` in the YAML" if masks else "--classes"
         say(f"truth holds values that belong to no class: say what they mean with {keys}, such as {{name: cell, values: other}}")
+    print(f"view:   gigaseg view {shlex.quote(str(folder.storage))}")
+    if not is_url(str(folder.report)):
+        command = f"{OPENER} " if shutil.which(OPENER) else ""
+        print(f"open:   {command}{shlex.quote(f'{folder.report}/index.html')}")
+
+
+def _say_failures(folder: RunFolder, report: Mapping[str, Any], way_out: str) -> None:
+    """Say how many failures there are, followed by ``way_out``, and their causes."""
+    told = f"{counted(len(report['failures']), 'failure')}, listed in {folder.report}/failures.csv{way_out}"
+    say(told, event="failures", level="warning")
+    groups = report["failure_groups"]
+    for group in groups[:SHOWN_GROUPS]:
+        say(describe_group(group), event="failures of one cause", level="warning", **group)
+    if len(groups) > SHOWN_GROUPS:
+        say(f"and {len(groups) - SHOWN_GROUPS} other causes, listed in {folder.report}/failure_groups.csv", level="warning")

@@ -114,6 +114,10 @@ class RunFolder:
         config = load_written_config(data.decode(errors="replace"), f"{self.storage}/{CONFIG}")
         return config.model_copy(update={"output": self.storage.url})
 
+    def read_config_text(self) -> str:
+        """Return config.yaml as it was written; empty where there is none, as beside scores of masks that existed."""
+        return (self.storage.get(CONFIG) or b"").decode(errors="replace")
+
     def write_config(self, text: str) -> None:
         """Write config.yaml: the YAML as it was resolved."""
         self.storage.put(CONFIG, text.encode())
