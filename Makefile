@@ -1,4 +1,4 @@
-# make demo   install, segment a microscopy image, print the IoU of each class and where the masks are
+# make demo   install, segment a microscopy image, print the IoU of each class, and last the path of the report with its pictures
 # make test   install the developer's tools and run everything that CI runs: about 25 minutes on two cores
 
 SHELL := /bin/bash

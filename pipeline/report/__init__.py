@@ -14,7 +14,7 @@ from pipeline.report.failure_groups import describe_group, group_failures
 from pipeline.report.gallery import MOST_PICTURES, rank_images
 from pipeline.report.rendering import write_report
 from pipeline.report.run_state import RunState
-from pipeline.report.terminal import print_table
+from pipeline.report.terminal import print_table, print_worst
 
 __all__ = [
     "MOST_PICTURES",
@@ -25,6 +25,7 @@ __all__ = [
     "phase_rows",
     "print_comparison",
     "print_table",
+    "print_worst",
     "rank_images",
     "report_of",
     "write_comparison",

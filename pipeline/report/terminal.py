@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import printable
+from pipeline.report.gallery import rank_images
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["print_rows", "print_table"]
+__all__ = ["print_rows", "print_table", "print_worst"]
 
+WORST = 3  # images that are printed
+NAMED = 5  # images without a prediction whose names are printed
+LEAST_NAME = 12  # columns of a terminal that a name has at least, where columns of numbers can be left out
+
+Fields = Mapping[str, Any]
 OBJECT_COLUMNS = {
     "AP@0.5": "ap50",
     "mean AP": "mean_ap",
@@ -23,23 +30,32 @@ OBJECT_COLUMNS = {
     "per mm²": "per_mm2",
     "per hectare": "per_hectare",
 }
-COLUMNS = {"IoU": "iou", "Dice": "dice", "precision": "precision", "recall": "recall", "truth px": "truth", "predicted px": "predicted"}
+COLUMNS = {
+    "IoU": "iou",
+    "95 % interval": "iou_interval",
+    "Dice": "dice",
+    "precision": "precision",
+    "recall": "recall",
+    "truth px": "truth",
+    "predicted px": "predicted",
+}
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
     """Print one line a class and a line of means, a line a class of objects if any, and the pixels without prediction; ``-`` is undefined.
 
-    On a terminal long names are folded. Elsewhere each class is one line, however long, without colour codes.
+    On a terminal long names are folded, and columns on the right are left out where it is narrow. Elsewhere each class is one
+    line, however long, without colour codes. Intervals have a column where the report has any.
     """
-    has_pixels = bool(_known(COLUMNS, report["classes"]))
-    if has_pixels:
-        table = _table("class", COLUMNS, [(spec["name"], spec) for spec in report["classes"]])
-        table.add_row("mean", _number(report.get("mean_iou")), _number(report.get("mean_dice")), style="bold")
-        print_rows(table, console)
+    known = _known(COLUMNS, report["classes"])
+    if known:
+        columns = {title: key for title, key in COLUMNS.items() if title in known or key != "iou_interval"}
+        mean = {key: report.get(f"mean_{key}") for key in ("iou", "iou_interval", "dice")}
+        _print_numbers("class", columns, [(spec["name"], spec) for spec in report["classes"]], console, mean)
     if objects := report.get("instances"):
-        if has_pixels:
+        if known:
             console.print()
-        print_rows(_table("objects of class", _known(OBJECT_COLUMNS, objects), [(one["class"], one) for one in objects]), console)
+        _print_numbers("objects of class", _known(OBJECT_COLUMNS, objects), [(one["class"], one) for one in objects], console)
     if missing := report["no_prediction"]:
         share = 100 * missing / report["pixels"]
         percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
@@ -47,17 +63,55 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
         console.print(f"{missing:,} px ({percent} %) have no prediction and are left out{skipped}", highlight=False)
 
 
-def _table(title: str, columns: Mapping[str, str], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+def print_worst(report: Mapping[str, Any], console: Console) -> None:
+    """Print the images of the lowest mean IoU with the worst class of each, where several have truth; name those without prediction."""
+    images = report["per_image"]
+    scored = [images[index] for index in rank_images(report) if images[index].get("mean_iou") is not None]
+    if len(scored) > 1:
+        console.print()
+        print_rows(_worst_table(scored[:WORST]), console)
+    missing = [printable(image["name"]) for image in images if image["pixels"] <= image["no_prediction"]]
+    if missing and len(images) > 1:
+        more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+        console.print(f"no prediction: {', '.join(missing[:NAMED])}{more}", highlight=False, markup=False)
+
+
+def _worst_table(images: Iterable[Mapping[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    table.add_column(title, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, fields in rows:
-        table.add_row(Text(printable(name)), *(_number(fields.get(key)) for key in columns.values()))
+    table.add_column("worst images", overflow="fold")
+    table.add_column("mean IoU", justify="right", no_wrap=True)
+    table.add_column("worst class", overflow="fold")
+    table.add_column("IoU", justify="right", no_wrap=True)
+    for image in images:
+        worst = min((spec for spec in image["classes"] if spec.get("iou") is not None), key=lambda spec: spec["iou"])
+        table.add_row(Text(printable(image["name"])), _number(image["mean_iou"]), Text(printable(worst["name"])), _number(worst["iou"]))
     return table
+
+
+def _print_numbers(
+    title: str, columns: Mapping[str, str], rows: Sequence[tuple[str, Fields]], console: Console, mean: Fields | None = None
+) -> None:
+    """Print a line a name, and one of means if any: on a terminal the columns that fit beside names, at least one."""
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = {column: [_number(fields.get(key)) for _, fields in rows] for column, key in columns.items()}
+    means = {} if mean is None else {column: _number(mean[key]) for column, key in columns.items() if key in mean}
+    room = console.width - min(LEAST_NAME, max(len(title), *(len(name) for name, _ in rows)))
+    widths = accumulate(max(map(len, [column, means.get(column, ""), *some])) + 2 for column, some in texts.items())
+    shown = [column for column, width in zip(texts, widths, strict=True) if not console.is_terminal or width <= room] or list(texts)[:1]
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    for column in shown:
+        table.add_column(column, justify="right", no_wrap=True)
+    for at, (name, _) in enumerate(rows):
+        table.add_row(Text(printable(name)), *(texts[column][at] for column in shown))
+    if means:
+        table.add_row("mean", *(means.get(column, "") for column in shown), style="bold")
+    print_rows(table, console)
 
 
 def print_rows(table: Table, console: Console) -> None:
@@ -76,4 +130,6 @@ def _known(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dic
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "-".join(map(_number, value))
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
