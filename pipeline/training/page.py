@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import io
-import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,21 +12,25 @@ from numpy.typing import NDArray
 
 from pipeline.config import default_colors
 from pipeline.storage import Storage
+from pipeline.training.curves import curve_charts
 from pipeline.training.history import HISTORY
+from pipeline.web import data_uri, render_page
 
-__all__ = ["PAGE", "Chart", "Curve", "Line", "Picture", "Tick", "draw", "write_page"]
+__all__ = ["PAGE", "Picture", "write_page"]
 
 PAGE = "training.html"
 """Name of the page in the output folder."""
 
+SCORES = {
+    "mean IoU": "mean_iou",
+    "mean Dice": "mean_dice",
+    "macro F1": "macro_f1",
+    "micro F1": "micro_f1",
+    "pixel accuracy": "pixel_accuracy",
+    "cross-entropy, nats": "cross_entropy",
+}
 _MOST_CLASSES = 64  # a larger matrix is no longer readable
 _WRONG = (255, 40, 40)
-_ACCENT, _SECOND = "#1e78dc", "#f58231"
-
-WIDTH, HEIGHT = 560, 250  # of a chart
-LEFT, RIGHT, TOP, BOTTOM = 60, 540, 10, 212  # edges of its plot; what is outside is for the labels
-_MOST_POINTS = 300  # of a curve: more do not fit the pixels of a page
-_MOST_DOTS = 40  # with fewer points, each is worth seeing
 
 
 class Picture(NamedTuple):
@@ -60,51 +59,22 @@ def write_page(output: Storage, *, title: str, facts: Mapping[str, str], report:
         report: report.json of the validation images. Classes may have a ``color``, ``#rrggbb``; others get one of the palette.
         pictures: each is shown as image, truth, prediction and error.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     colors = default_colors(len(report["classes"]))
     classes = [{"color": color, **row} for color, row in zip(colors, report["classes"], strict=True)]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    text = environment.get_template("training.html.j2").render(
+    text = render_page(
+        Path(__file__).with_name("training.html.j2"),
+        styles=[Path(__file__).with_name("training.css")],
+        charts=curve_charts((output.get(HISTORY) or b"").decode(), [row["color"] for row in classes]),
         title=title,
+        scores={word: report[key] for word, key in SCORES.items() if key in report},
         facts=facts,
         report=report,
         classes=classes,
-        charts=_charts((output.get(HISTORY) or b"").decode(), [row["color"] for row in classes]),
-        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT},
         pictures=[_panels(picture, classes) for picture in pictures],
         most_classes=_MOST_CLASSES,
+        wrong_color="#{:02x}{:02x}{:02x}".format(*_WRONG),
     )
     output.put(PAGE, text.encode())
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _charts(history: str, colors: Sequence[str]) -> list[Chart]:
-    """Loss, IoU, learning rate and speed over steps."""
-    rows = list(csv.DictReader(io.StringIO(history, newline="")))
-
-    def curve(column: str, name: str, color: str) -> Curve:
-        filled = [row for row in rows if row[column]]
-        return Curve(name, color, [int(row["step"]) for row in filled], [float(row[column]) for row in filled])
-
-    ious = [column for column in (rows[0] if rows else ()) if column.startswith("iou ")]
-    of_classes = [curve(column, column.removeprefix("iou "), color) for column, color in zip(ious, colors, strict=True)] if ious else []
-    loss = [curve("loss", "training loss", _ACCENT), curve("cross_entropy", "cross-entropy on validation images", _SECOND)]
-    charts = [
-        draw("Loss", loss),
-        draw("IoU on validation images", [*of_classes, curve("mean_iou", "mean", "")], fixed=(0.0, 1.0)),
-        draw("Learning rate", [curve("rate", "learning rate", _ACCENT)]),
-        draw("Speed", [curve("crops_per_second", "crops a second", _ACCENT)]),
-    ]
-    return [chart for chart in charts if chart.lines]
 
 
 def _panels(picture: Picture, classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -141,119 +111,4 @@ def _png(pixels_YXC: NDArray[np.uint8]) -> str:
 
     file = io.BytesIO()
     Image.fromarray(pixels_YXC).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-class Curve(NamedTuple):
-    """Values at rising training steps; those that are not finite are not drawn. An empty colour of CSS is that of the text."""
-
-    name: str
-    color: str
-    steps: Sequence[int]
-    values: Sequence[float]
-
-
-class Tick(NamedTuple):
-    """A labelled place on an axis, in pixels of the drawing."""
-
-    at: float
-    label: str
-
-
-class Line(NamedTuple):
-    """A curve in pixels of the drawing.
-
-    Attributes:
-        name, color: those of the curve, for the legend.
-        path: `d` of an SVG path: the mean where several steps share a place.
-        band: the same from the least to the greatest of them; empty where each step has a place of its own.
-        dots: centres (x, y), where there are few.
-        last: the last value.
-    """
-
-    name: str
-    color: str
-    path: str
-    band: str
-    dots: tuple[tuple[float, float], ...]
-    last: float
-
-
-class Chart(NamedTuple):
-    """What a template draws: the ticks of both axes, and the curves that have at least one finite value."""
-
-    title: str
-    x: tuple[Tick, ...]
-    y: tuple[Tick, ...]
-    lines: tuple[Line, ...]
-
-
-def draw(title: str, curves: Sequence[Curve], *, fixed: tuple[float, float] | None = None) -> Chart:
-    """Place curves on common axes, the last on top. The axis of values ends at ``fixed``, or includes 0 and all values.
-
-    Example:
-        >>> chart = draw("loss", [Curve("loss", "blue", [0, 50, 100], [1.0, float("nan"), 0.0])])
-        >>> chart.lines[0].path
-        'M60.0,10.0L540.0,212.0'
-        >>> [tick.label for tick in chart.x]
-        ['0', '20', '40', '60', '80', '100']
-    """
-    finite = [(curve, [point for point in zip(curve.steps, curve.values, strict=True) if math.isfinite(point[1])]) for curve in curves]
-    drawn = [(curve, points) for curve, points in finite if points]
-    if not drawn:
-        return Chart(title, (), (), ())
-    values = [value for _, points in drawn for _, value in points]
-    right = max(1, *(points[-1][0] for _, points in drawn))
-    heights = _ticks(*(fixed or (min(0.0, *values), max(0.0, *values))))
-    frame = _Frame(right, heights[0], heights[-1])
-    return Chart(
-        title,
-        tuple(Tick(frame.x(tick), _label(tick)) for tick in _ticks(0, right) if tick <= right and tick.is_integer()),
-        tuple(Tick(frame.y(tick), _label(tick)) for tick in heights),
-        tuple(_line(curve, points, frame) for curve, points in drawn),
-    )
-
-
-class _Frame(NamedTuple):
-    """From (step, value) to pixels of the drawing."""
-
-    right: float
-    bottom: float
-    top: float
-
-    def x(self, step: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * step / self.right, 1)
-
-    def y(self, value: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * (value - self.bottom) / (self.top - self.bottom), 1)
-
-
-def _line(curve: Curve, points: Sequence[tuple[int, float]], frame: _Frame) -> Line:
-    """Join what falls into one place, and the places."""
-    first, last = points[0][0], points[-1][0]
-    width = (last - first) / _MOST_POINTS if len(points) > _MOST_POINTS else 0
-    groups = [list(group) for _, group in groupby(points, lambda point: (point[0] - first) // width if width else point[0])]
-
-    def join(value: Callable[[list[float]], float]) -> list[tuple[float, float]]:
-        return [(frame.x(fmean(step for step, _ in group)), frame.y(value([one for _, one in group]))) for group in groups]
-
-    mean, least, greatest = join(fmean), join(min), join(max)
-    band = _path([*least, *reversed(greatest)]) + "Z" if least != greatest else ""
-    return Line(curve.name, curve.color, _path(mean), band, tuple(mean) if len(mean) <= _MOST_DOTS else (), points[-1][1])
-
-
-def _path(places: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x},{y}" for x, y in places)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers that enclose a range, about five (after Heckbert, Nice Numbers for Graph Labels, 1990)."""
-    high = high if high > low else low + 1
-    rough = (high - low) / 5
-    decade = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * decade for factor in (1, 2, 5, 10) if rough <= factor * decade * (1 + 1e-9))
-    return [float(f"{count * step:.12g}") for count in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
-
-
-def _label(value: float) -> str:
-    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e7 else f"{value:.6g}"
+    return data_uri(file.getvalue(), "image/png")

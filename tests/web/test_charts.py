@@ -33,6 +33,15 @@ def test_a_line_keeps_its_points() -> None:
     assert made.rows == [["a", "1", "0.5"], ["a", "2", "0.25"]]
 
 
+def test_a_mean_is_dashed_among_its_parts() -> None:
+    """Only a series that says so is dashed."""
+    axes = {"x": {"label": "step", "scale": "whole", "domain": [0, 2]}, "y": {"label": "IoU"}}
+    made = line_chart(
+        "iou", "IoU", "", lines=[(Series("a"), [(1, 0.5)]), (Series("mean", "var(--ink)", is_dashed=True), [(1, 0.5)])], **axes
+    )
+    assert made.spec["series"] == [{"name": "a", "color": None}, {"name": "mean", "color": "var(--ink)", "dashed": True}]
+
+
 def test_an_interval_may_be_missing() -> None:
     """A value without an interval is a dot, and a dash in the table."""
     made = interval_chart(
