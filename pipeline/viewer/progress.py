@@ -133,7 +133,7 @@ class Progress:
     def _life(self, state: str) -> str:
         if state != "running":
             return state
-        holder = current_holder(self._folder.ledger)
+        holder = current_holder(self._folder.ledger) if self._folder.ledger.exists() else None
         return "interrupted" if holder is None or holder.is_gone(Holder.here()) is True else state
 
     def _take(self, kind: str, row: Mapping[str, Any]) -> None:
