@@ -47,7 +47,7 @@
     panel = Math.max(0, Math.min(panels().length - 1, panel + kinds));
     show();
     if (kinds) buttons.children[panel].focus();
-    else if (focused && document.activeElement?.disabled) viewer.querySelector("[data-do=close]").focus();
+    else if (focused && !document.activeElement?.matches("#viewer :enabled")) viewer.querySelector("[data-do=close]").focus(); // its button is disabled now
   }
 
   function open(cardIndex, panelIndex, from) {
