@@ -137,13 +137,15 @@ def make_gallery(
 
 def draw_picture(found: Thumbnails, colors: Sequence[str], index: int, place: int, most_bytes: int, *, with_truth: bool = True) -> Picture:
     """Return the panels of an image, as large as the bytes allow."""
-    drawn = Picture(index, place)
     longest = max(found.mask_YX.shape)
-    for side in dict.fromkeys(min(side, longest) for side in SIDES):
+    room, sides = 1.0, list(dict.fromkeys(min(side, longest) for side in SIDES))
+    while True:
+        side = next((one for one in sides if one <= longest * room), sides[-1])
         drawn = _draw(found, colors, index, place, side / longest, with_truth=with_truth)
-        if drawn.num_bytes <= most_bytes:
+        if drawn.num_bytes <= most_bytes or side == sides[-1]:
             return drawn
-    return drawn
+        sides.remove(side)
+        room = side / longest * (most_bytes / drawn.num_bytes) ** 0.5  # bytes grow about as pixels do
 
 
 def _draw(found: Thumbnails, colors: Sequence[str], index: int, place: int, scale: float, *, with_truth: bool) -> Picture:
@@ -152,16 +154,15 @@ def _draw(found: Thumbnails, colors: Sequence[str], index: int, place: int, scal
     truth_YX = shrink(found.truth_YX, (height, width)) if with_truth and found.truth_YX is not None else None
     has_image = found.image_YXS is not None
     image = "" if found.image_YXS is None else data_uri(encode_jpeg(found.image_YXS, (height, width)), JPEG)
-    filled = Panel("Predicted classes", data_uri(filled_png(mask_YX, colors, found.fill, is_opaque=not has_image), PNG), has_image)
-    outlines = Panel("Predicted outlines", data_uri(outlines_png(mask_YX, colors, found.fill), PNG))
-    panels = [Panel("Image"), outlines] if has_image else [filled]
+    panels = [Panel("Image"), Panel("Predicted outlines", data_uri(outlines_png(mask_YX, colors, found.fill), PNG))] if has_image else []
+    if truth_YX is None or not has_image:
+        filled = filled_png(mask_YX, colors, found.fill, is_opaque=not has_image)
+        panels.append(Panel("Predicted classes", data_uri(filled, PNG), has_image))
     if truth_YX is not None:
         if not has_image:
             panels.append(Panel("Truth", data_uri(filled_png(truth_YX, colors, found.fill, is_opaque=True), PNG), has_image=False))
         errors = errors_png(mask_YX, truth_YX, found.fill, is_dimmed=has_image)
         panels.append(Panel("Errors", data_uri(errors, PNG), has_image))
-    elif has_image:
-        panels.append(filled)
     return Picture(
         index,
         place,

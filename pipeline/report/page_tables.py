@@ -104,7 +104,7 @@ def _images(report: Mapping[str, Any]) -> DataTable:
         failed[failure["image"]] = failed.get(failure["image"], 0) + 1
     unit, size = _area_unit(images)
     columns = [
-        Column("place", "count"),
+        Column("rank", "count"),
         Column("image"),
         Column("mean IoU", "score"),
         *(Column(f"IoU {name}", "score") for name in shown),

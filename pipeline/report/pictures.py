@@ -18,8 +18,9 @@ UNKNOWN = ((235, 235, 235, 235), (70, 70, 70, 235))
 
 _DIMMED, _NOT_JUDGED = (0, 0, 0, 150), (128, 128, 128, 130)
 _STRIPE = 4  # width of a stripe, pixels
-_QUALITY = 82
+_QUALITY = 80
 _OUTLINE_ALPHA, _FILL_ALPHA = 255, 150
+_OUTLINES_A_SIDE = 200  # so many outlines are as wide as the picture: they are seen when it is shown small
 _MOST_IDS = 250  # different colours of a picture; above, some classes share one
 
 
@@ -47,17 +48,16 @@ def encode_jpeg(image_YXS: NDArray[np.uint8], shape: tuple[int, int]) -> bytes:
     if picture.size != shape[::-1]:
         picture = picture.resize(shape[::-1], Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=_QUALITY, optimize=True)
+    picture.convert("RGB").save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
 
 def outlines_png(mask_YX: NDArray[np.integer], colors: Sequence[str], fill: int) -> bytes:
     """Return the outlines of all classes but class 0, the background, each inside of its regions; stripes where nothing is predicted."""
-    padded_YX = np.pad(mask_YX, 1, mode="edge")
-    around = [
-        padded_YX[1 + dy : padded_YX.shape[0] - 1 + dy, 1 + dx : padded_YX.shape[1] - 1 + dx]
-        for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))
-    ]
+    width = max(1, round(max(mask_YX.shape) / _OUTLINES_A_SIDE))
+    padded_YX, (height, breadth) = np.pad(mask_YX, width, mode="edge"), mask_YX.shape
+    steps = [step for far in range(1, width + 1) for step in ((0, far), (far, 0), (0, -far), (-far, 0))]
+    around = [padded_YX[width + dy : width + dy + height, width + dx : width + dx + breadth] for dy, dx in steps]
     is_edge_YX = np.logical_or.reduce([one != mask_YX for one in around])
     return _class_png(np.where(is_edge_YX & (mask_YX != 0), mask_YX, 0), colors, fill, _OUTLINE_ALPHA, mask_YX == fill)
 
@@ -122,5 +122,5 @@ def _palette_png(indices_YX: NDArray[np.uint8], colors: Sequence[tuple[int, int,
     picture = Image.fromarray(indices_YX)
     picture.putpalette([part for color in colors for part in color[:3]])
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True, transparency=bytes(color[3] for color in colors))
+    picture.save(file, "PNG", transparency=bytes(color[3] for color in colors))
     return file.getvalue()
