@@ -22,8 +22,9 @@
 
   function head(column) {
     const sorted = asked.sort === column.key ? (asked.descending ? "descending" : "ascending") : "none";
-    const text = column.unit ? `${column.title} (${column.unit})` : column.title;
-    const button = app.el("button", { type: "button", text, on: { click: () => sort(column.key) } });
+    const title = column.title.charAt(0).toUpperCase() + column.title.slice(1);
+    const text = column.unit ? `${title} (${column.unit})` : title;
+    const button = app.el("button", { type: "button", text, title: column.description || null, on: { click: () => sort(column.key) } });
     return app.el("th", { scope: "col", "aria-sort": sorted }, button);
   }
 
@@ -43,15 +44,17 @@
       const title = `Go to object ${value}`;
       return app.el("td", {}, app.el("button", { type: "button", class: "link", text: app.number(value), "aria-label": title, on: { click: () => app.objects.go(object) } }));
     }
+    if (typeof value === "boolean") return app.el("td", { text: value ? "yes" : "no" });
     return app.el("td", { text: app.number(value), class: "number" });
   }
 
   function draw({ total, columns, rows }) {
-    const shown = columns.filter((one) => one.key !== "box");
-    app.byId("objects-head").replaceChildren(app.el("tr", {}, ...shown.map(head)));
+    // The table begins with the largest objects, whatever the column of their area is called.
+    if (!columns.some((one) => one.key === asked.sort)) asked.sort = (columns.find((one) => one.title === asked.sort) || { key: "id" }).key;
+    app.byId("objects-head").replaceChildren(app.el("tr", {}, ...columns.map(head)));
     app.byId("objects-body").replaceChildren(
       ...rows.map((object) => {
-        const row = app.el("tr", { "data-object": object.id }, ...shown.map((column) => cell(column, object)));
+        const row = app.el("tr", { "data-object": object.id }, ...columns.map((column) => cell(column, object)));
         row.addEventListener("click", (event) => event.target.closest("button") || app.objects.go(object));
         return row;
       }),
@@ -80,6 +83,7 @@
   app.objects = {
     /* Shows an object: the view goes to it, and a frame and its outline set it off. */
     go(object) {
+      app.setPlane(object.plane || 0);
       app.choose(object.id);
       mark();
       if (app.hasLayer("outlines") && !app.view.layers.outlines.on) app.setLayer("outlines", { on: true });

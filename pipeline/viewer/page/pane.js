@@ -11,6 +11,10 @@
   marker.setAttribute("data-openseadragon-mobile-css", "");
   document.head.append(marker);
 
+  // A tile that comes when its layer has changed is nothing to warn of.
+  const warn = (...words) => String(words[0]).startsWith("Ignoring tile") || console.warn(...words);
+  window.OpenSeadragon.console = Object.assign(Object.create(console), { warn });
+
   const options = (element, withNavigator) => ({
     element,
     drawer: "canvas", // layers are see-through, and tiles of a copy on disk may not be read back by WebGL
@@ -69,10 +73,9 @@
       navigator.setHeight(`${Math.max(12, Math.round(side * height))}px`);
     }
 
-    /* Shows another image; nothing of the one before stays. */
+    /* Shows another image, or none; nothing of the one before stays. */
     show(image) {
-      this.viewer.world.removeAll();
-      this.items.clear();
+      [...this.items.keys()].forEach((id) => this.remove(id));
       Object.keys(this.marks).forEach((kind) => this.unmark(kind));
       this.image = image;
       this.fitNavigator();
@@ -111,7 +114,7 @@
       const [height, width] = this.image.shape.map((side) => Math.ceil(side / step));
       const tileSource = { width, height, tileSize: tile, tileOverlap: 0, minLevel: 0, maxLevel: levels - 1, getTileUrl: part.url };
       if (part.exists) tileSource.tileExists = part.exists;
-      const success = ({ item }) => {
+      const added = (item) => {
         if (this.items.get(id) !== entry) return this.viewer.world.removeItem(item); // no longer wanted
         entry.item = item;
         item.rank = rank;
@@ -123,7 +126,14 @@
         }, 5000);
         this.settle();
       };
-      this.viewer.addTiledImage({ tileSource, width: (width * step) / this.image.shape[1], opacity: 0, preload: true, success });
+      this.viewer.addTiledImage({ tileSource, width: (width * step) / this.image.shape[1], opacity: 0, preload: true, success: ({ item }) => this.whenShared(() => added(item)) });
+    }
+
+    /* Calls `act` when the small picture has all layers as well: it gets them a little later, and loses track of one that moves before. */
+    whenShared(act) {
+      const { navigator, world } = this.viewer;
+      if (!navigator || navigator.world.getItemCount() >= world.getItemCount()) act();
+      else setTimeout(() => this.whenShared(act), 5);
     }
 
     /* Puts an item above those of a lower rank. */

@@ -116,8 +116,7 @@
     marks = {};
     ensurePanes();
     for (const [run, pane] of Object.entries(panes)) {
-      if (app.view.images[run]) pane.show(app.view.images[run]);
-      else pane.viewer.world.removeAll();
+      pane.show(app.view.images[run]);
       pane.goHome(true);
     }
     isWhole = true;

@@ -29,10 +29,11 @@
     compare: "a", // "a", "b" or "both"
   });
 
-  /* Hides what would only darken the image: a first class that is black, which as a rule is the background. */
+  /* Hides what would only darken the image: a first class that is nearly black, which as a rule is the background. */
   app.hideBackground = function () {
-    const first = view.runs.a.classes[0];
-    if (first && first.color === "#000000" && view.runs.a.can_switch_classes !== false && view.runs.a.classes.length > 1) view.off.add(first.id);
+    const { classes, can_switch_classes: canSwitch } = view.runs.a;
+    const isDark = (color) => [1, 3, 5].every((at) => parseInt(color.slice(at, at + 2), 16) < 64);
+    if (classes.length > 1 && isDark(classes[0].color) && canSwitch !== false) view.off.add(classes[0].id);
   };
 
   app.on = (topics, act) => topics.split(" ").forEach((topic) => (listeners[topic] = listeners[topic] || []).push(act));

@@ -27,7 +27,7 @@
   }
 
   function row(one, place) {
-    const where = `from ${app.number(one.box[1])}, ${app.number(one.box[0])}`;
+    const where = `x ${app.number(one.box[1])}, y ${app.number(one.box[0])}`;
     const button = app.el(
       "button",
       { type: "button", class: "row", "data-block": one.block, on: { click: () => go(place) } },
