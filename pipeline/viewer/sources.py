@@ -6,6 +6,7 @@ powers of two. Images are averaged over the square; of classes and ids the first
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -25,9 +26,12 @@ from pipeline.raster import Header, Raster, ResampledRaster, resampled_header
 __all__ = ["IdSource", "ImageSource", "OpenFiles", "shape_at"]
 
 OPEN_FILES = 6  # that a thread holds open
-WHOLE_BYTES = 2**27  # of files that are decoded whole, before a thread closes the oldest one
+LARGE_BYTES = 2**24  # of a file that is decoded whole, from which it is opened once for all threads
+WHOLE_BYTES = 2**27  # of such files, before the oldest one is closed
+SHARED = -1  # stands for all threads
 STRIP_PIXELS = 1 << 22  # of a file, read at once
 Opener = Callable[[], AbstractContextManager[Raster]]
+_Files = OrderedDict[Any, tuple[Raster, ExitStack]]
 
 
 def shape_at(shape: tuple[int, int], step: int) -> tuple[int, int]:
@@ -41,26 +45,40 @@ def shape_at(shape: tuple[int, int], step: int) -> tuple[int, int]:
 
 
 class OpenFiles:
-    """The files that were read last. Each thread opens its own, as readers are made for one thread each."""
+    """The files that were read last.
+
+    Each thread opens its own, as readers are made for one thread each. A large file that is decoded whole is opened once and read by one
+    thread at a time, so that memory does not hold it several times.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[int, OrderedDict[Any, tuple[Raster, ExitStack]]] = {}
+        self._open: dict[int, _Files] = {}
         self._lock = threading.Lock()
         self._closed = False
 
     def get(self, key: Any, make: Opener) -> Raster:
-        """Return an open file, opened by ``make`` if this thread does not hold it under ``key``."""
-        mine = self._open.setdefault(threading.get_ident(), OrderedDict())
+        """Return an open file, opened by ``make`` where none is held under ``key``."""
+        shared, mine = (self._open.setdefault(thread, OrderedDict()) for thread in (SHARED, threading.get_ident()))
+        with self._lock:
+            if key in shared:
+                shared.move_to_end(key)
+                return shared[key][0]
         if key not in mine:
-            while mine and (len(mine) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in mine.values()) > WHOLE_BYTES):
-                mine.popitem(last=False)[1][1].close()
             stack = ExitStack()
             raster = stack.enter_context(make())
+            is_shared = raster.header.whole_bytes > LARGE_BYTES
             with self._lock:
                 if self._closed:
                     stack.close()
                     raise BlockError("the viewer has been closed")
-                mine[key] = raster, stack
+                if is_shared and key in shared:  # another thread was faster
+                    stack.close()
+                    return shared[key][0]
+                files = shared if is_shared else mine
+                while files and (len(files) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in files.values()) > WHOLE_BYTES):
+                    files.popitem(last=False)[1][1].close()
+                files[key] = (_ReadByOne(raster) if is_shared else raster), stack
+                return files[key][0]
         mine.move_to_end(key)
         return mine[key][0]
 
@@ -71,6 +89,21 @@ class OpenFiles:
             for files in self._open.values():
                 while files:
                     files.popitem()[1][1].close()
+
+
+class _ReadByOne(Raster):
+    """A file that one thread reads at a time."""
+
+    def __init__(self, raster: Raster) -> None:
+        self.header, self._raster, self._lock = raster.header, raster, threading.Lock()
+
+    def read(self, box: Box, plane: int = 0) -> NDArray[Any]:
+        with self._lock:
+            return self._raster.read(box, plane)
+
+    def read_masked(self, box: Box, plane: int = 0) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        with self._lock:
+            return self._raster.read_masked(box, plane)
 
 
 @dataclass(frozen=True)
@@ -129,10 +162,11 @@ class ImageSource:
         return next((number for number in reversed(levels) if min(self._factor(number, step)) >= 1), next(iter(levels)))
 
     def _factor(self, level: int, step: int) -> tuple[float, float]:
-        """Return (y, x) pixels of a level to one of the picture; 1 where its pixels are the picture's, but for one at the end."""
+        """Return (y, x) pixels of a level to one of the picture; a level whose pixels are squares of the grid may lack one at the end."""
         shape, own = self._levels()[level], self.header.shape
-        if max(abs(one - other) for one, other in zip(shape, shape_at(self.shape, step), strict=True)) <= 1:
-            return 1.0, 1.0
+        square = 2 ** max(0, round(math.log2(max(self.shape) / max(shape))))
+        if max(abs(one - other) for one, other in zip(shape, shape_at(self.shape, square), strict=True)) <= 1:
+            return step / square, step / square
         zoom = own[0] / shape[0], own[1] / shape[1]
         return self.own_factor[0] * step / zoom[0], self.own_factor[1] * step / zoom[1]
 
