@@ -166,7 +166,7 @@ def test_objects_do_not_outlive_their_mask(engine, tmp_path, ending_at, is_finis
     assert ((first.folder / "instances").exists(), (first.folder / "objects").exists()) == (True, is_finished)
     without = engine(**IDENTITY)
     assert without.code == 0
-    assert sorted(path.name for path in without.folder.iterdir() if path.is_dir()) == ["ledger", "masks", "report"]
+    assert sorted(path.name for path in without.folder.iterdir() if path.is_dir()) == ["ledger", "masks", "report", "thumbnails"]
 
 
 def tables_of(done):
