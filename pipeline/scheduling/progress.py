@@ -25,7 +25,7 @@ __all__ = ["Progress", "show_progress"]
 
 LINE_S = 60.0  # between two lines without a terminal
 DRAW_S = 0.25  # at least, between two drawings of the table
-LEAST_REST = 100  # times as long as it took to draw the table, until it is drawn again: drawing takes at most 1 % of the time
+LEAST_REST = 200  # times as long as it took to draw the table, until it is drawn again: drawing takes at most 0.5 % of the time
 RECENT_S = 60.0  # over which the speed of the table is measured
 
 

@@ -165,7 +165,7 @@ def test_the_terminal_is_given_back(monkeypatch):
 
 
 def test_drawing_leaves_most_of_the_time_to_the_run(monkeypatch):
-    """The pause after a drawing is a hundred times as long as the drawing took, and at least a quarter of a second."""
+    """The pause after a drawing is two hundred times as long as the drawing took, and at least a quarter of a second."""
     pauses, clock = [], iter([0.0, 0.001, 0.0, 0.02])
     least, rest = progress.DRAW_S, progress.LEAST_REST
     terminal = terminal_for(monkeypatch)
@@ -181,7 +181,7 @@ def test_drawing_leaves_most_of_the_time_to_the_run(monkeypatch):
     monkeypatch.setattr(progress.time, "thread_time", lambda: next(clock))
     with Scene(stages("a")).shown():
         pass
-    assert pauses == [0.0, 0.25, 2.0]
+    assert pauses == [0.0, 0.25, 4.0]
     assert "1 image" in terminal.words
 
 
