@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.inputs import Catalogue
 from pipeline.records import RunFolder
 from pipeline.storage import StorageLike
-from pipeline.viewer import ViewedRun, serve
+from pipeline.viewer import MAX_SIZE, ViewedRun, export_run, serve
 
 __all__ = ["view"]
 
@@ -23,7 +23,7 @@ def view(
     opens: bool = False,
     export: Path | None = None,
     names: Sequence[str] = (),
-    max_size: int = 8192,
+    max_size: int = MAX_SIZE,
 ) -> int:
     """Print the URL of a page that shows a run, and serve it until Ctrl-C; or write a copy that needs no server.
 
@@ -49,9 +49,7 @@ def view(
                 runs[key] = ViewedRun(where, catalogue_of(RunFolder(where)))
                 stack.callback(runs[key].close)
         if export is not None:
-            from pipeline.viewer.export import export_run
-
-            export_run(runs, export, names=names, max_size=max_size, say=lambda text: print(text, file=sys.stderr))
+            export_run(runs, export, names=names, max_size=max_size)
             return 0
         serve(runs, port=port, opened=lambda url: show(url, opens=opens))
     return 0

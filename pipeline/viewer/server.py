@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,6 +33,7 @@ __all__ = ["make_app", "serve"]
 PAGE = Path(__file__).parent / "page"
 SHARED = (VENDOR / "openseadragon.min.js", VENDOR.parent / "colors.css")
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+KEEP_OPEN_S = 75  # connections on which nothing is asked
 NUM_THREADS = 4  # that read and draw
 KEPT = "private, max-age=3600"  # tiles of a run that has ended
 MOST = 2**31  # of any number in a request
@@ -60,20 +62,28 @@ def serve(runs: Mapping[str, ViewedRun], *, port: int = 0, opened: Callable[[str
     """
     import uvicorn
 
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+    # Without its protocol named, asyncio leaves out TCP_NODELAY, and every answer waits 40 ms.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("127.0.0.1", port))
         except OSError as error:
-            raise InputError(
-                Problem("--port", f"{port}, where this machine lets nobody listen ({error.strerror})", "a free port")
-            ) from error
+            found = f"{port}, where this machine lets nobody listen ({error.strerror})"
+            raise InputError(Problem("--port", found, "a free port")) from error
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         listening.listen()
+        threading.Thread(target=_import_libraries, daemon=True).start()
         opened(f"http://127.0.0.1:{port}/?token={token}")
-        config = uvicorn.Config(make_app(runs, token, port), access_log=False, log_level="error", lifespan="off", server_header=False)
+        quiet: dict[str, Any] = {"access_log": False, "log_level": "error", "server_header": False}
+        config = uvicorn.Config(make_app(runs, token, port), lifespan="off", timeout_keep_alive=KEEP_OPEN_S, **quiet)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def _import_libraries() -> None:
+    """Import what the first tile needs, while the browser starts."""
+    import zarr  # noqa: F401
+    from PIL import Image  # noqa: F401
 
 
 def make_app(runs: Mapping[str, ViewedRun], token: str, port: int) -> ASGIApp:
