@@ -11,21 +11,24 @@ from __future__ import annotations
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from pipeline import __version__
+from pipeline.cli import models
+from pipeline.cli.endings import done, explain
 from pipeline.cli.options import (
     LOOPBACK,
     BlockName,
     CompareJson,
     ComparisonFolder,
     ConfigFile,
-    ExportFile,
+    CopiedImages,
+    CopyFolder,
+    CopySize,
     Folder,
     Fresh,
     Images,
@@ -36,15 +39,16 @@ from pipeline.cli.options import (
     MetricsPort,
     ModelName,
     OtherFolder,
+    OtherRun,
     Output,
     Overrides,
     Subject,
     TakeOver,
     TrainFile,
+    ViewPort,
     refuse_alone,
 )
-from pipeline.errors import GigasegError, lines_of
-from pipeline.system import is_json, remember_interrupts, say, write_json
+from pipeline.system import remember_interrupts, write_json
 
 __all__ = ["app", "main"]
 
@@ -59,8 +63,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer()
-app.add_typer(models_app, name="models")
+app.add_typer(models.app, name="models")
 
 
 def show_version(asked: bool) -> None:
@@ -173,6 +176,26 @@ def report(folder: Folder, other: OtherFolder = None, output: ComparisonFolder =
 
 
 @app.command()
+def view(
+    folder: Folder,
+    other: OtherRun = None,
+    *,
+    port: ViewPort = 0,
+    opens: Annotated[bool, typer.Option("--open", help="Open the page in the browser as well.")] = False,
+    export: CopyFolder = None,
+    images: CopiedImages = None,
+    max_size: CopySize = None,
+) -> None:
+    """Look at the images, masks and errors of a run on a page of this machine. From another machine: ssh -L PORT:127.0.0.1:PORT."""
+    from workflows import view as workflow
+
+    refuse_alone("--images", images, "--export", export)
+    refuse_alone("--max-size", max_size, "--export", export)
+    size: dict[str, Any] = {} if max_size is None else {"max_size": max_size}
+    done(workflow.view(folder, other, port=port, opens=opens, export=export, names=images or (), **size))
+
+
+@app.command()
 def stop(folder: Folder) -> None:
     """Ask a run to stop after the blocks in flight; it can be resumed."""
     from workflows import stop as workflow
@@ -268,44 +291,6 @@ def submit(
     done(workflow.submit(config, overrides or [], to=to, flags=flags, options=options, action=workflow.only_one(asked)))
 
 
-@models_app.callback(invoke_without_command=True)
-def models(
-    context: typer.Context,
-    *,
-    describe: Annotated[
-        str | None,
-        typer.Option("--describe", metavar="SPEC", help="Print parameters, stride, field, channels and classes of a model or bundle."),
-    ] = None,
-    probe: Annotated[str | None, typer.Option("--probe", metavar="SPEC", help="As --describe, and measure stride and field.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the models and the trained bundles, or describe one."""
-    if context.invoked_subcommand is not None:
-        return
-    from workflows import models as workflow
-
-    if describe is not None or probe is not None:
-        done(workflow.describe_model(probe or describe or "", measure=probe is not None, as_json=as_json))
-    done(workflow.list_models(as_json=as_json))
-
-
-@models_app.command()
-def export(
-    spec: Annotated[str, typer.Argument(metavar="NAME", help="A model's name, a trained bundle, or {name: ..}.")],
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript or bioimageio.")],
-    output: ExportFile = None,
-    *,
-    channels: Annotated[
-        int | None, typer.Option("--channels", min=1, metavar="C", help="Number of input channels, if the model accepts any.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Write a network for other programs."""
-    from workflows import export as workflow
-
-    done(workflow.export(spec, to, output, channels=channels, as_json=as_json))
-
-
 @app.command()
 def readers(*, as_json: Json = False) -> None:
     """List the readers and what they read."""
@@ -360,11 +345,6 @@ def use_json(asked: bool) -> None:
         write_json()
 
 
-def done(exit_code: int) -> NoReturn:
-    """End the command with the exit code of its workflow."""
-    raise typer.Exit(exit_code)
-
-
 @remember_interrupts()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default with the arguments of this process, and return its exit code, as ``--help`` lists them."""
@@ -392,14 +372,3 @@ def invoke(arguments: Sequence[str] | None) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-def explain(error: Exception) -> int:
-    """Print an error on stderr, with GIGASEG_DEBUG as a traceback, and return its exit code."""
-    is_debug = os.environ.get("GIGASEG_DEBUG", "0") not in ("", "0")
-    exit_code = error.exit_code if isinstance(error, GigasegError) else 1
-    if is_debug:
-        say("".join(traceback.format_exception(error)).rstrip(), event="error", level="error", exit_code=exit_code)
-    for line in () if is_debug else lines_of(error):
-        say(line if is_json() else f"gigaseg: {line}", event="error", level="error", exit_code=exit_code)
-    return exit_code

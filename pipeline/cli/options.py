@@ -15,6 +15,9 @@ __all__ = [
     "CompareJson",
     "ComparisonFolder",
     "ConfigFile",
+    "CopiedImages",
+    "CopyFolder",
+    "CopySize",
     "ExportFile",
     "Folder",
     "Fresh",
@@ -26,11 +29,13 @@ __all__ = [
     "MetricsPort",
     "ModelName",
     "OtherFolder",
+    "OtherRun",
     "Output",
     "Overrides",
     "Subject",
     "TakeOver",
     "TrainFile",
+    "ViewPort",
     "refuse_alone",
 ]
 
@@ -42,6 +47,15 @@ ComparisonFolder = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where a comparison goes; by default beside the report of DIR.")
 ]
 CompareJson = Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")]
+OtherRun = Annotated[str | None, typer.Option("--other", metavar="DIR2", help="The output folder of a run to compare with.")]
+ViewPort = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="Port on 127.0.0.1; by default a free one.")]
+CopyFolder = Annotated[
+    Path | None, typer.Option("--export", metavar="FOLDER", help="Write a copy that opens from disk into a new folder, and end.")
+]
+CopiedImages = Annotated[list[str] | None, typer.Option("--images", metavar="NAME", help="Copy this image; may be repeated.")]
+CopySize = Annotated[
+    int | None, typer.Option("--max-size", min=0, metavar="PX", help="Longer side of what is copied, 8192 by default; 0: the full size.")
+]
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]
