@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from pipeline.config import default_colors
-from pipeline.errors import counted
 from pipeline.report.failure_groups import describe_group
 from pipeline.report.gallery import MOST_PICTURES, Gallery
 from pipeline.report.page_charts import charts_of
@@ -101,8 +100,8 @@ def _interval_note(report: Mapping[str, Any]) -> str:
         return ""
     if not report.get("mean_iou_interval"):
         return f"No intervals: {how['note']}." if how.get("note") else ""
-    draws = f"{how['resamples']:,} draws of {counted(how['images'], 'image')}, seed {how['seed']}"
-    made = f"{how['confidence']:.0%} intervals: {how['method']}, {draws}."
+    draws = f"{how['resamples']:,} draws of {how['images']:,} images, seed {how['seed']}"
+    made = f"{100 * how['confidence']:g} % intervals: {how['method']}, {draws}."
     return f"{made} {how['note']}." if how.get("note") else made
 
 

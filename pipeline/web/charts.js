@@ -15,10 +15,11 @@
 (() => {
   const PALETTE = 7;
   const color = (series, index) => series.color || `var(--series-${(index % PALETTE) + 1})`;
-  /* A label is one line, and so short. */
+  /* A label is one line, and so short; what is left out is in its middle, as names often differ at their ends. */
   function short(text, most) {
     const line = text.replace(/\s+/g, " ");
-    return line.length > most ? line.slice(0, most - 1) + "…" : line;
+    const half = (most - 1) >> 1;
+    return line.length > most ? line.slice(0, most - 1 - half) + "…" + line.slice(line.length - half) : line;
   }
   const number = (value) => (Number.isInteger(value) ? value.toLocaleString("en-US") : String(Number(value.toPrecision(4))));
   const TYPES = { log: { type: "log" }, whole: { tickFormat: ",d" } };

@@ -9,14 +9,16 @@
 (() => {
   const PAGE = 25;
   const NOTHING = "–";
-  const digits = (value, count) => value.toLocaleString("en-US", { minimumFractionDigits: count, maximumFractionDigits: count });
+  const FORMATS = [0, 1, 3].map((count) => new Intl.NumberFormat("en-US", { minimumFractionDigits: count, maximumFractionDigits: count }));
+  const CHANGES = new Intl.NumberFormat("en-US", { minimumFractionDigits: 3, maximumFractionDigits: 3, signDisplay: "always" });
+  const [whole, tenths, thousandths] = FORMATS.map((format) => format.format); // made once: 10,000 rows take as many numbers
   const percent = (share) =>
-    share === 0 || share === 1 ? `${100 * share} %` : share < 0.001 ? "under 0.1 %" : share > 0.999 ? "over 99.9 %" : `${digits(100 * share, 1)} %`;
+    share === 0 || share === 1 ? `${100 * share} %` : share < 0.001 ? "under 0.1 %" : share > 0.999 ? "over 99.9 %" : `${tenths(100 * share)} %`;
   const SHOW = {
     text: (value) => value,
-    count: (value) => digits(value, 0),
-    score: (value) => digits(value, 3),
-    change: (value) => value.toLocaleString("en-US", { minimumFractionDigits: 3, maximumFractionDigits: 3, signDisplay: "always" }),
+    count: whole,
+    score: thousandths,
+    change: CHANGES.format,
     percent,
   };
   const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };

@@ -68,7 +68,7 @@ def test_numbers_have_words_and_units():
 
 
 @pytest.mark.parametrize(
-    ("images", "note"), [(6, "95% intervals: percentile bootstrap"), (4, "No intervals: intervals take at least 5 images")]
+    ("images", "note"), [(6, "95 % intervals: percentile bootstrap"), (4, "No intervals: intervals take at least 5 images")]
 )
 def test_intervals_are_shown_or_it_says_why_not(images, note):
     """Each class has its interval as numbers and on its bar; below five images a sentence says why it has none."""
