@@ -21,17 +21,20 @@ TOKEN = "token-of-the-tests"  # noqa: S105 - of a server that lives as long as a
 
 def make_runs(folder, *, side=256, images=3):
     """Run two models on the same drawn images; the last image and the last class have hostile names. Return the two outputs."""
-    config = draw_run(folder, side=side, images=images)
-    (folder / "images" / "broken.png").unlink()
-    rows = [(f"images/well {index + 1}.png", f"well {index + 1}", f"truth/well {index + 1}.png") for index in range(images)]
-    rows[-1] = (rows[-1][0], EVIL_NAME, rows[-1][2])
-    with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("image", "name", "truth"), *rows])
+    files = [f"well {index + 1}" for index in range(images)]
     classes = [*CLASSES[:2], {**CLASSES[2], "name": EVIL_CLASS}]
-    common = {**config, "images": ["images.csv"], "truth": None, "classes": classes, "tiling": {"core": 128, "block": 128}}
-    for name, model in (("a", "histogram"), ("b", "kmeans")):
+    config = draw_run(folder, side=side, names=files, classes=classes)
+    with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
+        names = [*files[:-1], EVIL_NAME]
+        rows = [(f"images/{one}.png", name, f"truth/{one}.png") for one, name in zip(files, names, strict=True)]
+        csv.writer(file).writerows([("image", "name", "truth"), *rows])
+    common = {**config, "images": ["images.csv"], "truth": None, "tiling": {"core": 128, "block": 128}}
+    for name, changes in (
+        ("a", {"model": {"name": "histogram", "classes": 3}}),
+        ("b", {"model": {"name": "kmeans", "classes": 3}, "instances": None}),
+    ):
         path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({**common, "model": {"name": model, "classes": 3}, "output": name}))
+        path.write_text(yaml.safe_dump({**common, **changes, "output": name}))
         assert run(path) == 0
     return folder / "a", folder / "b"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,9 +186,7 @@ def test_an_interrupted_copy_is_told(runs, tmp_path, monkeypatch):
 
 def test_too_little_room_is_refused(runs, tmp_path, monkeypatch):
     """A copy that would fill the disk is not begun."""
-    from collections import namedtuple
-
-    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1000))
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match=r"1000 B free in .*Give a smaller --max-size"):
         export_run(runs, tmp_path / "copy", say=lambda text: None)
     assert not (tmp_path / "copy").exists()
