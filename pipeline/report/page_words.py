@@ -32,7 +32,26 @@ STATES = {
     "running": "still running: this is what is known so far",
 }
 STAGES = {"read": "reading", "compute": "model", "stitch": "stitching", "count": "counting", "write": "writing"}
-PHASES = {"fit": "statistics of the images", "predict": "prediction", "count": "counting", "finish": "finishing"}
+PHASES = {
+    "copy": "copying",
+    "tissue": "finding what counts",
+    "skip": "finding what to skip",
+    "fit": "statistics of the images",
+    "score": "scores that blend",
+    "predict": "prediction",
+    "label": "objects of each block",
+    "match": "objects across blocks",
+    "join": "joining objects",
+    "measure": "measuring objects",
+    "tabulate": "table of objects",
+    "label_truth": "truth objects of each block",
+    "match_truth": "truth objects across blocks",
+    "join_truth": "joining truth objects",
+    "pair": "comparing objects",
+    "count_objects": "counting objects",
+    "finish": "pyramid and exports",
+    "count": "counting the masks",
+}
 SCORES = {
     "mean_dice": "mean Dice",
     "pixel_accuracy": "pixels that are right",

@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.engine import all_phases
 from pipeline.metrics.instances import ObjectQuality
 from pipeline.metrics.semantic import Semantic
 from pipeline.report import write_report
 from pipeline.report.content import Failure, ImageCounts, build_report
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import build_page, colors_of
+from pipeline.report.page_words import PHASES
 from pipeline.statistics import count_objects
 from pipeline.statistics.pixel_counts import Counts
 from pipeline.storage import open_storage
@@ -211,3 +213,8 @@ def test_colors_are_those_of_the_config():
     report = report_of()
     assert colors_of(report, PROVENANCE) == ["#000000", "#123456"]
     assert colors_of(report, {"config": "classes: [{name: a}]"}) == colors_of(report, None) == ["#000000", "#e6194b"]
+
+
+def test_every_phase_has_words():
+    """No name of a phase is shown as it is."""
+    assert {phase.name for phase in all_phases()} <= set(PHASES)
