@@ -140,7 +140,13 @@ def pack_thumbnails(drawn: Thumbnails, classes: Sequence[Mapping[str, Any]]) -> 
             tiff.write(drawn.image_YXS, photometric="rgb", description=json.dumps({**about, "page": "image"}), metadata=None, **jpeg)
         for name, ids_YX in pages.items():
             options: dict[str, Any] = {"photometric": "palette", "colormap": _palette(classes)} if ids_YX.dtype == np.uint8 else {}
-            options |= {"compression": "zlib", "description": json.dumps({**about, "page": name}), "metadata": None}
+            options |= {
+                "compression": "zlib",
+                "compressionargs": {"level": 1},
+                "rowsperstrip": len(ids_YX),
+                "description": json.dumps({**about, "page": name}),
+                "metadata": None,
+            }
             tiff.write(ids_YX, **options)
     return file.getvalue()
 
