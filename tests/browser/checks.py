@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["assert_accessible", "assert_no_sideways_scroll"]
+from tests.browser.golden_pictures import assert_looks_like
+
+__all__ = ["WINDOWS", "assert_accessible", "assert_no_sideways_scroll", "assert_presentable"]
+
+WINDOWS = {f"{width}-{scheme}": {"width": width, "scheme": scheme} for width in (1280, 400) for scheme in ("light", "dark")}
+"""Options of ``open_page``, by a name that goes into that of a golden picture."""
 
 SEVERE = ("serious", "critical")
 
@@ -33,3 +38,10 @@ def assert_no_sideways_scroll(page):
     """Fail if a page is wider than its window, and name what sticks out. Parts of the page may scroll by themselves."""
     wide = page.evaluate(STICKING_OUT)
     assert not wide, "\n".join(wide)
+
+
+def assert_presentable(page, name):
+    """Fail if a page hinders somebody, is too wide, or does not resemble its golden picture."""
+    assert_accessible(page)
+    assert_no_sideways_scroll(page)
+    assert_looks_like(page, name)

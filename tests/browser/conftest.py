@@ -54,7 +54,6 @@ def open_page(chromium, complaints):
         context = chromium.new_context(**{**plain, "viewport": viewport, "color_scheme": scheme, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
         watch(page, url, complaints, alone=alone)
         page.goto(url)
         return page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from pipeline.engine import Thumbnails, pack_thumbnails, thumbnail_key
@@ -11,7 +12,7 @@ from pipeline.metrics.semantic import Semantic
 from pipeline.report.content import Failure, ImageCounts, build_report
 from pipeline.statistics import Counts, ObjectCounts
 
-__all__ = ["CLASSES", "HOSTILE", "draw_counts", "draw_report", "draw_run", "draw_thumbnails"]
+__all__ = ["CLASSES", "HOSTILE", "draw_counts", "draw_provenance", "draw_report", "draw_run", "draw_thumbnails"]
 
 CLASSES = [
     {"name": "background", "color": "#202428"},
@@ -25,34 +26,33 @@ HOSTILE = {
     "quotes": '"\'` onmouseover=window.ran=1 x="',
     "right to left": "abc\u202efdp.exe\u2066\u0007",
     "long": "x" * 300,
-    "lines": "first\nsecond\rthird\tfourth",
+    "lines": "first\nsecond\tthird",
     "emoji": "cells 🔬👩‍🔬 ﷽ Z̸͓͠ä",
     "template": "{{ 7 * 7 }} {% raw %} ${7 * 7} \\u003cb\\u003e &lt;b&gt; %3Cb%3E",
 }
 """Names and causes that a page must show as they are. One that is taken for markup sets ``window.ran``."""
 
 
-def draw_run(folder, *, side=192, images=6):
+def draw_run(folder, names, *, classes=CLASSES, side=192):
     """Write images of discs with truth, and one file that is no image; return the YAML of a run on them, as a mapping.
 
     The images get harder: the truth of each one has more pixels of another class.
     """
     (folder / "images").mkdir(parents=True)
     (folder / "truth").mkdir()
-    for index in range(images):
+    for index, name in enumerate(names):
         rng = np.random.default_rng(index)
         truth_YX = draw_discs(rng, side, 12)
         grey_YX = np.array([40, 120, 220])[truth_YX] + rng.normal(0, 6, truth_YX.shape)
-        Image.fromarray(np.clip(grey_YX, 0, 255).astype(np.uint8)).save(folder / "images" / f"well {index + 1}.png")
-        wrong_YX = np.roll(truth_YX, 3 * index, axis=1)
-        Image.fromarray(wrong_YX).save(folder / "truth" / f"well {index + 1}.png")
+        Image.fromarray(np.clip(grey_YX, 0, 255).astype(np.uint8)).save(folder / "images" / f"{name}.png")
+        Image.fromarray(np.roll(truth_YX, 3 * index, axis=1)).save(folder / "truth" / f"{name}.png")
     (folder / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
     return {
         "images": ["images/"],
         "truth": "truth/{stem}.png",
-        "classes": CLASSES,
+        "classes": classes,
         "model": {"name": "histogram", "classes": 3},
-        "instances": {"name": "components", "of": ["cell"]},
+        "instances": {"name": "components", "of": [classes[1]["name"]]},
         "reader": {"pixel_size": 0.5},
         "tiling": {"core": 64, "block": 64},
         "compute": {"runner": "serial"},
@@ -71,30 +71,29 @@ def draw_discs(rng, side, count):
     return ids_YX
 
 
-def draw_thumbnails(folder, names, *, side=512, kinds=12):
-    """Leave thumbnails of images in the folder of an output; there are so many kinds of them."""
+def draw_thumbnails(names, *, side=512, kinds=12):
+    """Return thumbnails of images as a run leaves them, by their keys in its output; there are so many kinds of them."""
     packed = []
     for kind in range(min(kinds, len(names))):
-        rng = np.random.default_rng(kind)
-        truth_YX = draw_discs(rng, side, 30)
-        grey_YX = np.array([40, 120, 220])[truth_YX] + rng.normal(0, 12, truth_YX.shape)
+        truth_YX = draw_discs(np.random.default_rng(kind), side, 30)
+        rows, cols = np.ogrid[:side, :side]
+        grey_YX = np.array([40, 120, 220])[truth_YX] + 16 * np.sin(rows / 9) * np.sin(cols / 9)
         image_YXS = np.clip(grey_YX[..., None] * [1, 0.9, 0.95], 0, 255).astype(np.uint8)
         mask_YX = np.roll(truth_YX, 4 * kind + 3, axis=1)
         packed.append(pack_thumbnails(Thumbnails((4 * side, 4 * side), image_YXS, mask_YX, truth_YX), CLASSES))
-    for index, name in enumerate(names):
-        path = folder / thumbnail_key(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(packed[index % len(packed)])
+    return {thumbnail_key(name): packed[index % len(packed)] for index, name in enumerate(names)}
 
 
-def draw_counts(rng, classes, pixels=262_144):
+def draw_counts(rng, classes, pixels=262_144, missing=0):
     """Return counts of an image whose classes are confused at random, some images more than others."""
     shares_K = rng.dirichlet(np.full(classes, 2.0))
     right = rng.beta(9, 1.5)
     matrix_KK = np.outer(shares_K, np.full(classes, (1 - right) / classes)) + np.diag(shares_K * right)
-    confusion = np.floor(matrix_KK * pixels).astype(np.int64)
+    confusion = np.floor(matrix_KK * (pixels - missing)).astype(np.int64)
+    confusion[0, 0] += pixels - missing - confusion.sum()
     counted = int(confusion.sum())
-    return Counts(confusion.sum(axis=0), pixels - counted, confusion, 0.2 * counted, counted, pixels // 11, pixels // 10)
+    agreeing = int(rng.integers(pixels // 20, pixels // 10))
+    return Counts(confusion.sum(axis=0), missing, confusion, 0.2 * counted, counted, agreeing, pixels // 10, quarantined=missing)
 
 
 def draw_report(images, *, classes=CLASSES, names=None, failures=(), objects=False, seed=0):
@@ -124,3 +123,19 @@ def draw_report(images, *, classes=CLASSES, names=None, failures=(), objects=Fal
 def hostile_failures():
     """Return a failure of each hostile name, with a hostile cause."""
     return [Failure(name, f"{name}:0.0.0", "predict", f"ValueError: {name}", 3) for name in HOSTILE.values()]
+
+
+def draw_provenance(**more):
+    """Return what a run records of how it was made, the same on every machine."""
+    run = {
+        "state": "partial",
+        "seconds": 61.5,
+        "started": "2026-01-02T03:04:05+00:00",
+        "ended": "2026-01-02T03:05:06+00:00",
+        "hardware": {"host": "vm", "cores": 2, "memory_bytes": 24 << 30, "system": "Linux", "gpus": []},
+        "recipe": {"backend": "openvino", "device": "cpu", "precision": "bf16", "core": 512, "halo": 64, "block": 2048, "stitch": "crop"},
+        "versions": {"gigaseg": "1.0", "python": "3.11.7", "torch": "2.9.0"},
+        "notes": ["halo 64: the smallest one that flips no pixel"],
+    }
+    config = yaml.safe_dump({"images": ["slides/"], "classes": CLASSES, "output": "runs/demo"}, sort_keys=False)
+    return {"output": "runs/demo", "run": run, "config": config, **more}
