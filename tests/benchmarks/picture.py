@@ -1,47 +1,59 @@
-"""Draw the picture of README.md: the demo's image, its mask and its errors, side by side.
+"""Draw the picture of README.md: the head of the report of the demo, from its headline to its gallery, in a real browser.
 
-Run: ``python -m tests.benchmarks.picture``. Writes ``workflows/nuclei.png`` from a run of ``config.yaml`` in a temporary folder.
+Run: ``python -m tests.benchmarks.picture``. Writes ``workflows/report.png`` from a run of ``config.yaml`` in a temporary folder.
+Needs Chromium and the package ``stardist``, which holds the image.
 """
 
 from __future__ import annotations
 
+import io
+import shutil
+import subprocess
+import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-
-import pipeline
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[2]
-SIDE = 384  # pixels of the sample that are shown
-GAP = 12  # white pixels between two panels
-MASK, WRONG, MISSED = (230, 25, 75), (255, 225, 25), (0, 130, 200)  # of nuclei that were found, found wrongly, not found
+PICTURE = ROOT / "workflows" / "report.png"
+WIDTH = 1100  # of the window, CSS pixels
+SCALE = 1.2  # pixels of the picture for one of these
+COLORS = 224  # of the palette
+MOST_BYTES = 250_000
 
 
-def panels(grey_YX: np.ndarray, mask_YX: np.ndarray, truth_YX: np.ndarray) -> list[np.ndarray]:
-    """Return image, mask over image, and errors over image, each uint8 (Y, X, 3)."""
-    low, high = np.percentile(grey_YX, (1, 99.5))
-    grey_YX = np.clip((grey_YX - low) / (high - low), 0, 1) * 255
-    image_YXC = np.repeat(grey_YX[..., None], 3, axis=2)
-    outline_YX = mask_YX & ~(mask_YX & np.roll(mask_YX, 1, 0) & np.roll(mask_YX, -1, 0) & np.roll(mask_YX, 1, 1) & np.roll(mask_YX, -1, 1))
-    mask_YXC, error_YXC = image_YXC.copy(), image_YXC * 0.6
-    mask_YXC[mask_YX] = mask_YXC[mask_YX] * 0.6 + np.array(MASK) * 0.4
-    mask_YXC[outline_YX] = MASK
-    error_YXC[mask_YX & ~truth_YX], error_YXC[~mask_YX & truth_YX] = WRONG, MISSED
-    return [panel.astype(np.uint8) for panel in (image_YXC, mask_YXC, error_YXC)]
+def screenshot(page: Path) -> Image.Image:
+    """Return a report as a light window shows it, from the top of the page to the end of the gallery."""
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        window = browser.new_page(viewport={"width": WIDTH, "height": 800}, device_scale_factor=SCALE, color_scheme="light")
+        window.goto(page.as_uri(), wait_until="load")
+        gallery = window.locator(".panels").first.bounding_box()
+        if gallery is None:
+            raise SystemExit(f"{page} shows no picture of an image")
+        data = window.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": gallery["y"] + gallery["height"] + 16})
+        browser.close()
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def main() -> None:
-    """Run the demo and draw it."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = pipeline.run(ROOT / "config.yaml", set={"output": f"{folder}/run"})
-        (name,) = run.report.per_image["name"]
-        image, mask, truth = (np.asarray(one.data).squeeze()[:SIDE, :SIDE] for one in (run.image(name), run.mask(name), run.truth(name)))
-    drawn = panels(image.astype(float), mask == 1, truth > 0)
-    white = np.full((SIDE, GAP, 3), 255, np.uint8)
-    picture = np.concatenate([part for panel in drawn for part in (panel, white)][:-1], axis=1)
-    Image.fromarray(picture).quantize(128).save(ROOT / "workflows" / "nuclei.png", optimize=True)
+    """Run the demo, open its report, and keep the picture."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        shutil.copy(ROOT / "config.yaml", folder)
+        subprocess.run([sys.executable, "-m", "pipeline.cli", "run", "config.yaml"], check=True, stdout=subprocess.DEVNULL)
+        page = Path(folder, "runs", "demo", "report", "index.html")
+        page.write_text(page.read_text(encoding="utf-8").replace(f"{folder}/", ""), encoding="utf-8")  # as if run where the reader is
+        picture = screenshot(page)
+    # Maximum coverage keeps colours of few pixels, such as those of errors.
+    picture.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+    size = PICTURE.stat().st_size
+    print(f"{PICTURE}: {picture.width} x {picture.height} pixels, {size:,} bytes")
+    if size > MOST_BYTES:
+        raise SystemExit(f"more than {MOST_BYTES:,} bytes")
 
 
 if __name__ == "__main__":

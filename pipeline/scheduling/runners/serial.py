@@ -24,7 +24,6 @@ class Serial(Runner):
 
     def run(self, work: Work) -> None:
         """Carry out the blocks in this process."""
-        work.monitor.actors = lambda: 1
         feed: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
         held: dict[tuple[str, str], Block] = {}
 
@@ -42,6 +41,7 @@ class Serial(Runner):
             return None if work.stopping() else block
 
         with open_resources(work.job) as resources, closing(process(following, resources, *work.job.recipe.io_threads)) as receipts:
+            work.monitor.actors = lambda: 1
             top_up()
             for receipt in receipts:
                 work.settle(held.pop((receipt.phase, receipt.block)), receipt)
