@@ -174,3 +174,42 @@ def test_exports_of_an_image_of_one_block_are_shown(scene, opened, tmp_path):
     colors = [picture[mask[plane] == 1] for plane, picture in enumerate(pictures)]
     assert all((one == colors[0][0]).all() for one in colors)
     assert {one["plane"] for one in page.json("/api/worst")} <= {0, 1, 2}
+
+
+def test_a_run_in_another_storage_is_shown(scene, opened, tmp_path):
+    """Nothing needs a folder of a disk: masks, objects and ledger are read through the storage."""
+    from tests.viewer.conftest import run_scene
+
+    shutil.copy(scene / "scan.tif", tmp_path)
+    shutil.copytree(scene / "truth", tmp_path / "truth")
+    output = f"memory://{tmp_path.name}"
+    run_scene(tmp_path, output, instances={"name": "components", "of": ["<b>nucleus</b>"]})
+    page = opened(output)
+    assert page.json("/api/image", name="scan")["layers"] == ["image", "mask", "truth", "error", "outlines"]
+    assert page.json("/api/run")["title"] == tmp_path.name
+    here = opened(scene / "out")
+    np.testing.assert_array_equal(page.picture("error", 4), here.picture("error", 4))
+    assert page.json("/api/objects", name="scan", limit=3) == here.json("/api/objects", name="scan", limit=3)
+
+
+def test_label_images_that_were_scored_show_their_objects(scene, opened, tmp_path):
+    """Their objects are the mask, outlined; the truth's objects are its class 1."""
+    from pipeline.records import RunFolder
+    from workflows.evaluate import evaluate
+    from workflows.view import catalogue_of
+
+    ids = np.zeros((300, 400), np.uint16)
+    ids[20:60, 30:80], ids[60:90, 30:80] = 1, 300
+    save_tiff(tmp_path / "pred" / "a.tif", ids)
+    save_tiff(tmp_path / "truth" / "a.tif", (ids == 1).astype(np.uint8))
+    evaluate(str(tmp_path / "pred"), str(tmp_path / "truth"), None, None, str(tmp_path / "scores"), instances=True)
+    page = opened(tmp_path / "scores", scored=catalogue_of(RunFolder(tmp_path / "scores")))
+    assert page.json("/api/image", name="a")["layers"] == ["mask", "truth", "error", "outlines"]
+    found = page.json("/api/at", name="a", y=70, x=40)
+    assert (found["class"], found["truth"], found["object"]) == (1, 0, 300)
+    error = page.picture("error", 1, (300, 400), name="a")[..., 3] > 0
+    np.testing.assert_array_equal(error, ids == 300)
+    outlines = page.picture("outlines", 1, (300, 400), name="a")[..., 3] > 0
+    assert outlines[59, 40]
+    assert outlines[60, 40]
+    assert not outlines[40, 40]
