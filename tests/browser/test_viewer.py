@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.viewer.export import export_run
 from tests.browser.checks import assert_accessible, assert_no_sideways_scroll
+from tests.browser.conftest import provoked
 from tests.browser.golden_pictures import assert_looks_like
 from tests.browser.viewed_runs import EVIL_CLASS, EVIL_NAME, make_runs, serving, viewed
 from tests.conftest import mask_at
@@ -247,6 +248,28 @@ def test_the_address_leads_back(view, url):
     page.goto(address)
     page.wait_for_selector("html[data-ready]", state="attached")
     assert (picture_of(page) == before).all()
+
+
+def test_what_changes_is_drawn_again(view, runs):
+    """While a run goes on, the tiles of an image whose blocks have changed are asked for again, without a click."""
+    page = view()
+    blocks = runs["a"].progress.blocks[EVIL_NAME]
+    with page.expect_response(lambda answer: "/api/state" in answer.url):
+        pass
+    before = page.evaluate("window.gigaseg.view.images.a.version")
+    with page.expect_request(lambda one: "/tile/a/mask/" in one.url and f"v={before}&" not in f"{one.url}&"):
+        blocks.version += 1
+    assert still(page).evaluate("window.gigaseg.view.images.a.version") > before
+
+
+def test_a_server_that_has_ended_is_told(view, runs, complaints):
+    """Whoever looks on after Ctrl-C reads that the viewer is gone."""
+    with serving(runs) as where:
+        page = view(where)
+    with provoked(complaints, "ERR_CONNECTION_REFUSED"):
+        page.wait_for_selector("#warning:not([hidden])")
+    assert "does not answer any more" in page.inner_text("#warning")
+    page.close()
 
 
 def test_a_copy_from_disk_shows_the_same(view, copy, complaints):

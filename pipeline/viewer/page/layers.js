@@ -29,13 +29,17 @@
 
   function draw() {
     app.byId("layers-list").replaceChildren(...app.LAYERS.filter((layer) => app.hasLayer(layer.id)).map(row));
+    drawNote();
+    drawPlanes();
+  }
+
+  function drawNote() {
     const image = app.view.images.a;
     const state = (app.view.runs.a.images.find((one) => one.name === app.view.name) || {}).state;
     const note = { waiting: "This image has not been segmented yet.", running: "This image is being segmented; what is done is shown.", failed: "Blocks of this image failed; they have no mask." }[state];
     const untrue = image && !image.layers.includes("truth") ? "There is no truth for this image, so errors are not shown." : "";
     const notes = [note, ...((image && image.notes) || [])].filter(Boolean);
     app.byId("layers-note").textContent = (notes.length ? notes : [untrue]).join(" ");
-    drawPlanes();
   }
 
   /* Planes are counted with the last axis fastest, as the page's address and the server count them. */
@@ -78,6 +82,12 @@
   };
 
   app.on("image", draw);
+  app.on("version", () => {
+    // Only what is new makes a new list, so that nobody loses the slider in hand.
+    const shown = [...document.querySelectorAll("#layers-list [data-layer]")].map((one) => one.dataset.layer);
+    if (String(shown) !== String(app.LAYERS.filter((layer) => app.hasLayer(layer.id)).map((layer) => layer.id))) draw();
+    else drawNote();
+  });
   app.on("plane", showPlane);
   app.on("layers", () => {
     // A key may have changed what a switch shows.

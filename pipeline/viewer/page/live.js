@@ -11,11 +11,13 @@
   let isLost = false;
 
   function drawState(state) {
-    const share = state.blocks_total ? `, ${app.number(state.blocks_done)} of ${app.number(state.blocks_total)} blocks` : "";
+    const isFinishing = state.state === "running" && state.blocks_total && state.blocks_done === state.blocks_total;
+    const share = isFinishing ? ", finishing" : state.blocks_total ? `, ${app.number(state.blocks_done)} of ${app.number(state.blocks_total)} blocks` : "";
     const text = `${WORDS[state.state] || state.state}${state.state === "done" ? "" : share}`;
     const badge = app.byId("state");
     badge.dataset.state = state.state;
     if (badge.textContent !== text) badge.textContent = text;
+    app.byId("drawing").hidden = !state.drawing;
   }
 
   async function refresh(changed) {

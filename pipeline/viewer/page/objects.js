@@ -103,10 +103,10 @@
     },
   };
 
+  app.on("image", () => (asked.offset = 0));
   app.on("image version", () => {
     const image = app.view.images.a;
     app.panel.offer("objects", Boolean(image && image.objects !== null && image.objects !== undefined));
-    asked.offset = 0;
     stale = true;
     if (app.panel.current === "objects") load();
   });

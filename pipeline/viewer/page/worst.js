@@ -22,7 +22,9 @@
       note.textContent = `The list cannot be shown: ${error.message}`;
     }
     if (asked !== by() || name !== scope()) return; // another list was chosen meanwhile
-    [places, at] = [answer, -1];
+    const before = places[at];
+    places = answer;
+    at = before ? places.findIndex((one) => one.image === before.image && one.block === before.block) : -1;
     draw();
   }
 
@@ -47,7 +49,6 @@
     document.querySelectorAll("#worst-list button").forEach((button, place) => {
       if (place === at) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
-      if (place === at) button.scrollIntoView({ block: "nearest" });
     });
   }
 
@@ -56,6 +57,7 @@
     at = place;
     const one = places[at];
     mark();
+    document.querySelector("#worst-list [aria-current]").scrollIntoView({ block: "nearest" });
     const show = () => {
       if (app.hasLayer(by()) && !app.view.layers[by()].on) app.setLayer(by(), { on: true });
       app.setPlane(one.plane || 0);
