@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -162,19 +162,24 @@ class LiveTable:
         yield Group(*lines, *self.below)
 
     def _head(self, pen: _Pen) -> Iterator[Text]:
-        """Yield the bar of the run, its speed and its load; on a narrow terminal a line each."""
-        title = f"{_images(self.num_images)} "
-        share = "" if self.share is None else f" {_percent(self.share)}"
-        pace, load = (f"  {', '.join(parts)}" if parts else "" for parts in (self.pace, self.load))
+        """Yield the bar of the run, its speed and its load; on a narrow terminal a line each, without what does not fit."""
+        title, share = f"{_images(self.num_images)} ", "" if self.share is None else f" {_percent(self.share)}"
+        pace, load = _fitting(self.pace, pen.width), _fitting(self.load, pen.width)
         is_narrow = pen.width < NARROW
-        tail = share if is_narrow else share + pace
+        tail = share if is_narrow or not pace else f"{share}  {pace}"
         bar = pen.line(title)
         bar.append_text(pen.bar(self.share or 0.0, max(0, min(MOST_BAR, pen.width - len(title) - len(tail)))))
         yield bar.append(tail)
         if is_narrow and pace:
-            yield pen.line(pace.strip())
+            yield pen.line(pace)
         if load:
-            yield pen.line(load.strip(), "dim")
+            yield pen.line(load, "dim")
+
+
+def _fitting(parts: Sequence[str], width: int) -> str:
+    """Return as many of the first parts as fit in a line, and at least one if there is any."""
+    lines = accumulate(parts, "{}, {}".format)
+    return max((line for at, line in enumerate(lines) if not at or len(line) <= width), key=len, default="")
 
 
 class _Pen:

@@ -56,6 +56,12 @@ def test_a_low_terminal_keeps_the_bar():
     assert [line[:13] for line in lines_of(working(3), height=3)] == ["10,000 images", "2 actors, 88%"]
 
 
+def test_what_does_not_fit_a_narrow_line_is_left_out():
+    """The line of actors loses its last parts as a whole."""
+    assert lines_of(working(1), width=40)[1:3] == ["12.3 Mpx/s, 0:05:02 left", "2 actors, 88% busy"]
+    assert lines_of(working(1), width=60)[1] == "2 actors, 88% busy, peak memory of an actor 921 MiB"
+
+
 def test_columns_without_content_are_left_out():
     """No column of failures while nothing failed, and none of IoU while no image with truth is finished."""
     title = lines_of(working(2))[2]
