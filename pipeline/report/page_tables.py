@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.gallery import rank_images
@@ -102,7 +102,7 @@ def _images(report: Mapping[str, Any]) -> DataTable:
     failed: dict[str, int] = {}
     for failure in report["failures"]:
         failed[failure["image"]] = failed.get(failure["image"], 0) + 1
-    unit, size = _area_unit(images)
+    area_column, in_unit = _area_column(images) or (Column("area"), round)
     columns = [
         Column("rank", "count"),
         Column("image"),
@@ -111,7 +111,7 @@ def _images(report: Mapping[str, Any]) -> DataTable:
         Column("pixels right", "percent"),
         Column("tiles agree", "percent"),
         Column("size, px", "count"),
-        Column(f"area, {unit}", "score"),
+        area_column,
         Column("no prediction", "percent"),
         Column("failures", "count"),
     ]
@@ -121,24 +121,25 @@ def _images(report: Mapping[str, Any]) -> DataTable:
         ious = [one.get("iou") for one in image["classes"][: len(shown)]]
         scores = [image.get("mean_iou"), *ious, image.get("pixel_accuracy"), image.get("overlap_agreement")]
         missing = image["no_prediction"] / pixels if pixels else None
-        return [
-            place,
-            image["name"],
-            *scores,
-            pixels,
-            pixels * area[0] / size if unit and area else None,
-            missing,
-            failed.get(image["name"]),
-        ]
+        size = in_unit(pixels * area[0]) if area and area_column.kind != "text" else None
+        return [place, image["name"], *scores, pixels, size, missing, failed.get(image["name"])]
 
     rows = (row(place, images[index]) for place, index in enumerate(rank_images(report), 1))
     return data_table("images", "Images, worst first", columns, rows, len(images))
 
 
-def _area_unit(images: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
-    """Return the unit in which the areas of images are listed, and its size; empty where none is known or they differ."""
-    units = {one["pixel_area"][1] for one in images if one.get("pixel_area")}
-    return {"micrometer": ("mm²", 1e6), "meter": ("ha", 1e4)}.get(units.pop() if len(units) == 1 else "", ("", 1.0))
+def _area_column(images: Sequence[Mapping[str, Any]]) -> tuple[Column, Callable[[float], float]] | None:
+    """Return the column of areas, in the unit that fits the largest, and what turns an area into its value.
+
+    None: no area is known, or they have different units.
+    """
+    known = [(one["pixels"] * one["pixel_area"][0], one["pixel_area"][1]) for one in images if one.get("pixel_area")]
+    if len({unit for _, unit in known}) != 1:
+        return None
+    small, large, size = {"micrometer": ("µm²", "mm²", 1e6), "meter": ("m²", "ha", 1e4)}[known[0][1]]
+    if max(area for area, _ in known) < size:
+        return Column(f"area, {small}", "count"), round
+    return Column(f"area, {large}", "score"), lambda area: area / size
 
 
 def _objects(report: Mapping[str, Any]) -> DataTable:

@@ -107,7 +107,8 @@ def main_facts(report: Mapping[str, Any], run: Mapping[str, Any], area: tuple[fl
         area: of all images, in the square of a unit.
     """
     facts = [Fact("State", STATES.get(report["state"], report["state"]))]
-    facts.append(Fact("Size", in_pixels(report["pixels"]), in_area(*area) if area else f"{report['pixels']:,} px"))
+    size, exact = in_pixels(report["pixels"]), f"{report['pixels']:,} px"
+    facts.append(Fact("Size", size, in_area(*area) if area else exact if exact != size else ""))
     if run.get("seconds") is not None:
         resumed = "since it was resumed" if run.get("blocks_before") else ""
         facts.append(Fact("Time", in_seconds(run["seconds"]), resumed or _speed(report, run)))

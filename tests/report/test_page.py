@@ -131,6 +131,9 @@ def test_areas_have_a_unit_where_pixels_have_a_size():
     known = report_of(*(replace(one, pixel_area=(2500.0, "micrometer")) for one in images))
     page = page_of(known)
     assert {"7.50 mm²", "5.00 mm²", "2.50 mm²"} <= set(page.texts)
+    assert {"area, mm²", "5.000", "2.500"} <= set(page.texts)
+    small = page_of(report_of(replace(images[1], pixel_area=(0.25, "meter"))))
+    assert {"area, m²", "250"} <= set(small.texts)
     half = report_of(replace(images[0], pixel_area=(2500.0, "micrometer")), images[1])
     assert "the size of a pixel is not known for each of them" in page_of(half).text
 
