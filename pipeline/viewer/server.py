@@ -8,7 +8,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ PAGE = Path(__file__).parent / "page"
 SHARED = (VENDOR / "openseadragon.min.js", VENDOR.parent / "colors.css")
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 KEEP_OPEN_S = 75  # connections on which nothing is asked
+END_S = 5  # for requests that are being answered at Ctrl-C
 NUM_THREADS = 4  # that read and draw
 KEPT = "private, max-age=3600"  # tiles of a run that has ended
 MOST = 2**31  # of any number in a request
@@ -75,9 +76,14 @@ def serve(runs: Mapping[str, ViewedRun], *, port: int = 0, opened: Callable[[str
         threading.Thread(target=_import_libraries, daemon=True).start()
         opened(f"http://127.0.0.1:{port}/?token={token}")
         quiet: dict[str, Any] = {"access_log": False, "log_level": "error", "server_header": False}
-        config = uvicorn.Config(make_app(runs, token, port), lifespan="off", timeout_keep_alive=KEEP_OPEN_S, **quiet)
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
-            uvicorn.Server(config).run(sockets=[listening])
+        pool = ThreadPoolExecutor(NUM_THREADS, "viewer")
+        times: dict[str, Any] = {"timeout_keep_alive": KEEP_OPEN_S, "timeout_graceful_shutdown": END_S}
+        config = uvicorn.Config(make_app(runs, token, port, pool), lifespan="off", **times, **quiet)
+        try:
+            with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
+                uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            pool.shutdown(cancel_futures=True)  # nothing reads any more when the caller closes the runs
 
 
 def _import_libraries() -> None:
@@ -86,12 +92,12 @@ def _import_libraries() -> None:
     from PIL import Image  # noqa: F401
 
 
-def make_app(runs: Mapping[str, ViewedRun], token: str, port: int) -> ASGIApp:
-    """Return the application behind its guard."""
+def make_app(runs: Mapping[str, ViewedRun], token: str, port: int, pool: Executor | None = None) -> ASGIApp:
+    """Return the application behind its guard; ``pool`` reads and draws, None: one of its own does."""
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    answers = _Answers(runs)
+    answers = _Answers(runs, pool or ThreadPoolExecutor(NUM_THREADS, "viewer"))
     asked = {name: getattr(answers, name) for name in ("run", "image", "worst", "at", "state", "objects", "object")}
     routes = [
         Route("/", answers.page, methods=["GET"]),
@@ -105,9 +111,8 @@ def make_app(runs: Mapping[str, ViewedRun], token: str, port: int) -> ASGIApp:
 class _Answers:
     """Answers requests about runs; whatever a request names is looked up among what is known, and is never a path."""
 
-    def __init__(self, runs: Mapping[str, ViewedRun]) -> None:
-        self._runs = runs
-        self._pool = ThreadPoolExecutor(NUM_THREADS, "viewer")
+    def __init__(self, runs: Mapping[str, ViewedRun], pool: Executor) -> None:
+        self._runs, self._pool = runs, pool
         self._files = {path.name: path for path in (*PAGE.iterdir(), *SHARED) if path.suffix in TYPES} if PAGE.is_dir() else {}
         self._told: set[str] = set()
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.records import Ledger, read_rows_of
 from pipeline.viewer import progress
-from tests.conftest import mask_at, save_tiff
+from tests.conftest import blobs, mask_at, save_tiff
 from tests.viewer.conftest import SHAPE
 
 
@@ -156,7 +156,7 @@ def test_all_layers_lie_on_the_working_grid(scene, opened, tmp_path, keys):
 
 def test_exports_of_an_image_of_one_block_are_shown(scene, opened, tmp_path):
     """A mask that is a PNG alone is read as one; the same for a stack, plane by plane."""
-    from tests.conftest import blobs, engine_yaml
+    from tests.conftest import engine_yaml
     from workflows.run import run
 
     stack = blobs((200, 300), channels=3)
@@ -213,3 +213,23 @@ def test_label_images_that_were_scored_show_their_objects(scene, opened, tmp_pat
     assert outlines[59, 40]
     assert outlines[60, 40]
     assert not outlines[40, 40]
+
+
+def test_blocks_whose_tiles_disagree_are_shown_and_ranked(opened, engine, networks, tmp_path):
+    """A layer colours each block by the share of pixels on which its tiles disagree, the stronger the more."""
+    save_tiff(tmp_path / "a.tif", blobs((200, 300)))
+    done = engine(model=networks["same"], tiling={"core": 32, "halo": 8, "block": 64})
+    page = opened(done.folder)
+    assert page.json("/api/run")["worst_by"] == ["overlap"]
+    worst = page.json("/api/worst", by="overlap", count=99)
+    assert sum(one["pixels"] for one in worst) > 0
+    agreement = 1 - sum(one["pixels"] for one in worst) / sum(one["pixels"] / one["share"] for one in worst)
+    assert agreement == pytest.approx(done.report["overlap_agreement"], abs=0.02)  # blocks without a difference are not listed
+    opacity = page.picture("overlap", 1, (200, 300), name="a")[..., 3]
+    by_share = sorted(worst, key=lambda one: one["share"])
+    shown = [int(opacity[one["box"][0], one["box"][1]]) for one in by_share]
+    assert shown == sorted(shown)
+    for one in worst:
+        y0, x0, y1, x1 = one["box"]
+        assert len(np.unique(opacity[y0:y1, x0:x1])) == 1
+        assert opacity[y0, x0] > 0
