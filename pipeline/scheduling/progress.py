@@ -47,7 +47,8 @@ class _Table(Progress):
         self._pixels, self._done = pixels
         self._resumed = queue.begun
         self._images, self._lock = ImageRows(), threading.Lock()
-        self._seen = deque([(time.monotonic(), self._done)])  # time, pixels that were done by then
+        self._begun = time.monotonic(), self._done  # time, pixels that were done by then
+        self._seen = deque[tuple[float, int]]()  # the same, over the last minute
 
     def advance(self, block: Block, receipt: Receipt, pixels: int) -> None:
         """Count one block."""
@@ -59,12 +60,8 @@ class _Table(Progress):
 
     def table(self) -> LiveTable:
         """Return what is to be drawn now."""
-        now, done = time.monotonic(), self._done
-        while len(self._seen) > 1 and now - self._seen[0][0] > RECENT_S:
-            self._seen.popleft()
-        self._seen.append((now, done))
-        when, before = self._seen[0]
-        rate = (done - before) / (now - when) if now > when else 0.0
+        done = self._done
+        rate = self._rate(time.monotonic(), done)
         return LiveTable(
             num_images=self._queue.num_images,
             share=done / self._pixels if self._pixels else None,
@@ -72,6 +69,17 @@ class _Table(Progress):
             load=busy_text(self._monitor.actors(), self._monitor.busy_share, self._monitor.peak_bytes),
             rows=self._rows,
         )
+
+    def _rate(self, now: float, done: int) -> float:
+        """Return pixels a second over the last minute, or since the first block where the last minute had none; 0 before that."""
+        if done == self._begun[1]:
+            self._begun = now, done  # actors take time to start, which tells nothing about their speed
+            self._seen.clear()
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= RECENT_S:
+            self._seen.popleft()
+        when, before = self._seen[0] if self._seen[0][1] < done else self._begun
+        return (done - before) / (now - when) if now > when else 0.0
 
     def _rows(self, most: int) -> list[ImageRow]:
         with self._lock:

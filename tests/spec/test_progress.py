@@ -133,6 +133,27 @@ def test_a_terminal_shows_the_run_and_its_images(monkeypatch):
     assert "and 1 more image" in drawn
 
 
+def test_the_speed_is_that_of_the_last_minute(monkeypatch):
+    """Or that since the first block, where blocks take longer; the time until the first block does not count."""
+    scene = Scene(stages("a", "b"))
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    table = progress._Table(scene.queue, scene.monitor, (8_000_000, 0))
+
+    def drawn(seconds, *numbers):
+        for number in numbers:
+            scene.settle(table, "a", number)
+        clock[0] = seconds
+        return list(table.table().pace)
+
+    assert drawn(100) == drawn(110) == []
+    assert drawn(112, 0) == ["0.5 Mpx/s", "0:00:14 left"]
+    assert drawn(120, 1, 2) == ["0.3 Mpx/s", "0:00:17 left"]
+    assert drawn(175) == ["0.0 Mpx/s", "0:02:38 left"]  # two blocks in the last 63 s
+    assert drawn(310) == ["0.0 Mpx/s", "0:05:33 left"]  # three in 200 s
+    assert drawn(320, 3) == ["0.0 Mpx/s", "0:09:40 left"]  # one in the last 145 s
+
+
 def test_messages_appear_above_the_table(monkeypatch):
     """A line on stderr is not overwritten by the next drawing, and its brackets are no style."""
     terminal = terminal_for(monkeypatch)
