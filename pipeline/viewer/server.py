@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 import socket
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -73,23 +72,25 @@ def serve(runs: Mapping[str, ViewedRun], *, port: int = 0, opened: Callable[[str
             raise InputError(Problem("--port", found, "a free port")) from error
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         listening.listen()
-        threading.Thread(target=_import_libraries, daemon=True).start()
-        opened(f"http://127.0.0.1:{port}/?token={token}")
-        quiet: dict[str, Any] = {"access_log": False, "log_level": "error", "server_header": False}
         pool = ThreadPoolExecutor(NUM_THREADS, "viewer")
+        quiet: dict[str, Any] = {"access_log": False, "log_level": "error", "server_header": False}
         times: dict[str, Any] = {"timeout_keep_alive": KEEP_OPEN_S, "timeout_graceful_shutdown": END_S}
         config = uvicorn.Config(make_app(runs, token, port, pool), lifespan="off", **times, **quiet)
         try:
             with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
+                opened(f"http://127.0.0.1:{port}/?token={token}")
+                pool.submit(_open_first, runs["a"])  # what it raises is told where a page asks for the same
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
             pool.shutdown(cancel_futures=True)  # nothing reads any more when the caller closes the runs
 
 
-def _import_libraries() -> None:
-    """Import what the first tile needs, while the browser starts."""
-    import zarr  # noqa: F401
-    from PIL import Image  # noqa: F401
+def _open_first(run: ViewedRun) -> None:
+    """Look at the first image while the browser starts: libraries are imported then, and the run's files are listed."""
+    from PIL import Image  # noqa: F401 - the first tile needs it
+
+    for name in list(run.names)[:1]:
+        run.image(name)
 
 
 def make_app(runs: Mapping[str, ViewedRun], token: str, port: int, pool: Executor | None = None) -> ASGIApp:
