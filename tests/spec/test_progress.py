@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pipeline.config import Compute, Recipe
@@ -22,6 +23,7 @@ from pipeline.scheduling import RunSpec, Stage, execute, progress
 from pipeline.scheduling.block_queue import BlockQueue
 from pipeline.scheduling.monitoring import Monitor
 from pipeline.scheduling.progress import show_progress
+from pipeline.statistics import Counts
 from pipeline.system import say
 
 
@@ -117,9 +119,10 @@ def test_a_terminal_shows_the_run_and_its_images(monkeypatch):
     """A bar for the run with speed and time left, actors, and a line an image; one without a block so far is only counted."""
     terminal = terminal_for(monkeypatch)
     scene = Scene(stages("a", "b", "c"))
+    confusion = np.array([[9, 0], [1, 10]])
     with scene.shown() as shown:
         for number in range(4):
-            scene.settle(shown, "a", number)
+            scene.settle(shown, "a", number, counts=Counts(confusion.sum(axis=0), confusion=confusion))
         scene.settle(shown, "b", 0, peak_bytes=921 << 20)
         scene.settle(shown, "b", 1, cause="damaged")
         wait_for(terminal, " 50%")
@@ -129,7 +132,7 @@ def test_a_terminal_shows_the_run_and_its_images(monkeypatch):
     assert "2 actors, " in drawn
     assert "peak memory of an actor 921 MiB" in drawn
     assert re.search(r"b +predict +\S+ +50% +1", drawn)
-    assert re.search(r"a +done +\S+ +100%", drawn)
+    assert re.search(r"a +done +\S+ +100% +0.9045", drawn)  # mean of 9 / 10 and 10 / 11
     assert "and 1 more image" in drawn
 
 

@@ -152,6 +152,8 @@ def test_a_block_that_is_done_again_leaves_no_iou():
     assert shown(state) == [("b", None, 1, 1.0)]
     state.take(as_rows([counted("b:0.0.0", [[1, 0], [0, 1]])]))
     assert shown(state) == [("b", None, 0, None)]
+    again = RunState().take([("plan", PLAN), *as_rows([counted(one, [[1, 0], [0, 1]]) for one in ("b:0.0.0", "b:0.0.0", "b:1.0.0")])])
+    assert shown(again) == [("b", None, 0, None)]
 
 
 def test_counts_of_another_truth_give_no_iou():
