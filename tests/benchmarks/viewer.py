@@ -144,13 +144,17 @@ def measure(folder: Path, side: int, title: str) -> None:
             process, peaks = psutil.Process(server.pid), []
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 image_s, mask_s = browser.first_picture(pool)
-                print(f"  first picture {image_s:.2f} s, with the mask {mask_s:.2f} s, PSS {pss_bytes(process) >> 20} MiB", flush=True)
+                seen = f"first picture {image_s:.2f} s, with the mask {mask_s:.2f} s"
+                print(f"  {seen}, {sum(process.cpu_times()[:2]):.1f} s of a core, PSS {pss_bytes(process) >> 20} MiB", flush=True)
                 for turn in range(3):
                     for layer in ("image", "mask", "truth", "error"):
+                        before = sum(process.cpu_times()[:2])
                         seconds = browser.tiles(pool, layer, turn, side)
+                        cpu = 1000 * (sum(process.cpu_times()[:2]) - before) / len(seconds)
                         median, slow = (1000 * one for one in (statistics.median(seconds), statistics.quantiles(seconds, n=20)[-1]))
                         peaks.append(pss_bytes(process) >> 20)
-                        print(f"  turn {turn} {layer:5} median {median:4.0f} ms, 95 % {slow:5.0f} ms, PSS {peaks[-1]} MiB", flush=True)
+                        times = f"median {median:4.0f} ms, 95 % {slow:5.0f} ms, {cpu:4.0f} ms of a core each"
+                        print(f"  turn {turn} {layer:5} {times}, PSS {peaks[-1]} MiB", flush=True)
                 until = wait_for_overviews(browser)
             print(f"  overviews complete {until:.0f} s later, PSS {pss_bytes(process) >> 20} MiB", flush=True)
         finally:
