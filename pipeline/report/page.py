@@ -73,7 +73,7 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
         phases=[(PHASES.get(key, key), row) for key, row in (report["timing"].get("phases") or {}).items()],
         facts_of_run=provenance_facts(report, run),
         recipe=recipe_facts(run.get("recipe") or {}),
-        commands=commands_of(output, report["state"]),
+        commands=commands_of(output, report["state"], run),
         **_gallery_values(report, gallery),
     )
 
@@ -116,6 +116,7 @@ def _gallery_values(report: Mapping[str, Any], gallery: Gallery | None) -> dict[
         "gallery": gallery,
         "cards": [(one, image, causes.get(image["name"], "")) for one, image in zip(pictures, images, strict=True)],
         "legend": {
+            "image": any(one.image for one in pictures),
             "errors": any(one.has_errors for one in pictures),
             "wrong": any(one.has_errors for one in pictures) and len(report["classes"]) > 2,
             "unknown": any(one.has_unknown for one in pictures),

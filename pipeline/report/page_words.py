@@ -209,15 +209,23 @@ def _moment(text: str) -> str:
         return text
 
 
-def commands_of(output: str | None, state: str) -> dict[str, str]:
+def commands_of(output: str | None, state: str, run: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return the commands that people want next, quoted for a shell; none where the folder is not known.
 
+    Args:
+        output: URL or path of the run's folder.
+        state: of the run.
+        run: the content of run.json: masks that were scored are neither run again nor tried again by these commands.
+
     Example:
-        >>> commands_of("runs/my demo", "partial")["retry"]
-        "gigaseg retry 'runs/my demo'"
+        >>> commands_of("runs/my demo", "partial")
+        {'view': "gigaseg view 'runs/my demo'", 'retry': "gigaseg retry 'runs/my demo'"}
     """
     if not output:
         return {}
-    quoted = shlex.quote(output)
-    again = {"resume": f"gigaseg run {shlex.quote(output + '/config.yaml')}"} if state in ("interrupted", "failed") else {}
-    return {"view": f"gigaseg view {quoted}", "retry": f"gigaseg retry {quoted}", **again}
+    found = {"view": f"gigaseg view {shlex.quote(output)}"}
+    if (run or {}).get("kind") == "training" or {"evaluate", "convert"} & ((run or {}).get("identity") or {}).keys():
+        return found
+    if state in ("interrupted", "failed"):
+        found["resume"] = f"gigaseg run {shlex.quote(output + '/config.yaml')}"
+    return {**found, "retry": f"gigaseg retry {shlex.quote(output)}"}

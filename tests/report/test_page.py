@@ -105,6 +105,9 @@ def test_failures_are_told_with_the_way_out():
     assert {"a:0.0.4", "tile 4 is damaged", "notes.txt", "no image"} <= set(page.texts)
     page = page_of(report_of(scored("a", 0.9), failures=failures))
     assert "gigaseg retry" not in page.text
+    scored_masks = {**PROVENANCE, "run": {"identity": {"evaluate": {}}}}
+    page = page_of(report_of(scored("a", 0.9), state="interrupted", failures=failures), provenance=scored_masks)
+    assert not re.search("gigaseg (retry|run)", page.text)
     assert "gigaseg run" in page_of(report_of(scored("a", 0.9), state="interrupted"), provenance=PROVENANCE).text
 
 
