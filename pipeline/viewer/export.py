@@ -11,10 +11,11 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, Problem, nearest
+from pipeline.errors import GigasegError, InputError, Problem, counted, nearest, printable
 from pipeline.system import say as say_on_stderr
 from pipeline.viewer.pyramids import DrawnLayer, Written, places_of, write_layer
 from pipeline.viewer.runs import ViewedRun
@@ -59,25 +60,28 @@ def export_run(
     """
     root = _checked_folder(folder, runs)
     names = _checked_names(runs["a"], names)
-    _announce(runs, names, max_size, root, say)
+
+    def tell(text: str) -> None:
+        say(printable(text))
+
+    copy = _Copy(runs, root, max_size)
+    _announce(copy, names, tell)
     _empty(root)
-    written, folders = Written(), {}
     _mark(root, is_complete=False)
     (root / "index.html").write_text(UNFINISHED, encoding="utf-8")
     try:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "export") as pool:
             for number, name in enumerate(names, start=1):
-                folders[name] = f"{number:04}"
-                _write_image(runs, name, folders[name], max_size, root, pool, written)
-                say(f"{number} of {len(names)}: {name}; {in_digits(written.files)} files, {in_bytes(written.bytes)} so far")
-        _write_page(runs, folders, root)
+                copy.write_image(name, f"{number:04}", pool)
+                tell(f"{number} of {len(names)}: {name}; {copy.size_so_far} so far")
+        copy.write_page()
     except BaseException:
-        say(f"The copy in {root} is not complete. Run the same command again: it begins anew.")
+        tell(f"The copy in {root} is not complete. Run the same command again: it begins anew.")
         raise
     _mark(root, is_complete=True)
-    if written.missing:
-        say(f"{in_digits(written.missing)} tiles could not be drawn and are left out: {written.cause}")
-    say(f"Open {root / 'index.html'}: {in_digits(written.files)} tiles and descriptors, {in_bytes(written.bytes)}")
+    if copy.written.missing:
+        tell(f"{counted(copy.written.missing, 'tile')} could not be drawn, and are left out: {copy.written.cause}")
+    tell(f"Open {root / 'index.html'}: {copy.size_so_far}")
 
 
 def _checked_folder(folder: Path, runs: Mapping[str, ViewedRun]) -> Path:
@@ -127,35 +131,24 @@ def _finest(shape: tuple[int, int], max_size: int) -> int:
     return finest
 
 
-def _layers(runs: Mapping[str, ViewedRun], run: str, name: str) -> tuple[dict[str, Any], list[DrawnLayer]]:
-    """Return what is known of an image of a run, and the layers that are drawn of it."""
-    other = runs.get("b") if run == "a" else None
-    facts = runs[run].image(name, other)
-    classes = tuple(runs[run].run()["classes"])
-    split = classes if len(classes) <= MOST_CLASSES else ()
-    plane = facts["num_planes"] // 2
-    return facts, [DrawnLayer(runs[run], name, layer, plane, split, other) for layer in facts["layers"]]
-
-
-def _announce(runs: Mapping[str, ViewedRun], names: Sequence[str], max_size: int, root: Path, say: Say) -> None:
+def _announce(copy: _Copy, names: Sequence[str], say: Say) -> None:
     """Tell about how many files of which size will be written, judged by some tiles of the first image; refuse if there is no room."""
     if not names:
         raise InputError(Problem("--export", "a run without an image that can be opened", "a run that has segmented one"))
-    shapes = {one["name"]: (int(one["shape"][0]), int(one["shape"][1])) for one in runs["a"].progress.plan["images"]}
-    num_tiles = sum(sum(map(len, places_of(shapes[name], _finest(shapes[name], max_size)))) for name in names)
-    files, size = 0.0, 0.0
-    for run in runs:
-        if names[0] not in runs[run].names:
-            continue
-        facts, layers = _layers(runs, run, names[0])
-        shape = facts["shape"][0], facts["shape"][1]
-        places = places_of(shape, _finest(shape, max_size))[-1]
-        sampled = places[:: max(1, len(places) // NUM_SAMPLES)]
-        found = [len(data) for layer in layers for place in sampled for data in layer.draw(shape, place).values()]
-        files, size = files + num_tiles * len(found) / len(sampled), size + num_tiles * sum(found) / len(sampled)
-    limit = "at full size" if not max_size else f"at most {in_digits(max_size)} pixels a side (--max-size)"
-    say(f"Copies {in_digits(len(names))} images, {limit}: about {in_digits(round(files))} files, {in_bytes(size)}, into {root}")
-    above = next(one for one in (root, *root.parents) if one.exists())
+    shapes = {one["name"]: (int(one["shape"][0]), int(one["shape"][1])) for one in copy.runs["a"].progress.plan["images"]}
+    num_tiles = sum(len(places) for name in names for places in places_of(shapes[name], _finest(shapes[name], copy.max_size)))
+    places = places_of(shapes[names[0]], _finest(shapes[names[0]], copy.max_size))[-1]
+    sampled = places[:: max(1, len(places) // NUM_SAMPLES)]
+    found: list[int] = []
+    for run in copy.runs_with(names[0]):
+        facts, layers = copy.layers(run, names[0])
+        for layer in layers:
+            with suppress(GigasegError, OSError):  # told when the tile is left out
+                found += [len(data) for place in sampled for data in layer.draw(tuple(facts["shape"]), place).values()]
+    files, size = num_tiles * len(found) // len(sampled), num_tiles * sum(found) / len(sampled)
+    limit = "at full size" if not copy.max_size else f"at most {in_digits(copy.max_size)} pixels a side (--max-size)"
+    say(f"Copies {counted(len(names), 'image')}, {limit}: about {in_digits(files)} files, {in_bytes(size)}, into {copy.root}")
+    above = next(one for one in (copy.root, *copy.root.parents) if one.exists())
     free = shutil.disk_usage(above).free
     if size > free:
         problem = Problem(
@@ -179,73 +172,91 @@ def _mark(root: Path, *, is_complete: bool) -> None:
     (root / MARKER).write_text(json.dumps({"format": FORMAT, "complete": is_complete}) + "\n", encoding="utf-8")
 
 
-def _write_image(
-    runs: Mapping[str, ViewedRun], name: str, folder: str, max_size: int, root: Path, pool: ThreadPoolExecutor, written: Written
-) -> None:
-    """Write the pyramids of an image, of each run that has it, and what the page must know of it."""
-    (root / "images" / folder).mkdir(parents=True)
-    content: dict[str, Any] = {}
-    for run, viewed in runs.items():
-        if name not in viewed.names:
-            continue
-        facts, layers = _layers(runs, run, name)
-        shape, plane = (facts["shape"][0], facts["shape"][1]), facts["num_planes"] // 2
-        finest = _finest(shape, max_size)
+class _Copy:
+    """What is copied of runs, and what has been written of it."""
+
+    def __init__(self, runs: Mapping[str, ViewedRun], root: Path, max_size: int) -> None:
+        self.runs, self.root, self.max_size = runs, root, max_size
+        self.known = {key: run.run() for key, run in runs.items()}
+        self.written = Written()
+        self._folders: dict[str, str] = {}
+        self._worst: dict[str, list[dict[str, Any]]] = {by: [] for by in self.known["a"]["worst_by"]}
+
+    @property
+    def size_so_far(self) -> str:
+        """How much has been written, in words."""
+        return f"{in_digits(self.written.files)} files, {in_bytes(self.written.bytes)}"
+
+    def runs_with(self, name: str) -> list[str]:
+        """Return which of the runs have an image."""
+        return [key for key, run in self.runs.items() if name in run.names]
+
+    def layers(self, key: str, name: str) -> tuple[dict[str, Any], list[DrawnLayer]]:
+        """Return what is known of an image of a run, and the layers that are drawn of it."""
+        run, other = self.runs[key], self.runs.get("b") if key == "a" else None
+        facts, classes = run.image(name, other), tuple(self.known[key]["classes"])
+        split = classes if len(classes) <= MOST_CLASSES else ()
+        return facts, [DrawnLayer(run, name, layer, facts["num_planes"] // 2, split, other) for layer in facts["layers"]]
+
+    def write_image(self, name: str, folder: str, pool: ThreadPoolExecutor) -> None:
+        """Write the pyramids of an image, of each run that has it, and what the page must know of it."""
+        self._folders[name] = folder
+        (self.root / "images" / folder).mkdir(parents=True)
+        content: dict[str, Any] = {key: self._write_layers(key, name, f"images/{folder}/{key}", pool) for key in self.runs_with(name)}
+        content["worst"] = {by: self._worst_of(name, by) for by in self._worst}
+        content["objects"] = _objects(self.runs["a"], name)
+        text = f"gigasegCopy.loaded[{json.dumps(folder)}]={_json(content)};\n"
+        (self.root / "images" / folder / "data.js").write_text(text, encoding="ascii")
+
+    def _write_layers(self, key: str, name: str, stem: str, pool: ThreadPoolExecutor) -> dict[str, Any]:
+        facts, layers = self.layers(key, name)
+        shape = facts["shape"][0], facts["shape"][1]
+        finest = _finest(shape, self.max_size)
         step = 1 << (facts["levels"] - 1 - finest)
         pyramids = {
-            one.layer: [made.facts() for made in write_layer(one, shape, finest, root, f"images/{folder}/{run}-{one.layer}", pool, written)]
+            one.layer: [made.facts() for made in write_layer(one, shape, finest, self.root, f"{stem}-{one.layer}", pool, self.written)]
             for one in layers
         }
-        notes = [*facts["notes"], *_notes(step, facts["num_planes"], plane)]
-        content[run] = {**facts, "notes": notes, "levels": finest + 1, "step": step, "num_planes": 1, "planes": {}, "pyramids": pyramids}
-    plane = runs["a"].image(name)["num_planes"] // 2
-    content["worst"] = _worst(runs["a"], name, plane)
-    content["objects"] = _objects(runs["a"], name)
-    (root / "images" / folder / "data.js").write_text(f"gigasegCopy.loaded[{json.dumps(folder)}]={_json(content)};\n", encoding="ascii")
+        notes = [*facts["notes"], *_notes(step, facts["num_planes"])]
+        return {**facts, "notes": notes, "levels": finest + 1, "step": step, "num_planes": 1, "planes": {}, "pyramids": pyramids}
+
+    def _worst_of(self, name: str, by: str) -> list[dict[str, Any]]:
+        """Return the worst blocks of an image in the plane that is shown, and keep those that are among the worst of all."""
+        run = self.runs["a"]
+        plane = run.image(name)["num_planes"] // 2
+        found = [{**one, "plane": 0} for one in run.worst(by, name, MOST_WORST) if one["plane"] == plane]
+        self._worst[by] = sorted(self._worst[by] + found, key=lambda one: (-one["pixels"], one["image"], one["block"]))[:MOST_WORST]
+        return found
+
+    def write_page(self) -> None:
+        """Write the page, its files and what it must know of the runs; the page comes last."""
+        static = self.root / "static"
+        static.mkdir()
+        shared = (VENDOR.parent / "colors.css", VENDOR / "openseadragon.min.js", VENDOR / "openseadragon.license.txt")
+        for path in (*PAGE.glob("*.js"), *PAGE.glob("*.css"), *shared):
+            if path.name != "server.js":
+                (static / path.name).write_bytes(path.read_bytes())
+        for facts in self.known.values():
+            facts["images"] = [one for one in facts["images"] if one["name"] in self._folders]
+            facts |= {"other": "b" in self.runs, "can_switch_classes": len(facts["classes"]) <= MOST_CLASSES}
+        content = {"runs": self.known, "folders": self._folders, "worst": self._worst, "loaded": {}}
+        (self.root / "data.js").write_text(f"window.gigasegCopy={_json(content)};\n", encoding="ascii")
+        page = (PAGE / "index.html").read_text(encoding="utf-8")
+        if SERVER_SCRIPT not in page:
+            raise AssertionError(f"index.html does not load {SERVER_SCRIPT}")
+        (self.root / "index.html").write_text(page.replace(SERVER_SCRIPT, COPY_SCRIPTS), encoding="utf-8")
 
 
-def _notes(step: int, num_planes: int, plane: int) -> list[str]:
+def _notes(step: int, num_planes: int) -> list[str]:
     """Say what a copy does not show."""
     coarse = [f"This copy shows one of {step} × {step} pixels."] if step > 1 else []
-    return [*coarse, f"Of {num_planes} planes it shows number {plane + 1}."] if num_planes > 1 else coarse
-
-
-def _worst(run: ViewedRun, name: str, plane: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the worst blocks of an image in the plane that is shown, by what they are ranked."""
-    return {by: [{**one, "plane": 0} for one in run.worst(by, name, MOST_WORST) if one["plane"] == plane] for by in run.run()["worst_by"]}
+    return [*coarse, f"Of {num_planes} planes it shows number {num_planes // 2 + 1}."] if num_planes > 1 else coarse
 
 
 def _objects(run: ViewedRun, name: str) -> dict[str, Any]:
     """Return the largest objects of an image, and the columns of their table."""
-    found = run.objects(name, sort="area", descending=True, limit=MOST_OBJECTS) if "outlines" in run.image(name)["layers"] else {}
+    found = run.objects(name, sort="area", descending=True, limit=MOST_OBJECTS) if run.image(name)["objects"] else {}
     return {"columns": found.get("columns", []), "rows": found.get("rows", [])}
-
-
-def _write_page(runs: Mapping[str, ViewedRun], folders: Mapping[str, str], root: Path) -> None:
-    """Write the page, its files and what it must know of the runs; the page comes last."""
-    static = root / "static"
-    static.mkdir()
-    licence = VENDOR / "openseadragon.license.txt"
-    files = [*PAGE.glob("*.js"), *PAGE.glob("*.css"), VENDOR.parent / "colors.css", VENDOR / "openseadragon.min.js", licence]
-    for path in files:
-        if path.name != "server.js":
-            (static / path.name).write_bytes(path.read_bytes())
-    known = {key: run.run() for key, run in runs.items()}
-    for facts in known.values():
-        facts["images"] = [one for one in facts["images"] if one["name"] in folders]
-        facts |= {"other": "b" in runs, "can_switch_classes": len(facts["classes"]) <= MOST_CLASSES}
-    worst = {by: _worst_of_all(runs["a"], folders, by) for by in known["a"]["worst_by"]}
-    content = {"runs": known, "folders": folders, "worst": worst, "loaded": {}}
-    (root / "data.js").write_text(f"window.gigasegCopy={_json(content)};\n", encoding="ascii")
-    page = (PAGE / "index.html").read_text(encoding="utf-8")
-    if SERVER_SCRIPT not in page:
-        raise AssertionError(f"index.html does not load {SERVER_SCRIPT}")
-    (root / "index.html").write_text(page.replace(SERVER_SCRIPT, COPY_SCRIPTS), encoding="utf-8")
-
-
-def _worst_of_all(run: ViewedRun, folders: Mapping[str, str], by: str) -> list[dict[str, Any]]:
-    found = [one for name in folders for one in _worst(run, name, run.image(name)["num_planes"] // 2)[by]]
-    return sorted(found, key=lambda one: (-one["pixels"], one["image"], one["block"]))[:MOST_WORST]
 
 
 def _json(value: Any) -> str:

@@ -80,6 +80,9 @@
         }
       });
       document.addEventListener("keydown", press);
+      // OpenSeadragon gives the picture the focus at each click, and browsers take that for a focus by key.
+      document.addEventListener("pointerdown", () => (document.documentElement.dataset.input = "pointer"));
+      document.addEventListener("keydown", () => (document.documentElement.dataset.input = "keys"));
       app.byId("help-open").addEventListener("click", help);
       app.byId("help-close").addEventListener("click", () => app.byId("help").close());
     },

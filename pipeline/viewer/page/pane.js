@@ -67,7 +67,7 @@
       const { navigator } = this.viewer;
       if (!navigator || !this.image) return;
       const [height, width] = this.image.shape;
-      const longest = Math.min(150, 0.28 * this.viewer.viewport.getContainerSize().x);
+      const longest = Math.min(150, 0.22 * this.viewer.viewport.getContainerSize().x);
       const side = longest / Math.max(height, width);
       navigator.setWidth(`${Math.max(12, Math.round(side * width))}px`);
       navigator.setHeight(`${Math.max(12, Math.round(side * height))}px`);
