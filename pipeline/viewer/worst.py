@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from pipeline.viewer.progress import BlockRows
 
 __all__ = ["RANKS", "worst_blocks"]
 
+MOST_WAITING = 1 << 16  # candidates, before all but the worst are dropped
 RANKS = {"error": ("wrong", "counted"), "overlap": ("unequal", "overlap")}
 """By what blocks are ranked: the pixels that count against a block, and those that they are a share of."""
 
@@ -29,13 +29,15 @@ def worst_blocks(images: Mapping[str, tuple[BlockRows, tuple[int, int], int]], b
         ``{"image", "block", "plane", "box", "share", "pixels"}`` each; blocks without a single such pixel are left out.
     """
     against, total = RANKS[by]
-    found = []
+    found: list[tuple[int, str, int]] = []
     for name, (blocks, _, _) in images.items():
         pixels = getattr(blocks, against)
-        most = np.argpartition(-pixels, min(count, len(pixels)) - 1)[:count]
-        found += [(int(pixels[index]), name, int(index)) for index in most if pixels[index]]
-        found = heapq.nsmallest(count, found, key=lambda one: (-one[0], one[1], one[2]))
-    return [_described(name, *images[name], index, number, int(getattr(images[name][0], total)[index])) for number, name, index in found]
+        most = np.argpartition(-pixels, count)[:count] if count < len(pixels) else np.arange(len(pixels))
+        found += [(-int(pixels[index]), name, int(index)) for index in most if pixels[index]]
+        if len(found) > MOST_WAITING:
+            found = sorted(found)[:count]
+    found = sorted(found)[:count]
+    return [_described(name, *images[name], index, -number, int(getattr(images[name][0], total)[index])) for number, name, index in found]
 
 
 def _described(name: str, blocks: BlockRows, shape: tuple[int, int], side: int, index: int, pixels: int, total: int) -> dict[str, Any]:
