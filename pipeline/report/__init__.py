@@ -2,7 +2,7 @@
 
 Owns: report.json, the CSV files, index.html, the table on a terminal, the comparison of two runs, how far a run is.
 May import: scheduling, metrics and below.
-Never touches: pixels, models; it can be made again from the ledger at any time.
+Never touches: pixels but those of thumbnails, models; it can be made again from the ledger at any time.
 """
 
 from __future__ import annotations
