@@ -154,5 +154,6 @@ def test_worst_blocks_are_those_of_the_ledger(scene, opened):
     assert worst[0]["pixels"] == wrong > 0
     assert worst[0]["share"] == pytest.approx(wrong / (truth_YX != 9).sum())
     assert len(page.json("/api/worst")) == 18
+    assert page.json("/api/worst")[:4] == worst
     report = json.loads((scene / "out" / "report" / "report.json").read_text())["per_image"][0]
     assert page.json("/api/run")["images"] == [{"name": "scan", "mean_iou": report["mean_iou"], "state": "done"}]
