@@ -124,13 +124,13 @@ def test_ten_thousand_images_can_be_searched(open_page, many) -> None:
     """Images are sorted, filtered and turned over by keyboard alone; every row is there and is that of report.json."""
     report, path = many
     page = open_page(path, alone=True)
-    ious = sorted(image["mean_iou"] for image in report["per_image"])
-    head = page.locator("table[data-rows=images] th", has_text="mean IoU").first
-    for order in (ious, ious[::-1]):
+    shares = sorted(image["overlap_agreement"] for image in report["per_image"])
+    head = page.locator("table[data-rows=images] th", has_text="tiles agree")
+    for order in (shares, shares[::-1]):
         focus_by_tab(page, head)
         page.keyboard.press("Enter")
-        shown = [number_of(row["mean IoU"]) for row in shown_rows(page, "images")]
-        assert shown == pytest.approx(order[: len(shown)], abs=5.1e-4)
+        shown = [number_of(row["tiles agree"]) for row in shown_rows(page, "images")]
+        assert shown == pytest.approx(order[: len(shown)], abs=1.1e-3)
     focus_by_tab(page, table_of(page, "images").get_by_label("Filter"))
     page.keyboard.type("0123")
     assert {row["image"] for row in shown_rows(page, "images")} == {name for name in named(report) if "0123" in name}
@@ -230,6 +230,7 @@ def test_paper_has_every_section(open_page, six) -> None:
     page.emulate_media(media="print")
     assert [title.is_visible() for title in page.locator("section h2").all()] == [True] * len(sections)
     assert len(sections) >= 9
+    assert [picture.is_visible() for picture in page.locator(".panel svg").all()] == [True] * 3 * 5
     assert page.locator(".dt-search:visible, .dt-paging:visible, .contents:visible, button[data-copy]:visible").count() == 0
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(29, 33, 38)"
     pages = re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))
