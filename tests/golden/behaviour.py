@@ -47,7 +47,7 @@ STAMP_S = 1_700_000_000  # when every file was last changed: the keys of a ledge
 LIMIT_S = 400  # for one command, or for what is waited for
 
 CLOCKS_OF_RECEIPTS = ("seconds", "peak_bytes")  # how long a block took, and how large its process was: both vary from run to run
-MACHINE_OF_RUN_JSON = ("versions", "hardware", "started", "ended", "seconds")  # where and when it ran
+MACHINE_OF_RUN_JSON = ("versions", "hardware", "started", "ended", "seconds", "pixels_per_second", "busy_share")  # where, when, how fast
 CLOCK_OF_REPORT = "timing"  # the one part of a report that differs from run to run, by contract
 CLOCKS_OF_HISTORY = ("seconds", "crops_per_second")  # columns of a training's history.csv
 # What `status` and `plan` of a training say in JSON on a line of its own: when it ran, and what one step took in a trial.
