@@ -17,6 +17,8 @@ from tests.browser.viewed_runs import EVIL_CLASS, EVIL_NAME, make_runs, serving,
 from tests.conftest import mask_at
 
 CELL = (0xE6, 0x19, 0x4B)
+SAME_LAYERS = """() => { const { world, navigator } = window.gigaseg.stage.panes.a.viewer;
+  return world.getItemCount() === 3 && navigator.world.getItemCount() === 3; }"""
 IS_STILL = """() => {
   const app = window.gigaseg;
   return Object.values(app.stage.panes).every((one) => !one.isBusy)
@@ -154,6 +156,20 @@ def test_layers_and_classes_show_what_the_mask_holds(view, outputs):
     page.keyboard.press("m")
     assert middle() == bare
     assert not page.is_checked("#layer-mask")
+
+
+def test_hasty_changes_end_in_the_right_picture(view):
+    """Layers and classes that are switched faster than tiles come leave the picture, its order and the small one as they were."""
+    page = view()
+    page.keyboard.press("e")
+    before = picture_of(page)
+    for key in "2m3e2tmn3pe2mm1t1em2em":
+        page.keyboard.press(key)
+    page.wait_for_function("() => document.querySelector('#image-place').textContent.startsWith('1 of 3')")
+    state = "() => Object.entries(window.gigaseg.view.layers).filter(([, one]) => one.on).map(([id]) => id)"
+    assert still(page).evaluate(state) == ["image", "mask", "error"]
+    page.wait_for_function(SAME_LAYERS)
+    assert (picture_of(page) == before).all()
 
 
 def test_the_worst_places_lead_to_their_blocks(view, runs):

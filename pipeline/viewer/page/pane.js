@@ -45,7 +45,9 @@
     constructor(element, run, withNavigator) {
       this.run = run;
       this.image = null;
-      this.items = new Map(); // by id of the part: {layer, rank, opacity, item or null}
+      this.items = new Map(); // by id of the part: {part, layer, rank, opacity, item or null}
+      this.queue = []; // ids that are to be added
+      this.bin = []; // items that are to be taken out
       this.marks = {}; // frames over the picture, by their kind
       this.viewer = window.OpenSeadragon(options(element, withNavigator));
       this.viewer.addHandler("zoom", () => this.sharpen());
@@ -78,6 +80,7 @@
       [...this.items.keys()].forEach((id) => this.remove(id));
       Object.keys(this.marks).forEach((kind) => this.unmark(kind));
       this.image = image;
+      this.version = image && image.version;
       this.fitNavigator();
       this.draw();
     }
@@ -94,53 +97,71 @@
       this.settle();
     }
 
+    /* Asks for the tiles of an image that has changed. What is under way comes first: a run may change faster than tiles come. */
+    refresh() {
+      this.isStale = this.isBusy;
+      if (this.isStale || !this.image) return;
+      this.version = this.image.version;
+      this.draw();
+    }
+
     wanted() {
       const wanted = new Map();
+      const image = { ...this.image, version: this.version };
       app.LAYERS.forEach((layer, place) => {
         if (!this.image.layers.includes(layer.id)) return;
         const { on, opacity } = app.view.layers[layer.id];
-        app.source.parts(this.run, this.image, layer, app.view).forEach((part, at) => {
+        app.source.parts(this.run, image, layer, app.view).forEach((part, at) => {
           wanted.set(part.id, { part, layer: layer.id, rank: 1000 * place + at, opacity: on ? opacity : 0 });
         });
       });
       return wanted;
     }
 
-    add(id, { part, layer, rank, opacity }) {
-      const entry = { layer, rank, opacity, item: null, late: false };
-      this.items.set(id, entry);
-      // A copy may stop at a coarser level. Its last column may reach beyond the image, so it is as wide as its pixels are.
+    add(id, one) {
+      this.items.set(id, { ...one, item: null });
+      this.queue.push(id);
+      this.addNext();
+    }
+
+    /* Adds one item after the other, each at its place: the small picture follows by index, and loses track when several move at once. */
+    addNext() {
+      if (this.isAdding || !this.queue.length) return;
+      const { viewer } = this;
+      const id = this.queue.shift();
+      const entry = this.items.get(id);
+      if (!entry || entry.item) return this.addNext();
+      this.isAdding = true;
+      const done = (item) => {
+        this.isAdding = false;
+        item.rank = entry.rank;
+        if (this.items.get(id) === entry) {
+          entry.item = item;
+          item.addHandler("fully-loaded-change", () => this.settle());
+        } else this.bin.push(item); // no longer wanted
+        this.empty();
+        this.addNext();
+        this.settle();
+      };
+      const items = Array.from({ length: viewer.world.getItemCount() }, (_, at) => viewer.world.getItemAt(at));
+      const index = items.filter((one) => one.rank < entry.rank).length;
+      viewer.addTiledImage({ ...this.source(entry.part), index, opacity: 0, preload: true, success: ({ item }) => this.whenShared(() => done(item)) });
+    }
+
+    /* Returns a part as OpenSeadragon takes it. A copy may stop at a coarser level, whose last column may reach beyond the image. */
+    source(part) {
       const { tile, levels, step = 1 } = this.image;
       const [height, width] = this.image.shape.map((side) => Math.ceil(side / step));
       const tileSource = { width, height, tileSize: tile, tileOverlap: 0, minLevel: 0, maxLevel: levels - 1, getTileUrl: part.url };
       if (part.exists) tileSource.tileExists = part.exists;
-      const added = (item) => {
-        if (this.items.get(id) !== entry) return this.viewer.world.removeItem(item); // no longer wanted
-        entry.item = item;
-        item.rank = rank;
-        this.place(item);
-        item.addHandler("fully-loaded-change", () => this.settle());
-        setTimeout(() => {
-          entry.late = true; // a tile that never comes must not hold the rest back
-          this.settle();
-        }, 5000);
-        this.settle();
-      };
-      this.viewer.addTiledImage({ tileSource, width: (width * step) / this.image.shape[1], opacity: 0, preload: true, success: ({ item }) => this.whenShared(() => added(item)) });
+      return { tileSource, width: (width * step) / this.image.shape[1] };
     }
 
-    /* Calls `act` when the small picture has all layers as well: it gets them a little later, and loses track of one that moves before. */
+    /* Calls `act` when the small picture has as many layers: it gets them a little later. */
     whenShared(act) {
       const { navigator, world } = this.viewer;
-      if (!navigator || navigator.world.getItemCount() >= world.getItemCount()) act();
+      if (!navigator || navigator.world.getItemCount() === world.getItemCount()) act();
       else setTimeout(() => this.whenShared(act), 5);
-    }
-
-    /* Puts an item above those of a lower rank. */
-    place(item) {
-      const world = this.viewer.world;
-      const below = Array.from({ length: world.getItemCount() }, (_, at) => world.getItemAt(at)).filter((one) => one !== item && one.rank < item.rank);
-      world.setItemIndex(item, below.length);
     }
 
     settle() {
@@ -150,7 +171,7 @@
         const mine = entries.filter(([, one]) => one.layer === layer);
         const [fresh, old] = [mine.filter(([id]) => wanted.has(id)), mine.filter(([id]) => !wanted.has(id))];
         const visible = old.some(([, one]) => one.item && one.item.getOpacity() > 0);
-        const ready = fresh.every(([, one]) => one.opacity === 0 || (one.item && (one.late || one.item.getFullyLoaded())));
+        const ready = fresh.every(([, one]) => one.opacity === 0 || (one.item && one.item.getFullyLoaded()));
         if (visible && !ready) {
           // Those that nobody has seen yet go at once.
           old.filter(([, one]) => !one.item || one.item.getOpacity() === 0).forEach(([id]) => this.remove(id));
@@ -160,6 +181,7 @@
         old.forEach(([id]) => this.remove(id));
       }
       app.emit("settled");
+      if (this.isStale) this.refresh();
     }
 
     reveal(one) {
@@ -171,12 +193,21 @@
     remove(id) {
       const { item } = this.items.get(id);
       this.items.delete(id);
-      if (item) this.viewer.world.removeItem(item);
+      if (item) {
+        item.setOpacity(0);
+        this.bin.push(item);
+      }
+      if (!this.isAdding) this.empty();
+    }
+
+    /* Takes out what is not wanted any more; never while an item is being added. */
+    empty() {
+      this.bin.splice(0).forEach((item) => this.viewer.world.removeItem(item));
     }
 
     /* True while tiles of what is shown are on their way. */
     get isBusy() {
-      return [...this.items.values()].some((one) => one.opacity > 0 && !one.late && !(one.item && one.item.getFullyLoaded()));
+      return [...this.items.values()].some((one) => one.opacity > 0 && !(one.item && one.item.getFullyLoaded()));
     }
 
     /* Screen pixels an image pixel. */

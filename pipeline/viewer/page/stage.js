@@ -110,7 +110,8 @@
 
   const draw = () => Object.values(panes).forEach((pane) => pane.draw());
 
-  app.on("layers classes channels plane version chosen", draw);
+  app.on("layers classes channels plane chosen", draw);
+  app.on("version", () => Object.values(panes).forEach((pane) => pane.refresh()));
 
   app.on("image", (then) => {
     marks = {};

@@ -29,13 +29,13 @@
   }
 
   function row(one, place) {
-    const where = `${app.percent(one.share)} ${TITLES[by()]}, x ${app.number(one.box[1])}, y ${app.number(one.box[0])}`;
+    const where = `x ${app.number(one.box[1])}, y ${app.number(one.box[0])}`;
     const button = app.el(
       "button",
       { type: "button", class: "row", "data-block": one.block, on: { click: () => go(place) } },
       app.el("span", { class: "rank", text: String(place + 1) }),
-      app.el("span", { class: "place" }, scope() ? app.el("span", { text: `Block ${one.block}` }) : app.name(one.image), app.el("span", { class: "hint", text: where, title: "share of its pixels that count; x, y of its upper left corner" })),
-      app.el("span", { class: "value", text: `${app.number(one.pixels)} px` }),
+      app.el("span", { class: "place" }, scope() ? app.el("span", { text: `Block ${one.block}` }) : app.name(one.image), app.el("span", { class: "hint", text: where, title: "x, y of its upper left corner" })),
+      app.el("span", { class: "value amount" }, app.el("span", { text: `${app.percent(one.share)} ${TITLES[by()]}` }), app.el("span", { class: "hint", text: `${app.number(one.pixels)} px` })),
     );
     return app.el("li", {}, button);
   }
