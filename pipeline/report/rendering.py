@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from pipeline.report.csv_files import csv_text
@@ -32,6 +33,23 @@ def write_report(
             the content of run.json, the text of config.yaml, and the key of the truth that was counted, by image. Each may be absent.
         thumbnails: output of the run, which holds them; None: the page has no pictures.
     """
+    storage = open_storage(where)
+    storage.make()
+
+    def put(name: str, text: str) -> None:
+        storage.put(name, text.encode(errors="backslashreplace"), durable=False)  # `gigaseg report` writes them again at any time
+
+    put("report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    for name, rows in _tables(report).items():
+        put(name, csv_text(rows))
+    gallery = None
+    if thumbnails is not None:
+        gallery = make_gallery(report, thumbnails, colors_of(report, provenance), (provenance or {}).get("count_keys"))
+    put("index.html", build_page(report, provenance=provenance, gallery=gallery))  # last: whatever it meets, the numbers are written
+
+
+def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Iterable[Any]]]:
+    """Return the rows of each CSV file."""
     classes, images = report["classes"], report["per_image"]
     class_rows = [_class_row(spec) for spec in classes]
     class_columns = list(class_rows[0]) if class_rows else ["id", "name"]
@@ -44,23 +62,13 @@ def write_report(
         {**group, "phases": " ".join(group["phases"]), **{f"first {key}": value for key, value in group["first"].items()}}
         for group in report["failure_groups"]
     )
-    gallery = None
-    if thumbnails is not None:
-        gallery = make_gallery(report, thumbnails, colors_of(report, provenance), (provenance or {}).get("count_keys"))
-    files = {
-        "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "per_class.csv": csv_text([class_columns, *(row.values() for row in class_rows)]),
-        "per_image.csv": csv_text([image_columns, *image_rows]),
-        "failures.csv": csv_text([failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])]),
-        "failure_groups.csv": csv_text([group_columns, *([group[key] for key in group_columns] for group in groups)]),
-        "index.html": build_page(report, provenance=provenance, gallery=gallery),
+    tables: dict[str, Iterable[Iterable[Any]]] = {
+        "per_class.csv": [class_columns, *(row.values() for row in class_rows)],
+        "per_image.csv": chain([image_columns], image_rows),
+        "failures.csv": [failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])],
+        "failure_groups.csv": [group_columns, *([group[key] for key in group_columns] for group in groups)],
     }
-    if "instances" in report:
-        files["instances.csv"] = csv_text(_object_rows(report))
-    storage = open_storage(where)
-    storage.make()
-    for name, text in files.items():
-        storage.put(name, text.encode(errors="backslashreplace"), durable=False)  # `gigaseg report` writes them again at any time
+    return {**tables, "instances.csv": _object_rows(report)} if "instances" in report else tables
 
 
 def _class_row(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def write_images(tmp_path):
 def receipts(done):
     """All that a ledger says but how long it took: a set of rows, and their order does not matter."""
     rows = latest(read_rows(done.folder / "ledger"))
-    return {key: (replace(row, seconds={}, peak_bytes=0, files={}).to_json(), set(row.files)) for key, row in rows.items()}
+    return {key: (replace(row, seconds={}, peak_bytes=0, actor="", files={}).to_json(), set(row.files)) for key, row in rows.items()}
 
 
 def assert_agree(one, other):
