@@ -10,7 +10,7 @@ from pipeline.engine import Thumbnails, pack_thumbnails, thumbnail_key
 from pipeline.metrics.instances import ObjectQuality
 from pipeline.metrics.semantic import Semantic
 from pipeline.report.content import Failure, ImageCounts, build_report
-from pipeline.statistics import Counts, ObjectCounts
+from pipeline.statistics import CONFIDENCE_BINS, CONFIDENCE_STEPS, Counts, ObjectCounts
 
 __all__ = ["CLASSES", "HOSTILE", "draw_counts", "draw_provenance", "draw_report", "draw_run", "draw_thumbnails"]
 
@@ -80,6 +80,7 @@ def draw_thumbnails(names, *, side=512, kinds=12):
         grey_YX = np.array([40, 120, 220])[truth_YX] + 16 * np.sin(rows / 9) * np.sin(cols / 9)
         image_YXS = np.clip(grey_YX[..., None] * [1, 0.9, 0.95], 0, 255).astype(np.uint8)
         mask_YX = np.roll(truth_YX, 4 * kind + 3, axis=1)
+        mask_YX[: side // 4, : side // 4] = 255 if kind % 2 else mask_YX[0, 0]
         packed.append(pack_thumbnails(Thumbnails((4 * side, 4 * side), image_YXS, mask_YX, truth_YX), CLASSES))
     return {thumbnail_key(name): packed[index % len(packed)] for index, name in enumerate(names)}
 
@@ -93,7 +94,16 @@ def draw_counts(rng, classes, pixels=262_144, missing=0):
     confusion[0, 0] += pixels - missing - confusion.sum()
     counted = int(confusion.sum())
     agreeing = int(rng.integers(pixels // 20, pixels // 10))
-    return Counts(confusion.sum(axis=0), missing, confusion, 0.2 * counted, counted, agreeing, pixels // 10, quarantined=missing)
+    return Counts(
+        confusion.sum(axis=0), missing, confusion, 0.2 * counted, counted, agreeing, pixels // 10, 0, missing, draw_confidence(counted)
+    )
+
+
+def draw_confidence(pixels):
+    """Return counts of pixels by confidence, of a model that is a little too sure of itself."""
+    shares = np.linspace(0.05, 0.95, CONFIDENCE_BINS)
+    counts = np.diff(np.round(pixels * np.linspace(0, 1, CONFIDENCE_BINS + 1) ** 3)).astype(np.int64)
+    return np.array([counts, (0.9 * shares * counts).astype(np.int64), (shares * counts * CONFIDENCE_STEPS).astype(np.int64)])
 
 
 def draw_report(images, *, classes=CLASSES, names=None, failures=(), objects=False, seed=0):
@@ -101,15 +111,17 @@ def draw_report(images, *, classes=CLASSES, names=None, failures=(), objects=Fal
     rng = np.random.default_rng(seed)
     named = [*(names or [])] + [f"slide {index:05}" for index in range(images)]
     found = {1: ObjectCounts(12, (3, 5, 4))} if objects else None
+    area = {"seen_area": (65536.0, "micrometer"), "pixel_area": (0.25, "micrometer")}
+    missing = [16_384 if index % 5 == 4 else 0 for index in range(images)]
     rows = [
-        ImageCounts(name, draw_counts(rng, len(classes)), found, seen_area=(65536.0, "micrometer"), has_truth=True)
-        for name in named[:images]
+        ImageCounts(name, draw_counts(rng, len(classes), missing=some), found, has_truth=True, **area)
+        for name, some in zip(named, missing, strict=False)
     ]
     metrics = [Semantic(), ObjectQuality()] if objects else [Semantic()]
-    seconds = {"read": 12.5, "predict": 80.25, "write": 7.0}
+    seconds = {"read": 12.5, "compute": 80.25, "count": 4.5, "write": 7.0}
     timing = {
         "stage_seconds": seconds,
-        "phases": {"predict": {"blocks": images, "failed": len(failures), "seconds": 99.75}},
+        "phases": {"predict": {"blocks": images, "failed": len(failures), "seconds": 104.25}},
         "peak_actor_bytes": 966_090_752,
         "actors": [
             {"actor": f"host/{pid}", "blocks": images // 2, "seconds": {key: value / 2 for key, value in seconds.items()}}

@@ -80,7 +80,7 @@ def test_the_message_names_the_picture(draw, tmp_path, monkeypatch) -> None:
 
 
 def test_kept_pictures_are_small() -> None:
-    """A golden picture takes at most 20 kB of the repository, and every one is of a page that some test opens."""
+    """A golden picture takes at most 20 kB of the repository."""
     for path in golden_pictures.GOLDEN.glob("*.png"):
         assert path.stat().st_size <= 20_000, path.name
         with Image.open(path) as picture:
