@@ -64,7 +64,7 @@ def export_run(
     def tell(text: str) -> None:
         say(printable(text))
 
-    copy = _Copy(runs, root, max_size)
+    copy = _Copy(runs, root, max_size, tell)
     _announce(copy, names, tell)
     _empty(root)
     _mark(root, is_complete=False)
@@ -73,7 +73,7 @@ def export_run(
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "export") as pool:
             for number, name in enumerate(names, start=1):
                 copy.write_image(name, f"{number:04}", pool)
-                tell(f"{number} of {len(names)}: {name}; {copy.size_so_far} so far")
+                tell(f"{number} of {len(names)}: {name}; {copy.written} so far")
         copy.write_page()
     except BaseException:
         tell(f"The copy in {root} is not complete. Run the same command again: it begins anew.")
@@ -81,7 +81,7 @@ def export_run(
     _mark(root, is_complete=True)
     if copy.written.missing:
         tell(f"{counted(copy.written.missing, 'tile')} could not be drawn, and are left out: {copy.written.cause}")
-    tell(f"Open {root / 'index.html'}: {copy.size_so_far}")
+    tell(f"Open {root / 'index.html'}: {copy.written}")
 
 
 def _checked_folder(folder: Path, runs: Mapping[str, ViewedRun]) -> Path:
@@ -175,17 +175,12 @@ def _mark(root: Path, *, is_complete: bool) -> None:
 class _Copy:
     """What is copied of runs, and what has been written of it."""
 
-    def __init__(self, runs: Mapping[str, ViewedRun], root: Path, max_size: int) -> None:
+    def __init__(self, runs: Mapping[str, ViewedRun], root: Path, max_size: int, tell: Say) -> None:
         self.runs, self.root, self.max_size = runs, root, max_size
         self.known = {key: run.run() for key, run in runs.items()}
-        self.written = Written()
+        self.written = Written(tell)
         self._folders: dict[str, str] = {}
         self._worst: dict[str, list[dict[str, Any]]] = {by: [] for by in self.known["a"]["worst_by"]}
-
-    @property
-    def size_so_far(self) -> str:
-        """How much has been written, in words."""
-        return f"{in_digits(self.written.files)} files, {in_bytes(self.written.bytes)}"
 
     def runs_with(self, name: str) -> list[str]:
         """Return which of the runs have an image."""

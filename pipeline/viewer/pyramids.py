@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import time
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,12 +24,14 @@ from pipeline.viewer.colors import QUALITY, class_colors, encode_ids
 from pipeline.viewer.runs import ViewedRun
 from pipeline.viewer.sources import shape_at
 from pipeline.viewer.tiles import TILE, box_of
+from pipeline.web import in_bytes, in_digits
 
 __all__ = ["DrawnLayer", "Pyramid", "Written", "places_of", "write_layer"]
 
 AT_ONCE = 64  # tiles that are drawn before the next ones are asked for
 LONGEST_S = 600.0  # that a tile waits for the coarse picture of its file
 PAUSE_S = 0.05
+TELL_S = 5.0
 BY_CLASS = ("mask", "truth")  # layers that are split into a pyramid for each class
 Place = tuple[int, int, int]  # level, column, row
 
@@ -49,17 +51,30 @@ def places_of(shape: tuple[int, int], finest: int) -> list[list[Place]]:
 
 @dataclass
 class Written:
-    """What has been written, and the first reason why a tile was not."""
+    """What has been written, and the first reason why a tile was not.
 
+    Attributes:
+        tell: is told how much it is, every :data:`TELL_S` seconds.
+    """
+
+    tell: Callable[[str], None]
     files: int = 0
     bytes: int = 0
     missing: int = 0
     cause: str = ""
+    told: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        """Return how much has been written, in words."""
+        return f"{in_digits(self.files)} files, {in_bytes(self.bytes)}"
 
     def count(self, size: int) -> None:
         """Count a file."""
         self.files += 1
         self.bytes += size
+        if time.monotonic() - self.told >= TELL_S:
+            self.told = time.monotonic()
+            self.tell(f"{self} so far")
 
 
 @dataclass

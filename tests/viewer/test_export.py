@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.viewer import export
+from pipeline.viewer import export, pyramids
 from pipeline.viewer.export import export_run
 from pipeline.viewer.pyramids import places_of
 from tests.browser.viewed_runs import EVIL_NAME, make_runs, viewed
@@ -108,6 +108,25 @@ def test_it_says_how_much_before_it_begins(copy):
     assert told[0].startswith("Copies 2 images, at most 8,192 pixels a side (--max-size): about ")
     assert told[-1].startswith(f"Open {folder / 'index.html'}: ")
     assert len(told) == 4
+
+
+def test_it_says_how_far_it_is(runs, tmp_path, monkeypatch):
+    """While an image of many tiles is written, it is told every few seconds how many there are."""
+    told = []
+    monkeypatch.setattr(pyramids, "TELL_S", 0.0)
+    export_run({"a": runs["a"]}, tmp_path, names=["well 1"], say=told.append)
+    assert [one for one in told if one.startswith("7 files, ") and one.endswith(" so far")]
+
+
+def test_many_classes_share_a_pyramid(runs, outputs, tmp_path, monkeypatch):
+    """With more classes than get a pyramid each, the mask is one picture, and the page is told that classes cannot be switched."""
+    monkeypatch.setattr(export, "MOST_CLASSES", 2)
+    export_run({"a": runs["a"]}, tmp_path, names=["well 1"], say=lambda text: None)
+    assert [one["class"] for one in data_of(tmp_path)["a"]["pyramids"]["mask"]] == [None]
+    mask_YX = mask_at(outputs[0], "well 1")
+    pixels_YX4 = picture_of(tmp_path, "images/0001/a-mask", mask_YX.shape)
+    assert (pixels_YX4[..., :3] == np.array(list(COLORS.values()), np.uint8)[mask_YX]).all()
+    assert '"can_switch_classes":false' in (tmp_path / "data.js").read_text()
 
 
 def test_no_name_becomes_a_path(copy):

@@ -16,7 +16,8 @@
 
   function draw() {
     const classes = app.view.runs.a.classes;
-    const scores = new Map(((app.view.images.a || {}).scores || []).map((one) => [one.class, one.iou]));
+    const found = (app.view.images.a || {}).scores || [];
+    const scores = new Map(found.some((one) => one.iou !== null) ? found.map((one) => [one.class, one.iou]) : []); // without truth there are none
     app.byId("classes-list").replaceChildren(...classes.map((one) => row(one, scores.get(one.name))));
     app.byId("classes-score").hidden = !scores.size;
   }
