@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import golden_pictures
-from tests.browser.golden_pictures import TOLERANCE, assert_looks_like, difference, picture_of, shrink
+from tests.browser.golden_pictures import TOLERANCE, assert_looks_like, difference, picture_of, reduce_colors, shrink
 
 BLUE, RED = "#1663c7", "#c2271d"
 
@@ -63,6 +63,16 @@ def test_letters_may_differ(draw, change) -> None:
 def test_what_is_broken_differs(draw, change) -> None:
     """What a person would see at once is well outside the tolerance."""
     assert difference(shrink(draw()), shrink(draw(**change))) > 2 * TOLERANCE
+
+
+def test_few_colours_are_enough(draw) -> None:
+    """What a picture loses by being kept in few colours is inside the tolerance, even where the page shows every colour."""
+    rainbow = "body {{ background: linear-gradient(90deg, {}) }}".format(
+        ", ".join(f"hsl({hue} 90% {50 + hue % 40}%)" for hue in range(0, 360, 20))
+    )
+    for more in ("", rainbow, ":root { color-scheme: dark }"):
+        found = shrink(draw(more=more))
+        assert difference(reduce_colors(found).convert("RGB"), found) < 0.6 * TOLERANCE
 
 
 def test_the_message_names_the_picture(draw, tmp_path, monkeypatch) -> None:
