@@ -50,7 +50,7 @@ def assert_looks_like(what, name):
         folder = Path(tempfile.gettempdir(), "gigaseg-golden")
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.png").write_bytes(png)
-        message = f"differs from {path} by {distance:.0f}, allowed: {TOLERANCE:.0f}; it is {folder / name}.png"
+        message = f"differs from {path} by {distance:.1f}, allowed: {TOLERANCE:.0f}; it is {folder / name}.png"
         raise AssertionError(f"{message}. If it is right, RENEW_GOLDEN=1 keeps it.")
 
 
