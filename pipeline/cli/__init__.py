@@ -39,7 +39,6 @@ from pipeline.cli.options import (
     MetricsPort,
     ModelName,
     OtherFolder,
-    OtherRun,
     Output,
     Overrides,
     Subject,
@@ -178,7 +177,7 @@ def report(folder: Folder, other: OtherFolder = None, output: ComparisonFolder =
 @app.command()
 def view(
     folder: Folder,
-    other: OtherRun = None,
+    other: OtherFolder = None,
     *,
     port: ViewPort = 0,
     opens: Annotated[bool, typer.Option("--open", help="Open the page in the browser as well.")] = False,

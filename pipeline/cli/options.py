@@ -29,7 +29,6 @@ __all__ = [
     "MetricsPort",
     "ModelName",
     "OtherFolder",
-    "OtherRun",
     "Output",
     "Overrides",
     "Subject",
@@ -47,7 +46,6 @@ ComparisonFolder = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where a comparison goes; by default beside the report of DIR.")
 ]
 CompareJson = Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")]
-OtherRun = Annotated[str | None, typer.Option("--other", metavar="DIR2", help="The output folder of a run to compare with.")]
 ViewPort = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="Port on 127.0.0.1; by default a free one.")]
 CopyFolder = Annotated[
     Path | None, typer.Option("--export", metavar="FOLDER", help="Write a copy that opens from disk into a new folder, and end.")
