@@ -70,13 +70,13 @@ def object_notes(instances: Instances | None, model: Model, images: Sequence[Ima
 
 
 def _stretch_notes(images: Sequence[Image]) -> list[str]:
-    """Return a note if areas on the map differ from those on the ground, as in web Mercator."""
+    """Return a note if areas of objects, which are those on the map, differ from those on the ground, as in web Mercator."""
     known = ((image, stretch(image.header.georeference)) for image in images if image.header.unit == "meter")
     wide = [(image, times) for image, times in known if times > MAX_STRETCH]
     if not wide:
         return []
     what = f"web Mercator: metres of the map, in which objects are measured, are {wide[0][1]:.3g} times those on the ground"
-    way_out = f"divide areas by {wide[0][1] ** 2:.3g}, or reproject the image, such as to UTM, with gdalwarp"
+    way_out = f"divide areas of objects by {wide[0][1] ** 2:.3g}, or reproject the image, such as to UTM, with gdalwarp"
     return [f"{first_of([image.name for image, _ in wide], 3)}: {what}; {way_out}"]
 
 

@@ -50,6 +50,8 @@ class ImageCounts:
         pixel_area: of the working grid, squared in the unit that follows; None: unknown.
         worst_block: ``{"block", "box", "wrong"}`` of the block with the most wrong pixels: its id without the name, rows and columns
             (y0, x0, y1, x1), and the share of its pixels with truth that are wrong; None: no block has truth.
+        no_data: pixels of blocks that are done without a prediction, as the image holds no data there; none of them was skipped.
+        not_done: pixels of blocks that have neither a prediction nor a failure yet.
     """
 
     name: str
@@ -61,6 +63,8 @@ class ImageCounts:
     numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     pixel_area: tuple[float, str] | None = None
     worst_block: Mapping[str, Any] | None = None
+    no_data: int = 0
+    not_done: int = 0
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
@@ -198,6 +202,7 @@ def _fields(counts: Counts, specs: Sequence[Mapping[str, Any]], metrics: Sequenc
             classes[index] |= class_fields
         scalars |= fields
     areas = {name: getattr(counts, name) for name in ("pixels", "no_prediction", "skipped", "quarantined")}
+    areas |= {name: sum(getattr(image, name) for image in images) for name in ("no_data", "not_done")}
     return {**areas, "classes": classes, **scalars}
 
 
@@ -267,6 +272,8 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
     name, empty = image["name"], Counts(np.zeros(len(plan["classes"]), np.int64))
     grid = Grid(tuple(image["shape"]), plan["block"], 0, plan["block"])
     counts = done.counts(name)
+    as_background = plan.get("skipped_as") == "background"
+    no_data = counts.no_prediction - (0 if as_background else counts.skipped)
     for receipt in troubled:
         if not receipt.ok and done.is_counted(receipt):
             area = grid.block_box(*_position(receipt)[1:]).area
@@ -274,7 +281,7 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
     undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
     counts += replace(empty, no_prediction=undone)
     numbers = {phase: dict(sorted(sums.items())) for phase, sums in sorted(done.numbers.get(name, {}).items())}
-    seen = int(counts.predicted.sum()) - (counts.skipped if plan.get("skipped_as") == "background" else 0)
+    seen = int(counts.predicted.sum()) - (counts.skipped if as_background else 0)
     pixel, unit = image.get("pixel_area") or (None, "")
     seen_area = None if pixel is None else (seen * pixel, unit)
     error = _truth_error(troubled, image["count_key"])
@@ -288,6 +295,8 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
         numbers,
         None if pixel is None else (pixel, unit),
         _worst_block(done.worst_block(name), grid),
+        no_data,
+        undone,
     )
 
 

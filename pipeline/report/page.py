@@ -18,6 +18,7 @@ from pipeline.report.page_words import (
     commands_of,
     headline_of,
     main_facts,
+    missing_parts,
     provenance_facts,
     recipe_facts,
     score_facts,
@@ -63,6 +64,7 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
         has_areas=any("predicted" in one for one in classes),
         facts=main_facts(report, run, (areas[2], areas[0]) if areas else None),
         scores=score_facts(report),
+        truth_errors=_truth_errors(report),
         areas=areas,
         area_rows=area_rows(report, areas[0] if areas else None),
         interval_note=_interval_note(report),
@@ -105,16 +107,24 @@ def _interval_note(report: Mapping[str, Any]) -> str:
     return f"{made} {how['note']}." if how.get("note") else made
 
 
+def _truth_errors(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return why the truth of an image could not be counted, by its name: failures of an image that was opened, not of a block of it."""
+    opened = {image["name"] for image in report["per_image"] if image["pixels"]}
+    return {failure["image"]: failure["cause"] for failure in report["failures"] if failure["block"] is None and failure["image"] in opened}
+
+
 def _gallery_values(report: Mapping[str, Any], gallery: Gallery | None) -> dict[str, Any]:
     """Return what the gallery shows: pictures with what is known of their images, and which entries its legend needs."""
     pictures = gallery.pictures if gallery else ()
     causes: dict[str, str] = {}
     for failure in report["failures"]:
         causes.setdefault(failure["image"], failure["cause"])
+    truth_errors = _truth_errors(report)
     images = [report["per_image"][one.index] for one in pictures]
+    named = [(image, causes.get(image["name"], ""), truth_errors.get(image["name"], ""), missing_parts(image)) for image in images]
     return {
         "gallery": gallery,
-        "cards": [(one, image, causes.get(image["name"], "")) for one, image in zip(pictures, images, strict=True)],
+        "cards": [(one, *known) for one, known in zip(pictures, named, strict=True)],
         "legend": {
             "image": any(one.image for one in pictures),
             "errors": any(one.has_errors for one in pictures),

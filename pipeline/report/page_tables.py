@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.gallery import rank_images
+from pipeline.report.page_words import missing_parts
 from pipeline.web import Column, DataTable, data_table, in_area, in_percent
 
 __all__ = ["MOST_CLASSES", "OBJECT_COLUMNS", "area_rows", "areas_of", "confusion_rows", "known_columns", "tables_of"]
@@ -62,7 +63,7 @@ def area_rows(report: Mapping[str, Any], unit: str | None) -> list[tuple[str, st
     per_image = [(_parts(one), one["pixel_area"][0]) for one in report["per_image"] if one["pixels"]] if unit else []
     rows = []
     for word, pixels in _parts(report).items():
-        area = sum(parts[word] * size for parts, size in per_image)
+        area = sum(parts.get(word, 0) * size for parts, size in per_image)
         share = in_percent(pixels / report["pixels"]) if report["pixels"] else in_percent(None)
         rows.append((word, f"{pixels:,}", share, in_area(area, unit) if unit and pixels else ""))
     return rows
@@ -70,11 +71,12 @@ def area_rows(report: Mapping[str, Any], unit: str | None) -> list[tuple[str, st
 
 def _parts(counts: Mapping[str, Any]) -> dict[str, int]:
     """Return into how many pixels of each kind an image, or all of them, fall."""
-    missing, skipped = counts["no_prediction"], counts["skipped"]
+    skipped, no_data, failed = missing_parts(counts)
     return {
-        "predicted": counts["pixels"] - missing,
+        "predicted": counts["pixels"] - skipped - no_data - failed,
         "skipped on purpose": skipped,
-        "failed or not done": missing - skipped,
+        **({"without data": no_data} if no_data else {}),
+        "failed or not done": failed,
         "all": counts["pixels"],
     }
 

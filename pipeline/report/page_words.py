@@ -18,6 +18,7 @@ __all__ = [
     "commands_of",
     "headline_of",
     "main_facts",
+    "missing_parts",
     "provenance_facts",
     "recipe_facts",
     "score_facts",
@@ -69,6 +70,14 @@ class Fact(NamedTuple):
     note: str = ""
 
 
+class Missing(NamedTuple):
+    """Pixels without a prediction: skipped on purpose, also as the first class; without data; failed or not done yet."""
+
+    skipped: int
+    no_data: int
+    failed: int
+
+
 def headline_of(report: Mapping[str, Any]) -> str:
     """Return the result in one line.
 
@@ -78,12 +87,13 @@ def headline_of(report: Mapping[str, Any]) -> str:
         '1 of 1 image, mean IoU 0.925'
     """
     images = report["images"]
-    whole = sum(one["pixels"] > 0 and one["no_prediction"] <= one["skipped"] for one in report["per_image"])
+    whole = sum(one["pixels"] > 0 and missing_parts(one).failed == 0 for one in report["per_image"])
     parts = [f"{whole:,} of {counted(images, 'image') if images < 1000 else f'{images:,} images'}"]
     if report.get("mean_iou") is not None:
         parts.append(f"mean IoU {in_digits(report['mean_iou'])}")
     elif report.get("instances"):
-        parts.append(counted(sum(one["predicted"] for one in report["instances"]), "object"))
+        objects = sum(one["predicted"] for one in report["instances"])
+        parts.append(counted(objects, "object") if objects < 1000 else f"{objects:,} objects")
     return ", ".join([*parts, *_failed(report["failure_groups"])])
 
 
@@ -126,8 +136,23 @@ def _interval(interval: Sequence[float] | None) -> str:
 
 
 def _missing(report: Mapping[str, Any]) -> str:
-    parts = [(report["skipped"], "skipped on purpose"), (report["no_prediction"] - report["skipped"], "failed or not done")]
+    parts = zip(missing_parts(report), ("skipped on purpose", "without data", "failed or not done"), strict=True)
     return "; ".join(f"{in_pixels(pixels)} {word}" for pixels, word in parts if pixels > 0) or "every pixel has one"
+
+
+def missing_parts(counts: Mapping[str, Any]) -> Missing:
+    """Return why pixels of an image, or of all, have no prediction of the model.
+
+    A report of an earlier version does not tell missing data apart: all that was not skipped then counts as failed.
+
+    Example:
+        >>> missing_parts({"no_prediction": 9, "skipped": 2, "quarantined": 3, "no_data": 4, "not_done": 0})
+        Missing(skipped=2, no_data=4, failed=3)
+    """
+    skipped, missing = counts["skipped"], counts["no_prediction"]
+    if "no_data" not in counts:
+        return Missing(skipped, 0, max(0, missing - skipped))
+    return Missing(skipped, counts["no_data"], counts["quarantined"] + counts["not_done"])
 
 
 def _speed(report: Mapping[str, Any], run: Mapping[str, Any]) -> str:

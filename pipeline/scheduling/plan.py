@@ -13,6 +13,7 @@ from pipeline.engine import Job, PartFiles, Phase, all_phases, part_folder, phas
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
+from pipeline.raster import stretch
 from pipeline.records import Block, Blocks, Receipt, RunFolder
 from pipeline.scheduling.monitoring import MetricsAddress
 from pipeline.scheduling.stage_state import Stage
@@ -95,9 +96,11 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
 
 
 def _pixel_area(image: Image) -> tuple[float, str] | None:
-    """Return the area of a pixel of the working grid and its unit, ``micrometer`` or ``meter``; None: unknown."""
+    """Return the area of a pixel of the working grid, on the ground, and its unit, ``micrometer`` or ``meter``; None: unknown."""
     size, unit = image.header.pixel_size, image.header.unit
-    return (size[0] * size[1], unit) if size is not None and unit in ("micrometer", "meter") else None
+    if size is None or unit not in ("micrometer", "meter"):
+        return None
+    return size[0] * size[1] / stretch(image.header.georeference) ** 2, unit
 
 
 def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
+from pipeline.raster import Header, stretch
 from pipeline.viewer.channels import Channel, is_drawn_as_is, parse_channels, windows
 from pipeline.viewer.colors import DIFFERENT, ERRORS, HEAT, hex_color
 from pipeline.viewer.objects import ObjectRows
@@ -94,7 +95,7 @@ class ViewedImage:
             "shape": list(header.shape),
             "planes": dict(header.planes),
             "num_planes": header.num_planes,
-            "pixel_size": list(header.pixel_size) if header.pixel_size is not None and header.unit else None,
+            "pixel_size": _size_on_ground(header),
             "unit": header.unit,
             "is_color": subject.image is not None and is_drawn_as_is(subject.image.header),
             "channels": self.channels(),
@@ -174,6 +175,13 @@ class ViewedImage:
 
     def _class_at(self, ids_YX: NDArray[Any]) -> int | None:
         return None if ids_YX[0, 0] == self.drawing.fill else int(ids_YX[0, 0])
+
+
+def _size_on_ground(header: Header) -> list[float] | None:
+    """Return (y, x) of a pixel in the header's unit; a web Mercator map shows lengths greater than they are. None: unknown."""
+    if header.pixel_size is None or not header.unit:
+        return None
+    return [length / stretch(header.georeference) for length in header.pixel_size]
 
 
 def _samples(source: ImageSource) -> NDArray[Any]:

@@ -57,6 +57,34 @@ def test_the_headline_is_the_result():
     assert "finished, but some of it failed" in page.texts
 
 
+def test_an_image_without_data_everywhere_is_whole():
+    """Pixels without data are no failure: the image counts as done, and they have a row of their own; what is not done is none of them."""
+    image = replace(scored("a", 0.9, missing=250), no_data=250)
+    page = page_of(report_of(image))
+    assert any(text.startswith("1 of 1 image, ") for text in page.texts)
+    assert "250 px without data" in page.texts
+    assert {"without data", "250"} <= set(page.texts)
+    page = page_of(report_of(replace(image, no_data=200, not_done=50), state="interrupted"))
+    assert any(text.startswith("0 of 1 image, ") for text in page.texts)
+    assert "200 px without data; 50 px failed or not done" in page.texts
+
+
+def test_what_is_skipped_as_the_first_class_is_no_prediction_of_the_model():
+    """Pixels that are skipped as background have a class: the rows add up to all pixels, and none is negative."""
+    page = page_of(report_of(scored("a", 0.9, skipped=400)))
+    start = page.texts.index("Areas, and what has no prediction")
+    rows = page.texts[page.texts.index("share", start) + 1 :]
+    assert rows[:6] == ["predicted", "600", "60.0 %", "skipped on purpose", "400", "40.0 %"]
+    assert rows[6:12] == ["failed or not done", "0", "0 %", "all", "1,000", "100 %"]
+
+
+def test_truth_that_cannot_be_counted_is_not_missing():
+    """Where the truth of every image holds values of no class, the page does not say that there is none."""
+    page = page_of(report_of(replace(scored("a", 0.9), truth_error="truth value 9 belongs to no class"), state="partial"))
+    assert "There is no truth" not in page.text
+    assert "The truth could not be counted" in page.text
+
+
 def test_numbers_have_words_and_units():
     """Time, memory, speed and the recipe are said in words; no key of report.json is."""
     page = page_of(report_of(scored("a", 0.9), timing=TIMING), provenance=PROVENANCE)

@@ -24,6 +24,7 @@ from pipeline.report import print_table, write_report
 from pipeline.report.content import Failure, ImageCounts, build_report
 from pipeline.statistics import CONFIDENCE_BINS, CONFIDENCE_STEPS, count_objects
 from pipeline.statistics.pixel_counts import Counts
+from tests.conftest import save_tiff
 
 SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 NAMES = ("background", "nucleus")
@@ -72,7 +73,8 @@ def test_fields_come_in_the_promised_order():
     """A report reads the same every time: fixed order of fields, the same of each image but the matrix."""
     report = build(A)
     shared = [
-        *("pixels", "no_prediction", "skipped", "quarantined", "classes", "mean_iou", "mean_dice", "macro_f1", "micro_f1"),
+        *("pixels", "no_prediction", "skipped", "quarantined", "no_data", "not_done"),
+        *("classes", "mean_iou", "mean_dice", "macro_f1", "micro_f1"),
         *("frequency_weighted_iou", "pixel_accuracy", "cross_entropy", "overlap_agreement"),
     ]
     own = ["reliability", "calibration_error", "mean_iou_interval", "intervals"]
@@ -83,6 +85,21 @@ def test_fields_come_in_the_promised_order():
     of_class += ["true_positives", "false_positives", "false_negatives"]
     assert list(report["per_image"][0]["classes"][0]) == of_class
     assert list(report["classes"][0]) == [*of_class, "iou_interval"]
+
+
+@pytest.mark.parametrize("skipped_as", ["none", "background"])
+def test_missing_pixels_are_counted_by_their_cause(tmp_path, engine, skipped_as):
+    """Left, a third without data; right, what lies outside of a region. Both causes are counted apart, and nothing has failed."""
+    pixels_YX = np.tile(np.repeat(np.uint8([0, 90, 200, 120]), 32), (64, 1))
+    save_tiff(tmp_path / "a.tif", pixels_YX)
+    save_tiff(tmp_path / "regions.tif", np.broadcast_to(np.arange(128) < 96, (64, 128)).astype(np.uint8))
+    skip = {"name": "regions", "path": "regions.tif", "as": skipped_as}
+    done = engine(images=["a.tif"], truth=None, normalize=None, model={"name": "histogram"}, reader={"nodata": 0}, skip=skip)
+    assert done.code == 0
+    report = done.report
+    whole = {"pixels": 8192, "no_prediction": 4096 if skipped_as == "none" else 2048, "skipped": 2048, "quarantined": 0}
+    for counts in (report, report["per_image"][0]):
+        assert {key: counts[key] for key in (*whole, "no_data", "not_done")} == {**whole, "no_data": 2048, "not_done": 0}
 
 
 def test_intervals_are_those_of_the_images_with_truth():

@@ -18,6 +18,8 @@ from pipeline.errors import InputError
 from pipeline.inputs import TruthMap, build_catalogue
 from pipeline.inputs.truth_checks import affine, misplacement
 from pipeline.raster import Header
+from pipeline.scheduling.plan import make_job, plan_row
+from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import blobs, engine_yaml, report_at, save_tiff
 
 SHAPE = (80, 70)
@@ -239,7 +241,15 @@ def test_areas_on_a_stretched_map_are_told(surveyed, tags, instances, is_told):
     assert bool(told) == is_told
     if told:
         assert told[0].startswith("a: ")
-        assert "are 1.13 times those on the ground; divide areas by 1.27" in told[0]
+        assert "are 1.13 times those on the ground; divide areas of objects by 1.27" in told[0]
+
+
+@pytest.mark.parametrize(("north", "code", "times"), [(3202635.0, 3857, 1.274), (500.0, 3857, 1.0), (3202635.0, 32632, 1.0)])
+def test_areas_of_classes_are_those_on_the_ground(surveyed, north, code, times):
+    """The plan takes the stretch of web Mercator out of the area of a pixel, of which the report's areas and densities are made."""
+    catalogue = surveyed(geo(north=north, size=0.15, code=code), geo(north=north, size=0.15, code=code))
+    area, unit = plan_row(catalogue, make_job(catalogue, choose_recipe(catalogue).recipe), {})["images"][0]["pixel_area"]
+    assert (area, unit) == (pytest.approx(0.15**2 / times, rel=2e-3), "meter")
 
 
 @pytest.mark.parametrize("instances", ["components", None])

@@ -7,11 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 
 from pipeline.records import Ledger, read_rows_of
-from pipeline.viewer import progress
+from pipeline.viewer import ViewedRun, progress
 from tests.conftest import blobs, mask_at, save_tiff
-from tests.viewer.conftest import SHAPE
+from tests.viewer.conftest import SHAPE, run_scene
 
 
 def rewind(folder, kept):
@@ -234,3 +235,16 @@ def test_blocks_whose_tiles_disagree_are_shown_and_ranked(opened, engine, networ
         y0, x0, y1, x1 = one["box"]
         assert len(np.unique(opacity[y0:y1, x0:x1])) == 1
         assert opacity[y0, x0] > 0
+
+
+def test_the_scale_of_a_web_mercator_map_is_that_of_the_ground(tmp_path):
+    """At 60 degrees north two metres of the map are one of the ground, which the scale bar measures."""
+    tags = [(33550, "d", 3, (2.0, 2.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 0.0, 8399737.0, 0.0), True)]
+    tags.append((34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 3857), True))
+    tifffile.imwrite(tmp_path / "scan.tif", blobs((64, 80)), extratags=tags)
+    viewed = ViewedRun(str(run_scene(tmp_path, "out", model="histogram", truth=None, ignore=None, classes=None)))
+    try:
+        facts = viewed.image("scan")
+        assert (facts["pixel_size"], facts["unit"]) == (pytest.approx([1.0, 1.0], rel=1e-3), "meter")
+    finally:
+        viewed.close()
