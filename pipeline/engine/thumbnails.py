@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from pipeline.inputs import Image, open_truth
 from pipeline.raster import Raster
 from pipeline.storage import Storage
 from pipeline.writers import draw_image, fitted, pick_pixels
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import TiffImageFile
 
 __all__ = [
     "THUMBNAIL_FOLDER",
@@ -40,6 +43,9 @@ THUMBNAIL_FOLDER = "thumbnails"
 SIZE = 512  # longer side, pixels
 QUALITY = 85  # of the JPEG compression of the image
 FORMAT = "gigaseg.thumbnails/1"
+MOST_BYTES = 1 << 23  # of a file: several times what three pages take
+MODES = {"image": ("RGB",), "mask": ("P", "I;16"), "truth": ("P", "I;16")}  # of each page, as Pillow names them
+IMAGE_DESCRIPTION = 270  # number of the tag
 
 
 @dataclass(frozen=True)
@@ -152,38 +158,54 @@ def pack_thumbnails(drawn: Thumbnails, classes: Sequence[Mapping[str, Any]]) -> 
 
 
 def read_thumbnails(storage: Storage, name: str) -> Thumbnails | None:
-    """Return the thumbnails of an image from the storage of the output; None where there are none, or they are damaged."""
-    import tifffile
+    """Return the thumbnails of an image from the storage of the output; None where there are none, or they are damaged.
 
-    data = storage.get(thumbnail_key(name))
-    if data is None:
-        return None
+    The folder may be that of somebody else: no more is read or decoded than a run would have left.
+    """
+    pages: dict[str, NDArray[Any]] = {}
+    about: dict[str, Any] = {}
     try:
-        pages: dict[str, NDArray[Any]] = {}
-        about: dict[str, Any] = {}
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            for page in tiff.pages:
-                about = json.loads(page.aspage().description)
-                pages[about["page"]] = page.asarray()
-        height, width = about["shape"]
-        found = Thumbnails((height, width), pages.get("image"), pages["mask"], pages.get("truth"), about["fill"], about["count_key"])
+        with _opened(storage, name) as tiff, suppress(EOFError):  # behind the last page
+            for number in range(len(MODES)):
+                tiff.seek(number)
+                about = _about(tiff)
+                if tiff.mode not in MODES[about["page"]] or max(tiff.size) > SIZE:
+                    return None
+                pages[about["page"]] = np.asarray(tiff)
+        mask_YX, (height, width) = pages["mask"], map(int, about["shape"])
+        if any(page.shape[:2] != mask_YX.shape for page in pages.values()) or pages.get("truth", mask_YX).dtype != mask_YX.dtype:
+            return None
+        fill = 255 if mask_YX.dtype == np.uint8 else 65535
+        return Thumbnails((height, width), pages.get("image"), mask_YX, pages.get("truth"), fill, str(about["count_key"]))
     except Exception:  # noqa: BLE001 - a damaged file raises whatever its decoder raises
         return None
-    return found if about["format"] == FORMAT else None
 
 
 def drawn_truth(storage: Storage, name: str) -> str | None:
     """Return the key of the truth that the thumbnails of an image show, at little cost; None where there are none, or they are damaged."""
-    import tifffile
-
-    data = storage.get(thumbnail_key(name))
     try:
-        if data is not None:
-            with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-                return str(json.loads(tiff.pages.first.description)["count_key"])
+        with _opened(storage, name) as tiff:
+            return str(_about(tiff)["count_key"])
     except Exception:  # noqa: BLE001 - as above
         return None
-    return None
+
+
+def _opened(storage: Storage, name: str) -> TiffImageFile:
+    """Open thumbnails, whose pages are decoded when they are asked for; libtiff refuses pages that hold more than they say."""
+    from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    tiff = Image.open(io.BytesIO(storage.get(thumbnail_key(name), 0, MOST_BYTES) or b""), formats=["TIFF"])
+    assert isinstance(tiff, TiffImageFile)
+    return tiff
+
+
+def _about(tiff: TiffImageFile) -> dict[str, Any]:
+    """Return what a page says of itself."""
+    about: dict[str, Any] = json.loads(tiff.tag_v2[IMAGE_DESCRIPTION])
+    if about["format"] != FORMAT:
+        raise ValueError("thumbnails of another format")
+    return about
 
 
 def _palette(classes: Sequence[Mapping[str, Any]]) -> NDArray[np.uint16]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,35 @@ def test_a_damaged_file_is_none(tmp_path: Path) -> None:
     storage.put(thumbnail_key("a"), data[:-20])
     assert read_thumbnails(storage, "a") is None
     assert read_thumbnails(storage, "b") is None
+
+
+def test_a_small_file_of_a_huge_picture_is_none(tmp_path: Path) -> None:
+    """A file of somebody else costs no memory: neither a page that is too large, nor a JPEG that is larger than its page says."""
+    storage, image_YXS = open_storage(tmp_path), np.zeros((64, 64, 3), np.uint8)
+    data = bytearray(pack_thumbnails(Thumbnails((64, 64), image_YXS, np.zeros((64, 64), np.uint8)), CLASSES))
+    sides = data.index(b"\xff\xc0") + 5  # of the JPEG, in its header
+    data[sides : sides + 4] = struct.pack(">HH", 30000, 30000)
+    large = pack_thumbnails(Thumbnails((9000, 9000), None, np.zeros((513, 2), np.uint8)), CLASSES)
+    for name, content in (("jpeg", bytes(data)), ("large", large), ("long", b"II*\0" + bytes(1 << 24))):
+        storage.put(thumbnail_key(name), content)
+        begun = time.process_time()
+        assert read_thumbnails(storage, name) is None
+        assert time.process_time() - begun < 1
+
+
+def test_pages_that_do_not_fit_are_none(tmp_path: Path) -> None:
+    """Mask, truth and image have one size, and ids are whole numbers of one size: whoever draws them relies on that."""
+    storage, mask_YX = open_storage(tmp_path), np.zeros((4, 4), np.uint8)
+    wrong = {
+        "size": Thumbnails((4, 4), None, mask_YX, np.zeros((4, 5), np.uint8)),
+        "type": Thumbnails((4, 4), None, mask_YX, np.zeros((4, 4), np.uint16)),
+        "float": Thumbnails((4, 4), None, np.zeros((4, 4), np.float32)),
+        "sides": Thumbnails((4,), None, mask_YX),  # type: ignore[arg-type]
+    }
+    for name, one in wrong.items():
+        storage.put(thumbnail_key(name), pack_thumbnails(one, CLASSES))
+        assert read_thumbnails(storage, name) is None, name
+    assert read_thumbnails(storage, "../a") is None
 
 
 class _Counting(ArrayRaster):
