@@ -6,6 +6,7 @@ May import: plug-in names and base modules. Never touches: images, models, the o
 
 from __future__ import annotations
 
+from pipeline.config.colors import checked_colors, default_colors
 from pipeline.config.loading import (
     config_from_mapping,
     load_classes,
@@ -46,7 +47,6 @@ from pipeline.config.schema import (
     StrictModel,
     Tiling,
     YamlKind,
-    default_colors,
     json_schema,
     parse_bytes,
 )
@@ -76,6 +76,7 @@ __all__ = [
     "absolute_path",
     "as_spelled",
     "check_exists",
+    "checked_colors",
     "config_from_mapping",
     "default_colors",
     "exists",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config.colors import COLOR
 from pipeline.config.yaml_document import KeyLocations
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available, find
@@ -48,7 +48,6 @@ __all__ = [
     "StrictModel",
     "Tiling",
     "YamlKind",
-    "default_colors",
     "json_schema",
     "parse_bytes",
 ]
@@ -66,10 +65,6 @@ _RESOLUTIONS = "{pixel_size: 0.5}, {diameter: 30}, {scale: 0.5}, {level: 2}"
 PluginSpec = Annotated[dict[str, Any], Expected(f"a name, or {_SPEC}")]
 PluginSpecs = Annotated[tuple[PluginSpec, ...], Strict(strict=False), Expected(f"a list of names or of {_SPEC}")]
 
-_COLOR = r"^#[0-9a-fA-F]{6}$"
-# Black for the background, then colours that stay apart for most colour-blind readers (after S. Trubetskoy's list of distinct colours).
-FIRST = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
-_GOLDEN_RATIO = 0.618033988749895
 _UNITS = {"": 1, "b": 1} | {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
 _UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 
@@ -101,7 +96,7 @@ class ClassSpec(StrictModel):
     """One class: its id is its position in the list."""
 
     name: NonEmptyText = Field(description="shown in reports and in the masks' metadata")
-    color: Annotated[str, Field(pattern=_COLOR), Expected("'#rrggbb'")] | None = Field(
+    color: Annotated[str, Field(pattern=f"^{COLOR}$"), Expected("'#rrggbb'")] | None = Field(
         default=None, description="#rrggbb, in quotes; RGB truth matches it; null: from a palette"
     )
     values: Integers | Literal["other"] | None = Field(default=None, description="what the truth holds for it: a list, or other")
@@ -136,24 +131,6 @@ class ClassList(StrictModel):
     """A YAML that holds the classes alone, as ``gigaseg evaluate --classes`` reads it."""
 
     classes: Classes = Field(description="in the order of their ids")
-
-
-def default_colors(count: int) -> list[str]:
-    """Return ``count`` different colours, ``#rrggbb``.
-
-    Example:
-        >>> default_colors(2)
-        ['#000000', '#e6194b']
-        >>> len(set(default_colors(300)))
-        300
-    """
-    colors = dict.fromkeys(FIRST[:count])
-    step = 0
-    while len(colors) < count:
-        red, green, blue = colorsys.hsv_to_rgb(step * _GOLDEN_RATIO % 1.0, 0.45 + 0.5 * (step % 3) / 2, 0.95 - 0.4 * (step // 3 % 3) / 2)
-        colors[f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"] = None
-        step += 1
-    return list(colors)
 
 
 class Tiling(StrictModel):
@@ -314,7 +291,7 @@ class Config(StrictModel):
     @field_validator("ignore")
     @classmethod
     def _ignored(cls, ignore: int | str | None) -> int | str | None:
-        if isinstance(ignore, str) and not re.fullmatch(_COLOR, ignore):
+        if isinstance(ignore, str) and not re.fullmatch(COLOR, ignore):
             raise ValueError("a whole number, a colour '#rrggbb' or null")
         return ignore
 

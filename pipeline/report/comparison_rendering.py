@@ -10,6 +10,7 @@ from pipeline.errors import counted, printable
 from pipeline.inputs import first_of
 from pipeline.report.comparison_page import comparison_page, describe_changes, describe_difference, model_name
 from pipeline.report.csv_files import csv_text
+from pipeline.report.rendering import page_or_notice
 from pipeline.report.terminal import print_rows
 from pipeline.storage import StorageLike, open_storage
 
@@ -27,13 +28,13 @@ def write_comparison(comparison: Mapping[str, Any], where: StorageLike) -> None:
 
     The CSV has a row for each class, and one for the mean over classes, of all images and then of each image.
     """
+    storage = open_storage(where)
+    storage.make()
     files = {
         "comparison.json": json.dumps(comparison, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "comparison.csv": csv_text(_rows(comparison)),
-        "comparison.html": comparison_page(comparison),
+        "comparison.html": page_or_notice(lambda: comparison_page(comparison), f"{storage}"),
     }
-    storage = open_storage(where)
-    storage.make()
     for name, text in files.items():
         storage.put(name, text.encode(errors="backslashreplace"), durable=False)  # the command writes them again at any time
 

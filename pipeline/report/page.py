@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline.config import default_colors
+from pipeline.config import checked_colors
 from pipeline.report.failure_groups import describe_group
 from pipeline.report.gallery import MOST_PICTURES, Gallery
 from pipeline.report.page_charts import charts_of
@@ -39,8 +37,8 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
 
     Args:
         report: the content of report.json.
-        provenance: ``{"output", "run", "config"}``: URL or path of the run's folder, the content of run.json, the text of
-            config.yaml. Each may be absent.
+        provenance: ``{"output", "run", "config", "colors"}``: URL or path of the run's folder, the content of run.json, the text of
+            config.yaml, the colour of each class. Each may be absent.
         gallery: pictures of the images; None: there are none.
     """
     known = dict(provenance or {})
@@ -81,14 +79,8 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
 
 
 def colors_of(report: Mapping[str, Any], provenance: Mapping[str, Any] | None) -> list[str]:
-    """Return ``#rrggbb`` of each class: those of the config where it names them, else the usual ones."""
-    colors = default_colors(len(report["classes"]))
-    try:
-        config = yaml.safe_load((provenance or {}).get("config") or "") or {}
-        named = config.get("classes") or []
-        return [str(spec.get("color") or color) for spec, color in zip(named, colors, strict=True)]
-    except (yaml.YAMLError, AttributeError, ValueError):  # no list of as many classes
-        return colors
+    """Return ``#rrggbb`` of each class: those of the run, else the usual ones."""
+    return checked_colors((provenance or {}).get("colors") or [None] * len(report["classes"]))
 
 
 def _name_of(output: str | None) -> str:

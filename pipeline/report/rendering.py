@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from html import escape
 from itertools import chain
 from typing import Any
 
+from pipeline.errors import printable
 from pipeline.report.csv_files import csv_text
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import build_page, colors_of
 from pipeline.storage import Storage, StorageLike, open_storage
+from pipeline.system import say
 
-__all__ = ["write_report"]
+__all__ = ["page_or_notice", "write_report"]
 
+NOTICE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>No page</title></head><body>
+<h1>This page could not be made</h1>
+<p>{cause}</p>
+<p>The numbers are in the files beside it. Please send this to whoever maintains gigaseg:</p>
+<pre>{trace}</pre>
+</body></html>
+"""
 NESTED = ("classes", "instances", "pixel_area", "worst_block")  # fields of an image that fill no cell of per_image.csv
 OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # fields of several numbers: in report.json, not in instances.csv
 
@@ -29,8 +41,9 @@ def write_report(
     Args:
         report: the content of report.json.
         where: the folder of the report.
-        provenance: what the page says of how it was made: ``{"output", "run", "config", "count_keys"}``, the URL of the run's folder,
-            the content of run.json, the text of config.yaml, and the key of the truth that was counted, by image. Each may be absent.
+        provenance: what the page says of how it was made: ``{"output", "run", "config", "colors", "count_keys"}``, the URL of the run's
+            folder, the content of run.json, the text of config.yaml, the colour of each class, and the key of the truth that was counted,
+            by image. Each may be absent.
         thumbnails: output of the run, which holds them; None: the page has no pictures.
     """
     storage = open_storage(where)
@@ -42,10 +55,28 @@ def write_report(
     put("report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     for name, rows in _tables(report).items():
         put(name, csv_text(rows))
-    gallery = None
-    if thumbnails is not None:
-        gallery = make_gallery(report, thumbnails, colors_of(report, provenance), (provenance or {}).get("count_keys"))
-    put("index.html", build_page(report, provenance=provenance, gallery=gallery))  # last: whatever it meets, the numbers are written
+
+    def make_page() -> str:
+        gallery = None
+        if thumbnails is not None:
+            gallery = make_gallery(report, thumbnails, colors_of(report, provenance), (provenance or {}).get("count_keys"))
+        return build_page(report, provenance=provenance, gallery=gallery)
+
+    put("index.html", page_or_notice(make_page, f"{storage}"))
+
+
+def page_or_notice(make_page: Callable[[], str], where: str) -> str:
+    """Return the page that ``make_page`` returns, or one that says why there is none.
+
+    A page brings together pictures, names and records of many files. Where one of them breaks it, the numbers in the folder ``where`` are
+    written and sound, so that the run that made them has not failed.
+    """
+    try:
+        return make_page()
+    except Exception as error:  # noqa: BLE001 - see above
+        cause = printable(f"{type(error).__name__}: {error}")
+        say(f"the page could not be made ({cause}); the numbers are in {where}", event="no page", level="warning")
+        return NOTICE.format(cause=escape(cause), trace=escape(traceback.format_exc()))
 
 
 def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Iterable[Any]]]:

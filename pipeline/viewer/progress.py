@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import checked_colors
 from pipeline.errors import GigasegError
 from pipeline.records import RESTART, Holder, LedgerTail, Receipt, RunFolder, current_holder, place_of
 from pipeline.scheduling import RESULTS, num_blocks
@@ -148,7 +149,9 @@ class Progress:
 
     def _replan(self, plan: Mapping[str, Any]) -> None:
         """Take a plan; the blocks of an image that is cut in another way begin anew."""
-        before, self.blocks, self.plan = self.blocks, {}, plan
+        colors = checked_colors([one.get("color") for one in plan.get("classes", ())])
+        classes = [{**one, "color": color} for one, color in zip(plan.get("classes", ()), colors, strict=True)]
+        before, self.blocks, self.plan = self.blocks, {}, {**plan, "classes": classes}
         for name, grid in num_blocks(plan).items():
             old = before.get(name)
             self.blocks[name] = old if old is not None and old.grid == grid else BlockRows(grid)

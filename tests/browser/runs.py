@@ -150,4 +150,4 @@ def draw_provenance(**more):
         "notes": ["halo 64: the smallest one that flips no pixel"],
     }
     config = yaml.safe_dump({"images": ["slides/"], "classes": CLASSES, "output": "runs/demo"}, sort_keys=False)
-    return {"output": "runs/demo", "run": run, "config": config, **more}
+    return {"output": "runs/demo", "run": run, "config": config, "colors": [one["color"] for one in CLASSES], **more}

@@ -12,7 +12,7 @@ import pytest
 from pipeline.engine import all_phases
 from pipeline.metrics.instances import ObjectQuality
 from pipeline.metrics.semantic import Semantic
-from pipeline.report import write_report
+from pipeline.report import rendering, write_report
 from pipeline.report.content import Failure, ImageCounts, build_report
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import build_page, colors_of
@@ -40,7 +40,8 @@ TIMING = {
     "phases": {"predict": {"blocks": 7, "failed": 1, "seconds": 40.0}},
     "actors": [{"actor": f"host/{index}", "blocks": 2, "seconds": {"read": 1.0, "compute": 3.0}} for index in range(50)],
 }
-PROVENANCE = {"output": "runs/it's mine", "run": RUN, "config": "classes:\n- {name: background}\n- {name: nucleus, color: '#123456'}\n"}
+CONFIG = "classes: [{name: nucleus, color: '#123456'}]\n"
+PROVENANCE = {"output": "runs/it's mine", "run": RUN, "config": CONFIG, "colors": ["#000000", "#123456"]}
 
 
 def page_of(report, **more):
@@ -242,11 +243,32 @@ def test_the_page_loads_nothing(tmp_path):
     assert not {"link", "iframe", "object", "form"} & set(page.tags)
 
 
-def test_colors_are_those_of_the_config():
-    """A config that names a colour for each class is followed; any other gives the usual ones."""
+def test_colors_are_those_of_the_run():
+    """Without them the usual ones are taken, and where a file of somebody else holds any other text: it would be a style of the page."""
     report = report_of()
     assert colors_of(report, PROVENANCE) == ["#000000", "#123456"]
-    assert colors_of(report, {"config": "classes: [{name: a}]"}) == colors_of(report, None) == ["#000000", "#e6194b"]
+    for colors in (None, [], ["red", "#e6194b; position: fixed"], ["#000000\n", {"a": 1}]):
+        assert colors_of(report, {"colors": colors}) == colors_of(report, None) == ["#000000", "#e6194b"]
+
+
+def test_a_page_that_fails_costs_no_number(tmp_path, monkeypatch, capsys):
+    """The files with numbers are there, a page says what happened in place of the one of before, and nothing is raised."""
+
+    def fail(*_, **__):
+        raise RuntimeError("<b>no\x1b[2J template")
+
+    report, page = report_of(scored("a", 0.9)), tmp_path / "index.html"
+    write_report(report, str(tmp_path))
+    before = page.read_text()
+    (tmp_path / "report.json").unlink()
+    monkeypatch.setattr(rendering, "build_page", fail)
+    write_report(report, str(tmp_path))
+    assert json.loads((tmp_path / "report.json").read_text())["mean_iou"] == report["mean_iou"]
+    assert page.read_text() != before
+    assert "RuntimeError: &lt;b&gt;no" in page.read_text()
+    err = capsys.readouterr().err
+    assert f"the numbers are in {tmp_path}" in err
+    assert "\x1b" not in err
 
 
 def test_every_phase_has_words():
