@@ -95,10 +95,11 @@ class Subjects:
         if image is not None:
             header = image.header if self._scored else resampled_header(image.header, _factor(row), shape=shape)
             return replace(header, levels=())
-        with suppress(GigasegError):
-            return BlockStore.open(self._folder.storage.below(self._store_key(row["name"])).below("0")).header
         area, unit = row.get("pixel_area", (None, ""))
         size = None if area is None else (area**0.5, area**0.5)
+        with suppress(GigasegError):
+            header = BlockStore.open(self._folder.storage.below(self._store_key(row["name"])).below("0")).header
+            return header if header.pixel_size is not None else replace(header, pixel_size=size, unit=unit)
         return Header(shape, 1, "uint8", {"plane": row["planes"]} if row["planes"] > 1 else {}, pixel_size=size, unit=unit)
 
     # ---- the files that the run read

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline.engine import Thumbnails
 from pipeline.geometry import Box
+from pipeline.report import ERRORS, error_kinds
 from pipeline.viewer.channels import Channel, composite, is_drawn_as_is
 from pipeline.viewer.colors import (
     DIFFERENT,
-    ERRORS,
     class_colors,
     encode_colors,
     encode_ids,
     encode_picture,
-    error_kinds,
     heat_colors,
 )
 from pipeline.viewer.overview import Overview, Overviews, overview_step
@@ -182,7 +181,7 @@ class Drawing:
     def error(self, step: int, box: Box, look: Look) -> tuple[bytes | None, bool]:
         """As :meth:`image`: where the mask's tile differs from the truth's, and how."""
         (mask_YX, is_final), (truth_YX, is_true) = self.mask_ids(step, box, look.plane), self.truth_ids(step, box, look.plane)
-        kinds_YX = error_kinds(mask_YX, truth_YX, self.fill, len(self._classes), look.classes)
+        kinds_YX = error_kinds(mask_YX, truth_YX, self.fill, look.classes)
         return encode_ids(kinds_YX, _flat(ERRORS)), is_final and is_true
 
     def overlap(self, step: int, box: Box, look: Look) -> tuple[bytes | None, bool]:
@@ -192,9 +191,10 @@ class Drawing:
         return encode_colors(colors_N4[self._block_index(step, box, look.plane)]), True
 
     def difference(self, step: int, box: Box, look: Look, other: Drawing) -> tuple[bytes | None, bool]:
-        """As :meth:`image`: where the masks of two runs differ, and both have a prediction."""
+        """As :meth:`image`: where the masks of two runs differ, and both have a prediction. Classes are those of a name, in any order."""
         (ours_YX, is_final), (theirs_YX, is_theirs) = self.mask_ids(step, box, look.plane), other.mask_ids(step, box, look.plane)
-        differs_YX = (ours_YX != theirs_YX) & (ours_YX != self.fill) & (theirs_YX != other.fill)
+        is_known_YX = (ours_YX != self.fill) & (theirs_YX != other.fill)
+        differs_YX = is_known_YX & (ours_YX != _ids_by_name(other._classes, self._classes, other.fill)[theirs_YX])
         return encode_ids(differs_YX.astype(np.uint8), _flat([DIFFERENT])), is_final and is_theirs
 
     def outlines(self, step: int, box: Box, look: Look) -> tuple[bytes | None, bool]:
@@ -262,6 +262,20 @@ class Drawing:
 def _flat(colors: Collection[tuple[int, int, int]]) -> NDArray[np.uint8]:
     """Return colours of ids from 1 on (N, 4); 0 is transparent."""
     return np.array([(0, 0, 0, 0), *((*color, 255) for color in colors)], np.uint8)
+
+
+def _ids_by_name(classes: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], fill: int) -> NDArray[np.intp]:
+    """Return which of our classes has the name of each class of another run; where the runs have other names, the one of its id.
+
+    Example:
+        >>> _ids_by_name([{"name": "a"}, {"name": "b"}], [{"name": "b"}, {"name": "a"}], 3).tolist()
+        [1, 0, 2, 3]
+    """
+    found = np.arange(fill + 1)
+    ids = {str(one["name"]): index for index, one in enumerate(ours)}
+    if ids.keys() == {str(one["name"]) for one in classes}:
+        found[: len(classes)] = [ids[str(one["name"])] for one in classes]
+    return found
 
 
 def _is_outline(ids_YX: NDArray[Any]) -> NDArray[np.bool_]:

@@ -246,5 +246,12 @@ def test_the_scale_of_a_web_mercator_map_is_that_of_the_ground(tmp_path):
     try:
         facts = viewed.image("scan")
         assert (facts["pixel_size"], facts["unit"]) == (pytest.approx([1.0, 1.0], rel=1e-3), "meter")
+        (tmp_path / "scan.tif").unlink()  # what the plan says of it remains
+    finally:
+        viewed.close()
+    viewed = ViewedRun(str(tmp_path / "out"))
+    try:
+        facts = viewed.image("scan")
+        assert ("image" not in facts["layers"], facts["pixel_size"]) == (True, pytest.approx([1.0, 1.0], rel=1e-3))
     finally:
         viewed.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import mask_at
-from tests.viewer.conftest import CLASSES, SHAPE
+from tests.viewer.conftest import CLASSES, SHAPE, run_scene
 
 COLORS = np.array([[*bytes.fromhex(one["color"][1:]), 255] for one in CLASSES], np.uint8)
 FALSE, MISSED, WRONG = (213, 94, 0), (86, 180, 233), (204, 121, 167)
@@ -100,6 +100,16 @@ def test_difference_is_where_two_masks_differ(scene, opened):
     assert differs.any()
     np.testing.assert_array_equal(page.picture("difference", 1)[..., 3] > 0, differs)
     assert "difference" not in opened(scene / "out").json("/api/image", name="scan")["layers"]
+
+
+def test_difference_is_that_of_classes_of_a_name(scene, opened):
+    """A run that lists its classes in another order: the masks hold the same ids, which mean other classes."""
+    if not (scene / "turned").exists():
+        run_scene(scene, "turned", classes=[CLASSES[1], CLASSES[0], CLASSES[2]])
+    mask_YX = stored_mask(scene, 1)
+    np.testing.assert_array_equal(stored_mask(scene, 1, "turned"), mask_YX)
+    page = opened(scene / "out", scene / "turned")
+    np.testing.assert_array_equal(page.picture("difference", 1)[..., 3] > 0, mask_YX != 2)
 
 
 def test_outlines_are_the_outermost_pixels_of_objects(scene, opened):

@@ -5,9 +5,9 @@
   const app = window.gigaseg;
   let turn = 0;
 
-  function ofClass(id) {
+  function ofClass(id, run = "a") {
     if (id === null || id === undefined) return null;
-    const one = app.classOf(id);
+    const one = app.view.runs[run].classes.find((other) => other.id === id);
     return one ? app.el("span", {}, app.swatch(one.color), app.name(one.name)) : null;
   }
 
@@ -24,7 +24,7 @@
     return [
       ["Class", ofClass(answer.class) || app.el("span", { text: "no prediction" })],
       ["Truth", known ? truth || app.el("span", { text: "not counted" }) : null],
-      ["Other run", other ? ofClass(other.class) || app.el("span", { text: "no prediction" }) : null],
+      ["Other run", other ? ofClass(other.class, "b") || app.el("span", { text: "no prediction" }) : null],
       ["Object", object ? app.el("button", { type: "button", class: "link", text: app.number(object), on: { click: () => find(object) } }) : null],
       ["Pixel values", values.length ? app.el("span", {}, ...values.map((text) => app.name(text, "pixel"))) : null],
     ].filter(([, value]) => value);

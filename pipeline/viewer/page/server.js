@@ -42,7 +42,7 @@
     parts(run, image, layer, view) {
       const query = new URLSearchParams({ name: image.name, plane: view.plane, v: image.version });
       if (layer.byClass && view.off.size) {
-        const shown = view.runs[run].classes.filter((one) => !view.off.has(one.id));
+        const shown = view.runs[run].classes.filter((one) => !view.off.has((app.ownClass(run, one) || one).id));
         if (!shown.length) return [];
         query.set("classes", shown.map((one) => one.id).join(","));
       }

@@ -69,6 +69,13 @@
     app.emit("chosen");
   };
 
+  /* Returns the class of run a that a class of a run is: the one of its name, or of its id where the runs name their classes otherwise. */
+  app.ownClass = function (run, one) {
+    const [own, others] = [view.runs.a.classes, view.runs[run].classes];
+    const byName = own.length === others.length && own.every(({ name }) => others.some((other) => other.name === name));
+    return own.find((other) => (byName ? other.name === one.name : other.id === one.id));
+  };
+
   app.classOf = (id) => (view.runs.a.classes || []).find((one) => one.id === id);
 
   /* Shows another image. An image that cannot be opened is told, and the list stays usable. */
