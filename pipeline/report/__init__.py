@@ -12,16 +12,21 @@ from pipeline.report.comparison_rendering import print_comparison, write_compari
 from pipeline.report.content import phase_rows, report_of
 from pipeline.report.failure_groups import describe_group, group_failures
 from pipeline.report.gallery import MOST_PICTURES, rank_images
+from pipeline.report.pictures import ERRORS, error_kinds, hex_color, palette_png
 from pipeline.report.rendering import write_report
 from pipeline.report.run_state import RunState
 from pipeline.report.terminal import print_table, print_worst
 
 __all__ = [
+    "ERRORS",
     "MOST_PICTURES",
     "RunState",
     "compare_reports",
     "describe_group",
+    "error_kinds",
     "group_failures",
+    "hex_color",
+    "palette_png",
     "phase_rows",
     "print_comparison",
     "print_table",

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FALSE", "MISSED", "UNKNOWN", "WRONG", "encode_jpeg", "errors_png", "filled_png", "hex_color", "outlines_png", "shrink"]
+__all__ = [
+    "ERRORS",
+    "FALSE",
+    "MISSED",
+    "UNKNOWN",
+    "WRONG",
+    "encode_jpeg",
+    "error_kinds",
+    "errors_png",
+    "filled_png",
+    "hex_color",
+    "outlines_png",
+    "palette_png",
+    "shrink",
+]
 
-FALSE, MISSED, WRONG = (213, 94, 0), (86, 180, 233), (204, 121, 167)
+ERRORS = FALSE, MISSED, WRONG = (213, 94, 0), (86, 180, 233), (204, 121, 167)
 """Colours of errors, of the palette of Okabe and Ito: people who confuse red and green can tell them apart."""
 
 UNKNOWN = ((235, 235, 235, 235), (70, 70, 70, 235))
@@ -74,6 +88,31 @@ def filled_png(ids_YX: NDArray[np.integer], colors: Sequence[str], fill: int, *,
     return _class_png(ids_YX, colors, fill, 255 if is_opaque else _FILL_ALPHA, ids_YX == fill, has_zero=is_opaque)
 
 
+def error_kinds(
+    mask_YX: NDArray[np.integer], truth_YX: NDArray[np.integer], fill: int, shown: Collection[int] | None = None
+) -> NDArray[np.uint8]:
+    """Compare a mask with its truth: 0 right or not counted, 1 false, 2 missed, 3 wrong class.
+
+    Only pixels count whose class in the mask or in the truth is ``shown``; None: all. Class 0 is the background, unless it alone is shown:
+    a pixel is false where only the mask has something, missed where only the truth does, of a wrong class where both do.
+
+    Example:
+        >>> mask, truth = np.array([[0, 1, 0, 1, 9]]), np.array([[0, 0, 1, 2, 1]])
+        >>> error_kinds(mask, truth, 9).tolist()
+        [[0, 1, 2, 3, 0]]
+    """
+    chosen = np.full(fill + 1, shown is None)
+    chosen[[one for one in shown or () if one < fill]] = True
+    objects = chosen.copy()
+    if chosen[1:].any():
+        objects[0] = False
+    is_counted_YX = (mask_YX != truth_YX) & (mask_YX != fill) & (truth_YX != fill) & (chosen[mask_YX] | chosen[truth_YX])
+    in_mask_YX, in_truth_YX = objects[mask_YX], objects[truth_YX]
+    kinds_YX = np.where(in_mask_YX & in_truth_YX, 3, np.where(in_mask_YX, 1, np.where(in_truth_YX, 2, 3)))
+    counted_YX: NDArray[np.uint8] = (kinds_YX * is_counted_YX).astype(np.uint8)
+    return counted_YX
+
+
 def errors_png(mask_YX: NDArray[np.integer], truth_YX: NDArray[np.integer], fill: int, *, is_dimmed: bool) -> bytes:
     """Return where mask and truth differ: false, missed, of a wrong class; stripes where nothing is predicted.
 
@@ -83,15 +122,11 @@ def errors_png(mask_YX: NDArray[np.integer], truth_YX: NDArray[np.integer], fill
         fill: see above.
         is_dimmed: cover what is right with a veil, so that the errors stand out from an image.
     """
-    kinds_YX = np.zeros(mask_YX.shape, np.uint8)
-    differs_YX = mask_YX != truth_YX
-    kinds_YX[differs_YX] = 3
-    kinds_YX[differs_YX & (truth_YX == 0)] = 1
-    kinds_YX[differs_YX & (mask_YX == 0)] = 2
+    kinds_YX = error_kinds(mask_YX, truth_YX, fill)
     kinds_YX[truth_YX == fill] = 4
     _draw_stripes(kinds_YX, mask_YX == fill, 5)
     right = _DIMMED if is_dimmed else (0, 0, 0, 0)
-    return _palette_png(kinds_YX, [right, *((*one, 255) for one in (FALSE, MISSED, WRONG)), _NOT_JUDGED, *UNKNOWN])
+    return palette_png(kinds_YX, [right, *((*one, 255) for one in ERRORS), _NOT_JUDGED, *UNKNOWN])
 
 
 def _class_png(
@@ -105,7 +140,7 @@ def _class_png(
     shown = used[:_MOST_IDS]
     _draw_stripes(drawn_YX, is_unknown_YX, 1 + len(shown))
     lut = [(*bytes.fromhex(colors[one].lstrip("#")), alpha) if one < len(colors) else (128, 128, 128, alpha) for one in shown]
-    return _palette_png(drawn_YX, [(0, 0, 0, 0), *lut, *UNKNOWN])
+    return palette_png(drawn_YX, [(0, 0, 0, 0), *lut, *UNKNOWN])
 
 
 def _draw_stripes(indices_YX: NDArray[np.uint8], is_unknown_YX: NDArray[np.bool_], first: int) -> None:
@@ -115,12 +150,15 @@ def _draw_stripes(indices_YX: NDArray[np.uint8], is_unknown_YX: NDArray[np.bool_
     indices_YX[is_unknown_YX] = stripes_YX[is_unknown_YX]
 
 
-def _palette_png(indices_YX: NDArray[np.uint8], colors: Sequence[tuple[int, int, int, int]]) -> bytes:
+def palette_png(
+    indices_YX: NDArray[np.uint8], colors: NDArray[np.uint8] | Sequence[tuple[int, int, int, int]], *, compress_level: int = 6
+) -> bytes:
     """Return indices into at most 256 colours with opacities as PNG."""
     from PIL import Image
 
+    colors_N4 = np.asarray(colors, np.uint8)
     picture = Image.fromarray(indices_YX)
-    picture.putpalette([part for color in colors for part in color[:3]])
+    picture.putpalette(colors_N4[:, :3].tobytes())
     file = io.BytesIO()
-    picture.save(file, "PNG", transparency=bytes(color[3] for color in colors))
+    picture.save(file, "PNG", transparency=colors_N4[:, 3].tobytes(), compress_level=compress_level)
     return file.getvalue()

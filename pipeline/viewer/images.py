@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.raster import Header, stretch
+from pipeline.report import ERRORS, hex_color
 from pipeline.viewer.channels import Channel, is_drawn_as_is, parse_channels, windows
-from pipeline.viewer.colors import DIFFERENT, ERRORS, HEAT, hex_color
+from pipeline.viewer.colors import DIFFERENT, HEAT
 from pipeline.viewer.objects import ObjectRows
 from pipeline.viewer.progress import BlockRows
 from pipeline.viewer.sources import ImageSource
