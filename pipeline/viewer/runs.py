@@ -173,10 +173,12 @@ class ViewedRun:
         viewed, theirs = self.viewed(name), _same(name, other)
         if layer not in viewed.layers(theirs) or not 0 <= plane < viewed.subject.header.num_planes:
             raise InputError(Problem("layer", f"{layer}, plane {plane}", "a layer and a plane of this image"))
-        shown = None if classes is None else frozenset(classes)
-        key = layer, level, x, y, name, plane, shown, channels, chosen, viewed.stamp, theirs.stamp if theirs else None
+        # What draws nothing else is no part of the look, so that the same tile is not kept several times.
+        shown = None if classes is None else frozenset(classes).intersection(range(len(self.progress.plan["classes"])))
+        look = Look(plane, shown, viewed.drawn_channels(channels) if layer == "image" else (), chosen if layer == "outlines" else 0)
+        key = layer, level, x, y, name, look, viewed.stamp, theirs.stamp if theirs else None
         if (tile := self._tiles.get(key)) is None:
-            tile = viewed.draw(layer, level, x, y, Look(plane, shown, viewed.drawn_channels(channels), chosen), theirs)
+            tile = viewed.draw(layer, level, x, y, look, theirs)
             if tile is not None and tile.is_final:
                 self._tiles.put(key, tile)
         return tile

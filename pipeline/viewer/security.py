@@ -47,7 +47,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app, self._token = app, token
-        self._hosts = {f"127.0.0.1:{port}".encode(), f"localhost:{port}".encode()}
+        self._port, self._hosts = port, {f"127.0.0.1:{port}".encode(), f"localhost:{port}".encode()}
         self._cookie = f"gigaseg-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +68,8 @@ class Guard:
         """Return the status, what to say, and headers; 200: the application answers."""
         headers = [(key.lower(), value) for key, value in scope["headers"]]
         if [value for key, value in headers if key == b"host"] not in ([host] for host in self._hosts):
-            return 403, "this server answers to 127.0.0.1 and localhost alone", []
+            way_out = f"through SSH, forward the same port: ssh -L {self._port}:127.0.0.1:{self._port} HOST"
+            return 403, f"this server answers to 127.0.0.1:{self._port} and localhost:{self._port} alone; {way_out}", []
         if scope["method"] not in ("GET", "HEAD"):
             return 405, "nothing can be changed here", [(b"allow", b"GET, HEAD")]
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token")

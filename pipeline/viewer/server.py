@@ -75,7 +75,7 @@ def serve(runs: Mapping[str, ViewedRun], *, port: int = 0, opened: Callable[[str
         pool = ThreadPoolExecutor(NUM_THREADS, "viewer")
         quiet: dict[str, Any] = {"access_log": False, "log_level": "error", "server_header": False}
         times: dict[str, Any] = {"timeout_keep_alive": KEEP_OPEN_S, "timeout_graceful_shutdown": END_S}
-        config = uvicorn.Config(make_app(runs, token, port, pool), lifespan="off", **times, **quiet)
+        config = uvicorn.Config(make_app(runs, token, port, pool), lifespan="off", ws="none", **times, **quiet)
         try:
             with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
                 opened(f"http://127.0.0.1:{port}/?token={token}")
@@ -231,13 +231,14 @@ class _Answers:
             return JSONResponse({"error": str(error)}, error.status)
         except InputError as error:
             return JSONResponse({"error": "; ".join(map(str, error.problems))}, 400)
-        except (GigasegError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - decoders of damaged files raise anything
             self._tell(error)
             return JSONResponse({"error": "this part cannot be read; the terminal of `gigaseg view` says why"}, 500)
 
     def _tell(self, error: Exception) -> None:
         """Print an error once: every tile of a damaged file has the same one."""
-        text = printable(f"gigaseg: {error}")
+        kind = "" if isinstance(error, (GigasegError, OSError)) else f"{type(error).__name__}: "
+        text = printable(f"gigaseg: {kind}{error}")
         if text not in self._told and len(self._told) < 1000:
             self._told.add(text)
             say(text, event="unreadable", level="warning")

@@ -61,6 +61,7 @@ def test_only_loopback_names_this_server(page, host):
     for path in ("/?token=secret", "/api/run"):
         assert page.client.get(path, headers={"host": host}, follow_redirects=False).status_code == 403
     assert page.client.get("/api/run", headers={"host": "localhost:8123"}).status_code == 200
+    assert "ssh -L 8123:127.0.0.1:8123" in page.client.get("/", headers={"host": "localhost:9000"}).json()["error"]
 
 
 def test_nothing_can_be_changed(page):
@@ -98,6 +99,29 @@ def test_a_wrong_request_is_told_in_one_line(page, query, status):
     assert answer.status_code == status
     assert set(answer.json()) == {"error"}
     assert "Traceback" not in answer.text
+
+
+def test_an_error_that_nobody_foresaw_is_told_once(page, monkeypatch, capsys):
+    """The page gets JSON, the terminal one line without a traceback, and the server goes on."""
+
+    def fail(*_):
+        raise ZeroDivisionError("of a decoder")
+
+    monkeypatch.setattr(type(page.run), "at", fail)
+    for _ in range(2):
+        answer = page.get("/api/at", name="scan")
+        assert (answer.status_code, set(answer.json())) == (500, {"error"})
+    assert capsys.readouterr().err == "gigaseg: ZeroDivisionError: of a decoder\n"
+    assert page.get("/api/run").status_code == 200
+
+
+def test_a_tile_is_kept_once_whatever_else_is_asked(page):
+    """Channels of a mask, or classes that there are not, draw nothing else, and so take no memory."""
+    page.get(TILE, name="scan", classes="0,1")
+    kept = len(page.run._tiles._kept)
+    for query in ({"classes": "1,0,999"}, {"classes": "0,1", "object": "7"}, {"classes": "0,1", "channels": "0:ff0000:0:1"}):
+        assert page.get(TILE, name="scan", **query).status_code == 200
+    assert len(page.run._tiles._kept) == kept
 
 
 def test_wrong_runs_layers_and_channels(page):
