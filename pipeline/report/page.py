@@ -80,7 +80,9 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
 
 def colors_of(report: Mapping[str, Any], provenance: Mapping[str, Any] | None) -> list[str]:
     """Return ``#rrggbb`` of each class: those of the run, else the usual ones."""
-    return checked_colors((provenance or {}).get("colors") or [None] * len(report["classes"]))
+    count = len(report["classes"])
+    given = ((provenance or {}).get("colors") or [])[:count]
+    return checked_colors([*given, *[None] * (count - len(given))])
 
 
 def _name_of(output: str | None) -> str:

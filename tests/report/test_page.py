@@ -247,7 +247,7 @@ def test_colors_are_those_of_the_run():
     """Without them the usual ones are taken, and where a file of somebody else holds any other text: it would be a style of the page."""
     report = report_of()
     assert colors_of(report, PROVENANCE) == ["#000000", "#123456"]
-    for colors in (None, [], ["red", "#e6194b; position: fixed"], ["#000000\n", {"a": 1}]):
+    for colors in (None, [], ["#000000"], ["red", "#e6194b; position: fixed"], ["#000000\n", {"a": 1}]):
         assert colors_of(report, {"colors": colors}) == colors_of(report, None) == ["#000000", "#e6194b"]
 
 
