@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ RGB = ("red", "green", "blue")
 PRIMARY = ("ff0000", "00ff00", "0000ff")
 COLORS = (*PRIMARY, "ffff00", "00ffff", "ff00ff", "ff8000", "8080ff")  # as masks and copies name them in their metadata
 MOST_CHANNELS = 64  # in one picture
+MOST = 1e30  # of a value, which is compared as float32
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def parse_channels(text: str, num_channels: int) -> tuple[Channel, ...]:
             channel = Channel(int(index), (red, green, blue), float(low), float(high))
         except ValueError as error:
             raise InputError(problem) from error
-        if not 0 <= channel.index < num_channels or not math.isfinite(channel.low) or not math.isfinite(channel.high):
+        if not 0 <= channel.index < num_channels or not all(abs(value) <= MOST for value in (channel.low, channel.high)):
             raise InputError(problem)
         found.append(channel)
     if len(found) > MOST_CHANNELS:

@@ -134,6 +134,7 @@ def test_wrong_runs_layers_and_channels(page):
         ("/tile/a/difference/11/0_0.png", {"name": "scan"}, 400),
         ("/tile/a/image/11/0_0.png", {"name": "scan", "channels": "7:ff0000:0:1"}, 400),
         ("/tile/a/image/11/0_0.png", {"name": "scan", "channels": "0:ff0000:nan:1"}, 400),
+        ("/tile/a/image/11/0_0.png", {"name": "scan", "channels": "0:ff0000:0:1e300"}, 400),
         ("/api/worst", {"by": "__class__"}, 404),
         ("/api/objects", {"name": "scan", "sort": "../x"}, 400),
         ("/api/object", {"name": "scan", "id": "999999"}, 404),
