@@ -34,7 +34,11 @@ def compare(first: str, second: str, output: str | None = None, *, as_json: bool
     (report_a, beside_a), (report_b, _) = read_report(first), read_report(second)
     where = beside_a if output is None else open_storage(output, to_write=True)
     refuse_files_of_others(where)
-    content = compare_reports(report_a, report_b, (first, second))
+    try:
+        content = compare_reports(report_a, report_b, (first, second))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a report.json is any file that somebody gives
+        found = f"a report.json that lacks something, or is damaged ({type(error).__name__}: {error})"
+        raise InputError(Problem(f"{first} and {second}", found, "two of gigaseg", "Write them again: gigaseg report DIR")) from error
     write_comparison(content, where)
     if as_json:
         print(json.dumps(content, indent=1))

@@ -270,11 +270,13 @@ def test_what_cannot_be_compared_is_said(scores, tmp_path, capsys):
     old = report_of(*random_run(1))
     for one in old["per_image"]:
         one["classes"] = [{key: value for key, value in spec.items() if key != "true_positives"} for spec in one["classes"]]
-    (tmp_path / "broken" / "report").mkdir(parents=True)
-    (tmp_path / "broken" / "report" / "report.json").write_text("{")
+    for name, text in (("broken", "{"), ("hollow", '{"format": "gigaseg.report/1"}')):
+        (tmp_path / name / "report").mkdir(parents=True)
+        (tmp_path / name / "report" / "report.json").write_text(text)
     for other, told in (
         (str(tmp_path / "none"), "no run and no report.json"),
         (str(tmp_path / "broken"), "expected a report.json of gigaseg"),
+        (str(tmp_path / "hollow"), "found a report.json that lacks something, or is damaged (KeyError: 'classes')"),
         (scores("old", old), f"Write it again, from the ledger: gigaseg report {tmp_path}/old"),
     ):
         assert main(["report", a, other]) == 2
