@@ -163,7 +163,7 @@ def retry(folder: Folder, block: BlockName = None, *, log_json: LogJson = False)
 
 @app.command()
 def report(folder: Folder, other: OtherFolder = None, output: ComparisonFolder = None, *, as_json: CompareJson = False) -> None:
-    """Write the report of a run again, from its ledger; with OTHER, compare that run with it, over the images that both have."""
+    """Write the report of a run again, from its ledger; with OTHER, compare the two runs over the images that both have."""
     from workflows import compare
     from workflows import report as workflow
 
@@ -185,7 +185,10 @@ def view(
     images: CopiedImages = None,
     max_size: CopySize = None,
 ) -> None:
-    """Look at the images, masks and errors of a run on a page of this machine. From another machine: ssh -L PORT:127.0.0.1:PORT."""
+    """Look at the images, masks and errors of a run on a page of this machine.
+
+    To see it from another machine: give --port N here, run `ssh -L N:127.0.0.1:N HOST` there, and open the printed URL there.
+    """
     from workflows import view as workflow
 
     refuse_alone("--images", images, "--export", export)
