@@ -19,6 +19,7 @@ from pipeline.errors import GigasegError, InputError, Problem, counted, nearest,
 from pipeline.system import say as say_on_stderr
 from pipeline.viewer.pyramids import DrawnLayer, Written, places_of, write_layer
 from pipeline.viewer.runs import ViewedRun
+from pipeline.viewer.server import PAGE, SHARED
 from pipeline.viewer.tiles import num_levels
 from pipeline.web import VENDOR, in_bytes, in_digits
 
@@ -32,7 +33,6 @@ NUM_SAMPLES = 6  # tiles of a layer from which sizes are estimated
 MARKER = "gigaseg-view.json"
 FORMAT = "gigaseg.view/1"
 OWN = ("images", "static", "index.html", "data.js", MARKER)  # what a copy consists of
-PAGE = Path(__file__).parent / "page"
 SERVER_SCRIPT = '<script src="static/server.js" defer></script>'
 COPY_SCRIPTS = '<script src="data.js" defer></script>\n<script src="static/copy.js" defer></script>'
 UNFINISHED = """<!DOCTYPE html>
@@ -227,8 +227,7 @@ class _Copy:
         """Write the page, its files and what it must know of the runs; the page comes last."""
         static = self.root / "static"
         static.mkdir()
-        shared = (VENDOR.parent / "colors.css", VENDOR / "openseadragon.min.js", VENDOR / "openseadragon.license.txt")
-        for path in (*PAGE.glob("*.js"), *PAGE.glob("*.css"), *shared):
+        for path in (*PAGE.glob("*.js"), *PAGE.glob("*.css"), *SHARED, VENDOR / "openseadragon.license.txt"):
             if path.name != "server.js":
                 (static / path.name).write_bytes(path.read_bytes())
         for facts in self.known.values():

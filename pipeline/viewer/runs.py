@@ -20,7 +20,7 @@ from pipeline.viewer.objects import ObjectRows
 from pipeline.viewer.overview import Overviews
 from pipeline.viewer.progress import Progress
 from pipeline.viewer.sources import OpenFiles
-from pipeline.viewer.subjects import Subjects
+from pipeline.viewer.subjects import Subjects, fill_of
 from pipeline.viewer.tiles import Drawing, Look
 from pipeline.viewer.worst import RANKS, worst_blocks
 
@@ -81,7 +81,7 @@ class ViewedRun:
             "output": self.folder.storage.url,
             "state": self.progress.state,
             "classes": [{"id": index, "name": one["name"], "color": one["color"]} for index, one in enumerate(plan["classes"])],
-            "fill": _fill(plan),
+            "fill": fill_of(plan),
             "images": images,
             "worst_by": [by for by, (against, _) in RANKS.items() if any(getattr(one, against).any() for one in blocks.values())],
         }
@@ -200,7 +200,7 @@ class ViewedRun:
                 subject = self._subjects.of(name, is_finished=bool(blocks.finished))
                 small = read_thumbnails(self.folder.storage, name) if blocks.finished else None
                 options: dict[str, Any] = {"has_mask_before": self._scored is not None, "thumbnails": small}
-                drawing = Drawing(subject, blocks, int(plan["block"]), plan["classes"], _fill(plan), self._overviews, **options)
+                drawing = Drawing(subject, blocks, int(plan["block"]), plan["classes"], fill_of(plan), self._overviews, **options)
                 open_rows = partial(ObjectRows, self.folder.storage, subject.objects or "", plan["classes"], subject.header.planes)
                 self._images[name] = ViewedImage(subject, blocks, drawing, stamp, open_rows if subject.objects else None)
                 if before is not None:
@@ -246,8 +246,3 @@ class _Tiles:
 def _same(name: str, other: ViewedRun | None) -> ViewedImage | None:
     """Return the image of the same name in another run."""
     return other.viewed(name) if other is not None and name in other.names else None
-
-
-def _fill(plan: Mapping[str, Any]) -> int:
-    """The mask's value for no prediction."""
-    return 255 if len(plan["classes"]) <= 255 else 65535

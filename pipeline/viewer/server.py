@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp
 
-__all__ = ["make_app", "serve"]
+__all__ = ["PAGE", "SHARED", "make_app", "serve"]
 
 PAGE = Path(__file__).parent / "page"
 SHARED = (VENDOR / "openseadragon.min.js", VENDOR.parent / "colors.css")
-TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 KEEP_OPEN_S = 75  # connections on which nothing is asked
 END_S = 5  # for requests that are being answered at Ctrl-C
 NUM_THREADS = 4  # that read and draw
@@ -114,7 +114,7 @@ class _Answers:
 
     def __init__(self, runs: Mapping[str, ViewedRun], pool: Executor) -> None:
         self._runs, self._pool = runs, pool
-        self._files = {path.name: path for path in (*PAGE.iterdir(), *SHARED) if path.suffix in TYPES} if PAGE.is_dir() else {}
+        self._files = {path.name: path for path in (*PAGE.iterdir(), *SHARED)}
         self._told: set[str] = set()
 
     # ---- files of the page
@@ -124,7 +124,7 @@ class _Answers:
         return await self._served(lambda: _file(PAGE / "index.html"))
 
     async def file(self, request: Request) -> Response:
-        """Return a script, a style or a picture of the page."""
+        """Return a script or a style of the page."""
         path = self._files.get(request.path_params["file"])
         return await self._served(lambda: _file(_known(path, "no such file")))
 

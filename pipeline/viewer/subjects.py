@@ -23,7 +23,7 @@ from pipeline.storage import BlockStore, Storage
 from pipeline.viewer.sources import IdSource, ImageSource, OpenFiles
 from pipeline.writers import Writer
 
-__all__ = ["Subject", "Subjects"]
+__all__ = ["Subject", "Subjects", "fill_of"]
 
 ZARR = ".ome.zarr"
 Scored = Callable[[], Catalogue]
@@ -160,11 +160,6 @@ class Subjects:
 
     # ---- the files that the run wrote
 
-    @property
-    def fill(self) -> int:
-        """The mask's value for no prediction."""
-        return 255 if len(self._plan["classes"]) <= 255 else 65535
-
     def _store_key(self, name: str) -> str:
         """Return the key of the group whose level 0 is written block by block."""
         working = f"working/{name}{ZARR}"
@@ -199,7 +194,7 @@ class Subjects:
 
     def _read(self, path: str, reader: Mapping[str, Any], shape: tuple[int, int]) -> IdSource:
         """Return the pixels of a mask of any format."""
-        convert = partial(_mask_ids, len(self._plan["classes"]), self.fill)
+        convert = partial(_mask_ids, len(self._plan["classes"]), fill_of(self._plan))
         return IdSource(path, shape, {1: lambda: build("readers", reader).open(path)}, convert, self._files)
 
     def _scored_masks(self, image: Image) -> tuple[IdSource, IdSource | None]:
@@ -208,6 +203,11 @@ class Subjects:
         if not self._scored_catalogue.scores_objects:
             return mask, None
         return replace(mask, convert=_has_object), replace(mask, convert=_first_channel)
+
+
+def fill_of(plan: Mapping[str, Any]) -> int:
+    """Return the mask's value for no prediction."""
+    return 255 if len(plan["classes"]) <= 255 else 65535
 
 
 @contextmanager
