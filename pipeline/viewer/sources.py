@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,9 +77,14 @@ class OpenFiles:
                     return shared[key][0]
                 files = shared if is_shared else mine
                 while files and (len(files) >= OPEN_FILES or sum(one.header.whole_bytes for one, _ in files.values()) > WHOLE_BYTES):
-                    files.popitem(last=False)[1][1].close()
-                files[key] = (_ReadByOne(raster) if is_shared else raster), stack
-                return files[key][0]
+                    _, oldest = files.popitem(last=False)[1]
+                    if not is_shared:
+                        oldest.close()
+                if is_shared:
+                    raster = _ReadByOne(raster)
+                    finalize(raster, stack.close)  # another thread may be reading it when it is dropped above
+                files[key] = raster, stack
+                return raster
         mine.move_to_end(key)
         return mine[key][0]
 

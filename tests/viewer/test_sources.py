@@ -185,3 +185,27 @@ def test_a_large_file_that_is_decoded_whole_is_opened_once(files):
         found = list(pool.map(lambda _: files.get("a", make).read(Box(0, 0, 2, 2))[0], range(8)))
     assert all((one == [[0, 1], [2, 3]]).all() for one in found)
     assert len({id(files.get("a", make))}) == 1
+
+
+def test_a_shared_file_stays_open_while_a_thread_reads_it(files):
+    """It is closed when it has been dropped for others, and nobody has it in hand any more."""
+    from contextlib import contextmanager
+    from dataclasses import replace
+
+    is_open = {}
+
+    @contextmanager
+    def made(name):
+        raster = ArrayRaster(np.zeros((2, 2)))
+        raster.header = replace(raster.header, whole_bytes=2**26)
+        is_open[name] = True
+        yield raster
+        is_open[name] = False
+
+    in_hand = files.get("a", lambda: made("a"))
+    for name in "bcde":
+        files.get(name, lambda name=name: made(name))
+    assert is_open["a"]
+    assert not is_open["b"]
+    del in_hand
+    assert not is_open["a"]
