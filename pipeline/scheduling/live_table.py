@@ -259,10 +259,11 @@ def pace_text(pixels_per_second: float | None, seconds_left: float | None) -> li
     """Return speed and time left, each with its unit, as far as they are known.
 
     Example:
-        >>> pace_text(12_300_000, 302.4)
-        ['12.3 Mpx/s', '0:05:02 left']
+        >>> pace_text(12_300_000, 302.4), pace_text(9_500, None)
+        (['12.3 Mpx/s', '0:05:02 left'], ['9.5 kpx/s'])
     """
-    parts = [f"{pixels_per_second / 1e6:.1f} Mpx/s"] if pixels_per_second else []
+    speed = pixels_per_second or 0
+    parts = [f"{speed / 1e6:.1f} Mpx/s" if speed >= 1e5 else f"{speed / 1e3:.1f} kpx/s"] if speed else []
     return parts if seconds_left is None else [*parts, f"{timedelta(seconds=round(seconds_left))} left"]
 
 

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records import Block, Receipt
@@ -105,7 +104,7 @@ class _Lines(Progress):
         seconds = now - self._started
         left = round(seconds * (total - settled) / max(1, settled - self._before))
         actors, busy = self._monitor.actors(), self._monitor.busy_share
-        parts = [f"{self._pixels / seconds / 1e6:.1f} Mpx/s", f"{timedelta(seconds=left)} left", *busy_text(actors, busy)]
+        parts = [*pace_text(self._pixels / seconds, left), *busy_text(actors, busy)]
         line = f"{settled} of {total} blocks ({settled / total:.0%}), {', '.join(parts)}, {block.phase} {block.image.name}"
         about: dict[str, Any] = {"settled": settled, "blocks": total, "phase": block.phase, "image": block.image.name}
         about |= {"pixels_per_second": round(self._pixels / seconds), "seconds_left": left, "actors": actors, "busy_share": busy}

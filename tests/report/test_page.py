@@ -70,6 +70,20 @@ def test_an_image_without_data_everywhere_is_whole():
     assert "200 px without data; 50 px failed or not done" in page.texts
 
 
+def test_the_gallery_tells_missing_data_from_failures(tmp_path):
+    """What failed stands out; an image of nothing, and missing data at the edge of a map, are said and no alarm."""
+    storage = open_storage(str(tmp_path))
+    nothing = ImageCounts("c", Counts(np.zeros(2, np.int64), 1000), no_data=1000)
+    images = [replace(scored("a", 0.9, missing=250), no_data=250), scored("b", 0.8, missing=100, quarantined=100), nothing]
+    report = report_of(*images)
+    leave(storage, "a", thumbnails_of())
+    leave(storage, "b", thumbnails_of())
+    text = build_page(report, gallery=make_gallery(report, storage, ["#000000", "#e6194b"]))
+    assert "20.0 % without data" in text
+    assert re.findall(r'<span class="bad">(.*?)</span>', text) == ["9.1 % failed or not done"]
+    assert '<p class="notice small">The image holds no data</p>' in text
+
+
 def test_what_is_skipped_as_the_first_class_is_no_prediction_of_the_model():
     """Pixels that are skipped as background have a class: the rows add up to all pixels, and none is negative."""
     page = page_of(report_of(scored("a", 0.9, skipped=400)))

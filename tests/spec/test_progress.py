@@ -99,8 +99,8 @@ def test_without_a_terminal_a_line_a_minute(capsys, monkeypatch):
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.splitlines() == [
-        "2 of 8 blocks (25%), 0.0 Mpx/s, 0:03:03 left, 2 actors, 88% busy, predict b",
-        "4 of 8 blocks (50%), 0.0 Mpx/s, 0:02:02 left, 2 actors, 88% busy, predict b",
+        "2 of 8 blocks (25%), 32.8 kpx/s, 0:03:03 left, 2 actors, 88% busy, predict b",
+        "4 of 8 blocks (50%), 32.8 kpx/s, 0:02:02 left, 2 actors, 88% busy, predict b",
     ]
 
 
@@ -152,9 +152,9 @@ def test_the_speed_is_that_of_the_last_minute(monkeypatch):
     assert drawn(100) == drawn(110) == []
     assert drawn(112, 0) == ["0.5 Mpx/s", "0:00:14 left"]
     assert drawn(120, 1, 2) == ["0.3 Mpx/s", "0:00:17 left"]
-    assert drawn(175) == ["0.0 Mpx/s", "0:02:38 left"]  # two blocks in the last 63 s
-    assert drawn(310) == ["0.0 Mpx/s", "0:05:33 left"]  # three in 200 s
-    assert drawn(320, 3) == ["0.0 Mpx/s", "0:09:40 left"]  # one in the last 145 s
+    assert drawn(175) == ["31.7 kpx/s", "0:02:38 left"]  # two blocks in the last 63 s
+    assert drawn(310) == ["15.0 kpx/s", "0:05:33 left"]  # three in 200 s
+    assert drawn(320, 3) == ["6.9 kpx/s", "0:09:40 left"]  # one in the last 145 s
 
 
 def test_messages_appear_above_the_table(monkeypatch):

@@ -85,7 +85,8 @@
     view.chosen = null;
     app.emit("opening");
     const runs = Object.keys(view.runs);
-    const answers = await Promise.allSettled(runs.map((run) => app.source.image(run, name)));
+    const has = (run) => run === "a" || view.runs[run].images.some((one) => one.name === name);
+    const answers = await Promise.allSettled(runs.map((run) => (has(run) ? app.source.image(run, name) : null)));
     if (view.name !== name) return; // another one was chosen meanwhile
     const found = answers[0].status === "fulfilled" ? answers[0].value : null;
     view.plane = found ? Math.floor(found.num_planes / 2) : 0; // the middle of a stack is rarely empty
