@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import GigasegError
+from pipeline.errors import BlockError, GigasegError
 from pipeline.geometry import Box
 from pipeline.viewer.sources import shape_at
 
@@ -79,8 +79,8 @@ class Overview:
         stamp, box = int(self._wanted()[index]), self._boxes[index]
         try:
             pixels, valid_YX = self._read(self.step, box)
-        except (GigasegError, OSError) as error:
-            self.error = str(error)
+        except Exception as error:  # noqa: BLE001 - decoders of damaged files raise anything, and other overviews go on
+            self.error = str(error) if isinstance(error, (GigasegError, OSError)) else f"{type(error).__name__}: {error}"
             return False
         if self._pixels is None:
             self._pixels = np.zeros((*pixels.shape[:-2], *self._shape), pixels.dtype)
@@ -89,14 +89,23 @@ class Overview:
         return True
 
     def cut(self, step: int, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
-        """Return pixels and valid_YX of a box of the picture at a step, by nearest pixels; None: nothing has been read yet."""
+        """Return pixels and valid_YX of a box of the picture at a step, by nearest pixels; None: nothing has been read yet.
+
+        Raises:
+            BlockError: the file could not be read, and nothing of the box was read before.
+        """
         if self._pixels is None:
+            if self.error:
+                raise BlockError(self.error)
             return None
         rows, cols = (
             np.minimum(np.arange(start, stop) * step // self.step, side - 1)
             for start, stop, side in ((box.y0, box.y1, self._shape[0]), (box.x0, box.x1, self._shape[1]))
         )
-        return self._pixels[..., rows[:, None], cols], self._valid_YX[rows[:, None], cols]
+        valid_YX = self._valid_YX[rows[:, None], cols]
+        if self.error and not valid_YX.any():
+            raise BlockError(self.error)
+        return self._pixels[..., rows[:, None], cols], valid_YX
 
     def _wanted(self) -> NDArray[np.int64]:
         return np.ones(len(self._boxes), np.int64) if self._stamps is None else self._stamps(*self._ranges).ravel()

@@ -72,16 +72,23 @@ def test_blocks_that_are_done_later_are_read_then(overviews):
 
 
 def test_a_file_that_cannot_be_read_ends_its_overview(overviews):
-    """It is complete, without a picture, and others go on."""
+    """It is complete; whoever asks for what could not be read is told why, and others go on."""
 
     def fail(step, box):
-        raise BlockError("damaged")
+        if box.y0 or step == 16:
+            raise BlockError("damaged") if step == 16 else ZeroDivisionError("of a decoder")
+        return np.ones(box.shape), np.ones(box.shape, np.bool_)
 
-    broken, sound = Overview(fail, (100, 100), 16), Overview(reading(np.ones((100, 100)), []), (100, 100), 16)
-    overviews.get("a", (), lambda: broken)
-    overviews.get("b", (), lambda: sound)
-    wait(lambda: sound.is_complete and broken.is_complete)
-    assert (broken.error, broken.cut(16, Box(0, 0, 1, 1))) == ("damaged", None)
+    broken, half = Overview(fail, (100, 100), 16), Overview(fail, (4096, 64), 8)
+    sound = Overview(reading(np.ones((100, 100)), []), (100, 100), 16)
+    for name, one in (("a", broken), ("b", half), ("c", sound)):
+        overviews.get(name, (), lambda one=one: one)
+    wait(lambda: sound.is_complete and half.is_complete and broken.is_complete)
+    with pytest.raises(BlockError, match="damaged"):
+        broken.cut(16, Box(0, 0, 1, 1))
+    assert half.cut(8, Box(0, 0, 1, 1))[1].all()
+    with pytest.raises(BlockError, match="ZeroDivisionError: of a decoder"):
+        half.cut(8, Box(300, 0, 301, 1))
 
 
 def test_overviews_stay_within_their_memory(monkeypatch, overviews):
