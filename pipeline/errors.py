@@ -28,6 +28,7 @@ __all__ = [
     "Problem",
     "StoreError",
     "TruthError",
+    "cause_of",
     "counted",
     "lines_of",
     "nearest",
@@ -123,6 +124,16 @@ def lines_of(error: BaseException) -> list[str]:
     elif not isinstance(error, GigasegError):
         lines = [f"unexpected {type(error).__name__}: {error}", "`gigaseg --debug ...` shows the traceback."]
     return [*lines, *getattr(error, "__notes__", ())]
+
+
+def cause_of(error: BaseException) -> str:
+    """Return why something failed; an error that nobody foresaw, as of the decoder of a damaged file, is named by its kind.
+
+    Example:
+        >>> cause_of(BlockError("no memory")), cause_of(KeyError("x"))
+        ('no memory', "KeyError: 'x'")
+    """
+    return str(error) if isinstance(error, (GigasegError, OSError)) else f"{type(error).__name__}: {error}"
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import GigasegError, InputError, Problem, counted, nearest, printable
+from pipeline.errors import InputError, Problem, counted, nearest, printable
 from pipeline.system import say as say_on_stderr
 from pipeline.viewer.pyramids import DrawnLayer, Written, places_of, write_layer
 from pipeline.viewer.runs import ViewedRun
@@ -143,7 +143,7 @@ def _announce(copy: _Copy, names: Sequence[str], say: Say) -> None:
     for run in copy.runs_with(names[0]):
         facts, layers = copy.layers(run, names[0])
         for layer in layers:
-            with suppress(GigasegError, OSError):  # told when the tile is left out
+            with suppress(Exception):  # told when the tile is left out
                 found += [len(data) for place in sampled for data in layer.draw(tuple(facts["shape"]), place).values()]
     files, size = num_tiles * len(found) // len(sampled), num_tiles * sum(found) / len(sampled)
     limit = "at full size" if not copy.max_size else f"at most {in_digits(copy.max_size)} pixels a side (--max-size)"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BlockError, GigasegError
+from pipeline.errors import BlockError, cause_of
 from pipeline.geometry import Box
 from pipeline.viewer.sources import shape_at
 
@@ -80,7 +80,7 @@ class Overview:
         try:
             pixels, valid_YX = self._read(self.step, box)
         except Exception as error:  # noqa: BLE001 - decoders of damaged files raise anything, and other overviews go on
-            self.error = str(error) if isinstance(error, (GigasegError, OSError)) else f"{type(error).__name__}: {error}"
+            self.error = cause_of(error)
             return False
         if self._pixels is None:
             self._pixels = np.zeros((*pixels.shape[:-2], *self._shape), pixels.dtype)

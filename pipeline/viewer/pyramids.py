@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BlockError, GigasegError
+from pipeline.errors import BlockError, cause_of
 from pipeline.geometry import Box
 from pipeline.viewer.colors import QUALITY, class_colors, encode_ids
 from pipeline.viewer.runs import ViewedRun
@@ -183,8 +183,8 @@ def write_layer(
     def make(place: Place) -> tuple[dict[int | None, int], str]:
         try:
             tiles = layer.draw(shape, place)
-        except (GigasegError, OSError) as error:
-            return {}, str(error)
+        except Exception as error:  # noqa: BLE001 - decoders of damaged files raise anything, and the other tiles are sound
+            return {}, cause_of(error)
         for class_id, data in tiles.items():
             path = root / f"{names[class_id]}_files" / str(place[0]) / f"{place[1]}_{place[2]}.{layer.kind}"
             path.parent.mkdir(parents=True, exist_ok=True)

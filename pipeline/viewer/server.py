@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import GigasegError, InputError, Problem, printable
+from pipeline.errors import InputError, Problem, cause_of, printable
 from pipeline.system import say
 from pipeline.viewer.colors import transparent
 from pipeline.viewer.images import LAYERS
@@ -237,8 +237,7 @@ class _Answers:
 
     def _tell(self, error: Exception) -> None:
         """Print an error once: every tile of a damaged file has the same one."""
-        kind = "" if isinstance(error, (GigasegError, OSError)) else f"{type(error).__name__}: "
-        text = printable(f"gigaseg: {kind}{error}")
+        text = printable(f"gigaseg: {cause_of(error)}")
         if text not in self._told and len(self._told) < 1000:
             self._told.add(text)
             say(text, event="unreadable", level="warning")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.viewer import export, pyramids
+from pipeline.viewer import ViewedRun, export, pyramids
 from pipeline.viewer.export import export_run
 from pipeline.viewer.pyramids import places_of
 from tests.browser.viewed_runs import EVIL_NAME, make_runs, viewed
@@ -201,6 +201,22 @@ def test_an_interrupted_copy_is_told(runs, tmp_path, monkeypatch):
     export_run({"a": runs["a"]}, copy, max_size=100, say=told.append)
     assert "Not finished" not in (copy / "index.html").read_text()
     assert json.loads((copy / export.MARKER).read_text())["complete"] is True
+
+
+def test_tiles_that_cannot_be_drawn_are_left_out(runs, tmp_path, monkeypatch):
+    """The rest of the copy is made, and it is told how many are missing, and why."""
+    drawn, told = ViewedRun.tile, []
+
+    def fail(run, layer, *place, **options):
+        if layer == "image":
+            raise ZeroDivisionError("of a decoder")
+        return drawn(run, layer, *place, **options)
+
+    monkeypatch.setattr(ViewedRun, "tile", fail)
+    export_run({"a": runs["a"]}, tmp_path / "copy", names=["well 1"], max_size=100, say=told.append)
+    assert any("tiles could not be drawn, and are left out: ZeroDivisionError: of a decoder" in line for line in told)
+    assert not list((tmp_path / "copy").rglob("*.jpg"))
+    assert list((tmp_path / "copy").rglob("*.png"))
 
 
 def test_too_little_room_is_refused(runs, tmp_path, monkeypatch):
