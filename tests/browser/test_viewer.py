@@ -286,6 +286,17 @@ def test_what_changes_is_drawn_again(view, runs):
     assert still(page).evaluate("window.gigaseg.view.images.a.version") > before
 
 
+def test_tiles_that_cannot_be_drawn_are_told(view, complaints):
+    """A hole in a picture is not taken for a place where nothing is."""
+    page = view()
+    with provoked(complaints, "tile/a/truth/"):
+        page.route("**/tile/a/truth/**", lambda route: route.fulfill(status=500, body="{}"))
+        page.keyboard.press("t")
+        page.wait_for_selector("#warning:not([hidden])")
+        page.wait_for_timeout(500)
+    assert "cannot be drawn" in page.inner_text("#warning")
+
+
 def test_a_server_that_has_ended_is_told(view, runs, complaints):
     """Whoever looks on after Ctrl-C reads that the viewer is gone."""
     with serving(runs) as where:

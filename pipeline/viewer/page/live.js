@@ -61,9 +61,17 @@
     isLost = true;
   });
 
-  // A tile that does not come may mean that the server is gone: asking it once tells.
+  // A tile that does not come may mean that the server is gone, which asking it once tells; else its file cannot be read.
   app.on(
     "tile-failed",
-    app.later(() => app.source.canFollow && app.source.state("a", since).catch(() => {}), 500),
+    app.later(async () => {
+      if (!app.source.canFollow) return;
+      try {
+        await app.source.state("a", since);
+        app.warn("A part of the picture cannot be drawn. The terminal of gigaseg view says why.");
+      } catch {
+        // Told by the event "lost".
+      }
+    }, 500),
   );
 })();

@@ -39,7 +39,7 @@
       const point = pane.viewer.viewport.pointFromPixel(event.position);
       app.emit("asked", [point.y * pane.image.shape[1], point.x * pane.image.shape[1]]);
     });
-    pane.viewer.addHandler("tile-load-failed", () => app.emit("tile-failed"));
+    pane.viewer.addHandler("tile-load-failed", (event) => event.message !== "Image load aborted." && app.emit("tile-failed"));
     return pane;
   }
 
