@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.engine import Thumbnails, read_thumbnails
@@ -50,6 +50,7 @@ class Picture:
         has_errors: one of the panels is a map of errors.
         has_unknown: pixels without prediction are drawn as stripes.
         has_ignored: pixels whose truth is ignored are drawn.
+        num_planes: of the image; the middle one is drawn.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Picture:
     has_errors: bool = False
     has_unknown: bool = False
     has_ignored: bool = False
+    num_planes: int = 1
 
     @property
     def num_bytes(self) -> int:
@@ -131,7 +133,8 @@ def make_gallery(
             pictures.append(Picture(index, place))
             continue
         counted = count_keys is None or count_keys.get(image["name"], found.count_key) == found.count_key
-        pictures.append(draw_picture(found, colors, index, place, share, with_truth=counted))
+        drawn = draw_picture(found, colors, index, place, share, with_truth=counted)
+        pictures.append(replace(drawn, num_planes=image["pixels"] // (found.shape[0] * found.shape[1])))
     return Gallery(tuple(pictures), len(images)) if any(one.panels for one in pictures) else None
 
 

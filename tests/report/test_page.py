@@ -84,6 +84,19 @@ def test_the_gallery_tells_missing_data_from_failures(tmp_path):
     assert '<p class="notice small">The image holds no data</p>' in text
 
 
+def test_a_stack_is_told_by_its_planes(tmp_path):
+    """The picture is of the middle plane, and the worst block may be of another: both are said, counted from 1 as in the viewer."""
+    storage = open_storage(str(tmp_path))
+    leave(storage, "a", replace(thumbnails_of(10, 20), shape=(10, 20)))
+    worst = {"block": "4.0.1", "box": (0, 10, 10, 20), "wrong": 0.5}
+    report = report_of(replace(scored("a", 0.9), worst_block=worst))
+    told = Page(build_page(report, gallery=make_gallery(report, storage, ["#000000", "#e6194b"]))).text
+    assert "plane 3 of 5 is shown" in told
+    assert "worst block: plane 5, rows 0 to 10, columns 10 to 20, 50.0 % wrong" in told
+    leave(storage, "a", replace(thumbnails_of(10, 20), shape=(20, 50)))
+    assert "plane" not in Page(build_page(report, gallery=make_gallery(report, storage, ["#000000", "#e6194b"]))).text
+
+
 def test_what_is_skipped_as_the_first_class_is_no_prediction_of_the_model():
     """Pixels that are skipped as background have a class: the rows add up to all pixels, and none is negative."""
     page = page_of(report_of(scored("a", 0.9, skipped=400)))
