@@ -9,9 +9,9 @@ Never touches: runs, pixels, the network while a page is made.
 from __future__ import annotations
 
 from pipeline.web.charts import Chart, Series, histogram_chart, interval_chart, line_chart, stacked_chart
-from pipeline.web.pages import data_uri, render_page, script_text
+from pipeline.web.pages import data_uri, render_page
 from pipeline.web.tables import Column, DataTable, data_table
-from pipeline.web.vendoring import VENDOR, read_licenses
+from pipeline.web.vendoring import VENDOR
 from pipeline.web.words import in_area, in_bytes, in_digits, in_percent, in_pixels, in_seconds
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
     "in_seconds",
     "interval_chart",
     "line_chart",
-    "read_licenses",
     "render_page",
-    "script_text",
     "stacked_chart",
 ]

@@ -91,7 +91,7 @@ def histogram_chart(
 
 
 def stacked_chart(
-    id_: str, title: str, summary: str, *, x: str, series: Sequence[Series], rows: Sequence[tuple[str, Sequence[float]]], digits: int = 1
+    id_: str, title: str, summary: str, *, x: str, series: Sequence[Series], rows: Sequence[tuple[str, Sequence[float]]]
 ) -> Chart:
     """Return one horizontal bar a row, cut into parts.
 
@@ -102,7 +102,6 @@ def stacked_chart(
         x: label of the values.
         series: one a part.
         rows: name of a bar, and its values, none negative.
-        digits: of the values in the table.
     """
     spec = {
         "kind": "stacked",
@@ -110,7 +109,7 @@ def stacked_chart(
         "series": [one.plain() for one in series],
         "rows": [{"name": name, "values": list(values)} for name, values in rows],
     }
-    table = [[name, *(in_digits(float(value), digits) for value in values)] for name, values in rows]
+    table = [[name, *(in_digits(float(value), 1) for value in values)] for name, values in rows]
     return Chart(id_, title, summary, spec, ["", *(one.name for one in series)], table)
 
 

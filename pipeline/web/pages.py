@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipeline.web.charts import Chart
 from pipeline.web.tables import DataTable
 from pipeline.web.vendoring import VENDOR
 
-__all__ = ["data_uri", "render_page", "script_text"]
+__all__ = ["data_uri", "render_page"]
 
 HERE = Path(__file__).parent
 SCRIPTS = {
@@ -30,7 +30,6 @@ def render_page(
     *,
     styles: Iterable[Path] = (),
     scripts: Iterable[Path] = (),
-    data: Mapping[str, Any] | None = None,
     charts: Iterable[Chart] = (),
     tables: Iterable[DataTable] = (),
     **values: Any,
@@ -42,10 +41,12 @@ def render_page(
             ``macros.html.j2`` holds the parts that pages share.
         styles: CSS files, behind the style that all pages share.
         scripts: JavaScript files, in the order in which they run, behind those that all pages, charts and tables need.
-        data: values for the scripts, by the id of the element that holds them as JSON.
         charts: of the page; the template has them by id as ``charts``.
         tables: of the page that are shown page by page; the template has them by id as ``tables``.
         values: what the template shows; ``title`` is also that of the window. Strings are escaped.
+
+    Raises:
+        ValueError: a script holds a tag that would end it early.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -61,9 +62,9 @@ def render_page(
     )
     environment.filters |= {name: getattr(words, name) for name in words.__all__}
     charts, tables = list(charts), list(tables)
-    islands = {**(data or {}), "charts": {one.id: one.plain() for one in charts}, "tables": {one.id: one.plain() for one in tables}}
+    islands = {"charts": {one.id: one.plain() for one in charts}, "tables": {one.id: one.plain() for one in tables}}
     used = [path for name, paths in SCRIPTS.items() if islands[name] for path in paths]
-    texts = [script_text(path) for path in (HERE / "page.js", *used, *scripts)]
+    texts = [_script_text(path) for path in (HERE / "page.js", *used, *scripts)]
     return environment.get_template(template.name).render(
         policy=_policy(texts),
         styles=[Markup(path.read_text(encoding="utf-8")) for path in (HERE / "colors.css", HERE / "base.css", *styles)],  # noqa: S704 - files of this package
@@ -75,7 +76,7 @@ def render_page(
     )
 
 
-def script_text(path: Path) -> str:
+def _script_text(path: Path) -> str:
     """Return a script as it can stand in a page.
 
     Raises:

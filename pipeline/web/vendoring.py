@@ -13,7 +13,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LIBRARIES", "VENDOR", "Library", "fetch_all", "read_licenses"]
+__all__ = ["LIBRARIES", "VENDOR", "Library", "fetch_all"]
 
 VENDOR = Path(__file__).parent / "vendor"
 REGISTRY = "https://registry.npmjs.org"
@@ -116,11 +116,6 @@ def fetch_all() -> None:
                 path.write_bytes(member.read())
         if hashlib.sha256(library.path.read_bytes()).hexdigest() != library.sha256:
             raise ValueError(f"{library.url}: {library.file} has other bytes than expected")
-
-
-def read_licenses() -> dict[str, str]:
-    """Return the licence of each library, by package and version."""
-    return {f"{one.package} {one.version}": one.license_path.read_text(encoding="utf-8") for one in LIBRARIES}
 
 
 if __name__ == "__main__":

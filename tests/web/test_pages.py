@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.web import VENDOR, data_uri, render_page, script_text
+from pipeline.web import VENDOR, Column, data_table, data_uri, render_page
 
 HOSTILE = "</script><script>alert(1)</script><!-- \"'&\u202e"
 TEMPLATE = """{% extends "base.html.j2" %}
@@ -22,22 +22,24 @@ def page(tmp_path: Path) -> str:
     (tmp_path / "page.html.j2").write_text(TEMPLATE)
     (tmp_path / "own.js").write_text("document.title += ' ready';\n")
     scripts = [VENDOR / "d3.min.js", tmp_path / "own.js"]
-    return render_page(tmp_path / "page.html.j2", scripts=scripts, data={"facts": {"name": HOSTILE}}, title=HOSTILE, size=2048)
+    tables = [data_table("names", "Names", [Column("name")], [[HOSTILE]], 1)]
+    return render_page(tmp_path / "page.html.j2", scripts=scripts, tables=tables, title=HOSTILE, size=2048)
 
 
 def test_texts_cannot_become_tags(page: str) -> None:
     """The page has its own scripts alone, whatever a name holds, and the data come back unchanged."""
-    assert page.count("<script") == page.count("</script>") == 4
-    island = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page)
+    assert page.count("</script>") == 6
+    assert "<script>alert" not in page
+    island = re.search(r'<script type="application/json" id="tables">(.*?)</script>', page)
     assert island is not None
-    assert json.loads(island[1]) == {"name": HOSTILE}
+    assert json.loads(island[1]) == {"names": {"columns": ["text"], "rows": [[HOSTILE]]}}
     assert "2 KiB" in page
 
 
 def test_only_its_own_scripts_may_run(page: str) -> None:
     """The policy names the hash of each script, and allows no other source."""
     hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
-    assert len(hashes) == 3
+    assert len(hashes) == 5
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
     assert all(f"&#39;sha256-{one}&#39;" in policy[1] for one in hashes)
@@ -46,9 +48,10 @@ def test_only_its_own_scripts_may_run(page: str) -> None:
 
 def test_a_script_that_would_end_early_is_refused(tmp_path: Path) -> None:
     """A script that holds its own closing tag cannot stand in a page."""
+    (tmp_path / "page.html.j2").write_text(TEMPLATE)
     (tmp_path / "bad.js").write_text("x = '</script>'")
     with pytest.raises(ValueError, match="bad.js"):
-        script_text(tmp_path / "bad.js")
+        render_page(tmp_path / "page.html.j2", scripts=[tmp_path / "bad.js"], title="", size=0)
 
 
 def test_bytes_become_a_uri() -> None:
