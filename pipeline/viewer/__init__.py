@@ -7,8 +7,7 @@ Never touches: what a run has written, except to read it; files outside the run 
 from __future__ import annotations
 
 from pipeline.viewer.export import MAX_SIZE, export_run
-from pipeline.viewer.images import LAYERS, Tile
 from pipeline.viewer.runs import ViewedRun
 from pipeline.viewer.server import make_app, serve
 
-__all__ = ["LAYERS", "MAX_SIZE", "Tile", "ViewedRun", "export_run", "make_app", "serve"]
+__all__ = ["MAX_SIZE", "ViewedRun", "export_run", "make_app", "serve"]

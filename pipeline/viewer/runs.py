@@ -28,7 +28,7 @@ __all__ = ["ViewedRun"]
 
 MOST_IMAGES = 32  # whose headers and windows are remembered
 TILE_BYTES = 1 << 26  # of tiles that are remembered
-PICTURES = 1000  # versions between two of the ledger, for pictures that become clearer
+PICTURES = 1000  # a version is the row of the ledger times this, plus how often coarse pictures of the image have changed
 TILE_OVERHEAD = 500  # bytes that a tile takes besides its own
 
 

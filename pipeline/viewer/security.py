@@ -2,6 +2,7 @@
 
 The server listens on loopback only. That is not enough: any page that a browser shows can send requests to it, and a name server can
 make such a page's own name point here. So every request needs the cookie that the printed URL sets, and names this server as its host.
+Browsers send a cookie to every port of a host: users of one machine are kept apart only as long as none opens the server of another.
 """
 
 from __future__ import annotations
