@@ -45,7 +45,7 @@ def write_pictured_report(
 def rewrite_report(folder: RunFolder, plan: Mapping[str, Any], report: Mapping[str, Any]) -> None:
     """Write the report with the pictures that there are, and with what the folder says of how it was made."""
     count_keys = {image["name"]: image["count_key"] for image in plan["images"]}
-    colors = [one["color"] for one in plan["classes"]]
+    colors = [one.get("color") for one in plan["classes"]]
     told = {"output": str(folder.storage), "run": folder.read(), "config": folder.read_config_text()}
     provenance = {**told, "colors": colors, "count_keys": count_keys}
     write_report(report, folder.report, provenance=provenance, thumbnails=folder.storage)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.config import checked_colors
 from pipeline.report.failure_groups import describe_group
-from pipeline.report.gallery import MOST_PICTURES, Gallery
+from pipeline.report.gallery import Gallery
 from pipeline.report.page_charts import charts_of
 from pipeline.report.page_tables import area_rows, areas_of, confusion_rows, known_columns, tables_of
 from pipeline.report.page_words import (
@@ -28,7 +28,7 @@ from pipeline.web import render_page
 __all__ = ["build_page", "colors_of"]
 
 HERE = Path(__file__).parent
-MOST_ROWS = 1000  # of a table without pages
+MOST_ROWS = 1000  # of a table without pages, or a list
 ERROR_COLORS = {"false": hex_color(FALSE), "missed": hex_color(MISSED), "wrong": hex_color(WRONG)}
 
 
@@ -55,8 +55,8 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
         headline=headline_of(report),
         report=report,
         run=run,
+        most_rows=MOST_ROWS,
         config=known.get("config"),
-        folder=output,
         name=_name_of(output),
         classes=classes[:MOST_ROWS],
         has_areas=any("predicted" in one for one in classes),
@@ -128,7 +128,6 @@ def _gallery_values(report: Mapping[str, Any], gallery: Gallery | None) -> dict[
         },
         "order": _order(report, images),
         "error_colors": ERROR_COLORS,
-        "most_pictures": MOST_PICTURES,
     }
 
 

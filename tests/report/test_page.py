@@ -257,6 +257,14 @@ def test_names_of_others_are_shown_and_not_obeyed(tmp_path):
     assert Page(text).text.count("x" * 300) > 20
 
 
+def test_notes_without_end_are_cut():
+    """Each of a million files may have something to say; the page says where the rest is."""
+    page = page_of(report_of(scored("a", 0.9)), provenance={"run": {"notes": [f"note {index}" for index in range(3000)]}})
+    assert "note 999" in page.texts
+    assert "note 1000" not in page.texts
+    assert "and 2,000 more, which run.json has" in page.texts
+
+
 def test_the_page_loads_nothing(tmp_path):
     """Links lead to files beside it or into the page; pictures are in it."""
     storage = open_storage(str(tmp_path))
