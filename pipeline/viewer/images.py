@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +28,10 @@ __all__ = ["LAYERS", "Tile", "ViewedImage"]
 
 LAYERS = ("image", "mask", "truth", "error", "overlap", "outlines", "difference")
 KEYS = {
-    "error": [
-        {"name": name, "color": hex_color(color)} for name, color in zip(("false alarm", "missed", "wrong class"), ERRORS, strict=True)
-    ],
     "overlap": [{"name": "tiles disagree", "color": hex_color(HEAT)}],
     "difference": [{"name": "the masks differ", "color": hex_color(DIFFERENT)}],
 }
-"""What the colours of layers mean, besides those of classes."""
+"""What the colours of layers mean, besides those of classes and errors."""
 FIRST_DRAWN = 4  # channels of an image of many, unless the user says otherwise
 SAMPLE_BOXES, SAMPLE_SIDE = 4, 256  # boxes along an axis, and their side, from which the windows of channels follow
 SAMPLED_FROM = 512  # pixels of the longer side of the picture that is sampled
@@ -53,6 +50,14 @@ class Tile:
     data: bytes | None
     size: tuple[int, int]
     is_final: bool = True
+
+
+def error_keys(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return what the colours of errors mean, in the report's words; two classes cannot be taken for each other otherwise."""
+    first = classes[0]["name"]
+    false, missed = f"false: another class where the truth is {first}", f"missed: {first} where the truth is another class"
+    names = [false, missed, f"wrong class: neither of them is {first}"]
+    return [{"name": name, "color": hex_color(color)} for name, color in list(zip(names, ERRORS, strict=True))[: max(2, len(classes))]]
 
 
 class ViewedImage:
@@ -103,7 +108,7 @@ class ViewedImage:
             "tile": TILE,
             "levels": num_levels(header.shape),
             "layers": self.layers(other),
-            "keys": KEYS,
+            "keys": {**KEYS, "error": error_keys(self.drawing.classes)},
             "objects": None if self.objects is None else self.objects.total,
             "notes": list(subject.notes),
         }

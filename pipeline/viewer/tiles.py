@@ -104,7 +104,7 @@ class Drawing:
         has_mask_before: bool = False,
         thumbnails: Thumbnails | None = None,
     ) -> None:
-        self._subject, self._blocks, self._block, self._classes, self.fill = subject, blocks, block, classes, fill
+        self._subject, self._blocks, self._block, self.classes, self.fill = subject, blocks, block, classes, fill
         self._overviews, self._has_mask_before, self._thumbnails = overviews, has_mask_before, thumbnails
 
     @property
@@ -194,7 +194,7 @@ class Drawing:
         """As :meth:`image`: where the masks of two runs differ, and both have a prediction. Classes are those of a name, in any order."""
         (ours_YX, is_final), (theirs_YX, is_theirs) = self.mask_ids(step, box, look.plane), other.mask_ids(step, box, look.plane)
         is_known_YX = (ours_YX != self.fill) & (theirs_YX != other.fill)
-        differs_YX = is_known_YX & (ours_YX != _ids_by_name(other._classes, self._classes, other.fill)[theirs_YX])
+        differs_YX = is_known_YX & (ours_YX != _ids_by_name(other.classes, self.classes, other.fill)[theirs_YX])
         return encode_ids(differs_YX.astype(np.uint8), _flat([DIFFERENT])), is_final and is_theirs
 
     def outlines(self, step: int, box: Box, look: Look) -> tuple[bytes | None, bool]:
@@ -218,7 +218,7 @@ class Drawing:
         return encode_ids(ids_YX, self._class_colors(ids_YX.dtype, look))
 
     def _class_colors(self, dtype: np.dtype[Any], look: Look) -> NDArray[np.uint8]:
-        return class_colors(self._classes, look.classes, 1 << (8 * dtype.itemsize))
+        return class_colors(self.classes, look.classes, 1 << (8 * dtype.itemsize))
 
     def _ids(
         self, source: IdSource, kind: str, step: int, box: Box, plane: int, blocks: BlockRows | None = None

@@ -11,6 +11,7 @@ import tifffile
 
 from pipeline.records import Ledger, read_rows_of
 from pipeline.viewer import ViewedRun, progress
+from pipeline.viewer.images import error_keys
 from tests.conftest import blobs, mask_at, save_tiff
 from tests.viewer.conftest import SHAPE, run_scene
 
@@ -255,3 +256,12 @@ def test_the_scale_of_a_web_mercator_map_is_that_of_the_ground(tmp_path):
         assert ("image" not in facts["layers"], facts["pixel_size"]) == (True, pytest.approx([1.0, 1.0], rel=1e-3))
     finally:
         viewed.close()
+
+
+@pytest.mark.parametrize(("names", "number"), [("ab", 2), ("abc", 3), ("abcde", 3)])
+def test_errors_are_named_as_in_the_report(names, number):
+    """The colours of errors are explained by the first class; of two classes, none can be taken for a third."""
+    keys = error_keys([{"name": name} for name in names])
+    assert len(keys) == number
+    assert [one["name"].partition(":")[0] for one in keys] == ["false", "missed", "wrong class"][:number]
+    assert len({one["color"] for one in keys}) == number
