@@ -71,14 +71,24 @@ class TruthMap:
         Raises:
             TruthError: a value or a colour belongs to no class; holds the first one, row by row, in the image's coordinates.
         """
-        ids_YX = self._of_values(raw_CYX[0]) if len(raw_CYX) == 1 else self._of_colors(raw_CYX)
-        if valid_YX is not None:
-            ids_YX[~valid_YX] = self.ignored
+        ids_YX = self._ids(raw_CYX, valid_YX)
         outside_YX = ids_YX == self._outside
         if outside_YX.any():
             y, x = divmod(int(outside_YX.argmax()), outside_YX.shape[1])
             raise TruthError(_to_python(raw_CYX[:3, y, x]), box.y0 + y, box.x0 + x)
         return ids_YX.astype(np.uint8 if self.num_classes <= 255 else np.uint16, copy=False)
+
+    def apply_known(self, raw_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Turn the raw truth into class ids as :meth:`apply` does, to look at: values that belong to no class are left out as well."""
+        ids_YX = self._ids(raw_CYX, valid_YX)
+        ids_YX[ids_YX == self._outside] = self.ignored
+        return ids_YX.astype(np.uint8 if self.num_classes <= 255 else np.uint16, copy=False)
+
+    def _ids(self, raw_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> NDArray[Any]:
+        ids_YX = self._of_values(raw_CYX[0]) if len(raw_CYX) == 1 else self._of_colors(raw_CYX)
+        if valid_YX is not None:
+            ids_YX[~valid_YX] = self.ignored
+        return ids_YX
 
     @property
     def _id_dtype(self) -> np.dtype[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Config
-from pipeline.errors import BlockError, GigasegError, InputError, TruthError
+from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.inputs import TRUTH_READER, Catalogue, Image, ListedImage, TruthMap, list_images, read_headers
 from pipeline.plugins import build
@@ -255,8 +255,6 @@ def _has_object(raw_CYX: NDArray[Any], box: Box, valid_YX: NDArray[np.bool_] | N
 
 
 def _truth_ids(truth_map: TruthMap, raw_CYX: NDArray[Any], box: Box, valid_YX: NDArray[np.bool_] | None) -> NDArray[Any]:
-    """Return class ids; where a value belongs to no class, which costs an image its scores, nothing is shown."""
-    try:
-        return truth_map.apply(raw_CYX, box, valid_YX)
-    except (TruthError, BlockError, InputError):
-        return np.full(raw_CYX.shape[1:], truth_map.ignored, np.uint8 if truth_map.ignored == 255 else np.uint16)
+    """Return class ids; where a value belongs to no class, nothing is shown."""
+    del box
+    return truth_map.apply_known(raw_CYX, valid_YX)

@@ -197,3 +197,14 @@ def test_headers_are_checked_before_any_pixel_is_read(channels, dtype, classes, 
     assert len(problems) == len(messages)
     for problem, message in zip(problems, messages, strict=True):
         assert message in str(problem)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_what_belongs_to_no_class_is_left_out_of_what_is_looked_at(dtype):
+    """To look at a truth, its strange values are ignored and all others stay; counting refuses it."""
+    truth_map = TruthMap(2, (spec("a", values=[0]), spec("b", values=[1])), 9)
+    raw_CYX = np.array([[[0, 1, 9], [7, 1, 0]]], dtype)
+    valid_YX = np.array([[True, True, True], [True, False, True]])
+    assert truth_map.apply_known(raw_CYX, valid_YX).tolist() == [[0, 1, 255], [255, 255, 0]]
+    with pytest.raises(TruthError):
+        truth_map.apply(raw_CYX, Box(0, 0, 2, 3), valid_YX)
