@@ -9,12 +9,16 @@ import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.web.charts import Chart
 from pipeline.web.tables import DataTable
 from pipeline.web.vendoring import VENDOR
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["data_uri", "render_page"]
 
@@ -48,31 +52,24 @@ def render_page(
     Raises:
         ValueError: a script holds a tag that would end it early.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    from pipeline.web import words
-
-    environment = Environment(
-        loader=FileSystemLoader([template.parent, HERE]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {name: getattr(words, name) for name in words.__all__}
     charts, tables = list(charts), list(tables)
     islands = {"charts": {one.id: one.plain() for one in charts}, "tables": {one.id: one.plain() for one in tables}}
     used = [path for name, paths in SCRIPTS.items() if islands[name] for path in paths]
     texts = [_script_text(path) for path in (HERE / "page.js", *used, *scripts)]
-    return environment.get_template(template.name).render(
-        policy=_policy(texts),
-        styles=[Markup(path.read_text(encoding="utf-8")) for path in (HERE / "colors.css", HERE / "base.css", *styles)],  # noqa: S704 - files of this package
-        scripts=[Markup(text) for text in texts],  # noqa: S704 - as above
-        islands={name: Markup(_json(value)) for name, value in islands.items() if value},  # noqa: S704 - no tag can end in it
-        charts={one.id: one for one in charts},
-        tables={one.id: one for one in tables},
-        **values,
+    return (
+        _environment(template.parent)
+        .get_template(template.name)
+        .render(
+            policy=_policy(texts),
+            styles=[Markup(path.read_text(encoding="utf-8")) for path in (HERE / "colors.css", HERE / "base.css", *styles)],  # noqa: S704 - files of this package
+            scripts=[Markup(text) for text in texts],  # noqa: S704 - as above
+            islands={name: Markup(_json(value)) for name, value in islands.items() if value},  # noqa: S704 - no tag can end in it
+            charts={one.id: one for one in charts},
+            tables={one.id: one for one in tables},
+            **values,
+        )
     )
 
 
@@ -86,6 +83,19 @@ def _script_text(path: Path) -> str:
     if "</script" in text.lower() or "<!--" in text:
         raise ValueError(f"{path}: holds </script or <!--, which end a script inside a page")
     return text
+
+
+@lru_cache(maxsize=8)
+def _environment(folder: Path) -> Environment:
+    """Return what compiles the templates of a folder, and keeps them: compiling takes ten times as long as filling them."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from pipeline.web import words
+
+    loader = FileSystemLoader([folder, HERE])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {name: getattr(words, name) for name in words.__all__}
+    return environment
 
 
 def data_uri(data: bytes, kind: str) -> str:
