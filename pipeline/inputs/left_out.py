@@ -41,6 +41,7 @@ OF_RUN = (
     "objects",
     "polygons",
     "overlays",
+    "thumbnails",
     "report",
     "ledger",
     CALIBRATED_FOLDER,
