@@ -36,7 +36,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -q --numprocesses=$(WORKERS)
+	$(BIN)/pytest -q --numprocesses=$(WORKERS) --max-worker-restart=0
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -115,7 +115,7 @@ class TorchOps(ArrayOps):
     def confidence(self, scores_KYX: Tensor, classes_YX: Tensor, truth_YX: Tensor) -> Tensor:
         values_KYX, ids_YX = scores_KYX.to(torch.float32), truth_YX.to(torch.int64)
         shares_YX = CONFIDENCE_STEPS / (values_KYX - values_KYX.amax(0)).exp().sum(0)
-        steps_YX = shares_YX.to(torch.int64)
+        steps_YX = shares_YX.nan_to_num(0.0).clamp(0, CONFIDENCE_STEPS).to(torch.int64)  # scores that are not finite fail the block later
         bins_YX = (steps_YX * CONFIDENCE_BINS // CONFIDENCE_STEPS).clamp(max=CONFIDENCE_BINS - 1)
         # Pixels without truth go to one more bin, which is dropped: the device need not say how many there are.
         bins_N = torch.where(ids_YX < len(values_KYX), bins_YX, CONFIDENCE_BINS).flatten()
