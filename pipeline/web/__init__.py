@@ -9,9 +9,8 @@ Never touches: runs, pixels, the network while a page is made.
 from __future__ import annotations
 
 from pipeline.web.charts import Chart, Series, histogram_chart, interval_chart, line_chart, stacked_chart
-from pipeline.web.pages import data_uri, render_page
+from pipeline.web.pages import VENDOR, data_uri, render_page
 from pipeline.web.tables import Column, DataTable, data_table
-from pipeline.web.vendoring import VENDOR
 from pipeline.web.words import in_area, in_bytes, in_digits, in_percent, in_pixels, in_seconds
 
 __all__ = [

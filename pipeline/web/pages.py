@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.web.charts import Chart
 from pipeline.web.tables import DataTable
-from pipeline.web.vendoring import VENDOR
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["data_uri", "render_page"]
+__all__ = ["VENDOR", "data_uri", "render_page"]
 
 HERE = Path(__file__).parent
+VENDOR = HERE / "vendor"  # libraries of others, as npm ships them, with their licences
 SCRIPTS = {
     "charts": (VENDOR / "d3.min.js", VENDOR / "plot.umd.min.js", HERE / "charts.js"),
     "tables": (VENDOR / "dataTables.min.js", HERE / "tables.js"),

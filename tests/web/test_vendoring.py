@@ -6,7 +6,8 @@ import hashlib
 
 import pytest
 
-from pipeline.web.vendoring import LIBRARIES, VENDOR, Library
+from pipeline.web import VENDOR
+from tests.web.vendoring import LIBRARIES, Library
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda one: one.package)

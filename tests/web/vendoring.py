@@ -1,4 +1,4 @@
-"""Libraries of others, in the folder ``vendor`` as npm ships them: ``python -m pipeline.web.vendoring`` fetches them again.
+"""Which libraries of others ``pipeline/web/vendor`` holds; ``python -m tests.web.vendoring`` fetches them again, with npm.
 
 They are part of the package, because pages are made where there is no network and no npm.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
 import tarfile
-import urllib.request
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-__all__ = ["LIBRARIES", "VENDOR", "Library", "fetch_all"]
+from pipeline.web import VENDOR
 
-VENDOR = Path(__file__).parent / "vendor"
-REGISTRY = "https://registry.npmjs.org"
+__all__ = ["LIBRARIES", "Library", "fetch_all"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Library:
         integrity: SHA-512 of the package's archive in base64, as npm's lock files hold it.
         file: path of the file in the archive.
         license_file: path of its licence in the archive.
-        license: its SPDX identifier.
         sha256: of the file.
     """
 
@@ -38,7 +37,6 @@ class Library:
     integrity: str
     file: str
     license_file: str
-    license: str
     sha256: str
 
     @property
@@ -51,11 +49,6 @@ class Library:
         """Where its licence lies here."""
         return VENDOR / f"{self.package.replace('@', '').replace('/', '-')}.license.txt"
 
-    @property
-    def url(self) -> str:
-        """Where npm keeps the archive."""
-        return f"{REGISTRY}/{self.package}/-/{self.package.rpartition('/')[2]}-{self.version}.tgz"
-
 
 LIBRARIES = (
     Library(
@@ -64,7 +57,6 @@ LIBRARIES = (
         integrity="ZKb/mONPVKzaO5UlcWcwN8bS4ezvQaYu+bsou+XgNABdGC800kwH651ADTbbTxMPHW13UlvbQafdmJQDk1w7Mg==",
         file="package/dist/d3.min.js",
         license_file="package/LICENSE",
-        license="ISC",
         sha256="912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
     ),
     Library(
@@ -73,7 +65,6 @@ LIBRARIES = (
         integrity="/qaXP/7mc4MUS0s4cPPFASDRjtsWp85/TbfsciqDgU1HwYixbSbbytNuInD8AcTYC3xaxACgVX06agdfQy9W+g==",
         file="package/dist/plot.umd.min.js",
         license_file="package/LICENSE",
-        license="ISC",
         sha256="4358086467740777dd788d6b27a95cebdbaefdd50c730a3060117073bd7134cb",
     ),
     Library(
@@ -82,7 +73,6 @@ LIBRARIES = (
         integrity="phu9fVz1cOhD7kZDO5Ztj15qwghCkmdwX5AezLi+PxfMtnFAq0itpewvXzdwdr6bOwPqO2zuXsXWUU5x3wQptw==",
         file="package/js/dataTables.min.js",
         license_file="package/License.txt",
-        license="MIT",
         sha256="38017a5586acd9c6eb6bbfe8b6938e1a25bdc717c5acfcb07e0c9d663282c59d",
     ),
     Library(
@@ -91,31 +81,33 @@ LIBRARIES = (
         integrity="g4iKe2q8B642SaBT3+x4ZF3/8b1TxPPydyjmtrOLgDrlYWMKd9ZXM+1Cb/xa9DVySkvs/7l6HR1nHKfD5F3Tsw==",
         file="package/build/openseadragon/openseadragon.min.js",
         license_file="package/LICENSE.txt",
-        license="BSD-3-Clause",
         sha256="14d587cd3ee7c4861f1a41077ce642029364a21029956ba635bd8fb1202cf9ad",
     ),
 )
 
 
 def fetch_all() -> None:
-    """Fetch every file from npm and write it into ``vendor``.
+    """Fetch every file with npm and write it into ``vendor``.
 
     Raises:
         ValueError: an archive or a file is not the one that is named here.
+        OSError, subprocess.CalledProcessError: npm is not installed, or cannot fetch a package.
     """
     for library in LIBRARIES:
-        with urllib.request.urlopen(library.url) as answer:  # noqa: S310 - https, written above
-            archive = answer.read()
+        name = f"{library.package}@{library.version}"
+        with TemporaryDirectory() as folder:
+            subprocess.run(["npm", "pack", "--silent", name], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            archive = next(Path(folder).glob("*.tgz")).read_bytes()
         if b64encode(hashlib.sha512(archive).digest()).decode() != library.integrity:
-            raise ValueError(f"{library.url}: another archive than the one of version {library.version}")
+            raise ValueError(f"{name}: another archive than the one that is named here")
         with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-            for name, path in ((library.file, library.path), (library.license_file, library.license_path)):
-                member = members.extractfile(name)
+            for path_inside, path in ((library.file, library.path), (library.license_file, library.license_path)):
+                member = members.extractfile(path_inside)
                 if member is None:
-                    raise ValueError(f"{library.url}: {name} is no file")
+                    raise ValueError(f"{name}: {path_inside} is no file")
                 path.write_bytes(member.read())
         if hashlib.sha256(library.path.read_bytes()).hexdigest() != library.sha256:
-            raise ValueError(f"{library.url}: {library.file} has other bytes than expected")
+            raise ValueError(f"{name}: {library.file} has other bytes than expected")
 
 
 if __name__ == "__main__":
