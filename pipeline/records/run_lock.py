@@ -247,13 +247,18 @@ def _released_name(epoch: int) -> str:
 
 
 @contextmanager
-def repeating(action: Callable[[], None], *, pause_s: float) -> Iterator[None]:
-    """Call ``action`` in a thread, again and again with a pause before each call, until the ``with`` block ends."""
+def repeating(action: Callable[[], float | None], *, pause_s: float) -> Iterator[None]:
+    """Call ``action`` in a thread, again and again with a pause before each call, until the ``with`` block ends.
+
+    The pause is what the last call returned, in seconds; ``pause_s`` before the first call, and where it returned None.
+    """
     ended = threading.Event()
 
     def loop() -> None:
-        while not ended.wait(pause_s):
-            action()
+        pause = pause_s
+        while not ended.wait(pause):
+            later = action()
+            pause = pause_s if later is None else later
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()

@@ -9,16 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.records import Block, Receipt
+from pipeline.records import Block, Receipt, repeating
 from pipeline.scheduling.block_queue import BlockQueue
 from pipeline.scheduling.live_table import ImageRow, ImageRows, LiveTable, busy_text, pace_text
 from pipeline.scheduling.monitoring import Monitor
 from pipeline.system import is_json, say
-
-if TYPE_CHECKING:
-    from rich.live import Live
 
 __all__ = ["Progress", "show_progress"]
 
@@ -124,30 +121,16 @@ def show_progress(queue: BlockQueue, monitor: Monitor, count: Callable[[], tuple
     from rich.live import Live
 
     table = _Table(queue, monitor, count())
+
+    def draw() -> float:
+        """Draw the table; return how long to rest, which is many times what the drawing took."""
+        before = time.thread_time()
+        live.update(table.table(), refresh=True)
+        return max(DRAW_S, LEAST_REST * (time.thread_time() - before))
+
     # What is printed meanwhile appears above the table. Text for a file or a pipe on stdout stays there.
     with (
         Live(console=Console(stderr=True), auto_refresh=False, transient=True, redirect_stdout=sys.stdout.isatty()) as live,
-        _drawn(table, live),
+        repeating(draw, pause_s=0.0),
     ):
         yield table
-
-
-@contextmanager
-def _drawn(table: _Table, live: Live) -> Iterator[None]:
-    """Draw the table in a thread, again and again, until the ``with`` block ends."""
-    ended = threading.Event()
-
-    def draw() -> None:
-        pause = 0.0
-        while not ended.wait(pause):
-            before = time.thread_time()
-            live.update(table.table(), refresh=True)
-            pause = max(DRAW_S, LEAST_REST * (time.thread_time() - before))
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -18,7 +18,7 @@ from pipeline.engine import Job
 from pipeline.geometry import Box
 from pipeline.inputs import Image
 from pipeline.raster import Header
-from pipeline.records import Block, Receipt, RunFolder
+from pipeline.records import Block, Receipt, RunFolder, run_lock
 from pipeline.scheduling import RunSpec, Stage, execute, progress
 from pipeline.scheduling.block_queue import BlockQueue
 from pipeline.scheduling.monitoring import Monitor
@@ -201,7 +201,7 @@ def test_drawing_leaves_most_of_the_time_to_the_run(monkeypatch):
 
     monkeypatch.setattr(progress, "DRAW_S", least)
     monkeypatch.setattr(progress, "LEAST_REST", rest)
-    monkeypatch.setattr(progress, "threading", SimpleNamespace(Event=Ended, Thread=threading.Thread, Lock=threading.Lock))
+    monkeypatch.setattr(run_lock, "threading", SimpleNamespace(Event=Ended, Thread=threading.Thread))
     monkeypatch.setattr(progress.time, "thread_time", lambda: next(clock))
     with Scene(stages("a")).shown():
         pass
