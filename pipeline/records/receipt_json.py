@@ -5,11 +5,13 @@ their value has a short form, and their own name where it has not, as in ledgers
 
     k, c, w, d   key, count_key, written, digest: base64 in place of hexadecimal digits
     s            seconds: whole microseconds, by the first letter of the stage
-    m            peak_bytes
+    M            peak_bytes in KiB
     f            files: `//` stands for `/NAME`
-    n            counts: `p` are pixels by predicted class, `t` truth, prediction and pixels of each pair of classes, one after the other,
-                 `b` number, pixels, right pixels and summed confidence of each bin of confidence, one after the other
+    n            counts: `p` are pixels by predicted class; `i` place in the matrix, row by row, and pixels of each pair of classes;
+                 `b` number, pixels, right pixels and summed confidence of each bin; numbers by the letters of COUNTED
     a            actor
+
+Earlier versions wrote `m`, peak_bytes in bytes, and in `n` a `t`: truth, prediction and pixels of each pair.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from pipeline.statistics import CONFIDENCE_BINS, Counts, ObjectCounts
 __all__ = ["decode", "encode"]
 
 HASHES = {"key": "k", "count_key": "c", "written": "w", "digest": "d"}
-AS_THEY_ARE = {"peak_bytes": "m", "actor": "a"}
+COUNTED = {"cross_entropy": "e", "cross_entropy_pixels": "x", "overlap_equal": "q", "overlap_pixels": "o", "no_prediction": "u"}
 STAGES = {"read": "r", "compute": "c", "stitch": "s", "count": "n", "write": "w"}
 ARRAYS = ("predicted", "confusion", "confidence")
+FULL = {letter: name for name, letter in COUNTED.items()}
 LETTERS = {letter: stage for stage, letter in STAGES.items()}
 MICRO = 1e6
+KIB = 1024
 
 
 def encode(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,9 +50,10 @@ def encode(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in row and (packed := _pack(row[name])):
             row[short] = packed
             del row[name]
-    for name, short in AS_THEY_ARE.items():
-        if name in row:
-            row[short] = row.pop(name)
+    if row.get("peak_bytes", 1) % KIB == 0:
+        row["M"] = row.pop("peak_bytes") // KIB
+    if "actor" in row:
+        row["a"] = row.pop("actor")
     if "seconds" in row and (seconds := _short_seconds(row["seconds"])):
         row["s"] = seconds
         del row["seconds"]
@@ -76,11 +81,12 @@ def decode(row: Mapping[str, Any]) -> dict[str, Any]:
         values["written"] = _unpack_shared(values.pop("w"))
     if "d" in values:
         values["digest"] = b64decode(values.pop("d") + "==").hex()
-    for name, short in AS_THEY_ARE.items():
-        if short in values:
-            values[name] = values.pop(short)
-    if "actor" in values:
-        values["actor"] = sys.intern(values["actor"])
+    if "M" in values:
+        values["peak_bytes"] = KIB * values.pop("M")
+    elif "m" in values:
+        values["peak_bytes"] = values.pop("m")
+    if "a" in values:
+        values["actor"] = sys.intern(values.pop("a"))
     if "s" in values:
         values["seconds"] = {LETTERS.get(stage, stage): number / MICRO for stage, number in values.pop("s").items()}
     if "f" in values:
@@ -131,10 +137,12 @@ def _counts_to_json(counts: Counts) -> dict[str, Any]:
     row = {name: value for name, value in row.items() if name not in ARRAYS and (value or name == "cross_entropy")}
     if row["cross_entropy"] is None:
         del row["cross_entropy"]
+    row = {COUNTED.get(name, name): value for name, value in row.items()}
     row["p"] = counts.predicted.tolist()
     if counts.confusion is not None:
-        rows, cols = np.nonzero(counts.confusion)
-        row["t"] = np.stack([rows, cols, counts.confusion[rows, cols]], axis=1).ravel().tolist()
+        flat = counts.confusion.ravel()
+        places = np.flatnonzero(flat)
+        row["i"] = np.stack([places, flat[places]], axis=1).ravel().tolist()
     if counts.confidence is not None:
         bins = np.flatnonzero(counts.confidence[0])
         row["b"] = np.stack([bins, *counts.confidence[:, bins]], axis=1).ravel().tolist()
@@ -142,17 +150,20 @@ def _counts_to_json(counts: Counts) -> dict[str, Any]:
 
 
 def _counts_from_json(row: Mapping[str, Any]) -> Counts:
-    rest = dict(row)
+    rest = {FULL.get(name, name): value for name, value in row.items()}
     predicted = np.array(rest.pop("p"), np.int64)
     if (bins := rest.pop("b", None)) is not None:
         rest["confidence"] = np.zeros((3, CONFIDENCE_BINS), np.int64)
         for index in range(0, len(bins), 4):
             rest["confidence"][:, bins[index]] = bins[index + 1 : index + 4]
-    if (flat := rest.pop("t", None)) is None:
+    pairs, triples = rest.pop("i", None), rest.pop("t", None)
+    if pairs is None and triples is None:
         return Counts(predicted, **rest)
     matrix = np.zeros((len(predicted), len(predicted)), np.int64)
-    for index in range(0, len(flat), 3):
-        matrix[flat[index], flat[index + 1]] = flat[index + 2]
+    if pairs is not None:
+        matrix.flat[pairs[::2]] = pairs[1::2]
+    else:
+        matrix[triples[::3], triples[1::3]] = triples[2::3]
     return Counts(predicted, confusion=matrix, **rest)
 
 

@@ -46,7 +46,7 @@ SIZES = {"a": (256, 300), "b": (200, 256), "c": (130, 170)}
 STAMP_S = 1_700_000_000  # when every file was last changed: the keys of a ledger depend on it
 LIMIT_S = 400  # for one command, or for what is waited for
 
-CLOCKS_OF_RECEIPTS = ("seconds", "peak_bytes", "s", "m", "a")  # how long a block took, how large its process was, and which it was
+CLOCKS_OF_RECEIPTS = ("seconds", "peak_bytes", "s", "m", "M", "a")  # how long a block took, how large its process was, and which it was
 MACHINE_OF_RUN_JSON = ("versions", "hardware", "started", "ended", "seconds", "pixels_per_second", "busy_share")  # where, when, how fast
 CLOCK_OF_REPORT = "timing"  # the one part of a report that differs from run to run, by contract
 CLOCKS_OF_HISTORY = ("seconds", "crops_per_second")  # columns of a training's history.csv

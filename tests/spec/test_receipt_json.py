@@ -15,7 +15,7 @@ from pipeline.records.ledger import encode_row
 from pipeline.statistics import CONFIDENCE_BINS, Counts
 from tests.conftest import blobs, save_tiff
 
-MOST_BYTES = 320  # a row of the ledger, of a block with truth of two classes
+MOST_BYTES = 300  # a row of the ledger, of a block with truth of two classes
 OLD = """{"phase":"predict","image":"img","block":"img:0.3.46","key":"c68f21235d03525a70051a00","count_key":"088ded249862d105c953d714",
 "attempts":1,"seconds":{"read":0.004755,"stitch":9e-06},"peak_bytes":194637824,"digest":"71146420885ca9dd85c1a6b68a48152d",
 "files":{"masks/img.ome.zarr/0/c/3/46":137},"counts":{"no_prediction":0,"cross_entropy_pixels":0,"overlap_equal":0,"overlap_pixels":0,
@@ -99,9 +99,21 @@ def test_receipts_of_earlier_versions_are_read():
     assert len(encode_row("receipt", receipt.to_json())) <= MOST_BYTES
 
 
+def test_receipts_of_the_version_before_are_read():
+    """Pairs of classes by truth and prediction, peaks in bytes, and counts by their whole names."""
+    receipt = Receipt.from_json(json.loads(OLD))
+    row = receipt.to_json()
+    before = {**row, "m": 1024 * row["M"], "n": {"p": [147, 109], "t": [0, 0, 138, 1, 0, 9, 1, 1, 109], "no_prediction": 3}}
+    del before["M"]
+    found = Receipt.from_json(before)
+    assert found.peak_bytes == receipt.peak_bytes
+    assert found.counts is not None
+    assert (found.counts.confusion.tolist(), found.counts.no_prediction) == ([[138, 0], [9, 109]], 3)
+
+
 @pytest.mark.parametrize("truth", ["truth.tif", None])
 def test_a_row_takes_few_bytes(tmp_path, engine, truth):
-    """The rows of a run's blocks, with files, seconds, a digest and counts, take at most 320 bytes each."""
+    """The rows of a run's blocks, with files, seconds, a digest and counts, take at most 300 bytes each."""
     pixels_YX = blobs((256, 256))
     save_tiff(tmp_path / "slide_01.tif", pixels_YX)
     save_tiff(tmp_path / "truth.tif", (pixels_YX > 100).astype(np.uint8))
