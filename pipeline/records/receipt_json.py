@@ -7,8 +7,9 @@ their value has a short form, and their own name where it has not, as in ledgers
     s            seconds: whole microseconds, by the first letter of the stage
     M            peak_bytes in KiB
     f            files: `//` stands for `/NAME`
-    n            counts: `p` are pixels by predicted class; `i` place in the matrix, row by row, and pixels of each pair of classes;
-                 `b` number, pixels, right pixels and summed confidence of each bin; numbers by the letters of COUNTED
+    n            counts: `p` are pixels by predicted class, or the number of classes where the matrix sums to them; `i` place in
+                 the matrix, row by row, and pixels of each pair of classes; `b` number, pixels, right pixels and summed confidence
+                 of each bin; numbers by the letters of COUNTED
     a            actor
 
 Earlier versions wrote `m`, peak_bytes in bytes, and in `n` a `t`: truth, prediction and pixels of each pair.
@@ -140,6 +141,8 @@ def _counts_to_json(counts: Counts) -> dict[str, Any]:
     row = {COUNTED.get(name, name): value for name, value in row.items()}
     row["p"] = counts.predicted.tolist()
     if counts.confusion is not None:
+        if np.array_equal(counts.confusion.sum(axis=0), counts.predicted):
+            row["p"] = len(counts.predicted)
         flat = counts.confusion.ravel()
         places = np.flatnonzero(flat)
         row["i"] = np.stack([places, flat[places]], axis=1).ravel().tolist()
@@ -151,20 +154,23 @@ def _counts_to_json(counts: Counts) -> dict[str, Any]:
 
 def _counts_from_json(row: Mapping[str, Any]) -> Counts:
     rest = {FULL.get(name, name): value for name, value in row.items()}
-    predicted = np.array(rest.pop("p"), np.int64)
+    predicted = rest.pop("p")
+    num_classes = predicted if isinstance(predicted, int) else len(predicted)
     if (bins := rest.pop("b", None)) is not None:
         rest["confidence"] = np.zeros((3, CONFIDENCE_BINS), np.int64)
         for index in range(0, len(bins), 4):
             rest["confidence"][:, bins[index]] = bins[index + 1 : index + 4]
     pairs, triples = rest.pop("i", None), rest.pop("t", None)
     if pairs is None and triples is None:
-        return Counts(predicted, **rest)
-    matrix = np.zeros((len(predicted), len(predicted)), np.int64)
+        return Counts(np.array(predicted, np.int64), **rest)
+    matrix = np.zeros((num_classes, num_classes), np.int64)
     if pairs is not None:
         matrix.flat[pairs[::2]] = pairs[1::2]
     else:
         matrix[triples[::3], triples[1::3]] = triples[2::3]
-    return Counts(predicted, confusion=matrix, **rest)
+    if isinstance(predicted, int):
+        predicted = matrix.sum(axis=0)
+    return Counts(np.array(predicted, np.int64), confusion=matrix, **rest)
 
 
 def _old_counts(row: Mapping[str, Any]) -> Counts:

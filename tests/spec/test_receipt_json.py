@@ -80,6 +80,15 @@ def plain(receipt):
     return values
 
 
+def test_predicted_pixels_are_written_once():
+    """Sums of the matrix that say them are not written again; pixels without truth make them differ."""
+    confusion = np.array([[3, 1], [0, 4]])
+    for predicted, written in ([3, 5], 2), ([3, 6], [3, 6]):
+        receipt = Receipt("predict", "a", "a:0.0.0", counts=Counts(np.array(predicted), confusion=confusion))
+        assert receipt.to_json()["n"]["p"] == written
+        assert plain(Receipt.from_json(receipt.to_json())) == plain(receipt)
+
+
 @given(receipts())
 def test_a_receipt_comes_back_as_it_was(receipt):
     """Every field, whether it has a short form or not: keys that are no hashes, names that hold `/` and `:`, unrounded seconds."""
