@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import pytest
 from pipeline.records import latest, read_rows
 from tests.faults.scene import REPOSITORY, Scene, assert_same, gigaseg, has_rows, is_alive, log_of, run, run_json, started, wait_for
 
-# a head without room, and two machines of four cores and two make-believe GPUs; on demand one dies and another joins, or one is drained
+# A head without room, and two machines of four cores and two make-believe GPUs. On demand one dies and another joins; one is drained;
+# or it answers once Ray has noticed which machines are dead, up to 15 s later: until then it would place actors there.
 CLUSTER = """
 import sys, time
 from ray._raylet import GcsClient
@@ -32,9 +34,14 @@ add_node = lambda: cluster.add_node(num_cpus=4, num_gpus=2, **small)
 nodes = [add_node(), add_node()]
 print(cluster.address, flush=True)
 for line in sys.stdin:
-    if line == "drain\\n":
+    what, *names = line.split()
+    if what == "drain":
         deadline_ms = int(time.time() * 1000) + 60_000
-        print(GcsClient(address=cluster.address).drain_node(nodes[-1].node_id, PREEMPTION, "notice", deadline_ms), flush=True)
+        (node,) = [node.node_id for node in nodes if node.node_id.startswith(names[0])]
+        print(GcsClient(address=cluster.address).drain_node(node, PREEMPTION, "notice", deadline_ms), flush=True)
+    elif what == "settle":
+        cluster.wait_for_nodes(timeout=60)
+        print("settled", flush=True)
     else:
         cluster.remove_node(nodes.pop(), allow_graceful=False)
         nodes.append(add_node())
@@ -43,7 +50,7 @@ cluster.shutdown()
 
 # what actors on such a cluster are given, as JSON
 PINNED = """
-import json, os, sys
+import json, os, sys, time
 import ray
 from pipeline.config import Compute, Recipe
 from pipeline.scheduling.runners._cluster import join
@@ -61,6 +68,8 @@ found = {}
 
 def ask(name, share, number, avoided=()):
     with join(Compute(address=sys.argv[1], gpus_per_actor=share, actors=number), recipe, lambda line: None) as cluster:
+        while cluster.watch.view.total("GPU", free=True) < 4:  # actors of the join before are still ending
+            time.sleep(0.1)
         needs = cluster.needs_of(number, avoided)
         actors = [cluster.start(Probe, "job", needs=needs, avoided=avoided) for _ in range(number)]
         found[name] = ray.get([actor.told.remote() for actor in actors], timeout=60)
@@ -125,6 +134,17 @@ def cluster(environment):
 def tell(cluster, what):
     cluster.stdin.write(f"{what}\n")
     cluster.stdin.flush()
+
+
+def settle(cluster):
+    """Wait until Ray knows of exactly the machines that there are."""
+    tell(cluster, "settle")
+    assert cluster.stdout.readline() == "settled\n"
+
+
+def nodes_of_actors(folder):
+    """How the ids of the nodes begin on which actors got ready, in that order."""
+    return re.findall(r"actor \d+ ready on node \S+ \((\w+)\)", log_of(folder))
 
 
 def on(cluster, **more):
@@ -241,9 +261,10 @@ def test_a_machine_that_will_go_away_is_left(tmp_path, cluster):
     """After a preemption notice its actor finishes the blocks in flight and gets no more; none is lost, done twice or charged."""
     scene = Scene(tmp_path, seconds=0.5, compute=on(cluster, actors=2))
     folder = tmp_path / "left"
+    settle(cluster)
     with started("run", scene.yaml("left"), env={"RAY_AUTH_MODE": "disabled"}) as command:
-        wait_for(has_rows(command, folder, 5), "blocks")
-        tell(cluster, "drain")
+        wait_for(lambda: has_rows(command, folder, 5)() and len(nodes_of_actors(folder)) == 2, lambda: command.told)
+        tell(cluster, f"drain {nodes_of_actors(folder)[-1]}")
         assert cluster.stdout.readline() == "(True, '')\n"
         ended = command.wait()
     assert ended.code == 0, ended.told
