@@ -181,13 +181,18 @@ class LocalStorage(Storage):
 
     @override
     def delete_tree(self, prefix: str) -> None:
-        """Remove every file below ``prefix``; a folder disappears at once, before its files are removed one by one."""
+        """Remove every file below ``prefix``, and what a process that was killed while it removed or replaced them left.
+
+        A folder disappears at once, before its files are removed one by one.
+        """
         with self._file(prefix) as path:
-            if path.is_dir() and not path.is_symlink():
+            is_there = path.is_dir() and not path.is_symlink()
+            if is_there or path.with_name(unfinished_name(path.name)).is_dir():
                 with scratch_folder(path, self.root) as scratch:
-                    self._before_change()
-                    path.rename(scratch / path.name)
-                    shutil.rmtree(scratch / path.name)
+                    if is_there:
+                        self._before_change()
+                        path.rename(scratch / path.name)
+                        shutil.rmtree(scratch / path.name)
                 self._remove_empty_parents(path)
 
     @override

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from pipeline.errors import InputError, StoreError
 from pipeline.records import read_rows
-from pipeline.storage import LocalStorage
+from pipeline.storage import LocalStorage, local_files
 
 
 def fail_with(number):
@@ -48,6 +50,17 @@ def test_no_link_leads_out_of_the_folder(tmp_path, key):
         with pytest.raises(InputError, match="inside this folder"):
             call()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_removal_that_was_killed_is_finished(tmp_path):
+    """Files that a killed process had begun to remove, and which no key names any more, go with the next removal."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / "a" / ".b.partial" / f"{local_files._machine()}.{dead.pid}.1" / "b"
+    left.mkdir(parents=True)
+    (left / "c").touch()
+    LocalStorage(tmp_path).delete_tree("a/b")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_in_the_making_are_not_listed(tmp_path):
