@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +10,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.browser.golden_pictures import write_fonts
+
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 INLINE = ("data", "blob")  # schemes of what a page holds itself
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    """A browser; the test is skipped where none is installed.
+def chromium(tmp_path_factory):
+    """A browser that has the same font on every machine; the test is skipped where none is installed.
 
     It lives as long as a file of tests: Playwright runs an asyncio loop in the main thread, which other tests may need. A server that
     these tests talk to runs in a thread or in a process of its own.
@@ -26,7 +29,9 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # root, as in a container, has no sandbox
+        env = {**os.environ, "FONTCONFIG_FILE": str(write_fonts(tmp_path_factory.mktemp("fonts")))}
+        # root, as in a container, has no sandbox
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], env=env)
         yield browser
         browser.close()
 

@@ -1,12 +1,11 @@
 """Pictures that pages must resemble, small enough to be kept: ``RENEW_GOLDEN=1 pytest tests/browser`` writes them again.
 
-Machines have different fonts, and draw edges of letters differently. So the page gets the font that Pillow brings, and pictures are
-compared at an eighth of their size, by the mean of each cell, which may have moved by a pixel.
+Machines have different fonts, and draw edges of letters differently. So the browser of the tests finds one font, which Pillow brings,
+and pictures are compared at an eighth of their size, by the mean of each cell, which may have moved by a pixel.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import tempfile
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFont
 from scipy.ndimage import uniform_filter
 
-__all__ = ["GOLDEN", "TOLERANCE", "assert_looks_like", "difference"]
+__all__ = ["GOLDEN", "TOLERANCE", "assert_looks_like", "difference", "write_fonts"]
 
 GOLDEN = Path(__file__).parent / "golden"
 SHRINK = 8
@@ -26,14 +25,20 @@ SHIFT = 1  # of a small picture, in every direction
 TOLERANCE = 18.0  # of 255; tests/browser/test_golden_pictures.py says what is below and above
 HEIGHTS = 0.02  # a page may be so much longer or shorter
 
-SET_FONT = """async (data) => {
-  const font = new FontFace("golden", Uint8Array.from(atob(data), (one) => one.charCodeAt(0)));
-  document.fonts.add(await font.load());
-  const style = new CSSStyleSheet();
-  style.replaceSync("* { font-family: golden !important; }");
-  document.adoptedStyleSheets = [style];
-  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
-}"""
+FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{folder}</dir><cachedir>{folder}</cachedir>
+<match target="pattern"><edit name="hintstyle" mode="assign"><const>hintslight</const></edit></match></fontconfig>"""
+
+
+def write_fonts(folder):
+    """Write the only font of a browser, and how it draws edges of letters.
+
+    Returns the file that the environment variable ``FONTCONFIG_FILE`` must name for it.
+    """
+    (folder / "golden.ttf").write_bytes(ImageFont.load_default(16).font_bytes)
+    path = folder / "fonts.conf"
+    path.write_text(FONTS.format(folder=folder))
+    return path
 
 
 def assert_looks_like(what, name):
@@ -55,8 +60,7 @@ def assert_looks_like(what, name):
 
 
 def picture_of(page):
-    """Return a PNG of a whole page, in the font that is the same on every machine. The page keeps that font."""
-    page.evaluate(SET_FONT, base64.b64encode(ImageFont.load_default(16).font_bytes).decode())
+    """Return a PNG of a whole page."""
     return page.screenshot(full_page=True, animations="disabled")
 
 
