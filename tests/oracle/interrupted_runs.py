@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from pipeline.scheduling.execution import _Execution
+from pipeline.scheduling.runners import serial
 from tests.conftest import blobs, save_tiff
 
 CLASSES = [{"name": "low", "values": [0]}, {"name": "high", "values": "other"}]
@@ -50,6 +52,33 @@ def ending_after(count, error):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Execution, "book", book_and_end)
         yield booked
+
+
+@contextmanager
+def stopping_after(count):
+    """Ask a serial run to stop once it has begun so many blocks; those are finished, however far its threads read ahead."""
+    runs = []
+    book, process = _Execution.book, serial.process
+
+    def book_and_keep(self, block, receipt):
+        runs.append(self)
+        book(self, block, receipt)
+
+    def limited(feed, *args):
+        numbers = itertools.count()
+
+        def next_block():
+            if next(numbers) < count:
+                return feed()
+            runs[-1].flagged, runs[-1].looked = True, float("inf")
+            return None
+
+        return process(next_block, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Execution, "book", book_and_keep)
+        patch.setattr(serial, "process", limited)
+        yield
 
 
 def assert_same(one, other, names=("a", "b")):
