@@ -72,7 +72,7 @@ def watch(
     stopped = threading.Event()
     with handle_signals(lambda *_: stopped.set()):
         config = config_of(folder, config_path, overrides)
-        arrivals = Arrivals(config, config.images[0], settle_s)
+        arrivals = Arrivals(config, str(config.images[0]), settle_s)
         folder_of_run = RunFolder(config.output)
         with watching(folder_of_run):
             watcher = _Watcher(config, arrivals, folder_of_run, as_json, stopped=stopped)
@@ -116,7 +116,7 @@ def print_schedule(
         raise InputError(Problem("--schedule", repr(schedule), "minute, hour, day, month and day of the week, such as '0 2 * * *'"))
     (place,) = config_of(folder, config_path, overrides).images
     program = Path(sys.executable).with_name("gigaseg")
-    parts = [str(program), "watch", place, "--config", str(config_path.absolute()), "--once"]
+    parts = [str(program), "watch", str(place), "--config", str(config_path.absolute()), "--once"]
     parts += [f"--settle={settle_s!r}"] if settle_s != SETTLE_S else []
     parts += [f"--every={every_s!r}"] if every_s != EVERY_S else []
     parts += ["--json"] if as_json else []
@@ -201,7 +201,7 @@ class _Watcher:
         try:
             return self.arrivals.look()
         except (GigasegError, OSError) as error:
-            folder, why = self.config.images[0], str(error)
+            folder, why = str(self.config.images[0]), str(error)
             raise GigasegError(why if folder in why else f"{folder}: {why}") from error
 
     def take(self, settled: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def fitting(config: Config, known: Sequence[str], new: Sequence[str], refused: d
     Raises:
         StoreError: the folder is gone: nothing can be said of an image.
     """
-    folder = config.images[0]
+    folder = str(config.images[0])
     if not new:
         return []
     try:
@@ -116,7 +116,7 @@ def summaries(folder: RunFolder, report: Mapping[str, Any]) -> Iterator[dict[str
 
 def refusal(config: Config, path: str, why: str) -> dict[str, Any]:
     """Return what is said of an image that no run can take."""
-    name = path.removeprefix(config.images[0].rstrip("/") + "/")
+    name = path.removeprefix(str(config.images[0]).rstrip("/") + "/")
     nothing = {"pixels": 0, "seconds": 0.0, "shares": {}, "mean_iou": None}
     return {"name": name, "key": hash_values(why), **nothing, "failures": 1, "causes": [why]}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import Config, Source
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.readers import SCHEME, HeldArray, array_name
 from pipeline.scheduling import EXIT_INTERRUPTED
@@ -44,12 +44,12 @@ class ArrayInputs:
         """The YAML's ``images``; files do not have their names yet."""
         return [*(path for _, path in self.files), *(array.path for array in self.arrays)]
 
-    def names_given(self, images: Sequence[str], lists: StorageLike) -> tuple[str, ...]:
+    def names_given(self, images: Sequence[Source], lists: StorageLike) -> tuple[Source, ...]:
         """Return images with a CSV list in the place of the files that were given names; ``lists`` is where it is written.
 
         ``images`` are :attr:`images` with absolute paths.
         """
-        rows = [(images[at], name) for at, (name, _) in enumerate(self.files) if name is not None]
+        rows = [(str(images[at]), name) for at, (name, _) in enumerate(self.files) if name is not None]
         if not rows:
             return tuple(images)
         text, storage = io.StringIO(), open_storage(lists)

@@ -148,7 +148,8 @@ def evaluate(
     specs = listed_classes(Path(classes)) if isinstance(classes, str | PathLike) else _plain(classes)
     scratch = TemporaryDirectory(prefix="gigaseg-scores-") if output is None else nullcontext(fspath(output))
     with remember_interrupts(), scratch as folder, TemporaryDirectory(prefix="gigaseg-lists-") as lists:
-        exit_code, content = score_masks(inputs.names_given(images, lists), inputs.truth or "", specs, ignore, folder, instances=instances)
+        masks = [str(one) for one in inputs.names_given(images, lists)]
+        exit_code, content = score_masks(masks, inputs.truth or "", specs, ignore, folder, instances=instances)
     if exit_code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return Report(content)

@@ -38,18 +38,18 @@ from pipeline.config.schema import (
     ClassSpec,
     Compute,
     Config,
-    NonEmptyText,
     PixelSize,
     PluginSpec,
     PositiveInteger,
     Resolution,
     ResolutionKey,
-    StrictModel,
     Tiling,
     YamlKind,
     json_schema,
     parse_bytes,
 )
+from pipeline.config.sources import Mosaic, Source, Sources, Truth, TruthSpec, Zones
+from pipeline.config.strict_model import NonEmptyText, StrictModel
 from pipeline.config.yaml_document import KeyLocations, read_yaml
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "Compute",
     "Config",
     "KeyLocations",
+    "Mosaic",
     "NonEmptyText",
     "PixelSize",
     "PluginSpec",
@@ -70,9 +71,14 @@ __all__ = [
     "Recipe",
     "Resolution",
     "ResolutionKey",
+    "Source",
+    "Sources",
     "StrictModel",
     "Tiling",
+    "Truth",
+    "TruthSpec",
     "YamlKind",
+    "Zones",
     "absolute_path",
     "as_spelled",
     "check_exists",

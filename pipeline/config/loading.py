@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.paths import absolute_source, check_exists
 from pipeline.config.schema import RUN_YAML, ClassList, ClassSpec, Config, YamlKind
+from pipeline.config.sources import PATH_KEYS
 from pipeline.config.yaml_document import KeyLocations, YamlDocument, apply_override, parse_yaml, read_yaml
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import Plugin, available, build, find, from_text, title_of
@@ -118,11 +119,7 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
         raise InputError(secrets)  # alone: another message could show them
     _expand_short_forms(kind, data)
     for key in kind.path_keys & data.keys():
-        value = data[key]
-        if isinstance(value, list):
-            data[key] = [to_absolute(item, join_keys(key, index)) for index, item in enumerate(value)]
-        else:
-            data[key] = to_absolute(value, key)
+        data[key] = _with_paths(data[key], key, to_absolute)
     problems = _fill_plugin_options(kind, data, to_absolute)
     try:
         config = kind.schema.model_validate(data).with_locations(locations)
@@ -134,6 +131,15 @@ def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     # Missing images are reported together with the mistakes. Where there are no mistakes, listing the images reports them.
     problems = sorted([*problems, *_missing_images(data)], key=lambda problem: locations.line(problem.where))
     raise InputError([*document.problems, *(replace(problem, where=locations.where(problem.where)) for problem in problems)])
+
+
+def _with_paths(value: Any, key: str, to_absolute: Callable[[Any, str], Any]) -> Any:
+    """Return a value of the YAML with absolute paths: a path, a list of paths, or a mapping that holds one."""
+    if isinstance(value, list):
+        return [_with_paths(item, join_keys(key, index), to_absolute) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        return value | {name: to_absolute(value[name], join_keys(key, name)) for name in PATH_KEYS if name in value}
+    return to_absolute(value, key)
 
 
 def _secrets(data: Any, key: str = "") -> list[Problem]:
@@ -181,7 +187,7 @@ def _missing_images(data: Mapping[str, Any]) -> list[Problem]:
 def _expand_short_forms(kind: YamlKind, data: dict[str, Any]) -> None:
     """Replace short forms by the long ones, in place: ``model: unet``, ``writers: [tiff]``, ``images: one.tif``."""
     for key in kind.list_keys & data.keys() - kind.plugin_kinds.keys():
-        if isinstance(data[key], str):
+        if isinstance(data[key], (str, dict)):
             data[key] = [data[key]]
     for key, plugin_kind in kind.plugin_kinds.items():
         value = data.get(key)

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     Strict,
@@ -22,6 +20,8 @@ from pydantic import (
 )
 
 from pipeline.config.colors import COLOR
+from pipeline.config.sources import Sources, Truth, ZonesKey
+from pipeline.config.strict_model import NonEmptyText, StrictModel
 from pipeline.config.yaml_document import KeyLocations
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available, find
@@ -58,7 +58,6 @@ DEFAULT_PLUGINS: Mapping[str, Any] = {"reader": {"name": "auto"}, "metrics": [{"
 Auto = Literal["auto"]
 PositiveInteger = Annotated[int, Field(ge=1)]
 Integers = Annotated[tuple[int, ...], Strict(strict=False)]  # a YAML list is a Python list
-NonEmptyText = Annotated[str, Field(min_length=1)]
 PixelSize = Annotated[float, Field(gt=1e-4, lt=1e6)]  # micrometres, metres for maps; sizes outside are mistakes
 _SPEC = "{name: ..., option: ...}"
 _RESOLUTIONS = "{pixel_size: 0.5}, {diameter: 30}, {scale: 0.5}, {level: 2}"
@@ -67,12 +66,6 @@ PluginSpecs = Annotated[tuple[PluginSpec, ...], Strict(strict=False), Expected(f
 
 _UNITS = {"": 1, "b": 1} | {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
 _UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
-
-
-class StrictModel(BaseModel):
-    """A frozen mapping of the YAML that refuses unknown keys, values of another type, NaN and infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=False)
 
 
 def parse_bytes(text: str | int) -> int:
@@ -236,11 +229,11 @@ def _check_mean_std(numbers: dict[str, list[float]]) -> list[Problem]:
 class Config(StrictModel):
     """All keys of a run. Paths are absolute once the config is loaded."""
 
-    images: Annotated[tuple[NonEmptyText, ...], Strict(strict=False), Expected("a list of files, folders, globs, URLs or CSV lists")] = (
-        Field(min_length=1, description="files, folders, globs, URLs, sample:NAME, or a CSV: image[,name,truth,pixel_size,channels,level]")
+    images: Annotated[Sources, Field(min_length=1)] = Field(
+        description="files, folders, globs, URLs, sample:NAME, {mosaic: tiles/*.tif}, CSV: image[,name,truth,pixel_size,channels,level]"
     )
-    truth: NonEmptyText | None = Field(
-        default=None, description="reference masks, such as truth/{stem}.png; {stem}, {name}, {image}, {folder}; null: none"
+    truth: Truth | None = Field(
+        default=None, description="reference masks or polygons, such as truth/{stem}.png; {stem}, {name}, {image}, {folder}; null: none"
     )
     classes: Classes | None = Field(default=None, description="in the order of their ids; null: as the model names them")
     ignore: int | Annotated[str, Expected("a colour '#rrggbb'")] | None = Field(
@@ -269,6 +262,7 @@ class Config(StrictModel):
         default=None,
         description="how objects are told apart: components, border, watershed, radial, flows, or auto, as the model declares; null: not",
     )
+    zones: ZonesKey | None = Field(default=None, description="polygons whose areas of each class are reported apart; null: none")
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")
     writers: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as")
     compute: Compute = Field(default=Compute(), description="where and how it runs")
@@ -277,16 +271,6 @@ class Config(StrictModel):
     )
 
     _locations: KeyLocations = PrivateAttr(default_factory=KeyLocations)
-
-    @field_validator("truth")
-    @classmethod
-    def _placeholders(cls, truth: str | None) -> str | None:
-        names = ["stem", "name", "image", "folder"]
-        unknown = [word for word in re.findall(r"\{([^{}]*)\}", truth or "") if word not in names]
-        if unknown:
-            expected = "{stem}, {name}, {image} or {folder}"
-            raise problems_error([Problem("", f"{{{word}}}", expected, nearest(word, names)) for word in unknown])
-        return truth
 
     @field_validator("ignore")
     @classmethod
@@ -329,7 +313,7 @@ class YamlKind:
     schema: type[Any]  # the pydantic model of its keys
     plugin_kinds: Mapping[str, str]  # for each key that names plug-ins, their kind, such as `models`
     default_plugins: Mapping[str, Any]  # for each key that need not be written, the plug-ins that it then names
-    path_keys: frozenset[str] = frozenset({"images", "truth", "output"})
+    path_keys: frozenset[str] = frozenset({"images", "truth", "zones", "output"})
     list_keys: frozenset[str] = frozenset({"images", "metrics", "writers"})  # one value may stand for a list of one
     sparse_keys: frozenset[str] = frozenset()  # their plug-ins keep only options that were written; the images decide the others
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from pipeline.config import Recipe
-from pipeline.inputs import TRUTH_READER, Image, TruthMap, open_at_least
+from pipeline.inputs import Image, TruthMap, open_at_least
 from pipeline.instances import Instances
 from pipeline.models import Model
 from pipeline.raster import Header
@@ -36,7 +36,6 @@ class Job:
         fitters: what the fit phase gathers.
         classes: ``{"id", "name", "color"}`` in order.
         truth_map: from truth values to class ids; None: no image has truth.
-        truth_reader: reader name and options for truth files.
         skip: chooses what is not computed; None: everything is computed.
         instances: how objects are told apart; None: they are not.
         object_classes: ids of the classes that have objects.
@@ -56,7 +55,6 @@ class Job:
     fitters: Fitters = field(default_factory=Fitters)
     classes: Sequence[Mapping[str, Any]] = ()
     truth_map: TruthMap | None = None
-    truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)
     skip: Skip | None = None
     instances: Instances | None = None
     object_classes: Sequence[int] = ()

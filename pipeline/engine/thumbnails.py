@@ -121,7 +121,7 @@ def _drawn_truth(job: Job, image: Image, shape: tuple[int, int], plane: int) -> 
     """Return the truth at the pixels of the mask's picture; None where there is none, or a value belongs to no class."""
     if image.truth is None or job.truth_map is None:
         return None
-    with suppress(BlockError, InputError), open_truth(image, job.truth_reader) as truth:
+    with suppress(BlockError, InputError), open_truth(image) as truth:
         raw_CYX, valid_YX = pick_pixels(truth, shape, plane)
         return job.truth_map.apply(raw_CYX, Box(0, 0, *shape), valid_YX)
     return None

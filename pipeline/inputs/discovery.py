@@ -11,7 +11,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.config import Config, as_spelled, check_exists, expand_glob, is_glob, is_sample, is_url, normal_form, split_glob
+from pipeline.config import (
+    Config,
+    Mosaic,
+    TruthSpec,
+    as_spelled,
+    check_exists,
+    expand_glob,
+    is_glob,
+    is_sample,
+    is_url,
+    normal_form,
+    split_glob,
+)
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.csv_list import Row, read_csv_list
 from pipeline.inputs.file_groups import FoundImage, ReaderCache, first_of, merge_duplicates, merge_side_files, split_members
@@ -19,6 +31,8 @@ from pipeline.inputs.left_out import NO_FILE, OF_RUN, ImageFiles, LeftOut, descr
 from pipeline.inputs.names import SHORT, NameCandidate, cut_name, is_path_too_long, long_part, name_flaw, resolve_names
 from pipeline.inputs.pairing import pair_truth
 from pipeline.inputs.samples import resolve_sample
+from pipeline.inputs.truth import TRUTH_READER
+from pipeline.inputs.truth_sources import mosaic_reader, template_of, truth_reader
 from pipeline.readers import array_name, exists_at, expand_url, has_file, is_array_path, is_remote, is_web, walk_url
 from pipeline.validation import join_keys
 
@@ -42,6 +56,7 @@ class ListedImage:
     overrides: Mapping[str, Any] = field(default_factory=dict)  # reader options of this image, from a CSV list or a file of several
     beside: Sequence[str] | None = None  # files that belong to it; they need not exist; None: ask its reader
     fault: str = ""  # why its outputs cannot be written; empty if they can
+    truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)  # name and options of the reader of its truth
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,10 @@ def list_images(config: Config, accepted: Collection[str] | None = None) -> Imag
     for index, entry in enumerate(config.images):
         where = config.where(join_keys("images", index))
         try:
-            search.add(as_spelled(entry), where)
+            if isinstance(entry, Mosaic):
+                search.add_mosaic(entry, where)
+            else:
+                search.add(as_spelled(entry), where)
         except InputError as error:
             search.problems += error.problems
     readers = ReaderCache(config.reader)
@@ -79,18 +97,27 @@ def list_images(config: Config, accepted: Collection[str] | None = None) -> Imag
     truths = [row.truth for row in rows]
     try:
         pairs = [(name, row.image) for name, row in zip(names, rows, strict=True)]
-        truths = pair_truth(config.truth, pairs, truths, config.where("truth"), suffixes)
+        truths = pair_truth(template_of(config.truth), pairs, truths, config.where("truth"), suffixes)
     except InputError as error:
         problems += error.problems
+    sources = [_truth_source(truth, config.truth) for truth in truths]
     cut = [name if image.candidate.fixed else cut_name(name) for name, image in zip(names, found, strict=True)]
     problems += _bad_names(cut, rows, config.output, [image.direct for image in found])
     notes += [f"left out: {describe_left_out(left_out)}"] if left_out else []
     images = [
-        ListedImage(name, image.row.image, image.direct, truth, image.row.overrides, image.beside, _too_long(name, config.output))
-        for name, image, truth in zip(cut, found, truths, strict=True)
+        ListedImage(name, image.row.image, image.direct, truth, image.row.overrides, image.beside, _too_long(name, config.output), reader)
+        for name, image, (truth, reader) in zip(cut, found, sources, strict=True)
     ]
     left_out.sort(key=lambda one: one.path)
     return ImageList(tuple(images), tuple(left_out), (*notes, *_name_notes(names, cut)), tuple(problems))
+
+
+def _truth_source(path: str | None, truth: TruthSpec | str | None) -> tuple[str | None, Mapping[str, Any]]:
+    """Return the truth of one image and its reader; an image without a file of its own has the mosaic of masks."""
+    if path is None and isinstance(truth, TruthSpec) and truth.mosaic is not None:
+        folder, reader = mosaic_reader(truth.mosaic)
+        return folder, {**TRUTH_READER, **reader}
+    return path, TRUTH_READER if path is None else truth_reader(path, truth)
 
 
 def image_paths(config: Config, folder: str) -> list[str]:
@@ -173,6 +200,11 @@ class _Search:
             self._take_all(self.walk(text, where), text, where, f"{text!r}, a folder without images")
         else:
             self._take(Path(text).name, Row(where, text), direct=True)
+
+    def add_mosaic(self, mosaic: Mosaic, where: str) -> None:
+        """Add the one image that the tiles of a mosaic make."""
+        folder, reader = mosaic_reader(mosaic.mosaic, overlap=mosaic.overlap, warp=mosaic.warp)
+        self._take(PurePosixPath(folder).name, Row(where, folder, mosaic.name or "", overrides=reader), direct=True)
 
     def _add_url(self, text: str, where: str) -> None:
         """Add the images of a URL: a file, a Zarr store, a folder or a glob; a web server has files and stores alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pipeline.inputs.file_states import FileStates
 from pipeline.inputs.identity import hash_values, identify
 from pipeline.inputs.names import SHORT
 from pipeline.inputs.truth import TRUTH_READER
+from pipeline.inputs.truth_sources import on_grid
 from pipeline.inputs.working_grid import WorkingGrid
 from pipeline.plugins import build
 from pipeline.raster import Header, SampleRange
@@ -46,6 +48,7 @@ class Image:
     samples: SampleRange | None = None  # scaling of the samples; None: as stored
     states: FileStates = field(default_factory=FileStates)  # of its files when the run was planned
     truth_states: FileStates = field(default_factory=FileStates)  # of the files of its truth
+    truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)  # name and options of the reader of its truth
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,15 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
     try:
         reader = readers.of(listed.overrides)
         identity, states = identify(listed.path, spec, reader, listed.beside)  # before the header, which may change meanwhile
-        truth = identify(listed.truth, TRUTH_READER, _truth_reader()) if listed.truth else ("", FileStates())
         header = _read_header(listed.path, reader)
         _check_header(header, listed.path)
         _check_memory(header, listed.path, config)
-        return Image(0, listed.name, listed.path, header, spec, identity, listed.truth, truth[0], states=states, truth_states=truth[1])
+        drawn = on_grid(listed.truth_reader, header)
+        image = Image(0, listed.name, listed.path, header, spec, identity, listed.truth, states=states, truth_reader=drawn)
+        if listed.truth is None:
+            return image
+        truth_identity, truth_states = identify(listed.truth, image.truth_reader, build("readers", image.truth_reader))
+        return replace(image, truth_identity=truth_identity, truth_states=truth_states)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         if isinstance(error, GigasegError):
             return error
@@ -131,13 +138,11 @@ def _unopened(path: str, error: OSError) -> InputError:
     return InputError(Problem(path, f"a file that cannot be opened ({error})", "", "Try again: the failure may be temporary."))
 
 
-@cache
-def _truth_reader() -> Reader:
-    reader: Reader = build("readers", TRUTH_READER)
-    return reader
+def read_truth_header(image: Image) -> Header:
+    """Read the header of an image's truth, once for each file and its options."""
+    return _truth_header(image.truth or "", image.truth_identity, json.dumps(dict(image.truth_reader)))
 
 
 @cache
-def read_truth_header(path: str, identity: str) -> Header:  # noqa: ARG001 - a file that has changed has another identity
-    """Read the header of a truth, once for each identity."""
-    return _read_header(path, _truth_reader())
+def _truth_header(path: str, identity: str, reader: str) -> Header:  # noqa: ARG001 - a file that has changed has another identity
+    return _read_header(path, build("readers", json.loads(reader)))

@@ -110,7 +110,7 @@ def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes:
 def _has_ids(image: Image, truth_map: TruthMap, classes: Sequence[int]) -> bool:
     """Whether two values of one of these classes occur; a truth that cannot be read is reported when it is counted."""
     try:
-        if read_truth_header(image.truth or "", image.truth_identity).channels != 1:
+        if read_truth_header(image).channels != 1:
             return False
         seen: dict[int, set[int]] = {class_id: set() for class_id in classes}
         with open_truth(image) as raster:

@@ -25,7 +25,7 @@ def check_truth(images: Iterable[Image], truth_map: TruthMap) -> list[Problem | 
         if image.truth is None:
             continue
         try:
-            header = read_truth_header(image.truth, image.truth_identity)
+            header = read_truth_header(image)
         except InputError as error:
             problems += error.problems
             continue
@@ -113,7 +113,7 @@ def _meaning_notes(truths: Sequence[tuple[str, Header]]) -> list[str]:
 def _truth_header(image: Image) -> Header | None:
     """Return the header of an image's truth; None if there is no truth, or an unreadable one: `check_truth` reports it."""
     try:
-        return read_truth_header(image.truth, image.truth_identity) if image.truth else None
+        return read_truth_header(image) if image.truth else None
     except InputError:
         return None
 

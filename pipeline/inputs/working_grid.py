@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Resolution
 from pipeline.errors import InputError, Problem
-from pipeline.inputs.truth import TRUTH_READER
 from pipeline.models import Expectation
 from pipeline.plugins import build
 from pipeline.raster import Header, NearestRaster, Raster, ResampledRaster, RescaledRaster, resampled_header
@@ -135,9 +134,9 @@ def open_finer(image: Image, side: int) -> Iterator[Raster]:
 
 
 @contextmanager
-def open_truth(image: Image, reader: Mapping[str, Any] = TRUTH_READER) -> Iterator[Raster]:
+def open_truth(image: Image) -> Iterator[Raster]:
     """Open the truth of an image on the image's working grid, by nearest pixels."""
-    with build("readers", reader).open(image.truth) as raster:
+    with build("readers", image.truth_reader).open(image.truth) as raster:
         yield raster if image.grid is None else image.grid.from_own(raster)
 
 

@@ -7,13 +7,17 @@ May import: ``geometry`` and ``errors``. Never touches: files, models, the YAML.
 from __future__ import annotations
 
 from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale, stretch
-from pipeline.raster.opened import ArrayRaster, Header, PlaneStep, Raster, valid_pixels
+from pipeline.raster.map_tags import GEOTIFF_TAGS, MapGrid, map_grid, map_tags
+from pipeline.raster.opened import ArrayRaster, Header, Part, PlaneStep, Raster, valid_pixels
 from pipeline.raster.resampling import NearestRaster, ResampledRaster, RescaledRaster, SampleRange, resampled_header, resampled_shape
 
 __all__ = [
+    "GEOTIFF_TAGS",
     "ArrayRaster",
     "Header",
+    "MapGrid",
     "NearestRaster",
+    "Part",
     "PlaneStep",
     "Raster",
     "ResampledRaster",
@@ -23,7 +27,9 @@ __all__ = [
     "affine",
     "coarsened",
     "coordinate_system",
+    "map_grid",
     "map_scale",
+    "map_tags",
     "resampled_header",
     "resampled_shape",
     "stretch",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box
 
-__all__ = ["ArrayRaster", "Header", "PlaneStep", "Raster", "valid_pixels"]
+__all__ = ["ArrayRaster", "Header", "Part", "PlaneStep", "Raster", "valid_pixels"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,14 @@ class PlaneStep:
     step: float  # from one plane to the next, in `unit`
     unit: str = ""  # `micrometer` or `second`; empty: unknown
     offset: float = 0.0  # position of the first plane in `unit`
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a mosaic."""
+
+    name: str  # of the file, without folder and suffix
+    box: Box  # what it covers, pixels of the image
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Header:
     work_bytes: int = 0  # extra memory of a regional read, such as a large compressed tile and the decoder's copies
     georeference: Mapping[str, Any] = field(default_factory=dict)  # tags to copy into exports, such as GeoTIFF keys; plain Python
     channel_names: tuple[str, ...] = ()  # a name for each channel, or empty
+    parts: tuple[Part, ...] = ()  # files of a mosaic, so that each can get a mask of its own; empty: one file
     notes: tuple[str, ...] = ()  # facts about the pixels that a user may not expect, such as that they are palette indices
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config import Config, KeyLocations
+from pipeline.config import Config, KeyLocations, Source
 from pipeline.errors import Problem
 from pipeline.inputs import Image, TruthMap, check_truth, list_images, place_on_grids, read_headers
 from pipeline.training.schema import Names, TrainConfig
@@ -49,7 +49,7 @@ def split_images(config: TrainConfig, truth_map: TruthMap) -> DataSplit:
     return DataSplit(train, val, [*notes, *(f"exclude: {pattern!r} matches no image" for pattern in unused)], problems)
 
 
-def make_run_config(config: TrainConfig, images: Sequence[str], **keys: Any) -> Config:
+def make_run_config(config: TrainConfig, images: Sequence[Source], **keys: Any) -> Config:
     """Return the config of a run over images that are read as those of a training: to list them, and to score a bundle on them."""
     shared = {"truth": config.truth, "classes": config.classes, "ignore": config.ignore, "reader": config.reader, "output": config.output}
     return Config(images=tuple(images), **{**shared, "model": config.model, **keys}).with_locations(config.locations)
@@ -72,7 +72,7 @@ class _LocationsOfVal(KeyLocations):
         return super().where(re.sub(r"^images\b", "val", path))
 
 
-def _list_images(config: TrainConfig, key: str, entries: Sequence[str], truth_map: TruthMap) -> _Listing:
+def _list_images(config: TrainConfig, key: str, entries: Sequence[Source], truth_map: TruthMap) -> _Listing:
     run, locations = make_run_config(config, entries), config.locations
     inputs = list_images(run if key == "images" else run.with_locations(_LocationsOfVal(locations.origin, locations.lines, locations.sets)))
     kept = [candidate for candidate in inputs.images if not _matches(candidate.name, config.exclude)]

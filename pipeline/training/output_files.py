@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import records
+from pipeline.config import Mosaic
 from pipeline.errors import InputError, Problem
 from pipeline.records import Ledger, RunFolder
 from pipeline.storage import Storage
@@ -65,7 +66,7 @@ def remove_outputs(folder: RunFolder, *, take_over: bool = False) -> None:
 def _inputs(plan: TrainPlan) -> Iterator[str]:
     """Yield all that the training reads: as the YAML names it, and as it was found."""
     config = plan.config
-    yield from config.images
+    yield from (entry.mosaic if isinstance(entry, Mosaic) else entry for entry in config.images)
     yield from config.val if isinstance(config.val, tuple) else ()
     yield from map(str, plan.network.files())
     yield from (str(weights_file(Path(text))) for text in config.mean_of)

@@ -20,7 +20,9 @@ from pipeline.config import (
     PluginSpec,
     PositiveInteger,
     ResolutionKey,
+    Sources,
     StrictModel,
+    Truth,
     YamlKind,
     parse_bytes,
 )
@@ -150,8 +152,8 @@ class About(StrictModel):
 class TrainConfig(StrictModel):
     """A whole training. Paths are absolute once loaded."""
 
-    images: Texts = Field(min_length=1, description="files, folders, globs, URLs or a CSV: image[,name,truth,...]")
-    truth: NonEmptyText | None = Field(default=None, description="reference masks, such as truth/{stem}.png; null: a CSV names them")
+    images: Sources = Field(min_length=1, description="files, folders, globs, URLs, {mosaic: tiles/*.tif}, or a CSV: image[,name,...]")
+    truth: Truth | None = Field(default=None, description="reference masks or polygons, such as truth/{stem}.png; null: a CSV names them")
     exclude: Texts = Field(default=(), description="images that are left out: NAMEs, or patterns such as bad_*")
     val: Annotated[float, Field(gt=0, lt=1)] | Names | Texts = Field(
         default=0.2, description="validation images: a share of the images, {names: ..}, or files, folders and globs of their own"

@@ -55,7 +55,7 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     # Every writing thread holds one result, and so does the thread that waits for them. Beside it lies the store's copy, or what goes into
     # seam files.
     results = (writers + 1) * (mask + beside + max(mask + beside, given))
-    headers = [header, *([read_truth_header(image.truth, image.truth_identity)] if image.truth else [])]
+    headers = [header, *([read_truth_header(image)] if image.truth else [])]
     decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, pixels)
     return (readers + 1) * loaded + read + shared + network + results + readers * (decoded + copy)
 

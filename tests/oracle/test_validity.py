@@ -15,7 +15,7 @@ from pipeline.cli import main
 from pipeline.config import Recipe
 from pipeline.engine import Job, Resources, phase
 from pipeline.inputs import TRUTH_READER, Image
-from pipeline.inputs.headers import _truth_reader
+from pipeline.inputs.headers import _truth_header
 from pipeline.plugins import build
 from pipeline.raster import ArrayRaster, Header
 from pipeline.readers import Reader
@@ -72,9 +72,9 @@ def _reader(monkeypatch):
     Declared.__module__ = "declared.reader"
     monkeypatch.setitem(sys.modules, "declared.reader", module)
     monkeypatch.setitem(TRUTH_READER, "name", "declared.reader")
-    _truth_reader.cache_clear()
+    _truth_header.cache_clear()
     yield
-    _truth_reader.cache_clear()
+    _truth_header.cache_clear()
 
 
 READER = {"name": "declared.reader"}

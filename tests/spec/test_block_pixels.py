@@ -159,15 +159,16 @@ def test_truth_is_ignored_where_it_holds_no_data(tmp_path, dtype, nodata):
     raw_YX = np.zeros((20, 30), dtype)
     raw_YX[5:], raw_YX[:2] = 1, nodata
     truth = str(save_tiff(tmp_path / "t.tif", raw_YX))
-    image = Image(0, "a", "/a.tif", Header((20, 30), 1, "uint8"), {"name": "auto"}, truth=truth)
-    block = Block("predict", image, 0, 0, 0, Box(0, 0, 20, 30))
     declared = {"name": "auto", **({"nodata": nodata} if np.isfinite(nodata) else {})}
-    resources = Resources(Job(tmp_path, Recipe(), truth_map=TruthMap(2), truth_reader=declared), None)
+    image = Image(0, "a", "/a.tif", Header((20, 30), 1, "uint8"), {"name": "auto"}, truth=truth, truth_reader=declared)
+    block = Block("predict", image, 0, 0, 0, Box(0, 0, 20, 30))
+    resources = Resources(Job(tmp_path, Recipe(), truth_map=TruthMap(2)), None)
     truth_YX, told = read_truth(resources, block)
     assert told == ""
     assert np.array_equal(truth_YX, np.where(np.arange(20) < 2, 255, np.arange(20) >= 5)[:, None] * np.ones(30, int))
     resources.close()
     if np.isfinite(nodata):
+        block = replace(block, image=replace(image, truth_reader={"name": "auto"}))
         resources = Resources(Job(tmp_path, Recipe(), truth_map=TruthMap(2)), None)
         assert "belongs to no class" in read_truth(resources, block)[1]
         resources.close()

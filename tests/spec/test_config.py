@@ -244,7 +244,10 @@ def test_a_mistake_is_told_in_one_line(load, lines, message):
     [
         ("model: histogram\noutput: out\n", "run.yaml: images is missing; expected a list of files, folders"),
         ("images: []\nmodel: histogram\noutput: out\n", "run.yaml:1: images: found []; expected a list of files"),
-        ("images: ['']\nmodel: histogram\noutput: out\n", "run.yaml:1: images.0: found ''; expected text of at least 1"),
+        (
+            "images: ['']\nmodel: histogram\noutput: out\n",
+            "run.yaml:1: images.0: found '' (text); expected a file, folder, glob, URL or CSV list",
+        ),
         ("images: a.tif\noutput: out\n", "run.yaml: model is missing; expected a name, or {name: ..., option: ...}"),
         ("images: a.tif\nmodel: {}\noutput: out\n", "run.yaml:2: model.name is missing; expected "),
         ("images: a.tif\nmodel: {name: 3}\noutput: out\n", "run.yaml:2: model.name: found 3 (a whole number); expected "),
