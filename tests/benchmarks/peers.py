@@ -30,6 +30,7 @@ import tempfile
 import threading
 import time
 import venv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,18 @@ class Seen:
     refused: str = ""
 
 
-def python_of(tool: str) -> str:
+def python_of(tool: str, packages: Mapping[str, Sequence[Sequence[str]]] = PACKAGES, module: str = "") -> str:
     """Return the Python of a tool's environment, and create the environment where it is missing.
+
+    Args:
+        tool: its name.
+        packages: what pip installs for each tool, group by group.
+        module: what must then be importable; empty: as ``MODULES`` says.
 
     Raises:
         SystemExit: pip cannot install it, or it cannot be imported; the message is the reason.
     """
-    if tool not in PACKAGES:
+    if tool not in packages:
         return sys.executable
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gigaseg" / "peers" / tool
     python = folder / "bin" / "python"
@@ -89,10 +95,10 @@ def python_of(tool: str) -> str:
         venv.create(folder, clear=True, with_pip=False, symlinks=True)
         site = next(folder.glob("lib/python*/site-packages"))
         (site / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        for packages in PACKAGES[tool]:
-            pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(python), "install", "--no-deps", *packages]
+        for group in packages[tool]:
+            pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(python), "install", "--no-deps", *group]
             checked(pip)
-        checked([str(python), "-W", "ignore", "-c", f"import {MODULES.get(tool, tool)}"])
+        checked([str(python), "-W", "ignore", "-c", f"import {module or MODULES.get(tool, tool)}"])
         (folder / "complete").touch()
     return str(python)
 
