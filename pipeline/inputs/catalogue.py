@@ -96,7 +96,7 @@ def build_catalogue(config: Config, accepted: Collection[str] | None = None) -> 
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
-    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *object_notes(instances, model, kept)]
+    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *object_notes(instances, model)]
     object_classes = object_classes_of(instances, classes)
     found = Catalogue(config, model, kept, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes)
     if found.scores_objects and truth_map is not None:

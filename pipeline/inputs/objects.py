@@ -17,11 +17,9 @@ from pipeline.inputs.working_grid import open_truth
 from pipeline.instances import Instances
 from pipeline.models import Model
 from pipeline.plugins import available, find, title_of
-from pipeline.raster import stretch
 
 __all__ = ["find_truth_ids", "object_classes_of", "object_notes", "object_problems"]
 
-MAX_STRETCH = 1.01  # length on the map / length on the ground; a note is given above it
 BLOCK = 1024  # pixels of truth read at a time
 NUM_THREADS = 4
 
@@ -58,33 +56,15 @@ def _fitting(model: Model) -> list[str]:
     return [name for name, method in methods.items() if set(getattr(method, "maps", ())) <= model.maps.keys()]
 
 
-def object_notes(instances: Instances | None, model: Model, images: Sequence[Image]) -> list[str]:
-    """Return notes about the objects of a run: a halo narrower than they are, and areas that differ from those on the ground."""
+def object_notes(instances: Instances | None, model: Model) -> list[str]:
+    """Return notes about the objects of a run: a halo narrower than they are."""
     if instances is None:
         return []
-    notes, diameter = [*_stretch_notes(images), *_degree_notes(images)], model.expects.diameter or 0
+    notes, diameter = list[str](), model.expects.diameter or 0
     if instances.joins == "agreement" and instances.halo < diameter:
         found = f"instances.halo: {instances.halo} is less than {diameter:g} px, the diameter of the objects that the model was trained on"
         notes.append(f"{found}: objects at block borders may be cut or joined")
     return notes
-
-
-def _stretch_notes(images: Sequence[Image]) -> list[str]:
-    """Return a note if areas of objects, which are those on the map, differ from those on the ground, as in web Mercator."""
-    known = ((image, stretch(image.header.georeference)) for image in images if image.header.unit == "meter")
-    wide = [(image, times) for image, times in known if times > MAX_STRETCH]
-    if not wide:
-        return []
-    what = f"web Mercator: metres of the map, in which objects are measured, are {wide[0][1]:.3g} times those on the ground"
-    way_out = f"divide areas of objects by {wide[0][1] ** 2:.3g}, or reproject the image, such as to UTM, with gdalwarp"
-    return [f"{first_of([image.name for image, _ in wide], 3)}: {what}; {way_out}"]
-
-
-def _degree_notes(images: Sequence[Image]) -> list[str]:
-    """Return a note if maps are in degrees, where a pixel has no area in metres."""
-    names = [image.name for image in images if image.header.unit == "degree"]
-    note = "the map is in degrees: objects are measured in pixels alone; for square metres reproject it, such as to UTM, with gdalwarp"
-    return [f"{first_of(names, 3)}: {note}"] if names else []
 
 
 def find_truth_ids(images: Sequence[Image], truth_map: TruthMap, object_classes: Sequence[int]) -> tuple[list[Image], list[str]]:

@@ -1,4 +1,4 @@
-"""An opened image: header, pixels and validity by region; resampling to another grid; georeference.
+"""An opened image: header, pixels and validity by region; resampling to another grid; georeference; sizes on the ground.
 
 Owns: :class:`Raster` and :class:`Header`, resampling, the interpretation of GeoTIFF tags.
 May import: ``geometry`` and ``errors``. Never touches: files, models, the YAML.
@@ -6,7 +6,8 @@ May import: ``geometry`` and ``errors``. Never touches: files, models, the YAML.
 
 from __future__ import annotations
 
-from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale, stretch
+from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale
+from pipeline.raster.ground import beyond_pole, ground_area, ground_size, ground_sizes, has_equal_rows, row_areas
 from pipeline.raster.map_tags import GEOTIFF_TAGS, MapGrid, map_grid, map_tags
 from pipeline.raster.opened import ArrayRaster, Header, Part, PlaneStep, Raster, valid_pixels
 from pipeline.raster.resampling import NearestRaster, ResampledRaster, RescaledRaster, SampleRange, resampled_header, resampled_shape
@@ -25,13 +26,18 @@ __all__ = [
     "SampleRange",
     "Scale",
     "affine",
+    "beyond_pole",
     "coarsened",
     "coordinate_system",
+    "ground_area",
+    "ground_size",
+    "ground_sizes",
+    "has_equal_rows",
     "map_grid",
     "map_scale",
     "map_tags",
     "resampled_header",
     "resampled_shape",
-    "stretch",
+    "row_areas",
     "valid_pixels",
 ]

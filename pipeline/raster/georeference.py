@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "map_scale", "stretch"]
+__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "geo_keys", "geo_number", "map_scale"]
 
 Tags = Mapping[str, Mapping[str, Any]]
 Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
 """Pixel size (y, x) or None, its unit, and the (y, x) of the first pixel's corner."""
 
-WEB_MERCATOR = (3857, 3785, 900913)  # EPSG codes, the last two out of use
-EARTH_RADIUS = 6378137.0  # metres, of web Mercator's sphere
 METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG codes of foot and US survey foot; other codes count as metres
 
 
@@ -32,14 +30,14 @@ def affine(tags: Tags) -> NDArray[np.float64] | None:
         return None
     if not np.isfinite(found).all():
         return None
-    if _geo_keys(tags).get(1025) == 2:  # coordinates of pixel centres
+    if geo_keys(tags).get(1025) == 2:  # coordinates of pixel centres
         found = found @ np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
     return found if np.linalg.det(found) else None
 
 
 def map_scale(tags: Tags) -> Scale:
     """Return the pixel size and position of a map in metres or degrees; the unit is empty if the tags name no kind."""
-    matrix, keys = affine(tags), _geo_keys(tags)
+    matrix, keys = affine(tags), geo_keys(tags)
     sides = [float(side) for side in tags.get("33550", {}).get("value", ())[:2]]
     if matrix is None and len(sides) < 2:
         return None, "", (0.0, 0.0)
@@ -59,33 +57,27 @@ def _map_unit(tags: Tags, keys: Mapping[int, int]) -> tuple[str, float]:
     return ("meter", METERS.get(keys.get(3076, 0), 1.0)) if 1024 in keys else ("", 1.0)
 
 
-def _geo_keys(tags: Tags) -> dict[int, int]:
+def geo_keys(tags: Tags) -> dict[int, int]:
     """Return the GeoKeys that are plain numbers."""
     values = tags.get("34735", {}).get("value", ())[4:]
     return {key: value for key, where, _, value in zip(*[iter(values)] * 4, strict=False) if where == 0}
 
 
+def geo_number(tags: Tags, key: int) -> float | None:
+    """Return a GeoKey that is a floating-point number, such as a half axis of the ellipsoid; None: the tags have none."""
+    directory, numbers = tags.get("34735", {}).get("value", ())[4:], tags.get("34736", {}).get("value", ())
+    numbers = numbers if isinstance(numbers, (list, tuple)) else (numbers,)
+    for found, where, _, index in zip(*[iter(directory)] * 4, strict=False):
+        if found == key and where == 34736 and index < len(numbers):
+            return float(numbers[index])
+    return None
+
+
 def coordinate_system(tags: Tags) -> int:
     """Return the EPSG code of the coordinate system; 0 if there is none."""
-    keys = _geo_keys(tags)
+    keys = geo_keys(tags)
     code = int(keys.get(3072, keys.get(2048, 0)))
     return 0 if code in (0, 32767) else code
-
-
-def stretch(tags: Tags) -> float:
-    """Return length on the map divided by length on the ground, at the first pixel of a web Mercator map.
-
-    It is 1 for other maps: projections for measuring stretch by well under 1 %.
-
-    Example:
-        >>> place = {"33550": {"value": [1, 1, 0]}, "33922": {"value": [0, 0, 0, 0, 8399737, 0]}}
-        >>> round(stretch({"34735": {"value": [1, 1, 0, 1, 3072, 0, 1, 3857]}, **place}), 2)  # at 60 degrees north
-        2.0
-    """
-    matrix = affine(tags)
-    if matrix is None or coordinate_system(tags) not in WEB_MERCATOR:
-        return 1.0
-    return float(np.cosh(matrix[1, 2] / EARTH_RADIUS))
 
 
 def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:
@@ -93,7 +85,7 @@ def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:
 
     With GeoKey 1025 = 2 tie points and matrices locate pixel centres, which move.
     """
-    steps, keys = (factor[1], factor[0], 1.0), _geo_keys(tags)
+    steps, keys = (factor[1], factor[0], 1.0), geo_keys(tags)
     half = (0.5, 0.5, 0.0) if keys.get(1025) == 2 else (0.0, 0.0, 0.0)
     changed = dict(tags)
     if "33550" in tags:  # size of a pixel

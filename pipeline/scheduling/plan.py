@@ -13,7 +13,7 @@ from pipeline.engine import Job, PartFiles, Phase, all_phases, part_folder, phas
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
-from pipeline.raster import stretch
+from pipeline.raster import ground_area
 from pipeline.records import Block, Blocks, Receipt, RunFolder
 from pipeline.scheduling.monitoring import MetricsAddress
 from pipeline.scheduling.stage_state import Stage
@@ -84,7 +84,7 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
                 "planes": image.header.num_planes,
                 "truth": image.truth,
                 "count_key": count_key(catalogue, image),
-                **({"pixel_area": list(area)} if (area := _pixel_area(image)) else {}),
+                **({"pixel_area": list(area)} if (area := ground_area(image.header)) else {}),
                 **({"own_factor": list(image.grid.own_factor)} if image.grid else {}),
             }
             for image in catalogue.images
@@ -93,14 +93,6 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
         "left_out": [asdict(one) for one in catalogue.left_out],
         "outputs": [*outputs, *(part_folder(image) for image in catalogue.images if _has_parts(job, image))],
     }
-
-
-def _pixel_area(image: Image) -> tuple[float, str] | None:
-    """Return the area of a pixel of the working grid, on the ground, and its unit, ``micrometer`` or ``meter``; None: unknown."""
-    size, unit = image.header.pixel_size, image.header.unit
-    if size is None or unit not in ("micrometer", "meter"):
-        return None
-    return size[0] * size[1] / stretch(image.header.georeference) ** 2, unit
 
 
 def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
-from pipeline.raster import Header, stretch
+from pipeline.raster import Header, ground_size
 from pipeline.report import ERRORS, hex_color
 from pipeline.viewer.channels import Channel, is_drawn_as_is, parse_channels, windows
 from pipeline.viewer.colors import DIFFERENT, HEAT
@@ -96,13 +96,14 @@ class ViewedImage:
     def facts(self, other: ViewedImage | None) -> dict[str, Any]:
         """Return what headers and ledger say, as JSON. ``other`` is the same image in the run that this one is compared with."""
         subject, header = self.subject, self.subject.header
+        size, unit = _size_on_ground(header)
         return {
             "name": subject.name,
             "shape": list(header.shape),
             "planes": dict(header.planes),
             "num_planes": header.num_planes,
-            "pixel_size": _size_on_ground(header),
-            "unit": header.unit,
+            "pixel_size": size,
+            "unit": unit,
             "is_color": subject.image is not None and is_drawn_as_is(subject.image.header),
             "channels": self.channels(),
             "tile": TILE,
@@ -183,11 +184,11 @@ class ViewedImage:
         return None if ids_YX[0, 0] == self.drawing.fill else int(ids_YX[0, 0])
 
 
-def _size_on_ground(header: Header) -> list[float] | None:
-    """Return (y, x) of a pixel in the header's unit; a web Mercator map shows lengths greater than they are. None: unknown."""
-    if header.pixel_size is None or not header.unit:
-        return None
-    return [length / stretch(header.georeference) for length in header.pixel_size]
+def _size_on_ground(header: Header) -> tuple[list[float] | None, str]:
+    """Return (y, x) of a pixel and its unit: of a map, metres on the ground at its centre. None: unknown."""
+    if (size := ground_size(header)) is not None:
+        return list(size), "meter"
+    return (None if header.pixel_size is None or not header.unit else list(header.pixel_size)), header.unit
 
 
 def _samples(source: ImageSource) -> NDArray[Any]:
