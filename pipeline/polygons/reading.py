@@ -1,0 +1,194 @@
+"""Reading of polygons onto the grid of an image: which coordinates they are in, what is dropped, repaired, refused and told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError, Problem, counted
+from pipeline.polygons.layer import PolygonLayer
+from pipeline.polygons.placement import Placement, extent_text, placement_of
+from pipeline.polygons.vector_files import PIXELS, Bounds, Table, companions, extent_of, read_table, require_packages
+from pipeline.raster import Header
+from pipeline.storage import fetch, fetch_files
+
+__all__ = ["read_polygons"]
+
+WGS84 = "EPSG:4326"
+CACHE_BYTES = 256 << 20  # of layers that a process keeps, apart from the one it used last
+_CACHE: OrderedDict[str, PolygonLayer] = OrderedDict()
+_LOCK = threading.Lock()
+
+
+def read_polygons(path: str, header: Header, *, layer: str | None = None, attribute: str | None = None) -> PolygonLayer:
+    """Return the polygons of a file that touch an image, in pixels of its grid; a process reads a file once for each image.
+
+    The coordinate system is that of the file. A GeoJSON without a ``crs`` member is in pixels if the image has no coordinate system, as
+    QuPath exports it. On a map, it is in longitude and latitude, as RFC 7946 says, if it then meets the image; else in pixels, if its
+    numbers are no longitudes and latitudes. Files of other formats without a coordinate system are in pixels.
+
+    Args:
+        path: GeoJSON, GeoPackage, Shapefile, FlatGeobuf or GeoParquet.
+        header: of the image; its shape and georeference.
+        layer: name of the layer; None: the only one.
+        attribute: name of the attribute whose values are read; None: none.
+
+    Raises:
+        InputError: the file, the layer or the attribute does not exist, no polygon is there, the layer lies elsewhere, or it is not
+            clear where it lies.
+    """
+    require_packages(path)
+    file = _local(path)
+    state = Path(file).stat() if Path(file).exists() else None
+    place = json.dumps([header.shape, dict(header.georeference)], default=str)
+    key = f"{path} {state and (state.st_size, state.st_mtime_ns)} {layer} {attribute} {place}"
+    with _LOCK:
+        found = _CACHE.pop(key, None)
+        if found is None:
+            found = _read(file, path, header, layer, attribute)
+        _CACHE[key] = found
+        while len(_CACHE) > 1 and sum(one.nbytes for one in _CACHE.values()) > CACHE_BYTES:
+            _CACHE.popitem(last=False)
+        return found
+
+
+def _local(path: str) -> str:
+    """Return the path of the file on this machine; one at a URL is fetched with those beside it."""
+    if "://" in path and (beside := companions(path)):
+        folder, _, name = path.rpartition("/")
+        names = (name, *(one.rpartition("/")[2] for one in beside))
+        return str(fetch_files(folder, names) / name)
+    return str(fetch(path))
+
+
+def _read(file: str, path: str, header: Header, layer: str | None, attribute: str | None) -> PolygonLayer:
+    place = placement_of(path, header)
+    table = read_table(file, path, layer, attribute, place.bounds_in)
+    kept, notes = _areal(table, path)
+    if not len(kept.geometries) and kept.is_all:
+        raise InputError(Problem(path, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside."))
+    system, told = _system_of(kept, place)
+    drawn = place.to_pixels(kept.geometries, system)
+    near = _near(drawn, place.shape)
+    if not near.any():
+        _require_overlap(kept, system, place, file, layer)
+    drawn, repaired = _valid(drawn[near])
+    if repaired:
+        notes.append(f"{counted(repaired, 'invalid polygon')} repaired, such as rings that cross themselves")
+    if not near.any():
+        notes.append("no polygon lies in the image")
+    values = None if kept.values is None else kept.values[near]
+    return PolygonLayer(drawn, values, kept.numbers[near], header.shape, (*notes, *told))
+
+
+def _areal(table: Table, path: str) -> tuple[Table, list[str]]:
+    """Keep what has an area; a collection keeps its polygons."""
+    import shapely
+
+    found = table.geometries
+    if not np.isfinite(shapely.get_coordinates(found)).all():
+        fix = "Remove them, such as with ogr2ogr -where."
+        raise InputError(Problem(path, "coordinates that are no finite numbers", "finite coordinates", fix))
+    kinds = shapely.get_type_id(found)
+    collected = np.flatnonzero(kinds == shapely.GeometryType.GEOMETRYCOLLECTION)
+    if len(collected):
+        found = found.copy()
+        found[collected] = [_polygons_of(found[index]) for index in collected]
+        kinds = shapely.get_type_id(found)
+    kept = np.isin(kinds, [shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON]) & (shapely.area(found) > 0)
+    notes = [f"{counted(int((~kept).sum()), 'geometry', 'geometries')} without an area left out"] if not kept.all() else []
+    values = None if table.values is None else table.values[kept]
+    return replace(table, geometries=found[kept], values=values, numbers=table.numbers[kept]), notes
+
+
+def _polygons_of(geometry: Any) -> Any:
+    """Return the polygons of a collection, which may hold collections."""
+    import shapely
+
+    parts = shapely.get_parts(geometry)
+    while (shapely.get_type_id(parts) == shapely.GeometryType.GEOMETRYCOLLECTION).any():
+        parts = shapely.get_parts(parts)
+    parts = shapely.get_parts(parts)
+    return shapely.MultiPolygon(list(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]))
+
+
+def _valid(geometries: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
+    """Repair invalid polygons and return their number; of each, what has an area is kept."""
+    import shapely
+
+    wrong = ~shapely.is_valid(geometries)
+    if wrong.any():
+        geometries = geometries.copy()
+        geometries[wrong] = [_polygons_of(shapely.make_valid(one, method="structure", keep_collapsed=False)) for one in geometries[wrong]]
+    return geometries, int(wrong.sum())
+
+
+def _near(geometries: NDArray[np.object_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Find the polygons whose bounds reach into an image."""
+    import shapely
+
+    left, top, right, bottom = shapely.bounds(geometries).reshape(-1, 4).T
+    return np.asarray((left < shape[1]) & (right > 0) & (top < shape[0]) & (bottom > 0))
+
+
+def _system_of(table: Table, place: Placement) -> tuple[str, list[str]]:
+    """Return the coordinate system of a layer, empty for pixels, and what was assumed."""
+    if table.system is None:
+        return _of_geojson(table, place)
+    if table.system == PIXELS:
+        return "", []
+    if table.system and place.grid is None:
+        fix = "Give the image a georeference, or export the polygons as GeoJSON in pixels, without a crs."
+        found = f"polygons in {extent_text(_extent(table), table.system).rpartition(' (')[2][:-1]}"
+        raise InputError(Problem(place.path, found, "pixels, as the image has no coordinate system", fix))
+    if not table.system and place.grid is not None:
+        fix = "Name it, such as with ogr2ogr -a_srs EPSG:32633, or export pixels as GeoJSON without a crs."
+        raise InputError(Problem(place.path, "polygons without a coordinate system", "one, as the image lies on a map", fix))
+    return table.system, []
+
+
+def _of_geojson(table: Table, place: Placement) -> tuple[str, list[str]]:
+    """Decide between pixels, and longitude and latitude, for a GeoJSON that does not say."""
+    left, bottom, right, top = extent = _extent(table)
+    may_be_degrees = max(abs(left), abs(right)) <= 180 and max(abs(bottom), abs(top)) <= 90
+    if place.grid is None:
+        if may_be_degrees and max(right - left, top - bottom) < 1:
+            fix = "Give the image a georeference, or export the polygons in pixels."
+            found = f"polygons within one pixel, {extent_text(extent, '')}: are these degrees?"
+            raise InputError(Problem(place.path, found, "pixels, as the image has no coordinate system", fix))
+        return "", []
+    if may_be_degrees:
+        if _near(place.to_pixels(table.geometries, WGS84), place.shape).any():
+            return WGS84, []
+        if not _near(table.geometries, place.shape).any():
+            return WGS84, []
+        fix = 'If they are pixels, say so by the member "crs": null; else name their coordinate system by a member "crs".'
+        found = f"GeoJSON without a crs, {extent_text(extent, WGS84)} beside the image, or pixels within it"
+        raise InputError(Problem(place.path, found, "longitude and latitude that meet the image", fix))
+    return "", ["the GeoJSON has no crs, and its numbers are no degrees: they are read as pixels"]
+
+
+def _extent(table: Table) -> Bounds:
+    import shapely
+
+    left, bottom, right, top = shapely.total_bounds(table.geometries).tolist()
+    return left, bottom, right, top
+
+
+def _require_overlap(table: Table, system: str, place: Placement, file: str, layer: str | None) -> None:
+    """Refuse a layer whose bounds do not meet the image's: it is another image's, or in other coordinates."""
+    extent = _extent(table) if table.is_all else extent_of(file, place.path, layer)
+    if extent is None:
+        raise InputError(Problem(place.path, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside."))
+    image = place.bounds_in(system) if system else (0.0, 0.0, float(place.shape[1]), float(place.shape[0]))
+    if image and (extent[0] > image[2] or extent[2] < image[0] or extent[1] > image[3] or extent[3] < image[1]):
+        found = f"polygons at {extent_text(extent, system)}, all outside of the image"
+        fix = "Coordinates are pixels of the full resolution, not micrometres." if not system else "Are they of another place?"
+        raise InputError(Problem(place.path, found, f"some within {extent_text(image, system)}", fix))
