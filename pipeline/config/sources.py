@@ -50,6 +50,14 @@ def _check_placeholders(text: str) -> str:
 Template = Annotated[NonEmptyText, AfterValidator(_check_placeholders)]
 
 
+Names = Annotated[
+    tuple[NonEmptyText, ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Strict(strict=False),
+    Expected("a list of names"),
+]
+
+
 class TruthSpec(StrictModel):
     """Truth that needs options: polygons, or a mosaic of masks."""
 
@@ -62,11 +70,14 @@ class TruthSpec(StrictModel):
         default=None, description="attribute of the polygons that names the class or holds a truth value; null: every polygon is class 1"
     )
     all_touched: bool = Field(default=False, description="polygons cover every pixel that they touch; false: those whose centre is inside")
+    ignore: Names = Field(default=(), description="names of the attribute whose polygons are left out of every count, such as cloud")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.path is not None and self.mosaic is not None:
             raise ValueError("path or mosaic, not both")
+        if self.ignore and self.attribute is None:
+            raise ValueError("ignore only with attribute, whose names it lists")
         return self
 
 

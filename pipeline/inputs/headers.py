@@ -18,7 +18,7 @@ from pipeline.inputs.file_states import FileStates
 from pipeline.inputs.identity import hash_values, identify
 from pipeline.inputs.names import SHORT
 from pipeline.inputs.truth import TRUTH_READER
-from pipeline.inputs.truth_sources import on_grid
+from pipeline.inputs.truth_sources import on_grid, polygon_values
 from pipeline.inputs.working_grid import WorkingGrid
 from pipeline.plugins import build
 from pipeline.raster import Header, SampleRange
@@ -69,8 +69,9 @@ def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Im
     unreadable: list[UnreadableImage] = []
     problems: list[Problem | str] = []
     readers = ReaderCache(config.reader)
+    values = polygon_values(config) if any(image.truth_reader["name"] == "polygons" for image in listed) else {}
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for image, opened in zip(listed, pool.map(lambda image: _open(image, config, readers), listed), strict=True):
+        for image, opened in zip(listed, pool.map(lambda image: _open(image, config, readers, values), listed), strict=True):
             if isinstance(opened, Image):
                 images.append(replace(opened, index=len(images)))
             elif image.direct:
@@ -80,7 +81,7 @@ def read_headers(listed: Sequence[ListedImage], config: Config) -> tuple[list[Im
     return images, unreadable, problems
 
 
-def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | Exception:
+def _open(listed: ListedImage, config: Config, readers: ReaderCache, values: Mapping[str, Any]) -> Image | Exception:
     spec = {**config.reader, **listed.overrides}
     if listed.fault:
         return InputError(Problem(listed.path, listed.fault, SHORT, "Give it a shorter name in a CSV list: image,name."))
@@ -90,7 +91,7 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache) -> Image | 
         header = _read_header(listed.path, reader)
         _check_header(header, listed.path)
         _check_memory(header, listed.path, config)
-        drawn = on_grid(listed.truth_reader, header)
+        drawn = on_grid(listed.truth_reader, header, values)
         image = Image(0, listed.name, listed.path, header, spec, identity, listed.truth, states=states, truth_reader=drawn)
         if listed.truth is None:
             return image

@@ -53,6 +53,24 @@ class TruthMap:
         values = [(spec.values, spec.color) for spec in self.classes or ()]
         return hash_values(truth_identity, values, self.ignore, self.num_classes)
 
+    def value_of(self, class_id: int) -> int | None:
+        """Return a truth value that means a class, the first that the YAML lists; None: all that it lists for no class do (``other``)."""
+        specs = self.classes or ()
+        values = specs[class_id].values if class_id < len(specs) else None
+        if values == "other":
+            return None
+        return int(values[0]) if values else class_id
+
+    def means_other(self, value: int) -> bool:
+        """Whether a truth value means a class because no class lists it."""
+        table, default = self._lookup()
+        return value not in table and default != self._outside
+
+    @property
+    def first_free(self) -> int:
+        """The least whole number from which on, and from 1, no truth value is listed."""
+        return max([0, *(value for value in self._lookup()[0])]) + 1
+
     def check(self, header: Header, where: str = "truth") -> list[Problem]:
         """Return why pixels of such a truth cannot be counted with these classes; ``where`` is what a message calls the file."""
         if header.channels == 1:

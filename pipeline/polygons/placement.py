@@ -29,11 +29,13 @@ class Placement:
         path: the file of polygons, for messages.
         shape: height and width of the image.
         grid: its grid on the map; None: it has none, and coordinates are pixels.
+        full: height and width of the largest level of the image's pyramid, in whose pixels polygons are drawn.
     """
 
     path: str
     shape: tuple[int, int]
     grid: MapGrid | None
+    full: tuple[int, int]
 
     @property
     def corners(self) -> NDArray[np.float64]:
@@ -73,8 +75,11 @@ class Placement:
         """
         import shapely
 
-        if not system or self.grid is None or not len(geometries):
+        if not len(geometries):
             return geometries
+        if not system or self.grid is None:
+            steps = np.divide(self.shape, self.full)[::-1]
+            return geometries if (steps == 1).all() else shapely.transform(geometries, lambda corners: corners * steps)
         kind, corners, offsets = shapely.to_ragged_array(geometries)
         if not self._is_same(system):
             corners, offsets = self._warped(corners, offsets, system)
@@ -179,7 +184,7 @@ def placement_of(path: str, header: Header) -> Placement:
         if not np.isfinite(grid.matrix).all() or not a * e - b * d:
             found = f"an image whose pixels have no area on its map ({a:g}, {b:g}, {c:g}, {d:g}, {e:g}, {f:g})"
             raise InputError(Problem(path, found, "a georeference with pixels of a size"))
-    return Placement(path, header.shape, grid)
+    return Placement(path, header.shape, grid, header.levels[0] if header.levels else header.shape)
 
 
 def extent_text(bounds: Bounds, system: str) -> str:

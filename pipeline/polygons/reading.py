@@ -47,8 +47,8 @@ def read_polygons(path: str, header: Header, *, layer: str | None = None, attrib
     require_packages(path)
     file = _local(path)
     state = Path(file).stat() if Path(file).exists() else None
-    place = json.dumps([header.shape, dict(header.georeference)], default=str)
-    key = f"{path} {state and (state.st_size, state.st_mtime_ns)} {layer} {attribute} {place}"
+    grid = json.dumps([header.shape, header.levels[:1], dict(header.georeference)], default=str)
+    key = f"{path} {state and (state.st_size, state.st_mtime_ns)} {layer} {attribute} {grid}"
     with _LOCK:
         found = _CACHE.pop(key, None)
         if found is None:
@@ -167,7 +167,7 @@ def _of_geojson(table: Table, place: Placement) -> tuple[str, list[str]]:
     if may_be_degrees:
         if _near(place.to_pixels(table.geometries, WGS84), place.shape).any():
             return WGS84, []
-        if not _near(table.geometries, place.shape).any():
+        if not _near(table.geometries, place.full).any():
             return WGS84, []
         fix = 'If they are pixels, say so by the member "crs": null; else name their coordinate system by a member "crs".'
         found = f"GeoJSON without a crs, {extent_text(extent, WGS84)} beside the image, or pixels within it"
@@ -187,7 +187,7 @@ def _require_overlap(table: Table, system: str, place: Placement, file: str, lay
     extent = _extent(table) if table.is_all else extent_of(file, place.path, layer)
     if extent is None:
         raise InputError(Problem(place.path, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside."))
-    image = place.bounds_in(system) if system else (0.0, 0.0, float(place.shape[1]), float(place.shape[0]))
+    image = place.bounds_in(system) if system else (0.0, 0.0, float(place.full[1]), float(place.full[0]))
     if image and (extent[0] > image[2] or extent[2] < image[0] or extent[1] > image[3] or extent[3] < image[1]):
         found = f"polygons at {extent_text(extent, system)}, all outside of the image"
         fix = "Coordinates are pixels of the full resolution, not micrometres." if not system else "Are they of another place?"
