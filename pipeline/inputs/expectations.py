@@ -12,7 +12,7 @@ from pipeline.config import Config, Resolution
 from pipeline.errors import InputError, Problem
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, hash_values
-from pipeline.inputs.working_grid import WorkingGrid, choose_grid, is_measured, size_text
+from pipeline.inputs.working_grid import WorkingGrid, choose_grid, measured_size, size_text
 from pipeline.models import Expectation, Model
 from pipeline.raster import Header, SampleRange
 
@@ -120,9 +120,10 @@ def _place(image: Image, resolution: Resolution | str, expects: Expectation, whe
     if resolution != "auto" or expects.pixel_size is None:
         return image, ""
     override = "set reader.pixel_size, or resample with resolution: {scale: ..}"
-    if not is_measured(header):
+    measured = measured_size(header)
+    if measured is None:
         return image, f"pixel size {size_text(header)}, the model was trained at {expects.size_text}: pixels are read unchanged; {override}"
-    if header.unit != expects.unit:
+    if measured[1] != expects.unit:
         return image, f"pixels of {size_text(header)}, the model was trained at {expects.size_text}: pixels are read unchanged; {override}"
     return image, ""
 

@@ -11,7 +11,17 @@ from pipeline.config import Resolution
 from pipeline.errors import InputError, Problem
 from pipeline.models import Expectation
 from pipeline.plugins import build
-from pipeline.raster import Header, NearestRaster, Raster, ResampledRaster, RescaledRaster, resampled_header
+from pipeline.raster import (
+    Header,
+    NearestRaster,
+    Raster,
+    ResampledRaster,
+    RescaledRaster,
+    beyond_pole,
+    center_latitude,
+    ground_size,
+    resampled_header,
+)
 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image
@@ -20,7 +30,7 @@ __all__ = [
     "WorkingGrid",
     "choose_grid",
     "common_pixel_size",
-    "is_measured",
+    "measured_size",
     "open_at_least",
     "open_cells",
     "open_finer",
@@ -140,17 +150,21 @@ def open_truth(image: Image) -> Iterator[Raster]:
         yield raster if image.grid is None else image.grid.from_own(raster)
 
 
-def is_measured(header: Header) -> bool:
-    """Whether the size of a pixel is known as a length."""
-    return header.pixel_size is not None and header.unit in ("micrometer", "meter")
+def measured_size(header: Header) -> tuple[tuple[float, float], str] | None:
+    """Return height and width of a pixel and their unit: micrometres, or of a map metres on the ground at its centre; None: unknown."""
+    if (ground := ground_size(header)) is not None:
+        return ground, "meter"
+    return (header.pixel_size, header.unit) if header.pixel_size is not None and header.unit == "micrometer" else None
 
 
-def common_pixel_size(headers: Sequence[Header]) -> float | None:
-    """Return the pixel size that all images share along both axes; None if it is unknown or differs."""
-    sizes = [side for header in headers if is_measured(header) for side in header.pixel_size or ()]
-    if len(sizes) < 2 * len(headers) or len({header.unit for header in headers}) != 1 or max(sizes) > min(sizes) * (1 + SAME):
+def common_pixel_size(headers: Sequence[Header]) -> tuple[float, str] | None:
+    """Return the pixel size that all images share along both axes, and its unit; None if it is unknown or differs."""
+    measured = [measured_size(header) for header in headers]
+    known = [one for one in measured if one is not None]
+    sizes, units = [side for size, _ in known for side in size], {unit for _, unit in known}
+    if len(known) < len(headers) or len(units) != 1 or max(sizes) > min(sizes) * (1 + SAME):
         return None
-    return float(f"{sum(sizes) / len(sizes):.6g}")
+    return float(f"{sum(sizes) / len(sizes):.6g}"), units.pop()
 
 
 def size_text(header: Header) -> str:
@@ -163,7 +177,16 @@ def size_text(header: Header) -> str:
     if header.pixel_size is None:
         return "unknown"
     unit = {"micrometer": "um", "meter": "m", "degree": "degrees"}.get(header.unit, "of unknown unit")
-    return " x ".join(dict.fromkeys(f"{size:.4g}" for size in header.pixel_size)) + f" {unit}"
+    text = f"{_sides(header.pixel_size, 4)} {unit}"
+    ground, latitude = ground_size(header), center_latitude(header)
+    if ground is None or latitude is None:
+        return text
+    drawn = f"{text} on the map" if header.unit == "meter" else text
+    return f"{drawn} = {_sides(ground, 3)} m on the ground at {abs(latitude):.1f} {'N' if latitude >= 0 else 'S'}"
+
+
+def _sides(size: tuple[float, float], digits: int) -> str:
+    return " x ".join(dict.fromkeys(f"{side:.{digits}g}" for side in size))
 
 
 def choose_grid(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> WorkingGrid | None:
@@ -216,9 +239,9 @@ def _at_level(image: Image, level: int, where: str) -> WorkingGrid | None:
 
 def _wanted(image: Image, resolution: Resolution | str, expects: Expectation, where: str) -> tuple[float, float] | None:
     """Return (y, x) pixels of the image's own grid to one of the working grid; None if no other grid is asked for."""
-    header = image.header
+    measured = measured_size(image.header)
     if isinstance(resolution, str):
-        if expects.pixel_size is None or not is_measured(header) or header.unit != expects.unit:
+        if expects.pixel_size is None or measured is None or measured[1] != expects.unit:
             return None
         wanted = expects.pixel_size
     elif resolution.scale is not None:
@@ -231,12 +254,19 @@ def _wanted(image: Image, resolution: Resolution | str, expects: Expectation, wh
         return resolution.diameter / expects.diameter, resolution.diameter / expects.diameter
     else:
         assert resolution.pixel_size is not None
-        if not is_measured(header):
-            fix = "Set reader.pixel_size, or resolution: {scale: 0.5}."
-            raise InputError(Problem(image.path, f"pixel size {size_text(header)}", "a known length, which `resolution` needs", fix))
+        if measured is None:
+            raise InputError(_unknown_size(image))
         wanted = resolution.pixel_size
-    assert header.pixel_size is not None
-    return wanted / header.pixel_size[0], wanted / header.pixel_size[1]
+    return wanted / measured[0][0], wanted / measured[0][1]
+
+
+def _unknown_size(image: Image) -> Problem:
+    """Return the problem of an image whose pixels have no known length."""
+    header, fix = image.header, "Set reader.pixel_size, or resolution: {scale: 0.5}."
+    if header.unit == "degree" and beyond_pole(header):
+        found = f"pixels of {size_text(header)} on a map that reaches beyond a pole"
+        return Problem(image.path, found, "latitudes of -90 to 90", f"Are latitude and longitude swapped? {fix}")
+    return Problem(image.path, f"pixel size {size_text(header)}", "a known length, which `resolution` needs", fix)
 
 
 def _check_limits(image: Image, own_factor: tuple[float, float], resolution: Resolution | str, expects: Expectation, where: str) -> None:

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from pipeline.raster.georeference import affine, coordinate_system, geo_keys, geo_number
 from pipeline.raster.opened import Header
 
-__all__ = ["beyond_pole", "ground_area", "ground_size", "ground_sizes", "has_equal_rows", "row_areas"]
+__all__ = ["beyond_pole", "center_latitude", "ground_area", "ground_size", "ground_sizes", "has_equal_rows", "row_areas"]
 
 Values = NDArray[np.float64]
+Axes = tuple[float, float]  # long half axis in metres, and squared eccentricity
 
 WGS84 = (6378137.0, 298.257223563)  # long half axis in metres, inverse flattening
 WEB_MERCATOR = (3857, 3785, 900913, 102100, 102113)  # EPSG codes, the second and third out of use, then those of ESRI
@@ -42,7 +43,8 @@ class _Map:
 
     matrix: NDArray[np.float64]  # from a pixel corner (column, row, 1) to map coordinates
     column: float  # the middle column, in pixels
-    scales: Callable[[Values], tuple[Values, Values]]  # metres on the ground (y, x) of one unit of the map, at northings
+    latitude_of: Callable[[Values], Values]  # of northings, radians
+    scales_at: Callable[[Values], tuple[Values, Values]]  # metres on the ground (y, x) of one unit of the map, at latitudes
     limit: float  # greatest northing, in units of the map
 
     def northings(self, rows: Values) -> Values:
@@ -58,13 +60,13 @@ class _Map:
         is_flat = low == high  # rows along a meridian
         inside = np.where(is_flat, np.abs(low) <= self.limit, (top - bottom) / np.where(is_flat, 1.0, high - low))
         nodes = (bottom + top)[:, None] / 2 + (top - bottom)[:, None] / 2 * NODES
-        scale_y, scale_x = self.scales(nodes)
+        scale_y, scale_x = self.scales_at(self.latitude_of(nodes))
         areas: Values = abs(np.linalg.det(self.matrix[:2, :2])) * inside * ((scale_y * scale_x) @ (WEIGHTS / 2))
         return areas
 
     def sizes(self, rows: Values) -> tuple[Values, Values]:
         """Return height and width of a pixel at positions of rows, metres."""
-        scale_y, scale_x = self.scales(np.clip(self.northings(rows), -self.limit, self.limit))
+        scale_y, scale_x = self.scales_at(self.latitude_of(np.clip(self.northings(rows), -self.limit, self.limit)))
         along_x, along_y = self.matrix[:2, 0], self.matrix[:2, 1]
         return np.hypot(scale_x * along_y[0], scale_y * along_y[1]), np.hypot(scale_x * along_x[0], scale_y * along_x[1])
 
@@ -86,6 +88,13 @@ def ground_size(header: Header) -> tuple[float, float] | None:
         return header.pixel_size if found is None and header.unit == "meter" else None
     height, width = found.sizes(np.array([middle]))
     return float(height[0]), float(width[0])
+
+
+def center_latitude(header: Header) -> float | None:
+    """Return the latitude of the centre of a map whose scale depends on it, degrees; None: any other image."""
+    if (found := _map_of(header)) is None:
+        return None
+    return math.degrees(float(found.latitude_of(found.northings(np.array([header.shape[0] / 2])))[0]))
 
 
 def ground_sizes(header: Header, rows: NDArray[Any]) -> tuple[Values, Values] | None:
@@ -150,10 +159,10 @@ def _map_of(header: Header) -> _Map | None:
     column, axes = header.shape[1] / 2, _ellipsoid(tags)
     if header.unit == "degree":
         degrees = DEGREES.get(geo_keys(tags).get(2054, 0))
-        return None if degrees is None else _Map(matrix, column, _geographic(degrees, *axes), 90 / degrees)
+        return None if degrees is None else _geographic(matrix, column, axes, degrees)
     if coordinate_system(tags) == WORLD_MERCATOR:
-        return _Map(matrix, column, _world_mercator(*axes), math.inf)
-    return _Map(matrix, column, _web_mercator(*axes), math.inf) if _is_web_mercator(tags) else None
+        return _world_mercator(matrix, column, axes)
+    return _web_mercator(matrix, column, axes) if _is_web_mercator(tags) else None
 
 
 def _is_web_mercator(tags: Mapping[str, Any]) -> bool:
@@ -161,7 +170,7 @@ def _is_web_mercator(tags: Mapping[str, Any]) -> bool:
     return coordinate_system(tags) in WEB_MERCATOR or any(name in names for name in WEB_MERCATOR_NAMES)
 
 
-def _ellipsoid(tags: Mapping[str, Any]) -> tuple[float, float]:
+def _ellipsoid(tags: Mapping[str, Any]) -> Axes:
     """Return the long half axis in metres and the squared eccentricity of a file's ellipsoid; WGS84 if it names none."""
     axis, short, flattening = (geo_number(tags, key) for key in (2057, 2058, 2059))
     if axis is not None and short is not None:
@@ -170,41 +179,46 @@ def _ellipsoid(tags: Mapping[str, Any]) -> tuple[float, float]:
     return axis or WGS84[0], (2 - 1 / inverse) / inverse
 
 
-def _radii(latitude: Values, axis: float, squared: float) -> tuple[Values, Values]:
+def _radii(latitude: Values, axes: Axes) -> tuple[Values, Values]:
     """Return the radius of the meridian, and that of the circle of latitude, metres."""
+    axis, squared = axes
     root = np.sqrt(1 - squared * np.sin(latitude) ** 2)
     return axis * (1 - squared) / root**3, axis / root * np.cos(latitude)
 
 
-def _geographic(degrees: float, axis: float, squared: float) -> Callable[[Values], tuple[Values, Values]]:
-    def scales(northings: Values) -> tuple[Values, Values]:
-        meridian, circle = _radii(np.radians(northings * degrees), axis, squared)
-        return math.radians(degrees) * meridian, math.radians(degrees) * circle
+def _geographic(matrix: Values, column: float, axes: Axes, degrees: float) -> _Map:
+    """Return a map in units of so many degrees."""
+    unit = math.radians(degrees)
 
-    return scales
+    def scales_at(latitude: Values) -> tuple[Values, Values]:
+        meridian, circle = _radii(latitude, axes)
+        return unit * meridian, unit * circle
 
-
-def _web_mercator(axis: float, squared: float) -> Callable[[Values], tuple[Values, Values]]:
-    """EPSG method 1024: latitudes of the ellipsoid are drawn as if they were of a sphere, so that the scales along y and x differ."""
-
-    def scales(northings: Values) -> tuple[Values, Values]:
-        latitude = np.arctan(np.sinh(northings / axis))
-        meridian, circle = _radii(latitude, axis, squared)
-        return meridian * np.cos(latitude) / axis, circle / axis
-
-    return scales
+    return _Map(matrix, column, lambda northings: northings * unit, scales_at, 90 / degrees)
 
 
-def _world_mercator(axis: float, squared: float) -> Callable[[Values], tuple[Values, Values]]:
-    """EPSG method 9804, with true scale at the equator: the scale is the same in every direction."""
-    eccentricity = math.sqrt(squared)
+def _web_mercator(matrix: Values, column: float, axes: Axes) -> _Map:
+    """Return a map of EPSG method 1024: latitudes of the ellipsoid are drawn as of a sphere, so that the scales along y and x differ."""
 
-    def scales(northings: Values) -> tuple[Values, Values]:
-        isometric = northings / axis
-        latitude = np.arctan(np.sinh(isometric))
+    def scales_at(latitude: Values) -> tuple[Values, Values]:
+        meridian, circle = _radii(latitude, axes)
+        return meridian * np.cos(latitude) / axes[0], circle / axes[0]
+
+    return _Map(matrix, column, lambda northings: np.arctan(np.sinh(northings / axes[0])), scales_at, math.inf)
+
+
+def _world_mercator(matrix: Values, column: float, axes: Axes) -> _Map:
+    """Return a map of EPSG method 9804 with true scale at the equator: the scale is the same in every direction."""
+    eccentricity = math.sqrt(axes[1])
+
+    def latitude_of(northings: Values) -> Values:
+        latitude: Values = np.arctan(np.sinh(northings / axes[0]))
         for _ in range(ITERATIONS):
-            latitude = np.arctan(np.sinh(isometric + eccentricity * np.arctanh(eccentricity * np.sin(latitude))))
-        _, circle = _radii(latitude, axis, squared)
-        return circle / axis, circle / axis
+            latitude = np.arctan(np.sinh(northings / axes[0] + eccentricity * np.arctanh(eccentricity * np.sin(latitude))))
+        return latitude
 
-    return scales
+    def scales_at(latitude: Values) -> tuple[Values, Values]:
+        scale = _radii(latitude, axes)[1] / axes[0]
+        return scale, scale
+
+    return _Map(matrix, column, latitude_of, scales_at, math.inf)

@@ -161,6 +161,6 @@ def test_a_pyramid_that_has_changed_is_refused(tmp_path):
 def test_one_pixel_size_of_many_images():
     """The mean, where all agree within 2 % along both axes; nothing where one is unknown or differs."""
     same = [replace(HEADER, pixel_size=(0.25, size)) for size in (0.25, 0.252)]
-    assert common_pixel_size(same) == pytest.approx(0.2505)
+    assert common_pixel_size(same) == (pytest.approx(0.2505), "micrometer")
     for other in (replace(HEADER, pixel_size=None), replace(HEADER, pixel_size=(0.5, 0.5)), replace(HEADER, unit="meter")):
         assert common_pixel_size([*same, other]) is None
