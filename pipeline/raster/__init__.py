@@ -6,14 +6,17 @@ May import: ``geometry`` and ``errors``. Never touches: files, models, the YAML.
 
 from __future__ import annotations
 
-from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale
-from pipeline.raster.ground import beyond_pole, ground_area, ground_size, ground_sizes, has_equal_rows, row_areas
+from pipeline.raster.aligned import align, aligned_header
+from pipeline.raster.alignment import Alignment, alignment_of
+from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale, shifted
+from pipeline.raster.ground import beyond_pole, center_latitude, ground_area, ground_size, ground_sizes, has_equal_rows, row_areas
 from pipeline.raster.map_tags import GEOTIFF_TAGS, MapGrid, map_grid, map_tags
 from pipeline.raster.opened import ArrayRaster, Header, Part, PlaneStep, Raster, valid_pixels
 from pipeline.raster.resampling import NearestRaster, ResampledRaster, RescaledRaster, SampleRange, resampled_header, resampled_shape
 
 __all__ = [
     "GEOTIFF_TAGS",
+    "Alignment",
     "ArrayRaster",
     "Header",
     "MapGrid",
@@ -26,7 +29,11 @@ __all__ = [
     "SampleRange",
     "Scale",
     "affine",
+    "align",
+    "aligned_header",
+    "alignment_of",
     "beyond_pole",
+    "center_latitude",
     "coarsened",
     "coordinate_system",
     "ground_area",
@@ -39,5 +46,6 @@ __all__ = [
     "resampled_header",
     "resampled_shape",
     "row_areas",
+    "shifted",
     "valid_pixels",
 ]

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "geo_keys", "geo_number", "map_scale"]
+__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "geo_keys", "geo_number", "map_scale", "shifted"]
 
 Tags = Mapping[str, Mapping[str, Any]]
 Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
 """Pixel size (y, x) or None, its unit, and the (y, x) of the first pixel's corner."""
 
+AFFINE_TAGS = ("33550", "33922", "34264", "34735", "34736", "34737")  # an affine and the coordinate system
+RPC_TAG = "50844"  # 92 numbers: rational polynomials from longitude, latitude and height to pixels, of satellite images
 METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG codes of foot and US survey foot; other codes count as metres
 
 
@@ -99,4 +101,32 @@ def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:
         rows[:, 3] += rows[:, :3] @ (np.array(half) * (np.array(steps) - 1))
         rows[:, :3] *= steps
         changed["34264"] = {**tags["34264"], "value": rows.ravel().tolist()}
+    if len((rpc := tags.get(RPC_TAG, {})).get("value", ())) == 92:  # line and sample are counted from the centre of the first pixel
+        numbers = list(rpc["value"])
+        numbers[2:4] = [(offset + 0.5) / step - 0.5 for offset, step in zip(numbers[2:4], factor, strict=True)]
+        numbers[7:9] = [scale / step for scale, step in zip(numbers[7:9], factor, strict=True)]
+        changed[RPC_TAG] = {**rpc, "value": numbers}
+    return changed
+
+
+def shifted(tags: Tags, shift: tuple[int, int]) -> dict[str, Any]:
+    """Return the tags for the same grid whose first pixel is that at ``shift`` (y, x), which may be negative; only tags of an affine move.
+
+    Example:
+        >>> tags = {"33550": {"value": [2, 3, 0]}, "33922": {"value": [0, 0, 0, 500, 900, 0]}}
+        >>> shifted(tags, (10, -4))["33922"]["value"]
+        [0, 0, 0, 492, 870, 0]
+    """
+    y, x = shift
+    changed = {code: tags[code] for code in AFFINE_TAGS if code in tags}
+    if not (y or x):
+        return changed
+    scale, tie = (changed.get(code, {}).get("value", ()) for code in ("33550", "33922"))
+    if len(scale) >= 2 and len(tie) >= 6:
+        moved = [tie[0], tie[1], tie[2], tie[3] + x * scale[0], tie[4] - y * scale[1], tie[5]]
+        changed["33922"] = {**changed["33922"], "value": moved}
+    if "34264" in changed and len(changed["34264"]["value"]) == 16:
+        rows = np.array(changed["34264"]["value"], float).reshape(4, 4)
+        rows[:, 3] += rows[:, :3] @ np.array([x, y, 0.0])
+        changed["34264"] = {**changed["34264"], "value": rows.ravel().tolist()}
     return changed

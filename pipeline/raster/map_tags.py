@@ -12,7 +12,8 @@ from typing import Any
 
 __all__ = ["GEOTIFF_TAGS", "MapGrid", "map_grid", "map_tags"]
 
-GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel scale, tie points, transformation, geokeys and their values
+GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+"""Pixel scale, tie points, transformation, geokeys and their values, rational polynomials."""
 
 
 @dataclass(frozen=True)

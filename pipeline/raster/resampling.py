@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box
 from pipeline.raster.georeference import coarsened
-from pipeline.raster.opened import Header, Raster
+from pipeline.raster.opened import Header, Part, Raster
 
 __all__ = ["NearestRaster", "ResampledRaster", "RescaledRaster", "SampleRange", "resampled_header", "resampled_shape"]
 
@@ -52,7 +52,20 @@ def resampled_header(header: Header, factor: tuple[float, float], **changes: Any
         offset = (offset[0] + (factor[0] - 1) * size[0] / 2, offset[1] + (factor[1] - 1) * size[1] / 2)
         size = (size[0] * factor[0], size[1] * factor[1])
     changes = {"shape": resampled_shape(header.shape, factor), "levels": (), **changes}
+    changes = {"parts": _resampled_parts(header, factor, changes["shape"]), **changes}
     return replace(header, pixel_size=size, offset=offset, georeference=coarsened(header.georeference, factor), **changes)
+
+
+def _resampled_parts(header: Header, factor: tuple[float, float], shape: tuple[int, int]) -> tuple[Part, ...]:
+    """Return the files of a mosaic on the new grid; none where the edges of one would cut a pixel."""
+    parts = []
+    for part in header.parts:
+        box = part.box
+        edges = [round(at / step, DECIMALS) for at, step in zip((box.y0, box.x0, box.y1, box.x1), factor * 2, strict=True)]
+        if any(edge != int(edge) for edge in edges) or edges[2] > shape[0] or edges[3] > shape[1]:
+            return ()
+        parts.append(Part(part.name, Box(*map(int, edges))))
+    return tuple(parts)
 
 
 @dataclass(frozen=True)
