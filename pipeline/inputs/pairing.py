@@ -14,6 +14,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.names import NameCandidate, cut_name
 from pipeline.inputs.samples import resolve_sample
+from pipeline.polygons import POLYGON_SUFFIXES, is_polygons
 from pipeline.readers import exists_at, expand_url, folder_at, has_file, is_remote, is_web
 
 __all__ = ["pair_truth"]
@@ -30,7 +31,7 @@ def pair_truth(
 
     Args:
         template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, a folder of files with the
-            names of the images, ``sample:NAME``, a path, or None.
+            names of the images, ``sample:NAME``, a path, or None. Polygons in map coordinates may be one path for all images.
         images: NAME and path of each image.
         given: truth of each image from a CSV list, which wins over the template; None: the list gives none.
         where: name of the template in messages.
@@ -45,7 +46,7 @@ def pair_truth(
         return truths
     template = as_spelled(resolve_sample(template, where).truth.as_posix() if is_sample(template) else template)
     is_folder = not _PLACEHOLDER.search(template) and _is_folder(template)
-    if len(without) > 1 and not is_folder and not _PLACEHOLDER.search(template):
+    if len(without) > 1 and not is_folder and not _PLACEHOLDER.search(template) and not is_polygons(template):
         expected = "a path with {stem}, {name}, {image} or {folder}, or a folder: one file for each image"
         raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", expected))
     problems: list[Problem] = []
@@ -54,7 +55,7 @@ def pair_truth(
         name, path = images[index]
         if is_folder:
             folder, _, last = f"{template.rstrip('/')}/{name}".rpartition("/")
-            matches = names_in(as_spelled(folder), suffixes).get(last, [])
+            matches = names_in(as_spelled(folder), suffixes).get(last, []) or names_in(as_spelled(folder), POLYGON_SUFFIXES).get(last, [])
         else:
             matches = _matches(template, name, path, suffixes)
         if len(matches) > 1:
@@ -110,7 +111,7 @@ def _fill(template: str, name: str, path: str) -> str:
 
 
 def _matches(template: str, name: str, path: str, suffixes: Sequence[str]) -> list[str]:
-    """Return the files that the filled template matches; of several, only images."""
+    """Return the files that the filled template matches; of several, only images, else only polygons."""
     filled = _fill(template, name, path)
     if is_remote(filled):
         return _matches_at(_fill(template, glob.escape(name), glob.escape(path)), _normal_url(filled), suffixes)
@@ -124,7 +125,10 @@ def _matches(template: str, name: str, path: str, suffixes: Sequence[str]) -> li
 
 
 def _images_of(matches: list[str], suffixes: Sequence[str]) -> list[str]:
-    return [match for match in matches if len(matches) == 1 or match.lower().endswith(tuple(suffixes))] if suffixes else matches
+    if len(matches) < 2 or not suffixes:
+        return matches
+    images = [match for match in matches if match.lower().endswith(tuple(suffixes))]
+    return images or [match for match in matches if match.lower().endswith(POLYGON_SUFFIXES)]
 
 
 def _matches_at(pattern: str, filled: str, suffixes: Sequence[str]) -> list[str]:

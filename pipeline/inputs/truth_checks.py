@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,15 +10,15 @@ from pipeline.errors import InputError, Problem
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, read_truth_header
 from pipeline.inputs.truth import TruthMap
-from pipeline.raster import Header, affine, coordinate_system
+from pipeline.inputs.truth_places import own_header, place_notes, place_problems
+from pipeline.raster import Header, affine
 
 __all__ = ["check_truth", "truth_notes"]
 
-TOLERANCE = 0.1  # pixels by which the positions of truth and image may differ
 SCALE_TOLERANCE = 0.01  # share by which pixel sizes in micrometres may differ without a note
 
 
-def check_truth(images: Iterable[Image], truth_map: TruthMap) -> list[Problem | str]:
+def check_truth(images: Sequence[Image], truth_map: TruthMap) -> list[Problem | str]:
     """Return the problems of truth headers that do not match their image or the classes."""
     problems: list[Problem | str] = []
     for image in images:
@@ -29,43 +29,21 @@ def check_truth(images: Iterable[Image], truth_map: TruthMap) -> list[Problem | 
         except InputError as error:
             problems += error.problems
             continue
-        if header.shape != image.header.shape or header.num_planes != image.header.num_planes:
-            found = f"{_size(header)} for an image of {_size(image.header)}"
-            problems.append(Problem(image.truth, found, "truth of the image's size"))
-        elif shift := misplacement(image.header, header):
-            problems.append(Problem(image.truth, shift, "truth of the same place and pixel size", "Resample it to the image's grid."))
+        problems += place_problems(image, header)
         problems += truth_map.check(header, image.truth)
-    return problems
+    return problems + _shared_pixels(images)
 
 
-def _size(header: Header) -> str:
-    return " x ".join(str(side) for side in (*header.planes.values(), *header.shape))
-
-
-def misplacement(image: Header, truth: Header) -> str:
-    """Return how the georeferences of truth and image differ; empty if they agree or one has none."""
-    of_image, of_truth = affine(image.georeference), affine(truth.georeference)
-    if of_image is None or of_truth is None:
-        return ""
-    systems = [coordinate_system(header.georeference) for header in (image, truth)]
-    if all(systems) and systems[0] != systems[1]:
-        return f"coordinates in EPSG:{systems[1]} for an image in EPSG:{systems[0]}"
-    height, width = image.shape
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], float).T
-    with np.errstate(all="ignore"):
-        shift_x, shift_y = (np.linalg.inv(of_image) @ of_truth @ corners - corners)[:2]
-    if max(np.abs(shift_x).max(), np.abs(shift_y).max()) <= TOLERANCE:
-        return ""
-    if max(np.ptp(shift_x), np.ptp(shift_y)) <= TOLERANCE:
-        return f"a georeference that lies {_pixels(shift_y[0])} rows and {_pixels(shift_x[0])} columns beside that of the image"
-    sizes = [f"{_number(abs(one[1, 1]))} x {_number(abs(one[0, 0]))}" for one in (of_truth, of_image)]
-    if sizes[0] == sizes[1]:
-        return f"a georeference that is turned, or ends up to {_number(max(np.abs(shift_x).max(), np.abs(shift_y).max()))} pixels away"
-    return f"pixels of {sizes[0]} for an image with pixels of {sizes[1]}"
-
-
-def _pixels(number: float) -> str:
-    return f"{round(number, 1) + 0.0:+.1f}".removesuffix(".0")
+def _shared_pixels(images: Sequence[Image]) -> list[Problem | str]:
+    """Return a problem for each file of polygons in pixels that several images have: it can be drawn on one of them."""
+    owners: dict[str, set[str]] = {}
+    for image in images:
+        header = _truth_header(image) if image.truth_reader["name"] == "polygons" else None
+        if header is not None and not header.georeference:
+            owners.setdefault(str(image.truth), set()).add(image.path)
+    fix = "Name a file for each image, such as truth/{stem}.geojson, or use images and polygons on a map."
+    shared = [(path, sorted(paths)) for path, paths in owners.items() if len(paths) > 1]
+    return [Problem(path, f"polygons in pixels for {len(paths)} images: {first_of(paths, 3)}", "one image", fix) for path, paths in shared]
 
 
 def _number(number: float) -> str:
@@ -80,7 +58,7 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
     notes = [f"{len(without)} of {len(images)} images have no truth: {first_of(without, 5)}"] if without else []
     owners: dict[str, list[str]] = {}
     for image in images:
-        if image.truth is not None:
+        if image.truth is not None and image.truth_reader["name"] != "polygons":
             owners.setdefault(image.truth, []).append(image.name)
     shared = [f"{truth} of {first_of(names, 3)}" for truth, names in owners.items() if len(names) > 1]
     notes += [f"several images share one truth, which `{{name}}` in the path would avoid: {first_of(shared, 3)}"] if shared else []

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box
+from pipeline.polygons.vector_files import memory_of
 
 __all__ = ["PolygonLayer"]
 
@@ -18,8 +19,6 @@ TILE = 512
 """Side of the squares in which polygons are drawn. GDAL's result for a pixel whose centre lies exactly on an edge depends on
 where the drawn window begins. Each pixel is drawn in the window of its own square, so that it does not depend on the box asked for."""
 MARGIN = 1  # pixels drawn around a square, because GDAL cuts edges at the border of the window
-BYTES_A_POLYGON = 700  # Python object, GEOS geometry and entry of the tree
-BYTES_A_CORNER = 32
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class PolygonLayer:
         numbers: number of each polygon in its file (N,): the feature id that GDAL gives, or the row of a Parquet file.
         shape: height and width of the image.
         notes: what was repaired, dropped or assumed.
+        is_placed: whether the polygons lie where their map coordinates say; else their coordinates are pixels.
     """
 
     geometries: NDArray[np.object_]
@@ -40,6 +40,7 @@ class PolygonLayer:
     numbers: NDArray[np.int64]
     shape: tuple[int, int]
     notes: tuple[str, ...] = ()
+    is_placed: bool = False
 
     def __len__(self) -> int:
         """Return the number of polygons."""
@@ -55,9 +56,7 @@ class PolygonLayer:
     @cached_property
     def nbytes(self) -> int:
         """Estimated bytes of memory that the layer takes."""
-        import shapely
-
-        return BYTES_A_POLYGON * len(self) + BYTES_A_CORNER * int(shapely.get_num_coordinates(self.geometries).sum())
+        return memory_of(self.geometries)
 
     @cached_property
     def _tree(self) -> Any:

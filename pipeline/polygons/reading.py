@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ __all__ = ["read_polygons"]
 
 WGS84 = "EPSG:4326"
 CACHE_BYTES = 256 << 20  # of layers that a process keeps, apart from the one it used last
-_CACHE: OrderedDict[str, PolygonLayer] = OrderedDict()
+_LAYERS: OrderedDict[str, PolygonLayer] = OrderedDict()
+_TABLES: dict[str, Table] = {}  # the last one that was read whole, for the next image
 _LOCK = threading.Lock()
 
 
@@ -46,17 +49,26 @@ def read_polygons(path: str, header: Header, *, layer: str | None = None, attrib
     """
     require_packages(path)
     file = _local(path)
-    state = Path(file).stat() if Path(file).exists() else None
     grid = json.dumps([header.shape, header.levels[:1], dict(header.georeference)], default=str)
-    key = f"{path} {state and (state.st_size, state.st_mtime_ns)} {layer} {attribute} {grid}"
     with _LOCK:
-        found = _CACHE.pop(key, None)
-        if found is None:
-            found = _read(file, path, header, layer, attribute)
-        _CACHE[key] = found
-        while len(_CACHE) > 1 and sum(one.nbytes for one in _CACHE.values()) > CACHE_BYTES:
-            _CACHE.popitem(last=False)
-        return found
+        read = partial(_read, file, path, header, layer, attribute)
+        return _cached(_LAYERS, f"{_state(path, file)} {layer} {attribute} {grid}", read)
+
+
+def _cached(kept: OrderedDict[str, PolygonLayer], key: str, read: Callable[[], PolygonLayer]) -> PolygonLayer:
+    """Return what was read before; the least recently used entries leave where all together are too large."""
+    found = kept.pop(key, None)
+    found = read() if found is None else found
+    kept[key] = found
+    while len(kept) > 1 and sum(one.nbytes for one in kept.values()) > CACHE_BYTES:
+        kept.popitem(last=False)
+    return found
+
+
+def _state(path: str, file: str) -> str:
+    """Return what tells a file and those beside it from others and from itself after a change."""
+    found = [Path(one) for one in (file, *companions(file))]
+    return f"{path} {[(state.st_size, state.st_mtime_ns) for one in found if one.exists() for state in [one.stat()]]}"
 
 
 def _local(path: str) -> str:
@@ -69,43 +81,71 @@ def _local(path: str) -> str:
 
 
 def _read(file: str, path: str, header: Header, layer: str | None, attribute: str | None) -> PolygonLayer:
+    import shapely
+
     place = placement_of(path, header)
-    table = read_table(file, path, layer, attribute, place.bounds_in)
-    kept, notes = _areal(table, path)
-    if not len(kept.geometries) and kept.is_all:
-        raise InputError(Problem(path, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside."))
-    system, told = _system_of(kept, place)
-    drawn = place.to_pixels(kept.geometries, system)
-    near = _near(drawn, place.shape)
-    if not near.any():
-        _require_overlap(kept, system, place, file, layer)
-    drawn, repaired = _valid(drawn[near])
-    if repaired:
-        notes.append(f"{counted(repaired, 'invalid polygon')} repaired, such as rings that cross themselves")
-    if not near.any():
+    key = f"{_state(path, file)} {layer} {attribute}"
+    table = _TABLES.pop(key, None) or _areal(read_table(file, path, layer, attribute, place.bounds_in), path)
+    if table.is_all and table.nbytes <= CACHE_BYTES:
+        _TABLES.clear()
+        _TABLES[key] = table
+    if table.is_all and not len(table.geometries):
+        raise InputError(_no_polygon(path))
+    system, told = _system_of(table, place)
+    near, drawn = _drawn(table, place, system)
+    if not len(near):
+        _require_overlap(table, system, place, file, layer)
+    wrong = ~np.asarray(shapely.is_valid(drawn))
+    drawn[wrong] = [_repaired(one) for one in drawn[wrong]]
+    kept = np.array([not one.is_empty for one in drawn], bool)
+    notes = [*table.notes, *told]
+    if wrong.any():
+        notes.append(f"{counted(int(wrong.sum()), 'invalid polygon')} repaired, such as rings that cross themselves")
+    if not kept.all():
+        notes.append(f"{counted(int((~kept).sum()), 'invalid polygon')} without an area left out")
+    if not kept.any():
         notes.append("no polygon lies in the image")
-    values = None if kept.values is None else kept.values[near]
-    return PolygonLayer(drawn, values, kept.numbers[near], header.shape, (*notes, *told))
+    near, drawn = near[kept], drawn[kept]
+    values = None if table.values is None else table.values[near]
+    return PolygonLayer(drawn, values, table.numbers[near], header.shape, tuple(notes), is_placed=bool(system))
 
 
-def _areal(table: Table, path: str) -> tuple[Table, list[str]]:
-    """Keep what has an area; a collection keeps its polygons."""
+def _no_polygon(path: str) -> Problem:
+    return Problem(path, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside.")
+
+
+def _areal(table: Table, path: str) -> Table:
+    """Keep polygons, and those of collections."""
     import shapely
 
     found = table.geometries
     if not np.isfinite(shapely.get_coordinates(found)).all():
         fix = "Remove them, such as with ogr2ogr -where."
         raise InputError(Problem(path, "coordinates that are no finite numbers", "finite coordinates", fix))
-    kinds = shapely.get_type_id(found)
-    collected = np.flatnonzero(kinds == shapely.GeometryType.GEOMETRYCOLLECTION)
+    collected = np.flatnonzero(shapely.get_type_id(found) == shapely.GeometryType.GEOMETRYCOLLECTION)
     if len(collected):
-        found = found.copy()
         found[collected] = [_polygons_of(found[index]) for index in collected]
-        kinds = shapely.get_type_id(found)
-    kept = np.isin(kinds, [shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON]) & (shapely.area(found) > 0)
-    notes = [f"{counted(int((~kept).sum()), 'geometry', 'geometries')} without an area left out"] if not kept.all() else []
+    is_areal = np.isin(shapely.get_type_id(found), [shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON])
+    kept = is_areal & ~shapely.is_empty(found)
+    number = int((~kept).sum())
+    notes = (f"{counted(number, 'geometry', 'geometries')} without an area left out, such as points and lines",) if number else ()
     values = None if table.values is None else table.values[kept]
-    return replace(table, geometries=found[kept], values=values, numbers=table.numbers[kept]), notes
+    return replace(table, geometries=found[kept], values=values, numbers=table.numbers[kept], notes=notes)
+
+
+def _drawn(table: Table, place: Placement, system: str) -> tuple[NDArray[np.intp], NDArray[np.object_]]:
+    """Return the indices of the polygons whose bounds reach into the image, and these polygons in its pixels."""
+    import shapely
+
+    near = np.arange(len(table.geometries))
+    bounds = place.bounds_in(system) if system else None
+    if bounds is not None and table.is_all:  # a database has found them by its index
+        left, bottom, right, top = shapely.bounds(table.geometries).T
+        near = np.flatnonzero((left <= bounds[2]) & (right >= bounds[0]) & (bottom <= bounds[3]) & (top >= bounds[1]))
+    drawn = place.to_pixels(table.geometries[near], system)
+    left, top, right, bottom = shapely.bounds(drawn).reshape(-1, 4).T
+    inside = (left < place.shape[1]) & (right > 0) & (top < place.shape[0]) & (bottom > 0)
+    return near[inside], drawn[inside]
 
 
 def _polygons_of(geometry: Any) -> Any:
@@ -119,23 +159,11 @@ def _polygons_of(geometry: Any) -> Any:
     return shapely.MultiPolygon(list(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]))
 
 
-def _valid(geometries: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
-    """Repair invalid polygons and return their number; of each, what has an area is kept."""
+def _repaired(geometry: Any) -> Any:
+    """Return what has an area in an invalid polygon; its overlapping parts are joined."""
     import shapely
 
-    wrong = ~shapely.is_valid(geometries)
-    if wrong.any():
-        geometries = geometries.copy()
-        geometries[wrong] = [_polygons_of(shapely.make_valid(one, method="structure", keep_collapsed=False)) for one in geometries[wrong]]
-    return geometries, int(wrong.sum())
-
-
-def _near(geometries: NDArray[np.object_], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Find the polygons whose bounds reach into an image."""
-    import shapely
-
-    left, top, right, bottom = shapely.bounds(geometries).reshape(-1, 4).T
-    return np.asarray((left < shape[1]) & (right > 0) & (top < shape[0]) & (bottom > 0))
+    return _polygons_of(shapely.make_valid(geometry, method="structure", keep_collapsed=False))
 
 
 def _system_of(table: Table, place: Placement) -> tuple[str, list[str]]:
@@ -165,9 +193,7 @@ def _of_geojson(table: Table, place: Placement) -> tuple[str, list[str]]:
             raise InputError(Problem(place.path, found, "pixels, as the image has no coordinate system", fix))
         return "", []
     if may_be_degrees:
-        if _near(place.to_pixels(table.geometries, WGS84), place.shape).any():
-            return WGS84, []
-        if not _near(table.geometries, place.full).any():
+        if len(_drawn(table, place, WGS84)[0]) or not len(_drawn(table, place, "")[0]):
             return WGS84, []
         fix = 'If they are pixels, say so by the member "crs": null; else name their coordinate system by a member "crs".'
         found = f"GeoJSON without a crs, {extent_text(extent, WGS84)} beside the image, or pixels within it"
@@ -186,7 +212,7 @@ def _require_overlap(table: Table, system: str, place: Placement, file: str, lay
     """Refuse a layer whose bounds do not meet the image's: it is another image's, or in other coordinates."""
     extent = _extent(table) if table.is_all else extent_of(file, place.path, layer)
     if extent is None:
-        raise InputError(Problem(place.path, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside."))
+        raise InputError(_no_polygon(place.path))
     image = place.bounds_in(system) if system else (0.0, 0.0, float(place.full[1]), float(place.full[0]))
     if image and (extent[0] > image[2] or extent[2] < image[0] or extent[1] > image[3] or extent[3] < image[1]):
         found = f"polygons at {extent_text(extent, system)}, all outside of the image"

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,18 @@ from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.polygons.columns import as_values, from_wkb, require_attribute
 from pipeline.polygons.parquet import read_parquet
 
-__all__ = ["PIXELS", "POLYGON_SUFFIXES", "Bounds", "Table", "companions", "extent_of", "is_polygons", "read_table", "require_packages"]
+__all__ = [
+    "PIXELS",
+    "POLYGON_SUFFIXES",
+    "Bounds",
+    "Table",
+    "companions",
+    "extent_of",
+    "is_polygons",
+    "memory_of",
+    "read_table",
+    "require_packages",
+]
 
 POLYGON_SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet")
 GEOJSON_SUFFIXES = (".geojson", ".json")
@@ -31,6 +43,9 @@ BESIDE_SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg")
 CRS_MEMBER = re.compile(rb'"crs"\s*:\s*(\{|null)')
 PIXELS = "pixels"
 NO_SYSTEM = re.compile(r"Undefined|Unknown|^(LOCAL_CS|ENGCRS)", re.IGNORECASE)
+
+BYTES_A_POLYGON = 700  # Python object, GEOS geometry and entry of the tree
+BYTES_A_CORNER = 32
 
 Bounds = tuple[float, float, float, float]
 """Least x and y, greatest x and y."""
@@ -46,6 +61,7 @@ class Table:
         numbers: the feature id of each (N,), or the row of a Parquet file.
         system: coordinate system; empty: the file names none; PIXELS: a GeoJSON says that it has none; None: a GeoJSON without ``crs``.
         is_all: whether the whole layer was read.
+        notes: what was left out.
     """
 
     geometries: NDArray[np.object_]
@@ -53,6 +69,19 @@ class Table:
     numbers: NDArray[np.int64]
     system: str | None
     is_all: bool = True
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Estimated bytes of memory that the table takes."""
+        return memory_of(self.geometries)
+
+
+def memory_of(geometries: NDArray[np.object_]) -> int:
+    """Return an estimate of the bytes that geometries take, with an entry of a tree for each."""
+    import shapely
+
+    return BYTES_A_POLYGON * len(geometries) + BYTES_A_CORNER * int(shapely.get_num_coordinates(geometries).sum())
 
 
 def is_polygons(path: str) -> bool:

@@ -86,7 +86,7 @@ class _PolygonRaster(Raster):
             1,
             self._values.dtype.name,
             image.planes,
-            georeference=image.georeference,
+            georeference=image.georeference if layer.is_placed else {},
             nodata=nodata,
             work_bytes=layer.nbytes,
             notes=tuple(notes),
