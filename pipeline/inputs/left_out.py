@@ -139,7 +139,7 @@ class ImageFiles:
         if suffix not in self._missing:
             command = self._reader.missing(path)
             self._missing[suffix] = f"not installed: {command}" if command else ""
-        return self._missing[suffix]
+        return self._missing[suffix] or self._reader.why_not(path)
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ from pydantic import Field, Strict
 
 from pipeline.plugins import Plugin, available, find
 from pipeline.raster import Header, Raster
+from pipeline.readers._file_states import State, changed_file
 from pipeline.readers._files import asking, is_remote
 from pipeline.readers._held_arrays import SCHEME, HeldArray, array_name, is_array_path
 from pipeline.readers._remote_file import place_of
@@ -30,9 +31,11 @@ __all__ = [
     "Member",
     "Raster",
     "Reader",
+    "State",
     "advice",
     "array_name",
     "asking",
+    "changed_file",
     "exists_at",
     "expand_url",
     "folder_at",
@@ -96,10 +99,31 @@ class Reader(Plugin):
         absent = [name for name in self.packages if not _is_installed(name)]
         return f'pip install "gigaseg[{self.extra}]"' if absent else ""
 
+    def why_not(self, path: str) -> str:
+        """Return why a file of a folder that this reader claims is no image, after a glance at it; empty where it may be one."""
+        del path
+        return ""
+
     def companions(self, path: str) -> Sequence[str]:
         """Return the files beside a file that belong to it and change what it means, such as a world file; they need not exist."""
         del path
         return ()
+
+    def file_states(self, path: str) -> tuple[State, ...] | None:
+        """Return the states of all files that an image is read from, where its rasters look themselves at those that they read.
+
+        None, as of most readers: whoever opens the image looks at its files.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        del path
+        return None
+
+    def pinned(self, path: str) -> Mapping[str, Any]:
+        """Return options to add to those of the YAML, so that the image is opened elsewhere as it is now, and faster; mostly none."""
+        del path
+        return {}
 
     def members(self, path: str) -> Sequence[Member]:
         """Return the images of a path that stands for several, such as a plate; with ``series: all``, every image of a file.

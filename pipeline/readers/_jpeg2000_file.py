@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 
-__all__ = ["Codestream", "Colors", "Jpeg2000File", "read_file"]
+__all__ = ["Codestream", "Colors", "Jpeg2000File", "ManyBits", "read_file"]
 
 CODESTREAM_START, BOXES_START = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 GEOTIFF = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")  # the UUID of a box that holds a GeoTIFF of one pixel
@@ -23,6 +23,10 @@ LEAST_BLOCKS = 1 << 17  # code blocks that any file may have; a file of more bit
 CMYK, GREY, SYCC = 12, 17, 18
 REFUSED_SPACES = {1: "YCbCr(1)", 3: "YCbCr(2)", 4: "YCbCr(3)", 13: "YCCK", 14: "CIELAB", 19: "CIEJab", 23: "YPbPr", 24: "e-sYCC"}
 PROFILES = {b"GRAY": GREY, b"CMYK": CMYK, b"Lab ": 14, b"YCbr": 1}
+
+
+class ManyBits(InputError):
+    """The components have more than 16 bits, which GDAL reads."""
 
 
 @dataclass(frozen=True)
@@ -213,10 +217,10 @@ def _codestream(siz: bytes, cod: bytes, cocs: list[bytes], tile_bytes: Mapping[i
     count = struct.unpack_from(">H", siz, 34)[0]
     components = [struct.unpack_from("3B", siz, 36 + 3 * index) for index in range(count)]
     bits = tuple((depth & 0x7F) + 1 for depth, _, _ in components)
-    if len({depth >> 7 for depth, _, _ in components}) != 1 or max(bits) > 16:
-        raise InputError(
-            Problem(path, f"JPEG 2000 components of {sorted(set(bits))} bits", "at most 16 bits, all with or all without a sign")
-        )
+    signs = {depth >> 7 for depth, _, _ in components}
+    if len(signs) != 1 or max(bits) > 16:
+        kind = ManyBits if len(signs) == 1 else InputError
+        raise kind(Problem(path, f"JPEG 2000 components of {sorted(set(bits))} bits", "at most 16 bits, all with or all without a sign"))
     if not (x0 < x1 < 2**31 and y0 < y1 < 2**31 and tile_x and tile_y and all(dx and dy for _, dx, dy in components)):
         raise InputError(Problem(path, f"an image of {x1 - x0} x {y1 - y0} pixels", "at least one pixel, and fewer than 2**31 a side"))
     short = 2 if count < 257 else 3

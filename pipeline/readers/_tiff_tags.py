@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from pipeline.raster import coarsened
+from pipeline.raster import GEOTIFF_TAGS, coarsened
 from pipeline.readers._ome_xml import ome_channel_names
 from pipeline.readers._world_file import parse_xml
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["channel_names", "georeference", "missing_value", "used_bits"]
 
-GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42113)
+GEO_TAGS = (*GEOTIFF_TAGS, 42113)
 
 
 def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str, dict[str, Any]]:

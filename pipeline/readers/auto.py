@@ -11,9 +11,20 @@ from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.plugins import available, build
 from pipeline.raster import Raster
 from pipeline.readers import Member, Reader, advice, known_suffixes
-from pipeline.readers._files import is_remote
+from pipeline.readers._files import bare_path, is_remote
 
 __all__ = ["Auto"]
+
+READERS = {
+    "GTiff": "tiff",
+    "COG": "tiff",
+    "JP2OpenJPEG": "jpeg2000",
+    "PNG": "picture",
+    "JPEG": "picture",
+    "WEBP": "picture",
+    "BMP": "picture",
+}
+"""Readers of what GDAL also opens, by GDAL's name of the format."""
 
 
 class Auto(Reader):
@@ -33,19 +44,24 @@ class Auto(Reader):
         reader = self._reader(path)
         return reader.missing(path) if reader else ""
 
-    def companions(self, path: str) -> Sequence[str]:
-        """Those of the reader of the path."""
+    def why_not(self, path: str) -> str:
+        """What the reader of the path says."""
         reader = self._reader(path)
+        return reader.why_not(path) if reader else ""
+
+    def companions(self, path: str) -> Sequence[str]:
+        """Those of the reader of the path; by its name alone, as files that are left out are asked as well."""
+        reader = self._reader(path) or (self._geo if not self._geo.missing(path) and not advice(PurePosixPath(path).suffix) else None)
         return reader.companions(path) if reader else ()
 
     def members(self, path: str) -> Sequence[Member]:
         """Those that the reader of the path finds."""
-        reader = self._reader(path)
+        reader = self._reader(path) or self._recognising(path)
         return reader.members(path) if reader and not reader.missing(path) else ()
 
     def open(self, path: str) -> AbstractContextManager[Raster]:
-        """Open with the reader that claims the path."""
-        reader = self._reader(path)
+        """Open with the reader that claims the path; where none does, with ``geo`` if GDAL recognises the file."""
+        reader = self._reader(path) or self._recognising(path)
         if reader is None:
             suffix = PurePosixPath(path).suffix.lower()
             known = known_suffixes()
@@ -65,6 +81,23 @@ class Auto(Reader):
                     return reader
                 lacking = lacking or reader
         return lacking
+
+    def _recognising(self, path: str) -> Reader | None:
+        """Return the reader of a local file whose name says nothing and which GDAL recognises; the reader by what GDAL calls it."""
+        from pipeline.readers._geo_dataset import driver_of
+
+        if is_remote(path) or self._geo.missing(path) or advice(PurePosixPath(path).suffix):
+            return None
+        driver = driver_of(bare_path(path))
+        return self._named(READERS.get(driver, "geo")) if driver else None
+
+    @cached_property
+    def _geo(self) -> Reader:
+        return self._named("geo")
+
+    def _named(self, name: str) -> Reader:
+        reader: Reader = build("readers", {"name": name, **self.model_dump()})
+        return reader
 
     @cached_property
     def _readers(self) -> Sequence[Reader]:

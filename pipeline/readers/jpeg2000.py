@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
+from pipeline.plugins import find
 from pipeline.raster import Header, Raster, map_scale
 from pipeline.readers import Reader
 from pipeline.readers._color import cmyk_to_rgb, palette_to_rgb, unpremultiply, ycbcr_to_rgb
 from pipeline.readers._files import bare_path, is_remote, opening, reading
-from pipeline.readers._jpeg2000_file import CMYK, GREY, SYCC, Codestream, Colors, Jpeg2000File, read_file
+from pipeline.readers._jpeg2000_file import CMYK, GREY, SYCC, Codestream, Colors, Jpeg2000File, ManyBits, read_file
 from pipeline.readers._layout import Layout, check_level, color_notes, make_header, resolve_layout
 from pipeline.readers._mask_file import Mask, mask_beside
 from pipeline.readers._openjpeg import decoded_components, is_installed
@@ -43,8 +44,8 @@ class Jpeg2000(Reader):
 
     A read decodes the code blocks that its box touches, at the resolution of ``level``. Palettes, sYCC and CMYK become red, green
     and blue; a channel that the file defines as opacity marks missing data. Samples of fewer bits than their type keep
-    their values, and ``bits`` gives their number. Without OpenJPEG's library the first read decodes the whole
-    image (``whole_bytes``), which has one level.
+    their values, and ``bits`` gives their number; GDAL reads those of more than 16 bits (extra ``geo``). Without OpenJPEG's
+    library the first read decodes the whole image (``whole_bytes``), which has one level.
 
     Example::
 
@@ -63,12 +64,26 @@ class Jpeg2000(Reader):
         with opening(path), open_file(path) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(0)
-            content = read_file(stream, size, path)
+            try:
+                content = read_file(stream, size, path)
+            except ManyBits:
+                if is_remote(path) or self._by_gdal.missing(path):
+                    raise
+                content = None
+        if content is None:
+            with self._by_gdal.open(path) as other:
+                yield other
+            return
         with ExitStack() as stack, mask_beside(bare_path(path), content.codestream.shape(), step=2**self.level) as mask:
             with opening(path):
                 copied = lambda: stack.enter_context(local_copy(stream)) if isinstance(stream, RemoteFile) else bare_path(path)
                 raster = _open(self, content, mask, size, copied, path)
             yield raster
+
+    @property
+    def _by_gdal(self) -> Reader:
+        geo: Reader = find("readers", "geo")(**self.model_dump())  # type: ignore[assignment]  # find knows only that it is a plug-in
+        return geo
 
 
 def _open(options: Jpeg2000, content: Jpeg2000File, mask: Mask | None, size: int, copied: Callable[[], str], path: str) -> _Jpeg2000Raster:

@@ -16,6 +16,7 @@ from pipeline.raster import Header, PlaneStep, Raster, map_scale
 from pipeline.readers import Member, Reader
 from pipeline.readers._files import bare_path, opening
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout, typed_nodata
+from pipeline.readers._map_checks import POINTS_NOTE, check_place, control_points, num_points
 from pipeline.readers._ome_xml import significant_bits
 from pipeline.readers._orientation import upright_shape
 from pipeline.readers._remote_folders import has_file
@@ -109,10 +110,11 @@ class _Level:
         if 0 in self.page.shaped:
             raise InputError(Problem(path, f"an image of {' x '.join(map(str, self.page.shape))} without pixels"))
         self.zoom = (self.base.imagelength / self.page.imagelength, self.base.imagewidth / self.page.imagewidth)
-        self.geo = georeference(self.base, self.zoom)
+        self.geo, self.place_notes = check_place(georeference(self.base, self.zoom), (self.page.imagelength, self.page.imagewidth))
+        self.num_points = num_points(self.geo)
         self.placement = Placement() if self.geo.keys() & PLACES else read_placement(bare_path(path), self.zoom)
         turned = self.base.tags.valueof(ORIENTATION, 1)
-        self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference)
+        self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference or self.num_points)
         self.orientation = turned if turned in range(1, 9) and not self.is_map else 1
         is_left = self.is_map and turned in range(2, 9)
         self.turning = f"the Orientation tag {turned} is ignored: the georeference locates rows as stored" if is_left else ""
@@ -188,8 +190,9 @@ class _Level:
     def _scale(self, layout: Layout) -> dict[str, Any]:
         """Return the header fields of scale: pixel size and its source, offset, steps between planes, notes."""
         physical, source = physical_size(self.base, self.image.series.kind, self.image.element)
-        notes = list(self.placement.notes)
-        size, unit, offset = map_scale(self.geo)
+        notes = [*self.placement.notes, *self.place_notes]
+        notes += [POINTS_NOTE.format(self.num_points)] if self.num_points else []
+        size, unit, offset = control_points(self.geo) if self.num_points else map_scale(self.geo)
         if size is not None:
             source = "GeoTIFF"
         elif self.placement.pixel_size is not None and source in ("", "resolution tag"):
