@@ -17,7 +17,7 @@ from pipeline.inputs.samples import resolve_sample
 from pipeline.polygons import POLYGON_SUFFIXES, is_polygons
 from pipeline.readers import exists_at, expand_url, folder_at, has_file, is_remote, is_web
 
-__all__ = ["pair_truth"]
+__all__ = ["matching_files", "pair_truth"]
 
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
 _ESCAPED = re.compile(r"\[[*?\[]\]")
@@ -57,7 +57,7 @@ def pair_truth(
             folder, _, last = f"{template.rstrip('/')}/{name}".rpartition("/")
             matches = names_in(as_spelled(folder), suffixes).get(last, []) or names_in(as_spelled(folder), POLYGON_SUFFIXES).get(last, [])
         else:
-            matches = _matches(template, name, path, suffixes)
+            matches = matching_files(template, name, path, suffixes)
         if len(matches) > 1:
             found = f"{len(matches)} files for {name!r}: {first_of(matches, 3)}"
             problems.append(Problem(where, found, "one file of this name" if is_folder else "a wildcard that matches exactly one"))
@@ -110,7 +110,7 @@ def _fill(template: str, name: str, path: str) -> str:
     return _PLACEHOLDER.sub(lambda placeholder: words[placeholder[1]], template)
 
 
-def _matches(template: str, name: str, path: str, suffixes: Sequence[str]) -> list[str]:
+def matching_files(template: str, name: str, path: str, suffixes: Sequence[str]) -> list[str]:
     """Return the files that the filled template matches; of several, only images, else only polygons."""
     filled = _fill(template, name, path)
     if is_remote(filled):

@@ -30,7 +30,9 @@ _TABLES: dict[str, Table] = {}  # the last one that was read whole, for the next
 _LOCK = threading.Lock()
 
 
-def read_polygons(path: str, header: Header, *, layer: str | None = None, attribute: str | None = None) -> PolygonLayer:
+def read_polygons(
+    path: str, header: Header, *, layer: str | None = None, attribute: str | None = None, may_miss: bool = False
+) -> PolygonLayer:
     """Return the polygons of a file that touch an image, in pixels of its grid; a process reads a file once for each image.
 
     The coordinate system is that of the file. A GeoJSON without a ``crs`` member is in pixels if the image has no coordinate system, as
@@ -42,6 +44,7 @@ def read_polygons(path: str, header: Header, *, layer: str | None = None, attrib
         header: of the image; its shape and georeference.
         layer: name of the layer; None: the only one.
         attribute: name of the attribute whose values are read; None: none.
+        may_miss: return a layer without polygons if it lies elsewhere, instead of refusing it.
 
     Raises:
         InputError: the file, the layer or the attribute does not exist, no polygon is there, the layer lies elsewhere, or it is not
@@ -51,8 +54,8 @@ def read_polygons(path: str, header: Header, *, layer: str | None = None, attrib
     file = _local(path)
     grid = json.dumps([header.shape, header.levels[:1], dict(header.georeference)], default=str)
     with _LOCK:
-        read = partial(_read, file, path, header, layer, attribute)
-        return _cached(_LAYERS, f"{_state(path, file)} {layer} {attribute} {grid}", read)
+        read = partial(_read, file, path, header, layer, attribute, may_miss)
+        return _cached(_LAYERS, f"{_state(path, file)} {layer} {attribute} {grid} {may_miss}", read)
 
 
 def _cached(kept: OrderedDict[str, PolygonLayer], key: str, read: Callable[[], PolygonLayer]) -> PolygonLayer:
@@ -80,7 +83,7 @@ def _local(path: str) -> str:
     return str(fetch(path))
 
 
-def _read(file: str, path: str, header: Header, layer: str | None, attribute: str | None) -> PolygonLayer:
+def _read(file: str, path: str, header: Header, layer: str | None, attribute: str | None, may_miss: bool) -> PolygonLayer:
     import shapely
 
     place = placement_of(path, header)
@@ -93,7 +96,7 @@ def _read(file: str, path: str, header: Header, layer: str | None, attribute: st
         raise InputError(_no_polygon(path))
     system, told = _system_of(table, place)
     near, drawn = _drawn(table, place, system)
-    if not len(near):
+    if not len(near) and not may_miss:
         _require_overlap(table, system, place, file, layer)
     wrong = ~np.asarray(shapely.is_valid(drawn))
     drawn[wrong] = [_repaired(one) for one in drawn[wrong]]
