@@ -35,15 +35,24 @@ FOLDERS = ("masks", "instances")  # of a run's output
 NO_ID = re.compile("is not a class id|is not an object id")
 
 
-def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, output: str, *, instances: bool = False) -> int:
+def evaluate(
+    pred: str,
+    truth: str | Mapping[str, Any],
+    classes: Path | None,
+    ignore: str | None,
+    output: str,
+    *,
+    instances: bool = False,
+) -> int:
     """Count predicted masks against truth, write the report and print its table.
 
     Args:
         pred: masks of class ids: file, folder, glob, CSV or the output of a run. 255 (65535 in 16 bits) means no prediction, and so
             do the file's nodata value, mask and alpha. Palettes are read as indices.
-        truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``.
+        truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``; or a mapping as in a config,
+            for polygons: ``{"path": "buildings.gpkg", "attribute": "class"}``.
         classes: a YAML with the list of classes; None: the classes of the run that wrote the masks, else one for each id up to the largest.
-        ignore: a truth value, or a colour ``#rrggbb``, that is left out.
+        ignore: a truth value, or a colour ``#rrggbb``, that is left out; with an ``attribute`` of polygons also names, between commas.
         output: folder or URL of the report.
         instances: whether the masks are label images, which hold ids of objects of one class, 0 for none; of a run's output, its label
             images are scored. The truth holds ids as well, or one value: then its connected components are the objects.
@@ -55,6 +64,8 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
         InputError: the input is wrong, or a mask holds a value that is no class id.
     """
     ignored = int(ignore) if ignore and ignore.lstrip("-").isdigit() else ignore
+    if isinstance(truth, Mapping) and "attribute" in truth and isinstance(ignored, str) and not ignored.startswith("#"):
+        truth, ignored = {**truth, "ignore": ignored.split(",")}, None
     listed = listed_classes(classes) if classes else None
     exit_code, report = score_masks([pred], truth, listed, ignored, output, instances=instances)
     print_result(RunFolder(output), report)
@@ -63,7 +74,7 @@ def evaluate(pred: str, truth: str, classes: Path | None, ignore: str | None, ou
 
 def score_masks(
     pred: Sequence[str],
-    truth: str,
+    truth: str | Mapping[str, Any],
     classes: Sequence[Mapping[str, Any]] | None,
     ignore: int | str | None,
     output: str,
@@ -81,7 +92,7 @@ def score_masks(
     require_masks(catalogue)
     folder = RunFolder(catalogue.config.output)
     is_new = not folder.ledger.exists()
-    given = {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": catalogue.config.truth}
+    given = {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": catalogue.config.model_dump(mode="json")["truth"]}
     identity = {"evaluate": {**given, **({"instances": True} if instances else {})}}
     folder.refuse_other(identity)
     job = job_of(catalogue, folder)
@@ -126,7 +137,7 @@ def scored_masks(folder: RunFolder) -> Catalogue:
 
 def catalogue_of(
     pred: Sequence[str],
-    truth: str,
+    truth: str | Mapping[str, Any],
     classes: Sequence[Mapping[str, Any]] | None,
     ignore: int | str | None,
     output: str,
@@ -270,7 +281,7 @@ def listed_classes(path: Path) -> list[dict[str, Any]]:
 
 def config_of(
     masks: Sequence[str],
-    truth: str,
+    truth: str | Mapping[str, Any],
     classes: Sequence[Mapping[str, Any]] | None,
     ignore: int | str | None,
     output: str,
@@ -297,7 +308,7 @@ def count_classes(config: Config) -> int:
     """
     catalogue = build_catalogue(config)
     paths = [(image.path, dict(image.reader)) for image in catalogue.images]
-    paths += [(image.truth, dict(TRUTH_READER)) for image in catalogue.images if image.truth]
+    paths += [(image.truth, dict(image.truth_reader)) for image in catalogue.images if image.truth]
     largest = max([1, *(largest_id(path, reader, config.ignore) for path, reader in paths)])
     if largest >= 65535:
         raise InputError(Problem("--classes", f"ids up to {largest}", "class ids", "Are these instance ids? Map them with --classes."))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Config, Source
+from pipeline.config import PATH_KEYS, Config, Source
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.readers import SCHEME, HeldArray, array_name
 from pipeline.scheduling import EXIT_INTERRUPTED
@@ -30,13 +30,13 @@ class ArrayInputs:
     Attributes:
         files: NAME and path of files, folders, globs and URLs; NAME is None where the path says it.
         arrays: images in memory; each can be read while its object lives.
-        truth: path or template as in the YAML; None: there is none, or the YAML says it.
+        truth: path, template or mapping as in the YAML; None: there is none, or the YAML says it.
         truth_arrays: truth in memory.
     """
 
     files: tuple[tuple[str | None, str], ...] = ()
     arrays: tuple[HeldArray, ...] = ()
-    truth: str | None = None
+    truth: str | Mapping[str, Any] | None = None
     truth_arrays: tuple[HeldArray, ...] = ()
 
     @property
@@ -77,7 +77,7 @@ class ArrayInputs:
             truth = f"{folder}/truth/{name}.ome.zarr"
         files = (*self.files, *((array_name(array.path), path) for array, path in zip(self.arrays, written, strict=True)))
         images = (*config.images[: len(self.files)], *written)
-        changes = {"images": images, "truth": truth or config.truth, "reader": {**config.reader, "axes": None}}
+        changes = {"images": images, "truth": truth if isinstance(truth, str) else config.truth, "reader": {**config.reader, "axes": None}}
         return ArrayInputs(files, truth=truth), config.model_copy(update=changes)
 
 
@@ -133,13 +133,15 @@ def _unmasked(array: Any, where: str) -> Any:
     return array.filled(np.nan)
 
 
-def _gather_truth(truth: Any) -> tuple[str | None, tuple[HeldArray, ...]]:
+def _gather_truth(truth: Any) -> tuple[str | Mapping[str, Any] | None, tuple[HeldArray, ...]]:
     """Return the YAML's ``truth``, and the arrays that it stands for."""
     if truth is None or isinstance(truth, str | PathLike):
         return (None if truth is None else fspath(truth)), ()
     if not isinstance(truth, Mapping):
         held = HeldArray(_unmasked(truth, "truth"), "truth")
         return held.path, (held,)
+    if any(isinstance(truth.get(key), str | PathLike) for key in PATH_KEYS):  # {path: buildings.gpkg, attribute: class}
+        return {key: fspath(value) if isinstance(value, PathLike) else value for key, value in truth.items()}, ()
     arrays = tuple(HeldArray(_unmasked(value, f"truth.{name}"), str(name)) for name, value in truth.items())
     group = hashlib.blake2b("".join(array.hash for array in arrays).encode(), digest_size=16).hexdigest()
     for array in arrays:

@@ -134,7 +134,8 @@ def evaluate(
 
     Args:
         pred: masks of class ids: a path, a glob, a run, an array, or several of these as in :func:`segment`.
-        truth: a path or template, an array, or a mapping from names of masks to arrays.
+        truth: a path or template, a mapping such as ``{"path": "a.gpkg", "attribute": "class"}``, an array, or a mapping from names of
+            masks to arrays.
         classes: the list of classes of a config, or a YAML file with it; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out of every count.
         instances: whether the masks are label images, which hold ids of objects, to be matched with the truth objects.

@@ -228,11 +228,16 @@ def watch(
 @app.command()
 def evaluate(
     pred: Annotated[str, typer.Option("--pred", metavar="P", help="Masks that hold class ids: a file, folder or glob.")],
-    truth: Annotated[str, typer.Option("--truth", metavar="T", help="Reference masks: a file, folder or pattern, truth/{stem}.png.")],
+    truth: Annotated[str, typer.Option("--truth", metavar="T", help="Masks or polygons: a file, folder or pattern, truth/{stem}.png.")],
     output: Output,
     classes: Annotated[Path | None, typer.Option("--classes", metavar="FILE.yaml", help="The `classes` list of a config.")] = None,
-    ignore: Annotated[str | None, typer.Option("--ignore", metavar="V", help="Truth value or colour left out of every count.")] = None,
+    ignore: Annotated[
+        str | None, typer.Option("--ignore", metavar="V", help="Truth value, colour or names left out of every count.")
+    ] = None,
+    attribute: Annotated[str | None, typer.Option("--attribute", metavar="A", help="Attribute of polygons that names the class.")] = None,
+    layer: Annotated[str | None, typer.Option("--layer", metavar="L", help="Layer of the file of polygons.")] = None,
     *,
+    all_touched: Annotated[bool, typer.Option("--all-touched", help="Polygons cover every pixel that they touch.")] = False,
     instances: Annotated[
         bool, typer.Option("--instances", help="The masks are label images: match their objects with the truth objects.")
     ] = False,
@@ -240,7 +245,9 @@ def evaluate(
     """Score masks that exist."""
     from workflows import evaluate as workflow
 
-    done(workflow.evaluate(pred, truth, classes, ignore, output, instances=instances))
+    options = {"attribute": attribute, "layer": layer, "all_touched": all_touched or None}
+    given = {key: value for key, value in options.items() if value is not None}
+    done(workflow.evaluate(pred, {"path": truth, **given} if given else truth, classes, ignore, output, instances=instances))
 
 
 @app.command()

@@ -48,13 +48,14 @@ from pipeline.config.schema import (
     json_schema,
     parse_bytes,
 )
-from pipeline.config.sources import Mosaic, Source, Sources, Truth, TruthSpec, Zones
+from pipeline.config.sources import PATH_KEYS, Mosaic, Source, Sources, Truth, TruthSpec, Zones
 from pipeline.config.strict_model import NonEmptyText, StrictModel
 from pipeline.config.yaml_document import KeyLocations, read_yaml
 
 __all__ = [
     "CALIBRATED_FOLDER",
     "DEFAULT_PLUGINS",
+    "PATH_KEYS",
     "RUN_YAML",
     "Auto",
     "ByteSize",
