@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.config import Config, is_url, to_yaml
+from pipeline.config import Config, TruthSpec, is_url, to_yaml
 from pipeline.errors import InputError, Problem, counted
 from pipeline.inputs import CSV_COLUMNS, ListedImage, list_images
 from pipeline.targets import say
@@ -34,10 +34,15 @@ def write_tasks(config: Config, number: int) -> list[int]:
     shares = _shares(found.images, _earlier(folder, number), number)
     for task, images in shares.items():
         _write_list(folder / f"task-{task}.csv", images)
-        own = {"images": (str(folder / f"task-{task}.csv"),), "truth": None, "output": str(folder / f"task-{task}")}
+        own = {"images": (str(folder / f"task-{task}.csv"),), "truth": _options_of(config.truth), "output": str(folder / f"task-{task}")}
         (folder / f"task-{task}.yaml").write_text(to_yaml(config.model_copy(update=own)))
     say(f"{counted(len(found.images), 'image')} in {counted(len(shares), 'task')}, each with its own report: {folder}/task-*/report")
     return sorted(shares)
+
+
+def _options_of(truth: TruthSpec | str | None) -> TruthSpec | None:
+    """Return the options of a truth without its path, which the list of a task holds for each image."""
+    return truth.model_copy(update={"path": None}) if isinstance(truth, TruthSpec) else None
 
 
 def _unlisted(config: Config, image: ListedImage) -> list[Problem]:
