@@ -61,7 +61,8 @@ class Resources:
 
         It is read together with the image, so opening it never closes the image used last.
         """
-        return self._opened((image.truth, image.grid and image.grid.key, True), lambda: open_truth(image))
+        key = image.truth, image.name, image.grid and image.grid.key, True  # one truth may lie elsewhere on each image
+        return self._opened(key, lambda: open_truth(image))
 
     def require_unchanged(self, block: Block, *, whole: bool) -> None:
         """Raise BlockError where a file of the block's image is not as it was when the run was planned.

@@ -56,13 +56,14 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
     if len(without) == len(images):
         return []
     notes = [f"{len(without)} of {len(images)} images have no truth: {first_of(without, 5)}"] if without else []
+    headers = {image.index: header for image in images if (header := _truth_header(image))}
     owners: dict[str, list[str]] = {}
     for image in images:
-        if image.truth is not None and image.truth_reader["name"] != "polygons":
-            owners.setdefault(image.truth, []).append(image.name)
+        if image.index in headers and not _has_place(image, headers[image.index]):
+            owners.setdefault(str(image.truth), []).append(image.name)
     shared = [f"{truth} of {first_of(names, 3)}" for truth, names in owners.items() if len(names) > 1]
     notes += [f"several images share one truth, which `{{name}}` in the path would avoid: {first_of(shared, 3)}"] if shared else []
-    headers = {image.index: header for image in images if (header := _truth_header(image))}
+    notes += place_notes(images, headers)
     scales = [text for image in images if image.index in headers and (text := _other_scale(image, headers[image.index]))]
     notes += [f"truth has another pixel size than its image, and is compared pixel by pixel: {first_of(scales, 3)}"] if scales else []
     nodata = [f"{image.truth} ({header.nodata})" for image in images if (header := headers.get(image.index)) and header.nodata is not None]
@@ -72,6 +73,11 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
     notes += _meaning_notes([(str(image.truth), headers[image.index]) for image in images if image.index in headers])
     lossy = [str(image.truth) for image in images if image.index in headers and headers[image.index].is_lossy]
     return notes + ([f"lossy compression may have changed truth values; PNG is lossless: {first_of(lossy, 3)}"] if lossy else [])
+
+
+def _has_place(image: Image, truth: Header) -> bool:
+    """Whether truth is laid on its image by coordinates, so that several images may have one."""
+    return affine(truth.georeference) is not None and affine(own_header(image).georeference) is not None
 
 
 def _meaning_notes(truths: Sequence[tuple[str, Header]]) -> list[str]:

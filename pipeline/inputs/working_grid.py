@@ -17,6 +17,7 @@ from pipeline.raster import (
     Raster,
     ResampledRaster,
     RescaledRaster,
+    align,
     beyond_pole,
     center_latitude,
     ground_size,
@@ -145,9 +146,13 @@ def open_finer(image: Image, side: int) -> Iterator[Raster]:
 
 @contextmanager
 def open_truth(image: Image) -> Iterator[Raster]:
-    """Open the truth of an image on the image's working grid, by nearest pixels."""
+    """Open the truth of an image on the image's working grid, by nearest pixels.
+
+    Truth with coordinates is laid on the image's own grid by them (:func:`pipeline.raster.align`); what it does not cover is not valid.
+    """
     with build("readers", image.truth_reader).open(image.truth) as raster:
-        yield raster if image.grid is None else image.grid.from_own(raster)
+        placed = align(raster, image.grid.own if image.grid else image.header)
+        yield placed if image.grid is None else image.grid.from_own(placed)
 
 
 def measured_size(header: Header) -> tuple[tuple[float, float], str] | None:

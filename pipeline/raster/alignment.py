@@ -170,7 +170,15 @@ def _wkt(system: str) -> str:
     """Return the coordinate system of tags as WKT 2; empty if they name none."""
     anywhere = {"33550": {"type": 12, "value": [1.0, 1.0, 0.0]}, "33922": {"type": 12, "value": [0.0, 0.0, 0.0, 1.0, 1.0, 0.0]}}
     grid = map_grid({**json.loads(system), **anywhere})
-    return "" if grid is None or grid.wkt.startswith(("ENGCRS", "LOCAL_CS")) else grid.wkt
+    if grid is not None and not grid.wkt.startswith(("ENGCRS", "LOCAL_CS")):
+        return grid.wkt
+    from rasterio import CRS
+    from rasterio.errors import CRSError
+
+    try:  # tags that contradict each other may still hold a code
+        return str(CRS.from_epsg(code).to_wkt(version="WKT2_2019")) if (code := coordinate_system(json.loads(system))) else ""
+    except CRSError:
+        return ""
 
 
 def _middle(tags: Tags, matrix: NDArray[Any], shape: tuple[int, int]) -> float | None:

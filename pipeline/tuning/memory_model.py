@@ -11,7 +11,7 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue, Image, read_truth_header
-from pipeline.raster import Header
+from pipeline.raster import Header, aligned_header
 from pipeline.tiling import Grid, num_seam_shares
 
 __all__ = ["format_bytes", "project_actor_bytes", "project_object_file_bytes", "project_seam_file_bytes", "shrink_to_memory"]
@@ -55,7 +55,8 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     # Every writing thread holds one result, and so does the thread that waits for them. Beside it lies the store's copy, or what goes into
     # seam files.
     results = (writers + 1) * (mask + beside + max(mask + beside, given))
-    headers = [header, *([read_truth_header(image)] if image.truth else [])]
+    own = image.grid.own if image.grid else header
+    headers = [header, *([aligned_header(read_truth_header(image), own)] if image.truth else [])]
     decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, pixels)
     return (readers + 1) * loaded + read + shared + network + results + readers * (decoded + copy)
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cli import main
 from pipeline.config import ClassSpec, load_config
 from pipeline.errors import InputError
-from pipeline.inputs import TruthMap, build_catalogue
-from pipeline.inputs.truth_checks import affine, misplacement
-from pipeline.raster import Header
+from pipeline.inputs import TruthMap, build_catalogue, open_truth
+from pipeline.raster import Header, affine
 from pipeline.scheduling.plan import make_job, plan_row
 from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import blobs, engine_yaml, report_at, save_tiff
@@ -72,47 +68,73 @@ def test_truth_in_its_place_is_taken(surveyed, image, truth):
     assert surveyed(image, truth).images[0].truth
 
 
-@pytest.mark.parametrize(
-    ("image", "truth", "told"),
-    [
-        (geo(), geo(east=520.0), "lies +0 rows and +10 columns beside that of the image"),
-        (geo(), geo(north=893.0), "lies +3.5 rows and +0 columns beside that of the image"),
-        (geo(is_point=True), geo(is_point=True, east=499.0), "lies +0 rows and -0.5 columns beside that of the image"),
-        (geo(), geo(size=2.01), "found pixels of 2.01 x 2.01 for an image with pixels of 2 x 2"),
-        (geo(size_y=3.0), geo(), "found pixels of 2 x 2 for an image with pixels of 3 x 2"),
-        (geo(), geo(code=32633), "found coordinates in EPSG:32633 for an image in EPSG:32632"),
-        (geo(), geo(code=4326, key=GEOGRAPHIC), "found coordinates in EPSG:4326 for an image in EPSG:32632"),
-        (geo(), turned(2.0, 0.05, 500.0, 0.05, -2.0, 900.0), "found a georeference that is turned"),
-    ],
-    ids=["10 px east", "3.5 px south", "half a pixel", "resolution", "resolution of rows", "zone", "system", "turned"],
-)
-def test_truth_of_another_place_is_refused(surveyed, image, truth, told):
-    """Truth whose georeference is not that of its image is refused with the offset in pixels, or what else differs."""
-    with pytest.raises(InputError, match=r"t\.tif: found ") as refused:
-        surveyed(image, truth)
+LAID = {
+    "10 px east": (geo(), geo(east=520.0), (80, 70), "shifted by 0 rows, -10 columns and cropped to the image (covers 85 % of the image"),
+    "larger": (geo(), geo(east=400.0, north=1500.0), (500, 400), "shifted by 300 rows, 50 columns and cropped to the image"),
+    "3.5 px south": (geo(), geo(north=893.0), (80, 70), "shifted by -3.50 rows, 0.00 columns by nearest pixels (covers 95 % of the image"),
+    "half a pixel": (geo(is_point=True), geo(is_point=True, east=499.0), (80, 71), "shifted by 0.00 rows, 0.50 columns by nearest pixels"),
+    "finer": (geo(), geo(size=0.5), (320, 280), "resampled by nearest pixels, 4 x 4 pixels of the truth to one of the image"),
+    "coarser rows": (geo(), geo(size_y=8.0), (20, 70), "resampled by nearest pixels, 0.25 x 1 pixels of the truth to one of the image"),
+    "south up": (geo(), turned(2.0, 0.0, 500.0, 0.0, 2.0, 740.0), (80, 70), "flipped upside down"),
+    "turned by 90": (geo(), turned(0.0, 2.0, 500.0, 2.0, 0.0, 740.0), (70, 80), "turned by 90 degrees"),
+    "turned": (geo(), turned(1.9, 0.6, 480.0, 0.6, -1.9, 890.0), (100, 100), "turned by 17.5 degrees by nearest pixels (covers 94 %"),
+    "zone": (
+        geo(),
+        geo(east=660000.0, north=5000.0, size=100.0, code=32631),
+        (100, 200),
+        "warped from EPSG:32631 to EPSG:32632 by nearest",
+    ),
+    "named system": (geo(), geo(code=CITED, east=498.0), (80, 71), "shifted by 0 rows, 1 column and cropped to the image; one of the two"),
+}
+
+
+@pytest.mark.parametrize("name", list(LAID))
+def test_truth_of_another_grid_is_laid_on_the_image(surveyed, name):
+    """Truth that is shifted, larger, flipped, turned, finer or in another system is taken by its coordinates, and one line says how."""
+    image, truth, shape, told = LAID[name]
+    catalogue = surveyed(image, truth, truth_shape=shape)
+    (line,) = [note for note in catalogue.notes if "t.tif: " in note]
+    assert line.partition("t.tif: ")[2].startswith(told)
+    assert ("%" in line) == ("%" in told)
+    with open_truth(catalogue.images[0]) as opened:
+        assert opened.header.shape == SHAPE
+
+
+BESIDE = {
+    "east": (
+        geo(),
+        geo(east=700.0),
+        SHAPE,
+        "x 700 to 840, y 740 to 900 (EPSG:32632), 30 columns right of the image; the image has x 500 to 640",
+    ),
+    "north west": (geo(), geo(east=300.0, north=2000.0), SHAPE, ", 470 rows above and 30 columns left of the image; the image has"),
+    "zone": (geo(), geo(code=32633), SHAPE, "x 500 to 640, y 740 to 900 (EPSG:32633), "),
+    "system": (
+        geo(),
+        geo(east=85.0, north=27.0, size=1e-5, code=4326, key=GEOGRAPHIC),
+        SHAPE,
+        "x 85 to 85.0007, y 26.9992 to 27 (EPSG:4326), ",
+    ),
+    "no system": (geo(), geo(east=700.0, code=CITED), SHAPE, "x 500 to 640, y 740 to 900 (EPSG:32632); one of the two names no coordinate"),
+}
+
+
+@pytest.mark.parametrize("name", list(BESIDE))
+def test_truth_beside_its_image_is_refused(surveyed, name):
+    """Truth that covers no pixel of its image is refused with both places and what lies between them."""
+    image, truth, shape, told = BESIDE[name]
+    with pytest.raises(InputError, match=r"t\.tif: found coordinates beside the image: ") as refused:
+        surveyed(image, truth, truth_shape=shape)
     assert told in str(refused.value)
+    assert "expected truth that covers a part of the image" in str(refused.value)
 
 
-@settings(deadline=None)
-@given(*[st.floats(-30, 30)] * 2, st.floats(0.01, 100), st.integers(1, 5000), st.integers(1, 5000))
-def test_the_offset_is_that_of_the_grids(down, right, size, height, width):
-    """For any whole image, the truth is refused exactly where a corner lies over a tenth of a pixel away, and the offset is told."""
-    headers = [
-        Header(
-            (height, width),
-            1,
-            "uint8",
-            georeference={"33550": {"value": [size, size, 0]}, "33922": {"value": [0, 0, 0, 500 + x * size, 900 - y * size, 0]}},
-        )
-        for y, x in ((0, 0), (down, right))
-    ]
-    told = misplacement(*headers)
-    away = max(abs(down), abs(right))
-    if abs(away - 0.1) > 1e-6:
-        assert bool(told) == (away > 0.1)
-    if told:
-        numbers = [float(text) for text in re.findall(r"[-+]\d+(?:\.\d)?(?= )", told)]
-        assert numbers == pytest.approx([down, right], abs=0.051)
+@pytest.mark.parametrize(("image", "truth", "is_hinted"), [(geo(), [], True), ([], geo(), False), ([], [], False)])
+def test_truth_of_another_size_needs_coordinates(surveyed, image, truth, is_hinted):
+    """Where one of the two has no coordinates, sizes must be equal; the way out is told where the truth lacks them."""
+    with pytest.raises(InputError, match="found 90 x 70 for an image of 80 x 70; expected truth of the image's size") as refused:
+        surveyed(image, truth, truth_shape=(90, 70))
+    assert ("With coordinates in its file" in str(refused.value)) == is_hinted
 
 
 def test_a_place_that_is_no_place_is_none():
