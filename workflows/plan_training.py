@@ -47,6 +47,7 @@ def _content(training: Training, cost: StepCost) -> dict[str, Any]:
     return {
         "train": [_image(image) for image in plan.train],
         "val": [_image(image) for image in plan.val],
+        "validation": plan.val_words,
         "classes": _class_shares(plan),
         "network": {"name": config.model["name"], "parameters": num_parameters(plan.network), "stride": plan.network.stride},
         "normalize": plan.normalize,
@@ -91,6 +92,7 @@ def _print(content: Mapping[str, Any], *, every: bool) -> None:
     print(
         f"network: {network['name']}, {network['parameters']:,} parameters, stride {network['stride']}; normalize: {content['normalize']}"
     )
+    print(f"validation: {content['validation']}")
     steps = "as many steps as fit" if content["steps"] is None else f"{content['steps']:,} steps"
     print(f"{len(content['train'])} images to train on, {len(content['val'])} to validate with; {steps} of {content['batch']} crops")
     workers = f"{content['workers']} workers on {content['device']}, {content['precision']}, {content['threads']} threads each"

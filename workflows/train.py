@@ -30,7 +30,7 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
         GigasegError: the input is wrong, or the training could not go on.
     """
     training = prepare_training(load_yaml(TRAINING_YAML, config_path, overrides), resume=not fresh)
-    for note in training.plan.notes:
+    for note in (*training.plan.notes, f"validation: {training.plan.val_words}"):
         say(note)
     if not training.run(fresh=fresh, take_over=take_over):
         say(

@@ -78,6 +78,12 @@ class Augment(StrictModel):
             gamma=float(_draw_factor(self.gamma, rng)),
         )
 
+    def largest_side(self, crop: int) -> int:
+        """Return the side of the largest region that is read for a crop; elastic deformation counts with four standard deviations."""
+        angle = math.radians(min(self.rotate, 45))
+        reach = (crop - 1) / 2 / self.scale[0] * (math.cos(angle) + math.sin(angle)) + 4 * self.elastic
+        return crop + 2 * (max(0, math.ceil(reach - (crop - 1) / 2)) + math.ceil(3 * self.blur))
+
     def _draw_offsets(self, crop: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Draw where each pixel of the crop comes from; None: from its own position."""
         zoom = math.exp(rng.uniform(*np.log(self.scale)))

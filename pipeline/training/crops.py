@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,13 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import read_reflected, read_zero_filled
+from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.inputs import Image, open_image, open_truth
 from pipeline.raster import ArrayRaster, Raster
-from pipeline.training.plan import TrainPlan, image_pixels
+from pipeline.training.augmentation import CropChange
+from pipeline.training.crop_places import CropPlaces, Location
+from pipeline.training.plan import TrainPlan
 
 __all__ = ["Crop", "Crops", "ImageCache", "split_border", "targets"]
 
+CHANGES = 200  # number of changes that are tried for a crop
 DRAWS = 16  # number of locations that estimate the share of empty crops, which hold only class 0
 
 
@@ -52,13 +56,17 @@ class Crops:
     def __init__(self, plan: TrainPlan, cache: ImageCache) -> None:
         self.plan = plan
         self._cache = cache
-        self._sampler = _CropSampler(plan)
+        self._places = CropPlaces(plan)
 
     def __getitem__(self, index: int) -> Crop:
-        """Make crop ``index``, from 0."""
+        """Make crop ``index``, from 0.
+
+        Raises:
+            GigasegError: no crop with a labelled pixel was found.
+        """
         rng = np.random.default_rng([self.plan.config.seed, index])
         luck = 1 - rng.random()  # above 0
-        crop = self._read(self._sampler.draw(rng), rng)
+        crop = self._draw(rng)
         return self._limit_empty(crop, luck, rng) if crop.is_empty and luck > self.plan.config.sampling.empty else crop
 
     def _limit_empty(self, crop: Crop, luck: float, rng: np.random.Generator) -> Crop:
@@ -73,20 +81,38 @@ class Crops:
             if others and num_empty > most_empty:
                 return others[0]
             if num_empty == DRAWS:
-                location = self._sampler.draw_foreground(rng)
-                return crop if location is None else self._read(location, rng)
-            other = self._read(self._sampler.draw(rng), rng)
+                return self._draw_from(self._places.draw_foreground, rng) or crop
+            other = self._draw(rng)
             if other.is_empty:
                 num_empty += 1
             else:
                 others.append(other)
         return crop
 
-    def _read(self, location: _Location, rng: np.random.Generator) -> Crop:
+    def _draw(self, rng: np.random.Generator) -> Crop:
+        crop = self._draw_from(self._places.draw, rng)
+        if crop is None:
+            found = f"no crop of {self.plan.crop} pixels with a labelled pixel in {CHANGES} draws"
+            way_out = "Use a smaller crop, less augmentation, or images with more labels."
+            raise GigasegError(f"{self.plan.config.where('crop')}: {found}. {way_out}")
+        return crop
+
+    def _draw_from(self, draw: Callable[[np.random.Generator, int], Location | None], rng: np.random.Generator) -> Crop | None:
+        """Draw a change and a place until a crop has a labelled pixel: from any other crop nothing can be learnt."""
+        side = self.plan.crop
+        for _ in range(CHANGES):
+            change = self.plan.config.augment.draw(side, rng)
+            location = draw(rng, (change.side - side) // 2)
+            if location is not None:
+                crop = self._read(location, change)
+                if (crop.target_YX != self.plan.truth_map.ignored).any():
+                    return crop
+        return None
+
+    def _read(self, location: Location, change: CropChange) -> Crop:
         """Read a crop with the surroundings that its random change needs, and apply the change."""
         plan, image = self.plan, self.plan.train[location.image]
         assert image.truth is not None
-        change = plan.config.augment.draw(plan.crop, rng)
         margin = (change.side - plan.crop) // 2
         top, left = location.box.y0 - margin, location.box.x0 - margin
         region = Box(top, left, top + change.side, left + change.side)
@@ -182,64 +208,6 @@ class _CacheEntry(NamedTuple):
     raster: Raster
     num_bytes: int
     resources: ExitStack
-
-
-class _Location(NamedTuple):
-    """Where a crop lies: index of the training image and of its (t, z) plane, and a box inside the image unless the image is smaller."""
-
-    image: int
-    plane: int
-    box: Box
-
-
-class _CropSampler:
-    """Draws where crops lie; a location depends on the random generator alone."""
-
-    def __init__(self, plan: TrainPlan) -> None:
-        self._plan = plan
-        sizes = np.array([image_pixels(image) if plan.config.sampling.images == "area" else 1 for image in plan.train], np.float64)
-        self._cumulative_share = np.cumsum(sizes) / sizes.sum()
-        images = plan.statistics.images
-        self._pixels = np.array([image.pixels for image in images], np.float64)
-        self._outputs = np.flatnonzero(self._pixels.sum(axis=0))
-        classes = plan.output_classes or range(self._pixels.shape[1])
-        outputs: list[int] = self._outputs.tolist()
-        self._foreground = [output for output in outputs if classes[output] and any(image.locations[output] for image in images)]
-
-    def draw(self, rng: np.random.Generator) -> _Location:
-        """Draw a location as ``sampling`` says: centred on a class for the share ``balance``, else anywhere."""
-        plan, side = self._plan, self._plan.crop
-        if rng.random() < plan.config.sampling.balance:
-            return self._centred(self._outputs, rng)
-        image = int(np.searchsorted(self._cumulative_share, rng.random(), side="right"))
-        header = plan.train[image].header
-        plane = int(rng.integers(header.num_planes))
-        y, x = (int(rng.integers(0, max(1, length - side + 1))) for length in header.shape)
-        return _Location(image, plane, self._box(image, y, x))
-
-    def draw_foreground(self, rng: np.random.Generator) -> _Location | None:
-        """Draw a location centred on a pixel of a class other than class 0; None where no such pixel is known."""
-        return self._centred(self._foreground, rng) if self._foreground else None
-
-    def _centred(self, outputs: Sequence[int] | NDArray[np.intp], rng: np.random.Generator) -> _Location:
-        """Choose one of several outputs, all equally often, and one of its pixels."""
-        output = rng.choice(outputs)
-        pixels = self._pixels[:, output]
-        image = int(rng.choice(len(pixels), p=pixels / pixels.sum()))
-        blocks = self._plan.statistics.images[image].locations[output]
-        counts = np.array([block.num_pixels for block in blocks], np.float64)
-        block = blocks[int(rng.choice(len(blocks), p=counts / counts.sum()))]
-        y, x = (block.positions[rng.integers(len(block.positions))] - self._plan.crop // 2).tolist()
-        return _Location(image, block.plane, self._box(image, y, x))
-
-    def _box(self, image: int, y: int, x: int) -> Box:
-        """Move a crop into the image; along an axis that is shorter than the crop, the crop is centred on the image."""
-        side, shape = self._plan.crop, self._plan.train[image].header.shape
-        y, x = (
-            min(max(start, 0), length - side) if length >= side else (length - side) // 2
-            for start, length in zip((y, x), shape, strict=True)
-        )
-        return Box(y, x, y + side, x + side)
 
 
 def targets(plan: TrainPlan, classes_YX: NDArray[Any], instances_YX: NDArray[Any]) -> NDArray[np.uint8]:

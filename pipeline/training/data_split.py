@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config import Config, KeyLocations, Source
 from pipeline.errors import Problem
 from pipeline.inputs import Image, TruthMap, check_truth, list_images, place_on_grids, read_headers
-from pipeline.training.schema import Names, TrainConfig
+from pipeline.training.schema import Kept, TrainConfig
 
 __all__ = ["DataSplit", "make_run_config", "split_images"]
 
@@ -35,6 +35,8 @@ def split_images(config: TrainConfig, truth_map: TruthMap) -> DataSplit:
         parts, val, problems = [listed, own], own.images, [*listed.problems, *own.problems]
         val_paths = {image.path for image in val}
         train = [image for image in listed.images if image.path not in val_paths]
+    elif config.region_share is not None:  # the scan chooses the regions
+        parts, train, val, problems = [listed], listed.images, listed.images, list(listed.problems)
     elif listed.problems:
         parts, train, val, problems = [listed], listed.images, [], list(listed.problems)
     else:
@@ -91,9 +93,10 @@ def _list_images(config: TrainConfig, key: str, entries: Sequence[Source], truth
 
 def _choose_validation(config: TrainConfig, images: Sequence[Image]) -> tuple[list[Image], list[Image], list[Problem | str]]:
     """Keep whole images for validation, because crops of one image are too similar to validate each other."""
-    if isinstance(config.val, Names):
-        chosen = {image.name for image in images if _matches(image.name, config.val.names)}
-        unused = [name for name in config.val.names if not any(_matches(image.name, [name]) for image in images)]
+    if isinstance(config.val, Kept):
+        names = config.val.names or ()
+        chosen = {image.name for image in images if _matches(image.name, names)}
+        unused = [name for name in names if not any(_matches(image.name, [name]) for image in images)]
         if unused:
             return [], [], [Problem(config.where("val.names"), ", ".join(map(repr, unused[:3])), "names or patterns of images")]
     else:

@@ -14,14 +14,27 @@ from pipeline.errors import InputError, Problem
 from pipeline.records import Ledger, RunFolder
 from pipeline.storage import Storage
 from pipeline.training.plan import TrainPlan
+from pipeline.training.val_regions import regions_geojson
 from pipeline.training.weight_averaging import weights_file
 
-__all__ = ["CHECKPOINT", "OUTPUTS", "Checkpoint", "is_begun", "read_checkpoint", "refuse_overwriting", "remove_outputs", "write_checkpoint"]
+__all__ = [
+    "CHECKPOINT",
+    "OUTPUTS",
+    "Checkpoint",
+    "is_begun",
+    "read_checkpoint",
+    "refuse_overwriting",
+    "region_skip",
+    "remove_outputs",
+    "write_checkpoint",
+    "write_regions",
+]
 
 CHECKPOINT = "checkpoint.pt"
 _STATE_KEY = "learner"  # of `state` in files, so that checkpoints of earlier versions can be read
 
-_FOLDERS = ("ledger", "bundle", "candidate", "val", "events", "ray")
+_REGIONS = "val_regions"
+_FOLDERS = ("ledger", "bundle", "candidate", "val", _REGIONS, "events", "ray")
 _FILES = (CHECKPOINT, "history.csv", "val.csv", "training.html", "config.yaml", "run.json")
 OUTPUTS = (*_FOLDERS, *_FILES)
 """In the order of removal: run.json, which marks the others as a training's, is the last."""
@@ -71,6 +84,20 @@ def _inputs(plan: TrainPlan) -> Iterator[str]:
     yield from map(str, plan.network.files())
     yield from (str(weights_file(Path(text))) for text in config.mean_of)
     yield from (path for image in (*plan.train, *plan.val) for path in (image.path, image.truth) if path)
+
+
+def write_regions(plan: TrainPlan) -> None:
+    """Write the validation regions of each image as GeoJSON; a file that holds them already keeps its time of change."""
+    for image in plan.val:
+        if regions := plan.regions_of(image):
+            key, data = f"{_REGIONS}/{image.name}.geojson", regions_geojson(image, regions).encode()
+            if plan.storage.get(key) != data:
+                plan.storage.put(key, data)
+
+
+def region_skip(plan: TrainPlan) -> dict[str, Any] | None:
+    """Return the ``skip`` of a run over the validation images that leaves all but their regions out; None: they have none."""
+    return {"name": "regions", "path": f"{plan.storage}/{_REGIONS}/{{name}}.geojson"} if plan.regions else None
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,12 @@ from pipeline.training.network_setup import (
     requested_normalization,
 )
 from pipeline.training.schema import TrainConfig
+from pipeline.training.val_regions import ValRegions, describe_regions, region_problems
 
-__all__ = ["ClassLocations", "DatasetStatistics", "ImageStatistics", "TrainPlan", "image_pixels", "make_plan"]
+__all__ = ["LABEL_CELL", "ClassLocations", "DatasetStatistics", "ImageStatistics", "TrainPlan", "image_pixels", "make_plan"]
 
 EPOCHS = 100.0
+LABEL_CELL = 64
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,13 @@ class ImageStatistics:
         pixels: number of pixels of each output channel: the classes, then the border if there is one; ignored pixels left out.
         normalize: ``{"mean", "std"}`` of this image alone; None: those of the data set, or raw values, are used.
         locations: of each output channel, one entry for each block that holds it; empty where sampling does not need them.
+        labelled_PYX: whether a cell of :data:`LABEL_CELL` pixels a side holds a pixel to learn from, of each plane; None: every cell does.
     """
 
     pixels: tuple[int, ...]
     normalize: Mapping[str, Any] | None
     locations: Sequence[Sequence[ClassLocations]]
+    labelled_PYX: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class TrainPlan:
         classes: ``{"name", "color"}`` in order.
         output_classes: class of each output channel of the network; None: output and class are the same.
         crop: side of what the network sees, pixels, a multiple of its stride.
-        train, val: images that train and that validate, all with truth.
+        train, val: images that train and that validate, all with truth; the same ones where parts of images are kept.
+        regions: of each training image, what is kept of it for validation, once the images have been scanned; empty: whole images are.
         truth_map: from truth values to class ids.
         notes: for the user.
         normalize: as requested; after the scan, that of the bundle: fixed ``{"mean", "std"}``, ``percentile``, ``zscore`` or None.
@@ -104,6 +110,7 @@ class TrainPlan:
     train: Sequence[Image]
     val: Sequence[Image]
     truth_map: TruthMap
+    regions: Sequence[ValRegions] = ()
     notes: Sequence[str] = ()
     normalize: Any = None
     statistics: DatasetStatistics = field(default=DatasetStatistics(), repr=False)
@@ -120,8 +127,32 @@ class TrainPlan:
 
     @property
     def num_pixels(self) -> int:
-        """Pixels of all training images, all planes."""
-        return sum(image_pixels(image) for image in self.train)
+        """Pixels of all training images that may be learnt from, all planes."""
+        return sum(map(self.training_pixels, range(len(self.train))))
+
+    def training_pixels(self, index: int) -> int:
+        """Count the pixels of a training image, all planes, without those of its validation regions and their gaps."""
+        image = self.train[index]
+        closed = self.regions[index].num_closed(image.header.shape) if self.regions else 0
+        return image_pixels(image) - closed * image.header.num_planes
+
+    def regions_of(self, image: Image) -> ValRegions | None:
+        """Return the regions of a validation image; None: all of it validates."""
+        return self._regions_by_name.get(image.name)
+
+    @cached_property
+    def _regions_by_name(self) -> dict[str, ValRegions]:
+        return {image.name: regions for image, regions in zip(self.train, self.regions, strict=False)}
+
+    @property
+    def val_words(self) -> str:
+        """What validates, in words, for model.yaml and for the page."""
+        val, chosen = self.config.val, f"chosen by a hash of seed {self.config.seed}"
+        if self.regions:
+            return f"{describe_regions(self.regions)}, {chosen}; no training crop comes within {self.crop} pixels of a region"
+        if isinstance(val, float):
+            return f"{len(self.val)} of {len(self.train) + len(self.val)} images, {chosen}"
+        return f"{len(self.val)} images of their own" if isinstance(val, tuple) else f"{len(self.val)} images, by their names"
 
     @property
     def num_steps(self) -> int | None:
@@ -154,7 +185,11 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     if problems or network is None:
         raise InputError(problems)
     crop = ceil_to(config.crop, network.stride)
-    if problems := [*crop_problems(config, network, crop), *mean_problems(config)]:
+    problems = [*crop_problems(config, network, crop), *mean_problems(config)]
+    if config.region_share is not None:
+        reach = config.augment.largest_side(crop)
+        problems += region_problems(split.train, config.region_share, crop, reach, config.where("val"))
+    if problems:
         raise InputError(problems)
     rounding = f"crop: {config.crop} rounded up to {crop}, a multiple of the network's stride of {network.stride}"
     colors = default_colors(len(config.classes))

@@ -18,7 +18,7 @@ from pipeline.inputs import CSV_COLUMNS, Image, open_image, open_truth
 from pipeline.models import num_parameters
 from pipeline.plugins import build
 from pipeline.records import RunFolder
-from pipeline.training.output_files import read_checkpoint
+from pipeline.training.output_files import read_checkpoint, region_skip
 from pipeline.training.page import PAGE, Picture, write_page
 from pipeline.training.plan import TrainPlan
 from pipeline.training.trained_bundle import best_bundle
@@ -46,6 +46,7 @@ def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
         **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader", "resolution"}),
         "images": [listed],
         "model": {"name": "bundle", "path": str(best_bundle(plan)), "merge": plan.config.merge_channels},
+        "skip": region_skip(plan),
         "output": f"{folder.storage}/{VALIDATION}",
     }
     return config_from_mapping(mapping, plan.config.output, listed)
@@ -81,7 +82,7 @@ def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:
         "network": str(plan.config.model["name"]),
         "parameters": f"{num_parameters(plan.network):,}",
         "training images": f"{len(plan.train)}, {plan.num_pixels / 1e6:.1f} Mpx",
-        "validation images": str(len(plan.val)),
+        "validation": plan.val_words,
         "crop and batch": f"{plan.crop} px, {plan.config.batch}",
         "workers": f"{training['workers']} on {training['device']}, {training['precision']}",
     }
@@ -92,16 +93,22 @@ def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:
 
 
 def _pictures(plan: TrainPlan) -> Iterator[Picture]:
-    """Cut the middle out of images that are spread evenly over the validation images."""
+    """Cut the middle out of images, or out of their first region, that are spread evenly over the validation images."""
     for image in plan.val[:: -(-len(plan.val) // PICTURES)]:
         assert image.truth is not None
-        (height, width), mask = image.header.shape, plan.config.output / VALIDATION / "masks" / f"{image.name}.ome.zarr"
-        top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
-        box = Box(top, left, top + min(height, SIDE), left + min(width, SIDE))
+        mask = plan.config.output / VALIDATION / "masks" / f"{image.name}.ome.zarr"
+        regions = plan.regions_of(image)
+        box = _middle(regions.boxes[0] if regions else Box(0, 0, *image.header.shape))
         with open_image(image) as raster, open_truth(image) as truth, build("readers", {"name": "zarr"}).open(str(mask)) as predicted:
             truth_CYX, known_YX = truth.read_valid(box)
             truth_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
             yield Picture(image.name, _displayable(*raster.read_valid(box)), truth_YX, np.array(predicted.read(box)[0]))
+
+
+def _middle(box: Box) -> Box:
+    height, width = box.shape
+    top, left = box.y0 + max(0, (height - SIDE) // 2), box.x0 + max(0, (width - SIDE) // 2)
+    return Box(top, left, top + min(height, SIDE), left + min(width, SIDE))
 
 
 def _displayable(pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> NDArray[np.uint8]:

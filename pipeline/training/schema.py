@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, Strict, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, Strict, ValidationInfo, field_validator, model_validator
 
 from pipeline.config import (
     DEFAULT_PLUGINS,
@@ -34,7 +34,7 @@ __all__ = [
     "TRAINING_YAML",
     "About",
     "Border",
-    "Names",
+    "Kept",
     "Optimizer",
     "RateSchedule",
     "Sampling",
@@ -50,10 +50,22 @@ Texts = Annotated[
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Names(StrictModel):
-    """Names of those images of ``images`` that are kept for validation."""
+class Kept(StrictModel):
+    """What of ``images`` is kept for validation: some of them, or a part of each, for few large images such as maps and slides."""
 
-    names: Texts = Field(min_length=1, description="NAMEs, or patterns such as slide_7*")
+    names: Texts | None = Field(default=None, min_length=1, description="images: NAMEs, or patterns such as slide_7*")
+    by: Literal["region"] | None = Field(
+        default=None, description="region: cells of a coarse grid of each image; a gap of one crop around them is not used"
+    )
+    fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="share of the labelled pixels of each image; null: 0.2"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.names is None) == (self.by is None) or (self.by is None and self.fraction is not None):
+            raise ValueError("{names: [..]}, or {fraction: 0.2, by: region}")
+        return self
 
 
 class Border(StrictModel):
@@ -155,8 +167,10 @@ class TrainConfig(StrictModel):
     images: Sources = Field(min_length=1, description="files, folders, globs, URLs, {mosaic: tiles/*.tif}, or a CSV: image[,name,...]")
     truth: Truth | None = Field(default=None, description="reference masks or polygons, such as truth/{stem}.png; null: a CSV names them")
     exclude: Texts = Field(default=(), description="images that are left out: NAMEs, or patterns such as bad_*")
-    val: Annotated[float, Field(gt=0, lt=1)] | Names | Texts = Field(
-        default=0.2, description="validation images: a share of the images, {names: ..}, or files, folders and globs of their own"
+    val: Annotated[float, Field(gt=0, lt=1)] | Kept | Texts = Field(
+        default=0.2,
+        description="validation images: a share of the images, {names: ..}, or files, folders and globs of their own; "
+        "{fraction: 0.2, by: region}: parts of each image",
     )
     classes: Classes = Field(description="the classes, in the order of their ids")
     ignore: int | Annotated[str, Expected("a colour '#rrggbb'")] | None = Field(
@@ -226,6 +240,11 @@ class TrainConfig(StrictModel):
         if border is not None and names and border.of not in names:
             raise problems_error([Problem("of", repr(border.of), ", ".join(names), nearest(border.of, names))])
         return border
+
+    @property
+    def region_share(self) -> float | None:
+        """Share of each image that is kept for validation as regions; None: whole images are."""
+        return (self.val.fraction or 0.2) if isinstance(self.val, Kept) and self.val.by == "region" else None
 
     def where(self, path: str) -> str:
         """Return what a message calls a key: ``train.yaml:4: crop``."""

@@ -15,7 +15,9 @@ from typing_extensions import override
 
 from pipeline.config import Compute
 from pipeline.engine import Job, Phase, ReceiptFields, Resources, Stopwatch, open_resources, phase, process
+from pipeline.engine.phases import finding
 from pipeline.engine.phases.predict import Predict
+from pipeline.engine.phases.skip import Skip
 from pipeline.engine.prediction import Predicted
 from pipeline.errors import GigasegError
 from pipeline.inputs import Catalogue, common_pixel_size, sample_range
@@ -25,6 +27,7 @@ from pipeline.records import Block, Receipt
 from pipeline.report import report_of
 from pipeline.scheduling import BlockQueue, Stage, Tally, make_job, plan_blocks, plan_row
 from pipeline.training.data_split import make_run_config
+from pipeline.training.output_files import region_skip
 from pipeline.training.plan import TrainPlan
 from pipeline.training.worker_group import WorkerGroup
 from pipeline.tuning import choose_recipe, measure_halo
@@ -74,7 +77,8 @@ def complete_bundle(plan: TrainPlan, workers: WorkerGroup) -> None:
     _save(plan, bundle, network, tile, scores={})
     report = validate_bundle(plan, bundle, workers)
     scores = {key: report[key] for key in ("mean_iou", "mean_dice", "pixel_accuracy")}
-    scores |= {"iou": {row["name"]: row["iou"] for row in report["classes"]}, "images": report["images"], "pixels": report["pixels"]}
+    scores |= {"iou": {row["name"]: row["iou"] for row in report["classes"]}, "images": report["images"]}
+    scores |= {"pixels": report["pixels"] - report["skipped"], "val": plan.val_words}
     _save(plan, bundle, network, tile, scores={"validation": scores})
     plan.storage.delete_tree(CANDIDATE)
 
@@ -129,7 +133,7 @@ def _trained_on(plan: TrainPlan) -> dict[str, Any]:
     headers = [image.header for image in (*plan.train, *plan.val)]
     common: dict[str, Any] = {}
     if size := common_pixel_size(headers):
-        common |= {"pixel_size": size, "unit": headers[0].unit}
+        common |= {"pixel_size": size[0], "unit": size[1]}
     if len(dtypes := {header.dtype for header in headers}) == 1:
         ranges = {sample_range(header) for header in headers}
         known = ranges.pop() if len(ranges) == 1 else None
@@ -146,6 +150,7 @@ def _catalogue(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> Catalogue
         plan.config.images,
         model={"name": "bundle", "path": str(bundle)},
         compute=Compute(device="cpu" if workers.device == "cpu" else "cuda", threads=workers.threads),
+        skip=region_skip(plan),
         writers=(),
     )
     classes = [{"id": index, **spec} for index, spec in enumerate(plan.classes)]
@@ -160,10 +165,10 @@ def _run_stages(job: Job, planned: Mapping[str, list[Stage]]) -> Iterator[Receip
 
     queue = BlockQueue({name: list(filter(is_needed, stages)) for name, stages in planned.items()})
     queue.begin()
-    without_writing = _PredictWithoutWriting()
+    without_writing: dict[type[Phase[Any, Any]], Phase[Any, Any]] = {Predict: _PredictWithoutWriting(), Skip: _SkipWithoutPicture()}
 
     def phase_of(name: str) -> Phase[Any, Any]:
-        return without_writing if isinstance(phase(name), Predict) else phase(name)
+        return without_writing.get(type(phase(name)), phase(name))
 
     with open_resources(job) as resources:
         while blocks := queue.lease(2**24, 64):
@@ -179,3 +184,11 @@ class _PredictWithoutWriting(Predict):
     @override
     def save(self, resources: Resources, block: Block, worked: Predicted, watch: Stopwatch) -> ReceiptFields:
         return {"counts": worked.counts, "truth_error": worked.truth_error}
+
+
+class _SkipWithoutPicture(Skip):
+    """Finds what is skipped; it is not drawn."""
+
+    @override
+    def save(self, resources: Resources, block: Block, worked: dict[str, Any], watch: Stopwatch) -> ReceiptFields:
+        return {"payload": finding({"kept": worked} if worked else {})}

@@ -17,7 +17,7 @@ from pipeline.system import handle_signals
 from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.launch import choose_workers, launch
 from pipeline.training.loop import StepCost, measure_step
-from pipeline.training.output_files import CHECKPOINT, is_begun, refuse_overwriting, remove_outputs
+from pipeline.training.output_files import CHECKPOINT, is_begun, refuse_overwriting, remove_outputs, write_regions
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.result import validation_run, write_result_page
 from pipeline.training.schema import TrainConfig
@@ -120,10 +120,12 @@ class Training:
 
     def _facts(self) -> dict[str, Any]:
         workers = self.workers
-        return {"workers": workers.size, "device": workers.device, "precision": self.precision, "steps": self.plan.num_steps}
+        facts = {"workers": workers.size, "device": workers.device, "precision": self.precision, "steps": self.plan.num_steps}
+        return {**facts, "val": self.plan.val_words}
 
     def _train(self) -> bool:
         self.folder.write(state="running")
+        write_regions(self.plan)
         with _stop_on_signal(self.folder) as install_handlers:
             if not launch(self.plan, self.workers, self.folder, install_handlers):
                 return False

@@ -21,6 +21,7 @@ BY_NAME = {
     "pipeline.backends.openvino": "imports OpenVINO when it runs; int8 is calibrated for this backend and no other",
     "pipeline.engine.phases.predict": "a phase is loaded where blocks are done; validation predicts as a run does, and writes nothing",
     "pipeline.engine.prediction": "what that phase passes on",
+    "pipeline.engine.phases.skip": "validation by region skips as a run does, and draws nothing",
     "pipeline.scheduling.runners._cluster": "imports ray; a training joins or starts a Ray as a run does",
     "pipeline.scheduling.runners._head": "imports ray; whether actors find a GPU is the cluster's to say",
     "pipeline.scheduling.runners.ray": "says how to authenticate before ray is imported",

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.geometry import Box
 from pipeline.training.crops import Crops, ImageCache, split_border
-from tests.training.scene import OFF, discs, planned
+from tests.training.scene import OFF, discs, planned, write_scene
 
 
 def test_a_crop_is_what_its_place_says(mine):
@@ -90,3 +90,42 @@ def test_the_border_is_what_brute_force_says(mine):
             around = truth[y - 2 : y + 3, x - 2 : x + 3]
             wanted = 0 if truth[y, x] == 0 else 2 if (around != truth[y, x]).any() else 1
             assert found[y, x] == wanted
+
+
+def with_collar(folder, label):
+    """Two scenes whose outer 20 pixels have no data, with some label there."""
+    for name in ("a0", "a1"):
+        pixels, truth = (np.asarray(Image.open(folder / part / f"{name}.png")).copy() for part in ("images", "truth"))
+        collar = np.ones(truth.shape, bool)
+        collar[20:-20, 20:-20] = False
+        pixels[collar], truth[collar] = 0, label
+        Image.fromarray(np.where(collar, 0, np.maximum(pixels, 1)).astype(np.uint8)).save(folder / "images" / f"{name}.png")
+        Image.fromarray(truth).save(folder / "truth" / f"{name}.png")
+    return folder
+
+
+@pytest.mark.parametrize("keys", [{}, {"border": {"of": "disc"}}, {"normalize": "percentile", "val": {"by": "region"}, "crop": 16}])
+def test_labels_without_data_are_never_learnt(tmp_path, keys):
+    """The same crops, class areas, class weights and normalisation come out whatever the truth says where an image has no data."""
+    plans, crops = [], []
+    options = {
+        "reader": {"name": "auto", "nodata": 0},
+        "sampling": {"balance": 0.5},
+        "loss": {"name": "cross_entropy", "class_weights": "median_frequency"},
+    }
+    for label in (0, 3):
+        folder = with_collar(write_scene(tmp_path / str(label), 2), label)
+        plans.append(planned(folder, crop=keys.get("crop", 32), **{**options, **{key: keys[key] for key in keys if key != "crop"}}))
+        crops.append(Crops(plans[-1], ImageCache(2**28)))
+    assert plans[0].statistics.areas == plans[1].statistics.areas
+    assert plans[0].normalize == plans[1].normalize
+    assert plans[0].loss == plans[1].loss
+    has_collar = False
+    for index in range(60):
+        one, other = crops[0][index], crops[1][index]
+        np.testing.assert_array_equal(one.target_YX, other.target_YX)
+        np.testing.assert_array_equal(one.pixels_CYX, other.pixels_CYX)
+        assert one.where == other.where
+        assert (one.target_YX != 255).any()
+        has_collar |= bool((one.target_YX == 255).any())
+    assert has_collar
