@@ -126,6 +126,17 @@ class Writer(Plugin):
         """Return the command that installs missing packages; empty if none is missing."""
         return ""
 
+    def problem_with(self, name: str, header: Header, where: str) -> Problem | None:
+        """Return why the mask of an image cannot be written, judged by its header before a run begins; None: it can.
+
+        Args:
+            name: of the image.
+            header: of the image.
+            where: key of the writer, for the message.
+        """
+        del name, header, where
+        return None
+
     @abstractmethod
     def export(self, mask: Raster, meta: MaskMeta, storage: Storage, key: str) -> None:
         """Write a whole mask under a key; repeatable.

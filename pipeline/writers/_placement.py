@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.raster import ArrayRaster
-from pipeline.storage import LocalStorage
-from pipeline.writers import MaskMeta
-from pipeline.writers.tiff import Tiff
+from pipeline.raster import map_grid
+from pipeline.writers._antimeridian import cut_at_antimeridian, unrolled
+
+if TYPE_CHECKING:
+    from pipeline.writers import MaskMeta
 
 __all__ = ["Coordinates", "Placement", "missing_geo_packages", "pixel_size_of", "placement_of"]
 
@@ -25,6 +23,7 @@ Coordinates = Annotated[
     Field(description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image"),
 ]
 DEGREE_DECIMALS = 9  # 0.1 mm on the ground
+CURVE_STEP = 64  # pixels; an arc of the earth differs from its chord by less than 0.1 pixels, up to 1 km a pixel
 
 
 def missing_geo_packages(*names: str) -> str:
@@ -54,16 +53,18 @@ class Placement:
 
     @property
     def urn(self) -> str:
-        """Name of the map's coordinate system; empty for pixels, for WGS 84, and without an EPSG code."""
-        epsg = self.crs.to_epsg() if self.crs is not None and not self.is_wgs84 else None
-        return f"urn:ogc:def:crs:EPSG::{epsg}" if epsg else ""
+        """Name of the map's coordinate system, its well-known text where it has no EPSG code; empty for pixels and for WGS 84."""
+        if self.crs is None or self.is_wgs84:
+            return ""
+        epsg = self.crs.to_epsg()
+        return f"urn:ogc:def:crs:EPSG::{epsg}" if epsg else str(self.wkt)
 
     @property
     def wkt(self) -> str | None:
-        """Coordinate system of the coordinates as well-known text or EPSG code; None: pixels."""
+        """Coordinate system of the coordinates as well-known text (WKT 2, 2019) or EPSG code; None: pixels."""
         if self.crs is None:
             return None
-        return "EPSG:4326" if self.is_wgs84 else str(self.crs.to_wkt())
+        return "EPSG:4326" if self.is_wgs84 else str(self.crs.to_wkt(version="WKT2_2019"))
 
     @property
     def projjson(self) -> dict[str, Any] | None:
@@ -75,8 +76,15 @@ class Placement:
         described: dict[str, Any] = (CRS.from_user_input("OGC:CRS84") if self.is_wgs84 else self.crs).to_dict(projjson=True)
         return described
 
+    @property
+    def every(self) -> int:
+        """Pixels between the points that long edges need, as edges that are straight in pixels are curved in the coordinates; 0: none."""
+        return CURVE_STEP if self.is_wgs84 and not self.crs.is_geographic else 0
+
     def place(self, geometries: NDArray[Any], simplify: float = 0.0) -> NDArray[Any]:
         """Move geometries to their place. All are valid, and shells run counterclockwise where y points up, as RFC 7946 (2016) asks.
+
+        Longitudes are between -180 and 180 degrees: what crosses the antimeridian is cut there.
 
         Args:
             geometries: polygons and multipolygons in pixels of the mask.
@@ -87,38 +95,61 @@ class Placement:
         if simplify:
             geometries = shapely.simplify(geometries, simplify)
         if self.matrix != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):
-            geometries = shapely.transform(geometries, self._points)
+            geometries = shapely.transform(geometries, self._on_map)
+        if self.is_wgs84:
+            geometries = self._in_degrees(geometries)
         invalid = ~shapely.is_valid(geometries)  # rounding may move a corner onto another edge
         geometries[invalid] = shapely.make_valid(geometries[invalid], method="structure", keep_collapsed=False)
         oriented: NDArray[Any] = shapely.orient_polygons(geometries)
         return oriented
 
-    def _points(self, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _on_map(self, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
         a, b, c, d, e, f = self.matrix
         placed_N2: NDArray[np.float64] = points_N2 @ np.array([[a, d], [b, e]]) + (c, f)
-        if not self.is_wgs84:
-            return placed_N2
+        return placed_N2
+
+    def _degrees(self, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
         from rasterio.warp import transform
 
-        return np.round(np.stack(transform(self.crs, "EPSG:4326", *placed_N2.T), axis=1), DEGREE_DECIMALS)
+        return np.stack(transform(self.crs, "EPSG:4326", *points_N2.T), axis=1)
+
+    def _in_degrees(self, geometries: NDArray[Any]) -> NDArray[Any]:
+        """Return geometries on the map as longitude and latitude, rounded, cut at the antimeridian."""
+        import shapely
+
+        map_points_N2, index = shapely.get_coordinates(geometries, return_index=True)
+        points_N2 = self._degrees(map_points_N2)
+        placed: NDArray[Any] = shapely.set_coordinates(geometries.copy(), np.round(points_N2, DEGREE_DECIMALS))
+        jumps = (np.abs(np.diff(points_N2[:, 0])) > 180) & (np.diff(index) == 0)
+        beyond = np.abs(points_N2[:, 0]) > 180
+        for at in np.unique(np.concatenate([index[:-1][jumps], index[beyond]])).tolist():
+            parts = [self._cut(part) for part in shapely.get_parts(geometries[at])]
+            cut = parts[0] if len(parts) == 1 else shapely.union_all(parts)
+            placed[at] = shapely.transform(cut, lambda some_N2: np.round(some_N2, DEGREE_DECIMALS))
+        return placed
+
+    def _cut(self, polygon: Any) -> Any:
+        """Return a polygon on the map as longitude and latitude, cut at the antimeridian."""
+        rings = []
+        for ring in (polygon.exterior, *polygon.interiors):
+            map_N2 = np.asarray(ring.coords)
+            points_N2 = self._degrees(map_N2)
+            half_N = self._degrees((map_N2[1:] + map_N2[:-1]) / 2)[:, 0]
+            steps = np.abs(np.diff(points_N2[:, 0]))
+            is_long_N = (steps > 180) & (np.abs(half_N - (points_N2[1:, 0] + points_N2[:-1, 0]) / 2) < 90)
+            rings.append(unrolled(points_N2, is_long_N))
+        return cut_at_antimeridian(rings[0], rings[1:])
 
 
 def placement_of(meta: MaskMeta, coordinates: Coordinates = "auto") -> Placement:
     """Return the placement of an image's polygons: map coordinates if it has a georeference, unless pixels are asked for."""
     y, x = meta.own_factor
-    in_pixels = Placement((x, 0.0, 0.0, 0.0, y, 0.0))
-    if coordinates == "pixel" or not meta.georeference:
-        return in_pixels
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
+    grid = None if coordinates == "pixel" else map_grid(meta.georeference)
+    if grid is None:
+        return Placement((x, 0.0, 0.0, 0.0, y, 0.0))
+    from rasterio import CRS
 
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        located = MaskMeta((1, 1), dtype="uint8", georeference=meta.georeference)
-        Tiff(pyramid=False).export(ArrayRaster(np.zeros((1, 1), np.uint8)), located, LocalStorage(folder), "a.tif")
-        with rasterio.open(Path(folder, "a.tif")) as file:
-            crs, matrix = file.crs, tuple(file.transform)[:6]
-    return in_pixels if crs is None else Placement(matrix, crs, coordinates == "wgs84")
+    return Placement(grid.matrix, CRS.from_wkt(grid.wkt), coordinates == "wgs84")
 
 
 def pixel_size_of(meta: MaskMeta) -> dict[str, Any] | None:

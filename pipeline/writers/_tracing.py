@@ -7,7 +7,8 @@ corners of the edges are found. Each depends on 2x2 pixels alone::
     . A      A A      . A      . A      two diagonal ones: two corners, as pixels that share no side are not joined
 
 Two corners of an object that are neighbours along a row or column are then joined by an edge. So the corners may be collected part
-by part, and memory holds corners, not pixels.
+by part, and memory holds corners, not pixels. A straight edge may have points as well, where other objects meet at it, or on given
+lines: edges before and after such a corner have one direction.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ THREE = {(1, 1): (WEST, SOUTH), (1, 0): (NORTH, WEST), (0, 1): (SOUTH, EAST), (0
 """Directions of the edges before and after a corner of three pixels, by the place of the fourth."""
 
 
-def find_corners(labels_YX: NDArray[np.integer[Any]], y0: int, x0: int) -> Ints:
+STRAIGHT = {EAST: ((1, 0), (1, 1)), WEST: ((0, 0), (0, 1)), NORTH: ((0, 1), (1, 1)), SOUTH: ((0, 0), (1, 0))}
+"""Places of the two pixels along a straight edge, by its direction."""
+
+
+def find_corners(labels_YX: NDArray[np.integer[Any]], y0: int, x0: int, *, junctions: bool = False, every: int = 0) -> Ints:
     """Find the corners of objects at every point between four pixels.
 
     Args:
         labels_YX: label of each pixel, 0 where there is no object; corners on the array's own border are not found.
         y0: row of the first point between four pixels.
         x0: column of that point.
+        junctions: also find the points of straight edges where others meet, so that neighbours share every point of a common edge.
+        every: also find the points where straight edges cross each row and column that is a multiple of this; 0: none.
 
     Returns:
         A row (label, y, x, direction of the edge before, direction of the edge after) for each corner.
@@ -60,11 +67,33 @@ def find_corners(labels_YX: NDArray[np.integer[Any]], y0: int, x0: int) -> Ints:
             corners_N5 = np.empty((len(at), 5), np.int64)
             corners_N5[:, 0], corners_N5[:, 1], corners_N5[:, 2], corners_N5[:, 3:] = labels[at], y[at] + y0, x[at] + x0, turns[row, column]
             found.append(corners_N5)
+    if junctions or every:
+        found += _straight_points(square, y + y0, x + x0, junctions=junctions, every=every)
     return np.concatenate(found)
 
 
-def join_corners(corners_N5: Ints, num_labels: int) -> NDArray[Any]:
+def _straight_points(square: dict[tuple[int, int], NDArray[Any]], y: Ints, x: Ints, *, junctions: bool, every: int) -> list[Ints]:
+    """Return the points of straight edges where others meet, and those on lines, as corners whose directions are one."""
+    found = []
+    for direction, (first, second) in STRAIGHT.items():
+        one, two = (square[place] for place in PLACES if place not in (first, second))
+        own = square[first]
+        chosen = (own != 0) & (own == square[second]) & (own != one) & (own != two)
+        is_wanted = (one != two) if junctions else np.zeros(len(y), np.bool_)
+        if every:
+            is_wanted |= (x if direction % 2 == 0 else y) % every == 0
+        at = np.nonzero(chosen & is_wanted)[0]
+        found.append(np.stack([own[at].astype(np.int64), y[at], x[at], *[np.full(len(at), direction)] * 2], axis=1))
+    return found
+
+
+def join_corners(corners_N5: Ints, num_labels: int, kept_N: NDArray[np.bool_] | None = None) -> NDArray[Any]:
     """Join corners to polygons.
+
+    Args:
+        corners_N5: of the labels, in any order.
+        num_labels: labels are ``1..num_labels``.
+        kept_N: which corners become points of polygons, at least three of each ring; None: all.
 
     Returns:
         The geometry (x, y) of each label ``1..num_labels``: a polygon, a multipolygon of parts that share no side, or None where a
@@ -78,16 +107,20 @@ def join_corners(corners_N5: Ints, num_labels: int) -> NDArray[Any]:
     """
     if not len(corners_N5):
         return np.full(num_labels, None, object)
-    corners_N5 = corners_N5[np.argsort(_key(corners_N5, 0, 1, 2), kind="stable")]
+    order = np.argsort(_key(corners_N5, 0, 1, 2), kind="stable")
+    corners_N5 = corners_N5[order]
     rings = _rings(_next_corners(corners_N5).tolist(), _twins(corners_N5))
     firsts = np.array([ring[0] for ring in rings])
     rings = [rings[at] for at in np.argsort(firsts, kind="stable")]
     points_N2 = corners_N5[:, 2:0:-1].astype(np.float64)
     labels = corners_N5[[ring[0] for ring in rings], 0]
     is_shell = _areas(points_N2, rings) > 0
+    if kept_N is not None:
+        is_kept = kept_N[order].tolist()
+        rings = [[at for at in ring if is_kept[at]] for ring in rings]
     part = _parts(points_N2, rings, labels, is_shell)
-    order = np.lexsort((~is_shell, part)).tolist()
-    polygons = _polygons(points_N2, [rings[at] for at in order], np.nonzero(is_shell[order])[0])
+    in_parts = np.lexsort((~is_shell, part)).tolist()
+    polygons = _polygons(points_N2, [rings[at] for at in in_parts], np.nonzero(is_shell[in_parts])[0])
     return _collected(polygons, labels[is_shell], num_labels)
 
 

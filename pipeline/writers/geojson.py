@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
-from pipeline.geometry import Box
-from pipeline.raster import ArrayRaster, Raster
-from pipeline.storage import LocalStorage, Storage
+from pipeline.raster import Raster
+from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, ObjectsView, Writer
+from pipeline.writers._class_polygons import class_polygons
 from pipeline.writers._object_polygons import object_polygons
 from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, pixel_size_of, placement_of
-from pipeline.writers.tiff import Tiff
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,8 +36,8 @@ class GeoJson(Writer):
     coordinate system. With ``wgs84`` they are longitude and latitude, as RFC 7946 (2016) requires.
 
     Objects have their class, and the columns of the object table as measurements; an object whose parts touch at corners only is a
-    MultiPolygon. They are written in batches, in the order of their ids. Areas of classes are 4-connected, class 0 has none, and all
-    of them are in memory together.
+    MultiPolygon. They are written in batches, in the order of their ids. Areas of classes are 4-connected, and class 0 has none. For
+    GIS programs, the writer ``polygons`` has more formats, areas on the ground, and GeoJSON as RFC 7946 asks.
 
     Example::
 
@@ -101,18 +95,17 @@ class GeoJson(Writer):
         import shapely
 
         for plane in range(mask.header.num_planes):
-            values, shapes = _class_shapes(mask, meta, plane)
-            if self.simplify:
-                shapes = shapely.coverage_simplify(shapes, self.simplify)
-            at = (
-                dict(zip(meta.planes, map(int, np.unravel_index(plane, tuple(meta.planes.values()))), strict=True)) if meta.planes else None
-            )
-            for number, (value, shape) in enumerate(zip(values, placement.place(shapes), strict=True)):
-                spec = meta.classes[value] if value < len(meta.classes) else {"name": str(value)}
-                for part in getattr(shape, "geoms", [shape]):  # repairing an invalid polygon may have split it
-                    if not part.is_empty:
-                        seed = f"{meta.source}#{plane}.{value}.{number}.{part.bounds}"
-                        yield _feature(seed, _at(shapely.to_geojson(part), at), "annotation", spec)
+            index = map(int, np.unravel_index(plane, tuple(meta.planes.values()))) if meta.planes else ()
+            at = dict(zip(meta.planes, index, strict=True)) if meta.planes else None
+            number = 0
+            for areas in class_polygons(mask, meta, plane, simplify=self.simplify, every=placement.every):
+                for value, shape in zip(areas.classes.tolist(), placement.place(areas.polygons), strict=True):
+                    spec = meta.classes[value] if value < len(meta.classes) else {"name": str(value)}
+                    for part in getattr(shape, "geoms", [shape]):  # the antimeridian, or repairing a polygon, may have split it
+                        if not part.is_empty:
+                            seed = f"{meta.source}#{plane}.{value}.{number}.{part.bounds}"
+                            yield _feature(seed, _at(shapely.to_geojson(part), at), "annotation", spec)
+                    number += 1
 
 
 def _feature(seed: str, geometry: str, kind: str, spec: Mapping[str, Any], measurements: Mapping[str, float] | None = None) -> str:
@@ -161,45 +154,3 @@ def _members(meta: MaskMeta, placement: Placement) -> str:
         return f', "crs": {json.dumps({"type": "name", "properties": {"name": placement.urn}})}'
     size = pixel_size_of(meta) if placement.crs is None else None
     return f', "pixel_size": {json.dumps(size)}' if size else ""
-
-
-def _class_shapes(mask: Raster, meta: MaskMeta, plane: int) -> tuple[list[int], NDArray[Any]]:
-    """Return class ids and polygons of the areas of one plane, in pixels of the mask.
-
-    GDAL traces the edges row by row in a temporary TIFF, so that the mask is never in memory as a whole.
-    """
-    import rasterio
-    import shapely
-    from rasterio.features import shapes
-
-    with _as_tiff(_Plane(mask, plane), MaskMeta(meta.shape, dtype=meta.dtype)) as file:
-        found = shapes(rasterio.band(file, 1), connectivity=4)
-        kept = [(int(value), shapely.geometry.shape(shape)) for shape, value in found if value not in (0, meta.fill)]
-    return [value for value, _ in kept], np.array([shape for _, shape in kept], object)
-
-
-@contextmanager
-def _as_tiff(mask: Raster, meta: MaskMeta) -> Iterator[Any]:
-    """Open a mask in GDAL, through a temporary TIFF."""
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with tempfile.TemporaryDirectory() as folder:
-        Tiff(pyramid=False).export(mask, meta, LocalStorage(folder), "mask.tif")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            file = rasterio.open(Path(folder, "mask.tif"))
-        with file:
-            yield file
-
-
-class _Plane(ArrayRaster):
-    """One plane of a mask, read by region."""
-
-    def __init__(self, mask: Raster, plane: int) -> None:
-        self._mask, self._at = mask, plane
-        self.header = MaskMeta(mask.header.shape, dtype=mask.header.dtype).header
-
-    @override
-    def read(self, box: Box, plane: int = 0) -> Any:
-        return self._mask.read(box, self._at)
