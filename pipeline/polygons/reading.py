@@ -36,8 +36,9 @@ def read_polygons(
     """Return the polygons of a file that touch an image, in pixels of its grid; a process reads a file once for each image.
 
     The coordinate system is that of the file. A GeoJSON without a ``crs`` member is in pixels if the image has no coordinate system, as
-    QuPath exports it. On a map, it is in longitude and latitude, as RFC 7946 says, if it then meets the image; else in pixels, if its
-    numbers are no longitudes and latitudes. Files of other formats without a coordinate system are in pixels.
+    QuPath exports it. On a map, it is in longitude and latitude, as RFC 7946 says, or in pixels if its numbers are no longitudes and
+    latitudes; where they may be both, it is refused. A member ``"crs": null`` says pixels. Files of other formats without a coordinate
+    system are in pixels, and refused on a map.
 
     Args:
         path: GeoJSON, GeoPackage, Shapefile, FlatGeobuf or GeoParquet.
@@ -196,12 +197,22 @@ def _of_geojson(table: Table, place: Placement) -> tuple[str, list[str]]:
             raise InputError(Problem(place.path, found, "pixels, as the image has no coordinate system", fix))
         return "", []
     if may_be_degrees:
-        if len(_drawn(table, place, WGS84)[0]) or not len(_drawn(table, place, "")[0]):
+        if not _may_be_drawn(table, place):
             return WGS84, []
         fix = 'If they are pixels, say so by the member "crs": null; else name their coordinate system by a member "crs".'
-        found = f"GeoJSON without a crs, {extent_text(extent, WGS84)} beside the image, or pixels within it"
-        raise InputError(Problem(place.path, found, "longitude and latitude that meet the image", fix))
+        found = f"a GeoJSON without a crs, {extent_text(extent, '')[:-9]}: pixels, or longitude and latitude?"
+        raise InputError(Problem(place.path, found, "numbers that can be one of them alone", fix))
     return "", ["the GeoJSON has no crs, and its numbers are no degrees: they are read as pixels"]
+
+
+def _may_be_drawn(table: Table, place: Placement) -> bool:
+    """Whether numbers that may be degrees may be a drawing in pixels as well: within the image, and half of it larger than a pixel."""
+    import shapely
+
+    left, top, right, bottom = _extent(table)
+    is_inside = min(left, top) >= 0 and right <= place.full[1] and bottom <= place.full[0]
+    bounds = shapely.bounds(table.geometries)
+    return is_inside and bool(np.median((bounds[:, 2:] - bounds[:, :2]).max(axis=1)) >= 1)
 
 
 def _extent(table: Table) -> Bounds:

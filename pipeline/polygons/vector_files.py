@@ -180,14 +180,17 @@ def _declared(file: str, system: str) -> str | None:
     """
     with Path(file).open("rb") as stream, closing(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)) as content:
         found = CRS_MEMBER.search(content)
-    if found is None or found[1] == b"{":
-        return found and system
+        value = None if found is None else found[1]
+    if value != b"null":
+        return None if value is None else system
     collection = json.loads(Path(file).read_bytes())
     return PIXELS if isinstance(collection, dict) and collection.get("crs", "") is None else None
 
 
 def _layer(source: str | bytes, path: str, layer: str | None) -> str | None:
     """Return the layer to read, among those with geometries."""
+    if isinstance(source, bytes) and layer is None:
+        return None
     names = [str(name) for name, kind in _ask("list_layers", source, path).tolist() if kind is not None]
     if layer is None and len(names) > 1:
         raise InputError(Problem(path, f"{len(names)} layers and none named", f"`layer`: {one_of(names)}"))
