@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.inputs.url_versions import array_version, files_at, version_at
-from pipeline.readers import Reader, is_remote
+from pipeline.readers import Reader, State, changed_file, is_remote
 
 __all__ = ["FileStates", "read_states"]
 
@@ -27,22 +27,31 @@ class FileStates:
         files: path, size in bytes and time of change in nanoseconds; at a URL, the version that the storage gives instead.
         array: folder whose files are the chunks of an array; empty for any other image.
         last_written: when one of these was last written, nanoseconds; at a URL, a hash of their versions.
+        watched: files of an image of thousands; whoever reads the image looks at those that are read.
     """
 
-    files: tuple[tuple[str, int, int | str], ...] = ()
+    files: tuple[State, ...] = ()
     array: str = ""
     last_written: int | str = 0
+    watched: tuple[State, ...] = ()
+
+    @property
+    def versions(self) -> tuple[State, ...]:
+        """All files, for a hash."""
+        return (*self.files, *self.watched)
 
     def changed(self, *, chunks: bool = False) -> str | None:
         """Return a file that is not as it was; None: all are.
 
         Args:
-            chunks: look at the chunks of an array as well, which takes milliseconds for thousands of them.
+            chunks: look at the chunks of an array and at watched files as well, which takes milliseconds for thousands of them.
         """
         for path, size, time_ns in self.files:
             now = version_at(path) if is_remote(path) else _state(Path(path))
             if now and now[1:] != (size, time_ns):  # a file that is gone is told by whoever reads it
                 return path
+        if chunks and (changed := changed_file(self.watched)):
+            return changed
         return self.array if chunks and self.array and _last_written(self.array) != self.last_written else None
 
 
@@ -54,6 +63,8 @@ def read_states(path: str, reader: Reader, beside: Sequence[str] | None = None) 
         reader: that opens it.
         beside: files that belong to it; None: ask the reader.
     """
+    if (watched := reader.file_states(path)) is not None:
+        return FileStates(watched=watched)
     beside = reader.companions(path) if beside is None else beside
     if is_remote(path):
         versions, folder = files_at(path, reader, beside)

@@ -92,11 +92,14 @@ def _open(listed: ListedImage, config: Config, readers: ReaderCache, values: Map
         _check_header(header, listed.path)
         _check_memory(header, listed.path, config)
         drawn = on_grid(listed.truth_reader, header, values)
+        spec = {**spec, **reader.pinned(listed.path)}
         image = Image(0, listed.name, listed.path, header, spec, identity, listed.truth, states=states, truth_reader=drawn)
         if listed.truth is None:
             return image
-        truth_identity, truth_states = identify(listed.truth, image.truth_reader, build("readers", image.truth_reader))
-        return replace(image, truth_identity=truth_identity, truth_states=truth_states)
+        of_truth = build("readers", image.truth_reader)
+        truth_identity, truth_states = identify(listed.truth, image.truth_reader, of_truth)
+        drawn = {**drawn, **of_truth.pinned(listed.truth)}
+        return replace(image, truth_identity=truth_identity, truth_states=truth_states, truth_reader=drawn)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything; it is this file's fault
         if isinstance(error, GigasegError):
             return error

@@ -27,4 +27,4 @@ def identify(path: str, spec: Mapping[str, Any], reader: Reader, beside: Sequenc
     """
     states = read_states(path, reader, beside)
     chunks = [states.last_written] if states.array else []
-    return hash_values(path, [*states.files, *chunks], dict(spec)), states
+    return hash_values(path, [*states.versions, *chunks], dict(spec)), states
