@@ -20,7 +20,7 @@ from pipeline.raster import NearestRaster, Raster, resampled_header
 if TYPE_CHECKING:
     import dask.array
 
-__all__ = ["LazyArray", "first_channel", "open_lazily", "open_path"]
+__all__ = ["LazyArray", "first_channel", "open_lazily", "open_path", "resampled"]
 
 SIDE = 2048  # of a chunk, pixels
 ToIds = Callable[[NDArray[Any], Box, NDArray[np.bool_] | None], NDArray[Any]]
@@ -75,9 +75,16 @@ class LazyArray:
 
 
 @contextmanager
-def open_path(path: str, reader: Mapping[str, Any], factor: tuple[float, float] | None = None) -> Iterator[Raster]:
-    """Open a file of classes; ``factor`` (y, x), file pixels to one pixel of the result, resamples it by nearest pixels."""
+def open_path(path: str, reader: Mapping[str, Any]) -> Iterator[Raster]:
+    """Open a file of classes."""
     with build("readers", reader, "reader").open(path) as raster:
+        yield raster
+
+
+@contextmanager
+def resampled(opener: Opener, factor: tuple[float, float] | None) -> Iterator[Raster]:
+    """Open classes; ``factor`` (y, x), their pixels to one pixel of the result, resamples them by nearest pixels."""
+    with opener() as raster:
         yield raster if factor is None else NearestRaster(raster, resampled_header(raster.header, factor), factor)
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from pipeline.api.lazy_arrays import LazyArray, first_channel, open_lazily, open_path
+from pipeline.api.lazy_arrays import LazyArray, first_channel, open_lazily, open_path, resampled
+from pipeline.config import Config
 from pipeline.errors import InputError, Problem, nearest, one_of
-from pipeline.inputs import TRUTH_READER, TruthMap, fit_to_model, list_images, open_image, read_headers
+from pipeline.inputs import TRUTH_READER, Image, TruthMap, fit_to_model, list_images, open_image, open_truth, read_headers
 from pipeline.plugins import build
 from pipeline.records import RunFolder
 from pipeline.storage import LocalStorage, Storage
@@ -209,29 +210,38 @@ class Run:
             InputError: the run has no such image, or its file is gone.
         """
         name, config = self._named(name), self._folder.read_config()
+        image = self._own_image(name, config)
+        if config.masks != "native":
+            image = fit_to_model([image], build("models", config.model, "model"), config).images[0]
+        return open_lazily(name, partial(open_image, image))
+
+    def _own_image(self, name: str, config: Config) -> Image:
+        """Return an image on its own grid, and its truth, as the run's YAML names them now."""
         listed = next((image for image in list_images(config).images if image.name == name), None)
         if listed is None:
             raise InputError(Problem(str(self.storage), f"{name!r}, which is no longer among the inputs", "the images of the run"))
         images, unreadable, problems = read_headers([listed], config)
         if not images:
             raise InputError(problems or [f"{one.path}: {one.cause}" for one in unreadable])
-        image = images[0] if config.masks == "native" else fit_to_model(images, build("models", config.model, "model"), config).images[0]
-        return open_lazily(name, partial(open_image, image))
+        return images[0]
 
     def truth(self, name: str | None = None) -> LazyArray:
-        """Open the truth of an image, named as in :meth:`mask`: class ids (Y, X) as counted; 255, or 65535 above 255 classes, is ignored.
+        """Open the truth of an image, named as in :meth:`mask`, on the grid of its mask: class ids (Y, X) as counted.
+
+        255, or 65535 above 255 classes, is ignored, and so is what the truth does not cover.
 
         Raises:
             InputError: there is no such image, or no truth of it.
         """
         name, config = self._named(name), self._folder.read_config()
         planned = next(image for image in plan_of(self._folder)["images"] if image["name"] == name)
-        if planned["truth"] is None:
+        image = None if planned["truth"] is None else self._own_image(name, config)
+        if image is None or image.truth is None:
             raise InputError(Problem(str(self.storage), f"no truth of {name!r}", "an image with truth"))
         truth_map = TruthMap(len(self._classes), config.classes, config.ignore)
         dtype = "uint8" if len(self._classes) <= 255 else "uint16"
         factor = None if config.masks == "native" else planned.get("own_factor")
-        opener = partial(open_path, planned["truth"], TRUTH_READER, factor)
+        opener = partial(resampled, partial(open_truth, image), factor)
         return open_lazily(name, opener, to_ids=truth_map.apply, dtype=dtype, classes=self._classes)
 
     @override

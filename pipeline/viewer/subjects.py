@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.config import Config
 from pipeline.errors import GigasegError
 from pipeline.geometry import Box
-from pipeline.inputs import TRUTH_READER, Catalogue, Image, ListedImage, TruthMap, list_images, read_headers
+from pipeline.inputs import TRUTH_READER, Catalogue, Image, ListedImage, TruthMap, list_images, open_truth, read_headers
 from pipeline.plugins import build
 from pipeline.raster import Header, NearestRaster, Raster, resampled_header
 from pipeline.records import RunFolder
@@ -152,11 +152,11 @@ class Subjects:
 
         @contextmanager
         def opened() -> Iterator[Raster]:
-            with build("readers", TRUTH_READER).open(image.truth) as raster:
+            with open_truth(image) as raster:
                 is_own = raster.header.shape == shape and own_factor == (1.0, 1.0)
                 yield raster if is_own else NearestRaster(raster, resampled_header(raster.header, own_factor, shape=shape), own_factor)
 
-        return IdSource(f"truth {image.truth}", shape, {1: opened}, partial(_truth_ids, self._truth_map), self._files)
+        return IdSource(f"truth {image.truth} of {image.name}", shape, {1: opened}, partial(_truth_ids, self._truth_map), self._files)
 
     # ---- the files that the run wrote
 
