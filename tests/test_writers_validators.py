@@ -378,7 +378,7 @@ def test_waiting_tiles_may_spill_to_disk(tmp_path, monkeypatch):
     """Tiles of smaller levels that outgrow memory wait beside the output, unseen, and come back in order."""
     mask, meta = mask_of((2600, 1500)), MaskMeta((2600, 1500), classes=CLASSES)
     Tiff().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "memory.tif")
-    monkeypatch.setattr("pipeline.writers.tiff.SPOOL_BYTES", 100)
+    monkeypatch.setattr("pipeline.writers._tiff_levels.SPOOL_BYTES", 100)
     Tiff().export(ArrayRaster(mask), meta, LocalStorage(tmp_path), "disk.tif")
     assert (tmp_path / "memory.tif").read_bytes() == (tmp_path / "disk.tif").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.tif", "memory.tif"]

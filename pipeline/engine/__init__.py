@@ -6,12 +6,13 @@ May import: records, models, backends, writers and below. Never touches: the que
 
 from __future__ import annotations
 
+from pipeline.engine.areas import areas_key
 from pipeline.engine.block_pipeline import cause_of, process
 from pipeline.engine.block_pixels import read_reflected, read_zero_filled
 from pipeline.engine.cell_pictures import find_content, skipped_share
 from pipeline.engine.exports import mask_of
-from pipeline.engine.job import Job
-from pipeline.engine.parts import PART_FOLDER, PartFiles, part_folder
+from pipeline.engine.job import PART_FOLDER, Job, KeptMask, mask_store, part_folder
+from pipeline.engine.parts import PartFiles, discard_parts
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
 from pipeline.engine.stopwatch import Stopwatch
@@ -30,6 +31,7 @@ __all__ = [
     "PART_FOLDER",
     "THUMBNAIL_FOLDER",
     "Job",
+    "KeptMask",
     "PartFiles",
     "Phase",
     "ReceiptFields",
@@ -38,12 +40,15 @@ __all__ = [
     "Stopwatch",
     "Thumbnails",
     "all_phases",
+    "areas_key",
     "cause_of",
+    "discard_parts",
     "drawn_truth",
     "find_content",
     "key_of_truth",
     "leave_thumbnails",
     "mask_of",
+    "mask_store",
     "open_resources",
     "pack_thumbnails",
     "part_folder",

@@ -5,7 +5,9 @@ The mask of an image of one block is exported straight from memory, without a bl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.job import Job
+from pipeline.engine.job import Job, KeptMask
 from pipeline.engine.resources import Resources
-from pipeline.errors import StoreError
+from pipeline.errors import BlockError, StoreError
 from pipeline.inputs import TRUTH_READER, FileStates, Image
+from pipeline.plugins import build
 from pipeline.raster import ArrayRaster, Header, Raster
 from pipeline.records import Block, Receipt
 from pipeline.storage import BlockStore
-from pipeline.writers import MaskMeta, ObjectsView, ObjectTable, Writer, num_rows, read_tables
+from pipeline.tiling import Grid
+from pipeline.writers import MaskMeta, ObjectsView, ObjectTable, num_rows, read_tables
 from pipeline.writers.ome_zarr import OmeZarr
 
 if TYPE_CHECKING:
@@ -31,7 +35,9 @@ __all__ = [
     "discard_stored",
     "finish_copy",
     "finish_mask",
+    "kept_mask",
     "mask_of",
+    "open_finished",
     "open_objects",
     "read_stored",
     "stored_mask",
@@ -42,6 +48,7 @@ __all__ = [
     "write_probs",
 ]
 
+PART = 2048  # side of what is read of a mask at once, pixels
 ROW_GROUP = 1 << 16  # objects per row group of a table: they are written and read together
 
 Files = dict[str, int]  # size in bytes by key, in the storage of the output
@@ -99,14 +106,73 @@ def write_block(
 
 
 def finish_mask(job: Job, block: Block) -> Files:
-    """Write the pyramid and every export of a mask whose blocks are all done; may be repeated."""
+    """Write the pyramid and every export of a mask whose blocks are all done; may be repeated.
+
+    Raises:
+        BlockError: the file that takes the place of the blocks does not hold their pixels.
+    """
     image = block.image
     probs = job.storage.below(job.key(image, OmeZarr.suffix, "probs"))
     if job.probs and probs.exists():
         OmeZarr().finish(probs, _probs_header(job, image))
+    replacing = job.replacing_writer(image)
+    with open_finished(job, image) as mask:
+        if replacing is None:
+            store, shards = _restored(job, image, mask) if image.name in job.kept else (mask, {})
+            return shards | _export(job, image, store)
+        before = _hash_pixels(mask)
+        files = _export(job, image, mask)
+    written = f"{job.storage}/{job.export_key(replacing, image)}"
+    with build("readers", TRUTH_READER).open(written) as copy:
+        if _hash_pixels(copy) != before:
+            raise BlockError(f"{written}: does not hold the pixels that were predicted; the blocks are kept")
+    return files
+
+
+@contextmanager
+def open_finished(job: Job, image: Image) -> Iterator[Raster]:
+    """Open the mask of an image of several blocks: the store of its blocks, or the file that took their place."""
+    if (kept := job.kept.get(image.name)) is not None:
+        with build("readers", TRUTH_READER).open(f"{job.storage}/{kept.key}") as raster:
+            yield raster
+        return
     # A quarantined block left no file. Where every block is quarantined, there is no array yet: it is all *no prediction*.
-    mask = job.storage.below(job.store_key(image, OmeZarr.suffix))
-    return _export(job, image, _zarr_writer(job).create(mask, job.meta(image), job.recipe.block))
+    store = job.storage.below(job.store_key(image, OmeZarr.suffix))
+    yield _zarr_writer(job).create(store, job.meta(image), job.recipe.block)
+
+
+def kept_mask(job: Job, block: Block) -> KeptMask | None:
+    """Return what holds the whole mask of a finished image if its blocks were temporary; None: its blocks are there."""
+    image = block.image
+    replacing = job.replacing_writer(image)
+    if replacing is None and image.name not in job.kept:
+        return None
+    key = job.store_key(image, OmeZarr.suffix) if replacing is None else job.export_key(replacing, image)
+    size = next(iter(_sizes(job, [key]).values()))
+    return KeptMask(key, size, block.rests_on)
+
+
+def _restored(job: Job, image: Image, mask: Raster) -> tuple[BlockStore, Files]:
+    """Write the blocks of a mask again, as no file takes their place any more; return their store and every shard."""
+    key = job.store_key(image, OmeZarr.suffix)
+    store = _zarr_writer(job).create(job.storage.below(key), job.meta(image), job.recipe.block)
+    if job.kept[image.name].key == key:
+        shards = job.storage.sizes(job.storage.list(f"{key}/0/c/"))
+        return store, {name: size for name, size in shards.items() if size is not None}
+    files: Files = {}
+    for plane in range(image.header.num_planes):
+        for box in job.grid(image).blocks():
+            files |= {f"{key}/0/{name}": size for name, size in store.write(box, mask.read(box, plane)[0], plane).items()}
+    return store, files
+
+
+def _hash_pixels(mask: Raster) -> str:
+    """Return a digest of all pixels, read in parts."""
+    header, total = mask.header, hashlib.blake2b(digest_size=16)
+    for plane in range(header.num_planes):
+        for box in Grid(header.shape, core=PART, halo=0, block=PART).blocks():
+            total.update(np.ascontiguousarray(mask.read(box, plane)[0]).data)
+    return f"{header.shape} {header.dtype} {total.hexdigest()}"
 
 
 def write_objects(job: Job, image: Image, columns: Iterable[Mapping[str, NDArray[Any]]]) -> Files:
@@ -150,8 +216,11 @@ def finish_copy(job: Job, block: Block) -> Files:
 def mask_of(job: Job, image: Image) -> Image | None:
     """Return the mask that a run wrote for an image, as an image to read; None when there is none."""
     # Exports of larger images come from the block store, which is therefore never older than they are.
-    exported = [writer.suffix for writer in job.writers if writer.holds_mask] if job.is_single(image) else []
-    for key in dict.fromkeys([*(job.key(image, suffix) for suffix in exported), job.store_key(image, OmeZarr.suffix)]):
+    exported = [job.key(image, writer.suffix) for writer in job.writers if writer.holds_mask] if job.is_single(image) else []
+    keys = [*exported, job.store_key(image, OmeZarr.suffix)]
+    if (replacing := job.replacing_writer(image)) is not None:
+        keys.append(job.export_key(replacing, image))
+    for key in dict.fromkeys(keys):
         if _sizes(job, [key]):
             grid = image.grid.of_mask if image.grid else None
             return replace(image, path=f"{job.storage}/{key}", reader=TRUTH_READER, grid=grid, samples=None, states=FileStates())
@@ -159,8 +228,11 @@ def mask_of(job: Job, image: Image) -> Image | None:
 
 
 def block_store_keys(job: Job, image: Image) -> list[str]:
-    """Return the keys of the arrays that are written block by block for an image."""
-    return [job.store_key(image, OmeZarr.suffix), job.key(image, OmeZarr.suffix, "probs")]
+    """Return the keys of the arrays that are written block by block for an image, and of the file that may take their place."""
+    keys = [job.store_key(image, OmeZarr.suffix), job.key(image, OmeZarr.suffix, "probs")]
+    if (replacing := job.replacing_writer(image)) is not None:
+        keys += [job.key(image, OmeZarr.suffix), *job.files_of(replacing, image)]
+    return keys
 
 
 def read_stored(job: Job, block: Block, receipt: Receipt) -> NDArray[Any] | None:
@@ -182,7 +254,7 @@ def discard_stored(job: Job, block: Block) -> None:
     """Remove what is stored of a block: its shards, or every export of an image of one block."""
     image, storage, keys = block.image, job.storage, block_store_keys(job, block.image)
     if job.is_single(image):
-        for key in {*keys, *(_export_key(job, image, writer) for writer in job.writers)}:
+        for key in {*keys, *(key for writer in job.writers for key in job.files_of(writer, image))}:
             storage.delete(key)
             storage.delete_tree(key)
         return
@@ -197,14 +269,25 @@ def discard_stored(job: Job, block: Block) -> None:
 def _export(job: Job, image: Image, mask: Raster) -> Files:
     """Run every writer, on the image's own grid if asked. A resumed run checks that the returned files exist."""
     objects = _objects_of(job, image)
-    meta = replace(job.meta(image), objects=objects)
+    meta = replace(job.meta(image), objects=objects, probs=_probs_of(job, image))
     if image.grid is not None and job.native:
-        mask, meta = image.grid.to_own(mask), replace(job.meta(image, image.grid.own), objects=objects)
+        mask, meta = image.grid.to_own(mask), replace(job.meta(image, image.grid.own), objects=objects, probs=meta.probs)
+    keys: list[str] = []
     for writer in job.writers:
-        if objects is not None or not writer.needs_objects:  # without objects joining failed, and that failure is reported
-            writer.export(mask, meta, job.storage, _export_key(job, image, writer))
+        keys += job.files_of(writer, image)
+        # Without objects joining failed, and that failure is reported.
+        if (objects is not None or not writer.needs_objects) and job.files_of(writer, image):
+            writer.export(mask, meta, job.storage, job.export_key(writer, image))
     objects_keys = [job.ids_key(image), job.table_key(image)] if objects is not None else []
-    return _sizes(job, [*(_export_key(job, image, writer) for writer in job.writers), *objects_keys])
+    return _sizes(job, [*keys, *objects_keys])
+
+
+def _probs_of(job: Job, image: Image) -> BlockStore | None:
+    """Return the probabilities of an image, with all that its header says; None: the run writes none, or every block failed."""
+    group = job.storage.below(job.key(image, OmeZarr.suffix, "probs"))
+    if not job.probs or not group.below("0").exists():
+        return None
+    return OmeZarr().create(group, _probs_header(job, image), job.recipe.block)
 
 
 def _objects_of(job: Job, image: Image) -> ObjectsView | None:
@@ -216,10 +299,6 @@ def _objects_of(job: Job, image: Image) -> ObjectsView | None:
     meta = replace(job.meta(image), dtype=labels.header.dtype, holds_ids=True)
     OmeZarr().finish(group, meta)
     return ObjectsView(labels, meta, num_rows(job.storage, key), partial(open_objects, job, image), key)
-
-
-def _export_key(job: Job, image: Image, writer: Writer) -> str:
-    return job.key(image, writer.suffix, None if writer.folder == "masks" else writer.folder)
 
 
 def _zarr_writer(job: Job) -> OmeZarr:

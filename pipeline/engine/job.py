@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +20,38 @@ from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers.ome_zarr import OmeZarr
 
-__all__ = ["Job"]
+__all__ = ["PART_FOLDER", "Job", "KeptMask", "mask_store", "part_folder"]
+
+PART_FOLDER = "parts"
+"""Folder of temporary files, below the output folder."""
+
+
+def part_folder(image: Image) -> str:
+    """Return the folder of an image's temporary files, below the output folder.
+
+    It is named by a hash, so that no image's name leads into another image's folder.
+    """
+    return f"{PART_FOLDER}/{hashlib.blake2b(image.name.encode(), digest_size=12).hexdigest()}"
+
+
+def mask_store(image: Image) -> str:
+    """Return the key of the OME-Zarr group of an image's blocks where they are temporary."""
+    return f"{part_folder(image)}/mask{OmeZarr.suffix}"
+
+
+@dataclass(frozen=True)
+class KeptMask:
+    """A file that holds a whole mask, so that its blocks may be removed.
+
+    Attributes:
+        key: of the file, or of an OME-Zarr group.
+        size: of the file, or of the group's metadata, bytes.
+        digest: of all predicted blocks.
+    """
+
+    key: str
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +76,7 @@ class Job:
         masks: folder of the masks inside ``output``; empty for ``convert``.
         native: whether masks are on the images' own grids; blocks are then written to the folder ``working``.
         goal: what the run is for, which decides which phases apply.
+        kept: the file that holds the mask of an image whose blocks were removed after an earlier finish, by image.
     """
 
     output: StorageLike
@@ -63,6 +96,7 @@ class Job:
     masks: str = "masks"
     native: bool = False
     goal: Literal["segment", "evaluate", "convert"] = "segment"
+    kept: Mapping[str, KeptMask] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -113,6 +147,18 @@ class Job:
         rewrites = any(isinstance(writer, OmeZarr) and not writer.is_block_store for writer in self.writers)
         return self.exports_other_grid(image) or (rewrites and not self.is_single(image))
 
+    def replacing_writer(self, image: Image) -> Writer | None:
+        """Return the writer whose file takes the place of the blocks of an image, which are then temporary; None: the blocks stay.
+
+        Blocks stay where a writer keeps them, where they lie on another grid than the file, and where objects are told apart, which are
+        measured again from them.
+        """
+        if self.goal != "segment" or self.instances is not None or self.exports_other_grid(image) or self.is_single(image):
+            return None
+        if any(isinstance(writer, OmeZarr) for writer in self.writers):
+            return None
+        return next((writer for writer in self.writers if writer.replaces_store and writer.takes(image.header)), None)
+
     @property
     def exports(self) -> tuple[Any, Any]:
         """What the exports of a mask depend on besides its pixels, as plain values: classes and writers."""
@@ -136,6 +182,7 @@ class Job:
             offset=header.offset,
             georeference=header.georeference,
             plane_steps=header.plane_steps,
+            parts=header.parts,
             source=image.path,
             own_factor=image.grid.own_factor if image.grid is not None and header is image.header else (1.0, 1.0),
             open_image=partial(open_at_least, image),
@@ -160,7 +207,20 @@ class Job:
 
     def store_key(self, image: Image, suffix: str) -> str:
         """Return the key of the store that the blocks of an image are written to."""
+        if self.replacing_writer(image) is not None:
+            return mask_store(image)
         return self.key(image, suffix, "working" if self.has_working_store(image) else None)
+
+    def files_of(self, writer: Writer, image: Image) -> tuple[str, ...]:
+        """Return the keys of all that a writer writes for an image, the mask first; empty where it leaves the image out."""
+        header = image.grid.own if image.grid is not None and self.native else image.header
+        if not writer.takes(header):
+            return ()
+        return writer.files(self.export_key(writer, image), self.meta(image, header))
+
+    def export_key(self, writer: Writer, image: Image) -> str:
+        """Return the key that a writer is given for an image."""
+        return self.key(image, writer.suffix, None if writer.folder == "masks" else writer.folder)
 
     def key(self, image: Image, suffix: str, folder: str | None = None) -> str:
         """Return the key of an output of an image in the storage, in a folder that is not empty; None: in that of the masks."""

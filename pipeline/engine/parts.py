@@ -6,7 +6,6 @@ which blocks write as to a mask. A receipt names both among its files.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
@@ -14,26 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.job import Job
+from pipeline.engine.job import Job, mask_store, part_folder
 from pipeline.errors import BlockError
 from pipeline.inputs import Image
 from pipeline.records import Block
 from pipeline.storage import Storage
 
-__all__ = ["PART_FOLDER", "PartFiles", "part_folder"]
-
-PART_FOLDER = "parts"
-"""Folder below the output folder."""
+__all__ = ["PartFiles", "discard_parts"]
 
 RETRY = "Run `gigaseg retry` to compute them again."
 
 
-def part_folder(image: Image) -> str:
-    """Return the folder of an image's temporary files, below the output folder.
+def discard_parts(storage: Storage, image: Image) -> None:
+    """Remove the temporary files of an image, in an order in which no reader takes what is left of a mask for the mask.
 
-    It is named by a hash, so that no image's name leads into another image's folder.
+    Raises:
+        StoreError: the disk refuses.
     """
-    return f"{PART_FOLDER}/{hashlib.blake2b(image.name.encode(), digest_size=12).hexdigest()}"
+    for name in ("0/zarr.json", "zarr.json"):  # an object store removes one file after the other: without these an array is none
+        storage.delete(f"{mask_store(image)}/{name}")
+    storage.delete_tree(part_folder(image))
 
 
 class PartFiles:
@@ -101,7 +100,7 @@ class PartFiles:
         Raises:
             StoreError: the disk refuses.
         """
-        self.storage.delete_tree(self.folder)
+        discard_parts(self.storage, self.image)
 
     def _key(self, kind: str, plane: int, row: int, col: int) -> str:
         return f"{self.folder}/{kind}/{plane}.{row}.{col}.npz"

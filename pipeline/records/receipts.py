@@ -30,6 +30,7 @@ class Block:
         fit: what the phase that this one reads found for the image; empty where it reads none.
         attempt: how often it was charged with a failure before.
         lost: ids of the image's blocks that failed in the phase before.
+        rests_on: digest of all blocks of the phases before; empty where it depends on none.
     """
 
     phase: str
@@ -42,6 +43,7 @@ class Block:
     fit: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
     lost: tuple[str, ...] = ()
+    rests_on: str = ""
 
     @property
     def id(self) -> str:
@@ -68,7 +70,8 @@ class Receipt:
         counts: pixels counted; None when the phase counts nothing.
         objects: objects counted, by class id; None when the phase counts none.
         truth_error: why the truth could not be counted, with value and first position; empty when it could.
-        payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.encode_summary`).
+        payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.encode_summary`); of a phase that keeps the mask,
+            JSON that names the file.
         numbers: integers that add over the blocks of an image, by name; shown in the report.
         notes: anything else worth a line in the log, such as a halved batch.
         actor: the process that did it, HOST/PID; empty where it is not known.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, islice
 
-from pipeline.engine import PART_FOLDER, part_folder, phase
+from pipeline.engine import PART_FOLDER, KeptMask, discard_parts, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
 from pipeline.records import Block, CommittedReceipts, Receipt
 from pipeline.scheduling.block_queue import keep_valid
@@ -31,7 +32,10 @@ def still_valid(spec: RunSpec, receipts: Iterable[Receipt]) -> KnownStages:
     ``receipts`` hold one of each block, in the order of commit.
     """
     known, last, again = KnownStages(spec.stages), _LastPixels(spec), _Log(spec)
+    kept: dict[str, str] = {}
     for receipt, state, place, missing in _with_missing_files(spec, known, receipts):
+        if phase(receipt.phase).keeps_mask:
+            kept[receipt.image] = receipt.payload
         if receipt.written not in ("", spec.plan["written"]):
             again.tell(receipt, "for other writers, or classes of other names or colours")
         elif any(not _is_temporary(key) for key in missing):
@@ -46,7 +50,8 @@ def still_valid(spec: RunSpec, receipts: Iterable[Receipt]) -> KnownStages:
             state.drop(place)
     again.flush()
     for name, stages in spec.stages.items():
-        _drop_without_parts(spec, stages, known.of(name, stages))
+        if holder := _drop_without_parts(spec, stages, known.of(name, stages), kept.get(name, "")):
+            known.kept[name] = holder
     return known
 
 
@@ -114,21 +119,41 @@ class _LastPixels:
         return [receipt for _, receipt in rows[-REREAD:]]
 
 
-def _drop_without_parts(spec: RunSpec, stages: Sequence[Stage], known: Mapping[str, StageState]) -> None:
-    """Drop the receipts of one image whose temporary files are gone, if a block that reads them must be computed."""
-    readers = {stage.phase: phase(stage.phase).reads_parts_of(spec.job, stage.blocks[0].image) for stage in stages}
-    if not any(readers.values()):
-        return
+def _drop_without_parts(spec: RunSpec, stages: Sequence[Stage], known: Mapping[str, StageState], payload: str) -> KeptMask | None:
+    """Drop the receipts of one image whose temporary files are gone, if a block that reads them must be computed.
+
+    Those of a mask hold if a file of an earlier execution has the same pixels (``payload`` of the receipt that says so): it is returned.
+    """
+    if not any(any(state.lacks_parts) for state in known.values()):
+        return None
+    image, found = stages[0].blocks[0].image, None
     keep_valid(stages, known)
     for stage in reversed(stages):
         reader = known.get(stage.phase)
         if reader is not None and WAITING not in reader.states:
             continue
-        for state in (known[maker] for maker in readers[stage.phase] if maker in known):
+        for state in (known[maker] for maker in phase(stage.phase).needs_pixels_of(spec.job, image) if maker in known):
             lost = [place for place, lacks in enumerate(state.lacks_parts) if lacks and state.states[place]]
+            if lost and phase(stage.phase).keeps_mask:
+                if found := _kept(spec, state, payload):
+                    continue
+                lost = [place for place, settled in enumerate(state.states) if settled]  # what is left of the array may be no array
             spec.folder.log(*(f"do again {state.stage.phase} {state.stage.blocks[place].id}: its files are gone" for place in lost))
             for place in lost:
                 state.drop(place)
+    return found
+
+
+def _kept(spec: RunSpec, state: StageState, payload: str) -> KeptMask | None:
+    """Return the file that holds the pixels of every block of a stage; None if there is none, or it holds others."""
+    kept = KeptMask(**json.loads(payload)) if payload else None
+    if kept is None or WAITING in state.states or state.hash() != kept.digest:
+        return None
+    storage = spec.folder.storage
+    if storage.size(kept.key) == kept.size:
+        return kept
+    shards = [key for key in storage.list(f"{kept.key}/0/c/") if storage.size(key)]
+    return kept if storage.size(f"{kept.key}/zarr.json") == kept.size and len(shards) == len(state.states) else None
 
 
 def outdated_files(spec: RunSpec, known: KnownStages, committed: CommittedReceipts) -> dict[Key, list[str]]:
@@ -146,7 +171,8 @@ def outdated_files(spec: RunSpec, known: KnownStages, committed: CommittedReceip
     is_any = any(state.has_outdated_files for state in known.states.values())
     for receipt in committed.last if is_any else ():
         if (found := known.find(receipt)) and found[0].states[found[1]] == WAITING:
-            files = [key for key in receipt.files if removed.isdisjoint(accumulate(key.split("/"), "{}/{}".format))]
+            spared = {*removed, known.kept[receipt.image].key} if receipt.image in known.kept else removed
+            files = [key for key in receipt.files if spared.isdisjoint(accumulate(key.split("/"), "{}/{}".format))]
             if files:
                 outdated[receipt.phase, receipt.block] = files
     return outdated
@@ -191,5 +217,5 @@ def _remove_temporary_files(spec: RunSpec, failed: Collection[str]) -> None:
     storage = spec.folder.storage
     for name, stages in spec.stages.items() if storage.has(PART_FOLDER) else ():  # a kill may leave empty folders
         if name not in failed:
-            storage.delete_tree(part_folder(stages[0].blocks[0].image))
+            discard_parts(storage, stages[0].blocks[0].image)
     storage.below(PART_FOLDER).remove_if_empty()

@@ -267,7 +267,7 @@ def _completion(stage: Stage, progress: _ImageProgress) -> Callable[[Block], Blo
     """Return what gives a block of the stage the result that it reads, and makes all that it depends on part of its key."""
     fit: dict[str, Any] | None = None
     lost: tuple[str, ...] = ()
-    found: Any = None
+    digest, found = "", None
     if stage.rests_on is not None:
         outcomes = [progress.outcomes[phase] for phase in stage.rests_on]
         digest = (
@@ -282,6 +282,6 @@ def _completion(stage: Stage, progress: _ImageProgress) -> Callable[[Block], Blo
 
     def complete(block: Block) -> Block:
         key = keys.get(block.key) or keys.setdefault(block.key, hash_values(block.key, block.phase, found))
-        return replace(block, key=key) if fit is None else replace(block, key=key, fit=fit, lost=lost)
+        return replace(block, key=key) if fit is None else replace(block, key=key, fit=fit, lost=lost, rests_on=digest)
 
     return complete

@@ -46,6 +46,7 @@ def execute(spec: RunSpec, *, take_over: bool = False) -> tuple[int, Tally]:
             spec.folder.write_config(spec.config)
         committed = CommittedReceipts(spec.folder.ledger)
         known = still_valid(spec, committed.last)
+        spec = replace(spec, job=replace(spec.job, kept=known.kept))
         queue = BlockQueue(spec.stages)
         queue.begin(known)
         monitor.begin(spec.stages, queue)
@@ -162,6 +163,7 @@ class _Execution:
         if not receipt.ok:
             self._forget(self.outdated.get((receipt.phase, receipt.block), ()))
             phase(block.phase).discard(self.spec.job, block)
+            receipt = replace(receipt, payload=phase(block.phase).left_by_failure(self.spec.job, block))
         self.ledger.append(receipt)
         self.queue.settle(receipt)
         self.monitor.settled(block, receipt)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import CALIBRATED_FOLDER, Compute, Recipe, replace_auto
-from pipeline.engine import Job, PartFiles, Phase, all_phases, part_folder, phase, rests_on, thumbnail_key
+from pipeline.engine import Job, PartFiles, Phase, all_phases, areas_key, part_folder, phase, rests_on, thumbnail_key
 from pipeline.geometry import Box
 from pipeline.inputs import Catalogue, Image, hash_values
 from pipeline.plugins import build
-from pipeline.raster import ground_area
+from pipeline.raster import ground_area, has_equal_rows
 from pipeline.records import Block, Blocks, Receipt, RunFolder
 from pipeline.scheduling.monitoring import MetricsAddress
 from pipeline.scheduling.stage_state import Stage
@@ -64,8 +64,7 @@ def count_key(catalogue: Catalogue, image: Image) -> str:
 
 def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the ledger keeps of a plan: all that a report needs besides receipts, and all that a run writes."""
-    written = dict.fromkeys([("masks", ".ome.zarr"), ("probs", ".ome.zarr"), *((writer.folder, writer.suffix) for writer in job.writers)])
-    outputs = [f"{folder}/{image.name}{suffix}" for image in catalogue.images for folder, suffix in written]
+    outputs = [key for image in catalogue.images for key in _written(job, image)]
     if job.instances is not None:
         outputs += [key for image in catalogue.images for key in (job.ids_key(image), job.table_key(image))]
     outputs += [job.store_key(image, ".ome.zarr") for image in catalogue.images if job.has_working_store(image)]
@@ -85,6 +84,8 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
                 "truth": image.truth,
                 "count_key": count_key(catalogue, image),
                 **({"pixel_area": list(area)} if (area := ground_area(image.header)) else {}),
+                **({} if has_equal_rows(image.header) else {"by_row": True}),
+                **({"areas": key} if (key := areas_key(job, image)) else {}),
                 **({"own_factor": list(image.grid.own_factor)} if image.grid else {}),
             }
             for image in catalogue.images
@@ -93,6 +94,12 @@ def plan_row(catalogue: Catalogue, job: Job, model: Mapping[str, Any]) -> dict[s
         "left_out": [asdict(one) for one in catalogue.left_out],
         "outputs": [*outputs, *(part_folder(image) for image in catalogue.images if _has_parts(job, image))],
     }
+
+
+def _written(job: Job, image: Image) -> Iterable[str]:
+    """Return the keys of an image's mask, probabilities and exports."""
+    arrays = [f"{folder}/{image.name}.ome.zarr" for folder in ("masks", "probs")]
+    return dict.fromkeys([*arrays, *(key for writer in job.writers for key in job.files_of(writer, image))])
 
 
 def plan_blocks(catalogue: Catalogue, job: Job) -> dict[str, list[Stage]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pipeline.engine import Reduction
+from pipeline.engine import KeptMask, Reduction
 from pipeline.records import Block, Blocks, Receipt
 from pipeline.statistics import Summary, decode_summary, encode_summary
 
@@ -143,13 +143,18 @@ class StageState:
 
 
 class KnownStages:
-    """What the ledger holds of the blocks of a plan: the states of stages that have receipts, by (image, phase)."""
+    """What the ledger holds of the blocks of a plan: the states of stages that have receipts, by (image, phase).
+
+    Attributes:
+        kept: the file that holds the mask of an image whose temporary blocks are gone and are needed, by image.
+    """
 
     def __init__(self, images: Mapping[str, Sequence[Stage]]) -> None:
         self._stages = {(name, stage.phase): stage for name, stages in images.items() for stage in stages}
         self._finders: dict[tuple[str, str], Callable[[str], int | None]] = {}
         self._summed: StageState | None = None
         self.states: dict[tuple[str, str], StageState] = {}
+        self.kept: dict[str, KeptMask] = {}
 
     def find(self, receipt: Receipt) -> tuple[StageState, int] | None:
         """Return the state of a receipt's stage and the place of its block; None where the plan has no such block."""

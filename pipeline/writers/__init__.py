@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pipeline.errors import InputError, Problem
 from pipeline.plugins import Plugin
-from pipeline.raster import Header, PlaneStep, Raster
+from pipeline.raster import Header, Part, PlaneStep, Raster
 from pipeline.storage import Storage
 from pipeline.writers._object_table import ObjectTable, num_rows, read_tables
 from pipeline.writers._objects import ObjectsView
@@ -42,6 +42,8 @@ class MaskMeta:
         open_image: opens the image at the smallest pyramid level whose longer side has at least N pixels; None: there is no image.
         holds_ids: whether the pixels are ids of objects, 0 where there is none, instead of class ids.
         objects: the objects of the image; None: they are not told apart.
+        probs: class probabilities (K, Y, X) in steps of 1/255, with the names of the classes; None: the run writes none.
+        parts: files of a mosaic, and what each covers of the mask; empty: one file.
     """
 
     shape: tuple[int, int]
@@ -58,6 +60,8 @@ class MaskMeta:
     open_image: Callable[[int], AbstractContextManager[Raster]] | None = field(default=None, compare=False)
     holds_ids: bool = False
     objects: ObjectsView | None = field(default=None, compare=False)
+    probs: Raster | None = field(default=None, compare=False)
+    parts: tuple[Part, ...] = ()
 
     @property
     def fill(self) -> int:
@@ -78,6 +82,7 @@ class MaskMeta:
             unit=self.unit,
             offset=self.offset,
             plane_steps=self.plane_steps,
+            georeference=self.georeference,
         )
 
 
@@ -103,6 +108,14 @@ class Writer(Plugin):
         return True
 
     @property
+    def replaces_store(self) -> bool:
+        """Whether its file takes the place of the store that blocks are written to, which is removed once the file is complete.
+
+        Such a file holds every class id, is read by region, and is on the disk when the export ends.
+        """
+        return False
+
+    @property
     def needs_objects(self) -> bool:
         """Whether it needs objects, so that the run must tell them apart."""
         return "instances" in self.required_keys
@@ -121,6 +134,16 @@ class Writer(Plugin):
     def wants_probs(self) -> bool:
         """Whether the run shall write class probabilities beside the masks."""
         return False
+
+    def takes(self, header: Header) -> bool:
+        """Whether an image with such a header gets a file."""
+        del header
+        return True
+
+    def files(self, key: str, meta: MaskMeta) -> tuple[str, ...]:
+        """Return the keys of all that an export under a key writes, that key first: files, or folders of files."""
+        del meta
+        return (key,)
 
     def missing(self) -> str:
         """Return the command that installs missing packages; empty if none is missing."""

@@ -1,50 +1,32 @@
-"""Tiled, compressed, pyramidal TIFF, streamed: level 0 is read once, in rows of tiles.
-
-The smaller levels are computed in the same pass. A TIFF stores one level after the other, so their tiles wait, compressed, in a
-spool: a temporary file without a name, which goes to disk only when it has grown::
-
-    level 0  ████████ row of tiles ──▶ file
-    level 1  ████ ─ half of it, until a row of tiles is full ──▶ spool ──▶ file, after level 0
-    level 2  ██ ─ half of that ─── ...                       ──▶ spool ──▶ file, after level 1
-
-So memory holds less than one row of tiles, whatever the height of the image.
-"""
+"""Tiled, compressed, pyramidal TIFF, streamed (:mod:`pipeline.writers._tiff_levels`)."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import NAMESPACE_URL, uuid5
 from xml.sax.saxutils import escape
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
-from pipeline.geometry import Box, ceil_to
-from pipeline.raster import Raster
+from pipeline.raster import GEOTIFF_TAGS, Raster
 from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, Writer
-from pipeline.writers._pyramid import halved, nearest, shapes
+from pipeline.writers._pyramid import nearest
+from pipeline.writers._tiff_levels import write_levels
 
 if TYPE_CHECKING:
     import tifffile
 
 __all__ = ["Tiff"]
 
-TILE = 512
-SPAN = 8 * TILE  # pixels read at once along a row: few wide reads are faster than many narrow ones
-SPOOL_BYTES = 16 << 20  # compressed tiles of one level kept in memory before they go to disk
 CLASSIC_BYTES = 4 * 10**9  # a TIFF above 4 GiB needs 8-byte offsets; judged by the size without compression
-GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel scale, tie points, transformation, geokeys and their values
 GDAL_METADATA, GDAL_NODATA = 42112, 42113
+GREY = {"photometric": "minisblack"}  # also of OME-TIFF: its readers do not agree on colour tables
 OME_UNITS = {"micrometer": "µm", "meter": "m", "second": "s"}
-
-Encode = Callable[[NDArray[Any]], bytes]
 
 
 class Tiff(Writer):
@@ -102,104 +84,20 @@ class Tiff(Writer):
             self._write(file, mask, meta, path)
 
     def _write(self, file: tifffile.TiffWriter, mask: Raster, meta: MaskMeta, path: Path) -> None:
-        tile = min(TILE, ceil_to(meta.shape[0], 16)), min(TILE, ceil_to(meta.shape[1], 16))
-        encode, is_ome = _encoder(self.compression), self.is_ome(meta)
-        options: dict[str, Any] = {
-            "dtype": meta.dtype,
-            "tile": tile,
-            **_colors(meta, is_ome=is_ome),
-            "compression": {"deflate": "zlib", "none": None}.get(self.compression, self.compression),
-            "software": "gigaseg",
-        }
-        stack = tuple(meta.planes.values())
-        with ExitStack() as spools:
-            reduced: list[_Reduced] = []
-            for shape in reversed(shapes(meta.shape, 2 * TILE - 1)[1:] if self.pyramid else []):
-                spool = spools.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(path.parent)))
-                rows_YX = np.empty((tile[0], shape[1]), meta.dtype)
-                reduced.insert(0, _Reduced(shape, rows_YX, tile, encode, spool, reduced[0] if reduced else None))
-            file.write(
-                _level0(mask, np.dtype(meta.dtype), tile, encode, reduced[0] if reduced else None),
-                shape=stack + meta.shape,
-                metadata=_ome(meta, path.name) if is_ome else None,
-                subifds=len(reduced) if is_ome else 0,
-                extratags=_tags(meta, is_ome=is_ome),
-                **options,
-                **_resolution(meta, 0),
-            )
-            for number, level in enumerate(reduced, 1):
-                file.write(level.tiles(), shape=stack + level.shape, metadata=None, subfiletype=1, **options, **_resolution(meta, number))
-
-
-def _level0(mask: Raster, dtype: np.dtype[Any], tile: tuple[int, int], encode: Encode, below: _Reduced | None) -> Iterator[bytes]:
-    """Yield the compressed tiles of every plane, row by row, and give what was read to the level below."""
-    height, width = mask.header.shape
-    for plane in range(mask.header.num_planes):
-        for y in range(0, height, tile[0]):
-            for x in range(0, width, SPAN):
-                box = Box(y, x, y + tile[0], x + SPAN).clip((height, width))
-                rows_YX = mask.read(box, plane)[0].astype(dtype, copy=False)
-                if below:  # before the tiles, because nobody asks for more after the last one
-                    below.put(x // 2, nearest(rows_YX))
-                    if box.x1 == width:
-                        below.advance(halved(box.shape)[0])
-                yield from map(encode, _cut(rows_YX, tile))
-
-
-class _Reduced:
-    """One smaller level: collects a row of tiles from the level above, compresses it, halves it for the level below."""
-
-    def __init__(
-        self, shape: tuple[int, int], rows_YX: NDArray[Any], tile: tuple[int, int], encode: Encode, spool: IO[bytes], below: _Reduced | None
-    ) -> None:
-        self.shape, self.tile, self.encode, self.below = shape, tile, encode, below
-        self.rows_YX = rows_YX  # one row of tiles
-        self.num_rows = 0  # of rows_YX that are filled
-        self.num_done = 0  # rows of this plane that are compressed
-        self.spool = spool
-        self.sizes: list[int] = []
-
-    def put(self, x: int, part_YX: NDArray[Any]) -> None:
-        """Take some columns of the rows that are being collected."""
-        self.rows_YX[self.num_rows : self.num_rows + part_YX.shape[0], x : x + part_YX.shape[1]] = part_YX
-
-    def advance(self, num_rows: int) -> None:
-        """Count rows as complete, in every column, and compress them when they fill a row of tiles."""
-        self.num_rows += num_rows
-        if self.num_rows < self.tile[0] and self.num_done + self.num_rows < self.shape[0]:
-            return
-        rows_YX = self.rows_YX[: self.num_rows]
-        self.sizes += [self.spool.write(self.encode(part_YX)) for part_YX in _cut(rows_YX, self.tile)]
-        self.num_done = (self.num_done + self.num_rows) % self.shape[0]
-        self.num_rows = 0
-        if self.below:
-            self.below.put(0, nearest(rows_YX))
-            self.below.advance(halved(rows_YX.shape)[0])
-
-    def tiles(self) -> Iterator[bytes]:
-        """Yield the compressed tiles in order."""
-        self.spool.seek(0)
-        yield from map(self.spool.read, self.sizes)
-
-
-def _cut(rows_YX: NDArray[Any], tile: tuple[int, int]) -> Iterator[NDArray[Any]]:
-    """Yield the tiles of a row; those at the edge are filled up with zeros, which no reader shows."""
-    for x in range(0, rows_YX.shape[1], tile[1]):
-        part_YX = rows_YX[:, x : x + tile[1]]
-        if part_YX.shape != tile:
-            whole_YX = np.zeros(tile, rows_YX.dtype)
-            whole_YX[: part_YX.shape[0], : part_YX.shape[1]] = part_YX
-            part_YX = whole_YX
-        yield np.ascontiguousarray(part_YX)
-
-
-def _encoder(compression: str) -> Encode:
-    import imagecodecs
-
-    if compression == "none":
-        return np.ndarray.tobytes
-    encode: Callable[[NDArray[Any]], Any] = getattr(imagecodecs, f"{compression}_encode")
-    return lambda tile: bytes(encode(tile))
+        is_ome = self.is_ome(meta)
+        shared = {**(GREY if is_ome else color_table(meta)), "software": "gigaseg"}
+        write_levels(
+            file,
+            mask,
+            meta.dtype,
+            path.parent,
+            stack=tuple(meta.planes.values()),
+            compression=self.compression,
+            halve=nearest if self.pyramid else None,
+            first_page={"metadata": _ome(meta, path.name) if is_ome else None, "extratags": _tags(meta, is_ome=is_ome)},
+            in_subifds=is_ome,
+            every_page=lambda level: {**shared, **resolution(meta, level)},
+        )
 
 
 def _ome(meta: MaskMeta, name: str) -> dict[str, Any]:
@@ -221,17 +119,17 @@ def _classes(meta: MaskMeta) -> Sequence[Mapping[str, Any]]:
     return () if meta.holds_ids else meta.classes
 
 
-def _colors(meta: MaskMeta, *, is_ome: bool) -> dict[str, Any]:
-    """Return the colour table of 8-bit masks; none for OME-TIFF, as its readers do not agree on colour tables."""
-    if is_ome or meta.dtype != "uint8" or not meta.classes:
-        return {"photometric": "minisblack"}
+def color_table(meta: MaskMeta) -> dict[str, Any]:
+    """Return the options that give an 8-bit mask the colours of its classes."""
+    if meta.dtype != "uint8" or not meta.classes:
+        return GREY
     table = np.zeros((3, 256), np.uint16)
     for spec in meta.classes:
         table[:, spec["id"]] = [257 * value for value in bytes.fromhex(spec["color"].lstrip("#"))]
     return {"photometric": "palette", "colormap": table}
 
 
-def _resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
+def resolution(meta: MaskMeta, level: int) -> dict[str, Any]:
     """Return the resolution tags: pixels per centimetre (x, y), for pixel sizes in micrometres."""
     if not meta.pixel_size or meta.unit != "micrometer":
         return {}
@@ -243,10 +141,17 @@ def _tags(meta: MaskMeta, *, is_ome: bool) -> list[tuple[int, int, int, Any, boo
     """Return the tags of the first page: georeference, nodata, class names."""
     tags: list[tuple[int, int, int, Any, bool]] = [(GDAL_NODATA, 2, 0, str(meta.fill), True)]
     if (classes := _classes(meta)) and not is_ome:
-        items = (f'<Item name="class_{spec["id"]}">{escape(spec["name"])}</Item>' for spec in classes)
+        # Escaped twice: GDAL reads the XML, then the text as XML.
+        items = (f'<Item name="class_{spec["id"]}">{escape(escape(spec["name"]))}</Item>' for spec in classes)
         tags.append((GDAL_METADATA, 2, 0, f"<GDALMetadata>{''.join(items)}</GDALMetadata>".encode(), True))
-    for code in GEOTIFF:
-        tag: Mapping[str, Any] | None = meta.georeference.get(str(code))
+    return tags + geotiff_tags(meta.georeference)
+
+
+def geotiff_tags(georeference: Mapping[str, Any]) -> list[tuple[int, int, int, Any, bool]]:
+    """Return the georeference of a header as extra tags of a TIFF."""
+    tags: list[tuple[int, int, int, Any, bool]] = []
+    for code in GEOTIFF_TAGS:
+        tag: Mapping[str, Any] | None = georeference.get(str(code))
         if tag is None:
             continue
         value = tag["value"]

@@ -102,6 +102,8 @@ class Phase(ABC, Generic[Loaded, Worked]):
         prepares: the phase that makes the results of a block from what this one predicts of it.
         follows: the phases that a block needs: if one of them failed, only that failure is reported.
         is_per_image: whether it runs once for the whole image, with a deadline that grows with the image, instead of once a block.
+        keeps_mask: whether the payload of its receipts says which file holds the mask instead of its blocks
+            (:class:`pipeline.engine.job.KeptMask` as JSON); empty: the blocks are there.
         is_result: its blocks are what the run is for: status counts them, and the report counts their pixels.
     """
 
@@ -111,6 +113,7 @@ class Phase(ABC, Generic[Loaded, Worked]):
     prepares: ClassVar[str] = ""
     follows: ClassVar[tuple[str, ...]] = ()
     is_per_image: ClassVar[bool] = False
+    keeps_mask: ClassVar[bool] = False
     is_result: ClassVar[bool] = False
 
     @property
@@ -162,6 +165,14 @@ class Phase(ABC, Generic[Loaded, Worked]):
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
         """The phases whose temporary files (:mod:`pipeline.engine.parts`) its blocks read."""
         return ()
+
+    def needs_pixels_of(self, job: Job, image: Image) -> Sequence[str]:
+        """The phases whose results it reads, which are temporary files, or were when they were written."""
+        return self.reads_parts_of(job, image)
+
+    def left_by_failure(self, job: Job, block: Block) -> str:
+        """The payload of the receipt of a block that failed: what an earlier execution has left and still holds."""
+        return ""
 
     @abstractmethod
     def load(self, resources: Resources, block: Block, watch: Stopwatch) -> Loaded:

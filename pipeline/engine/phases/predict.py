@@ -83,9 +83,8 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         job = resources.job
         with watch("compute"):
             mask_YX, probs_KYX = worked.values["mask"], worked.values["probs"]
-        files = write_mask(resources, block, mask_YX)
-        if job.probs:
-            files |= write_probs(resources, block, probs_KYX)
+        files = write_probs(resources, block, probs_KYX) if job.probs else {}  # first: exports of a single block may hold them
+        files = write_mask(resources, block, mask_YX) | files
         if job.instances is not None:
             files |= _write_for_objects(resources, block, worked.values)
         fields: ReceiptFields = {"digest": pixel_digest(mask_YX), "files": files, "counts": worked.counts}
