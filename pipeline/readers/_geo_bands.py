@@ -25,6 +25,8 @@ __all__ = ["Bands", "Memory", "NoData", "check_size", "files_looked_at", "is_los
 LOSSY = ("JPEG", "YCbCr JPEG", "WEBP", "JXL", "JPEG2000", "ECW", "LERC", "LERC_DEFLATE", "LERC_ZSTD", "JPIP")
 LOSSY_DRIVERS = ("ECW", "JP2ECW", "JP2KAK", "JP2MrSID", "JP2OpenJPEG", "JPEG", "MrSID", "WEBP")
 WHOLE_DRIVERS = ("BIGGIF", "GIF", "GRIB", "JPEG", "PNG", "USGSDEM", "WEBP", "XPM")  # decode a file from its start for each region
+RAW_DRIVERS = ("BT", "EHdr", "ENVI", "ERS", "GTX", "GenBin", "ISCE", "KRO", "LCP", "PAux", "PCRaster", "ROI_PAC", "RRASTER", "RST", "SAGA")
+"""Formats that store pixels as they are."""
 TILES_LOOKED_AT = 64  # of a GeoPackage, to learn how it is compressed
 FILES_LOOKED_AT = 8  # of a VRT, the largest
 
@@ -211,13 +213,23 @@ def _segment(dataset: rasterio.DatasetReader) -> tuple[int, int]:
     return (0 if dataset.driver == "VRT" else decoded_bytes(segment, plane)), segment
 
 
-def check_size(dataset: rasterio.DatasetReader, bands: Bands, size: int, path: str) -> None:
-    """Refuse an ENVI file that is too short: GDAL reads zeros behind its end."""
-    tags = dataset.tags(ns="ENVI")
-    if dataset.driver != "ENVI" or tags.get("file_compression", "0").strip() not in ("", "0"):
+def check_size(dataset: rasterio.DatasetReader, path: str) -> None:
+    """Refuse a file that is cut off, of formats of which GDAL reads zeros or noise behind the end.
+
+    Raises:
+        InputError: the file is too short.
+    """
+    size = os.path.getsize(path)  # noqa: PTH202 - a text
+    if dataset.driver == "PCIDSK":
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            blocks = file.read(32)[16:].strip()
+        needed = 512 * int(blocks) if blocks.isdigit() else 0
+    elif dataset.driver in RAW_DRIVERS and dataset.tags(ns="ENVI").get("file_compression", "0").strip() in ("", "0"):
+        size = sum(os.path.getsize(name) for name in dataset.files if os.path.isfile(name))  # noqa: PTH113, PTH202 - as above
+        first = dataset.tags(ns="ENVI").get("header_offset", "0").strip()
+        pixel_bytes = sum(np.dtype(name).itemsize for name in dataset.dtypes if name in np.sctypeDict)
+        needed = (int(first) if first.isdigit() else 0) + dataset.height * dataset.width * pixel_bytes
+    else:
         return
-    first = int(tags.get("header_offset", "0").strip() or 0)
-    needed = first + dataset.height * dataset.width * sum(np.dtype(name).itemsize for name in dataset.dtypes)
     if size < needed:
-        found = f"a file of {size} bytes, cut off"
-        raise InputError(Problem(path, found, f"{needed} bytes, as its header says: {bands.count} bands of {bands.stored_dtype}"))
+        raise InputError(Problem(path, f"a file of {size} bytes, cut off", f"{needed} bytes, as its header says"))

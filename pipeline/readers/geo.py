@@ -169,7 +169,7 @@ def _open(options: Geo, path: str) -> _GeoRaster:
         level = check_level(options, len(shapes), path)
         shape, zoom = shapes[level], (shapes[0][0] / shapes[level][0], shapes[0][1] / shapes[level][1])
         bands = Bands(dataset, options, path)
-        check_size(dataset, bands, os.path.getsize(bare_path(path)), path)  # noqa: PTH202 - a text
+        check_size(dataset, bare_path(path))
         layout = _layout(options, bands, shape, path)
         placement = place_of_dataset(dataset, zoom, vrt.crs if vrt else "")
         stored = _Stored.of(dataset, bands, layout, vrt.coverage if vrt else None)
@@ -256,7 +256,7 @@ class _GeoRaster(Raster):
     ) -> None:
         self.header = header
         self._path, self._source, self._layout, self._stored, self._nodata = path, source, layout, stored, nodata
-        self._dtype, self._table_NC = bands.stored_dtype, bands.table_NC
+        self._dtype, self._table_NC, self._is_mixed = bands.stored_dtype, bands.table_NC, bool(bands.mixed)
         self._lock = threading.Lock()
         self._free: list[rasterio.DatasetReader] = []
         self._is_closed = False
@@ -327,7 +327,11 @@ class _GeoRaster(Raster):
 
     def _read(self, dataset: rasterio.DatasetReader, box: Box, bands: Sequence[int]) -> NDArray[Any]:
         out_BYX: NDArray[Any] = np.empty((len(bands), *box.shape), self._dtype)
-        dataset.read([band + 1 for band in bands], window=_window(box), out=out_BYX)
+        if self._is_mixed:  # rasterio reads bands of several types one by one
+            for band, out_YX in zip(bands, out_BYX, strict=True):
+                dataset.read(band + 1, window=_window(box), out=out_YX)
+        else:
+            dataset.read([band + 1 for band in bands], window=_window(box), out=out_BYX)
         return out_BYX
 
     def _pixels(self, bands_BYX: NDArray[Any]) -> NDArray[Any]:
