@@ -11,6 +11,7 @@ from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, read_truth_header
 from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_places import own_header, place_notes, place_problems
+from pipeline.plugins import build
 from pipeline.raster import Header, affine
 
 __all__ = ["check_truth", "truth_notes"]
@@ -31,19 +32,33 @@ def check_truth(images: Sequence[Image], truth_map: TruthMap) -> list[Problem | 
             continue
         problems += place_problems(image, header)
         problems += truth_map.check(header, image.truth)
-    return problems + _shared_pixels(images)
+    drawn = [(image, found) for image in images if image.truth_reader["name"] == "polygons" and (found := _truth_header(image))]
+    return [*problems, *_shared_pixels(drawn), *_missed(drawn)]
 
 
-def _shared_pixels(images: Sequence[Image]) -> list[Problem | str]:
+def _shared_pixels(drawn: Sequence[tuple[Image, Header]]) -> list[Problem]:
     """Return a problem for each file of polygons in pixels that several images have: it can be drawn on one of them."""
     owners: dict[str, set[str]] = {}
-    for image in images:
-        header = _truth_header(image) if image.truth_reader["name"] == "polygons" else None
-        if header is not None and not header.georeference:
+    for image, header in drawn:
+        if not header.georeference:
             owners.setdefault(str(image.truth), set()).add(image.path)
     fix = "Name a file for each image, such as truth/{stem}.geojson, or use images and polygons on a map."
     shared = [(path, sorted(paths)) for path, paths in owners.items() if len(paths) > 1]
     return [Problem(path, f"polygons in pixels for {len(paths)} images: {first_of(paths, 3)}", "one image", fix) for path, paths in shared]
+
+
+def _missed(drawn: Sequence[tuple[Image, Header]]) -> list[Problem | str]:
+    """Return a problem for each file of polygons that lies elsewhere than every image that has it."""
+    found = {image.truth for image, header in drawn if header.work_bytes}  # bytes of its polygons
+    missed = {image.truth: image for image, _ in reversed(drawn) if image.truth not in found}
+    problems: list[Problem | str] = []
+    for path, image in missed.items():
+        try:
+            with build("readers", {**image.truth_reader, "may_miss": False}).open(path):
+                pass
+        except InputError as error:
+            problems += error.problems
+    return problems
 
 
 def _number(number: float) -> str:

@@ -29,7 +29,7 @@ class Polygons(Reader):
     the value 1 and the rest has 0. An attribute of numbers or of true and false holds truth values; where no polygon lies, the value is
     0. An attribute of texts names classes; where no polygon lies is class 0. Where polygons overlap, the later one in the file wins.
 
-    The options `grid`, `values`, `value`, `background` and `first_id` are set from the image and the classes, not by the user.
+    The options `grid`, `values`, `value`, `background`, `first_id` and `may_miss` are set from the image and the classes, not by the user.
 
     Example::
 
@@ -50,6 +50,7 @@ class Polygons(Reader):
     value: int | None = Field(default=1, description="truth value of polygons without an attribute; null: each polygon has its own")
     background: int = Field(default=0, description="truth value where no polygon lies, if the attribute holds names")
     first_id: int = Field(default=1, description="least of the values that polygons have of their own")
+    may_miss: bool = Field(default=False, description="a layer that lies elsewhere has no polygon here; false: it is refused")
 
     def companions(self, path: str) -> Sequence[str]:
         """The files of a Shapefile beside the one with the corners."""
@@ -63,7 +64,7 @@ class Polygons(Reader):
             raise InputError(Problem(path, "polygons, which have no pixels of their own", "an image", fix))
         grid = {**self.grid, "shape": tuple(self.grid["shape"]), "levels": tuple(map(tuple, self.grid.get("levels", ())))}
         image = Header(channels=1, dtype="uint8", **grid)
-        layer = read_polygons(path, image, layer=self.layer, attribute=self.attribute)
+        layer = read_polygons(path, image, layer=self.layer, attribute=self.attribute, may_miss=self.may_miss)
         yield _PolygonRaster(self, path, image, layer)
 
 
