@@ -1,6 +1,6 @@
 """The inputs of a run: images with names, headers and truth, in one catalogue.
 
-Owns: discovery, CSV lists, output names, truth files and truth values, samples, fingerprints, the working grid of each image.
+Owns: discovery, CSV lists, output names, truth files and truth values, samples, zones, fingerprints, the working grid of each image.
 May import: readers and models, to check images against them, and below. Never touches: the output folder, an image's pixels.
 """
 
@@ -20,20 +20,24 @@ from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
 from pipeline.inputs.truth_checks import check_truth
 from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at_least, open_cells, open_finer, open_image, open_truth
+from pipeline.inputs.zones import OUTSIDE, ImageZones, ZoneFile
 
 __all__ = [
     "CSV_COLUMNS",
+    "OUTSIDE",
     "TRUTH_READER",
     "Arrivals",
     "Catalogue",
     "FileStates",
     "Image",
     "ImageList",
+    "ImageZones",
     "LeftOut",
     "ListedImage",
     "NameCandidate",
     "TruthMap",
     "WorkingGrid",
+    "ZoneFile",
     "build_catalogue",
     "check_num_blocks",
     "check_truth",

@@ -22,6 +22,7 @@ from pipeline.inputs.limits import set_huge_apart
 from pipeline.inputs.objects import find_truth_ids, object_classes_of, object_notes, object_problems
 from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_checks import check_truth, truth_notes
+from pipeline.inputs.zones import find_zones
 from pipeline.instances import Instances
 from pipeline.models import Model
 from pipeline.plugins import build
@@ -90,13 +91,15 @@ def build_catalogue(config: Config, accepted: Collection[str] | None = None) -> 
         problems.append(Problem("normalize", repr(config.normalize), f"null, as {config.model['name']} works on raw values"))
     problems += _stain_problems(config, model, images)
     problems += _skip_problems(config, kept)
+    kept, zone_problems, zone_notes = find_zones(kept, config)
+    problems += zone_problems
     instances: Instances | None = build("instances", config.instances, "instances") if config.instances else None
     problems += object_problems(config, instances, model, classes)
     if not images and not problems and not rejected:
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
-    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *object_notes(instances, model)]
+    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *zone_notes, *object_notes(instances, model)]
     object_classes = object_classes_of(instances, classes)
     found = Catalogue(config, model, kept, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes)
     if found.scores_objects and truth_map is not None:

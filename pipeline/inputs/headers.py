@@ -20,6 +20,7 @@ from pipeline.inputs.names import SHORT
 from pipeline.inputs.truth import TRUTH_READER
 from pipeline.inputs.truth_sources import on_grid, polygon_values
 from pipeline.inputs.working_grid import WorkingGrid
+from pipeline.inputs.zones import ZoneFile
 from pipeline.plugins import build
 from pipeline.raster import Header, SampleRange
 from pipeline.readers import Reader
@@ -49,6 +50,7 @@ class Image:
     states: FileStates = field(default_factory=FileStates)  # of its files when the run was planned
     truth_states: FileStates = field(default_factory=FileStates)  # of the files of its truth
     truth_reader: Mapping[str, Any] = field(default_factory=lambda: TRUTH_READER)  # name and options of the reader of its truth
+    zones: ZoneFile | None = None  # polygons whose areas are reported apart; None: there are none
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ REPORT_PARTS = (
     "index.html",
     "per_class.csv",
     "per_image.csv",
+    "areas.csv",
+    "zones.csv",
     "instances.csv",
     "failures.csv",
     "failure_groups.csv",

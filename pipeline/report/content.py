@@ -14,10 +14,11 @@ from pipeline.engine import all_phases, phase
 from pipeline.metrics import Metric
 from pipeline.plugins import build
 from pipeline.records import Receipt
+from pipeline.report.areas import areas_of_image, pooled_areas, pooled_zones, zones_of_image
 from pipeline.report.failure_groups import group_failures
 from pipeline.report.intervals import intervals_of
 from pipeline.scheduling import RESULTS, Tally, without_truth
-from pipeline.statistics import Counts, ObjectCounts
+from pipeline.statistics import AreaSums, Counts, ObjectCounts, is_area
 from pipeline.tiling import Grid
 
 __all__ = ["Failure", "ImageCounts", "build_report", "failures_of", "in_order", "phase_rows", "report_of"]
@@ -47,7 +48,9 @@ class ImageCounts:
         seen_area: predicted area without what was skipped, squared in the unit that follows, ``micrometer`` or ``meter``; None: unknown.
         truth_error: why its truth could not be counted, with value and first position; empty when it could.
         numbers: sums over its blocks, by phase and name.
-        pixel_area: of the working grid, squared in the unit that follows; None: unknown.
+        pixel_area: of the working grid, its mean, squared in the unit that follows; None: unknown.
+        by_row: whether the rows of the image are not equally large, so that areas are counted row by row.
+        areas: counted by row, and by zone; None: they are not counted.
         worst_block: ``{"block", "box", "wrong"}`` of the block with the most wrong pixels: its id without the name, rows and columns
             (y0, x0, y1, x1), and the share of its pixels with truth that are wrong; None: no block has truth.
         no_data: pixels of blocks that are done without a prediction, as the image holds no data there; none of them was skipped.
@@ -65,6 +68,8 @@ class ImageCounts:
     worst_block: Mapping[str, Any] | None = None
     no_data: int = 0
     not_done: int = 0
+    by_row: bool = False
+    areas: AreaSums | None = None
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
@@ -145,6 +150,7 @@ def build_report(
     per_image = [_image_row(image, counts, classes, metrics) for image, counts in zip(images, counted, strict=True)]
     broken = [Failure(image.name, None, "count", image.truth_error) for image in images if image.truth_error]
     failed = [asdict(failure) for failure in (*failures, *broken)]
+    zones = pooled_zones(row.get("zones") for row in per_image)
     some_truth = any(image.has_truth for image in images)
     report: dict[str, Any] = _plain(
         {
@@ -152,6 +158,8 @@ def build_report(
             "state": state,
             "images": len(images),
             **_with_intervals(_fields(pooled, classes, metrics, images), counted),
+            "areas": pooled_areas(row["areas"] for row in per_image if row["pixels"]),
+            **({} if zones is None else {"zones": zones}),
             "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
             "per_image": per_image,
             "without_truth": [image.name for image in images if some_truth and not image.has_truth],
@@ -169,7 +177,11 @@ def _image_row(image: ImageCounts, counts: Counts, classes: Sequence[Mapping[str
     """Return what the report holds of one image."""
     fields = _fields(counts, classes, metrics, [image])
     fields.pop("reliability", None)  # of all images together: one has few pixels of each confidence
-    known = {"pixel_area": image.pixel_area, "worst_block": None if image.truth_error else image.worst_block}
+    names = [str(one["name"]) for one in classes]
+    known: dict[str, Any] = {"pixel_area": image.pixel_area, "worst_block": None if image.truth_error else image.worst_block}
+    known["areas"] = areas_of_image(counts, names, image.pixel_area, image.areas, by_row=image.by_row)
+    if (zones := zones_of_image(image.areas, names, image.pixel_area)) is not None:
+        known["zones"] = zones
     return {"name": image.name, **fields, **known, **({"numbers": image.numbers} if image.numbers else {})}
 
 
@@ -280,7 +292,7 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
             counts += replace(empty, no_prediction=area, quarantined=area)
     undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
     counts += replace(empty, no_prediction=undone)
-    numbers = {phase: dict(sorted(sums.items())) for phase, sums in sorted(done.numbers.get(name, {}).items())}
+    areas, numbers = _take_areas(image, done.numbers.get(name, {}), len(plan["classes"]) + 1)
     seen = int(counts.predicted.sum()) - (counts.skipped if as_background else 0)
     pixel, unit = image.get("pixel_area") or (None, "")
     seen_area = None if pixel is None else (seen * pixel, unit)
@@ -297,7 +309,22 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
         _worst_block(done.worst_block(name), grid),
         no_data,
         undone,
+        image.get("by_row", False),
+        areas,
     )
+
+
+def _take_areas(
+    image: Mapping[str, Any], numbers: Mapping[str, Mapping[str, int]], num_codes: int
+) -> tuple[AreaSums | None, dict[str, dict[str, int]]]:
+    """Return the areas among the numbers of an image, and the other numbers by phase; areas of zones as they were are left out."""
+    key = image.get("areas")
+    every = [(name, value) for sums in numbers.values() for name, value in sums.items()]
+    rest = {
+        phase: dict(sorted((name, value) for name, value in sums.items() if not is_area(name))) for phase, sums in sorted(numbers.items())
+    }
+    areas = AreaSums.from_numbers(every, key, num_codes, has_areas=image.get("by_row", False)) if key else None
+    return areas, {phase: sums for phase, sums in rest.items() if sums}
 
 
 def _worst_block(worst: tuple[int, int, int] | None, grid: Grid) -> dict[str, Any] | None:

@@ -43,19 +43,10 @@ def areas_of(report: Mapping[str, Any]) -> tuple[str, list[dict[str, float | Non
 
     None: the pixel size of some image is unknown, or they have different units. A class without truth has None.
     """
-    images = [one for one in report["per_image"] if one["pixels"]]
-    sizes = [one.get("pixel_area") for one in images]
-    if not images or not all(sizes) or len({size[1] for size in sizes if size}) != 1:
+    areas = report.get("areas")
+    if not areas:
         return None
-    known = [(image, size[0]) for image, size in zip(images, sizes, strict=True) if size]
-
-    def total(index: int, key: str) -> float | None:
-        parts = [image["classes"][index].get(key) for image, _ in known]
-        pairs = [(part, size) for part, (_, size) in zip(parts, known, strict=True) if part is not None]
-        return sum(part * size for part, size in pairs) if pairs else None
-
-    classes = [{key: total(index, key) for key in ("truth", "predicted")} for index in range(len(report["classes"]))]
-    return sizes[0][1], classes, sum(image["pixels"] * size for image, size in known)
+    return areas["unit"], [{key: one[key] for key in ("truth", "predicted")} for one in areas["classes"]], areas["all"]
 
 
 def area_rows(report: Mapping[str, Any], unit: str | None) -> list[tuple[str, str, str, str]]:
@@ -94,8 +85,9 @@ def confusion_rows(report: Mapping[str, Any]) -> list[list[tuple[int, float | No
 
 
 def tables_of(report: Mapping[str, Any]) -> list[DataTable]:
-    """Return the long tables: images, worst first; objects of each image; failures; files that are left out."""
-    return [table for table in (_images(report), _objects(report), _failures(report), _left_out(report)) if table.total]
+    """Return the long tables: images, worst first; objects of each image; zones; failures; files that are left out."""
+    made = (_images(report), _objects(report), _zones(report), _failures(report), _left_out(report))
+    return [table for table in made if table.total]
 
 
 def _images(report: Mapping[str, Any]) -> DataTable:
@@ -138,8 +130,13 @@ def _area_column(images: Sequence[Mapping[str, Any]]) -> tuple[Column, Callable[
     known = [(one["pixels"] * one["pixel_area"][0], one["pixel_area"][1]) for one in images if one.get("pixel_area")]
     if len({unit for _, unit in known}) != 1:
         return None
-    small, large, size = {"micrometer": ("µm²", "mm²", 1e6), "meter": ("m²", "ha", 1e4)}[known[0][1]]
-    if max(area for area, _ in known) < size:
+    return _column_of(max(area for area, _ in known), known[0][1])
+
+
+def _column_of(largest: float, unit: str) -> tuple[Column, Callable[[float], float]]:
+    """Return a column of areas in the unit that fits the largest, and what turns an area into its value."""
+    small, large, size = {"micrometer": ("µm²", "mm²", 1e6), "meter": ("m²", "ha", 1e4)}[unit]
+    if largest < size:
         return Column(f"area, {small}", "count"), round
     return Column(f"area, {large}", "score"), lambda area: area / size
 
@@ -154,6 +151,22 @@ def _objects(report: Mapping[str, Any]) -> DataTable:
     )
     total = sum(len(image.get("instances", ())) for image in images)
     return data_table("objects", "Objects of each image, worst image first", columns, rows, total, most_bytes=2_000_000)
+
+
+def _zones(report: Mapping[str, Any]) -> DataTable:
+    """Return the table of zones: a row for each zone and class."""
+    zones = report.get("zones") or ()
+    units = {zone["unit"] for zone in zones}
+    unit = next(iter(units)) if len(units) == 1 else None
+    column, in_unit = _column_of(max(zone["area"] or 0.0 for zone in zones), unit) if unit else (Column("area"), None)
+    columns = [Column("zone"), Column("class"), Column("pixels", "count"), column, Column("share of the zone", "percent")]
+    rows = (
+        [zone["zone"], one["class"], one["pixels"], in_unit(one["area"]) if in_unit and one["area"] is not None else None, one["share"]]
+        for zone in zones
+        for one in zone["classes"]
+    )
+    total = sum(len(zone["classes"]) for zone in zones)
+    return data_table("zones", "Classes of each zone, over all images; outside: in no zone", columns, rows, total, most_bytes=2_000_000)
 
 
 def _failures(report: Mapping[str, Any]) -> DataTable:

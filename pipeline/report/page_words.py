@@ -51,6 +51,7 @@ PHASES = {
     "pair": "comparing objects",
     "count_objects": "counting objects",
     "finish": "pyramid and exports",
+    "areas": "areas and zones",
     "count": "counting the masks",
 }
 SCORES = {

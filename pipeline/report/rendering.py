@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 from pipeline.errors import printable
+from pipeline.report.areas import area_table, zone_table
 from pipeline.report.csv_files import csv_text
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import build_page, colors_of
@@ -26,14 +27,24 @@ NOTICE = """<!DOCTYPE html>
 <pre>{trace}</pre>
 </body></html>
 """
-NESTED = ("classes", "instances", "pixel_area", "worst_block")  # fields of an image that fill no cell of per_image.csv
+NESTED = (
+    "areas",
+    "classes",
+    "instances",
+    "numbers",
+    "pixel_area",
+    "worst_block",
+    "zones",
+)  # fields of an image that fill no cell of per_image.csv
 OBJECT_LISTS = ("ap", "sizes_predicted", "sizes_truth")  # fields of several numbers: in report.json, not in instances.csv
 
 
 def write_report(
     report: Mapping[str, Any], where: StorageLike, *, provenance: Mapping[str, Any] | None = None, thumbnails: Storage | None = None
 ) -> None:
-    """Write report.json, per_class.csv, per_image.csv, failures.csv, failure_groups.csv and index.html; instances.csv with objects.
+    """Write report.json, per_class.csv, per_image.csv, areas.csv, failures.csv, failure_groups.csv and index.html.
+
+    With objects also instances.csv, with zones also zones.csv.
 
     Each file is replaced as a whole. In the CSV files an undefined value is an empty cell, and text that a spreadsheet would
     take for a formula gets an apostrophe in front.
@@ -96,10 +107,12 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Iterable[Any]]]:
     tables: dict[str, Iterable[Iterable[Any]]] = {
         "per_class.csv": [class_columns, *(row.values() for row in class_rows)],
         "per_image.csv": chain([image_columns], image_rows),
+        "areas.csv": area_table(report),
         "failures.csv": [failure_columns, *([failure[key] for key in failure_columns] for failure in report["failures"])],
         "failure_groups.csv": [group_columns, *([group[key] for key in group_columns] for group in groups)],
     }
-    return {**tables, "instances.csv": _object_rows(report)} if "instances" in report else tables
+    tables |= {"instances.csv": _object_rows(report)} if "instances" in report else {}
+    return tables | ({"zones.csv": zone_table(report)} if "zones" in report else {})
 
 
 def _class_row(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import printable
+from pipeline.errors import counted, printable
+from pipeline.inputs import OUTSIDE
 from pipeline.report.gallery import rank_images
+from pipeline.web import in_area, in_percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +44,7 @@ COLUMNS = {
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """Print one line a class and a line of means, a line a class of objects if any, and the pixels without prediction; ``-`` is undefined.
+    """Print one line a class and a line of means, a line a class of objects, missing pixels, areas of maps, zones; ``-`` is undefined.
 
     On a terminal long names are folded, and columns on the right are left out where it is narrow. Elsewhere each class is one
     line, however long, without colour codes. Intervals have a column where the report has any.
@@ -61,6 +63,23 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
         percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
         skipped = f"; {report['skipped']:,} px were skipped" if report.get("skipped") else ""
         console.print(f"{missing:,} px ({percent} %) have no prediction and are left out{skipped}", highlight=False)
+    for line in area_lines(report):
+        console.print(line, highlight=False, markup=False)
+
+
+def area_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return the areas of the largest classes of maps, and how many zones there are, a line each; empty: neither is known."""
+    lines, areas = [], report.get("areas")
+    if areas and areas["unit"] == "meter":
+        known = sorted((one for one in areas["classes"] if one["predicted"]), key=lambda one: -one["predicted"])
+        shown = [f"{printable(one['class'])} {in_area(one['predicted'], 'meter')}" for one in known[:NAMED]]
+        more = f" and {len(known) - NAMED:,} more classes" if len(known) > NAMED else ""
+        lines += [f"areas: {', '.join(shown)}{more}"] if shown else []
+    if zones := report.get("zones"):
+        named = [zone for zone in zones if zone["zone"] != OUTSIDE]
+        outside = sum(zone["pixels"] for zone in zones if zone["zone"] == OUTSIDE) / max(1, report["pixels"])
+        lines.append(f"zones: {counted(len(named), 'zone')}, {in_percent(outside)} of the pixels in none; see report/zones.csv")
+    return lines
 
 
 def print_worst(report: Mapping[str, Any], console: Console) -> None:

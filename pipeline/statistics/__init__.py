@@ -1,12 +1,13 @@
 """Numbers that add over blocks: pixel counts and the statistics of whole images.
 
-Owns: counting pixels and objects against their truth, measures of objects, the fitters of the fit phase, histograms, normalisation,
-finding the pixels that count.
+Owns: counting pixels and objects against their truth, areas by class and zone, measures of objects, the fitters of the fit phase,
+histograms, normalisation, finding the pixels that count.
 May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 """
 
 from __future__ import annotations
 
+from pipeline.statistics.area_counts import SQUARE_METRE, AreaCounts, AreaSums, is_area, whole_areas
 from pipeline.statistics.fitters import Fitter, Fitters, Histogram, ImageFit, Summary, decode_summary, encode_summary
 from pipeline.statistics.normalization import (
     HIGH_PERCENTILE,
@@ -42,6 +43,9 @@ __all__ = [
     "IOU_THRESHOLDS",
     "IOU_UNITS",
     "LOW_PERCENTILE",
+    "SQUARE_METRE",
+    "AreaCounts",
+    "AreaSums",
     "CellMap",
     "Content",
     "Counts",
@@ -67,6 +71,7 @@ __all__ = [
     "decode_summary",
     "encode_summary",
     "find_empty_areas",
+    "is_area",
     "mean_and_std",
     "measure",
     "normalization_fitter",
@@ -78,4 +83,5 @@ __all__ = [
     "rows_of_whole_objects",
     "sum_cross_entropy",
     "sum_pairs",
+    "whole_areas",
 ]
