@@ -123,16 +123,14 @@ def _check_num_blocks(catalogue: Catalogue, recipe: Recipe) -> None:
 def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
     """Yield the problems of the writers: none keeps the mask, one file twice, an image that one cannot write, missing packages."""
     config = catalogue.config
-    writers = [(str(spec["name"]), build("writers", spec, "writers")) for spec in config.writers]
+    writers = {spec["name"]: build("writers", spec, "writers") for spec in config.writers}
     stacks = [image.name for image in catalogue.images if image.header.num_planes > 1]
-    if writers and not any(writer.holds_mask for _, writer in writers):  # a training has no writers
-        yield Problem(config.where("writers"), ", ".join(name for name, _ in writers), "a writer of masks beside it", "Add ome_zarr.")
+    if writers and not any(writer.holds_mask for writer in writers.values()):  # a training has no writers
+        yield Problem(config.where("writers"), ", ".join(writers), "a writer of masks beside it", "Add ome_zarr.")
     files: dict[tuple[str, str], str] = {}
-    for index, (name, writer) in enumerate(writers):
+    for index, (name, writer) in enumerate(writers.items()):
         where = config.where(f"writers.{index}")
-        other = files.get(key := (writer.folder, writer.suffix))
-        files[key] = name
-        if other is not None:
+        if (other := files.setdefault((writer.folder, writer.suffix), name)) != name:
             yield Problem(where, f"{name}, which writes {writer.folder}/NAME{writer.suffix}, as {other} does", "one writer a file")
         if stacks and not writer.takes_stack:
             yield Problem(where, name, f"images of one plane; {stacks[0]} is a stack", "Use ome_tiff, or choose a plane: reader.planes.")

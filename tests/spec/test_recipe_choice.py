@@ -252,3 +252,21 @@ def test_a_machine_without_the_driver_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(compute_choice, "CARDS", tmp_path / "missing")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert num_gpus() == 0
+
+
+def test_a_writer_that_cannot_write_an_image_is_refused(tuned):
+    """GeoJSON of RFC 7946 needs a georeference: the plan names the writer, the image and the way out, before anything is read."""
+    pytest.importorskip("rasterio", reason="rasterio is not installed")
+    with pytest.raises(InputError) as refused:
+        tuned(writers=[{"name": "ome_zarr"}, {"name": "polygons", "format": "geojson"}])
+    (problem,) = refused.value.problems
+    assert re.search(r"writers\.1: found format: geojson, and a without a georeference.*Use format: gpkg", str(problem))
+    tuned(writers=[{"name": "ome_zarr"}, {"name": "polygons", "format": "fgb"}])
+
+
+def test_two_writers_of_one_file_are_refused(tuned):
+    """The file of one writer would replace that of the other."""
+    pytest.importorskip("rasterio", reason="rasterio is not installed")
+    with pytest.raises(InputError, match=r"writers\.2: found polygons, which writes polygons/NAME\.geojson, as geojson does"):
+        tuned(writers=[{"name": "ome_zarr"}, {"name": "geojson"}, {"name": "polygons", "format": "geojson"}])
+    tuned(writers=[{"name": "ome_zarr"}, {"name": "geojson"}, {"name": "polygons"}])
