@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -71,19 +71,25 @@ def _short(normalize: Any) -> str:
 
 
 def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
-    """Return the image with the model's channels, matched by name if both name them; refuse if the user must choose."""
+    """Return the image with the model's channels: by name if both name them, else by number in files like those of the training.
+
+    Refuse if the user must choose.
+    """
     header, expects, needed = image.header, model.expects, model.num_channels
     names, wanted = [name.casefold() for name in header.channel_names], [name.casefold() for name in expects.channel_names]
     has_chosen = image.reader.get("channels") is not None
     is_named = bool(names) and bool(wanted) and all(names.count(name) == 1 for name in wanted)
     if is_named and names != wanted and not has_chosen and needed == len(wanted):
-        order = tuple(names.index(name) for name in wanted)
-        chosen = tuple(header.channel_names[index] for index in order)
-        changed = replace(header, channels=len(order), channel_names=chosen)
-        reader = {**image.reader, "channels": order}
-        identity = hash_values(image.identity, "channels", order)
-        note = f"channels {', '.join(chosen)} are read in this order, by the model's names"
-        return replace(image, header=changed, reader=reader, identity=identity), note
+        chosen = _with_channels(image, tuple(names.index(name) for name in wanted))
+        return chosen, f"channels {', '.join(chosen.header.channel_names)} are read in this order, by the model's names"
+    if expects.channel_numbers and not has_chosen and header.channels == expects.file_channels and not is_named:
+        if not names:
+            listed = ", ".join(map(str, expects.channel_numbers))
+            note = (
+                f"channels {listed} of {header.channels}, counted from 0, are read in this order, as from the files of the model's training"
+            )
+            return _with_channels(image, expects.channel_numbers), note
+        _refuse_names(image, expects)
     if expects.merges and header.channels > 1 and not header.is_color:
         fix = f"Choose one: reader.channels: [{_first_channel(header)}]. Or merge them with model.merge: true."
         raise InputError(Problem(image.path, _channels(header), "one channel, or a colour image", fix))
@@ -91,12 +97,27 @@ def _choose_channels(image: Image, model: Model) -> tuple[Image, str]:
         fix = f"Choose them with reader.channels: {list(range(needed))}." if header.channels > needed else ""
         if header.channel_names and header.channels > needed:
             fix = f"Choose them with reader.channels: [{', '.join(header.channel_names[:needed])}]."
-        raise InputError(Problem(image.path, _channels(header), f"{needed}, as the model takes", fix))
+        files = f", or files of {expects.file_channels} without names, as in its training" if expects.file_channels else ""
+        raise InputError(Problem(image.path, _channels(header), f"{needed}, as the model takes{files}", fix))
     if len(wanted) > 1 and names and set(names) != set(wanted) and not has_chosen and not header.is_color:
-        fix = f"Choose them in the model's order: reader.channels: [{', '.join(header.channel_names)}]."
-        expected = f"channels {', '.join(expects.channel_names)}, as the model names them"
-        raise InputError(Problem(image.path, _channels(header), expected, fix))
+        _refuse_names(image, expects)
     return image, ""
+
+
+def _with_channels(image: Image, order: tuple[int, ...]) -> Image:
+    """Return the image with channels of these numbers, in this order."""
+    names = image.header.channel_names
+    header = replace(image.header, channels=len(order), channel_names=tuple(names[index] for index in order) if names else ())
+    reader = {**image.reader, "channels": order}
+    return replace(image, header=header, reader=reader, identity=hash_values(image.identity, "channels", order))
+
+
+def _refuse_names(image: Image, expects: Expectation) -> NoReturn:
+    names, needed = image.header.channel_names, len(expects.channel_numbers or expects.channel_names)
+    by_number = f"numbers {', '.join(map(str, expects.channel_numbers))} of {expects.file_channels} without names"
+    known = f"channels {', '.join(expects.channel_names)}, as the model names them" if expects.channel_names else by_number
+    fix = f"Choose them in the model's order: reader.channels: [{', '.join(names[:needed])}]."
+    raise InputError(Problem(image.path, _channels(image.header), known, fix))
 
 
 def _first_channel(header: Header) -> str:

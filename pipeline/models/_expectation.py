@@ -18,6 +18,8 @@ class Expectation:
     dtype: str = ""  # numpy name of its samples
     range: tuple[float, float] | None = None  # least and greatest value of its samples
     channel_names: tuple[str, ...] = ()  # in the order of its input
+    channel_numbers: tuple[int, ...] = ()  # the same ones by their numbers in the training files, where these had others or another order
+    file_channels: int = 0  # number of channels of the training files; 0: unknown
     kinds: tuple[str, ...] = ()  # of images, such as `fluorescence` or `aerial`
     merges: bool = False  # whether it merges any number of channels, which is right for colours and wrong for several stains
     image_range: tuple[float, float] | None = None  # range of the user's samples that is scaled to `range`; None: as the file says

@@ -86,6 +86,8 @@ class Bundle(TorchModel):
             dtype=spec.samples.dtype if spec.samples else "",
             range=spec.samples.range if spec.samples else None,
             channel_names=spec.channel_names,
+            channel_numbers=spec.chosen_channels.numbers if spec.chosen_channels else (),
+            file_channels=spec.chosen_channels.of if spec.chosen_channels else 0,
             kinds=spec.kinds,
             merges=spec.merge_channels and not self.merge,
             image_range=self.range,

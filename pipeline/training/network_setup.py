@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.training.weight_averaging import read_bundle_specs, weights_file
 from pipeline.tuning import format_bytes
 
 __all__ = [
+    "chosen_channels",
     "configure_network",
     "crop_problems",
     "mean_problems",
@@ -27,6 +29,8 @@ __all__ = [
     "output_classes",
     "requested_normalization",
 ]
+
+HEADERS = 8  # files that are opened at a time
 
 
 def configure_network(config: TrainConfig, images: Sequence[Image]) -> tuple[Network | None, list[Problem | str]]:
@@ -57,6 +61,26 @@ def configure_network(config: TrainConfig, images: Sequence[Image]) -> tuple[Net
         where = config.where("model.channels")
         problems.append(Problem(where, str(network.num_channels), f"{num_channels}, as the network sees", "Leave it out."))
     return network, [*problems, *_weight_problems(config, network)]
+
+
+def chosen_channels(images: Sequence[Image]) -> dict[str, Any] | None:
+    """Return the ``numbers`` of the channels that ``reader.channels`` or a CSV chooses, and the number of channels ``of`` a file.
+
+    None where all channels are read, or where images differ in this.
+    """
+    if any(image.reader.get("channels") is None for image in images):
+        return None
+    with ThreadPoolExecutor(HEADERS) as pool:
+        found = set(pool.map(_chosen_of_file, images))
+    (numbers, of) = found.pop() if len(found) == 1 else ((), 0)
+    return {"numbers": list(numbers), "of": of} if numbers and numbers != tuple(range(of)) else None
+
+
+def _chosen_of_file(image: Image) -> tuple[tuple[int, ...], int]:
+    with build("readers", {**image.reader, "channels": None}).open(image.path) as raster:
+        names = [name.casefold() for name in raster.header.channel_names]
+        chosen = image.reader["channels"]
+        return tuple(one if isinstance(one, int) else names.index(one.casefold()) for one in chosen), raster.header.channels
 
 
 def output_classes(config: TrainConfig) -> tuple[int, ...] | None:

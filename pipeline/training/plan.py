@@ -20,6 +20,7 @@ from pipeline.plugins import build
 from pipeline.storage import Storage, open_storage
 from pipeline.training.data_split import split_images
 from pipeline.training.network_setup import (
+    chosen_channels,
     configure_network,
     crop_problems,
     mean_problems,
@@ -96,6 +97,7 @@ class TrainPlan:
         train, val: images that train and that validate, all with truth; the same ones where parts of images are kept.
         regions: of each training image, what is kept of it for validation, once the images have been scanned; empty: whole images are.
         truth_map: from truth values to class ids.
+        chosen_channels: ``numbers`` of the channels that are read of every file, and their number ``of`` a file; None: all, or it differs.
         notes: for the user.
         normalize: as requested; after the scan, that of the bundle: fixed ``{"mean", "std"}``, ``percentile``, ``zscore`` or None.
         statistics: of the training images; empty before the scan.
@@ -111,6 +113,7 @@ class TrainPlan:
     val: Sequence[Image]
     truth_map: TruthMap
     regions: Sequence[ValRegions] = ()
+    chosen_channels: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
     normalize: Any = None
     statistics: DatasetStatistics = field(default=DatasetStatistics(), repr=False)
@@ -203,6 +206,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         train=split.train,
         val=split.val,
         truth_map=truth_map,
+        chosen_channels=chosen_channels(images),
         notes=(*split.notes, *([] if crop == config.crop else [rounding])),
         normalize=requested_normalization(config, images),
     )

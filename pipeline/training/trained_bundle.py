@@ -140,6 +140,8 @@ def _trained_on(plan: TrainPlan) -> dict[str, Any]:
         common["samples"] = {"dtype": dtypes.pop(), "range": None if known is None else list(known)}
     if len(names := {header.channel_names for header in headers}) == 1 and not plan.config.merge_channels:
         common["channel_names"] = list(names.pop())
+    if plan.chosen_channels is not None and not plan.config.merge_channels:
+        common["chosen_channels"] = plan.chosen_channels
     return common
 
 

@@ -236,3 +236,69 @@ def test_the_shipped_bundles_say_what_they_know():
     assert aerial.pixel_size is None
     assert aerial.channel_names == ("red", "green", "blue")
     assert {one.samples.dtype for one in (nuclei, aerial)} == {"uint8"}
+
+
+BANDS = ("B02", "B03", "B04", "B08")
+
+
+def read_as(tmp_path, image, path, **keys):
+    """Return the pixels that the model gets, and the notes."""
+    found = catalogue(tmp_path, image, path, **keys)
+    with open_image(found.images[0]) as raster:
+        return raster.read(Box(0, 0, 40, 50)), found.images[0], found.notes
+
+
+@pytest.mark.parametrize("names", [("B04", "B03", "B02"), ("b02", "B03", "b04"), ("x", "B02", "B03", "y", "B04")])
+def test_bands_are_found_by_their_names(tmp_path, names):
+    """In another order, spelled otherwise, or among more bands, they are read as the model names them."""
+    path = bundle(tmp_path, channels=3, channel_names=("B04", "B03", "B02"), chosen_channels={"numbers": [2, 1, 0], "of": 4})
+    pixels = channels_image(tmp_path / "a.zarr", names)
+    folded = [name.casefold() for name in names]
+    found, image, notes = read_as(tmp_path, "a.zarr", path)
+    np.testing.assert_array_equal(found, pixels[[folded.index(name) for name in ("b04", "b03", "b02")]])
+    assert [name.casefold() for name in image.header.channel_names] == ["b04", "b03", "b02"]
+    assert any("by the model's names" in note for note in notes) == (folded != ["b04", "b03", "b02"])
+
+
+@pytest.mark.parametrize("recorded", [(), ("B08", "B04", "B03")])
+def test_bands_without_names_are_read_by_number(tmp_path, recorded):
+    """A file of as many bands as those of the training is read by the numbers of then, also if the bundle has names; a note says it."""
+    path = bundle(tmp_path, channels=3, channel_names=recorded, chosen_channels={"numbers": [3, 2, 1], "of": 4})
+    pixels = channels_image(tmp_path / "a.zarr", ("",) * 4)
+    found, image, notes = read_as(tmp_path, "a.zarr", path)
+    np.testing.assert_array_equal(found, pixels[[3, 2, 1]])
+    assert image.header.channels == 3
+    assert "channels 3, 2, 1 of 4, counted from 0, are read in this order, as from the files of the model's training" in "\n".join(notes)
+    by_user, _, notes = read_as(tmp_path, "a.zarr", path, reader={"name": "auto", "channels": [0, 1, 2]})
+    np.testing.assert_array_equal(by_user, pixels[:3])
+    assert not any("counted from 0" in note for note in notes)
+
+
+def test_an_order_of_all_bands_is_kept(tmp_path):
+    """A model that was trained on all three bands in reverse reads them so, and not as they lie in the file."""
+    path = bundle(tmp_path, channels=3, chosen_channels={"numbers": [2, 1, 0], "of": 3})
+    pixels = channels_image(tmp_path / "a.zarr", ("",) * 3)
+    np.testing.assert_array_equal(read_as(tmp_path, "a.zarr", path)[0], pixels[::-1])
+
+
+def test_bands_that_cannot_be_told_are_refused(tmp_path):
+    """Another number of bands, other names, or names where the model has numbers alone: each is refused with what would do."""
+    path = bundle(tmp_path, channels=3, channel_names=("B08", "B04", "B03"), chosen_channels={"numbers": [3, 2, 1], "of": 4})
+    channels_image(tmp_path / "five.zarr", ("",) * 5)
+    channels_image(tmp_path / "other.zarr", ("red", "green", "blue", "nir"))
+    message = refused(tmp_path, "five.zarr", path)
+    assert "5 channels; expected 3, as the model takes, or files of 4 without names, as in its training" in message
+    assert "reader.channels: [0, 1, 2]" in message
+    message = refused(tmp_path, "other.zarr", path)
+    assert "4 channels (red, green, blue, nir); expected channels B08, B04, B03, as the model names them" in message
+    (tmp_path / "unnamed").mkdir()
+    path = bundle(tmp_path / "unnamed", channels=4, chosen_channels={"numbers": [3, 2, 1, 0], "of": 4})
+    channels_image(tmp_path / "named.zarr", BANDS)
+    message = refused(tmp_path, "named.zarr", path)
+    assert "4 channels (B02, B03, B04, B08); expected numbers 3, 2, 1, 0 of 4 without names" in message
+
+
+def test_a_bundle_whose_numbers_do_not_fit_is_refused(tmp_path):
+    """As many numbers as the network has channels."""
+    with pytest.raises(InputError, match=r"chosen_channels\.numbers: found 2 numbers; expected 3, one for each channel"):
+        bundle(tmp_path, channels=3, chosen_channels={"numbers": [3, 2], "of": 4})

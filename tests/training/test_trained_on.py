@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tifffile
 import yaml
 from PIL import Image
 
+import pipeline
 from pipeline.config import load_yaml
 from pipeline.models.bundle_files import read_spec
 from pipeline.training.crops import Crops, ImageCache
@@ -78,3 +80,32 @@ def test_a_grid_that_cannot_be_is_refused(tmp_path):
     assert "resolution.pixel_size: found 0; expected a number above 0.0001" in told
     config = load_yaml(TRAINING_YAML, train_yaml(tmp_path, resolution={"scale": 0.5}))
     assert yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))["resolution"] == {"scale": 0.5}
+
+
+@pytest.mark.parametrize("chosen", [[3, 2, 1], [1, 0]])
+def test_chosen_bands_are_chosen_again(tmp_path, chosen):
+    """Trained on some bands of unnamed files, the bundle reads the same ones of such a file without an option."""
+    for name in ("images", "truth"):
+        (tmp_path / name).mkdir()
+    for seed in range(3):
+        pixels, truth = discs(seed, channels=5)
+        tifffile.imwrite(tmp_path / "images" / f"a{seed}.tif", np.moveaxis(pixels[..., :4], 2, 0), photometric="minisblack")
+        Image.fromarray(truth).save(tmp_path / "truth" / f"a{seed}.png")
+    assert train(train_yaml(tmp_path, **LENGTH, reader={"name": "auto", "channels": chosen, "axes": "cyx"})) == 0
+    bundle = tmp_path / "out" / "bundle"
+    spec = read_spec(bundle)
+    assert (spec.chosen_channels.numbers, spec.chosen_channels.of) == (tuple(chosen), 4)
+    run = {"images": [str(tmp_path / "images")], "model": {"name": "bundle", "path": str(bundle)}}
+    masks = []
+    for name, channels in (("alone", {}), ("told", {"channels": chosen})):
+        done = pipeline.run({**run, "reader": {"name": "auto", "axes": "cyx", **channels}, "output": str(tmp_path / name)})
+        masks.append(np.asarray(done.mask("a1")))
+    np.testing.assert_array_equal(*masks)
+
+
+def test_all_bands_in_order_are_no_choice(tmp_path):
+    """A bundle says nothing of a choice where none was made, or where it was all bands as they are."""
+    write_slides(tmp_path)
+    assert planned(tmp_path).chosen_channels is None
+    assert planned(tmp_path, reader={"name": "auto", "channels": [0, 1]}).chosen_channels is None
+    assert planned(tmp_path, reader={"name": "auto", "channels": ["green"]}).chosen_channels == {"numbers": [1], "of": 2}

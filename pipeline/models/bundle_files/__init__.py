@@ -80,6 +80,15 @@ class Samples(_Spec):
         return ends
 
 
+class ChosenChannels(_Spec):
+    """The channels that were read from the training files, where these hold others as well, or hold them in another order."""
+
+    numbers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Strict(strict=False)] = Field(
+        min_length=1, description="their numbers in a file, in the order of the input"
+    )
+    of: int = Field(ge=1, description="number of channels of a file; files of as many channels without names are read by `numbers`")
+
+
 class BundleSpec(_Spec):
     """The keys of ``model.yaml``."""
 
@@ -106,6 +115,9 @@ class BundleSpec(_Spec):
     samples: Samples | None = Field(default=None, description="type and range of the samples")
     channel_names: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
         default=(), description="names of the channels, in the order of the input"
+    )
+    chosen_channels: ChosenChannels | None = Field(
+        default=None, description="which channels of the training files were read; null: all, in the files' order"
     )
     kinds: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
         default=(), description="kinds of images, such as fluorescence or aerial"
@@ -277,6 +289,9 @@ def read_architecture(spec: BundleSpec, folder: Path) -> Network:
     inputs = None if spec.merge_channels else spec.channels or network.num_channels
     if spec.channel_names and inputs not in (None, len(spec.channel_names)):
         problems.append(Problem(f"{file}: channel_names", f"{len(spec.channel_names)} names", f"{inputs}, one for each channel"))
+    if spec.chosen_channels is not None and inputs not in (None, len(spec.chosen_channels.numbers)):
+        found = f"{len(spec.chosen_channels.numbers)} numbers"
+        problems.append(Problem(f"{file}: chosen_channels.numbers", found, f"{inputs}, one for each channel"))
     if isinstance(spec.normalize, dict):
         channels = None if spec.merge_channels else network.num_channels
         problems += [_in_file(problem, file) for problem in check_mean_std(spec.normalize, channels)]
