@@ -32,19 +32,21 @@ DARK, LIGHT = 1.0, 99.8  # percentiles that become black and white
 
 
 def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
-    """Return the config of a run of the bundle over the validation images, after writing the list of these images.
+    """Return the config of a run of the bundle over the validation images, after writing the list of those that are files.
 
     The run segments them as any user would: its output folder ``val`` has masks and a report.
     """
+    mosaics = [image for image in plan.val if _is_mosaic(plan, image)]
+    files = [image for image in plan.val if not _is_mosaic(plan, image)]
     text = io.StringIO()
     rows = csv.DictWriter(text, CSV_COLUMNS)
     rows.writeheader()
-    rows.writerows(_csv_row(plan, image) for image in plan.val)
+    rows.writerows(_csv_row(plan, image) for image in files)
     folder.storage.put(VALIDATION_IMAGES, text.getvalue().encode())
     listed = f"{folder.storage}/{VALIDATION_IMAGES}"
     mapping = {
-        **plan.config.model_dump(mode="json", include={"classes", "ignore", "reader", "resolution"}),
-        "images": [listed],
+        **plan.config.model_dump(mode="json", include={"truth", "classes", "ignore", "reader", "resolution"}),
+        "images": [*([listed] if files else []), *map(_mosaic_entry, mosaics)],
         "model": {"name": "bundle", "path": str(best_bundle(plan)), "merge": plan.config.merge_channels},
         "skip": region_skip(plan),
         "output": f"{folder.storage}/{VALIDATION}",
@@ -68,11 +70,22 @@ def write_result_page(plan: TrainPlan, folder: RunFolder) -> Path:
     return plan.config.output / PAGE
 
 
+def _is_mosaic(plan: TrainPlan, image: Image) -> bool:
+    """Whether an image is a mosaic of ``images``, which no line of a CSV can be."""
+    return bool(image.reader["name"] == "mosaic" != plan.config.reader["name"])
+
+
+def _mosaic_entry(image: Image) -> dict[str, Any]:
+    options = {key: image.reader[key] for key in ("overlap", "warp") if key in image.reader}
+    return {"mosaic": f"{image.path.rstrip('/')}/{image.reader['tiles']}", "name": image.name, **options}
+
+
 def _csv_row(plan: TrainPlan, image: Image) -> dict[str, Any]:
     """Return an image as a CSV lists it, with those options of its reader that the YAML does not have."""
     options = {option: value for option, value in image.reader.items() if value != plan.config.reader.get(option)}
     cells = {option: " ".join(map(str, value)) if option == "channels" else value for option, value in options.items()}
-    return {"image": image.path, "name": image.name, "truth": image.truth, **cells}
+    truth = None if image.truth_reader["name"] == "mosaic" else image.truth  # a mosaic of masks is the truth of all images
+    return {"image": image.path, "name": image.name, "truth": truth, **cells}
 
 
 def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""Training on what maps come as: tiles of a mosaic and polygons give the weights that one file and a mask give."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.readers.map_tiles import save_quarters, save_tile
+from tests.training.scene import discs, report_of, train_yaml, weights_at
+from workflows.train import train
+
+SHORT = {"steps": 6, "crop": 32, "val": {"by": "region"}}
+
+
+def assert_same_training(one, other):
+    """Two output folders hold the same weights and the same scores."""
+    found, wanted = weights_at(one), weights_at(other)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value)
+    assert report_of(one)["confusion"] == report_of(other)["confusion"]
+    assert report_of(one)["mean_iou"] is not None
+
+
+def test_a_mosaic_is_learnt_from_as_one_image(tmp_path):
+    """Four tiles with four tiles of truth, kept apart by region, against the same pixels in one file."""
+    pixels, truth = discs(3, 256, 3, 30)
+    pixels_CYX = np.moveaxis(pixels, -1, 0)
+    save_quarters(tmp_path / "tiles", pixels_CYX, (128, 96))
+    save_quarters(tmp_path / "masks", (truth > 0).astype(np.uint8), (96, 160))
+    for name in ("images", "truth"):
+        (tmp_path / name).mkdir()
+    save_tile(tmp_path / "images" / "map.tif", pixels_CYX, 0, 0)
+    save_tile(tmp_path / "truth" / "map.tif", (truth > 0).astype(np.uint8), 0, 0)
+    mosaic = {"images": {"mosaic": "tiles/*.tif", "name": "map"}, "truth": {"mosaic": "masks/*.tif"}}
+    classes = [{"name": "ground"}, {"name": "disc"}]
+    assert train(train_yaml(tmp_path, "tiles.yaml", **SHORT, **mosaic, classes=classes, output="of_tiles")) == 0
+    assert train(train_yaml(tmp_path, "file.yaml", **SHORT, truth="truth/{stem}.tif", classes=classes, output="of_file")) == 0
+    assert_same_training(tmp_path / "of_tiles", tmp_path / "of_file")
+
+
+@pytest.mark.parametrize("attribute", [None, "kind"])
+def test_polygons_are_learnt_from_as_a_mask_is(tmp_path, attribute):
+    """Squares drawn as GeoJSON, with and without the names of classes, against a mask of the same squares."""
+    rng = np.random.default_rng(4)
+    pixels, mask = rng.integers(40, 90, (256, 256)).astype(np.uint8), np.zeros((256, 256), np.uint8)
+    features = []
+    for y, x in rng.integers(4, 230, (24, 2)).tolist():
+        mask[y : y + 18, x : x + 14] = 1
+        pixels[y : y + 18, x : x + 14] += 100
+        ring = [[x, y], [x + 14, y], [x + 14, y + 18], [x, y + 18], [x, y]]
+        features.append({"type": "Feature", "properties": {"kind": "disc"}, "geometry": {"type": "Polygon", "coordinates": [ring]}})
+        pixels = np.minimum(pixels, 200)
+    for name in ("images", "truth"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    Image.fromarray(mask).save(tmp_path / "truth" / "a.png")
+    (tmp_path / "truth" / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    drawn = {"truth": {"path": "truth/{stem}.geojson", **({"attribute": attribute} if attribute else {})}}
+    classes = [{"name": "ground"}, {"name": "disc"}]
+    assert train(train_yaml(tmp_path, "drawn.yaml", **SHORT, **drawn, classes=classes, output="of_polygons")) == 0
+    assert train(train_yaml(tmp_path, "mask.yaml", **SHORT, classes=classes, output="of_mask")) == 0
+    assert_same_training(tmp_path / "of_polygons", tmp_path / "of_mask")
