@@ -131,7 +131,7 @@ def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
     for index, (name, writer) in enumerate(writers.items()):
         where = config.where(f"writers.{index}")
         if (other := files.setdefault((writer.folder, writer.suffix), name)) != name:
-            yield Problem(where, f"{name}, which writes {writer.folder}/NAME{writer.suffix}, as {other} does", "one writer a file")
+            yield Problem(where, f"{name}, which writes {writer.folder}/NAME{writer.suffix}, as {other} does", "one writer a file", "Choose another format, or leave one out.")
         if stacks and not writer.takes_stack:
             yield Problem(where, name, f"images of one plane; {stacks[0]} is a stack", "Use ome_tiff, or choose a plane: reader.planes.")
         if command := writer.missing():

@@ -270,7 +270,8 @@ class _Corners:
             first = last
 
     def polygons(self, num_areas: int) -> NDArray[Any]:
-        directions = self.codes % 16
-        corners_N5 = np.stack([self.areas, self.y, self.x, directions // 4, directions % 4], axis=1)
-        is_kept = self.codes >= 16
+        """Return the polygon of each area ``1..num_areas``."""
+        directions, is_kept = self.codes % 16, self.codes >= 16
+        columns = (self.areas.astype(np.int32), self.y, self.x, directions // 4, directions % 4)
+        corners_N5 = np.stack(columns, axis=1, dtype=np.int32)
         return join_corners(corners_N5, num_areas, None if is_kept.all() else is_kept)

@@ -13,7 +13,8 @@ lines: edges before and after such a corner have one direction.
 
 from __future__ import annotations
 
-from itertools import chain
+from array import array
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 __all__ = ["find_corners", "join_corners"]
 
 Ints = NDArray[np.int64]
+Small = NDArray[np.int32]
 
 EAST, SOUTH, WEST, NORTH = range(4)  # directions; those along rows are even
 PLACES = ((1, 1), (1, 0), (0, 1), (0, 0))  # row and column of a pixel in a 2x2 square
@@ -87,7 +89,7 @@ def _straight_points(square: dict[tuple[int, int], NDArray[Any]], y: Ints, x: In
     return found
 
 
-def join_corners(corners_N5: Ints, num_labels: int, kept_N: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+def join_corners(corners_N5: NDArray[np.integer[Any]], num_labels: int, kept_N: NDArray[np.bool_] | None = None) -> NDArray[Any]:
     """Join corners to polygons.
 
     Args:
@@ -107,62 +109,121 @@ def join_corners(corners_N5: Ints, num_labels: int, kept_N: NDArray[np.bool_] | 
     """
     if not len(corners_N5):
         return np.full(num_labels, None, object)
-    order = np.argsort(_key(corners_N5, 0, 1, 2), kind="stable")
+    order = np.argsort(_key(corners_N5, 0, 1, 2))
     corners_N5 = corners_N5[order]
-    rings = _rings(_next_corners(corners_N5).tolist(), _twins(corners_N5))
-    firsts = np.array([ring[0] for ring in rings])
-    rings = [rings[at] for at in np.argsort(firsts, kind="stable")]
+    rings = _find_rings(_next_corners(corners_N5), _twins(corners_N5))
+    rings = rings.chosen(np.argsort(rings.at[rings.starts]))
+    labels = corners_N5[rings.at[rings.starts], 0].astype(np.int64)
     points_N2 = corners_N5[:, 2:0:-1].astype(np.float64)
-    labels = corners_N5[[ring[0] for ring in rings], 0]
-    is_shell = _areas(points_N2, rings) > 0
+    del corners_N5
+    is_shell = rings.areas(points_N2) > 0
     if kept_N is not None:
-        is_kept = kept_N[order].tolist()
-        rings = [[at for at in ring if is_kept[at]] for ring in rings]
+        rings = rings.with_corners(kept_N[order])
+    del order
     part = _parts(points_N2, rings, labels, is_shell)
-    in_parts = np.lexsort((~is_shell, part)).tolist()
-    polygons = _polygons(points_N2, [rings[at] for at in in_parts], np.nonzero(is_shell[in_parts])[0])
+    in_parts = np.lexsort((~is_shell, part))
+    polygons = rings.chosen(in_parts).polygons(points_N2, np.nonzero(is_shell[in_parts])[0])
     return _collected(polygons, labels[is_shell], num_labels)
 
 
-def _key(corners_N5: Ints, *columns: int) -> Ints:
+@dataclass
+class _Rings:
+    """Rings of corners, one after the other; 4 bytes a corner, as an object may have millions.
+
+    Attributes:
+        at: index of each corner.
+        lengths: number of corners of each ring.
+    """
+
+    at: Small
+    lengths: Ints
+
+    @property
+    def starts(self) -> Ints:
+        """Position of the first corner of each ring."""
+        starts: Ints = np.cumsum(self.lengths) - self.lengths
+        return starts
+
+    def chosen(self, which: Ints) -> _Rings:
+        """Return some rings, in that order."""
+        lengths = self.lengths[which]
+        shift = self.starts[which] - (np.cumsum(lengths) - lengths)
+        places = np.arange(lengths.sum(), dtype=np.int32)
+        places += np.repeat(shift.astype(np.int32), lengths)
+        return _Rings(self.at[places], lengths)
+
+    def with_corners(self, kept_N: NDArray[np.bool_]) -> _Rings:
+        """Return the rings without the corners that are not kept."""
+        is_kept = kept_N[self.at]
+        return _Rings(self.at[is_kept], np.add.reduceat(is_kept, self.starts, dtype=np.int64))
+
+    def areas(self, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the area of each ring, negative for holes."""
+        ends = self.starts + self.lengths - 1
+        following = np.empty_like(self.at)
+        following[:-1] = self.at[1:]
+        following[ends] = self.at[self.starts]
+        doubled = points_N2[self.at, 0] * points_N2[following, 1]
+        doubled -= points_N2[following, 0] * points_N2[self.at, 1]
+        areas: NDArray[np.float64] = np.add.reduceat(doubled, self.starts) / 2
+        return areas
+
+    def polygons(self, points_N2: NDArray[np.float64], shells: NDArray[np.intp]) -> NDArray[Any]:
+        """Return polygons of consecutive rings; ``shells`` are the positions of their shells."""
+        import shapely
+
+        starts = self.starts
+        closed = np.insert(self.at, starts + self.lengths, self.at[starts])
+        ends = np.append(0, np.cumsum(self.lengths + 1))
+        offsets = ends, np.append(shells, len(self.lengths))
+        found: NDArray[Any] = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points_N2[closed], offsets)
+        return found
+
+
+def _key(corners_N5: NDArray[np.integer[Any]], *columns: int) -> Ints:
     """Return one number per corner; the numbers sort as these columns do."""
     values = [corners_N5[:, column] - corners_N5[:, column].min() for column in columns]
     key: Ints = np.ravel_multi_index(values, [int(column.max()) + 1 for column in values])
     return key
 
 
-def _next_corners(corners_N5: Ints) -> Ints:
+def _next_corners(corners_N5: NDArray[np.integer[Any]]) -> Small:
     """Return the corner at the end of the edge that begins at each corner."""
-    follows = np.empty(len(corners_N5), np.int64)
+    follows = np.empty(len(corners_N5), np.int32)
     for axis, across, along in ((0, 1, 2), (1, 2, 1)):
         ends = []
         for direction in (4, 3):  # edges that begin at a corner, edges that end there
-            index = np.nonzero(corners_N5[:, direction] % 2 == axis)[0]
+            index = np.nonzero(corners_N5[:, direction] % 2 == axis)[0].astype(np.int32)
             ends.append(index[np.argsort(_key(corners_N5[index], 0, direction, across, along))])
         follows[ends[0]] = ends[1]  # edges of one direction in one row do not overlap
     return follows
 
 
-def _twins(corners_N5: Ints) -> dict[int, int]:
-    """Return for each corner the other corner that its object has at the same point, if any; corners are sorted by label and point."""
-    first = np.nonzero((corners_N5[1:, :3] == corners_N5[:-1, :3]).all(axis=1))[0].tolist()
-    return {**{at: at + 1 for at in first}, **{at + 1: at for at in first}}
+def _twins(corners_N5: NDArray[np.integer[Any]]) -> Small:
+    """Return for each corner the other corner that its object has at the same point, or -1; corners are sorted by label and point."""
+    twins = np.full(len(corners_N5), -1, np.int32)
+    first = np.nonzero((corners_N5[1:, :3] == corners_N5[:-1, :3]).all(axis=1))[0]
+    twins[first], twins[first + 1] = first + 1, first
+    return twins
 
 
-def _rings(follows: list[int], twins: dict[int, int]) -> list[list[int]]:
+def _find_rings(follows_N: Small, twins_N: Small) -> _Rings:
     """Follow the edges from corner to corner; where a ring meets itself, the loop becomes a separate ring."""
-    rings, seen = [], bytearray(len(follows))
+    found, lengths, seen = array("i"), array("q"), bytearray(len(follows_N))
+    follows, twins = follows_N.data, twins_N.data
     for first in range(len(follows)):
-        path: list[int] = []
-        places: dict[int, int] = {}  # in the path, of corners with a twin
+        if seen[first]:
+            continue
+        path, places = array("i"), dict[int, int]()  # places in the path of corners with a twin
         at = first
         while not seen[at]:
             seen[at] = 1
-            if at in twins:
-                if (place := places.get(twins[at])) is not None:
+            if (twin := twins[at]) >= 0:
+                if (place := places.get(twin)) is not None:
                     loop = path[place:]
                     start = loop.index(min(loop))
-                    rings.append(loop[start:] + loop[:start])
+                    found += loop[start:] + loop[:start]
+                    lengths.append(len(loop))
                     for corner in loop:
                         places.pop(corner, None)
                     del path[place:]
@@ -170,25 +231,15 @@ def _rings(follows: list[int], twins: dict[int, int]) -> list[list[int]]:
                     places[at] = len(path)
             path.append(at)
             at = follows[at]
-        if path:
-            rings.append(path)
-    return rings
+        found += path
+        lengths.append(len(path))
+    return _Rings(np.frombuffer(found, np.int32), np.frombuffer(lengths, np.int64))
 
 
-def _areas(points_N2: NDArray[np.float64], rings: list[list[int]]) -> NDArray[np.float64]:
-    """Return the area of each ring, negative for holes."""
-    lengths = np.array([len(ring) for ring in rings])
-    at = np.fromiter(chain.from_iterable(rings), np.int64, lengths.sum())
-    following = np.fromiter(chain.from_iterable((*ring[1:], ring[0]) for ring in rings), np.int64, lengths.sum())
-    (x, y), (next_x, next_y) = points_N2[at].T, points_N2[following].T
-    areas: NDArray[np.float64] = np.add.reduceat(x * next_y - next_x * y, np.cumsum(lengths) - lengths) / 2
-    return areas
-
-
-def _parts(points_N2: NDArray[np.float64], rings: list[list[int]], labels: Ints, is_shell: NDArray[np.bool_]) -> Ints:
+def _parts(points_N2: NDArray[np.float64], rings: _Rings, labels: Ints, is_shell: NDArray[np.bool_]) -> Ints:
     """Return the number of the polygon of each ring; polygons are numbered in the order of their shells."""
     shells, holes = np.nonzero(is_shell)[0], np.nonzero(~is_shell)[0]
-    part = np.empty(len(rings), np.int64)
+    part = np.empty(len(labels), np.int64)
     part[shells] = np.arange(len(shells))
     part[holes] = np.searchsorted(labels[shells], labels[holes])  # the only shell of an object, or the first
     is_multiple = np.append(np.diff(labels[shells]) == 0, False)
@@ -198,11 +249,11 @@ def _parts(points_N2: NDArray[np.float64], rings: list[list[int]], labels: Ints,
     return part
 
 
-def _smallest_around(points_N2: NDArray[np.float64], rings: list[list[int]], labels: Ints, holes: Ints, shells: Ints) -> Ints:
+def _smallest_around(points_N2: NDArray[np.float64], rings: _Rings, labels: Ints, holes: Ints, shells: Ints) -> Ints:
     """Return the index of the smallest shell of the same object that covers each hole."""
     import shapely
 
-    hole_areas, shell_areas = (_polygons(points_N2, [rings[at] for at in some], np.arange(len(some))) for some in (holes, shells))
+    hole_areas, shell_areas = (rings.chosen(some).polygons(points_N2, np.arange(len(some))) for some in (holes, shells))
     hole, shell = shapely.STRtree(shell_areas).query(hole_areas, predicate="covered_by")
     is_same = labels[holes[hole]] == labels[shells[shell]]
     hole, shell = hole[is_same], shell[is_same]
@@ -210,18 +261,6 @@ def _smallest_around(points_N2: NDArray[np.float64], rings: list[list[int]], lab
     _, first = np.unique(hole[order], return_index=True)
     smallest: Ints = shell[order][first]
     return smallest
-
-
-def _polygons(points_N2: NDArray[np.float64], rings: list[list[int]], starts: NDArray[np.intp]) -> NDArray[Any]:
-    """Return polygons of consecutive rings; ``starts`` are the positions of their shells."""
-    import shapely
-
-    ring_ends = np.cumsum([0, *(len(ring) + 1 for ring in rings)])
-    at = np.fromiter(chain.from_iterable((*ring, ring[0]) for ring in rings), np.int64, ring_ends[-1])
-    polygons: NDArray[Any] = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, points_N2[at], (ring_ends, np.append(starts, len(rings)))
-    )
-    return polygons
 
 
 def _collected(polygons: NDArray[Any], labels: Ints, num_labels: int) -> NDArray[Any]:
