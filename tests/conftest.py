@@ -30,6 +30,7 @@ STARTS_RAY = {
     "tests/faults/test_object_store.py",
     "tests/faults/test_poison.py",
     "tests/oracle/test_int8.py",
+    "tests/oracle/test_mosaics.py",
     "tests/oracle/test_object_ray.py",
     "tests/oracle/test_phases.py",
     "tests/oracle/test_ray.py",

@@ -38,6 +38,7 @@ from pipeline.cli.options import (
     MetricsHost,
     MetricsPort,
     ModelName,
+    MosaicName,
     OtherFolder,
     Output,
     Overrides,
@@ -114,13 +115,14 @@ def segment(
     overrides: Overrides = None,
     *,
     instances: Annotated[bool, typer.Option("--instances", help="Tell objects apart by the method that the model declares.")] = False,
+    mosaic: MosaicName = None,
     fresh: Fresh = False,
     take_over: TakeOver = False,
 ) -> None:
     """Segment images without a YAML; the output folder's config.yaml is the one that was used."""
     from workflows import segment as workflow
 
-    done(workflow.segment(images, model, output, overrides or [], instances=instances, fresh=fresh, take_over=take_over))
+    done(workflow.segment(images, model, output, overrides or [], instances=instances, mosaic=mosaic, fresh=fresh, take_over=take_over))
 
 
 @app.command()

@@ -28,6 +28,7 @@ __all__ = [
     "MetricsHost",
     "MetricsPort",
     "ModelName",
+    "MosaicName",
     "OtherFolder",
     "Output",
     "Overrides",
@@ -57,6 +58,9 @@ CopySize = Annotated[
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs, URLs or a CSV.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="A model's name, or a trained bundle.")]
+MosaicName = Annotated[
+    str | None, typer.Option("--mosaic", metavar="NAME", help="The map tiles of one folder or quoted glob are one image of this name.")
+]
 MaybeModel = Annotated[
     str | None, typer.Option("--model", "-m", metavar="NAME|BUNDLE", help="Needed where an image is given instead of a YAML.")
 ]

@@ -168,7 +168,7 @@ def make_plan(files: Sequence[TileFile], headers: Sequence[Header], placed: Plac
     bits = {header.bits for header in headers}
     notes = [f"a mosaic of {counted(len(files), 'tile')}"]
     if share is None or share < 1:
-        notes.append("gaps between its tiles have no data" + ("" if share is None else f": they are {1 - share:.2%} of it"))
+        notes.append("gaps between its tiles have no data" + ("" if share is None else f" ({1 - share:.2%})".replace("%", " %")))
     if share is None or area > round(share * shape[0] * shape[1]):
         rule = {"first": "the first by name", "last": "the last by name", "newest": "the one written last"}[overlap]
         notes.append(f"where tiles overlap, {rule} shows")

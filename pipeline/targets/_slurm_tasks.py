@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import glob
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.config import Config, TruthSpec, is_url, to_yaml
+from pipeline.config import Config, Mosaic, TruthSpec, is_url, read_yaml, to_yaml
 from pipeline.errors import InputError, Problem, counted
 from pipeline.inputs import CSV_COLUMNS, ListedImage, list_images
 from pipeline.targets import say
@@ -33,8 +34,13 @@ def write_tasks(config: Config, number: int) -> list[int]:
     folder.mkdir(parents=True, exist_ok=True)
     shares = _shares(found.images, _earlier(folder, number), number)
     for task, images in shares.items():
-        _write_list(folder / f"task-{task}.csv", images)
-        own = {"images": (str(folder / f"task-{task}.csv"),), "truth": _options_of(config.truth), "output": str(folder / f"task-{task}")}
+        mosaics = [_mosaic_of(image) for image in images if _is_mosaic(image)]
+        sources: list[str | Mosaic] = [*mosaics]
+        if listed := [image for image in images if not _is_mosaic(image)]:
+            _write_list(folder / f"task-{task}.csv", listed)
+            sources.insert(0, str(folder / f"task-{task}.csv"))
+        truth = config.truth if mosaics else _options_of(config.truth)  # a list names the truth of an image, the YAML that of a mosaic
+        own = {"images": tuple(sources), "truth": truth, "output": str(folder / f"task-{task}")}
         (folder / f"task-{task}.yaml").write_text(to_yaml(config.model_copy(update=own)))
     say(f"{counted(len(found.images), 'image')} in {counted(len(shares), 'task')}, each with its own report: {folder}/task-*/report")
     return sorted(shares)
@@ -45,8 +51,18 @@ def _options_of(truth: TruthSpec | str | None) -> TruthSpec | None:
     return truth.model_copy(update={"path": None}) if isinstance(truth, TruthSpec) else None
 
 
+def _is_mosaic(image: ListedImage) -> bool:
+    return image.overrides.get("name") == "mosaic"
+
+
+def _mosaic_of(image: ListedImage) -> Mosaic:
+    """Return the entry of ``images`` that stands for a mosaic, which no list can name."""
+    options = {key: image.overrides[key] for key in ("overlap", "warp")}
+    return Mosaic(mosaic=f"{glob.escape(image.path)}/{image.overrides['tiles']}", name=image.name, **options)
+
+
 def _unlisted(config: Config, image: ListedImage) -> list[Problem]:
-    unknown = [key for key in image.overrides if key not in CSV_COLUMNS]
+    unknown = [key for key in image.overrides if key not in CSV_COLUMNS and not _is_mosaic(image)]
     fix = "Leave out `array`, and let one job segment all of them."
     return [Problem(config.where("images"), f"{image.path}, a file of several images", "files of one image", fix)] if unknown else []
 
@@ -58,6 +74,9 @@ def _earlier(folder: Path, number: int) -> dict[str, int]:
         if (path := folder / f"task-{task}.csv").exists():
             with path.open(newline="", encoding="utf-8") as file:
                 tasks |= {row["name"]: task for row in csv.DictReader(file)}
+        if (path := folder / f"task-{task}.yaml").exists():
+            sources = read_yaml(path).data["images"]
+            tasks |= {source["name"]: task for source in sources if isinstance(source, dict)}
     return tasks
 
 
@@ -80,7 +99,8 @@ def _write_list(path: Path, images: Sequence[ListedImage]) -> None:
         writer.writeheader()
         for image in images:
             own = {key: _cell(value) for key, value in image.overrides.items()}
-            writer.writerow({"image": image.path, "name": image.name, "truth": image.truth or "", **own})
+            truth = "" if image.truth_reader["name"] == "mosaic" else image.truth or ""  # the YAML names a mosaic of masks
+            writer.writerow({"image": image.path, "name": image.name, "truth": truth, **own})
 
 
 def _cell(value: object) -> str:

@@ -20,6 +20,7 @@ from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.raster import resampled_header
 from pipeline.readers._map_mosaic import MOST_OPEN
+from pipeline.readers.auto import Auto
 from tests.readers.map_tiles import ORIGIN, SIZE, save_quarters, save_tile
 
 SHAPE = (64, 72)
@@ -155,7 +156,7 @@ def test_gaps_and_overlaps_are_said(tmp_path):
     assert header.offset == ORIGIN
     assert header.georeference["33922"]["value"][3:5] == [ORIGIN[1], ORIGIN[0]]
     assert header.notes == (
-        "a mosaic of 3 tiles; gaps between its tiles have no data: they are 25.00% of it; where tiles overlap, the last by name shows",
+        "a mosaic of 3 tiles; gaps between its tiles have no data (25.00 %); where tiles overlap, the last by name shows",
     )
 
 
@@ -289,14 +290,17 @@ def test_levels_of_equal_pyramids(tmp_path):
     assert header_of(tmp_path).levels == ((64, 130), (32, 65))
 
 
-def test_what_a_plan_found_travels(tmp_path):
+def test_what_a_plan_found_travels(tmp_path, monkeypatch):
     """By the option of a plan a mosaic is the same image in another process, without a look at other tiles and their headers."""
     pixels = scene()
     save_quarters(tmp_path, pixels, (24, 40))
     pinned = build("readers", {"name": "mosaic", "tiles": "*.tif"}).pinned(str(tmp_path))
     save_tile(tmp_path / "z.tif", scene(), 30, 50)
     assert header_of(tmp_path).shape != SHAPE
+    opening, headers = Auto.open, []
+    monkeypatch.setattr(Auto, "open", lambda self, path: headers.append(path) or opening(self, path))
     with opened(tmp_path, **pinned) as raster:
+        assert headers == [f"{tmp_path}/tile_0_0.tif"]
         assert raster.header.shape == SHAPE
         np.testing.assert_array_equal(raster.read(Box(0, 0, *SHAPE))[0], pixels)
     assert "found a text that is no list of tiles" in refused(tmp_path, index="abc")

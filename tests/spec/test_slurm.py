@@ -23,6 +23,7 @@ from pipeline.plugins import build
 from pipeline.targets import EXIT_LOST_CONTACT, Submission
 from pipeline.targets import _slurm_commands as commands
 from tests.conftest import save_tiff
+from tests.readers.map_tiles import save_quarters, save_tile
 
 RUN = {"images": ["sample:nuclei"], "model": {"name": "histogram", "classes": 2}, "output": "out"}
 AWKWARD = "a '\"$(touch pwned)`touch pwned`;&| %j\u00e9"
@@ -375,6 +376,31 @@ def test_the_tasks_of_an_array_share_the_images(fake, tmp_path, blank):
     task = yaml.safe_load((tmp_path / "out" / "task-1.yaml").read_text())
     assert (task["images"], task["output"]) == ([str(tmp_path / "out/task-1.csv")], str(tmp_path / "out/task-1"))
     assert f"{tmp_path}/truth/0.tif" in (tmp_path / "out" / "task-1.csv").read_text()
+
+
+def test_the_tasks_of_an_array_may_have_mosaics(fake, tmp_path, blank):
+    """A mosaic stays one image of one task, named in its YAML; truth of a template, or a mosaic of masks, goes with it."""
+    from pipeline.config import load_config
+    from pipeline.inputs import build_catalogue
+
+    for name in "ab":
+        save_tiff(tmp_path / "images" / f"{name}.tif", blank)
+        save_tiff(tmp_path / "truth" / f"{name}.tif", blank)
+    save_quarters(tmp_path / "tiles [1]", blank, (32, 32))
+    save_tile(tmp_path / "truth" / "county.tif", blank, 0, 0)
+    images = ["images", {"mosaic": f"{tmp_path}/tiles [[]1]/*.tif", "name": "county", "overlap": "first"}]
+    for truth in ("truth/{name}.tif", {"mosaic": "tiles [[]1]/*.tif"}):
+        run = submission(tmp_path, images=images, truth=truth)
+        for _ in range(2):
+            slurm(array=2).submit(run)
+            tasks = [build_catalogue(load_config(tmp_path / "out" / f"task-{task}.yaml")) for task in (0, 1)]
+            assert [[image.name for image in task.images] for task in tasks] == [["a", "county"], ["b"]]
+        county = tasks[0].images[1]
+        assert county.header.shape == (64, 64)
+        assert county.reader["overlap"] == "first"
+        is_file = isinstance(truth, str)
+        assert county.truth == (f"{tmp_path}/truth/county.tif" if is_file else f"{tmp_path}/tiles [1]")
+        assert tasks[1].images[0].truth == (f"{tmp_path}/truth/b.tif" if is_file else f"{tmp_path}/tiles [1]")
 
 
 @pytest.fixture
