@@ -174,7 +174,7 @@ def _checked(images: Sequence[Image], where: str) -> tuple[list[Problem | str], 
             met.add(path)
         else:
             apart.append(image.name)
-    if not problems and not met:
+    if apart and not problems and not met:
         problems[""] = Problem(
             where, f"zones that do not meet {first_of(apart, 3)}", "polygons that meet an image", "Are they of another place?"
         )

@@ -103,7 +103,7 @@ def _zone_row(name: str, counts: AreaCounts, names: Sequence[str], pixel_area: t
     else:
         areas = [None if size is None else pixels * size for pixels in counts.pixels]
     classes = [{"class": one, "pixels": pixels, "area": area} for one, pixels, area in zip(names, counts.pixels, areas, strict=False)]
-    row = {"zone": name, "pixels": sum(counts.pixels), NO_PREDICTION.replace(" ", "_"): counts.pixels[-1]}
+    row = {"zone": name, "pixels": sum(counts.pixels), "no_prediction": counts.pixels[-1]}
     return _with_shares({**row, "area": _sum(areas), "unit": unit, "classes": classes})
 
 

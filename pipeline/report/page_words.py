@@ -51,8 +51,9 @@ PHASES = {
     "pair": "comparing objects",
     "count_objects": "counting objects",
     "finish": "pyramid and exports",
-    "areas": "areas and zones",
+    "count_areas": "areas and zones",
     "count": "counting the masks",
+    "change": "areas from class to class",
 }
 SCORES = {
     "mean_dice": "mean Dice",

@@ -224,7 +224,7 @@ def test_changed_zones_are_counted_again_and_nothing_is_predicted(tmp_path, engi
     blocks = phases_of(first)
     save_zones(tmp_path / "z.geojson", "EPSG:4326", DEGREES, [("other", shapely.box(1, 2, 33, 44))])
     again = engine(**keys, zones={"path": "z.geojson", "attribute": "name"})
-    assert phases_of(again) == {**blocks, "areas": 2 * blocks["areas"]}
+    assert phases_of(again) == {**blocks, "count_areas": 2 * blocks["count_areas"]}
     assert [zone["zone"] for zone in again.report["zones"]] == ["other", "outside"]
     new = engine(**keys, zones={"path": "z.geojson", "attribute": "name"}, output="new")
     assert again.report == new.report
@@ -278,16 +278,16 @@ def test_zones_that_change_meanwhile_fail_their_blocks(tmp_path, engine, monkeyp
     save_map(tmp_path / "img" / "a.tif", ids_of(), "EPSG:32645", UTM)
     save_zones(tmp_path / "z.geojson", "EPSG:32645", UTM)
     zones = {"path": "z.geojson", "attribute": "name"}
-    from pipeline.engine.phases.areas import Areas
+    from pipeline.engine.phases.count_areas import CountAreas
 
-    load = Areas.load
+    load = CountAreas.load
 
     def change_and_load(self, *given):
         save_zones(tmp_path / "z.geojson", "EPSG:32645", UTM, [("new", shapely.box(0, 0, 5.5, 5.5))])
         return load(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Areas, "load", change_and_load)
+        patch.setattr(CountAreas, "load", change_and_load)
         done = engine(**KEYS, zones=zones)
     assert done.code == 3
     assert "z.geojson: changed while it was read" in done.report["failures"][0]["cause"]
@@ -339,7 +339,7 @@ def test_any_cut_gives_the_same_counts(data):
     ids_YX = ids_of(2, (height, width))
 
     def sums(box):
-        counted = count_areas(job, Block("areas", image, 0, 0, 0, box), ids_YX[box.slices], None, zones)
+        counted = count_areas(job, Block("count_areas", image, 0, 0, 0, box), ids_YX[box.slices], None, zones)
         return counted.numbers("k")
 
     rows, cols = (sorted({0, end, *data.draw(st.lists(st.integers(1, end - 1), max_size=3))}) for end in (height, width))

@@ -28,7 +28,7 @@ from tests.conftest import save_tiff
 
 SCHEMA = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 NAMES = ("background", "nucleus")
-FILES = ["failure_groups.csv", "failures.csv", "index.html", "per_class.csv", "per_image.csv", "report.json"]
+FILES = ["areas.csv", "failure_groups.csv", "failures.csv", "index.html", "per_class.csv", "per_image.csv", "report.json"]
 
 
 def counts(matrix, *, nats=None, missing=0, quarantined=0):
@@ -78,9 +78,9 @@ def test_fields_come_in_the_promised_order():
         *("frequency_weighted_iou", "pixel_accuracy", "cross_entropy", "overlap_agreement"),
     ]
     own = ["reliability", "calibration_error", "mean_iou_interval", "intervals"]
-    last = ["confusion", "per_image", "without_truth", "left_out", "failures", "failure_groups", "model", "timing"]
+    last = ["areas", "confusion", "per_image", "without_truth", "left_out", "failures", "failure_groups", "model", "timing"]
     assert list(report) == ["format", "state", "images", *shared, *own, *last]
-    assert list(report["per_image"][0]) == ["name", *shared, "calibration_error", "pixel_area", "worst_block"]
+    assert list(report["per_image"][0]) == ["name", *shared, "calibration_error", "pixel_area", "worst_block", "areas"]
     of_class = ["id", "name", "iou", "dice", "precision", "recall", "f1", "truth", "predicted"]
     of_class += ["true_positives", "false_positives", "false_negatives"]
     assert list(report["per_image"][0]["classes"][0]) == of_class
@@ -264,7 +264,7 @@ def test_no_name_becomes_a_formula(tmp_path, name):
     image = replace(A, name=name)
     write_report(build(image, names=(name, "b"), failures=[Failure(name, None, "plan", name)]), tmp_path)
     cells = [cell for file in FILES if file.endswith(".csv") for row in rows(tmp_path / file) for cell in row]
-    assert cells.count(f"'{name}") == 6
+    assert cells.count(f"'{name}") == 10
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
@@ -276,7 +276,7 @@ def test_no_name_breaks_a_row(tmp_path):
 
 def test_starting_over_knows_every_file_of_a_report():
     """`--fresh` removes these files and leaves what else lies beside them."""
-    assert {*FILES, "instances.csv"} < set(REPORT_PARTS)
+    assert {*FILES, "instances.csv", "zones.csv"} < set(REPORT_PARTS)
 
 
 def printed(report, **options):

@@ -19,13 +19,13 @@ from pipeline.raster import has_equal_rows
 from pipeline.records import Block
 from pipeline.statistics import AreaSums
 
-__all__ = ["Areas"]
+__all__ = ["CountAreas"]
 
 Pixels = tuple[NDArray[Any], NDArray[Any] | None, ImageZones | None]
 """Mask and truth of a block, and the zones of its image."""
 
 
-class Areas(Phase[Pixels, AreaSums]):
+class CountAreas(Phase[Pixels, AreaSums]):
     """Count the areas of a block. Zones that have changed are counted again; nothing is predicted for that."""
 
     after = ("predict", "finish", "count")
