@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from pipeline.polygons.layer import PolygonLayer
 from pipeline.polygons.reading import read_polygons
-from pipeline.polygons.vector_files import POLYGON_SUFFIXES, companions, is_polygons
+from pipeline.polygons.vector_files import POLYGON_SUFFIXES, companions, is_polygons, missing_packages
 
-__all__ = ["POLYGON_SUFFIXES", "PolygonLayer", "companions", "is_polygons", "read_polygons"]
+__all__ = ["POLYGON_SUFFIXES", "PolygonLayer", "companions", "is_polygons", "missing_packages", "read_polygons"]

@@ -106,9 +106,14 @@ def companions(path: str) -> tuple[str, ...]:
     return tuple(path[:-4] + suffix for suffix in BESIDE_SHAPEFILE) if path.lower().endswith(".shp") else ()
 
 
+def missing_packages() -> list[str]:
+    """Return the packages that reading polygons needs and that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
 def require_packages(path: str) -> None:
     """Raise InputError with the command that installs what polygons need, where it is missing."""
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+    if missing := missing_packages():
         raise InputError(Problem(path, f"polygons, which need {one_of(missing)}", "", 'Install them: pip install "gigaseg[geo]"'))
 
 

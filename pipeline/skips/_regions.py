@@ -1,4 +1,8 @@
-"""Regions as polygons or mask files, read by box; a pixel belongs to a polygon if its centre does."""
+"""Regions as polygons or mask files, read by box; a pixel belongs to a polygon if its centre does.
+
+With the extra ``geo``, polygons are those of :mod:`pipeline.polygons`: of any format and coordinate system. Without it, GeoJSON is read
+here, in pixels or in the coordinate system of the image.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +22,17 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
 from pipeline.plugins import build
+from pipeline.polygons import is_polygons, missing_packages, read_polygons
 from pipeline.raster import Header, NearestRaster, Raster, affine, coordinate_system, resampled_header
 
 if TYPE_CHECKING:
     from pipeline.skips import SkippedImage
 
-__all__ = ["MaskFile", "Polygons", "find_regions", "read_polygons", "unpack_polygons"]
+__all__ = ["MaskFile", "Polygons", "find_regions", "read_geojson", "unpack_polygons"]
 
 PROPORTIONS = 0.02  # the aspect ratios of mask and image may differ by this share
 MASK_READER = {"name": "auto"}
+GEOJSON_SUFFIXES = (".geojson", ".json")
 Ring = NDArray[np.float64]
 """Corners (n, 2) of a closed line, as x, y."""
 
@@ -117,19 +123,19 @@ class MaskFile:
         return bool(self.of(box, plane).any())
 
 
-def find_regions(file: str, image: SkippedImage, *, is_inside: bool, is_geojson: bool) -> dict[str, Any]:
-    """Return regions of an image as plain JSON.
+def find_regions(file: str, image: SkippedImage, *, is_inside: bool, layer: str | None = None) -> dict[str, Any]:
+    """Return regions of an image as plain JSON; ``layer`` is that of a file of several layers of polygons.
 
     Raises:
         InputError: the file does not hold regions of this image.
     """
-    if not is_geojson:
+    if not is_polygons(file):
         with build("readers", MASK_READER, "skip").open(file) as raster:
             steps = [mask / own for mask, own in zip(raster.header.shape, image.own.shape, strict=True)]
             if abs(steps[0] / steps[1] - 1) > PROPORTIONS:
                 raise InputError(Problem(file, f"a mask of {raster.header.shape} pixels", f"the proportions of {image.own.shape}"))
         return {"mask": file, "is_inside": is_inside}
-    polygons = read_polygons(file, image.own)
+    polygons = _polygons_of(file, image.own, layer)
     _require_overlap(polygons, image.own, file)
     height, width = (working / own for working, own in zip(image.header.shape, image.own.shape, strict=True))
     corners = [ring * (width, height) for rings in polygons for ring in rings]
@@ -139,6 +145,18 @@ def find_regions(file: str, image: SkippedImage, *, is_inside: bool, is_geojson:
         "lengths": [[len(ring) for ring in rings] for rings in polygons],
         "is_inside": is_inside,
     }
+
+
+def _polygons_of(file: str, own: Header, layer: str | None) -> list[list[Ring]]:
+    """Return outer ring and holes of each polygon, in pixels of the image's own grid."""
+    if missing_packages() and file.lower().endswith(GEOJSON_SUFFIXES):
+        return read_geojson(file, own)
+    import shapely
+
+    found = read_polygons(file, own, layer=layer)
+    if not len(found):
+        raise InputError(Problem(file, "no polygon within the image", "a region", "Without one, nothing or everything would be kept."))
+    return [[np.array(ring.coords) for ring in (one.exterior, *one.interiors)] for one in shapely.get_parts(found.geometries)]
 
 
 def _require_overlap(polygons: Sequence[Sequence[Ring]], own: Header, file: str) -> None:
@@ -164,8 +182,8 @@ def _unpacked(text: str, lengths: str, is_inside: bool) -> Polygons:
     return Polygons([[next(rings) for _ in some] for some in sizes], is_inside)
 
 
-def read_polygons(file: str, own: Header) -> list[list[Ring]]:
-    """Read the polygons of a GeoJSON, in pixels of the image's own grid.
+def read_geojson(file: str, own: Header) -> list[list[Ring]]:
+    """Read the polygons of a GeoJSON without the extra ``geo``, in pixels of the image's own grid.
 
     Raises:
         InputError: the file is no GeoJSON, holds no polygon, or its coordinates are not those of the image.
@@ -187,7 +205,8 @@ def read_polygons(file: str, own: Header) -> list[list[Ring]]:
     if to_map is None or code is None or int(code[1]) != system:
         found = f"coordinates in {f'EPSG:{code[1]}' if code else name}"
         expected = f"EPSG:{system}, as the image has" if system and to_map is not None else "pixels, as the image has no coordinate system"
-        raise InputError(Problem(file, found, expected, "Export the regions so, or in pixels without a crs."))
+        fix = 'Export the regions so, or in pixels without a crs; any system is read after: pip install "gigaseg[geo]"'
+        raise InputError(Problem(file, found, expected, fix))
     to_pixels = np.linalg.inv(to_map)
     return [[(np.c_[ring, np.ones(len(ring))] @ to_pixels.T)[:, :2] for ring in rings] for rings in polygons]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pipeline.errors import InputError, Problem
+from pipeline.polygons import companions
 from pipeline.skips import Skip, SkippedImage
 from pipeline.skips._regions import find_regions
 from pipeline.validation import Expected
@@ -18,21 +19,21 @@ __all__ = ["Regions"]
 class Regions(Skip):
     """Keeps the inside of polygons or the marked pixels of a mask file; with ``keep: outside``, everything else.
 
-    Polygons are GeoJSON, as QuPath writes it: (x, y) in pixels of the image's full resolution, (0, 0) being the outer corner of
-    its first pixel. GeoJSON with a ``crs`` is in map coordinates, and the image must have the same crs. A pixel is inside if its
-    centre is. Any other file is a mask: an image of the same aspect ratio, whose non-zero pixels are marked.
+    Polygons are GeoJSON, GeoPackage, Shapefile, FlatGeobuf or GeoParquet in any coordinate system, or GeoJSON as QuPath writes it: (x, y)
+    in pixels of the image's full resolution, (0, 0) being the outer corner of its first pixel. Without the extra ``geo``, GeoJSON alone is
+    read, in pixels or with the ``crs`` of the image. A pixel is inside if its centre is. Any other file is a mask: an image of the same
+    aspect ratio, whose non-zero pixels are marked.
 
     Example::
 
         skip: {name: regions, path: "regions/{stem}.geojson"}
     """
 
-    path: Annotated[str, Expected("the path of a GeoJSON or a mask")] = Field(
-        min_length=1, description="a GeoJSON or a mask; {stem}: last part of the image's name, {name}: the whole name"
+    path: Annotated[str, Expected("the path of polygons or a mask")] = Field(
+        min_length=1, description="polygons or a mask; {stem}: last part of the image's name, {name}: the whole name"
     )
+    layer: str | None = Field(default=None, description="layer of the polygons; null: the only one")
     keep: Literal["inside", "outside"] = Field(default="inside", description="which side of the regions is segmented")
-
-    suffixes: ClassVar[tuple[str, ...]] = (".geojson", ".json")
 
     @classmethod
     def path_options(cls, options: dict[str, Any]) -> list[str]:  # type: ignore[override]
@@ -45,8 +46,7 @@ class Regions(Skip):
 
     def find(self, image: SkippedImage) -> dict[str, Any]:
         """Read the polygons; a mask is read by region later."""
-        file = self.file_of(image.name)
-        return find_regions(file, image, is_inside=self.keep == "inside", is_geojson=file.lower().endswith(self.suffixes))
+        return find_regions(self.file_of(image.name), image, is_inside=self.keep == "inside", layer=self.layer)
 
     def problems(self, image: SkippedImage) -> list[Problem]:
         """Report a file that is missing or damaged, has no polygon, other coordinates or another aspect ratio."""
@@ -60,7 +60,8 @@ class Regions(Skip):
         return []
 
     def identity(self, name: str, path: str) -> str:
-        """Path, size and mtime of the file."""
+        """Path, size and mtime of the file and of those beside a Shapefile."""
         del path
-        file = Path(self.file_of(name))
-        return f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" if file.exists() else str(file)
+        file = self.file_of(name)
+        states = [one.stat() for one in map(Path, (file, *companions(file))) if one.exists()]
+        return " ".join([file, *(f"{state.st_size} {state.st_mtime_ns}" for state in states)])

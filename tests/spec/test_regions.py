@@ -13,15 +13,15 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.plugins import build
 from pipeline.raster import Header, affine, coordinate_system
-from pipeline.skips import SkippedImage, open_kept
-from pipeline.skips._regions import Polygons, read_polygons, unpack_polygons
+from pipeline.skips import SkippedImage, _regions, open_kept
+from pipeline.skips._regions import Polygons, read_geojson, unpack_polygons
 
 SHAPE = (60, 80)
 SQUARE = [[10.0, 20.0], [30.0, 20.0], [30.0, 50.0], [10.0, 50.0], [10.0, 20.0]]
 GEO = {  # 0.5 m a pixel, the first one's corner at (500000, 4000000), UTM zone 33
-    "33550": {"value": [0.5, 0.5, 0.0]},
-    "33922": {"value": [0.0, 0.0, 0.0, 500000.0, 4000000.0, 0.0]},
-    "34735": {"value": [1, 1, 0, 1, 3072, 0, 1, 32633]},
+    "33550": {"type": 12, "value": [0.5, 0.5, 0.0]},
+    "33922": {"type": 12, "value": [0.0, 0.0, 0.0, 500000.0, 4000000.0, 0.0]},
+    "34735": {"type": 3, "value": [1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32633]},
 }
 
 
@@ -71,7 +71,7 @@ def test_pixels_are_those_of_rasterio(seed, is_inside):
 def test_every_way_to_write_a_polygon(tmp_path, wrap):
     """What QuPath and other programs write gives one polygon, in pixels: 20 columns and 30 rows."""
     file = written(tmp_path, wrap({"type": "Polygon", "coordinates": [SQUARE]}))
-    ((ring,),) = read_polygons(file, Header(SHAPE, 1, "uint8"))
+    ((ring,),) = read_geojson(file, Header(SHAPE, 1, "uint8"))
     assert ring.tolist() == SQUARE
     kept = Polygons([[ring]]).of(Box(0, 0, *SHAPE), 0)
     assert kept.sum() == 600
@@ -85,46 +85,99 @@ def test_map_coordinates_are_those_of_the_image(tmp_path):
     feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}}
     file = written(tmp_path, {"type": "FeatureCollection", "crs": crs, "features": [feature]})
     own = Header(SHAPE, 1, "uint8", georeference=GEO)
-    ((ring,),) = read_polygons(file, own)
+    ((ring,),) = read_geojson(file, own)
     assert np.allclose(ring, SQUARE, atol=1e-6)
     image = SkippedImage("a", "a.tif", own, Header((30, 40), 1, "uint8"))
     found = build("skips", {"name": "regions", "path": file}).find(image)
     assert np.allclose(unpack_polygons(found).polygons[0][0], np.array(SQUARE) / 2)
 
 
+@pytest.fixture(params=["geo", "plain"])
+def installed(request, monkeypatch):
+    """Whether the packages of the extra ``geo`` are there."""
+    if request.param == "plain":
+        monkeypatch.setattr(_regions, "missing_packages", lambda: ["pyogrio"])
+    return request.param == "geo"
+
+
+IN_DEGREES = {"type": "name", "properties": {"name": "EPSG:4326"}}
+
+
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "plain", "geo"),
     [
-        ("{", "no GeoJSON"),
-        ({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}, "less than three points"),
-        ({"type": "Polygon", "coordinates": [[[0, 0], [1, float("inf")], [1, 0]]]}, "no GeoJSON"),
-        ({"type": "LineString", "coordinates": [[0, 0], [1, 1]]}, "no polygon"),
-        ({"type": "FeatureCollection", "features": []}, "no polygon"),
-        ({"type": "Polygon", "coordinates": [SQUARE], "crs": {"properties": {"name": "EPSG:4326"}}}, "EPSG:4326; expected EPSG:32633"),
+        ("{", "no GeoJSON", "cannot be read as polygons"),
+        ({"type": "Polygon", "coordinates": [[[200, 0], [201, 1]]]}, "less than three points", "all outside of the image"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1, float("inf")], [1, 0]]]}, "no GeoJSON", "no finite numbers"),
+        ({"type": "LineString", "coordinates": [[0, 0], [1, 1]]}, "no polygon", "no polygon"),
+        ({"type": "FeatureCollection", "features": []}, "no polygon", "no polygon"),
+        ({"type": "Polygon", "coordinates": [SQUARE], "crs": IN_DEGREES}, "EPSG:4326; expected EPSG:32633", "EPSG:4326"),
     ],
     ids=["damaged", "line", "infinite", "lines", "empty", "crs"],
 )
-def test_what_holds_no_region_is_refused(tmp_path, content, words):
+def test_what_holds_no_region_is_refused(tmp_path, installed, content, plain, geo):
     """One message that names the file and says what is wrong with it."""
+    if isinstance(content, dict) and "crs" in content and installed:  # a square elsewhere
+        content = content | {"coordinates": [[[x + 60, y] for x, y in SQUARE]]}
     file = written(tmp_path, content)
     own = Header(SHAPE, 1, "uint8", georeference=GEO)
     skip = build("skips", {"name": "regions", "path": file})
     (problem,) = skip.problems(SkippedImage("a", "a.tif", own, own))
     assert file in str(InputError(problem))
-    assert words in str(InputError(problem))
+    assert (geo if installed else plain) in str(InputError(problem))
 
 
-def test_regions_of_another_image_are_refused(tmp_path):
+def test_regions_of_another_image_are_refused(tmp_path, installed):
     """Polygons that all lie outside would skip everything; one that reaches in is enough, and the outside may be meant as well."""
     header = Header(SHAPE, 1, "uint8")
     for keep in ("inside", "outside"):
         far = [[x + 80, y] for x, y in SQUARE]
         skip = build("skips", {"name": "regions", "path": written(tmp_path, {"type": "Polygon", "coordinates": [far]}), "keep": keep})
         (problem,) = skip.problems(SkippedImage("a", "a.tif", header, header))
-        assert "x 90, y 20 to x 110, y 50, all outside of the image; expected some within its 80 x 60 pixels" in str(InputError(problem))
+        for words in ("polygons", "x 90", "all outside of the image; expected some within", "micrometres"):
+            assert words in str(InputError(problem)), installed
         near = {"type": "MultiPolygon", "coordinates": [[far], [SQUARE]]}
         skip = build("skips", {"name": "regions", "path": written(tmp_path, near), "keep": keep})
         assert not skip.problems(SkippedImage("a", "a.tif", header, header))
+
+
+def test_both_ways_to_read_keep_the_same_pixels(tmp_path, monkeypatch):
+    """Holes and several polygons, in pixels and in the system of the map, with and without the extra."""
+    map_square = [[500000 + x / 2, 4000000 - y / 2] for x, y in SQUARE]
+    hole = [[15, 25], [15, 40], [25, 40], [15, 25]]
+    small = [[40.3, 10.2], [70.9, 12.1], [60.1, 55.5], [40.3, 10.2]]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    for coordinates, members, georeference in (([[SQUARE, hole], [small]], {}, {}), ([[map_square]], {"crs": crs}, GEO)):
+        own = Header(SHAPE, 1, "uint8", georeference=georeference)
+        feature = {"type": "Feature", "properties": {}, "geometry": {"type": "MultiPolygon", "coordinates": coordinates}}
+        file = written(tmp_path, {"type": "FeatureCollection", **members, "features": [feature]})
+        skip, found = build("skips", {"name": "regions", "path": file}), []
+        for missing in ([], ["pyogrio"]):
+            monkeypatch.setattr(_regions, "missing_packages", lambda missing=missing: missing)
+            kept = unpack_polygons(skip.find(SkippedImage("a", "a.tif", own, own)))
+            found.append(kept.of(Box(0, 0, *SHAPE), 0))
+        assert found[0].any()
+        assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.fgb", "a.geojson"])
+def test_regions_of_any_format_and_system(tmp_path, name):
+    """What another program wrote in longitude and latitude lies where the map is; a layer is chosen among several."""
+    from rasterio.warp import transform_geom
+    from shapely.geometry import shape
+
+    from tests.spec.test_polygons import on_map, write
+
+    geometry = shape(transform_geom("EPSG:32633", "EPSG:4326", on_map(10, 20, 30, 50).__geo_interface__))
+    layers = ["one", "two"] if name == "a.gpkg" else [None]
+    for layer in layers:
+        file = write(tmp_path / name, [geometry], "EPSG:4326", layer)
+    own = Header(SHAPE, 1, "uint8", georeference=GEO)
+    skip = build("skips", {"name": "regions", "path": file, "layer": layers[-1]})
+    assert not skip.problems(SkippedImage("a", "a.tif", own, own))
+    kept = unpack_polygons(skip.find(SkippedImage("a", "a.tif", own, own))).of(Box(0, 0, *SHAPE), 0)
+    assert kept.sum() == 600
+    assert kept[20:50, 10:30].all()
 
 
 def test_files_belong_to_their_images(tmp_path):
