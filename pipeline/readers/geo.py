@@ -114,7 +114,7 @@ def _target(path: str) -> tuple[str, Vrt | None]:
         InputError: there is no such file, it is at a URL, or it is a VRT that is refused.
     """
     if is_remote(path):
-        fix = "Copy the file and what it names to a disk. GeoTIFF (COG) is read by ranges at its URL: list the URLs of the tiles in a CSV."
+        fix = "Copy the file and what it names to a disk, or convert it to GeoTIFF (COG), which is read by ranges at its URL."
         raise InputError(Problem(path, "a format that is not read over a network, at a URL", "a path of this machine", fix))
     file = os.path.abspath(bare_path(path))  # noqa: PTH100 - not resolved: side files lie beside a link
     if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises where a name is too long

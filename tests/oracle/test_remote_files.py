@@ -15,10 +15,10 @@ from pipeline.plugins import build
 from pipeline.readers._files import ServerError
 from pipeline.storage import open_storage
 from tests.oracle.web_server import web_server
-from tests.readers.sample_files import DICOM, SAMPLES, SLIDES, scene
+from tests.readers.sample_files import DICOM, GDAL, SAMPLES, SLIDES, scene
 
 READER = build("readers", {"name": "auto"})
-REFUSED, SOME_REFUSED = (SLIDES, DICOM), ("ndpi", "philips", "mrxs", "dicom")
+REFUSED, SOME_REFUSED = (SLIDES, DICOM, GDAL), ("ndpi", "philips", "mrxs", "dicom", "vrt", "imagine")
 
 
 @pytest.fixture
@@ -80,6 +80,41 @@ def test_few_requests_read_a_box(options, at_opening, at_reading, most_bytes, tm
     assert len(opened) == at_opening
     assert len(read) <= at_reading
     assert sum(size for _, _, size in read) <= most_bytes * 256 * 256
+
+
+@pytest.mark.parametrize("compress", ["NONE", "DEFLATE"])
+def test_what_a_cloud_optimised_geotiff_costs(compress, tmp_path, web):
+    """Opening takes the size and 128 KiB, places and levels included; a box takes one request a row of tiles and no byte beside them."""
+    import rasterio.shutil
+
+    from tests.readers.geo_files import write
+
+    write(tmp_path / "source.tif", noise(3, 2560, 2560))
+    rasterio.shutil.copy(tmp_path / "source.tif", tmp_path / "a.tif", driver="COG", COMPRESS=compress, BLOCKSIZE=512)
+    with READER.open(f"{web.url}/a.tif") as raster:
+        opened = [answer for answer in web.take() if answer[1].endswith("/a.tif")]
+        assert (raster.header.pixel_size, raster.header.unit) == ((10.0, 10.0), "meter")
+        assert raster.header.levels == ((2560, 2560), (1280, 1280), (640, 640), (320, 320))
+        costs = {}
+        for side in (512, 1024, 2048):
+            raster.read(Box(0, 0, side, side))
+            read = web.take()
+            costs[side] = len(read), sum(size for *_, size in read) / (3 * side * side)
+    assert [method for method, *_ in opened].count("GET") == 1
+    assert sum(size for *_, size in opened) <= 1 << 17
+    assert [requests for requests, _ in costs.values()] == [1, 2, 4]
+    assert all(share < 1.001 for _, share in costs.values())
+
+
+def test_a_vrt_of_urls_is_refused(tmp_path, web):
+    """GDAL asks no server: a VRT that names URLs is refused before a request is made, with the way out."""
+    from tests.readers.geo_files import vrt
+
+    tifffile.imwrite(tmp_path / "a.tif", noise(64, 64))
+    path = vrt(tmp_path / "a.vrt", [(f"/vsicurl/{web.url}/a.tif", (0, 0), (64, 64))], (64, 64), relative=False)
+    with pytest.raises(InputError, match="a VRT that names '/vsicurl/http.*list the URLs of the images themselves"), READER.open(path):
+        pass
+    assert web.take() == []
 
 
 def test_rows_far_apart_are_not_read_with_their_gaps(tmp_path, web):

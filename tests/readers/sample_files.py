@@ -102,6 +102,25 @@ def geotiff(path: Path, scene_YX: Scene) -> None:
         file.build_overviews([2])
 
 
+def by_gdal(driver: str, **options: Any) -> Callable[[Path, Scene], None]:
+    """Return a writer of a map of colours, 0.25 metres a pixel, by a driver of GDAL; a VRT is one of a GeoTIFF beside it."""
+
+    def write(path: Path, scene_YX: Scene) -> None:
+        import rasterio
+        import rasterio.shutil
+
+        source = path.with_name("source.tif")
+        geotiff(source, scene_YX)
+        rasterio.shutil.copy(source, path, driver=driver, **options)
+        if driver != "VRT":
+            source.unlink()
+        if driver == "HFA":
+            with rasterio.open(path, "r+") as file:
+                file.build_overviews([2])
+
+    return write
+
+
 def picture(**options: Any) -> Callable[[Path, Scene], None]:
     """Return a writer of a colour picture of the kind that the suffix names."""
 
@@ -265,6 +284,7 @@ TIFFS = "TIFF, BigTIFF, OME-TIFF, ImageJ"
 GEOTIFFS, APERIO = "GeoTIFF, COG", "SVS"
 SLIDES = "NDPI, MRXS, SCN, BIF, VMS, VMU, SVSlide, TIFF of Philips, Ventana, Trestle"
 DICOM, CZI, LIF, ND2, DV = "DICOM whole slides", "CZI", "LIF, LOF", "ND2", "DeltaVision"
+GDAL = "VRT, GeoPackage, Imagine, ENVI, ASCII grids and other rasters of GDAL"
 ZARRS, PICTURES, JPEG2000 = "Zarr v2 and v3, OME-Zarr 0.1 to 0.5, zipped as well", "PNG, JPEG, WebP, BMP", "JPEG 2000"
 
 SAMPLES = {
@@ -307,4 +327,8 @@ SAMPLES = {
     "bmp": Sample(PICTURES, "a.bmp", picture()),
     "jpeg2000": Sample(JPEG2000, "a.jp2", jpeg2000),
     "jpeg2000-map": Sample(JPEG2000, "a.jp2", with_world_file(jpeg2000, ".j2w")),
+    "vrt": Sample(GDAL, "a.vrt", by_gdal("VRT")),
+    "geopackage": Sample(GDAL, "a.gpkg", by_gdal("GPKG", TILE_FORMAT="PNG", BLOCKSIZE="64")),
+    "imagine": Sample(GDAL, "a.img", by_gdal("HFA")),
+    "envi": Sample(GDAL, "a.bsq", by_gdal("ENVI")),
 }
