@@ -11,7 +11,7 @@ from pipeline.engine.block_pipeline import cause_of, process
 from pipeline.engine.block_pixels import read_reflected, read_zero_filled
 from pipeline.engine.cell_pictures import find_content, skipped_share
 from pipeline.engine.exports import mask_of
-from pipeline.engine.job import PART_FOLDER, Job, KeptMask, mask_store, part_folder
+from pipeline.engine.job import MASK_STORE_NAME, PART_FOLDER, Job, KeptMask, mask_store, part_folder
 from pipeline.engine.parts import PartFiles, discard_parts
 from pipeline.engine.phases import Phase, ReceiptFields, Reduction, all_phases, phase, rests_on
 from pipeline.engine.resources import Resources, open_resources
@@ -28,6 +28,7 @@ from pipeline.engine.thumbnails import (
 )
 
 __all__ = [
+    "MASK_STORE_NAME",
     "PART_FOLDER",
     "THUMBNAIL_FOLDER",
     "Job",

@@ -20,10 +20,13 @@ from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers.ome_zarr import OmeZarr
 
-__all__ = ["PART_FOLDER", "Job", "KeptMask", "mask_store", "part_folder"]
+__all__ = ["MASK_STORE_NAME", "PART_FOLDER", "Job", "KeptMask", "mask_store", "part_folder"]
 
 PART_FOLDER = "parts"
 """Folder of temporary files, below the output folder."""
+
+MASK_STORE_NAME = "mask.ome.zarr"
+"""Last part of the key of the blocks of a mask, where these are temporary files."""
 
 
 def part_folder(image: Image) -> str:
@@ -36,7 +39,7 @@ def part_folder(image: Image) -> str:
 
 def mask_store(image: Image) -> str:
     """Return the key of the OME-Zarr group of an image's blocks where they are temporary."""
-    return f"{part_folder(image)}/mask{OmeZarr.suffix}"
+    return f"{part_folder(image)}/{MASK_STORE_NAME}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, islice
 
-from pipeline.engine import PART_FOLDER, KeptMask, discard_parts, phase
+from pipeline.engine import MASK_STORE_NAME, PART_FOLDER, KeptMask, discard_parts, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
 from pipeline.records import Block, CommittedReceipts, Receipt
 from pipeline.scheduling.block_queue import keep_valid
@@ -21,6 +21,9 @@ EXIT_PARTIAL = 3
 REREAD = 256  # last committed blocks whose pixels are compared with their digest: a power cut may have lost them
 
 ROWS_A_TIME = 10_000  # receipts whose files are looked for together
+
+PARTS, MASK = 1, 2  # flags: some temporary file of a block is gone, and it is one of the blocks of a mask
+MASK_STORE = f"/{MASK_STORE_NAME}/0/c/"
 
 Key = tuple[str, str]
 """(phase, block id)."""
@@ -42,7 +45,7 @@ def still_valid(spec: RunSpec, receipts: Iterable[Receipt]) -> KnownStages:
             again.tell(receipt, "its files are gone")
         elif receipt.ok or not spec.forgets(receipt):
             state.add(place, receipt)
-            state.lacks_parts[place] = bool(missing)
+            state.lacks_parts[place] = PARTS * bool(missing) | MASK * any(MASK_STORE in key for key in missing)
             last.add(receipt)
     for receipt, (state, place) in ((one, found) for one in last.receipts() if (found := known.find(one))):
         if not _is_intact(spec, state.stage.blocks[place], receipt):
@@ -63,8 +66,10 @@ def _with_missing_files(
     has_parts = storage.has(PART_FOLDER)
     planned = ((receipt, *found) for receipt in receipts if (found := known.find(receipt)))
     while some := list(islice(planned, ROWS_A_TIME)):
-        files = (key for receipt, _, _ in some if receipt.ok for key in receipt.files)  # a failure has none
-        sizes = storage.sizes([key for key in files if has_parts or not _is_temporary(key)])
+        files = [key for receipt, _, _ in some if receipt.ok for key in receipt.files]  # a failure has none
+        arrays = {array for key in files if has_parts and (array := _temporary_array(key))}
+        gone = {array for array, size in storage.sizes(sorted(arrays)).items() if size is None}
+        sizes = storage.sizes([key for key in files if (has_parts or not _is_temporary(key)) and _temporary_array(key) not in gone])
         for receipt, state, place in some:
             state.has_files[place] = bool(receipt.files)
             yield receipt, state, place, [key for key, size in receipt.files.items() if receipt.ok and sizes.get(key) != size]
@@ -73,6 +78,12 @@ def _with_missing_files(
 
 def _is_temporary(key: str) -> bool:
     return key.startswith(f"{PART_FOLDER}/")
+
+
+def _temporary_array(key: str) -> str:
+    """Return the metadata of the temporary array that a shard belongs to, without which it is no pixels; empty for other files."""
+    array, is_shard, _ = key.partition("/0/c/")
+    return f"{array}/0/zarr.json" if is_shard and _is_temporary(key) else ""
 
 
 class _Log:
@@ -133,8 +144,9 @@ def _drop_without_parts(spec: RunSpec, stages: Sequence[Stage], known: Mapping[s
         if reader is not None and WAITING not in reader.states:
             continue
         for state in (known[maker] for maker in phase(stage.phase).needs_pixels_of(spec.job, image) if maker in known):
-            lost = [place for place, lacks in enumerate(state.lacks_parts) if lacks and state.states[place]]
-            if lost and phase(stage.phase).keeps_mask:
+            kind = MASK if phase(stage.phase).keeps_mask else PARTS
+            lost = [place for place, lacks in enumerate(state.lacks_parts) if lacks & kind and state.states[place]]
+            if lost and kind == MASK:
                 if found := _kept(spec, state, payload):
                     continue
                 lost = [place for place, settled in enumerate(state.states) if settled]  # what is left of the array may be no array

@@ -53,7 +53,7 @@ class StageState:
     Attributes:
         states: WAITING, DONE or FAILED, a byte a block.
         has_files: whether the last receipt names files, a byte a block, also where it does not hold.
-        lacks_parts: whether temporary files of the last receipt are gone, a byte a block.
+        lacks_parts: which temporary files of the last receipt are gone, a byte of flags a block; 0: none.
         totals: sums of the payloads by the key of the receipts, packed (:func:`pipeline.statistics.encode_summary`) or not.
     """
 

@@ -60,6 +60,19 @@ def test_ray_agrees_with_serial(scene, engine, ray, networks):
     pytest.fail("the first actor was always done before the second was there")
 
 
+def test_ray_leaves_the_same_cloud_optimized_files(scene, engine, ray):
+    """Where a file takes the place of the blocks, two actors leave the bytes that one process leaves, and no blocks."""
+    pytest.importorskip("rasterio")
+    keys = {**SHARED, **HISTOGRAM, "writers": [{"name": "cog"}]}
+    one, two = engine(**keys, output="serial-cog"), engine(**keys, compute={"runner": "ray", "actors": 2}, output="ray-cog")
+    files = [
+        {str(path.relative_to(done.folder)): path.read_bytes() for path in (done.folder / "masks").rglob("*.*")} for done in (one, two)
+    ]
+    assert files[0] == files[1]
+    assert not any((done.folder / "parts").exists() for done in (one, two))
+    assert one.report == two.report
+
+
 def test_ray_agrees_on_a_working_grid(scene, engine, ray, networks):
     """Images that are resampled, with their truth: actors read regions of their own and leave the serial runner's masks and counts."""
     keys = {**NETWORK, "model": networks["same"], "resolution": {"scale": 0.7}}
