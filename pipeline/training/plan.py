@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import default_colors
-from pipeline.errors import InputError
+from pipeline.errors import InputError, counted
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Image, TruthMap
 from pipeline.losses import ClassAreas, Loss
@@ -154,8 +154,8 @@ class TrainPlan:
         if self.regions:
             return f"{describe_regions(self.regions)}, {chosen}; no training crop comes within {self.crop} pixels of a region"
         if isinstance(val, float):
-            return f"{len(self.val)} of {len(self.train) + len(self.val)} images, {chosen}"
-        return f"{len(self.val)} images of their own" if isinstance(val, tuple) else f"{len(self.val)} images, by their names"
+            return f"{len(self.val)} of {counted(len(self.train) + len(self.val), 'image')}, {chosen}"
+        return f"{counted(len(self.val), 'image')}, {'of their own' if isinstance(val, tuple) else 'by name'}"
 
     @property
     def num_steps(self) -> int | None:

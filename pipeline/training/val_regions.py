@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import Problem
+from pipeline.errors import Problem, counted
 from pipeline.geometry import Box
 from pipeline.inputs import Image
 
@@ -137,10 +137,9 @@ def region_problems(images: Sequence[Image], fraction: float, crop: int, reach: 
 
 def describe_regions(regions: Sequence[ValRegions]) -> str:
     """Return how much the regions of all images are, for users."""
-    boxes, held = sum(len(one.boxes) for one in regions), sum(one.num_labelled for one in regions)
-    share = held / max(1, sum(one.num_labelled_in_all for one in regions))
-    images = sum(bool(one.boxes) for one in regions)
-    return f"{boxes} region{'s'[: boxes != 1]} of {images} image{'s'[: images != 1]} with {share:.1%} of the labelled pixels"
+    share = sum(one.num_labelled for one in regions) / max(1, sum(one.num_labelled_in_all for one in regions))
+    boxes, images = sum(len(one.boxes) for one in regions), sum(bool(one.boxes) for one in regions)
+    return f"{counted(boxes, 'region')} of {counted(images, 'image')} with {share:.1%} of the labelled pixels"
 
 
 def leaves_room(regions: Sequence[Box], shape: tuple[int, int], crop: int, reach: int) -> bool:

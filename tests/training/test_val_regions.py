@@ -236,7 +236,7 @@ def test_what_validates_is_recorded_in_words(trained, capsys):
     folder, yaml, plan = trained
     out = folder / "out"
     words = plan.val_words
-    assert "of 2 images with" in words
+    assert words.startswith("2 regions of 2 images with ")
     assert words.endswith(f"no training crop comes within {plan.crop} pixels of a region")
     assert read_spec(out / "bundle").scores["validation"]["val"] == words
     assert json.loads((out / "run.json").read_text())["training"]["val"] == words
