@@ -7,7 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,19 +19,29 @@ from pipeline.config import Config, Recipe, config_from_mapping, is_url, load_cl
 from pipeline.engine import PART_FOLDER, THUMBNAIL_FOLDER, Job
 from pipeline.errors import InputError, Problem, counted
 from pipeline.geometry import Box
-from pipeline.inputs import TRUTH_READER, Catalogue, Image, NameCandidate, build_catalogue, first_of
-from pipeline.plugins import build
-from pipeline.readers import known_suffixes
+from pipeline.inputs import (
+    TRUTH_READER,
+    Catalogue,
+    Image,
+    build_catalogue,
+    first_of,
+    list_images,
+    open_image,
+    open_truth,
+    read_truth_header,
+)
+from pipeline.raster import Raster, affine
 from pipeline.records import RunFolder
 from pipeline.report import report_of
 from pipeline.scheduling import RunSpec, Tally, execute, plan_blocks, plan_row
+from workflows.change import classes_of_two, earlier_masks, listed_pairs
 from workflows.pictured_report import write_pictured_report
 from workflows.run import print_result
+from workflows.run_masks import classes_of, is_of_a_run, on_other_grids, run_masks, run_of
 
 __all__ = ["evaluate", "listed_classes", "score_masks", "scored_masks"]
 
 BLOCK = 2048
-FOLDERS = ("masks", "instances")  # of a run's output
 NO_ID = re.compile("is not a class id|is not an object id")
 
 
@@ -50,7 +60,8 @@ def evaluate(
         pred: masks of class ids: file, folder, glob, CSV or the output of a run. 255 (65535 in 16 bits) means no prediction, and so
             do the file's nodata value, mask and alpha. Palettes are read as indices.
         truth: a file, a folder of files with the same names, or a template such as ``truth/{stem}.png``; or a mapping as in a config,
-            for polygons: ``{"path": "buildings.gpkg", "attribute": "class"}``.
+            for polygons: ``{"path": "buildings.gpkg", "attribute": "class"}``; or the output of an earlier run, whose masks are compared
+            by name, else by place: the report then says what each class has become.
         classes: a YAML with the list of classes; None: the classes of the run that wrote the masks, else one for each id up to the largest.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out; with an ``attribute`` of polygons also names, between commas.
         output: folder or URL of the report.
@@ -92,12 +103,16 @@ def score_masks(
     require_masks(catalogue)
     folder = RunFolder(catalogue.config.output)
     is_new = not folder.ledger.exists()
-    given = {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": catalogue.config.model_dump(mode="json")["truth"]}
+    earlier = run_of(truth) if isinstance(truth, str) else None
+    told = str(earlier.storage) if earlier else catalogue.config.model_dump(mode="json")["truth"]
+    given = {"pred": pred[0] if len(pred) == 1 else list(pred), "truth": told}
     identity = {"evaluate": {**given, **({"instances": True} if instances else {})}}
     folder.refuse_other(identity)
     job = job_of(catalogue, folder)
     plan = plan_row(catalogue, job, {"name": None, "sha256": None})
     plan["outputs"] = [key for key in plan["outputs"] if key.startswith((f"{PART_FOLDER}/", f"{THUMBNAIL_FOLDER}/"))]  # no mask
+    if not instances and (earlier or any(has_place(image) for image in catalogue.images)):
+        plan["change"] = True
     scored = {"pred": [one if is_url(one) else str(Path(one).absolute()) for one in pred], "classes": classes, "ignore": ignore}
     run = {"identity": identity, "scored": scored}
     spec = RunSpec(folder, job, plan_blocks(catalogue, job), plan, "serial", catalogue.config.compute, run=run)
@@ -145,14 +160,21 @@ def catalogue_of(
     instances: bool,
 ) -> Catalogue:
     """Open the headers of masks and truth; the arguments are those of :func:`score_masks`."""
-    run = run_of(pred[0]) if len(pred) == 1 else None
+    run, earlier = run_of(pred[0]) if len(pred) == 1 else None, run_of(truth) if isinstance(truth, str) else None
+    kind = "instances" if instances else "masks"
     if instances:
         classes = object_class(classes)
+    elif earlier:
+        classes, ignore = classes_of_two(run, earlier, classes, ignore)
     elif run and classes is None:
         classes, of_run = classes_of(run)
         ignore = of_run if ignore is None else ignore
-    with masks_of(pred, "instances" if instances else "masks") as masks:
-        config = config_of(masks, truth, classes, ignore, output, instances=instances)
+    with ExitStack() as stack:
+        masks = stack.enter_context(masks_of(pred, kind, placed=earlier is not None))
+        if earlier:
+            later = {one.name: one.path for one in list_images(config_of(masks, None, [], None, output)).images}
+            masks = [stack.enter_context(listed_pairs(later, earlier_masks(str(truth), kind)))]
+        config = config_of(masks, None if earlier else truth, classes, ignore, output, instances=instances)
         try:
             catalogue = build_catalogue(config)
         except InputError as error:
@@ -160,6 +182,11 @@ def catalogue_of(
                 error.add_note("Masks of this run lie on its working grid. Run it with `masks: native` to score them on the images' own.")
             raise
     return replace(catalogue, images=[with_background(image) for image in catalogue.images]) if instances else catalogue
+
+
+def has_place(image: Image) -> bool:
+    """Whether a mask is compared with its truth by the coordinates of both."""
+    return image.truth is not None and all(affine(one.georeference) is not None for one in (image.header, read_truth_header(image)))
 
 
 def with_background(image: Image) -> Image:
@@ -179,12 +206,12 @@ def object_class(classes: Sequence[Mapping[str, Any]] | None) -> Sequence[Mappin
 
 
 @contextmanager
-def masks_of(pred: Sequence[str], kind: str = "masks") -> Iterator[list[str]]:
+def masks_of(pred: Sequence[str], kind: str = "masks", *, placed: bool = False) -> Iterator[list[str]]:
     """Yield the images to read: for the output of a run, or a folder in it, a CSV list of one file a mask, else ``pred`` itself.
 
-    ``kind`` is the folder: ``masks``, or ``instances`` for label images.
+    ``kind`` is the folder: ``masks``, or ``instances`` for label images; ``placed`` prefers files that say where they lie on a map.
     """
-    masks = run_masks(pred[0], kind) if len(pred) == 1 else {}
+    masks = run_masks(pred[0], kind, placed=placed) if len(pred) == 1 else {}
     if not masks and len(pred) == 1 and kind == "instances" and run_of(pred[0]):
         raise InputError(Problem("--pred", f"{pred[0]}, a run without objects", "a run with `instances` in its YAML, or label images"))
     with TemporaryDirectory(prefix="gigaseg-masks-") as folder:
@@ -192,48 +219,6 @@ def masks_of(pred: Sequence[str], kind: str = "masks") -> Iterator[list[str]]:
         with listed.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image", "name"), *((path, name) for name, path in masks.items())])
         yield [str(listed)] if masks else list(pred)
-
-
-def run_of(pred: str) -> RunFolder | None:
-    """Return the run whose output folder, or ``masks`` or ``instances`` folder in it, is named; None for anything else."""
-    pred = pred.rstrip("/")
-    around = "." if pred in FOLDERS else next((pred.removesuffix(f"/{one}") for one in FOLDERS if pred.endswith(f"/{one}")), pred)
-    output = next((text for text in (pred, around) if has_run(text)), None)
-    return RunFolder(output) if output else None
-
-
-def on_other_grids(run: RunFolder) -> bool:
-    """Whether the masks of a run lie on other grids than their images."""
-    return any("own_factor" in image for image in run.last_plan().get("images", ())) and run.read_config().masks == "working"
-
-
-def classes_of(run: RunFolder) -> tuple[list[dict[str, Any]] | None, int | str | None]:
-    """Return the classes of a run, with ``values`` if its YAML sets them, and its ``ignore``."""
-    with suppress(InputError):
-        config = run.read_config()
-        if config.classes:
-            return [spec.model_dump(mode="json", exclude_none=True) for spec in config.classes], config.ignore
-    planned = run.last_plan().get("classes", [])
-    return [{"name": spec["name"], "color": spec["color"]} for spec in planned] or None, None
-
-
-def run_masks(pred: str, kind: str = "masks") -> dict[str, str]:
-    """Return the masks or ``instances`` of a run by image, given its output folder or that folder in it; empty for anything else."""
-    run = run_of(pred)
-    if run is None:
-        return {}
-    masks, suffixes = dict[str, str](), known_suffixes()
-    for key in sorted(run.last_plan().get("outputs", []), key=lambda key: not key.endswith(".ome.zarr")):
-        if key.startswith(f"{kind}/") and key.endswith(suffixes) and run.storage.has(key):
-            masks.setdefault(NameCandidate(key.removeprefix(f"{kind}/")).short(suffixes), f"{run.storage}/{key}")
-    return masks
-
-
-def has_run(output: str) -> bool:
-    """Whether a text is the path or URL of an output in which a run has begun."""
-    with suppress(InputError):  # a file, or the URL of no storage
-        return RunFolder(output).ledger.exists()
-    return False
 
 
 def unknown_ids(catalogue: Catalogue, done: Tally) -> list[str]:
@@ -268,12 +253,6 @@ def warn_of_single_ids(report: Mapping[str, Any]) -> None:
         print(f"{first_of([name for name, _ in counts], 3)}: {what}, for example with skimage.measure.label", file=sys.stderr)
 
 
-def is_of_a_run(mask: str) -> bool:
-    """Whether a mask lies in the output of a run."""
-    parts = mask.split("/masks/")
-    return any(has_run("/masks/".join(parts[:count])) for count in range(1, len(parts)))
-
-
 def listed_classes(path: Path) -> list[dict[str, Any]]:
     """Return the classes of a YAML file as a config holds them."""
     return [spec.model_dump(mode="json", exclude_none=True) for spec in load_classes(path)]
@@ -281,14 +260,14 @@ def listed_classes(path: Path) -> list[dict[str, Any]]:
 
 def config_of(
     masks: Sequence[str],
-    truth: str | Mapping[str, Any],
+    truth: str | Mapping[str, Any] | None,
     classes: Sequence[Mapping[str, Any]] | None,
     ignore: int | str | None,
     output: str,
     *,
     instances: bool = False,
 ) -> Config:
-    """Return the config of a run that counts these masks."""
+    """Return the config of a run that counts these masks; without classes it has as many as there are ids, and two where they are empty."""
     model = {"name": "identity", "classes": max(len(classes or ()), 2)}
     mapping: dict[str, Any] = {"images": list(masks), "truth": truth, "ignore": ignore}
     mapping |= {"model": model, "output": output, "reader": dict(TRUTH_READER)}
@@ -296,7 +275,7 @@ def config_of(
         mapping["instances"] = "components"
     if classes:
         mapping["classes"] = list(classes)
-    else:
+    elif classes is None:
         model["classes"] = count_classes(config_from_mapping(mapping, Path.cwd(), "evaluate"))
     return config_from_mapping(mapping, Path.cwd(), "evaluate")
 
@@ -307,27 +286,27 @@ def count_classes(config: Config) -> int:
     The values of no prediction, nodata and ``ignore`` are not ids.
     """
     catalogue = build_catalogue(config)
-    paths = [(image.path, dict(image.reader)) for image in catalogue.images]
-    paths += [(image.truth, dict(image.truth_reader)) for image in catalogue.images if image.truth]
-    largest = max([1, *(largest_id(path, reader, config.ignore) for path, reader in paths)])
+    largest = 1
+    for image in catalogue.images:
+        for opened in (open_image(image), *([open_truth(image)] if image.truth else [])):
+            with opened as raster:
+                largest = max(largest, largest_id(raster, config.ignore))
     if largest >= 65535:
         raise InputError(Problem("--classes", f"ids up to {largest}", "class ids", "Are these instance ids? Map them with --classes."))
     return largest + 1
 
 
-def largest_id(path: str, reader: dict[str, Any], ignore: int | str | None) -> int:
+def largest_id(raster: Raster, ignore: int | str | None) -> int:
     """Return the largest id of one file, read block by block."""
-    largest = 0
-    with build("readers", reader).open(path) as raster:
-        header = raster.header
-        fill = 255 if header.dtype == "uint8" else 65535
-        for plane in range(header.num_planes):
-            for top in range(0, header.shape[0], BLOCK):
-                for left in range(0, header.shape[1], BLOCK):
-                    ids_CYX, valid_YX = raster.read_valid(Box(top, left, top + BLOCK, left + BLOCK).clip(header.shape), plane)
-                    ids = ids_CYX[0] if valid_YX is None else ids_CYX[0, valid_YX]
-                    ids = ids[(ids != fill) & (ids != (ignore if isinstance(ignore, int) else fill))]
-                    largest = max(largest, int(ids.max(initial=0)))
+    largest, header = 0, raster.header
+    fill = 255 if header.dtype == "uint8" else 65535
+    for plane in range(header.num_planes):
+        for top in range(0, header.shape[0], BLOCK):
+            for left in range(0, header.shape[1], BLOCK):
+                ids_CYX, valid_YX = raster.read_valid(Box(top, left, top + BLOCK, left + BLOCK).clip(header.shape), plane)
+                ids = ids_CYX[0] if valid_YX is None else ids_CYX[0, valid_YX]
+                ids = ids[(ids != fill) & (ids != (ignore if isinstance(ignore, int) else fill))]
+                largest = max(largest, int(ids.max(initial=0)))
     return largest
 
 

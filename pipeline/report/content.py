@@ -15,10 +15,11 @@ from pipeline.metrics import Metric
 from pipeline.plugins import build
 from pipeline.records import Receipt
 from pipeline.report.areas import areas_of_image, pooled_areas, pooled_zones, zones_of_image
+from pipeline.report.change import change_areas, change_rows
 from pipeline.report.failure_groups import group_failures
 from pipeline.report.intervals import intervals_of
 from pipeline.scheduling import RESULTS, Tally, without_truth
-from pipeline.statistics import AreaSums, Counts, ObjectCounts, is_area
+from pipeline.statistics import AreaSums, Counts, ObjectCounts, is_area, is_change
 from pipeline.tiling import Grid
 
 __all__ = ["Failure", "ImageCounts", "build_report", "failures_of", "in_order", "phase_rows", "report_of"]
@@ -51,6 +52,7 @@ class ImageCounts:
         pixel_area: of the working grid, its mean, squared in the unit that follows; None: unknown.
         by_row: whether the rows of the image are not equally large, so that areas are counted row by row.
         areas: counted by row, and by zone; None: they are not counted.
+        change: pixels and areas counted by true and predicted class; empty: they are not counted.
         worst_block: ``{"block", "box", "wrong"}`` of the block with the most wrong pixels: its id without the name, rows and columns
             (y0, x0, y1, x1), and the share of its pixels with truth that are wrong; None: no block has truth.
         no_data: pixels of blocks that are done without a prediction, as the image holds no data there; none of them was skipped.
@@ -70,6 +72,7 @@ class ImageCounts:
     not_done: int = 0
     by_row: bool = False
     areas: AreaSums | None = None
+    change: dict[str, int] = field(default_factory=dict)
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
@@ -86,6 +89,7 @@ def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any
         failures=_listed(plan, of_image),
         left_out=plan.get("left_out", ()),
         model=plan["model"],
+        has_change=plan.get("change", False),
         timing={"stage_seconds": seconds, "phases": phase_rows(done), "peak_actor_bytes": done.peak_bytes, "actors": _actor_rows(done)},
     )
 
@@ -122,6 +126,7 @@ def build_report(
     failures: Sequence[Failure] = (),
     left_out: Sequence[Mapping[str, str]] = (),
     model: Mapping[str, Any] | None = None,
+    has_change: bool = False,
     timing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of report.json: a pure function of the counts of each image.
@@ -139,6 +144,7 @@ def build_report(
         failures: what could not be done; truth that could not be counted is added to them.
         left_out: ``{"path", "reason"}`` of each file of folders and globs that is no image, and of each folder of earlier outputs.
         model: ``{"name", "sha256"}``; None where masks that existed were scored.
+        has_change: whether the report says what became of each class of the truth.
         timing: any numbers by name; the one part that differs from run to run.
 
     Returns:
@@ -160,6 +166,7 @@ def build_report(
             **_with_intervals(_fields(pooled, classes, metrics, images), counted),
             "areas": pooled_areas(row["areas"] for row in per_image if row["pixels"]),
             **({} if zones is None else {"zones": zones}),
+            **({"change": _change(images, counted, classes)} if has_change else {}),
             "confusion": None if pooled.confusion is None else pooled.confusion.tolist(),
             "per_image": per_image,
             "without_truth": [image.name for image in images if some_truth and not image.has_truth],
@@ -171,6 +178,12 @@ def build_report(
         }
     )
     return report
+
+
+def _change(images: Sequence[ImageCounts], counted: Sequence[Counts], classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    pairs = zip(images, counted, strict=True)
+    areas = [change_areas(counts, image.pixel_area, image.change, by_row=image.by_row) for image, counts in pairs]
+    return change_rows(areas, [str(one["name"]) for one in classes])
 
 
 def _image_row(image: ImageCounts, counts: Counts, classes: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Any]:
@@ -292,7 +305,8 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
             counts += replace(empty, no_prediction=area, quarantined=area)
     undone = image["planes"] * image["shape"][0] * image["shape"][1] - counts.pixels
     counts += replace(empty, no_prediction=undone)
-    areas, numbers = _take_areas(image, done.numbers.get(name, {}), len(plan["classes"]) + 1)
+    every = done.numbers.get(name, {})
+    areas, numbers = _take_areas(image, every, len(plan["classes"]) + 1)
     seen = int(counts.predicted.sum()) - (counts.skipped if as_background else 0)
     pixel, unit = image.get("pixel_area") or (None, "")
     seen_area = None if pixel is None else (seen * pixel, unit)
@@ -311,6 +325,7 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
         undone,
         image.get("by_row", False),
         areas,
+        {key: number for sums in every.values() for key, number in sums.items() if is_change(key)},
     )
 
 
@@ -321,7 +336,8 @@ def _take_areas(
     key = image.get("areas")
     every = [(name, value) for sums in numbers.values() for name, value in sums.items()]
     rest = {
-        phase: dict(sorted((name, value) for name, value in sums.items() if not is_area(name))) for phase, sums in sorted(numbers.items())
+        phase: dict(sorted((name, value) for name, value in sums.items() if not (is_area(name) or is_change(name))))
+        for phase, sums in sorted(numbers.items())
     }
     areas = AreaSums.from_numbers(every, key, num_codes, has_areas=image.get("by_row", False)) if key else None
     return areas, {phase: sums for phase, sums in rest.items() if sums}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import checked_colors
+from pipeline.report.change import largest_changes
 from pipeline.report.failure_groups import describe_group
 from pipeline.report.gallery import Gallery
 from pipeline.report.page_charts import charts_of
@@ -23,7 +24,7 @@ from pipeline.report.page_words import (
     time_facts,
 )
 from pipeline.report.pictures import FALSE, MISSED, WRONG, hex_color
-from pipeline.web import render_page
+from pipeline.web import in_area, in_percent, render_page
 
 __all__ = ["build_page", "colors_of"]
 
@@ -67,6 +68,7 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
         area_rows=area_rows(report, areas[0] if areas else None),
         interval_note=_interval_note(report),
         confusion=confusion_rows(report),
+        changes=_changes(report),
         object_columns=known_columns(report.get("instances") or ()),
         groups=[describe_group(one) for one in report["failure_groups"][:MOST_ROWS]],
         times=time_facts(report, run),
@@ -87,6 +89,12 @@ def colors_of(report: Mapping[str, Any], provenance: Mapping[str, Any] | None) -
 
 def _name_of(output: str | None) -> str:
     return (output or "").rstrip("/").rpartition("/")[2]
+
+
+def _changes(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the largest changes with their areas and shares as text."""
+    rows = largest_changes(report)
+    return [{**row, "area_text": in_area(row["area"], "meter"), "share_text": in_percent(row["share"])} for row in rows]
 
 
 def _interval_note(report: Mapping[str, Any]) -> str:

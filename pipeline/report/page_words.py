@@ -53,7 +53,7 @@ PHASES = {
     "finish": "pyramid and exports",
     "count_areas": "areas and zones",
     "count": "counting the masks",
-    "change": "areas from class to class",
+    "count_change": "areas from class to class",
 }
 SCORES = {
     "mean_dice": "mean Dice",

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import printable
 from pipeline.report.areas import area_table, zone_table
+from pipeline.report.change import change_table
 from pipeline.report.csv_files import csv_text
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import build_page, colors_of
@@ -44,7 +45,7 @@ def write_report(
 ) -> None:
     """Write report.json, per_class.csv, per_image.csv, areas.csv, failures.csv, failure_groups.csv and index.html.
 
-    With objects also instances.csv, with zones also zones.csv.
+    With objects also instances.csv, with zones also zones.csv, with change also change.csv.
 
     Each file is replaced as a whole. In the CSV files an undefined value is an empty cell, and text that a spreadsheet would
     take for a formula gets an apostrophe in front.
@@ -112,6 +113,7 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Iterable[Any]]]:
         "failure_groups.csv": [group_columns, *([group[key] for key in group_columns] for group in groups)],
     }
     tables |= {"instances.csv": _object_rows(report)} if "instances" in report else {}
+    tables |= {"change.csv": change_table(report)} if report.get("change") is not None else {}
     return tables | ({"zones.csv": zone_table(report)} if "zones" in report else {})
 
 

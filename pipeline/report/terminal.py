@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import counted, printable
 from pipeline.inputs import OUTSIDE
+from pipeline.report.change import change_lines
 from pipeline.report.gallery import rank_images
 from pipeline.web import in_area, in_percent
 
@@ -63,7 +64,7 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
         percent = f"{share:.1f}" if share >= 0.1 else "under 0.1"
         skipped = f"; {report['skipped']:,} px were skipped" if report.get("skipped") else ""
         console.print(f"{missing:,} px ({percent} %) have no prediction and are left out{skipped}", highlight=False)
-    for line in area_lines(report):
+    for line in (*area_lines(report), *change_lines(report)):
         console.print(line, highlight=False, markup=False)
 
 

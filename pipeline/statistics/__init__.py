@@ -8,6 +8,7 @@ May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 from __future__ import annotations
 
 from pipeline.statistics.area_counts import SQUARE_METRE, AreaCounts, AreaSums, is_area, whole_areas
+from pipeline.statistics.change_counts import count_change, counted_change, is_change
 from pipeline.statistics.fitters import Fitter, Fitters, Histogram, ImageFit, Summary, decode_summary, encode_summary
 from pipeline.statistics.normalization import (
     HIGH_PERCENTILE,
@@ -18,7 +19,7 @@ from pipeline.statistics.normalization import (
     normalization_fitter,
     resolve_normalization,
 )
-from pipeline.statistics.object_columns import object_columns
+from pipeline.statistics.object_columns import PixelSize, object_columns
 from pipeline.statistics.object_counts import DICE_UNITS, IOU_THRESHOLDS, IOU_UNITS, ObjectCounts, ObjectMatches, count_objects
 from pipeline.statistics.object_measures import ObjectParts, measure
 from pipeline.statistics.object_pairs import pair_ids, repeated_ids, rows_of_whole_objects, sum_pairs
@@ -58,6 +59,7 @@ __all__ = [
     "ObjectCounts",
     "ObjectMatches",
     "ObjectParts",
+    "PixelSize",
     "StainFitter",
     "Summary",
     "as_unsigned",
@@ -65,13 +67,16 @@ __all__ = [
     "check_mean_std",
     "confusion_matrix",
     "content_of",
+    "count_change",
     "count_confidence",
     "count_objects",
     "count_pixels",
+    "counted_change",
     "decode_summary",
     "encode_summary",
     "find_empty_areas",
     "is_area",
+    "is_change",
     "mean_and_std",
     "measure",
     "normalization_fitter",

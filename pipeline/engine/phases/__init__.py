@@ -2,8 +2,8 @@
 
 ::
 
-    segment    skip, tissue ──▶ fit ──▶ score ──▶ predict ──▶ objects ──▶ finish
-    evaluate                                      count, truth objects
+    segment    skip, tissue ──▶ fit ──▶ score ──▶ predict ──▶ objects ──▶ finish ──▶ count_areas
+    evaluate                                      count, truth objects ──▶ count_areas, count_change
     convert                                       copy ───────────────────▶ finish
 
     objects        label ──▶ match ──▶ join ──▶ measure ──▶ tabulate
