@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load_yaml
+from pipeline.errors import counted
 from pipeline.inputs import Image
 from pipeline.models import num_parameters
 from pipeline.training import TRAINING_YAML, StepCost, Training, TrainPlan, prepare_training
@@ -46,7 +47,7 @@ def _content(training: Training, cost: StepCost) -> dict[str, Any]:
     plan, workers, config = training.plan, training.workers, training.plan.config
     return {
         "train": [_image(image) for image in plan.train],
-        "val": [_image(image) for image in plan.val],
+        "val": [{**_image(image), **_regions(plan, image)} for image in plan.val],
         "validation": plan.val_words,
         "classes": _class_shares(plan),
         "network": {"name": config.model["name"], "parameters": num_parameters(plan.network), "stride": plan.network.stride},
@@ -71,6 +72,12 @@ def _image(image: Image) -> dict[str, Any]:
     return {"name": image.name, "image": image.path, "truth": image.truth, "shape": list(image.header.shape)}
 
 
+def _regions(plan: TrainPlan, image: Image) -> dict[str, Any]:
+    """Return the regions that are kept of an image, (y0, x0, y1, x1) on its working grid; empty: all of it validates."""
+    regions = plan.regions_of(image)
+    return {} if regions is None else {"regions": [[box.y0, box.x0, box.y1, box.x1] for box in regions.boxes]}
+
+
 def _class_shares(plan: TrainPlan) -> list[dict[str, Any]]:
     """Return pixels and share of each class over the training images, of a border apart from its class."""
     border, areas = plan.config.border, plan.statistics.areas.pixels
@@ -83,7 +90,8 @@ def _print(content: Mapping[str, Any], *, every: bool) -> None:
     shown = None if every else SHOWN
     for part in ("train", "val"):
         for image in content[part][:shown]:
-            print(f"{part}: {image['name']}, {' x '.join(map(str, image['shape']))}, truth {image['truth']}")
+            kept = f", {counted(len(image['regions']), 'region')} of it" if "regions" in image else ""
+            print(f"{part}: {image['name']}, {' x '.join(map(str, image['shape']))}, truth {image['truth']}{kept}")
         if shown and len(content[part]) > shown:
             print(f"{part}: and {len(content[part]) - shown} more; --list names all")
     for row in content["classes"]:

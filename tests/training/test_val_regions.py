@@ -242,7 +242,12 @@ def test_what_validates_is_recorded_in_words(trained, capsys):
     assert json.loads((out / "run.json").read_text())["training"]["val"] == words
     assert words in (out / "training.html").read_text()
     plan_training(yaml, ["output=other"])
-    assert f"validation: {words}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"validation: {words}" in told
+    assert f"truth/a1.png, {len(plan.regions[1].boxes)} region of it\n" in told
+    plan_training(yaml, ["output=other"], as_json=True)
+    listed = json.loads(capsys.readouterr().out)["val"]
+    assert [[Box(*box) for box in one["regions"]] for one in listed] == [list(one.boxes) for one in plan.regions]
     for image in plan.val:
         features = json.loads((out / "val_regions" / f"{image.name}.geojson").read_text())["features"]
         assert len(features) == len(plan.regions_of(image).boxes)
