@@ -233,6 +233,16 @@ def test_the_region_suffices(augment, crop, seed, blur):
     assert np.count_nonzero(steps) <= 0.02 * found_YX.size + 4
 
 
+@given(GEOMETRIES, CROPS, SEEDS, st.floats(0, 3))
+def test_the_largest_region_is_known(augment, crop, seed, blur):
+    """No change reads a larger region than the largest one; without elastic deformation, zoom and turn together reach it."""
+    plain = augment.model_copy(update={"elastic": 0.0, "blur": blur})
+    assert draw(plain, crop, seed).side <= plain.largest_side(crop)
+    farthest = off(scale=(0.5, 0.5), rotate=0.0)
+    assert draw(farthest, crop, seed).side == farthest.largest_side(crop)
+    assert off(elastic=5.0).largest_side(crop) == crop + 40
+
+
 @pytest.mark.parametrize("crop", [1, 31, 32])
 @pytest.mark.parametrize("zoom", [0.25, 0.8, 1.0, 1.25, 4.0])
 def test_no_more_is_read_than_needed(crop, zoom):
