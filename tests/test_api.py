@@ -336,6 +336,19 @@ def test_names_of_images(here):
     assert not {"twice", "none"} & {path.name for path in here.iterdir()}
 
 
+def test_an_image_may_be_a_mosaic(here):
+    """A mapping as in the YAML is a mosaic, alone, in a list or under a name; masks to be evaluated are none."""
+    from tests.readers.map_tiles import save_quarters
+
+    save_quarters(here / "tiles", blobs((64, 80)), (32, 40))
+    tiles = {"mosaic": "tiles/*.tif", "name": "county"}
+    for number, images in enumerate((tiles, [tiles], {"county": {"mosaic": "tiles/*.tif"}})):
+        run = pipeline.segment(images, model={"name": "histogram", "classes": 2}, output=f"mosaic{number}")
+        assert run.mask("county").shape == (64, 80)
+    with pytest.raises(InputError, match="found a value of type dict; expected a path"):
+        pipeline.evaluate([tiles], truth="tiles/*.tif")
+
+
 def test_truth_may_be_arrays(here):
     """Truth as an array, or by name, is counted as truth in a file is."""
     save_tiff(here / "b.tif", blobs((150, 130), seed=3))

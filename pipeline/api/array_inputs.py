@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import PATH_KEYS, Config, Source
+from pipeline.config import PATH_KEYS, Config, Mosaic, Source
 from pipeline.errors import GigasegError, InputError, Problem
 from pipeline.readers import SCHEME, HeldArray, array_name
 from pipeline.scheduling import EXIT_INTERRUPTED
@@ -28,19 +28,19 @@ class ArrayInputs:
     """Images and truth of one call, by how they are read.
 
     Attributes:
-        files: NAME and path of files, folders, globs and URLs; NAME is None where the path says it.
+        files: NAME and path of files, folders, globs and URLs, and mosaics as in the YAML; NAME is None where path or mosaic says it.
         arrays: images in memory; each can be read while its object lives.
         truth: path, template or mapping as in the YAML; None: there is none, or the YAML says it.
         truth_arrays: truth in memory.
     """
 
-    files: tuple[tuple[str | None, str], ...] = ()
+    files: tuple[tuple[str | None, str | Mapping[str, Any]], ...] = ()
     arrays: tuple[HeldArray, ...] = ()
     truth: str | Mapping[str, Any] | None = None
     truth_arrays: tuple[HeldArray, ...] = ()
 
     @property
-    def images(self) -> list[str]:
+    def images(self) -> list[Any]:
         """The YAML's ``images``; files do not have their names yet."""
         return [*(path for _, path in self.files), *(array.path for array in self.arrays)]
 
@@ -81,20 +81,22 @@ class ArrayInputs:
         return ArrayInputs(files, truth=truth), config.model_copy(update=changes)
 
 
-def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
+def gather_inputs(images: Any, truth: Any = None, *, mosaics: bool = True) -> ArrayInputs:
     """Sort the ``images`` and ``truth`` of :func:`pipeline.segment` into files and arrays.
 
-    NaN, infinity and masked elements hold no data.
+    NaN, infinity and masked elements hold no data. ``mosaics``: whether an image may be a mosaic, as in the YAML.
 
     Raises:
         InputError: a value is neither a path nor an array, or a masked array of integers.
     """
-    files: list[tuple[str | None, str]] = []
+    files: list[tuple[str | None, str | Mapping[str, Any]]] = []
     arrays: list[HeldArray] = []
     unnamed = 0
     for where, name, value in _pairs(images):
         if (path := _path_of(value)) is not None:
             files.append((name, path))
+        elif mosaics and _is_mosaic(value):
+            files.append((None, value if name is None else {**value, "name": name}))
         elif hasattr(value, "shape") and hasattr(value, "dtype"):
             arrays.append(HeldArray(_unmasked(value, where), f"array{unnamed}" if name is None else name))
             unnamed += name is None
@@ -105,7 +107,9 @@ def gather_inputs(images: Any, truth: Any = None) -> ArrayInputs:
 
 def _pairs(images: Any) -> Iterator[tuple[str, str | None, Any]]:
     """Yield the key for messages, the name (None: none is given) and the value of each image."""
-    if isinstance(images, Mapping):
+    if _is_mosaic(images):
+        yield "images", None, images
+    elif isinstance(images, Mapping):
         yield from ((f"images.{name}", str(name), value) for name, value in images.items())
     elif isinstance(images, Sequence) and not isinstance(images, str):
         for at, image in enumerate(images):
@@ -113,6 +117,11 @@ def _pairs(images: Any) -> Iterator[tuple[str, str | None, Any]]:
             yield (f"images.{at}", *(image if is_pair else (None, image)))
     else:
         yield "images", None, images
+
+
+def _is_mosaic(value: Any) -> bool:
+    """Whether a value is the YAML's mapping of a mosaic, and not one from names to images."""
+    return isinstance(value, Mapping) and "mosaic" in value and value.keys() <= Mosaic.model_fields.keys()
 
 
 def _path_of(value: Any) -> str | None:

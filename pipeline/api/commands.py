@@ -144,7 +144,7 @@ def evaluate(
     Raises:
         InputError: the input is wrong, or a mask holds a value that is no class id.
     """
-    inputs = gather_inputs(pred.storage.url if isinstance(pred, Run) else pred, truth)
+    inputs = gather_inputs(pred.storage.url if isinstance(pred, Run) else pred, truth, mosaics=False)
     images = [text if is_url(text) or is_sample(text) else absolute_path(text, Path.cwd()) for text in inputs.images]
     specs = listed_classes(Path(classes)) if isinstance(classes, str | PathLike) else _plain(classes)
     scratch = TemporaryDirectory(prefix="gigaseg-scores-") if output is None else nullcontext(fspath(output))

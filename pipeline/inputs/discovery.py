@@ -138,8 +138,9 @@ def _bad_names(names: Sequence[str], rows: Sequence[Row], output: str, direct: S
     A name that is only too long is a problem where the YAML names the image (``direct``); otherwise it is the fault of this image.
     """
     owners: dict[str, Row] = {}
-    fix = "Give it another name in a CSV list: image,name."
     for name, row, is_direct in zip(names, rows, direct, strict=True):
+        is_mosaic = row.overrides.get("name") == "mosaic"
+        fix = "Give it another `name`." if is_mosaic else "Give it another name in a CSV list: image,name."
         if flaw := name_flaw(name):
             expected = "folders and a name, such as slides/a, below the output folder"
             yield Problem(row.where, f"the name {name!r} with {flaw}", expected, fix)

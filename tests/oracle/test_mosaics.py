@@ -179,6 +179,17 @@ def test_a_tile_that_changes_in_a_run_fails_its_blocks(scene, engine, networks, 
     assert any("tile_1_1.tif: changed while it was read. Run again" in cause for cause in causes)
 
 
+def test_names_of_mosaics(scene, engine, tmp_path):
+    """A mosaic is named as its folder is; two of one name are refused; its tiles are no images of their own beside it."""
+    assert engine(images=[{"mosaic": "tiles/*.tif"}, "tiles/"], **HISTOGRAM).mask("tiles").shape == SHAPE
+    assert [one["name"] for one in engine(images=[{"mosaic": "tiles/*.tif"}, "tiles/"], **HISTOGRAM).report["per_image"]] == ["tiles"]
+    with pytest.raises(InputError, match="found the name 'tiles' of .*Give it another `name`"):
+        engine(images=[{"mosaic": "tiles/tile_0*.tif"}, {"mosaic": "tiles/tile_1*.tif"}], **HISTOGRAM, output="two")
+    halves = [{"mosaic": f"tiles/tile_{row}*.tif", "name": f"row{row}"} for row in range(2)]
+    done = engine(images=halves, **HISTOGRAM, output="halves")
+    assert [done.mask(f"row{row}").shape[0] for row in range(2)] == [AT[0], SHAPE[0] - AT[0]]
+
+
 def test_what_is_wrong_with_a_mosaic_is_told(scene, engine, tmp_path):
     """No tile, one that cannot be opened, another coordinate system: exit 2 with the tile's name, and no output folder."""
     for images, message in (

@@ -12,6 +12,7 @@ import zarr
 
 from pipeline.inputs.file_states import FileStates, read_states
 from pipeline.plugins import build
+from tests.readers.map_tiles import save_quarters
 
 READER = build("readers", {"name": "auto"})
 
@@ -72,3 +73,17 @@ def test_chunks_of_an_array_are_looked_at_on_request(tmp_path, change):
     assert (states.changed(), states.changed(chunks=True)) == (None, str(tmp_path / "a.zarr"))
     later(tmp_path / "a.zarr" / "zarr.json")
     assert states.changed() == str(tmp_path / "a.zarr" / "zarr.json")
+
+
+def test_tiles_of_a_mosaic_are_looked_at_when_it_ends(tmp_path):
+    """Thousands of files are compared at the end of an image; before, its reader looks at those that it reads."""
+    tiles = save_quarters(tmp_path, np.zeros((64, 64), np.uint8), (32, 32))
+    reader = build("readers", {"name": "mosaic", "tiles": "*.tif"})
+    states = read_states(str(tmp_path), reader)
+    assert [state[0] for state in states.versions] == [str(tile) for tile in tiles]
+    assert pickle.loads(pickle.dumps(states)) == states
+    assert states.changed(chunks=True) is None
+    later(tiles[2])
+    assert states.changed() is None
+    assert states.changed(chunks=True) == str(tiles[2])
+    assert read_states(str(tmp_path), reader) != states
