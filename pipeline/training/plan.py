@@ -155,7 +155,7 @@ class TrainPlan:
             return f"{describe_regions(self.regions)}, {chosen}; no training crop comes within {self.crop} pixels of a region"
         if isinstance(val, float):
             return f"{len(self.val)} of {counted(len(self.train) + len(self.val), 'image')}, {chosen}"
-        return f"{counted(len(self.val), 'image')}, {'of their own' if isinstance(val, tuple) else 'by name'}"
+        return f"{counted(len(self.val), 'image')} {'given apart' if isinstance(val, tuple) else 'chosen by name'}"
 
     @property
     def num_steps(self) -> int | None:
