@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from pipeline.statistics.convex_hulls import hull_areas
 from pipeline.statistics.object_measures import SUMS, ObjectParts
 
-__all__ = ["object_columns"]
+__all__ = ["PixelSize", "object_columns"]
 
 Column = NDArray[Any]
+PixelSize = tuple[float, float] | tuple[Column, Column]
 SHORT_UNITS = {"micrometer": "um", "meter": "m"}  # in names of columns; lengths in other units get no columns
 _EXACT = 2.0**62  # results below it are computed in int64
 
@@ -24,7 +25,7 @@ def object_columns(
     *,
     planes: Mapping[str, int] | None = None,
     channel_names: Sequence[str] = (),
-    pixel_size: tuple[float, float] | None = None,
+    pixel_size: PixelSize | None = None,
     unit: str = "",
 ) -> dict[str, Column]:
     """Return the measures of objects whose parts have been merged, by name of column, in the order of the table.
@@ -50,7 +51,8 @@ def object_columns(
         parts: the merged parts of each object, which hold all its pixels.
         planes: length of each stack axis, in order.
         channel_names: of the channels, if known.
-        pixel_size: (y, x) in ``unit``; adds the columns ``area_um2``, ``perimeter_um`` and ``equivalent_diameter_um``.
+        pixel_size: (y, x) in ``unit``, of all objects or of each; adds the columns ``area_um2``, ``perimeter_um`` and
+            ``equivalent_diameter_um``.
         unit: ``micrometer``; ``meter``, with columns ``area_m2`` ...; other units add no columns.
     """
     area = parts.sum_of("area")
@@ -80,7 +82,7 @@ def object_columns(
     return columns | _in_units(parts, pixel_size, unit)
 
 
-def _in_units(parts: ObjectParts, pixel_size: tuple[float, float] | None, unit: str) -> dict[str, Column]:
+def _in_units(parts: ObjectParts, pixel_size: PixelSize | None, unit: str) -> dict[str, Column]:
     """Return the columns in physical units; none where the size of a pixel is unknown."""
     short = SHORT_UNITS.get(unit)
     if pixel_size is None or short is None:
@@ -104,15 +106,15 @@ def _diameter(area: Column) -> Column:
     return diameter
 
 
-def _perimeter(parts: ObjectParts, pixel_size: tuple[float, float]) -> Column:
+def _perimeter(parts: ObjectParts, pixel_size: PixelSize) -> Column:
     """Return the perimeter by Crofton's formula: pi times the mean projected length, over four directions.
 
     A direction is weighted by the range of angles nearest to it; these ranges differ if pixels are not squares.
     """
     dy, dx = pixel_size
-    angle = math.atan2(dy, dx)
+    angle = np.arctan2(dy, dx)
     along_y, along_x = (math.pi / 2 - angle) * dx, angle * dy
-    diagonal = math.pi / 4 * dy * dx / math.hypot(dy, dx)
+    diagonal = math.pi / 4 * dy * dx / np.hypot(dy, dx)
     weights = {"row_runs": along_x, "column_runs": along_y, "diagonal_runs": diagonal}
     perimeter: Column = np.sum([weight * parts.sum_of(name) for name, weight in weights.items()], axis=0)
     return perimeter

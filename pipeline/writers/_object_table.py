@@ -35,7 +35,7 @@ COLUMNS = {
     "bbox_x1": ("last column + 1", "pixel"),
     "centroid_": ("mean position of the pixels", "pixel"),
     "area_px": ("number of pixels", "pixel^2"),
-    "area_": ("area", "{unit}^2"),
+    "area_": ("area; of a map in degrees or Mercator on the ground, as all lengths in metres", "{unit}^2"),
     "perimeter_px": ("length of the outline, by Crofton's formula with four directions", "pixel"),
     "perimeter_": ("length of the outline, by Crofton's formula with four directions", "{unit}"),
     "equivalent_diameter_px": ("diameter of the circle of the same area", "pixel"),
@@ -168,7 +168,8 @@ def _about(name: str, meta: MaskMeta) -> dict[str, str]:
     """Return the unit and the description of a column."""
     fitting = (about for start, about in COLUMNS.items() if name == start or (start.endswith("_") and name.startswith(start)))
     description, unit = next(fitting, ("", ""))
-    return {"unit": unit.format(unit=meta.unit), "description": description}
+    # Lengths and areas of a map in degrees are metres on the ground.
+    return {"unit": unit.format(unit="meter" if name.endswith(("_m", "_m2")) else meta.unit), "description": description}
 
 
 def _description(meta: MaskMeta) -> dict[str, Any]:

@@ -357,6 +357,33 @@ def test_any_cut_gives_the_same_counts(data):
     }
 
 
+@pytest.mark.parametrize(("crs", "matrix"), [("EPSG:4326", DEGREES), ("EPSG:3857", MERCATOR)])
+def test_objects_are_measured_on_the_ground(tmp_path, engine, crs, matrix):
+    """Areas are those of the rows, add up to the report's, and belong to the perimeter and the diameter in metres."""
+    import pyarrow.parquet as pq
+    from skimage.measure import perimeter_crofton
+
+    ids_YX = np.zeros((HEIGHT, WIDTH), np.uint8)
+    ids_YX[5:65, 10:90] = ids_YX[90:145, 150:200] = 1
+    ids_YX[100:112, 20:32] = 2
+    save_map(tmp_path / "img" / "a.tif", ids_YX, crs, matrix)
+    done = engine(**KEYS, instances={"name": "components"})
+    table = pq.read_table(done.folder / "objects" / "a.parquet")
+    found, areas_Y = table.to_pydict(), areas_at(crs, matrix)
+    for index, (y0, x0, y1, x1) in enumerate([(5, 10, 65, 90), (90, 150, 145, 200), (100, 20, 112, 32)]):
+        assert found["area_m2"][index] == pytest.approx((x1 - x0) * areas_Y[y0:y1].sum(), rel=1e-9)
+        side = np.sqrt(areas_Y[y0:y1].mean())
+        assert found["equivalent_diameter_m"][index] == pytest.approx(found["equivalent_diameter_px"][index] * side, rel=1e-9)
+        drawn = perimeter_crofton(np.pad(ids_YX[y0:y1, x0:x1] > 0, 2), directions=4)
+        assert found["perimeter_px"][index] == pytest.approx(drawn)
+        assert found["perimeter_m"][index] == pytest.approx(drawn * side, rel=0.06), "pixels are 7 % wider than high at most"
+    classes = done.report["areas"]["classes"]
+    assert sum(found["area_m2"]) == pytest.approx(classes[1]["predicted"] + classes[2]["predicted"], rel=1e-8)
+    per_hectare = 1e4 / done.report["areas"]["predicted"] * 2
+    assert done.report["instances"][0]["per_hectare"] == pytest.approx(per_hectare, rel=1e-6)
+    assert {table.schema.field(name).metadata[b"unit"] for name in ("area_m2", "perimeter_m")} == {b"meter^2", b"meter"}
+
+
 @needs_data
 def test_buildings_have_the_area_that_geopandas_says(tmp_path, engine):
     """The footprints of Banepa, drawn and counted in web Mercator, cover what they do in an equal-area projection, to 0.5 %."""
