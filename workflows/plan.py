@@ -25,6 +25,7 @@ from pipeline.tuning import (
     project_actor_bytes,
     reuse_recipe,
 )
+from workflows.begun_run import with_writers_of
 
 __all__ = ["plan", "plan_config"]
 
@@ -66,8 +67,8 @@ def plan_config(config: Config) -> dict[str, Any]:
     Raises:
         InputError: every problem at once.
     """
-    catalogue = build_catalogue(config)
     folder = RunFolder(config.output)
+    catalogue = with_writers_of(folder, build_catalogue(config), config)
     folder.refuse_other(catalogue.identity)
     recorded = folder.read()
     if "recipe" in recorded:
@@ -81,6 +82,11 @@ def plan_config(config: Config) -> dict[str, Any]:
     job = make_job(catalogue, choice.recipe)
     notes += skip_notes(catalogue, job)
     return plan_content(catalogue, choice.recipe, plan_blocks(catalogue, job), notes)
+
+
+def title_of_writer(spec: Mapping[str, Any]) -> str:
+    """Return the name of a writer, and which images it leaves out."""
+    return f"{spec['name']} (of images with a georeference)" if spec.get("only_georeferenced") else str(spec["name"])
 
 
 def skip_notes(catalogue: Catalogue, job: Job) -> list[str]:
@@ -133,6 +139,7 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
         "memory_budget_bytes": catalogue.config.compute.memory_bytes,
         "recipe": recipe.to_dict(),
         "runner": choose_runner(catalogue),
+        "writers": list(catalogue.config.writers),
         "notes": notes,
         "output": catalogue.config.output,
     }
@@ -175,6 +182,7 @@ def print_plan(content: Mapping[str, Any], *, every: bool = False) -> None:
     how = f"{recipe['backend']} {recipe['precision']} on {recipe['device']}, batch {recipe['batch']}, {recipe['threads']} threads an actor"
     print(f"compute: runner {content['runner']}, {how}")
     print(f"memory: {need} an actor above its model, of {budget}")
+    print(f"writers: {', '.join(map(title_of_writer, content['writers']))}")
     for note in content["notes"]:
         print(f"note: {note}")
     print(f"output: {content['output']}")

@@ -31,6 +31,7 @@ from pipeline.tuning import (
     reuse_recipe,
     try_backends,
 )
+from workflows.begun_run import with_writers_of
 from workflows.pictured_report import write_pictured_report
 
 __all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
@@ -124,8 +125,10 @@ def execute_config(
     Returns:
         The exit code, and the content of report.json.
     """
-    catalogue = build_catalogue(config, accepted)
     folder = RunFolder(config.output)
+    catalogue = build_catalogue(config, accepted)
+    catalogue = catalogue if fresh else with_writers_of(folder, catalogue, config)
+    config = catalogue.config
     if not fresh:
         folder.refuse_other(catalogue.identity)
     choice = settle_recipe(catalogue, folder, fresh=fresh)

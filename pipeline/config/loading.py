@@ -105,12 +105,15 @@ def _overridden(kind: YamlKind, document: YamlDocument, overrides: Sequence[str]
         key = override.partition(".")[0]
         if key in kind.default_plugins and document.data.get(key) is None:
             document.data[key] = deepcopy(kind.default_plugins[key])  # a `--set` such as writers.0.probs can then change it
+            document.locations.left_out.add(key)
+        document.locations.left_out.discard(override.partition("=")[0].strip())
         apply_override(document, override)
     return document
 
 
 def _resolve(kind: YamlKind, document: YamlDocument, base_dir: Path) -> Any:
     data, locations = document.data, document.locations
+    locations.left_out |= {key for key in kind.default_plugins if data.get(key) is None}
 
     def to_absolute(text: Any, key: str) -> Any:
         return absolute_source(text, Path.cwd() if locations.is_from_command_line(key) else base_dir) if isinstance(text, str) else text

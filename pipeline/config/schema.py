@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Annotated, Any, Literal, Self
@@ -264,7 +264,9 @@ class Config(StrictModel):
     )
     zones: ZonesKey | None = Field(default=None, description="polygons whose areas of each class are reported apart; null: none")
     metrics: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["metrics"]), description="what the report computes from the counts")
-    writers: PluginSpecs = Field(default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as")
+    writers: PluginSpecs = Field(
+        default=tuple(DEFAULT_PLUGINS["writers"]), description="what masks are written as; left out: ome_zarr, and cog for maps"
+    )
     compute: Compute = Field(default=Compute(), description="where and how it runs")
     output: Annotated[str, Expected("a path, or the URL of a storage")] = Field(
         description="folder of masks, report and ledger, or the URL of a storage, such as memory://NAME"
@@ -304,6 +306,16 @@ class Config(StrictModel):
         """Remember where the keys were written, for :meth:`where`, and return this config."""
         self._locations = locations
         return self
+
+    @property
+    def has_default_writers(self) -> bool:
+        """Whether nobody chose the writers, so that those that fit the images are added."""
+        return "writers" in self._locations.left_out
+
+    def with_writers(self, writers: Iterable[Mapping[str, Any]]) -> Self:
+        """Return a config with these writers, as if they had been chosen."""
+        chosen = replace(self._locations, left_out=self._locations.left_out - {"writers"})
+        return self.model_copy(update={"writers": tuple(writers)}).with_locations(chosen)
 
 
 @dataclass(frozen=True)

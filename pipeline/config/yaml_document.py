@@ -36,6 +36,7 @@ class KeyLocations:
     origin: str = field(default="", compare=False)  # the file's name as typed, or what made the config where there is no file
     lines: dict[str, int] = field(default_factory=dict, compare=False)  # line of each key, from 1, by its dotted name (`classes.1.name`)
     sets: dict[str, str] = field(default_factory=dict, compare=False)  # for each key that a `--set` gave, the text left of its `=`
+    left_out: set[str] = field(default_factory=set, compare=False)  # keys of default plug-ins that nobody wrote, or chose by a `--set`
 
     def where(self, key: str) -> str:
         """Return what a message calls a key; a key that was not written has the line of the mapping around it.

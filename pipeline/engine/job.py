@@ -34,12 +34,16 @@ def part_folder(image: Image) -> str:
 
     It is named by a hash, so that no image's name leads into another image's folder.
     """
-    return f"{PART_FOLDER}/{hashlib.blake2b(image.name.encode(), digest_size=12).hexdigest()}"
+    return _part_folder(image.name)
 
 
-def mask_store(image: Image) -> str:
-    """Return the key of the OME-Zarr group of an image's blocks where they are temporary."""
-    return f"{part_folder(image)}/{MASK_STORE_NAME}"
+def _part_folder(name: str) -> str:
+    return f"{PART_FOLDER}/{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}"
+
+
+def mask_store(name: str) -> str:
+    """Return the key of the OME-Zarr group of an image's blocks where they are temporary, by the image's name."""
+    return f"{_part_folder(name)}/{MASK_STORE_NAME}"
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,15 @@ class Job:
 
     @property
     def exports(self) -> tuple[Any, Any]:
-        """What the exports of a mask depend on besides its pixels, as plain values: classes and writers."""
-        writers = [{"name": type(writer).__name__, **writer.model_dump(mode="json")} for writer in self.writers]
+        """What the exports of all masks depend on besides pixels, as plain values: classes and writers."""
+        return self._exports(self.writers)
+
+    def exports_of(self, image: Image) -> tuple[Any, Any]:
+        """What the exports of one mask depend on besides its pixels: a writer that leaves the image out is none of it."""
+        return self._exports([writer for writer in self.writers if self.files_of(writer, image)])
+
+    def _exports(self, some: Sequence[Writer]) -> tuple[Any, Any]:
+        writers = [{"name": type(writer).__name__, **writer.model_dump(mode="json")} for writer in some]
         return self.classes, [*writers, "native"] if self.native else writers
 
     def grid(self, image: Image) -> Grid:
@@ -211,7 +222,7 @@ class Job:
     def store_key(self, image: Image, suffix: str) -> str:
         """Return the key of the store that the blocks of an image are written to."""
         if self.replacing_writer(image) is not None:
-            return mask_store(image)
+            return mask_store(image.name)
         return self.key(image, suffix, "working" if self.has_working_store(image) else None)
 
     def files_of(self, writer: Writer, image: Image) -> tuple[str, ...]:

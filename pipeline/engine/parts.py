@@ -31,7 +31,7 @@ def discard_parts(storage: Storage, image: Image) -> None:
         StoreError: the disk refuses.
     """
     for name in ("zarr.json", "0/zarr.json"):  # an object store removes one file after the other: without these an array is none
-        storage.delete(f"{mask_store(image)}/{name}")
+        storage.delete(f"{mask_store(image.name)}/{name}")
     storage.delete_tree(part_folder(image))
 
 

@@ -28,6 +28,7 @@ from pipeline.models import Model
 from pipeline.plugins import build
 from pipeline.skips import Skip, SkippedImage
 from pipeline.storage import file_sha256
+from pipeline.writers import Writer
 
 __all__ = ["Catalogue", "build_catalogue", "config_problems"]
 
@@ -101,11 +102,21 @@ def build_catalogue(config: Config, accepted: Collection[str] | None = None) -> 
         raise InputError(problems)
     notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *zone_notes, *object_notes(instances, model)]
     object_classes = object_classes_of(instances, classes)
-    found = Catalogue(config, model, kept, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes)
+    found = Catalogue(
+        _with_default_writers(config, kept), model, kept, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes
+    )
     if found.scores_objects and truth_map is not None:
         with_ids, more = find_truth_ids(found.images, truth_map, object_classes)
         found = replace(found, images=with_ids, notes=[*notes, *more])
     return found
+
+
+def _with_default_writers(config: Config, images: Sequence[Image]) -> Config:
+    """Return the config with a writer for maps too, if nobody chose writers, an image has a georeference and the writer can run."""
+    added: Writer = build("writers", {"name": "cog", "only_georeferenced": True})
+    if not config.has_default_writers or added.missing() or not any(added.takes(image.header) for image in images):
+        return config
+    return config.with_writers([*config.writers, {"name": "cog", **added.model_dump(mode="json")}])
 
 
 def config_problems(config: Config) -> list[Problem]:

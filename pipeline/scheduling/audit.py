@@ -9,6 +9,7 @@ from itertools import accumulate, islice
 
 from pipeline.engine import MASK_STORE_NAME, PART_FOLDER, KeptMask, discard_parts, phase
 from pipeline.errors import BlockError, GigasegError, StoreError
+from pipeline.inputs import Image, hash_values
 from pipeline.records import Block, CommittedReceipts, Receipt
 from pipeline.scheduling.block_queue import keep_valid
 from pipeline.scheduling.plan import RunSpec
@@ -36,10 +37,15 @@ def still_valid(spec: RunSpec, receipts: Iterable[Receipt]) -> KnownStages:
     """
     known, last, again = KnownStages(spec.stages), _LastPixels(spec), _Log(spec)
     kept: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+
+    def written(image: Image) -> str:
+        return hashes.get(image.name) or hashes.setdefault(image.name, hash_values(*spec.job.exports_of(image)))
+
     for receipt, state, place, missing in _with_missing_files(spec, known, receipts):
         if phase(receipt.phase).keeps_mask:
             kept[receipt.image] = receipt.payload
-        if receipt.written not in ("", spec.plan["written"]):
+        if receipt.written and receipt.written != written(state.stage.blocks[0].image):
             again.tell(receipt, "for other writers, or classes of other names or colours")
         elif any(not _is_temporary(key) for key in missing):
             again.tell(receipt, "its files are gone")

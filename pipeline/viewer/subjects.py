@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Config
+from pipeline.engine import mask_store
 from pipeline.errors import GigasegError
 from pipeline.geometry import Box
 from pipeline.inputs import TRUTH_READER, Catalogue, Image, ListedImage, TruthMap, list_images, open_truth, read_headers
@@ -162,13 +163,17 @@ class Subjects:
 
     def _store_key(self, name: str) -> str:
         """Return the key of the group whose level 0 is written block by block."""
-        working = f"working/{name}{ZARR}"
+        working, temporary = f"working/{name}{ZARR}", mask_store(name)
+        if self._folder.storage.size(f"{temporary}/0/zarr.json") is not None:
+            return temporary
         return working if working in self._plan["outputs"] else f"masks/{name}{ZARR}"
 
     def _mask(self, name: str, shape: tuple[int, int], *, is_finished: bool) -> IdSource | None:
-        """Return the mask: its block store, or the file that an image of one block was exported to."""
+        """Return the mask: its block store, or the file that it was exported to where no store is kept."""
         storage, key = self._folder.storage, self._store_key(name)
-        if storage.size(f"{key}/0/zarr.json") is not None:
+        if is_finished and key == mask_store(name):
+            key = ""  # it is about to be removed
+        if key and storage.size(f"{key}/0/zarr.json") is not None:
             return self._stored(storage.below(key), shape, has_pyramid=is_finished)
         for spec in self._config.writers:
             writer = _writer(spec)
@@ -195,7 +200,13 @@ class Subjects:
     def _read(self, path: str, reader: Mapping[str, Any], shape: tuple[int, int]) -> IdSource:
         """Return the pixels of a mask of any format."""
         convert = partial(_mask_ids, len(self._plan["classes"]), fill_of(self._plan))
-        return IdSource(path, shape, {1: lambda: build("readers", reader).open(path)}, convert, self._files)
+        levels: tuple[tuple[int, int], ...] = ()
+        with suppress(GigasegError, OSError), build("readers", reader).open(path) as raster:  # else reading pixels says what is wrong
+            levels = raster.header.levels
+        steps = {2**number: number for number, level in enumerate(levels) if level == tuple(-(-side // 2**number) for side in shape)}
+        opened = {step: {**reader, "level": number} if number else reader for step, number in (steps or {1: 0}).items()}
+        openers = {step: partial(build("readers", spec).open, path) for step, spec in {1: reader, **opened}.items()}
+        return IdSource(path, shape, openers, convert, self._files)
 
     def _scored_masks(self, image: Image) -> tuple[IdSource, IdSource | None]:
         """Return the mask that was scored; of a label image its objects are the mask, and their ids are shown as well."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from pipeline.geometry import Box
-from pipeline.raster import Header, MapGrid, Part, Raster, map_grid, map_tags
+from pipeline.raster import Header, MapGrid, Part, Raster, affine, map_grid, map_tags
 from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers._cog_layout import attribute_table, has_attribute_table, write_mask_levels, write_probability_levels
@@ -25,6 +25,8 @@ __all__ = ["Cog"]
 
 TABLE_SUFFIX = ".aux.xml"  # beside a raster: what its format cannot hold, as GDAL reads it
 TILE = 512
+CRS_TAGS = ("34735", "34736", "34737")  # GeoKeys and their values
+ANYWHERE = {"33550": {"type": 12, "value": [2.0, 2.0, 0.0]}, "33922": {"type": 12, "value": [0.0] * 3 + [1.0, 1.0, 0.0]}}
 CACHE_MIB = 64  # of GDAL's blocks, in the process
 
 
@@ -134,8 +136,11 @@ class Cog(Writer):
 
 def is_georeferenced(header: Header) -> bool:
     """Whether the coordinate system and the place of an image on it are known; needs rasterio."""
+    keys = {code: header.georeference[code] for code in CRS_TAGS if code in header.georeference}
+    if not keys or affine(header.georeference) is None:
+        return False
     try:
-        return map_grid(header.georeference) is not None
+        return map_grid({**keys, **ANYWHERE}) is not None  # the same for all tiles of a map: read once
     except Exception:  # noqa: BLE001 - tags of others, which GDAL may refuse in any way
         return False
 

@@ -102,7 +102,7 @@ def test_killed_during_the_removal(engine, scene, removed):
     whole = engine(**COG, output="whole")
 
     def half(storage, image):
-        root = storage.root / mask_store(image)
+        root = storage.root / mask_store(image.name)
         if removed == "metadata":
             (root / "0" / "zarr.json").unlink()
         else:

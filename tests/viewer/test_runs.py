@@ -265,3 +265,15 @@ def test_errors_are_named_as_in_the_report(names, number):
     assert len(keys) == number
     assert [one["name"].partition(":")[0] for one in keys] == ["false", "missed", "wrong class"][:number]
     assert len({one["color"] for one in keys}) == number
+
+
+def test_a_mask_whose_file_took_the_place_of_its_blocks_is_shown(scene, opened, tmp_path):
+    """At every step the picture is that of a run which keeps its blocks; smaller ones come from the overviews of the file."""
+    pytest.importorskip("rasterio")
+    shutil.copytree(scene, tmp_path / "scene")
+    folder = run_scene(tmp_path / "scene", "cog", writers=[{"name": "cog"}])
+    assert not list(folder.rglob("*.ome.zarr"))
+    plain = opened(run_scene(tmp_path / "scene", "modes", writers=[{"name": "ome_zarr", "downsample": "mode"}]))
+    page = opened(folder)
+    for step in (1, 2):
+        np.testing.assert_array_equal(page.picture("mask", step), plain.picture("mask", step))

@@ -32,7 +32,7 @@ class Finish(Phase[None, None]):
 
     def key_parts(self, job: Job, image: Image) -> tuple[Any, ...]:
         """Classes and writers."""
-        return job.exports
+        return job.exports_of(image)
 
     def reads_parts_of(self, job: Job, image: Image) -> Sequence[str]:
         """The blocks of a mask whose place a file takes."""

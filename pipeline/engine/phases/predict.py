@@ -90,7 +90,7 @@ class Predict(Phase[BlockPixels | JoinedBlock, Predicted]):
         fields: ReceiptFields = {"digest": pixel_digest(mask_YX), "files": files, "counts": worked.counts}
         notes = (*worked.notes, *stain_notes(block))
         if job.is_single(block.image):
-            fields["written"] = hash_values(*job.exports)
+            fields["written"] = hash_values(*job.exports_of(block.image))
             notes += leave_thumbnails(job, block.image, ArrayRaster(mask_YX))
         return {**fields, "truth_error": worked.truth_error, "notes": notes}
 
