@@ -124,7 +124,6 @@ def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
     """Yield the problems of the writers: none keeps the mask, one file twice, an image that one cannot write, missing packages."""
     config = catalogue.config
     writers = {spec["name"]: build("writers", spec, "writers") for spec in config.writers}
-    stacks = [image.name for image in catalogue.images if image.header.num_planes > 1]
     if writers and not any(writer.holds_mask for writer in writers.values()):  # a training has no writers
         yield Problem(config.where("writers"), ", ".join(writers), "a writer of masks beside it", "Add ome_zarr.")
     files: dict[tuple[str, str], str] = {}
@@ -132,6 +131,7 @@ def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
         where = config.where(f"writers.{index}")
         if (other := files.setdefault((writer.folder, writer.suffix), name)) != name:
             yield Problem(where, f"{name}, which writes {writer.folder}/NAME{writer.suffix}, as {other} does", "one writer a file", "Choose another format, or leave one out.")
+        stacks = [image.name for image in catalogue.images if image.header.num_planes > 1 and writer.takes(image.header)]
         if stacks and not writer.takes_stack:
             yield Problem(where, name, f"images of one plane; {stacks[0]} is a stack", "Use ome_tiff, or choose a plane: reader.planes.")
         if command := writer.missing():
