@@ -134,8 +134,8 @@ def evaluate(
 
     Args:
         pred: masks of class ids: a path, a glob, a run, an array, or several of these as in :func:`segment`.
-        truth: a path or template, a mapping such as ``{"path": "a.gpkg", "attribute": "class"}``, an array, or a mapping from names of
-            masks to arrays.
+        truth: a path or template, a mapping such as ``{"path": "a.gpkg", "attribute": "class"}``, an array, a mapping from names of
+            masks to arrays, or an earlier run, for what its classes have become (:attr:`Report.change`).
         classes: the list of classes of a config, or a YAML file with it; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out of every count.
         instances: whether the masks are label images, which hold ids of objects, to be matched with the truth objects.
@@ -144,7 +144,8 @@ def evaluate(
     Raises:
         InputError: the input is wrong, or a mask holds a value that is no class id.
     """
-    inputs = gather_inputs(pred.storage.url if isinstance(pred, Run) else pred, truth, mosaics=False)
+    earlier = truth.storage.url if isinstance(truth, Run) else truth
+    inputs = gather_inputs(pred.storage.url if isinstance(pred, Run) else pred, earlier, mosaics=False)
     images = [text if is_url(text) or is_sample(text) else absolute_path(text, Path.cwd()) for text in inputs.images]
     specs = listed_classes(Path(classes)) if isinstance(classes, str | PathLike) else _plain(classes)
     scratch = TemporaryDirectory(prefix="gigaseg-scores-") if output is None else nullcontext(fspath(output))

@@ -91,6 +91,14 @@ class Report(_Content):
         return None if matrix is None else pd.DataFrame(matrix, index=names, columns=names)
 
     @property
+    def change(self) -> pd.DataFrame:
+        """One row per pair of classes: ``from`` (truth), ``to`` (predicted), ``pixels``, ``area`` in square metres.
+
+        There are no rows where no maps were compared.
+        """
+        return _frame(self.content.get("change") or (), ["from", "to", "pixels", "area"])
+
+    @property
     def failures(self) -> pd.DataFrame:
         """One row a failure: ``image``, ``block``, ``phase``, ``cause``, ``attempts``; no rows where nothing failed."""
         return _frame(self.content["failures"], ["image", "block", "phase", "cause", "attempts"])

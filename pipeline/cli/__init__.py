@@ -230,7 +230,9 @@ def watch(
 @app.command()
 def evaluate(
     pred: Annotated[str, typer.Option("--pred", metavar="P", help="Masks that hold class ids: a file, folder or glob.")],
-    truth: Annotated[str, typer.Option("--truth", metavar="T", help="Masks or polygons: a file, folder or pattern, truth/{stem}.png.")],
+    truth: Annotated[
+        str, typer.Option("--truth", metavar="T", help="Masks or polygons: a file, folder, truth/{stem}.png; or an earlier run.")
+    ],
     output: Output,
     classes: Annotated[Path | None, typer.Option("--classes", metavar="FILE.yaml", help="The `classes` list of a config.")] = None,
     ignore: Annotated[
