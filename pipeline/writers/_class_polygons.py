@@ -86,11 +86,11 @@ def class_polygons(
     numbers = np.arange(1, np.iinfo(meta.dtype).max + 2, dtype=np.int32)
     numbers[[meta.fill] if background else [0, meta.fill]] = 0
     for y0 in range(0, height, BAND_ROWS):
-        band_YX = numbers[mask.read(Box(y0, 0, min(y0 + BAND_ROWS, height), width), plane)[0]]
-        kept = _kept_points(band_YX, y0, simplify) if simplify else None
+        band_YX = mask.read(Box(y0, 0, min(y0 + BAND_ROWS, height), width), plane)[0]
+        kept = _kept_points(band_YX, numbers, y0, simplify) if simplify else None
         rows = max(1, STRIP_PIXELS // width)
         for y in range(0, len(band_YX), rows):
-            yield from sweep.add(band_YX[y : y + rows], y0 + y, kept)
+            yield from sweep.add(numbers[band_YX[y : y + rows]], y0 + y, kept)
 
 
 def _label(numbers_YX: NDArray[np.int32], background: int) -> tuple[Ints, int]:
@@ -101,14 +101,14 @@ def _label(numbers_YX: NDArray[np.int32], background: int) -> tuple[Ints, int]:
     return labels_YX, int(highest)
 
 
-def _kept_points(band_YX: NDArray[np.int32], y0: int, simplify: float) -> Ints:
-    """Return the points inside cells that simple edges keep, as sorted numbers ``y * (width + 1) + x``."""
+def _kept_points(band_YX: NDArray[Any], numbers: NDArray[np.int32], y0: int, simplify: float) -> Ints:
+    """Return the points inside cells that simple edges keep, as sorted numbers ``y * (width + 1) + x``; ``numbers`` are by class id."""
     import shapely
 
     width, keys = band_YX.shape[1], [np.zeros(0, np.int64)]
     for y in range(0, len(band_YX), CELL):
         for x in range(0, width, CELL):
-            labels_YX, highest = _label(band_YX[y : y + CELL, x : x + CELL], -1)
+            labels_YX, highest = _label(numbers[band_YX[y : y + CELL, x : x + CELL]], -1)
             if highest > 1:
                 polygons = join_corners(find_corners(np.pad(labels_YX, 1), y0 + y, x, junctions=True), highest)
                 simple = shapely.coverage_simplify(polygons, simplify, simplify_boundary=False)
