@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -105,14 +105,14 @@ class NoData:
     """Values of pixels without data."""
 
     header: float | None = None  # one value for all channels
-    stored: tuple[float | None, ...] = ()  # of each stored band that is read, where the header cannot hold it; NaN compares as equal
+    stored: Mapping[int, float | None] = field(default_factory=dict)  # by band, where the header cannot hold it
     notes: tuple[str, ...] = ()
 
-    def has_data(self, stored_BYX: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """Return where a band holds another value than its own; bands without one do not count."""
+    def has_data(self, stored_BYX: NDArray[Any], bands: Sequence[int]) -> NDArray[np.bool_] | None:
+        """Return where a band holds another value than its own, NaN being one; bands without a value do not count."""
         found_YX: NDArray[np.bool_] | None = None
-        for band_YX, value in zip(stored_BYX, self.stored, strict=False):
-            if value is not None:
+        for band_YX, band in zip(stored_BYX, bands, strict=True):
+            if (value := self.stored.get(band)) is not None:
                 differs_YX = ~np.isnan(band_YX) if math.isnan(value) else band_YX != value
                 found_YX = differs_YX if found_YX is None else found_YX | differs_YX
         return found_YX
@@ -135,7 +135,7 @@ def nodata_of(dataset: rasterio.DatasetReader, bands: Bands, chosen: Sequence[in
         return NoData(values[0])
     note = ", ".join("none" if value is None else f"{value:g}" for value in values[:8])
     rule = f"bands declare different values without data ({note}): a pixel has no data where each that declares one holds its own"
-    return NoData(None, tuple(values), (rule,) if len(different) > 1 else ())
+    return NoData(None, dict(zip(chosen, values, strict=True)), (rule,) if len(different) > 1 else ())
 
 
 def is_lossy(dataset: rasterio.DatasetReader, path: str) -> bool:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import rasterio
 
-__all__ = ["CACHE_BYTES", "driver_of", "gdal", "open_dataset"]
+__all__ = ["CACHE_BYTES", "driver_of", "gdal", "lacking_driver", "open_dataset"]
 
 CACHE_BYTES = 1 << 26  # GDAL's cache of decoded blocks, which all open images of a process share
 NETWORK_DRIVERS = ("DAAS", "EEDA", "EEDAI", "GTI", "HTTP", "KMLSUPEROVERLAY", "MRF", "PLMOSAIC", "STACIT", "STACTA", "WCS", "WMS", "WMTS")
 """Drivers of files that may name a server, or files anywhere: a file on a disk must not make GDAL ask for them."""
 OTHER_DRIVERS = ("DERIVED", "MEM", "Memory", "PNM")  # of no file; and the last leaves numbers unset that GDAL gives as its transform
+RARE_DRIVERS = {".ecw": "ECW", ".kea": "KEA", ".sid": "MrSID"}  # by suffix; of formats that few builds of GDAL read
 OPTIONS = {
     "GDAL_NUM_THREADS": "1",  # threads are the run's own
     "VRT_NUM_THREADS": "1",
@@ -48,6 +49,12 @@ def _prepare() -> None:
 
     set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
+
+
+def lacking_driver(path: str) -> str:
+    """Return the driver that a file needs by its suffix, and that this GDAL lacks; empty where nothing is lacking."""
+    name = RARE_DRIVERS.get(path.lower()[-4:], "")
+    return name if name not in _drivers() else ""
 
 
 @cache

@@ -30,6 +30,7 @@ FILE_TAGS = ("SourceFilename", "SourceDataset", "CutlineDataset")
 LOCAL_PREFIXES = ("GTIFF_DIR", "GPKG", "HDF4_SDS", "HDF5", "NETCDF", "NITF_IM", "SENTINEL2_L1B", "SENTINEL2_L1C", "SENTINEL2_L2A")
 """Of names of one image of several in a file of this machine, such as ``NETCDF:"a.nc":height``."""
 LOCAL_ROOTS = ("VRTDataset", "Dimap_Document")  # of XML that GDAL opens without a server
+OUTSIDE = re.compile(r"\.gti\.|\.kmz$", re.IGNORECASE)  # files that may name servers themselves
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 
@@ -202,7 +203,7 @@ class _Parsed:
         for element in [one for one in self.root.iter() if one.tag in FILE_TAGS]:
             text = (element.text or "").strip()
             prefix = re.match(r"([A-Za-z][A-Za-z0-9_]+):", text) if not os.path.isfile(os.path.join(self.folder, text)) else None  # noqa: PTH113, PTH118 - a colon in a file name
-            if "://" in text or text.startswith(("<", "{")) or (prefix and prefix[1] not in LOCAL_PREFIXES):
+            if "://" in text or text.startswith(("<", "{")) or OUTSIDE.search(text) or (prefix and prefix[1] not in LOCAL_PREFIXES):
                 self._refuse(text)
             name = _path_of(element, self.folder)
             if name and not os.path.isabs(name):  # noqa: PTH117 - of many names, quickly

@@ -219,8 +219,10 @@ def _codestream(siz: bytes, cod: bytes, cocs: list[bytes], tile_bytes: Mapping[i
     bits = tuple((depth & 0x7F) + 1 for depth, _, _ in components)
     signs = {depth >> 7 for depth, _, _ in components}
     if len(signs) != 1 or max(bits) > 16:
-        kind = ManyBits if len(signs) == 1 else InputError
-        raise kind(Problem(path, f"JPEG 2000 components of {sorted(set(bits))} bits", "at most 16 bits, all with or all without a sign"))
+        kind, fix = (ManyBits, 'GDAL reads files of a disk: pip install "gigaseg[geo]"') if len(signs) == 1 else (InputError, "")
+        raise kind(
+            Problem(path, f"JPEG 2000 components of {sorted(set(bits))} bits", "at most 16 bits, all with or all without a sign", fix)
+        )
     if not (x0 < x1 < 2**31 and y0 < y1 < 2**31 and tile_x and tile_y and all(dx and dy for _, dx, dy in components)):
         raise InputError(Problem(path, f"an image of {x1 - x0} x {y1 - y0} pixels", "at least one pixel, and fewer than 2**31 a side"))
     short = 2 if count < 257 else 3

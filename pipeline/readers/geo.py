@@ -19,7 +19,7 @@ from pipeline.raster import Header, Raster
 from pipeline.readers import Member, Reader
 from pipeline.readers._files import bare_path, is_remote, opening, reading
 from pipeline.readers._geo_bands import Bands, NoData, check_size, files_looked_at, is_lossy, memory_of, nodata_of
-from pipeline.readers._geo_dataset import gdal, open_dataset
+from pipeline.readers._geo_dataset import gdal, lacking_driver, open_dataset
 from pipeline.readers._geo_place import place_of_dataset
 from pipeline.readers._geo_vrt import Coverage, Vrt, is_vector_vrt, named_files, read_vrt
 from pipeline.readers._layout import Layout, check_level, color_notes, make_header, resolve_layout
@@ -74,6 +74,8 @@ class Geo(Reader):
         file = bare_path(path)
         if is_remote(path):
             return "not read over a network"
+        if name := lacking_driver(path):
+            return f"rasterio of this installation has no driver {name}"
         try:
             if file.lower().endswith(".gpkg"):
                 return "" if _has_tiles(file) else "a GeoPackage of features, without an image"
@@ -92,6 +94,9 @@ class Geo(Reader):
     def open(self, path: str) -> Iterator[Raster]:
         """Open a file; nothing is decoded yet."""
         with opening(path), gdal():
+            if name := lacking_driver(path):
+                fix = "Convert it to GeoTIFF where GDAL has the driver, or install a rasterio that has it, such as conda-forge's."
+                raise InputError(Problem(path, f"a format of GDAL's driver {name}, which rasterio of this installation lacks", "", fix))
             raster = _open(self, path)
         try:
             yield raster
@@ -216,9 +221,12 @@ def _layout(options: Geo, bands: Bands, shape: tuple[int, int], path: str) -> La
 class _Stored:
     """Which bands are read, and what declares missing data."""
 
-    def __init__(self, chosen: tuple[int, ...], alpha: int | None, masks: tuple[int, ...], coverage: Coverage | None) -> None:
+    def __init__(
+        self, chosen: tuple[int, ...], alpha: int | None, masks: tuple[int, ...], coverage: Coverage | None, *, is_shared: bool
+    ) -> None:
         self.chosen = chosen  # bands of all planes and channels, numbered from 0, for which masks and values are asked
         self.alpha, self.masks, self.coverage = alpha, masks, coverage
+        self.is_shared = is_shared  # whether all bands have the mask of one
 
     @property
     def has_mask(self) -> bool:
@@ -238,7 +246,7 @@ class _Stored:
             band for band, one in zip(chosen, flags, strict=True) if not set(one) & {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
         ]
         shared = [band for band in masked if MaskFlags.per_dataset in dataset.mask_flag_enums[band]]
-        return cls(chosen, alpha, tuple(shared[:1] or dict.fromkeys(masked)), coverage)
+        return cls(chosen, alpha, tuple(shared[:1] or dict.fromkeys(masked)), coverage, is_shared=bool(shared))
 
 
 class _GeoRaster(Raster):
@@ -302,10 +310,12 @@ class _GeoRaster(Raster):
             bands_BYX = self._read(dataset, box, both)
             declared = [bands_BYX[-1] != 0] if stored.alpha is not None else []
             bands_BYX = bands_BYX[: len(indices)]
-            if masks := [band for band in stored.masks if band in indices or len(stored.masks) == 1]:
+            if masks := [band for band in stored.masks if band in indices or stored.is_shared]:
                 masks_BYX = dataset.read_masks([band + 1 for band in masks], window=_window(box))
                 declared.append((masks_BYX != 0).any(axis=0))
-        declared += [one for one in (self._nodata.has_data(bands_BYX), self._covered(box), self._opaque(bands_BYX)) if one is not None]
+        declared += [
+            one for one in (self._nodata.has_data(bands_BYX, indices), self._covered(box), self._opaque(bands_BYX)) if one is not None
+        ]
         declared_YX = np.logical_and.reduce(declared) if declared else None
         return self._pixels(bands_BYX), declared_YX
 

@@ -194,6 +194,31 @@ def test_values_without_data_of_each_band(values, in_header, tmp_path):
     assert whole(path, nodata="none")[0].nodata is None
 
 
+def test_each_plane_has_its_own_value_without_data(tmp_path):
+    """Where bands are planes, the value without data of a plane is that of its band."""
+    path = write(tmp_path / "a.tif", pixels(2) % 3)
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><NoDataValue>{band}</NoDataValue><SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>'
+        for band in (1, 2)
+    )
+    (tmp_path / "a.vrt").write_text(f'<VRTDataset rasterXSize="130" rasterYSize="150">{bands}</VRTDataset>')
+    assert Path(path).exists()
+    with opened(tmp_path / "a.vrt", axes="zyx") as raster:
+        for plane in (0, 1):
+            pixels_CYX, valid_YX = raster.read_valid(Box(0, 0, 150, 130), plane)
+            np.testing.assert_array_equal(valid_YX, pixels_CYX[0] != plane + 1)
+
+
+def test_a_format_without_a_driver_is_told(tmp_path, monkeypatch):
+    """Formats that few builds of GDAL read are left out of folders, and refused where they are named, with the driver's name."""
+    monkeypatch.setattr("pipeline.readers._geo_dataset._drivers", lambda: ["GTiff"])
+    (tmp_path / "a.ecw").write_bytes(b"data")
+    assert build("readers", {"name": "auto"}).why_not(str(tmp_path / "a.ecw")) == "rasterio of this installation has no driver ECW"
+    with pytest.raises(InputError, match=r"a\.ecw.*driver ECW, which rasterio of this installation lacks.*Convert it to GeoTIFF"):
+        opened(tmp_path / "a.ecw").__enter__()
+
+
 def test_a_palette_is_colors_or_indices(tmp_path):
     """As with other readers, a palette is read as its colours, or by `palette: index` as it is; a transparent entry is no data."""
     indices = pixels() % 5
@@ -331,6 +356,21 @@ def test_a_name_without_a_reader_is_tried_by_gdal(tmp_path):
     (tmp_path / "c.dat").write_text("no image")
     with pytest.raises(InputError, match="suffix '.dat'"), opened(tmp_path / "c.dat"):
         pass
+
+
+def test_without_rasterio_all_else_works(tmp_path, monkeypatch):
+    """Without the extra, an unknown suffix is refused as such, a VRT by the command that installs it, and JPEG 2000 of 20 bits likewise."""
+    path = write(tmp_path / "scene.dat", pixels(2), "ENVI")
+    write(tmp_path / "a.jp2", pixels(dtype="uint32"), "JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES", NBITS="20")
+    monkeypatch.setattr("pipeline.readers._is_installed", lambda package: package != "rasterio")
+    assert build("readers", {"name": "auto"}).companions(path) == ()
+    for name, message in (
+        ("scene.dat", r"suffix '\.dat'"),
+        ("a.vrt", r'pip install "gigaseg\[geo\]"'),
+        ("a.jp2", r'pip install "gigaseg\[geo\]"'),
+    ):
+        with pytest.raises(InputError, match=message), opened(tmp_path / name):
+            pass
 
 
 def test_reading_leaves_no_trace(tmp_path):

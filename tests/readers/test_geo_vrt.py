@@ -12,6 +12,7 @@ import rasterio.shutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.geometry import Box
@@ -104,6 +105,19 @@ def warped_vrt(folder):
     return str(folder / "warped.vrt")
 
 
+def test_a_run_over_a_vrt(tiles, tmp_path, capsys):
+    """The mask lies where the VRT lies, and has no prediction where its files are missing; the run ends well and tells of them."""
+    path = vrt(tiles / "m.vrt", places(), (128, 96))
+    (tiles / "tiles/t1.tif").unlink()
+    text = f"images: {path}\nmodel: {{name: histogram, classes: 2}}\nwriters: [{{name: tiff}}]\ncompute: {{runner: serial}}\noutput: out\n"
+    (tmp_path / "run.yaml").write_text(text)
+    assert main(["run", str(tmp_path / "run.yaml")]) == 0
+    with rasterio.open(tmp_path / "out/masks/m.tif") as mask, rasterio.open(path) as image:
+        assert (mask.transform, mask.crs) == (image.transform, image.crs)
+        np.testing.assert_array_equal(mask.read(1) != 255, expected(missing=(1,))[1])
+    assert "1 of 4 files that the VRT names do not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("missing", [(), (0,)])
 @pytest.mark.parametrize("relative", [True, False])
 def test_a_vrt_of_vrts(relative, missing, tiles):
@@ -167,6 +181,8 @@ def test_coverage_is_the_union_of_its_rectangles(corners, height, width):
         "WMS:http://127.0.0.1:9/",
         "<GDAL_WMS><Service name='TMS'><ServerUrl>http://127.0.0.1:9/</ServerUrl></Service></GDAL_WMS>",
         "wms.xml",
+        "index.gti.gpkg",
+        "globe.kmz",
     ],
 )
 def test_a_vrt_asks_no_server(name, tiles):
