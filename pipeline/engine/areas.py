@@ -37,7 +37,7 @@ def areas_key(job: Job, image: Image) -> str:
 
 
 def count_areas(job: Job, block: Block, mask_YX: NDArray[Any], truth_YX: NDArray[Any] | None, zones: ImageZones | None) -> AreaSums:
-    """Count the pixels and areas of a block.
+    """Count the pixels and areas of a block, piece by piece.
 
     Args:
         job: what every actor is told.
@@ -46,61 +46,64 @@ def count_areas(job: Job, block: Block, mask_YX: NDArray[Any], truth_YX: NDArray
         truth_YX: class ids; other values are ignored; None: there is no truth.
         zones: the zones of the image; None: there are none.
     """
-    header, num_codes = block.image.header, job.num_classes + 1
-    codes_YX = np.where(mask_YX == job.fill, job.num_classes, mask_YX).astype(np.intp)
-    rows_YX = np.broadcast_to(np.arange(block.box.shape[0], dtype=np.intp)[:, None], block.box.shape)
-    areas = None if has_equal_rows(header) else row_areas(header, block.box.y0, block.box.y1)
+    header, box, sums = block.image.header, block.box, AreaSums()
+    areas = None if has_equal_rows(header) else row_areas(header, box.y0, box.y1)
     areas_Y = None if areas is None else whole_areas(areas)
-    sums = AreaSums()
-    if areas_Y is not None:
-        sums.predicted = AreaCounts.of(codes_YX.ravel(), rows_YX.ravel(), num_codes, areas_Y)
-        if truth_YX is not None:
-            scored_YX = (truth_YX < job.num_classes) & (codes_YX < job.num_classes)
-            sums.truth = AreaCounts.of(truth_YX[scored_YX].astype(np.intp), rows_YX[scored_YX], num_codes, areas_Y)
-    if zones is not None:
-        _count_zones(sums, _Pixels(codes_YX, rows_YX, num_codes, areas_Y), block.box, zones)
+    for piece in _pieces(box):
+        here = piece.relative_to(box).slices
+        of_rows = None if areas_Y is None else areas_Y[here[0]]
+        pixels = _Pixels.of(mask_YX[here], job, of_rows)
+        if areas_Y is not None:
+            sums.predicted = _sum(sums.predicted, pixels.count(np.ones(piece.shape, np.bool_)))
+            if truth_YX is not None:
+                scored_YX = (truth_YX[here] < job.num_classes) & (pixels.codes_YX < job.num_classes)
+                sums.truth = _sum(sums.truth, _Pixels.of(truth_YX[here], job, of_rows).count(scored_YX))
+        if zones is not None:
+            _count_zones(sums, pixels, piece, zones)
     return sums
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """The codes of a block and their rows, both (Y, X)."""
+    """The codes of a piece (Y, X): classes, and behind them no prediction; and the area of a pixel of each row."""
 
     codes_YX: NDArray[np.intp]
-    rows_YX: NDArray[np.intp]
     num_codes: int
     areas_Y: Sequence[int] | None
 
-    def count(self, here: tuple[slice, slice], covered_YX: NDArray[np.bool_]) -> AreaCounts:
+    @classmethod
+    def of(cls, ids_YX: NDArray[Any], job: Job, areas_Y: Sequence[int] | None) -> _Pixels:
+        """Take class ids over; the fill value means no prediction."""
+        return cls(np.where(ids_YX == job.fill, job.num_classes, ids_YX).astype(np.intp), job.num_classes + 1, areas_Y)
+
+    def count(self, covered_YX: NDArray[np.bool_], here: tuple[slice, slice] = (slice(None), slice(None))) -> AreaCounts:
         """Count the covered pixels of a part."""
-        return AreaCounts.of(self.codes_YX[here][covered_YX], self.rows_YX[here][covered_YX], self.num_codes, self.areas_Y)
+        rows_YX = np.broadcast_to(np.arange(len(self.codes_YX))[:, None], self.codes_YX.shape)
+        return AreaCounts.of(self.codes_YX[here][covered_YX], rows_YX[here][covered_YX], self.num_codes, self.areas_Y)
 
 
-def _count_zones(sums: AreaSums, pixels: _Pixels, box: Box, zones: ImageZones) -> None:
+def _count_zones(sums: AreaSums, pixels: _Pixels, piece: Box, zones: ImageZones) -> None:
     """Count each zone: overlapping zones each count their pixels; polygons of one name are one zone, which counts a pixel once."""
-    outside = AreaCounts.of(np.zeros(0, np.intp), np.zeros(0, np.intp), pixels.num_codes, pixels.areas_Y)
-    for piece in _pieces(box):
-        inside_YX = np.zeros(piece.shape, np.bool_)
-        shared: dict[str, NDArray[np.bool_]] = {}
-        for index, part, covered_YX in zones.layer.covered(piece):
-            here, name = part.relative_to(piece).slices, zones.names[index]
-            inside_YX[here] |= covered_YX
-            if name in zones.shared:
-                shared.setdefault(name, np.zeros(piece.shape, np.bool_))[here] |= covered_YX
-            else:
-                _add(sums, name, pixels.count(part.relative_to(box).slices, covered_YX))
-        for name, covered_YX in shared.items():
-            _add(sums, name, pixels.count(piece.relative_to(box).slices, covered_YX))
-        outside += pixels.count(piece.relative_to(box).slices, ~inside_YX)
-    sums.outside = outside
+    inside_YX = np.zeros(piece.shape, np.bool_)
+    shared: dict[str, NDArray[np.bool_]] = {}
+    for index, part, covered_YX in zones.layer.covered(piece):
+        here, name = part.relative_to(piece).slices, zones.names[index]
+        inside_YX[here] |= covered_YX
+        if name in zones.shared:
+            shared.setdefault(name, np.zeros(piece.shape, np.bool_))[here] |= covered_YX
+        else:
+            sums.zones[name] = _sum(sums.zones.get(name), pixels.count(covered_YX, here))
+    for name, covered_YX in shared.items():
+        sums.zones[name] = _sum(sums.zones.get(name), pixels.count(covered_YX))
+    sums.outside = _sum(sums.outside, pixels.count(~inside_YX))
 
 
-def _add(sums: AreaSums, name: str, counts: AreaCounts) -> None:
-    sums.zones[name] = sums.zones[name] + counts if name in sums.zones else counts
+def _sum(counts: AreaCounts | None, more: AreaCounts) -> AreaCounts:
+    return more if counts is None else counts + more
 
 
 def _pieces(box: Box) -> Iterator[Box]:
-    """Cut a box along lines of the image, so that each square of polygons is drawn once."""
+    """Cut a box along lines of the image: each square of polygons is drawn once, and little memory is needed."""
     for y in range(box.y0 // PIECE * PIECE, box.y1, PIECE):
         for x in range(box.x0 // PIECE * PIECE, box.x1, PIECE):
             if (piece := Box(y, x, y + PIECE, x + PIECE).intersection(box)) is not None:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,13 +124,13 @@ def find_zones(images: Sequence[Image], config: Config) -> tuple[list[Image], li
         return list(images), [], []
     where, missing, problems, notes = config.where("zones"), list[str](), list[Problem | str](), list[str]()
     found: list[Image] = []
-    template = as_spelled(config.zones.path)
+    template, file_of = as_spelled(config.zones.path), cache(lambda path: _zone_file(path, config))
     for image in images:
         matches = matching_files(template, image.name, image.path, ())
         if len(matches) > 1:
             problems.append(Problem(where, f"{len(matches)} files for {image.name!r}: {first_of(matches, 3)}", "one file for each image"))
         missing += [] if matches else [image.name]
-        found.append(replace(image, zones=_zone_file(matches[0], config)) if len(matches) == 1 else image)
+        found.append(replace(image, zones=file_of(matches[0])) if len(matches) == 1 else image)
     with_zones = [image for image in found if image.zones is not None]
     if missing and not with_zones:
         problems.append(Problem(where, repr(config.zones.path), "a file that exists", f"No zones for {first_of(missing, 3)}."))
