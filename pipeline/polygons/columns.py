@@ -27,7 +27,9 @@ def from_wkb(column: Any) -> NDArray[np.object_]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of geometries that cannot be repaired, which become None
-        found: NDArray[np.object_] = shapely.force_2d(shapely.from_wkb(column.to_numpy(zero_copy_only=False), on_invalid="fix"))
+        found: NDArray[np.object_] = shapely.from_wkb(column.to_numpy(zero_copy_only=False), on_invalid="fix")
+    if shapely.has_z(found).any():
+        found = shapely.force_2d(found)
     return found
 
 

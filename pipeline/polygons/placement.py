@@ -16,6 +16,7 @@ from pipeline.raster import Header, MapGrid, map_grid
 __all__ = ["Placement", "extent_text", "placement_of"]
 
 STRAIGHT = 0.1  # pixels by which an edge between two corners may differ from the curve that it is on the map of the image
+SHORT = 16.0  # pixels: shorter edges are straight to a tenth of a pixel, unless a pixel has more than 10 km
 MOST_PIECES = 1 << 12  # of one edge
 BATCH = 1 << 18  # corners that are transformed at a time: rasterio makes Python lists of them
 LONGITUDES = 360.0
@@ -97,17 +98,23 @@ class Placement:
         starts = np.ones(len(corners), bool)
         starts[np.asarray(offsets[0][1:], np.intp) - 1] = False  # the last corner of a ring begins no edge
         starts = np.flatnonzero(starts)
-        middles = to_map((corners[starts] + corners[starts + 1]) / 2)
-        away = self._from_map(middles) - self._from_map((moved[starts] + moved[starts + 1]) / 2)
+        step = np.zeros_like(corners)
+        step[starts] = corners[starts + 1] - corners[starts]
+        length = np.hypot(*(self._from_map(moved[starts]) - self._from_map(moved[starts + 1])).T)
+        is_wide = np.abs(step[starts]).max(axis=1) > 1 if _is_geographic(system) else False  # a parallel may end where it begins
+        starts = starts[(length > SHORT) | is_wide]
+        away = np.zeros(len(starts))
+        for share in (0.25, 0.5):
+            straight = moved[starts] + share * (moved[starts + 1] - moved[starts])
+            gap = self._from_map(to_map(corners[starts] + share * step[starts])) - self._from_map(straight)
+            away = np.maximum(away, np.hypot(*gap.T))
         pieces = np.ones(len(corners), np.intp)
-        pieces[starts] = np.clip(np.ceil(np.sqrt(np.hypot(*away.T) / STRAIGHT)), 1, MOST_PIECES).astype(np.intp)
+        pieces[starts] = np.clip(np.ceil(np.sqrt(away / STRAIGHT)), 1, MOST_PIECES).astype(np.intp)
         if (pieces == 1).all():
             return moved, offsets
         first = np.cumsum(pieces) - pieces
-        share = (np.arange(pieces.sum()) - np.repeat(first, pieces)) / np.repeat(pieces, pieces)
-        step = np.zeros_like(corners)
-        step[starts] = corners[starts + 1] - corners[starts]
-        dense = np.repeat(corners, pieces, axis=0) + share[:, None] * np.repeat(step, pieces, axis=0)
+        shares = (np.arange(pieces.sum()) - np.repeat(first, pieces)) / np.repeat(pieces, pieces)
+        dense = np.repeat(corners, pieces, axis=0) + shares[:, None] * np.repeat(step, pieces, axis=0)
         ends = np.append(first, pieces.sum())
         return to_map(dense), (ends[np.asarray(offsets[0], np.intp)], *offsets[1:])
 

@@ -24,7 +24,7 @@ from pipeline.storage import fetch, fetch_files
 __all__ = ["read_polygons"]
 
 WGS84 = "EPSG:4326"
-CACHE_BYTES = 256 << 20  # of layers that a process keeps, apart from the one it used last
+CACHE_BYTES = 64 << 20  # of layers that a process keeps, apart from the one it used last, and of the last file that was read whole
 _LAYERS: OrderedDict[str, PolygonLayer] = OrderedDict()
 _TABLES: dict[str, Table] = {}  # the last one that was read whole, for the next image
 _LOCK = threading.Lock()

@@ -44,7 +44,7 @@ CRS_MEMBER = re.compile(rb'"crs"\s*:\s*(\{|null)')
 PIXELS = "pixels"
 NO_SYSTEM = re.compile(r"Undefined|Unknown|^(LOCAL_CS|ENGCRS)", re.IGNORECASE)
 
-BYTES_A_POLYGON = 700  # Python object, GEOS geometry and entry of the tree
+BYTES_A_POLYGON = 900  # Python object, GEOS geometry and entry of the tree
 BYTES_A_CORNER = 32
 
 Bounds = tuple[float, float, float, float]

@@ -89,7 +89,7 @@ class _PolygonRaster(Raster):
             image.planes,
             georeference=image.georeference if layer.is_placed else {},
             nodata=nodata,
-            work_bytes=layer.nbytes,
+            work_bytes=2 * layer.nbytes,  # while it is read; half of it later
             notes=tuple(notes),
         )
 

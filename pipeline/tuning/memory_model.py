@@ -58,7 +58,11 @@ def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:
     own = image.grid.own if image.grid else header
     headers = [header, *([aligned_header(read_truth_header(image), own)] if image.truth else [])]
     decoded = sum(one.whole_bytes + one.work_bytes for one in headers) + _source_bytes(image, pixels)
-    return (readers + 1) * loaded + read + shared + network + results + readers * (decoded + copy)
+    once = 0
+    if image.truth_reader["name"] == "polygons":  # a layer is read once in a process, for all threads
+        once = headers[1].work_bytes
+        decoded -= once
+    return (readers + 1) * loaded + read + shared + network + results + readers * (decoded + copy) + once
 
 
 def _object_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:

@@ -227,6 +227,17 @@ def test_long_edges_follow_their_curve(tmp_path):
     )
 
 
+def test_a_belt_round_the_earth_covers_a_polar_map(tmp_path):
+    """An edge along a whole parallel ends where it begins: on a map of the pole it is a circle."""
+    header = header_of(3031, (10000.0, 0.0, -4000000.0, 0.0, -10000.0, 4000000.0), (800, 800))
+    layer = read_polygons(write(tmp_path / "a.gpkg", [box(-180, -80, 180, -65)], "EPSG:4326"), header)
+    radius = [
+        np.hypot(*transform_geom("EPSG:4326", "EPSG:3031", {"type": "Point", "coordinates": (0, lat)})["coordinates"]) for lat in (-65, -80)
+    ]
+    area = np.pi * (radius[0] ** 2 - radius[1] ** 2) / 10000**2
+    assert abs(drawn(layer, (800, 800)).sum() / area - 1) < 0.002
+
+
 def test_a_rotated_map_turns_the_polygons(tmp_path):
     """The inverse of the whole affine counts, not the pixel size alone."""
     turned = Affine.translation(500000, 4000000) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)
