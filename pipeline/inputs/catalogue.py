@@ -19,6 +19,7 @@ from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.headers import Image, UnreadableImage, read_headers
 from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.limits import set_huge_apart
+from pipeline.inputs.map_notes import map_notes
 from pipeline.inputs.objects import find_truth_ids, object_classes_of, object_notes, object_problems
 from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_checks import check_truth, truth_notes
@@ -100,7 +101,8 @@ def build_catalogue(config: Config, accepted: Collection[str] | None = None) -> 
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
-    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *fitted.notes, *zone_notes, *object_notes(instances, model)]
+    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *map_notes(images), *fitted.notes, *zone_notes]
+    notes += object_notes(instances, model)
     object_classes = object_classes_of(instances, classes)
     found = Catalogue(
         _with_default_writers(config, kept), model, kept, rejected, listed.left_out, classes, truth_map, instances, object_classes, notes

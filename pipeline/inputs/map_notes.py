@@ -1,0 +1,80 @@
+"""Notes on maps whose areas are not those on the ground."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.inputs.file_groups import first_of
+from pipeline.raster import Header, affine, beyond_pole, ground_size, has_equal_rows, map_grid
+
+if TYPE_CHECKING:
+    from pipeline.inputs.headers import Image
+
+__all__ = ["map_notes"]
+
+MOST_OFF = 0.01  # share of the area by which a map may differ from the ground before a note says so
+SIDE = 1000.0  # of the square that is compared, units of the map
+SYSTEM_TAGS = ("34735", "34736", "34737")
+ORIGIN = {"33550": {"type": 12, "value": [1.0, 1.0, 0.0]}, "33922": {"type": 12, "value": [0.0] * 6}}
+
+
+def map_notes(images: Sequence[Image]) -> list[str]:
+    """Return notes about maps that reach beyond a pole, and about projections whose areas are wrong by over 1 %.
+
+    A projection is looked at by PROJ, at the centre of its first image; without the extra ``geo`` none is.
+    """
+    beyond = [image.name for image in images if beyond_pole(image.header)]
+    note = "the map reaches beyond a pole, where nothing has an area: are latitude and longitude swapped?"
+    notes = [f"{first_of(beyond, 3)}: {note}"] if beyond else []
+    first: dict[str, Image] = {}
+    for image in images:
+        if image.header.unit == "meter" and has_equal_rows(image.header) and image.header.pixel_size_from != "reader.pixel_size":
+            system = json.dumps([image.header.georeference.get(tag) for tag in SYSTEM_TAGS], default=str)
+            first.setdefault(system, image)
+    for image in first.values() if importlib.util.find_spec("rasterio") else ():
+        ratio = _area_ratio(image.header)
+        if ratio is not None and abs(ratio - 1) > MOST_OFF:
+            what = f"areas of its map projection are {ratio:.3g} times those on the ground, and the report's are those of the map"
+            notes.append(f"{image.name}: {what}; reproject it, such as to UTM, with gdalwarp")
+    return notes
+
+
+def _area_ratio(header: Header) -> float | None:
+    """Return area on the map divided by area on the ground at the centre of an image; None: PROJ cannot tell."""
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform
+
+    matrix, grid = affine(header.georeference), map_grid({**_system(header.georeference), **ORIGIN})
+    if matrix is None or grid is None:
+        return None
+    center = matrix @ (header.shape[1] / 2, header.shape[0] / 2, 1.0)
+    east, north = center[0] + np.array([0, SIDE, SIDE, 0]), center[1] + np.array([0, 0, SIDE, SIDE])
+    try:
+        longitude, latitude = transform(grid.wkt, "EPSG:4326", east.tolist(), north.tolist())
+    except RasterioError:
+        return None
+    if not np.isfinite([longitude, latitude]).all():
+        return None
+    metres = ground_size(_at(float(np.mean(latitude)), header))
+    if metres is None:
+        return None
+    x, y = (np.asarray(longitude) - longitude[0] + 180) % 360 - 180, np.asarray(latitude)
+    square_degrees = abs(float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) / 2
+    unit = (header.pixel_size[0] / np.hypot(*matrix[:2, 1])) if header.pixel_size else 1.0  # metres in a unit of the map
+    return float((SIDE * unit) ** 2 / (square_degrees * metres[0] * metres[1])) if square_degrees else None
+
+
+def _system(georeference: Mapping[str, Any]) -> dict[str, Any]:
+    return {tag: georeference[tag] for tag in SYSTEM_TAGS if tag in georeference}
+
+
+def _at(latitude: float, header: Header) -> Header:
+    """Return the header of a pixel of one degree at a latitude, on the ellipsoid of a map."""
+    keys = {"34735": {"value": [1, 1, 0, 1, 1024, 0, 1, 2]}}
+    place = {"33550": {"value": [1.0, 1.0, 0.0]}, "33922": {"value": [0, 0, 0, 0, latitude + 0.5, 0]}}
+    return Header((1, 1), 1, header.dtype, pixel_size=(1.0, 1.0), unit="degree", georeference={**keys, **place})
