@@ -29,11 +29,13 @@ def image(crs, east, north, size=1.0, **changes):
     ],
 )
 def test_the_ratio_is_that_of_the_projection(crs, place, is_told):
-    """At the centre of the image, as PROJ gives the factors of the projection."""
+    """At the centre of the image, as PROJ's geodesics measure a square of 100 units."""
     pyproj = pytest.importorskip("pyproj", reason="the oracle of projections")
     found = image(crs, *place)
-    longitude, latitude = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(place[0] + 50, place[1] - 50)
-    expected = pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale
+    east, north = ([value + step for step in steps] for value, steps in zip(place, ((0, 100, 100, 0), (-100, -100, 0, 0)), strict=True))
+    corners = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(east, north)
+    square_metres = (100 * pyproj.CRS(crs).axis_info[0].unit_conversion_factor) ** 2
+    expected = square_metres / abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*corners)[0])
     assert _area_ratio(found.header) == pytest.approx(expected, rel=2e-3)
     assert bool(map_notes([found])) is is_told
 
