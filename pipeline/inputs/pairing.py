@@ -14,7 +14,10 @@ from pipeline.errors import InputError, Problem
 from pipeline.inputs.file_groups import first_of
 from pipeline.inputs.names import NameCandidate, cut_name
 from pipeline.inputs.samples import resolve_sample
+from pipeline.inputs.truth import TRUTH_READER
+from pipeline.plugins import build
 from pipeline.polygons import POLYGON_SUFFIXES, is_polygons
+from pipeline.raster import affine
 from pipeline.readers import exists_at, expand_url, folder_at, has_file, is_remote, is_web
 
 __all__ = ["matching_files", "pair_truth"]
@@ -31,7 +34,7 @@ def pair_truth(
 
     Args:
         template: the YAML's ``truth``: a path with ``{stem}``, ``{name}``, ``{image}`` or ``{folder}``, a folder of files with the
-            names of the images, ``sample:NAME``, a path, or None. Polygons in map coordinates may be one path for all images.
+            names of the images, ``sample:NAME``, a path, or None. A map, of polygons or of classes, may be one path for all images.
         images: NAME and path of each image.
         given: truth of each image from a CSV list, which wins over the template; None: the list gives none.
         where: name of the template in messages.
@@ -46,8 +49,8 @@ def pair_truth(
         return truths
     template = as_spelled(resolve_sample(template, where).truth.as_posix() if is_sample(template) else template)
     is_folder = not _PLACEHOLDER.search(template) and _is_folder(template)
-    if len(without) > 1 and not is_folder and not _PLACEHOLDER.search(template) and not is_polygons(template):
-        expected = "a path with {stem}, {name}, {image} or {folder}, or a folder: one file for each image"
+    if len(without) > 1 and not is_folder and not _PLACEHOLDER.search(template) and not _is_map(template):
+        expected = "a path with {stem}, {name}, {image} or {folder}, a folder, or a map: one file for each image, or coordinates"
         raise InputError(Problem(where, f"{template!r}, one path for {len(without)} images", expected))
     problems: list[Problem] = []
     names_in = cache(_names_in)
@@ -70,6 +73,19 @@ def pair_truth(
     if problems:
         raise InputError(problems)
     return truths
+
+
+def _is_map(path: str) -> bool:
+    """Whether a truth may be one file for several images: polygons, or classes with coordinates."""
+    if is_polygons(path):
+        return True
+    if not (exists_at(path) if is_remote(path) else exists(path)):
+        return False
+    try:
+        with build("readers", TRUTH_READER).open(path) as raster:
+            return affine(raster.header.georeference) is not None
+    except (InputError, OSError):
+        return False
 
 
 def _is_folder(path: str) -> bool:

@@ -45,7 +45,7 @@ def place_problems(image: Image, truth: Header) -> list[Problem | str]:
         return [f"{where}: {problem}" for problem in error.problems]
     if alignment is None:
         return [] if truth.shape == own.shape else [_other_size(where, own, truth)]
-    told = misplacement(own, truth, alignment)
+    told = misplacement(image, truth, alignment)
     return [Problem(where, told, "truth that covers a part of the image", "Is it the truth of another image?")] if told else []
 
 
@@ -59,7 +59,7 @@ def _size(header: Header) -> str:
     return " x ".join(str(side) for side in (*header.planes.values(), *header.shape))
 
 
-def misplacement(image: Header, truth: Header, alignment: Alignment) -> str:
+def misplacement(image: Image, truth: Header, alignment: Alignment) -> str:
     """Return where the truth lies if it covers no pixel of its image; else an empty text."""
     if alignment.share:
         return ""
@@ -70,8 +70,8 @@ def misplacement(image: Header, truth: Header, alignment: Alignment) -> str:
         if np.isfinite(gap) and round(abs(gap))
     ]
     away = f", {' and '.join(ways)} the image" if ways else ""
-    of_truth, of_image = (_extent(header, name) for header, name in zip((truth, image), alignment.systems, strict=True))
-    return f"coordinates beside the image: {of_truth}{away}; the image has {of_image}{_assumption(alignment)}"
+    of_truth, of_image = (_extent(header, name) for header, name in zip((truth, own_header(image)), alignment.systems, strict=True))
+    return f"coordinates beside the image {image.name}: {of_truth}{away}; the image has {of_image}{_assumption(alignment)}"
 
 
 def _extent(header: Header, system: str) -> str:

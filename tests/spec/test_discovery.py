@@ -336,7 +336,7 @@ def test_one_plain_truth_is_for_one_image(make, listed, tmp_path):
     """A path without a placeholder cannot be the truth of several images."""
     make("a.tif", "b.tif", "t.png")
     assert listed("a.tif", truth="t.png").images[0].truth == f"{tmp_path}/t.png"
-    assert "one path for 2 images; expected a path with {stem}, {name}, {image} or {folder}, or a folder" in told(
+    assert "one path for 2 images; expected a path with {stem}, {name}, {image} or {folder}, a folder, or a map" in told(
         listed("a.tif", "b.tif", truth="t.png")
     )
     assert "found no truth for any image" in told(listed("a.tif", truth="gone.png"))

@@ -123,7 +123,7 @@ BESIDE = {
 def test_truth_beside_its_image_is_refused(surveyed, name):
     """Truth that covers no pixel of its image is refused with both places and what lies between them."""
     image, truth, shape, told = BESIDE[name]
-    with pytest.raises(InputError, match=r"t\.tif: found coordinates beside the image: ") as refused:
+    with pytest.raises(InputError, match=r"t\.tif: found coordinates beside the image a: ") as refused:
         surveyed(image, truth, truth_shape=shape)
     assert told in str(refused.value)
     assert "expected truth that covers a part of the image" in str(refused.value)
@@ -322,3 +322,74 @@ def test_a_palette_truth_is_told_nothing(tmp_path):
     truth.save(tmp_path / "t.png", dpi=(72, 72))
     truth.save(tmp_path / "t.tif", dpi=(72, 72))
     assert [build_catalogue(load_config(engine_yaml(tmp_path, truth=name))).notes for name in ("t.png", "t.tif")] == [[], []]
+
+
+@pytest.fixture
+def two_tiles(tmp_path):
+    """Two neighbouring tiles of one map, truth of the region around them on its own grid, and the truth that each tile has in it."""
+    region_YX = (blobs((140, 170), seed=3) > 128).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "region.tif", region_YX, extratags=[(*tag, True) for tag in geo(east=400.0, north=1000.0)])
+    expected = {}
+    for name, east in (("a", 500.0), ("b", 500.0 + 2 * SHAPE[1])):
+        pixels = blobs(SHAPE, seed=len(name))
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, extratags=[(*tag, True) for tag in geo(east=east)])
+        top, left = int((1000 - 900) / 2), int((east - 400) / 2)
+        part_YX = np.full(SHAPE, 255, np.uint8)
+        inside_YX = region_YX[top : top + SHAPE[0], left : left + SHAPE[1]]
+        part_YX[: inside_YX.shape[0], : inside_YX.shape[1]] = inside_YX
+        expected[name] = part_YX
+    return expected
+
+
+def test_one_map_is_the_truth_of_all_its_tiles(tmp_path, engine, two_tiles):
+    """A truth of a region serves every image in it: each is counted where it lies, and shown there by the API and the viewer."""
+    import pipeline
+    from pipeline.geometry import Box
+    from pipeline.records import RunFolder
+    from pipeline.viewer.sources import OpenFiles
+    from pipeline.viewer.subjects import Subjects
+
+    keys = {"images": ["a.tif", "b.tif"], "model": {"name": "histogram"}, "normalize": None, "tiling": {"halo": 0}}
+    done = engine(**keys, truth="region.tif")
+    assert done.code == 0
+    opened = pipeline.open_run(done.folder)
+    folder = RunFolder(done.folder)
+    files = OpenFiles()
+    subjects = Subjects(folder, folder.last_plan(), files, None)
+    for image in report_at(done.folder)["per_image"]:
+        truth_YX, mask_YX = two_tiles[image["name"]], np.asarray(opened.mask(image["name"]))
+        np.testing.assert_array_equal(np.asarray(opened.truth(image["name"])), truth_YX)
+        shown = subjects.of(image["name"], is_finished=True).truth
+        assert shown is not None
+        np.testing.assert_array_equal(shown.read(1, Box(0, 0, *SHAPE)), truth_YX)
+        hits = [int(((truth_YX == one) & (mask_YX == one)).sum()) for one in (0, 1)]
+        assert [one["true_positives"] for one in image["classes"]] == hits
+        assert sum(one["truth"] for one in image["classes"]) == int((truth_YX != 255).sum())
+    assert (two_tiles["b"] == 255).any(), "a control: the region ends inside the second tile"
+
+
+@pytest.mark.parametrize("masks", ["working", "native"])
+def test_placed_truth_follows_the_working_grid(tmp_path, engine, two_tiles, masks):
+    """On a coarser grid, shifted truth gives the counts of the same truth that was cut out by hand."""
+    tags = [*geo(), (42113, "s", 0, "255", True)]
+    tifffile.imwrite(tmp_path / "cut.tif", two_tiles["a"], extratags=[tag if len(tag) == 5 else (*tag, True) for tag in tags])
+    keys = {"model": {"name": "histogram"}, "normalize": None, "tiling": {"halo": 0}, "resolution": {"scale": 0.4}, "masks": masks}
+    found = [engine(**keys, truth=truth, output=f"of-{truth}").report for truth in ("region.tif", "cut.tif")]
+    assert found[0]["confusion"] == found[1]["confusion"]
+    assert np.sum(found[0]["confusion"]) > 0
+
+
+def test_tiles_beside_the_region_are_named(tmp_path, two_tiles):
+    """An image that a shared truth does not cover is named."""
+    tifffile.imwrite(tmp_path / "away.tif", blobs(SHAPE), extratags=[(*tag, True) for tag in geo(east=90000.0)])
+    config = load_config(engine_yaml(tmp_path, images=["a.tif", "away.tif"], truth="region.tif"))
+    with pytest.raises(InputError, match=r"region\.tif: found coordinates beside the image away: "):
+        build_catalogue(config)
+
+
+def test_damaged_places_are_no_places(surveyed):
+    """Truth whose pixels have no size or whose numbers are not finite has no coordinates: its size must be the image's."""
+    for tags in ([(33550, "d", 3, (0.0, 0.0, 0.0)), *geo()[1:]], [(33550, "d", 3, (float("nan"), 2.0, 0.0)), *geo()[1:]]):
+        assert surveyed(geo(), tags).images[0].truth
+        with pytest.raises(InputError, match="truth of the image's size"):
+            surveyed(geo(), tags, truth_shape=(90, 70))
