@@ -65,7 +65,7 @@ class Geo(Reader):
         beside = [f"{file}.ovr", f"{file}.msk", f"{file}.hdr", *companions(file), *(f"{stem}.{ending}" for ending in BESIDE)]
         if file.lower().endswith(".ers"):
             beside.append(stem)
-        if file.lower().endswith(".vrt"):
+        if file.lower().endswith(".vrt") and not self.missing(path):  # else its files are images of their own
             beside += [f"{name}{ending}" for name in named_files(os.path.abspath(file)) for ending in OF_MEMBER]  # noqa: PTH100 - see _target
         return [name for name in beside if name != file]
 

@@ -268,6 +268,16 @@ def test_a_folder_of_tiles_and_their_vrt_is_one_image(tiles, tmp_path):
     assert [(Path(one.path).name, one.reason) for one in catalogue.left_out] == [("points.vrt", "a VRT of features, without an image")]
 
 
+def test_without_rasterio_tiles_are_images(tiles, tmp_path, monkeypatch):
+    """Where VRTs cannot be read, one is left out with the command that installs what it needs, and its tiles stay images."""
+    monkeypatch.setattr("pipeline.readers._is_installed", lambda package: package != "rasterio")
+    vrt(tiles / "tiles/all.vrt", places(("t0.tif", "t1.tif")), (128, 96))
+    (tmp_path / "run.yaml").write_text(f"images: {tiles / 'tiles'}\nmodel: {{name: histogram, classes: 2}}\noutput: out\n")
+    catalogue = build_catalogue(load_config(tmp_path / "run.yaml"))
+    assert sorted(image.name for image in catalogue.images) == ["t0", "t1", "t2", "t3"]
+    assert [one.reason for one in catalogue.left_out] == ['not installed: pip install "gigaseg[geo]"']
+
+
 def test_a_changed_tile_is_a_changed_image(tiles):
     """What identifies a VRT includes its files, so that a run that resumes does a changed one again."""
     from pipeline.inputs.identity import identify
