@@ -19,6 +19,7 @@ from pipeline.inputs.limits import check_num_blocks
 from pipeline.inputs.names import NameCandidate
 from pipeline.inputs.truth import TRUTH_READER, TruthMap
 from pipeline.inputs.truth_checks import check_truth
+from pipeline.inputs.truth_places import place_notes
 from pipeline.inputs.working_grid import WorkingGrid, common_pixel_size, open_at_least, open_cells, open_finer, open_image, open_truth
 from pipeline.inputs.zones import OUTSIDE, ImageZones, ZoneFile
 
@@ -52,6 +53,7 @@ __all__ = [
     "open_finer",
     "open_image",
     "open_truth",
+    "place_notes",
     "place_on_grids",
     "read_headers",
     "read_truth_header",

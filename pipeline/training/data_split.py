@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import Config, KeyLocations, Source
 from pipeline.errors import Problem
-from pipeline.inputs import Image, TruthMap, check_truth, list_images, place_on_grids, read_headers
+from pipeline.inputs import Image, TruthMap, check_truth, list_images, place_notes, place_on_grids, read_headers, read_truth_header
 from pipeline.training.schema import Kept, TrainConfig
 
 __all__ = ["DataSplit", "make_run_config", "split_images"]
@@ -88,6 +88,7 @@ def _list_images(config: TrainConfig, key: str, entries: Sequence[Source], truth
     placed = place_on_grids(paired, config.resolution, config.where("resolution"))
     notes = [*inputs.notes, *(f"left out, unreadable: {image.name}: {image.cause}" for image in rejected)]
     notes += [f"left out, no truth: {image.name}" for image in images if image.truth is None]
+    notes += [] if problems else place_notes(paired, {image.index: read_truth_header(image) for image in paired})
     return _Listing([candidate.name for candidate in inputs.images], placed.images, notes, [*problems, *placed.problems])
 
 

@@ -64,3 +64,20 @@ def test_polygons_are_learnt_from_as_a_mask_is(tmp_path, attribute):
     assert train(train_yaml(tmp_path, "drawn.yaml", **SHORT, **drawn, classes=classes, output="of_polygons")) == 0
     assert train(train_yaml(tmp_path, "mask.yaml", **SHORT, classes=classes, output="of_mask")) == 0
     assert_same_training(tmp_path / "of_polygons", tmp_path / "of_mask")
+
+
+def test_truth_on_another_grid_is_learnt_from_where_it_lies(tmp_path):
+    """Truth on a larger canvas that begins elsewhere, which is told, against the same truth on the grid of the image."""
+    pixels, truth = discs(3, 256, 3, 30)
+    mask = (truth > 0).astype(np.uint8)
+    for name in ("images", "truth", "wide"):
+        (tmp_path / name).mkdir()
+    save_tile(tmp_path / "images" / "map.tif", np.moveaxis(pixels, -1, 0), 0, 0)
+    save_tile(tmp_path / "truth" / "map.tif", mask, 0, 0)
+    save_tile(tmp_path / "wide" / "map.tif", np.pad(mask, ((20, 5), (30, 7)), constant_values=1), -20, -30)
+    classes = [{"name": "ground"}, {"name": "disc"}]
+    assert train(train_yaml(tmp_path, "wide.yaml", **SHORT, truth="wide/{stem}.tif", classes=classes, output="of_wide")) == 0
+    assert train(train_yaml(tmp_path, "file.yaml", **SHORT, truth="truth/{stem}.tif", classes=classes, output="of_file")) == 0
+    assert_same_training(tmp_path / "of_wide", tmp_path / "of_file")
+    notes = json.loads((tmp_path / "of_wide" / "run.json").read_text())["notes"]
+    assert any(note.endswith("wide/map.tif: shifted by 20 rows, 30 columns and cropped to the image") for note in notes)
