@@ -17,7 +17,7 @@ from pipeline.report.content import Failure, ImageCounts, build_report
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import build_page, colors_of
 from pipeline.report.page_words import PHASES
-from pipeline.statistics import count_objects
+from pipeline.statistics import AreaCounts, AreaSums, count_objects
 from pipeline.statistics.pixel_counts import Counts
 from pipeline.storage import open_storage
 from tests.report.scenes import CLASSES, EVIL, Page, leave, report_of, scored, thumbnails_of
@@ -195,6 +195,39 @@ def test_areas_have_a_unit_where_pixels_have_a_size():
     assert {"area, m²", "250"} <= set(small.texts)
     half = report_of(replace(images[0], pixel_area=(2500.0, "micrometer")), images[1])
     assert "the size of a pixel is not known for each of them" in page_of(half).text
+
+
+def zoned(name, areas=None, pixel_area=(0.25, "meter"), **more):
+    """An image of 1000 pixels with two zones that overlap."""
+    north, outside = AreaCounts([300, 100, 0], areas), AreaCounts([200, 300, 100], areas)
+    sums = AreaSums(zones={"north": north, EVIL: north}, outside=outside)
+    return replace(scored(name, 0.9), areas=sums, pixel_area=pixel_area, **more)
+
+
+def test_zones_have_a_table_where_there_are_any():
+    """A row a zone and class, the rest last; areas in the unit that fits; without zones there is no section."""
+    page = page_of(report_of(zoned("a"), zoned("b")))
+    assert {"north", "outside", "600", "area, m²", "75.0 %"} <= set(page.texts)
+    assert any("Zones that overlap each count it" in text for text in page.texts)
+    bare = page_of(report_of(zoned("a", pixel_area=None)))
+    assert {"north", "75.0 %"} <= set(bare.texts)
+    mixed = report_of(zoned("a"), zoned("b", pixel_area=(0.25, "micrometer")))
+    assert (mixed["areas"], [zone["area"] for zone in mixed["zones"]]) == (None, [None] * 3)
+    assert "north" in page_of(mixed).texts
+    assert "Zones that overlap each count it" not in page_of(report_of(scored("a", 0.9))).text
+
+
+def test_areas_by_row_are_those_that_were_counted():
+    """A class whose pixels were not all counted by row has no area; the sum of classes is then unknown, and the whole is not."""
+    image = replace(scored("a", 0.9), pixel_area=(0.25, "meter"), by_row=True)
+    predicted, truth = AreaCounts([500, 500, 0], [10**14, 3 * 10**14, 0]), AreaCounts([500, 499, 0], [10**14] * 3)
+    known = report_of(replace(image, areas=AreaSums(predicted, truth)))["areas"]
+    assert [(one["predicted"], one["truth"]) for one in known["classes"]] == [(100.0, 100.0), (300.0, None)]
+    assert (known["all"], known["predicted"], known["no_prediction"]) == (250.0, 400.0, 0.0)
+    unknown = report_of(image)["areas"]
+    assert [one["predicted"] for one in unknown["classes"]] == [None, None]
+    assert (unknown["all"], unknown["predicted"], unknown["no_prediction"]) == (250.0, None, None)
+    assert page_of(report_of(image)).texts
 
 
 def test_time_of_many_actors_is_summed_up():

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import main
+from pipeline.inputs import OUTSIDE
 from pipeline.report import print_table, print_worst
+from pipeline.report.terminal import area_lines
 from tests.conftest import blobs, save_tiff
 
 CLASSES = [{"id": index, "name": name} for index, name in enumerate(("background", "nucleus"))]
@@ -83,6 +85,19 @@ def test_the_worst_images_are_named_with_their_worst_class():
         ["a", "0.4000", "nucleus", "0.3000"],
         ["b", "0.5000", "background", "0.1000"],
     ]
+
+
+def test_areas_and_zones_of_maps_have_a_line():
+    """The largest classes first, at most five; the share in no zone; nothing where pixels have no size in metres."""
+    areas = {"unit": "meter", "classes": [{"class": f"c{index}", "predicted": 10.0**index} for index in range(7)]}
+    zones = [{"zone": "north", "pixels": 70}, {"zone": OUTSIDE, "pixels": 30}]
+    report = {**report_of(), "pixels": 100, "areas": areas, "zones": zones}
+    assert area_lines(report) == [
+        "areas: c6 1.00 km², c5 10.0 ha, c4 1.00 ha, c3 1,000 m², c2 100 m² and 2 more classes",
+        "zones: 1 zone, 30.0 % of the pixels in none; see report/zones.csv",
+    ]
+    assert area_lines({**report, "areas": {**areas, "unit": "micrometer"}, "zones": None}) == []
+    assert "zones: 1 zone" in printed(print_table, report)
 
 
 def test_a_single_image_is_not_the_worst():
