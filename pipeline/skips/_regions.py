@@ -197,9 +197,11 @@ def read_geojson(file: str, own: Header) -> list[list[Ring]]:
         ) from error
     if not polygons:
         raise InputError(Problem(file, "no polygon", "a Polygon or a MultiPolygon", "Lines and points have no inside."))
-    name = content.get("crs") if isinstance(content, dict) else None
-    if name is None:
-        return polygons
+    name = content.get("crs", "") if isinstance(content, dict) else ""
+    if not name:
+        _refuse_degrees(file, own, polygons, is_said=name is None)
+        steps = np.divide(own.shape, own.levels[0] if own.levels else own.shape)[::-1]
+        return [[ring * steps for ring in rings] for rings in polygons]
     code = re.search(r"EPSG:+(?:[\d.]*:)?(\d+)", json.dumps(name))
     to_map, system = affine(own.georeference), coordinate_system(own.georeference)
     if to_map is None or code is None or int(code[1]) != system:
@@ -209,6 +211,14 @@ def read_geojson(file: str, own: Header) -> list[list[Ring]]:
         raise InputError(Problem(file, found, expected, fix))
     to_pixels = np.linalg.inv(to_map)
     return [[(np.c_[ring, np.ones(len(ring))] @ to_pixels.T)[:, :2] for ring in rings] for rings in polygons]
+
+
+def _refuse_degrees(file: str, own: Header, polygons: Sequence[Sequence[Ring]], *, is_said: bool) -> None:
+    """Refuse numbers on a map that may be longitude and latitude, if the file does not say by ``crs: null`` that they are pixels."""
+    largest_x, largest_y = np.abs(np.concatenate([ring for rings in polygons for ring in rings])).max(axis=0)
+    if not is_said and affine(own.georeference) is not None and largest_x <= 180 and largest_y <= 90:
+        fix = 'Longitude and latitude are read after: pip install "gigaseg[geo]". If they are pixels, say so by the member "crs": null.'
+        raise InputError(Problem(file, "a GeoJSON without a crs, whose numbers may be degrees", "pixels, or the crs of the map", fix))
 
 
 def _polygons_in(content: Any) -> Iterator[list[Any]]:

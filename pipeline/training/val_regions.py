@@ -154,8 +154,9 @@ def leaves_room(regions: Sequence[Box], shape: tuple[int, int], crop: int, reach
 
 
 def regions_geojson(image: Image, regions: ValRegions) -> str:
-    """Return the regions as GeoJSON for ``skip: {name: regions}``: polygons in pixels of the image's own grid."""
-    own = image.grid.own.shape if image.grid else image.header.shape
+    """Return the regions as GeoJSON for ``skip: {name: regions}``: polygons in pixels of the image's full resolution."""
+    header = image.grid.own if image.grid else image.header
+    own = header.levels[0] if header.levels else header.shape
     y_step, x_step = (length / working for length, working in zip(own, image.header.shape, strict=True))
     features = [
         {
@@ -165,7 +166,7 @@ def regions_geojson(image: Image, regions: ValRegions) -> str:
         }
         for box in regions.boxes
     ]
-    return json.dumps({"type": "FeatureCollection", "features": features})
+    return json.dumps({"type": "FeatureCollection", "crs": None, "features": features})  # null: pixels, also on a map
 
 
 def _corners(box: Box) -> Iterator[tuple[int, int]]:

@@ -160,6 +160,19 @@ def test_both_ways_to_read_keep_the_same_pixels(tmp_path, monkeypatch):
         assert np.array_equal(*found)
 
 
+def test_pixels_on_a_map_are_said_to_be_pixels(tmp_path, installed):
+    """Small numbers may be degrees: they are refused on a map, unless ``crs`` is null; pixels are those of the largest level."""
+    own = Header((30, 40), 1, "uint8", georeference=GEO, levels=(SHAPE, (30, 40)))
+    image = SkippedImage("a", "a.tif", own, own)
+    polygon = {"type": "Polygon", "coordinates": [SQUARE]}
+    (problem,) = build("skips", {"name": "regions", "path": written(tmp_path, polygon)}).problems(image)
+    assert '"crs": null' in str(InputError(problem)), installed
+    skip = build("skips", {"name": "regions", "path": written(tmp_path, {**polygon, "crs": None})})
+    kept = unpack_polygons(skip.find(image)).of(Box(0, 0, 30, 40), 0)
+    assert kept.sum() == 150
+    assert kept[10:25, 5:15].all()
+
+
 @pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.fgb", "a.geojson"])
 def test_regions_of_any_format_and_system(tmp_path, name):
     """What another program wrote in longitude and latitude lies where the map is; a layer is chosen among several."""
