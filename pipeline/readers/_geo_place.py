@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.raster import MapGrid, coarsened, map_scale, map_tags
-from pipeline.readers._map_checks import POINTS_NOTE, check_place, control_points
+from pipeline.readers._map_checks import POINTS_NOTE, RPC_NOTE, RPC_TAG, check_place, control_points
 from pipeline.readers._world_file import Placement
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["place_of_dataset"]
 
 Tags = dict[str, dict[str, Any]]
-RPC_TAG = "50844"  # of TIFF: rational polynomials from longitude, latitude and height to pixels
 RPC_NUMBERS = ("err_bias", "err_rand", "line_off", "samp_off", "lat_off", "long_off", "height_off")
 RPC_SCALES = ("line_scale", "samp_scale", "lat_scale", "long_scale", "height_scale")
 RPC_TERMS = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")  # 20 each
@@ -49,7 +48,7 @@ def place_of_dataset(dataset: rasterio.DatasetReader, zoom: tuple[float, float],
     notes += more
     if dataset.rpcs is not None:
         kept[RPC_TAG] = {"type": 12, "value": _rpc_values(dataset.rpcs)}
-        notes += [] if points or matrix is not None else ["rational polynomials place the image: it is not warped, and masks carry them"]
+        notes += [] if points or matrix is not None else [RPC_NOTE]
     elif not points and matrix is None and crs is None:
         notes.append(NO_PLACE)
     kept = kept if zoom == (1.0, 1.0) else coarsened(kept, zoom)

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from pipeline.raster import Scale, affine, map_scale
 
-__all__ = ["PLACING_TAGS", "POINTS_NOTE", "check_place", "control_points", "fit_points", "num_points"]
+__all__ = ["PLACING_TAGS", "POINTS_NOTE", "RPC_NOTE", "RPC_TAG", "check_place", "control_points", "fit_points", "num_points"]
 
 PLACING_TAGS = ("33550", "33922", "34264")  # pixel scale, tie points, transformation
+RPC_TAG = "50844"  # of TIFF: rational polynomials from longitude, latitude and height to pixels
 LARGEST, SMALLEST = {"meter": 1e6, "degree": 360.0}, 1e-9  # of a pixel's side, in the unit of the map; the first also where there is none
 POINTS_NOTE = "{} control points place the image: it is not warped, and masks carry the points"
+RPC_NOTE = "rational polynomials place the image: it is not warped, and masks carry them"
 MOST_OFF = 0.25  # pixels between control points and the affine through them, as GDAL allows
 
 
@@ -22,7 +24,7 @@ def check_place(tags: Mapping[str, Any], shape: tuple[int, int]) -> tuple[dict[s
     """Return tags without a place that is none, and notes.
 
     A place is none if its numbers are not finite, if it maps pixels to a line, or if a pixel is larger than 1000 km or 360 degrees
-    or smaller than 1e-9 of either. An image in degrees that passes a pole or the antimeridian keeps its place.
+    or smaller than 1e-9 of either. An image in degrees that passes the antimeridian keeps its place, with a note.
 
     Args:
         tags: as ``Header.georeference`` holds them.
@@ -44,13 +46,11 @@ def check_place(tags: Mapping[str, Any], shape: tuple[int, int]) -> tuple[dict[s
 
 
 def _beyond(matrix: NDArray[np.float64], shape: tuple[int, int]) -> list[str]:
-    """Return notes on an image in degrees that passes a pole or the antimeridian."""
+    """Return notes on an image in degrees that passes the antimeridian."""
     corners = np.array([[x, y, 1.0] for y in (0, shape[0]) for x in (0, shape[1])]) @ matrix.T
-    (west, south), (east, north) = corners[:, :2].min(axis=0), corners[:, :2].max(axis=0)
+    west, east = corners[:, 0].min(), corners[:, 0].max()
     margin = 1e-3 * float(np.abs(matrix[:2, :2]).max())
     notes = []
-    if south < -90 - margin or north > 90 + margin:
-        notes.append(f"the image spans latitudes {south:.6g} to {north:.6g}: rows beyond a pole lie nowhere on the ground")
     if east - west > 360 + margin:
         notes.append(f"the image spans longitudes {west:.6g} to {east:.6g}: places that it shows twice are counted twice")
     elif (west < -180 - margin or east > 180 + margin) and not (west >= -margin and east <= 360 + margin):

@@ -16,7 +16,7 @@ from pipeline.raster import Header, PlaneStep, Raster, map_scale
 from pipeline.readers import Member, Reader
 from pipeline.readers._files import bare_path, opening
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout, typed_nodata
-from pipeline.readers._map_checks import POINTS_NOTE, check_place, control_points, num_points
+from pipeline.readers._map_checks import POINTS_NOTE, RPC_NOTE, RPC_TAG, check_place, control_points, num_points
 from pipeline.readers._ome_xml import significant_bits
 from pipeline.readers._orientation import upright_shape
 from pipeline.readers._remote_folders import has_file
@@ -114,7 +114,9 @@ class _Level:
         self.num_points = num_points(self.geo)
         self.placement = Placement() if self.geo.keys() & PLACES else read_placement(bare_path(path), self.zoom)
         turned = self.base.tags.valueof(ORIENTATION, 1)
-        self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference or self.num_points)
+        is_by_rpc = RPC_TAG in self.geo and not self.num_points
+        self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference or self.num_points or is_by_rpc)
+        self.place_notes += (RPC_NOTE,) if is_by_rpc and not self.geo.keys() & PLACES else ()
         self.orientation = turned if turned in range(1, 9) and not self.is_map else 1
         is_left = self.is_map and turned in range(2, 9)
         self.turning = f"the Orientation tag {turned} is ignored: the georeference locates rows as stored" if is_left else ""

@@ -29,6 +29,8 @@ def write(path: Path | str, pixels_CYX: NDArray[Any], driver: str = "GTiff", **o
     profile = {"crs": UTM, "transform": NORTH_UP} | {
         key: options.pop(key) for key in ("crs", "transform", "gcps", "rpcs", "nodata") if key in options
     }
+    if profile["transform"] == Affine.identity():
+        del profile["transform"]
     shape = {"count": len(pixels_CYX), "height": pixels_CYX.shape[1], "width": pixels_CYX.shape[2], "dtype": pixels_CYX.dtype.name}
     copied = {} if driver == "GTiff" else {"driver": driver, **options}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
