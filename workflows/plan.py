@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.config import Config, Recipe, load_config, read_yaml
 from pipeline.engine import Job, phase, skipped_share
 from pipeline.inputs import Catalogue, WorkingGrid, build_catalogue
+from pipeline.raster import ground_size, has_equal_rows
 from pipeline.records import RunFolder
 from pipeline.scheduling import Stage, make_job, plan_blocks
 from pipeline.training import is_training
@@ -119,6 +120,7 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
                 "dtype": image.header.dtype,
                 "pixel_size": image.header.pixel_size,
                 "unit": image.header.unit,
+                "ground_size": None if has_equal_rows(image.header) else ground_size(image.header),
                 "pixel_size_from": image.header.pixel_size_from,
                 "stack": dict(image.header.planes),
                 "series": image.header.series,
@@ -248,7 +250,8 @@ def describe_pixel(image: Mapping[str, Any]) -> str:
     height, width = image["pixel_size"]
     size = f"{height:.6g}" if math.isclose(height, width, rel_tol=1e-6) else f"{height:.6g} x {width:.6g}"
     source = f" by {image['pixel_size_from']}" if image["pixel_size_from"] else ""
-    return f"{size} {UNITS[image['unit']]} a pixel{source}"
+    ground = f" = {image['ground_size'][0]:.4g} x {image['ground_size'][1]:.4g} m on the ground" if image.get("ground_size") else ""
+    return f"{size} {UNITS[image['unit']]} a pixel{ground}{source}"
 
 
 def describe_read(image: Mapping[str, Any]) -> str:
@@ -259,7 +262,7 @@ def describe_read(image: Mapping[str, Any]) -> str:
     height, width = read["factor"]
     factor = f"{height:.4g}" if math.isclose(height, width, rel_tol=1e-3) else f"{height:.4g} x {width:.4g}"
     how = "unchanged" if (height, width) == (1.0, 1.0) else f"resampled, {factor} pixels to one"
-    own = {**image, "shape": read["own_shape"], "pixel_size": read["own_pixel_size"], "pixel_size_from": ""}
+    own = {**image, "shape": read["own_shape"], "pixel_size": read["own_pixel_size"], "pixel_size_from": "", "ground_size": None}
     level = f"level {read['level']} of {read['level_shape'][0]} x {read['level_shape'][1]} px"
     return f"from {describe_shape(own)} of {describe_pixel(own)}: {level}, {how}"
 

@@ -213,21 +213,24 @@ def phases_of(done):
     return {name: rows.count(name) for name in set(rows)}
 
 
-def test_changed_zones_are_counted_again_and_nothing_is_predicted(tmp_path, engine, capsys):
+@pytest.mark.parametrize("more", [{"writers": ["tiff"]}, {"writers": ["cog"]}, {"masks": "native", "resolution": {"scale": 0.5}}])
+def test_changed_zones_are_counted_again_and_nothing_is_predicted(tmp_path, engine, more):
     """Another file, another attribute, no zones and zones again: the report is that of a new run, and the masks stay."""
     for name, matrix in {"a": DEGREES, "b": DEGREES}.items():
         shape = (HEIGHT, WIDTH) if name == "a" else (60, 60)
-        save_map(tmp_path / "img" / f"{name}.tif", ids_of(ord(name), shape), "EPSG:4326", matrix)
+        save_map(tmp_path / "img" / f"{name}.tif", ids_of(ord(name), shape) % 255, "EPSG:4326", matrix)  # whose means are class ids
     save_zones(tmp_path / "z.geojson", "EPSG:4326", DEGREES)
-    keys = {**KEYS, "writers": ["tiff"]}
+    keys = {**KEYS, **more}
     first = engine(**keys, zones={"path": "z.geojson", "attribute": "name"})
     blocks = phases_of(first)
+    assert first.code == 0
     save_zones(tmp_path / "z.geojson", "EPSG:4326", DEGREES, [("other", shapely.box(1, 2, 33, 44))])
     again = engine(**keys, zones={"path": "z.geojson", "attribute": "name"})
     assert phases_of(again) == {**blocks, "count_areas": 2 * blocks["count_areas"]}
     assert [zone["zone"] for zone in again.report["zones"]] == ["other", "outside"]
     new = engine(**keys, zones={"path": "z.geojson", "attribute": "name"}, output="new")
     assert again.report == new.report
+    assert all(one["areas"]["predicted"] for one in new.report["per_image"])
     without = engine(**keys)
     assert "zones" not in without.report
     assert without.report["areas"] == new.report["areas"]

@@ -145,6 +145,21 @@ def test_a_mask_of_another_size_overlays_its_map(tmp_path, engine, size):
 
 
 @needs_data
+def test_the_plan_says_the_size_on_the_ground(tmp_path, capsys):
+    """Of a map in web Mercator, beside its own size; the grid that is read has the size that was asked for."""
+    from tests.conftest import engine_yaml
+    from workflows.plan import plan
+
+    keys = {"images": [str(BANEPA / "val_mask.tif")], "model": {"name": "identity", "classes": 2}, "normalize": None}
+    path = engine_yaml(tmp_path, **keys, tiling={"halo": 0})
+    assert plan(path) == 0
+    assert "0.149291 m a pixel = 0.1317 x 0.1324 m on the ground by GeoTIFF" in capsys.readouterr().out
+    path = engine_yaml(tmp_path, **keys, tiling={"halo": 0}, resolution={"pixel_size": 0.25})
+    assert plan(path) == 0
+    assert "0.25 x 0.25 m on the ground" in capsys.readouterr().out
+
+
+@needs_data
 def test_a_real_map_is_resampled_in_place(tmp_path, engine):
     """Buildings of Banepa at 0.25 m on the ground: the bounds agree to half a pixel, and roofs lie where they did."""
     keys = {"images": [str(BANEPA / "val_mask.tif")], "model": {"name": "identity", "classes": 2}, "normalize": None}
