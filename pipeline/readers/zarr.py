@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
-from pipeline.raster import Header, Raster
+from pipeline.raster import Header, Raster, coarsened, map_scale
 from pipeline.readers import Member, Reader
 from pipeline.readers._files import bare_path, is_remote, opening, reading
+from pipeline.readers._geozarr import georeference_of, names_georeference
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout
 from pipeline.readers._ome_zarr import Image, Placement, axis_letters, choose_image, images_of, level_nodes, list_members, refuse_group
 from pipeline.readers._remote_folders import has_file, is_web
@@ -33,7 +34,6 @@ __all__ = ["Zarr"]
 INSIDE = (".zarr/", ".zarr.zip/", ".ozx/")
 NODATA = ("_FillValue", "missing_value", "nodata")  # attributes of CF and of GDAL
 PACKED = ("scale_factor", "add_offset")
-GEOREFERENCE = ("grid_mapping", "spatial_ref", "crs_wkt", "_CRS", "GeoTransform")
 
 
 class Zarr(Reader):
@@ -131,9 +131,16 @@ def _open_raster(level: _Level, path: str, options: Reader) -> _ZarrRaster:
     layout = resolve_layout(options, letters, array.shape, path, channel_names=channel_names)
     dtype = pixel_dtype(array.dtype, path)
     facts = level.placement.facts(layout) if level.placement else {}
-    told = () if options.pixel_size else facts.pop("notes", ())
+    place = _place(level, layout, path)
+    told = facts.pop("notes", ())
+    facts |= place
     facts |= {
-        "notes": (*level.notes, *notes, *told, *_attribute_notes(node, image)),
+        "notes": (
+            *level.notes,
+            *notes,
+            *(() if options.pixel_size or place else told),
+            *_attribute_notes(node, image, is_placed=bool(place)),
+        ),
         "channel_names": channel_names,
         "nodata": _declared_nodata(node, image, dtype.kind),
         "is_color": dtype.name == "uint8" and layout.channels == (0, 1, 2) and _is_color(image, letters, layout),
@@ -145,6 +152,20 @@ def _open_raster(level: _Level, path: str, options: Reader) -> _ZarrRaster:
     files = node.files
     folder = files.root if isinstance(files, LocalStorage) else None if isinstance(files, ZipStorage) else files.url
     return _ZarrRaster(path, header, layout, _with_decoder(array, node, layout, codec), folder)
+
+
+def _place(level: _Level, layout: Layout, path: str) -> dict[str, Any]:
+    """Return the header fields of the place on a map; empty if it is not known."""
+    tags = georeference_of(level.node, level.image.group if level.image else None, path)
+    if not tags:
+        return {}
+    if level.shapes:
+        sides = [[shape[layout.axes.index(axis)] for axis in "yx"] for shape in (level.shapes[0], level.node.metadata["shape"])]
+        steps = [2.0 ** round(math.log2(whole / side)) for whole, side in zip(*sides, strict=True)]
+        tags = coarsened(tags, (steps[0], steps[1])) if steps != [1.0, 1.0] else tags
+    size, unit, offset = map_scale(tags)
+    scale = {"pixel_size": size, "unit": unit, "offset": offset, "pixel_size_from": "GeoZarr"} if size and unit else {}
+    return {"georeference": tags, **scale}
 
 
 def _open_array(node: Node) -> zarr.Array[Any]:
@@ -211,13 +232,14 @@ def _declared_nodata(node: Node, image: Image | None, kind: str) -> str | float 
     return None
 
 
-def _attribute_notes(node: Node, image: Image | None) -> tuple[str, ...]:
+def _attribute_notes(node: Node, image: Image | None, *, is_placed: bool) -> tuple[str, ...]:
     """Return notes on attributes that are not honoured."""
     attributes = {**(image.group.attributes if image else {}), **node.attributes}
     packed = [f"{name} {attributes[name]}" for name in PACKED if name in attributes]
     notes = [f"values are read as stored, without {' and '.join(packed)}"] if packed else []
-    if any(name in attributes for name in GEOREFERENCE) or any(name.startswith("proj:") for name in attributes):
-        notes.append("the georeference of Zarr is not read")
+    if not is_placed and names_georeference(attributes):
+        way_out = "" if find_spec("rasterio") else ', which needs pip install "gigaseg[geo]"'
+        notes.append(f"the georeference of this Zarr is not read{way_out}")
     return tuple(notes)
 
 

@@ -145,11 +145,11 @@ class _Reduced:
 
 
 def cut(rows_YX: NDArray[Any], tile: tuple[int, int]) -> Iterator[NDArray[Any]]:
-    """Yield the tiles of a row; those at the edge are filled up with zeros, which no reader shows."""
+    """Yield the tiles of a row (Y, X), or (Y, X, C); those at the edge are filled up with zeros, which no reader shows."""
     for x in range(0, rows_YX.shape[1], tile[1]):
         part_YX = rows_YX[:, x : x + tile[1]]
-        if part_YX.shape != tile:
-            whole_YX = np.zeros(tile, rows_YX.dtype)
+        if part_YX.shape[:2] != tile:
+            whole_YX = np.zeros((*tile, *part_YX.shape[2:]), rows_YX.dtype)
             whole_YX[: part_YX.shape[0], : part_YX.shape[1]] = part_YX
             part_YX = whole_YX
         yield np.ascontiguousarray(part_YX)

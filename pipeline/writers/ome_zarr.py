@@ -21,6 +21,7 @@ from pipeline.raster import Header, Raster, valid_pixels
 from pipeline.storage import BlockStore, Storage, StorageLike, ZarrV2Level, open_storage
 from pipeline.tiling import Grid
 from pipeline.writers import MaskMeta, Writer, _pyramid
+from pipeline.writers._geozarr import geozarr_attributes, map_origin
 
 __all__ = ["OmeZarr"]
 
@@ -36,7 +37,8 @@ class OmeZarr(Writer):
     """A mask as an OME-Zarr label image, 0.5 (Zarr v3, sharded) or 0.4 (Zarr v2): napari and others overlay it.
 
     Axes are (y, x); the t and z axes of a stack come first. Class names and colours are in the metadata; class 0
-    and *no prediction*, the fill value, are transparent. The metadata links to a source that is OME-Zarr.
+    and *no prediction*, the fill value, are transparent. The metadata links to a source that is OME-Zarr. Where an image lies on a map is
+    kept as GeoZarr's attributes ``proj:`` and ``spatial:``; OME-Zarr's y axis points down, so that its y is minus the northing.
 
     Example::
 
@@ -143,7 +145,9 @@ class OmeZarr(Writer):
                         level.write(box, mask.read(box, plane), plane)
             levels.append(level)
         made.put(".zgroup", b'{"zarr_format": 2}')
-        made.put(".zattrs", json.dumps(self._described(home, meta, levels[-1], levels[0].axes, len(levels))).encode())
+        described = self._described(home, meta, levels[-1], levels[0].axes, len(levels))
+        described |= geozarr_attributes(meta.header, [level.header.shape for level in levels], with_layout=False)
+        made.put(".zattrs", json.dumps(described).encode())
 
     def _halve(self, meta: MaskMeta | Header) -> _pyramid.Halve:
         if isinstance(meta, Header):
@@ -155,7 +159,9 @@ class OmeZarr(Writer):
     def _metadata(self, home: Storage, meta: MaskMeta | Header, levels: list[BlockStore]) -> bytes:
         """Content of the group's ``zarr.json``."""
         ome = {"version": "0.5", **self._described(home, meta, levels[-1], levels[0].axes, len(levels))}
-        return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}).encode()
+        header = meta.header if isinstance(meta, MaskMeta) else meta
+        attributes = {"ome": ome, **geozarr_attributes(header, [level.header.shape for level in levels], with_layout=True)}
+        return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}).encode()
 
     def _described(self, home: Storage, meta: MaskMeta | Header, smallest: Raster, axes: Sequence[str], num_levels: int) -> dict[str, Any]:
         """Return the OME metadata: axes, levels, and classes or channels."""
@@ -207,7 +213,7 @@ def _datasets(axes: Sequence[str], header: Header, num_levels: int) -> list[dict
     in, so that all levels cover the same area.
     """
     size = dict(zip("yx", header.pixel_size or (1.0, 1.0), strict=True))
-    offset = dict(zip("yx", header.offset, strict=True))
+    offset = dict(zip("yx", map_origin(header), strict=True))
     steps = header.plane_steps
     datasets = []
     for level in range(num_levels):
