@@ -48,6 +48,28 @@ def test_all_writers_hold_the_mask(engine, tmp_path, block):
     assert again.report["classes"] == plain.report["classes"]
 
 
+@pytest.mark.parametrize("form", ["gpkg", "parquet", "fgb"])
+def test_polygons_of_classes_do_not_show_the_blocks(engine, tmp_path, form):
+    """Polygons of a run in blocks, in one block, and written again after the file was lost, are the same bytes, and are the mask."""
+    features = pytest.importorskip("rasterio.features", reason="rasterio is not installed")
+    geopandas = pytest.importorskip("geopandas", reason="geopandas is not installed")
+    save_tiff(tmp_path / "a.tif", blobs((90, 110)))
+    writers = [{"name": "ome_zarr"}, {"name": "polygons", "format": form, "background": True}]
+    files = []
+    for block in (32, 512):
+        options = {**HISTOGRAM, "tiling": {"core": 32, "halo": 0, "block": block}, "writers": writers, "output": f"blocks of {block}"}
+        path = engine(**options).folder / "polygons" / f"a.{form}"
+        files.append(path.read_bytes())
+        path.unlink()
+        engine(**options)
+        files.append(path.read_bytes())
+    assert len(set(files)) == 1
+    frame = geopandas.read_parquet(path) if form == "parquet" else geopandas.read_file(path)
+    mask_YX = zarr.open_array(path.parents[1] / "masks" / "a.ome.zarr" / "0", mode="r")[...]
+    drawn_YX = features.rasterize(zip(frame.geometry, frame.class_id, strict=True), mask_YX.shape, fill=255, dtype="uint8")
+    np.testing.assert_array_equal(drawn_YX, mask_YX)
+
+
 OF_OBJECTS = [{"name": "ome_zarr"}, {"name": "objects", "format": "csv"}, {"name": "geojson"}, {"name": "geopackage"}]
 OF_OBJECTS += [{"name": "geoparquet"}, {"name": "ome_tiff", "of": "objects"}]
 
