@@ -35,7 +35,7 @@ __all__ = ["ClassPolygons", "class_polygons"]
 
 BAND_ROWS = 1024  # rows that are read at once: whole chunks of a mask
 STRIP_PIXELS = 1 << 22  # pixels that are numbered at once
-CELL = 1024  # side of the cells in which edges are simplified, pixels; a divisor of BAND_ROWS or a multiple of the strips' rows
+CELL = 1024  # side of the cells in which edges are simplified, pixels; BAND_ROWS is a multiple of it
 BATCH_CORNERS = 1 << 19  # corners that are joined to polygons at once, unless one area has more
 
 Ints = NDArray[np.int64]
