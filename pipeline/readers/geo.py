@@ -33,6 +33,15 @@ __all__ = ["Geo"]
 
 BESIDE = ("hdr", "prj", "stx", "clr", "ige", "rrd", "aux", "sgrd", "mgrd", "gri", "rdc", "rpb", "rpc", "blw", "IMD", "RPB")
 """Endings of files beside an image of the same stem that hold its header, pixels, overviews or place."""
+STARTS: dict[str, tuple[bytes, ...]] = {  # of suffixes that other files have too: how an image begins, in small letters
+    ".asc": tuple(b"ncols nrows xll yll dx dy cellsize north south east west rows cols begin_of_head".split()),
+    ".img": (b"ehfa_header_tag", b"pds_version_id", b"odl_version_id", b"lblsize"),
+    ".ntf": (b"nitf", b"nsif"),
+    ".pix": (b"pcidsk",),
+    ".flt": (),
+    ".rst": (),
+}
+HEADERS = {".flt": "hdr", ".img": "hdr", ".rst": "rdc"}  # or the file beside one
 OF_MEMBER = ("", ".aux.xml", ".msk", ".ovr")  # what a change of a file of a VRT may lie in
 
 
@@ -70,7 +79,7 @@ class Geo(Reader):
         return [name for name in beside if name != file]
 
     def why_not(self, path: str) -> str:
-        """A GeoPackage or a VRT of features is no image."""
+        """A GeoPackage or a VRT of features is no image, nor is another kind of file with the suffix of one, such as README.rst."""
         file = bare_path(path)
         if is_remote(path):
             return "not read over a network"
@@ -79,7 +88,9 @@ class Geo(Reader):
         try:
             if file.lower().endswith(".gpkg"):
                 return "" if _has_tiles(file) else "a GeoPackage of features, without an image"
-            return "a VRT of features, without an image" if file.lower().endswith(".vrt") and is_vector_vrt(file) else ""
+            if file.lower().endswith(".vrt"):
+                return "a VRT of features, without an image" if is_vector_vrt(file) else ""
+            return "" if _may_be_image(file) else "another kind of file with the suffix of a raster"
         except (OSError, sqlite3.Error):  # opening it tells what is wrong
             return ""
 
@@ -102,6 +113,19 @@ class Geo(Reader):
             yield raster
         finally:
             raster.close()
+
+
+def _may_be_image(file: str) -> bool:
+    """Whether a file whose suffix says little begins as an image, or has the header of one beside it."""
+    suffix = PurePosixPath(file).suffix.lower()
+    if suffix not in STARTS:
+        return True
+    stem, ending = file.removesuffix(PurePosixPath(file).suffix), HEADERS.get(suffix)
+    headers = [f"{stem}.{ending}", f"{stem}.{ending.upper()}", f"{file}.{ending}"] if ending else []
+    if any(os.path.isfile(name) for name in headers):  # noqa: PTH113 - as in _target
+        return True
+    with open(file, "rb") as stream:  # noqa: PTH123 - as in _target
+        return stream.read(64).lstrip().lower().startswith(STARTS[suffix])
 
 
 def _has_tiles(file: str) -> bool:

@@ -342,6 +342,19 @@ def test_a_geopackage_of_features_is_no_image(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("kind", sorted(set(FORMATS) - {"gif", "pcraster", "jpeg2000-20-bits"}))
+def test_a_folder_takes_images_and_no_other_files(kind, tmp_path):
+    """Files of every format are taken from folders; text or noise of the same suffix is left out where other files often have it."""
+    path, *_ = make(kind, tmp_path)
+    reader = build("readers", {"name": "auto"})
+    assert reader.claims(path)
+    assert reader.why_not(path) == ""
+    other = tmp_path / f"other{Path(path).suffix}"
+    other.write_bytes(b"Title\n=====\n\nA text of somebody.\n" * 9)
+    expected = "another kind of file with the suffix of a raster" if other.suffix in (".asc", ".img", ".ntf", ".pix", ".rst") else ""
+    assert reader.why_not(str(other)) == expected
+
+
 def test_a_name_without_a_reader_is_tried_by_gdal(tmp_path):
     """A file named directly whose suffix no reader claims is read where GDAL knows its content; folders know suffixes alone."""
     path = write(tmp_path / "scene.dat", pixels(2), "ENVI")
