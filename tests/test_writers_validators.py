@@ -511,6 +511,7 @@ def test_an_overlay_of_a_pyramid_reads_a_small_level(tmp_path):
 def test_polygons_are_the_mask(tmp_path, georeference):
     """Every polygon is valid, and drawn again they give every pixel of every class but 0, whatever blocks the mask has."""
     rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    features = pytest.importorskip("rasterio.features", reason="rasterio is not installed")
     shapely = pytest.importorskip("shapely", reason="shapely is not installed")
     mask = mask_of((1037, 651), 3)
     mask[40:700, 300:320] = 2  # longer than a block
@@ -524,7 +525,7 @@ def test_polygons_are_the_mask(tmp_path, georeference):
     shapes = [(shapely.geometry.shape(one["geometry"]), ids[one["properties"]["classification"]["name"]]) for one in content["features"]]
     assert all(shape.is_valid for shape, _ in shapes)
     transform = rasterio.Affine(0.5, 0, 691000, 0, -0.5, 5334000) if georeference else rasterio.Affine.identity()
-    drawn = rasterio.features.rasterize(shapes, out_shape=mask.shape, transform=transform, dtype="uint8")
+    drawn = features.rasterize(shapes, out_shape=mask.shape, transform=transform, dtype="uint8")
     np.testing.assert_array_equal(drawn, np.where(mask == 255, 0, mask))
     assert content.get("crs", {}).get("properties", {}).get("name") == ("urn:ogc:def:crs:EPSG::32632" if georeference else None)
     first = content["features"][0]
