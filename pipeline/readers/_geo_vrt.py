@@ -193,6 +193,19 @@ class _Parsed:
                 if "/vsi" in text and "<" not in text:
                     self._refuse(text.strip())
 
+    def _check_raw(self, band: ET.Element, name: str) -> None:
+        """Refuse bytes that are read as pixels from a file elsewhere, or from behind the end of one, where GDAL reads zeros."""
+        if not os.path.realpath(name).startswith(os.path.realpath(self.folder) + "/"):
+            fix = "Move the file beside the VRT."
+            raise InputError(Problem(self.path, f"a VRT that reads the bytes of {name} as pixels", "a file beside it or below", fix))
+        try:
+            first, pixel, line = (int(band.findtext(key) or 0) for key in ("ImageOffset", "PixelOffset", "LineOffset"))
+        except ValueError as error:
+            raise InputError(Problem(self.path, "a band of raw bytes whose offsets are no numbers", "whole numbers")) from error
+        last = first + max(line * (self.shape[0] - 1), 0) + max(pixel * (self.shape[1] - 1), 0)
+        if os.path.getsize(name) <= last:  # noqa: PTH202 - of many names, quickly
+            raise InputError(Problem(self.path, f"{name} of {os.path.getsize(name)} bytes, cut off", f"more than {last} bytes"))  # noqa: PTH202 - as above
+
     def _refuse(self, name: str) -> None:
         fix = "Copy the files to a disk and make the VRT of them, or list the URLs of the images themselves: each is read by ranges."
         raise InputError(Problem(self.path, f"a VRT that names {name[:200]!r}", "files of this machine", fix))
@@ -216,6 +229,8 @@ class _Parsed:
             if not os.path.isfile(name):  # noqa: PTH113 - as above
                 self._leave_out(element, parents, name)
             else:
+                if parents[element].get("subClass") == "VRTRawRasterBand":
+                    self._check_raw(parents[element], name)
                 self._look_into(element, name)
 
     def _leave_out(self, element: ET.Element, parents: dict[ET.Element, ET.Element], name: str) -> None:

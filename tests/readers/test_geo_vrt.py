@@ -244,6 +244,29 @@ def test_a_pixel_function_of_gdals_own_is_read(tiles):
     np.testing.assert_array_equal(whole(parts)[1][0], sum(pixels(1, *SIZE, "uint16", seed)[0] for seed in (0, 1)))
 
 
+RAW = (
+    '<VRTDataset rasterXSize="100" rasterYSize="100"><VRTRasterBand dataType="Byte" band="1" subClass="VRTRawRasterBand">'
+    '<SourceFilename relativetoVRT="1">{}</SourceFilename><ImageOffset>50</ImageOffset><PixelOffset>1</PixelOffset>'
+    "<LineOffset>100</LineOffset></VRTRasterBand></VRTDataset>"
+)
+
+
+def test_raw_bytes(tmp_path):
+    """Bytes beside a VRT may be its pixels; those of a file elsewhere, and a file that is cut off, are refused."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    path = folder / "m.vrt"
+    values = pixels(1, 100, 100)
+    for name, number, message in (("a.bin", 10_050, ""), ("a.bin", 10_049, "cut off"), ("../a.bin", 10_050, "reads the bytes of")):
+        (folder / name).write_bytes((bytes(50) + values.tobytes())[:number])
+        path.write_text(RAW.format(name))
+        if message:
+            with pytest.raises(InputError, match=f"m.vrt: found .*{message}"):
+                whole(path)
+        else:
+            np.testing.assert_array_equal(whole(path)[1], values)
+
+
 def test_files_of_another_folder_are_read(tiles):
     """A VRT may name files of this machine by absolute paths; a colon in a name is no service."""
     (tiles / "tiles/t0.tif").rename(tiles / "tiles/T10:30.tif")
