@@ -93,8 +93,8 @@ def segment(
 
     ``images`` is a path, a glob, an array or a mosaic as in the YAML, such as ``{"mosaic": "tiles/*.tif", "name": "county"}``; a list of
     these, or of (name, array) pairs; or a mapping from names to arrays. Arrays without
-    a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them. ``truth`` is a path or template as
-    in the YAML, an array, or a mapping from names of images to arrays. ``instances`` is as in the YAML, or True:
+    a name are called ``array0``, ``array1``, ...; files come first in the results, arrays after them. ``truth`` is a path, template or
+    mapping as in the YAML, an array, or a mapping from names of images to arrays. ``instances`` is as in the YAML, or True:
     the method that the model declares. ``output`` is a folder, or a URL such as ``memory://NAME``. All else is as in :func:`run`.
     """
     spec = parse_model(model, "model") if isinstance(model, str) else model

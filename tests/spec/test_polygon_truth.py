@@ -13,6 +13,7 @@ import yaml
 from rasterio import Affine
 from rasterio.features import rasterize
 from shapely.geometry import box
+from typer.testing import CliRunner
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
@@ -354,3 +355,27 @@ def test_repairs_are_told_in_the_plan(surveyed):
     """What was repaired is a note of the run."""
     tie = shapely.Polygon([(500010, 3999990), (500020, 3999980), (500020, 3999990), (500010, 3999980)])
     assert any("1 invalid polygon repaired" in note for note in surveyed(geometries=[tie]).notes)
+
+
+def test_the_command_line_and_python_take_the_options(tmp_path):
+    """`gigaseg evaluate` by its flags, and `pipeline.evaluate` and `segment` by a mapping, count the same."""
+    import pipeline
+    from pipeline.cli import app
+
+    save_map(tmp_path / "m.tif", burnt([2, 1, 2]).astype(np.uint8))
+    save_map(tmp_path / "a.tif", blobs((SIDE, SIDE)))
+    file = write(tmp_path / "t.gpkg", GEOMETRIES, layer="uses", kind=["road", "roof", "road"])
+    write(tmp_path / "t.gpkg", GEOMETRIES[:1], layer="others", kind=["road"])
+    classes = tmp_path / "classes.yaml"
+    classes.write_text(yaml.safe_dump({"classes": NAMED}))
+    options = ["--attribute", "kind", "--layer", "uses", "--all-touched", "--classes", str(classes), "-o", str(tmp_path / "cli")]
+    ended = CliRunner().invoke(app, ["evaluate", "--pred", str(tmp_path / "m.tif"), "--truth", file, *options])
+    assert ended.exit_code == 0, ended.output
+    expected = np.zeros((3, 3), int)
+    np.add.at(expected, (burnt([2, 1, 2], all_touched=True).ravel(), burnt([2, 1, 2]).ravel()), 1)
+    assert report_at(tmp_path / "cli")["confusion"] == expected.tolist()
+    spec = {"path": tmp_path / "t.gpkg", "attribute": "kind", "layer": "uses", "all_touched": True}
+    report = pipeline.evaluate(str(tmp_path / "m.tif"), spec, classes=classes)
+    assert report.content["confusion"] == expected.tolist()
+    done = pipeline.segment(str(tmp_path / "a.tif"), HISTOGRAM["model"], output=tmp_path / "api", truth=spec, set={"classes": NAMED})
+    assert np.array_equal(np.asarray(done.truth().data), burnt([2, 1, 2], all_touched=True))
