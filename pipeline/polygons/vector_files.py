@@ -188,8 +188,9 @@ def _declared(file: str, system: str) -> str | None:
         value = None if found is None else found[1]
     if value != b"null":
         return None if value is None else system
-    collection = json.loads(Path(file).read_bytes())
-    return PIXELS if isinstance(collection, dict) and collection.get("crs", "") is None else None
+    collection = json.loads(Path(file).read_bytes())  # the null may be that of a feature
+    named = collection.get("crs", "") if isinstance(collection, dict) else ""
+    return PIXELS if named is None else system if named else None
 
 
 def _layer(source: str | bytes, path: str, layer: str | None) -> str | None:

@@ -184,6 +184,17 @@ def test_polygons_that_touch_are_separate_objects(surveyed):
     assert any("connected components" in note for note in found.notes)
 
 
+def test_label_images_are_scored_against_polygons(tmp_path):
+    """`evaluate --instances`: two polygons that touch are two objects, and match the two labels."""
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[10:50, 10:50], labels[10:50, 50:90] = 4, 9
+    save_map(tmp_path / "m.tif", labels)
+    file = write(tmp_path / "t.gpkg", [on_map(10, 10, 50, 50), on_map(50, 10, 90, 50)])
+    assert evaluate(str(tmp_path / "m.tif"), file, None, None, str(tmp_path / "scores"), instances=True) == 0
+    (scores,) = report_at(tmp_path / "scores")["instances"]
+    assert (scores["truth"], scores["predicted"], scores["mean_ap"], scores["pq"]) == (2, 2, 1.0, 1.0)
+
+
 @pytest.fixture
 def tiles(tmp_path):
     """Three maps side by side, the last one without a polygon, and polygons across their borders."""

@@ -291,6 +291,17 @@ def test_pixels_on_a_map_are_told_or_declared(tmp_path):
     assert not layer.is_placed
 
 
+def test_a_null_of_a_feature_is_not_that_of_the_file(tmp_path):
+    """Properties may be called ``crs`` as well; the member of the collection counts."""
+    member = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    for crs, geometry in ((member, on_map(10, 20, 30, 50)), (None, box(10, 20, 30, 50))):
+        feature = {"type": "Feature", "properties": {"crs": None}, "geometry": mapping(geometry)}
+        (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature], "crs": crs}))
+        layer = read_polygons(str(tmp_path / "a.geojson"), UTM)
+        assert drawn(layer)[20:50, 10:30].all()
+        assert layer.is_placed is (crs is not None)
+
+
 def test_pixels_are_those_of_the_largest_level(tmp_path):
     """A coarser level of a pyramid is read: polygons shrink with it."""
     header = Header((30, 40), 1, "uint8", levels=(SHAPE, (30, 40)))
