@@ -20,13 +20,15 @@ from pipeline.readers._layout import REGION_BYTES, decoded_bytes, pixel_dtype, t
 if TYPE_CHECKING:
     import rasterio
 
-__all__ = ["Bands", "Memory", "NoData", "check_size", "files_looked_at", "is_lossy", "memory_of", "nodata_of"]
+__all__ = ["Bands", "Memory", "NoData", "check_members", "check_size", "files_looked_at", "is_lossy", "memory_of", "nodata_of"]
 
 LOSSY = ("JPEG", "YCbCr JPEG", "WEBP", "JXL", "JPEG2000", "ECW", "LERC", "LERC_DEFLATE", "LERC_ZSTD", "JPIP")
 LOSSY_DRIVERS = ("ECW", "JP2ECW", "JP2KAK", "JP2MrSID", "JP2OpenJPEG", "JPEG", "MrSID", "WEBP")
 WHOLE_DRIVERS = ("BIGGIF", "GIF", "GRIB", "JPEG", "PNG", "USGSDEM", "WEBP", "XPM")  # decode a file from its start for each region
 RAW_DRIVERS = ("BT", "EHdr", "ENVI", "ERS", "GTX", "GenBin", "ISCE", "KRO", "LCP", "PAux", "PCRaster", "ROI_PAC", "RRASTER", "RST", "SAGA")
-"""Formats that store pixels as they are."""
+"""Formats that store pixels as they are, in one file."""
+HEADERS = (".hdr", ".ers", ".rdc", ".sgrd", ".prj", ".xml", ".stx", ".clr", ".aux")  # the other files beside it
+CHECKED_BY_GDAL = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp", ".vrt", ".gpkg", ".asc", ".nc", ".h5", ".xml")
 TILES_LOOKED_AT = 64  # of a GeoPackage, to learn how it is compressed
 FILES_LOOKED_AT = 8  # of a VRT, the largest
 
@@ -225,7 +227,9 @@ def check_size(dataset: rasterio.DatasetReader, path: str) -> None:
             blocks = file.read(32)[16:].strip()
         needed = 512 * int(blocks) if blocks.isdigit() else 0
     elif dataset.driver in RAW_DRIVERS and dataset.tags(ns="ENVI").get("file_compression", "0").strip() in ("", "0"):
-        size = sum(os.path.getsize(name) for name in dataset.files if os.path.isfile(name))  # noqa: PTH113, PTH202 - as above
+        headers = (*HEADERS, ".grd") if dataset.driver == "RRASTER" else HEADERS
+        data = [name for name in dataset.files if os.path.isfile(name) and not name.lower().endswith(headers)]  # noqa: PTH113 - as above
+        size = max(map(os.path.getsize, data), default=0)
         first = dataset.tags(ns="ENVI").get("header_offset", "0").strip()
         pixel_bytes = sum(np.dtype(name).itemsize for name in dataset.dtypes if name in np.sctypeDict)
         needed = (int(first) if first.isdigit() else 0) + dataset.height * dataset.width * pixel_bytes
@@ -233,3 +237,19 @@ def check_size(dataset: rasterio.DatasetReader, path: str) -> None:
         return
     if size < needed:
         raise InputError(Problem(path, f"a file of {size} bytes, cut off", f"{needed} bytes, as its header says"))
+
+
+def check_members(paths: Iterable[str]) -> None:
+    """Refuse a file of a VRT that is cut off, of formats of which GDAL would not tell it; others fail where they are read.
+
+    Raises:
+        InputError: a file is too short.
+    """
+    for path in paths:
+        if not path.lower().endswith(CHECKED_BY_GDAL) and os.path.isfile(path):  # noqa: PTH113 - of many paths, quickly
+            try:
+                dataset = open_dataset(path)
+            except Exception:  # noqa: BLE001 - raw bytes; or damage, which the read of its pixels tells
+                continue
+            with dataset:
+                check_size(dataset, path)

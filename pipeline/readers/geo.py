@@ -18,7 +18,7 @@ from pipeline.geometry import Box
 from pipeline.raster import Header, Raster
 from pipeline.readers import Member, Reader
 from pipeline.readers._files import bare_path, is_remote, opening, reading
-from pipeline.readers._geo_bands import Bands, NoData, check_size, files_looked_at, is_lossy, memory_of, nodata_of
+from pipeline.readers._geo_bands import Bands, NoData, check_members, check_size, files_looked_at, is_lossy, memory_of, nodata_of
 from pipeline.readers._geo_dataset import gdal, lacking_driver, open_dataset
 from pipeline.readers._geo_place import place_of_dataset
 from pipeline.readers._geo_vrt import Coverage, Vrt, is_vector_vrt, named_files, read_vrt
@@ -199,6 +199,7 @@ def _open(options: Geo, path: str) -> _GeoRaster:
         shape, zoom = shapes[level], (shapes[0][0] / shapes[level][0], shapes[0][1] / shapes[level][1])
         bands = Bands(dataset, options, path)
         check_size(dataset, bare_path(path))
+        check_members(vrt.files if vrt else ())
         layout = _layout(options, bands, shape, path)
         placement = place_of_dataset(dataset, zoom, vrt.crs if vrt else "")
         stored = _Stored.of(dataset, bands, layout, vrt.coverage if vrt else None)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.cli import main
 from pipeline.config import load_config
-from pipeline.errors import InputError
+from pipeline.errors import BlockError, InputError
 from pipeline.geometry import Box
 from pipeline.inputs import build_catalogue
 from pipeline.plugins import build
@@ -265,6 +265,21 @@ def test_raw_bytes(tmp_path):
                 whole(path)
         else:
             np.testing.assert_array_equal(whole(path)[1], values)
+
+
+def test_a_tile_that_is_cut_off(tiles):
+    """A tile of a format that GDAL fills with zeros is refused when the VRT is opened; another fails where it is read."""
+    write(tiles / "tiles/e.bsq", pixels(1, *SIZE), "ENVI")
+    for name in ("e.bsq", "t0.tif"):
+        path = vrt(tiles / "m.vrt", [(f"tiles/{name}", (0, 0), SIZE)], SIZE)
+        np.testing.assert_array_equal(whole(path)[1], pixels(1, *SIZE))
+        content = (tiles / "tiles" / name).read_bytes()
+        (tiles / "tiles" / name).write_bytes(content[: len(content) * 2 // 3])
+        error, message = {"e.bsq": (InputError, r"e\.bsq: found a file of \d+ bytes, cut off"), "t0.tif": (BlockError, r"m\.vrt: rows")}[
+            name
+        ]
+        with pytest.raises(error, match=message):
+            whole(path)
 
 
 def test_files_of_another_folder_are_read(tiles):
