@@ -214,6 +214,14 @@ def test_one_file_for_many_maps(tmp_path, tiles):
     assert not any("share one truth" in note for note in found.notes)
 
 
+def test_polygons_cross_the_tiles_of_a_mosaic(tmp_path, tiles):
+    """Tiles that are one image have polygons as one map does."""
+    keys = {**HISTOGRAM, "images": [{"mosaic": "maps/*.tif"}], "classes": NAMED, "truth": {"path": "t.gpkg", "attribute": "kind"}}
+    found = build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
+    expected = np.hstack([burnt([1, 2, 1, 2], tiles, SIDE * index) for index in range(3)])
+    assert np.array_equal(truth_of(found)[0], expected)
+
+
 def test_one_file_of_pixels_for_one_image(tmp_path):
     """Pixels are those of one image: shared by several, they are refused; a file for each is found by its name or in a folder."""
     for name in "ab":
