@@ -32,7 +32,7 @@ __all__ = ["TOLERANCE", "Alignment", "alignment_of", "moved_box"]
 TOLERANCE = 0.1  # pixels by which two grids may differ over an image and still be the same
 SYSTEM_KEYS = ("34735", "34736", "34737")  # tags that hold the coordinate system
 ROUNDING = 1e-9  # of shares
-SAMPLES = 65  # along each side of an image, to find what share of it another one covers
+SAMPLES = 33  # along each side of an image, to find what share of it another one covers
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ _TAGS = ("33550", "33922", "34264", *SYSTEM_KEYS)
 Tags = Mapping[str, Any]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 13)
 def _alignment_of(source_shape: tuple[int, int], target_shape: tuple[int, int], source: str, target: str) -> Alignment | None:
     of_source, of_target = json.loads(source), json.loads(target)
     matrices = affine(of_source), affine(of_target)
@@ -220,9 +220,11 @@ def _share(found: Alignment) -> float:
     if isinstance(found.positions, WarpMap):
         y, x = (np.linspace(0, side, SAMPLES) for side in found.target_shape)
         across, down = found.positions.at(x[None, :], y[:, None])
-        share = float(np.mean((across >= 0) & (across <= width) & (down >= 0) & (down <= height)))
-        if share:
-            return share
+        inside = (across >= 0) & (across <= width) & (down >= 0) & (down <= height)
+        weights = np.ones(SAMPLES)
+        weights[[0, -1]] = 0.5  # points of the edges stand for half as much
+        if inside.any():
+            return float(np.average(inside, weights=np.outer(weights, weights))) if not inside.all() else 1.0
     y, x = _outline(found.target_shape)
     across, down = found.positions.at(x, y)
     if not np.isfinite(across).all() or not np.isfinite(down).all():

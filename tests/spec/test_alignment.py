@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.raster import ArrayRaster, Header, MapGrid, align, aligned_header, alignment_of, map_grid, map_tags
+from pipeline.raster import ArrayRaster, Header, MapGrid, affine, align, aligned_header, alignment_of, map_grid, map_tags
 from pipeline.raster import aligned as aligned_module
 
 PIXEL_SCALE, TIE, MATRIX, KEYS = "33550", "33922", "34264", "34735"
@@ -354,3 +354,19 @@ def test_memory_is_bounded_and_counted():
     counted = aligned_header(truth.header, image).work_bytes
     assert counted >= aligned_module.MOST_WINDOW * 2
     assert aligned_header(truth.header, header((9, 9), north_up(EAST, NORTH, 0.1))).work_bytes == 0, "a copy needs nothing besides"
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.floats(-1e6, 1e6), st.floats(-5e6, 5e6), st.floats(0.01, 500), st.floats(0.01, 500), st.integers(0, 40), st.booleans(), st.booleans()
+)
+def test_places_of_tags_are_those_of_gdal(east, north, wide, high, tie, is_point, is_matrix):
+    """Scale and tie point, or a matrix, of corners or of centres: positions are those that GDAL reads, to a millionth of a pixel."""
+    pytest.importorskip("rasterio")
+    tags = {KEYS: {"type": 3, "value": [1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 2 if is_point else 1, 3072, 0, 1, UTM]}}
+    if is_matrix:
+        tags |= {MATRIX: place(wide, high / 7, east, wide / 5, -high, north)[MATRIX]}
+    else:
+        tags |= {PIXEL_SCALE: {"type": 12, "value": [wide, high, 0.0]}, TIE: {"type": 12, "value": [tie, tie, 0.0, east, north, 0.0]}}
+    found, expected = affine(tags), map_grid(tags)
+    np.testing.assert_allclose(found[:2].ravel(), expected.matrix, rtol=1e-12, atol=1e-6 * min(wide, high))
