@@ -207,7 +207,7 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ("metrics: semantc", "run.yaml:4: metrics.0.name: found 'semantc'; expected "),
         ("writers: [tiff, tiff]", "run.yaml:4: writers.1.name: found 'tiff' a second time; expected each name once"),
         ("writers: [{compression: none}]", "run.yaml:4: writers.0.name is missing; expected "),
-        ("skip: {name: regions}", "run.yaml:4: skip.path is missing; expected the path of a GeoJSON or a mask"),
+        ("skip: {name: regions}", "run.yaml:4: skip.path is missing; expected the path of polygons or a mask"),
         ("skip: {name: nodata, as: nothing}", "run.yaml:4: skip.as: found 'nothing'; expected none or background"),
         ("skip: {name: nodata, skipped_as: none}", "run.yaml:4: skip.skipped_as: found unknown key 'skipped_as'; expected as"),
         ("reader: 5", "run.yaml:4: reader: found 5 (a whole number); expected a name, or {name: ..., option: ...}"),
