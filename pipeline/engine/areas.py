@@ -23,9 +23,7 @@ PIECE = 512  # side of the squares in which polygons are drawn, pixels
 
 def counts_areas(job: Job, image: Image) -> bool:
     """Whether the areas of an image are counted from its mask: it has zones, or the rows of its map are not equally large."""
-    is_asked = image.zones is not None or not has_equal_rows(image.header)
-    is_kept = job.goal == "evaluate" or not job.is_single(image) or any(writer.holds_mask for writer in job.writers)
-    return job.goal != "convert" and is_asked and is_kept
+    return job.goal != "convert" and (image.zones is not None or not has_equal_rows(image.header))
 
 
 def areas_key(job: Job, image: Image) -> str:

@@ -47,7 +47,7 @@ def map_notes(images: Sequence[Image]) -> list[str]:
 def _area_ratio(header: Header) -> float | None:
     """Return area on the map divided by area on the ground at the centre of an image; None: PROJ cannot tell."""
     from rasterio._err import CPLE_BaseError
-    from rasterio.errors import RasterioError
+    from rasterio.errors import CRSError, RasterioError
     from rasterio.warp import transform
 
     matrix, grid = affine(header.georeference), map_grid({**_system(header.georeference), **ORIGIN})
@@ -57,7 +57,7 @@ def _area_ratio(header: Header) -> float | None:
     east, north = center[0] + np.array([0, SIDE, SIDE, 0]), center[1] + np.array([0, 0, SIDE, SIDE])
     try:
         longitude, latitude = transform(grid.wkt, "EPSG:4326", east.tolist(), north.tolist())
-    except (RasterioError, CPLE_BaseError):  # the latter for a system that PROJ cannot relate to the ground
+    except (CRSError, RasterioError, CPLE_BaseError):  # the latter for a system that PROJ cannot relate to the ground
         return None
     if not np.isfinite([longitude, latitude]).all():
         return None

@@ -136,9 +136,6 @@ def find_zones(images: Sequence[Image], config: Config) -> tuple[list[Image], li
         problems.append(Problem(where, repr(config.zones.path), "a file that exists", f"No zones for {first_of(missing, 3)}."))
     elif missing:
         notes.append(f"{first_of(missing, 3)}: no file of zones")
-    if not any(build("writers", spec, "writers").holds_mask for spec in config.writers):
-        fix = "Add ome_zarr, cog or tiff: areas are counted from the mask, also when zones change."
-        problems.append(Problem(config.where("writers"), "no writer that keeps the mask, which `zones` needs", "one", fix))
     refused, told = _checked(with_zones, where)
     return found, [*problems, *refused], [*notes, *told]
 

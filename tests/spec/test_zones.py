@@ -109,13 +109,6 @@ def test_a_zone_may_not_be_called_as_the_rest_is(tmp_path, catalogue):
     assert image.zones.on(image).names == ["x", "unnamed"]
 
 
-def test_a_mask_is_needed(tmp_path, catalogue):
-    """Areas are counted from masks, so that zones may change: a run that keeps none is refused."""
-    save_zones(tmp_path / "z.geojson", (10, 10))
-    assert "no writer that keeps the mask" in refused(catalogue, "z.geojson", writers=["geojson"])
-    assert catalogue("z.geojson", writers=["tiff"]).images[0].zones is not None
-
-
 def test_a_file_that_changes_is_another_one(tmp_path, catalogue):
     """Size and time of change are part of its identity."""
     save_zones(tmp_path / "z.geojson", (10, 10))
