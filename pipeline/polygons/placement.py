@@ -82,17 +82,17 @@ class Placement:
             steps = np.divide(self.shape, self.full)[::-1]
             return geometries if (steps == 1).all() else shapely.transform(geometries, lambda corners: corners * steps)
         kind, corners, offsets = shapely.to_ragged_array(geometries)
+        if _is_geographic(system):
+            self._check_edges(corners, offsets[0])
         if not self._is_same(system):
             corners, offsets = self._warped(corners, offsets, system)
-        elif _is_geographic(system):
-            corners = self._wrapped(corners)
+        if _is_geographic(self.grid.wkt):
+            corners = self._wrapped(corners, offsets) if _is_geographic(system) else self._unwrapped(corners, offsets[0])
         found: NDArray[np.object_] = shapely.from_ragged_array(kind, self._from_map(corners), offsets)
         return found
 
     def _warped(self, corners: NDArray[np.float64], offsets: tuple[Any, ...], system: str) -> tuple[NDArray[np.float64], tuple[Any, ...]]:
         """Transform corners to the map of the image, with more of them along edges that are curves there."""
-        if _is_geographic(system):
-            self._check_edges(corners, offsets[0])
         to_map = self._transformer(system)
         moved = to_map(corners)
         starts = np.ones(len(corners), bool)
@@ -129,13 +129,27 @@ class Placement:
             fix = "Cut polygons that cross longitude 180, as RFC 7946 asks: ogr2ogr -wrapdateline."
             raise InputError(Problem(self.path, found, "edges of at most 180 degrees", fix))
 
-    def _wrapped(self, corners: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Move longitudes by full turns to where the image has them: a map may count from 0 to 360."""
+    def _wrapped(self, corners: NDArray[np.float64], offsets: tuple[Any, ...]) -> NDArray[np.float64]:
+        """Move each part of a polygon by full turns of longitude to where the image is: a map may count from 0 to 360."""
         along = self.corners[:, 0]
         if np.abs(along).max() <= LONGITUDES / 2:
             return corners
-        turns = np.floor((corners[:, 0] - along.mean() + LONGITUDES / 2) / LONGITUDES)
-        return np.stack([corners[:, 0] - LONGITUDES * turns, corners[:, 1]], axis=1)
+        ends = np.asarray(offsets[0], np.intp)[np.asarray(offsets[1], np.intp)]
+        least, most = (reduce.reduceat(corners[:, 0], ends[:-1]) for reduce in (np.minimum, np.maximum))
+        turns = np.floor(((least + most) / 2 - along.mean() + LONGITUDES / 2) / LONGITUDES)
+        return np.stack([corners[:, 0] - LONGITUDES * np.repeat(turns, np.diff(ends)), corners[:, 1]], axis=1)
+
+    def _unwrapped(self, corners: NDArray[np.float64], offsets: NDArray[Any]) -> NDArray[np.float64]:
+        """Return longitudes that do not jump along a ring, each ring beginning within half a turn of the image."""
+        rings = np.asarray(offsets, np.intp)
+        jumps = np.round(np.diff(corners[:, 0], prepend=corners[0, 0]) / LONGITUDES)
+        turns = np.cumsum(jumps)
+        first = np.floor((corners[rings[:-1], 0] - self.corners[:, 0].mean() + LONGITUDES / 2) / LONGITUDES)
+        turns += np.repeat(first - turns[rings[:-1]], np.diff(rings))
+        found = np.stack([corners[:, 0] - LONGITUDES * turns, corners[:, 1]], axis=1)
+        if (turns[rings[:-1]] != turns[rings[1:] - 1]).any():
+            raise self._outside("a ring round a pole")
+        return found
 
     def _transformer(self, system: str) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
         from rasterio.warp import transform

@@ -248,13 +248,31 @@ def test_a_rotated_map_turns_the_polygons(tmp_path):
     assert drawn(layer).sum() == 600
 
 
-def test_maps_that_count_longitudes_to_360(tmp_path):
-    """A map beyond longitude 180 finds polygons of negative longitudes; the others are left alone."""
+@pytest.mark.parametrize("code", [4326, 4269, 3832])
+def test_maps_that_count_longitudes_to_360(tmp_path, code):
+    """A map beyond longitude 180 finds polygons of negative longitudes, also parts that were cut there; others stay where they are."""
     header = header_of(4326, (0.1, 0.0, 179.0, 0.0, -0.1, 5.0), (100, 40))
-    layer = read_polygons(
-        write(tmp_path / "a.gpkg", [box(-179.5, 1, -178.5, 2), box(179.2, 1, 179.8, 2), box(10, 1, 20, 2)], "EPSG:4326"), header
+    cut = shapely.MultiPolygon([box(179.5, 3, 180, 4), box(-180, 3, -179.5, 4)])
+    geometries = [box(-179.5, 1, -178.5, 2), box(179.2, 1, 179.8, 2), box(10, 1, 20, 2), box(0.5, 1, 1.5, 2), cut]
+    if code == 3832:  # Mercator of the Pacific
+        geometries = [shape(transform_geom("EPSG:4326", "EPSG:3832", mapping(one))) for one in (*geometries[:2], cut)]
+    layer = read_polygons(write(tmp_path / "a.gpkg", geometries, f"EPSG:{code}"), header)
+    assert layer.bounds[:, [0, 2]].round(3).tolist() == [[15.0, 25.0], [2.0, 8.0], [5.0, 15.0]]
+
+
+def test_polygons_across_longitude_180_of_a_plane_map(tmp_path):
+    """On a map that ends there, the part on its side is drawn; a ring round a pole has no place on a map in degrees."""
+    header = header_of(4326, (0.1, 0.0, 176.0, 0.0, -0.1, 5.0), (100, 40))
+    corners = [(175.0, 1.0), (-179.0, 1.0), (-179.0, 2.0), (175.0, 2.0)]
+    across = shapely.Polygon(
+        [transform_geom("EPSG:4326", "EPSG:3832", {"type": "Point", "coordinates": at})["coordinates"] for at in corners]
     )
-    assert layer.bounds[:, [0, 2]].round(6).tolist() == [[15.0, 25.0], [2.0, 8.0]]
+    layer = read_polygons(write(tmp_path / "a.gpkg", [across], "EPSG:3832"), header)
+    assert layer.bounds.round(3).tolist() == [[-10.0, 30.0, 50.0, 40.0]]
+    west = read_polygons(str(tmp_path / "a.gpkg"), header_of(4326, (0.1, 0.0, -180.0, 0.0, -0.1, 5.0), (100, 40)))
+    assert west.bounds.round(3).tolist() == [[-50.0, 30.0, 10.0, 40.0]]
+    pole = write(tmp_path / "b.gpkg", [box(-1e6, -1e6, 1e6, 1e6)], "EPSG:3031")
+    refused("a ring round a pole", path=pole, header=header_of(4326, (0.1, 0.0, 10.0, 0.0, -0.1, -80.0), (100, 40)))
 
 
 def test_a_web_map_in_longitude_and_latitude(tmp_path):
@@ -418,7 +436,9 @@ def test_coordinates_that_no_map_holds_are_refused(tmp_path):
     refused("no finite numbers", path=parquet(tmp_path / "a.parquet", [infinite]))
     fiji = shapely.Polygon([(179.5, -17), (-179.5, -17), (-179.5, -16), (179.5, -16)])
     pacific = header_of(32760, (100.0, 0.0, 700000.0, 0.0, -100.0, 8200000.0), (2000, 2000))
-    refused("359.0 degrees", "-wrapdateline", path=write(tmp_path / "b.geojson", [fiji], "EPSG:4326"), header=pacific)
+    degrees = header_of(4326, (0.1, 0.0, 80.0, 0.0, -0.1, -10.0), (100, 100))
+    for header in (pacific, degrees):
+        refused("359.0 degrees", "-wrapdateline", path=write(tmp_path / "b.geojson", [fiji], "EPSG:4326"), header=header)
     polar = header_of(3857, (10000.0, 0.0, -400000.0, 0.0, -10000.0, 20000000.0), SHAPE)
     refused("cannot show", path=write(tmp_path / "c.gpkg", [box(-1, 80, 1, 91)], "EPSG:4326"), header=polar)
     flat = Header(SHAPE, 1, "uint8", georeference=header_of(32633, (0.5, 0.5, 500000.0, 0.5, 0.5, 4000000.0)).georeference)
