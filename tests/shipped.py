@@ -13,6 +13,7 @@ __all__ = ["DATASETS", "WORKFLOWS", "training_of"]
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 DATASETS = {
+    "aerial-buildings": "aerial/banepa-buildings",
     "aerial-landcover": "aerial/dubai-mbrsc",
     "axons": "microscopy/axon-myelin-sem",
     "nuclei": "microscopy/nuclei-dsb2018",

@@ -160,12 +160,13 @@ def _catalogue(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> Catalogue
 
 
 def _run_stages(job: Job, planned: Mapping[str, list[Stage]]) -> Iterator[Receipt]:
-    """Execute the phases of some images, except phases that only write files of a whole image."""
+    """Execute the phases of some images up to the prediction, which counts; later ones read or write files of the mask."""
 
-    def is_needed(stage: Stage) -> bool:
-        return stage.reduction is not None or not phase(stage.phase).is_per_image
+    def needed(stages: list[Stage]) -> list[Stage]:
+        last = next(at for at, stage in enumerate(stages) if isinstance(phase(stage.phase), Predict))
+        return stages[: last + 1]
 
-    queue = BlockQueue({name: list(filter(is_needed, stages)) for name, stages in planned.items()})
+    queue = BlockQueue({name: needed(stages) for name, stages in planned.items()})
     queue.begin()
     without_writing: dict[type[Phase[Any, Any]], Phase[Any, Any]] = {Predict: _PredictWithoutWriting(), Skip: _SkipWithoutPicture()}
 
