@@ -126,11 +126,8 @@ def execute_config(
         The exit code, and the content of report.json.
     """
     folder = RunFolder(config.output)
-    catalogue = build_catalogue(config, accepted)
-    catalogue = catalogue if fresh else with_writers_of(folder, catalogue, config)
+    catalogue = catalogue_of(config, folder, accepted, fresh=fresh)
     config = catalogue.config
-    if not fresh:
-        folder.refuse_other(catalogue.identity)
     choice = settle_recipe(catalogue, folder, fresh=fresh)
     protect_files(catalogue, folder, ["config.yaml", *plan_row(catalogue, make_job(catalogue, choice.recipe), {})["outputs"]])
     if fresh:  # after validation, so that a refused run deletes nothing
@@ -158,6 +155,16 @@ def execute_config(
     report = report_of(spec.plan, done, folder.read().get("state", "running"))
     write_pictured_report(folder, spec.plan, job, catalogue.images, report)
     return exit_code, report
+
+
+def catalogue_of(config: Config, folder: RunFolder, accepted: Collection[str] | None, *, fresh: bool) -> Catalogue:
+    """Return what a config names; refuse it where the folder holds a run of something else that goes on."""
+    catalogue = build_catalogue(config, accepted)
+    if fresh:
+        return catalogue
+    catalogue = with_writers_of(folder, catalogue, config)
+    folder.refuse_other(catalogue.identity)
+    return catalogue
 
 
 def protect_files(catalogue: Catalogue, folder: RunFolder, outputs: Sequence[str]) -> None:
