@@ -18,7 +18,8 @@ __all__ = ["PolygonLayer"]
 TILE = 512
 """Side of the squares in which polygons are drawn. GDAL's result for a pixel whose centre lies exactly on an edge depends on
 where the drawn window begins. Each pixel is drawn in the window of its own square, so that it does not depend on the box asked for."""
-MARGIN = 1  # pixels drawn around a square, because GDAL cuts edges at the border of the window
+MARGIN = 2  # pixels drawn around a square
+CUT = 1  # pixels around a square at which polygons are cut: of what reaches beyond a window, GDAL may draw pixels at its other side
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,10 @@ class PolygonLayer:
         """
         drawn_YX = np.full(box.shape, fill, values_N.dtype)
         for tile in _tiles(box, self.shape):
-            indices = self.near(tile.grow(MARGIN))
+            indices = self.near(tile)
             if len(indices):
-                order_YX = _burn(self.geometries[indices], tile.grow(MARGIN), all_touched=all_touched)
                 part = tile.intersection(box) or tile
-                order_YX = order_YX[part.relative_to(tile.grow(MARGIN)).slices]
+                order_YX = _burn(self.geometries[indices], tile, all_touched=all_touched)[part.relative_to(tile).slices]
                 table = np.concatenate([np.array([fill], values_N.dtype), values_N[indices]])
                 drawn_YX[part.relative_to(box).slices] = table[order_YX]
         return drawn_YX
@@ -100,11 +100,11 @@ class PolygonLayer:
         squares of 512 pixels is yielded once for each.
         """
         for tile in _tiles(box, self.shape):
-            drawn, part = tile.grow(MARGIN), tile.intersection(box) or tile
+            part = tile.intersection(box) or tile
             for index in self.near(tile).tolist():
                 left, top, right, bottom = self.bounds[index]
-                own = Box(int(top) - MARGIN, int(left) - MARGIN, int(bottom) + 1 + MARGIN, int(right) + 1 + MARGIN)
-                window = own.intersection(drawn)
+                own = Box(int(top) - 1, int(left) - 1, int(bottom) + 2, int(right) + 2)
+                window = own.intersection(tile)
                 inside = window and window.intersection(part)
                 if window is None or inside is None:
                     continue
@@ -127,12 +127,21 @@ def _tiles(box: Box, shape: tuple[int, int]) -> Iterator[Box]:
             yield Box(y, x, y + TILE, x + TILE).clip(shape)
 
 
-def _burn(geometries: NDArray[np.object_], window: Box, *, all_touched: bool) -> NDArray[np.uint32]:
-    """Return, for each pixel of a window (Y, X), one more than the position of the last polygon that covers it; 0: none does."""
+def _burn(geometries: NDArray[np.object_], area: Box, *, all_touched: bool) -> NDArray[np.uint32]:
+    """Return, for each pixel of an area (Y, X), one more than the position of the last polygon that covers it; 0: none does."""
+    import shapely
     from rasterio import Affine
     from rasterio.features import rasterize
 
-    shapes = zip(geometries.tolist(), range(1, len(geometries) + 1), strict=True)
+    cut, window = area.grow(CUT), area.grow(MARGIN)
+    left, top, right, bottom = shapely.bounds(geometries).T
+    beyond = (left < cut.x0) | (right > cut.x1) | (top < cut.y0) | (bottom > cut.y1)
+    if beyond.any():
+        geometries = geometries.copy()
+        geometries[beyond] = shapely.clip_by_rect(geometries[beyond], cut.x0, cut.y0, cut.x1, cut.y1)
+    shapes = [(one, number) for number, one in enumerate(geometries.tolist(), 1) if not one.is_empty]
+    if not shapes:
+        return np.zeros(area.shape, np.uint32)
     origin = Affine.translation(window.x0, window.y0)
     drawn_YX: NDArray[np.uint32] = rasterize(shapes, out_shape=window.shape, transform=origin, all_touched=all_touched, dtype="uint32")
-    return drawn_YX
+    return drawn_YX[MARGIN:-MARGIN, MARGIN:-MARGIN]
