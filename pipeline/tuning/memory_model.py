@@ -11,8 +11,10 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue, Image, read_truth_header
+from pipeline.plugins import build
 from pipeline.raster import Header, aligned_header
 from pipeline.tiling import Grid, num_seam_shares
+from pipeline.writers import Writer
 
 __all__ = ["format_bytes", "project_actor_bytes", "project_object_file_bytes", "project_seam_file_bytes", "shrink_to_memory"]
 
@@ -30,7 +32,10 @@ def project_actor_bytes(catalogue: Catalogue, recipe: Recipe) -> int:
     Blocks are held as they are read ahead, computed and written, each clipped to the image. The network's own memory counts
     on a CPU only: on a GPU it is the GPU's, where a batch that does not fit is halved.
     """
-    return max((one(catalogue, recipe, image) for image in catalogue.images for one in (_image_bytes, _object_bytes)), default=0)
+    writers: list[Writer] = [build("writers", spec, "writers") for spec in catalogue.config.writers]
+    exports = (writer.memory_bytes(image.header, len(catalogue.classes)) for writer in writers for image in catalogue.images)
+    phases = (one(catalogue, recipe, image) for image in catalogue.images for one in (_image_bytes, _object_bytes))
+    return max(max(phases, default=0), max(exports, default=0))
 
 
 def _image_bytes(catalogue: Catalogue, recipe: Recipe, image: Image) -> int:

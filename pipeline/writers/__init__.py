@@ -145,6 +145,11 @@ class Writer(Plugin):
         del meta
         return (key,)
 
+    def memory_bytes(self, header: Header, num_classes: int) -> int:
+        """Return the memory that an export of an image needs, if it may be more than that of a block."""
+        del header, num_classes
+        return 0
+
     def missing(self) -> str:
         """Return the command that installs missing packages; empty if none is missing."""
         return ""

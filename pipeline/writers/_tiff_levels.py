@@ -28,7 +28,7 @@ from pipeline.writers._pyramid import Halve, halved, shapes
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["SPAN", "TILE", "cut", "encoder", "write_levels"]
+__all__ = ["SPAN", "SPOOL_BYTES", "TILE", "cut", "encoder", "write_levels"]
 
 TILE = 512
 SPAN = 8 * TILE  # pixels read at once along a row: few wide reads are faster than many narrow ones

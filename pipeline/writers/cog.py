@@ -20,6 +20,7 @@ from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers._cog_layout import attribute_table, has_attribute_table, write_mask_levels, write_probability_levels
 from pipeline.writers._placement import missing_geo_packages
+from pipeline.writers._tiff_levels import SPOOL_BYTES
 
 __all__ = ["Cog"]
 
@@ -88,6 +89,15 @@ class Cog(Writer):
     @override
     def takes(self, header: Header) -> bool:
         return not self.only_georeferenced or (header.num_planes == 1 and is_georeferenced(header))
+
+    @override
+    def memory_bytes(self, header: Header, num_classes: int) -> int:
+        if not self.takes(header):
+            return 0
+        height, width = header.shape
+        depth = max(1 if num_classes <= 255 else 2, num_classes if self.probs else 1, 4 if self.of == "objects" else 1)
+        waiting = SPOOL_BYTES * max(0, max(header.shape).bit_length() - TILE.bit_length() + 1)  # compressed overviews
+        return min(CACHE_MIB << 20, height * width * depth) + min(waiting, height * width) + 3 * min(TILE, height) * width * depth
 
     @override
     def files(self, key: str, meta: MaskMeta) -> tuple[str, ...]:

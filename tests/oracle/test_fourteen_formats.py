@@ -166,5 +166,6 @@ def test_a_mask_lies_on_its_source(name, done):
     assert np.allclose(scale.scale, sizes or (1, 1), rtol=1e-6)
     assert sizes is None or np.allclose(sizes, (MPP, MPP), rtol=1e-6)
     assert [axis.unit for axis in multiscale.axes] == [unit, unit]
-    assert [one.translation for one in translation] in ([], [list(CORNER) if unit == "meter" else [0, 0]])
+    north, east = CORNER  # y points down: minus the northing, of the first pixel's centre
+    assert [one.translation for one in translation] in ([], [[sizes[0] / 2 - north, east + sizes[1] / 2] if unit == "meter" else [0, 0]])
     assert {row["name"] for row in json.loads((output / "report" / "report.json").read_text())["per_image"]} >= {mask_name(name)}
