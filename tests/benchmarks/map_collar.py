@@ -2,7 +2,8 @@
 
 Run: ``python -m tests.benchmarks.map_collar [SIDE [SHARE]]`` on a quiet machine. SHARE of the pixels (0.5) is the collar. It prints how
 many blocks of nodata cost no forward pass (all that do not touch data, with ``skip: nodata``), the peak memory beside what `plan`
-projects, seconds per gigapixel of the whole run and of the file, and those of GDAL reading the image and writing the same raster, in the same run.
+projects, seconds per gigapixel of the whole run and of the file, and those of GDAL reading the image
+and writing the same raster, in the same run.
 """
 
 from __future__ import annotations
