@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,34 @@ Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]
 
 AFFINE_TAGS = ("33550", "33922", "34264", "34735", "34736", "34737")  # an affine and the coordinate system
 RPC_TAG = "50844"  # 92 numbers: rational polynomials from longitude, latitude and height to pixels, of satellite images
-METERS = {9002: 0.3048, 9003: 1200 / 3937}  # EPSG codes of foot and US survey foot; other codes count as metres
+METERS = {
+    1025: 0.001,
+    1033: 0.01,
+    9001: 1.0,
+    9002: 0.3048,  # foot
+    9003: 1200 / 3937,  # US survey foot
+    9005: 0.3047972654,  # Clarke
+    9014: 1.8288,  # fathom
+    9030: 1852.0,  # nautical mile
+    9031: 1.0000135965,  # German legal metre
+    9035: 1609.3472186944375,  # US survey mile
+    9036: 1000.0,
+    9037: 0.9143917962,
+    9039: 0.201166195164,
+    9040: 0.9143984146160287,
+    9041: 0.3047994715386762,
+    9042: 20.116765121552632,
+    9062: 20.116782494375872,
+    9084: 0.9143985307444408,  # Indian yard
+    9093: 1609.344,  # mile
+    9094: 0.3047997101815088,  # Gold Coast foot
+    9096: 0.9144,  # yard
+    9098: 0.201168,  # link
+    9301: 20.116756,
+}
+"""Metres in a unit of length, by EPSG code: all units of the projected systems of EPSG 11, and some others."""
+USER_DEFINED = 32767
+UNIT, UNIT_SIZE = 3076, 3077  # GeoKeys: code of the unit of a projected map; metres in one where no code says them
 
 
 def affine(tags: Tags) -> NDArray[np.float64] | None:
@@ -52,11 +81,29 @@ def map_scale(tags: Tags) -> Scale:
 
 
 def _map_unit(tags: Tags, keys: Mapping[int, int]) -> tuple[str, float]:
-    """Return the unit of map coordinates, and the metres in one of them."""
+    """Return the unit of map coordinates, and the metres in one of them; the unit is empty if the file names one that is not known."""
     citation = str(tags.get("34737", {}).get("value", ""))
-    if keys.get(1024) == 2 or (keys.get(1024) == 32767 and "= GEOGCS" in citation):
+    if keys.get(1024) == 2 or (keys.get(1024) == USER_DEFINED and "= GEOGCS" in citation):
         return "degree", 1.0
-    return ("meter", METERS.get(keys.get(3076, 0), 1.0)) if 1024 in keys else ("", 1.0)
+    if 1024 not in keys:
+        return "", 1.0
+    code = keys.get(UNIT, 0)
+    size = METERS.get(code) or (geo_number(tags, UNIT_SIZE) if code else _unit_size(coordinate_system(tags)))
+    return ("meter", size) if size else ("", 1.0)
+
+
+@lru_cache(maxsize=256)
+def _unit_size(system: int) -> float:
+    """Return the metres in a unit of a coordinate system, by EPSG code; 1 where rasterio is not installed or does not know the code."""
+    if not system or importlib.util.find_spec("rasterio") is None:
+        return 1.0
+    from rasterio import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        return float(CRS.from_epsg(system).linear_units_factor[1])
+    except CRSError:
+        return 1.0
 
 
 def geo_keys(tags: Tags) -> dict[int, int]:
@@ -79,7 +126,7 @@ def coordinate_system(tags: Tags) -> int:
     """Return the EPSG code of the coordinate system; 0 if there is none."""
     keys = geo_keys(tags)
     code = int(keys.get(3072, keys.get(2048, 0)))
-    return 0 if code in (0, 32767) else code
+    return 0 if code in (0, USER_DEFINED) else code
 
 
 def coarsened(tags: Tags, factor: tuple[float, float]) -> dict[str, Any]:
