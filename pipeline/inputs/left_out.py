@@ -52,6 +52,7 @@ _OF_TRAINING = (
     "bundle",
     "candidate",
     "val",
+    "val_regions",
     "events",
     "ray",
     "checkpoint.pt",
