@@ -218,7 +218,7 @@ def _share(found: Alignment) -> float:
     """Return the part of the target that the source covers: of an affine exactly, of a warp by samples."""
     height, width = found.source_shape
     if isinstance(found.positions, WarpMap):
-        y, x = (np.linspace(0, side, SAMPLES) for side in found.target_shape)
+        y, x = (np.linspace(0.5, side - 0.5, SAMPLES) for side in found.target_shape)  # centres of pixels, which decide
         across, down = found.positions.at(x[None, :], y[:, None])
         inside = (across >= 0) & (across <= width) & (down >= 0) & (down <= height)
         weights = np.ones(SAMPLES)
