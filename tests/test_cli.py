@@ -72,11 +72,11 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         (
             "segment a.tif b/ --model unet -o out",
-            ("segment", ["a.tif", "b/"], "unet", "out", [], {"instances": False, "fresh": False, "take_over": False}),
+            ("segment", ["a.tif", "b/"], "unet", "out", [], {"instances": False, "mosaic": None, "fresh": False, "take_over": False}),
         ),
         (
             "segment a.tif -m unet -o out --instances --set a.b=1 --fresh --take-over",
-            ("segment", ["a.tif"], "unet", "out", ["a.b=1"], {"instances": True, "fresh": True, "take_over": True}),
+            ("segment", ["a.tif"], "unet", "out", ["a.b=1"], {"instances": True, "mosaic": None, "fresh": True, "take_over": True}),
         ),
         ("plan c.yaml --json", ("plan", Path("c.yaml"), [], {"as_json": True, "every": False})),
         ("plan c.yaml --list", ("plan", Path("c.yaml"), [], {"as_json": False, "every": True})),
