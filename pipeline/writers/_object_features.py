@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
-from pipeline.raster import Raster
+from pipeline.errors import Problem
+from pipeline.raster import Header, Raster
 from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, ObjectsView, Writer
 from pipeline.writers._object_polygons import object_polygons
-from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, placement_of
+from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, no_degrees, placement_of
 from pipeline.writers._polygon_files import FORMAT_PACKAGES, Features, PolygonFormat, write_polygons
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class FeatureWriter(Writer):
 
     simplify: float = Field(default=0.0, ge=0, description="how far the edges of each object may move, pixels of the mask; 0: not at all")
     coordinates: Coordinates = "auto"
+
+    @override
+    def problem_with(self, name: str, header: Header, where: str) -> Problem | None:
+        return no_degrees(name, header, where) if self.coordinates == "wgs84" else None
 
     @override
     def missing(self) -> str:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.raster import map_grid
+from pipeline.errors import Problem
+from pipeline.raster import Header, map_grid
 from pipeline.writers._antimeridian import cut_at_antimeridian, unrolled
 
 if TYPE_CHECKING:
     from pipeline.writers import MaskMeta
 
-__all__ = ["Coordinates", "Placement", "missing_geo_packages", "pixel_size_of", "placement_of"]
+__all__ = ["Coordinates", "Placement", "missing_geo_packages", "no_degrees", "pixel_size_of", "placement_of"]
 
 Coordinates = Annotated[
     Literal["auto", "pixel", "wgs84"],
@@ -29,6 +30,25 @@ CURVE_STEP = 64  # pixels; an arc of the earth differs from its chord by less th
 def missing_geo_packages(*names: str) -> str:
     """Return the command that installs these packages of the extra ``geo``; empty if none is missing."""
     return 'pip install "gigaseg[geo]"' if any(importlib.util.find_spec(name) is None for name in names) else ""
+
+
+def no_degrees(name: str, header: Header, where: str) -> Problem | None:
+    """Return why an image on a map cannot be told in longitude and latitude; None: it can, or it lies on no map.
+
+    Args:
+        name: of the image.
+        header: of the image.
+        where: key of the writer, for the message.
+    """
+    from rasterio import CRS
+
+    grid = map_grid(header.georeference)
+    crs = None if grid is None else CRS.from_wkt(grid.wkt)
+    if crs is None or crs.is_geographic or crs.is_projected:
+        return None
+    found = f"longitude and latitude for {name}, whose coordinate system is not known to PROJ"
+    fix = "Use coordinates: auto, with format gpkg, parquet or fgb; or give the image a known system, such as with gdal_edit.py -a_srs."
+    return Problem(where, found, "a geographic or projected coordinate system", fix)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
-from pipeline.raster import Raster
+from pipeline.errors import Problem
+from pipeline.raster import Header, Raster
 from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, ObjectsView, Writer
 from pipeline.writers._class_polygons import class_polygons
 from pipeline.writers._object_polygons import object_polygons
-from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, pixel_size_of, placement_of
+from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, no_degrees, pixel_size_of, placement_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,10 @@ class GeoJson(Writer):
     @override
     def needs_objects(self) -> bool:
         return self.of == "objects"
+
+    @override
+    def problem_with(self, name: str, header: Header, where: str) -> Problem | None:
+        return no_degrees(name, header, where) if self.coordinates == "wgs84" else None
 
     @override
     def missing(self) -> str:

@@ -15,7 +15,7 @@ from pipeline.storage import Storage
 from pipeline.writers import MaskMeta, Writer
 from pipeline.writers._class_polygons import ClassPolygons, class_polygons
 from pipeline.writers._object_features import object_features
-from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, placement_of
+from pipeline.writers._placement import Coordinates, Placement, missing_geo_packages, no_degrees, placement_of
 from pipeline.writers._polygon_files import FORMAT_PACKAGES, Features, PolygonFormat, write_polygons
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class Polygons(Writer):
 
     @override
     def problem_with(self, name: str, header: Header, where: str) -> Problem | None:
-        if self.format != "geojson" or map_grid(header.georeference) is not None:
-            return None
-        return _no_degrees(where, name)
+        if self.format == "geojson" and map_grid(header.georeference) is None:
+            return _no_place(where, name)
+        return no_degrees(name, header, where) if self.format == "geojson" or self.coordinates == "wgs84" else None
 
     @override
     def missing(self) -> str:
@@ -90,7 +90,7 @@ class Polygons(Writer):
         meta = meta if objects is None else objects.meta
         placement = placement_of(meta, "wgs84" if self.format == "geojson" else self.coordinates)
         if self.format == "geojson" and placement.crs is None:
-            raise InputError(_no_degrees("writers", meta.source or key))
+            raise InputError(_no_place("writers", meta.source or key))
         features = self._classes(mask, meta, placement) if objects is None else object_features(objects, placement, self.simplify)
         with storage.local_file(key, durable=False) as path:
             write_polygons(path, self.format, "classes" if objects is None else "objects", features, placement)
@@ -115,7 +115,7 @@ class Polygons(Writer):
         return bool(meta.classes) and str(meta.classes[0]["name"]).casefold() not in ("background", "0", "")
 
 
-def _no_degrees(where: str, name: str) -> Problem:
+def _no_place(where: str, name: str) -> Problem:
     fix = "Use format: gpkg, parquet or fgb, or the writer geojson: they also write pixels."
     return Problem(where, f"format: geojson, and {name} without a georeference", "longitude and latitude, as RFC 7946 asks", fix)
 

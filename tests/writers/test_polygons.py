@@ -177,6 +177,17 @@ def test_geojson_over_the_antimeridian(tmp_path):
     assert sorted(part.bounds for part in shape.geoms) == [(-180, -16.2, -179.8, -16), (179.8, -16.2, 180, -16)]
 
 
+@pytest.mark.parametrize("name", ["polygons", "geojson", "geopackage", "geoparquet"])
+def test_a_system_that_proj_does_not_know_has_no_degrees(name):
+    """Refused when the run is planned, for every writer that may write longitude and latitude; its map coordinates can be written."""
+    crs = rasterio.CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1]]')
+    tags = map_tags(MapGrid((1.0, 0.0, 500.0, 0.0, -1.0, 900.0), crs.to_wkt(version="WKT2_2019")))
+    header = meta_of(patches((20, 30)), georeference=tags).header
+    problem = build("writers", {"name": name, "coordinates": "wgs84"}).problem_with("a", header, "writers.1")
+    assert "writers.1: found longitude and latitude for a, whose coordinate system is not known to PROJ" in str(problem)
+    assert build("writers", {"name": name}).problem_with("a", header, "writers.1") is None
+
+
 def test_geojson_needs_a_place(tmp_path):
     """Pixels have no longitude: refused when the run is planned and when it is written, with a way out."""
     mask_YX = patches((20, 30))
