@@ -46,9 +46,15 @@ class Placement:
         x, y = np.r_[along, along, 0 * along, 0 * along + 1] * width, np.r_[0 * along, 0 * along + 1, along, along] * height
         return self._to_map(np.c_[x, y])
 
+    @property
+    def is_known(self) -> bool:
+        """Whether PROJ can relate the map of the image to others."""
+        crs = None if self.grid is None else _crs(self.grid.wkt)
+        return crs is not None and bool(crs.is_geographic or crs.is_projected)
+
     def bounds_in(self, system: str) -> Bounds | None:
         """Return the bounds of the image in a coordinate system, with a margin; None where they cannot be told or cross longitude 180."""
-        if self.grid is None:
+        if self.grid is None or not (self._is_same(system) or self.is_known):
             return None
         from rasterio.warp import transform_bounds
 
@@ -155,6 +161,10 @@ class Placement:
         from rasterio.warp import transform
 
         assert self.grid is not None
+        if not self.is_known:
+            found = f"polygons in {_title(system)}, for an image whose coordinate system is not known to PROJ"
+            fix = "Give the image a known system, such as with gdal_edit.py -a_srs, or the polygons the image's."
+            raise InputError(Problem(self.path, found, "one coordinate system, or two that PROJ knows", fix))
         target = self.grid.wkt
 
         def to_map(points: NDArray[np.float64]) -> NDArray[np.float64]:

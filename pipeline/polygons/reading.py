@@ -223,7 +223,9 @@ def _extent(table: Table) -> Bounds:
 
 
 def _require_overlap(table: Table, system: str, place: Placement, file: str, layer: str | None) -> None:
-    """Refuse a layer whose bounds do not meet the image's: it is another image's, or in other coordinates."""
+    """Refuse a layer whose bounds do not meet the image's: it is another image's, or in other coordinates; and one of points alone."""
+    if table.notes and not len(table.geometries):
+        raise InputError(_no_polygon(place.path))
     extent = _extent(table) if table.is_all else extent_of(file, place.path, layer)
     if extent is None:
         raise InputError(_no_polygon(place.path))

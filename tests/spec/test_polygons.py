@@ -13,7 +13,7 @@ import pytest
 import shapely
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rasterio import Affine
+from rasterio import CRS, Affine
 from rasterio.features import rasterize
 from rasterio.warp import transform_geom
 from shapely.geometry import box, mapping, shape
@@ -432,6 +432,23 @@ def test_a_place_that_cannot_be_known_is_refused(tmp_path):
     assert len(read_polygons(parquet(tmp_path / "c.parquet", [box(0, 0, 9, 9)], crs=None), PLAIN)) == 1
     refused("are these degrees?", path=write_json(tmp_path / "d.geojson", [box(15.1, 36.1, 15.2, 36.2)]), header=PLAIN)
     refused("EPSG:4326", path=parquet(tmp_path / "e.parquet", [box(0, 0, 9, 9)], crs="missing"), header=PLAIN)
+
+
+def test_a_map_that_proj_does_not_know_takes_no_polygons_of_another_system(tmp_path, capfd):
+    """They are refused in one line, and GDAL prints nothing."""
+    site = 'LOCAL_CS["site grid",UNIT["metre",1]]'
+    place = map_tags(MapGrid((1.0, 0.0, 500.0, 0.0, -1.0, 900.0), CRS.from_wkt(site).to_wkt(version="WKT2_2019")))
+    unknown = Header(SHAPE, 1, "uint8", georeference=place)
+    path = write(tmp_path / "a.gpkg", [box(500, 890, 510, 900)])
+    refused("found polygons in EPSG:32633", "whose coordinate system is not known to PROJ", path=path, header=unknown)
+    assert "ERROR" not in capfd.readouterr().err
+
+
+def test_points_where_the_image_lies_are_no_polygons(tmp_path):
+    """A layer of points alone is refused, though it lies in the image and only what is near the image is read."""
+    points = write(tmp_path / "a.gpkg", [on_map(0, 0, 9, 9).centroid])
+    refused("found no polygon", "points have no inside", path=points)
+    assert not len(read_polygons(points, UTM, may_miss=True))
 
 
 def test_coordinates_that_no_map_holds_are_refused(tmp_path):
