@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.inputs.file_groups import first_of
-from pipeline.raster import Header, affine, beyond_pole, ground_size, has_equal_rows, map_grid
+from pipeline.raster import Header, affine, beyond_pole, coordinate_system, ground_size, has_equal_rows, map_grid
 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image
@@ -36,12 +36,22 @@ def map_notes(images: Sequence[Image]) -> list[str]:
         if image.header.unit == "meter" and has_equal_rows(image.header) and image.header.pixel_size_from != "reader.pixel_size":
             system = json.dumps([image.header.georeference.get(tag) for tag in SYSTEM_TAGS], default=str)
             first.setdefault(system, image)
+    notes += [f"{image.name}: {note}" for image in first.values() if (note := _unknown_system(image.header))]
     for image in first.values() if importlib.util.find_spec("rasterio") else ():
         ratio = _area_ratio(image.header)
         if ratio is not None and abs(ratio - 1) > MOST_OFF:
             what = f"areas of its map projection are {ratio:.3g} times those on the ground, and the report's are those of the map"
             notes.append(f"{image.name}: {what}; reproject it, such as to UTM, with gdalwarp")
     return notes
+
+
+def _unknown_system(header: Header) -> str:
+    """Return a note on a coordinate system that has a code which PROJ does not know; empty if there is none."""
+    code = coordinate_system(header.georeference)
+    grid = map_grid({**_system(header.georeference), **ORIGIN}) if code and importlib.util.find_spec("rasterio") else None
+    if grid is None or not grid.wkt.startswith("ENGCRS"):
+        return ""
+    return f"PROJ does not know its coordinate system, EPSG:{code}: its units are taken as metres"
 
 
 def _area_ratio(header: Header) -> float | None:

@@ -55,3 +55,12 @@ def test_what_is_exact_needs_no_note():
     assert not map_notes([image("EPSG:3857", 0, 8.4e6), image("EPSG:4326", 10, 60, 1e-5)])
     (note,) = map_notes([image("EPSG:4326", 27.6, 95.5, 1e-5)])
     assert "beyond a pole" in note
+
+
+def test_a_code_that_proj_does_not_know_is_told():
+    """Its size counts as metres, which may be wrong."""
+    known = image("EPSG:32632", 5e5, 5e6)
+    keys = {"type": 3, "value": [1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 60001]}
+    header = Header((9, 9), 1, "uint8", pixel_size=(1.0, 1.0), unit="meter", georeference={**known.header.georeference, "34735": keys})
+    (note,) = map_notes([Image(0, "b", "/b.tif", header, {}), known])
+    assert note == "b: PROJ does not know its coordinate system, EPSG:60001: its units are taken as metres"
