@@ -66,7 +66,8 @@ class Placement:
             )
         except Exception:  # noqa: BLE001 - rasterio raises errors of GDAL that it does not export
             return None
-        if not np.isfinite(found).all() or found[0] > found[2] or (found[2] > LONGITUDES / 2 and _is_geographic(system)):
+        is_beyond = max(-found[0], found[2]) > LONGITUDES / 2 and _is_geographic(system)  # polygons may count longitudes otherwise
+        if not np.isfinite(found).all() or found[0] > found[2] or is_beyond:
             return None
         wide, high = 0.02 * (found[2] - found[0]), 0.02 * (found[3] - found[1])
         return found[0] - wide, found[1] - high, found[2] + wide, found[3] + high

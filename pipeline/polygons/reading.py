@@ -224,12 +224,19 @@ def _extent(table: Table) -> Bounds:
 
 def _require_overlap(table: Table, system: str, place: Placement, file: str, layer: str | None) -> None:
     """Refuse a layer whose bounds do not meet the image's: it is another image's, or in other coordinates; and one of points alone."""
+    import shapely
+
     if table.notes and not len(table.geometries):
         raise InputError(_no_polygon(place.path))
     extent = _extent(table) if table.is_all else extent_of(file, place.path, layer)
     if extent is None:
         raise InputError(_no_polygon(place.path))
     image = place.bounds_in(system) if system else (0.0, 0.0, float(place.full[1]), float(place.full[0]))
+    if image is None:  # an image across longitude 180, or round a pole: everything was read
+        left, top, right, bottom = shapely.total_bounds(place.to_pixels(table.geometries, system))
+        if right < 0 or left > place.shape[1] or bottom < 0 or top > place.shape[0]:
+            found = f"polygons at {extent_text(extent, system)}, all outside of the image"
+            raise InputError(Problem(place.path, found, "some that meet the image", "Are they of another place?"))
     if image and (extent[0] > image[2] or extent[2] < image[0] or extent[1] > image[3] or extent[3] < image[1]):
         found = f"polygons at {extent_text(extent, system)}, all outside of the image"
         fix = "Coordinates are pixels of the full resolution, not micrometres." if not system else "Are they of another place?"

@@ -264,6 +264,19 @@ def test_maps_that_count_longitudes_to_360(tmp_path, code):
     assert layer.bounds[:, [0, 2]].round(3).tolist() == [[15.0, 25.0], [2.0, 8.0], [5.0, 15.0]]
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".geojson"])
+def test_maps_that_begin_before_180_degrees_west(tmp_path, suffix):
+    """A map beyond longitude -180 finds polygons of both sides, and a layer of another place is refused."""
+    header = header_of(4326, (0.1, 0.0, -182.0, 0.0, -0.1, 5.0), (100, 40))
+    layer = read_polygons(
+        write(tmp_path / f"a{suffix}", [box(178.5, 1, 180, 2), box(-180, 1, -179, 2), box(0, 1, 1, 2)], "EPSG:4326"), header
+    )
+    assert layer.bounds.round(3).tolist() == [[5.0, 30.0, 20.0, 40.0], [20.0, 30.0, 30.0, 40.0]]
+    elsewhere = write(tmp_path / f"b{suffix}", [box(0, 1, 1, 2), box(5, 1, 6, 2)], "EPSG:4326")
+    refused("all outside of the image", path=elsewhere, header=header)
+    assert not len(read_polygons(elsewhere, header, may_miss=True))
+
+
 def test_polygons_across_longitude_180_of_a_plane_map(tmp_path):
     """On a map that ends there, the part on its side is drawn; a ring round a pole has no place on a map in degrees."""
     header = header_of(4326, (0.1, 0.0, 176.0, 0.0, -0.1, 5.0), (100, 40))
