@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.inputs.file_groups import first_of
-from pipeline.raster import Header, affine, beyond_pole, coordinate_system, ground_size, has_equal_rows, map_grid
+from pipeline.raster import Header, affine, beyond_pole, coordinate_system, has_equal_rows, map_grid
 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["map_notes"]
 
 MOST_OFF = 0.01  # share of the area by which a map may differ from the ground before a note says so
-SIDE = 1000.0  # of the square that is compared, units of the map
+SIDE = 1000.0  # of the square that is compared, metres on the map
 SYSTEM_TAGS = ("34735", "34736", "34737")
 ORIGIN = {"33550": {"type": 12, "value": [1.0, 1.0, 0.0]}, "33922": {"type": 12, "value": [0.0] * 6}}
 
@@ -63,29 +64,29 @@ def _area_ratio(header: Header) -> float | None:
     matrix, grid = affine(header.georeference), map_grid({**_system(header.georeference), **ORIGIN})
     if matrix is None or grid is None:
         return None
+    unit = (header.pixel_size[0] / np.hypot(*matrix[:2, 1])) if header.pixel_size else 1.0  # metres in a unit of the map
+    side = SIDE / unit
     center = matrix @ (header.shape[1] / 2, header.shape[0] / 2, 1.0)
-    east, north = center[0] + np.array([0, SIDE, SIDE, 0]), center[1] + np.array([0, 0, SIDE, SIDE])
+    east, north = center[0] + np.array([0, side, side, 0]), center[1] + np.array([0, 0, side, side])
     try:
         longitude, latitude = transform(grid.wkt, "EPSG:4326", east.tolist(), north.tolist())
     except (CRSError, RasterioError, CPLE_BaseError):  # the latter for a system that PROJ cannot relate to the ground
         return None
     if not np.isfinite([longitude, latitude]).all():
         return None
-    metres = ground_size(_at(float(np.mean(latitude)), header))
-    if metres is None:
-        return None
-    x, y = (np.asarray(longitude) - longitude[0] + 180) % 360 - 180, np.asarray(latitude)
-    square_degrees = abs(float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) / 2
-    unit = (header.pixel_size[0] / np.hypot(*matrix[:2, 1])) if header.pixel_size else 1.0  # metres in a unit of the map
-    return float((SIDE * unit) ** 2 / (square_degrees * metres[0] * metres[1])) if square_degrees else None
+    corners_N3 = _in_space(np.radians(longitude), np.radians(latitude))
+    area = float(np.linalg.norm(np.cross(corners_N3[2] - corners_N3[0], corners_N3[3] - corners_N3[1]))) / 2
+    return SIDE**2 / area if area else None
+
+
+def _in_space(longitude_N: NDArray[np.float64], latitude_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points of the ellipsoid WGS84, in radians, as x, y and z (N, 3), metres: they have a place also at a pole."""
+    axis, flattening = 6378137.0, 1 / 298.257223563
+    squared = flattening * (2 - flattening)
+    across = axis / np.sqrt(1 - squared * np.sin(latitude_N) ** 2)
+    circle = across * np.cos(latitude_N)
+    return np.stack([circle * np.cos(longitude_N), circle * np.sin(longitude_N), across * (1 - squared) * np.sin(latitude_N)], axis=1)
 
 
 def _system(georeference: Mapping[str, Any]) -> dict[str, Any]:
     return {tag: georeference[tag] for tag in SYSTEM_TAGS if tag in georeference}
-
-
-def _at(latitude: float, header: Header) -> Header:
-    """Return the header of a pixel of one degree at a latitude, on the ellipsoid of a map."""
-    keys = {"34735": {"value": [1, 1, 0, 1, 1024, 0, 1, 2]}}
-    place = {"33550": {"value": [1.0, 1.0, 0.0]}, "33922": {"value": [0, 0, 0, 0, latitude + 0.5, 0]}}
-    return Header((1, 1), 1, header.dtype, pixel_size=(1.0, 1.0), unit="degree", georeference={**keys, **place})

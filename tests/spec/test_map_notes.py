@@ -26,6 +26,8 @@ def image(crs, east, north, size=1.0, **changes):
         ("EPSG:6933", (1e6, 5e6), False),  # of equal area
         ("EPSG:4087", (0, 6.68e6), True),  # equidistant cylindrical, at 60 degrees north
         ("EPSG:3031", (0, 4e6), True),  # polar stereographic, far from the pole
+        ("EPSG:3031", (2e4, 3e4), True),  # and near it
+        ("+proj=laea +lat_0=50 +lon_0=10 +units=km", (3.0, 4.0), False),
     ],
 )
 def test_the_ratio_is_that_of_the_projection(crs, place, is_told):
@@ -38,6 +40,12 @@ def test_the_ratio_is_that_of_the_projection(crs, place, is_told):
     expected = square_metres / abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*corners)[0])
     assert _area_ratio(found.header) == pytest.approx(expected, rel=2e-3)
     assert bool(map_notes([found])) is is_told
+
+
+@pytest.mark.parametrize(("crs", "scale"), [("EPSG:3031", 0.9727690), ("EPSG:3413", 0.9698582)])
+def test_the_ratio_at_a_pole(crs, scale):
+    """The scale there of a polar stereographic map of 71 degrees south and of 70 degrees north (Snyder 1987, equation 21-35)."""
+    assert _area_ratio(image(crs, -50, 50).header) == pytest.approx(scale**2, rel=1e-4)
 
 
 def test_a_note_says_what_to_do():
