@@ -34,6 +34,7 @@ WORLD_MERCATOR = 3395  # EPSG code: Mercator on the ellipsoid
 DEGREES = {0: 1.0, 9101: 180 / math.pi, 9102: 1.0, 9105: 0.9, 9106: 0.9, 9122: 1.0}  # in one unit, by EPSG code; 0: the file names none
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(5)
 STRIP = 1 << 16  # rows whose areas are added at once
+ROUNDING = 1e-9  # of shares
 ITERATIONS = 8  # of the latitude of ellipsoidal Mercator: each gives more than two digits
 
 
@@ -126,7 +127,7 @@ def row_areas(header: Header, y0: int, y1: int) -> Values | None:
         return found.areas(y0, y1)
     if header.unit != "meter" or header.pixel_size is None:
         return None
-    return np.full(y1 - y0, header.pixel_size[0] * header.pixel_size[1])
+    return np.full(y1 - y0, _drawn_area(header, header.pixel_size))
 
 
 def ground_area(header: Header) -> tuple[float, str] | None:
@@ -137,7 +138,17 @@ def ground_area(header: Header) -> tuple[float, str] | None:
         return float(sum(strips)) / height, "meter"
     if header.unit not in ("micrometer", "meter") or header.pixel_size is None:
         return None
-    return header.pixel_size[0] * header.pixel_size[1], header.unit
+    return _drawn_area(header, header.pixel_size), header.unit
+
+
+def _drawn_area(header: Header, size: tuple[float, float]) -> float:
+    """Return the area of a pixel as it is drawn: on a sheared map, less than the product of its sides."""
+    matrix = affine(header.georeference)
+    if matrix is None or header.pixel_size_from == "reader.pixel_size":
+        return size[0] * size[1]
+    (a, b), (d, e) = matrix[:2, :2]
+    share = float(abs(a * e - b * d) / (np.hypot(a, d) * np.hypot(b, e)))
+    return size[0] * size[1] * (share if share < 1 - ROUNDING else 1.0)
 
 
 def has_equal_rows(header: Header) -> bool:

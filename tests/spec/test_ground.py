@@ -146,6 +146,19 @@ def test_other_images_count_as_drawn():
     assert (ground_size(Header(SHAPE, 1, "uint8")), ground_area(Header(SHAPE, 1, "uint8"))) == (None, None)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:32645", "EPSG:2225"])
+def test_a_sheared_map_has_the_area_of_its_parallelograms(crs):
+    """Less than the product of the sides; a turned map has that product."""
+    metres = CRS.from_user_input(crs).linear_units_factor[1]
+    sheared = header(crs, (2.0, 1.0, 3e5, 0.1, -1.5, 3e6))
+    assert ground_area(sheared) == (pytest.approx(3.1 * metres**2), "meter")
+    assert row_areas(sheared, 2, 4) == pytest.approx(3.1 * metres**2)
+    turned = header(crs, (0.6, 0.8, 3e5, 0.8, -0.6, 3e6))
+    assert ground_area(turned) == (turned.pixel_size[0] * turned.pixel_size[1], "meter")
+    chosen = header(crs, (2.0, 1.0, 3e5, 0.1, -1.5, 3e6), pixel_size=(2.0, 2.0), pixel_size_from="reader.pixel_size")
+    assert ground_area(chosen) == (4.0, "meter")
+
+
 def test_sizes_at_rows_are_those_of_the_rows():
     """Each row has its own width in degrees; half a row above the centre of the first one is its upper edge."""
     found = header("EPSG:4326", (0.1, 0, 85.0, 0, -0.2, 71.0))
