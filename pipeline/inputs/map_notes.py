@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.inputs.file_groups import first_of
-from pipeline.raster import Header, affine, beyond_pole, coordinate_system, has_equal_rows, map_grid
+from pipeline.raster import Header, affine, beyond_pole, coordinate_system, ground_size, has_equal_rows, map_grid, map_scale
 
 if TYPE_CHECKING:
     from pipeline.inputs.headers import Image
@@ -37,6 +38,7 @@ def map_notes(images: Sequence[Image]) -> list[str]:
         if image.header.unit == "meter" and has_equal_rows(image.header) and image.header.pixel_size_from != "reader.pixel_size":
             system = json.dumps([image.header.georeference.get(tag) for tag in SYSTEM_TAGS], default=str)
             first.setdefault(system, image)
+    notes += _other_sizes(images)
     notes += [f"{image.name}: {note}" for image in first.values() if (note := _unknown_system(image.header))]
     for image in first.values() if importlib.util.find_spec("rasterio") else ():
         ratio = _area_ratio(image.header)
@@ -44,6 +46,22 @@ def map_notes(images: Sequence[Image]) -> list[str]:
             what = f"areas of its map projection are {ratio:.3g} times those on the ground, and the report's are those of the map"
             notes.append(f"{image.name}: {what}; reproject it, such as to UTM, with gdalwarp")
     return notes
+
+
+def _other_sizes(images: Sequence[Image]) -> list[str]:
+    """Return a note if `reader.pixel_size` is not the size that maps have on the ground: areas in reports follow it."""
+    told = []
+    for header, name in ((image.header, image.name) for image in images if image.header.pixel_size_from == "reader.pixel_size"):
+        size, unit, _ = map_scale(header.georeference)
+        own = (
+            ground_size(replace(header, pixel_size=size, unit=unit, pixel_size_from=""))
+            if affine(header.georeference) is not None
+            else None
+        )
+        if own is not None and header.pixel_size and not np.allclose(own, header.pixel_size, rtol=MOST_OFF):
+            told.append(f"{name}, {own[0]:.4g} x {own[1]:.4g} m")
+    note = "reader.pixel_size is not the size that a map has on the ground: areas follow reader.pixel_size"
+    return [f"{note}; {first_of(told, 3)}"] if told else []
 
 
 def _unknown_system(header: Header) -> str:

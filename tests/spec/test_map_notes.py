@@ -55,6 +55,8 @@ def test_a_note_says_what_to_do():
     assert note.startswith("a: areas of its map projection are 1.99 times those on the ground")
     assert "gdalwarp" in note
     assert not map_notes([image("EPSG:4087", 0, 6.68e6, pixel_size_from="reader.pixel_size")])
+    (note,) = map_notes([image("EPSG:32632", 5e5, 5e6, pixel_size=(0.5, 0.5), pixel_size_from="reader.pixel_size")])
+    assert note == ("reader.pixel_size is not the size that a map has on the ground: areas follow reader.pixel_size; a, 1 x 1 m")
     assert not map_notes([Image(0, "a", "/a.tif", Header((9, 9), 1, "uint8", pixel_size=(1.0, 1.0), unit="meter"), {})])
 
 
