@@ -21,6 +21,7 @@ from pipeline.inputs.left_out import LeftOut
 from pipeline.inputs.limits import set_huge_apart
 from pipeline.inputs.map_notes import map_notes
 from pipeline.inputs.objects import find_truth_ids, object_classes_of, object_notes, object_problems
+from pipeline.inputs.overlaps import overlap_notes
 from pipeline.inputs.truth import TruthMap
 from pipeline.inputs.truth_checks import check_truth, truth_notes
 from pipeline.inputs.zones import find_zones
@@ -101,7 +102,7 @@ def build_catalogue(config: Config, accepted: Collection[str] | None = None) -> 
         problems.append(Problem("images", "no image", "at least one"))
     if problems:
         raise InputError(problems)
-    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *map_notes(images), *fitted.notes, *zone_notes]
+    notes = [*listed.notes, *truth_notes(images), *_header_notes(images), *_place_notes(images, config), *fitted.notes, *zone_notes]
     notes += object_notes(instances, model)
     object_classes = object_classes_of(instances, classes)
     found = Catalogue(
@@ -111,6 +112,13 @@ def build_catalogue(config: Config, accepted: Collection[str] | None = None) -> 
         with_ids, more = find_truth_ids(found.images, truth_map, object_classes)
         found = replace(found, images=with_ids, notes=[*notes, *more])
     return found
+
+
+def _place_notes(images: Sequence[Image], config: Config) -> list[str]:
+    """Return notes on maps; where nothing is segmented, borders do not show, and without truth nothing is counted either."""
+    is_segmented = config.model["name"] != "identity"
+    is_counted = is_segmented or config.truth is not None
+    return [*map_notes(images), *(overlap_notes(images, is_segmented=is_segmented) if is_counted else [])]
 
 
 def _with_default_writers(config: Config, images: Sequence[Image]) -> Config:
