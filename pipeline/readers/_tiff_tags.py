@@ -19,19 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["channel_names", "georeference", "missing_value", "used_bits"]
 
 GEO_TAGS = (*GEOTIFF_TAGS, 42113)
+IDENTITY = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]  # the rows of x and y
 
 
 def georeference(page: tifffile.TiffPage, zoom: tuple[float, float]) -> dict[str, dict[str, Any]]:
     """Return the GeoTIFF tags of a page, changed for a level that is ``zoom`` (y, x) times coarser.
 
     They are ``{"33550": {"type": 12, "value": [...]}, ...}``, with TIFF's type numbers and plain Python values.
+    A transformation that is the identity is left out: rasterio writes it into files without a place, and GDAL reads none from it.
     """
-    tags = {}
+    tags: dict[str, dict[str, Any]] = {}
     for code in GEO_TAGS:
         tag = page.tags.get(code)
         if tag is not None:
             value = tag.value if isinstance(tag.value, str) else np.atleast_1d(tag.value).tolist()
             tags[str(code)] = {"type": int(tag.dtype), "value": value}
+    if tags.get("34264", {}).get("value", [])[:8] == IDENTITY:
+        del tags["34264"]
     return tags if zoom == (1.0, 1.0) else coarsened(tags, zoom)
 
 

@@ -176,3 +176,18 @@ def test_a_mask_lies_where_its_image_lies(kind, epsg, transform, tmp_path):
 def test_tags_without_a_place_are_left_alone():
     """Tags that place nothing come back as they are."""
     assert check_place({"34735": {"type": 3, "value": [1, 1, 0, 0]}}, (5, 5)) == ({"34735": {"type": 3, "value": [1, 1, 0, 0]}}, ())
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_identity_is_no_place(level, tmp_path):
+    """Rasterio writes it into masks of images without a place, and reads none: neither does a level of a pyramid have one."""
+    shape = {"count": 1, "width": 130, "height": 150, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", transform=rasterio.Affine.identity(), **shape) as file:
+        file.write(pixels())
+        file.build_overviews([2])
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert 34264 in file.pages.first.tags
+    found = header(tmp_path / "a.tif", level=level)
+    assert found.georeference == {}
+    assert (found.pixel_size, found.unit) == (None, "")
