@@ -48,12 +48,13 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
     """Print one line a class and a line of means, a line a class of objects, missing pixels, areas of maps, zones; ``-`` is undefined.
 
     On a terminal long names are folded, and columns on the right are left out where it is narrow. Elsewhere each class is one
-    line, however long, without colour codes. Intervals have a column where the report has any.
+    line, however long, without colour codes. Intervals have a column where the report has any; without truth there are no scores.
     """
     known = _known(COLUMNS, report["classes"])
     if known:
-        columns = {title: key for title, key in COLUMNS.items() if title in known or key != "iou_interval"}
-        mean = {key: report.get(f"mean_{key}") for key in ("iou", "iou_interval", "dice")}
+        has_truth = known.keys() != {"predicted px"}
+        columns = {title: key for title, key in COLUMNS.items() if title in known or (has_truth and key != "iou_interval")}
+        mean = {key: report.get(f"mean_{key}") for key in ("iou", "iou_interval", "dice")} if has_truth else None
         _print_numbers("class", columns, [(spec["name"], spec) for spec in report["classes"]], console, mean)
     if objects := report.get("instances"):
         if known:

@@ -56,6 +56,14 @@ def test_intervals_have_a_column_where_there_are_any():
     assert "interval" not in printed(print_table, report_of())
 
 
+def test_without_truth_there_are_no_scores():
+    """Each class and its pixels: no column of dashes and no mean."""
+    report = report_of()
+    report["classes"] = [{"id": one["id"], "name": one["name"], "predicted": 7, "iou": None, "truth": None} for one in report["classes"]]
+    lines = printed(print_table, {**report, "mean_iou": None, "mean_dice": None}).splitlines()
+    assert [line.split() for line in lines] == [["class", "predicted", "px"], ["background", "7"], ["nucleus", "7"]]
+
+
 @pytest.mark.parametrize(("width", "shown"), [(120, 7), (80, 6), (60, 5), (40, 2), (20, 1)])
 def test_a_narrow_terminal_gets_fewer_columns_and_every_name(width, shown):
     """IoU is the last number to go, and no number is cut."""
