@@ -81,7 +81,10 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
     notes += place_notes(images, headers)
     scales = [text for image in images if image.index in headers and (text := _other_scale(image, headers[image.index]))]
     notes += [f"truth has another pixel size than its image, and is compared pixel by pixel: {first_of(scales, 3)}"] if scales else []
-    nodata = [f"{image.truth} ({header.nodata})" for image in images if (header := headers.get(image.index)) and header.nodata is not None]
+    masks = {image.index: header for image in images if (header := headers.get(image.index)) and image.truth_reader["name"] != "polygons"}
+    nodata = [
+        f"{image.truth} ({masks[image.index].nodata})" for image in images if image.index in masks and masks[image.index].nodata is not None
+    ]
     notes += [f"truth pixels with the nodata value are ignored: {first_of(nodata, 3)}"] if nodata else []
     masked = [str(image.truth) for image in images if image.index in headers and headers[image.index].has_mask]
     notes += [f"truth pixels that are transparent or masked are ignored: {first_of(masked, 3)}"] if masked else []

@@ -140,6 +140,7 @@ def test_names_that_are_left_out(surveyed):
     found = surveyed({"kind": ["road", "cloud", "roof"]}, truth=spec)
     assert np.array_equal(truth_of(found)[0], burnt([2, 255, 1]))
     assert any("1 polygon left out of every count: cloud" in note for note in found.notes)
+    assert not any("nodata" in note for note in found.notes)  # nobody wrote the value that stands for these pixels
     with pytest.raises(InputError, match="ignore only with attribute"):
         surveyed(truth={"path": "t.gpkg", "ignore": ["cloud"]})
 
