@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pipeline.raster.aligned import align, aligned_header
 from pipeline.raster.alignment import Alignment, alignment_of
-from pipeline.raster.georeference import Scale, affine, coarsened, coordinate_system, map_scale, shifted
+from pipeline.raster.georeference import METERS, Scale, affine, coarsened, coordinate_system, map_scale, shifted
 from pipeline.raster.ground import beyond_pole, center_latitude, ground_area, ground_size, ground_sizes, has_equal_rows, row_areas
 from pipeline.raster.map_tags import GEOTIFF_TAGS, MapGrid, map_grid, map_tags
 from pipeline.raster.opened import ArrayRaster, Header, Part, PlaneStep, Raster, valid_pixels
@@ -16,6 +16,7 @@ from pipeline.raster.resampling import NearestRaster, ResampledRaster, RescaledR
 
 __all__ = [
     "GEOTIFF_TAGS",
+    "METERS",
     "Alignment",
     "ArrayRaster",
     "Header",

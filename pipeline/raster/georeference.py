@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scale", "affine", "coarsened", "coordinate_system", "geo_keys", "geo_number", "map_scale", "shifted"]
+__all__ = ["METERS", "Scale", "affine", "coarsened", "coordinate_system", "geo_keys", "geo_number", "map_scale", "shifted"]
 
 Tags = Mapping[str, Mapping[str, Any]]
 Scale = tuple[tuple[float, float] | None, str, tuple[float, float]]

@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import Box
+from pipeline.raster import METERS
 from pipeline.readers._files import is_remote
 from pipeline.readers._orientation import stored_box
 from pipeline.readers._remote_file import open_file
@@ -29,7 +30,6 @@ Affine = tuple[float, float, float, float, float, float]
 """x = a + b column + c row and y = d + e column + f row, at the corners of pixels: the order of GDAL's geotransform."""
 
 MOST_BYTES = 1 << 24  # of a file beside an image; these are small texts
-LINEAR_UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # EPSG's metre, foot and US survey foot, in metres
 HORIZONTAL = re.compile(r"\b(PROJCS|PROJCRS|PROJECTEDCRS|GEOGCS|GEOGCRS|GEOGRAPHICCRS|GEODCRS|GEODETICCRS)\s*[\[(]", re.IGNORECASE)
 CODE_AT_END = re.compile(r'(?:AUTHORITY|ID)\s*[\[(]\s*"EPSG"\s*,\s*"?(\d+)"?\s*[\])]\s*[\])]\s*$', re.IGNORECASE)
 UNIT = re.compile(r'\b(?:LENGTH)?UNIT\s*[\[(]\s*"[^"]*"\s*,\s*(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)', re.IGNORECASE)
@@ -170,7 +170,7 @@ def crs_keys(crs: str) -> tuple[dict[str, dict[str, Any]], str, float]:
     if horizontal[:4].upper() == "PROJ":
         factors = [float(number) for number in UNIT.findall(horizontal)] or [1.0]  # the last is that of the axes
         unit, factor = "meter", factors[-1] if 0 < factors[-1] < math.inf else 1.0
-        linear = {3076: next((code for code, metres in LINEAR_UNITS.items() if abs(factor / metres - 1) < 1e-7), 32767)}
+        linear = {3076: next((code for code, metres in METERS.items() if abs(factor / metres - 1) < 1e-7), 32767)}
     found = CODE_AT_END.search(horizontal)
     if found is None:  # 32767 is GeoTIFF's number for "user-defined"
         return _geo_keys({1024: 32767, 1025: 1} | linear, f"ESRI PE String = {horizontal}|"), unit, factor

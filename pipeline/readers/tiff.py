@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy as np
 from pipeline.errors import InputError, Problem
 from pipeline.raster import Header, PlaneStep, Raster, map_scale
 from pipeline.readers import Member, Reader
-from pipeline.readers._files import bare_path, opening
+from pipeline.readers._files import bare_path, is_remote, opening
 from pipeline.readers._layout import Layout, check_level, make_header, pixel_dtype, resolve_layout, typed_nodata
-from pipeline.readers._map_checks import POINTS_NOTE, RPC_NOTE, RPC_TAG, check_place, control_points, num_points
+from pipeline.readers._map_checks import PLACING_TAGS, POINTS_NOTE, RPC_NOTE, RPC_TAG, check_place, control_points, num_points
 from pipeline.readers._ome_xml import significant_bits
 from pipeline.readers._orientation import upright_shape
 from pipeline.readers._remote_folders import has_file
@@ -112,7 +113,7 @@ class _Level:
         self.zoom = (self.base.imagelength / self.page.imagelength, self.base.imagewidth / self.page.imagewidth)
         self.geo, self.place_notes = check_place(georeference(self.base, self.zoom), (self.page.imagelength, self.page.imagewidth))
         self.num_points = num_points(self.geo)
-        self.placement = Placement() if self.geo.keys() & PLACES else read_placement(bare_path(path), self.zoom)
+        self.placement = self._beside(bare_path(path))
         turned = self.base.tags.valueof(ORIENTATION, 1)
         is_by_rpc = RPC_TAG in self.geo and not self.num_points
         self.is_map = bool(self.geo.keys() & PLACES or self.placement.georeference or self.num_points or is_by_rpc)
@@ -120,6 +121,23 @@ class _Level:
         self.orientation = turned if turned in range(1, 9) and not self.is_map else 1
         is_left = self.is_map and turned in range(2, 9)
         self.turning = f"the Orientation tag {turned} is ignored: the georeference locates rows as stored" if is_left else ""
+
+    def _beside(self, path: str) -> Placement:
+        """Read the files that place the image; of one that the TIFF places itself, the ``.aux.xml`` alone, which GDAL prefers too.
+
+        It is not asked for in a remote storage, where each file that does not exist costs a request.
+        """
+        if not self.geo.keys() & PLACES:
+            return read_placement(path, self.zoom)
+        if is_remote(path) or not Path(f"{path}.aux.xml").exists():
+            return Placement()
+        found = read_placement(path, self.zoom)
+        if found.source != ".aux.xml":
+            return Placement(nodata=found.nodata)
+        own = {code: tag for code, tag in self.geo.items() if code not in PLACING_TAGS}
+        self.geo, _ = check_place(own | found.georeference, (self.page.imagelength, self.page.imagewidth))
+        self.place_notes = (f"{path}.aux.xml places the image, and the place in the TIFF is ignored, as by GDAL",)
+        return Placement(nodata=found.nodata, notes=found.notes)
 
     def raster(self) -> TiffRaster:
         """Make the header and the raster."""
@@ -180,8 +198,7 @@ class _Level:
 
     def _nodata(self, decoding: Decoding) -> tuple[Decoding, float | None]:
         """Add the fill value of absent tiles, and return the nodata value of the result; None if ``hidden_nodata`` holds it instead."""
-        declared = missing_value(self.base)
-        declared = self.placement.nodata if declared is None else declared
+        declared = missing_value(self.base) if self.placement.nodata is None else self.placement.nodata  # as GDAL does
         fill = typed_nodata(declared, decoding.dtype)
         nodata = fill if self.options.nodata is None else typed_nodata(self.options.nodata, decoding.dtype)
         decoding = replace(decoding, fill=0 if fill is None else fill)

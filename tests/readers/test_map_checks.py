@@ -11,7 +11,7 @@ from PIL import Image
 from rasterio.rpc import RPC
 
 from pipeline.plugins import build
-from pipeline.raster import ArrayRaster, MapGrid, coarsened, map_tags
+from pipeline.raster import ArrayRaster, MapGrid, coarsened, map_grid, map_tags
 from pipeline.readers._map_checks import check_place, control_points
 from pipeline.storage import LocalStorage
 from pipeline.writers import MaskMeta
@@ -191,3 +191,21 @@ def test_the_identity_is_no_place(level, tmp_path):
     found = header(tmp_path / "a.tif", level=level)
     assert found.georeference == {}
     assert (found.pixel_size, found.unit) == (None, "")
+
+
+@pytest.mark.parametrize("inside", ["", "<SRS>{}</SRS>".format(rasterio.CRS.from_epsg(32634).to_wkt().replace('"', "&quot;"))])
+def test_the_file_beside_a_geotiff_wins_as_in_gdal(inside, tmp_path):
+    """Place, coordinate system and nodata of the ``.aux.xml`` are those of GDAL, at each level; without them those of the TIFF stay."""
+    path = write(tmp_path / "a.tif", pixels(), nodata=0)
+    beside = tmp_path / "a.tif.aux.xml"
+    beside.write_text("<PAMDataset><Metadata/></PAMDataset>")
+    assert (map_grid(header(path).georeference).matrix, header(path).nodata) == (tuple(NORTH_UP)[:6], 0)
+    band = '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>'
+    beside.write_text(f"<PAMDataset>{inside}<GeoTransform>500007, 5, 0, 4000000, 0, -5</GeoTransform>{band}</PAMDataset>")
+    with rasterio.open(path) as dataset:
+        wanted = tuple(dataset.transform)[:6], dataset.crs, dataset.nodata
+    found = header(path)
+    grid = map_grid(found.georeference)
+    assert (grid.matrix, rasterio.CRS.from_wkt(grid.wkt), found.nodata) == wanted
+    assert (found.pixel_size, found.unit) == ((5.0, 5.0), "meter")
+    assert any("the place in the TIFF is ignored" in note for note in found.notes)
