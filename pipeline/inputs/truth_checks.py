@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,18 +23,28 @@ SCALE_TOLERANCE = 0.01  # share by which pixel sizes in micrometres may differ w
 def check_truth(images: Sequence[Image], truth_map: TruthMap) -> list[Problem | str]:
     """Return the problems of truth headers that do not match their image or the classes."""
     problems: list[Problem | str] = []
+    unread: dict[str, tuple[Problem | str, list[str]]] = {}  # by its text: many images may have one file
     for image in images:
         if image.truth is None:
             continue
         try:
             header = read_truth_header(image)
         except InputError as error:
-            problems += error.problems
+            for problem in error.problems:
+                unread.setdefault(str(problem), (problem, []))[1].append(image.name)
             continue
         problems += place_problems(image, header)
         problems += truth_map.check(header, image.truth)
     drawn = [(image, found) for image in images if image.truth_reader["name"] == "polygons" and (found := _truth_header(image))]
+    problems += [_of_images(problem, names, len(images)) for problem, names in unread.values()]
     return [*problems, *_shared_pixels(drawn), *_missed(drawn)]
+
+
+def _of_images(problem: Problem | str, names: Sequence[str], number: int) -> Problem | str:
+    """Return the problem of a truth with the names of its images, where there are several: the file may fit the others."""
+    if number == 1 or isinstance(problem, str):
+        return problem
+    return replace(problem, where=f"{problem.where}: truth of {first_of(names, 3)}")
 
 
 def _shared_pixels(drawn: Sequence[tuple[Image, Header]]) -> list[Problem]:

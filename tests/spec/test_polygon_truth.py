@@ -134,6 +134,17 @@ def test_numbers_are_truth_values(surveyed):
     assert np.array_equal(ids, burnt([1, 0, 1]))
 
 
+@pytest.mark.usefixtures("tiles")
+def test_what_is_wrong_for_many_images_is_told_once(tmp_path):
+    """With the first of their names: a file that cannot be read for a thousand tiles gives one line."""
+    keys = {**HISTOGRAM, "images": ["maps/"], "classes": NAMED, "truth": {"path": "t.gpkg", "attribute": "kinds"}}
+    with pytest.raises(InputError) as refused:
+        build_catalogue(load_config(engine_yaml(tmp_path, **keys)))
+    (problem,) = refused.value.problems
+    assert "t.gpkg: truth of a, b, c" in str(problem)
+    assert ": found attribute 'kinds'" in str(problem)
+
+
 def test_names_that_are_left_out(surveyed):
     """Polygons of the names in `ignore` count nowhere, also where they cover others."""
     spec = {"path": "t.gpkg", "attribute": "kind", "ignore": ["cloud"]}
