@@ -154,7 +154,7 @@ def _checked(images: Sequence[Image], where: str) -> tuple[list[Problem | str], 
     notes: dict[str, None] = {}
     seen: set[tuple[str, str]] = set()
     met: set[str] = set()
-    apart: list[str] = []
+    apart: list[Image] = []
     for image in images:
         assert image.zones is not None
         path, system = image.zones.path, json.dumps([image.header.georeference.get(tag) for tag in SYSTEM_TAGS], default=str)
@@ -170,9 +170,24 @@ def _checked(images: Sequence[Image], where: str) -> tuple[list[Problem | str], 
         if len(zones.layer):
             met.add(path)
         else:
-            apart.append(image.name)
+            apart.append(image)
     if apart and not problems and not met:
-        problems[""] = Problem(
-            where, f"zones that do not meet {first_of(apart, 3)}", "polygons that meet an image", "Are they of another place?"
-        )
+        return _apart(apart, where), list(notes)
     return list(problems.values()), list(notes)
+
+
+def _apart(images: Sequence[Image], where: str) -> list[Problem | str]:
+    """Return what is wrong with zones that meet none of the images: where the first image and they lie, if their extents say enough."""
+    first = images[0]
+    assert first.zones is not None
+    try:
+        read_polygons(
+            first.zones.path,
+            first.grid.own if first.grid is not None else first.header,
+            layer=first.zones.layer,
+            attribute=first.zones.attribute,
+        )
+    except InputError as error:
+        return list(error.problems)
+    names = first_of([image.name for image in images], 3)
+    return [Problem(where, f"zones that do not meet {names}", "polygons that meet an image", "Are they of another place?")]

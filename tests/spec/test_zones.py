@@ -93,7 +93,9 @@ def test_an_attribute_or_a_layer_that_is_missing_is_refused(tmp_path, catalogue)
 def test_polygons_that_meet_no_image_are_refused(tmp_path, catalogue):
     """If one image is met, the others are outside of all zones, which is no mistake."""
     save_zones(tmp_path / "z.geojson", (500, 500))
-    assert "zones that do not meet a, b" in refused(catalogue, "z.geojson")
+    text = refused(catalogue, "z.geojson")
+    assert "z.geojson: found polygons at x 500 to" in text
+    assert "all outside of the image; expected some within x 0 to" in text
     save_zones(tmp_path / "a.geojson", (10, 10))
     save_zones(tmp_path / "b.geojson", (500, 500))
     assert len(catalogue("{stem}.geojson").images) == 2
