@@ -177,11 +177,13 @@ def _system_of(table: Table, place: Placement) -> tuple[str, list[str]]:
     if table.system == PIXELS:
         return "", []
     if table.system and place.grid is None:
-        fix = "Give the image a georeference, or export the polygons as GeoJSON in pixels, without a crs."
+        fix = (
+            "Give the image a place (gdal_translate -a_srs names its system, gdalwarp uses control points), or draw the polygons in pixels."
+        )
         found = f"polygons in {extent_text(_extent(table), table.system).rpartition(' (')[2][:-1]}"
         raise InputError(Problem(place.path, found, "pixels, as the image has no coordinate system", fix))
     if not table.system and place.grid is not None:
-        fix = "Name it, such as with ogr2ogr -a_srs EPSG:32633, or export pixels as GeoJSON without a crs."
+        fix = 'Name it, such as with ogr2ogr -a_srs EPSG:32633; if they are pixels, export GeoJSON with the member "crs": null.'
         raise InputError(Problem(place.path, "polygons without a coordinate system", "one, as the image lies on a map", fix))
     return table.system, []
 
