@@ -172,7 +172,10 @@ def test_the_tables_say_the_same(tmp_path, engine, capsys):
     assert "areas: class" in told
     assert "m²" in told
     assert "zones: 4 zones" in told
-    assert 'id="zones"' in (done.folder / "report" / "index.html").read_text()
+    page = (done.folder / "report" / "index.html").read_text()
+    assert 'id="zones"' in page
+    assert all(f'<a href="{name}">' in page for name in ("areas.csv", "zones.csv"))
+    assert "change.csv" not in page
 
 
 def test_zones_of_images_without_a_place(tmp_path, engine):
