@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ from pydantic import Field
 from pipeline.errors import Problem
 from pipeline.raster import Header, map_grid
 from pipeline.writers._antimeridian import cut_at_antimeridian, unrolled
+from pipeline.writers._polar_edges import with_polar_corners
 
 if TYPE_CHECKING:
     from pipeline.writers import MaskMeta
@@ -24,7 +27,7 @@ Coordinates = Annotated[
     Field(description="auto: map coordinates if the image has a georeference, else pixels; wgs84: longitude and latitude of such an image"),
 ]
 DEGREE_DECIMALS = 9  # 0.1 mm on the ground
-CURVE_STEP = 64  # pixels; an arc of the earth differs from its chord by less than 0.1 pixels, up to 1 km a pixel
+CURVE_STEP = 64  # pixels; an arc of the earth differs from its chord by less than 0.1 pixels, up to 1 km a pixel and far from the poles
 
 
 def missing_geo_packages(*names: str) -> str:
@@ -117,11 +120,24 @@ class Placement:
         if self.matrix != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):
             geometries = shapely.transform(geometries, self._on_map)
         if self.is_wgs84:
+            for pole in self._poles:
+                geometries = with_polar_corners(geometries, pole, self.step, CURVE_STEP)
             geometries = self._in_degrees(geometries)
         invalid = ~shapely.is_valid(geometries)  # rounding may move a corner onto another edge
         geometries[invalid] = shapely.make_valid(geometries[invalid], method="structure", keep_collapsed=False)
         oriented: NDArray[Any] = shapely.orient_polygons(geometries)
         return oriented
+
+    @cached_property
+    def _poles(self) -> list[NDArray[np.float64]]:
+        """The poles that have a place on the map, (x, y)."""
+        from rasterio.warp import transform
+
+        found = []
+        for latitude in (-90.0, 90.0) if self.every else ():
+            with suppress(Exception):  # rasterio raises errors of GDAL that it does not export
+                found.append(np.ravel(transform("EPSG:4326", self.crs, [0.0], [latitude])[:2]))
+        return [pole for pole in found if np.isfinite(pole).all()]
 
     def _on_map(self, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
         a, b, c, d, e, f = self.matrix
