@@ -16,7 +16,7 @@ from pipeline.readers._world_file import parse_xml
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["channel_names", "georeference", "missing_value", "used_bits"]
+__all__ = ["channel_names", "color_order_note", "georeference", "missing_value", "used_bits"]
 
 GEO_TAGS = (*GEOTIFF_TAGS, 42113)
 IDENTITY = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]  # the rows of x and y
@@ -92,13 +92,27 @@ def _imagej_labels(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
     return tuple(one.pop() for one in by_channel) if all(len(one) == 1 for one in by_channel) else ()
 
 
-def _gdal_descriptions(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
-    """Return GDAL's band descriptions, which GDAL escapes twice."""
+def color_order_note(page: tifffile.TiffPage) -> str:
+    """Return a note where GDAL's metadata call the bands red, green and blue in another order; empty where they do not."""
+    meanings = {text.casefold(): int(band) for band, text in _gdal_items(page, "colorinterp").items() if band and band.isdecimal()}
+    order = [meanings.get(color, -1) for color in ("red", "green", "blue")]
+    if min(order) < 0 or order == [0, 1, 2]:
+        return ""
+    return f"bands are read in the order of the file, in which red, green and blue are bands {order}: `reader.channels: {order}` reads RGB"
+
+
+def _gdal_items(page: tifffile.TiffPage, role: str) -> dict[str | None, str]:
+    """Return what GDAL's metadata say of the bands in a role, by the band's number as text; GDAL escapes it twice."""
     text = page.tags.valueof(42112)
     try:
         items = parse_xml(text, page.parent.filehandle.path).findall("Item") if isinstance(text, str) else []
     except ET.ParseError:
-        return ()
-    named = {item.get("sample"): unescape(item.text or "") for item in items if item.get("role") == "description"}
-    found = [named.get(str(band), "").strip() for band in range(number)]
+        return {}
+    return {item.get("sample"): unescape(item.text or "").strip() for item in items if item.get("role") == role}
+
+
+def _gdal_descriptions(page: tifffile.TiffPage, number: int) -> tuple[str, ...]:
+    """Return GDAL's band descriptions."""
+    named = _gdal_items(page, "description")
+    found = [named.get(str(band), "") for band in range(number)]
     return tuple(name or f"band {band + 1}" for band, name in enumerate(found)) if any(found) else ()

@@ -34,7 +34,7 @@ from pipeline.readers._tiff_images import (
 from pipeline.readers._tiff_raster import Decoding, TiffRaster, check_pages, whole_bytes
 from pipeline.readers._tiff_samples import Samples, samples_of
 from pipeline.readers._tiff_scale import physical_size
-from pipeline.readers._tiff_tags import channel_names, georeference, missing_value, used_bits
+from pipeline.readers._tiff_tags import channel_names, color_order_note, georeference, missing_value, used_bits
 from pipeline.readers._world_file import Placement, companions, read_placement
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ class _Level:
         physical, source = physical_size(self.base, self.image.series.kind, self.image.element)
         notes = [*self.placement.notes, *self.place_notes]
         notes += [POINTS_NOTE.format(self.num_points)] if self.num_points else []
+        notes += [note] if self.options.channels is None and (note := color_order_note(self.base)) else []
         size, unit, offset = control_points(self.geo) if self.num_points else map_scale(self.geo)
         if size is not None:
             source = "GeoTIFF"

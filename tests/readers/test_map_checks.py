@@ -209,3 +209,16 @@ def test_the_file_beside_a_geotiff_wins_as_in_gdal(inside, tmp_path):
     assert (grid.matrix, rasterio.CRS.from_wkt(grid.wkt), found.nodata) == wanted
     assert (found.pixel_size, found.unit) == ((5.0, 5.0), "meter")
     assert any("the place in the TIFF is ignored" in note for note in found.notes)
+
+
+def test_bands_that_are_blue_green_red_are_told(tmp_path):
+    """They are read as they are stored, with a note, unless the user chooses; bands in the usual order need none."""
+    from rasterio.enums import ColorInterp
+
+    colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+    usual = write(tmp_path / "a.tif", pixels(3), photometric="rgb")
+    turned = write(tmp_path / "b.tif", pixels(4), colors=[*colors[::-1], ColorInterp.undefined], photometric="minisblack")
+    assert not any("RGB" in note for note in header(usual).notes)
+    (note,) = (note for note in header(turned).notes if "RGB" in note)
+    assert note.endswith("red, green and blue are bands [2, 1, 0]: `reader.channels: [2, 1, 0]` reads RGB")
+    assert not any("RGB" in note for note in header(turned, channels=[2, 1, 0]).notes)
