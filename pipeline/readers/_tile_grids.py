@@ -148,6 +148,12 @@ def _pixel_problem(path: str, tile: _Tile, main: _Tile, like: str) -> Problem | 
         return Problem(path, "a tile without a georeference", "a place on the map, by which a mosaic is put together", fix)
     if dict(header.planes) != dict(wanted.planes):
         return Problem(path, f"{header.num_planes} planes", f"{wanted.num_planes}, {as_most}", f"{LEAVE_OUT}, or set reader.planes.")
+    palette = next((note for note in header.notes if "palette" in note), "")
+    if header.channels != wanted.channels and palette:
+        found = f"{counted(header.channels, 'channel')} of a palette"
+        return Problem(
+            path, found, f"{wanted.channels}, {as_most}", f"{LEAVE_OUT}, or take the indices of palettes: reader.palette: index."
+        )
     if header.channels != wanted.channels:
         fewest = list(range(min(header.channels, wanted.channels)))
         return Problem(

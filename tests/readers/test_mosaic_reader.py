@@ -211,6 +211,17 @@ def test_a_tile_that_does_not_fit_is_named(kind, tmp_path):
     assert "Leave the tile out of the glob" in text
 
 
+def test_a_palette_among_masks_is_told(tmp_path):
+    """Its colours would be three channels: the way out keeps its indices, and does not take the red of its colours."""
+    save_quarters(tmp_path, scene(), (24, 40))
+    colors = np.zeros((3, 256), np.uint16)
+    options = {"photometric": "palette", "colormap": colors, "metadata": None}
+    save_tile(tmp_path / "a_bad.tif", scene(), 0, 100, **options)
+    text = refused(tmp_path)
+    assert "a_bad.tif: found 3 channels of a palette; expected 1, as most tiles have" in text
+    assert text.endswith("reader.palette: index.")
+
+
 def test_many_bad_tiles_are_counted(tmp_path):
     """The first five are named, the others counted; so are tiles that cannot be opened."""
     for number in range(12):
