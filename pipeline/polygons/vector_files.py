@@ -42,7 +42,7 @@ PACKAGES = ("pyogrio", "rasterio", "shapely")
 BESIDE_SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg")
 CRS_MEMBER = re.compile(rb'"crs"\s*:\s*(\{|null)')
 PIXELS = "pixels"
-NO_SYSTEM = re.compile(r"Undefined|Unknown|^(LOCAL_CS|ENGCRS)", re.IGNORECASE)
+NO_SYSTEM = re.compile(r'^(LOCAL_CS|ENGCRS)|^\w+\["(Undefined|Unknown engineering)', re.IGNORECASE)
 
 BYTES_A_POLYGON = 900  # Python object, GEOS geometry and entry of the tree
 BYTES_A_CORNER = 32

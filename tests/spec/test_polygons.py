@@ -457,6 +457,17 @@ def test_a_map_that_proj_does_not_know_takes_no_polygons_of_another_system(tmp_p
     assert "ERROR" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".shp"])
+def test_a_projection_without_a_name_is_a_system(tmp_path, suffix):
+    """PROJ calls a system that a text of parameters defines `unknown`; its polygons lie where they should."""
+    crs = CRS.from_string("+proj=laea +lat_0=50 +lon_0=15 +ellps=bessel +units=m")
+    place = map_tags(MapGrid((1.0, 0.0, 500.0, 0.0, -1.0, 900.0), crs.to_wkt(version="WKT2_2019")))
+    layer = read_polygons(
+        write(tmp_path / f"a{suffix}", [box(510, 870, 520, 880)], crs.to_wkt()), Header(SHAPE, 1, "uint8", georeference=place)
+    )
+    assert layer.bounds.round(6).tolist() == [[10, 20, 20, 30]]
+
+
 def test_points_where_the_image_lies_are_no_polygons(tmp_path):
     """A layer of points alone is refused, though it lies in the image and only what is near the image is read."""
     points = write(tmp_path / "a.gpkg", [on_map(0, 0, 9, 9).centroid])
