@@ -88,10 +88,10 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("report out other", ("compare", "out", "other", None, {"as_json": False})),
         ("report out other -o c --json", ("compare", "out", "other", "c", {"as_json": True})),
         ("stop out", ("stop", "out", {})),
-        ("evaluate --pred p --truth t -o s", ("evaluate", "p", "t", None, None, "s", {"instances": False})),
+        ("evaluate --pred p --truth t -o s", ("evaluate", "p", "t", None, None, "s", {"instances": False, "change": False})),
         (
             "evaluate --instances --pred p --truth t --classes c.yaml --ignore 9 -o s",
-            ("evaluate", "p", "t", Path("c.yaml"), "9", "s", {"instances": True}),
+            ("evaluate", "p", "t", Path("c.yaml"), "9", "s", {"instances": True, "change": False}),
         ),
         ("convert a.tif -o out --set reader.axes=zyx", ("convert", ["a.tif"], "out", ["reader.axes=zyx"], {})),
         (

@@ -28,9 +28,8 @@ from pipeline.inputs import (
     list_images,
     open_image,
     open_truth,
-    read_truth_header,
 )
-from pipeline.raster import Raster, affine
+from pipeline.raster import Raster
 from pipeline.records import RunFolder
 from pipeline.report import report_of
 from pipeline.scheduling import RunSpec, Tally, execute, plan_blocks, plan_row
@@ -53,6 +52,7 @@ def evaluate(
     output: str,
     *,
     instances: bool = False,
+    change: bool = False,
 ) -> int:
     """Count predicted masks against truth, write the report and print its table.
 
@@ -67,6 +67,7 @@ def evaluate(
         output: folder or URL of the report.
         instances: whether the masks are label images, which hold ids of objects of one class, 0 for none; of a run's output, its label
             images are scored. The truth holds ids as well, or one value: then its connected components are the objects.
+        change: whether the truth is an earlier state of the masks, so that the report says what each class has become; an earlier run is.
 
     Returns:
         The exit code: 0 done, 3 done but for masks that cannot be counted.
@@ -78,7 +79,7 @@ def evaluate(
     if isinstance(truth, Mapping) and "attribute" in truth and isinstance(ignored, str) and not ignored.startswith("#"):
         truth, ignored = {**truth, "ignore": ignored.split(",")}, None
     listed = listed_classes(classes) if classes else None
-    exit_code, report = score_masks([pred], truth, listed, ignored, output, instances=instances)
+    exit_code, report = score_masks([pred], truth, listed, ignored, output, instances=instances, change=change)
     print_result(RunFolder(output), report)
     return exit_code
 
@@ -91,6 +92,7 @@ def score_masks(
     output: str,
     *,
     instances: bool = False,
+    change: bool = False,
 ) -> tuple[int, dict[str, Any]]:
     """Score one or several ``pred`` as :func:`evaluate` does, and print nothing on stdout; ``classes`` are those of a config.
 
@@ -111,7 +113,7 @@ def score_masks(
     job = job_of(catalogue, folder)
     plan = plan_row(catalogue, job, {"name": None, "sha256": None})
     plan["outputs"] = [key for key in plan["outputs"] if key.startswith((f"{PART_FOLDER}/", f"{THUMBNAIL_FOLDER}/"))]  # no mask
-    if not instances and (earlier or any(has_place(image) for image in catalogue.images)):
+    if not instances and (earlier or change):
         plan["change"] = True
     scored = {"pred": [one if is_url(one) else str(Path(one).absolute()) for one in pred], "classes": classes, "ignore": ignore}
     run = {"identity": identity, "scored": scored}
@@ -182,11 +184,6 @@ def catalogue_of(
                 error.add_note("Masks of this run lie on its working grid. Run it with `masks: native` to score them on the images' own.")
             raise
     return replace(catalogue, images=[with_background(image) for image in catalogue.images]) if instances else catalogue
-
-
-def has_place(image: Image) -> bool:
-    """Whether a mask is compared with its truth by the coordinates of both."""
-    return image.truth is not None and all(affine(one.georeference) is not None for one in (image.header, read_truth_header(image)))
 
 
 def with_background(image: Image) -> Image:

@@ -129,6 +129,7 @@ def evaluate(
     classes: Location | Sequence[Mapping[str, Any]] | None = None,
     ignore: int | str | None = None,
     instances: bool = False,
+    change: bool = False,
     output: Location | None = None,
 ) -> Report:
     """Score masks that exist, as ``gigaseg evaluate`` does.
@@ -140,6 +141,7 @@ def evaluate(
         classes: the list of classes of a config, or a YAML file with it; None: as many as the largest id in masks and truth says.
         ignore: a truth value, or a colour ``#rrggbb``, that is left out of every count.
         instances: whether the masks are label images, which hold ids of objects, to be matched with the truth objects.
+        change: whether the truth is an earlier state of the masks, for :attr:`Report.change`; an earlier run is.
         output: folder of the report; None: no file is kept.
 
     Raises:
@@ -152,7 +154,8 @@ def evaluate(
     scratch = TemporaryDirectory(prefix="gigaseg-scores-") if output is None else nullcontext(fspath(output))
     with remember_interrupts(), scratch as folder, TemporaryDirectory(prefix="gigaseg-lists-") as lists:
         masks = [str(one) for one in inputs.names_given(images, lists)]
-        exit_code, content = score_masks(masks, inputs.truth or "", specs, ignore, folder, instances=instances)
+        options = {"instances": instances, "change": change}
+        exit_code, content = score_masks(masks, inputs.truth or "", specs, ignore, folder, **options)
     if exit_code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return Report(content)

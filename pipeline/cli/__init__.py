@@ -245,13 +245,15 @@ def evaluate(
     instances: Annotated[
         bool, typer.Option("--instances", help="The masks are label images: match their objects with the truth objects.")
     ] = False,
+    change: Annotated[bool, typer.Option("--change", help="T is an earlier state: report areas from class to class.")] = False,
 ) -> None:
     """Score masks that exist."""
     from workflows import evaluate as workflow
 
     options = {"attribute": attribute, "layer": layer, "all_touched": all_touched or None}
     given = {key: value for key, value in options.items() if value is not None}
-    done(workflow.evaluate(pred, {"path": truth, **given} if given else truth, classes, ignore, output, instances=instances))
+    source = {"path": truth, **given} if given else truth
+    done(workflow.evaluate(pred, source, classes, ignore, output, instances=instances, change=change))
 
 
 @app.command()

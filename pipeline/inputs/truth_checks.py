@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -99,7 +100,7 @@ def truth_notes(images: Sequence[Image]) -> list[str]:
     notes += [f"truth pixels with the nodata value are ignored: {first_of(nodata, 3)}"] if nodata else []
     masked = [str(image.truth) for image in images if image.index in headers and headers[image.index].has_mask]
     notes += [f"truth pixels that are transparent or masked are ignored: {first_of(masked, 3)}"] if masked else []
-    notes += _meaning_notes([(str(image.truth), headers[image.index]) for image in images if image.index in headers])
+    notes += _meaning_notes([(image, headers[image.index]) for image in images if image.index in headers])
     lossy = [str(image.truth) for image in images if image.index in headers and headers[image.index].is_lossy]
     return notes + ([f"lossy compression may have changed truth values; PNG is lossless: {first_of(lossy, 3)}"] if lossy else [])
 
@@ -109,17 +110,23 @@ def _has_place(image: Image, truth: Header) -> bool:
     return affine(truth.georeference) is not None and affine(own_header(image).georeference) is not None
 
 
-def _meaning_notes(truths: Sequence[tuple[str, Header]]) -> list[str]:
+def _meaning_notes(truths: Sequence[tuple[Image, Header]]) -> list[str]:
     """Return the header notes on the values of truth, and the image that is the truth if a file holds several.
 
+    Where several images share a truth, a note that is not the same for all of them names the images.
     Notes on reader options are left out, as truth has none, and so are notes on palettes: truth always keeps palette indices.
     """
-    paths_by_note: dict[str, list[str]] = {}
-    for path, header in truths:
+    owners = Counter(str(image.truth) for image, _ in truths)
+    names_by_note: dict[tuple[str, str], list[str]] = {}
+    for image, header in truths:
         own = [f"{header.series!r} of several images is the truth"] if header.series else []
         own += [note for note in header.notes if "reader." not in note and "palette" not in note]
         for note in own:
-            paths_by_note.setdefault(note, []).append(path)
+            names_by_note.setdefault((note, str(image.truth)), []).append(image.name)
+    paths_by_note: dict[str, list[str]] = {}
+    for (note, path), names in names_by_note.items():
+        of_some = f" of {first_of(names, 3)}" if len(names) < owners[path] else ""
+        paths_by_note.setdefault(note, []).append(f"{path}{of_some}")
     return [f"truth {first_of(paths, 3)}: {note}" for note, paths in paths_by_note.items()]
 
 

@@ -70,8 +70,8 @@ class Receipt:
         counts: pixels counted; None when the phase counts nothing.
         objects: objects counted, by class id; None when the phase counts none.
         truth_error: why the truth could not be counted, with value and first position; empty when it could.
-        payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.encode_summary`); of a phase that keeps the mask,
-            JSON that names the file.
+        payload: a summary that is reduced over the image, packed (:func:`pipeline.statistics.encode_summary`); of a phase that keeps the
+            mask, JSON that names the file.
         numbers: integers that add over the blocks of an image, by name; shown in the report.
         notes: anything else worth a line in the log, such as a halved batch.
         actor: the process that did it, HOST/PID; empty where it is not known.

@@ -77,6 +77,10 @@ def area_lines(report: Mapping[str, Any]) -> list[str]:
         shown = [f"{printable(one['class'])} {in_area(one['predicted'], 'meter')}" for one in known[:NAMED]]
         more = f" and {len(known) - NAMED:,} more classes" if len(known) > NAMED else ""
         lines += [f"areas: {', '.join(shown)}{more}"] if shown else []
+    elif not areas and any((image.get("areas") or {}).get("unit") == "meter" for image in report["per_image"]):
+        unknown = sum(not image.get("areas") for image in report["per_image"])
+        of_all = f"{unknown:,} of {counted(report['images'], 'image')}"
+        lines.append(f"areas: not added up, as the size of a pixel is not known for {of_all}; see report/areas.csv")
     if zones := report.get("zones"):
         named = [zone for zone in zones if zone["zone"] != OUTSIDE]
         outside = sum(zone["pixels"] for zone in zones if zone["zone"] == OUTSIDE) / max(1, report["pixels"])

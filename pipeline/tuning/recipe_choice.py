@@ -130,7 +130,8 @@ def _writer_problems(catalogue: Catalogue) -> Iterator[Problem]:
     for index, (name, writer) in enumerate(writers.items()):
         where = config.where(f"writers.{index}")
         if (other := files.setdefault((writer.folder, writer.suffix), name)) != name:
-            yield Problem(where, f"{name}, which writes {writer.folder}/NAME{writer.suffix}, as {other} does", "one writer a file", "Choose another format, or leave one out.")
+            clash = f"{name}, which writes {writer.folder}/NAME{writer.suffix}, as {other} does"
+            yield Problem(where, clash, "one writer a file", "Choose another format, or leave one out.")
         stacks = [image.name for image in catalogue.images if image.header.num_planes > 1 and writer.takes(image.header)]
         if stacks and not writer.takes_stack:
             yield Problem(where, name, f"images of one plane; {stacks[0]} is a stack", "Use ome_tiff, or choose a plane: reader.planes.")

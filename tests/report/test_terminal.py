@@ -105,6 +105,9 @@ def test_areas_and_zones_of_maps_have_a_line():
         "zones: 1 zone, 30.0 % of the pixels in none; see report/zones.csv",
     ]
     assert area_lines({**report, "areas": {**areas, "unit": "micrometer"}, "zones": None}) == []
+    of_each = {"areas": None, "zones": None, "images": 2, "per_image": [{"areas": areas}, {"areas": None}]}
+    told = "areas: not added up, as the size of a pixel is not known for 1 of 2 images; see report/areas.csv"
+    assert area_lines({**report, **of_each}) == [told]
     assert "zones: 1 zone" in printed(print_table, report)
 
 

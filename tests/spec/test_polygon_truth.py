@@ -224,6 +224,7 @@ def test_one_file_for_many_maps(tmp_path, tiles):
     for index in range(3):
         assert np.array_equal(truth_of(found, index)[0], burnt([1, 2, 1, 2], tiles, SIDE * index))
     assert not any("share one truth" in note for note in found.notes)
+    assert f"truth {tmp_path / 't.gpkg'} of c: no polygon lies in the image" in found.notes
 
 
 def test_polygons_cross_the_tiles_of_a_mosaic(tmp_path, tiles):
