@@ -221,7 +221,7 @@ def map_channels(job: Job) -> int:
 def read_block(resources: Resources, block: Block) -> BlockPixels:
     """Read the outer of all predicted tiles in one go, and the truth; send both to the backend's device.
 
-    For a block without predicted tiles only the truth is read.
+    For a block without predicted tiles only the truth is read. Tiles without data are not predicted either, unless they are blended.
     """
     job, ops = resources.job, resources.predictor.ops
     kept_YX, tiles = _kept_tiles(resources, block)
@@ -238,6 +238,7 @@ def read_block(resources: Resources, block: Block) -> BlockPixels:
             valid_YX = np.ones(block.box.shape, np.bool_)
             valid_YX[both.relative_to(block.box).slices] = read_YX[both.relative_to(region).slices]
             truth_YX = ignoring(truth_YX, valid_YX)
+            tiles = tiles if job.blends else [tile for tile in tiles if valid_YX[tile.core.relative_to(block.box).slices].any()]
     scored_YX = None if kept_YX is None else ignoring(truth_YX, kept_YX)
     arrays = (pixels_CYX, valid_YX, truth_YX, kept_YX, scored_YX)
     pixels, valid, truth, kept, scored = (None if array is None else ops.put(array) for array in arrays)

@@ -278,6 +278,27 @@ def test_a_run_on_a_device_is_a_run_on_the_processor(tmp_path, engine, networks,
         assert second["mean_iou"] == pytest.approx(first["mean_iou"], abs=1e-3)
 
 
+def test_tiles_without_data_cost_no_forward_pass(tmp_path, engine, networks, monkeypatch):
+    """A collar of nodata is not predicted, without any `skip`; the mask of the rest is that of all tiles."""
+    from pipeline.models.networks.unet import UNetModule
+
+    pixels_YX = blobs((160, 224), seed=2)
+    pixels_YX[pixels_YX == 0] = 1
+    pixels_YX[:, :70] = 0
+    save_tiff(tmp_path / "a.tif", pixels_YX)
+    keys = {"model": networks["same"], "tiling": {"core": 32, "halo": 24, "block": 96}, "compute": {"backend": "torch", "batch": 1}}
+    calls, forward = [], UNetModule.forward
+    monkeypatch.setattr(UNetModule, "forward", lambda self, x: calls.append(x.shape) or forward(self, x))
+    every = engine(**keys, output="every")
+    of_all = len(calls)
+    calls.clear()
+    some = engine(**keys, reader={"nodata": 0}, output="some")
+    assert of_all - len(calls) == 2 * 5  # two columns of cores lie in the collar
+    holds_data_YX = pixels_YX != 0
+    assert (some.mask()[~holds_data_YX] == 255).all()
+    assert np.array_equal(some.mask()[holds_data_YX], every.mask()[holds_data_YX])
+
+
 def test_a_batch_that_does_not_fit_on_a_device_is_halved(tmp_path, engine, networks, on_device, monkeypatch):
     """Out of memory halves the batch for good, is noted, and changes no mask."""
     from pipeline.models.networks.unet import UNetModule
