@@ -1,9 +1,8 @@
 """A map of 30,000 x 30,000 pixels with a collar of nodata, segmented to a Cloud Optimized GeoTIFF alone.
 
 Run: ``python -m tests.benchmarks.map_collar [SIDE [SHARE]]`` on a quiet machine. SHARE of the pixels (0.5) is the collar. It prints how
-many blocks of nodata cost no forward pass (all that do not touch data, with ``skip: nodata``), the peak memory beside what `plan`
-projects, seconds per gigapixel of the whole run and of the file, and those of GDAL reading the image
-and writing the same raster, in the same run.
+many blocks of nodata cost no forward pass (all), the peak memory beside what `plan` projects, seconds per gigapixel of the whole run
+and of the file, and those of GDAL reading the image and writing the same raster, in the same run.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ KEYS = {
     "model": UNET,
     "tiling": {"core": BLOCK, "halo": 24, "block": BLOCK},
     "writers": [{"name": "cog"}],
-    "skip": {"name": "nodata"},
     "compute": {"runner": "serial"},
 }
 
@@ -106,7 +104,7 @@ def main(side: int = 30_000, share: float = 0.5) -> None:
         empty = [row for row in blocks if row.counts is not None and row.counts.no_prediction == BLOCK * BLOCK]
         finish = next(row for row in rows if row.phase == "finish")
         report = json.loads((folder / "out/report/report.json").read_text())
-        print({key: report[key] for key in ("pixels", "no_prediction", "skipped")})
+        print({key: report[key] for key in ("pixels", "no_prediction")})
         assert report["no_prediction"] == side * side - (high - low) ** 2, "every pixel of the collar has no prediction, and no other"
         assert not (folder / "out/parts").exists(), "the blocks are removed"
         mask = folder / "out/masks/map.tif"
