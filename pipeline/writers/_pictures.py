@@ -14,7 +14,7 @@ from pipeline.raster import NearestRaster, Raster, ResampledRaster, resampled_he
 
 __all__ = ["draw_image", "fitted", "pick_pixels"]
 
-STRIP_BYTES = 1 << 26  # of the image, read at once
+STRIP_BYTES = 1 << 24  # of the image, read at once; resampling takes several times as much
 LOW, HIGH = 1.0, 99.8  # percentiles drawn as black and white, unless the image is 8-bit colour
 
 

@@ -27,7 +27,7 @@ KEYS = {
     "model": UNET,
     "tiling": {"core": BLOCK, "halo": 24, "block": BLOCK},
     "writers": [{"name": "cog"}],
-    "compute": {"runner": "serial"},
+    "compute": {"runner": "serial", "backend": "torch"},  # a trial of backends loads more libraries
 }
 
 
