@@ -1,4 +1,4 @@
-"""Fixtures of the tests that read networks from files."""
+"""Fixtures that several of these tests use: files of networks, and a Ray."""
 
 from __future__ import annotations
 
@@ -41,3 +41,22 @@ def files(tmp_path_factory):
         torch.onnx.export(network, (one_size,), str(found["one.onnx"]), **names)
         torch.jit.script(network).save(str(found["any.pt"]))
     return network, found
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of three processors that every run joins."""
+    from pipeline.scheduling.runners._cluster import STORE_BYTES
+
+    ray = pytest.importorskip("ray")
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        object_store_memory=STORE_BYTES,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _node_ip_address="127.0.0.1",
+    )
+    yield ray
+    ray.shutdown()

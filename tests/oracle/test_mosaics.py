@@ -31,25 +31,6 @@ def scene(tmp_path):
     return pixels
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """A Ray of three processors that every run joins."""
-    from pipeline.scheduling.runners._cluster import STORE_BYTES
-
-    ray = pytest.importorskip("ray")
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        object_store_memory=STORE_BYTES,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _node_ip_address="127.0.0.1",
-    )
-    yield ray
-    ray.shutdown()
-
-
 def mosaic(**options):
     return {"images": [{"mosaic": "tiles/*.tif", "name": "county", **options}]}
 

@@ -21,25 +21,6 @@ def scene(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """A Ray of three processors that every run joins."""
-    from pipeline.scheduling.runners._cluster import STORE_BYTES
-
-    ray = pytest.importorskip("ray")
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        object_store_memory=STORE_BYTES,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _node_ip_address="127.0.0.1",
-    )
-    yield ray
-    ray.shutdown()
-
-
 def test_ray_agrees_with_serial(scene, engine, ray, networks):
     """One, two or three actors, with thresholds of the whole image or a network that blends: the serial runner's result."""
     serial = engine(**SHARED, **HISTOGRAM, output="serial")
