@@ -9,7 +9,16 @@ from __future__ import annotations
 from pipeline.raster.aligned import align, aligned_header
 from pipeline.raster.alignment import Alignment, alignment_of
 from pipeline.raster.georeference import METERS, Scale, affine, coarsened, coordinate_system, map_scale, shifted
-from pipeline.raster.ground import beyond_pole, center_latitude, ground_area, ground_size, ground_sizes, has_equal_rows, row_areas
+from pipeline.raster.ground import (
+    beyond_pole,
+    center_latitude,
+    ground_area,
+    ground_size,
+    ground_sizes,
+    has_equal_rows,
+    pixel_shares,
+    row_areas,
+)
 from pipeline.raster.map_tags import GEOTIFF_TAGS, MapGrid, map_grid, map_tags
 from pipeline.raster.opened import ArrayRaster, Header, Part, PlaneStep, Raster, valid_pixels
 from pipeline.raster.resampling import NearestRaster, ResampledRaster, RescaledRaster, SampleRange, resampled_header, resampled_shape
@@ -44,6 +53,7 @@ __all__ = [
     "map_grid",
     "map_scale",
     "map_tags",
+    "pixel_shares",
     "resampled_header",
     "resampled_shape",
     "row_areas",

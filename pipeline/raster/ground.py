@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.raster.georeference import affine, coordinate_system, geo_keys, geo_number
 from pipeline.raster.opened import Header
 
-__all__ = ["beyond_pole", "center_latitude", "ground_area", "ground_size", "ground_sizes", "has_equal_rows", "row_areas"]
+__all__ = ["beyond_pole", "center_latitude", "ground_area", "ground_size", "ground_sizes", "has_equal_rows", "pixel_shares", "row_areas"]
 
 Values = NDArray[np.float64]
 Axes = tuple[float, float]  # long half axis in metres, and squared eccentricity
@@ -70,6 +70,13 @@ class _Map:
         scale_y, scale_x = self.scales_at(self.latitude_of(np.clip(self.northings(rows), -self.limit, self.limit)))
         along_x, along_y = self.matrix[:2, 0], self.matrix[:2, 1]
         return np.hypot(scale_x * along_y[0], scale_y * along_y[1]), np.hypot(scale_x * along_x[0], scale_y * along_x[1])
+
+    def shares(self, rows: Values) -> Values:
+        """Return the area of a pixel divided by height times width, at positions of rows."""
+        scale_y, scale_x = self.scales_at(self.latitude_of(np.clip(self.northings(rows), -self.limit, self.limit)))
+        height, width = self.sizes(rows)
+        found: Values = np.minimum(abs(np.linalg.det(self.matrix[:2, :2])) * scale_y * scale_x / (height * width), 1.0)
+        return found
 
 
 def ground_size(header: Header) -> tuple[float, float] | None:
@@ -141,14 +148,28 @@ def ground_area(header: Header) -> tuple[float, str] | None:
     return _drawn_area(header, header.pixel_size), header.unit
 
 
+def pixel_shares(header: Header, rows: NDArray[Any]) -> Values:
+    """Return the area of a pixel divided by height times width, at positions of rows; 0 is the centre of the first row.
+
+    It is 1 where the sides of a pixel are at right angles, and less on sheared maps.
+    """
+    if (found := _map_of(header)) is not None:
+        return found.shares(np.asarray(rows, np.float64) + 0.5)
+    return np.full(len(rows), _drawn_share(header))
+
+
 def _drawn_area(header: Header, size: tuple[float, float]) -> float:
     """Return the area of a pixel as it is drawn: on a sheared map, less than the product of its sides."""
+    return size[0] * size[1] * _drawn_share(header)
+
+
+def _drawn_share(header: Header) -> float:
     matrix = affine(header.georeference)
     if matrix is None or header.pixel_size_from == "reader.pixel_size":
-        return size[0] * size[1]
+        return 1.0
     (a, b), (d, e) = matrix[:2, :2]
     share = float(abs(a * e - b * d) / (np.hypot(a, d) * np.hypot(b, e)))
-    return size[0] * size[1] * (share if share < 1 - ROUNDING else 1.0)
+    return share if share < 1 - ROUNDING else 1.0
 
 
 def has_equal_rows(header: Header) -> bool:

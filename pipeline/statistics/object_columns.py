@@ -27,6 +27,7 @@ def object_columns(
     channel_names: Sequence[str] = (),
     pixel_size: PixelSize | None = None,
     unit: str = "",
+    pixel_share: float | Column = 1.0,
 ) -> dict[str, Column]:
     """Return the measures of objects whose parts have been merged, by name of column, in the order of the table.
 
@@ -54,6 +55,7 @@ def object_columns(
         pixel_size: (y, x) in ``unit``, of all objects or of each; adds the columns ``area_um2``, ``perimeter_um`` and
             ``equivalent_diameter_um``.
         unit: ``micrometer``; ``meter``, with columns ``area_m2`` ...; other units add no columns.
+        pixel_share: area of a pixel divided by the product of ``pixel_size``, below 1 on sheared maps.
     """
     area = parts.sum_of("area")
     sizes = tuple((planes or {}).values())
@@ -79,15 +81,15 @@ def object_columns(
         "first_y": (first >> 32).astype(np.int32),
         "first_x": (first & 0xFFFFFFFF).astype(np.int32),
     }
-    return columns | _in_units(parts, pixel_size, unit)
+    return columns | _in_units(parts, pixel_size, unit, pixel_share)
 
 
-def _in_units(parts: ObjectParts, pixel_size: PixelSize | None, unit: str) -> dict[str, Column]:
+def _in_units(parts: ObjectParts, pixel_size: PixelSize | None, unit: str, pixel_share: float | Column) -> dict[str, Column]:
     """Return the columns in physical units; none where the size of a pixel is unknown."""
     short = SHORT_UNITS.get(unit)
     if pixel_size is None or short is None:
         return {}
-    area = parts.sum_of("area") * (pixel_size[0] * pixel_size[1])
+    area = parts.sum_of("area") * (pixel_size[0] * pixel_size[1] * pixel_share)
     return {
         f"area_{short}2": area,
         f"perimeter_{short}": _perimeter(parts, pixel_size),

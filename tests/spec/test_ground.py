@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.raster import Header, MapGrid, beyond_pole, ground_area, ground_size, ground_sizes, has_equal_rows, map_tags, row_areas
+from pipeline.raster import (
+    Header,
+    MapGrid,
+    beyond_pole,
+    ground_area,
+    ground_size,
+    ground_sizes,
+    has_equal_rows,
+    map_tags,
+    pixel_shares,
+    row_areas,
+)
 
 pytest.importorskip("rasterio", reason="maps need the extra `geo`")
 pyproj = pytest.importorskip("pyproj", reason="the oracle of areas")
@@ -153,10 +164,22 @@ def test_a_sheared_map_has_the_area_of_its_parallelograms(crs):
     sheared = header(crs, (2.0, 1.0, 3e5, 0.1, -1.5, 3e6))
     assert ground_area(sheared) == (pytest.approx(3.1 * metres**2), "meter")
     assert row_areas(sheared, 2, 4) == pytest.approx(3.1 * metres**2)
+    heights, widths = ground_sizes(sheared, np.arange(2))
+    assert heights * widths * pixel_shares(sheared, np.arange(2)) == pytest.approx(3.1 * metres**2)
     turned = header(crs, (0.6, 0.8, 3e5, 0.8, -0.6, 3e6))
     assert ground_area(turned) == (turned.pixel_size[0] * turned.pixel_size[1], "meter")
     chosen = header(crs, (2.0, 1.0, 3e5, 0.1, -1.5, 3e6), pixel_size=(2.0, 2.0), pixel_size_from="reader.pixel_size")
     assert ground_area(chosen) == (4.0, "meter")
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:3395"])
+def test_sides_and_share_of_a_pixel_give_its_area(crs):
+    """On turned and sheared maps whose rows differ, at the centre of each row."""
+    unit = 1e-5 if crs == "EPSG:4326" else 1.0
+    found = header(crs, (2.0 * unit, 1.0 * unit, 50 * unit, 0.1 * unit, -1.5 * unit, 40.0 if unit < 1 else 4e6))
+    heights, widths = ground_sizes(found, np.arange(5))
+    assert heights * widths * pixel_shares(found, np.arange(5)) == pytest.approx(row_areas(found, 0, 5), rel=1e-6)
+    assert pixel_shares(found, np.arange(1))[0] < 0.95
 
 
 def test_sizes_at_rows_are_those_of_the_rows():

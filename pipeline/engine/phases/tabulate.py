@@ -18,7 +18,7 @@ from pipeline.engine.resources import Resources
 from pipeline.engine.stopwatch import Stopwatch
 from pipeline.geometry import Box
 from pipeline.inputs import Image
-from pipeline.raster import Header, ground_sizes, has_equal_rows
+from pipeline.raster import Header, ground_sizes, has_equal_rows, pixel_shares
 from pipeline.records import Block
 from pipeline.statistics import ObjectParts, PixelSize, measure, object_columns
 
@@ -56,8 +56,11 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
         header = block.image.header
 
         def columns(parts: ObjectParts) -> Mapping[str, NDArray[Any]]:
-            size, unit = _sizes_of(header, parts)
-            return object_columns(parts, planes=header.planes, channel_names=header.channel_names, pixel_size=size, unit=unit)
+            rows = parts.sum_of("y") / np.maximum(parts.sum_of("area"), 1)
+            size, unit = _sizes_of(header, rows)
+            share = pixel_shares(header, rows)
+            names = header.channel_names
+            return object_columns(parts, planes=header.planes, channel_names=names, pixel_size=size, unit=unit, pixel_share=share)
 
         rows = (_sorted([columns(one) for one in parts]) for parts in _whole_objects(resources.job, block))
         return write_objects(resources.job, block.image, rows)
@@ -71,14 +74,14 @@ class Tabulate(Phase[dict[str, int], dict[str, int]]):
         return {"digest": block.key, "files": worked}
 
 
-def _sizes_of(header: Header, parts: ObjectParts) -> tuple[PixelSize | None, str]:
-    """Return height and width of a pixel and their unit: on a map whose rows differ, metres on the ground at each object's mean row.
+def _sizes_of(header: Header, rows: NDArray[Any]) -> tuple[PixelSize | None, str]:
+    """Return height and width of a pixel and their unit: on a map whose rows differ, metres on the ground at the mean row of each object.
 
     An area is then wrong by under 0.002 % for an object that is a degree high.
     """
     if has_equal_rows(header):
         return header.pixel_size, header.unit
-    return ground_sizes(header, parts.sum_of("y") / np.maximum(parts.sum_of("area"), 1)), "meter"
+    return ground_sizes(header, rows), "meter"
 
 
 def _whole_objects(job: Job, block: Block) -> Iterator[Iterator[ObjectParts]]:
