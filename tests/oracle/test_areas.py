@@ -29,6 +29,7 @@ from tests.conftest import blobs, save_tiff
 from tests.oracle.interrupted_runs import ending_after
 
 rasterio = pytest.importorskip("rasterio", reason="zones and maps need the extra `geo`")
+pytest.importorskip("rasterio.features", reason="zones and maps need the extra `geo`")
 shapely = pytest.importorskip("shapely", reason="zones need the extra `geo`")
 pytest.importorskip("pyogrio", reason="zones need the extra `geo`")
 from pipeline.polygons import PolygonLayer  # noqa: E402 - after the check that its packages are there
