@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from wsidicom.file.io import WsiDicomReader
 
 __all__ = ["Dicom"]
+
+IMPORTING = Lock()
 
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 FIRST_ELEMENTS = (0x00080008, 0x00080016, 0x00080060)  # ImageType, SOPClassUID, Modality
@@ -102,7 +105,8 @@ def _instance(path: str) -> _Instance | None:
 
 @lru_cache(maxsize=1 << 16)
 def _read_instance(path: str, mtime_ns: int, size: int) -> _Instance | None:
-    from pydicom.filereader import read_partial
+    with IMPORTING:  # its modules import each other: two threads that begin together may see half of one
+        from pydicom.filereader import read_partial
 
     del mtime_ns, size  # part of the cache key: a changed file is read again
     try:
