@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["Expectation"]
 
@@ -23,6 +24,9 @@ class Expectation:
     kinds: tuple[str, ...] = ()  # of images, such as `fluorescence` or `aerial`
     merges: bool = False  # whether it merges any number of channels, which is right for colours and wrong for several stains
     image_range: tuple[float, float] | None = None  # range of the user's samples that is scaled to `range`; None: as the file says
+
+    appearance: Mapping[str, Any] | None = None  # what its training images look like, which a run compares its images with
+    not_for: Sequence[str] = ()  # images that it must not be used on, as phrases
 
     @property
     def size_text(self) -> str:

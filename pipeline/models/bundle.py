@@ -91,6 +91,8 @@ class Bundle(TorchModel):
             kinds=spec.kinds,
             merges=spec.merge_channels and not self.merge,
             image_range=self.range,
+            appearance=spec.appearance,
+            not_for=spec.not_for,
         )
 
     @property

@@ -11,14 +11,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic import ValidationError
 
-from pipeline.config import PixelSize, is_url
+from pipeline.config import is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network
+from pipeline.models.bundle_files.spec import BundleSpec
 from pipeline.plugins import available, build, find
 from pipeline.statistics import check_mean_std
 from pipeline.storage import LocalStorage, fetch_files, open_storage
@@ -34,102 +35,6 @@ MERGED_CHANNELS = 3  # channels of a network that sees mean, minimum and maximum
 
 _SHIPPED = Path(__file__).parents[2] / "bundles"
 _NAMING = "A folder is named with a slash, as ./mine; GIGASEG_MODELS lists folders of bundles."
-
-
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class WeightsFile(_Spec):
-    """The weights file and its hash."""
-
-    file: str = Field(default="weights.safetensors", pattern=r"^[^/\\]+$", description="a file in the bundle's folder")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file's bytes")
-
-
-class BundleClass(_Spec):
-    """A class that the model predicts; its id is its position in the list."""
-
-    name: str
-    color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$")
-
-
-class MeasuredTile(_Spec):
-    """The tile that the scores were measured with, and the measured field, pixels."""
-
-    core: int | None = Field(default=None, ge=1)
-    halo: int | None = Field(default=None, ge=0)
-    field: int | None = Field(
-        default=None, ge=0, description="measured radius of the pixels that a pixel depends on; null: as the architecture says"
-    )
-
-
-class Samples(_Spec):
-    """The samples of the images that the model was trained on."""
-
-    dtype: str = Field(pattern=r"^(bool|u?int(8|16|32|64)|float(16|32|64))$", description="numpy name of their type")
-    range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
-        default=None, description="least and greatest value of a sample; null: unknown"
-    )
-
-    @field_validator("range")
-    @classmethod
-    def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
-        if ends is not None and not ends[0] < ends[1]:
-            raise ValueError("two numbers, the smaller one first")
-        return ends
-
-
-class ChosenChannels(_Spec):
-    """The channels that were read from the training files, where these hold others as well, or hold them in another order."""
-
-    numbers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Strict(strict=False)] = Field(
-        min_length=1, description="their numbers in a file, in the order of the input"
-    )
-    of: int = Field(ge=1, description="number of channels of a file; files of as many channels without names are read by `numbers`")
-
-
-class BundleSpec(_Spec):
-    """The keys of ``model.yaml``."""
-
-    format: Literal["gigaseg.bundle/1"]
-    architecture: dict[str, Any] = Field(description="name and options of a network, as in the YAML's `model`")
-    weights: WeightsFile
-    classes: Annotated[tuple[BundleClass, ...], Strict(strict=False)] = Field(min_length=2)
-    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
-        default=None,
-        description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
-    )
-    maps: dict[str, Annotated[tuple[int, ...], Strict(strict=False)]] = Field(
-        default={}, description="output channels of the network whose probabilities tell objects apart, by name, such as border: [2]"
-    )
-    instances: dict[str, Any] | None = Field(
-        default=None, description="the method that tells its objects apart, as in the YAML; null: none"
-    )
-    normalize: Literal["percentile", "zscore"] | dict[str, list[float]] | None = Field(default=None, description="as in the YAML")
-    pixel_size: PixelSize | None = Field(
-        default=None, description="pixel size of the training images, in `unit`; images of another size are resampled to it"
-    )
-    unit: Literal["micrometer", "meter"] = Field(default="micrometer", description="of pixel_size")
-    diameter: float | None = Field(default=None, gt=0, description="median diameter of the objects, pixels of the training grid")
-    samples: Samples | None = Field(default=None, description="type and range of the samples")
-    channel_names: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
-        default=(), description="names of the channels, in the order of the input"
-    )
-    chosen_channels: ChosenChannels | None = Field(
-        default=None, description="which channels of the training files were read; null: all, in the files' order"
-    )
-    kinds: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
-        default=(), description="kinds of images, such as fluorescence or aerial"
-    )
-    tile: MeasuredTile = MeasuredTile()
-    bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so `auto` computes in float32")
-    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
-    merge_channels: bool = Field(default=False, description="the network sees mean, minimum and maximum over any number of channels")
-    licence: str = ""
-    trained_on: str = ""
-    scores: dict[str, Any] = Field(default={}, description="measured scores, by data set or metric")
-    citation: str = ""
 
 
 def list_bundles() -> dict[str, Path]:
@@ -229,12 +134,13 @@ def read_spec(folder: Path) -> BundleSpec:
         raise InputError([_in_file(problem, file) for problem in problems_of(error, BundleSpec, "")]) from error
 
 
-def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: Any) -> Path:
+def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, files: Mapping[str, bytes] | None = None, **spec: Any) -> Path:
     """Write a bundle. Other processes see the old folder or the new one, never a part.
 
     Args:
         folder: of the bundle; an existing bundle is replaced.
         module: its weights are saved bit for bit.
+        files: further files of the bundle by name, such as its examples.
         half: save weights with more than one axis as float16, in half the space; norms stay float32 and keep their range.
         **spec: keys of ``model.yaml`` except ``format`` and ``weights``; ``architecture`` and ``classes`` are required.
 
@@ -256,6 +162,8 @@ def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, **spec: 
     with parent.replace_tree(folder.name) as new:
         new.put("weights.safetensors", weights)
         new.put("model.yaml", text.encode())
+        for name, data in (files or {}).items():
+            new.put(name, data)
         read_architecture(read_spec(Path(new.url)), Path(new.url))
     return folder
 

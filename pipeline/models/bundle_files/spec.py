@@ -1,0 +1,126 @@
+"""The keys of ``model.yaml``: what a bundle is made of, what it needs and predicts, and its card."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+
+from pipeline.config import PixelSize
+
+__all__ = ["BundleSpec"]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class WeightsFile(_Spec):
+    """The weights file and its hash."""
+
+    file: str = Field(default="weights.safetensors", pattern=r"^[^/\\]+$", description="a file in the bundle's folder")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file's bytes")
+
+
+class BundleClass(_Spec):
+    """A class that the model predicts; its id is its position in the list."""
+
+    name: str
+    color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$")
+
+
+class MeasuredTile(_Spec):
+    """The tile that the scores were measured with, and the measured field, pixels."""
+
+    core: int | None = Field(default=None, ge=1)
+    halo: int | None = Field(default=None, ge=0)
+    field: int | None = Field(
+        default=None, ge=0, description="measured radius of the pixels that a pixel depends on; null: as the architecture says"
+    )
+
+
+class Samples(_Spec):
+    """The samples of the images that the model was trained on."""
+
+    dtype: str = Field(pattern=r"^(bool|u?int(8|16|32|64)|float(16|32|64))$", description="numpy name of their type")
+    range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
+        default=None, description="least and greatest value of a sample; null: unknown"
+    )
+
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and not ends[0] < ends[1]:
+            raise ValueError("two numbers, the smaller one first")
+        return ends
+
+
+class ChosenChannels(_Spec):
+    """The channels that were read from the training files, where these hold others as well, or hold them in another order."""
+
+    numbers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Strict(strict=False)] = Field(
+        min_length=1, description="their numbers in a file, in the order of the input"
+    )
+    of: int = Field(ge=1, description="number of channels of a file; files of as many channels without names are read by `numbers`")
+
+
+class Example(_Spec):
+    """A small picture of what the model does: images of the validation with the outlines of what it found."""
+
+    file: str = Field(pattern=r"^[^/\\]+\.(png|webp|jpg)$", description="a file in the bundle's folder")
+    caption: str = Field(default="", description="what is seen, and whose image it is")
+
+
+class BundleSpec(_Spec):
+    """The keys of ``model.yaml``."""
+
+    format: Literal["gigaseg.bundle/1"]
+    architecture: dict[str, Any] = Field(description="name and options of a network, as in the YAML's `model`")
+    weights: WeightsFile
+    classes: Annotated[tuple[BundleClass, ...], Strict(strict=False)] = Field(min_length=2)
+    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
+        default=None,
+        description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
+    )
+    maps: dict[str, Annotated[tuple[int, ...], Strict(strict=False)]] = Field(
+        default={}, description="output channels of the network whose probabilities tell objects apart, by name, such as border: [2]"
+    )
+    instances: dict[str, Any] | None = Field(
+        default=None, description="the method that tells its objects apart, as in the YAML; null: none"
+    )
+    normalize: Literal["percentile", "zscore", "contrast"] | dict[str, list[float]] | None = Field(
+        default=None, description="as in the YAML"
+    )
+    pixel_size: PixelSize | None = Field(
+        default=None, description="pixel size of the training images, in `unit`; images of another size are resampled to it"
+    )
+    unit: Literal["micrometer", "meter"] = Field(default="micrometer", description="of pixel_size")
+    diameter: float | None = Field(default=None, gt=0, description="median diameter of the objects, pixels of the training grid")
+    samples: Samples | None = Field(default=None, description="type and range of the samples")
+    channel_names: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
+        default=(), description="names of the channels, in the order of the input"
+    )
+    chosen_channels: ChosenChannels | None = Field(
+        default=None, description="which channels of the training files were read; null: all, in the files' order"
+    )
+    kinds: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
+        default=(), description="kinds of images, such as fluorescence or aerial"
+    )
+    tile: MeasuredTile = MeasuredTile()
+    bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so `auto` computes in float32")
+    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
+    merge_channels: bool = Field(default=False, description="the network sees mean, minimum and maximum over any number of channels")
+    appearance: dict[str, Any] | None = Field(
+        default=None, description="what the training images look like: the statistics that a run compares its images with; null: unknown"
+    )
+    not_for: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
+        default=(), description="images that the model must not be used on, each a phrase such as `stained tissue: use nuclei-stained`"
+    )
+    limits: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
+        default=(), description="what was measured to change its masks, each a sentence with its figure"
+    )
+    examples: Annotated[tuple[Example, ...], Strict(strict=False)] = Field(default=(), description="small pictures of what it does")
+    licence: str = ""
+    trained_on: str = ""
+    scores: dict[str, Any] = Field(default={}, description="measured scores, by data set or metric")
+    citation: str = ""
