@@ -10,10 +10,18 @@ from pipeline.instances import Region
 from pipeline.instances.border import Border
 from pipeline.instances.components import Components
 from pipeline.instances.flows import Flows
+from pipeline.instances.hover import Hover
 from pipeline.instances.radial import Radial
 from pipeline.instances.watershed import Watershed
 
-METHODS = {"components": Components(), "border": Border(), "watershed": Watershed(), "radial": Radial(), "flows": Flows()}
+METHODS = {
+    "components": Components(),
+    "border": Border(),
+    "watershed": Watershed(),
+    "radial": Radial(),
+    "flows": Flows(),
+    "hover": Hover(kernel=11),
+}
 SPLITTERS = [name for name in METHODS if name != "components"]
 RAYS = 32
 
@@ -51,6 +59,7 @@ def maps_of(truth_YX):
     """The outputs of perfect models of every kind, float32."""
     shape = truth_YX.shape
     depth_YX, flows_2YX, distances_RYX = np.zeros(shape), np.zeros((2, *shape)), np.zeros((RAYS, *shape))
+    places_2YX = np.zeros((2, *shape))
     for number in range(1, truth_YX.max() + 1):
         cell_YX = truth_YX == number
         inside_YX = ndimage.distance_transform_edt(np.pad(cell_YX, 1))[1:-1, 1:-1]
@@ -58,6 +67,7 @@ def maps_of(truth_YX):
         pixels_N2 = np.argwhere(cell_YX)
         to_middle_N2 = pixels_N2.mean(axis=0) - pixels_N2
         flows_2YX[:, cell_YX] = (to_middle_N2 / np.maximum(np.hypot(*to_middle_N2.T), 1)[:, None]).T
+        places_2YX[:, cell_YX] = [_place_along(-to_middle_N2[:, axis]) for axis in (1, 0)]
     highest_YX = ndimage.maximum(depth_YX, truth_YX, np.arange(truth_YX.max() + 1))[truth_YX]
     for ray, angle in enumerate(np.arange(RAYS) * 2 * np.pi / RAYS):
         distances_RYX[ray] = _distance_along(truth_YX, np.sin(angle), np.cos(angle))
@@ -68,8 +78,16 @@ def maps_of(truth_YX):
         "distances": distances_RYX,
         "flows": flows_2YX,
         "cell_probability": [truth_YX > 0],
+        "nuclear_pixels": [truth_YX > 0],
+        "horizontal_vertical": places_2YX,
     }
     return {name: np.asarray(values, np.float32) for name, values in maps.items()}
+
+
+def _place_along(offsets_N):
+    """Offsets from the middle as shares of the largest one on the same side, from -1 to 1, as HoVer-Net's."""
+    ends = np.where(offsets_N < 0, -offsets_N.min(), offsets_N.max())
+    return offsets_N / np.maximum(ends, 1e-6)
 
 
 def _distance_along(truth_YX, down, right):

@@ -20,7 +20,7 @@ def dense():
     truth_YX = dense_cells()
     region = region_of(truth_YX)
     random = np.random.default_rng(0)
-    for name in ("interior", "object_probability", "distances", "flows"):
+    for name in ("interior", "object_probability", "distances", "flows", "horizontal_vertical"):
         values_DYX = region.maps[name]
         values_DYX += random.normal(0, 0.05, values_DYX.shape).astype(np.float32) * (values_DYX != 0)
     return truth_YX, region
@@ -118,7 +118,7 @@ def test_classes_are_told_apart(name):
     assert [classes_YX[place] for place in ((20, 20), (20, 60), (60, 30), (60, 90))] == [1, 2, 0, 2]
 
 
-@pytest.mark.parametrize("name", ["border", "radial", "flows"])
+@pytest.mark.parametrize("name", ["border", "radial", "flows", "hover"])
 def test_the_most_frequent_class_wins(name):
     """An object of several classes has that of most of its pixels, and the lowest where two have as many."""
     truth_YX = disks((50, 50), (25, 25, 15))
