@@ -18,7 +18,6 @@ from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import METRICS_FILE, CommittedReceipts, Receipt, RunFolder, read_rows, refuse_overwriting
 from pipeline.report import describe_group, print_table, print_worst, report_of
 from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
-from pipeline.storage import file_sha256
 from pipeline.system import say
 from pipeline.training import TRAINING_YAML, is_training
 from pipeline.tuning import (
@@ -134,7 +133,7 @@ def execute_config(
         folder.clear(take_over=take_over)
     choice = calibrated(catalogue, choice)
     job = make_job(catalogue, choice.recipe)
-    model = {"name": config.model["name"], "sha256": model_hash(catalogue)}
+    model = {"name": config.model["name"], "sha256": model_hash(catalogue), **({"card": card} if (card := catalogue.model.card) else {})}
     notes = [*catalogue.notes, *choice.notes]
     spec = RunSpec(
         folder=folder,
@@ -208,7 +207,7 @@ def stages_of(catalogue: Catalogue, job: Job, folder: RunFolder) -> dict[str, li
 
 def model_hash(catalogue: Catalogue) -> str | None:
     """Return the SHA-256 of the model's file, or a hash of the hashes where it has several; None where it has none."""
-    hashes = [file_sha256(Path(path)) for path in catalogue.model.files()]
+    hashes = list(catalogue.model.file_hashes())
     return None if not hashes else hashes[0] if len(hashes) == 1 else hash_values(hashes)
 
 

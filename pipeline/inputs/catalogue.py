@@ -29,7 +29,6 @@ from pipeline.instances import Instances
 from pipeline.models import Model
 from pipeline.plugins import build
 from pipeline.skips import Skip, SkippedImage
-from pipeline.storage import file_sha256
 from pipeline.writers import Writer
 
 __all__ = ["Catalogue", "build_catalogue", "config_problems"]
@@ -64,9 +63,9 @@ class Catalogue:
     def identity(self) -> dict[str, Any]:
         """What the masks of this run depend on, the images aside: a run with another identity may not use its folder."""
         compute = self.config.compute.model_dump(include={"device", "threads", "backend", "precision", "batch"})
-        files = list(enumerate(self.model.files()))
-        times = Counter(path.name for _, path in files)  # members of an ensemble may have files of one name
-        weights = {path.name if times[path.name] == 1 else f"{index}/{path.name}": file_sha256(path) for index, path in files}
+        files = list(enumerate(zip(self.model.files(), self.model.file_hashes(), strict=True)))
+        times = Counter(path.name for _, (path, _) in files)  # members of an ensemble may have files of one name
+        weights = {path.name if times[path.name] == 1 else f"{index}/{path.name}": found for index, (path, found) in files}
         keys = self.config.model_dump(mode="json", include={"model", "normalize", "stain", "reader", "tiling"})
         grid = self.config.model_dump(mode="json", include={"resolution", "masks", "skip"}, exclude_defaults=True)
         return {**keys, **grid, "compute": compute, "weights": weights, "num_classes": len(self.classes)}

@@ -20,7 +20,7 @@ from pipeline.errors import InputError, Problem, one_of
 from pipeline.models._expectation import Expectation
 from pipeline.models._predictors import TTA, PredictFunction, Predictor, as_predictor, augmented
 from pipeline.plugins import Plugin, build
-from pipeline.storage import fetch
+from pipeline.storage import fetch, file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,6 +156,11 @@ class Model(Plugin):
         return ""
 
     @property
+    def card(self) -> Mapping[str, Any]:
+        """What the model says of itself to people, as plain JSON, by the keys of a bundle's ``model.yaml``; empty: it has no card."""
+        return {}
+
+    @property
     def constituents(self) -> Sequence[Model]:
         """The models that compute scores: the model itself, or those whose scores it joins."""
         return (self,)
@@ -163,6 +168,10 @@ class Model(Plugin):
     def files(self) -> Sequence[Path]:
         """Return the files that the model is made of; they must exist, and their hashes are part of the block key."""
         return ()
+
+    def file_hashes(self) -> Sequence[str]:
+        """Return the SHA-256 of each of :meth:`files`, in their order; of a file that holds more, that of what masks depend on."""
+        return [file_sha256(path) for path in self.files()]
 
     def check(self) -> None:
         """Compare the model with the test data that come with it, once when a run begins; most models have none.

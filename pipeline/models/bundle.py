@@ -11,7 +11,7 @@ from pydantic import Field, Strict, model_validator
 
 from pipeline.errors import InputError, Problem
 from pipeline.models import Expectation, Network, TorchModel, fact_of
-from pipeline.models.bundle_files import BundleSpec, find_bundle, read_architecture, read_spec
+from pipeline.models.bundle_files import BundleSpec, card_of, find_bundle, hash_without_card, read_architecture, read_spec
 from pipeline.storage import file_sha256
 
 if TYPE_CHECKING:
@@ -96,6 +96,11 @@ class Bundle(TorchModel):
         )
 
     @property
+    def card(self) -> Mapping[str, Any]:
+        """The keys of ``model.yaml`` that people ask for."""
+        return card_of(self.spec)
+
+    @property
     def num_classes(self) -> int:
         """As many as ``model.yaml`` names."""
         return len(self.spec.classes)
@@ -143,6 +148,10 @@ class Bundle(TorchModel):
     def files(self) -> Sequence[Path]:
         """Return ``model.yaml`` and the weights."""
         return (self.folder / "model.yaml", self.folder / self.spec.weights.file)
+
+    def file_hashes(self) -> Sequence[str]:
+        """Return those of ``model.yaml`` without its card and of the weights: a run goes on when the words of the card change."""
+        return (hash_without_card(self.spec), file_sha256(self.folder / self.spec.weights.file))
 
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """Return the architecture's."""

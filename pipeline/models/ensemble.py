@@ -181,6 +181,10 @@ class Ensemble(Model):
         """Return all members' files."""
         return [path for model in self.models for path in model.files()]
 
+    def file_hashes(self) -> Sequence[str]:
+        """Return those of all members."""
+        return [found for model in self.models for found in model.file_hashes()]
+
     def check(self) -> None:
         """Check every member."""
         for model in self.models:

@@ -23,7 +23,7 @@ from pipeline.config import Recipe
 from pipeline.engine import cause_of
 from pipeline.errors import BlockError, InputError
 from pipeline.inputs import Catalogue, hash_values
-from pipeline.storage import file_sha256, recall, remember
+from pipeline.storage import recall, remember
 from pipeline.tuning.compute_choice import first_recipe
 from pipeline.tuning.sample_tiles import Comparison, SampleTile, predict_tiles, read_sample_tiles
 
@@ -277,7 +277,7 @@ def _key(catalogue: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> str
     """Fingerprint all that the result of a trial depends on: model, machine, runtimes, and the kind of tiles."""
     candidates = {precision: _candidates(recipe.device, precision) for precision in precisions}
     packages = sorted({"torch", *(package for name in BACKENDS for package in find_backend(name).needs)})
-    model = {**catalogue.config.model, "files": [file_sha256(Path(path)) for path in catalogue.model.files()]}
+    model = {**catalogue.config.model, "files": list(catalogue.model.file_hashes())}
     kinds = sorted({(image.header.channels, image.header.dtype) for image in catalogue.images})
     machine = [_processor(), recipe.device, recipe.threads, __version__, [_version(package) for package in packages]]
     return hash_values(VERSION, model, catalogue.config.normalize, kinds, _side(catalogue), candidates, packages, machine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from pydantic import ValidationError
 from pipeline.config import is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network
-from pipeline.models.bundle_files.spec import BundleSpec
+from pipeline.models.bundle_files.card import Score, card_of, hash_without_card, list_scores
+from pipeline.models.bundle_files.spec import BundleSpec, Example
 from pipeline.plugins import available, build, find
 from pipeline.statistics import check_mean_std
 from pipeline.storage import LocalStorage, fetch_files, open_storage
@@ -28,10 +30,26 @@ from pipeline.validation import problems_of
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MERGED_CHANNELS", "BundleSpec", "find_bundle", "list_bundles", "parse_model", "read_architecture", "read_spec", "save_bundle"]
+__all__ = [
+    "MERGED_CHANNELS",
+    "BundleSpec",
+    "Score",
+    "card_of",
+    "find_bundle",
+    "hash_without_card",
+    "list_bundles",
+    "list_scores",
+    "parse_model",
+    "read_architecture",
+    "read_spec",
+    "rewrite_card",
+    "save_bundle",
+]
 
 WEIGHTS = "weights.safetensors"
 MERGED_CHANNELS = 3  # channels of a network that sees mean, minimum and maximum over any number of them
+
+MOST_EXAMPLES, MOST_EXAMPLE_BYTES = 8, 1 << 20  # that are fetched from a URL
 
 _SHIPPED = Path(__file__).parents[2] / "bundles"
 _NAMING = "A folder is named with a slash, as ./mine; GIGASEG_MODELS lists folders of bundles."
@@ -78,8 +96,20 @@ def _fetched_bundle(url: str) -> Path:
             found = yaml.safe_load(data)
             weights = found.get("weights") if isinstance(found, dict) else None
             name = str(weights.get("file", WEIGHTS)) if isinstance(weights, dict) else WEIGHTS
-            return fetch_files(place, ("model.yaml", name))
+            return fetch_files(place, ("model.yaml", name, *_examples_there(place, found)))
     raise InputError(Problem(url, "no model.yaml at this URL", "a bundle: a folder with model.yaml and weights.safetensors"))
+
+
+def _examples_there(url: str, found: Any) -> list[str]:
+    """Return the names of the examples that a bundle at a URL lists and has, as far as they are small pictures."""
+    storage, names = open_storage(url), list[str]()
+    listed = found.get("examples") if isinstance(found, dict) else None
+    for entry in listed[:MOST_EXAMPLES] if isinstance(listed, list) else ():
+        with suppress(ValidationError, TypeError):
+            name = Example(**entry).file
+            if 0 < (storage.size(name) or 0) <= MOST_EXAMPLE_BYTES:
+                names.append(name)
+    return names
 
 
 def parse_model(text: str, where: str) -> dict[str, Any]:
@@ -165,6 +195,37 @@ def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, files: M
         for name, data in (files or {}).items():
             new.put(name, data)
         read_architecture(read_spec(Path(new.url)), Path(new.url))
+    return folder
+
+
+def rewrite_card(folder: Path, *, files: Mapping[str, bytes] | None = None, **keys: Any) -> Path:
+    """Change keys of ``model.yaml``, and add or replace files beside it; weights and all other files stay.
+
+    Other processes see the old folder or the new one, never a part.
+
+    Args:
+        folder: of the bundle.
+        files: further files by name, such as its examples; examples that are no longer listed are removed.
+        **keys: keys of ``model.yaml``.
+
+    Raises:
+        InputError: the bundle cannot be read, or a key is wrong.
+    """
+    folder = Path(folder).absolute()
+    before = {one.file for one in read_spec(folder).examples}
+    data = {**yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8")), **keys}
+    old, parent = LocalStorage(folder), LocalStorage(folder.parent)
+    with parent.replace_tree(folder.name) as new:
+        new.put("model.yaml", yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120).encode())
+        kept = read_spec(Path(new.url))
+        listed = {one.file for one in kept.examples}
+        for name in old.list():
+            if name != "model.yaml" and name not in (files or {}) and (name in listed or name not in before):
+                with old.open(name) as file:
+                    new.put(name, file.read())
+        for name, content in (files or {}).items():
+            new.put(name, content)
+        read_architecture(kept, Path(new.url))
     return folder
 
 

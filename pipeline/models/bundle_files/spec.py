@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic_core import to_jsonable_python
 
 from pipeline.config import PixelSize
 
@@ -71,6 +72,13 @@ class Example(_Spec):
     caption: str = Field(default="", description="what is seen, and whose image it is")
 
 
+class TrainingData(_Spec):
+    """How much the network learnt from."""
+
+    images: int = Field(ge=1, description="number of training images")
+    pixels: int = Field(ge=1, description="their pixels, without those that are kept for validation")
+
+
 class BundleSpec(_Spec):
     """The keys of ``model.yaml``."""
 
@@ -120,7 +128,17 @@ class BundleSpec(_Spec):
         default=(), description="what was measured to change its masks, each a sentence with its figure"
     )
     examples: Annotated[tuple[Example, ...], Strict(strict=False)] = Field(default=(), description="small pictures of what it does")
-    licence: str = ""
-    trained_on: str = ""
+    licence: str = Field(default="", description="of the weights")
+    trained_on: str = Field(default="", description="data set, its source and licence")
+    training_data: TrainingData | None = Field(default=None, description="how much the network learnt from; null: unknown")
     scores: dict[str, Any] = Field(default={}, description="measured scores, by data set or metric")
-    citation: str = ""
+    citation: str = Field(default="", description="what users of the weights should cite")
+
+    @field_validator("scores")
+    @classmethod
+    def _plain(cls, scores: dict[str, Any]) -> dict[str, Any]:
+        try:
+            to_jsonable_python(scores)
+        except ValueError as error:  # a YAML may hold itself
+            raise ValueError("numbers and texts by name") from error
+        return scores
