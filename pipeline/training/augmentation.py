@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, Strict, field_validator
 
 from pipeline.config import StrictModel
+from pipeline.training.raw_augmentation import RawChange, draw_raw_change
 from pipeline.validation import Expected
 
 __all__ = ["Augment", "CropChange"]
@@ -48,6 +49,19 @@ class Augment(StrictModel):
         default=0.05, ge=0, description="largest standard deviation of Gaussian noise, in standard deviations of the image, uniform"
     )
     blur: float = Field(default=0.0, ge=0, description="largest standard deviation of a Gaussian blur, pixels of the image, uniform")
+    stain: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="8-bit RGB of stained tissue; 0.05: densities of haematoxylin, eosin and DAB times 0.95 to 1.05, "
+        "plus -0.05 to 0.05, uniform",
+    )
+    haze: float = Field(default=0.0, ge=0, lt=1, description="largest share of a light colour that is mixed into the crop, uniform")
+    jpeg: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None,
+        description="50: half of the crops are compressed as JPEG of a quality from 50 to 100; "
+        "other types than 8 bits pass through 8 bits, scaled by the range of the crop; null: none is",
+    )
 
     @field_validator("scale")
     @classmethod
@@ -76,6 +90,8 @@ class Augment(StrictModel):
             noise=self.noise * rng.random(),
             seed=int(rng.integers(2**32)),
             gamma=float(_draw_factor(self.gamma, rng)),
+            # Last, so that without it all else is drawn as before.
+            raw=draw_raw_change(rng, stain=self.stain, haze=self.haze, jpeg=self.jpeg),
         )
 
     def largest_side(self, crop: int) -> int:
@@ -114,7 +130,7 @@ def _bicubic_weights(crop: int) -> NDArray[np.float32]:
 class CropChange:
     """What is done to one crop. Threads may share it, and it may be applied many times with one result.
 
-    The order: blur, resample, mirror, turn, gamma, gain and shift, noise.
+    The order: blur, resample, mirror, turn, gamma, gain and shift, noise. Changes of raw pixels come before, and before normalisation.
 
     Attributes:
         crop, side: sides of what comes out and of the square region to read, pixels; their middles are one.
@@ -125,6 +141,7 @@ class CropChange:
         color: how far gain and shift of each channel may differ, as in :class:`Augment`.
         seed: of the noise and of the differences between channels, because the number of channels is not known when a change is drawn.
         gamma: power of the absolute values; signs stay.
+        raw: what the caller does to raw pixels before it normalises them; None: nothing.
     """
 
     crop: int
@@ -139,6 +156,7 @@ class CropChange:
     noise: float
     seed: int
     gamma: float
+    raw: RawChange | None = None
 
     def apply(self, pixels_CYX: NDArray[np.float32], labels: Sequence[NDArray[Any]] = ()) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
         """Return the changed crop of a region and of its labels, class or instance ids.

@@ -117,6 +117,8 @@ class Crops:
         top, left = location.box.y0 - margin, location.box.x0 - margin
         region = Box(top, left, top + change.side, left + change.side)
         raw_CYX, valid_YX = read_zero_filled(self._cache.image(image), region, location.plane)
+        if change.raw is not None:
+            raw_CYX = change.raw.apply(raw_CYX, is_color=image.header.is_color)
         truth_CYX, known_YX = read_reflected(self._cache.truth(image), region, location.plane)
         classes_YX = plan.truth_map.apply(truth_CYX, region, known_YX)
         if valid_YX is not None:

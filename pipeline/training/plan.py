@@ -19,6 +19,7 @@ from pipeline.models import Network
 from pipeline.plugins import build
 from pipeline.storage import Storage, open_storage
 from pipeline.training.data_split import split_images
+from pipeline.training.image_groups import GroupSplit
 from pipeline.training.network_setup import (
     chosen_channels,
     configure_network,
@@ -28,6 +29,7 @@ from pipeline.training.network_setup import (
     output_classes,
     requested_normalization,
 )
+from pipeline.training.raw_augmentation import stain_problems
 from pipeline.training.schema import TrainConfig
 from pipeline.training.val_regions import ValRegions, describe_regions, region_problems
 
@@ -96,6 +98,7 @@ class TrainPlan:
         crop: side of what the network sees, pixels, a multiple of its stride.
         train, val: images that train and that validate, all with truth; the same ones where parts of images are kept.
         regions: of each training image, what is kept of it for validation, once the images have been scanned; empty: whole images are.
+        groups: which groups of images train and which validate; None: images are not grouped.
         truth_map: from truth values to class ids.
         chosen_channels: ``numbers`` of the channels that are read of every file, and their number ``of`` a file; None: all, or it differs.
         notes: for the user.
@@ -113,6 +116,7 @@ class TrainPlan:
     val: Sequence[Image]
     truth_map: TruthMap
     regions: Sequence[ValRegions] = ()
+    groups: GroupSplit | None = None
     chosen_channels: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
     normalize: Any = None
@@ -153,8 +157,11 @@ class TrainPlan:
         val, chosen = self.config.val, f"chosen by a hash of seed {self.config.seed}"
         if self.regions:
             return f"{describe_regions(self.regions)}, {chosen}; no training crop comes within {self.crop} pixels of a region"
+        of_all = f"{len(self.val)} of {counted(len(self.train) + len(self.val), 'image')}"
+        if self.groups is not None:
+            return f"{of_all}, {self.groups.describe()}, {chosen}"
         if isinstance(val, float):
-            return f"{len(self.val)} of {counted(len(self.train) + len(self.val), 'image')}, {chosen}"
+            return f"{of_all}, {chosen}"
         return f"{counted(len(self.val), 'image')} {'given apart' if isinstance(val, tuple) else 'chosen by name'}"
 
     @property
@@ -185,6 +192,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     images = [*split.train, *split.val]
     network, network_problems = configure_network(config, images)
     problems = [*split.problems, *network_problems, *normalization_problems(config, config.normalize, images)]
+    problems += stain_problems(split.train, config.where("augment.stain")) if config.augment.stain else []
     if problems or network is None:
         raise InputError(problems)
     crop = ceil_to(config.crop, network.stride)
@@ -205,6 +213,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         crop=crop,
         train=split.train,
         val=split.val,
+        groups=split.groups,
         truth_map=truth_map,
         chosen_channels=chosen_channels(images),
         notes=(*split.notes, *([] if crop == config.crop else [rounding])),

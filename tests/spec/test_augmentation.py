@@ -389,6 +389,10 @@ def test_a_region_of_another_size_is_refused():
         ("noise: -0.1", "augment.noise: found -0.1; expected a number of at least 0"),
         ("elastic: true", "augment.elastic: found true; expected a number of at least 0"),
         ("blur: .inf", "augment.blur: found inf (a number); expected a number of at least 0"),
+        ("stain: 2", "augment.stain: found 2; expected a number of at least 0 and at most 1"),
+        ("haze: 1", "augment.haze: found 1; expected a number of at least 0 and below 1"),
+        ("jpeg: 0", "augment.jpeg: found 0; expected a whole number of at least 1 and at most 100"),
+        ("jpeg: true", "augment.jpeg: found true; expected a whole number of at least 1 and at most 100"),
     ],
 )
 def test_wrong_values_are_refused(text, message):
