@@ -240,8 +240,12 @@ class Config(StrictModel):
         default=None, description="a truth value, or #rrggbb in RGB truth, that is left out of every count"
     )
     model: PluginSpec = Field(description="a model and its options")
-    normalize: Literal["percentile", "zscore"] | Annotated[dict[str, list[float]], Expected("{mean: [..], std: [..]}")] | None = Field(
-        default=None, description="{mean: [..], std: [..]} in raw units, percentile or zscore; null: the model's, else raw values"
+    normalize: (
+        Literal["percentile", "zscore", "contrast"] | Annotated[dict[str, list[float]], Expected("{mean: [..], std: [..]}")] | None
+    ) = Field(
+        default=None,
+        description="{mean: [..], std: [..]} in raw units, or of each image percentile, zscore, or contrast, which is that of its edges; "
+        "null: the model's, else raw values",
     )
     stain: Literal["macenko", "reinhard"] | None = Field(
         default=None, description="stain normalisation of H&E slides to a reference, fitted once a slide: macenko or reinhard"

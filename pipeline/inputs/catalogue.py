@@ -148,6 +148,10 @@ def _stain_problems(config: Config, model: Model, images: Sequence[Image]) -> li
     no_color = [image.path for image in images if not image.header.is_color or image.header.dtype != "uint8" or image.header.channels != 3]
     if no_color:
         problems.append(Problem(where, f"{config.stain}, and {first_of(no_color, 3)}", "8-bit RGB images of H&E", "Leave stain out."))
+    normalize = model.normalize if config.normalize is None else config.normalize
+    if model.takes_normalize and normalize == "contrast":
+        expected, fix = "null, as stains are fitted to colours, which have no edges", "Leave stain out, or use normalize: percentile."
+        problems.append(Problem(where, f"{config.stain} with normalize: contrast", expected, fix))
     return problems
 
 

@@ -17,7 +17,7 @@ from pipeline.raster import ground_area, has_equal_rows
 from pipeline.records import Block, Blocks, Receipt, RunFolder
 from pipeline.scheduling.monitoring import MetricsAddress
 from pipeline.scheduling.stage_state import Stage
-from pipeline.statistics import Fitters, NormalizationFitter, StainFitter, resolve_normalization
+from pipeline.statistics import Fitters, StainFitter, normalization_fitter, resolve_normalization
 
 __all__ = ["FORMAT", "RunSpec", "count_key", "make_job", "plan_blocks", "plan_row", "recount"]
 
@@ -31,11 +31,10 @@ def make_job(catalogue: Catalogue, recipe: Recipe) -> Job:
     fitters = {}
     if fitter := model.fitter():
         fitters["model"] = fitter
-    kind = normalize if isinstance(normalize, str) else None
     if config.stain:
-        fitters["stain"] = StainFitter(config.stain, kind)
-    elif kind:
-        fitters["normalize"] = NormalizationFitter(kind)
+        fitters["stain"] = StainFitter(config.stain, normalize if isinstance(normalize, str) and normalize != "contrast" else None)
+    elif per_image := normalization_fitter(normalize):
+        fitters["normalize"] = per_image
     return Job(
         output=config.output,
         recipe=replace(recipe, calibration_folder=f"{config.output}/{CALIBRATED_FOLDER}") if recipe.calibrated else recipe,

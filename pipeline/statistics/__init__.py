@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from pipeline.statistics.area_counts import SQUARE_METRE, AreaCounts, AreaSums, is_area, whole_areas
 from pipeline.statistics.change_counts import count_change, counted_change, is_change
+from pipeline.statistics.contrast import ContrastFitter
 from pipeline.statistics.fitters import Fitter, Fitters, Histogram, ImageFit, Summary, decode_summary, encode_summary
 from pipeline.statistics.normalization import (
     HIGH_PERCENTILE,
     LOW_PERCENTILE,
+    PER_IMAGE,
+    Normalization,
     NormalizationFitter,
     check_mean_std,
     mean_and_std,
@@ -44,17 +47,20 @@ __all__ = [
     "IOU_THRESHOLDS",
     "IOU_UNITS",
     "LOW_PERCENTILE",
+    "PER_IMAGE",
     "SQUARE_METRE",
     "AreaCounts",
     "AreaSums",
     "CellMap",
     "Content",
+    "ContrastFitter",
     "Counts",
     "EmptyAreas",
     "Fitter",
     "Fitters",
     "Histogram",
     "ImageFit",
+    "Normalization",
     "NormalizationFitter",
     "ObjectCounts",
     "ObjectMatches",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import Box
+from pipeline.statistics.contrast import ContrastFitter
 from pipeline.statistics.fitters import Fitter, Histogram, ImageFit, Summary
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "HIGH_PERCENTILE",
     "LOW_PERCENTILE",
+    "PER_IMAGE",
+    "Normalization",
     "NormalizationFitter",
     "check_mean_std",
     "mean_and_std",
@@ -27,8 +30,9 @@ __all__ = [
 ]
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8  # those that `percentile` maps to 0 and 1
+PER_IMAGE = ("percentile", "zscore", "contrast")  # methods that are fitted to each image
 
-Normalization = Mapping[str, Sequence[float]] | Literal["percentile", "zscore"] | None
+Normalization = Mapping[str, Sequence[float]] | Literal["percentile", "zscore", "contrast"] | None
 """How a run normalises: a mean and a std, in raw units, for all channels or for each; a method that is fitted to each image;
 or None, which keeps raw values."""
 
@@ -85,14 +89,16 @@ def resolve_normalization(asked: Normalization, model: Model) -> Normalization:
     if isinstance(chosen, Mapping):
         if problems := check_mean_std(chosen, model.num_channels):
             raise InputError(problems)
-    elif chosen not in {None, "percentile", "zscore"}:
-        raise InputError(Problem("normalize", repr(chosen), "null, {mean: [..], std: [..]}, percentile or zscore"))
+    elif chosen not in {None, *PER_IMAGE}:
+        raise InputError(Problem("normalize", repr(chosen), f"null, {{mean: [..], std: [..]}}, {one_of(PER_IMAGE)}"))
     return chosen
 
 
-def normalization_fitter(normalization: Normalization) -> NormalizationFitter | None:
+def normalization_fitter(normalization: Normalization) -> Fitter | None:
     """Return the fitter that a normalisation needs; None where it needs no statistics."""
-    return NormalizationFitter(normalization) if isinstance(normalization, str) else None
+    if not isinstance(normalization, str):
+        return None
+    return ContrastFitter() if normalization == "contrast" else NormalizationFitter(normalization)
 
 
 def mean_and_std(

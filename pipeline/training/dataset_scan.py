@@ -19,7 +19,7 @@ from pipeline.errors import BlockError, InputError, Problem
 from pipeline.geometry import Box
 from pipeline.inputs import Image, open_image, open_truth
 from pipeline.losses import ClassAreas, Loss
-from pipeline.statistics import Content, NormalizationFitter, Summary
+from pipeline.statistics import PER_IMAGE, Content, Fitter, Normalization, Summary, normalization_fitter
 from pipeline.tiling import Grid
 from pipeline.training.crops import targets
 from pipeline.training.network_setup import normalization_kind
@@ -30,6 +30,8 @@ from pipeline.training.weight_averaging import read_bundle_specs
 __all__ = ["scan_dataset"]
 
 BLOCK = 2048
+# What is fitted to pixels; mean and deviation of a data set are the z-score of all images as one.
+FITTED: dict[str, Normalization] = {"dataset": "zscore", "percentile": "percentile", "zscore": "zscore", "contrast": "contrast"}
 LOCATIONS = 32  # positions of a class that are remembered in each block
 
 
@@ -42,8 +44,7 @@ def scan_dataset(plan: TrainPlan) -> TrainPlan:
     if plan.config.region_share is not None and not plan.regions:
         plan = _keep_regions(plan, plan.config.region_share)
     kind = normalization_kind(plan.config, plan.normalize, plan.train)
-    # Percentiles and z-scores need counts of each value; mean and deviation of a data set are the z-score of all images as one.
-    fitter = None if kind in ("fixed", "none") else NormalizationFitter("percentile" if kind == "percentile" else "zscore")
+    fitter = normalization_fitter(FITTED.get(kind))
     with ThreadPoolExecutor(4) as pool:
         train = list(pool.map(lambda image: _scan_or_problem(plan, image, fitter), plan.train))
         val = [] if plan.regions else list(pool.map(lambda image: _scan_or_problem(plan, image, None), plan.val))
@@ -58,7 +59,7 @@ def scan_dataset(plan: TrainPlan) -> TrainPlan:
     elif fitter is not None:
         images = tuple(replace(image, normalize=fitter.fit(summary)) for image, summary in zip(images, summaries, strict=True))
     statistics = DatasetStatistics(images, fixed)
-    normalize = fixed or (kind if kind in ("percentile", "zscore") else None)
+    normalize = fixed or (kind if kind in PER_IMAGE else None)
     notes = [*plan.notes, *_notes(plan, statistics, normalize)]
     return replace(plan, notes=notes, normalize=normalize, loss=_weighted_loss(plan, statistics.areas), statistics=statistics)
 
@@ -96,7 +97,7 @@ def _keep_regions(plan: TrainPlan, fraction: float) -> TrainPlan:
 def _count_labelled(plan: TrainPlan, image: Image, cells: Sequence[Box]) -> list[int]:
     """Count the pixels of each cell that have a class, over all planes."""
     counts = [0] * len(cells)
-    for _, box, _, target_YX in _blocks(plan, image):
+    for _, box, _, target_YX in _blocks(plan, image, halo=0):
         is_labelled_YX = target_YX != plan.truth_map.ignored
         for at, cell in enumerate(cells):
             if inside := cell.intersection(box):
@@ -128,14 +129,14 @@ def _weighted_loss(plan: TrainPlan, areas: ClassAreas) -> Loss:
         raise InputError([replace(problem, where=plan.config.where(problem.where)) for problem in problems]) from error
 
 
-def _scan_or_problem(plan: TrainPlan, image: Image, fitter: NormalizationFitter | None) -> tuple[ImageStatistics, Summary] | Problem:
+def _scan_or_problem(plan: TrainPlan, image: Image, fitter: Fitter | None) -> tuple[ImageStatistics, Summary] | Problem:
     try:
         return _scan_image(plan, image, fitter)
     except (BlockError, InputError) as error:
         return _problem_of(image, error)
 
 
-def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | None) -> tuple[ImageStatistics, Summary]:
+def _scan_image(plan: TrainPlan, image: Image, fitter: Fitter | None) -> tuple[ImageStatistics, Summary]:
     """Read an image block by block."""
     num_outputs = plan.network.num_classes
     pixels = np.zeros(num_outputs, np.int64)
@@ -148,10 +149,11 @@ def _scan_image(plan: TrainPlan, image: Image, fitter: NormalizationFitter | Non
     height, width = image.header.shape
     labelled_PYX = np.zeros((image.header.num_planes, -(-height // LABEL_CELL), -(-width // LABEL_CELL)), np.bool_)
     is_of_data_set = normalization_kind(plan.config, plan.normalize, plan.train) == "dataset"
-    for plane, box, (pixels_CYX, valid_YX), target_YX in _blocks(plan, image):
+    halo = 0 if fitter is None else fitter.halo
+    for plane, box, (pixels_CYX, valid_YX), target_YX in _blocks(plan, image, halo=halo):
         regions.mark(target_YX, box, plan.truth_map.ignored)
         if fitter is not None and content.has_any(box, plane):
-            counted_YX = content.counted(pixels_CYX, valid_YX, box, plane)
+            counted_YX = content.counted(pixels_CYX, valid_YX, box.grow(halo), plane)
             if is_of_data_set and not regions.is_clear(box):  # numbers of an image alone are those that a run of it finds
                 counted_YX = np.ones(box.shape, np.bool_) if counted_YX is None else counted_YX.copy()
                 regions.mark(counted_YX, box, False)
@@ -173,17 +175,19 @@ def _any_of_cells(is_labelled_YX: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.logical_or.reduceat(np.logical_or.reduceat(is_labelled_YX, rows, axis=0), cols, axis=1)
 
 
-def _blocks(plan: TrainPlan, image: Image) -> Iterator[tuple[int, Box, tuple[NDArray[Any], NDArray[np.bool_] | None], NDArray[Any]]]:
-    """Yield plane, box, pixels_CYX with valid_YX, and target outputs (Y, X), ignored without data, of every block."""
+def _blocks(
+    plan: TrainPlan, image: Image, *, halo: int
+) -> Iterator[tuple[int, Box, tuple[NDArray[Any], NDArray[np.bool_] | None], NDArray[Any]]]:
+    """Yield plane, box, pixels_CYX with valid_YX with the halo, and target outputs (Y, X), ignored without data, of every block."""
     assert image.truth is not None
     with open_image(image) as raster, open_truth(image) as truth:
         for plane in range(image.header.num_planes):
             for box in Grid(image.header.shape, BLOCK, 0, BLOCK).blocks():
                 truth_CYX, known_YX = truth.read_valid(box, plane)
                 classes_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
-                pixels_CYX, valid_YX = read_zero_filled(raster, box, plane)
+                pixels_CYX, valid_YX = read_zero_filled(raster, box.grow(halo), plane)
                 if valid_YX is not None:
-                    classes_YX[~valid_YX] = plan.truth_map.ignored
+                    classes_YX[~valid_YX[box.relative_to(box.grow(halo)).slices]] = plan.truth_map.ignored
                 yield plane, box, (pixels_CYX, valid_YX), targets(plan, classes_YX, truth_CYX[0])
 
 

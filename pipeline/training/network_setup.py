@@ -137,7 +137,7 @@ def normalization_problems(config: TrainConfig, normalize: Any, images: Sequence
 
 
 def normalization_kind(config: TrainConfig, requested: Any, train: Sequence[Image]) -> str:
-    """Return ``dataset``, ``percentile``, ``zscore``, ``fixed`` or ``none`` for what :func:`requested_normalization` returned.
+    """Return ``dataset``, ``fixed``, ``none`` or a method of :data:`PER_IMAGE` for what :func:`requested_normalization` returned.
 
     Raises:
         InputError: numbers of the whole data set are asked for, and its images have several data types.

@@ -183,9 +183,9 @@ class TrainConfig(StrictModel):
         default=(),
         description="bundles, trainings or files of weights: training starts from their mean; norms are measured again where they differ",
     )
-    normalize: Literal["auto", "dataset", "percentile", "zscore", "none"] | dict[str, list[float]] = Field(
+    normalize: Literal["auto", "dataset", "percentile", "zscore", "contrast", "none"] | dict[str, list[float]] = Field(
         default="auto",
-        description="dataset: mean and deviation of all training images; percentile, zscore: of each image; "
+        description="dataset: mean and deviation of all training images; percentile, zscore, contrast: of each image; "
         "auto: what all bundles of mean_of have, else dataset for 8 bits, and percentile for other types and merged channels",
     )
     merge_channels: bool = Field(

@@ -104,7 +104,7 @@ def _measure_on(catalogue: Catalogue, image: Image, field: int, wanted: int) -> 
             fit = {}
             if per_image := normalization_fitter(normalize):
                 box = Box(0, 0, *raster.header.shape).clip((FIT_SIDE, FIT_SIDE))
-                pixels_CYX, valid_YX = read_zero_filled(raster, box, 0)
+                pixels_CYX, valid_YX = read_zero_filled(raster, box.grow(per_image.halo), 0)
                 fit = {"normalize": per_image.fit(per_image.observe(pixels_CYX, valid_YX, box, 0))}
             core = ExactCore(predict, raster, fit, stride, exact)
             if not core.is_telling:

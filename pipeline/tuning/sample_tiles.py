@@ -131,10 +131,12 @@ def _widest(locations: Sequence[TileLocation], count: int, fitters: Fitters) -> 
         with open_image(locations[0].image) as raster:
             for _, plane, box in locations:
                 try:
-                    pixels_CYX, valid_YX = read_zero_filled(raster, box, plane)
+                    grown_CYX, known_YX = read_zero_filled(raster, box.grow(fitters.halo), plane)
                 except BlockError:
                     continue  # the run will meet the same failure and report where it is
-                summary = fitters.observe(pixels_CYX, valid_YX, box, plane)
+                summary = fitters.observe(grown_CYX, known_YX, box, plane)
+                rows, cols = box.relative_to(box.grow(fitters.halo)).slices
+                pixels_CYX, valid_YX = grown_CYX[:, rows, cols], None if known_YX is None else known_YX[rows, cols]
                 total = summary if total is None else fitters.merge(total, summary)
                 if valid_YX is None or valid_YX.any():
                     yield _width(pixels_CYX, valid_YX), pixels_CYX[None], valid_YX

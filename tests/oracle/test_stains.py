@@ -136,5 +136,7 @@ def test_the_cut_does_not_show_in_a_run(engine, tmp_path):
         shares[stain] = (masks["a"] == masks["b"]).mean()
     assert shares["macenko"] > shares[None]
     Image.fromarray(slide()[0]).save(tmp_path / "grey.png")
+    with pytest.raises(InputError, match=r"stain: found macenko with normalize: contrast; expected null"):
+        engine(images=["a.png"], model={**UNET, "channels": 3}, stain="macenko", normalize="contrast", output="contrast")
     with pytest.raises(InputError, match=r"stain: found macenko, and .*grey.png; expected 8-bit RGB"):
         engine(images=["grey.png"], model=UNET, stain="macenko", output="grey")

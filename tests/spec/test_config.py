@@ -181,7 +181,7 @@ def test_every_mistake_is_told_at_once_with_its_line(load, tmp_path):
         ),
         (
             "normalize: percentil",
-            "found 'percentil' (text); expected percentile, zscore, {mean: [..], std: [..]} or null. Did you mean 'percentile'?",
+            "found 'percentil' (text); expected percentile, zscore, contrast, {mean: [..], std: [..]} or null. Did you mean 'percentile'?",
         ),
         ("normalize: {mean: [1]}", "run.yaml:4: normalize.std is missing; expected a list of numbers, one for each channel"),
         ("normalize: {mean: [1], std: [1, 2]}", "run.yaml:4: normalize.std: found 2 numbers; expected as many as in mean (1)"),

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from pipeline.engine import read_zero_filled
+from pipeline.geometry import Box
+from pipeline.inputs import open_image
+from pipeline.statistics import normalization_fitter
+from pipeline.tiling import Grid
+from pipeline.training import dataset_scan
 from tests.training.scene import discs, planned, refusal
 
 
@@ -37,3 +44,22 @@ def test_what_the_scan_finds_is_what_numpy_finds(mine):
     assert areas.present == (sum(one.size for one in counted), sum(one.size for one in counted if (one > 0).any()))
     np.testing.assert_allclose(plan.normalize["mean"], pixels.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(plan.normalize["std"], pixels.std(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["percentile", "zscore", "contrast"])
+@pytest.mark.parametrize("block", [2048, 40])
+def test_numbers_of_an_image_are_those_that_a_run_finds(mine, monkeypatch, kind, block):
+    """Whatever the blocks of the scan and those of a run, an image is normalised alike in both."""
+    monkeypatch.setattr(dataset_scan, "BLOCK", block)
+    plan = planned(mine, normalize=kind)
+    assert plan.normalize == kind
+    fitter = normalization_fitter(kind)
+    for image, found in zip(plan.train, plan.statistics.images, strict=True):
+        total = {}
+        with open_image(image) as raster:
+            for box in Grid(image.header.shape, 32, 0, 32).blocks():
+                part = fitter.observe(*read_zero_filled(raster, box.grow(fitter.halo), 0), box, 0)
+                total = fitter.merge(total, part) if total else part
+            whole = Box(0, 0, *image.header.shape)
+            in_one = fitter.observe(*read_zero_filled(raster, whole.grow(fitter.halo), 0), whole, 0)
+        assert found.normalize == fitter.fit(total) == fitter.fit(in_one)

@@ -108,7 +108,7 @@ def _steps(model: Model) -> list[dict[str, Any]]:
     wanted = model.normalize
     if wanted == "zscore":
         return [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"]}}]
-    if wanted == "percentile":
+    if wanted in ("percentile", "contrast"):  # the format has no contrast: percentiles come nearest where the image is full of content
         return [{"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW_PERCENTILE, "max_percentile": HIGH_PERCENTILE}}]
     if not wanted:
         return []
