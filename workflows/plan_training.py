@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import load_yaml
 from pipeline.errors import counted
-from pipeline.inputs import Image
+from pipeline.inputs import Image, first_of
 from pipeline.models import num_parameters
 from pipeline.training import TRAINING_YAML, StepCost, Training, TrainPlan, prepare_training
 from pipeline.tuning import format_bytes
@@ -49,6 +49,7 @@ def _content(training: Training, cost: StepCost) -> dict[str, Any]:
         "train": [_image(image) for image in plan.train],
         "val": [{**_image(image), **_regions(plan, image)} for image in plan.val],
         "validation": plan.val_words,
+        "groups": None if plan.groups is None else {"train": list(plan.groups.train), "val": list(plan.groups.val)},
         "classes": _class_shares(plan),
         "network": {"name": config.model["name"], "parameters": num_parameters(plan.network), "stride": plan.network.stride},
         "normalize": plan.normalize,
@@ -101,6 +102,9 @@ def _print(content: Mapping[str, Any], *, every: bool) -> None:
         f"network: {network['name']}, {network['parameters']:,} parameters, stride {network['stride']}; normalize: {content['normalize']}"
     )
     print(f"validation: {content['validation']}")
+    if content["groups"] is not None:
+        names = content["groups"]["train"]
+        print(f"groups to train on: {first_of(names, shown or len(names))}")
     steps = "as many steps as fit" if content["steps"] is None else f"{content['steps']:,} steps"
     print(f"{len(content['train'])} images to train on, {len(content['val'])} to validate with; {steps} of {content['batch']} crops")
     workers = f"{content['workers']} workers on {content['device']}, {content['precision']}, {content['threads']} threads each"

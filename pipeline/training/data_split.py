@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config import Config, KeyLocations, Source
-from pipeline.errors import Problem
+from pipeline.errors import InputError, Problem
 from pipeline.inputs import Image, TruthMap, check_truth, list_images, place_notes, place_on_grids, read_headers, read_truth_header
+from pipeline.training.image_groups import GroupSplit, choose_groups, group_images, straddling_note
 from pipeline.training.schema import Kept, TrainConfig
 
 __all__ = ["DataSplit", "make_run_config", "split_images"]
@@ -19,17 +20,21 @@ __all__ = ["DataSplit", "make_run_config", "split_images"]
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Images with truth in two parts, with notes on what was left out and what is wrong with the user's input."""
+    """Images with truth in two parts, with notes on what was left out and what is wrong with the user's input.
+
+    ``groups`` says which groups of images are in which part; None: images are not grouped.
+    """
 
     train: list[Image]
     val: list[Image]
     notes: list[str]
     problems: list[Problem | str]
+    groups: GroupSplit | None = None
 
 
 def split_images(config: TrainConfig, truth_map: TruthMap) -> DataSplit:
     """Find the images and their truth, and divide them into training and validation images."""
-    listed = _list_images(config, "images", config.images, truth_map)
+    listed, groups = _list_images(config, "images", config.images, truth_map), None
     if isinstance(config.val, tuple):
         own = _list_images(config, "val", config.val, truth_map)
         parts, val, problems = [listed, own], own.images, [*listed.problems, *own.problems]
@@ -41,14 +46,17 @@ def split_images(config: TrainConfig, truth_map: TruthMap) -> DataSplit:
         parts, train, val, problems = [listed], listed.images, [], list(listed.problems)
     else:
         parts = [listed]
-        train, val, problems = _choose_validation(config, listed.images)
+        train, val, groups, problems = _choose_validation(config, listed.images)
     if not train and not problems:
         kept = f"{len(listed.images)} images, all of them kept for validation"
         problems.append(Problem(config.where("val"), kept, "at least one image to train on", "Give validation images of their own."))
     names = [name for part in parts for name in part.names]
     unused = [pattern for pattern in config.exclude if not any(_matches(name, [pattern]) for name in names)]
     notes = [note for part in parts for note in part.notes]
-    return DataSplit(train, val, [*notes, *(f"exclude: {pattern!r} matches no image" for pattern in unused)], problems)
+    notes += [f"exclude: {pattern!r} matches no image" for pattern in unused]
+    if groups is None and config.region_share is None and (note := straddling_note(train, val)):
+        notes.append(note)
+    return DataSplit(train, val, notes, problems, groups)
 
 
 def make_run_config(config: TrainConfig, images: Sequence[Source], **keys: Any) -> Config:
@@ -92,21 +100,32 @@ def _list_images(config: TrainConfig, key: str, entries: Sequence[Source], truth
     return _Listing([candidate.name for candidate in inputs.images], placed.images, notes, [*problems, *placed.problems])
 
 
-def _choose_validation(config: TrainConfig, images: Sequence[Image]) -> tuple[list[Image], list[Image], list[Problem | str]]:
+def _choose_validation(
+    config: TrainConfig, images: Sequence[Image]
+) -> tuple[list[Image], list[Image], GroupSplit | None, list[Problem | str]]:
     """Keep whole images for validation, because crops of one image are too similar to validate each other."""
-    if isinstance(config.val, Kept):
+    groups = None
+    if isinstance(config.val, Kept) and config.val.by is not None:
+        where = config.where("val.by")
+        try:
+            found = group_images(images, config.val.by, where)
+            groups = choose_groups(found, config.val.by, fraction=config.val.share, seed=config.seed, where=where)
+        except InputError as error:
+            return [], [], None, list(error.problems)
+        chosen = {name for group in groups.val for name in found[group]}
+    elif isinstance(config.val, Kept):
         names = config.val.names or ()
         chosen = {image.name for image in images if _matches(image.name, names)}
         unused = [name for name in names if not any(_matches(image.name, [name]) for image in images)]
         if unused:
-            return [], [], [Problem(config.where("val.names"), ", ".join(map(repr, unused[:3])), "names or patterns of images")]
+            return [], [], None, [Problem(config.where("val.names"), ", ".join(map(repr, unused[:3])), "names or patterns of images")]
     else:
         assert isinstance(config.val, float)
         ranked = sorted(images, key=lambda image: hashlib.sha256(f"{config.seed} {image.name}".encode()).digest())
         chosen = {image.name for image in ranked[: max(1, round(config.val * len(images)))]}
     train = [image for image in images if image.name not in chosen]
     val = [replace(image, index=index) for index, image in enumerate(image for image in images if image.name in chosen)]
-    return train, val, []
+    return train, val, groups, []
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -54,18 +55,35 @@ class Kept(StrictModel):
     """What of ``images`` is kept for validation: some of them, or a part of each, for few large images such as maps and slides."""
 
     names: Texts | None = Field(default=None, min_length=1, description="images: NAMEs, or patterns such as slide_7*")
-    by: Literal["region"] | None = Field(
-        default=None, description="region: cells of a coarse grid of each image; a gap of one crop around them is not used"
+    by: NonEmptyText | None = Field(
+        default=None,
+        description="region: cells of a coarse grid of each image, with a gap of one crop around them that is not used; "
+        "folder: all images of some folders; else a regular expression: all images in whose names it finds the same, such as rat\\d+",
     )
     fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="share of the labelled pixels of each image; null: 0.2"
+        default=None, description="share of the labelled pixels of each image, or share of the groups; null: 0.2"
     )
+
+    @field_validator("by")
+    @classmethod
+    def _regular(cls, by: str | None) -> str | None:
+        try:
+            re.compile(by or "")
+        except re.error as error:
+            found = f"'{by}', which is no regular expression ({error})"
+            raise problems_error([Problem("", found, "region, folder, or a regular expression such as 'rat\\d+'")]) from error
+        return by
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.names is None) == (self.by is None) or (self.by is None and self.fraction is not None):
-            raise ValueError("{names: [..]}, or {fraction: 0.2, by: region}")
+            raise ValueError("{names: [..]}, {fraction: 0.2, by: region}, or {by: 'rat\\d+'}")
         return self
+
+    @property
+    def share(self) -> float:
+        """``fraction``, or its default."""
+        return self.fraction or 0.2
 
 
 class Border(StrictModel):
@@ -158,7 +176,14 @@ class About(StrictModel):
     trained_on: str = Field(default="", description="data set, its source and licence")
     citation: str = Field(default="", description="what users of the weights should cite")
     kinds: Texts = Field(default=(), description="kinds of images, such as fluorescence or aerial")
-    diameter: Positive | None = Field(default=None, description="median diameter of the objects, pixels of the training grid")
+    not_for: Texts = Field(
+        default=(), description="images that it must not be used on, each a phrase such as `stained tissue: use nuclei-stained`"
+    )
+    limits: Texts = Field(default=(), description="what was measured to change its masks, each a sentence with its figure")
+    diameter: Positive | None = Field(
+        default=None,
+        description="median diameter of the objects, pixels of the training grid; null: measured where `border` is given",
+    )
 
 
 class TrainConfig(StrictModel):
@@ -170,7 +195,7 @@ class TrainConfig(StrictModel):
     val: Annotated[float, Field(gt=0, lt=1)] | Kept | Texts = Field(
         default=0.2,
         description="validation images: a share of the images, {names: ..}, or files, folders and globs of their own; "
-        "{fraction: 0.2, by: region}: parts of each image",
+        "{fraction: 0.2, by: region}: parts of each image; {by: 'rat\\d+'}: all images of some animals, scenes or folders",
     )
     classes: Classes = Field(description="the classes, in the order of their ids")
     ignore: int | Annotated[str, Expected("a colour '#rrggbb'")] | None = Field(
@@ -244,7 +269,7 @@ class TrainConfig(StrictModel):
     @property
     def region_share(self) -> float | None:
         """Share of each image that is kept for validation as regions; None: whole images are."""
-        return (self.val.fraction or 0.2) if isinstance(self.val, Kept) and self.val.by == "region" else None
+        return self.val.share if isinstance(self.val, Kept) and self.val.by == "region" else None
 
     def where(self, path: str) -> str:
         """Return what a message calls a key: ``train.yaml:4: crop``."""
