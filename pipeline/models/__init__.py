@@ -36,7 +36,7 @@ def fact_of(path: str) -> Any:
     return property(attrgetter(path))
 
 
-TURNING_MAPS = ("distances", "flows")
+TURNING_MAPS = ("distances", "flows", "horizontal_vertical")
 """Maps whose values depend on the orientation of the image, so that they cannot be averaged over orientations."""
 
 

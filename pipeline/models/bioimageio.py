@@ -147,10 +147,10 @@ class BioImageIO(TorchModel):
         return [{"name": name} for name in names] if len(names) == self.num_classes else []
 
     def files(self) -> Sequence[Path]:
-        """Return the description and the weights, or the zip that holds them."""
+        """Return the description, the weights and a YAML beside them, or the zip that holds all."""
         if not self.file.exists() or self.file.suffix.lower() == ".zip":
             return (self.file,)
-        return (self.package.file, self.network.file)
+        return (self.package.file, *self.network.files())
 
     def fitter(self) -> Fitter | None:
         """Gather what the package's preprocessing needs of a whole image."""

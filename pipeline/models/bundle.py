@@ -78,22 +78,7 @@ class Bundle(TorchModel):
     @property
     def expects(self) -> Expectation:
         """As ``model.yaml`` says."""
-        spec = self.spec
-        return Expectation(
-            pixel_size=spec.pixel_size,
-            unit=spec.unit,
-            diameter=spec.diameter,
-            dtype=spec.samples.dtype if spec.samples else "",
-            range=spec.samples.range if spec.samples else None,
-            channel_names=spec.channel_names,
-            channel_numbers=spec.chosen_channels.numbers if spec.chosen_channels else (),
-            file_channels=spec.chosen_channels.of if spec.chosen_channels else 0,
-            kinds=spec.kinds,
-            merges=spec.merge_channels and not self.merge,
-            image_range=self.range,
-            appearance=spec.appearance,
-            not_for=spec.not_for,
-        )
+        return self.spec.expectation(merges=self.spec.merge_channels and not self.merge, image_range=self.range)
 
     @property
     def card(self) -> Mapping[str, Any]:

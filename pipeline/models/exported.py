@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import InputError, Problem
-from pipeline.models.network_files import FileFacts, TrustedFile, facts_of_shapes, last_line
+from pipeline.models.network_files import Axes, FileFacts, TrustedFile, facts_of_shapes, last_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ class Exported(TrustedFile):
     kind: ClassVar[str] = "torch.export"
 
     @classmethod
-    def read_facts(cls, path: Path) -> FileFacts:
+    def read_facts(cls, path: Path, axes: Axes | None = None) -> FileFacts:
         """Read the shapes of input and output from the JSON in the archive."""
         try:
             with zipfile.ZipFile(path) as archive:
@@ -41,12 +41,13 @@ class Exported(TrustedFile):
                 graph = json.loads(archive.read(name))["graph_module"]
             inputs = [spec["user_input"]["arg"] for spec in graph["signature"]["input_specs"] if "user_input" in spec]
             outputs = [spec["user_output"]["arg"] for spec in graph["signature"]["output_specs"] if "user_output" in spec]
-            taken, *given = [_sides(graph["graph"]["tensor_values"], arg["as_tensor"]["name"]) for arg in (*inputs, *outputs)]
+            names = [arg["as_tensor"]["name"] for arg in (*inputs, *outputs)]
+            taken, *given = [_sides(graph["graph"]["tensor_values"], name) for name in names]
         except (OSError, zipfile.BadZipFile, StopIteration, ValueError, KeyError, TypeError) as error:
             raise InputError(_unreadable(path, error)) from error
         if len(inputs) != 1:
             raise InputError(Problem(str(path), f"{len(inputs)} inputs", "one tensor in"))
-        return facts_of_shapes(path, taken, given)
+        return facts_of_shapes(path, taken, dict(zip(names[1:], given, strict=True)), axes=axes)
 
     def load(self) -> nn.Module:
         """Load the program."""
@@ -64,7 +65,7 @@ class Exported(TrustedFile):
             raise InputError(_unreadable(self.file, error)) from error
         finally:
             log.setLevel(before)
-        return self.adapt(FixedBatch(program.module(), self.facts.batch))
+        return self.adapt(FixedBatch(self.picked(program.module()), self.facts.batch))
 
 
 def _sides(tensors: Mapping[str, Any], name: str) -> list[int | None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.models import Predictor
-from pipeline.models.network_files import CUDA, FileFacts, LazySession, NetworkFile, facts_of_shapes, onnx_providers, open_session
+from pipeline.models.network_files import CUDA, Axes, FileFacts, LazySession, NetworkFile, facts_of_shapes, onnx_providers, open_session
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,8 +23,8 @@ class Onnx(NetworkFile):
     """An ONNX file: float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
     Channels, classes, a fixed size and a fixed batch are read from the file; where the size is fixed, core and both
-    halos make it up. A file that ``gigaseg models export`` wrote declares stride and field too. Several outputs (N, C, H, W)
-    are joined along their channels if ``outputs`` names them. A file cannot run code.
+    halos make it up. A file that ``gigaseg models export`` wrote declares stride and field too. Where channels come last, as in
+    exports of Keras, tensors are (N, H, W, C). ``outputs`` names tensors, or channels of all tensors together. A file cannot run code.
 
     Example::
 
@@ -35,7 +35,7 @@ class Onnx(NetworkFile):
     takes_backend: ClassVar[bool] = False  # ONNX Runtime runs the file
 
     @classmethod
-    def read_facts(cls, path: Path) -> FileFacts:
+    def read_facts(cls, path: Path, axes: Axes | None = None) -> FileFacts:
         """Read the shapes of input and output from the graph, with ONNX Runtime."""
         session = open_session(path, threads=1, optimize=False)
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -46,7 +46,8 @@ class Onnx(NetworkFile):
         with suppress(KeyError, ValueError):
             declared = json.loads(session.get_modelmeta().custom_metadata_map["gigaseg"])
         taken, *given = [[side if isinstance(side, int) else None for side in tensor.shape] for tensor in (*inputs, *outputs)]
-        return facts_of_shapes(path, taken, given, declared.get("stride"), declared.get("field"))
+        named = dict(zip([tensor.name for tensor in outputs], given, strict=True))
+        return facts_of_shapes(path, taken, named, axes=axes, stride=declared.get("stride"), field=declared.get("field"))
 
     @property
     def uses_gpu(self) -> bool:
@@ -58,7 +59,7 @@ class Onnx(NetworkFile):
         from pipeline.models.networks.wrappers import FixedBatch
 
         self.require_file()
-        return self.adapt(FixedBatch(LazySession(self.file), self.facts.batch))
+        return self.adapt(FixedBatch(self.picked(LazySession(self.file)), self.facts.batch))
 
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:

@@ -160,16 +160,19 @@ def test_tiles_do_not_show(files, tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"outputs": {"distances": [1, 4]}}, "object_probability and distances or flows and cell_probability"),
-        ({"outputs": {"flows": [0, 1], "probability": 2}}, "object_probability and distances or flows and cell_probability"),
+        (
+            {"outputs": {"distances": [1, 4]}},
+            r"object_probability and distances \(and class_probability\), flows and cell_probability, nuclear_pixels",
+        ),
+        ({"outputs": {"flows": [0, 1], "probability": 2}}, r"horizontal_vertical \(and nuclear_types\) or classes, each with its channels"),
         ({"outputs": {"flows": 0, "cell_probability": 2}}, "2 channels for flows"),
         ({"outputs": {"object_probability": 0, "distances": [1, 2]}}, "3 or more channels for distances"),
         ({"outputs": {"object_probability": -1, "distances": [1, 4]}}, "1 channels for object_probability, counted from 0"),
         ({"outputs": {"object_probability": 0, "distances": [4, 1]}}, "3 or more channels for distances"),
         ({"outputs": STARDIST, "classes": 3}, "model.classes: found 3; expected 2, background and object"),
         ({"outputs": {"object_probability": 0, "distances": [1, 32]}}, "model.outputs: found channel 32; expected 0..4"),
-        ({"grid": 2}, "model.grid: found 2; expected 1 without model.outputs"),
-        ({}, "found 2 outputs; expected one tensor of logits. Name the channels in model.outputs"),
+        ({"grid": 2}, "model.grid: found 2; expected 1 without outputs"),
+        ({}, "Name the channels in model.outputs, as in outputs: {object_probability: a, distances: b}"),
     ],
 )
 def test_wrong_outputs_are_refused(files, options, message):
@@ -181,9 +184,14 @@ def test_wrong_outputs_are_refused(files, options, message):
 def test_what_a_file_does_not_declare_is_refused_by_the_first_tile(files):
     """Channels that a TorchScript network does not return; and turned images, whose distances say something else."""
     x = blobs((32, 48))[None, None]
-    with pytest.raises(InputError, match=r"it returns 5 channels, and model.outputs names channel 32"):
+    with pytest.raises(
+        InputError, match=r"it returns 5 channels in \(1, 1, 32, 48\), \(1, 4, 32, 48\), and model.outputs names channel 32"
+    ):
         predicted(spec_of(files / "stars.pt", outputs={"object_probability": 0, "distances": [1, 32]}), x, ())
-    with pytest.raises(InputError, match=r"returns a tuple; expected one tensor.*or set model.outputs"):
+    with pytest.raises(
+        InputError,
+        match=r"a tuple of \(1, 1, 256, 256\), \(1, 4, 256, 256\);.*as outputs: \{object_probability: 0, distances: \[1, 4\]\};",
+    ):
         predicted(spec_of(files / "stars.pt"), x, ())
     turned = spec_of(files / "stars.pt", outputs=STARDIST, tta="flips")
     assert predicted(turned, x, ("object_probability",)).shape == (1, 3, 32, 48)

@@ -21,9 +21,9 @@ from pipeline.config import is_url
 from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network
 from pipeline.models.bundle_files.card import Score, card_of, hash_without_card, list_scores
-from pipeline.models.bundle_files.spec import BundleSpec, Example
+from pipeline.models.bundle_files.card_problems import channel_problems, instances_problems
+from pipeline.models.bundle_files.spec import BundleClass, BundleSpec, Example, ModelCard, TileSize
 from pipeline.plugins import available, build, find
-from pipeline.statistics import check_mean_std
 from pipeline.storage import LocalStorage, fetch_files, open_storage
 from pipeline.validation import problems_of
 
@@ -32,11 +32,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MERGED_CHANNELS",
+    "BundleClass",
     "BundleSpec",
+    "ModelCard",
     "Score",
+    "TileSize",
     "card_of",
+    "channel_problems",
     "find_bundle",
     "hash_without_card",
+    "instances_problems",
     "list_bundles",
     "list_scores",
     "parse_model",
@@ -51,8 +56,11 @@ MERGED_CHANNELS = 3  # channels of a network that sees mean, minimum and maximum
 
 MOST_EXAMPLES, MOST_EXAMPLE_BYTES = 8, 1 << 20  # that are fetched from a URL
 
+FILE_KINDS = {".pt": "torchscript", ".ts": "torchscript", ".pt2": "exported", ".onnx": "onnx"}
+"""The model that reads the file of a network, by its suffix."""
+
 _SHIPPED = Path(__file__).parents[2] / "bundles"
-_NAMING = "A folder is named with a slash, as ./mine; GIGASEG_MODELS lists folders of bundles."
+_NAMING = "A folder or a file is named with a slash, as ./mine or ./cells.onnx; GIGASEG_MODELS lists folders of bundles."
 
 
 def list_bundles() -> dict[str, Path]:
@@ -116,7 +124,8 @@ def parse_model(text: str, where: str) -> dict[str, Any]:
     """Return the mapping that the YAML's ``model`` would hold.
 
     Args:
-        text: a model's name, a dotted module, a shipped bundle, a bundle's folder with a slash, or a mapping as YAML.
+        text: a model's name, a dotted module, a shipped bundle, a bundle's folder with a slash, the file of a network (``.pt``, ``.pt2``,
+            ``.onnx``), or a mapping as YAML.
         where: of the text, for messages, such as ``--model``.
 
     Raises:
@@ -127,6 +136,8 @@ def parse_model(text: str, where: str) -> dict[str, Any]:
         {'name': 'frrn', 'variant': 'a'}
         >>> parse_model("./mine", "--describe")
         {'name': 'bundle', 'path': './mine'}
+        >>> parse_model("./cells.onnx", "--describe")
+        {'name': 'onnx', 'path': './cells.onnx'}
     """
     try:
         value = yaml.safe_load(text)
@@ -135,6 +146,8 @@ def parse_model(text: str, where: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {str(key): option for key, option in value.items()}
     models = available("models")
+    if (kind := FILE_KINDS.get(Path(text).suffix.lower())) and ("/" in text or Path(text).is_file()):
+        return {"name": kind, "path": text}
     if "/" not in text and (text in models or "." in text):
         return {"name": text}
     if "/" not in text and not Path(text, "model.yaml").is_file():
@@ -245,25 +258,19 @@ def read_architecture(spec: BundleSpec, folder: Path) -> Network:
     except InputError as error:
         raise InputError([_in_file(problem, file) for problem in error.problems]) from error
     problems, classes, outputs = [], len(spec.classes), spec.outputs
+    names = [named.name for named in spec.classes]
     if outputs is None and classes != network.num_classes:
         problems.append(Problem(f"{file}: classes", f"{classes} classes", f"{network.num_classes}, as the architecture predicts"))
     if outputs is not None and (len(outputs) != network.num_classes or sorted(set(outputs)) != list(range(classes))):
         expected = f"{network.num_classes} class ids, one for each output channel, naming each of 0..{classes - 1}"
         problems.append(Problem(f"{file}: outputs", str(list(outputs)), expected))
-    problems += [_in_file(problem, file) for problem in (*_map_problems(spec, network), *_instances_problems(spec))]
+    problems += [_in_file(problem, file) for problem in (*_map_problems(spec, network), *instances_problems(spec, names, spec.maps))]
     if spec.merge_channels and network.num_channels != MERGED_CHANNELS:
         problems.append(Problem(f"{file}: merge_channels", f"a network of {network.num_channels} channels", f"one of {MERGED_CHANNELS}"))
     elif spec.channels is not None and network.num_channels not in (None, spec.channels):
         problems.append(Problem(f"{file}: channels", str(spec.channels), f"{network.num_channels}, as the architecture takes"))
     inputs = None if spec.merge_channels else spec.channels or network.num_channels
-    if spec.channel_names and inputs not in (None, len(spec.channel_names)):
-        problems.append(Problem(f"{file}: channel_names", f"{len(spec.channel_names)} names", f"{inputs}, one for each channel"))
-    if spec.chosen_channels is not None and inputs not in (None, len(spec.chosen_channels.numbers)):
-        found = f"{len(spec.chosen_channels.numbers)} numbers"
-        problems.append(Problem(f"{file}: chosen_channels.numbers", found, f"{inputs}, one for each channel"))
-    if isinstance(spec.normalize, dict):
-        channels = None if spec.merge_channels else network.num_channels
-        problems += [_in_file(problem, file) for problem in check_mean_std(spec.normalize, channels)]
+    problems += [_in_file(problem, file) for problem in channel_problems(spec, inputs)]
     if problems:
         raise InputError(problems)
     return network
@@ -277,21 +284,6 @@ def _map_problems(spec: BundleSpec, network: Network) -> list[Problem]:
         for name, channels in spec.maps.items()
         if not channels or not all(0 <= channel < network.classes for channel in channels)
     ]
-
-
-def _instances_problems(spec: BundleSpec) -> list[Problem]:
-    """Return the problems of ``instances``: the method's name and options, its classes, and the maps that it needs."""
-    if spec.instances is None:
-        return []
-    try:
-        method: Any = build("instances", spec.instances, "instances")
-    except InputError as error:
-        return [problem if isinstance(problem, Problem) else Problem("instances", problem) for problem in error.problems]
-    names = [named.name for named in spec.classes]
-    problems = [Problem("instances.of", repr(name), one_of(names)) for name in method.of or () if name not in names]
-    if missing := [name for name in method.maps if name not in spec.maps]:
-        problems.append(Problem("maps", one_of(list(spec.maps)) if spec.maps else "none", f"{', '.join(missing)}, as instances needs"))
-    return problems
 
 
 def _in_file(problem: Problem | str, file: Path) -> Problem:

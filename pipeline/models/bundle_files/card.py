@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pipeline.models.bundle_files.spec import BundleSpec
+from pipeline.models.bundle_files.spec import ModelCard
 
 __all__ = ["Score", "card_of", "hash_without_card", "list_scores"]
 
@@ -48,12 +48,12 @@ class Score(NamedTuple):
     interval: tuple[float, float] | None = None
 
 
-def card_of(spec: BundleSpec) -> dict[str, Any]:
+def card_of(spec: ModelCard) -> dict[str, Any]:
     """Return the card as plain JSON: the keys of ``model.yaml`` that people ask for, without those that are not set."""
     return spec.model_dump(mode="json", include=set(SHOWN), exclude_defaults=True)
 
 
-def hash_without_card(spec: BundleSpec) -> str:
+def hash_without_card(spec: ModelCard) -> str:
     """Return the SHA-256 of what masks depend on: a corrected card belongs to the same model."""
     numbers = spec.model_dump(mode="json", exclude=set(WORDS_ALONE), exclude_defaults=True)
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()

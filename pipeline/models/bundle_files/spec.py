@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 from pydantic_core import to_jsonable_python
 
 from pipeline.config import PixelSize
+from pipeline.models import Expectation
 
-__all__ = ["BundleSpec"]
+__all__ = ["BundleClass", "BundleSpec", "Example", "ModelCard", "TileSize"]
 
 
 class _Spec(BaseModel):
@@ -30,11 +31,16 @@ class BundleClass(_Spec):
     color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$")
 
 
-class MeasuredTile(_Spec):
-    """The tile that the scores were measured with, and the measured field, pixels."""
+class TileSize(_Spec):
+    """The tile that the scores were measured with, pixels."""
 
-    core: int | None = Field(default=None, ge=1)
-    halo: int | None = Field(default=None, ge=0)
+    core: int | None = Field(default=None, ge=1, description="as `tiling.core` of the YAML; null: auto")
+    halo: int | None = Field(default=None, ge=0, description="as `tiling.halo` of the YAML; null: auto")
+
+
+class MeasuredTile(TileSize):
+    """The tile, and the measured field, pixels."""
+
     field: int | None = Field(
         default=None, ge=0, description="measured radius of the pixels that a pixel depends on; null: as the architecture says"
     )
@@ -79,20 +85,9 @@ class TrainingData(_Spec):
     pixels: int = Field(ge=1, description="their pixels, without those that are kept for validation")
 
 
-class BundleSpec(_Spec):
-    """The keys of ``model.yaml``."""
+class ModelCard(_Spec):
+    """What a trained model declares, a bundle as well as a file with a YAML beside it."""
 
-    format: Literal["gigaseg.bundle/1"]
-    architecture: dict[str, Any] = Field(description="name and options of a network, as in the YAML's `model`")
-    weights: WeightsFile
-    classes: Annotated[tuple[BundleClass, ...], Strict(strict=False)] = Field(min_length=2)
-    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
-        default=None,
-        description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
-    )
-    maps: dict[str, Annotated[tuple[int, ...], Strict(strict=False)]] = Field(
-        default={}, description="output channels of the network whose probabilities tell objects apart, by name, such as border: [2]"
-    )
     instances: dict[str, Any] | None = Field(
         default=None, description="the method that tells its objects apart, as in the YAML; null: none"
     )
@@ -114,10 +109,6 @@ class BundleSpec(_Spec):
     kinds: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
         default=(), description="kinds of images, such as fluorescence or aerial"
     )
-    tile: MeasuredTile = MeasuredTile()
-    bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so `auto` computes in float32")
-    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
-    merge_channels: bool = Field(default=False, description="the network sees mean, minimum and maximum over any number of channels")
     appearance: dict[str, Any] | None = Field(
         default=None, description="what the training images look like: the statistics that a run compares its images with; null: unknown"
     )
@@ -127,7 +118,6 @@ class BundleSpec(_Spec):
     limits: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
         default=(), description="what was measured to change its masks, each a sentence with its figure"
     )
-    examples: Annotated[tuple[Example, ...], Strict(strict=False)] = Field(default=(), description="small pictures of what it does")
     licence: str = Field(default="", description="of the weights")
     trained_on: str = Field(default="", description="data set, its source and licence")
     training_data: TrainingData | None = Field(default=None, description="how much the network learnt from; null: unknown")
@@ -142,3 +132,42 @@ class BundleSpec(_Spec):
         except ValueError as error:  # a YAML may hold itself
             raise ValueError("numbers and texts by name") from error
         return scores
+
+    def expectation(self, *, merges: bool = False, image_range: tuple[float, float] | None = None) -> Expectation:
+        """Return the images that the model was trained on; the arguments are as of :class:`~pipeline.models.Expectation`."""
+        return Expectation(
+            pixel_size=self.pixel_size,
+            unit=self.unit,
+            diameter=self.diameter,
+            dtype=self.samples.dtype if self.samples else "",
+            range=self.samples.range if self.samples else None,
+            channel_names=self.channel_names,
+            channel_numbers=self.chosen_channels.numbers if self.chosen_channels else (),
+            file_channels=self.chosen_channels.of if self.chosen_channels else 0,
+            kinds=self.kinds,
+            merges=merges,
+            image_range=image_range,
+            appearance=self.appearance,
+            not_for=self.not_for,
+        )
+
+
+class BundleSpec(ModelCard):
+    """The keys of ``model.yaml``."""
+
+    format: Literal["gigaseg.bundle/1"]
+    architecture: dict[str, Any] = Field(description="name and options of a network, as in the YAML's `model`")
+    weights: WeightsFile
+    classes: Annotated[tuple[BundleClass, ...], Strict(strict=False)] = Field(min_length=2)
+    outputs: Annotated[tuple[int, ...], Strict(strict=False)] | None = Field(
+        default=None,
+        description="class of each output channel of the network; several channels may share a class; null: one class each, in order",
+    )
+    maps: dict[str, Annotated[tuple[int, ...], Strict(strict=False)]] = Field(
+        default={}, description="output channels of the network whose probabilities tell objects apart, by name, such as border: [2]"
+    )
+    tile: MeasuredTile = MeasuredTile()
+    bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so `auto` computes in float32")
+    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the architecture says")
+    merge_channels: bool = Field(default=False, description="the network sees mean, minimum and maximum over any number of channels")
+    examples: Annotated[tuple[Example, ...], Strict(strict=False)] = Field(default=(), description="small pictures of what it does")

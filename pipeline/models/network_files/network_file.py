@@ -5,44 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
-from pipeline.models import Predictor, TorchModel, fact_of
-from pipeline.models.network_files.named_outputs import NamedOutputs, channels_of, check_outputs, method_of
+from pipeline.models import Expectation, Predictor, TorchModel
+from pipeline.models.bundle_files import card_of, hash_without_card
+from pipeline.models.network_files.card_file import NetworkCard, card_file, read_card
+from pipeline.models.network_files.file_facts import Axes, FileFacts
+from pipeline.models.network_files.file_problems import problems_of_file
+from pipeline.models.network_files.first_tile import FirstTileChecked
+from pipeline.models.network_files.named_outputs import METHODS, NamedOutputs, Outputs, check_outputs, method_of
 from pipeline.models.networks import probe_key, recall_probe
-from pipeline.storage import fetch
+from pipeline.storage import fetch, file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FileFacts", "NetworkFile", "TrustedFile", "facts_of_shapes", "last_line"]
-
-Sides = Sequence[int | None]
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What a file declares of its network; None: not declared, or any value."""
-
-    batch: int | None = None  # number of tiles that the network takes at once
-    channels: int | None = None  # C
-    size: int | None = None  # height and width of the input, pixels
-    classes: int | None = None  # K, channels of the output, of all tensors together
-    tensors: int = 1  # number of outputs
-    margin: int = 0  # as of :class:`~pipeline.models.Model`; known only where the size is
-    stride: int | None = None  # as of the model
-    field: int | None = None  # as of the model
+__all__ = ["NetworkFile", "TrustedFile"]
 
 
 class NetworkFile(TorchModel):
-    """A network whose graph comes from a file. Options give what the file does not declare."""
+    """A network whose graph comes from a file. Options give what the file does not declare.
+
+    A YAML beside the file, ``cells.pt.yaml`` beside ``cells.pt``, holds options and a card (:class:`NetworkCard`); options that are
+    given here come first.
+    """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -51,67 +43,66 @@ class NetworkFile(TorchModel):
     allows_bf16: ClassVar[bool] = False  # a file runs as exported: its casts and constants keep the type they were traced with
 
     path: Path | str = Field(description="the file, or its URL")
-    classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both mean two classes; null: as the file says, else 2")
-    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the file says, else checked by the run")
+    classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both mean two classes; null: as the files say, else 2")
+    channels: int | None = Field(default=None, ge=1, description="channels of the input; null: as the files say, else checked by the run")
     # The YAML uses the aliases; the properties below have the names themselves.
-    given_stride: int | None = Field(default=None, ge=1, alias="stride", description="total stride; null: as measured, else 1")
-    given_field: int | None = Field(default=None, ge=0, alias="field", description="radius of the field, pixels; null: as measured")
-
-    outputs: NamedOutputs | None = Field(
-        default=None,
-        description="channels of the network by name, a number or [first, last]: object_probability and distances of StarDist's networks, "
-        "or flows and cell_probability of Cellpose's; null: every channel is a class",
+    given_stride: int | None = Field(
+        default=None, ge=1, alias="stride", description="total stride; null: as the files say, as measured, else 1"
     )
-    grid: int = Field(
-        default=1,
+    given_field: int | None = Field(
+        default=None, ge=0, alias="field", description="radius of the field, pixels; null: as the files say, as measured"
+    )
+    given_margin: int | None = Field(
+        default=None, ge=0, alias="margin", description="pixels lost on every side (valid padding); null: as the files say, else 0"
+    )
+    given_size: int | None = Field(
+        default=None,
+        ge=1,
+        alias="size",
+        description="height and width of the only input that the network takes; null: as the files say, else any",
+    )
+    given_outputs: NamedOutputs | None = Field(
+        default=None,
+        alias="outputs",
+        description="channels by name, each a number, [first, last] or the name of a tensor: object_probability and distances (StarDist), "
+        "flows and cell_probability (Cellpose), nuclear_pixels and horizontal_vertical (HoVer-Net), or classes; null: as the YAML beside "
+        "the file says, else every channel is a class",
+    )
+    given_grid: int | None = Field(
+        default=None,
         ge=1,
         le=16,
-        description="pixels from one output to the next, with `outputs`: StarDist's grid; values between are interpolated",
+        alias="grid",
+        description="pixels from one output to the next, with `outputs`: StarDist's grid; values between are interpolated; null: as the "
+        "YAML beside the file says, else 1",
+    )
+    axes: Axes | None = Field(default=None, description="axes of input and outputs; null: as the files say, else NCHW")
+    range: Annotated[tuple[float, float], Strict(strict=False)] | None = Field(
+        default=None,
+        description="least and greatest sample of the images, scaled to the range in the YAML beside the file; null: as the image says",
     )
 
-    fixed_size: ClassVar[int | None] = fact_of("facts.size")
-
-    @field_validator("outputs")
+    @field_validator("given_outputs")
     @classmethod
     def _named(cls, outputs: NamedOutputs | None) -> NamedOutputs | None:
         return None if outputs is None else check_outputs(outputs)
 
     @model_validator(mode="after")
     def _fits(self) -> NetworkFile:
-        """Refuse options that contradict the file or each other. A missing file is refused later, together with the other inputs."""
-        facts = self.facts
-        pairs = [("channels", self.channels, facts.channels)]
-        if self.outputs is None:
-            pairs.append(("classes", self.classes, facts.classes))
-        problems = [
-            Problem(f"model.{name}", str(given), f"{found}, as {self.path} says")
-            for name, given, found in pairs
-            if given and found not in (None, given)
-        ]
-        if problems := [*problems, *self._output_problems()]:
+        """Refuse options that contradict the files or each other. A missing file is refused later, together with the other inputs."""
+        if problems := problems_of_file(self):
             raise InputError(problems)
         return self
 
-    def _output_problems(self) -> list[Problem]:
-        """Return what is wrong with ``outputs``, or with leaving it out."""
-        facts = self.facts
-        if self.outputs is None:
-            way_out = "Name the channels in model.outputs."
-            several = [Problem(str(self.path), f"{facts.tensors} outputs", "one tensor of logits", way_out)] if facts.tensors > 1 else []
-            return several + ([Problem("model.grid", str(self.grid), "1 without model.outputs")] if self.grid > 1 else [])
-        problems = []
-        if self.classes not in (None, 2):
-            problems.append(Problem("model.classes", str(self.classes), "2, background and object, as model.outputs is set"))
-        last = max(channels[-1] for channels in channels_of(self.outputs).values())
-        if facts.classes is not None and last >= facts.classes:
-            problems.append(Problem("model.outputs", f"channel {last}", f"0..{facts.classes - 1}, as {self.path} says"))
-        return problems
-
     @classmethod
     def implied_options(cls, options: Mapping[str, Any], yaml: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``classes`` from the YAML's list, if the file does not declare its classes."""
+        """Return ``classes`` from the YAML's list, if no file declares the classes."""
         path = options.get("path")
-        is_declared = isinstance(path, str) and (file := fetch(path)).is_file() and cls.read_facts(file).classes is not None
+        if not isinstance(path, str):
+            return super().implied_options(options, yaml)
+        card, file = read_card(path), fetch(path)
+        axes = options.get("axes") or card.axes
+        is_declared = card.classes or (file.is_file() and cls.read_facts(file, axes).classes is not None)
         return {} if is_declared else super().implied_options(options, yaml)
 
     @property
@@ -125,44 +116,107 @@ class NetworkFile(TorchModel):
         if not self.file.is_file():
             return FileFacts()
         stat = self.file.stat()
-        return _facts(type(self), self.file, stat.st_size, stat.st_mtime_ns)
+        return _facts(type(self), self.file, self.axes or self.declared.axes, stat.st_size, stat.st_mtime_ns)
 
     @classmethod
-    def read_facts(cls, path: Path) -> FileFacts:
+    def read_facts(cls, path: Path, axes: Axes | None = None) -> FileFacts:
         """Read what a file declares, without torch. The result is cached until the file changes.
+
+        Args:
+            path: of the file.
+            axes: of input and outputs; None: as the file says.
 
         Raises:
             InputError: the file cannot be read, or its network does not map one tensor (N, C, H, W) to one (N, K, H, W).
         """
         del path
-        return FileFacts()
+        return FileFacts(takes_last=axes == "NHWC", gives_last=(axes == "NHWC",))
+
+    @property
+    def declared(self) -> NetworkCard:
+        """The YAML beside the file."""
+        return read_card(self.path)
+
+    @property
+    def outputs(self) -> NamedOutputs | None:
+        """As given, else as the YAML beside the file says."""
+        return self.declared.outputs if self.given_outputs is None else self.given_outputs
+
+    @property
+    def chosen_outputs(self) -> Outputs | None:
+        """Where :attr:`outputs` are in what the network returns; None: every channel is a class.
+
+        Raises:
+            ValueError: the number of channels of a tensor is not known.
+        """
+        if self.outputs is None:
+            return None
+        return Outputs.of(self.outputs, self.facts.tensors, self.classes or len(self.declared.classes) or None)
+
+    @property
+    def grid(self) -> int:
+        """As given, else as the YAML beside the file says, else 1."""
+        return self.given_grid or self.declared.grid or 1
+
+    @staticmethod
+    def _class_channels(chosen: Outputs) -> int | None:
+        """Return the number of channels that hold classes; None: there are none, so that classes are background and object."""
+        return next(
+            (len(at) for name, at in chosen.channels.items() if any(name in known and known[name].is_class for known in METHODS.values())),
+            None,
+        )
 
     @property
     def num_outputs(self) -> int:
         """Number of channels that the network returns; with ``outputs`` the number of class scores made of them."""
-        return 2 if self.outputs is not None else self.classes or self.facts.classes or 2
+        if (chosen := self.chosen_outputs) is not None:
+            return chosen.num_classes or 2
+        return self.classes or self.facts.classes or len(self.declared.classes) or 2
 
     @property
     def maps(self) -> Mapping[str, int]:
-        """As ``outputs`` says."""
-        return {name: len(channels) for name, channels in channels_of(self.outputs or {}).items()}
+        """As ``outputs`` says, without classes."""
+        method = METHODS[method_of(self.outputs or {}) or ""]
+        channels = self.chosen_outputs.channels if self.chosen_outputs else {}
+        return {name: 1 if name == "nuclear_pixels" else len(at) for name, at in channels.items() if not method[name].is_class}
 
     @property
     def instances(self) -> Mapping[str, Any] | None:
-        """The method that needs these outputs."""
-        if self.outputs is None:
-            return None
-        return {"name": method_of(self.outputs), **({"grid": self.grid} if self.grid > 1 else {})}
+        """The method that the YAML beside the file names, else the one that needs these outputs."""
+        name = method_of(self.outputs) if self.outputs is not None else None
+        options = self.declared.instances or ({"name": name} if name else None)
+        if options and options.get("name") == name and self.grid > 1:
+            return {"grid": self.grid, **options} if name == "radial" else options
+        return options
 
     @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
-        """Background and objects, with ``outputs``."""
-        return [{"name": "background"}, {"name": "object"}] if self.outputs is not None else []
+        """Names and colours as the YAML beside the file says; else background and objects, with ``outputs`` without classes."""
+        if self.declared.classes:
+            return [named.model_dump(exclude_none=True) for named in self.declared.classes]
+        chosen = self.chosen_outputs
+        return [{"name": "background"}, {"name": "object"}] if chosen is not None and not chosen.num_classes else []
+
+    @property
+    def expects(self) -> Expectation:
+        """As the YAML beside the file says."""
+        return self.declared.expectation(image_range=self.range)
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """The keys of the YAML beside the file that people ask for."""
+        return card_of(self.declared)
+
+    @property
+    def fixed_size(self) -> int | None:
+        """As given, else as the files say."""
+        return self.given_size or self.declared.size or self.facts.size
 
     @property
     def margin(self) -> int:
-        """As the file says; outputs that are interpolated lose no pixels."""
-        return self.facts.margin if self.grid == 1 else 0
+        """As given, else as the files say; outputs that are interpolated lose no pixels."""
+        known = self.declared.margin if self.given_margin is None else self.given_margin
+        return (self.facts.margin if known is None else known) if self.grid == 1 else 0
 
     @property
     def num_classes(self) -> int:
@@ -171,21 +225,26 @@ class NetworkFile(TorchModel):
 
     @property
     def num_channels(self) -> int | None:
-        """As given, else as the file says."""
-        return self.channels or self.facts.channels
+        """As given, else as the files say."""
+        return self.channels or self.declared.channels or self.facts.channels
+
+    @property
+    def _known_stride(self) -> int | None:
+        return self.given_stride or self.declared.stride or self.facts.stride
 
     @property
     def stride(self) -> int:
-        """As given, else as the file says, else as measured, else 1; a multiple of ``grid``."""
-        known = self.given_stride or self.facts.stride
+        """As given, else as the files say, else as measured, else 1; a multiple of ``grid``."""
+        known = self._known_stride
         found = None if known else recall_probe(self.file, **self._built_from)
         return math.lcm(known or (found.stride if found else 1), self.grid)
 
     @property
     def field(self) -> int | None:
-        """As given, else as the file says, else as measured."""
-        if self.given_field is not None:
-            return self.given_field
+        """As given, else as the files say, else as measured."""
+        known = self.declared.field if self.given_field is None else self.given_field
+        if known is not None:
+            return known
         if self.facts.stride is not None:
             return self.facts.field
         found = recall_probe(self.file, **self._built_from)
@@ -194,7 +253,8 @@ class NetworkFile(TorchModel):
     @property
     def unmeasured_key(self) -> str | None:
         """Key of the measurement, until stride and field are given, declared or measured."""
-        known = (self.given_stride is not None and self.given_field is not None) or self.facts.stride is not None
+        has_field = self.given_field is not None or self.declared.field is not None
+        known = (bool(self._known_stride) and has_field) or self.facts.stride is not None
         if known or not self.file.is_file() or recall_probe(self.file, **self._built_from):
             return None
         return probe_key(self.file, **self._built_from)
@@ -202,24 +262,60 @@ class NetworkFile(TorchModel):
     @property
     def _built_from(self) -> dict[str, Any]:
         """What the network depends on besides the file, as JSON: part of the key of its measurement."""
-        return {} if self.outputs is None else {"outputs": channels_of(self.outputs), "grid": self.grid}
+        chosen, axes = self.chosen_outputs, self.axes or self.declared.axes
+        parts = {} if chosen is None else {"outputs": dict(chosen.channels), "tensors": dict(chosen.tensors), "grid": self.grid}
+        return parts if axes is None else {**parts, "axes": axes}
 
     def files(self) -> Sequence[Path]:
-        """Return the file."""
-        return (self.file,)
+        """Return the file, and the YAML beside it."""
+        beside = card_file(self.path)
+        return (self.file,) if beside is None else (self.file, beside)
+
+    def file_hashes(self) -> Sequence[str]:
+        """Return that of the file, and that of the YAML beside it without the words of its card."""
+        return [file_sha256(self.file), *([hash_without_card(self.declared)] if card_file(self.path) else [])]
+
+    @property
+    def normalize(self) -> Any:
+        """As the YAML beside the file says."""
+        return self.declared.normalize
+
+    @property
+    def tile(self) -> Mapping[str, int]:
+        """As the YAML beside the file says."""
+        return self.declared.tile.model_dump(exclude_none=True)
+
+    @property
+    def licence(self) -> str:
+        """As the YAML beside the file says."""
+        return self.declared.licence
+
+    @property
+    def citation(self) -> str:
+        """As the YAML beside the file says."""
+        return self.declared.citation
 
     def require_file(self) -> None:
         """Raise InputError where the file is missing."""
         if not self.file.is_file():
             raise InputError(Problem(str(self.path), "no such file", f"a {self.kind} file"))
 
+    def picked(self, graph: Any) -> Any:
+        """Wrap a graph whose channels come last, or whose tensors ``outputs`` names, so that it gives (N, C, H, W)."""
+        from pipeline.models.networks.object_outputs import ChannelsLast, PickedTensors
+
+        facts, chosen = self.facts, self.chosen_outputs
+        if facts.takes_last or any(facts.gives_last):
+            graph = ChannelsLast(graph, facts.takes_last, facts.gives_last)
+        return PickedTensors(graph, chosen.tensors) if chosen is not None and chosen.tensors else graph
+
     def adapt(self, network: nn.Module) -> nn.Module:
         """Wrap a network whose channels ``outputs`` names, so that it returns class scores, and the maps that are asked for."""
-        if self.outputs is None:
+        if (chosen := self.chosen_outputs) is None:
             return network
-        from pipeline.models.networks.wrappers import ObjectOutputs
+        from pipeline.models.networks.object_outputs import ObjectOutputs
 
-        return ObjectOutputs(network, channels_of(self.outputs), self._asked_maps, self.grid)
+        return ObjectOutputs(network, chosen.channels, self._asked_maps, self.grid)
 
     def check_grid(self, taken: int, given: int) -> None:
         """Compare the rows of a tile with those of its prediction, where ``outputs`` is set.
@@ -240,7 +336,7 @@ class NetworkFile(TorchModel):
         pixel. An error on the first tile is an InputError, which ends the run; a later one fails a block.
         """
         with super().open(recipe, normalize) as predict:
-            yield _FirstTileChecked(predict, self)
+            yield FirstTileChecked(predict, self)
 
 
 class TrustedFile(NetworkFile):
@@ -257,67 +353,5 @@ class TrustedFile(NetworkFile):
 
 
 @lru_cache(maxsize=64)
-def _facts(kind: type[NetworkFile], path: Path, _size: int, _mtime_ns: int) -> FileFacts:
-    return kind.read_facts(path)
-
-
-def facts_of_shapes(path: Path, taken: Sides, given: Sequence[Sides], stride: int | None = None, field: int | None = None) -> FileFacts:
-    """Derive facts from the shapes (N, C, H, W) of a graph's input and (N, K, H, W) of its outputs; None: any length.
-
-    Outputs without four axes, such as the style of Cellpose's networks, have no channels.
-
-    Raises:
-        InputError: the input or every output lacks four axes, or a fixed size is not square.
-    """
-    maps = [sides for sides in given if len(sides) == 4]
-    if len(taken) != 4 or not maps:
-        found = f"a network from {_shape(taken)} to {', '.join(map(_shape, given))}"
-        raise InputError(Problem(str(path), found, "pixels (N, C, H, W) in, logits (N, K, H, W) out"))
-    if taken[2] != taken[3]:
-        way_out = "Channels come second: tf2onnx has --inputs-as-nchw and --outputs-as-nchw."
-        raise InputError(Problem(str(path), f"input of {_shape(taken)}", "a fixed height equal to a fixed width, or any size", way_out))
-    size, left, counts = taken[2], maps[0][2], [sides[1] for sides in maps]
-    margin = (size - left) // 2 if size and left else 0
-    classes = None if None in counts else sum(count for count in counts if count is not None)
-    return FileFacts(taken[0], taken[1], size, classes, len(given), margin, stride, field)
-
-
-def _shape(sides: Sides) -> str:
-    return f"({', '.join('any' if side is None else str(side) for side in sides)})"
-
-
-class _FirstTileChecked(Predictor):
-    """A predictor that turns an error on the first tile into a message about the file."""
-
-    def __init__(self, predict: Predictor, model: NetworkFile) -> None:
-        super().__init__(predict.ops, predict.notes)
-        self.predict, self.model, self.is_checked = predict, model, False
-
-    def classes(self, pixels_BCYX: Any, fits: Any) -> Any:
-        """Return the backend's class ids; for the first tiles return logits, because the check needs them."""
-        return self.predict.classes(pixels_BCYX, fits) if self.is_checked else self(pixels_BCYX, fits)
-
-    def __call__(self, pixels_BCYX: Any, fits: Any) -> Any:
-        if self.is_checked:
-            return self.predict(pixels_BCYX, fits)
-        import torch
-
-        where, shape = str(self.model.path), tuple(pixels_BCYX.shape)
-        try:
-            logits_BKYX = self.predict(pixels_BCYX, fits)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            way_out = "Check channels and stride; `gigaseg models --probe` finds the stride."
-            raise InputError(Problem(where, f"a network that fails on input {shape}: {last_line(error)}", "", way_out)) from error
-        found, classes = f"output {tuple(logits_BKYX.shape)} for input {shape}", self.model.num_classes
-        if logits_BKYX.ndim != 4 or logits_BKYX.shape[1] != classes + self.model.num_map_channels:
-            raise InputError(Problem(where, found, f"(N, {classes}, H, W)", "Set model.classes to what the network returns."))
-        self.model.check_grid(shape[2], logits_BKYX.shape[2])
-        self.is_checked = True
-        return logits_BKYX
-
-
-def last_line(error: Exception) -> str:
-    """Return the last line of an error's message, where TorchScript puts the cause."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:200]
+def _facts(kind: type[NetworkFile], path: Path, axes: Axes | None, _size: int, _mtime_ns: int) -> FileFacts:
+    return kind.read_facts(path, axes)

@@ -75,12 +75,13 @@ class LazySession:
         return LazySession(self.path)
 
     def __call__(self, pixels_NCYX: Any) -> Any:
-        """Return logits (N, K, H, W), float32, on the input's device; several outputs as a list."""
+        """Return the outputs, float32, on the input's device, by the names of the outputs."""
         import torch
 
         device = pixels_NCYX.device
         if self.session is None:
             self.session = open_session(self.path, threads=torch.get_num_threads(), cuda=device.type == "cuda")
         values = pixels_NCYX.to("cpu", torch.float32).contiguous().numpy()
-        outputs = [torch.from_numpy(array).to(device) for array in self.session.run(None, {self.session.get_inputs()[0].name: values})]
-        return outputs[0] if len(outputs) == 1 else outputs
+        names = [output.name for output in self.session.get_outputs()]
+        arrays = self.session.run(names, {self.session.get_inputs()[0].name: values})
+        return {name: torch.from_numpy(array).to(device) for name, array in zip(names, arrays, strict=True)}
