@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ import yaml
 
 from pipeline.errors import InputError
 from pipeline.models.bundle_files import list_bundles, parse_model, read_spec
-from pipeline.plugins import available, build
+from pipeline.plugins import available, build, find
 from workflows.plugins import describe_plugin, print_rows
 
 if TYPE_CHECKING:
     from pipeline.models import Model
 
 __all__ = ["describe_model", "list_models"]
+
+TRUST = "needed to load the file, which can run any code; a run takes --set model.trust=true"
 
 
 def list_models(*, as_json: bool = False) -> int:
@@ -41,15 +44,19 @@ def describe_bundles() -> list[dict[str, Any]]:
 def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -> int:
     """Print the size of one model and how far its inputs reach, by experiment where it is to be measured. Returns 0.
 
+    A file that may run code is not loaded without ``trust: true``: what it and the YAML beside it declare is printed.
+
     Raises:
         InputError: there is no such model, bundle or mapping as in the YAML, or its options are wrong.
     """
     from pipeline.models import num_parameters
 
     where = "--probe" if measure else "--describe"
-    model: Model = build("models", parse_model(text, where), where)
+    spec = parse_model(text, where)
+    is_closed = not measure and needs_trust(spec, where)
+    model: Model = build("models", {**spec, "trust": True} if is_closed else spec, where)
     facts = {
-        "parameters": num_parameters(model),
+        **({"trust": TRUST} if is_closed else {"parameters": num_parameters(model)}),
         "stride": model.stride,
         "field": model.field,
         "channels": model.num_channels,
@@ -64,6 +71,13 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
     for name, value in facts.items():
         print(f"{name:<14}{_in_words(value)}")
     return 0
+
+
+def needs_trust(spec: Mapping[str, Any], where: str) -> bool:
+    """Whether a model is a file that may run code, and nobody has vouched for it."""
+    from pipeline.models.network_files import TrustedFile
+
+    return issubclass(find("models", str(spec.get("name")), f"{where}.name"), TrustedFile) and not spec.get("trust")
 
 
 def _in_words(value: Any) -> str:

@@ -146,7 +146,7 @@ def _channels_of(name: str, given: str | NamedTensor, declared: Mapping[str, int
     if isinstance(given, NamedTensor):
         return given.channels
     output = next(known[name] for known in METHODS.values() if name in known)
-    fixed = output.most if output.most == output.least else num_classes if output.is_class else None
+    fixed = output.most or (num_classes if output.is_class else None)
     count = declared.get(given) or fixed
     if count is None:
         raise ValueError(f"{name}: {{tensor: {given}, channels: N}}, as the file does not say how many channels {given} has")

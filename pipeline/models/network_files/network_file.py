@@ -348,7 +348,8 @@ class TrustedFile(NetworkFile):
     @classmethod
     def _trusted(cls, trust: bool) -> bool:
         if not trust:
-            raise ValueError(f"true: a {cls.kind} file can run any code when it is loaded. Set trust: true if you know where it comes from")
+            way_out = "Set trust: true, or give --set model.trust=true, if you know where it comes from"
+            raise ValueError(f"true: a {cls.kind} file can run any code when it is loaded. {way_out}")
         return trust
 
 
