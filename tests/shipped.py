@@ -17,6 +17,7 @@ DATASETS = {
     "aerial-landcover": "aerial/dubai-mbrsc",
     "axons": "microscopy/axon-myelin-sem",
     "nuclei": "microscopy/nuclei-dsb2018",
+    "nuclei-stained": "microscopy/nuclei-dsb2018",
 }
 """Each shipped bundle, and the folder below GIGASEG_TEST_DATA that it was trained on."""
 
