@@ -40,7 +40,7 @@ def train(config_path: Path, overrides: Sequence[str] = (), *, fresh: bool = Fal
         )
         return EXIT_INTERRUPTED
     exit_code = run_config(training.validation_run())
-    page = training.write_page()
+    page = training.write_results()
     print(f"bundle: {training.bundle}")
     print(f"page:   {page}")
     return exit_code

@@ -189,7 +189,7 @@ def train(
         exit_code = execute_config(training.validation_run())[0] if is_done else EXIT_INTERRUPTED
         if exit_code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt(f"interrupted; the same call goes on from its checkpoint. {resolved.output}")
-        training.write_page()
+        training.write_results()
     return TrainingRun(Path(resolved.output))
 
 

@@ -12,7 +12,8 @@ from pipeline.report.comparison_rendering import print_comparison, write_compari
 from pipeline.report.content import phase_rows, report_of
 from pipeline.report.failure_groups import describe_group, group_failures
 from pipeline.report.gallery import MOST_PICTURES, rank_images
-from pipeline.report.pictures import ERRORS, error_kinds, hex_color, palette_png
+from pipeline.report.intervals import intervals_of
+from pipeline.report.pictures import ERRORS, error_kinds, hex_color, outlines_png, palette_png, shrink
 from pipeline.report.rendering import write_report
 from pipeline.report.run_state import RunState
 from pipeline.report.terminal import print_table, print_worst
@@ -26,6 +27,8 @@ __all__ = [
     "error_kinds",
     "group_failures",
     "hex_color",
+    "intervals_of",
+    "outlines_png",
     "palette_png",
     "phase_rows",
     "print_comparison",
@@ -34,5 +37,6 @@ __all__ = [
     "rank_images",
     "report_of",
     "write_comparison",
+    "shrink",
     "write_report",
 ]

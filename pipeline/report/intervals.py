@@ -69,17 +69,20 @@ def ious_of(counts_K3: NDArray[Any]) -> NDArray[np.float64]:
     return np.concatenate([ious_K, mean[..., None]], axis=-1)
 
 
-def intervals_of(counts_NK3: NDArray[np.int64], *, seed: int = 0) -> Intervals:
+def intervals_of(counts_NK3: NDArray[np.int64 | np.float64], *, seed: int = 0) -> Intervals:
     """Return the intervals of the pooled IoU of each class and of their mean.
 
     Args:
-        counts_NK3: true positives, false positives and false negatives of each class, in pixels, of the N images that have truth.
+        counts_NK3: true positives, false positives and false negatives of each class, in pixels, of the N images that have truth. Any
+            other quotient a / (a + b + c) of sums over images may stand for a class.
         seed: of the draws: the same counts and seed give the same intervals.
     """
     return _intervals(counts_NK3, ious_of, seed)
 
 
-def difference_intervals_of(first_NK3: NDArray[np.int64], second_NK3: NDArray[np.int64], *, seed: int = 0) -> Intervals:
+def difference_intervals_of(
+    first_NK3: NDArray[np.int64 | np.float64], second_NK3: NDArray[np.int64 | np.float64], *, seed: int = 0
+) -> Intervals:
     """Return the intervals of second minus first, of the pooled IoU of each class and of the mean.
 
     They are paired: each draw takes the same images from both, so that what makes an image easy or hard for both cancels out.
@@ -98,14 +101,14 @@ def difference_intervals_of(first_NK3: NDArray[np.int64], second_NK3: NDArray[np
     return _intervals(np.concatenate([first_NK3, second_NK3], axis=1), differences, seed, occurs_K)
 
 
-def _num_images(*counts_NK3: NDArray[np.int64]) -> NDArray[np.int64]:
+def _num_images(*counts_NK3: NDArray[np.int64 | np.float64]) -> NDArray[np.int64]:
     """Return in how many images each class occurs, in truth or mask of all of ``counts_NK3``."""
     num_K: NDArray[np.int64] = np.logical_and.reduce([one.any(axis=2) for one in counts_NK3]).sum(axis=0)
     return num_K
 
 
 def _intervals(
-    counts_NK3: NDArray[np.int64],
+    counts_NK3: NDArray[np.int64 | np.float64],
     statistic: Callable[[NDArray[Any]], NDArray[np.float64]],
     seed: int,
     occurs_K: NDArray[np.int64] | None = None,
@@ -123,7 +126,9 @@ def _intervals(
     return Intervals(known, mean, images, seed, note)
 
 
-def _bootstrap(counts_NK3: NDArray[np.int64], statistic: Callable[[NDArray[Any]], NDArray[np.float64]], seed: int) -> NDArray[np.float64]:
+def _bootstrap(
+    counts_NK3: NDArray[np.int64 | np.float64], statistic: Callable[[NDArray[Any]], NDArray[np.float64]], seed: int
+) -> NDArray[np.float64]:
     """Return (least, greatest) of each value of a statistic (S, 2).
 
     The method is the percentile one: its ends stay between 0 and 1, and it takes no jackknife, as BCa does, whose cost rises with the

@@ -66,14 +66,29 @@ def encode_jpeg(image_YXS: NDArray[np.uint8], shape: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def outlines_png(mask_YX: NDArray[np.integer], colors: Sequence[str], fill: int) -> bytes:
-    """Return the outlines of all classes but class 0, the background, each inside of its regions; stripes where nothing is predicted."""
+def outlines_png(mask_YX: NDArray[np.integer], colors: Sequence[str], fill: int, ids_YX: NDArray[np.integer] | None = None) -> bytes:
+    """Return the outlines of all classes but class 0, the background, each inside of its regions; stripes where nothing is predicted.
+
+    Args:
+        mask_YX: class ids, or ``fill``.
+        colors: ``#rrggbb`` of each class.
+        fill: id where nothing is predicted.
+        ids_YX: numbers of objects, so that touching ones have an outline each; None: they are not told apart.
+    """
     width = max(1, round(max(mask_YX.shape) / _OUTLINES_A_SIDE))
-    padded_YX, (height, breadth) = np.pad(mask_YX, width, mode="edge"), mask_YX.shape
+    is_edge_YX = _edges(mask_YX, width)
+    if ids_YX is not None:
+        is_edge_YX |= _edges(ids_YX, width)
+    return _class_png(np.where(is_edge_YX & (mask_YX != 0), mask_YX, 0), colors, fill, _OUTLINE_ALPHA, mask_YX == fill)
+
+
+def _edges(values_YX: NDArray[np.integer], width: int) -> NDArray[np.bool_]:
+    """Find the pixels that have another value within ``width`` above, below, left or right."""
+    padded_YX, (height, breadth) = np.pad(values_YX, width, mode="edge"), values_YX.shape
     steps = [step for far in range(1, width + 1) for step in ((0, far), (far, 0), (0, -far), (-far, 0))]
     around = [padded_YX[width + dy : width + dy + height, width + dx : width + dx + breadth] for dy, dx in steps]
-    is_edge_YX = np.logical_or.reduce([one != mask_YX for one in around])
-    return _class_png(np.where(is_edge_YX & (mask_YX != 0), mask_YX, 0), colors, fill, _OUTLINE_ALPHA, mask_YX == fill)
+    edges_YX: NDArray[np.bool_] = np.logical_or.reduce([one != values_YX for one in around])
+    return edges_YX
 
 
 def filled_png(ids_YX: NDArray[np.integer], colors: Sequence[str], fill: int, *, is_opaque: bool) -> bytes:

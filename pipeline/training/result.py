@@ -16,6 +16,7 @@ from pipeline.config import Config, config_from_mapping
 from pipeline.geometry import Box
 from pipeline.inputs import CSV_COLUMNS, Image, open_image, open_truth
 from pipeline.models import num_parameters
+from pipeline.models.bundle_files import read_spec
 from pipeline.plugins import build
 from pipeline.records import RunFolder
 from pipeline.training.output_files import read_checkpoint, region_skip
@@ -23,7 +24,7 @@ from pipeline.training.page import PAGE, Picture, write_page
 from pipeline.training.plan import TrainPlan
 from pipeline.training.trained_bundle import best_bundle
 
-__all__ = ["validation_run", "write_result_page"]
+__all__ = ["VALIDATION", "validation_run", "write_result_page"]
 
 VALIDATION, VALIDATION_IMAGES = "val", "val.csv"  # the output folder of the run, and the list of its images
 PICTURES = 16  # at most
@@ -31,11 +32,19 @@ SIDE = 384  # of a picture, pixels
 DARK, LIGHT = 1.0, 99.8  # percentiles that become black and white
 
 
-def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
+def validation_run(plan: TrainPlan, folder: RunFolder, bundle: Path | None = None) -> Config:
     """Return the config of a run of the bundle over the validation images, after writing the list of those that are files.
 
-    The run segments them as any user would: its output folder ``val`` has masks and a report.
+    The run segments them as any user would: its output folder ``val`` has masks and a report. A bundle that tells objects apart is
+    scored on objects as well.
+
+    Args:
+        plan: of the training.
+        folder: where the list and the output folder lie.
+        bundle: None: the best one of the training.
     """
+    bundle = bundle or best_bundle(plan)
+    scored = {"instances": "auto", "metrics": ["semantic", "instances"]} if read_spec(bundle).instances else {}
     mosaics = [image for image in plan.val if _is_mosaic(plan, image)]
     files = [image for image in plan.val if not _is_mosaic(plan, image)]
     text = io.StringIO()
@@ -47,7 +56,8 @@ def validation_run(plan: TrainPlan, folder: RunFolder) -> Config:
     mapping = {
         **plan.config.model_dump(mode="json", include={"truth", "classes", "ignore", "reader", "resolution"}),
         "images": [*([listed] if files else []), *map(_mosaic_entry, mosaics)],
-        "model": {"name": "bundle", "path": str(best_bundle(plan)), "merge": plan.config.merge_channels},
+        "model": {"name": "bundle", "path": str(bundle), "merge": plan.config.merge_channels},
+        **scored,
         "skip": region_skip(plan),
         "output": f"{folder.storage}/{VALIDATION}",
     }

@@ -27,6 +27,7 @@ from pipeline.records import Block, Receipt
 from pipeline.report import report_of
 from pipeline.scheduling import BlockQueue, Stage, Tally, make_job, plan_blocks, plan_row
 from pipeline.training.data_split import make_run_config
+from pipeline.training.object_sizes import median_diameter
 from pipeline.training.output_files import region_skip
 from pipeline.training.plan import TrainPlan
 from pipeline.training.worker_group import WorkerGroup
@@ -53,7 +54,7 @@ def candidate_bundle(plan: TrainPlan) -> Path:
 
 def save_candidate(plan: TrainPlan, network: nn.Module) -> None:
     """Write a network as the candidate."""
-    _save(plan, candidate_bundle(plan), network, tile={}, scores={})
+    _save(plan, candidate_bundle(plan), network, tile={})
 
 
 def keep_candidate(plan: TrainPlan) -> None:
@@ -67,19 +68,15 @@ def keep_candidate(plan: TrainPlan) -> None:
 
 
 def complete_bundle(plan: TrainPlan, workers: WorkerGroup) -> None:
-    """Measure field and halo of the best bundle, score it once more with these, write them into it, and remove the candidate."""
+    """Write field, halo and the diameter of objects into the best bundle, and remove the candidate; a run then scores it."""
     bundle = best_bundle(plan)
     network = plan.network.model_copy(update={"weights": bundle / read_spec(bundle).weights.file}).load()
     catalogue = _catalogue(plan, bundle, workers)
     halo = measure_halo(catalogue, catalogue.images[:: -(-len(catalogue.images) // HALO_IMAGES)])
     field = build("models", {"name": "bundle", "path": str(bundle)}).field
     tile = {**({} if halo is None else {"halo": halo.halo}), **({} if field is None else {"field": field})}
-    _save(plan, bundle, network, tile, scores={})
-    report = validate_bundle(plan, bundle, workers)
-    scores = {key: report[key] for key in ("mean_iou", "mean_dice", "pixel_accuracy")}
-    scores |= {"iou": {row["name"]: row["iou"] for row in report["classes"]}, "images": report["images"]}
-    scores |= {"pixels": report["pixels"] - report["skipped"], "val": plan.val_words}
-    _save(plan, bundle, network, tile, scores={"validation": scores})
+    measured = {} if plan.config.about.diameter else {"diameter": median_diameter(plan)}
+    _save(plan, bundle, network, tile, **measured)
     plan.storage.delete_tree(CANDIDATE)
 
 
@@ -102,7 +99,7 @@ def validate_bundle(plan: TrainPlan, bundle: Path, workers: WorkerGroup) -> dict
     return content
 
 
-def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int], scores: dict[str, Any]) -> None:
+def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int], **measured: Any) -> None:
     options = plan.network.model_dump(mode="json", exclude={"weights", "seed", "tta", "pretrained"})
     spec: dict[str, Any] = {
         "architecture": {"name": plan.config.model["name"], **options},
@@ -112,8 +109,8 @@ def _save(plan: TrainPlan, folder: Path, network: nn.Module, tile: dict[str, int
         "merge_channels": plan.config.merge_channels,
         "tile": tile,
         **_trained_on(plan),
-        **plan.config.about.model_dump(),
-        "scores": scores,
+        **plan.config.about.model_dump(mode="json"),
+        **measured,
     }
     save_bundle(folder, network, half=plan.config.half, **spec)
 

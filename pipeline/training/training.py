@@ -15,11 +15,12 @@ from pipeline.records import Ledger, RunFolder, hardware, versions
 from pipeline.storage import file_sha256
 from pipeline.system import handle_signals
 from pipeline.training.dataset_scan import scan_dataset
+from pipeline.training.bundle_card import complete_card
 from pipeline.training.launch import choose_workers, launch
 from pipeline.training.loop import StepCost, measure_step
 from pipeline.training.output_files import CHECKPOINT, is_begun, refuse_overwriting, remove_outputs, write_regions
 from pipeline.training.plan import TrainPlan, make_plan
-from pipeline.training.result import validation_run, write_result_page
+from pipeline.training.result import VALIDATION, validation_run, write_result_page
 from pipeline.training.schema import TrainConfig
 from pipeline.training.trainable_network import memory_errors, resolve_precision
 from pipeline.training.trained_bundle import best_bundle, complete_bundle
@@ -114,8 +115,9 @@ class Training:
         """Return the config of a run of the bundle over the validation images."""
         return validation_run(self.plan, self.folder)
 
-    def write_page(self) -> Path:
-        """Write training.html from the history and from the results of the validation run, and return its path."""
+    def write_results(self) -> Path:
+        """Complete the bundle's card from the results of the validation run, write training.html, and return the path of that page."""
+        complete_card(self.plan, self.bundle, self.plan.config.output / VALIDATION)
         return write_result_page(self.plan, self.folder)
 
     def _facts(self) -> dict[str, Any]:
