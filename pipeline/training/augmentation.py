@@ -63,6 +63,14 @@ class Augment(StrictModel):
         "other types than 8 bits pass through 8 bits, scaled by the range of the crop; null: none is",
     )
 
+    padding: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the crops that get padding, 0 or white, up to half of the crop on any side; "
+        "its truth is the class background, if that is the first, else ignored",
+    )
+
     @field_validator("scale")
     @classmethod
     def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
@@ -91,7 +99,7 @@ class Augment(StrictModel):
             seed=int(rng.integers(2**32)),
             gamma=float(_draw_factor(self.gamma, rng)),
             # Last, so that without it all else is drawn as before.
-            raw=draw_raw_change(rng, stain=self.stain, haze=self.haze, jpeg=self.jpeg),
+            raw=draw_raw_change(rng, stain=self.stain, haze=self.haze, jpeg=self.jpeg, padding=self.padding),
         )
 
     def largest_side(self, crop: int) -> int:

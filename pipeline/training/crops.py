@@ -119,14 +119,8 @@ class Crops:
         raw_CYX, valid_YX = read_zero_filled(self._cache.image(image), region, location.plane)
         if change.raw is not None:
             raw_CYX = change.raw.apply(raw_CYX, is_color=image.header.is_color)
-        truth_CYX, known_YX = read_reflected(self._cache.truth(image), region, location.plane)
-        classes_YX = plan.truth_map.apply(truth_CYX, region, known_YX)
-        if valid_YX is not None:
-            classes_YX[~valid_YX] = plan.truth_map.ignored
-        labels = [classes_YX]
-        if plan.loss.needs_instances or plan.border_class is not None:
-            # Ignored pixels belong to no object, whatever their truth value is.
-            labels.append(np.where(classes_YX == plan.truth_map.ignored, 0, truth_CYX[0]).astype(np.int32))
+        padded_YX = None if change.raw is None else change.raw.padded(region.shape)
+        labels = self._labels(image, region, location.plane, valid_YX, padded_YX)
         pixels_CYX, labels = change.apply(self._normalize(raw_CYX, location.image), labels)
         return Crop(
             where=f"{image.name} at {location.box}",
@@ -135,6 +129,24 @@ class Crops:
             weights_YX=plan.loss.pixel_weights(labels[1]) if plan.loss.needs_instances else None,
             is_empty=not np.any(labels[0][labels[0] != plan.truth_map.ignored]),
         )
+
+    def _labels(
+        self, image: Image, region: Box, plane: int, valid_YX: NDArray[np.bool_] | None, padded_YX: NDArray[np.bool_] | None
+    ) -> list[NDArray[Any]]:
+        """Return class ids (Y, X), and numbers of objects, int32 (Y, X), where they are needed."""
+        plan = self.plan
+        truth_CYX, known_YX = read_reflected(self._cache.truth(image), region, plane)
+        classes_YX = plan.truth_map.apply(truth_CYX, region, known_YX)
+        # Pixels that are ignored or padding belong to no object, whatever their truth value is.
+        if valid_YX is not None:
+            classes_YX[~valid_YX] = plan.truth_map.ignored
+        is_nothing_YX = classes_YX == plan.truth_map.ignored
+        if padded_YX is not None:
+            classes_YX[padded_YX] = 0 if plan.classes[0]["name"] == "background" else plan.truth_map.ignored
+            is_nothing_YX |= padded_YX
+        if plan.loss.needs_instances or plan.border_class is not None:
+            return [classes_YX, np.where(is_nothing_YX, 0, truth_CYX[0]).astype(np.int32)]
+        return [classes_YX]
 
     def _normalize(self, raw_CYX: NDArray[Any], image: int) -> NDArray[np.float32]:
         """Normalise as a run does, then merge the channels if the network sees merged channels."""

@@ -6,7 +6,7 @@ Drawn before any pixel is read, as every other change of a crop is; see :mod:`pi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -20,17 +20,21 @@ from pipeline.inputs import Image
 __all__ = ["RawChange", "draw_raw_change", "stain_problems"]
 
 _JPEG_SHARE = 0.5  # of the crops that are compressed
+_BLACK_SHARE = 2 / 3  # of the paddings that are 0; the others are white
+_WIDEST = 0.5  # padding of one side, share of the region
 _LIGHT = (0.7, 1.0)  # haze: share of white, drawn for each channel
 
 
 @dataclass(frozen=True, eq=False)
 class RawChange:
-    """What is done to the raw pixels of one crop, in this order: stain, haze, JPEG.
+    """What is done to the raw pixels of one crop, in this order: stain, haze, padding, JPEG.
 
     Attributes:
         densities: (2, 3), factor and summand of the optical density of haematoxylin, eosin and DAB; None: stains stay.
         haze: share of the light colour in the result.
         jpeg: quality, 1 to 100; None: no compression.
+        padding: width above, below, left and right, shares of the height and the width; None: none.
+        is_white: whether the padding is white; else it is 0.
         seed: of the light colour, because the number of channels is not known when a change is drawn.
     """
 
@@ -38,6 +42,8 @@ class RawChange:
     haze: float = 0.0
     jpeg: int | None = None
     seed: int = 0
+    padding: tuple[float, float, float, float] | None = None
+    is_white: bool = False
 
     def apply(self, pixels_CYX: NDArray[Any], *, is_color: bool) -> NDArray[Any]:
         """Return the changed pixels, raw values of the same type and shape; the input is never written to.
@@ -51,19 +57,35 @@ class RawChange:
         if self.haze:
             light_C11 = np.random.default_rng(self.seed).uniform(*_LIGHT, (len(pixels_CYX), 1, 1)) * _white(pixels_CYX)
             pixels_CYX = _as_type((1 - self.haze) * pixels_CYX + self.haze * light_C11, pixels_CYX.dtype)
+        if (padded_YX := self.padded(pixels_CYX.shape[1:])) is not None:
+            pixels_CYX = np.where(padded_YX, pixels_CYX.dtype.type(_white(pixels_CYX) if self.is_white else 0), pixels_CYX)
         return pixels_CYX if self.jpeg is None else _compress(pixels_CYX, self.jpeg, is_color=is_color)
 
+    def padded(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Return which pixels of a region are padding, bool (Y, X); None: none is."""
+        if self.padding is None:
+            return None
+        height, width = shape
+        above, below, left, right = self.padding
+        padded_YX = np.ones((height, width), np.bool_)
+        padded_YX[round(above * height) : height - round(below * height), round(left * width) : width - round(right * width)] = False
+        return padded_YX
 
-def draw_raw_change(rng: np.random.Generator, *, stain: float, haze: float, jpeg: int | None) -> RawChange | None:
+
+def draw_raw_change(rng: np.random.Generator, *, stain: float, haze: float, jpeg: int | None, padding: float) -> RawChange | None:
     """Draw a change of raw pixels; nothing is drawn for what is off, and None is returned where all is."""
-    if not stain and not haze and jpeg is None:
+    if not stain and not haze and jpeg is None and not padding:
         return None
     densities = None
     if stain:
         densities = np.stack([rng.uniform(1 - stain, 1 + stain, 3), rng.uniform(-stain, stain, 3)]).astype(np.float32)
     share, seed = (haze * rng.random(), int(rng.integers(2**32))) if haze else (0.0, 0)
     quality = int(rng.integers(jpeg, 101)) if jpeg is not None and rng.random() < _JPEG_SHARE else None
-    return RawChange(densities, share, quality, seed)
+    change = RawChange(densities, share, quality, seed)
+    if not padding or rng.random() >= padding:
+        return change
+    above, below, left, right = (_WIDEST * rng.random(4) * (rng.random(4) < 0.5)).tolist()
+    return replace(change, padding=(above, below, left, right), is_white=bool(rng.random() >= _BLACK_SHARE))
 
 
 def stain_problems(images: Sequence[Image], where: str) -> list[Problem]:

@@ -145,14 +145,14 @@ def test_equal_changes_give_equal_pixels(pixels_CYX, seed):
     """Equal generators give equal bits, applied once or again, and the input is never written to."""
     kept_CYX = pixels_CYX.copy()
     pixels_CYX.flags.writeable = False
-    one, other = (draw(seed, stain=0.1, haze=0.2, jpeg=40) for _ in range(2))
+    one, other = (draw(seed, stain=0.1, haze=0.2, jpeg=40, padding=1.0) for _ in range(2))
     expected = one.apply(pixels_CYX, is_color=True)
     for change in (one, other):
         np.testing.assert_array_equal(change.apply(pixels_CYX, is_color=True), expected)
     np.testing.assert_array_equal(pixels_CYX, kept_CYX)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([{"stain": 0.1}, {"haze": 0.3}, {"jpeg": 60}]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([{"stain": 0.1}, {"haze": 0.3}, {"jpeg": 60}, {"padding": 0.5}]))
 def test_all_else_is_drawn_as_before(seed, keys):
     """With all off there is no change of raw pixels and nothing is drawn for it; with one on, every other change is as without it."""
     augment = Augment(elastic=3, blur=1, gamma=0.5)
@@ -190,6 +190,37 @@ def test_crops_are_changed_before_they_are_normalised(tmp_path):
             changed += not np.array_equal(wanted_CYX, (raw_CYX.astype(np.float32) - 100) / 50)
         assert changed >= 2
     assert plain[0].pixels_CYX.shape == (3, 32, 32)
+
+
+def test_padding_is_black_or_white_on_any_side():
+    """Most paddings are 0, the others white; each side has one in half of the crops, of half of the crop at most; some have none."""
+    pixels_CYX = np.full((1, 100, 100), 7, np.uint8)
+    changes = [change for change in (draw(seed, padding=0.5) for seed in range(400)) if change.padding is not None]
+    assert 160 < len(changes) < 240
+    assert 0.25 < np.mean([change.is_white for change in changes]) < 0.42
+    sides = np.array([change.padding for change in changes])
+    assert (np.abs((sides > 0).mean(axis=0) - 0.5) < 0.12).all()
+    assert 0.45 < sides.max() <= 0.5
+    for change in changes[:20]:
+        padded_YX = change.padded((100, 100))
+        assert (~padded_YX[round(100 * change.padding[0]), round(100 * change.padding[2])]) or padded_YX.all()
+        found_YX = change.apply(pixels_CYX, is_color=False)[0]
+        assert (found_YX[padded_YX] == (255 if change.is_white else 0)).all()
+        assert (found_YX[~padded_YX] == 7).all()
+
+
+@pytest.mark.parametrize(("first", "label"), [("background", 0), ("ground", 255)])
+def test_padding_is_background_or_ignored(tmp_path, first, label):
+    """The truth of padding is class 0 where that is called background, else ignored; no object reaches into it."""
+    write_scene(tmp_path, 3, channels=1)
+    classes = [{"name": first, "values": [0]}, {"name": "disc", "values": "other"}]
+    plan = planned(tmp_path, augment={**OFF, "padding": 1.0}, crop=48, classes=classes, normalize="none", border={"of": "disc", "width": 1})
+    crops = Crops(plan, ImageCache(2**28))
+    padded = [crop for crop in map(crops.__getitem__, range(30)) if (crop.pixels_CYX == 0).all(axis=2).any()]
+    assert len(padded) > 5
+    for crop in padded:
+        rows = (crop.pixels_CYX[0] == 0).all(axis=1)
+        assert (crop.target_YX[rows] == label).all()
 
 
 @pytest.mark.parametrize(("channels", "found"), [(1, "1 channel of uint8"), (2, "2 channels of uint8")])
