@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pipeline.errors import InputError
-from pipeline.models.bundle_files import list_bundles, parse_model, read_spec
+from pipeline.models.bundle_files import card_of, list_bundles, parse_model, read_spec, summary_of
 from pipeline.plugins import available, build, find
+from workflows.model_card import in_words, print_card
 from workflows.plugins import describe_plugin, print_rows
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def describe_bundles() -> list[dict[str, Any]]:
     for name, folder in list_bundles().items():
         try:
             spec = read_spec(folder)
-            summary = f"bundle of {spec.architecture.get('name')}: {', '.join(each.name for each in spec.classes)}"
+            summary = f"bundle of {spec.architecture.get('name')}: {summary_of(card_of(spec))}"
         except InputError as error:
             summary = str(error)
         rows.append({"name": name, "summary": summary, "options": {}, "folder": str(folder)})
@@ -42,7 +41,7 @@ def describe_bundles() -> list[dict[str, Any]]:
 
 
 def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -> int:
-    """Print the size of one model and how far its inputs reach, by experiment where it is to be measured. Returns 0.
+    """Print the card of one model, its size and how far its inputs reach, by experiment where it is to be measured. Returns 0.
 
     A file that may run code is not loaded without ``trust: true``: what it and the YAML beside it declare is printed.
 
@@ -62,15 +61,24 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
         "channels": model.num_channels,
         "classes": model.num_classes,
         **objects_of(model),
-        **trained_on(model),
         **(measured(model) if measure else {}),
     }
+    expected, card = trained_on(model), dict(model.card)
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps({**facts, **expected, **({"card": card, **files_of(model)} if card else {})}, indent=2))
         return 0
-    for name, value in facts.items():
-        print(f"{name:<14}{_in_words(value)}")
+    if card:
+        print_card(text, card, {**facts, **files_of(model)})
+        return 0
+    for name, value in {**facts, **expected}.items():
+        print(f"{name:<14}{in_words(value)}")
     return 0
+
+
+def files_of(model: Model) -> dict[str, Any]:
+    """Return the folder of a model's files, and their bytes in all."""
+    paths = model.files()
+    return {"folder": str(paths[0].parent), "bytes": sum(path.stat().st_size for path in paths)} if paths else {}
 
 
 def needs_trust(spec: Mapping[str, Any], where: str) -> bool:
@@ -78,15 +86,6 @@ def needs_trust(spec: Mapping[str, Any], where: str) -> bool:
     from pipeline.models.network_files import TrustedFile
 
     return issubclass(find("models", str(spec.get("name")), f"{where}.name"), TrustedFile) and not spec.get("trust")
-
-
-def _in_words(value: Any) -> str:
-    """Return a fact as text for people; a mapping as in the YAML."""
-    if isinstance(value, dict):
-        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).strip()
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "-" if value is None else str(value)
 
 
 def objects_of(model: Model) -> dict[str, Any]:

@@ -84,6 +84,22 @@ def test_weights_at_a_url_are_those_of_a_disk(s3, tmp_path):
     assert networks[1].weights == f"{s3}/w.safetensors"  # the copy is this machine's alone
 
 
+def test_examples_of_a_bundle_at_a_url_come_along(s3):
+    """Small pictures that model.yaml lists are fetched; one that is missing, too large or lies elsewhere is no error."""
+    listed = ["there.png", "gone.png", "large.jpg", "../up.png", "page.html", {"file": 3}, None]
+    listed = [{"file": one} if isinstance(one, str) else one for one in listed]
+    storage = open_storage(f"{s3}/shown")
+    storage.put("model.yaml", json.dumps({"examples": listed}).encode())
+    storage.put("weights.safetensors", b"1")
+    storage.put("there.png", b"22")
+    storage.put("page.html", b"333")
+    storage.put("large.jpg", bytes((1 << 20) + 1))
+    folder = find_bundle(f"{s3}/shown")
+    assert sorted(path.name for path in folder.iterdir()) == ["model.yaml", "there.png", "weights.safetensors"]
+    assert (folder / "there.png").read_bytes() == b"22"
+    shutil.rmtree(folder)
+
+
 def test_a_run_with_a_bundle_at_a_url(s3, tmp_path):
     """Masks and the recorded hash are those of the bundle on a disk; the written config holds the URL."""
     folder = list_bundles()["nuclei"]

@@ -22,6 +22,7 @@ from pipeline.errors import InputError, Problem, nearest, one_of
 from pipeline.models import Network
 from pipeline.models.bundle_files.card import Score, card_of, hash_without_card, list_scores
 from pipeline.models.bundle_files.card_problems import channel_problems, instances_problems
+from pipeline.models.bundle_files.card_words import CardPart, ScoreTable, card_parts, score_tables, summary_of
 from pipeline.models.bundle_files.spec import BundleClass, BundleSpec, Example, ModelCard, TileSize
 from pipeline.plugins import available, build, find
 from pipeline.storage import LocalStorage, fetch_files, open_storage
@@ -34,10 +35,13 @@ __all__ = [
     "MERGED_CHANNELS",
     "BundleClass",
     "BundleSpec",
+    "CardPart",
     "ModelCard",
     "Score",
+    "ScoreTable",
     "TileSize",
     "card_of",
+    "card_parts",
     "channel_problems",
     "find_bundle",
     "hash_without_card",
@@ -49,6 +53,8 @@ __all__ = [
     "read_spec",
     "rewrite_card",
     "save_bundle",
+    "score_tables",
+    "summary_of",
 ]
 
 WEIGHTS = "weights.safetensors"

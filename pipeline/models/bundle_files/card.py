@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 from pipeline.models.bundle_files.spec import ModelCard
 
-__all__ = ["Score", "card_of", "hash_without_card", "list_scores"]
+__all__ = ["OWN_MASK", "Score", "card_of", "hash_without_card", "list_scores"]
+
+OWN_MASK = "IoU with its own mask after"
+"""Begins the name of a score that compares the masks of an image and of a changed one."""
 
 WORDS_ALONE = frozenset({"not_for", "limits", "examples", "licence", "trained_on", "training_data", "scores", "citation"})
 """Keys of ``model.yaml`` that only people read."""
@@ -27,7 +30,10 @@ NAMES = {
     "ap50": "AP at IoU 0.5",
     "mean_ap": "mean AP, IoU 0.5 to 0.95",
     "pq": "panoptic quality",
+    "truth": "number in the truth",
+    "predicted": "number that it finds",
 }
+PAIRS = {"iou": "IoU of", "iou_with_own_mask": OWN_MASK}  # mappings from a name to a score
 NO_SCORES = {"intervals", "images", "pixels", "val"}  # how much was scored, and how
 INTERVAL = "_interval"  # end of the key of a score's interval
 
@@ -102,11 +108,11 @@ def _in_words(path: Sequence[str]) -> str:
 
     Example:
         >>> _in_words(["objects", "axon", "ap50"]), _in_words(["iou", "axon"]), _in_words(["objects", "truth"])
-        ('objects of axon: AP at IoU 0.5', 'IoU of axon', 'objects: truth')
+        ('objects of axon: AP at IoU 0.5', 'IoU of axon', 'objects: number in the truth')
     """
     last = NAMES.get(path[-1], path[-1].replace("_", " "))
-    if len(path) == 2 and path[0] == "iou":
-        return f"IoU of {path[1]}"
+    if len(path) == 2 and path[0] in PAIRS:
+        return f"{PAIRS[path[0]]} {path[1]}"
     if len(path) == 1:
         return last
     return f"{' of '.join([path[0], *path[1:-1]])}: {last}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
@@ -128,9 +129,9 @@ class ModelCard(_Spec):
     @classmethod
     def _plain(cls, scores: dict[str, Any]) -> dict[str, Any]:
         try:
-            to_jsonable_python(scores)
+            json.dumps(to_jsonable_python(scores), allow_nan=False)
         except ValueError as error:  # a YAML may hold itself
-            raise ValueError("numbers and texts by name") from error
+            raise ValueError("finite numbers and texts by name") from error
         return scores
 
     def expectation(self, *, merges: bool = False, image_range: tuple[float, float] | None = None) -> Expectation:

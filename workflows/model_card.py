@@ -1,0 +1,76 @@
+"""Print the card of a model: what it is for, what it is not for, how good it is and how sure that is."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from pipeline.errors import printable
+from pipeline.models.bundle_files import card_parts, score_tables
+from pipeline.web import in_bytes
+
+__all__ = ["in_words", "print_card"]
+
+MARGIN = 12  # width of the headings, characters
+NARROWEST, WIDEST = 60, 110  # lines, characters
+
+
+def print_card(name: str, card: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Print a card in lines that fit the terminal.
+
+    Args:
+        name: of the model, as the user wrote it.
+        card: by the keys of ``model.yaml``.
+        facts: of the network and its files, by name.
+    """
+    width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
+    print(f"{printable(name)}\n")
+    for line in _lines(card, facts):
+        heading, text = line[:MARGIN], line[MARGIN:]
+        body = text.removeprefix("- ").lstrip()
+        indent = " " * (MARGIN + len(text) - len(body))
+        print(
+            textwrap.fill(
+                body, width, initial_indent=line[: len(indent)], subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+            )
+            or heading.rstrip()
+        )
+
+
+def _lines(card: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines of any length: a heading of MARGIN characters, and text."""
+    parts = {part.word: part.entries for part in card_parts(card)}
+    for word in ("For", "Not for", "Finds", "Takes", "Scale"):
+        yield from _part(word, parts.pop(word, ()))
+    for number, table in enumerate(score_tables(card)):
+        yield f"{'' if number else 'Scores':<{MARGIN}}{printable(table.title)}"
+        widest = max(len(row[0]) for row in table.rows)
+        for what, value, interval in table.rows:
+            yield f"{'':<{MARGIN}}  {printable(what):<{widest}}  {printable(value)}{f'  ({interval})' if interval else ''}"
+        if table.note:
+            yield f"{'':<{MARGIN}}  {printable(table.note)}"
+    for word, entries in parts.items():
+        yield from _part(word, entries)
+    yield from _part("Examples", [f"{one['file']}: {one.get('caption', '')}" for one in card.get("examples", ())])
+    yield ""
+    for key, value in facts.items():
+        yield f"{key:<{MARGIN}}{printable(in_bytes(value) if key == 'bytes' else in_words(value))}"
+
+
+def _part(word: str, entries: tuple[str, ...] | list[str]) -> Iterator[str]:
+    for number, entry in enumerate(entries):
+        dash = "- " if len(entries) > 1 else ""
+        yield f"{'' if number else word:<{MARGIN}}{dash}{printable(entry)}"
+
+
+def in_words(value: Any) -> str:
+    """Return a fact as text for people; a mapping as in the YAML."""
+    if isinstance(value, dict):
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).strip()
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
