@@ -90,7 +90,8 @@ def _card_problems(model: NetworkFile) -> Iterator[Problem]:
     card = model.declared
     names = [str(named["name"]) for named in model.class_list] or [f"class {number}" for number in range(model.num_classes)]
     for problem in (*channel_problems(card, model.num_channels), *instances_problems(card, names, model.maps)):
-        yield replace(problem, where=f"{model.path}.yaml: {problem.where}")
+        key = "outputs" if problem.where == "maps" else problem.where
+        yield replace(problem, where=f"{model.path}.yaml: {key}")
     if model.range is not None and (card.samples is None or card.samples.range is None or not model.range[0] < model.range[1]):
         yield Problem("model.range", str(list(model.range)), "[least, greatest], for a model whose YAML says the range of its samples")
 
