@@ -1,4 +1,4 @@
-"""Write the report of a run with its pictures.
+"""Write the report of a run with its pictures, and with those of its model.
 
 Blocks leave thumbnails. What is drawn here are those that no block has left: of masks that existed before, and of truth that has changed
 since the masks were made.
@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.engine import Job, drawn_truth, key_of_truth, leave_thumbnails, mask_of, read_thumbnails
 from pipeline.inputs import Image, open_image
 from pipeline.records import RunFolder
-from pipeline.report import MOST_PICTURES, rank_images, write_report
+from pipeline.report import MOST_PICTURES, keep_examples, rank_images, write_report
 from pipeline.storage import Storage
 
 __all__ = ["rewrite_report", "write_pictured_report"]
@@ -39,6 +39,7 @@ def write_pictured_report(
         pictures: output of the run that made the masks, if they were only scored: its thumbnails hold pictures of the images.
     """
     folder.log(*_draw_late(job, images, report, pictures))
+    keep_examples(folder.report, job.model.example_files() if job.model else ())
     rewrite_report(folder, plan, report)
 
 

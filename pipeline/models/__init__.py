@@ -160,6 +160,10 @@ class Model(Plugin):
         """What the model says of itself to people, as plain JSON, by the keys of a bundle's ``model.yaml``; empty: it has no card."""
         return {}
 
+    def example_files(self) -> Sequence[Path]:
+        """Return the small pictures of what the model does that its card lists, as far as they are there; most models have none."""
+        return ()
+
     @property
     def constituents(self) -> Sequence[Model]:
         """The models that compute scores: the model itself, or those whose scores it joins."""

@@ -85,6 +85,10 @@ class Bundle(TorchModel):
         """The keys of ``model.yaml`` that people ask for."""
         return card_of(self.spec)
 
+    def example_files(self) -> Sequence[Path]:
+        """Return the examples of ``model.yaml``."""
+        return [path for one in self.spec.examples if (path := self.folder / one.file).is_file()]
+
     @property
     def num_classes(self) -> int:
         """As many as ``model.yaml`` names."""

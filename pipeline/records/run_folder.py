@@ -41,6 +41,7 @@ REPORT_PARTS = (
     "comparison.csv",
     "comparison.html",
     "skips",
+    "examples",
 )
 STOP = f"{LEDGER}/stop"
 MOST_LOG_BYTES = 16 << 20

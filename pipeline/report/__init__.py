@@ -2,7 +2,7 @@
 
 Owns: report.json, the CSV files, index.html, the table on a terminal, the comparison of two runs, how far a run is.
 May import: scheduling, metrics and below.
-Never touches: pixels but those of thumbnails, models; it can be made again from the ledger at any time.
+Never touches: pixels but those of thumbnails and of a model's examples, networks; it can be made again from the ledger at any time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pipeline.report.content import phase_rows, report_of
 from pipeline.report.failure_groups import describe_group, group_failures
 from pipeline.report.gallery import MOST_PICTURES, rank_images
 from pipeline.report.intervals import intervals_of
+from pipeline.report.model_card import keep_examples
 from pipeline.report.pictures import ERRORS, error_kinds, hex_color, outlines_png, palette_png, shrink
 from pipeline.report.rendering import write_report
 from pipeline.report.run_state import RunState
@@ -28,6 +29,7 @@ __all__ = [
     "group_failures",
     "hex_color",
     "intervals_of",
+    "keep_examples",
     "outlines_png",
     "palette_png",
     "phase_rows",

@@ -10,6 +10,7 @@ from pipeline.config import checked_colors
 from pipeline.report.change import largest_changes
 from pipeline.report.failure_groups import describe_group
 from pipeline.report.gallery import Gallery
+from pipeline.report.model_card import ExamplePicture, card_values
 from pipeline.report.page_charts import charts_of
 from pipeline.report.page_tables import area_rows, areas_of, confusion_rows, known_columns, tables_of
 from pipeline.report.page_words import (
@@ -33,7 +34,13 @@ MOST_ROWS = 1000  # of a table without pages, or a list
 ERROR_COLORS = {"false": hex_color(FALSE), "missed": hex_color(MISSED), "wrong": hex_color(WRONG)}
 
 
-def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | None = None, gallery: Gallery | None = None) -> str:
+def build_page(
+    report: Mapping[str, Any],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    gallery: Gallery | None = None,
+    examples: Sequence[ExamplePicture] = (),
+) -> str:
     """Return the page as HTML; any field that only newer reports have may be absent.
 
     Args:
@@ -41,6 +48,7 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
         provenance: ``{"output", "run", "config", "colors"}``: URL or path of the run's folder, the content of run.json, the text of
             config.yaml, the colour of each class. Each may be absent.
         gallery: pictures of the images; None: there are none.
+        examples: pictures of the card of the model.
     """
     known = dict(provenance or {})
     run, output = known.get("run") or {}, known.get("output")
@@ -76,6 +84,7 @@ def build_page(report: Mapping[str, Any], *, provenance: Mapping[str, Any] | Non
         facts_of_run=provenance_facts(report, run),
         recipe=recipe_facts(run.get("recipe") or {}),
         commands=commands_of(output, report["state"], run),
+        card=card_values(report, run, examples),
         **_gallery_values(report, gallery),
     )
 

@@ -14,6 +14,7 @@ from pipeline.report.areas import area_table, zone_table
 from pipeline.report.change import change_table
 from pipeline.report.csv_files import csv_text
 from pipeline.report.gallery import make_gallery
+from pipeline.report.model_card import read_examples
 from pipeline.report.page import build_page, colors_of
 from pipeline.storage import Storage, StorageLike, open_storage
 from pipeline.system import say
@@ -72,7 +73,7 @@ def write_report(
         gallery = None
         if thumbnails is not None:
             gallery = make_gallery(report, thumbnails, colors_of(report, provenance), (provenance or {}).get("count_keys"))
-        return build_page(report, provenance=provenance, gallery=gallery)
+        return build_page(report, provenance=provenance, gallery=gallery, examples=read_examples(report, storage))
 
     put("index.html", page_or_notice(make_page, f"{storage}"))
 
