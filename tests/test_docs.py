@@ -28,6 +28,7 @@ from pipeline.statistics.pixel_counts import Counts
 from pipeline.storage import LocalStorage
 from pipeline.training import TRAINING_YAML, is_training
 from pipeline.writers import MaskMeta
+from tests.benchmarks.bundle_table import bundle_table
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"
@@ -98,6 +99,11 @@ def test_a_path_in_the_documents_exists(path: Path) -> None:
     text = re.sub(r"^### An? \w+: .*", "", text, flags=re.MULTILINE)
     named = re.findall(r"(?<![\w/.])(?:pipeline|workflows|tests)/[\w/]+(?:\.\w+|/)?", text)
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_table_of_bundles_is_what_their_cards_say() -> None:
+    """Scores, sizes and licences of the README are those of the shipped bundles; ``bundle_table --write`` writes them."""
+    assert f"\n\n{bundle_table()}\n" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", range(len(blocks(README, "yaml"))))

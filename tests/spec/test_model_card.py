@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
 import pytest
 import yaml
+from PIL import Image
 
 from pipeline.cli import main
 from pipeline.errors import InputError
@@ -22,6 +24,7 @@ from pipeline.models.bundle_files import (
     summary_of,
 )
 from pipeline.plugins import build
+from pipeline.training.examples import MOST_BYTES, SIDE
 
 SCORES = {
     "validation": {
@@ -166,3 +169,14 @@ def test_a_card_may_be_rewritten_while_a_run_goes_on(bundle):
     with pytest.raises(InputError, match="limits"):
         rewrite_card(bundle, limits=3)
     assert read_spec(bundle).limits == ("Some.",)
+
+
+@pytest.mark.parametrize("name", list(list_bundles()))
+def test_examples_of_shipped_bundles_are_small_pictures(name):
+    """What a card lists is there, at most 20 KB and 192 pixels wide, and belongs to the package."""
+    folder = find_bundle(name)
+    for one in read_spec(folder).examples:
+        data = (folder / one.file).read_bytes()
+        assert len(data) <= MOST_BYTES
+        assert max(Image.open(io.BytesIO(data)).size) <= SIDE
+        assert one.caption
