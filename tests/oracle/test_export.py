@@ -32,6 +32,12 @@ def bundle(tmp_path, monkeypatch):
         classes=[{"name": "ground"}, {"name": "edge"}, {"name": "cell"}],
         normalize={"mean": [100.0, 90.0], "std": [50.0, 60.0]},
         licence="MIT",
+        kinds=["fluorescence"],
+        not_for=["stained <b>tissue</b>: use another", "maps"],
+        limits=["Blur takes 0.1 from the IoU."],
+        citation="Somebody (2019)",
+        trained_on="Images of somebody",
+        scores={"validation": {"mean_iou": 0.9, "mean_iou_interval": [0.8, 0.95], "images": 7}},
     )
     monkeypatch.setenv("GIGASEG_MODELS", str(tmp_path / "bundles"))
     monkeypatch.chdir(tmp_path)
@@ -82,6 +88,13 @@ def test_an_exported_package_is_valid(bundle, tmp_path, capsys, normalize):
         found = spec.load_description("package/rdf.yaml", format_version="latest")
     assert found.validation_summary.status in ("valid-format", "passed"), found.validation_summary.format()
     assert found.license == "MIT"
+    assert found.cite[0].text == "Somebody (2019)"
+    assert "for fluorescence images" in found.description
+    assert "not for stained <b>tissue</b>, maps" in found.description
+    text = (tmp_path / "package" / "README.md").read_text(encoding="utf-8")
+    card = ["- stained &lt;b&gt;tissue&lt;/b&gt;: use another", "- maps", "Blur takes 0.1 from the IoU.", "Images of somebody"]
+    assert set(card) <= set(text.splitlines())
+    assert "| mean IoU | 0.900 | 0.800 to 0.950 |" in text
 
 
 @pytest.mark.parametrize(

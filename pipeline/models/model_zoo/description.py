@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.geometry import Box, ceil_to
 from pipeline.models import Model
+from pipeline.models.bundle_files import card_parts, score_tables, summary_of
 from pipeline.models.model_zoo.preprocessing import read_preprocessing
 from pipeline.statistics import HIGH_PERCENTILE, LOW_PERCENTILE
 from pipeline.storage import file_sha256
@@ -26,6 +28,7 @@ __all__ = ["OPSET", "describe"]
 OPSET = 18
 """Of the ONNX files."""
 
+MOST_LETTERS = 1024  # of a description
 SEEDS, TRIES = 8, 3  # candidates for the test pixels, and noises that each candidate is tried with
 ROUNDING, STEADY = 2e-7, 1e-5  # relative noise of a pixel; the change of a probability that it may cause
 
@@ -72,14 +75,27 @@ def describe(folder: Path, name: str, model: Model, network: nn.Module, channels
             key: {**_file(folder, file), **weights[key]} for key, file in (("torchscript", "weights.pt"), ("onnx", "weights.onnx"))
         },
     }
-    (folder / "README.md").write_text(f"# {name}\n\nExported by gigaseg {__version__}.\n", encoding="utf-8")
+    (folder / "README.md").write_text(_documentation(name, model), encoding="utf-8")
     (folder / "rdf.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
+def _documentation(name: str, model: Model) -> str:
+    """Return the card of the model as Markdown, in which no text of it is markup."""
+    lines = [f"# {escape(name)}", "", f"Exported by gigaseg {__version__}."]
+    for part in card_parts(model.card):
+        lines += ["", f"## {part.word}", "", *(f"- {escape(entry)}" if len(part.entries) > 1 else escape(entry) for entry in part.entries)]
+    for table in score_tables(model.card):
+        lines += ["", f"## {escape(table.title)}", "", "| score | value | 95 % interval |", "|---|---|---|"]
+        lines += [f"| {' | '.join(escape(cell).replace('|', '/') for cell in row)} |" for row in table.rows]
+        lines += ["", f"{escape(table.note)}."] if table.note else []
+    return "\n".join(lines) + "\n"
+
+
 def _credits(name: str, model: Model) -> dict[str, Any]:
+    summary = f" Finds {found}" if (found := summary_of(model.card)) else ""
     return {
         "name": f"gigaseg {name}",
-        "description": f"Semantic segmentation, exported by gigaseg {__version__}.",
+        "description": f"Semantic segmentation, exported by gigaseg {__version__}.{summary}"[:MOST_LETTERS],
         "authors": [{"name": "unknown"}],
         "cite": [{"text": model.citation or "gigaseg", "url": "https://pypi.org/project/gigaseg"}],
         **({"license": model.licence} if model.licence else {}),
