@@ -6,8 +6,8 @@ validation images, cut to pieces of at most 512 pixels a side, of which N are ch
 of the engine over files. Counts are pooled over the pieces; the IoU is the mean over the classes other than the background.
 
 Changes are those of ``tests/benchmarks/changes.py``. The image lies in the middle of its padding. A run that asks for the range of the
-samples gets it, and the row says so. Where a pixel size is stated, for the changed image and the unchanged one, it is that of the data or,
-if these state none, of the bundle.
+samples gets it, as ``model.range``, and the row says so. Where a pixel size is stated, for the changed image and the unchanged one, it is
+that of the data or, if these state none, of the bundle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.errors import InputError
-from pipeline.models.bundle_files import BundleSpec, list_bundles, read_spec
+from pipeline.models.bundle_files import BundleSpec, find_bundle, list_bundles, read_spec
 from tests.benchmarks.changes import CONTROL, Change, MapPlace, Picture, changes_of, write_picture
 from tests.shipped import training_of
 
@@ -63,12 +63,11 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What a change does: pixels of each class that both masks hold, and that one of them holds; options that the run asked for."""
+    """What a change does: pixels of each class that both masks hold, and that at least one of them holds."""
 
-    change: str
+    name: str
     intersections: NDArray[np.int64]
     unions: NDArray[np.int64]
-    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def iou(self, class_id: int) -> float | None:
         """Return the IoU of a class; None where neither mask holds it."""
@@ -148,10 +147,10 @@ class Measurement:
             for class_id in range(counts.shape[1]):
                 own, found = own_YX == class_id, back_YX == class_id
                 counts[:, class_id] += (own & found).sum(), (own | found).sum()
-        return Row(change.name, counts[0], counts[1], asked)
+        return Row(change.name + (", with model.range" if asked else ""), counts[0], counts[1])
 
-    def _masks(self, change: Change, pixels: Sequence[NDArray[Any]], *, sized: bool) -> tuple[list[NDArray[Any]], dict[str, Any]]:
-        """Return the mask of each picture on its own grid, and what the run had to be told."""
+    def _masks(self, change: Change, pixels: Sequence[NDArray[Any]], *, sized: bool) -> tuple[list[NDArray[Any]], bool]:
+        """Return the mask of each picture on its own grid, and whether the run asked for the range of the samples."""
         with tempfile.TemporaryDirectory(dir=self._folder) as text:
             folder = Path(text)
             paths = [write_picture(folder, *both, sized=sized) for both in self._changed(change, pixels)]
@@ -159,12 +158,11 @@ class Measurement:
                 sizes = [self._size(one) / change.scale if sized and one.place is None else None for one in self._pictures]
                 csv.writer(file).writerows([["image", "pixel_size"], *zip(paths, sizes, strict=True)])
             try:
-                return self._run(folder), {}
+                return self._run(folder), False
             except InputError as error:
                 if "model.range" not in str(error):
                     raise
-            asked = {"range": change.value_range}
-            return self._run(folder, asked), asked
+            return self._run(folder, {"range": change.value_range}), True
 
     def _changed(self, change: Change, pixels: Sequence[NDArray[Any]]) -> Iterator[Any]:
         return ((picture, change, some) for picture, some in zip(self._pictures, pixels, strict=True))
@@ -195,7 +193,7 @@ def measure(bundle: Path, like: str, number: int, changes: Sequence[str] | None 
     """Return what each change does to a bundle's masks, of the changes of these names; None: of all that make sense for it.
 
     Returns:
-        ``goal``, ``images``, ``pixels``, and ``rows``: by change, ``iou``, ``classes`` and ``asked``.
+        ``goal``, ``images``, ``pixels``, and ``rows``: by change, ``iou`` and ``classes``.
     """
     pictures, task = pictures_of(like, number), TASKS[like]
     with tempfile.TemporaryDirectory(prefix="gigaseg-robustness-") as folder:
@@ -207,15 +205,14 @@ def measure(bundle: Path, like: str, number: int, changes: Sequence[str] | None 
             if not found.takes(change) or (changes is not None and change.name not in changes):
                 continue
             begun, row = time.monotonic(), found.row(change)
-            asked = {"asked": dict(row.asked)} if row.asked else {}
-            rows[change.name] = {"iou": row.mean(classes), "classes": {names[index]: row.iou(index) for index in classes}, **asked}
-            print(f"{bundle.name}: {change.name}: {row.mean(classes):.3f} ({time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
+            rows[row.name] = {"iou": row.mean(classes), "classes": {names[index]: row.iou(index) for index in classes}}
+            print(f"{bundle.name}: {row.name}: {row.mean(classes):.3f} ({time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
     pixels = sum(picture.pixels.shape[0] * picture.pixels.shape[1] for picture in pictures)
     return {"goal": task.goal, "images": len(pictures), "pixels": pixels, "rows": rows}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table: a row a change, a column a bundle; under the goal in bold; with a star where the range had to be stated."""
+    """Return a Markdown table: a row a change, a column a bundle; under the goal in bold."""
     lines = [f"| change | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
     changes = dict.fromkeys(change for one in found.values() for change in one["rows"])
     for change in changes:
@@ -228,7 +225,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def _cell(row: Mapping[str, Any] | None, goal: float) -> str:
     if row is None:
         return ""
-    text = f"{row['iou']:.3f}" + ("*" if "asked" in row else "")
+    text = f"{row['iou']:.3f}"
     return text if row["iou"] >= goal else f"**{text}**"
 
 
@@ -246,7 +243,7 @@ def main() -> None:
         like = options.like or Path(text).name
         if like not in TASKS:
             parser.error(f"{text}: say whose images it gets: --like {'|'.join(TASKS)}")
-        bundle = list_bundles()[text] if text in list_bundles() else Path(text)
+        bundle = find_bundle(text)
         found[text] = measure(bundle, like, options.images, options.changes)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
