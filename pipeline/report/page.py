@@ -51,7 +51,7 @@ def build_page(
         examples: pictures of the card of the model.
     """
     known = dict(provenance or {})
-    run, output = known.get("run") or {}, known.get("output")
+    run = known.get("run") or {}
     classes = [{**one, "color": color} for one, color in zip(report["classes"], colors_of(report, provenance), strict=True)]
     areas = areas_of(report)
     return render_page(
@@ -65,8 +65,6 @@ def build_page(
         report=report,
         run=run,
         most_rows=MOST_ROWS,
-        config=known.get("config"),
-        name=_name_of(output),
         classes=classes[:MOST_ROWS],
         has_areas=any("predicted" in one for one in classes),
         facts=main_facts(report, run, (areas[2], areas[0]) if areas else None),
@@ -79,12 +77,8 @@ def build_page(
         changes=_changes(report),
         object_columns=known_columns(report.get("instances") or ()),
         groups=[describe_group(one) for one in report["failure_groups"][:MOST_ROWS]],
-        times=time_facts(report, run),
-        phases=[(PHASES.get(key, key), row) for key, row in (report["timing"].get("phases") or {}).items()],
-        facts_of_run=provenance_facts(report, run),
-        recipe=recipe_facts(run.get("recipe") or {}),
-        commands=commands_of(output, report["state"], run),
         card=card_values(report, run, examples),
+        **_run_values(report, known),
         **_gallery_values(report, gallery),
     )
 
@@ -98,6 +92,20 @@ def colors_of(report: Mapping[str, Any], provenance: Mapping[str, Any] | None) -
 
 def _name_of(output: str | None) -> str:
     return (output or "").rstrip("/").rpartition("/")[2]
+
+
+def _run_values(report: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page says of the run itself; ``known`` is the provenance of :func:`build_page`."""
+    run, output = known.get("run") or {}, known.get("output")
+    return {
+        "name": _name_of(output),
+        "config": known.get("config"),
+        "times": time_facts(report, run),
+        "phases": [(PHASES.get(key, key), row) for key, row in (report["timing"].get("phases") or {}).items()],
+        "facts_of_run": provenance_facts(report, run),
+        "recipe": recipe_facts(run.get("recipe") or {}),
+        "commands": commands_of(output, report["state"], run),
+    }
 
 
 def _changes(report: Mapping[str, Any]) -> list[dict[str, Any]]:
