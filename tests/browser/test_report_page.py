@@ -12,7 +12,17 @@ from pipeline.report import write_report
 from pipeline.report.content import Failure
 from pipeline.storage import open_storage
 from tests.browser.checks import WINDOWS, assert_accessible, assert_no_sideways_scroll, assert_presentable
-from tests.browser.runs import CLASSES, HOSTILE, draw_provenance, draw_report, draw_run, draw_thumbnails, hostile_failures
+from tests.browser.runs import (
+    CARD,
+    CLASSES,
+    HOSTILE,
+    draw_examples,
+    draw_provenance,
+    draw_report,
+    draw_run,
+    draw_thumbnails,
+    hostile_failures,
+)
 from tests.browser.tables import number_of, rows_of, shown_rows, table_of
 
 MANY = 10_000
@@ -39,8 +49,12 @@ def six(tmp_path_factory):
     failures = [
         Failure(f"slide {index:05}", f"slide {index:05}:0.0.1", "predict", "ValueError: logits are not finite", 3) for index in (4, 9)
     ]
-    report = draw_report(6, objects=True, failures=failures)
-    return report, write(tmp_path_factory.mktemp("six"), report, pictures=named(report)[:5])
+    report = draw_report(6, objects=True, failures=failures, card=CARD)
+    folder = tmp_path_factory.mktemp("six")
+    (folder / "examples").mkdir()
+    for name, data in draw_examples().items():
+        (folder / "examples" / name).write_bytes(data)
+    return report, write(folder, report, pictures=named(report)[:5])
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +114,19 @@ def assert_classes_equal(page, report):
 def test_it_is_presentable(open_page, six, window) -> None:
     """In wide and narrow windows, light and dark, it looks as it should, and hinders nobody."""
     assert_presentable(open_page(six[1], alone=True, **WINDOWS[window]), f"report-{window}")
+
+
+def test_the_card_of_the_model_is_shown(open_page, six) -> None:
+    """The section of the model has what it is for and not for, scores with intervals, and its pictures at their own size."""
+    section = open_page(six[1], alone=True).locator("section[aria-labelledby=model]")
+    text = section.inner_text()
+    for words in ("fluorescence images", "stained tissue: use nuclei-stained", "brightfield", *CARD["limits"], "CC0-1.0", "9.75 µm"):
+        assert words in text
+    rows = section.locator("tbody tr").evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.innerText))")
+    assert ["IoU of cell", "0.867", "0.842 to 0.888"] in rows
+    sizes = section.locator("img").evaluate_all("images => images.map(image => [image.naturalWidth, image.naturalHeight, image.alt])")
+    assert [size[:2] for size in sizes] == [[192, 192]] * 2
+    assert all("slide" in alt for _, _, alt in sizes)
 
 
 def test_a_real_run_is_reported(open_page, real) -> None:
