@@ -11,12 +11,13 @@ from pipeline.config import load_yaml
 from pipeline.errors import counted
 from pipeline.inputs import Image, first_of
 from pipeline.models import num_parameters
-from pipeline.training import TRAINING_YAML, StepCost, Training, TrainPlan, prepare_training
+from pipeline.training import TRAINING_YAML, Forecast, StepCost, Training, TrainPlan, prepare_training
 from pipeline.tuning import format_bytes
 
 __all__ = ["plan_training"]
 
 SHOWN = 10  # images of each part
+LATE = 1.1  # share of `minutes` above which a note says that the training takes longer
 
 
 def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: bool = False, every: bool = False) -> int:
@@ -35,7 +36,9 @@ def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: 
         InputError: every problem at once.
     """
     training = prepare_training(load_yaml(TRAINING_YAML, config_path, overrides), resume=False)
-    content = _content(training, training.measure_step())
+    begin_s = training.spent_s
+    cost = training.measure_step()
+    content = _content(training, cost, training.forecast(cost, begin_s))
     if as_json:
         print(json.dumps(content, indent=1))
     else:
@@ -43,7 +46,7 @@ def plan_training(config_path: Path, overrides: Sequence[str] = (), *, as_json: 
     return 0
 
 
-def _content(training: Training, cost: StepCost) -> dict[str, Any]:
+def _content(training: Training, cost: StepCost, expected: Forecast) -> dict[str, Any]:
     plan, workers, config = training.plan, training.workers, training.plan.config
     return {
         "train": [_image(image) for image in plan.train],
@@ -62,7 +65,11 @@ def _content(training: Training, cost: StepCost) -> dict[str, Any]:
         "threads": workers.threads,
         "precision": training.precision,
         "seconds_per_step": cost.seconds,
-        "minutes": config.minutes if plan.num_steps is None else plan.num_steps * cost.seconds / 60,
+        "minutes": expected.total_s / 60,
+        "minutes_allowed": config.minutes,
+        "minutes_of_steps": expected.learn_s / 60,
+        "validations": expected.validations,
+        "seconds_per_validation": expected.validation_s,
         "memory_bytes_per_worker": cost.peak_bytes,
         "notes": list(plan.notes),
         "output": str(config.output),
@@ -110,7 +117,18 @@ def _print(content: Mapping[str, Any], *, every: bool) -> None:
     workers = f"{content['workers']} workers on {content['device']}, {content['precision']}, {content['threads']} threads each"
     memory = format_bytes(content["memory_bytes_per_worker"], up=True)
     print(f"compute: {workers}; {content['seconds_per_step']:.2f} s a step, {memory} a worker")
-    print(f"time: about {content['minutes']:.0f} minutes, validation apart")
+    _print_time(content)
     for note in content["notes"]:
         print(f"note: {note}")
     print(f"output: {content['output']}")
+
+
+def _print_time(content: Mapping[str, Any]) -> None:
+    """Print how long the training takes, all of it, and warn where ``minutes`` are too few for the validation images."""
+    each = f"{counted(content['validations'], 'validation')} of about {content['seconds_per_validation']:.0f} s"
+    steps = f"{content['minutes_of_steps']:.1f} of steps"
+    print(f"time: about {content['minutes']:.1f} minutes in all: {steps}, {each}, the rest to read the images and for the final scores")
+    allowed = content["minutes_allowed"]
+    if allowed is not None and content["minutes"] > allowed * LATE:
+        images = counted(len(content["val"]), "validation image")
+        print(f"note: minutes: {allowed:g} is short for {images}: reading and scoring alone take that; it will be {content['minutes']:.1f}")

@@ -17,11 +17,12 @@ from pipeline.training.schema import TRAINING_YAML, TrainConfig, is_training
 if TYPE_CHECKING:
     from pipeline.training.loop import StepCost
     from pipeline.training.plan import TrainPlan
+    from pipeline.training.time_budget import Forecast
     from pipeline.training.training import Training, prepare_training
 
-__all__ = ["TRAINING_YAML", "StepCost", "TrainConfig", "TrainPlan", "Training", "is_training", "prepare_training"]
+__all__ = ["TRAINING_YAML", "Forecast", "StepCost", "TrainConfig", "TrainPlan", "Training", "is_training", "prepare_training"]
 
-_LATE = {"StepCost": "loop", "TrainPlan": "plan", "Training": "training", "prepare_training": "training"}
+_LATE = {"Forecast": "time_budget", "StepCost": "loop", "TrainPlan": "plan", "Training": "training", "prepare_training": "training"}
 
 
 def __getattr__(name: str) -> Any:

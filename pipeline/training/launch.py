@@ -41,24 +41,25 @@ def choose_workers(plan: TrainPlan, num_gpus: int) -> WorkerGroup:
     return WorkerGroup(0, size, device, threads, loaders)
 
 
-def launch(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, install_handlers: Callable[[], None]) -> bool:
+def launch(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, install_handlers: Callable[[], None], spent_s: float = 0.0) -> bool:
     """Train until the end or until the folder is asked to stop, in this process or on Ray; return whether the end was reached.
 
-    ``install_handlers`` installs the signal handlers again, which Ray replaces when it starts.
+    ``install_handlers`` installs the signal handlers again, which Ray replaces when it starts. ``spent_s`` are the seconds that this
+    process has spent on the training so far.
 
     Raises:
         GigasegError: the training could not go on; its checkpoint stays.
     """
     if plan.config.compute.runner == "ray" or _needs_ray(plan.config.compute, workers.size):
-        return _train_on_ray(plan, workers, folder, install_handlers)
-    return fit(plan, workers, folder.is_asked_to_stop)
+        return _train_on_ray(plan, workers, folder, install_handlers, spent_s)
+    return fit(plan, workers, folder.is_asked_to_stop, spent_s)
 
 
 def _needs_ray(compute: TrainCompute, num_workers: int) -> bool:
     return num_workers > 1 or compute.address is not None
 
 
-def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, install_handlers: Callable[[], None]) -> bool:
+def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, install_handlers: Callable[[], None], spent_s: float) -> bool:
     """Train with a group of Ray Train workers; Ray replaces lost workers, and the group continues from the checkpoint."""
     from pipeline.scheduling.runners.ray import authenticate
 
@@ -75,7 +76,7 @@ def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, inst
         start(address, max(len(os.sched_getaffinity(0)), workers.size * workers.threads + 1))
     install_handlers()
     try:
-        _ray_trainer(plan, workers, folder).fit()
+        _ray_trainer(plan, workers, folder, spent_s).fit()
     except TrainingFailedError as error:
         raise GigasegError(_cause(error)) from error
     finally:
@@ -84,14 +85,14 @@ def _train_on_ray(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, inst
     return not folder.is_asked_to_stop()
 
 
-def _ray_trainer(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder) -> Any:
+def _ray_trainer(plan: TrainPlan, workers: WorkerGroup, folder: RunFolder, spent_s: float) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     is_cpu, failures = workers.device == "cpu", FailureConfig(max_failures=plan.config.compute.failures)
     return TorchTrainer(
         run_ray_worker,
-        train_loop_config={"plan": plan, "workers": workers, "folder": folder},
+        train_loop_config={"plan": plan, "workers": workers, "folder": folder, "spent_s": spent_s},
         torch_config=TorchConfig("gloo" if is_cpu else "nccl"),
         scaling_config=ScalingConfig(
             num_workers=workers.size, use_gpu=not is_cpu, resources_per_worker={"CPU": workers.threads} if is_cpu else None
@@ -110,7 +111,7 @@ def run_ray_worker(config: dict[str, Any]) -> None:
     if device != "cpu":
         torch.cuda.set_device(device)
     group = replace(workers, rank=context.get_world_rank(), size=context.get_world_size(), device=device)
-    fit(config["plan"], group, config["folder"].is_asked_to_stop)
+    fit(config["plan"], group, config["folder"].is_asked_to_stop, config["spent_s"])
 
 
 def _cause(error: BaseException) -> str:

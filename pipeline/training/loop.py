@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean
 
 from pipeline.backends import keep_freed_memory
@@ -16,29 +17,30 @@ from pipeline.training.crops import Crops, ImageCache
 from pipeline.training.history import History
 from pipeline.training.output_files import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.plan import TrainPlan
+from pipeline.training.time_budget import VALIDATIONS, TimeBudget, closing_seconds, validation_seconds
 from pipeline.training.trainable_network import StepLoss, TrainableNetwork, memory_errors
 from pipeline.training.trained_bundle import candidate_bundle, keep_candidate, save_candidate, validate_bundle
 from pipeline.training.worker_group import WorkerGroup
 
 __all__ = ["StepCost", "fit", "measure_step"]
 
-VALIDATIONS = 20
 HISTORY_ROWS = 500  # of training, about
 TRIAL_STEPS = 3
 TRIAL_SECONDS = 10  # a step that takes longer is measured once
 
 
-def fit(plan: TrainPlan, workers: WorkerGroup, is_stopping: Callable[[], bool] = lambda: False) -> bool:
+def fit(plan: TrainPlan, workers: WorkerGroup, is_stopping: Callable[[], bool] = lambda: False, spent_s: float = 0.0) -> bool:
     """Train until the end, from the checkpoint if there is one; return whether the end was reached.
 
-    After every step ``is_stopping`` says whether to write a checkpoint and end.
+    After every step ``is_stopping`` says whether to write a checkpoint and end. ``spent_s`` are the seconds that this process has spent
+    on the training so far.
 
     Raises:
         GigasegError: the loss is NaN, or the output cannot be written.
     """
     with ExitStack() as stack:
         crops = stack.enter_context(_open_crops(plan, workers))
-        return _Loop(plan, workers, crops, stack).run(is_stopping)
+        return _Loop(plan, workers, crops, stack, spent_s).run(is_stopping)
 
 
 def measure_step(plan: TrainPlan, workers: WorkerGroup) -> StepCost:
@@ -83,15 +85,21 @@ def _open_crops(plan: TrainPlan, workers: WorkerGroup) -> Iterator[Crops]:
 
 
 class _Loop:
-    """What changes while a training goes on; ``stack`` closes what the loop opens."""
+    """What changes while a training goes on.
 
-    def __init__(self, plan: TrainPlan, workers: WorkerGroup, crops: Crops, stack: ExitStack) -> None:
+    ``stack`` closes what the loop opens; ``spent_s`` as for :func:`fit`.
+    """
+
+    def __init__(self, plan: TrainPlan, workers: WorkerGroup, crops: Crops, stack: ExitStack, spent_s: float) -> None:
         self.plan, self.workers = plan, workers
         self.network = TrainableNetwork(plan, workers)
         self.progress = read_checkpoint(plan.storage) or Checkpoint()
         if self.progress.state:
             self.network.load_state_dict(self.progress.state)
             self.progress.state = {}
+        spent_s += self.progress.spent_s
+        self.start_s = time.monotonic() - spent_s
+        self.budget = None if plan.config.minutes is None else self._time_budget(plan.config.minutes, spent_s)
         self.history: History | None = None
         if workers.rank == 0:
             names = [str(spec["name"]) for spec in plan.classes]
@@ -102,6 +110,11 @@ class _Loop:
         self.batches = stack.enter_context(closing(load_batches(crops, workers, self.progress.step)))
         self.last_checkpoint_s = time.monotonic()
         self.last_row = (self.progress.step, self.progress.seconds)
+
+    def _time_budget(self, minutes: float, spent_s: float) -> TimeBudget:
+        expected = {"closing": partial(closing_seconds, self.plan), "guess": partial(validation_seconds, self.plan)}
+        seconds, known_s = self.progress.seconds, self.progress.validation_s
+        return TimeBudget(minutes, spent_s=spent_s, learnt_s=seconds, validation_s=known_s, **expected)
 
     def run(self, is_stopping: Callable[[], bool]) -> bool:
         """Train step by step; return whether the end was reached."""
@@ -114,7 +127,10 @@ class _Loop:
             with memory_errors(self.plan):
                 loss = self.network.learn(next(self.batches), rate, progress.step)
             progress.step += 1
-            progress.seconds = time.monotonic() - start_s
+            seconds = time.monotonic() - start_s
+            if self.budget is not None:
+                self.budget.record_step(seconds - progress.seconds)
+            progress.seconds = seconds
             self._record(loss, rate)
             if self._is_validation_due(done):
                 self._validate()
@@ -128,11 +144,13 @@ class _Loop:
 
     def _share_done(self) -> float:
         """Return the share of the training that is done; the same on every worker."""
-        if self.plan.config.minutes is None:
+        if self.budget is None:
             assert self.plan.num_steps is not None
             return self.progress.step / self.plan.num_steps if self.plan.num_steps else 1.0
-        seconds: float = self.workers.gather(self.progress.seconds)[0]
-        return min(1.0, seconds / (60 * self.plan.config.minutes))
+        every = self.plan.config.validate_every
+        steps_between = None if every == "auto" else every
+        share: float = self.workers.gather(self.budget.share_done(self.progress.seconds, self.progress.validated_at, steps_between))[0]
+        return share
 
     def _is_stop_agreed(self, is_stopping: bool) -> bool:
         """Whether any worker was asked to stop; several workers ask each other at every tenth step only."""
@@ -144,10 +162,16 @@ class _Loop:
         every, done = self.plan.config.validate_every, self._share_done()
         if done >= 1:
             return True
-        return int(done * VALIDATIONS) > int(done_before * VALIDATIONS) if every == "auto" else self.progress.step % every == 0
+        if every != "auto":
+            return self.progress.step % every == 0
+        number = VALIDATIONS
+        if self.budget is not None:  # the share may fall where a validation took longer than expected
+            number, done_before = self.workers.gather(self.budget.num_validations)[0], self.progress.validated_at
+        return int(done * number) > int(done_before * number)
 
     def _validate(self) -> None:
         """Score the network as a bundle, keep the bundle if it is the best so far, and write a checkpoint."""
+        begun_s = time.monotonic()
         if self.workers.rank == 0:
             save_candidate(self.plan, self.network.network_to_keep())
         self.workers.barrier()
@@ -160,12 +184,17 @@ class _Loop:
             self.history.record_validation(self.progress.step, report)
         if self.workers.rank == 0 and is_best:
             keep_candidate(self.plan)
+        self.progress.validation_s = time.monotonic() - begun_s
+        if self.budget is not None:
+            self.budget.record_validation(self.progress.validation_s)
+            self.progress.validated_at = self._share_done()
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
         self.last_checkpoint_s = time.monotonic()
         if self.workers.rank == 0:
             self.progress.state = self.network.state_dict()
+            self.progress.spent_s = time.monotonic() - self.start_s
             write_checkpoint(self.plan.storage, self.progress)
 
     def _record(self, loss: StepLoss, rate: float) -> None:

@@ -107,6 +107,9 @@ class Checkpoint:
     Attributes:
         step: number of batches learnt.
         seconds: spent on them, without validation.
+        spent_s: seconds of the whole training until now, with reading and validation, in all its processes.
+        validation_s: seconds of the last validation.
+        validated_at: share of the training at which it was, where ``minutes`` says its length.
         best: mean IoU of the bundle that is kept; None: there is none yet.
         stale: validations since then.
         state: of network, optimizer and averaged weights.
@@ -114,6 +117,9 @@ class Checkpoint:
 
     step: int = 0
     seconds: float = 0.0
+    spent_s: float = 0.0
+    validation_s: float = 0.0
+    validated_at: float = 0.0
     best: float | None = None
     stale: int = 0
     state: dict[str, Any] = field(default_factory=dict)

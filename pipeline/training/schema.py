@@ -226,7 +226,10 @@ class TrainConfig(StrictModel):
     schedule: RateSchedule = Field(default=RateSchedule(), description="how the learning rate changes")
     epochs: Positive | None = Field(default=None, description="how many times the training pixels are seen; 100 where no length is given")
     steps: Annotated[int, Field(ge=0)] | None = Field(default=None, description="number of batches; 0: keep and score the initial network")
-    minutes: Positive | None = Field(default=None, description="minutes of training, without validation")
+    minutes: Positive | None = Field(
+        default=None,
+        description="minutes of the whole training, from reading the images to the final scores; validations get fewer where they are long",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto", description="auto: bf16 where the hardware has it")
     augment: Augment = Field(default=Augment(), description="how crops are varied")
     sampling: Sampling = Field(default=Sampling(), description="which crops the network sees")
@@ -237,7 +240,9 @@ class TrainConfig(StrictModel):
         default=False, description="batch norms keep their initial statistics: for fine-tuning with few crops in a batch"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, crops and augmentation")
-    validate_every: PositiveInteger | Auto = Field(default="auto", description="steps between validations; auto: 20 in all")
+    validate_every: PositiveInteger | Auto = Field(
+        default="auto", description="steps between validations; auto: 20 in all, or fewer that take a fifth of `minutes`"
+    )
     early_stop: PositiveInteger | None = Field(default=None, description="validations without a better mean IoU before training ends")
     checkpoint_minutes: float = Field(default=5.0, ge=0, description="minutes between checkpoints")
     resume: bool = Field(default=True, description="continue from the checkpoint of the output folder; false: refuse a folder that has one")

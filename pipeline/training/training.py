@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,14 +15,15 @@ from pipeline.inputs import hash_values
 from pipeline.records import Ledger, RunFolder, hardware, versions
 from pipeline.storage import file_sha256
 from pipeline.system import handle_signals
-from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.bundle_card import complete_card
+from pipeline.training.dataset_scan import scan_dataset
 from pipeline.training.launch import choose_workers, launch
 from pipeline.training.loop import StepCost, measure_step
 from pipeline.training.output_files import CHECKPOINT, is_begun, refuse_overwriting, remove_outputs, write_regions
 from pipeline.training.plan import TrainPlan, make_plan
 from pipeline.training.result import VALIDATION, validation_run, write_result_page
 from pipeline.training.schema import TrainConfig
+from pipeline.training.time_budget import Forecast, forecast
 from pipeline.training.trainable_network import memory_errors, resolve_precision
 from pipeline.training.trained_bundle import best_bundle, complete_bundle
 from pipeline.training.weight_averaging import load_initial_network, weights_file
@@ -39,6 +41,7 @@ def prepare_training(config: TrainConfig, *, resume: bool) -> Training:
     Raises:
         InputError: every problem that is found at once.
     """
+    begun_s = time.monotonic()
     plan = make_plan(config)
     workers = choose_workers(plan, num_gpus())
     folder = RunFolder(config.output)
@@ -46,16 +49,25 @@ def prepare_training(config: TrainConfig, *, resume: bool) -> Training:
     if resume:
         folder.refuse_other(_identity(plan))
         _refuse_checkpoint(config, folder)
-    return Training(scan_dataset(plan), workers, folder)
+    return Training(scan_dataset(plan), workers, folder, begun_s)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A checked training: what it learns from, scanned; its workers as rank 0 sees them; and the folder where it writes."""
+    """A checked training: what it learns from, scanned; its workers as rank 0 sees them; and the folder where it writes.
+
+    ``begun_s`` is when its preparation began, on the clock of ``time.monotonic``.
+    """
 
     plan: TrainPlan
     workers: WorkerGroup
     folder: RunFolder
+    begun_s: float
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that this process has spent on the training so far."""
+        return time.monotonic() - self.begun_s
 
     @property
     def precision(self) -> str:
@@ -75,6 +87,10 @@ class Training:
         """
         with memory_errors(self.plan):
             return measure_step(self.plan, self.workers)
+
+    def forecast(self, cost: StepCost, begin_s: float) -> Forecast:
+        """Say what the training will spend its time on, from the cost of a step and the seconds that its preparation takes."""
+        return forecast(self.plan, cost.seconds, begin_s)
 
     def run(self, *, fresh: bool = False, take_over: bool = False) -> bool:
         """Train, from the checkpoint if there is one, and complete the bundle; a finished training stays as it is.
@@ -129,7 +145,7 @@ class Training:
         self.folder.write(state="running")
         write_regions(self.plan)
         with _stop_on_signal(self.folder) as install_handlers:
-            if not launch(self.plan, self.workers, self.folder, install_handlers):
+            if not launch(self.plan, self.workers, self.folder, install_handlers, self.spent_s):
                 return False
         complete_bundle(self.plan, replace(self.workers, size=1))
         return True

@@ -51,7 +51,15 @@ MACHINE_OF_RUN_JSON = ("versions", "hardware", "started", "ended", "seconds", "p
 CLOCK_OF_REPORT = "timing"  # the one part of a report that differs from run to run, by contract
 CLOCKS_OF_HISTORY = ("seconds", "crops_per_second")  # columns of a training's history.csv
 # What `status` and `plan` of a training say in JSON on a line of its own: when it ran, and what one step took in a trial.
-CLOCKS_OF_ANSWERS = ("started", "ended", "seconds_per_step", "minutes", "memory_bytes_per_worker")
+CLOCKS_OF_ANSWERS = (
+    "started",
+    "ended",
+    "seconds_per_step",
+    "minutes",
+    "minutes_of_steps",
+    "seconds_per_validation",
+    "memory_bytes_per_worker",
+)
 TEXTS = (".csv", ".yaml", ".geojson")  # files whose text is recorded
 BYTES = (".tif", ".safetensors", ".onnx", ".pt")  # files whose SHA-256 is recorded
 # Other files are listed, not read: the chunks of a Zarr are recorded decoded; log.txt, index.html and training.html hold clocks.
