@@ -1,9 +1,11 @@
-"""Compare two runs, image by image, from their ledgers or reports alone."""
+"""Compare two runs or two trainings, image by image, from their ledgers or reports alone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError, Problem
@@ -14,15 +16,18 @@ from workflows.report import report_now, require_segmentation
 
 __all__ = ["compare"]
 
+VALIDATION = "val"  # in the output folder of a training: the run of its bundle over the validation images
+UNLIKE_RUN = ("output",)  # keys that differ without a meaning
+UNLIKE_TRAINING = ("output", "compute", "resume", "checkpoint_minutes")  # also those that change its speed alone
 FILES = ("comparison.json", "comparison.csv", "comparison.html")
 
 
 def compare(first: str, second: str, output: str | None = None, *, as_json: bool = False) -> int:
-    """Compare run B with run A, write comparison.json, comparison.csv and comparison.html, and print the tables. Returns 0.
+    """Compare B with A, write comparison.json, comparison.csv and comparison.html, and print the tables. Returns 0.
 
     Args:
-        first: A, the output of a run or of ``evaluate``, or a folder that holds a report.json.
-        second: B, likewise.
+        first: A, the output of a run, of ``evaluate`` or of a training, or a folder that holds a report.json.
+        second: B, likewise. Of a training, the run of its bundle over the validation images is compared.
         output: folder or URL of the files; None: beside the report of A.
         as_json: print the content of comparison.json instead of tables.
 
@@ -31,11 +36,13 @@ def compare(first: str, second: str, output: str | None = None, *, as_json: bool
     """
     from rich.console import Console
 
-    (report_a, beside_a), (report_b, _) = read_report(first), read_report(second)
-    where = beside_a if output is None else open_storage(output, to_write=True)
+    one, other = read_compared(first), read_compared(second)
+    where = one.beside if output is None else open_storage(output, to_write=True)
     refuse_files_of_others(where)
+    settings = None if one.settings is None or other.settings is None or one.kind != other.kind else (one.settings, other.settings)
+    kind = "training" if one.kind == other.kind == "training" else "run"
     try:
-        content = compare_reports(report_a, report_b, (first, second))
+        content = compare_reports(one.report, other.report, (first, second), settings=settings, kind=kind)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a report.json is any file that somebody gives
         found = f"a report.json that lacks something, or is damaged ({type(error).__name__}: {error})"
         raise InputError(Problem(f"{first} and {second}", found, "two of gigaseg", "Write them again: gigaseg report DIR")) from error
@@ -46,6 +53,49 @@ def compare(first: str, second: str, output: str | None = None, *, as_json: bool
         print_comparison(content, Console(soft_wrap=True))
         print(f"comparison: {where}/comparison.html")
     return 0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is known of A or of B.
+
+    Attributes:
+        report: the content of report.json.
+        beside: the storage in which it belongs.
+        settings: the YAML, without what must differ; None: there is none.
+        kind: ``run`` or ``training``.
+    """
+
+    report: dict[str, Any]
+    beside: Storage
+    settings: dict[str, Any] | None = None
+    kind: str = "run"
+
+
+def read_compared(output: str) -> Compared:
+    """Read the report of an output folder, and the YAML where there is one; of a training, the report of its run ``val``.
+
+    Raises:
+        InputError: there is no report, or it is damaged.
+    """
+    folder = RunFolder(output)
+    if folder.storage.exists() and folder.read().get("kind") == "training":
+        found = RunFolder(f"{output.rstrip('/')}/{VALIDATION}")
+        if not found.ledger.exists() or not found.last_plan():
+            state = f"a training without scores ({folder.read().get('state', 'begun')})"
+            raise InputError(Problem(output, state, "one that has ended", f"It goes on with: gigaseg train {output}/config.yaml"))
+        report, beside = read_report(str(found.storage))
+        return Compared(report, beside, read_settings(folder, UNLIKE_TRAINING), "training")
+    report, beside = read_report(output)
+    return Compared(report, beside, read_settings(folder, UNLIKE_RUN) if folder.ledger.exists() else None)
+
+
+def read_settings(folder: RunFolder, without: Collection[str]) -> dict[str, Any] | None:
+    """Return the YAML of an output folder, without some keys; None: there is none."""
+    import yaml
+
+    content = yaml.safe_load(folder.read_config_text() or "null")
+    return {key: value for key, value in content.items() if key not in without} if isinstance(content, dict) else None
 
 
 def read_report(output: str) -> tuple[dict[str, Any], Storage]:
@@ -62,7 +112,7 @@ def read_report(output: str) -> tuple[dict[str, Any], Storage]:
         return report, folder.report
     found = next((one for one in (folder.report, folder.storage) if one.exists() and one.has("report.json")), None)
     if found is None:
-        expected = "the output of a run or of `evaluate`, or a folder with a report.json"
+        expected = "the output of a run, of `evaluate` or of a training, or a folder with a report.json"
         raise InputError(Problem(output, "no run and no report.json", expected, "Is the path right?"))
     content = read_json(found, "report.json")
     if content.get("format") != "gigaseg.report/1":

@@ -165,7 +165,7 @@ def retry(folder: Folder, block: BlockName = None, *, log_json: LogJson = False)
 
 @app.command()
 def report(folder: Folder, other: OtherFolder = None, output: ComparisonFolder = None, *, as_json: CompareJson = False) -> None:
-    """Write the report of a run again, from its ledger; with OTHER, compare the two runs over the images that both have."""
+    """Write the report of a run again, from its ledger; with OTHER, compare two runs or two trainings over the images that both have."""
     from workflows import compare
     from workflows import report as workflow
 

@@ -42,7 +42,9 @@ __all__ = [
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML; `gigaseg init` writes one to start from.")]
 TrainFile = Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="The YAML; `gigaseg init training` writes one to start from.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="The output folder of a run.")]
-OtherFolder = Annotated[str | None, typer.Argument(metavar="OTHER", help="The output of another run, or of `evaluate`, to compare.")]
+OtherFolder = Annotated[
+    str | None, typer.Argument(metavar="OTHER", help="The output of another run, of `evaluate`, or of another training, to compare.")
+]
 ComparisonFolder = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where a comparison goes; by default beside the report of DIR.")
 ]

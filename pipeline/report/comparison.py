@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.report.intervals import Interval, difference_intervals_of, ious_of
+from pipeline.report.object_differences import compare_objects
+from pipeline.report.setting_differences import differing_settings
 
 __all__ = ["CHANGED", "compare_reports"]
 
@@ -23,7 +25,9 @@ Row = Mapping[str, Any]
 _COUNTS = ("true_positives", "false_positives", "false_negatives")
 
 
-def compare_reports(first: Row, second: Row, outputs: tuple[str, str], *, seed: int = 0) -> dict[str, Any]:
+def compare_reports(
+    first: Row, second: Row, outputs: tuple[str, str], *, seed: int = 0, settings: tuple[Row, Row] | None = None, kind: str = "run"
+) -> dict[str, Any]:
     """Return the content of comparison.json: run A, which is ``first``, against run B.
 
     Args:
@@ -31,11 +35,14 @@ def compare_reports(first: Row, second: Row, outputs: tuple[str, str], *, seed: 
         second: that of B's. Its classes are matched by name; their order may differ, and is A's in the result.
         outputs: path or URL of A and of B, as they are shown.
         seed: of the intervals.
+        settings: the YAMLs of A and of B, as mappings, without what must differ; None: unknown.
+        kind: what A and B are, ``run`` or ``training``.
 
     Returns:
         Plain JSON. ``a``, ``b`` and ``difference`` (b - a) of an IoU are None where it is undefined. ``classes`` and ``mean`` are pooled
         over the compared images. ``per_image`` begins with the image that lost most. ``left_out`` says why an image of both runs is not
-        compared, ``warnings`` where the two were not judged by the same truth.
+        compared, ``warnings`` where the two were not judged by the same truth, ``settings`` which keys of the YAMLs differ, ``objects`` how
+        scores of objects do, and ``same_images`` whether all images of both are compared, judged by the same truth.
 
     Raises:
         InputError: the classes differ, no image has truth in both, or a report does not count pixels of each image.
@@ -54,36 +61,54 @@ def compare_reports(first: Row, second: Row, outputs: tuple[str, str], *, seed: 
     pooled = _differences(ious_of(a_NK3.sum(axis=0)), ious_of(b_NK3.sum(axis=0)), [*intervals.classes, intervals.mean])
     rows = [_image_row(name, a, b, names) for name, (a, b) in compared.items()]
     verdicts = [row["verdict"] for row in rows]
+    apart = _not_compared(images_a, images_b, counts, names)
     return {
         "format": "gigaseg.comparison/1",
+        "kind": kind,
         "a": _run(first, outputs[0]),
         "b": _run(second, outputs[1]),
         "images": len(compared),
+        "same_images": not any(apart.values()),
         "mean": pooled[-1],
         "classes": [{"id": index, "name": name, **row} for index, (name, row) in enumerate(zip(names, pooled, strict=False))],
+        "objects": compare_objects(images_a, images_b, list(compared), seed=seed),
+        "settings": None if settings is None else differing_settings(*settings),
         "intervals": intervals.describe(),
         "changed_from": CHANGED,
         **{verdict: verdicts.count(verdict) for verdict in ("better", "worse", "similar")},
         "per_image": sorted(rows, key=lambda row: (row["difference"] is None, row["difference"], row["name"])),
+        **apart,
+    }
+
+
+def _not_compared(
+    images_a: Mapping[str, Row],
+    images_b: Mapping[str, Row],
+    counts: Mapping[str, tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]],
+    names: Sequence[str],
+) -> dict[str, list[Any]]:
+    """Return which images only one run has, which are not compared, and which were judged by other truth."""
+    return {
         "only_in_a": [name for name in images_a if name not in images_b],
         "only_in_b": [name for name in images_b if name not in images_a],
-        "left_out": [{"name": name, "reason": _reason(*counts[name])} for name in shared if name not in compared],
+        "left_out": [{"name": name, "reason": _reason(a, b)} for name, (a, b) in counts.items() if a is None or b is None],
         "warnings": [
             {"name": name, "reason": reason}
-            for name, (a, b) in compared.items()
-            if (reason := _other_truth(images_a[name], images_b[name], a, b, names))
+            for name, (a, b) in counts.items()
+            if a is not None and b is not None and (reason := _other_truth(images_a[name], images_b[name], a, b, names))
         ],
     }
 
 
 def _run(report: Row, output: str) -> dict[str, Any]:
-    """Return what tells a run apart; its mean IoU is that of all its images."""
+    """Return what tells a run apart; its mean IoU, with its interval, is that of all its images."""
     return {
         "output": output,
         "state": report["state"],
         "model": report["model"],
         "images": report["images"],
         "mean_iou": report.get("mean_iou"),
+        "mean_iou_interval": report.get("mean_iou_interval"),
     }
 
 

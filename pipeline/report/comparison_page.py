@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import counted
+from pipeline.report.object_differences import OBJECT_SCORES
+from pipeline.report.setting_differences import setting_text
 from pipeline.web import Chart, Column, DataTable, Series, data_table, histogram_chart, interval_chart, render_page
 
-__all__ = ["comparison_page", "describe_changes", "describe_difference", "model_name"]
+__all__ = ["comparison_page", "describe_changes", "describe_difference", "describe_images", "model_name"]
 
 MOST_CLASSES = 40  # of the chart: more are too close to read
 LEAST_IMAGES = 5  # fewer make no histogram
@@ -21,14 +23,22 @@ SCORES = (Column("IoU A", "score"), Column("IoU B", "score"), Column("B − A", 
 
 def comparison_page(comparison: Mapping[str, Any]) -> str:
     """Return the page of a comparison, as :func:`pipeline.report.compare_reports` returns it."""
-    tables = [_classes_table(comparison), _images_table(comparison), _others_table(comparison), _warnings_table(comparison)]
+    tables = [
+        _classes_table(comparison),
+        _objects_table(comparison),
+        _images_table(comparison),
+        _settings_table(comparison),
+        _others_table(comparison),
+        _warnings_table(comparison),
+    ]
     return render_page(
         Path(__file__).with_name("comparison.html.j2"),
         charts=[_classes_chart(comparison), *_images_chart(comparison)],
         tables=tables,
-        title="Comparison of two runs",
+        title=f"Comparison of two {comparison['kind']}s",
         comparison=comparison,
         verdict=describe_difference(comparison),
+        sameness=describe_images(comparison),
         changes=describe_changes(comparison),
         models={key: model_name(comparison[key]) for key in ("a", "b")},
     )
@@ -54,6 +64,16 @@ def describe_changes(comparison: Mapping[str, Any]) -> str:
     return (
         f"{counted(comparison['images'], 'image')} compared: B is better on {better} and worse on {worse}, {limit}; similar on {similar}."
     )
+
+
+def describe_images(comparison: Mapping[str, Any]) -> str:
+    """Return whether both were judged by the same images, as a sentence."""
+    images = "validation images" if comparison["kind"] == "training" else "images"
+    if comparison["same_images"]:
+        return f"Both were judged by the same {comparison['images']:,} {images}."
+    totals = " and ".join(f"{comparison[key]['images']:,} of {key.upper()}" for key in ("a", "b"))
+    warned = ", some of them by other truth" if comparison["warnings"] else ""
+    return f"The {images} differ: of {totals}, {comparison['images']:,} are in both and compared{warned}."
 
 
 def model_name(run: Mapping[str, Any]) -> str:
@@ -106,6 +126,21 @@ def _classes_table(comparison: Mapping[str, Any]) -> DataTable:
     rows = [*comparison["classes"], {**comparison["mean"], "name": "mean"}]
     cells = [[row["name"], row["a"], row["b"], row["difference"], *(row["interval"] or (None, None))] for row in rows]
     return data_table("classes", "IoU of each class, over the pixels of all compared images", columns, cells, len(rows))
+
+
+def _objects_table(comparison: Mapping[str, Any]) -> DataTable:
+    scores = (Column("A", "score"), Column("B", "score"), Column("B − A", "change"))
+    columns = [Column("class"), Column("score"), *scores, Column("95 % interval from", "change"), Column("to", "change")]
+    cells = [
+        [row["class"], OBJECT_SCORES[row["score"]], row["a"], row["b"], row["difference"], *(row["interval"] or (None, None))]
+        for row in comparison["objects"]
+    ]
+    return data_table("objects", "Scores of objects, over all compared images", columns, cells, len(cells))
+
+
+def _settings_table(comparison: Mapping[str, Any]) -> DataTable:
+    rows = [[row["key"], setting_text(row["a"]), setting_text(row["b"])] for row in comparison["settings"] or ()]
+    return data_table("settings", "Keys of the YAML whose values differ", [Column("key"), Column("A"), Column("B")], rows, len(rows))
 
 
 def _images_table(comparison: Mapping[str, Any]) -> DataTable:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import counted, printable
 from pipeline.inputs import first_of
-from pipeline.report.comparison_page import comparison_page, describe_changes, describe_difference, model_name
+from pipeline.report.comparison_page import comparison_page, describe_changes, describe_difference, describe_images, model_name
 from pipeline.report.csv_files import csv_text
+from pipeline.report.object_differences import OBJECT_SCORES
 from pipeline.report.rendering import page_or_notice
+from pipeline.report.setting_differences import setting_text
 from pipeline.report.terminal import print_rows
 from pipeline.storage import StorageLike, open_storage
 
@@ -50,11 +52,12 @@ def _rows(comparison: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
-    """Print the two runs, a line a class and one of means, the images that changed most, and what is not compared."""
+    """Print the two, what was changed, a line a class and one of means, the images that changed most, and what is not compared."""
     for key in ("a", "b"):
-        model = model_name(comparison[key])
-        console.print(printable(f"{key.upper()}: {comparison[key]['output']}{model and f' ({model})'}"), highlight=False, markup=False)
+        console.print(printable(f"{key.upper()}: {_side(comparison[key])}"), highlight=False, markup=False)
+    console.print(describe_images(comparison), highlight=False)
     console.print()
+    _print_settings(comparison, console)
     _print_classes(comparison, console)
     if note := comparison["intervals"]["note"]:
         console.print(f"Intervals: {note}", highlight=False, markup=False)
@@ -62,6 +65,28 @@ def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
     _print_images(comparison, console)
     for line in _remarks(comparison):
         console.print(printable(line), highlight=False, markup=False)
+
+
+def _side(run: Mapping[str, Any]) -> str:
+    """Return a run in words: where it is, its model, and its mean IoU over all its images."""
+    model, ends = model_name(run), run["mean_iou_interval"]
+    interval = f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else ""
+    return f"{run['output']}{model and f' ({model})'}, mean IoU {_iou(run['mean_iou'])}{interval}"
+
+
+def _print_settings(comparison: Mapping[str, Any], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not comparison["settings"]:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("changed", "A", "B"):
+        table.add_column(column, overflow="fold")
+    for row in comparison["settings"]:
+        table.add_row(*(Text(printable(text)) for text in (row["key"], setting_text(row["a"]), setting_text(row["b"]))))
+    print_rows(table, console)
+    console.print()
 
 
 def _print_classes(comparison: Mapping[str, Any], console: Console) -> None:
@@ -74,11 +99,18 @@ def _print_classes(comparison: Mapping[str, Any], console: Console) -> None:
     for column in ("IoU A", "IoU B", "B - A", f"{confidence} interval of B - A"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in (*comparison["classes"], {**comparison["mean"], "name": "mean"}):
-        ends = row["interval"]
-        interval = "-" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"
-        cells = (_iou(row["a"]), _iou(row["b"]), _change(row["difference"]), interval)
+        cells = _cells(row)
         table.add_row(Text(printable(row["name"])), *cells, style="bold" if row["name"] == "mean" and "id" not in row else None)
+    for row in comparison["objects"]:
+        cells = _cells(row)
+        table.add_row(Text(printable(f"{row['class']}: {OBJECT_SCORES[row['score']]}")), *cells)
     print_rows(table, console)
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    ends = row["interval"]
+    interval = "-" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"
+    return _iou(row["a"]), _iou(row["b"]), _change(row["difference"]), interval
 
 
 def _print_images(comparison: Mapping[str, Any], console: Console) -> None:

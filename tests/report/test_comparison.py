@@ -189,7 +189,8 @@ def test_the_tables_are_plain_lines():
     hits = {hostile: (100, 50), "gained": (50, 100), "same": (100, 100)}
     runs = [report_of(*(image(name, matrix_of(pair[run])) for name, pair in hits.items())) for run in (0, 1)]
     lines = printed(compare(*runs)).splitlines()
-    assert lines[:2] == ["A: runs/a (unet)", "B: runs/b (unet)"]
+    same = "Both were judged by the same 3 images."
+    assert lines[:3] == ["A: runs/a (unet), mean IoU 0.9010", "B: runs/b (unet), mean IoU 0.9010", same]
     rows = {words[0]: words[1:] for words in map(str.split, lines) if words}
     assert rows["background"] == ["0.8929", "0.8929", "+0.0000", "-"]
     assert rows["border"] == ["-", "-", "-", "-"]
