@@ -241,6 +241,7 @@ def test_bundles_are_listed_with_their_classes(tmp_path: Path, monkeypatch: pyte
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["whole"]["summary"] == "bundle of unet: sky, roof"
+    assert rows["whole"]["card"] == {"classes": [{"name": "sky"}, {"name": "roof"}]}
     assert "classes" in rows["torn"]["summary"]
 
 

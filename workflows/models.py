@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, printable
 from pipeline.models.bundle_files import card_of, list_bundles, parse_model, read_spec, summary_of
 from pipeline.plugins import available, build, find
 from workflows.model_card import in_words, print_card
@@ -31,12 +31,13 @@ def describe_bundles() -> list[dict[str, Any]]:
     """Describe every bundle that ships or lies on GIGASEG_MODELS; the summary of a damaged one says what is wrong."""
     rows = []
     for name, folder in list_bundles().items():
+        row: dict[str, Any] = {"name": name, "options": {}, "folder": str(folder)}
         try:
             spec = read_spec(folder)
-            summary = f"bundle of {spec.architecture.get('name')}: {summary_of(card_of(spec))}"
+            card = card_of(spec)
+            rows.append({**row, "summary": printable(f"bundle of {spec.architecture.get('name')}: {summary_of(card)}"), "card": card})
         except InputError as error:
-            summary = str(error)
-        rows.append({"name": name, "summary": summary, "options": {}, "folder": str(folder)})
+            rows.append({**row, "summary": str(error)})
     return rows
 
 

@@ -123,12 +123,13 @@ def _cut(area: Box, side: int, number: int) -> list[Box]:
 
 
 def _judge(plan: TrainPlan, output: Path, place: _Place) -> _Place | None:
-    """Return a place with its score; None where too little of it has truth and prediction."""
+    """Return a place with its score; None where too little of it has truth and prediction, or its image has no mask."""
     with open_truth(place.image) as truth:
         truth_CYX, known_YX = truth.read_valid(place.box, place.plane)
         truth_YX = plan.truth_map.apply(truth_CYX, place.box, known_YX)
     mask_YX = _read(output, "masks", place)
-    assert mask_YX is not None
+    if mask_YX is None:
+        return None
     is_known_YX = (truth_YX < len(plan.classes)) & (mask_YX < len(plan.classes))
     if is_known_YX.mean() < LEAST_KNOWN:
         return None
