@@ -35,7 +35,7 @@ _STATE_KEY = "learner"  # of `state` in files, so that checkpoints of earlier ve
 
 _REGIONS = "val_regions"
 _FOLDERS = ("ledger", "bundle", "candidate", "val", _REGIONS, "events", "ray")
-_FILES = (CHECKPOINT, "history.csv", "val.csv", "training.html", "config.yaml", "run.json")
+_FILES = (CHECKPOINT, "history.csv", "val.csv", "worst.csv", "training.html", "config.yaml", "run.json")
 OUTPUTS = (*_FOLDERS, *_FILES)
 """In the order of removal: run.json, which marks the others as a training's, is the last."""
 

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import default_colors
+from pipeline.statistics import confusion_matrix
 from pipeline.storage import Storage
 from pipeline.training.curves import curve_charts
 from pipeline.training.history import HISTORY
+from pipeline.training.worst_crops import main_confusions, mean_iou
 from pipeline.web import data_uri, render_page
 
 __all__ = ["PAGE", "Picture", "write_page"]
@@ -30,6 +32,7 @@ SCORES = {
     "cross-entropy, nats": "cross_entropy",
 }
 _MOST_CLASSES = 64  # a larger matrix is no longer readable
+_MOST_CONFUSIONS = 3  # of a picture
 _WRONG = (255, 40, 40)
 
 
@@ -41,12 +44,14 @@ class Picture(NamedTuple):
         image_YXC: its pixels; the first three channels are shown as red, green and blue, fewer channels as grey.
         truth_YX: class ids; any other value, such as 255, is ignored.
         mask_YX: class ids; any other value, such as 255, means no prediction.
+        place: of the part in its image, in words; empty: it is the whole image.
     """
 
     name: str
     image_YXC: NDArray[np.uint8]
     truth_YX: NDArray[Any]
     mask_YX: NDArray[Any]
+    place: str = ""
 
 
 def write_page(output: Storage, *, title: str, facts: Mapping[str, str], report: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
@@ -57,7 +62,7 @@ def write_page(output: Storage, *, title: str, facts: Mapping[str, str], report:
         title: what was trained.
         facts: further lines, by name.
         report: report.json of the validation images. Classes may have a ``color``, ``#rrggbb``; others get one of the palette.
-        pictures: each is shown as image, truth, prediction and error.
+        pictures: each is shown as image, truth, prediction and error, with its worst confusions, in this order.
     """
     colors = default_colors(len(report["classes"]))
     classes = [{"color": color, **row} for color, row in zip(colors, report["classes"], strict=True)]
@@ -78,7 +83,7 @@ def write_page(output: Storage, *, title: str, facts: Mapping[str, str], report:
 
 
 def _panels(picture: Picture, classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return four pictures as data URIs, and the share of wrong pixels."""
+    """Return four pictures as data URIs, the share of wrong pixels, the mean IoU, and what is mostly taken for what."""
     truth_YX, mask_YX = (_known_ids(ids_YX, len(classes)) for ids_YX in (picture.truth_YX, picture.mask_YX))
     counted_YX = (truth_YX < len(classes)) & (mask_YX < len(classes))
     wrong_YX = counted_YX & (truth_YX != mask_YX)
@@ -92,11 +97,16 @@ def _panels(picture: Picture, classes: Sequence[Mapping[str, Any]]) -> dict[str,
         "prediction": lut_KC[mask_YX],
         "error": np.where(wrong_YX[..., None], np.array(_WRONG, np.uint8), grey_YXC),
     }
-    counted = int(counted_YX.sum())
+    confusion_KK = confusion_matrix(truth_YX, mask_YX, classes=len(classes))
+    known, wrong = int(counted_YX.sum()), int(wrong_YX.sum())
+    confusions = main_confusions(confusion_KK)[:_MOST_CONFUSIONS]
     return {
         "name": picture.name,
+        "place": picture.place,
         "width": truth_YX.shape[1],
-        "wrong": int(wrong_YX.sum()) / counted if counted else None,
+        "wrong": wrong / known if known else None,
+        "iou": mean_iou(confusion_KK),
+        "confusions": [(classes[one.truth], classes[one.predicted], one.pixels, one.pixels / wrong) for one in confusions],
         "panels": {caption: _png(pixels_YXC) for caption, pixels_YXC in panels.items()},
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Config, config_from_mapping
-from pipeline.geometry import Box
 from pipeline.inputs import CSV_COLUMNS, Image, open_image, open_truth
 from pipeline.models import num_parameters
 from pipeline.models.bundle_files import read_spec
 from pipeline.plugins import build
 from pipeline.records import RunFolder
-from pipeline.training.output_files import read_checkpoint, region_skip
+from pipeline.training.output_files import Checkpoint, read_checkpoint, region_skip
 from pipeline.training.page import PAGE, Picture, write_page
 from pipeline.training.plan import TrainPlan
 from pipeline.training.trained_bundle import best_bundle
+from pipeline.training.worst_crops import CROPS, WORST, WorstCrop, worst_crops, worst_csv
 
 __all__ = ["VALIDATION", "validation_run", "write_result_page"]
 
 VALIDATION, VALIDATION_IMAGES = "val", "val.csv"  # the output folder of the run, and the list of its images
-PICTURES = 16  # at most
-SIDE = 384  # of a picture, pixels
 DARK, LIGHT = 1.0, 99.8  # percentiles that become black and white
 
 
@@ -65,17 +62,20 @@ def validation_run(plan: TrainPlan, folder: RunFolder, bundle: Path | None = Non
 
 
 def write_result_page(plan: TrainPlan, folder: RunFolder) -> Path:
-    """Write training.html from the history and from the results of the validation run, and return its path."""
+    """Write training.html and worst.csv from the history and from the results of the validation run, and return the path of the page."""
     data = folder.storage.get(f"{VALIDATION}/report/report.json")
     assert data is not None
     report = json.loads(data)
+    masks = plan.config.output / VALIDATION / "masks"
+    crops = worst_crops(plan, masks)
+    folder.storage.put(WORST, worst_csv(plan, crops).encode(errors="backslashreplace"))
     colored = [{**row, "color": spec["color"]} for row, spec in zip(report["classes"], plan.classes, strict=True)]
     write_page(
         folder.storage,
         title=plan.config.output.name,
         facts=_facts(plan, folder),
         report={**report, "classes": colored},
-        pictures=list(_pictures(plan)),
+        pictures=[_picture(plan, masks, crop) for crop in crops[:CROPS]],
     )
     return plan.config.output / PAGE
 
@@ -112,26 +112,34 @@ def _facts(plan: TrainPlan, folder: RunFolder) -> dict[str, str]:
     checkpoint = read_checkpoint(folder.storage)
     if checkpoint is None:
         return facts
-    return {**facts, "steps": f"{checkpoint.step:,}", "minutes": f"{checkpoint.seconds / 60:.1f}, validation apart"}
+    return {**facts, "steps": f"{checkpoint.step:,}", "minutes": _minutes(checkpoint)}
 
 
-def _pictures(plan: TrainPlan) -> Iterator[Picture]:
-    """Cut the middle out of images, or out of their first region, that are spread evenly over the validation images."""
-    for image in plan.val[:: -(-len(plan.val) // PICTURES)]:
-        assert image.truth is not None
-        mask = plan.config.output / VALIDATION / "masks" / f"{image.name}.ome.zarr"
-        regions = plan.regions_of(image)
-        box = _middle(regions.boxes[0] if regions else Box(0, 0, *image.header.shape))
-        with open_image(image) as raster, open_truth(image) as truth, build("readers", {"name": "zarr"}).open(str(mask)) as predicted:
-            truth_CYX, known_YX = truth.read_valid(box)
-            truth_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
-            yield Picture(image.name, _displayable(*raster.read_valid(box)), truth_YX, np.array(predicted.read(box)[0]))
+def _minutes(checkpoint: Checkpoint) -> str:
+    """Return how long the steps took, and all until the last of them; earlier versions have not kept that."""
+    steps = f"{checkpoint.seconds / 60:.1f} of steps"
+    return f"{steps}, {checkpoint.spent_s / 60:.1f} with reading and validation" if checkpoint.spent_s else steps
 
 
-def _middle(box: Box) -> Box:
-    height, width = box.shape
-    top, left = box.y0 + max(0, (height - SIDE) // 2), box.x0 + max(0, (width - SIDE) // 2)
-    return Box(top, left, top + min(height, SIDE), left + min(width, SIDE))
+def _picture(plan: TrainPlan, masks: Path, crop: WorstCrop) -> Picture:
+    """Read a crop, its truth and its mask."""
+    box, plane, image = crop.box, crop.plane, crop.image
+    with (
+        open_image(image) as raster,
+        open_truth(image) as truth,
+        build("readers", {"name": "zarr"}).open(str(masks / f"{image.name}.ome.zarr")) as predicted,
+    ):
+        truth_CYX, known_YX = truth.read_valid(box, plane)
+        truth_YX = plan.truth_map.apply(truth_CYX, box, known_YX)
+        pixels_YXC = _displayable(*raster.read_valid(box, plane))
+        return Picture(image.name, pixels_YXC, truth_YX, np.array(predicted.read(box, plane)[0]), _place(crop))
+
+
+def _place(crop: WorstCrop) -> str:
+    """Return where a crop lies in its image; empty: it is all of it."""
+    header, box = crop.image.header, crop.box
+    plane = f"plane {crop.plane}, " if header.num_planes > 1 else ""
+    return "" if box.shape == header.shape and not plane else f"{plane}rows {box.y0} to {box.y1}, columns {box.x0} to {box.x1}"
 
 
 def _displayable(pixels_CYX: NDArray[Any], valid_YX: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
