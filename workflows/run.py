@@ -16,7 +16,7 @@ from pipeline.engine import Job, phase
 from pipeline.errors import AlreadyRunning, InputError, Problem, counted
 from pipeline.inputs import Catalogue, build_catalogue, hash_values
 from pipeline.records import METRICS_FILE, CommittedReceipts, Receipt, RunFolder, read_rows, refuse_overwriting
-from pipeline.report import describe_group, print_table, print_worst, report_of
+from pipeline.report import describe_group, print_table, print_warnings, print_worst, report_of
 from pipeline.scheduling import EXIT_INTERRUPTED, MetricsAddress, RunSpec, Stage, execute, make_job, plan_blocks, plan_row, recount
 from pipeline.system import say
 from pipeline.training import TRAINING_YAML, is_training
@@ -249,6 +249,7 @@ def print_result(folder: RunFolder, report: Mapping[str, Any], way_out: str = ""
     console = Console(soft_wrap=True)
     print_table(report, console)
     print_worst(report, console)
+    print_warnings(report, console)
     if masks:
         print(f"masks:  {folder.storage}/masks")
         if folder.read_config().instances:

@@ -111,6 +111,7 @@ def summaries(folder: RunFolder, report: Mapping[str, Any]) -> Iterator[dict[str
             "mean_iou": image.get("mean_iou"),
             "failures": len(failed),
             "causes": list(dict.fromkeys(failed)),
+            "warnings": image.get("warnings", []),
         }
 
 
@@ -118,7 +119,7 @@ def refusal(config: Config, path: str, why: str) -> dict[str, Any]:
     """Return what is said of an image that no run can take."""
     name = path.removeprefix(str(config.images[0]).rstrip("/") + "/")
     nothing = {"pixels": 0, "seconds": 0.0, "shares": {}, "mean_iou": None}
-    return {"name": name, "key": hash_values(why), **nothing, "failures": 1, "causes": [why]}
+    return {"name": name, "key": hash_values(why), **nothing, "failures": 1, "causes": [why], "warnings": []}
 
 
 class Told:
@@ -160,6 +161,7 @@ def print_text(line: Mapping[str, Any]) -> None:
         parts.append(f"mean IoU {line['mean_iou']:.3f}")
     if line["failures"]:
         parts.append(f"{line['failures']} failed: {first_of(line['causes'], 2)}")
+    parts += line.get("warnings", ())
     print(f"{line['name']}: {', '.join(parts)}")
 
 

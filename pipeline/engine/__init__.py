@@ -6,6 +6,7 @@ May import: records, models, backends, writers and below. Never touches: the que
 
 from __future__ import annotations
 
+from pipeline.engine.appearance_check import appearance_warning, read_windows
 from pipeline.engine.areas import areas_key
 from pipeline.engine.block_pipeline import cause_of, process
 from pipeline.engine.block_pixels import read_reflected, read_zero_filled
@@ -41,6 +42,7 @@ __all__ = [
     "Stopwatch",
     "Thumbnails",
     "all_phases",
+    "appearance_warning",
     "areas_key",
     "cause_of",
     "discard_parts",
@@ -57,6 +59,7 @@ __all__ = [
     "process",
     "read_reflected",
     "read_thumbnails",
+    "read_windows",
     "read_zero_filled",
     "rests_on",
     "skipped_share",

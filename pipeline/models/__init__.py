@@ -141,6 +141,11 @@ class Model(Plugin):
         return {}
 
     @property
+    def title(self) -> str:
+        """What messages call the model."""
+        return type(self).__name__.lower()
+
+    @property
     def expects(self) -> Expectation:
         """The images that the model was trained on."""
         return Expectation()

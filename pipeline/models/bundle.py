@@ -76,6 +76,12 @@ class Bundle(TorchModel):
         return read_architecture(self.spec, self.folder)
 
     @property
+    def title(self) -> str:
+        """The name of the bundle; of one in the output folder of a training, the folder's name."""
+        parts = [part for part in self.path.split("/") if part]
+        return parts[-2] if len(parts) > 1 and parts[-1] == "bundle" else parts[-1]
+
+    @property
     def expects(self) -> Expectation:
         """As ``model.yaml`` says."""
         return self.spec.expectation(merges=self.spec.merge_channels and not self.merge, image_range=self.range)

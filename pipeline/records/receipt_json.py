@@ -99,8 +99,9 @@ def decode(row: Mapping[str, Any]) -> dict[str, Any]:
         values["counts"] = _old_counts(values["counts"])
     if "objects" in values:
         values["objects"] = {int(class_id): ObjectCounts.from_json(one) for class_id, one in values["objects"].items()}
-    if "notes" in values:
-        values["notes"] = tuple(values["notes"])
+    for name in ("notes", "warnings"):
+        if name in values:
+            values[name] = tuple(values[name])
     return values
 
 

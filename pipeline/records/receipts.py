@@ -74,6 +74,7 @@ class Receipt:
             mask, JSON that names the file.
         numbers: integers that add over the blocks of an image, by name; shown in the report.
         notes: anything else worth a line in the log, such as a halved batch.
+        warnings: why the result of the image is to be treated with care; shown with the result and in the report.
         actor: the process that did it, HOST/PID; empty where it is not known.
     """
 
@@ -96,6 +97,7 @@ class Receipt:
     payload: str = ""
     numbers: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     actor: str = ""
 
     @property
@@ -117,6 +119,7 @@ class Receipt:
             truth_error=self.truth_error,
             numbers=_NOTHING,
             notes=self.notes,
+            warnings=self.warnings,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.report.model_card import keep_examples
 from pipeline.report.pictures import ERRORS, error_kinds, hex_color, outlines_png, palette_png, shrink
 from pipeline.report.rendering import write_report
 from pipeline.report.run_state import RunState
-from pipeline.report.terminal import print_table, print_worst
+from pipeline.report.terminal import print_table, print_warnings, print_worst
 
 __all__ = [
     "ERRORS",
@@ -35,10 +35,11 @@ __all__ = [
     "phase_rows",
     "print_comparison",
     "print_table",
+    "print_warnings",
     "print_worst",
     "rank_images",
     "report_of",
-    "write_comparison",
     "shrink",
+    "write_comparison",
     "write_report",
 ]

@@ -53,6 +53,7 @@ class ImageCounts:
         by_row: whether the rows of the image are not equally large, so that areas are counted row by row.
         areas: counted by row, and by zone; None: they are not counted.
         change: pixels and areas counted by true and predicted class; empty: they are not counted.
+        warnings: why its result is to be treated with care.
         worst_block: ``{"block", "box", "wrong"}`` of the block with the most wrong pixels: its id without the name, rows and columns
             (y0, x0, y1, x1), and the share of its pixels with truth that are wrong; None: no block has truth.
         no_data: pixels of blocks that are done without a prediction, as the image holds no data there; none of them was skipped.
@@ -73,6 +74,7 @@ class ImageCounts:
     by_row: bool = False
     areas: AreaSums | None = None
     change: dict[str, int] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def report_of(plan: Mapping[str, Any], done: Tally, state: str) -> dict[str, Any]:
@@ -195,7 +197,9 @@ def _image_row(image: ImageCounts, counts: Counts, classes: Sequence[Mapping[str
     known["areas"] = areas_of_image(counts, names, image.pixel_area, image.areas, by_row=image.by_row)
     if (zones := zones_of_image(image.areas, names, image.pixel_area)) is not None:
         known["zones"] = zones
-    return {"name": image.name, **fields, **known, **({"numbers": image.numbers} if image.numbers else {})}
+    told: dict[str, Any] = {"numbers": image.numbers} if image.numbers else {}
+    told |= {"warnings": list(image.warnings)} if image.warnings else {}
+    return {"name": image.name, **fields, **known, **told}
 
 
 def _with_intervals(fields: dict[str, Any], counted: Sequence[Counts]) -> dict[str, Any]:
@@ -326,6 +330,7 @@ def _image_counts(image: Mapping[str, Any], done: Tally, troubled: Sequence[Rece
         image.get("by_row", False),
         areas,
         {key: number for sums in every.values() for key, number in sums.items() if is_change(key)},
+        [warning for receipt in troubled for warning in receipt.warnings],
     )
 
 

@@ -25,11 +25,13 @@ from pipeline.report.page_words import (
     time_facts,
 )
 from pipeline.report.pictures import FALSE, MISSED, WRONG, hex_color
+from pipeline.report.warnings import warning_lines
 from pipeline.web import in_area, in_percent, render_page
 
 __all__ = ["build_page", "colors_of"]
 
 HERE = Path(__file__).parent
+MOST_WARNINGS = 8  # different ones that the summary repeats; the table of images has all
 MOST_ROWS = 1000  # of a table without pages, or a list
 ERROR_COLORS = {"false": hex_color(FALSE), "missed": hex_color(MISSED), "wrong": hex_color(WRONG)}
 
@@ -70,6 +72,7 @@ def build_page(
         facts=main_facts(report, run, (areas[2], areas[0]) if areas else None),
         scores=score_facts(report),
         truth_errors=_truth_errors(report),
+        warnings=warning_lines(report, MOST_WARNINGS),
         areas=areas,
         area_rows=area_rows(report, areas[0] if areas else None),
         interval_note=_interval_note(report),

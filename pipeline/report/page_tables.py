@@ -96,6 +96,7 @@ def _images(report: Mapping[str, Any]) -> DataTable:
     failed: dict[str, int] = {}
     for failure in report["failures"]:
         failed[failure["image"]] = failed.get(failure["image"], 0) + 1
+    has_warnings = any(image.get("warnings") for image in images)
     area_column, in_unit = _area_column(images) or (Column("area"), round)
     columns = [
         Column("rank", "count"),
@@ -108,6 +109,7 @@ def _images(report: Mapping[str, Any]) -> DataTable:
         area_column,
         Column("no prediction", "percent"),
         Column("failures", "count"),
+        *([Column("warnings")] if has_warnings else []),
     ]
 
     def row(place: int, image: Mapping[str, Any]) -> list[Any]:
@@ -116,7 +118,8 @@ def _images(report: Mapping[str, Any]) -> DataTable:
         scores = [image.get("mean_iou"), *ious, image.get("pixel_accuracy"), image.get("overlap_agreement")]
         missing = image["no_prediction"] / pixels if pixels else None
         size = in_unit(pixels * area[0]) if area and area_column.kind != "text" else None
-        return [place, image["name"], *scores, pixels, size, missing, failed.get(image["name"])]
+        told = ["; ".join(image.get("warnings", ()))] if has_warnings else []
+        return [place, image["name"], *scores, pixels, size, missing, failed.get(image["name"]), *told]
 
     rows = (row(place, images[index]) for place, index in enumerate(rank_images(report), 1))
     return data_table("images", "Images, worst first", columns, rows, len(images))

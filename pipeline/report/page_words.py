@@ -34,6 +34,7 @@ STATES = {
 }
 STAGES = {"read": "reading", "compute": "model", "stitch": "stitching", "count": "counting", "write": "writing"}
 PHASES = {
+    "appearance": "comparing with the training images",
     "copy": "copying",
     "tissue": "finding what counts",
     "skip": "finding what to skip",

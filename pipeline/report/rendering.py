@@ -35,6 +35,7 @@ NESTED = (
     "instances",
     "numbers",
     "pixel_area",
+    "warnings",
     "worst_block",
     "zones",
 )  # fields of an image that fill no cell of per_image.csv
@@ -98,8 +99,16 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Iterable[Any]]]:
     class_rows = [_class_row(spec) for spec in classes]
     class_columns = list(class_rows[0]) if class_rows else ["id", "name"]
     scalars = [key for key in images[0] if key not in NESTED] if images else ["name"]
-    image_columns = [*scalars, *(f"iou {spec['name']}" for spec in classes)]
-    image_rows = ([*(image[key] for key in scalars), *(spec.get("iou") for spec in image["classes"])] for image in images)
+    told = ["warnings"] if any("warnings" in image for image in images) else []
+    image_columns = [*scalars, *(f"iou {spec['name']}" for spec in classes), *told]
+    image_rows = (
+        [
+            *(image[key] for key in scalars),
+            *(spec.get("iou") for spec in image["classes"]),
+            *("; ".join(image.get(key, ())) for key in told),
+        ]
+        for image in images
+    )
     failure_columns = ["image", "block", "phase", "cause", "attempts"]
     group_columns = ["failures", "unit", "units", "images", "phases", "cause", "attempts", "first image", "first block"]
     groups = (

@@ -10,15 +10,17 @@ from pipeline.errors import counted, printable
 from pipeline.inputs import OUTSIDE
 from pipeline.report.change import change_lines
 from pipeline.report.gallery import rank_images
+from pipeline.report.warnings import warning_lines
 from pipeline.web import in_area, in_percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["print_rows", "print_table", "print_worst"]
+__all__ = ["print_rows", "print_table", "print_warnings", "print_worst"]
 
 WORST = 3  # images that are printed
+WARNINGS = 3  # different ones that are printed
 NAMED = 5  # images without a prediction whose names are printed
 LEAST_NAME = 12  # columns of a terminal that a name has at least, where columns of numbers can be left out
 
@@ -99,6 +101,12 @@ def print_worst(report: Mapping[str, Any], console: Console) -> None:
     if missing and len(images) > 1:
         more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
         console.print(f"no prediction: {', '.join(missing[:NAMED])}{more}", highlight=False, markup=False)
+
+
+def print_warnings(report: Mapping[str, Any], console: Console) -> None:
+    """Print which masks are to be treated with care, and why: one line for all images of one reason."""
+    for line in warning_lines(report, WARNINGS):
+        console.print(line, highlight=False, markup=False)
 
 
 def _worst_table(images: Iterable[Mapping[str, Any]]) -> Table:

@@ -171,6 +171,8 @@ class _Execution:
         self._discard_temporary_files(receipt.image)
         for note in receipt.notes:
             self.spec.folder.log(f"{receipt.phase} {receipt.block}: {note}", event="note", **_fields(receipt))
+        for warning in receipt.warnings:
+            self.spec.folder.log(f"{receipt.image}: {warning}", event="image to treat with care", level="warning", **_fields(receipt))
         if not receipt.ok:
             self._quarantined(receipt)
         if self.queue.is_image_finished(receipt.image):

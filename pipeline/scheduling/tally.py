@@ -34,7 +34,8 @@ class Tally:
     Attributes:
         settled: blocks that are done or failed, by (phase, image).
         failed: blocks that failed, by phase.
-        troubled: the brief receipt of each block that failed, whose truth could not be counted, or that has notes, by (phase, block id).
+        troubled: the brief receipt of each block that failed, whose truth could not be counted, or that has notes or warnings, by
+            (phase, block id).
         numbers: sums of the receipts' numbers, by image, phase and name.
         seconds: of all blocks, by stage; work that was done again counts again.
         phase_seconds: the same, by phase.
@@ -123,7 +124,7 @@ class Tally:
         name, phase = receipt.image, receipt.phase
         self.settled[phase, name] += 1
         self.failed[phase] += not receipt.ok
-        if not receipt.ok or receipt.truth_error or receipt.notes:
+        if not receipt.ok or receipt.truth_error or receipt.notes or receipt.warnings:
             self.troubled[phase, receipt.block] = receipt.brief()
         if receipt.numbers:
             self.numbers.setdefault(name, {}).setdefault(phase, Counter()).update(receipt.numbers)

@@ -1,12 +1,21 @@
 """Numbers that add over blocks: pixel counts and the statistics of whole images.
 
 Owns: counting pixels and objects against their truth, areas by class and zone, measures of objects, the fitters of the fit phase,
-histograms, normalisation, finding the pixels that count.
+histograms, normalisation, finding the pixels that count, comparing images with those of a training.
 May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 """
 
 from __future__ import annotations
 
+from pipeline.statistics.appearance import (
+    PROPERTIES,
+    Description,
+    KnownAppearance,
+    Window,
+    describe_windows,
+    learn_appearance,
+    sample_boxes,
+)
 from pipeline.statistics.area_counts import SQUARE_METRE, AreaCounts, AreaSums, is_area, whole_areas
 from pipeline.statistics.change_counts import count_change, counted_change, is_change
 from pipeline.statistics.contrast import ContrastFitter
@@ -48,6 +57,7 @@ __all__ = [
     "IOU_UNITS",
     "LOW_PERCENTILE",
     "PER_IMAGE",
+    "PROPERTIES",
     "SQUARE_METRE",
     "AreaCounts",
     "AreaSums",
@@ -55,11 +65,13 @@ __all__ = [
     "Content",
     "ContrastFitter",
     "Counts",
+    "Description",
     "EmptyAreas",
     "Fitter",
     "Fitters",
     "Histogram",
     "ImageFit",
+    "KnownAppearance",
     "Normalization",
     "NormalizationFitter",
     "ObjectCounts",
@@ -68,6 +80,7 @@ __all__ = [
     "PixelSize",
     "StainFitter",
     "Summary",
+    "Window",
     "as_unsigned",
     "cell_side",
     "check_mean_std",
@@ -79,10 +92,12 @@ __all__ = [
     "count_pixels",
     "counted_change",
     "decode_summary",
+    "describe_windows",
     "encode_summary",
     "find_empty_areas",
     "is_area",
     "is_change",
+    "learn_appearance",
     "mean_and_std",
     "measure",
     "normalization_fitter",
@@ -92,6 +107,7 @@ __all__ = [
     "repeated_ids",
     "resolve_normalization",
     "rows_of_whole_objects",
+    "sample_boxes",
     "sum_cross_entropy",
     "sum_pairs",
     "whole_areas",

@@ -26,6 +26,7 @@ from pipeline.plugins import build
 from pipeline.records import Block, Receipt
 from pipeline.report import report_of
 from pipeline.scheduling import BlockQueue, Stage, Tally, make_job, plan_blocks, plan_row
+from pipeline.training.appearance import training_appearance
 from pipeline.training.data_split import make_run_config
 from pipeline.training.object_sizes import median_diameter
 from pipeline.training.output_files import region_skip
@@ -68,14 +69,15 @@ def keep_candidate(plan: TrainPlan) -> None:
 
 
 def complete_bundle(plan: TrainPlan, workers: WorkerGroup) -> None:
-    """Write field, halo and the diameter of objects into the best bundle, and remove the candidate; a run then scores it."""
+    """Write what is measured of the best bundle and its images into it, and remove the candidate; a run then scores it."""
     bundle = best_bundle(plan)
     network = plan.network.model_copy(update={"weights": bundle / read_spec(bundle).weights.file}).load()
     catalogue = _catalogue(plan, bundle, workers)
     halo = measure_halo(catalogue, catalogue.images[:: -(-len(catalogue.images) // HALO_IMAGES)])
     field = build("models", {"name": "bundle", "path": str(bundle)}).field
     tile = {**({} if halo is None else {"halo": halo.halo}), **({} if field is None else {"field": field})}
-    measured = {} if plan.config.about.diameter else {"diameter": median_diameter(plan)}
+    measured: dict[str, Any] = {} if plan.config.about.diameter else {"diameter": median_diameter(plan)}
+    measured |= {"appearance": training_appearance(plan)}
     _save(plan, bundle, network, tile, **measured)
     plan.storage.delete_tree(CANDIDATE)
 

@@ -33,7 +33,7 @@ def test_a_receipt_comes_back_as_it_was(tmp_path):
     counts = Counts(
         np.array([3, 4]), no_prediction=2, confusion=np.array([[3, 0], [1, 3]]), cross_entropy=0.1 + 0.2, cross_entropy_pixels=7
     )
-    row = receipt(1, key="k", seconds={"read": 0.1}, files={"masks/ä\udcff\n.zarr": 9}, counts=counts, notes=("halved",))
+    row = receipt(1, key="k", seconds={"read": 0.1}, files={"masks/ä\udcff\n.zarr": 9}, counts=counts, notes=("halved",), warnings=("far",))
     with Ledger.open(tmp_path) as ledger:
         ledger.append(row)
     (back,) = read_rows(tmp_path)
@@ -56,16 +56,17 @@ def test_counts_come_back_with_their_types():
 
 
 def test_a_brief_receipt_keeps_what_a_list_of_failures_needs():
-    """Failures, wrong truth and notes stay; what is summed, and what only a resuming run needs, goes."""
+    """Failures, wrong truth, notes and warnings stay; what is summed, and what only a resuming run needs, goes."""
     loud = {
         "failed": receipt(1, cause="no memory", attempts=3),
         "truth": receipt(1, truth_error="7 at (y=0, x=0)"),
         "noted": receipt(1, notes=("halved",)),
+        "warned": receipt(1, warnings=("far",)),
     }
     for row in loud.values():
         brief = replace(row, key="k", digest="d", files={"a": 1}, seconds={"read": 1.0}, counts=COUNTS).brief()
         assert (brief.key, brief.digest, brief.counts, dict(brief.files), dict(brief.seconds)) == ("", "", None, {}, {})
-        kept = ("block", "cause", "attempts", "truth_error", "notes")
+        kept = ("block", "cause", "attempts", "truth_error", "notes", "warnings")
         assert [getattr(brief, name) for name in kept] == [getattr(row, name) for name in kept]
 
 

@@ -143,11 +143,12 @@ def test_a_line_says_how_an_image_went(capsys):
         "mean_iou": None,
         "failures": 1,
         "causes": ["c"],
+        "warnings": ["w"],
     }
     watch_pass.print_text(line)
     watch_pass.print_json(line)
     text, as_json = capsys.readouterr().out.splitlines()
-    assert text == "a: 1,000,000 pixels, 2.0 s, x 50.0 %, 1 failed: c"
+    assert text == "a: 1,000,000 pixels, 2.0 s, x 50.0 %, 1 failed: c, w"
     assert json.loads(as_json) == {name: value for name, value in line.items() if name != "key"}
 
 

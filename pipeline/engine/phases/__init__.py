@@ -3,6 +3,7 @@
 ::
 
     segment    skip, tissue ──▶ fit ──▶ score ──▶ predict ──▶ objects ──▶ finish ──▶ count_areas
+               appearance
     evaluate                                      count, truth objects ──▶ count_areas, count_change
     convert                                       copy ───────────────────▶ finish
 
@@ -57,6 +58,7 @@ class ReceiptFields(TypedDict, total=False):
     numbers: Mapping[str, int]
     written: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class Reduction(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +205,7 @@ def save_bundle(folder: Path, module: nn.Module, *, half: bool = False, files: M
         state = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
     weights = save(state)
     hashed = {"file": "weights.safetensors", "sha256": hashlib.sha256(weights).hexdigest()}
-    text = yaml.safe_dump({"format": "gigaseg.bundle/1", **spec, "weights": hashed}, sort_keys=False)
+    text = _as_yaml({"format": "gigaseg.bundle/1", **spec, "weights": hashed})
     parent = LocalStorage(folder.parent)
     parent.make()
     with parent.replace_tree(folder.name) as new:
@@ -235,7 +235,7 @@ def rewrite_card(folder: Path, *, files: Mapping[str, bytes] | None = None, **ke
     data = {**yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8")), **keys}
     old, parent = LocalStorage(folder), LocalStorage(folder.parent)
     with parent.replace_tree(folder.name) as new:
-        new.put("model.yaml", yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120).encode())
+        new.put("model.yaml", _as_yaml(data).encode())
         kept = read_spec(Path(new.url))
         listed = {one.file for one in kept.examples}
         for name in old.list():
@@ -246,6 +246,24 @@ def rewrite_card(folder: Path, *, files: Mapping[str, bytes] | None = None, **ke
             new.put(name, content)
         read_architecture(kept, Path(new.url))
     return folder
+
+
+def _as_yaml(data: Mapping[str, Any]) -> str:
+    """Return YAML for people, with lists of numbers on one line."""
+    return yaml.dump(dict(data), Dumper=_BundleDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _BundleDumper(yaml.SafeDumper):
+    pass
+
+
+def _represent_list(dumper: _BundleDumper, values: Sequence[Any]) -> yaml.Node:
+    is_flat = bool(values) and all(isinstance(value, (int, float)) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=is_flat)
+
+
+_BundleDumper.add_representer(list, _represent_list)
+_BundleDumper.add_representer(tuple, _represent_list)
 
 
 def read_architecture(spec: BundleSpec, folder: Path) -> Network:

@@ -60,8 +60,8 @@ def card_of(spec: ModelCard) -> dict[str, Any]:
 
 
 def hash_without_card(spec: ModelCard) -> str:
-    """Return the SHA-256 of what masks depend on: a corrected card belongs to the same model."""
-    numbers = spec.model_dump(mode="json", exclude=set(WORDS_ALONE), exclude_defaults=True)
+    """Return the SHA-256 of what masks depend on: a corrected card, or another `appearance`, belongs to the same model."""
+    numbers = spec.model_dump(mode="json", exclude={*WORDS_ALONE, "appearance"}, exclude_defaults=True)
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from pipeline.config import PixelSize
 from pipeline.models import Expectation
+from pipeline.statistics import KnownAppearance
 
 __all__ = ["BundleClass", "BundleSpec", "Example", "ModelCard", "TileSize"]
 
@@ -124,6 +125,13 @@ class ModelCard(_Spec):
     training_data: TrainingData | None = Field(default=None, description="how much the network learnt from; null: unknown")
     scores: dict[str, Any] = Field(default={}, description="measured scores, by data set or metric")
     citation: str = Field(default="", description="what users of the weights should cite")
+
+    @field_validator("appearance")
+    @classmethod
+    def _comparable(cls, appearance: dict[str, Any] | None) -> dict[str, Any] | None:
+        if appearance is not None:
+            KnownAppearance.from_json(appearance)
+        return appearance
 
     @field_validator("scores")
     @classmethod
