@@ -77,8 +77,8 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
 
 
 def files_of(model: Model) -> dict[str, Any]:
-    """Return the folder of a model's files, and their bytes in all."""
-    paths = model.files()
+    """Return the folder of a model's files that are there, and their bytes in all."""
+    paths = [path for path in model.files() if path.is_file()]
     return {"folder": str(paths[0].parent), "bytes": sum(path.stat().st_size for path in paths)} if paths else {}
 
 
