@@ -197,3 +197,153 @@ def test_what_a_file_does_not_declare_is_refused_by_the_first_tile(files):
     assert predicted(turned, x, ("object_probability",)).shape == (1, 3, 32, 48)
     with pytest.raises(InputError, match=r"model.tta: found flips; expected none, as distances turn with the image"):
         predicted(turned, x, ("object_probability", "distances"))
+
+
+class Keras(torch.nn.Module):
+    """What StarDist's networks of Keras give: channels last, a probability and distances of every second pixel, and classes if asked."""
+
+    def __init__(self, classes=0):
+        super().__init__()
+        self.stars, self.kinds = Stars(2), torch.nn.Conv2d(1, classes, 3, 2, 1) if classes else None
+
+    def forward(self, x):
+        x = x.permute(0, 3, 1, 2)
+        found = [*self.stars(x), *([self.kinds(x).softmax(1)] if self.kinds is not None else [])]
+        return tuple(one.permute(0, 2, 3, 1) for one in found)
+
+
+class Branches(torch.nn.Module):
+    """What HoVer-Net gives: three branches by name, without padding."""
+
+    def __init__(self, padding=0):
+        super().__init__()
+        self.branches = torch.nn.ModuleDict({name: torch.nn.Conv2d(1, count, 5, padding=padding) for name, count in BRANCHES.items()})
+
+    def forward(self, x):
+        return {name: 3 * branch(x) for name, branch in self.branches.items()}
+
+
+BRANCHES = {"tp": 4, "np": 2, "hv": 2}
+HOVERNET = {"nuclear_pixels": "np", "horizontal_vertical": "hv", "nuclear_types": "tp"}
+
+
+def to_onnx(network, path, x, names, *, last=False):
+    """Export any size, with named outputs."""
+    rows, cols = (1, 2) if last else (2, 3)
+    axes = {name: {0: "n", rows: f"h{at}", cols: f"w{at}"} for at, name in enumerate(("x", *names))}
+    torch.onnx.export(network, (x,), str(path), input_names=["x"], output_names=list(names), dynamic_axes=axes, dynamo=False)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_channels_that_come_last_are_recognised(tmp_path, classes):
+    """An ONNX file of Keras's axes gives what the same network of torch's axes gives; its shapes say which they are."""
+    network, x = seeded(Keras, classes), blobs((2 * 32, 48)).reshape(2, 1, 32, 48)
+    names = ("prob", "dist", "prob_class")[: 3 if classes else 2]
+    to_onnx(network, tmp_path / "keras.onnx", torch.zeros(1, 32, 32, 1), names, last=True)
+    torch.jit.trace(network, torch.zeros(1, 32, 32, 1)).save(str(tmp_path / "keras.pt"))
+    with torch.no_grad():
+        pixels = (torch.from_numpy(x.astype(np.float32)) - NORMALIZE["mean"][0]) / NORMALIZE["std"][0]
+        expected = [one.permute(0, 3, 1, 2).numpy() for one in network(pixels.permute(0, 2, 3, 1))]
+    by_name = {"object_probability": "prob", "distances": "dist", **({"class_probability": "prob_class"} if classes else {})}
+    by_number = {**STARDIST, **({"class_probability": [5, 4 + classes]} if classes else {})}
+    onnx = spec_of(tmp_path / "keras.onnx", outputs=by_name, grid=2)
+    script = spec_of(tmp_path / "keras.pt", outputs=by_number, grid=2, axes="NHWC")
+    model = build("models", onnx)
+    assert (model.num_channels, model.maps, model.num_classes) == (1, {"object_probability": 1, "distances": 4}, classes or 2)
+    for spec in (onnx, script):
+        found = predicted(spec, x, ("object_probability", "distances"))[..., ::2, ::2]
+        count = classes or 2
+        np.testing.assert_allclose(found[:, count : count + 1], expected[0], atol=1e-5)
+        np.testing.assert_allclose(found[:, count + 1 :], expected[1], atol=1e-3)
+        if classes:
+            np.testing.assert_allclose(torch.from_numpy(found[:, :count]).softmax(1), expected[2], atol=1e-5)
+    with pytest.raises(InputError, match=r"fails on input"):
+        predicted({**script, "axes": "NCHW"}, x, ())
+
+
+@pytest.mark.parametrize("name", ["hover.pt", "hover.onnx"])
+def test_branches_are_types_nuclei_and_places(tmp_path, name):
+    """Classes are the types; the map of nuclear pixels is a probability, that of places is the network's own."""
+    network, x = seeded(Branches, 2), blobs((2 * 32, 48)).reshape(2, 1, 32, 48)
+    torch.jit.trace(network, torch.zeros(1, 1, 32, 32), strict=False).save(str(tmp_path / "hover.pt"))
+    to_onnx(network, tmp_path / "hover.onnx", torch.zeros(1, 1, 32, 32), BRANCHES)
+    with torch.no_grad():
+        pixels = (torch.from_numpy(x.astype(np.float32)) - NORMALIZE["mean"][0]) / NORMALIZE["std"][0]
+        expected = {key: value.numpy() for key, value in network(pixels).items()}
+    spec = spec_of(tmp_path / name, outputs=HOVERNET, classes=4)
+    found = predicted(spec, x, ("horizontal_vertical", "nuclear_pixels"))
+    np.testing.assert_allclose(found[:, :4], expected["tp"], atol=1e-4)
+    np.testing.assert_allclose(found[:, 4:6], expected["hv"], atol=1e-4)
+    np.testing.assert_allclose(found[:, 6], torch.from_numpy(expected["np"]).softmax(1)[:, 1], atol=1e-4)
+    model = build("models", spec)
+    assert (model.num_classes, model.maps, model.instances) == (4, {"nuclear_pixels": 1, "horizontal_vertical": 2}, {"name": "hover"})
+    two = build("models", spec_of(tmp_path / name, outputs={key: HOVERNET[key] for key in list(HOVERNET)[:2]}))
+    assert [one["name"] for one in two.class_list] == ["background", "object"]
+    with pytest.raises(InputError, match=r"model.tta: found d4; expected none, as horizontal_vertical turn with the image"):
+        predicted({**spec, "tta": "d4"}, x, ("horizontal_vertical",))
+
+
+def test_a_branch_may_be_the_classes_of_any_network(tmp_path):
+    """`classes` names the tensor of scores among those that a network returns, as torchvision's networks do with `out`."""
+    network, x = seeded(Branches, 2), blobs((32, 48))[None, None]
+    torch.jit.trace(network, torch.zeros(1, 1, 32, 32), strict=False).save(str(tmp_path / "any.pt"))
+    model = build("models", spec_of(tmp_path / "any.pt", outputs={"classes": "tp"}, classes=4))
+    assert (model.num_classes, model.maps, model.instances) == (4, {}, None)
+    by_number = predicted(spec_of(tmp_path / "any.pt", outputs={"classes": [0, 3]}), x, ())
+    assert np.array_equal(predicted(spec_of(tmp_path / "any.pt", outputs={"classes": "tp"}, classes=4), x, ()), by_number)
+    named = {"classes": {"tensor": "tp", "channels": 4}}
+    assert np.array_equal(predicted(spec_of(tmp_path / "any.pt", outputs=named), x, ()), by_number)
+    with pytest.raises(InputError, match=r"classes: \{tensor: tp, channels: N\}, as the file does not say how many"):
+        build("models", spec_of(tmp_path / "any.pt", outputs={"classes": "tp"}))
+
+
+@pytest.mark.parametrize("form", ["declared", "given"])
+def test_valid_padding_of_one_size(tmp_path, form):
+    """A file of one size says what it loses on each side; TorchScript is told. Tiles are that size, and the mask is that of one pass."""
+    size, margin, network = 52, 2, seeded(Branches)
+    x = torch.zeros(1, 1, size, size)
+    save_tiff(tmp_path / "a.tif", blobs((100, 120), seed=4))
+    if form == "declared":
+        options = {"input_names": ["x"], "output_names": list(BRANCHES), "dynamo": False}
+        torch.onnx.export(network, (x,), str(tmp_path / "valid.onnx"), **options)
+        spec = spec_of(tmp_path / "valid.onnx", outputs=HOVERNET)
+    else:
+        torch.jit.trace(network, x, strict=False).save(str(tmp_path / "valid.pt"))
+        spec = spec_of(tmp_path / "valid.pt", outputs=HOVERNET, classes=4, size=size, margin=margin)
+    model = build("models", spec)
+    assert (model.fixed_size, model.margin) == (size, margin)
+    keys = {"compute": {"backend": "torch"}}
+    _, found = segmented(tmp_path, spec, {"core": "auto", "halo": "auto", "block": "auto"}, Placed, **keys)
+    pixels_YX = np.pad(blobs((100, 120), seed=4), margin, mode="reflect").astype(np.float32)
+    whole = answers_by_name(network, pixels_YX[None, None])
+    assert np.array_equal(found["mask"][0], whole["tp"][0].argmax(0))
+    np.testing.assert_allclose(found["maps"][:2].astype(np.float32), whole["hv"][0], rtol=2**-9, atol=1e-3)
+
+
+class Placed(Method):
+    """A method that needs places."""
+
+    maps: ClassVar[tuple[str, ...]] = ("horizontal_vertical",)
+
+
+def answers_by_name(network, pixels_BCYX):
+    """The tensors of the network itself, by name."""
+    with torch.no_grad():
+        x = (torch.from_numpy(pixels_BCYX) - NORMALIZE["mean"][0]) / NORMALIZE["std"][0]
+        return {name: tensor.numpy() for name, tensor in network(x).items()}
+
+
+def test_tensors_of_several_sizes_need_names(tmp_path):
+    """Tensors that do not fit together are refused with their shapes; those of one size may be named."""
+
+    class Pyramid(torch.nn.Module):
+        def forward(self, x):
+            return {"scores": torch.cat([x, -x], 1), "coarse": x[:, :, ::2, ::2]}
+
+    torch.jit.trace(Pyramid(), torch.zeros(1, 1, 32, 32), strict=False).save(str(tmp_path / "pyramid.pt"))
+    x = blobs((32, 48))[None, None]
+    message = r"scores \(1, 2, 32, 48\), coarse \(1, 1, 16, 24\), of several sizes: name tensors of one size in model.outputs"
+    with pytest.raises(InputError, match=message):
+        predicted(spec_of(tmp_path / "pyramid.pt", outputs={"classes": [0, 1]}), x, ())
+    named = spec_of(tmp_path / "pyramid.pt", outputs={"classes": {"tensor": "scores", "channels": 2}})
+    assert predicted(named, x, ()).shape == (1, 2, 32, 48)
