@@ -28,13 +28,13 @@ LIMIT = "IoU with the mask of the unchanged image"  # begins the sentence of `li
 WITHIN, OBJECTS_WITHIN = 0.002, 0.01
 
 
-def measured_scores(name: str, bundle: Path, images: int) -> dict[str, Any]:
+def measured_scores(name: str, bundle: Path, images: int | None = None) -> dict[str, Any]:
     """Return ``scores`` of a bundle as measured now, on the validation images of the shipped bundle of a name.
 
     Args:
         name: of the shipped bundle.
         bundle: folder of the bundle that is measured; it is not changed.
-        images: pieces of images whose masks are compared with those of changed images; 0: all.
+        images: pieces of images whose masks are compared with those of changed images; 0: all; None: the usual number.
     """
     with tempfile.TemporaryDirectory() as text:
         copy = Path(text, bundle.name)
@@ -107,7 +107,7 @@ def main() -> None:
     """Compare, and write where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundles", nargs="*", help="names of shipped bundles; left out: all")
-    parser.add_argument("--images", type=int, default=8, help="pieces of images for the changes; 0: all")
+    parser.add_argument("--images", type=int, help="pieces of images for the changes; 0: all")
     parser.add_argument("--write", action="store_true", help="write what was measured into model.yaml")
     parser.add_argument("--table", action="store_true", help="print what the cards say of changes, and measure nothing")
     options = parser.parse_args()
