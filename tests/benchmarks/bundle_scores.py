@@ -2,14 +2,16 @@
 
 Run: ``GIGASEG_TEST_DATA=FOLDER python -m tests.benchmarks.bundle_scores [BUNDLE ...] [--write] [--images N]``. It says which figures of
 ``model.yaml`` are found again, and which are not: an IoU within 0.002, what counts objects within 0.01, for other processors round
-otherwise. ``--write`` writes what was measured: ``scores``, and under ``limits`` the sentence on changes below the goal. ``--table``
-measures nothing: it prints what the cards say of changes, as ``tests/benchmarks/README.md`` has it.
+otherwise. ``--write`` writes what was measured: ``scores``, and under ``limits`` the sentence on changes below the goal. ``--from FILE``
+measures nothing: it writes the changes that ``robustness --json FILE`` has measured of one bundle. Nor does ``--table``: it prints what the
+cards say of changes, as ``tests/benchmarks/README.md`` has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("bundles", nargs="*", help="names of shipped bundles; left out: all")
     parser.add_argument("--images", type=int, help="pieces of images for the changes; 0: all")
     parser.add_argument("--write", action="store_true", help="write what was measured into model.yaml")
+    parser.add_argument("--from", dest="measured", type=Path, help="write the changes of this file into the one bundle")
     parser.add_argument("--table", action="store_true", help="print what the cards say of changes, and measure nothing")
     options = parser.parse_args()
     if options.table:
@@ -116,6 +119,11 @@ def main() -> None:
         return
     if unknown := [name for name in options.bundles if name not in TASKS]:
         parser.error(f"{', '.join(unknown)}: no shipped bundle; there are {', '.join(TASKS)}")
+    if options.measured:
+        (name,), (found,) = options.bundles, json.loads(options.measured.read_text(encoding="utf-8")).values()
+        bundle = find_bundle(name)
+        write_scores(bundle, {**read_spec(bundle).scores, "robustness": robustness_scores(found)}, TASKS[name].goal)
+        return
     for name in options.bundles or TASKS:
         bundle = find_bundle(name)
         scores = measured_scores(name, bundle, options.images)
