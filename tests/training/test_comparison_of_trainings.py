@@ -16,15 +16,21 @@ FIVE_KEPT = {"val": {"names": ["a[0-4]"]}, "validate_every": 1000}  # validated 
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """Two trainings of eight images, five of which validate; the second one learns longer and with a border."""
-    folder = write_scene(tmp_path_factory.mktemp("two"), 8)
-    border = {"border": {"of": "disc", "width": 1}}
+    """Two trainings of eight images, five of which validate; the second one learns longer, and faster."""
+    folder = write_scene(tmp_path_factory.mktemp("two"), 8, side=64)
     assert train(train_yaml(folder, "a.yaml", output="a", steps=2, optimizer={"rate": 0.01}, **FIVE_KEPT)) == 0
-    more = {"steps": 40, "compute": {"threads": 2}}
+    more = {"steps": 6, "compute": {"threads": 1, "memory": "1GiB"}}
     assert train(train_yaml(folder, "b.yaml", output="b", optimizer={"rate": 0.02}, **more, **FIVE_KEPT)) == 0
-    assert train(train_yaml(folder, "c.yaml", output="c", steps=30, optimizer={"rate": 0.02}, **border, **FIVE_KEPT)) == 0
-    assert train(train_yaml(folder, "d.yaml", output="d", steps=30, optimizer={"rate": 0.01}, **border, **FIVE_KEPT)) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def with_border(trainings):
+    """Two more, which tell discs apart."""
+    keys = {"border": {"of": "disc", "width": 1}, "steps": 4, **FIVE_KEPT}
+    assert train(train_yaml(trainings, "c.yaml", output="c", optimizer={"rate": 0.02}, **keys)) == 0
+    assert train(train_yaml(trainings, "d.yaml", output="d", optimizer={"rate": 0.01}, **keys)) == 0
+    return trainings
 
 
 def test_the_score_and_what_was_changed(trainings, capsys):
@@ -40,34 +46,34 @@ def test_the_score_and_what_was_changed(trainings, capsys):
     assert content["same_images"] is True
     assert content["images"] == 5
     assert content["mean"]["interval"][0] <= content["mean"]["difference"] <= content["mean"]["interval"][1]
-    assert content["settings"] == [{"key": "optimizer.rate", "a": 0.01, "b": 0.02}, {"key": "steps", "a": 2, "b": 40}]
+    assert content["settings"] == [{"key": "optimizer.rate", "a": 0.01, "b": 0.02}, {"key": "steps", "a": 2, "b": 6}]
     assert content == json.loads((trainings / "a" / "val" / "report" / "comparison.json").read_text())
     assert main(["report", a, b]) == 0
     out = capsys.readouterr().out
     assert "Both were judged by the same 5 validation images." in out
     assert [line.split() for line in out.splitlines() if line.startswith(("optimizer.rate", "steps"))] == [
         ["optimizer.rate", "0.01", "0.02"],
-        ["steps", "2", "40"],
+        ["steps", "2", "6"],
     ]
     page = (trainings / "a" / "val" / "report" / "comparison.html").read_text()
     for part in ("Comparison of two trainings", "optimizer.rate", "What was changed"):
         assert part in page
 
 
-def test_objects_are_compared_where_both_tell_them_apart(trainings, capsys):
+def test_objects_are_compared_where_both_tell_them_apart(with_border, capsys):
     """AP and PQ are those of the reports; against a training without objects there are none."""
-    c, d = (str(trainings / name) for name in "cd")
-    assert main(["report", c, d, "--json", "-o", str(trainings / "cd")]) == 0
+    c, d = (str(with_border / name) for name in "cd")
+    assert main(["report", c, d, "--json", "-o", str(with_border / "cd")]) == 0
     content = json.loads(capsys.readouterr().out)
     scores = {row["score"]: row for row in content["objects"]}
     assert set(scores) == {"ap50", "pq"}
     for key in "cd":
-        (found,) = (one for one in report_of(trainings / key)["instances"] if one["class"] == "disc")
+        (found,) = (one for one in report_of(with_border / key)["instances"] if one["class"] == "disc")
         for score in ("ap50", "pq"):
             assert scores[score]["a" if key == "c" else "b"] == pytest.approx(found[score])
-    assert main(["report", c, d, "-o", str(trainings / "cd")]) == 0
+    assert main(["report", c, d, "-o", str(with_border / "cd")]) == 0
     assert "disc: AP at IoU 0.5" in capsys.readouterr().out
-    assert main(["report", c, str(trainings / "a"), "--json", "-o", str(trainings / "ca")]) == 0
+    assert main(["report", c, str(with_border / "a"), "--json", "-o", str(with_border / "ca")]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["objects"] == []
     assert {row["key"] for row in content["settings"]} >= {"border.of", "border.width", "steps"}
