@@ -13,6 +13,7 @@ from tests.training.scene import discs, report_of, train_yaml, weights_at
 from workflows.train import train
 
 SHORT = {"steps": 6, "crop": 32, "val": {"by": "region"}}
+CLASSES = [{"name": "ground"}, {"name": "disc"}]
 
 
 def assert_same_training(one, other):
@@ -25,26 +26,33 @@ def assert_same_training(one, other):
     assert report_of(one)["mean_iou"] is not None
 
 
-def test_a_mosaic_is_learnt_from_as_one_image(tmp_path):
+@pytest.fixture(scope="module")
+def of_file(tmp_path_factory):
+    """The output of a training on one map and its mask, which are discs(3, 256, 3, 30)."""
+    folder = tmp_path_factory.mktemp("file")
+    pixels, truth = discs(3, 256, 3, 30)
+    for name in ("images", "truth"):
+        (folder / name).mkdir()
+    save_tile(folder / "images" / "map.tif", np.moveaxis(pixels, -1, 0), 0, 0)
+    save_tile(folder / "truth" / "map.tif", (truth > 0).astype(np.uint8), 0, 0)
+    assert train(train_yaml(folder, **SHORT, truth="truth/{stem}.tif", classes=CLASSES)) == 0
+    return folder / "out"
+
+
+def test_a_mosaic_is_learnt_from_as_one_image(tmp_path, of_file):
     """Four tiles with four tiles of truth, kept apart by region, against the same pixels in one file."""
     pixels, truth = discs(3, 256, 3, 30)
-    pixels_CYX = np.moveaxis(pixels, -1, 0)
-    save_quarters(tmp_path / "tiles", pixels_CYX, (128, 96))
+    save_quarters(tmp_path / "tiles", np.moveaxis(pixels, -1, 0), (128, 96))
     save_quarters(tmp_path / "masks", (truth > 0).astype(np.uint8), (96, 160))
-    for name in ("images", "truth"):
-        (tmp_path / name).mkdir()
-    save_tile(tmp_path / "images" / "map.tif", pixels_CYX, 0, 0)
-    save_tile(tmp_path / "truth" / "map.tif", (truth > 0).astype(np.uint8), 0, 0)
     mosaic = {"images": {"mosaic": "tiles/*.tif", "name": "map"}, "truth": {"mosaic": "masks/*.tif"}}
-    classes = [{"name": "ground"}, {"name": "disc"}]
-    assert train(train_yaml(tmp_path, "tiles.yaml", **SHORT, **mosaic, classes=classes, output="of_tiles")) == 0
-    assert train(train_yaml(tmp_path, "file.yaml", **SHORT, truth="truth/{stem}.tif", classes=classes, output="of_file")) == 0
-    assert_same_training(tmp_path / "of_tiles", tmp_path / "of_file")
+    assert train(train_yaml(tmp_path, **SHORT, **mosaic, classes=CLASSES)) == 0
+    assert_same_training(tmp_path / "out", of_file)
 
 
-@pytest.mark.parametrize("attribute", [None, "kind"])
-def test_polygons_are_learnt_from_as_a_mask_is(tmp_path, attribute):
-    """Squares drawn as GeoJSON, with and without the names of classes, against a mask of the same squares."""
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder of an image, its mask, the same mask as GeoJSON with the names of classes, and a training on image and mask."""
+    folder = tmp_path_factory.mktemp("drawn")
     rng = np.random.default_rng(4)
     pixels, mask = rng.integers(40, 90, (256, 256)).astype(np.uint8), np.zeros((256, 256), np.uint8)
     features = []
@@ -55,29 +63,31 @@ def test_polygons_are_learnt_from_as_a_mask_is(tmp_path, attribute):
         features.append({"type": "Feature", "properties": {"kind": "disc"}, "geometry": {"type": "Polygon", "coordinates": [ring]}})
         pixels = np.minimum(pixels, 200)
     for name in ("images", "truth"):
-        (tmp_path / name).mkdir()
-    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
-    Image.fromarray(mask).save(tmp_path / "truth" / "a.png")
-    (tmp_path / "truth" / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    drawn = {"truth": {"path": "truth/{stem}.geojson", **({"attribute": attribute} if attribute else {})}}
-    classes = [{"name": "ground"}, {"name": "disc"}]
-    assert train(train_yaml(tmp_path, "drawn.yaml", **SHORT, **drawn, classes=classes, output="of_polygons")) == 0
-    assert train(train_yaml(tmp_path, "mask.yaml", **SHORT, classes=classes, output="of_mask")) == 0
-    assert_same_training(tmp_path / "of_polygons", tmp_path / "of_mask")
+        (folder / name).mkdir()
+    Image.fromarray(pixels).save(folder / "images" / "a.png")
+    Image.fromarray(mask).save(folder / "truth" / "a.png")
+    (folder / "truth" / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    assert train(train_yaml(folder, **SHORT, classes=CLASSES, output="of_mask")) == 0
+    return folder
 
 
-def test_truth_on_another_grid_is_learnt_from_where_it_lies(tmp_path):
+@pytest.mark.parametrize("attribute", [None, "kind"])
+def test_polygons_are_learnt_from_as_a_mask_is(drawn, attribute):
+    """Squares drawn as GeoJSON, with and without the names of classes, against a mask of the same squares."""
+    truth = {"path": "truth/{stem}.geojson", **({"attribute": attribute} if attribute else {})}
+    output = f"of_polygons_{attribute}"
+    assert train(train_yaml(drawn, f"{output}.yaml", **SHORT, truth=truth, classes=CLASSES, output=output)) == 0
+    assert_same_training(drawn / output, drawn / "of_mask")
+
+
+def test_truth_on_another_grid_is_learnt_from_where_it_lies(tmp_path, of_file):
     """Truth on a larger canvas that begins elsewhere, which is told, against the same truth on the grid of the image."""
     pixels, truth = discs(3, 256, 3, 30)
-    mask = (truth > 0).astype(np.uint8)
-    for name in ("images", "truth", "wide"):
+    for name in ("images", "wide"):
         (tmp_path / name).mkdir()
     save_tile(tmp_path / "images" / "map.tif", np.moveaxis(pixels, -1, 0), 0, 0)
-    save_tile(tmp_path / "truth" / "map.tif", mask, 0, 0)
-    save_tile(tmp_path / "wide" / "map.tif", np.pad(mask, ((20, 5), (30, 7)), constant_values=1), -20, -30)
-    classes = [{"name": "ground"}, {"name": "disc"}]
-    assert train(train_yaml(tmp_path, "wide.yaml", **SHORT, truth="wide/{stem}.tif", classes=classes, output="of_wide")) == 0
-    assert train(train_yaml(tmp_path, "file.yaml", **SHORT, truth="truth/{stem}.tif", classes=classes, output="of_file")) == 0
-    assert_same_training(tmp_path / "of_wide", tmp_path / "of_file")
-    notes = json.loads((tmp_path / "of_wide" / "run.json").read_text())["notes"]
+    save_tile(tmp_path / "wide" / "map.tif", np.pad((truth > 0).astype(np.uint8), ((20, 5), (30, 7)), constant_values=1), -20, -30)
+    assert train(train_yaml(tmp_path, **SHORT, truth="wide/{stem}.tif", classes=CLASSES)) == 0
+    assert_same_training(tmp_path / "out", of_file)
+    notes = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
     assert any(note.endswith("wide/map.tif: shifted by 20 rows, 30 columns and cropped to the image") for note in notes)
