@@ -164,14 +164,14 @@ class _Loop:
             return True
         if every != "auto":
             return self.progress.step % every == 0
-        number = VALIDATIONS
-        if self.budget is not None:  # the share may fall where a validation took longer than expected
-            number, done_before = self.workers.gather(self.budget.num_validations)[0], self.progress.validated_at
-        return int(done * number) > int(done_before * number)
+        if self.budget is None:
+            return int(done * VALIDATIONS) > int(done_before * VALIDATIONS)
+        is_due: bool = self.workers.gather(self.budget.is_validation_due(done, self.progress.validated_at))[0]
+        return is_due
 
     def _validate(self) -> None:
         """Score the network as a bundle, keep the bundle if it is the best so far, and write a checkpoint."""
-        begun_s = time.monotonic()
+        begun_s, share_before = time.monotonic(), self._share_done()
         if self.workers.rank == 0:
             save_candidate(self.plan, self.network.network_to_keep())
         self.workers.barrier()
@@ -187,7 +187,8 @@ class _Loop:
         self.progress.validation_s = time.monotonic() - begun_s
         if self.budget is not None:
             self.budget.record_validation(self.progress.validation_s)
-            self.progress.validated_at = self._share_done()
+            # The share falls where the validation was quicker than expected; what it was for is done all the same.
+            self.progress.validated_at = max(share_before, self._share_done())
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:

@@ -6,6 +6,7 @@ share of the learning that is done. A training by steps or epochs needs none of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,10 @@ class TimeBudget:
         """Validations in all, the last one included: fewer where they are expensive."""
         return num_validations(self._total_s, self.validation_s)
 
+    def is_validation_due(self, done: float, done_before: float) -> bool:
+        """Whether the share has risen enough since the last validation; a distance, as their number changes with what they take."""
+        return done - done_before >= 1 / self.num_validations
+
     def record_step(self, seconds: float) -> None:
         """Note what a step took; the fastest one counts, as the first ones of a process are slow."""
         self._step_s = min(self._step_s or seconds, seconds)
@@ -94,8 +99,7 @@ class TimeBudget:
             return 1.0
         left_s = self._total_s - self.spent_s - self._closing(self.validation_s)
         if steps_between is None:
-            number = self.num_validations
-            left_s -= max(0, number - 1 - int(done_before * number)) * self.validation_s
+            left_s -= max(0, math.ceil((1 - done_before) * self.num_validations) - 1) * self.validation_s
         elif self._step_s:
             left_s /= 1 + self.validation_s / (steps_between * self._step_s)
         left_s = max(left_s, self._least_s - (learnt_s - self._learnt_before_s))

@@ -56,11 +56,11 @@ def simulate(minutes, *, begin, step, validation, guess=0.5, every=None, stop_af
         learnt += step
         budget.record_step(step)
         done = budget.share_done(learnt, at, every)
-        due = number % every == 0 if every else int(done * budget.num_validations) > int(at * budget.num_validations)
+        due = number % every == 0 if every else budget.is_validation_due(done, at)
         if done >= 1 or due:
             clock.now += validation
             budget.record_validation(validation)
-            at = budget.share_done(learnt, at, every)
+            at = max(done, budget.share_done(learnt, at, every))
             validations.append(budget.spent_s)
         if stop_after and number >= stop_after:
             break
