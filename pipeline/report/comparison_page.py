@@ -132,7 +132,7 @@ def _objects_table(comparison: Mapping[str, Any]) -> DataTable:
     scores = (Column("A", "score"), Column("B", "score"), Column("B − A", "change"))
     columns = [Column("class"), Column("score"), *scores, Column("95 % interval from", "change"), Column("to", "change")]
     cells = [
-        [row["class"], OBJECT_SCORES[row["score"]], row["a"], row["b"], row["difference"], *(row["interval"] or (None, None))]
+        [row["class"], OBJECT_SCORES[row["metric"]], row["a"], row["b"], row["difference"], *(row["interval"] or (None, None))]
         for row in comparison["objects"]
     ]
     return data_table("objects", "Scores of objects, over all compared images", columns, cells, len(cells))

@@ -103,7 +103,7 @@ def _print_classes(comparison: Mapping[str, Any], console: Console) -> None:
         table.add_row(Text(printable(row["name"])), *cells, style="bold" if row["name"] == "mean" and "id" not in row else None)
     for row in comparison["objects"]:
         cells = _cells(row)
-        table.add_row(Text(printable(f"{row['class']}: {OBJECT_SCORES[row['score']]}")), *cells)
+        table.add_row(Text(printable(f"{row['class']}: {OBJECT_SCORES[row['metric']]}")), *cells)
     print_rows(table, console)
 
 

@@ -28,7 +28,7 @@ def compare_objects(first: Mapping[str, Row], second: Mapping[str, Row], names: 
         seed: of the intervals, which are paired over images as those of the IoU.
 
     Returns:
-        ``class``, ``score``, ``a``, ``b``, ``difference``, ``interval``, ``images`` each; empty where one run has no objects.
+        ``class``, ``metric``, ``a``, ``b``, ``difference``, ``interval``, ``images`` each; empty where one run has no objects.
     """
     of_a, of_b = ({name: _sums(images[name]) for name in names} for images in (first, second))
     classes = list(dict.fromkeys(name for sums in of_a.values() for name in sums))
@@ -43,7 +43,7 @@ def compare_objects(first: Mapping[str, Row], second: Mapping[str, Row], names: 
         for score, a, b, ends in zip(OBJECT_SCORES, scores_a, scores_b, intervals, strict=True):
             values = {"a": a, "b": b, "difference": b - a}
             known = {key: None if np.isnan(value) else float(value) for key, value in values.items()}
-            found.append({"class": class_name, "score": score, **known, "interval": ends and list(ends), "images": len(shared)})
+            found.append({"class": class_name, "metric": score, **known, "interval": ends and list(ends), "images": len(shared)})
     return found
 
 

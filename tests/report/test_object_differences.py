@@ -47,10 +47,10 @@ def test_the_scores_are_those_of_the_reports(empty):
     """Where all images are compared, A and B have the AP and the PQ of their own reports."""
     reports = [report_of(seed, empty=empty) for seed in (1, 2)]
     found = compare_reports(*reports, ("a", "b"))["objects"]
-    assert [(row["class"], row["score"]) for row in found] == [("cell", "ap50"), ("cell", "pq")]
+    assert [(row["class"], row["metric"]) for row in found] == [("cell", "ap50"), ("cell", "pq")]
     for row in found:
         for key, report in zip(("a", "b"), reports, strict=True):
-            assert row[key] == pytest.approx(report["instances"][0][row["score"]], rel=1e-12)
+            assert row[key] == pytest.approx(report["instances"][0][row["metric"]], rel=1e-12)
         assert row["difference"] == row["b"] - row["a"]
         assert row["interval"][0] <= row["difference"] <= row["interval"][1]
 

@@ -65,7 +65,7 @@ def test_objects_are_compared_where_both_tell_them_apart(with_border, capsys):
     c, d = (str(with_border / name) for name in "cd")
     assert main(["report", c, d, "--json", "-o", str(with_border / "cd")]) == 0
     content = json.loads(capsys.readouterr().out)
-    scores = {row["score"]: row for row in content["objects"]}
+    scores = {row["metric"]: row for row in content["objects"]}
     assert set(scores) == {"ap50", "pq"}
     for key in "cd":
         (found,) = (one for one in report_of(with_border / key)["instances"] if one["class"] == "disc")
