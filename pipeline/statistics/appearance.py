@@ -17,7 +17,7 @@ where the middle one of its windows is farther away: whatever share of it is as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,7 @@ FOLDS = 5  # parts of the training images that are left out, one after the other
 MARGIN = 1.25  # of the limit beyond the distance of 96 in 100 training windows that were left out
 WITHIN = 96.0
 LEAST_LIMIT = 0.6  # in the units below, where all training images look the same
+FEW = 1.3  # times the limit, where there are fewer images than folds: windows of one image say little about other images
 
 UNITS: Mapping[str, tuple[float, ...]] = {
     "brightness": (0.12, 0.12, 0.12, 0.35),
@@ -175,7 +176,8 @@ def learn_appearance(images: Sequence[Sequence[Description | None]], levels: tup
         change = np.concatenate([np.full(len(one[name]), change) for _, change, one in known])
         is_whole = np.isfinite(values).all(axis=1)
         if is_whole.any():
-            properties[name] = _known(name, values[is_whole], fold[is_whole], change[is_whole])
+            known_property = _known(name, values[is_whole], fold[is_whole], change[is_whole])
+            properties[name] = known_property if by_image else replace(known_property, limit=FEW * known_property.limit)
     return KnownAppearance(properties, levels)
 
 

@@ -118,13 +118,18 @@ def warnings_of(bundle: Path, pictures: Sequence[Picture], change: Change = CONT
     """Return what a run says of each changed image; empty: nothing. Grey images are written in colour for a bundle that needs colours."""
     spec = read_spec(bundle)
     in_color = not spec.merge_channels and spec.architecture.get("channels", 3) == 3
+    is_known = pictures[0].size is not None or pictures[0].place is not None
+    sized = is_known if change.sized is None else change.sized
     with tempfile.TemporaryDirectory(prefix="gigaseg-appearance-") as text:
-        folder, sized = Path(text), bool(change.sized)
+        folder, rows = Path(text), [["image", "pixel_size"]]
         for picture in pictures:
             pixels = change.of(picture, np.zeros(picture.pixels.shape[:2], np.uint8))
             if in_color and pixels.ndim == 2:
                 pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-            write_picture(folder, picture, change, pixels, sized=sized)
+            size = picture.size / change.scale if sized and picture.size is not None else ""
+            rows.append([str(write_picture(folder, picture, change, pixels, sized=sized)), str(size)])
+        with (folder / "list.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
         options = {"name": "bundle", "path": str(bundle)}
         try:
             return _warnings(folder, options)
@@ -135,7 +140,7 @@ def warnings_of(bundle: Path, pictures: Sequence[Picture], change: Change = CONT
 
 
 def _warnings(folder: Path, model: dict[str, object]) -> list[str]:
-    mapping = {"images": [f"{folder}/*.*"], "model": model, "output": str(folder / "run")}
+    mapping = {"images": str(folder / "list.csv"), "model": model, "output": str(folder / "run")}
     catalogue, found = build_catalogue(config_from_mapping(mapping, folder)), []
     for image in catalogue.images:
         with open_image(image) as raster:
