@@ -74,7 +74,7 @@ def test_negatives_are_warned_of(name, least):
 
 @pytest.mark.parametrize("name", [name for name in BUNDLES if name != "nuclei"])
 def test_a_strong_blur_is_warned_of(name):
-    """A Gaussian of sigma 8 leaves no edge: nearly all images from the air and of axons, many of tissue; `nuclei` knows soft and large nuclei."""
+    """A Gaussian of sigma 8 leaves no edge: nearly all from the air and of axons, many of tissue; `nuclei` knows soft, large nuclei."""
     (blurred,) = (one for one in wrong_changes() if one.name == "Gaussian blur, sigma 8")
     least = 0.9 if name.startswith(("aerial", "axons")) else 0.4
     assert share(warnings_of(find_bundle(name), pictures_of(name, 12), blurred)) >= least
