@@ -58,11 +58,11 @@ def limit_of(scores: Mapping[str, Any], goal: float) -> str:
 
     Example:
         >>> limit_of({"robustness": {OWN_MASK: {"gain 1.4": 0.467, "RGBA, opaque": 1.0}}}, 0.85)
-        'IoU with the mask of the unchanged image: 0.47 after gain 1.4'
+        'IoU with the mask of the unchanged image: 0.47 after gain 1.4.'
     """
     rows = scores.get("robustness", {}).get(OWN_MASK, {})
     low = [f"{iou:.2f} after {change}" for change, iou in rows.items() if iou < goal]
-    return f"{LIMIT}: {'; '.join(low)}" if low else ""
+    return f"{LIMIT}: {'; '.join(low)}." if low else ""
 
 
 def card_table() -> str:
