@@ -29,42 +29,35 @@ def print_card(name: str, card: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     """
     width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     print(f"{printable(name)}\n")
-    for line in _lines(card, facts):
-        heading, text = line[:MARGIN], line[MARGIN:]
-        body = text.removeprefix("- ").lstrip()
-        indent = " " * (MARGIN + len(text) - len(body))
-        print(
-            textwrap.fill(
-                body, width, initial_indent=line[: len(indent)], subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
-            )
-            or heading.rstrip()
-        )
+    for before, text in _lines(card, facts):
+        fill = textwrap.TextWrapper(width, before, " " * len(before), break_on_hyphens=False, break_long_words=False)
+        print(fill.fill(text) or before.rstrip())
 
 
-def _lines(card: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines of any length: a heading of MARGIN characters, and text."""
+def _lines(card: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what stands before each text and the text, of any length, whose further lines begin below its first one."""
     parts = {part.word: part.entries for part in card_parts(card)}
     for word in ("For", "Not for", "Finds", "Takes", "Scale"):
         yield from _part(word, parts.pop(word, ()))
     for number, table in enumerate(score_tables(card)):
-        yield f"{'' if number else 'Scores':<{MARGIN}}{printable(table.title)}"
-        widest = max(len(row[0]) for row in table.rows)
+        yield f"{'' if number else 'Scores':<{MARGIN}}", printable(table.title)
+        values, intervals = (max(len(row[column]) for row in table.rows) for column in (1, 2))
         for what, value, interval in table.rows:
-            yield f"{'':<{MARGIN}}  {printable(what):<{widest}}  {printable(value)}{f'  ({interval})' if interval else ''}"
+            between = f"{printable(interval):<{intervals}}  " if intervals else ""
+            yield f"{'':<{MARGIN}}  {printable(value):<{values}}  {between}", printable(what)
         if table.note:
-            yield f"{'':<{MARGIN}}  {printable(table.note)}"
+            yield f"{'':<{MARGIN}}  ", printable(table.note)
     for word, entries in parts.items():
         yield from _part(word, entries)
     yield from _part("Examples", [f"{one['file']}: {one.get('caption', '')}" for one in card.get("examples", ())])
-    yield ""
+    yield "", ""
     for key, value in facts.items():
-        yield f"{key:<{MARGIN}}{printable(in_bytes(value) if key == 'bytes' else in_words(value))}"
+        yield f"{key:<{MARGIN}}", printable(in_bytes(value) if key == "bytes" else in_words(value))
 
 
-def _part(word: str, entries: tuple[str, ...] | list[str]) -> Iterator[str]:
+def _part(word: str, entries: tuple[str, ...] | list[str]) -> Iterator[tuple[str, str]]:
     for number, entry in enumerate(entries):
-        dash = "- " if len(entries) > 1 else ""
-        yield f"{'' if number else word:<{MARGIN}}{dash}{printable(entry)}"
+        yield f"{'' if number else word:<{MARGIN}}{'- ' if len(entries) > 1 else ''}", printable(entry)
 
 
 def in_words(value: Any) -> str:

@@ -109,7 +109,7 @@ def test_a_card_fits_the_terminal(bundle, width, monkeypatch, capsys):
     for part in card_parts(card_of(read_spec(bundle))):
         for entry in part.entries:
             assert set(entry.split()) <= set(words), part.word
-    for text in ("Not for", "Limits", "Licence", "0.875", "(0.800", "parameters", "stride"):
+    for text in ("Not for", "Limits", "Licence", "0.875", "0.800 to", "parameters", "stride"):
         assert text in out
 
 
