@@ -37,9 +37,10 @@ from pipeline.models.bundle_files import BundleSpec, find_bundle, list_bundles, 
 from tests.benchmarks.changes import CONTROL, Change, MapPlace, Picture, changes_of, write_picture
 from tests.shipped import training_of
 
-__all__ = ["TASKS", "Row", "measure", "pictures_of"]
+__all__ = ["TASKS", "TOLD", "Row", "measure", "pictures_of"]
 
 SIDE = 512
+TOLD = ", with model.range"  # end of the name of a row
 COLLARS = {"black": 0, "white": 255}
 
 
@@ -148,7 +149,7 @@ class Measurement:
             for class_id in range(counts.shape[1]):
                 own, found = own_YX == class_id, back_YX == class_id
                 counts[:, class_id] += (own & found).sum(), (own | found).sum()
-        return Row(change.name + (", with model.range" if asked else ""), counts[0], counts[1])
+        return Row(change.name + (TOLD if asked else ""), counts[0], counts[1])
 
     def _masks(self, change: Change, pixels: Sequence[NDArray[Any]], *, sized: bool) -> tuple[list[NDArray[Any]], bool]:
         """Return the mask of each picture on its own grid, and whether the run asked for the range of the samples."""
@@ -210,7 +211,7 @@ def measure(bundle: Path, like: str, number: int | None = None, changes: Sequenc
         classes = [index for index, name in enumerate(names) if name != "background"]
         rows = {}
         for change in changes_of(task.padding, is_grey=pictures[0].pixels.ndim == 2):
-            if not found.takes(change) or (changes is not None and change.name not in changes):
+            if not found.takes(change) or (changes is not None and not {change.name, change.name + TOLD} & set(changes)):
                 continue
             begun, row = time.monotonic(), found.row(change)
             rows[row.name] = {"iou": row.mean(classes), "classes": {names[index]: row.iou(index) for index in classes}}

@@ -17,15 +17,23 @@ from pipeline.records import RunFolder
 from pipeline.training.result import VALIDATION, validation_run
 from pipeline.training.scores import validation_scores
 from tests.benchmarks.bundle_scores import LIMIT, OWN_MASK, card_table, limit_of
-from tests.benchmarks.robustness import TASKS, measure
+from tests.benchmarks.robustness import TASKS, TOLD, measure
 from tests.shipped import DATASETS, WORKFLOWS, training_of
 from workflows.run import run_config
 
 DATA = os.environ.get("GIGASEG_TEST_DATA")
 NAMES = tuple(DATASETS)
 ALL_WEIGHTS = 25e6  # bytes, at most
-CHANGES = ("JPEG, quality 60", "gain 1.4", "grey as RGB", "RGBA, opaque", "size times 0.5, no pixel size")
-SHARE = "padding, 90% of the area"
+CHANGES = (
+    "JPEG, quality 60",
+    "float32, 0 to 1",
+    f"float32, 0 to 1{TOLD}",
+    "gain 1.4",
+    "grey as RGB",
+    "RGBA, opaque",
+    "size times 0.5, no pixel size",
+)
+SHARE = "padding, 50% of the area"
 needs_data = pytest.mark.skipif(DATA is None, reason="GIGASEG_TEST_DATA, the folder of real images, is not set")
 
 
