@@ -1,7 +1,7 @@
 """Makes training images of the bundle ``nuclei-stained`` that hold eosin, which the stained images of the Data Science Bowl do not.
 
-Run: ``python -m tests.benchmarks.eosin_images nuclei-dsb2018 CMU-1-Small-Region.svs OUT``. OUT gets PNG files and ``list.csv``, which names
-them beside the stained images of the data set. The slide is OpenSlide's, CC0; its upper half is left for looking at results.
+Run: ``python -m tests.benchmarks.eosin_images nuclei-dsb2018 CMU-1-Small-Region.svs OUT [--glass]``. OUT gets PNG files and ``list.csv``,
+which names them beside the stained images of the data set. The slide is OpenSlide's, CC0; its upper half is left for looking at results.
 
 The colours of haematoxylin and of eosin are medians of optical densities: of the slide's darkest blue pixels and of its pink fibres.
 Each training image gets a copy: part of the colour of its background is taken away, and the slide's eosin alone is laid over it, so that
@@ -74,11 +74,24 @@ def with_eosin(
     return pixels_of(cleared_YXC + rng.uniform(0.6, 1.6) * patch_YXC)
 
 
+def on_glass(pixels_YXC: NDArray[np.uint8], labels_YX: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Return an image and its labels with white glass instead of up to half of the image, at one side and often at another."""
+    pixels_YXC, labels_YX, white = pixels_YXC.copy(), labels_YX.copy(), int(rng.integers(230, 256))
+    for axis in (0, 1):
+        width = int(rng.uniform(0, 0.5) * labels_YX.shape[axis])
+        ends = [slice(None)] * 2
+        ends[axis] = slice(0, width) if rng.random() < 0.5 else slice(labels_YX.shape[axis] - width, None)
+        if axis == 0 or rng.random() < 0.5:
+            pixels_YXC[tuple(ends)], labels_YX[tuple(ends)] = white, 0
+    return pixels_YXC, labels_YX
+
+
 def main() -> None:
     """Write the images and their list."""
     parser = argparse.ArgumentParser(description="training images with eosin")
     for name in ("data", "slide", "out"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--glass", action="store_true", help="also a copy of each with white glass beside the tissue")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     data, out = options.data.resolve(), options.out.resolve()
@@ -96,6 +109,13 @@ def main() -> None:
             pixels = with_eosin(np.asarray(Image.open(image)), np.asarray(Image.open(labels)), eosin_YXC, rng)
             Image.fromarray(pixels).save(out / f"eosin_{row['id']}.png")
             listed.append((out / f"eosin_{row['id']}.png", labels))
+    rng = np.random.default_rng(1)
+    for image, labels in [pair for pair in listed if pair[0].name.startswith("eosin_")][: None if options.glass else 0]:
+        pixels, glass_labels = on_glass(np.asarray(Image.open(image)), np.asarray(Image.open(labels)), rng)
+        name = image.name.replace("eosin", "glass")
+        Image.fromarray(pixels).save(out / name)
+        Image.fromarray(glass_labels).save(out / f"labels_{name}")
+        listed.append((out / name, out / f"labels_{name}"))
     with (out / "list.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "truth"), *listed])
 
