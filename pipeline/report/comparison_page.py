@@ -71,6 +71,8 @@ def describe_images(comparison: Mapping[str, Any]) -> str:
     images = "validation images" if comparison["kind"] == "training" else "images"
     if comparison["same_images"]:
         return f"Both were judged by the same {comparison['images']:,} {images}."
+    if comparison["warnings"] and comparison["images"] == comparison["a"]["images"] == comparison["b"]["images"]:
+        return f"Both were judged by the same {comparison['images']:,} {images}, some of them by other truth."
     totals = " and ".join(f"{comparison[key]['images']:,} of {key.upper()}" for key in ("a", "b"))
     warned = ", some of them by other truth" if comparison["warnings"] else ""
     return f"The {images} differ: of {totals}, {comparison['images']:,} are in both and compared{warned}."

@@ -24,7 +24,7 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
 
 
 def setting_text(value: Any) -> str:
-    """Return a value as a YAML has it, on one line; lines of text are joined by spaces.
+    """Return a value as a YAML has it, on one line; line breaks of texts are escaped.
 
     Example:
         >>> setting_text([0.5, 2]), setting_text(None), setting_text({"name": "dice"}), setting_text("cosine")
@@ -32,9 +32,15 @@ def setting_text(value: Any) -> str:
     """
     import yaml
 
-    return (
-        str(yaml.safe_dump(value, default_flow_style=True, width=2**30, sort_keys=False, allow_unicode=True)).removesuffix("...\n").strip()
-    )
+    class OneLine(yaml.SafeDumper):
+        """Escapes line breaks of texts."""
+
+    def quoted_if_needed(dumper: OneLine, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if len(f"{text}.".splitlines()) > 1 else None)
+
+    OneLine.add_representer(str, quoted_if_needed)
+    text = yaml.dump(value, Dumper=OneLine, default_flow_style=True, width=2**30, sort_keys=False, allow_unicode=True)
+    return str(text).removesuffix("...\n").strip()
 
 
 def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

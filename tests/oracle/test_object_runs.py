@@ -34,7 +34,7 @@ OBJECTS = {
 }
 OF_A, NUM_BLOCKS = 4, 6
 EIGHT = np.ones((3, 3))
-OTHERS = ("tissue", "skip", "fit", "score", "count", "copy", "count_areas", "count_change")
+OTHERS = ("tissue", "skip", "fit", "score", "count", "copy", "count_areas", "count_change", "appearance")
 PHASES = [one.name for one in all_phases() if one.name not in OTHERS]
 RECEIPTS = Counter(
     dict.fromkeys(("predict", "label", "match", "measure", "pair"), NUM_BLOCKS)

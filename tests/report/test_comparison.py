@@ -189,7 +189,7 @@ def test_the_tables_are_plain_lines():
     hits = {hostile: (100, 50), "gained": (50, 100), "same": (100, 100)}
     runs = [report_of(*(image(name, matrix_of(pair[run])) for name, pair in hits.items())) for run in (0, 1)]
     lines = printed(compare(*runs)).splitlines()
-    same = "Both were judged by the same 3 images."
+    same = "Both were judged by the same 3 images, some of them by other truth."
     assert lines[:3] == ["A: runs/a (unet), mean IoU 0.9010", "B: runs/b (unet), mean IoU 0.9010", same]
     rows = {words[0]: words[1:] for words in map(str.split, lines) if words}
     assert rows["background"] == ["0.8929", "0.8929", "+0.0000", "-"]
@@ -318,3 +318,10 @@ def test_two_runs_are_compared_from_their_ledgers(engine, tmp_path, capsys):
     assert content["mean"]["interval"][0] > 0
     assert content["better"] == content["images"] == 12
     assert content["warnings"] == content["left_out"] == []
+
+
+def test_the_same_images_are_said_to_be_the_same():
+    """A report compared with itself: one truth, the same images; with an image more: they differ."""
+    one, more = report_of(*random_run(0, 3)), report_of(*random_run(0, 4))
+    assert "Both were judged by the same 3 images." in printed(compare(one, one))
+    assert "The images differ: of 3 of A and 4 of B, 3 are in both and compared." in printed(compare(one, more))
