@@ -59,6 +59,7 @@ _OF_TRAINING = (
     "history.csv",
     "val.csv",
     "training.html",
+    "worst.csv",
     *_FILES,
 )
 

@@ -40,8 +40,8 @@ REPORT_PARTS = (
     "comparison.json",
     "comparison.csv",
     "comparison.html",
-    "skips",
     "examples",
+    "skips",
 )
 STOP = f"{LEDGER}/stop"
 MOST_LOG_BYTES = 16 << 20
