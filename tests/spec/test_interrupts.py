@@ -90,3 +90,28 @@ def test_another_thread_changes_nothing():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_one_that_cannot_be_passed_on_is_raised_again_and_not_shown(capsys):
+    """A Ctrl-C inside a ``__del__`` ends the program soon after, without Python's message; that of another error is shown."""
+
+    class Held:
+        def __init__(self, end):
+            self.end = end
+
+        def __del__(self):
+            self.end()
+
+    def fail():
+        raise ValueError("not an interrupt")
+
+    def wait_after_interrupt():
+        Held(lambda: signal.raise_signal(signal.SIGINT))
+        time.sleep(10)
+
+    with remember_interrupts():
+        with pytest.raises(KeyboardInterrupt):
+            wait_after_interrupt()
+        assert capsys.readouterr().err == ""
+        Held(fail)
+        assert "not an interrupt" in capsys.readouterr().err

@@ -445,7 +445,8 @@ class Job:
         """Send the script signals while it runs; return its exit code, and whether it was queued again, or given up."""
         (self.folder / "ready").unlink(missing_ok=True)
         environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "5", "SLURM_RESTART_COUNT": str(restarts)}
-        with subprocess.Popen(["bash", "script"], env=environment, cwd=self.folder, stderr=subprocess.PIPE, text=True) as process:
+        command = ["env", "--default-signal=INT", "bash", "script"]  # bash cannot trap what its parent ignores, as nohup does
+        with subprocess.Popen(command, env=environment, cwd=self.folder, stderr=subprocess.PIPE, text=True) as process:
             while not (self.folder / "ready").exists() and process.poll() is None:
                 time.sleep(0.02)
             for kind in kinds:
