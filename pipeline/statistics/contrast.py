@@ -20,6 +20,7 @@ POWER = 3  # a pixel weighs its contrast to this power: edges weigh far more tha
 LOW, HIGH = 2.0, 98.0  # weighted percentiles that become 0 and 1
 OCTAVES = 5  # of contrast that share one unit of weight, so that weights of all sizes are integers that add
 STEPS = 256  # units of the smallest weight of a group: weights are rounded by less than 1/500
+LARGEST = float(np.finfo(np.float32).max)  # size of a value: bins hold no larger ones, and powers of their ranges stay finite
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ContrastFitter(Fitter):
         """
         del plane
         dtype = str(pixels_CYX.dtype)
+        if dtype == "float64":
+            pixels_CYX = np.clip(pixels_CYX, -LARGEST, LARGEST)
         bins = Histogram(dtype)
         rows, cols = (slice(self.halo, self.halo + side) for side in box.shape)
         known_YX = np.ones(pixels_CYX.shape[1:], np.bool_) if valid_YX is None else valid_YX

@@ -11,7 +11,7 @@ from scipy import ndimage
 from pipeline.geometry import Box
 from pipeline.raster import ArrayRaster
 from pipeline.statistics import ContrastFitter, Fitters, NormalizationFitter, decode_summary, encode_summary
-from pipeline.statistics.contrast import FLAT, HIGH, LOW, POWER, REACH
+from pipeline.statistics.contrast import FLAT, HIGH, LARGEST, LOW, POWER, REACH
 
 FITTER = ContrastFitter()
 
@@ -60,6 +60,15 @@ def test_numbers_are_those_of_the_definition():
     """Weighted percentiles of all values, each weighing a power of the range around it."""
     pixels_CYX = nuclei()
     assert ends(pixels_CYX).tolist() == slow_ends(pixels_CYX[0])
+
+
+@pytest.mark.parametrize("value", [-np.finfo(np.float64).max, np.finfo(np.float64).max, 1e200])
+def test_values_beyond_float32_are_its_largest(value):
+    """Numbers of float64 such as a nodata value that is not declared overflow nothing: they count as the largest of float32."""
+    pixels_CYX = nuclei().astype(np.float64)
+    pixels_CYX[0, 3::17, 5::13] = value
+    assert ends(pixels_CYX).tolist() == ends(pixels_CYX.clip(-LARGEST, LARGEST)).tolist()
+    assert np.isfinite(ends(pixels_CYX)).all()
 
 
 @settings(max_examples=20, deadline=None)
