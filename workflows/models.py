@@ -47,16 +47,15 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
     A file that may run code is not loaded without ``trust: true``: what it and the YAML beside it declare is printed.
 
     Raises:
-        InputError: there is no such model, bundle or mapping as in the YAML, or its options are wrong.
+        InputError: there is no such model, bundle, file or mapping as in the YAML, or its options are wrong.
     """
-    from pipeline.models import num_parameters
-
     where = "--probe" if measure else "--describe"
     spec = parse_model(text, where)
     is_closed = not measure and needs_trust(spec, where)
     model: Model = build("models", {**spec, "trust": True} if is_closed else spec, where)
+    require_file(model)
     facts = {
-        **({"trust": TRUST} if is_closed else {"parameters": num_parameters(model)}),
+        **({"trust": TRUST} if is_closed else parameters_of(model)),
         "stride": model.stride,
         "field": model.field,
         "channels": model.num_channels,
@@ -74,6 +73,23 @@ def describe_model(text: str, *, measure: bool = False, as_json: bool = False) -
     for name, value in {**facts, **expected}.items():
         print(f"{name:<14}{in_words(value)}")
     return 0
+
+
+def require_file(model: Model) -> None:
+    """Refuse a file of a network that is not there: only options would be described."""
+    from pipeline.models.network_files import NetworkFile
+
+    if isinstance(model, NetworkFile):
+        model.require_file()
+
+
+def parameters_of(model: Model) -> dict[str, Any]:
+    """Count the trainable parameters of a model; nothing of a graph, such as an ONNX file, whose weights are constants."""
+    from pipeline.models import num_parameters
+    from pipeline.models.network_files import NetworkFile
+
+    number = num_parameters(model)
+    return {} if not number and isinstance(model, NetworkFile) else {"parameters": number}
 
 
 def files_of(model: Model) -> dict[str, Any]:
@@ -107,11 +123,12 @@ def trained_on(model: Model) -> dict[str, Any]:
 def measured(model: Model) -> dict[str, Any]:
     """Measure stride and field, in pixels; nothing for a model that is no network."""
     from pipeline.models import TorchModel
-    from pipeline.models.networks import probe, remember_probe
+    from pipeline.models.network_files import measure_network
+    from pipeline.models.networks import remember_probe
 
     if not isinstance(model, TorchModel):
         return {}
-    found = probe(model.load(), model.num_channels or 1, model.fixed_size)
+    found = measure_network(model, model.num_channels or 1)
     if model.unmeasured_key:
         remember_probe(model.unmeasured_key, found)
     return asdict(found)

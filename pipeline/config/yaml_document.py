@@ -80,9 +80,9 @@ class YamlDocument:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_yaml(path: Path) -> YamlDocument:
-    """Read a file; refuse one that is unreadable, no YAML, or stands for more than a config can hold."""
-    origin = str(path)
+def read_yaml(path: Path, origin: str = "") -> YamlDocument:
+    """Read a file; refuse one that is unreadable, no YAML, or stands for more than a config can hold. Messages call it ``origin``."""
+    origin = origin or str(path)
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)

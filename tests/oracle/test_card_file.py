@@ -140,13 +140,19 @@ def test_every_problem_is_told_with_its_key(files, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[1, 2]", "found list; expected a mapping"), ("a: [", "no readable YAML"), ("", "found NoneType")]
+    ("content", "message"),
+    [
+        ("[1, 2]", r"found \[1, 2\] \(a list\); expected a mapping"),
+        ("a: [", "invalid YAML"),
+        ("", "found no keys"),
+        ("grid: 1\nchannels: 1\ngrid: 2\n", r"grid: found the key 'grid' a second time \(first on line 1\)"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_refused(files, tmp_path, content, message):
     """The message names the file."""
     spec = files()
     (tmp_path / "cells.pt.yaml").write_text(content)
-    with pytest.raises(InputError, match=rf"cells.pt.yaml: .*{message}"):
+    with pytest.raises(InputError, match=rf"cells.pt.yaml:.*{message}"):
         build("models", spec)
 
 
@@ -172,11 +178,11 @@ def test_a_file_cannot_vouch_for_itself(files, tmp_path):
         ({"outputs": {"classes": "pt"}, "instances": None}, r"cells.onnx.yaml: outputs: found 'pt'; expected np, hv or tp"),
         (
             {"outputs": {"flows": "np", "cell_probability": "hv"}},
-            r"outputs: found hv, a tensor of 2 channels; expected 1 channels for cell_probability",
+            r"outputs: found hv, a tensor of 2 channels; expected 1 channel for cell_probability",
         ),
         (
             {"outputs": {"object_probability": "np", "distances": "tp"}},
-            r"outputs: found np, a tensor of 2 channels; expected 1 channels for object_probability",
+            r"outputs: found np, a tensor of 2 channels; expected 1 channel for object_probability",
         ),
         (
             {"instances": {"name": "flows"}},
@@ -187,6 +193,13 @@ def test_a_file_cannot_vouch_for_itself(files, tmp_path):
             r"cells.onnx.yaml: instances.of: found 'red'; expected background, dark or bright",
         ),
         ({"normalize": {"mean": [1.0, 2.0], "std": [1.0]}}, r"cells.onnx.yaml: normalize"),
+        ({"outputs": {"flows": [0, 1], "cell_probability": 1}}, "outputs: .*; expected each channel once"),
+        ({"classes": [{"name": "cell"}] * 2}, "cells.onnx.yaml: classes: .*; expected each name once"),
+        (
+            {"classes": [{"name": "cell", "color": "red"}, {"name": "b"}]},
+            "classes.0.color: found 'red'; expected a colour '#rrggbb' or null",
+        ),
+        ({"size": 64, "margin": 40}, "cells.onnx.yaml: margin: found 40; expected less than half of the size, 64"),
         ({"channel_names": ["red", "green"]}, r"cells.onnx.yaml: channel_names: found 2 names; expected 1, one for each channel"),
     ],
 )
@@ -287,6 +300,52 @@ def test_the_yaml_of_a_run_beside_a_file_is_no_card(files, tmp_path):
     spec = files()
     (tmp_path / "cells.yaml").write_text("images: [a.tif]")
     assert build("models", spec).num_classes == 3
+
+
+@pytest.mark.parametrize("name", ["cells.pt.yml", "cells.yaml", "cells.yml"])
+def test_a_yaml_under_another_name_is_not_left_unread(files, tmp_path, name):
+    """What would have been ignored is refused, with the name that is read."""
+    spec = files()
+    (tmp_path / "cells.pt.yaml").rename(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: .*under a name that is not read; expected cells.pt.yaml"):
+        build("models", spec)
+
+
+def test_a_network_that_cannot_be_measured_says_why(files):
+    """Where stride and field are measured first, a wrong name, number, channel or grid is told as the first tile would tell it."""
+    from pipeline.models.network_files import measure_network
+
+    unmeasured = {"stride": None, "field": None, "instances": None}
+    types = {"nuclear_pixels": "np", "horizontal_vertical": "hw", "nuclear_types": "tp"}
+    for keys, channels, message in (
+        ({"outputs": types}, 1, r"it returns np .*, and model.outputs names hw. Correct `outputs`"),
+        ({"classes": [{"name": name} for name in "abcd"]}, 1, r"tp \(1, 3, 256, 256\).*means \(N, 4, H, W\)"),
+        ({"channels": None, "normalize": None}, 3, r"fails on input \(1, 3, 256, 256\).*Check channels"),
+    ):
+        model = build("models", files(**unmeasured, **keys))
+        with pytest.raises(InputError, match=message):
+            measure_network(model, channels)
+
+
+def test_a_wrong_grid_is_told_where_it_is_measured(tmp_path):
+    """A network whose outputs lie two pixels apart is not called unmeasurable where the YAML says four."""
+    from pipeline.models.network_files import measure_network
+
+    class Halves(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.avg_pool2d(x, 2).repeat(1, 4, 1, 1)
+
+    torch.jit.trace(Halves(), torch.zeros(1, 1, 32, 32)).save(str(tmp_path / "star.pt"))
+    options = {"outputs": {"object_probability": 0, "distances": [1, 3]}, "grid": 4}
+    model = build("models", {"name": "torchscript", "path": str(tmp_path / "star.pt"), "trust": True, **options})
+    with pytest.raises(InputError, match=r"found outputs 2 pixels apart; expected 4, as model.grid says. Set model.grid: 2"):
+        measure_network(model, 1)
+
+
+def test_a_missing_file_is_not_described(tmp_path):
+    """A path that is mistyped is refused, not described by its options."""
+    with pytest.raises(InputError, match=r"none.pt: found no such file"):
+        describe_model(str(tmp_path / "none.pt"))
 
 
 def test_every_key_says_what_it_means():

@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 from pipeline.config import PixelSize
 from pipeline.models import Expectation
 from pipeline.statistics import KnownAppearance
+from pipeline.validation import Expected
 
 __all__ = ["BundleClass", "BundleSpec", "Example", "ModelCard", "TileSize"]
 
@@ -30,7 +31,7 @@ class BundleClass(_Spec):
     """A class that the model predicts; its id is its position in the list."""
 
     name: str
-    color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$")
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$"), Expected("a colour '#rrggbb'")] | None = None
 
 
 class TileSize(_Spec):

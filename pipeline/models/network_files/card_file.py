@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, Strict, ValidationError, field_validator
 
-from pipeline.config import is_url
+from pipeline.config import is_url, read_yaml
 from pipeline.errors import InputError, Problem
 from pipeline.models.bundle_files import BundleClass, ModelCard, TileSize
 from pipeline.models.network_files.file_facts import Axes
 from pipeline.models.network_files.named_outputs import NamedOutputs, check_outputs
 from pipeline.storage import entry_of, fetch, open_storage
-from pipeline.validation import problems_of
+from pipeline.validation import problems_of, quote
 
-__all__ = ["NetworkCard", "card_file", "read_card"]
+__all__ = ["NetworkCard", "card_file", "misnamed_card", "read_card"]
 
 SUFFIX = ".yaml"  # after the whole name of the file, so that the YAML of a run named after the model is not taken for it
 
@@ -49,6 +49,8 @@ class NetworkCard(ModelCard):
     def _several(cls, classes: tuple[BundleClass, ...]) -> tuple[BundleClass, ...]:
         if len(classes) == 1:
             raise ValueError("at least two classes, such as background and cell")
+        if len({named.name for named in classes}) < len(classes):
+            raise ValueError("each name once")
         return classes
 
 
@@ -63,6 +65,25 @@ def card_file(path: Path | str) -> Path | None:
         return _fetched(f"{text}{SUFFIX}")
     beside = Path(text.removeprefix("file://") + SUFFIX)
     return beside if beside.is_file() else None
+
+
+def misnamed_card(path: Path | str) -> Path | None:
+    """Return the YAML of a network that lies beside its file under a name that is not read; None: there is none.
+
+    ``cells.pt.yml`` is one. ``cells.yaml`` and ``cells.yml`` are too, unless they hold other keys, as the YAML of a run does.
+    """
+    file = Path(str(path).removeprefix("file://"))
+    if is_url(str(path)) and not str(path).startswith("file://"):
+        return None
+    for beside in (Path(f"{file}.yml"), file.with_suffix(".yaml"), file.with_suffix(".yml")):
+        with suppress(InputError):
+            if beside.is_file() and (beside.stem == file.name or _is_card(read_yaml(beside).data)):
+                return beside
+    return None
+
+
+def _is_card(data: Any) -> bool:
+    return isinstance(data, dict) and bool(data) and data.keys() <= NetworkCard.model_fields.keys()
 
 
 @cache
@@ -90,16 +111,18 @@ def read_card(path: Path | str) -> NetworkCard:
 
 @lru_cache(maxsize=64)
 def _read(file: Path, where: str, _size: int, _mtime_ns: int) -> NetworkCard:
+    document = read_yaml(file, where)
+    if not isinstance(document.data, dict):
+        found = "no keys" if document.data is None else quote(document.data, with_type=True)
+        raise InputError(Problem(where, found, "a mapping of keys, such as `classes`"))
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(Problem(where, f"no readable YAML ({' '.join(str(error).split())})")) from error
-    if not isinstance(data, dict):
-        raise InputError(Problem(where, type(data).__name__, "a mapping of keys"))
-    try:
-        return NetworkCard(**{str(key): value for key, value in data.items()})
+        card = NetworkCard(**document.data)
     except ValidationError as error:
-        raise InputError([_told(problem, where) for problem in problems_of(error, NetworkCard, "")]) from error
+        wrong = [_told(problem, where) for problem in problems_of(error, NetworkCard, "")]
+        raise InputError([*document.problems, *wrong]) from error
+    if document.problems:
+        raise InputError(document.problems)
+    return card
 
 
 def _told(problem: Problem, where: str) -> Problem:

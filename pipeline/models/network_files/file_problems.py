@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Problem, one_of
 from pipeline.models.bundle_files import channel_problems, instances_problems
+from pipeline.models.network_files.card_file import card_file, misnamed_card
 from pipeline.models.network_files.named_outputs import METHODS, Outputs, method_of, suggested_outputs
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ __all__ = ["problems_of_file"]
 
 def problems_of_file(model: NetworkFile) -> list[Problem]:
     """Return every problem of the options and of the YAML beside the file; what rests on wrong ones is not looked at."""
+    if card_file(model.path) is None and (misnamed := misnamed_card(model.path)):
+        expected = f"{Path(str(model.path)).name}.yaml"
+        way_out = "Rename it, or keep it elsewhere if it is not about this file."
+        return [Problem(str(misnamed), "a YAML beside the file of a network, under a name that is not read", expected, way_out)]
     return [*_fact_problems(model), *_output_problems(model)] or [*_card_problems(model)]
 
 
@@ -34,6 +40,8 @@ def _fact_problems(model: NetworkFile) -> Iterator[Problem]:
             ("classes", model.classes, None, facts.classes),
             ("classes", None, len(card.classes), facts.classes and max(facts.classes, 2)),
         ]
+    if (side := model.fixed_size) and 2 * model.margin >= side:
+        yield Problem(_where(model, "margin", model.given_margin), str(model.margin), f"less than half of the size, {side}")
     for name, option, said, found in options:
         if found and (option or said) and (option or said) != found:
             yield Problem(_where(model, name, option), str(option or said), f"{found}, as {model.path} says")
@@ -73,7 +81,11 @@ def _tensor_problems(model: NetworkFile, chosen: Outputs, where: str) -> Iterato
         elif declared.get(tensor) not in (None, count):
             yield Problem(where, f"{count} channels in {tensor}", f"{declared[tensor]}, as {model.path} says")
         elif not needed[name].least <= len(at) <= (needed[name].most or len(at)):
-            yield Problem(where, f"{tensor}, a tensor of {len(at)} channels", f"{needed[name].size} channels for {name}")
+            yield Problem(
+                where,
+                f"{tensor}, a tensor of {len(at)} channels",
+                f"{needed[name].size} channel{'' if needed[name].most == 1 else 's'} for {name}",
+            )
 
 
 def _class_problems(model: NetworkFile, chosen: Outputs) -> Iterator[Problem]:

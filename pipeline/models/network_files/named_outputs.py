@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
@@ -85,6 +86,9 @@ def check_outputs(outputs: NamedOutputs) -> NamedOutputs:
     tensors = [given if isinstance(given, str) else given.tensor for given in outputs.values() if isinstance(given, str | NamedTensor)]
     if len(set(tensors)) < len(tensors):
         raise ValueError("each tensor once; parts of a tensor are numbers of channels, counted over all tensors")
+    ranges = sorted((_first(given), _first(given) + (_count(given) or 1)) for given in outputs.values() if isinstance(given, int | tuple))
+    if any(after < end for (_, end), (after, _) in pairwise(ranges)):
+        raise ValueError("each channel once; [first, last] takes in both")
     for name, given in outputs.items():
         output = METHODS[method][name]
         count = _count(given)

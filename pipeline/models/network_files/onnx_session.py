@@ -83,5 +83,7 @@ class LazySession:
             self.session = open_session(self.path, threads=torch.get_num_threads(), cuda=device.type == "cuda")
         values = pixels_NCYX.to("cpu", torch.float32).contiguous().numpy()
         names = [output.name for output in self.session.get_outputs()]
-        arrays = self.session.run(names, {self.session.get_inputs()[0].name: values})
+        options = _runtime().RunOptions()
+        options.log_severity_level = 4  # an error is raised, and told once
+        arrays = self.session.run(names, {self.session.get_inputs()[0].name: values}, options)
         return {name: torch.from_numpy(array).to(device) for name, array in zip(names, arrays, strict=True)}
