@@ -19,8 +19,9 @@ from pipeline.errors import InputError, Problem, one_of
 from pipeline.geometry import ceil_to
 from pipeline.models import Model, TorchModel
 from pipeline.models.bundle_files import parse_model
-from pipeline.models.model_zoo import OPSET, describe
+from pipeline.models.model_zoo import OPSET, describe, export_notes
 from pipeline.plugins import build
+from pipeline.system import say
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +38,8 @@ TOLERANCE = 1e-4  # difference of a logit that is allowed between the network an
 def export(spec: str, to: str, output: Path | None = None, *, channels: int | None = None, as_json: bool = False) -> int:
     """Write a network to a file, and check that the file computes the network's logits. Returns 0.
 
-    Weights are float32, and batch norms are not folded. A ``bioimageio`` package contains the normalisation; the other formats take
-    normalised values.
+    Weights are float32, and batch norms are not folded. A ``bioimageio`` package contains the normalisation, and a warning says where
+    the format lacks it; the other formats take normalised values.
 
     Args:
         spec: a model's name, a bundle, or a mapping as in the YAML's ``model``.
@@ -67,6 +68,8 @@ def export(spec: str, to: str, output: Path | None = None, *, channels: int | No
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         writers[to](source, Path(scratch, output.name))
         Path(scratch, output.name).rename(output)
+    for note in export_notes(model) if to == "bioimageio" else ():
+        say(note, level="warning")
     usage = _usage(source, to, output)
     print(json.dumps({"path": str(output), **usage}) if as_json else f"{output}\n\n{yaml.safe_dump(usage, sort_keys=False)}", end="")
     return 0

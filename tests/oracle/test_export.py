@@ -97,6 +97,22 @@ def test_an_exported_package_is_valid(bundle, tmp_path, capsys, normalize):
     assert "| mean IoU | 0.900 | 0.800 to 0.950 |" in text
 
 
+def test_a_package_says_what_it_cannot_carry(bundle, tmp_path, capsys):
+    """The format lacks `contrast`: a warning and the README say that percentiles stand in its place; nothing is said of others."""
+    file = tmp_path / "bundles" / "mine" / "model.yaml"
+    content = yaml.safe_load(file.read_text())
+    for normalize, to, is_warned in (("contrast", "bioimageio", True), ("contrast", "onnx", False), ("percentile", "bioimageio", False)):
+        file.write_text(yaml.safe_dump({**content, "normalize": normalize}))
+        assert main(["models", "export", "mine", "--to", to, "-o", f"{normalize}-{to}"]) == 0
+        said = [capsys.readouterr().err]
+        if to == "bioimageio":
+            said.append((tmp_path / f"{normalize}-{to}" / "README.md").read_text(encoding="utf-8"))
+            steps = yaml.safe_load((tmp_path / f"{normalize}-{to}" / "rdf.yaml").read_text())["inputs"][0]["preprocessing"]
+            assert steps[1] == {"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": 1.0, "max_percentile": 99.8}}
+        for text in said:
+            assert ("contrast, which the format lacks: the package scales by the percentiles 1 and 99.8" in text) == is_warned
+
+
 @pytest.mark.parametrize(
     "spec",
     [

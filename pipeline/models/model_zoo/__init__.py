@@ -7,7 +7,7 @@ Never touches: tiling, backends.
 from __future__ import annotations
 
 from pipeline.models.model_zoo.architecture_file import ArchitectureFile, architecture_of
-from pipeline.models.model_zoo.description import OPSET, describe
+from pipeline.models.model_zoo.description import OPSET, describe, export_notes
 from pipeline.models.model_zoo.package import Package, find_description, read_package
 
-__all__ = ["OPSET", "ArchitectureFile", "Package", "architecture_of", "describe", "find_description", "read_package"]
+__all__ = ["OPSET", "ArchitectureFile", "Package", "architecture_of", "describe", "export_notes", "find_description", "read_package"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["OPSET", "describe"]
+__all__ = ["OPSET", "describe", "export_notes"]
 
 OPSET = 18
 """Of the ONNX files."""
@@ -79,9 +79,19 @@ def describe(folder: Path, name: str, model: Model, network: nn.Module, channels
     (folder / "rdf.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
+def export_notes(model: Model) -> list[str]:
+    """Return in what a package differs from the model, as sentences: what the format cannot say."""
+    if model.normalize != "contrast":
+        return []
+    percentiles = f"the percentiles {LOW_PERCENTILE:g} and {HIGH_PERCENTILE:g} of the image"
+    means = f"The model has normalize: contrast, which the format lacks: the package scales by {percentiles}."
+    return [f"{means} Its masks differ from the model's, most of all where an image has much empty background, glass or padding."]
+
+
 def _documentation(name: str, model: Model) -> str:
-    """Return the card of the model as Markdown, in which no text of it is markup."""
+    """Return the notes and the card of the model as Markdown, in which no text of it is markup."""
     lines = [f"# {escape(name)}", "", f"Exported by gigaseg {__version__}."]
+    lines += [line for note in export_notes(model) for line in ("", note)]
     for part in card_parts(model.card):
         lines += ["", f"## {part.word}", "", *(f"- {escape(entry)}" if len(part.entries) > 1 else escape(entry) for entry in part.entries)]
     for table in score_tables(model.card):
@@ -124,7 +134,7 @@ def _steps(model: Model) -> list[dict[str, Any]]:
     wanted = model.normalize
     if wanted == "zscore":
         return [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"]}}]
-    if wanted in ("percentile", "contrast"):  # the format has no contrast: percentiles come nearest where the image is full of content
+    if wanted in ("percentile", "contrast"):  # contrast is no step of the format: see export_notes
         return [{"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW_PERCENTILE, "max_percentile": HIGH_PERCENTILE}}]
     if not wanted:
         return []
