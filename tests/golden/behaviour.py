@@ -130,6 +130,7 @@ def training(**keys: Any) -> dict[str, Any]:
 ENSEMBLE = {"name": "ensemble", "members": [UNET, {**UNET, "seed": 5, "padding": "valid", "norm": "none"}], "shares": [3, 1]}
 TORCHSCRIPT = {"name": "torchscript", "path": "tiny.pt", "trust": True, "channels": 1, "classes": 3}
 GRAPHCUT = {"name": "graphcut", "classes": 2}
+BUNDLE = ("format", "architecture", "weights", "classes", "outputs", "maps", "instances", "merge_channels")  # keys that every version reads
 WIDE = {"core": 128, "halo": 32, "block": 128}
 CUTS = {"truth": TRUTH, "classes": CLASSES, "tiling": WIDE}
 LONG = training(steps=150, checkpoint_minutes=0)
@@ -147,7 +148,8 @@ CASES = {
     "d4": Case(network({**UNET, "tta": "d4"}, tiling={"stitch": "linear"})),
     "ensemble": Case(network(ENSEMBLE, writers=PROBS)),
     "frrn": Case(network({"name": "frrn", "variant": "a", "channels": 1, "classes": 2}, images=["images/c.png"], tiling=WIDE)),
-    "nuclei": Case(run_of({"name": "bundle", "path": "nuclei"}, truth=TRUTH, classes=CLASSES, tiling={**WIDE, "halo": 48})),
+    "contrast": Case(network(normalize="contrast", writers=PROBS)),
+    "nuclei": Case(run_of({"name": "bundle", "path": "./nuclei"}, truth=TRUTH, classes=CLASSES, tiling={**WIDE, "halo": 48})),
     "onnx": Case(network({"name": "onnx", "path": "tiny.onnx"}, writers=PROBS, **SCORED)),
     "torchscript": Case(network(TORCHSCRIPT, writers=PROBS, **SCORED)),
     "histogram": Case(run_of({"name": "histogram", "classes": 3}, images=["grey.tif", "images/*.png"], writers=TIFF)),
@@ -181,7 +183,7 @@ CASES = {
             f"models export '{NAMED}' --to onnx -o OUT/a.onnx",
             f"models export '{NAMED}' --to torchscript -o OUT/a.pt",
             f"models export '{NAMED}' --to bioimageio -o OUT/package",
-            "models export nuclei --to onnx -o OUT/b.onnx",
+            "models export ./nuclei --to onnx --channels 3 -o OUT/b.onnx",
         )
     ),
     "catalog": Case(
@@ -265,8 +267,18 @@ def draw(root: Path) -> None:
     (root / "broken" / "notes.txt").write_text("no image")
     (root / "list.csv").write_text("image,name,truth\nimages/a.png,first/a,truth/a.png\nimages/b.png,second,\n")
     (root / "classes.yaml").write_text(yaml.safe_dump(CLASSES))
+    copy_bundle(root / "nuclei")
     command = [sys.executable, "-W", "ignore", __file__, "networks", str(root)]  # PyTorch warns that both formats are old
     subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": HASH_SEED}, check=True)
+
+
+def copy_bundle(folder: Path) -> None:
+    """Copy the bundle nuclei of this checkout without its card, so that versions that ship other weights are compared with these."""
+    shipped = Path(__file__).parents[2] / "pipeline" / "bundles" / "nuclei"
+    spec = yaml.safe_load((shipped / "model.yaml").read_text())
+    folder.mkdir()
+    shutil.copy(shipped / spec["weights"]["file"], folder)
+    (folder / "model.yaml").write_text(yaml.safe_dump({**{key: spec[key] for key in BUNDLE}, "normalize": "percentile"}))
 
 
 def write_networks(root: Path) -> int:
