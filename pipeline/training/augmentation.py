@@ -68,7 +68,8 @@ class Augment(StrictModel):
         ge=0,
         le=1,
         description="share of the crops that get padding, 0 or white, up to half of the crop on any side; "
-        "its truth is the class background, if that is the first, else ignored",
+        "its truth is the class background, if that is the first, else ignored; for images that are seen with such padding, as "
+        "fluorescence, electron micrographs and maps are; dark objects, as nuclei in stained tissue, may be taken for it",
     )
 
     @field_validator("scale")
