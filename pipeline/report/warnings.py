@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import printable
+from pipeline.errors import counted, printable
 from pipeline.inputs import first_of
 
 __all__ = ["warning_lines"]
@@ -18,7 +18,7 @@ def warning_lines(report: Mapping[str, Any], most: int) -> list[str]:
 
     Args:
         report: the content of report.json.
-        most: lines, at most; one more says how many images have other warnings.
+        most: lines, at most; one more says of how many images there are other warnings.
 
     Example:
         >>> unlike = "unlike what nuclei was trained on (colour): treat its mask with care"
@@ -33,7 +33,7 @@ def warning_lines(report: Mapping[str, Any], most: int) -> list[str]:
     ranked = sorted(images, key=lambda warning: -len(images[warning]))
     lines = [f"{first_of(images[one], NAMED)}: {_plural(one) if len(images[one]) > 1 else one}" for one in ranked[:most]]
     if others := {name for one in ranked[most:] for name in images[one]}:
-        lines.append(f"{len(others):,} images have other warnings: see report/per_image.csv")
+        lines.append(f"other warnings: {counted(len(others), 'image')}, see report/per_image.csv")
     return lines
 
 

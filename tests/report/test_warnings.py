@@ -23,7 +23,8 @@ def test_images_of_one_warning_share_a_line():
 def test_warnings_of_most_images_come_first():
     """Above the limit the images of the others are counted once each."""
     report = report_of(a=["x"], b=["y"], c=["y"], d=["z", "w"], e=())
-    assert warning_lines(report, 1) == ["b, c: y", "2 images have other warnings: see report/per_image.csv"]
+    assert warning_lines(report, 1) == ["b, c: y", "other warnings: 2 images, see report/per_image.csv"]
+    assert warning_lines(report, 2)[2:] == ["other warnings: 1 image, see report/per_image.csv"]
     assert warning_lines(report, 9) == ["b, c: y", "a: x", "d: z", "d: w"]
     assert warning_lines(report_of(a=()), 9) == []
 
