@@ -14,6 +14,7 @@ from pipeline.report.failure_groups import describe_group, group_failures
 from pipeline.report.gallery import MOST_PICTURES, rank_images
 from pipeline.report.intervals import intervals_of
 from pipeline.report.model_card import keep_examples
+from pipeline.report.object_differences import object_sums
 from pipeline.report.pictures import ERRORS, error_kinds, hex_color, outlines_png, palette_png, shrink
 from pipeline.report.rendering import write_report
 from pipeline.report.run_state import RunState
@@ -30,6 +31,7 @@ __all__ = [
     "hex_color",
     "intervals_of",
     "keep_examples",
+    "object_sums",
     "outlines_png",
     "palette_png",
     "phase_rows",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.intervals import difference_intervals_of, ious_of
 
-__all__ = ["OBJECT_SCORES", "compare_objects"]
+__all__ = ["OBJECT_SCORES", "compare_objects", "object_sums"]
 
 OBJECT_SCORES = {"ap50": "AP at IoU 0.5", "pq": "PQ"}
 """Scores that are compared, and their names: both are quotients of sums over images, as the IoU is."""
@@ -47,13 +47,18 @@ def compare_objects(first: Mapping[str, Row], second: Mapping[str, Row], names: 
     return found
 
 
+def object_sums(row: Row) -> NDArray[np.float64]:
+    """Return what the scores of one class in one image are quotients of: (2, 3), each a score's numerator and the rest of its denominator.
+
+    Args:
+        row: of ``instances`` in a row of ``per_image`` of report.json; its truth is known.
+    """
+    objects, pairs = row["truth"] + row["predicted"], round((row["precision50"] or 0) * row["predicted"])
+    iou = (row["pq"] or 0) * objects / 2  # summed over the pairs: PQ is it over half the number of objects
+    of_ap = [pairs, row["predicted"] - pairs, row["truth"] - pairs]
+    return np.array([of_ap, [iou, objects / 2 - iou, 0]], np.float64)
+
+
 def _sums(image: Row) -> dict[str, NDArray[np.float64]]:
-    """Return what the scores of an image are quotients of, by class: (2, 3), each a score's numerator and the rest of its denominator."""
-    sums = {}
-    for row in image.get("instances", ()):
-        if row.get("truth") is not None:
-            objects, pairs = row["truth"] + row["predicted"], round((row["precision50"] or 0) * row["predicted"])
-            iou = (row["pq"] or 0) * objects / 2  # summed over the pairs: PQ is it over half the number of objects
-            of_ap = [pairs, row["predicted"] - pairs, row["truth"] - pairs]
-            sums[row["class"]] = np.array([of_ap, [iou, objects / 2 - iou, 0]], np.float64)
-    return sums
+    """Return the sums of each class of an image whose objects were scored."""
+    return {row["class"]: object_sums(row) for row in image.get("instances", ()) if row.get("truth") is not None}

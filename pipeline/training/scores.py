@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report import intervals_of
+from pipeline.report import intervals_of, object_sums
 
 __all__ = ["class_scores", "object_scores", "validation_scores"]
 
@@ -56,10 +56,5 @@ def object_scores(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _object_intervals(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the intervals of AP at IoU 0.5 and of panoptic quality, from the rows of all images that have truth."""
-    sums = []
-    for row in rows:
-        objects, pairs = row["truth"] + row["predicted"], round((row["precision50"] or 0) * row["predicted"])
-        iou = (row["pq"] or 0) * objects / 2
-        sums.append([[pairs, row["predicted"] - pairs, row["truth"] - pairs], [iou, objects / 2 - iou, 0]])
-    found = intervals_of(np.array(sums, np.float64).reshape(-1, 2, 3))
+    found = intervals_of(np.array([object_sums(row) for row in rows], np.float64).reshape(-1, 2, 3))
     return {"ap50_interval": found.classes[0], "pq_interval": found.classes[1]}
