@@ -93,7 +93,7 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         request = requests.of(inputs[0].shape)
-        request.infer(list(inputs), share_inputs=True)
+        request.infer(list(inputs), share_inputs=True, share_outputs=True)
         outputs = [tensor.data for tensor in request.output_tensors]
         # The next tile overwrites this memory, or frees it in a graph of any size; class ids must live longer than that.
         return [output.copy() for output in outputs] if graph.classes or request is requests.any else outputs
@@ -121,7 +121,8 @@ class _Requests:
                 self.large = ((), None)  # freed before the next one is made
                 trim_memory()
                 model = self.model.clone()
-                model.reshape({model.inputs[0]: list(shape)})
+                numbers = [batch, channels, 1, 1]  # mean and std; with any batch, no layer's memory is planned
+                model.reshape({taken: numbers if index else list(shape) for index, taken in enumerate(model.inputs)})
                 self.large = (shape, self._compiled(model))
             return self.large[1]
         self.any = self.any or self._compiled(self.model)
