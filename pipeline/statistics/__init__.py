@@ -7,15 +7,7 @@ May import: ``errors`` and ``geometry``. Never touches: files, tiles, networks.
 
 from __future__ import annotations
 
-from pipeline.statistics.appearance import (
-    PROPERTIES,
-    Description,
-    KnownAppearance,
-    Window,
-    describe_windows,
-    learn_appearance,
-    sample_boxes,
-)
+from pipeline.statistics.appearance import KnownAppearance, learn_appearance
 from pipeline.statistics.area_counts import SQUARE_METRE, AreaCounts, AreaSums, is_area, whole_areas
 from pipeline.statistics.change_counts import count_change, counted_change, is_change
 from pipeline.statistics.contrast import ContrastFitter
@@ -47,6 +39,7 @@ from pipeline.statistics.pixel_counts import (
 )
 from pipeline.statistics.stains import StainFitter, recolor
 from pipeline.statistics.tissue import CellMap, Content, EmptyAreas, cell_side, content_of, find_empty_areas
+from pipeline.statistics.window_numbers import PROPERTIES, Description, Window, describe_windows, sample_boxes
 
 __all__ = [
     "CONFIDENCE_BINS",

@@ -1,17 +1,17 @@
-"""What images look like in a few numbers, and whether an image looks like those that a model was trained on.
+"""Whether an image looks like those that a model was trained on.
 
-An image is described by windows of its pixels, spread over it, as the model sees them but for normalisation. Only cells with content
-count, so that even ground, glass and padding change nothing. Each window gives some numbers on each of four properties::
+An image is a few numbers for each of its windows (:mod:`pipeline.statistics.window_numbers`), in properties that are compared one by
+one, so that the word is the reason. It is unlike the training images where its middle window is: whatever share of it is as usual,
+most of what it shows is not. A bundle keeps what its model knows in two ways:
 
-    brightness   quartiles between black and white of the window, skewness: bright things on dark ground, or dark on bright;
-                 for a model that does not normalise by image also black, middle and white themselves
-    colour       red against green, blue against yellow, saturation, and how both axes follow brightness; a grey image has none
-    sharpness    contrast of detail of 1, 2 and 4 pixels
-    scale        contrast of detail of 4, 8, 16 and 32 pixels
+**Points**, for brightness, colour, sharpness and scale: at most 16 a property, chosen so that no window of the training images is far
+from all of them (Gonzalez 1985). A window is unlike them where its nearest point is farther than the limit.
 
-What a model knows is kept as at most 16 points a property, chosen so that no window of its training images is far from all of them
-(Gonzalez 1985), and as the distance at which training images lie that were left out when points were chosen. An image is unlike them
-where the middle one of its windows is farther away: whatever share of it is as usual, most of what it shows is not.
+**A direction**, for polarity: the weighted sum of numbers that tells the training images from their negatives best (Fisher 1936), 1 for
+the mean training image and -1 for the mean negative. Points cannot tell these apart where images are of many kinds, because a negative
+looks in no single property like nothing that was seen. A window is unlike them where it lies farther below 1 than the limit.
+
+Both limits are the distances at which training images lie that were left out when points and direction were chosen.
 """
 
 from __future__ import annotations
@@ -23,59 +23,49 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry import Box
+from pipeline.statistics.window_numbers import LEVEL_UNITS, PROPERTIES, UNITS, Description
 
-__all__ = ["PROPERTIES", "Description", "KnownAppearance", "Window", "describe_windows", "learn_appearance", "sample_boxes"]
+__all__ = ["KnownAppearance", "learn_appearance"]
 
-WINDOW = 256  # side, pixels
-CELL = 16  # side of what counts or does not, pixels; a power of 2
-READ = 64  # windows of an image that are read, at most
-USED = 16  # windows of an image that are described, at most: those with most content
-LEAST_CELLS = 12  # with content that a window has; smaller pictures say too little
-LIVELY = 0.25  # contrast of a cell with content, as a share of the usual one of such cells
-EVEN = 1e-6  # contrast of a cell of one value, as a share of the value: rounding
-LEAST_INSIDE = 0.25  # share of the cells that touch none of one value, where those that do are edges of padding
-LEVELS = 6  # of detail: each one is twice as coarse
-NOISE = 1e-4  # squared contrast of detail that rounding to 8 bits may leave
-THIN = 2  # each such row and column gives pixels to quantiles
+POINTED = tuple(name for name in PROPERTIES if name != "polarity")  # properties that are known by points
+SIGNED = ("polarity", "colour", "brightness")  # whose numbers a negative changes: those of the direction, without levels
 POINTS = 16  # of a property
 EXTREME = 0.015  # share of the training windows that choose no point
 FOLDS = 5  # parts of the training images that are left out, one after the other
-MARGIN = 1.25  # of the limit beyond the distance of 96 in 100 training windows that were left out
-WITHIN = 96.0
-LEAST_LIMIT = 0.6  # in the units below, where all training images look the same
-FEW = 1.3  # times the limit, where there are fewer images than folds: windows of one image say little about other images
-
-UNITS: Mapping[str, tuple[float, ...]] = {
-    "brightness": (0.12, 0.12, 0.12, 0.35),
-    "colour": (0.06, 0.06, 0.25, 0.25, 0.03, 0.03),
-    "sharpness": (1.0, 1.0, 1.0),
-    "scale": (0.7, 0.7, 0.7, 0.7),
-}
-"""How much of each number makes a visible difference, by property."""
-
-LEVEL_UNITS = (0.12, 0.12, 0.12)  # of black, middle and white as shares of the samples' range, which follow the other numbers of brightness
-
-PROPERTIES = tuple(UNITS)
-"""Names of the properties, as messages have them."""
-
-Description = Mapping[str, NDArray[np.float64]]
-"""The numbers of each window of an image, (windows, numbers), by property."""
-
-
-class Window(NamedTuple):
-    """A part of an image."""
-
-    pixels_CYX: NDArray[Any]
-    valid_YX: NDArray[np.bool_] | None = None  # None: every pixel is valid
+WITHIN = 98.0  # percent of what was left out that lies within a limit: two in a hundred images of the kind may be called unlike
+MARGIN = 1.25  # times that distance is the limit from points
+LEAST_LIMIT = 0.6  # in the units of the property, where all training images look the same
+RIDGE = 0.03  # added to the squares of the numbers, in their units: numbers that vary little get no large weight
+HALFWAY = 1.0  # least limit of polarity: as close to the training images as to their negatives
+FEW = 1.5  # times the limit, where there are fewer images than folds: windows of one image say little about other images
 
 
 @dataclass(frozen=True)
-class KnownProperty:
-    """What a model knows of one property: points (points, numbers), and the distance up to which an image is like them."""
+class KnownPoints:
+    """Points (points, numbers) of a property, and the distance from the nearest one up to which an image is like them."""
 
+    name: str
     points: NDArray[np.float64]
     limit: float
+
+    def distances(self, description: Description) -> NDArray[np.float64]:
+        """Return the distance of each window; levels are compared only if the description has them."""
+        width = min(self.points.shape[1], description[self.name].shape[1])
+        return _distances(self.name, description[self.name][:, :width], self.points[:, :width])
+
+
+@dataclass(frozen=True)
+class KnownDirection:
+    """Weights of the numbers of :data:`SIGNED` from their centre, and the distance below 1 up to which an image is like them."""
+
+    centre: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    limit: float
+
+    def distances(self, description: Description) -> NDArray[np.float64]:
+        """Return how far below 1 each window lies: about 0 for training images, 2 for their negatives. What is missing says nothing."""
+        away: NDArray[np.float64] = np.nan_to_num(_signed(description) - self.centre)
+        return 1 - away @ self.weights
 
 
 @dataclass(frozen=True)
@@ -87,33 +77,25 @@ class KnownAppearance:
         levels: least and greatest value of a sample, where black and white themselves count; None: only their order does.
     """
 
-    properties: Mapping[str, KnownProperty]
+    properties: Mapping[str, KnownPoints | KnownDirection]
     levels: tuple[float, float] | None = None
 
     def unlike(self, description: Description) -> list[str]:
-        """Return the properties in which an image is unlike them, the most unlike first.
-
-        Numbers of levels are compared only if the description has them.
-        """
-        found = {}
-        for name, known in self.properties.items():
-            if name in description:
-                width = min(known.points.shape[1], description[name].shape[1])
-                found[name] = float(np.median(_distances(name, description[name][:, :width], known.points[:, :width]))) / known.limit
+        """Return the properties in which an image is unlike them, the most unlike first."""
+        found = {name: float(np.median(known.distances(description))) / known.limit for name, known in self.properties.items()}
         return sorted((name for name, ratio in found.items() if ratio > 1), key=lambda name: -found[name])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, three digits each, as a bundle keeps them."""
-        levels = {} if self.levels is None else {"levels": list(self.levels)}
-        rows = {
-            name: {"limit": _short(known.limit), "points": [[_short(number) for number in point] for point in known.points]}
-            for name, known in self.properties.items()
-        }
-        return {**levels, **rows}
+        rows = dict[str, dict[str, Any]]()
+        for name, known in self.properties.items():
+            arrays = {"points": known.points} if isinstance(known, KnownPoints) else {"centre": known.centre, "weights": known.weights}
+            rows[name] = {"limit": round(known.limit, 3), **{key: (array.round(3) + 0.0).tolist() for key, array in arrays.items()}}
+        return {**({} if self.levels is None else {"levels": list(self.levels)}), **rows}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> KnownAppearance:
-        """Return what :meth:`to_json` wrote.
+        """Return what :meth:`to_json` wrote, now or before there was polarity.
 
         Raises:
             ValueError: it is anything else.
@@ -121,96 +103,102 @@ class KnownAppearance:
         try:
             rest = dict(values)
             low, high = rest.pop("levels", (0, 0))
-            properties = {name: KnownProperty(np.array(one["points"], np.float64), float(one["limit"])) for name, one in rest.items()}
+            properties = {name: _from_json(name, one) for name, one in rest.items()}
+            levels = (float(low), float(high))
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"levels, and for each property a limit and points ({type(error).__name__}: {error})") from error
-        for name, known in properties.items():
-            widths = {len(UNITS[name]), len(UNITS[name]) + len(LEVEL_UNITS)} if name in UNITS else set[int]()
-            if known.points.ndim != 2 or known.points.shape[1] not in widths or not known.limit > 0 or not np.isfinite(known.points).all():
-                raise ValueError(f"{name}: a limit above 0 and points of {sorted(widths)} numbers, of {', '.join(UNITS)}")
-        return cls(properties, (float(low), float(high)) if "levels" in values else None)
+            expected = f"levels, and by property a limit above 0 and points; of polarity centre and weights; of {', '.join(PROPERTIES)}"
+            raise ValueError(f"{expected} ({type(error).__name__}: {error})") from error
+        return cls(properties, levels if "levels" in values else None)
 
 
-def sample_boxes(shape: tuple[int, int]) -> list[Box]:
-    """Return the windows of an image that are read: all of a small one, at most 64 that are spread over a large one."""
-    height, width = shape
-    rows, cols = (_starts(length, max(1, round(length / WINDOW))) for length in shape)
-    if len(rows) * len(cols) > READ:
-        wanted = max(1, min(READ, round((READ * height / width) ** 0.5)))
-        rows, cols = _starts(height, min(wanted, len(rows))), _starts(width, min(READ // min(wanted, len(rows)), len(cols)))
-    return [Box(y, x, min(y + WINDOW, height), min(x + WINDOW, width)) for y in rows for x in cols]
-
-
-def describe_windows(windows: Sequence[Window], levels: tuple[float, float] | None = None) -> Description | None:
-    """Return the numbers of an image from windows of it; None where these hold too little.
-
-    Args:
-        windows: all of one number of channels; three are red, green and blue.
-        levels: least and greatest value of a sample; None: black and white themselves do not count.
-    """
-    with np.errstate(all="ignore"):  # of values near the ends of float32, whose numbers are then left out
-        return _describe([_Seen.of(window) for window in windows if min(window.pixels_CYX.shape[1:]) >= CELL], levels)
-
-
-def learn_appearance(images: Sequence[Sequence[Description | None]], levels: tuple[float, float] | None = None) -> KnownAppearance:
+def learn_appearance(
+    images: Sequence[Sequence[Description | None]],
+    levels: tuple[float, float] | None = None,
+    negatives: Sequence[Description | None] = (),
+) -> KnownAppearance:
     """Return what the training images look like.
 
     Args:
-        images: for each image its descriptions: as it is, and changed in the ways that the model should stand, in one order.
+        images: for each image its descriptions: as it is, and changed in the ways that the model should stand.
         levels: as the descriptions were made with.
+        negatives: of each image the description of its negative; empty: nothing is learnt of polarity.
 
     Raises:
         ValueError: there is no description.
     """
-    known = [(index, change, one) for index, some in enumerate(images) for change, one in enumerate(some) if one is not None]
+    known = [(index, one) for index, some in enumerate(images) for one in some if one is not None]
     if not known:
         raise ValueError("no description of any image")
-    properties = {}
-    for name in UNITS:
-        values = np.concatenate([one[name] for _, _, one in known])
-        # Of few images the windows are left out one by one: better than no distance at all.
-        by_image = len(images) >= FOLDS
-        fold = np.concatenate(
-            [(np.full(len(one[name]), index) if by_image else np.arange(len(one[name]))) % FOLDS for index, _, one in known]
-        )
-        change = np.concatenate([np.full(len(one[name]), change) for _, change, one in known])
-        is_whole = np.isfinite(values).all(axis=1)
-        if is_whole.any():
-            known_property = _known(name, values[is_whole], fold[is_whole], change[is_whole])
-            properties[name] = known_property if by_image else replace(known_property, limit=FEW * known_property.limit)
+    # Of few images the windows are left out one by one: better than no distance at all.
+    by_image = len(images) >= FOLDS
+    properties = dict[str, KnownPoints | KnownDirection]()
+    for name in PROPERTIES:
+        found: KnownPoints | KnownDirection | None
+        if name in POINTED:
+            found = _learn_points(name, _rows([(index, one[name]) for index, one in known], by_image=by_image))
+        else:
+            signed = [[(index, _signed(one)) for index, one in some] for some in (known, _described(negatives))]
+            found = _learn_direction(*(_rows(some, by_image=by_image) for some in signed), by_image=by_image)
+        if found is not None:
+            properties[name] = found if by_image else replace(found, limit=FEW * found.limit)
     return KnownAppearance(properties, levels)
 
 
-def _describe(seen: Sequence[_Seen], levels: tuple[float, float] | None) -> Description | None:
-    """Return the numbers of the windows that hold most content; None: no window holds enough."""
-    known = [one.filled_YX for one in seen]
-    inner = [~_grown(~filled_YX) for filled_YX in known]
-    # The edge of padding is a strong one, and no part of the picture. Small objects on ground of one value have no such inside.
-    if sum(int(one.sum()) for one in inner) >= LEAST_INSIDE * sum(int(one.sum()) for one in known):
-        known = inner
-    stds: NDArray[np.float64] = np.concatenate([np.empty(0), *(one.stds_YX[known_YX] for one, known_YX in zip(seen, known, strict=True))])
-    if not stds.size:
+class _Rows(NamedTuple):
+    """Windows with all numbers: their values (windows, numbers), which description each one is of, and when it is left out."""
+
+    values: NDArray[np.float64]
+    owner: NDArray[np.intp]
+    fold: NDArray[np.intp]
+
+
+def _rows(described: Sequence[tuple[int, NDArray[np.float64]]], *, by_image: bool) -> _Rows:
+    """Return the windows of descriptions, of which each one comes with the index of its image."""
+    if not described:
+        return _Rows(np.empty((0, 0)), np.empty(0, np.intp), np.empty(0, np.intp))
+    values = np.concatenate([some for _, some in described])
+    owner = np.concatenate([np.full(len(some), place) for place, (_, some) in enumerate(described)])
+    fold = np.concatenate([np.full(len(some), index) if by_image else np.arange(len(some)) for index, some in described]) % FOLDS
+    is_whole = np.isfinite(values).all(axis=1)
+    return _Rows(values[is_whole], owner[is_whole], fold[is_whole])
+
+
+def _learn_points(name: str, rows: _Rows) -> KnownPoints | None:
+    """Return points among the windows, and how far windows lie from the points of the other folds."""
+    if not len(rows.values):
         return None
-    # The contrast of cells with content, also where these are few: a mean in which each cell weighs as its variance.
-    least = LIVELY * float((stds**3).sum() / max(float((stds**2).sum()), float(np.finfo(np.float64).tiny)))
-    lively = [(one, known_YX, known_YX & (one.stds_YX >= least)) for one, known_YX in zip(seen, known, strict=True)]
-    most = max(int(cells_YX.sum()) for _, _, cells_YX in lively)
-    full = sorted((some for some in lively if some[2].sum() >= max(LEAST_CELLS, most / 2)), key=lambda some: -int(some[2].sum()))[:USED]
-    numbers = [_numbers(one.colors_CYX, _as_pixels(known_YX), _as_pixels(cells_YX), levels) for one, known_YX, cells_YX in full]
-    return {name: np.array([one[name] for one in numbers]) for name in UNITS} if numbers else None
-
-
-def _known(name: str, values: NDArray[np.float64], fold: NDArray[np.intp], change: NDArray[np.intp]) -> KnownProperty:
-    """Return points among values (windows, numbers), and how far values lie from the points of the other folds.
-
-    The change counts whose values lie farthest, so that none of them is called unusual.
-    """
-    distance = np.zeros(len(values))
+    distance = np.zeros(len(rows.values))
     for one in range(FOLDS):
-        if (fold == one).any() and (fold != one).any():
-            distance[fold == one] = _distances(name, values[fold == one], _spread(name, values[fold != one]))
-    farthest = max(float(np.percentile(distance[change == one], WITHIN)) for one in np.unique(change))
-    return KnownProperty(_spread(name, values), max(LEAST_LIMIT, MARGIN * farthest))
+        out = rows.fold == one
+        if out.any() and not out.all():
+            distance[out] = _distances(name, rows.values[out], _spread(name, rows.values[~out]))
+    limit = max(LEAST_LIMIT, MARGIN * float(np.percentile(distance, WITHIN)))
+    return KnownPoints(name, _spread(name, rows.values), limit)
+
+
+def _learn_direction(like: _Rows, negative: _Rows, *, by_image: bool) -> KnownDirection | None:
+    """Return what tells images from their negatives, and how far below 1 those lie that were left out: their middle windows."""
+    if not len(like.values) or not len(negative.values):
+        return None
+    distance = np.zeros(len(like.values))
+    for one in range(FOLDS):
+        out, others = like.fold == one, negative.fold != one
+        if out.any() and not out.all() and others.any():
+            centre, weights = _discriminant(like.values[~out], negative.values[others])
+            distance[out] = 1 - (like.values[out] - centre) @ weights
+    if by_image:
+        distance = np.array([np.median(distance[like.owner == place]) for place in np.unique(like.owner)])
+    return KnownDirection(*_discriminant(like.values, negative.values), max(HALFWAY, float(np.percentile(distance, WITHIN))))
+
+
+def _discriminant(like: NDArray[np.float64], negative: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return centre and weights of Fisher's linear discriminant, whose mean is 1 over ``like`` and -1 over ``negative``."""
+    units = np.array([unit for name in SIGNED for unit in UNITS[name]])
+    middle_like, middle_negative = like.mean(axis=0), negative.mean(axis=0)
+    centre, half = (middle_like + middle_negative) / 2, (middle_like - middle_negative) / 2 / units
+    squares = sum(away.T @ away / len(away) / 2 for away in ((like - centre) / units, (negative - centre) / units))
+    weights = np.linalg.solve(squares + RIDGE * np.eye(len(units)), half)
+    return centre, weights / units / max(float(half @ weights), float(np.finfo(np.float64).tiny))
 
 
 def _spread(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -243,113 +231,24 @@ def _distances(name: str, values: NDArray[np.float64], points: NDArray[np.float6
     return nearest
 
 
-class _Seen(NamedTuple):
-    """A window in whole cells: its colours or one grey channel, the contrast of each cell, and which cells hold data that differ."""
-
-    colors_CYX: NDArray[np.float32]
-    stds_YX: NDArray[np.float32]
-    filled_YX: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, window: Window) -> _Seen:
-        """Cut a window into cells."""
-        height, width = (length // CELL * CELL for length in window.pixels_CYX.shape[1:])
-        colors_CYX = window.pixels_CYX[:, :height, :width].astype(np.float32)
-        valid_YX: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(colors_CYX), axis=0)
-        if window.valid_YX is not None:
-            valid_YX &= window.valid_YX[:height, :width]
-        colors_CYX = np.where(valid_YX, colors_CYX, np.float32(0))
-        light_YX: NDArray[np.float32] = np.add.reduce(colors_CYX, axis=0) / np.float32(len(colors_CYX))
-        means_YX = _block_means(light_YX, CELL)
-        away_YX: NDArray[np.float32] = light_YX - _as_pixels(means_YX)
-        squares_YX: NDArray[np.float32] = away_YX * away_YX
-        stds_YX = np.sqrt(_block_means(squares_YX, CELL))
-        filled_YX = (stds_YX > np.abs(means_YX) * EVEN) & (_block_means(valid_YX.astype(np.float32), CELL) == 1)
-        return cls(colors_CYX if len(colors_CYX) == len("RGB") else light_YX[None], stds_YX, filled_YX)
+def _described(descriptions: Sequence[Description | None]) -> list[tuple[int, Description]]:
+    return [(index, one) for index, one in enumerate(descriptions) if one is not None]
 
 
-def _numbers(
-    colors_CYX: NDArray[np.float32], is_known_YX: NDArray[np.bool_], counts_YX: NDArray[np.bool_], levels: tuple[float, float] | None
-) -> dict[str, list[float]]:
-    """Return the numbers of one window, from the pixels that count; what is not known is filled, so that its edge is no detail."""
-    light_YX = np.add.reduce(colors_CYX, axis=0) / np.float32(len(colors_CYX))
-    few_YX = counts_YX[::THIN, ::THIN]
-    light_N = light_YX[::THIN, ::THIN][few_YX]
-    black, *quartiles, white = np.percentile(light_N, [1, 25, 50, 75, 99])
-    contrast = max(float(white - black), float(np.finfo(np.float32).tiny))
-    away_N = light_N - light_N.mean()
-    spread = max(float(away_N.std()), float(np.finfo(np.float32).tiny))
-    skewness = float(np.arcsinh(np.mean((away_N / spread) ** 3)))  # of rare bright spots it has no bound
-    brightness = [*((value - black) / contrast for value in quartiles), skewness]
-    if levels is not None:
-        brightness += [(value - levels[0]) / (levels[1] - levels[0]) for value in (black, quartiles[1], white)]
-    filled_YX: NDArray[np.float32] = light_YX / np.float32(contrast)
-    filled_YX[~is_known_YX] = quartiles[1] / contrast
-    details = _details(filled_YX, counts_YX)
-    colour = _colour(colors_CYX[:, ::THIN, ::THIN][:, few_YX], away_N / spread)
-    return {"brightness": brightness, "colour": colour, "sharpness": details[:3], "scale": details[2:]}
+def _signed(description: Description) -> NDArray[np.float64]:
+    """Return the numbers of each window that a negative changes, (windows, numbers), without levels."""
+    return np.concatenate([description[name][:, : len(UNITS[name])] for name in SIGNED], axis=1)
 
 
-def _colour(colors_CN: NDArray[np.float32], light_N: NDArray[np.float32]) -> list[float]:
-    """Return the numbers of colour, which do not change with the strength of light.
-
-    ``light_N`` is the brightness of the pixels, of mean 0 and deviation 1.
-    """
-    if len(colors_CN) == 1:
-        return [0.0, 0.0, -2.0, -2.0, 0.0, 0.0]
-    red_N, green_N, blue_N = colors_CN
-    sum_N = np.abs(colors_CN).sum(axis=0)
-    sum_N = sum_N + max(0.1 * float(np.percentile(sum_N, 99)), float(np.finfo(np.float32).tiny))  # dark pixels have no colour
-    green_red_N, yellow_blue_N = 3 * (red_N - green_N) / sum_N, 1.5 * (2 * blue_N - red_N - green_N) / sum_N
-    saturation_N = 3 * (colors_CN.max(axis=0) - colors_CN.min(axis=0)) / sum_N
-    middle, strong = np.log10(np.percentile(saturation_N, [50, 90]) + 0.01)
-    follow = [float(np.mean(light_N * axis_N)) for axis_N in (green_red_N, yellow_blue_N)]
-    return [float(np.median(green_red_N)), float(np.median(yellow_blue_N)), float(middle), float(strong), *follow]
-
-
-def _details(light_YX: NDArray[np.float32], counts_YX: NDArray[np.bool_]) -> list[float]:
-    """Return the logarithm of the squared contrast of detail of 1, 2, 4 ... pixels; NaN where the window is too small."""
-    found = []
-    for _ in range(LEVELS):
-        if min(light_YX.shape) < 3 or not counts_YX.any():
-            found.append(np.nan)
-            continue
-        around_YX = np.pad(light_YX, 1, mode="edge")
-        laplacian_YX = 4 * light_YX - around_YX[:-2, 1:-1] - around_YX[2:, 1:-1] - around_YX[1:-1, :-2] - around_YX[1:-1, 2:]
-        found.append(float(np.log(np.mean(laplacian_YX[counts_YX] ** 2) + NOISE)))
-        light_YX, counts_YX = _block_means(light_YX, 2), _block_means(counts_YX.astype(np.float32), 2) >= 0.5
-    return found
-
-
-def _block_means(values_YX: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the mean of each square of ``side`` pixels; what is left over at the end is dropped."""
-    height, width = (length // side for length in values_YX.shape)
-    rows_YX = np.add.reduce(values_YX[: height * side, : width * side].reshape(height, side, width * side), axis=1)
-    means_YX: NDArray[np.float32] = np.add.reduce(rows_YX.reshape(height, width, side), axis=2) / np.float32(side * side)
-    return means_YX
-
-
-def _as_pixels(cells_YX: NDArray[Any]) -> NDArray[Any]:
-    """Return the value of its cell for each pixel."""
-    return cells_YX.repeat(CELL, axis=0).repeat(CELL, axis=1)
-
-
-def _grown(flags_YX: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return flags that are set also beside those that are set, and diagonally."""
-    around_YX = np.pad(flags_YX, 1)
-    height, width = flags_YX.shape
-    grown_YX = np.zeros_like(flags_YX)
-    for y in range(3):
-        for x in range(3):
-            grown_YX |= around_YX[y : y + height, x : x + width]
-    return grown_YX
-
-
-def _starts(length: int, number: int) -> list[int]:
-    """Return where ``number`` windows begin that are spread evenly over an axis."""
-    last = max(0, length - WINDOW)
-    return [last // 2] if number == 1 else np.linspace(0, last, number).round().astype(int).tolist()
-
-
-def _short(number: float) -> float:
-    return round(float(number), 3)
+def _from_json(name: str, values: Mapping[str, Any]) -> KnownPoints | KnownDirection:
+    """Return what is known of a property; any error: it is something else."""
+    limit, kinds = float(values["limit"]), ("points",) if name in POINTED else ("centre", "weights")
+    arrays = [np.array(values[kind], np.float64) for kind in kinds]
+    width = len(UNITS[name]) if name in POINTED else sum(len(UNITS[one]) for one in SIGNED)
+    widths = {width, width + len(LEVEL_UNITS)} if name == "brightness" else {width}
+    for kind, array in zip(kinds, arrays, strict=True):
+        if array.ndim != (2 if name in POINTED else 1) or array.shape[-1] not in widths or not np.isfinite(array).all():
+            raise ValueError(f"{name}: {kind} of {' or '.join(map(str, sorted(widths)))} numbers")
+    if not limit > 0:
+        raise ValueError(f"{name}: a limit above 0")
+    return KnownPoints(name, arrays[0], limit) if name in POINTED else KnownDirection(arrays[0], arrays[1], limit)

@@ -34,15 +34,17 @@ def training_appearance(plan: TrainPlan) -> dict[str, Any] | None:
     """Return what the training images look like, as the bundle keeps it; None where none of them shows enough.
 
     Each image counts as it is, with the smallest and largest zoom of the augmentation, with its blur, its changes of raw pixels, and
-    with a little more and less light: what a model has learnt to stand is nothing unusual. Validation images and regions are not read.
+    with a little more and less light: what a model has learnt to stand is nothing unusual. Its negative is what it must be told from.
+    Validation images and regions are not read.
     """
     chosen = plan.train[:: -(-len(plan.train) // IMAGES)]
     windows = [_read(plan, image, max(1, -(-WINDOWS // len(chosen)))) for image in chosen]
     levels = _levels(plan, chosen, windows)
-    images = []
+    images, negatives = [], []
     for image, some in zip(chosen, windows, strict=True):
         images.append([describe_windows([change(one) for one in some], levels) for change in _changes(plan.config.augment, image)])
-    return learn_appearance(images, levels).to_json() if any(one is not None for some in images for one in some) else None
+        negatives.append(describe_windows(_negatives(some, image.header), levels))
+    return learn_appearance(images, levels, negatives).to_json() if any(one is not None for some in images for one in some) else None
 
 
 def _read(plan: TrainPlan, image: Image, most: int) -> list[Window]:
@@ -106,7 +108,7 @@ def _zoomed(window: Window, header: Header, factor: float) -> Window:
 def _blurred(window: Window, blur: float) -> Window:
     from scipy.ndimage import gaussian_filter
 
-    return window._replace(pixels_CYX=_as_stored(gaussian_filter(window.pixels_CYX.astype(np.float32), (0, blur, blur)), window.pixels_CYX))
+    return window._replace(pixels_CYX=gaussian_filter(window.pixels_CYX.astype(np.float32), (0, blur, blur)))
 
 
 def _lit(window: Window, header: Header, gain: float) -> Window:
@@ -117,7 +119,21 @@ def _lit(window: Window, header: Header, gain: float) -> Window:
 
 
 def _redrawn(window: Window, change: RawChange, *, is_color: bool) -> Window:
-    return window._replace(pixels_CYX=change.apply(window.pixels_CYX, is_color=is_color))
+    """Change raw pixels; what is padded is none of the picture."""
+    pixels_CYX, valid_YX = window
+    if (padded_YX := change.padded(pixels_CYX.shape[1:])) is not None:
+        valid_YX = ~padded_YX if valid_YX is None else valid_YX & ~padded_YX
+    return Window(change.apply(pixels_CYX, is_color=is_color), valid_YX)
+
+
+def _negatives(windows: Sequence[Window], header: Header) -> list[Window]:
+    """Turn light into dark: between the ends of the range of the samples, or of the windows where that is not known."""
+    known = sample_range(header)
+    if known is None:
+        values = [window.pixels_CYX[np.isfinite(window.pixels_CYX)] for window in windows]
+        ends = [(float(some.min()), float(some.max())) for some in values if some.size]
+        known = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 0.0)
+    return [one._replace(pixels_CYX=np.float32(known[0] + known[1]) - one.pixels_CYX.astype(np.float32)) for one in windows]
 
 
 def _as_stored(values_CYX: NDArray[np.float32], like_CYX: NDArray[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from pipeline.models.bundle_files import find_bundle, list_bundles, read_spec
+from pipeline.statistics import PROPERTIES
 from tests.benchmarks.bundle_appearance import kind_pictures, warnings_of, wrong_changes
 from tests.benchmarks.changes import changes_of
 from tests.benchmarks.robustness import TASKS, pictures_of
@@ -18,8 +19,8 @@ pytestmark = [
 
 BUNDLES = [name for name in list_bundles() if name in TASKS]
 OTHERS = {
-    "nuclei": ["stained tissue", "a slide, H&E", "satellite", "drone"],
-    "nuclei-stained": ["fluorescence"],
+    "nuclei": ["stained tissue", "a slide, H&E", "brightfield", "satellite", "drone", "organelles, EM"],
+    "nuclei-stained": ["fluorescence", "a slide, H&E", "satellite", "drone", "organelles, EM"],
     "axons": ["stained tissue", "satellite"],
     "aerial-buildings": ["fluorescence", "stained tissue", "axons, SEM"],
     "aerial-landcover": ["fluorescence", "stained tissue", "axons, SEM"],
@@ -33,9 +34,9 @@ def share(warnings):
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_shipped_bundles_know_their_images(name):
-    """Each has the four properties; its model.yaml stays a file that people read."""
+    """Each has all properties; its model.yaml stays a file that people read."""
     folder = find_bundle(name)
-    assert set(read_spec(folder).appearance or ()) - {"levels"} == {"brightness", "colour", "sharpness", "scale"}
+    assert set(read_spec(folder).appearance or ()) - {"levels"} == set(PROPERTIES)
     assert (folder / "model.yaml").stat().st_size < 16_000
 
 
@@ -63,18 +64,16 @@ def test_images_of_another_kind_are_warned_of(name, kind):
     assert all(f"unlike what {name} was trained on (" in warning for warning in warnings if warning)
 
 
-@pytest.mark.parametrize("name", ["nuclei", "nuclei-stained"])
+@pytest.mark.parametrize("name", BUNDLES)
 def test_negatives_are_warned_of(name):
-    """Dark nuclei on bright ground are not those of fluorescence, nor bright ones those of stained tissue; most are recognised."""
-    if name not in BUNDLES:
-        pytest.skip(f"{name} is not shipped")
+    """Nine in ten where things are bright on dark ground or dark on bright; from the air there are both, and fewer are recognised."""
     (negative,) = (one for one in wrong_changes() if one.name == "inverted")
-    assert share(warnings_of(find_bundle(name), pictures_of(name, 24), negative)) > 0.5
+    least = {"aerial-landcover": 0.25, "aerial-buildings": 0.75}.get(name, 0.9)
+    assert share(warnings_of(find_bundle(name), pictures_of(name, 24), negative)) >= least
 
 
-@pytest.mark.parametrize("name", [name for name in BUNDLES if name != "nuclei"])
+@pytest.mark.parametrize("name", BUNDLES)
 def test_a_strong_blur_is_warned_of(name):
-    """A Gaussian of sigma 8 leaves no edge: nearly all from the air and of axons, many of tissue; `nuclei` knows soft, large nuclei."""
+    """A Gaussian of sigma 8 leaves no edge; half at least where dark pictures keep steps of 8 bits, or nuclei are large and soft."""
     (blurred,) = (one for one in wrong_changes() if one.name == "Gaussian blur, sigma 8")
-    least = 0.9 if name.startswith(("aerial", "axons")) else 0.4
-    assert share(warnings_of(find_bundle(name), pictures_of(name, 12), blurred)) >= least
+    assert share(warnings_of(find_bundle(name), pictures_of(name, 12), blurred)) >= (0.5 if name == "nuclei" else 0.9)
