@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pipeline.models.network_files.card_file import NetworkCard
 from pipeline.models.network_files.file_facts import Axes, FileFacts, facts_of_shapes
-from pipeline.models.network_files.first_tile import last_line, measure_network
+from pipeline.models.network_files.first_tile import last_line
+from pipeline.models.network_files.measuring import measure_network
 from pipeline.models.network_files.named_outputs import suggested_outputs
 from pipeline.models.network_files.network_file import NetworkFile, TrustedFile
 from pipeline.models.network_files.onnx_session import CUDA, LazySession, onnx_providers, open_session
