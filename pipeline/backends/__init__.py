@@ -7,7 +7,7 @@ Never touches: images, blocks, runs. torch and the runtimes are imported where t
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,9 +20,17 @@ from pipeline.plugins import Plugin, find
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.models import PredictFunction
+    from pipeline.models import Model, PredictFunction
 
-__all__ = ["MALLOC_VARIABLES", "Backend", "bf16_supported", "find_backend", "keep_freed_memory", "libc"]
+__all__ = [
+    "MALLOC_VARIABLES",
+    "Backend",
+    "bf16_supported",
+    "find_backend",
+    "has_prepared_graph",
+    "keep_freed_memory",
+    "libc",
+]
 
 
 class Backend(Plugin):
@@ -32,12 +40,14 @@ class Backend(Plugin):
         needs: packages that must be installed, by the name under which they are imported and installed.
         devices: values of ``compute.device`` that the backend runs on.
         precisions: values of ``compute.precision`` that the backend computes in.
+        keeps_casts: whether a network's own casts and constants keep their type in fewer bits than float32, as one from a file needs.
         compiles: whether the backend fuses layers, so that large tiles are as fast per pixel as small ones.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
+    keeps_casts: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
 
     @classmethod
@@ -81,9 +91,41 @@ class Backend(Plugin):
             normalize: fixed ``{"mean": [..], "std": [..]}`` in raw units; None: raw values, or ``fit["normalize"]`` of each tile.
         """
 
+    @classmethod
+    def has_kept(cls, network_key: str | None) -> bool:
+        """Whether the backend has kept what it once made of a network; most keep nothing."""
+        del network_key
+        return False
+
+    def open_kept(
+        self, load: Callable[[], nn.Module], network_key: str | None, recipe: Recipe, normalize: Mapping[str, Any] | None
+    ) -> AbstractContextManager[PredictFunction]:
+        """Prepare a network as :meth:`open` does; a backend that keeps what it makes of networks need not load it.
+
+        Args:
+            load: returns the network; imports torch.
+            network_key: see :func:`pipeline.models.network_key`; None: nothing can be kept.
+            recipe: as in :meth:`open`.
+            normalize: as in :meth:`open`.
+        """
+        del network_key
+        return self.open(load(), recipe, normalize)
+
 
 def find_backend(name: str) -> type[Backend]:
     """Return the class of a backend; see :func:`pipeline.plugins.find`."""
     plugin = find("backends", name, "compute.backend")
     assert issubclass(plugin, Backend)
     return plugin
+
+
+def has_prepared_graph(model: Model, recipe: Recipe) -> bool:
+    """Whether a run of this model and recipe probably needs no torch: the backend has kept a graph of each network of the model.
+
+    A graph takes the channels and type of the pixels that it was made for; for other images it is made anew.
+    """
+    from pipeline.models import TorchModel, network_key
+
+    networks = [part for part in model.constituents if isinstance(part, TorchModel)]
+    keeps = find_backend(recipe.backend).has_kept
+    return recipe.precision != "int8" and bool(networks) and all(keeps(network_key(part)) for part in networks)

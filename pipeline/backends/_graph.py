@@ -1,17 +1,14 @@
-"""A network with its surroundings as one graph, from raw pixels to logits or class ids: recorded, and run for all pixels that come."""
+"""Running graphs from raw pixels to logits or class ids, one for each kind of tile that comes; torch is needed only to make them."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from pipeline.backends._batch_norm_folding import fold_batch_norms
 from pipeline.errors import BlockError, InputError, Problem
 from pipeline.models import Predictor
 from pipeline.statistics import mean_and_std
@@ -19,10 +16,8 @@ from pipeline.statistics import mean_and_std
 if TYPE_CHECKING:
     from pipeline.statistics import ImageFit
 
-__all__ = ["MAX_SIZED_GRAPHS", "Argmax", "Graph", "GraphPredictor", "Run", "prepare_network", "refuse_network", "trace"]
+__all__ = ["MAX_SIZED_GRAPHS", "GraphKind", "GraphPredictor", "Run", "refuse_network"]
 
-_SIDES = (64, 256)  # of the tiles that a graph of any size is recorded with, pixels; the first that the network takes
-_TOLERANCE = 1e-4  # allowed difference of logits, as a share of the largest logit
 MAX_SIZED_GRAPHS = 4  # graphs of one tile size that are kept: the tiles of a block have at most four sizes
 _HUGE = 1e30  # pixel values from here on are refused: a runtime may hide the NaN that they cause behind the next ReLU
 
@@ -30,79 +25,22 @@ Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 """From pixels, mean and std to the graph's outputs: class ids in memory of their own, logits valid until the next call."""
 
 
-class Graph(nn.Module):
-    """Normalisation, network, and on request the argmax.
+@dataclass(frozen=True)
+class GraphKind:
+    """What a graph takes and returns.
 
-    Args:
-        network: maps float32 (N, C, H, W) to logits (N, K, H, W); in evaluation mode.
+    Attributes:
         interleaved: whether pixels come as (N, H, W, C), else as (N, C, H, W).
-        classes: whether to return class ids (N, H, W) and the sum of each tile's logits, which is finite only where all logits are.
+        classes: whether it returns class ids (N, H, W) and the sum of each tile's logits, which is finite only where all logits are;
+            else logits (N, K, H, W).
     """
 
-    def __init__(self, network: nn.Module, *, interleaved: bool, classes: bool) -> None:
-        super().__init__()
-        self.network, self.interleaved, self.classes = network, interleaved, classes
+    interleaved: bool
+    classes: bool
 
-    def forward(self, pixels: Tensor, mean_BC11: Tensor, std_BC11: Tensor) -> Any:
-        """Return logits (N, K, H, W), float32, K at least 2; or class ids and sums. Ties go to the lowest class."""
-        pixels_BCYX = pixels.permute(0, 3, 1, 2) if self.interleaved else pixels
-        logits_BKYX = self.network((pixels_BCYX.to(torch.float32) - mean_BC11) / std_BC11).to(torch.float32)
-        if logits_BKYX.shape[1] == 1:
-            logits_BKYX = torch.cat([torch.zeros_like(logits_BKYX), logits_BKYX], 1)
-        return Argmax()(logits_BKYX) if self.classes else logits_BKYX
-
-
-class Argmax(nn.Module):
-    """The last step of a graph whose logits nobody needs."""
-
-    def forward(self, logits_BKYX: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class ids (N, H, W), the lowest in ties, and the sum of each tile's logits."""
-        dtype = torch.uint8 if logits_BKYX.shape[1] <= 256 else torch.int32
-        return logits_BKYX.argmax(1).to(dtype), logits_BKYX.sum(dim=(1, 2, 3))
-
-
-def prepare_network(network: nn.Module) -> nn.Module:
-    """Put a network into evaluation mode, and fold its batch norms in place.
-
-    Raises:
-        BlockError: a weight is NaN or infinite; a runtime may hide that from the scores.
-    """
-    network = network.eval().float()
-    fold_batch_norms(network)
-    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values() if tensor.is_floating_point()):
-        raise BlockError("weights are NaN or infinite, and so would be the scores")
-    return network
-
-
-def trace(graph: Graph, shape: Sequence[int], backend: str) -> tuple[Any, bool]:
-    """Record a graph with one tile, and compare the recording with the graph on another tile.
-
-    Args:
-        graph: to record.
-        shape: of the pixels at hand.
-        backend: name, for messages.
-
-    Returns:
-        A TorchScript module, and whether it takes any batch, height and width; else it takes ``shape`` alone.
-
-    Raises:
-        InputError: the recording computes something else.
-    """
-    batch, *rest = shape
-    *sides, channels = rest if graph.interleaved else [*rest[1:], rest[0]]
-    attempts = [((2, side, side), (1, side + 64, side + 128)) for side in _SIDES]
-    cause = "its code depends on the values of the pixels"
-    for recorded, other in [*attempts, ((batch, *sides), (batch, *sides))]:
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TorchScript is deprecated; sizes may be constants, which the comparison finds out
-                first, second = _example(graph, (*recorded, channels), 128), _example(graph, (*other, channels), 0)
-                traced: Any = torch.jit.trace(graph, first, check_trace=False)  # type: ignore[no-untyped-call]  # torch has no types here
-                if _is_same(traced(*second), graph(*second)):
-                    return traced, recorded != other
-        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError) as error:
-            cause = f"{type(error).__name__} {error}"
-    raise refuse_network(backend, cause)
+    def channels(self, shape: Sequence[int]) -> int:
+        """Return the number of channels of pixels of this shape."""
+        return shape[3 if self.interleaved else 1]
 
 
 def refuse_network(backend: str, cause: object) -> InputError:
@@ -112,28 +50,13 @@ def refuse_network(backend: str, cause: object) -> InputError:
     return InputError(Problem("compute.backend", found, "auto, torch"))
 
 
-def _example(graph: Graph, sides: tuple[int, ...], least: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inputs of a graph; the values lie in ``least..least + 127``, as code may branch on bright and dark pixels."""
-    batch, height, width, channels = sides
-    shape = (batch, height, width, channels) if graph.interleaved else (batch, channels, height, width)
-    pixels = torch.randint(least, least + 128, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(least))
-    return pixels, torch.full((batch, channels, 1, 1), 128.0), torch.full((batch, channels, 1, 1), 64.0)
-
-
-def _is_same(found: Any, expected: Any) -> bool:
-    """Return whether logits agree, or the sums of logits where the graph returns class ids."""
-    found_values, expected_values = (outputs[1] if isinstance(outputs, tuple) else outputs for outputs in (found, expected))
-    difference = (found_values - expected_values).abs().max() if found_values.shape == expected_values.shape else None
-    return difference is not None and bool(difference <= _TOLERANCE * expected_values.abs().max())
-
-
 class GraphPredictor(Predictor):
     """A network and its graphs: one for each number of channels, type and layout of pixels, made when the first such tile comes.
 
     Where a graph takes one tile size only, the graphs of the sizes used last are kept.
 
     Args:
-        network: see :class:`pipeline.backends.Backend`, as for ``normalize``.
+        normalize: see :class:`pipeline.backends.Backend`.
         prepare: prepares a graph for pixels like these; returns the function, and whether it takes any size.
         raw: dtypes that a graph takes unchanged; all others become float32.
     """
@@ -142,13 +65,12 @@ class GraphPredictor(Predictor):
 
     def __init__(
         self,
-        network: nn.Module,
         normalize: Mapping[str, Any] | None,
-        prepare: Callable[[Graph, NDArray[Any]], tuple[Run, bool]],
+        prepare: Callable[[GraphKind, NDArray[Any]], tuple[Run, bool]],
         raw: Sequence[str],
     ) -> None:
         super().__init__()
-        self.network, self.normalize, self.prepare, self.raw = network, normalize, prepare, raw
+        self.normalize, self.prepare, self.raw = normalize, prepare, raw
         self.graphs: dict[tuple[Any, ...], Run] = {}
         self.sized: dict[tuple[Any, ...], Run] = {}  # in order of use, the latest last
 
@@ -178,11 +100,9 @@ class GraphPredictor(Predictor):
         sized = (*key, pixels.shape)
         run = self.sized.pop(sized, None)
         if run is None:
-            if not self.graphs and not self.sized:
-                self.network = prepare_network(self.network)
             while len(self.sized) >= MAX_SIZED_GRAPHS:  # freed before the next graph is made
                 del self.sized[next(iter(self.sized))]
-            run, takes_any = self.prepare(Graph(self.network, interleaved=interleaved, classes=classes), pixels)
+            run, takes_any = self.prepare(GraphKind(interleaved, classes), pixels)
             if takes_any:
                 self.graphs[key] = run
                 return run

@@ -13,7 +13,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.backends._graph import Argmax, Graph, prepare_network, refuse_network, trace
+from pipeline.backends._graph import GraphKind, refuse_network
+from pipeline.backends._kept_graphs import core
 from pipeline.backends._process import bf16_supported
+from pipeline.backends._tracing import Argmax, prepare_network, trace
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.statistics import mean_and_std
@@ -32,34 +33,22 @@ from pipeline.storage import open_storage
 if TYPE_CHECKING:
     from pipeline.statistics import ImageFit
 
-__all__ = ["attach_ends", "convert", "core", "quantize", "read_calibrated"]
+__all__ = ["attach_ends", "convert", "quantize", "read_calibrated"]
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
 FLOAT_TYPE = ["gigaseg", "floats"]  # key of the float type in a graph
 PASSING = {"Slice", "StridedSlice", "Pad", "MaxPool", "Reshape", "Transpose", "Interpolate"}
 
 
-@cache
-def core() -> Any:
-    """Return OpenVINO's runtime, which lives as long as the process.
-
-    Each runtime installs a stack for signal handlers and restores the former one when it is freed. With two of them, the
-    restored stack may be freed memory, and the next Ctrl-C would crash the process.
-    """
-    import openvino
-
-    return openvino.Core()
-
-
-def convert(graph: Graph, pixels: NDArray[Any]) -> tuple[Any, bool]:
-    """Convert a torch graph to OpenVINO's, and return it with whether it takes any size."""
+def convert(network: nn.Module, kind: GraphKind, pixels: NDArray[Any]) -> tuple[Any, bool]:
+    """Convert the graph of a prepared network to OpenVINO's, and return it with whether it takes any size."""
     from openvino import Type
 
-    traced, takes_any = trace(graph, pixels.shape, "openvino")
+    traced, takes_any = trace(network, kind, pixels.shape, "openvino")
     batch, *rest = pixels.shape
-    channels = rest[-1] if graph.interleaved else rest[0]
+    channels = kind.channels(pixels.shape)
     if takes_any:
-        batch, rest = -1, [-1, -1, channels] if graph.interleaved else [channels, -1, -1]
+        batch, rest = -1, [-1, -1, channels] if kind.interleaved else [channels, -1, -1]
     return _to_openvino(traced, [([batch, *rest], Type(pixels.dtype)), *[([batch, channels, 1, 1], Type.f32)] * 2]), takes_any
 
 
@@ -104,7 +93,7 @@ def quantize(network: nn.Module, normalize: Mapping[str, Any] | None, tiles: Seq
         groups[pixels_BCYX.shape[1]].append(_inputs(pixels_BCYX, normalize, fit))
     for channels, inputs in groups.items():
         try:
-            model, takes_any = convert(Graph(network, interleaved=False, classes=False), inputs[0][0])
+            model, takes_any = convert(network, GraphKind(interleaved=False, classes=False), inputs[0][0])
             if not takes_any:
                 raise refuse_network("openvino", "in int8, as it takes one size of tile only")
             quantized = _quantize(model, inputs)
@@ -219,19 +208,19 @@ def read_calibrated(recipe: Recipe, channels: int) -> tuple[Any, str]:
         return model, str(model.get_rt_info(FLOAT_TYPE).astype(str))
 
 
-def attach_ends(model: Any, graph: Graph, pixels: NDArray[Any]) -> Any:
+def attach_ends(model: Any, kind: GraphKind, pixels: NDArray[Any]) -> Any:
     """Attach the inputs and outputs of a graph to a calibrated network: raw pixels of a dtype and layout, logits or class ids."""
     from openvino import Model, PartialShape, Type
     from openvino import opset13 as ops
 
     taken, mean, std = model.get_parameters()
     channels = taken.get_partial_shape()[1].get_length()
-    shape = [-1, -1, -1, channels] if graph.interleaved else [-1, channels, -1, -1]
+    shape = [-1, -1, -1, channels] if kind.interleaved else [-1, channels, -1, -1]
     raw = ops.parameter(PartialShape(shape), Type(pixels.dtype))
     values = ops.convert(raw, "f32")
-    taken.output(0).replace((ops.transpose(values, [0, 3, 1, 2]) if graph.interleaved else values).output(0))
+    taken.output(0).replace((ops.transpose(values, [0, 3, 1, 2]) if kind.interleaved else values).output(0))
     (result,) = model.get_results()
-    if not graph.classes:
+    if not kind.classes:
         return Model([result], [raw, mean, std])
     logits = result.input_value(0)
     classes = logits.get_partial_shape()[1].get_length()

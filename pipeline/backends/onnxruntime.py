@@ -19,7 +19,8 @@ from pipeline.models.network_files import CUDA, onnx_providers, open_session
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.backends._graph import Graph, Run
+    from pipeline.backends._graph import GraphKind, Run
+    from pipeline.backends._lazy_network import LazyNetwork
     from pipeline.models import Predictor
 
 __all__ = ["Onnxruntime"]
@@ -47,21 +48,23 @@ class Onnxruntime(Backend):
         """Take the network over; see :class:`pipeline.backends.Backend`. The first tile of each dtype exports it."""
         self.require(recipe)
         from pipeline.backends._graph import GraphPredictor
+        from pipeline.backends._lazy_network import LazyNetwork
 
         if recipe.device == "cuda" and CUDA not in onnx_providers():
             raise InputError(Problem("compute.device", "cuda, which this ONNX Runtime lacks", "cpu", "pip install onnxruntime-gpu"))
         keep_freed_memory()
         with torch_threads(recipe.threads):
-            yield GraphPredictor(network, normalize, lambda graph, pixels: _load(graph, pixels, recipe), RAW)
+            lazy = LazyNetwork(lambda: network)
+            yield GraphPredictor(normalize, lambda kind, pixels: _load(lazy, kind, pixels, recipe), RAW)
 
 
-def _load(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:
-    """Export a graph and open it; return the function, and whether it takes any size.
+def _load(network: LazyNetwork, kind: GraphKind, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:
+    """Export a network's graph and open it; return the function, and whether it takes any size.
 
     Raises:
         InputError: the network cannot be exported to ONNX, or ONNX Runtime cannot run it.
     """
-    file, takes_any = _export(graph, pixels)
+    file, takes_any = _export(network.ready(), kind, pixels)
     session = open_session(file, threads=recipe.threads, cuda=recipe.device == "cuda", where="compute.backend")
     names = [port.name for port in session.get_inputs()]
 
@@ -72,16 +75,17 @@ def _load(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool
     return run, takes_any
 
 
-def _export(graph: Graph, pixels: NDArray[Any]) -> tuple[bytes, bool]:
+def _export(network: nn.Module, kind: GraphKind, pixels: NDArray[Any]) -> tuple[bytes, bool]:
     import torch
 
-    from pipeline.backends._graph import refuse_network, trace
+    from pipeline.backends._graph import refuse_network
+    from pipeline.backends._tracing import trace
 
-    traced, takes_any = trace(graph, pixels.shape, "onnxruntime")
-    channels = pixels.shape[3 if graph.interleaved else 1]
+    traced, takes_any = trace(network, kind, pixels.shape, "onnxruntime")
+    channels = kind.channels(pixels.shape)
     numbers = torch.ones(len(pixels), channels, 1, 1)
     file: Any = io.BytesIO()  # the older exporter accepts a file object, though its types deny it
-    sides = (1, 2) if graph.interleaved else (2, 3)
+    sides = (1, 2) if kind.interleaved else (2, 3)
     axes = {"pixels": {0: "n", sides[0]: "h", sides[1]: "w"}, "mean": {0: "n"}, "std": {0: "n"}} if takes_any else {}
     try:
         with torch.no_grad(), warnings.catch_warnings():

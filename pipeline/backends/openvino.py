@@ -1,10 +1,13 @@
-"""OpenVINO: the network compiled for this processor, several times faster than eager torch."""
+"""OpenVINO: the network compiled for this processor, several times faster than eager torch.
+
+Its graphs are kept in the user's cache, so that later processes start without torch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +21,9 @@ from pipeline.config import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.backends._graph import Graph, Run
+    from pipeline.backends._graph import GraphKind, Run
+    from pipeline.backends._kept_graphs import KeptGraphs
+    from pipeline.backends._lazy_network import LazyNetwork
     from pipeline.models import Predictor
     from pipeline.statistics import ImageFit
 
@@ -42,6 +47,7 @@ class Openvino(Backend):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")
     compiles: ClassVar[bool] = True
+    keeps_casts: ClassVar[bool] = True
 
     @classmethod
     def missing_for_int8(cls) -> list[str]:
@@ -57,35 +63,54 @@ class Openvino(Backend):
 
         return quantize(network, normalize, tiles, folder)
 
-    @contextmanager
-    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> Iterator[Predictor]:
+    @classmethod
+    def has_kept(cls, network_key: str | None) -> bool:
+        """Whether the user's cache has a graph of the network."""
+        from pipeline.backends._kept_graphs import KeptGraphs
+
+        return KeptGraphs(network_key).has_any()
+
+    def open(self, network: nn.Module, recipe: Recipe, normalize: Mapping[str, Any] | None) -> AbstractContextManager[Predictor]:
         """Take the network over; see :class:`pipeline.backends.Backend`. The first tile of each dtype compiles it."""
+        return self.open_kept(lambda: network, None, recipe, normalize)
+
+    @contextmanager
+    def open_kept(
+        self, load: Callable[[], nn.Module], network_key: str | None, recipe: Recipe, normalize: Mapping[str, Any] | None
+    ) -> Iterator[Predictor]:
+        """Load the network only where a graph of it is missing in the user's cache."""
         self.require(recipe)
         from pipeline.backends._graph import GraphPredictor
+        from pipeline.backends._kept_graphs import KeptGraphs
+        from pipeline.backends._lazy_network import LazyNetwork
 
         give_back_freed_memory()  # OpenVINO plans the memory of a tile, and keeps it
-        with torch_threads(recipe.threads):
-            predict = GraphPredictor(network, normalize, lambda graph, pixels: _compile(graph, pixels, recipe), RAW)
+        kept = KeptGraphs(None if recipe.precision == "int8" else network_key)  # a calibrated network is a file of the run
+        with ExitStack() as stack:
+
+            def load_for_torch() -> nn.Module:
+                stack.enter_context(torch_threads(recipe.threads))
+                return load()
+
+            network = LazyNetwork(load_for_torch)
+            if not kept.has_any():
+                network.load()  # a model that cannot be loaded is refused before the first tile
+            predict = GraphPredictor(normalize, lambda kind, pixels: _compile(network, kept, kind, pixels, recipe), RAW)
             if recipe.precision == "bf16" and not bf16_supported():
                 predict.notes.append("this processor has no bfloat16: OpenVINO computed in float32")
             yield predict
 
 
-def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:
-    """Compile a graph for this processor, and return it with whether it takes any size.
+def _compile(network: LazyNetwork, kept: KeptGraphs, kind: GraphKind, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, bool]:
+    """Compile a network's graph for this processor, and return it with whether it takes any size.
 
     Raises:
         InputError: OpenVINO cannot run the network.
     """
     from pipeline.backends._graph import refuse_network
-    from pipeline.backends._openvino_graph import attach_ends, convert, read_calibrated
 
     try:
-        if recipe.precision == "int8":
-            calibrated, float_type = read_calibrated(recipe, pixels.shape[3 if graph.interleaved else 1])
-            model, takes_any = attach_ends(calibrated, graph, pixels), True
-        else:
-            (model, takes_any), float_type = convert(graph, pixels), {"fp32": "f32", "bf16": "bf16"}[recipe.precision]
+        model, takes_any, float_type = _find_or_make(network, kept, kind, pixels, recipe)
         requests = _Requests(model, _config(recipe, float_type), by_size=takes_any)
         requests.of(pixels.shape)
     except RuntimeError as error:
@@ -96,9 +121,25 @@ def _compile(graph: Graph, pixels: NDArray[Any], recipe: Recipe) -> tuple[Run, b
         request.infer(list(inputs), share_inputs=True, share_outputs=True)
         outputs = [tensor.data for tensor in request.output_tensors]
         # The next tile overwrites this memory, or frees it in a graph of any size; class ids must live longer than that.
-        return [output.copy() for output in outputs] if graph.classes or request is requests.any else outputs
+        return [output.copy() for output in outputs] if kind.classes or request is requests.any else outputs
 
     return run, takes_any
+
+
+def _find_or_make(network: LazyNetwork, kept: KeptGraphs, kind: GraphKind, pixels: NDArray[Any], recipe: Recipe) -> tuple[Any, bool, str]:
+    """Return a graph for such pixels, whether it takes any size, and the type of its floats, as OpenVINO names it."""
+    float_type, dtype = {"fp32": "f32", "bf16": "bf16", "int8": ""}[recipe.precision], pixels.dtype.name
+    if float_type and (found := kept.read(kind, pixels.shape, dtype)):
+        return *found, float_type
+    ready = network.ready()
+    from pipeline.backends._openvino_graph import attach_ends, convert, read_calibrated
+
+    if not float_type:
+        calibrated, float_type = read_calibrated(recipe, kind.channels(pixels.shape))
+        return attach_ends(calibrated, kind, pixels), True, float_type
+    model, takes_any = convert(ready, kind, pixels)
+    kept.keep(model, kind, pixels.shape, dtype, takes_any=takes_any)
+    return model, takes_any, float_type
 
 
 class _Requests:
@@ -129,7 +170,7 @@ class _Requests:
         return self.any
 
     def _compiled(self, model: Any) -> Any:
-        from pipeline.backends._openvino_graph import core
+        from pipeline.backends._kept_graphs import core
 
         request = core().compile_model(model, "CPU", self.config).create_infer_request()
         trim_memory()  # compiling needs much memory that computing does not

@@ -18,6 +18,7 @@ from pydantic import Field
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem, one_of
 from pipeline.models._expectation import Expectation
+from pipeline.models._network_key import network_key, packages_of
 from pipeline.models._predictors import TTA, PredictFunction, Predictor, as_predictor, augmented
 from pipeline.plugins import Plugin, build
 from pipeline.storage import fetch, file_sha256
@@ -28,7 +29,19 @@ if TYPE_CHECKING:
     from pipeline.models.networks import Shapes
     from pipeline.statistics import Fitter
 
-__all__ = ["Expectation", "Model", "Network", "PredictFunction", "Predictor", "TorchModel", "as_predictor", "fact_of", "num_parameters"]
+__all__ = [
+    "Expectation",
+    "Model",
+    "Network",
+    "PredictFunction",
+    "Predictor",
+    "TorchModel",
+    "as_predictor",
+    "fact_of",
+    "network_key",
+    "num_parameters",
+    "packages_of",
+]
 
 
 def fact_of(path: str) -> Any:
@@ -289,11 +302,20 @@ class TorchModel(Model):
             InputError: the file is missing, damaged or does not fit.
         """
 
+    @property
+    def code_packages(self) -> Sequence[str] | None:
+        """Names of the installed packages that :meth:`load` takes code from, besides this one and torch; None: not known.
+
+        Where they are known, backends may keep what they make of the network for later runs (:func:`network_key`). Each class
+        declares them itself, because a subclass may run other code.
+        """
+        return None
+
     @contextmanager
     def open(self, recipe: Recipe, normalize: Mapping[str, Any] | None = None) -> Iterator[Predictor]:
-        """Load the network into the recipe's backend."""
+        """Load the network into the recipe's backend, unless the backend has kept what it made of it."""
         backend = build("backends", {"name": recipe.backend})
-        with backend.open(self.load(), recipe, normalize) as predict:
+        with backend.open_kept(self.load, network_key(self), recipe, normalize) as predict:
             yield augmented(as_predictor(predict), self.tta, self.num_classes)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, Strict, model_validator
 
 from pipeline.errors import InputError, Problem
-from pipeline.models import Expectation, Network, TorchModel, fact_of
+from pipeline.models import Expectation, Network, TorchModel, fact_of, packages_of
 from pipeline.models.bundle_files import BundleSpec, card_of, find_bundle, hash_without_card, read_architecture, read_spec
 from pipeline.storage import file_sha256
 
@@ -151,6 +151,11 @@ class Bundle(TorchModel):
     def projected_bytes(self, tile: tuple[int, int], channels: int) -> int:
         """Return the architecture's."""
         return self.architecture.projected_bytes(tile, channels)
+
+    @property
+    def code_packages(self) -> Sequence[str] | None:
+        """The architecture's."""
+        return packages_of(self.architecture)
 
     def load(self) -> nn.Module:
         """Build the architecture and load the weights, after comparing their hash with ``model.yaml``."""

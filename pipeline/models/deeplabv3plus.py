@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.models import Network
 from pipeline.models.networks import Shapes, channels_and_classes
-from pipeline.models.networks.smp import make_network
+from pipeline.models.networks.smp import SMP_PACKAGES, make_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +35,7 @@ class DeepLabV3Plus(Network):
         model: {name: deeplabv3plus, encoder: mobilenet_v2, channels: 3, classes: 21}
     """
 
+    code_packages: ClassVar[tuple[str, ...]] = SMP_PACKAGES
     field: ClassVar[None] = None  # image pooling sees the whole tile
 
     encoder: Literal["xception65", "resnet101", "resnet50", "mobilenet_v2"] = Field(default="xception65", description="the backbone")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ class FRRN(Network):
 
         model: {name: frrn, variant: a, channels: 3, classes: 19}
     """
+
+    code_packages: ClassVar[tuple[str, ...]] = ()
 
     variant: Literal["a", "b"] = Field(default="a", description="a: pooled to 1/16; b: to 1/32")
     channels: int = Field(default=3, ge=1, description="channels of the input")

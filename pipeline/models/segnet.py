@@ -30,6 +30,7 @@ class SegNet(Network):
         model: {name: segnet, channels: 3, classes: 11}
     """
 
+    code_packages: ClassVar[tuple[str, ...]] = ()
     # Feature maps of each convolution, by stage: a pooling follows each stage of the encoder, an unpooling precedes each of the decoder.
     encoder: ClassVar[Stages] = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
     decoder: ClassVar[Stages] = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))

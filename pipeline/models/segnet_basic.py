@@ -21,6 +21,7 @@ class SegNetBasic(SegNet):
         model: {name: segnet_basic, channels: 3, classes: 11}
     """
 
+    code_packages: ClassVar[tuple[str, ...]] = ()
     encoder: ClassVar[Stages] = ((64,),) * 4
     decoder: ClassVar[Stages] = ((64,),) * 4
     kernel: ClassVar[int] = 7

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.models import Network
 from pipeline.models.networks import Shapes, load_weights, probe_key, recall_probe
-from pipeline.models.networks.smp import GIVEN_ELSEWHERE, check_output, infer_options, make_network
+from pipeline.models.networks.smp import GIVEN_ELSEWHERE, SMP_PACKAGES, check_output, infer_options, make_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,6 +76,11 @@ class Smp(Network):
         depth = int(self.options.get("encoder_depth", _DEPTH.get(self.architecture, 5)))
         most = int(self.options.get("encoder_output_stride", _OUTPUT_STRIDE.get(self.architecture, 2**depth)))
         return int(min(2**depth, most)) * (8 if self.architecture == "PAN" else 1)
+
+    @property
+    def code_packages(self) -> tuple[str, ...] | None:
+        """The library and those that it builds encoders with; not known where the hub gives the weights, which may change there."""
+        return None if self.pretrained and not self.weights else SMP_PACKAGES
 
     @property
     def field(self) -> int | None:

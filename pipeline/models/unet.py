@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class UNet(Network):
 
         model: {name: unet, channels: 1, classes: 2, depth: 2, base: 8}
     """
+
+    code_packages: ClassVar[tuple[str, ...]] = ()
 
     channels: int = Field(default=1, ge=1, description="channels of the input")
     classes: int = Field(default=2, ge=1, description="channels of the output; 1: two classes, class 1 where the logit > 0")

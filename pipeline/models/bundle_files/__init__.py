@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,12 +166,21 @@ def parse_model(text: str, where: str) -> dict[str, Any]:
 
 
 def read_spec(folder: Path) -> BundleSpec:
-    """Read and check ``model.yaml``.
+    """Read and check ``model.yaml``; it is read again only after it has changed.
 
     Raises:
         InputError: the file is no YAML, or keys are wrong; every problem at once, each with file and key.
     """
     file = folder / "model.yaml"
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise InputError(Problem(str(file), f"no readable YAML ({' '.join(str(error).split())})")) from error
+    return _read_spec(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read_spec(file: Path, _size: int, _mtime_ns: int) -> BundleSpec:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -16,7 +16,10 @@ from pipeline.models.networks.weights import Shapes, channels_and_classes, first
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["GIVEN_ELSEWHERE", "check_output", "infer_options", "make_network"]
+__all__ = ["GIVEN_ELSEWHERE", "SMP_PACKAGES", "check_output", "infer_options", "make_network"]
+
+SMP_PACKAGES = ("segmentation-models-pytorch", "timm", "torchvision")
+"""Distributions whose code builds these networks."""
 
 # Arguments of the library that are not among the options, and the key that gives each of them.
 GIVEN_ELSEWHERE = {
