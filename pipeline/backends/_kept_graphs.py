@@ -2,7 +2,7 @@
 
 One folder is one graph, ``NETWORK-KIND``, and is written whole or not at all; its hashes are compared whenever it is read. A graph
 holds the float32 weights unchanged, so it computes exactly what it computed where it was made, in any precision. What OpenVINO
-compiles of it is not kept: it depends on the processor, takes the same space again, and would save 0.2 s.
+compiles of it is not kept: it depends on the processor and takes the same space again.
 """
 
 from __future__ import annotations

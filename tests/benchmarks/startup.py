@@ -1,12 +1,16 @@
-"""How long until the first block begins, compared with what Ray and torch take by themselves.
+"""How long until the first block begins with Ray, compared with what Ray and torch take by themselves; and until the first tile is done.
 
 Run: ``python -m tests.benchmarks.startup [ROUNDS]`` (3). At most 1 s more than both is wanted when the recipe is known.
+Without Ray: ``python -m tests.benchmarks.startup serial [ROUNDS]``. At most 2.0 s are wanted for a bundle and 3.0 s for a network of
+segmentation-models-pytorch, from the second run on. The image is one tile, and the moment is the time of change of the mask's only
+block: it is written when the tile has been predicted. CPU seconds are those of the whole command, report included.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -15,9 +19,14 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import tifffile
+from safetensors.torch import save_file
 
+from pipeline.plugins import build
 from tests.benchmarks.images import tile
+
+SIDE = 512  # of the image of the runs without Ray, pixels: one tile
 
 BARE = """
 import os, time
@@ -52,9 +61,43 @@ def until_ready(folder: Path, yaml: Path, name: str) -> float:
     return datetime.fromisoformat(" ".join(ready.split()[:2])).timestamp() - start
 
 
+def until_first_tile(image: Path, model: str, output: Path) -> tuple[float, float]:
+    """Seconds from the command until the mask's first block is written, and CPU seconds of the whole command."""
+    command = [sys.executable, "-m", "pipeline", "segment", str(image), "-m", model, "-o", str(output), "--set", "compute.backend=openvino"]
+    start = time.time()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    written = min(path.stat().st_mtime for path in (output / "masks").glob("*/0/c/**/*") if path.is_file())
+    return written - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def serial(rounds: int) -> None:
+    """Print the first run of each model, and the median, least and most of later ones."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        pixels_YX = tile(1)[0][:SIDE, :SIDE]
+        tifffile.imwrite(folder / "gray.tif", pixels_YX, tile=(256, 256))
+        tifffile.imwrite(folder / "color.tif", np.stack([pixels_YX] * 3, -1), tile=(256, 256))
+        smp = {"name": "smp", "architecture": "Unet", "encoder": "resnet34"}
+        save_file(build("models", smp).load().state_dict(), folder / "weights.safetensors")
+        with_weights = json.dumps({**smp, "weights": str(folder / "weights.safetensors")})
+        for name, image, model in (("bundle nuclei", "gray.tif", "nuclei"), ("smp Unet resnet34", "color.tif", with_weights)):
+            runs = [until_first_tile(folder / image, model, folder / f"{name}{number}") for number in range(rounds + 1)]
+            print(f"{name}: first run {runs[0][0]:.2f} s until the first tile, {runs[0][1]:.2f} CPU seconds in all")
+            for what, values in zip(("s until the first tile", "CPU seconds in all"), zip(*runs[1:], strict=True), strict=True):
+                print(f"{name}: later runs {statistics.median(values):.2f} {what} ({min(values):.2f} to {max(values):.2f})")
+
+
 def main() -> None:
     """Print medians and the difference."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    numbers = [argument for argument in sys.argv[1:] if argument != "serial"]
+    rounds = int(numbers[0]) if numbers else 3
+    if "serial" in sys.argv:
+        serial(rounds)
+        return
     os.environ.pop("RAY_ADDRESS", None)
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
