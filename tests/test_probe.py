@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from pipeline.geometry import ceil_to
+from pipeline.models.networks import canvases
 from pipeline.models.networks.stride_and_field import (
     Probe,
     probe,
@@ -66,6 +69,14 @@ class SquareOnly(nn.Conv2d):
         return super().forward(x)
 
 
+class Comparing(nn.Module):
+    """Sees its neighbours by a comparison alone, which hides NaN, and which no random pixel meets."""
+
+    def forward(self, x):
+        bright = functional.max_pool2d((x > 100).float(), 5, stride=1, padding=2)
+        return torch.cat([x, bright], 1)
+
+
 class WholeTile(nn.Module):
     """Sees its whole input by its mean."""
 
@@ -91,6 +102,7 @@ class WholeTile(nn.Module):
         (Oblong((9, 3)), Probe(1, 4)),
         (SquareOnly(1, 2, 7, padding=3), Probe(1, 3)),
         (nn.Conv2d(1, 2, 3, padding=70, dilation=70), Probe(1, 70)),
+        (Comparing(), Probe(1, 2)),
         (WholeTile(), Probe(1, None)),
     ],
     ids=[
@@ -104,6 +116,7 @@ class WholeTile(nn.Module):
         "high",
         "squares only",
         "wider than a strip",
+        "comparing",
         "whole tile",
     ],
 )
@@ -148,6 +161,92 @@ def test_probing_leaves_the_network_alone():
     probe(network, channels=1)
     assert network.weight.dtype == torch.float32
     assert torch.equal(network.weight, before)
+
+
+class Counted(nn.Module):
+    """Counts the passes of a network, also those of its copies."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.shapes = network, []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        self.shapes.append(tuple(x.shape[-2:]))
+        return self.network(x)
+
+
+def test_a_stride_alone_takes_few_small_passes():
+    """A run that is told its halo does not wait for the field."""
+    network = Counted(build("models", {"name": "unet", "depth": 3, "base": 2}).load())
+    assert probe(network, channels=1, wants_field=False) == Probe(8, None, has_field=False)
+    stride_pixels = sum(height * width for height, width in network.shapes)
+    assert [shape for shape in network.shapes if min(shape) > canvases.BREADTHS[0]] == [(128, 128)]
+    assert len(network.shapes) <= 25
+    probe(network, channels=1)
+    assert sum(height * width for height, width in network.shapes) > 3 * stride_pixels
+
+
+def test_a_field_takes_fewer_passes_than_a_cell_has_lines():
+    """The line that reaches farthest is found by halving: one canvas for a stride of 32 takes no 32 passes along each axis."""
+    options = {"encoder_depth": 5, "decoder_channels": [4, 4, 4, 4, 4]}
+    model = build("models", {"name": "smp", "architecture": "Unet", "encoder": "resnet18", "channels": 1, "options": options})
+    network = Counted(model.load())
+    assert probe(network, 1, stride=model.stride).field > 256
+    at_1024 = [shape for shape in network.shapes if max(shape) == 1024]
+    assert {min(shape) for shape in at_1024} == {canvases.BREADTHS[0]}
+    assert len(at_1024) <= 30
+
+
+def test_out_of_time_the_answer_is_safe(monkeypatch):
+    """Whenever the time is over, the stride is a multiple of the exact one, and the field is not too small, or said not to be known."""
+    model = build("models", {"name": "unet", "depth": 2, "base": 2, "norm": "none"})
+    network, outcomes = model.load(), set()
+    for num_passes in range(0, 80, 2):
+        clock = iter(range(10_000))
+        monkeypatch.setattr(canvases.time, "perf_counter", lambda clock=clock: next(clock))
+        monkeypatch.setattr(canvases, "LEAST_S", num_passes)
+        found = probe(network, 1, run_pixels=0)
+        assert found.stride % model.stride == 0
+        if found.has_field:
+            assert found.field >= model.field
+            assert ceil_to(found.field, found.stride) == ceil_to(model.field, found.stride)
+        else:
+            assert (found.field, found.tried_pixels > 0) == (None, True)
+        outcomes.add("exact" if found == Probe(model.stride, model.field) else "rounded up" if found.has_field else "not known")
+    assert outcomes == {"not known", "rounded up", "exact"}
+
+
+def test_a_long_run_has_more_time(monkeypatch):
+    """A tenth of the pixels of the run may be computed, however long that takes."""
+    monkeypatch.setattr(canvases, "LEAST_S", -1)
+    network = build("models", {"name": "unet", "depth": 2, "base": 2}).load()
+    short = probe(network, 1, run_pixels=0)
+    longer = probe(network, 1, run_pixels=20 * short.tried_pixels)
+    long = probe(network, 1, run_pixels=1e9)
+    assert not short.has_field
+    assert longer.tried_pixels > short.tried_pixels or longer.has_field
+    assert long == probe(network, 1)
+    assert [short.is_worth_more(pixels) for pixels in (0, 10 * short.tried_pixels, 1e9)] == [False, False, True]
+    assert Probe(4, None, has_field=False).is_worth_more(0)
+    assert not long.is_worth_more(1e12)
+
+
+def test_a_stride_is_kept_before_the_field(tmp_path, monkeypatch):
+    """Half an answer is remembered as half an answer, and completed later."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "any.pt"
+    file.write_bytes(b"weights")
+    model = build("models", {"name": "torchscript", "path": str(file), "trust": True})
+    for found in (Probe(8, None, has_field=False), Probe(8, None, has_field=False, tried_pixels=500)):
+        remember_probe(model.unmeasured_key, found)
+        assert recall_probe(file) == found
+        assert (model.stride, model.has_stride, model.field) == (8, True, None)
+        assert model.unmeasured_key
+    remember_probe(model.unmeasured_key, Probe(8, 54))
+    assert (model.stride, model.field, model.unmeasured_key) == (8, 54, None)
 
 
 def test_answers_are_kept_by_content(tmp_path, monkeypatch):

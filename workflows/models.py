@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, printable
@@ -131,4 +130,4 @@ def measured(model: Model) -> dict[str, Any]:
     found = measure_network(model, model.num_channels or 1)
     if model.unmeasured_key:
         remember_probe(model.unmeasured_key, found)
-    return asdict(found)
+    return {"stride": found.stride, "field": found.field}

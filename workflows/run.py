@@ -182,7 +182,7 @@ def settle_recipe(catalogue: Catalogue, folder: RunFolder, *, fresh: bool) -> Re
     """Keep the recipe that the folder records, so that a resumed run gives the same masks; choose one where none is recorded."""
     recorded = None if fresh else folder.read().get("recipe")
     if recorded is not None:
-        measure_stride_and_field(catalogue)
+        measure_stride_and_field(catalogue, wants_field=False)
         kept = reuse_recipe(catalogue, recorded)
         return replace(kept, notes=(*kept.notes, *folder.other_versions()))
     catalogue.model.check()

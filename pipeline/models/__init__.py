@@ -114,6 +114,11 @@ class Model(Plugin):
         return self.gives_scores
 
     @property
+    def tries_bf16(self) -> bool:
+        """Whether a trial may choose bf16 in a backend that keeps the network's own casts, for a model that is else computed in float32."""
+        return False
+
+    @property
     def gives_scores(self) -> bool:
         """Whether predictions are logits, so that blending, probabilities and cross-entropy are possible; else they are class ids."""
         return False
@@ -275,6 +280,16 @@ class TorchModel(Model):
     @property
     def uses_gpu(self) -> bool:
         """A network computes faster on a GPU."""
+        return True
+
+    @property
+    def has_stride(self) -> bool:
+        """Whether the stride is known: derived, declared or measured."""
+        return True
+
+    @property
+    def has_field(self) -> bool:
+        """Whether the field is known, or known not to be finite."""
         return True
 
     @property

@@ -58,6 +58,8 @@ class BioImageIO(TorchModel):
     channel: int | None = Field(default=None, ge=0, description="output channel that is the foreground; null: every channel is a class")
 
     field: ClassVar[int | None] = fact_of("network.field")
+    has_stride: ClassVar[bool] = fact_of("network.has_stride")
+    has_field: ClassVar[bool] = fact_of("network.has_field")
     unmeasured_key: ClassVar[str | None] = fact_of("network.unmeasured_key")
     uses_gpu: ClassVar[bool] = fact_of("network.uses_gpu")
 

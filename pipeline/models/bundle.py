@@ -116,6 +116,16 @@ class Bundle(TorchModel):
         return self.architecture.allows_bf16 and self.spec.bf16
 
     @property
+    def has_stride(self) -> bool:
+        """The architecture's."""
+        return self.architecture.has_stride
+
+    @property
+    def has_field(self) -> bool:
+        """The architecture's, unless ``model.yaml`` has the field that training measured."""
+        return self.architecture.has_field or self.spec.tile.field is not None
+
+    @property
     def unmeasured_key(self) -> str | None:
         """The architecture's, unless ``model.yaml`` has the field that training measured."""
         return self.architecture.unmeasured_key if self.spec.tile.field is None else None

@@ -142,6 +142,11 @@ class Ensemble(Model):
         return all(model.allows_bf16 for model in self.models)
 
     @property
+    def tries_bf16(self) -> bool:
+        """Where each member does, or allows bf16 anywhere."""
+        return all(model.tries_bf16 or model.allows_bf16 for model in self.models)
+
+    @property
     def class_list(self) -> Sequence[Mapping[str, Any]]:
         """The first list that a member has."""
         return next((model.class_list for model in self.models if model.class_list), ())

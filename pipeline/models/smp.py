@@ -86,14 +86,20 @@ class Smp(Network):
     def field(self) -> int | None:
         """As measured for the weights."""
         found = recall_probe(self.weights_file, **self._built_from) if self.weights_file and self.architecture not in _UNBOUNDED else None
-        return found.field if found else None
+        return found.field_for(self.stride) if found else None
+
+    @property
+    def has_field(self) -> bool:
+        """False until the field is measured, for an architecture that may have a finite one and has weights from a file."""
+        return self.unmeasured_key is None
 
     @property
     def unmeasured_key(self) -> str | None:
-        """Key of the measurement, until it was made, for an architecture that may have a finite field."""
+        """Key of the measurement, until the field is measured, for an architecture that may have a finite one."""
         if self.weights_file is None or not self.weights_file.is_file() or self.architecture in _UNBOUNDED:
             return None
-        return None if recall_probe(self.weights_file, **self._built_from) else probe_key(self.weights_file, **self._built_from)
+        found = recall_probe(self.weights_file, **self._built_from)
+        return None if found and found.has_field else probe_key(self.weights_file, **self._built_from)
 
     @property
     def _built_from(self) -> dict[str, Any]:

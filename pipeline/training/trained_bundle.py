@@ -32,7 +32,7 @@ from pipeline.training.object_sizes import median_diameter
 from pipeline.training.output_files import region_skip
 from pipeline.training.plan import TrainPlan
 from pipeline.training.worker_group import WorkerGroup
-from pipeline.tuning import choose_recipe, measure_halo
+from pipeline.tuning import choose_recipe, measure_halo, measure_stride_and_field
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +73,7 @@ def complete_bundle(plan: TrainPlan, workers: WorkerGroup) -> None:
     bundle = best_bundle(plan)
     network = plan.network.model_copy(update={"weights": bundle / read_spec(bundle).weights.file}).load()
     catalogue = _catalogue(plan, bundle, workers)
+    measure_stride_and_field(catalogue, wants_field=True, is_limited=False)
     halo = measure_halo(catalogue, catalogue.images[:: -(-len(catalogue.images) // HALO_IMAGES)])
     field = build("models", {"name": "bundle", "path": str(bundle)}).field
     tile = {**({} if halo is None else {"halo": halo.halo}), **({} if field is None else {"field": field})}

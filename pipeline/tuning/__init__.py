@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pipeline.tuning.backend_trial import TriedBackend, expect_backend, fastest_backend, is_trial_worthwhile, likely_backend, try_backends
 from pipeline.tuning.compute_choice import choose_runner, num_gpus
-from pipeline.tuning.halo_trial import HaloDifference, measure_halo, measure_stride_and_field
+from pipeline.tuning.field_measurement import measure_stride_and_field
+from pipeline.tuning.halo_trial import HaloDifference, measure_halo
 from pipeline.tuning.int8_calibration import Calibration, calibrate_int8
 from pipeline.tuning.memory_model import format_bytes, project_actor_bytes
 from pipeline.tuning.recipe_choice import RecipeChoice, choose_recipe, reuse_recipe

@@ -23,9 +23,10 @@ from pipeline.inputs import Catalogue, Image, open_image
 from pipeline.models import PredictFunction, TorchModel
 from pipeline.raster import Raster
 from pipeline.statistics import normalization_fitter, resolve_normalization
+from pipeline.tuning.field_measurement import measure_stride_and_field
 from pipeline.tuning.sample_tiles import SURE_MARGIN
 
-__all__ = ["MOST_HALO", "ExactCore", "HaloDifference", "find_smallest_halo", "measure_halo", "measure_stride_and_field"]
+__all__ = ["MOST_HALO", "ExactCore", "HaloDifference", "find_smallest_halo", "measure_halo"]
 
 MOST_HALO = 512  # the widest field that is computed exactly, or measured, pixels
 CORE = 128  # side of the core that is compared, pixels: a halo matters at its borders
@@ -55,19 +56,8 @@ class HaloDifference:
         return f"logits differ by up to {self.largest:.2g} and {self.flipped_share:.2g} of the pixels change class"
 
 
-def measure_stride_and_field(catalogue: Catalogue) -> None:
-    """Measure stride and field of networks that do not say them; later runs read the answer from the user's cache."""
-    for model in catalogue.model.constituents if catalogue.images else ():
-        if isinstance(model, TorchModel) and (key := model.unmeasured_key) is not None:
-            from pipeline.models.network_files import measure_network
-            from pipeline.models.networks import remember_probe
-
-            channels = model.num_channels or max(image.header.channels for image in catalogue.images)
-            remember_probe(key, measure_network(model, channels))
-
-
 def measure_halo(catalogue: Catalogue, images: Sequence[Image] = ()) -> HaloDifference | None:
-    """Measure the halo that a run takes, where it is smaller than the field; first stride and field, where a network does not say them.
+    """Measure the halo that a run takes, where it is smaller than the field; first stride and field, as far as the run needs them.
 
     Args:
         catalogue: of the run.

@@ -16,10 +16,10 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue, check_num_blocks
-from pipeline.models import TorchModel
 from pipeline.plugins import build
 from pipeline.tuning.backend_trial import BackendChoice
 from pipeline.tuning.compute_choice import first_recipe
+from pipeline.tuning.field_measurement import will_measure
 from pipeline.tuning.halo_trial import HaloDifference
 from pipeline.tuning.int8_calibration import Calibration, int8_problems
 from pipeline.tuning.memory_model import (
@@ -72,8 +72,9 @@ def choose_recipe(
     """
     model, notes = catalogue.model, list[str]()
     catalogue = replace(catalogue, config=with_fixed_tile(catalogue.config, model))
-    if any(isinstance(part, TorchModel) and part.unmeasured_key for part in model.constituents):
-        notes.append("stride and field of the model are measured when the run begins; core and halo may be rounded up then")
+    if unmeasured := will_measure(catalogue):
+        are = "are" if len(unmeasured) > 1 else "is"
+        notes.append(f"{' and '.join(unmeasured)} of the model {are} measured when the run begins; core and halo may be rounded up then")
     recipe = first_recipe(catalogue, has_gpu)
     if backend:
         notes.append(str(backend))

@@ -9,11 +9,13 @@ from pipeline.config import Config
 from pipeline.errors import InputError, Problem
 from pipeline.geometry import ceil_to
 from pipeline.inputs import Catalogue
-from pipeline.models import Model
+from pipeline.models import Model, TorchModel
+from pipeline.tuning.field_measurement import will_measure
 from pipeline.tuning.halo_trial import MOST_HALO, HaloDifference
 
 __all__ = ["choose_core_and_block", "choose_halo", "fixed_tile", "with_fixed_tile"]
 
+UNKNOWN_FIELD = "the model's field is not known; `gigaseg models --probe` measures it once, and that of a file can be given as model.field"
 USUAL_HALO = 64  # where the field is not finite, or wider than what is measured, pixels
 # A core is this many times its halo, and no smaller or larger than these sides, pixels. Wide halos are worth large cores, until what
 # lies between two layers no longer fits the processor's cache.
@@ -39,16 +41,26 @@ def choose_halo(catalogue: Catalogue, measured: HaloDifference | None, notes: li
             difference = measured if measured and measured.halo == halo else "the mask may differ near tile borders"
             exact = f"tiling.halo: {ceil_to(max(field, model.margin), stride)} is exact"
             about_borders.append(f"tiling.halo: {halo} is less than the field of {field}: {difference}; {exact}")
+        if _is_field_unknown(catalogue):
+            about_borders.append(f"tiling.halo: {halo} is used, and the mask may differ near tile borders: {UNKNOWN_FIELD}")
         return halo
     if measured:
         about_borders.append(f"tiling.halo: {measured.halo} by measurement: {measured}; {field} is exact")
         return measured.halo
     if field is not None and field <= MOST_HALO:
         return ceil_to(max(field, model.margin), stride)
-    reason = "has no finite field" if field is None else f"has a field of {field}"
     halo = ceil_to(max(USUAL_HALO, model.margin), stride)
-    about_borders.append(f"tiling.halo: the model {reason}; {halo} is used, and the mask may differ near tile borders")
+    if "field" not in will_measure(catalogue):
+        reason = f"the model has a field of {field}" if field is not None else "the model has no finite field"
+        reason = UNKNOWN_FIELD if _is_field_unknown(catalogue) else reason
+        about_borders.append(f"tiling.halo: {halo} is used, and the mask may differ near tile borders: {reason}")
     return halo
+
+
+def _is_field_unknown(catalogue: Catalogue) -> bool:
+    """Whether the field of a network is not known, which is not the same as not finite, and stays so."""
+    networks = [part for part in catalogue.model.constituents if isinstance(part, TorchModel)]
+    return not all(network.has_field for network in networks) and "field" not in will_measure(catalogue)
 
 
 def choose_core_and_block(catalogue: Catalogue, halo: int, notes: list[str], *, on_gpu: bool, compiles: bool) -> tuple[int, int]:

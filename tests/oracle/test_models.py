@@ -20,7 +20,7 @@ from pipeline.models import num_parameters
 from pipeline.models.bundle_files import list_bundles, save_bundle
 from pipeline.models.networks.stride_and_field import probe_field, probe_key
 from pipeline.plugins import build
-from pipeline.tuning.halo_trial import measure_stride_and_field
+from pipeline.tuning.field_measurement import measure_stride_and_field
 from pipeline.tuning.recipe_choice import choose_recipe
 from tests.conftest import UNET, engine_yaml, save_tiff
 
@@ -353,11 +353,16 @@ def test_a_bundle_is_measured_once(tmp_path, monkeypatch, merged):
     save_tiff(tmp_path / "a.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb")
     bundle = {"name": "bundle", "path": f"{folder}{os.sep}"}
     model = {"name": "ensemble", "members": [{**UNET, "channels": 3, "classes": 2}, bundle]} if merged else bundle
-    found = build_catalogue(load_config(engine_yaml(tmp_path, model=model, normalize=None)))
+    given, found = (
+        build_catalogue(load_config(engine_yaml(tmp_path, model=model, normalize=None, tiling={"halo": halo}))) for halo in (32, "auto")
+    )
     assert found.model.field is None
     assert found.model.constituents[-1].unmeasured_key
+    assert not any("measured" in note for note in choose_recipe(given, lambda: False).notes)
+    measure_stride_and_field(given)
+    assert found.model.constituents[-1].unmeasured_key, "a halo is given, and the stride is known"
     assert any("measured when the run begins" in note for note in choose_recipe(found, lambda: False).notes)
-    measure_stride_and_field(found)
+    measure_stride_and_field(found, is_limited=False)
     alone = build("models", {**spec, "weights": folder / "weights.safetensors"})
     expected = probe_field(alone.load(), 3, alone.stride)
     assert expected

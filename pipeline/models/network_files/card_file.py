@@ -38,6 +38,7 @@ class NetworkCard(ModelCard):
     size: int | None = Field(default=None, ge=1, description="as the model's option")
     margin: int | None = Field(default=None, ge=0, description="as the model's option")
     tile: TileSize = TileSize()
+    bf16: bool = Field(default=True, description="false: bfloat16 harms its masks, so that no trial chooses it")
 
     @field_validator("outputs")
     @classmethod

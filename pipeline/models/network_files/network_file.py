@@ -20,7 +20,7 @@ from pipeline.models.network_files.file_facts import Axes, FileFacts
 from pipeline.models.network_files.file_problems import problems_of_file
 from pipeline.models.network_files.first_tile import FirstTileChecked
 from pipeline.models.network_files.named_outputs import METHODS, NamedOutputs, Outputs, check_outputs, method_of
-from pipeline.models.networks import probe_key, recall_probe
+from pipeline.models.networks import Probe, probe_key, recall_probe
 from pipeline.storage import fetch, file_sha256
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class NetworkFile(TorchModel):
 
     kind: ClassVar[str]
     """Name of the format, for messages."""
-    allows_bf16: ClassVar[bool] = False  # a file runs as exported: its casts and constants keep the type they were traced with
+    allows_bf16: ClassVar[bool] = False  # a file runs as exported: its casts and constants keep their type; see `tries_bf16`
 
     path: Path | str = Field(description="the file, or its URL")
     classes: int | None = Field(default=None, ge=1, description="K; 1 and 2 both mean two classes; null: as the files say, else 2")
@@ -136,6 +136,11 @@ class NetworkFile(TorchModel):
     def declared(self) -> NetworkCard:
         """The YAML beside the file."""
         return read_card(self.path)
+
+    @property
+    def tries_bf16(self) -> bool:
+        """Unless the YAML beside the file denies it: a runtime that keeps the file's own casts computes the rest in fewer bits."""
+        return self.takes_backend and self.declared.bf16
 
     @property
     def outputs(self) -> NamedOutputs | None:
@@ -236,8 +241,13 @@ class NetworkFile(TorchModel):
     def stride(self) -> int:
         """As given, else as the files say, else as measured, else 1; a multiple of ``grid``."""
         known = self._known_stride
-        found = None if known else recall_probe(self.file, **self._built_from)
+        found = None if known else self._measured
         return math.lcm(known or (found.stride if found else 1), self.grid)
+
+    @property
+    def has_stride(self) -> bool:
+        """Whether it is given, declared or measured."""
+        return bool(self._known_stride) or self._measured is not None
 
     @property
     def field(self) -> int | None:
@@ -247,17 +257,26 @@ class NetworkFile(TorchModel):
             return known
         if self.facts.stride is not None:
             return self.facts.field
-        found = recall_probe(self.file, **self._built_from)
-        return found.field if found else None
+        found = self._measured
+        return found.field_for(self.stride) if found else None
+
+    @property
+    def has_field(self) -> bool:
+        """Whether it is given, declared or measured."""
+        if self.given_field is not None or self.declared.field is not None or self.facts.stride is not None:
+            return True
+        found = self._measured
+        return found is not None and found.has_field
 
     @property
     def unmeasured_key(self) -> str | None:
         """Key of the measurement, until stride and field are given, declared or measured."""
-        has_field = self.given_field is not None or self.declared.field is not None
-        known = (bool(self._known_stride) and has_field) or self.facts.stride is not None
-        if known or not self.file.is_file() or recall_probe(self.file, **self._built_from):
-            return None
-        return probe_key(self.file, **self._built_from)
+        is_known = (self.has_stride and self.has_field) or not self.file.is_file()
+        return None if is_known else probe_key(self.file, **self._built_from)
+
+    @property
+    def _measured(self) -> Probe | None:
+        return recall_probe(self.file, **self._built_from)
 
     @property
     def _built_from(self) -> dict[str, Any]:

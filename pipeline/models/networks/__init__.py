@@ -6,7 +6,7 @@ Never touches: models, pixels. Modules that import torch are imported by name, i
 
 from __future__ import annotations
 
-from pipeline.models.networks.stride_and_field import Probe, probe, probe_key, recall_probe, remember_probe
+from pipeline.models.networks.stride_and_field import Probe, probe, probe_key, recall_kept, recall_probe, remember_probe
 from pipeline.models.networks.weights import Shapes, channels_and_classes, load_weights, read_pickle, read_weights, refuse_mismatch
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "probe_key",
     "read_pickle",
     "read_weights",
+    "recall_kept",
     "recall_probe",
     "refuse_mismatch",
     "remember_probe",

@@ -1,53 +1,99 @@
-"""Measuring a network's total stride and field by experiment, and keeping what was measured in the user's cache."""
+"""Measuring a network's total stride and field by experiment, and keeping what was measured in the user's cache.
+
+A band of lines of a random canvas is set to NaN, which passes through every weight, and to large finite values, which change what only
+comparisons see. One pass shows how far any line of a band reaches, so that a few halvings find the line that reaches farthest.
+"""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.geometry import ceil_to
+from pipeline.models.networks.canvases import BREADTHS, SHARE, Canvas, OutOfTimeError, Passes
 from pipeline.storage import file_sha256, recall, remember
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-__all__ = ["Probe", "probe", "probe_field", "probe_key", "probe_stride", "recall_probe", "remember_probe"]
+__all__ = ["Probe", "probe", "probe_field", "probe_key", "probe_stride", "recall_kept", "recall_probe", "remember_probe"]
 
 _VERSION = 2  # of the measurement; results of earlier versions are ignored
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
 _CANVASES = (128, 256, 512, 1024)  # sides tried in turn, pixels: small canvases are fast, large ones hold wide fields
-_BREADTH = 64  # of the strips that a field is measured on, pixels: a network reaches as far along a strip as on a square
 _AXES = (-2, -1)
+_UNKEPT: dict[str, dict[str, Any]] = {}  # measurements by key, where the user's cache cannot be written: this process knows them
 _ROUNDING = 1e-4  # share of the largest output by which float32 may differ between positions in the image
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Total stride and field as of :class:`pipeline.models.Model`, pixels; field None: wider than the largest canvas, or the whole tile."""
+    """What a measurement found.
+
+    Attributes:
+        stride: total stride as of :class:`pipeline.models.Model`, pixels.
+        field: as of the model, pixels; None: wider than the largest canvas, the whole tile, or not measured.
+        has_field: whether the field was measured.
+        tried_pixels: that a measurement of the field computed before its time was over; 0: none was over.
+    """
 
     stride: int
     field: int | None
+    has_field: bool = True
+    tried_pixels: int = 0
+
+    def field_for(self, stride: int) -> int | None:
+        """Return the field of cells of a stride: an input pixel is farther from smaller cells than from those that were measured."""
+        return None if self.field is None else self.field + max(self.stride - stride, 0)
+
+    def is_worth_more(self, run_pixels: float) -> bool:
+        """Whether the field is not measured, and a run of so many pixels allows more time than the last measurement had."""
+        return not self.has_field and (not self.tried_pixels or self.tried_pixels < SHARE * run_pixels)
 
 
-def probe(network: nn.Module, channels: int, size: int | None = None) -> Probe:
+def probe(
+    network: nn.Module,
+    channels: int,
+    size: int | None = None,
+    *,
+    stride: int | None = None,
+    wants_field: bool = True,
+    run_pixels: float = math.inf,
+) -> Probe:
     """Measure stride and field of a network.
+
+    Without a limit the answer is exact. Where the time is over before, the stride may be a multiple of the exact one; the field may be
+    the exact one rounded up to a multiple of the stride, which gives the same halo, or not measured.
 
     Args:
         network: maps float32 (N, C, H, W) to (N, K, H', W'), on the CPU.
         channels: C.
         size: the only H and W that the network takes, pixels; None: it takes many.
+        stride: known before; None: it is measured.
+        wants_field: whether the field is measured.
+        run_pixels: that the run computes, which limit the time as in :class:`Passes`; infinite: no limit.
 
     Raises:
         ValueError: the network accepts no stride up to 64.
     """
-    stride = probe_stride(network, channels, size)
-    return Probe(stride, probe_field(network, channels, stride, size))
+    passes = Passes(network, channels, run_pixels)
+    stride = stride or _stride(passes, size)
+    found = Probe(stride, None, has_field=False)
+    if not wants_field:
+        return found
+    try:
+        reach = _reach(passes, stride, size)
+        found = Probe(stride, None if reach is None else max(reach.fields.values()))
+        return found if reach is None else replace(found, field=reach.exact_field())
+    except OutOfTimeError:
+        return found if found.has_field else replace(found, tried_pixels=passes.pixels)
 
 
 def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> int:
@@ -60,24 +106,7 @@ def probe_stride(network: nn.Module, channels: int, size: int | None = None) -> 
     Raises:
         ValueError: the network accepts no stride up to 64.
     """
-    forward = _forward(network)
-    accepted = [stride for stride in STRIDES if size % (4 * stride) == 0] or [1] if size else _accepted(forward, channels)
-    errors: dict[int, float] = {}
-    for side in (size,) if size else _CANVASES[:3]:
-        pixels = _random(channels, side + accepted[-1])
-        try:
-            plain, errors = _shift_errors(forward, pixels, accepted, side)
-        except RuntimeError:
-            continue  # the canvas is too small for valid padding
-        middle, square = ceil_to(side // 2, accepted[-1]), pixels[..., :side, :side]
-        starts = {axis: _reach(forward, square, plain, middle, axis) for axis in _AXES}
-        for stride in accepted:
-            moved = {axis: _reach(forward, square, plain, middle + stride, axis) for axis in _AXES}
-            if errors[stride] < _ROUNDING and all(start and moved[axis] == [at + stride for at in start] for axis, start in starts.items()):
-                return stride
-    if size:
-        return accepted[-1]  # no shift is exact on so small a canvas; the largest is a multiple of the true stride
-    return next(stride for stride in accepted if errors[stride] <= max(2 * errors[accepted[-1]], _ROUNDING))
+    return probe(network, channels, size, wants_field=False).stride
 
 
 def probe_field(network: nn.Module, channels: int, stride: int, size: int | None = None) -> int | None:
@@ -85,126 +114,140 @@ def probe_field(network: nn.Module, channels: int, stride: int, size: int | None
 
     Every position in a cell is tried, along both axes. None: the field reaches the border of the largest canvas.
     """
-    forward = _forward(network)
-    for side in (size,) if size else _CANVASES:
-        try:
-            field = _field_on(forward, channels, stride, ceil_to(side, stride), lines=stride)
-        except RuntimeError:
-            continue  # the canvas is too small for valid padding
-        if field is None:
-            continue
-        if size:
-            return field
-        # A dilated kernel can jump over the border of a small canvas, but not of a larger one.
-        larger = _field_on(forward, channels, stride, ceil_to(2 * side, stride), lines=1)
-        if larger is not None and larger <= field:
-            return field
-    return None
+    return probe(network, channels, size, stride=stride).field
 
 
-Forward = Callable[["torch.Tensor"], "torch.Tensor"]
+def _stride(passes: Passes, size: int | None) -> int:
+    """See :func:`probe_stride`; where the time is over, the largest stride that the network accepts, a multiple of the smallest."""
+    accepted = ([stride for stride in STRIDES if size % (4 * stride) == 0] or [1]) if size else _accepted(passes)
+    if len(accepted) == 1:
+        return accepted[0]
+    canvas = cache(lambda side, axis: Canvas(passes, side, axis, accepted[0]))
+    sides = (size,) if size else _CANVASES[:3]
+    try:
+        for side in sides:
+            try:
+                found = _shifting((canvas(side, axis) for axis in _AXES), ceil_to(side // 2, accepted[-1]), accepted)
+            except RuntimeError:
+                continue  # the canvas is too small for valid padding
+            if found:
+                return found
+        # On a canvas of the only size no shift is exact.
+        return accepted[-1] if size else _least_error([canvas(sides[-1], axis) for axis in _AXES], accepted)
+    except OutOfTimeError:
+        return accepted[-1]
 
 
-def _forward(network: nn.Module) -> Forward:
-    import torch
-
-    with torch.no_grad():  # a TorchScript module copied with gradients on would no longer own its weights
-        copied = copy.deepcopy(network).eval()
-
-    def forward(x_NCYX: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            output_NKYX: torch.Tensor = copied(x_NCYX)
-        return output_NKYX
-
-    return forward
-
-
-def _random(channels: int, side: int) -> torch.Tensor:
-    import torch
-
-    return torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-
-
-def _accepted(forward: Forward, channels: int) -> list[int]:
+def _accepted(passes: Passes) -> list[int]:
     """Return the strides that the network accepts: a size divisible by the stride, and by no larger one, loses an even margin."""
-    import torch
-
-    def accepts(side: int) -> bool:
-        try:
-            output = forward(torch.zeros(1, channels, side, side))
-        except (RuntimeError, ValueError, AssertionError):
-            return False
-        return 0 < output.shape[-1] <= side and (side - output.shape[-1]) % 2 == 0
-
     for least in _CANVASES[:3]:
         # A multiple of every stride. A network that refuses it needs a larger canvas, so nothing slightly larger is tried.
-        accepted = [stride for stride in STRIDES if accepts(least + stride)] if accepts(least) else []
-        if accepted:
-            return accepted
+        if passes.accepts(least, least):
+            breadth = next((breadth for breadth in BREADTHS if passes.accepts(least, breadth)), None)
+            accepts = partial(_accepts, passes, least, breadth)
+            # A network that takes the multiples of a stride takes those of larger ones, so that halving finds the smallest.
+            if (first := bisect_left(STRIDES, 1, key=accepts)) < len(STRIDES):
+                return list(STRIDES[first:])
     raise ValueError(f"the network accepts none of the sizes {_CANVASES[0]} + d for d in {STRIDES}")
 
 
-def _shift_errors(forward: Forward, pixels: torch.Tensor, strides: list[int], side: int) -> tuple[torch.Tensor, dict[int, float]]:
-    """Return the output of the first window, and for each stride the error of the output of the window shifted by the stride."""
-    plain = forward(pixels[..., :side, :side])
-    middle = side // 8
-    start = (plain.shape[-1] - middle) // 2
-    errors = {}
-    for stride in strides:
-        shifted = forward(pixels[..., stride : stride + side, stride : stride + side])[..., start : start + middle, start : start + middle]
-        there = plain[..., start + stride : start + stride + middle, start + stride : start + stride + middle]
-        same = min(shifted.shape[-1], there.shape[-1])  # a shift by 64 can leave a small canvas
-        difference = (shifted[..., :same, :same] - there[..., :same, :same]).abs()
-        errors[stride] = float(difference.max() / plain.abs().max()) if difference.numel() else float("inf")
-    return plain, errors
+def _accepts(passes: Passes, least: int, breadth: int | None, stride: int) -> bool:
+    """Whether the network takes a size divisible by the stride, and by no larger one: on a strip, or on a square where it takes none."""
+    return passes.accepts(least + stride, breadth or least + stride)
 
 
-def _reach(forward: Forward, pixels: torch.Tensor, plain: torch.Tensor, at: int, axis: int) -> list[int] | None:
-    """Return the first and last row (axis -2) or column (-1) of the output that input line ``at`` changes, in input coordinates.
+def _shifting(canvases: Iterable[Canvas], middle: int, accepted: list[int]) -> int | None:
+    """Return the smallest stride that shifts the output, and the reach of the middle line; None: the canvases are too small to say."""
+    starts = []
+    for canvas in canvases:
+        start = canvas.reach(middle, middle + 1)
+        if not start:
+            return None
+        starts.append((canvas, start))
+    for stride in accepted:
+        if all(
+            canvas.shift_error(stride) < _ROUNDING
+            and canvas.reach(middle + stride, middle + stride + 1) == (start[0] + stride, start[1] + stride)
+            for canvas, start in starts
+        ):
+            return stride
+    return None
 
-    The line is set to NaN, which passes through every weight, and to a large finite value, which changes what only
-    comparisons see. Empty where nothing changes; None where the change touches the output's border, or the line lies outside.
+
+def _least_error(canvases: list[Canvas], accepted: list[int]) -> int:
+    """Return the smallest stride whose shifts are about as exact as those of the largest."""
+    most = max(_ROUNDING, *(2 * canvas.shift_error(accepted[-1]) for canvas in canvases))
+    return next(stride for stride in accepted if stride == accepted[-1] or all(canvas.shift_error(stride) <= most for canvas in canvases))
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """How far a cell in the middle of two canvases reaches, one canvas along each axis.
+
+    Attributes:
+        canvases: of one side, with the stride as their step.
+        cell: first line of the cell that is changed, a multiple of the stride.
+        fields: by canvas and direction (-1: towards the first line, 1: towards the last): the distance of the farthest cell that changes,
+            in which the cell's own length is counted; the field that a line of the cell shows, rounded up to the stride.
     """
-    import torch
 
-    length = plain.shape[axis]
-    if at >= pixels.shape[axis]:
-        return None
-    changed = torch.zeros(length, dtype=torch.bool)
-    for value in (float("nan"), 1e4):
-        touched = pixels.clone()
-        touched.select(axis, at).fill_(value)
-        changed |= (forward(touched) != plain).movedim(axis, 0).flatten(1).any(1)  # NaN differs from every value
-    hit = torch.nonzero(changed).flatten().tolist()
-    if hit and (hit[0] == 0 or hit[-1] == length - 1):
-        return None
-    margin = (pixels.shape[axis] - length) // 2
-    return [hit[0] + margin, hit[-1] + margin] if hit else []
+    canvases: tuple[Canvas, ...]
+    cell: int
+    fields: dict[tuple[int, int], int]
 
+    def exact_field(self) -> int:
+        """Return the field without rounding: no line of the cell shows a wider one."""
+        stride, most = self.canvases[0].step, max(self.fields.values())
+        exact = max(most - stride, 0)
+        for (at, direction), rounded in self.fields.items():
+            if rounded == most > exact and (exact == most - stride or self._shows(at, direction, exact + 1)):
+                low, high = exact + 1, most
+                while low < high:
+                    middle = (low + high + 1) // 2
+                    low, high = (middle, high) if self._shows(at, direction, middle) else (low, middle - 1)
+                exact = low
+        return exact
 
-def _field_on(forward: Forward, channels: int, stride: int, side: int, lines: int) -> int | None:
-    """Return the field of some lines along both axes of a canvas; None where it touches the canvas's border."""
-    worst, middle = 0, ceil_to(side // 2, stride)
-    for axis in _AXES:
-        pixels, plain = _narrow(forward, channels, side, axis)
-        for line in range(middle, middle + lines):
-            reach = _reach(forward, pixels, plain, line, axis)
-            if reach is None:
-                return None
-            if reach:
-                # Distances from the line to the nearer edges of the outermost cells that the line changes.
-                worst = max(worst, line - (reach[0] // stride * stride + stride - 1), reach[1] // stride * stride - line)
-    return worst
+    def _shows(self, at: int, direction: int, field: int) -> bool:
+        """Whether lines of the cell at least ``field`` away from the farthest cell that changes still change it."""
+        stride, rounded = self.canvases[at].step, self.fields[at, direction]
+        away = rounded - field  # lines of the cell that are farther than its nearest one are left as they are
+        far = self.cell + direction * rounded
+        first, last = (self.cell + stride - 1 - away, self.cell + stride) if direction < 0 else (self.cell, self.cell + away + 1)
+        return self.canvases[at].changes(first, last, slice(far, far + stride))
 
 
-def _narrow(forward: Forward, channels: int, side: int, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a canvas of a side along an axis, and the network's output: a strip where the network takes it, else a square."""
-    square = _random(channels, side)
-    strip = square.narrow(-3 - axis, 0, min(_BREADTH, side))
-    try:
-        return strip, forward(strip)
-    except (RuntimeError, ValueError, AssertionError):  # valid padding, or one size alone
-        return square, forward(square)
+def _reach(passes: Passes, stride: int, size: int | None) -> _Reach | None:
+    """Return the reach on the smallest canvas that holds it; None: it reaches the border of the largest."""
+    for side in (size,) if size else _CANVASES:
+        try:
+            reach = _reach_on(passes, stride, ceil_to(side, stride))
+        except RuntimeError:
+            continue  # the canvas is too small for valid padding
+        if reach is None:
+            continue
+        if size:
+            return reach
+        # A dilated kernel can jump over the border of a small canvas, but not of a larger one.
+        larger = _reach_on(passes, stride, ceil_to(2 * side, stride))
+        if larger is not None and max(larger.fields.values()) <= max(reach.fields.values()):
+            return reach
+    return None
+
+
+def _reach_on(passes: Passes, stride: int, side: int) -> _Reach | None:
+    """Return how far the cell in the middle of a canvas reaches; None where it touches the canvas's border."""
+    cell, canvases, fields = ceil_to(side // 2, stride), [], {}
+    for at, axis in enumerate(_AXES):
+        canvas = Canvas(passes, side, axis, stride)
+        reached = canvas.reach(cell, cell + stride)
+        if reached is None:
+            return None
+        canvases.append(canvas)
+        first, last = reached or (cell, cell)
+        fields[at, -1] = max(cell - first // stride * stride, 0)
+        fields[at, 1] = max(last // stride * stride - cell, 0)
+    return _Reach(tuple(canvases), cell, fields)
 
 
 def probe_key(weights: Path, **built_from: Any) -> str:
@@ -215,15 +258,23 @@ def probe_key(weights: Path, **built_from: Any) -> str:
 
 def recall_probe(weights: Path, **built_from: Any) -> Probe | None:
     """Return the remembered measurement of a network, without torch; None: there is none, or the weights file is missing."""
-    if not weights.is_file():
-        return None
-    found = recall("probe", probe_key(weights, **built_from)) or {}
+    return recall_kept(probe_key(weights, **built_from)) if weights.is_file() else None
+
+
+def recall_kept(key: str) -> Probe | None:
+    """Return the measurement under a key that :func:`probe_key` returned; None: there is none."""
+    found = recall("probe", key) or _UNKEPT.get(key) or {}
     try:
-        return Probe(stride=int(found["stride"]), field=None if found["field"] is None else int(found["field"]))
+        field, tried_pixels = found.get("field"), int(found.get("tried_pixels", 0))
+        return Probe(int(found["stride"]), None if field is None else int(field), "field" in found, tried_pixels)
     except (ValueError, KeyError, TypeError):
         return None  # an unreadable cache counts as empty
 
 
 def remember_probe(key: str, found: Probe) -> None:
-    """Keep a measurement under the key that :func:`probe_key` returned."""
-    remember("probe", key, asdict(found))
+    """Keep a measurement under the key that :func:`probe_key` returned; without a field where none was measured."""
+    field = {"field": found.field} if found.has_field else {"tried_pixels": found.tried_pixels}
+    row = {"stride": found.stride, **field}
+    remember("probe", key, row)
+    if recall("probe", key) is None:
+        _UNKEPT[key] = row
