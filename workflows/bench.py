@@ -23,6 +23,7 @@ from pipeline.tuning import (
     choose_piece,
     choose_recipe,
     choose_runner,
+    expect_backend,
     fastest_backend,
     halo_overhead,
     is_trial_worthwhile,
@@ -144,8 +145,11 @@ def _with_backend(catalogue: Catalogue, recipe: Recipe, fastest: TriedBackend, n
         return recipe
     recipe = replace(recipe, backend=fastest.backend, precision=fastest.precision)
     if recipe.device == "cpu" and not is_trial_worthwhile(catalogue, recipe):
-        what = f"compute.backend: {fastest.backend} asks for what is timed here"
-        notes.append(f"a run of so few pixels tries no backends and takes torch; {what}")
+        expected = expect_backend(catalogue, lambda: False)
+        taken = expected.backend if expected else "torch"
+        if taken != fastest.backend:
+            what = f"compute.backend: {fastest.backend} asks for what is timed here"
+            notes.append(f"a run of so few pixels tries no backends and takes {taken}; {what}")
     return recipe
 
 

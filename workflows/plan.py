@@ -20,13 +20,12 @@ from pipeline.training import is_training
 from pipeline.tuning import (
     Calibration,
     choose_recipe,
-    choose_runner,
     expect_backend,
     format_bytes,
     project_actor_bytes,
     reuse_recipe,
 )
-from workflows.begun_run import with_writers_of
+from workflows.begun_run import runner_of, with_writers_of
 
 __all__ = ["plan", "plan_config"]
 
@@ -82,7 +81,7 @@ def plan_config(config: Config) -> dict[str, Any]:
         notes.append(str(Calibration(**recorded["calibration"])) if "calibration" in recorded else later)
     job = make_job(catalogue, choice.recipe)
     notes += skip_notes(catalogue, job)
-    return plan_content(catalogue, choice.recipe, plan_blocks(catalogue, job), notes)
+    return plan_content(catalogue, choice.recipe, plan_blocks(catalogue, job), runner=runner_of(folder, catalogue), notes=notes)
 
 
 def title_of_writer(spec: Mapping[str, Any]) -> str:
@@ -105,8 +104,8 @@ def skip_notes(catalogue: Catalogue, job: Job) -> list[str]:
     return [found, *(f"skip: nothing of {image.name}" for image, (share, _) in zip(images, shares, strict=True) if not share)][:SHOWN]
 
 
-def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequence[Stage]], notes: list[str]) -> dict[str, Any]:
-    """Gather the object that ``--json`` prints."""
+def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequence[Stage]], **said: Any) -> dict[str, Any]:
+    """Gather the object that ``--json`` prints; it also holds what is ``said`` by name, such as notes."""
     blocks = {image: sum(len(stage.blocks) for stage in some if phase(stage.phase).is_result) for image, some in stages.items()}
     return {
         "images": [
@@ -140,9 +139,8 @@ def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequ
         "memory_bytes_per_actor": project_actor_bytes(catalogue, recipe),
         "memory_budget_bytes": catalogue.config.compute.memory_bytes,
         "recipe": recipe.to_dict(),
-        "runner": choose_runner(catalogue),
         "writers": list(catalogue.config.writers),
-        "notes": notes,
+        **said,
         "output": catalogue.config.output,
     }
 

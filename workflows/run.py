@@ -23,14 +23,13 @@ from pipeline.training import TRAINING_YAML, is_training
 from pipeline.tuning import (
     RecipeChoice,
     calibrate_int8,
+    choose_backend,
     choose_recipe,
-    choose_runner,
     measure_halo,
     measure_stride_and_field,
     reuse_recipe,
-    try_backends,
 )
-from workflows.begun_run import with_writers_of
+from workflows.begun_run import runner_of, with_writers_of
 from workflows.pictured_report import write_pictured_report
 
 __all__ = ["execute_config", "print_result", "protect_files", "refuse_training", "run", "run_config"]
@@ -127,7 +126,7 @@ def execute_config(
     folder = RunFolder(config.output)
     catalogue = catalogue_of(config, folder, accepted, fresh=fresh)
     config = catalogue.config
-    choice = settle_recipe(catalogue, folder, fresh=fresh)
+    choice, runner = settle_recipe(catalogue, folder, fresh=fresh), runner_of(folder, catalogue, fresh=fresh)
     protect_files(catalogue, folder, ["config.yaml", *plan_row(catalogue, make_job(catalogue, choice.recipe), {})["outputs"]])
     if fresh:  # after validation, so that a refused run deletes nothing
         folder.clear(take_over=take_over)
@@ -140,9 +139,9 @@ def execute_config(
         job=job,
         stages=stages_of(catalogue, job, folder),
         plan=plan_row(catalogue, job, model),
-        runner=choose_runner(catalogue),
+        runner=runner,
         compute=config.compute,
-        run=run_fields(catalogue, choice, model, notes),
+        run={**run_fields(catalogue, choice, model, notes), "runner": runner},
         config=to_yaml(without_auto(config, choice.recipe)),
         forgets=retried,
         **options,
@@ -186,7 +185,7 @@ def settle_recipe(catalogue: Catalogue, folder: RunFolder, *, fresh: bool) -> Re
         kept = reuse_recipe(catalogue, recorded)
         return replace(kept, notes=(*kept.notes, *folder.other_versions()))
     catalogue.model.check()
-    return choose_recipe(catalogue, halo=measure_halo(catalogue), backend=try_backends(catalogue, anew=fresh))
+    return choose_recipe(catalogue, halo=measure_halo(catalogue), backend=choose_backend(catalogue, anew=fresh))
 
 
 def calibrated(catalogue: Catalogue, choice: RecipeChoice) -> RecipeChoice:
@@ -213,7 +212,7 @@ def model_hash(catalogue: Catalogue) -> str | None:
 
 def run_fields(catalogue: Catalogue, choice: RecipeChoice, model: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
     """Return the fields of run.json that are known before the run begins."""
-    fields = {"identity": catalogue.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model}
+    fields = {"identity": catalogue.identity, "recipe": choice.recipe.to_dict(), "notes": notes, "model": model, "pixels": catalogue.pixels}
     tried = {"trial": choice.trial, "calibration": choice.calibration}
     return {**fields, **{name: asdict(result) for name, result in tried.items() if result}}
 

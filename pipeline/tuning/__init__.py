@@ -1,12 +1,14 @@
 """Choosing the recipe of a run, by trial where that pays: no other package tries out how to run.
 
-Owns: trials of backends and halos, sample tiles, the memory model, calibration to int8, the choice of a runner, timings for ``bench``.
+Owns: trials of backends and halos, the table of backends, sample tiles, the memory model, calibration to int8, the choice of a runner,
+timings for ``bench``.
 May import: scheduling, engine and below. Never touches: the masks and the ledger of a run.
 """
 
 from __future__ import annotations
 
-from pipeline.tuning.backend_trial import TriedBackend, expect_backend, fastest_backend, is_trial_worthwhile, likely_backend, try_backends
+from pipeline.tuning.backend_choice import choose_backend, expect_backend
+from pipeline.tuning.backend_trial import TriedBackend, fastest_backend, is_trial_worthwhile, likely_backend
 from pipeline.tuning.compute_choice import choose_runner, num_gpus
 from pipeline.tuning.field_measurement import measure_stride_and_field
 from pipeline.tuning.halo_trial import HaloDifference, measure_halo
@@ -22,6 +24,7 @@ __all__ = [
     "RunTiming",
     "TriedBackend",
     "calibrate_int8",
+    "choose_backend",
     "choose_piece",
     "choose_recipe",
     "choose_runner",
@@ -40,5 +43,4 @@ __all__ = [
     "time_backend_again",
     "time_backends",
     "time_piece",
-    "try_backends",
 ]

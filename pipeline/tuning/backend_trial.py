@@ -28,13 +28,22 @@ from pipeline.tuning.compute_choice import first_recipe
 from pipeline.tuning.sample_tiles import Comparison, SampleTile, predict_tiles, read_sample_tiles
 
 __all__ = [
+    "EAGER",
+    "LIKELY_BACKENDS",
+    "NUM_TILES",
     "BackendChoice",
     "TriedBackend",
     "disagreement",
-    "expect_backend",
+    "expect_trial",
     "fastest_backend",
+    "is_open",
+    "is_passing",
     "is_trial_worthwhile",
+    "largest_side",
     "likely_backend",
+    "network_facts",
+    "processor_name",
+    "recall_trial",
     "try_backends",
 ]
 
@@ -49,7 +58,7 @@ MOST_SIDE = 256  # of a tile, pixels
 SETUP_PIXELS = 2**19  # computing so many takes as long as preparing a backend
 NUM_TILES, NUM_ROUNDS = 2, 3  # tiles that are compared; times that the first one is timed
 NUM_LOCATIONS = 64  # that the tiles are chosen from
-VERSION = 2  # of remembered trials: raise it when earlier results must not be used
+VERSION = 3  # of remembered trials: raise it when earlier results must not be used
 
 
 @dataclass(frozen=True)
@@ -81,14 +90,16 @@ class TriedBackend:
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """The backend of a run, by a trial, as run.json holds it.
+    """The backend of a run, as run.json holds it where a trial decided.
 
     Attributes:
         backend: the fastest that agrees with eager float32.
         precision: that the backend was tried in.
         seconds: that the trial took.
-        tried: every candidate; empty: the trial is still to come, and the backend is only expected.
+        tried: every candidate; empty: no trial decided.
         cached: whether an earlier run held the trial.
+        threads: of the trial.
+        reason: why this backend is taken in a run that is too short for a trial; empty: a trial decides, or will.
     """
 
     backend: str
@@ -96,13 +107,18 @@ class BackendChoice:
     seconds: float = 0.0
     tried: tuple[TriedBackend, ...] = ()
     cached: bool = False
+    threads: int = 1
+    reason: str = ""
 
     def __str__(self) -> str:
         """For a note."""
         if not self.tried:
-            return f"compute.backend: decided by a trial when the run begins; {self.backend} is expected"
-        trial = f"a trial of {self.seconds:.1f} s{' that an earlier run held (--fresh holds it again)' if self.cached else ''}"
-        return f"compute.backend: {self.backend} {self.precision}, by {trial}: {'; '.join(map(str, self.tried))}"
+            reason = self.reason or f"decided by a trial when the run begins; {self.backend} is expected"
+            return f"compute.backend: {f'{self.backend} {self.precision}, ' if self.reason else ''}{reason}"
+        again = "" if self.reason else " (--fresh holds it again)"
+        trial = f"a trial of {self.seconds:.1f} s{f' that an earlier run held{again}' if self.cached else ''}"
+        reason = f", {self.reason}" if self.reason else ""
+        return f"compute.backend: {self.backend} {self.precision}{reason}, by {trial}: {'; '.join(map(str, self.tried))}"
 
 
 def fastest_backend(tried: Sequence[TriedBackend], tolerance: float = 1.0) -> TriedBackend | None:
@@ -122,11 +138,17 @@ def fastest_backend(tried: Sequence[TriedBackend], tolerance: float = 1.0) -> Tr
     return next((candidate for candidate, seconds in allowed if seconds <= tolerance * fewest), None)
 
 
+def is_open(catalogue: Catalogue, recipe: Recipe) -> bool:
+    """Whether there is a backend to choose: the YAML leaves it open, and the model takes several on this device."""
+    compute = catalogue.config.compute
+    is_left_open = compute.backend == "auto" and compute.precision != "int8" and catalogue.model.takes_backend
+    return is_left_open and recipe.device == "cpu" and bool(catalogue.images)
+
+
 def is_trial_worthwhile(catalogue: Catalogue, recipe: Recipe) -> bool:
     """Whether a run holds a trial: the YAML leaves the backend open, there is a choice, and the run is long enough to repay it."""
-    compute, side = catalogue.config.compute, _side(catalogue)
-    is_open = compute.backend == "auto" and compute.precision != "int8" and catalogue.model.takes_backend
-    if not is_open or recipe.device != "cpu" or side > MOST_SIDE or not catalogue.images:
+    side = largest_side(catalogue)
+    if not is_open(catalogue, recipe) or side > MOST_SIDE:
         return False
     num_candidates = len(_candidates(recipe.device, recipe.precision))
     pixels = (num_candidates * (2 * NUM_TILES + NUM_ROUNDS) + 2 * NUM_TILES) * side**2 + num_candidates * SETUP_PIXELS
@@ -142,14 +164,13 @@ def likely_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = No
     return next((BackendChoice(name, recipe.precision) for name in names), None)
 
 
-def expect_backend(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> BackendChoice | None:
+def expect_trial(catalogue: Catalogue, recipe: Recipe) -> BackendChoice | None:
     """Return what :func:`try_backends` will choose, or probably choose, without a trial; None: no trial will be held."""
-    recipe = first_recipe(catalogue, has_gpu)
     if not is_trial_worthwhile(catalogue, recipe):
         return None
-    precisions = _precisions(catalogue, recipe)
-    known = _recall(catalogue, _key(catalogue, recipe, precisions), recipe.device)
-    return known or BackendChoice(_candidates(recipe.device, precisions[0])[0], precisions[0])
+    precision = _precisions(catalogue, recipe)[0]
+    known = recall_trial(catalogue, recipe)
+    return known or BackendChoice(_candidates(recipe.device, precision)[0], precision)
 
 
 def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> BackendChoice | None:
@@ -167,12 +188,11 @@ def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None
     if not is_trial_worthwhile(catalogue, recipe):
         return None
     precisions = _precisions(catalogue, recipe)
-    key = _key(catalogue, recipe, precisions)
-    if not anew and (known := _recall(catalogue, key, recipe.device)):
+    if not anew and (known := recall_trial(catalogue, recipe)):
         return known
     start = time.perf_counter()
     try:
-        tiles = read_sample_tiles(catalogue, catalogue.images, NUM_TILES, _side(catalogue), NUM_LOCATIONS)
+        tiles = read_sample_tiles(catalogue, catalogue.images, NUM_TILES, largest_side(catalogue), NUM_LOCATIONS)
         answers, _ = predict_tiles(catalogue, Recipe(threads=recipe.threads), tiles)
         expected = [logits for logits, *_ in answers]
         is_telling = Comparison.of(answers, expected).is_telling
@@ -180,9 +200,9 @@ def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None
         return None
     tried, best = _try_precisions(catalogue, recipe, precisions, tiles, expected)
     backend, precision = (best.backend, best.precision) if best else (EAGER, precisions[-1])
-    choice = BackendChoice(backend, precision, round(time.perf_counter() - start, 3), tuple(tried))
+    choice = BackendChoice(backend, precision, round(time.perf_counter() - start, 3), tuple(tried), threads=recipe.threads)
     if is_telling and not any(candidate.passing for candidate in tried):
-        remember("trials", key, asdict(choice))
+        remember("trials", _key(catalogue, recipe, precisions), asdict(choice))
     return choice
 
 
@@ -217,7 +237,7 @@ def _try(catalogue: Catalogue, recipe: Recipe, tiles: Sequence[SampleTile], expe
         answers, seconds = predict_tiles(catalogue, recipe, tiles, NUM_ROUNDS)
         comparison = Comparison.of(answers, expected)
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything, and is then not the one to use
-        return replace(tried, refused=cause_of(error)[:300], passing=_is_passing(error))
+        return replace(tried, refused=cause_of(error)[:300], passing=is_passing(error))
     tried = replace(tried, agreement=comparison.agreement, sure=comparison.num_lost)
     if refused := disagreement(comparison):
         return replace(tried, refused=refused)
@@ -232,7 +252,7 @@ def disagreement(comparison: Comparison) -> str:
     return f"{agreement}, and {comparison.num_lost} that were sure of their class do not"
 
 
-def _is_passing(error: Exception) -> bool:
+def is_passing(error: Exception) -> bool:
     """Whether a failure may be over by the next run; some runtimes report short memory as a graph that they cannot run."""
     is_lasting = isinstance(error, (InputError, BlockError))
     return not is_lasting or any(word in str(error).lower() for word in ("memory", "alloc"))
@@ -250,40 +270,48 @@ def _candidates(device: str, precision: str) -> list[str]:
     return [name for name in BACKENDS if not find_backend(name).problems(device, precision)]
 
 
-def _side(catalogue: Catalogue) -> int:
-    """Side of a tile: the model's fixed size, else at most :data:`MOST_SIDE`."""
+def largest_side(catalogue: Catalogue) -> int:
+    """Side of a tile of a trial: the model's fixed size, else at most :data:`MOST_SIDE`."""
     stride = catalogue.model.stride
     return catalogue.model.fixed_size or max(MOST_SIDE // stride, 1) * stride
 
 
-def _recall(catalogue: Catalogue, key: str, device: str) -> BackendChoice | None:
-    """What an earlier trial decides for this run; None: there was none, or this run is longer and must try the compiler too."""
-    row = recall("trials", key) or {}
+def recall_trial(catalogue: Catalogue, recipe: Recipe) -> BackendChoice | None:
+    """Return what an earlier trial decides for this run, or None.
+
+    None: there was none; or this run is long enough for a trial of its own, and the earlier one had another number of threads or did
+    not try torch's compiler, which repays in this run.
+    """
+    row = recall("trials", _key(catalogue, recipe, _precisions(catalogue, recipe))) or {}
     try:
         known = BackendChoice(**{**row, "tried": tuple(TriedBackend(**candidate) for candidate in row["tried"]), "cached": True})
     except (KeyError, TypeError):  # another version wrote it
         return None
     quick = [candidate for candidate in known.tried if candidate.backend != COMPILER]
-    if not quick:
+    if not quick or (known.threads != recipe.threads and is_trial_worthwhile(catalogue, recipe)):
         return None
     best = fastest_backend(quick, EQUALLY_FAST)
-    if best and _repays_compiling(catalogue, best, device):
+    if best and _repays_compiling(catalogue, best, recipe.device):
         best = fastest_backend(known.tried, EQUALLY_FAST) if len(quick) < len(known.tried) else None
         return replace(known, backend=best.backend, precision=best.precision) if best else None
     return replace(known, backend=best.backend, precision=best.precision) if best else known
 
 
-def _key(catalogue: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> str:
-    """Fingerprint all that the result of a trial depends on: model, machine, runtimes, and the kind of tiles."""
-    candidates = {precision: _candidates(recipe.device, precision) for precision in precisions}
+def network_facts(catalogue: Catalogue) -> list[Any]:
+    """Return what a network's answers depend on, of whatever images, in this installation: weights, options, versions, processor."""
     packages = sorted({"torch", *(package for name in BACKENDS for package in find_backend(name).needs)})
     model = {**catalogue.config.model, "files": list(catalogue.model.file_hashes())}
+    return [model, catalogue.config.normalize, processor_name(), __version__, packages, [_version(package) for package in packages]]
+
+
+def _key(catalogue: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> str:
+    """Fingerprint all that the result of a trial depends on but the threads: model, machine, runtimes, and the kind of tiles."""
+    candidates = {precision: _candidates(recipe.device, precision) for precision in precisions}
     kinds = sorted({(image.header.channels, image.header.dtype) for image in catalogue.images})
-    machine = [_processor(), recipe.device, recipe.threads, __version__, [_version(package) for package in packages]]
-    return hash_values(VERSION, model, catalogue.config.normalize, kinds, _side(catalogue), candidates, packages, machine)
+    return hash_values(VERSION, network_facts(catalogue), kinds, largest_side(catalogue), candidates, recipe.device)
 
 
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name, as its maker writes it."""
     try:
         lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()

@@ -11,22 +11,28 @@ from pipeline.backends import bf16_supported, find_backend
 from pipeline.config import Recipe
 from pipeline.errors import InputError, Problem
 from pipeline.inputs import Catalogue
+from pipeline.models import Model, TorchModel
 from pipeline.scheduling.runners.ray import authenticate
 from pipeline.storage import open_storage
+from pipeline.tuning.backend_table import BackendTable, Work, least_worst, network_kind, processor_class, read_table
 
-__all__ = ["choose_runner", "first_recipe", "num_gpus"]
+__all__ = ["choose_runner", "first_recipe", "num_gpus", "num_passes", "runner_by_table"]
 
-# Up to so many pixels starting Ray costs more than it saves: with a network, without one, and with a network on few cores, which
-# threads keep as busy as actors would.
-NETWORK_PIXELS, OTHER_PIXELS, FEW_CORES_PIXELS = 2**22, 2**24, 2**25
-FEW_CORES = 4
+# Up to so many pixels starting Ray costs more than it saves: with a network on a GPU, and without a network.
+GPU_PIXELS, OTHER_PIXELS = 2**22, 2**24
 MOST_THREADS = 8  # that share one tile
 GPU_BATCH = 4
+PASSES = {"none": 1, "flips": 4, "d4": 8}  # of a network over each tile, by `tta`
 CARDS = Path("/proc/driver/nvidia/gpus")  # the NVIDIA driver's folder: one entry a GPU
 
 
 def choose_runner(catalogue: Catalogue) -> str:
     """Return the YAML's runner; for ``auto``: serial where starting Ray costs more than it saves, or processes share no output.
+
+    A network on CPUs is computed by one process with a thread a core, :data:`MOST_THREADS` at most, or by an actor a core of one thread.
+    The table of backends says how long both take: actors need seconds to start, and threads divide only a part of the work. What
+    was not measured on this processor is decided so that the choice costs least in the worst case. Nothing that a run leaves
+    behind, such as a remembered trial, changes the answer.
 
     Raises:
         InputError: the YAML asks for other processes, which cannot see the output; or names a cluster, and none would be used.
@@ -42,8 +48,41 @@ def choose_runner(catalogue: Catalogue) -> str:
         raise InputError(Problem(catalogue.config.where("compute.address"), found, "runner: ray or auto", fix))
     if compute.runner != "auto":
         return compute.runner
-    most = OTHER_PIXELS if not is_network else FEW_CORES_PIXELS if _num_cores() <= FEW_CORES else NETWORK_PIXELS
-    return "serial" if catalogue.pixels <= most and compute.address is None and compute.actors in ("auto", 1) else "ray"
+    if compute.address is not None or compute.actors not in ("auto", 1):
+        return "ray"
+    if is_network and not _may_use_gpu(catalogue):
+        return runner_by_table(catalogue, read_table(), processor_class(), _num_cores())
+    return "serial" if catalogue.pixels <= (GPU_PIXELS if is_network else OTHER_PIXELS) else "ray"
+
+
+def runner_by_table(catalogue: Catalogue, table: BackendTable, processor: str, cores: int) -> str:
+    """Return the runner that computes a network on so many cores in the fewest seconds: one process with threads, or actors.
+
+    Each has the backend that is fastest for it. Where the YAML sets the threads, the process and the actors have as many.
+    """
+    compute, model = catalogue.config.compute, catalogue.model
+    asked = 1 if compute.threads == "auto" else compute.threads
+    alone = min(cores, MOST_THREADS) if compute.threads == compute.actors == "auto" else asked
+    processes = 1 if compute.actors == 1 else max(1, cores // asked)
+    pixels = catalogue.pixels * num_passes(model)
+    works = {"serial": (0.0, Work(pixels, alone)), "ray": (table.ray_s, Work(pixels, asked, processes))}
+    seconds = [
+        {runner: start_s + min(table.seconds(row, work) for row in case.values()) for runner, (start_s, work) in works.items()}
+        for case in table.like(processor, network_kind(model), _precision(catalogue, Recipe()))
+    ]
+    best = least_worst(seconds)
+    return best[0] if best else "ray"
+
+
+def num_passes(model: Model) -> int:
+    """Return how many passes of a network compute a tile: of all members of an ensemble, over all orientations."""
+    return sum(PASSES[part.tta] if isinstance(part, TorchModel) else 1 for part in model.constituents)
+
+
+def _may_use_gpu(catalogue: Catalogue) -> bool:
+    """Whether a GPU would compute the network, as far as this machine shows."""
+    device = catalogue.config.compute.device
+    return catalogue.model.uses_gpu and (device == "cuda" or (device == "auto" and num_gpus() > 0))
 
 
 def first_recipe(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None) -> Recipe:

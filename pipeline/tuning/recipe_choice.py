@@ -42,7 +42,7 @@ class RecipeChoice:
         recipe: what every actor will use.
         notes: what was rounded, assumed or made smaller; one line each.
         memory_bytes: projected for one actor, above its loaded model.
-        trial: how the backend was chosen; None: without a trial.
+        trial: that chose the backend; None: no trial did.
         calibration: what int8 changes; None: the run has another precision.
     """
 
@@ -65,7 +65,7 @@ def choose_recipe(
         catalogue: of the run.
         has_gpu: whether actors will find a GPU; None: whether this machine has one.
         halo: what :func:`pipeline.tuning.measure_halo` found.
-        backend: what :func:`try_backends` chose; None: eager torch, unless the YAML names a backend.
+        backend: what :func:`pipeline.tuning.choose_backend` chose; None: eager torch, unless the YAML names a backend.
 
     Raises:
         InputError: the YAML asks for what does not fit; all problems at once.
@@ -97,7 +97,8 @@ def choose_recipe(
     if size := project_object_file_bytes(catalogue):
         name = (catalogue.config.instances or {})["name"]
         notes.append(f"instances: {name} keeps up to {format_bytes(size, up=True)} beside the masks until an image is finished")
-    return RecipeChoice(recipe, tuple(notes), memory_bytes, backend)
+    is_trial = backend is not None and bool(backend.tried or not backend.reason)
+    return RecipeChoice(recipe, tuple(notes), memory_bytes, backend if is_trial else None)
 
 
 def reuse_recipe(catalogue: Catalogue, recorded: Mapping[str, Any]) -> RecipeChoice:

@@ -319,6 +319,58 @@ def test_a_later_run_needs_no_trial(plant, segmented):
     assert opened[1:] == [("quick", "fp32"), ("slow", "fp32"), ("quick", "fp32")]
 
 
+def test_a_short_run_uses_a_remembered_trial(plant, segmented, networks, monkeypatch, tmp_path, capsys):
+    """Also with another number of threads, and in plan; the trial is recorded, and a run of another network knows nothing of it."""
+    from workflows.plan import plan
+
+    opened = plant(quick={}, slow={"sleep_s": SLOW_S})
+    first = segmented().run_json["trial"]
+    monkeypatch.setattr(trial, "WORTHWHILE", 1e6)
+    opened.clear()
+    done = segmented("short", threads=2)
+    assert opened == [("quick", "fp32")], "the run itself, and nothing before it"
+    assert done.run_json["recipe"]["backend"] == "planted.quick"
+    assert done.run_json["trial"] == {**first, "cached": True, "reason": "the fastest"}
+    note = next(note for note in done.run_json["notes"] if note.startswith("compute.backend"))
+    assert note.startswith("compute.backend: planted.quick fp32, the fastest, by a trial of")
+    assert "that an earlier run held: planted.quick" in note
+    capsys.readouterr()
+    plan(engine_yaml(tmp_path, output="later", model=networks["same"]), as_json=True)
+    content = json.loads(capsys.readouterr().out)
+    assert content["recipe"]["backend"] == "planted.quick"
+    assert note in content["notes"]
+    assert segmented("other", model="valid").run_json["recipe"]["backend"] == "torch"
+
+
+def test_a_long_run_of_more_threads_holds_a_trial_of_its_own(plant, segmented):
+    """Backends may gain from threads unequally, and a long run repays a trial."""
+    plant(quick={}, slow={"sleep_s": SLOW_S})
+    assert not segmented().run_json["trial"]["cached"]
+    assert not segmented("more", threads=2).run_json["trial"]["cached"]
+    assert segmented("again", threads=2).run_json["trial"]["cached"]
+
+
+def test_a_short_run_counts_preparing_beside_the_speed_of_a_trial(plant, segmented, monkeypatch):
+    """The faster backend of a trial is left where compiling it takes longer than the other takes for all pixels."""
+    from pipeline.tuning import backend_choice
+    from pipeline.tuning.backend_table import BackendRow, BackendTable, processor_class
+
+    plant(quick={}, slow={"sleep_s": SLOW_S})
+    segmented()
+    monkeypatch.setattr(trial, "WORTHWHILE", 1e6)
+    names = ("planted.quick", "planted.slow")
+    monkeypatch.setattr(backend_choice, "LIKELY_BACKENDS", names)
+    for prepare_s, taken in ((100.0, "planted.slow"), (0.0, "planted.quick")):
+        rows = [
+            BackendRow(processor_class(), "net", "light", name, "fp32", prepare_s if name == names[0] else 0.0, {1: 1.0}) for name in names
+        ]
+        table = BackendTable(tuple(rows), import_s=1.0, ray_s=5.0, other_s=0.0, efficiency=0.9)
+        monkeypatch.setattr(backend_choice, "read_table", lambda table=table: table)
+        done = segmented(f"short-{prepare_s:.0f}")
+        assert done.run_json["recipe"]["backend"] == taken
+        assert "speed as in a trial, preparing as measured of light networks" in " ".join(done.run_json["notes"])
+
+
 def test_what_matters_is_tried_anew(plant, engine, networks, monkeypatch, tmp_path):
     """Other weights, options, normalisation, types of pixels, versions or processor: what was found before does not count."""
     opened = plant(quick={}, slow={"sleep_s": SLOW_S})
@@ -340,7 +392,7 @@ def test_what_matters_is_tried_anew(plant, engine, networks, monkeypatch, tmp_pa
         patch.setattr(trial, "_version", lambda package: "99.0")
         assert is_tried("version")
     with monkeypatch.context() as patch:
-        patch.setattr(trial, "_processor", lambda: "a processor of another kind")
+        patch.setattr(trial, "processor_name", lambda: "a processor of another kind")
         assert is_tried("processor")
     assert not is_tried("last")
 

@@ -265,6 +265,26 @@ def test_plan_shows_the_recipe_that_a_resumed_run_keeps(tmp_path, engine, capsys
     assert json.loads(capsys.readouterr().out)["recipe"] == done.run_json["recipe"]
 
 
+def test_a_resumed_run_keeps_its_runner(tmp_path, engine, capsys, monkeypatch):
+    """Plan and run use the recorded runner, while the images are as many pixels and the YAML leaves it open."""
+    save_tiff(tmp_path / "a.tif", blobs((130, 70)))
+    keys = {"images": ["*.tif"], "compute": {"runner": "auto"}}
+
+    def planned(**compute):
+        capsys.readouterr()
+        plan(engine_yaml(tmp_path, images=["*.tif"], compute={"runner": "auto", **compute}), as_json=True)
+        return json.loads(capsys.readouterr().out)["runner"]
+
+    done = engine(**keys)
+    assert (done.run_json["runner"], done.run_json["pixels"]) == ("serial", 9100)
+    monkeypatch.setattr("workflows.begun_run.choose_runner", lambda catalogue: "ray")
+    assert planned() == "serial"
+    assert engine(**keys).run_json["runner"] == "serial"
+    assert planned(actors=2) == "ray"
+    save_tiff(tmp_path / "b.tif", blobs((130, 70)))
+    assert planned() == "ray", "another image: the run may have outgrown one process"
+
+
 def test_planning_imports_no_torch(tmp_path):
     """A plan imports neither torch nor Ray nor dask: it starts fast and runs where no network could."""
     save_tiff(tmp_path / "a.tif", blobs((130, 70)))

@@ -18,6 +18,7 @@ from pipeline.plugins import build
 from pipeline.tiling.blending import num_seam_shares
 from pipeline.tiling.grid import Grid
 from pipeline.tuning import compute_choice
+from pipeline.tuning.backend_table import BackendRow, BackendTable, processor_class
 from pipeline.tuning.compute_choice import choose_runner, num_gpus
 from pipeline.tuning.memory_model import format_bytes, project_actor_bytes, project_seam_file_bytes
 from pipeline.tuning.recipe_choice import choose_recipe, reuse_recipe
@@ -173,29 +174,63 @@ def test_blending_holds_more_and_says_so(tuned):
         assert not any("beside the masks" in note for note in other.notes)
 
 
+@pytest.fixture
+def sized(tuned, monkeypatch):
+    """A catalogue of a square image on some cores: ``sized(side, cores, **keys)``; networks take 1 s a megapixel, 0.6 in two threads."""
+    row = BackendRow(processor_class(), "net", "light", "torch", "fp32", 0.0, {1: 1.0, 2: 0.6})
+    slower = replace(row, backend="openvino", seconds={1: 2.0, 2: 1.2})
+    table = BackendTable((row, slower), import_s=1.5, ray_s=5.0, other_s=0.0, efficiency=0.95)
+
+    def go(side, cores, **keys):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+        monkeypatch.setattr(compute_choice, "read_table", lambda: table)
+        _, catalogue = tuned(**keys)
+        header = replace(catalogue.images[0].header, shape=(side, side))
+        return replace(catalogue, images=[replace(catalogue.images[0], header=header)])
+
+    return go
+
+
 @pytest.mark.parametrize(
     ("side", "cores", "compute", "runner", "threads"),
     [
-        (2048, 16, {}, "serial", 8),
-        (2049, 16, {}, "ray", 1),
-        (4096, 4, {}, "serial", 4),
-        (6000, 4, {}, "ray", 1),
-        (2048, 1, {}, "serial", 1),
+        (4600, 16, {}, "serial", 8),
+        (4640, 16, {}, "ray", 1),
+        (5960, 4, {}, "serial", 4),
+        (5990, 4, {}, "ray", 1),
+        (7550, 2, {}, "serial", 2),
+        (7600, 2, {}, "ray", 1),
+        (30_000, 1, {}, "serial", 1),
         (2048, 4, {"threads": 2}, "serial", 2),
         (2048, 4, {"runner": "serial"}, "serial", 1),
         (2048, 4, {"actors": 1}, "serial", 1),
         (2048, 4, {"actors": 2}, "ray", 1),
         (2048, 4, {"device": "cuda"}, "serial", 1),
+        (2049, 16, {"device": "cuda"}, "ray", 1),
     ],
 )
-def test_a_small_run_needs_no_ray_and_uses_all_cores(tuned, monkeypatch, side, cores, compute, runner, threads):
-    """Where starting Ray would cost more than it saves, one process computes with the threads of all cores, eight at most."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    _, catalogue = tuned(compute={"runner": "auto"} | compute)
-    header = replace(catalogue.images[0].header, shape=(side, side))
-    catalogue = replace(catalogue, images=[replace(catalogue.images[0], header=header)])
+def test_a_small_run_needs_no_ray_and_uses_all_cores(sized, side, cores, compute, runner, threads):
+    """One process with the threads of all cores, eight at most, where actors would save less than the 5 s that Ray takes to start.
+
+    16 cores: 8 threads take 0.3 s a megapixel, 16 actors of 95 % 0.066 s: 21.3 Mpx. 4 cores: 0.4 and 0.26 s, 35.6 Mpx; 2: 0.6 and 0.513.
+    """
+    catalogue = sized(side, cores, compute={"runner": "auto"} | compute)
     assert choose_runner(catalogue) == runner
     assert choose_recipe(catalogue, lambda: "device" in compute).recipe.threads == threads
+
+
+def test_passes_count_as_pixels(sized):
+    """Eight orientations of a tile, or two members, keep actors busy with an eighth, or half, of the image."""
+    assert choose_runner(sized(2000, 16, compute={"runner": "auto"}, model={**UNET, "tta": "d4"})) == "ray"
+    members = {"name": "ensemble", "members": [UNET, {**UNET, "seed": 1}]}
+    assert choose_runner(sized(4000, 16, compute={"runner": "auto"}, model=members)) == "ray"
+    assert choose_runner(sized(4000, 16, compute={"runner": "auto"})) == "serial"
+
+
+def test_a_model_without_a_network_has_a_fixed_limit(sized):
+    """Thresholds are not in the table: 2^24 pixels."""
+    keys = {"compute": {"runner": "auto"}, "model": {"name": "histogram", "classes": 2}, "normalize": None}
+    assert [choose_runner(sized(side, 16, **keys)) for side in (4096, 4097)] == ["serial", "ray"]
 
 
 @pytest.mark.parametrize("stitch", ["crop", "linear"])
