@@ -1,4 +1,4 @@
-"""OpenVINO's graphs of a network in the user's cache, so that later processes need neither torch nor the network's weights file.
+"""OpenVINO's graphs of a network in the user's cache, so that later processes need not import torch and build the network.
 
 One folder is one graph, ``NETWORK-KIND``, and is written whole or not at all; its hashes are compared whenever it is read. A graph
 holds the float32 weights unchanged, so it computes exactly what it computed where it was made, in any precision. What OpenVINO
