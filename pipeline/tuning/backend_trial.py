@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline import __version__
-from pipeline.backends import find_backend
+from pipeline.backends import bf16_supported, find_backend
 from pipeline.config import Recipe
 from pipeline.engine import cause_of
 from pipeline.errors import BlockError, InputError
@@ -150,7 +150,7 @@ def is_trial_worthwhile(catalogue: Catalogue, recipe: Recipe) -> bool:
     side = largest_side(catalogue)
     if not is_open(catalogue, recipe) or side > MOST_SIDE:
         return False
-    num_candidates = len(_candidates(recipe.device, recipe.precision))
+    num_candidates = len(_candidates(catalogue, recipe.device, recipe.precision))
     pixels = (num_candidates * (2 * NUM_TILES + NUM_ROUNDS) + 2 * NUM_TILES) * side**2 + num_candidates * SETUP_PIXELS
     return num_candidates > 1 and catalogue.pixels > WORTHWHILE * pixels
 
@@ -170,7 +170,7 @@ def expect_trial(catalogue: Catalogue, recipe: Recipe) -> BackendChoice | None:
         return None
     precision = _precisions(catalogue, recipe)[0]
     known = recall_trial(catalogue, recipe)
-    return known or BackendChoice(_candidates(recipe.device, precision)[0], precision)
+    return known or BackendChoice(_candidates(catalogue, recipe.device, precision)[0], precision)
 
 
 def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None, *, anew: bool = False) -> BackendChoice | None:
@@ -208,8 +208,11 @@ def try_backends(catalogue: Catalogue, has_gpu: Callable[[], bool] | None = None
 
 def _precisions(catalogue: Catalogue, recipe: Recipe) -> list[str]:
     """Precisions to try, in turn: where the YAML leaves it open, float32 follows if nothing agrees in fewer bits."""
-    is_open = catalogue.config.compute.precision == "auto" and recipe.precision != "fp32"
-    return [recipe.precision, "fp32"] if is_open else [recipe.precision]
+    if catalogue.config.compute.precision != "auto":
+        return [recipe.precision]
+    tries_bf16 = recipe.precision == "fp32" and recipe.device == "cpu" and catalogue.model.tries_bf16 and bf16_supported()
+    fewer = "bf16" if tries_bf16 and _candidates(catalogue, recipe.device, "bf16") else recipe.precision
+    return ["fp32"] if fewer == "fp32" else [fewer, "fp32"]
 
 
 def _try_precisions(
@@ -219,7 +222,7 @@ def _try_precisions(
     tried: list[TriedBackend] = []
     for precision in precisions:
         start = Recipe(precision=precision, threads=recipe.threads)
-        names = _candidates(recipe.device, precision)
+        names = _candidates(catalogue, recipe.device, precision)
         tried += [_try(catalogue, replace(start, backend=name), tiles, expected) for name in names]
         best = fastest_backend(tried, EQUALLY_FAST)
         if best and _repays_compiling(catalogue, best, recipe.device):
@@ -265,9 +268,11 @@ def _repays_compiling(catalogue: Catalogue, best: TriedBackend, device: str) -> 
     return is_long and not find_backend(COMPILER).problems(device, best.precision)
 
 
-def _candidates(device: str, precision: str) -> list[str]:
-    """Backends that can run here, in the usual order of speed."""
-    return [name for name in BACKENDS if not find_backend(name).problems(device, precision)]
+def _candidates(catalogue: Catalogue, device: str, precision: str) -> list[str]:
+    """Backends that can run here, in the usual order of speed: of a network from a file in fewer bits, those that keep its own casts."""
+    is_asked = precision == "fp32" or catalogue.config.compute.precision != "auto" or catalogue.model.allows_bf16
+    plugins = [(name, find_backend(name)) for name in BACKENDS]
+    return [name for name, plugin in plugins if (is_asked or plugin.keeps_casts) and not plugin.problems(device, precision)]
 
 
 def largest_side(catalogue: Catalogue) -> int:
@@ -306,7 +311,7 @@ def network_facts(catalogue: Catalogue) -> list[Any]:
 
 def _key(catalogue: Catalogue, recipe: Recipe, precisions: Sequence[str]) -> str:
     """Fingerprint all that the result of a trial depends on but the threads: model, machine, runtimes, and the kind of tiles."""
-    candidates = {precision: _candidates(recipe.device, precision) for precision in precisions}
+    candidates = {precision: _candidates(catalogue, recipe.device, precision) for precision in precisions}
     kinds = sorted({(image.header.channels, image.header.dtype) for image in catalogue.images})
     return hash_values(VERSION, network_facts(catalogue), kinds, largest_side(catalogue), candidates, recipe.device)
 
