@@ -34,7 +34,7 @@ _PARSERS = {"models": ("pipeline.models.bundle_files", "parse_model")}
 class Plugin(BaseModel):
     """Base of all plug-ins: a frozen value that refuses unknown options and options of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
 
     nested_kinds: ClassVar[Mapping[str, str]] = {}  # the options that hold lists of plug-ins, each with the kind of its plug-ins
     required_keys: ClassVar[tuple[str, ...]] = ()  # keys of the YAML that must be set, such as `instances`

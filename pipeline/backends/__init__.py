@@ -26,6 +26,7 @@ __all__ = [
     "MALLOC_VARIABLES",
     "Backend",
     "bf16_supported",
+    "can_keep_graph",
     "find_backend",
     "has_prepared_graph",
     "keep_freed_memory",
@@ -41,6 +42,7 @@ class Backend(Plugin):
         devices: values of ``compute.device`` that the backend runs on.
         precisions: values of ``compute.precision`` that the backend computes in.
         keeps_casts: whether a network's own casts and constants keep their type in fewer bits than float32, as one from a file needs.
+        keeps_graphs: whether the backend keeps what it makes of a network in the user's cache.
         compiles: whether the backend fuses layers, so that large tiles are as fast per pixel as small ones.
     """
 
@@ -48,6 +50,7 @@ class Backend(Plugin):
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
     keeps_casts: ClassVar[bool] = False
+    keeps_graphs: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
 
     @classmethod
@@ -124,8 +127,17 @@ def has_prepared_graph(model: Model, recipe: Recipe) -> bool:
 
     A graph takes the channels and type of the pixels that it was made for; for other images it is made anew.
     """
+    has_kept = find_backend(recipe.backend).has_kept
+    return can_keep_graph(model, recipe) and all(has_kept(key) for key in _network_keys(model))
+
+
+def can_keep_graph(model: Model, recipe: Recipe) -> bool:
+    """Whether a run of this model and recipe leaves graphs with which later runs need no torch."""
+    keys = _network_keys(model) if find_backend(recipe.backend).keeps_graphs and recipe.precision != "int8" else []
+    return bool(keys) and None not in keys
+
+
+def _network_keys(model: Model) -> list[str | None]:
     from pipeline.models import TorchModel, network_key
 
-    networks = [part for part in model.constituents if isinstance(part, TorchModel)]
-    keeps = find_backend(recipe.backend).has_kept
-    return recipe.precision != "int8" and bool(networks) and all(keeps(network_key(part)) for part in networks)
+    return [network_key(part) for part in model.constituents if isinstance(part, TorchModel)]

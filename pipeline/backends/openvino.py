@@ -48,6 +48,7 @@ class Openvino(Backend):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")
     compiles: ClassVar[bool] = True
     keeps_casts: ClassVar[bool] = True
+    keeps_graphs: ClassVar[bool] = True
 
     @classmethod
     def missing_for_int8(cls) -> list[str]:

@@ -14,4 +14,4 @@ NonEmptyText = Annotated[str, Field(min_length=1)]
 class StrictModel(BaseModel):
     """A frozen mapping of the YAML that refuses unknown keys, values of another type, NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=False, defer_build=True)

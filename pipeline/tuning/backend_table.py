@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.models import Model
 
-__all__ = ["TABLE", "BackendRow", "BackendTable", "Work", "least_worst", "network_kind", "processor_class", "read_table"]
+__all__ = ["TABLE", "BackendRow", "BackendTable", "Work", "least_worst", "network_kind", "processor_class", "read_table", "worst_ratios"]
 
 TABLE = Path(__file__).with_suffix(".yaml")
 PROCESSOR_CLASSES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # flags of x86 processors, the first that is there
@@ -125,7 +125,8 @@ class Work:
         threads: of each process.
         processes: that compute beside each other.
         prepared: backends that have the network prepared on this disk, and need neither torch nor preparing.
-        unchecked: backends whose answers must be compared with eager torch's first; where nothing is prepared, that prepares it twice.
+        keeping: backends that keep on this disk what they prepare of the network, for later runs.
+        unchecked: backends whose answers must be compared with eager torch's first; where nothing is kept, that prepares it twice.
         rates: seconds a megapixel that a trial measured for this network, by backend; they take the place of the table's.
     """
 
@@ -133,6 +134,7 @@ class Work:
     threads: int = 1
     processes: int = 1
     prepared: Collection[str] = ()
+    keeping: Collection[str] = ()
     unchecked: Collection[str] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
 
@@ -143,6 +145,7 @@ class BackendTable:
 
     Attributes:
         rows: of every processor and network.
+        start_s: of a run with any backend, from the command to its end, but for what the following count.
         import_s: that importing torch takes, which a prepared network saves.
         ray_s: that starting Ray and its actors takes more than one process.
         other_s: a megapixel of reading, stitching and writing.
@@ -150,6 +153,7 @@ class BackendTable:
     """
 
     rows: tuple[BackendRow, ...]
+    start_s: float
     import_s: float
     ray_s: float
     other_s: float
@@ -166,12 +170,12 @@ class BackendTable:
         return list(cases.values())
 
     def seconds(self, row: BackendRow, work: Work) -> float:
-        """Return the seconds that a run takes with the backend of a row, but for what all backends share."""
+        """Return the seconds that a run takes with the backend of a row."""
         rate = work.rates.get(row.backend, row.rate(work.threads)) + self.other_s
         is_prepared, is_unchecked = row.backend in work.prepared, row.backend in work.unchecked
-        start_s = (self.import_s if is_unchecked or not is_prepared else 0.0) + (0 if is_prepared else 1 + is_unchecked) * self.prepare_s(
-            row
-        )
+        import_s = self.import_s if is_unchecked or not is_prepared else 0.0
+        times_prepared = 0 if is_prepared else 2 if is_unchecked and row.backend not in work.keeping else 1
+        start_s = self.start_s + import_s + times_prepared * self.prepare_s(row)
         return start_s + rate * work.pixels / 1e6 / (1 + (work.processes - 1) * self.efficiency)
 
     def prepare_s(self, row: BackendRow) -> float:
@@ -192,9 +196,14 @@ def least_worst(cases: Sequence[Mapping[Option, float]]) -> tuple[Option, float]
         >>> least_worst([{"torch": 1.0, "openvino": 1.5}, {"torch": 4.0, "openvino": 2.0}])
         ('openvino', 1.5)
     """
-    common = [option for option in (cases[0] if cases else {}) if all(option in case for case in cases)]
-    worst = {option: max(case[option] / min(case[other] for other in common) for case in cases) for option in common}
+    worst = worst_ratios(cases)
     return min(worst.items(), key=lambda item: item[1]) if worst else None
+
+
+def worst_ratios(cases: Sequence[Mapping[Option, float]]) -> dict[Option, float]:
+    """Return the seconds of each option, divided by the fewest of the same case, in the worst case; only options of every case."""
+    common = [option for option in (cases[0] if cases else {}) if all(option in case for case in cases)]
+    return {option: max(case[option] / min(case[other] for other in common) for case in cases) for option in common}
 
 
 @cache

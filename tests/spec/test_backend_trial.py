@@ -364,7 +364,7 @@ def test_a_short_run_counts_preparing_beside_the_speed_of_a_trial(plant, segment
         rows = [
             BackendRow(processor_class(), "net", "light", name, "fp32", prepare_s if name == names[0] else 0.0, {1: 1.0}) for name in names
         ]
-        table = BackendTable(tuple(rows), import_s=1.0, ray_s=5.0, other_s=0.0, efficiency=0.9)
+        table = BackendTable(tuple(rows), start_s=0.0, import_s=1.0, ray_s=5.0, other_s=0.0, efficiency=0.9)
         monkeypatch.setattr(backend_choice, "read_table", lambda table=table: table)
         done = segmented(f"short-{prepare_s:.0f}")
         assert done.run_json["recipe"]["backend"] == taken

@@ -179,7 +179,7 @@ def sized(tuned, monkeypatch):
     """A catalogue of a square image on some cores: ``sized(side, cores, **keys)``; networks take 1 s a megapixel, 0.6 in two threads."""
     row = BackendRow(processor_class(), "net", "light", "torch", "fp32", 0.0, {1: 1.0, 2: 0.6})
     slower = replace(row, backend="openvino", seconds={1: 2.0, 2: 1.2})
-    table = BackendTable((row, slower), import_s=1.5, ray_s=5.0, other_s=0.0, efficiency=0.95)
+    table = BackendTable((row, slower), start_s=0.0, import_s=1.5, ray_s=5.0, other_s=0.0, efficiency=0.95)
 
     def go(side, cores, **keys):
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))

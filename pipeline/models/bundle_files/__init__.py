@@ -47,6 +47,7 @@ __all__ = [
     "find_bundle",
     "hash_without_card",
     "instances_problems",
+    "is_shipped",
     "list_bundles",
     "list_scores",
     "parse_model",
@@ -78,6 +79,11 @@ def list_bundles() -> dict[str, Path]:
     parents = [_SHIPPED, *(Path(parent) for parent in os.environ.get("GIGASEG_MODELS", "").split(os.pathsep) if parent)]
     folders = {path.parent.name: path.parent for parent in reversed(parents) for path in parent.glob("*/model.yaml")}
     return dict(sorted(folders.items()))
+
+
+def is_shipped(files: Sequence[Path]) -> bool:
+    """Whether these files of a model are those of bundles that come with the package."""
+    return bool(files) and all(file.parent.parent == _SHIPPED for file in files)
 
 
 def find_bundle(path: str) -> Path:

@@ -17,7 +17,7 @@ __all__ = ["BundleClass", "BundleSpec", "Example", "ModelCard", "TileSize"]
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class WeightsFile(_Spec):
