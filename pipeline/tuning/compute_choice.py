@@ -14,7 +14,7 @@ from pipeline.inputs import Catalogue
 from pipeline.models import Model, TorchModel
 from pipeline.scheduling.runners.ray import authenticate
 from pipeline.storage import open_storage
-from pipeline.tuning.backend_table import BackendTable, Work, least_worst, network_kind, processor_class, read_table
+from pipeline.tuning.backend_table import BackendTable, Work, network_kind, processor_class, read_table, worst_ratios
 
 __all__ = ["choose_runner", "first_recipe", "num_gpus", "num_passes", "runner_by_table"]
 
@@ -22,6 +22,7 @@ __all__ = ["choose_runner", "first_recipe", "num_gpus", "num_passes", "runner_by
 GPU_PIXELS, OTHER_PIXELS = 2**22, 2**24
 MOST_THREADS = 8  # that share one tile
 GPU_BATCH = 4
+AS_FAST = 1.1  # times the seconds of one process that a run with actors may take, as it goes on where a process dies
 PASSES = {"none": 1, "flips": 4, "d4": 8}  # of a network over each tile, by `tta`
 CARDS = Path("/proc/driver/nvidia/gpus")  # the NVIDIA driver's folder: one entry a GPU
 
@@ -30,9 +31,9 @@ def choose_runner(catalogue: Catalogue) -> str:
     """Return the YAML's runner; for ``auto``: serial where starting Ray costs more than it saves, or processes share no output.
 
     A network on CPUs is computed by one process with a thread a core, :data:`MOST_THREADS` at most, or by an actor a core of one thread.
-    The table of backends says how long both take: actors need seconds to start, and threads divide only a part of the work. What
-    was not measured on this processor is decided so that the choice costs least in the worst case. Nothing that a run leaves
-    behind, such as a remembered trial, changes the answer.
+    The table of backends says how long both take: actors need seconds to start, and threads divide only a part of the work. Actors
+    are used unless they take over a tenth longer, because a run with them goes on where a process dies. What was not measured on this
+    processor counts as in its worst case. Nothing that a run leaves behind, such as a remembered trial, changes the answer.
 
     Raises:
         InputError: the YAML asks for other processes, which cannot see the output; or names a cluster, and none would be used.
@@ -56,7 +57,7 @@ def choose_runner(catalogue: Catalogue) -> str:
 
 
 def runner_by_table(catalogue: Catalogue, table: BackendTable, processor: str, cores: int) -> str:
-    """Return the runner that computes a network on so many cores in the fewest seconds: one process with threads, or actors.
+    """Return how a network is computed on so many cores: by actors, unless one process with threads takes clearly fewer seconds.
 
     Each has the backend that is fastest for it. Where the YAML sets the threads, the process and the actors have as many.
     """
@@ -70,8 +71,7 @@ def runner_by_table(catalogue: Catalogue, table: BackendTable, processor: str, c
         {runner: start_s + min(table.seconds(row, work) for row in case.values()) for runner, (start_s, work) in works.items()}
         for case in table.like(processor, network_kind(model), _precision(catalogue, Recipe()))
     ]
-    best = least_worst(seconds)
-    return best[0] if best else "ray"
+    return "serial" if worst_ratios(seconds).get("ray", 0.0) > AS_FAST else "ray"
 
 
 def num_passes(model: Model) -> int:
