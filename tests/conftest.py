@@ -55,8 +55,19 @@ def pytest_configure(config):
     if "RAY_TMPDIR" not in os.environ:
         os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="gs-", dir="/tmp")  # sockets allow about 100 characters
         config.add_cleanup(lambda: shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True))
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gs-", dir="/tmp")  # for what tests share; see own_cache
+    config.add_cleanup(lambda folder=os.environ["XDG_CACHE_HOME"]: shutil.rmtree(folder, ignore_errors=True))
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core: more threads would wait for each other
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory):
+    """Give each test a cache of its own: what runs leave there decides how later ones compute."""
+    before = os.environ["XDG_CACHE_HOME"]
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "caches" / secrets.token_hex(8))
+    yield
+    os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import sklearn.metrics
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.metrics.semantic import Semantic
@@ -118,6 +118,7 @@ def test_cross_entropy_is_that_of_torch(classes, scale, seed, ignores):
 
 
 @settings(max_examples=20, deadline=None)
+@example(2, 8.0, 83)
 @given(st.integers(2, 8), st.sampled_from([0.5, 2.0, 8.0]), st.integers(0, 2**32 - 1))
 def test_calibration_error_is_that_of_torchmetrics(classes, scale, seed):
     """The expected calibration error is the published one, whatever the blocks that the counts were added up from."""
@@ -126,7 +127,10 @@ def test_calibration_error_is_that_of_torchmetrics(classes, scale, seed):
     rng = np.random.default_rng(seed)
     logits_KYX = (rng.normal(size=(classes, 90, 70)) * scale).astype(np.float32)
     truth_YX = rng.integers(0, classes, (90, 70)).astype(np.uint8)
-    truth_YX[rng.random(truth_YX.shape) < 0.2] = IGNORED
+    # Rounding decides the bin of a confidence at an edge between two bins, and float32 differs from machine to machine.
+    place_YX = torch.from_numpy(logits_KYX).double().softmax(0).amax(0).numpy() * CONFIDENCE_BINS
+    is_at_edge = (np.abs(place_YX - place_YX.round()) < 1e-4) & (place_YX.round() < CONFIDENCE_BINS)
+    truth_YX[(rng.random(truth_YX.shape) < 0.2) | is_at_edge] = IGNORED
     mask_YX = logits_KYX.argmax(0)
     theirs = functional.multiclass_calibration_error(
         torch.from_numpy(logits_KYX)[None].softmax(1),
