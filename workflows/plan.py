@@ -105,7 +105,7 @@ def skip_notes(catalogue: Catalogue, job: Job) -> list[str]:
 
 
 def plan_content(catalogue: Catalogue, recipe: Recipe, stages: Mapping[str, Sequence[Stage]], **said: Any) -> dict[str, Any]:
-    """Gather the object that ``--json`` prints; it also holds what is ``said`` by name, such as notes."""
+    """Gather the object that ``--json`` prints; ``said`` adds fields by name, such as notes."""
     blocks = {image: sum(len(stage.blocks) for stage in some if phase(stage.phase).is_result) for image, some in stages.items()}
     return {
         "images": [

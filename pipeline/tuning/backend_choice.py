@@ -143,12 +143,12 @@ def table_backend(
     what = f"{kind or 'all kinds of'} networks" if is_measured or not kind else f"{kind} and other networks"
     where = f"on processors with {processor}" if any(row.processor == processor for row in table.rows) else "on other processors"
     if work.rates:
-        why = "speed as in a trial, preparing"
+        why = "the fastest by the speed of a trial and by seconds of preparing"
     elif later and later != best[0]:
-        why = f"with which later runs start sooner, and {work.pixels / 1e6:.2g} megapixels take at most {FIRST_RUN} times as long now,"
+        why = f"with which later runs start sooner, and {work.pixels / 1e6:.2g} megapixels take at most {FIRST_RUN} times as long now"
     else:
-        why = f"of the fewest seconds for {work.pixels / 1e6:.2g} megapixels"
-    return later or best[0], f"{why} as measured of {what} {where}"
+        why = f"the fastest for {work.pixels / 1e6:.2g} megapixels"
+    return later or best[0], f"{why}, as measured with {what} {where}"
 
 
 def _seconds(table: BackendTable, like: Sequence[Mapping[str, BackendRow]], work: Work, names: Sequence[str]) -> list[dict[str, float]]:

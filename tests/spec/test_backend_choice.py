@@ -73,7 +73,7 @@ def test_a_short_run_has_the_backend_of_the_fewest_seconds(measured, engine, pla
     done = engine(model=networks["same"], output="auto")
     assert backend == done.run_json["recipe"]["backend"] == fastest
     assert note_of(done.run_json["notes"]) == note_of(notes)
-    assert note_of(notes).startswith(f"compute.backend: {fastest} fp32, of the fewest seconds for 0.0077 megapixels as measured of light")
+    assert note_of(notes).startswith(f"compute.backend: {fastest} fp32, the fastest for 0.0077 megapixels, as measured with light")
     assert note_of(notes) in done.log or note_of(notes) in " ".join(done.run_json["notes"])
     assert "trial" not in done.run_json
     other = {"openvino": "torch", "torch": "openvino"}[fastest]

@@ -105,10 +105,12 @@ def test_nothing_is_said_without_a_measurement_or_a_choice(table):
 
 def test_the_reason_names_what_it_rests_on(table):
     """The processor and the kind, as far as they were measured."""
-    assert taken(table, 10.0)[1] == "of the fewest seconds for 10 megapixels as measured of residual networks on processors with avx2"
-    assert taken(table, 10.0, kind="dilated")[1].endswith("of dilated and other networks on processors with avx2")
-    assert taken(table, 10.0, kind="", processor="arm")[1].endswith("of all kinds of networks on other processors")
-    assert taken(table, 10.0, rates={"torch": 4.0, "openvino": 1.0})[1].startswith("speed as in a trial, preparing as measured of")
+    assert taken(table, 10.0)[1] == "the fastest for 10 megapixels, as measured with residual networks on processors with avx2"
+    assert taken(table, 10.0, kind="dilated")[1].endswith("with dilated and other networks on processors with avx2")
+    assert taken(table, 10.0, kind="", processor="arm")[1].endswith("with all kinds of networks on other processors")
+    assert taken(table, 10.0, rates={"torch": 4.0, "openvino": 1.0})[1].startswith(
+        "the fastest by the speed of a trial and by seconds of preparing, as measured with"
+    )
 
 
 def test_preparing_that_was_not_measured_is_the_longest_of_its_kind(table):

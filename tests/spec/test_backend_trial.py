@@ -368,7 +368,7 @@ def test_a_short_run_counts_preparing_beside_the_speed_of_a_trial(plant, segment
         monkeypatch.setattr(backend_choice, "read_table", lambda table=table: table)
         done = segmented(f"short-{prepare_s:.0f}")
         assert done.run_json["recipe"]["backend"] == taken
-        assert "speed as in a trial, preparing as measured of light networks" in " ".join(done.run_json["notes"])
+        assert "by the speed of a trial and by seconds of preparing, as measured with light networks" in " ".join(done.run_json["notes"])
 
 
 def test_what_matters_is_tried_anew(plant, engine, networks, monkeypatch, tmp_path):
